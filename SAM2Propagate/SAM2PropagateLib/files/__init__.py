@@ -1,0 +1,1 @@
+"""Volumes and segmentations as files, without Slicer."""

@@ -1,0 +1,1 @@
+"""What the user said: clicks, boxes, masks, absent marks, locks and ranges, kept in RAS."""

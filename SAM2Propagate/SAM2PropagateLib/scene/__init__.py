@@ -1,0 +1,1 @@
+"""MRML: volumes to frames, markups to prompts, masks to segmentations."""

@@ -1,0 +1,1 @@
+"""The worker process, its protocol, and the client that talks to it."""
