@@ -1,0 +1,162 @@
+"""Which device computes, in which precision, and how much memory it has left."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable
+
+import torch
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.models.memory import available_host_memory
+
+log = logging.getLogger(__name__)
+
+PRECISIONS: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def available_devices() -> list[str]:
+    """Names that `pick_device` takes on this computer, the fastest first; the last is always "cpu"."""
+    names = (
+        [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name, after a first small computation on it has worked.
+
+    Args:
+        name: "auto" (the fastest that works), "cuda", "cuda:N", "mps" or "cpu".
+
+    Raises:
+        InputError: `unknown_device` for any other name, `device_unavailable` for one that this computer does
+            not have, `device_unusable` for one that it has but that cannot compute (an old driver, a GPU that
+            this torch was not built for).
+    """
+    there = available_devices()
+    wanted = name.strip().lower()
+    if wanted == "auto":
+        for candidate in there:
+            reason = _why_unusable(candidate)
+            if reason is None:
+                return torch.device(candidate)
+            log.warning("%s is there but cannot compute: %s", candidate, reason)
+        raise InputError("device_unusable", "No device of this computer can compute with torch.")
+    choices = f"Choose one of: auto, {', '.join(there)}."
+    kind, separator, index = wanted.partition(":")
+    if kind not in ("cuda", "mps", "cpu") or (separator and not (kind == "cuda" and index.isdecimal())):
+        raise InputError("unknown_device", f'There is no device called "{name}".', choices)
+    if wanted == "cuda" and "cuda:0" in there:
+        wanted = "cuda:0"
+    if wanted not in there:
+        raise InputError("device_unavailable", f'The device "{name}" is not available here.', choices)
+    reason = _why_unusable(wanted)
+    if reason is not None:
+        raise InputError(
+            "device_unusable", f'The device "{name}" is there but cannot compute ({reason}).', choices
+        )
+    return torch.device(wanted)
+
+
+def _why_unusable(name: str) -> str | None:
+    """None if the device computes; else torch's reason, on one line."""
+    if name == "cpu":
+        return None
+    try:
+        answer = float((torch.ones(2, device=name) + 1).sum().item())
+    except (RuntimeError, AssertionError) as error:
+        return " ".join(str(error).split())[:200]
+    return None if answer == 4.0 else f"1 + 1 gave {answer / 2:g}"
+
+
+def describe(device: torch.device) -> str:
+    """The device in words: a GPU's name and memory, or the CPU and the number of threads torch uses."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB (cuda:{device.index or 0})"
+    if device.type == "mps":
+        return f"Apple GPU of {platform.machine()} (mps)"
+    threads = torch.get_num_threads()
+    return f"CPU {_cpu_name()}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that the device can still give to this process, or None if it does not tell."""
+    if device.type == "cuda":
+        free, _total = torch.cuda.mem_get_info(device)
+        # What torch has reserved but does not use now is free for us too.
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    if device.type == "mps":
+        try:
+            limit = torch.mps.recommended_max_memory()
+            return int(limit - torch.mps.driver_allocated_memory())
+        except (AttributeError, RuntimeError):
+            return available_host_memory()
+    return available_host_memory()
+
+
+def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """The type to compute in.
+
+    Args:
+        device: where.
+        precision: "auto", "float32", "bfloat16" or "float16". Auto is bfloat16 on a GPU that has it in
+            hardware and float16 on an older one; float32 on mps; on a CPU bfloat16 only where it has
+            instructions for it, as it is slower than float32 where it has to be emulated.
+
+    Raises:
+        InputError: `unknown_precision`.
+    """
+    if precision in PRECISIONS:
+        return PRECISIONS[precision]
+    if precision != "auto":
+        raise InputError(
+            "unknown_precision",
+            f'There is no precision called "{precision}".',
+            f"Choose one of: auto, {', '.join(PRECISIONS)}.",
+        )
+    if device.type == "cuda":
+        major, _minor = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if major >= 8 or torch.version.hip else torch.float16
+    if device.type == "cpu" and cpu_has_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware. False where this torch has no way to ask."""
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64", "x64"):
+        # The oneDNN query below also says yes to CPUs that emulate bfloat16, so on x86 the instructions
+        # count.
+        return _ask(torch.cpu, "_is_avx512_bf16_supported") or _ask(torch.cpu, "_is_amx_tile_supported")
+    if machine in ("aarch64", "arm64") and platform.system() == "Linux":
+        return _ask(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
+    return False
+
+
+def _ask(module: object, name: str) -> bool:
+    try:
+        query: Callable[[], object] = getattr(module, name)
+        return bool(query())
+    except (AttributeError, RuntimeError):
+        return False

@@ -1,0 +1,294 @@
+"""Weights files: read three formats without ever running code from them, and write the compact one.
+
+The compact format is a safetensors file in which a large weight NAME is kept as int8, with a float32 tensor
+NAME.scale of one scale per output channel beside it (same number of dimensions, 1 where it does not vary),
+and everything else as float16 or float32. Its metadata says `format` = "sam2propagate-1".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+
+from SAM2PropagateLib.errors import InputError
+
+PACKED_FORMAT = "sam2propagate-1"
+SCALE_SUFFIX = ".scale"
+SMALLEST_PACKED = 1024
+
+_GET_AGAIN = "Get the file again from where it was published."
+
+State = dict[str, torch.Tensor]
+
+
+def read_state(path: str | Path) -> tuple[State, dict[str, str]]:
+    """The weights in a file, and what the file says about itself.
+
+    Args:
+        path: a safetensors file (the compact format above, or plain), or a PyTorch checkpoint whose key
+            "model" holds the weights, as Meta publishes them. Told apart by content, not by name.
+
+    Returns:
+        name -> tensor on the CPU, float32 (whole numbers stay as stored); those of a checkpoint may be mapped
+        from the file: copy them before the file goes. And the safetensors metadata, {} for a checkpoint.
+
+    Raises:
+        InputError: `weights_missing`; `weights_not_weights`: another kind of file; `weights_damaged`: cut off or
+            inconsistent; `weights_unsafe`: holds more than weights, so that loading could run code (none was
+            run); `weights_no_model`: a checkpoint without the key "model"; `weights_newer`: a later version's
+            format.
+    """
+    path = Path(path)
+    if _kind(path) == "safetensors":
+        return _read_safetensors(path)
+    return _read_checkpoint(path), {}
+
+
+def parameter_count(path: str | Path) -> int:
+    """How many numbers the weights file holds, from its header or its size alone.
+
+    For a checkpoint this is its size over four bytes: an upper bound for one that is stored in less than
+    float32.
+
+    Raises:
+        InputError: as `read_state`.
+    """
+    path = Path(path)
+    if _kind(path) != "safetensors":
+        return path.stat().st_size // 4
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            names = [name for name in file.keys() if not name.endswith(SCALE_SUFFIX)]  # noqa: SIM118
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        raise InputError(
+            "weights_not_weights", f'"{path}" is a folder, not a weights file.', "Name the file inside it."
+        )
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(9)
+    except FileNotFoundError as error:
+        raise InputError("weights_missing", f'There is no weights file "{path}".') from error
+    except OSError as error:
+        raise InputError(
+            "weights_missing", f'The weights file "{path}" cannot be read ({error.strerror or error}).'
+        ) from error
+    if len(start) == 9 and start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= 100_000_000:
+        return "safetensors"
+    if (
+        start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"
+    ):  # a ZIP archive, as torch writes now, or a bare pickle
+        return "checkpoint"
+    what = "is empty" if size == 0 else "is not a weights file"
+    raise InputError(
+        "weights_not_weights",
+        f'"{path.name}" {what}.',
+        "Weights are a .safetensors file or a PyTorch checkpoint (.pt) as Meta publishes them.",
+    )
+
+
+def _damaged(path: Path, reason: object) -> InputError:
+    text = " ".join(str(reason).split())[:160]
+    return InputError(
+        "weights_damaged", f'The weights file "{path.name}" is cut off or damaged ({text}).', _GET_AGAIN
+    )
+
+
+# --- safetensors
+
+
+def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = dict(file.metadata() or {})
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    file_format = metadata.get("format", "")
+    if file_format.startswith("sam2propagate-") and file_format != PACKED_FORMAT:
+        raise InputError(
+            "weights_newer",
+            f'The weights file "{path.name}" has the format "{file_format}", which this version cannot read.',
+            "Update the extension.",
+        )
+    if file_format != PACKED_FORMAT:
+        return {name: _as_float(tensor) for name, tensor in stored.items()}, metadata
+    state: State = {}
+    for name in list(stored):
+        if name.endswith(SCALE_SUFFIX) and name.removesuffix(SCALE_SUFFIX) in stored:
+            continue
+        tensor = stored[name]
+        state[name] = (
+            _unpacked(path, name, tensor, stored) if tensor.dtype == torch.int8 else _as_float(tensor)
+        )
+    return state, metadata
+
+
+def _unpacked(path: Path, name: str, values: torch.Tensor, stored: State) -> torch.Tensor:
+    scale = stored.get(name + SCALE_SUFFIX)
+    if scale is None:
+        raise _damaged(path, f"{name} has no scale")
+    fits = scale.ndim == values.ndim and all(
+        s in (1, v) for s, v in zip(scale.shape, values.shape, strict=True)
+    )
+    if not fits or not bool(torch.isfinite(scale).all()):
+        raise _damaged(path, f"the scale of {name} does not fit")
+    return values.to(torch.float32).mul_(scale.to(torch.float32))
+
+
+def _as_float(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+
+
+# --- Meta's checkpoints
+
+
+def _read_checkpoint(path: Path) -> State:
+    try:
+        loaded = _load_only_weights(path)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "not an allowed global" in str(error):
+            raise InputError(
+                "weights_unsafe",
+                f'"{path.name}" holds more than weights: loading it could run code, so it was not loaded.',
+                "Use only checkpoints from people you trust, and ask them for one with plain tensors.",
+            ) from error
+        raise _damaged(path, error) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(loaded, Mapping) or not isinstance(loaded.get("model"), Mapping):
+        raise InputError(
+            "weights_no_model",
+            f'"{path.name}" is a PyTorch file without the key "model" of a SAM 2 checkpoint.',
+            "Use a checkpoint as Meta's training code writes it.",
+        )
+    model = loaded["model"]
+    for name, tensor in model.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise InputError(
+                "weights_no_model", f'In "{path.name}", "{name}" under "model" is not a tensor.', _GET_AGAIN
+            )
+    return {name: _as_float(tensor.detach()) for name, tensor in model.items()}
+
+
+def _load_only_weights(path: Path) -> object:
+    """torch.load that takes nothing but tensors and plain containers, mapped where the file allows it."""
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True if zipped else None)
+
+
+# --- writing
+
+
+def stays_float(name: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor is too small or too delicate to be kept as int8: norms, biases, embeddings, tokens."""
+    delicate = (
+        "embed",
+        "tpos_enc",
+        "token",
+        "gaussian_matrix",
+        "no_obj_ptr",
+        "mask_downsample.",
+        "patch_embed",
+    )
+    return tensor.ndim < 2 or tensor.numel() < SMALLEST_PACKED or any(part in name for part in delicate)
+
+
+def pack(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 values and float32 scales, values * scales ~ tensor, one scale per channel.
+
+    Args:
+        tensor: float, (out, in, ...) or, for a transposed convolution, (in, out, ...).
+
+    Returns:
+        int8 of the tensor's shape, and scales with 1 in every dimension but one: of the first two dimensions
+        that which loses less. Each scale is the one of eight candidates below the channel's largest value /
+        127 that leaves the smallest squared error.
+    """
+    wide = tensor.detach().to(torch.float64)
+    best: tuple[float, torch.Tensor, torch.Tensor] | None = None
+    for axis in (0, 1):
+        others = [d for d in range(wide.ndim) if d != axis]
+        largest = wide.abs().amax(dim=others, keepdim=True).clamp_min(1e-12)
+        scale = torch.zeros_like(largest, dtype=torch.float32)
+        lowest = torch.full_like(largest, math.inf)
+        for shrink in (1.0, 0.98, 0.96, 0.93, 0.9, 0.86, 0.82, 0.78):
+            candidate = (largest * (shrink / 127.0)).to(torch.float32)
+            error = (_rounded(wide, candidate) * candidate - wide).square().sum(dim=others, keepdim=True)
+            better = error < lowest
+            scale, lowest = torch.where(better, candidate, scale), torch.where(better, error, lowest)
+        total = float(lowest.sum())
+        if best is None or total < best[0]:
+            best = (total, _rounded(wide, scale).to(torch.int8), scale)
+    assert best is not None
+    return best[1], best[2]
+
+
+def _rounded(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return (values / scale).round().clamp(-127, 127)
+
+
+def write_packed(
+    state: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    path: str | Path,
+    *,
+    keep_float: Callable[[str, torch.Tensor], bool] = stays_float,
+) -> None:
+    """Write the compact format; the same input gives the same bytes.
+
+    Args:
+        state: name -> float tensor.
+        metadata: text to keep with it; `format` is added. `config` should be JSON {"base": ..., "overrides":
+            ...}.
+        path: written under a temporary name first, then renamed.
+        keep_float: which tensors to keep as float16 (float32 where that overflows, or below 1024 numbers).
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: a tensor is not of finite numbers.
+    """
+    stored: State = {}
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} has values that are not finite")
+        if not keep_float(name, tensor):
+            stored[name], stored[name + SCALE_SUFFIX] = pack(tensor)
+        elif tensor.numel() < SMALLEST_PACKED or float(tensor.abs().max()) > 60000.0:
+            stored[name] = tensor.to(torch.float32)
+        else:
+            stored[name] = tensor.to(torch.float16)
+    content = _with_sorted_metadata(safetensors_bytes(stored), {**metadata, "format": PACKED_FORMAT})
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _with_sorted_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The library writes metadata in no fixed order, which would change the checksum from run to run."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header = {"__metadata__": dict(sorted(metadata.items())), **header}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]

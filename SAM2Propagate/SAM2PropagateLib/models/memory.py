@@ -1,0 +1,103 @@
+"""How much memory this computer can still give, without any package beyond the standard library."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import sys
+from pathlib import Path
+
+
+def available_host_memory() -> int | None:
+    """Bytes of main memory that a new process could use now, or None if the system does not tell.
+
+    Linux: what the kernel calls available, or less where a container's limit is lower. Windows: free physical
+    memory. macOS: three quarters of all memory, as that system compresses and swaps what others hold and has
+    no figure of its own for this.
+    """
+    try:
+        if sys.platform.startswith("linux"):
+            return _linux()
+        if sys.platform == "win32":
+            return _windows()
+        if sys.platform == "darwin":
+            total = _macos_total()
+            return None if total is None else total * 3 // 4
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None
+
+
+def _linux(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    found = [
+        value
+        for value in (_meminfo_available(proc / "meminfo"), _cgroup_available(cgroup))
+        if value is not None
+    ]
+    return min(found) if found else None
+
+
+def _meminfo_available(path: Path) -> int | None:
+    for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _cgroup_available(root: Path) -> int | None:
+    """What a container's limit leaves; page cache that can be dropped counts as free."""
+    for limit_name, used_name, cache_name in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        limit_file = root / limit_name
+        if not limit_file.is_file():
+            continue
+        limit_text = limit_file.read_text(encoding="ascii").strip()
+        if limit_text == "max":
+            return None
+        limit = int(limit_text)
+        if limit >= 1 << 60:  # the old way to say: no limit
+            return None
+        used = int((root / used_name).read_text(encoding="ascii"))
+        droppable = 0
+        for line in (limit_file.parent / "memory.stat").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(" ")
+            if name == cache_name:
+                droppable = int(value)
+        return max(0, limit - used + droppable)
+    return None
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of the Windows API."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        ("total_physical", ctypes.c_uint64),
+        ("available_physical", ctypes.c_uint64),
+        ("total_page_file", ctypes.c_uint64),
+        ("available_page_file", ctypes.c_uint64),
+        ("total_virtual", ctypes.c_uint64),
+        ("available_virtual", ctypes.c_uint64),
+        ("available_extended", ctypes.c_uint64),
+    )
+
+
+def _windows() -> int | None:
+    status = _MemoryStatus()
+    status.length = ctypes.sizeof(_MemoryStatus)
+    windll = getattr(ctypes, "windll")  # noqa: B009  (absent elsewhere, also for the type checker)
+    if not windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return None
+    return int(status.available_physical)
+
+
+def _macos_total() -> int | None:
+    libc = ctypes.CDLL(ctypes.util.find_library("c") or "libc.dylib")
+    value = ctypes.c_uint64()
+    size = ctypes.c_size_t(ctypes.sizeof(value))
+    if libc.sysctlbyname(b"hw.memsize", ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)):
+        return None
+    return int(value.value)
