@@ -1,1 +1,31 @@
-"""The volume as frames: geometry, window, the part of a frame that the model sees."""
+"""The volume as frames: geometry, window, the part of a frame that the model sees. Numpy only."""
+
+from SAM2PropagateLib.frames.checks import check_volume
+from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry, check_axis, ras_words
+from SAM2PropagateLib.frames.stack import FrameStack, native_frame
+from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.window import (
+    PRESETS,
+    Window,
+    finite_range,
+    looks_like_ct,
+    percentile_window,
+    window_for,
+)
+
+__all__ = [
+    "AXIS_NAMES",
+    "PRESETS",
+    "FrameStack",
+    "FrameView",
+    "VolumeGeometry",
+    "Window",
+    "check_axis",
+    "check_volume",
+    "finite_range",
+    "looks_like_ct",
+    "native_frame",
+    "percentile_window",
+    "ras_words",
+    "window_for",
+]

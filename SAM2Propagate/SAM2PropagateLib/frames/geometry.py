@@ -1,0 +1,314 @@
+"""Where the voxels of a volume are in the patient, and what a frame is.
+
+Coordinates used here:
+
+* RAS: world millimetres, right/anterior/superior, every parent transform applied.
+* IJK: continuous voxel coordinates, a voxel's centre at integers, the voxel covers +-0.5 around it.
+* frame and pixel: `frame` is the integer index along the propagation axis; inside a frame a pixel is
+  (x = column, y = row), continuous, its centre at integers.
+
+Volume arrays are (K, J, I). `axis` is 0 = i, 1 = j, 2 = k; the numpy axis is `2 - axis`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.errors import InputError
+
+FloatArray = npt.NDArray[np.float64]
+
+AXIS_NAMES = ("i", "j", "k")
+# (x axis, y axis) of the pixels of a frame, per propagation axis.
+_PIXEL_AXES = ((1, 2), (0, 2), (0, 1))
+_PLANES = ("sagittal", "coronal", "axial")
+# Points this little (in voxels) outside still count as inside: rounding of matrices and of text files.
+EDGE_TOLERANCE = 1e-3
+# Below this ratio of the determinant to the product of the axis lengths, two axes count as parallel.
+_FLAT_RATIO = 1e-6
+
+
+def check_axis(axis: int) -> int:
+    """`axis` itself when it is 0, 1 or 2. Raises InputError `bad_axis` otherwise."""
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not 0 <= axis <= 2:
+        raise InputError("bad_axis", f"There is no propagation axis {axis!r}.", "Use i, j or k (0, 1 or 2).")
+    return int(axis)
+
+
+def ras_words(ras: Any) -> str:
+    """A point for a sentence: `(R 12.0, A -30.5, S 100.0 mm)`."""
+    r, a, s = (float(value) for value in ras)
+    return f"(R {r:.1f}, A {a:.1f}, S {s:.1f} mm)"
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeGeometry:
+    """Shape and place of a volume.
+
+    Args:
+        shape_ijk: number of voxels along i, j, k; each at least 1.
+        ijk_to_ras: 4x4 affine matrix from IJK to world RAS in mm, linear parent transforms included; any
+            affine matrix whose determinant is not zero (flips, shear and scaling allowed).
+
+    Raises:
+        InputError: `empty` (a size below 1), `degenerate_geometry` (the matrix is not finite, not affine
+            or not invertible).
+    """
+
+    shape_ijk: tuple[int, int, int]
+    ijk_to_ras: FloatArray
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(size) for size in self.shape_ijk)
+        if len(shape) != 3:
+            raise InputError(
+                "not_3d",
+                f"The volume has {len(shape)} dimensions instead of 3.",
+                "Choose one 3D volume, for example one time point of a series.",
+            )
+        if min(shape) < 1:
+            raise InputError(
+                "empty",
+                f"The volume is empty: its size is {shape[0]} x {shape[1]} x {shape[2]} voxels.",
+                "Choose a volume with image data.",
+            )
+        try:
+            # Adding 0.0 turns -0.0 into 0.0, so that equal matrices have equal bytes.
+            matrix = np.array(self.ijk_to_ras, dtype=np.float64) + 0.0
+        except (TypeError, ValueError):
+            matrix = np.zeros(0)
+        if matrix.shape != (4, 4):
+            raise _degenerate("its IJK-to-RAS matrix is not a 4x4 matrix of numbers")
+        if not np.isfinite(matrix).all():
+            raise _degenerate("its IJK-to-RAS matrix has entries that are not finite numbers")
+        if not np.allclose(matrix[3], (0.0, 0.0, 0.0, 1.0), rtol=0, atol=1e-9):
+            raise _degenerate("its IJK-to-RAS matrix is not affine (the last row is not 0 0 0 1)")
+        lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+        if lengths.min() <= 1e-12:
+            raise _degenerate(f"its spacing along {AXIS_NAMES[int(lengths.argmin())]} is zero")
+        if abs(np.linalg.det(matrix[:3, :3] / lengths)) < _FLAT_RATIO:
+            raise _degenerate("two of its axes are parallel")
+        inverse = np.linalg.inv(matrix)
+        matrix.setflags(write=False)
+        inverse.setflags(write=False)
+        object.__setattr__(self, "shape_ijk", shape)
+        object.__setattr__(self, "ijk_to_ras", matrix)
+        object.__setattr__(self, "_inverse", inverse)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, VolumeGeometry):
+            return NotImplemented
+        return self.shape_ijk == other.shape_ijk and np.array_equal(self.ijk_to_ras, other.ijk_to_ras)
+
+    def __hash__(self) -> int:
+        return hash((self.shape_ijk, self.ijk_to_ras.tobytes()))
+
+    # Between RAS and IJK
+
+    @property
+    def ras_to_ijk_matrix(self) -> FloatArray:
+        """4x4 inverse of `ijk_to_ras`, read-only."""
+        inverse: FloatArray = self._inverse  # type: ignore[attr-defined]
+        return inverse
+
+    def ras_to_ijk(self, ras: npt.ArrayLike) -> FloatArray:
+        """Continuous IJK of RAS points; (..., 3) mm -> (..., 3) voxels. Points outside are extrapolated."""
+        return _transform(self.ras_to_ijk_matrix, ras)
+
+    def ijk_to_world(self, ijk: npt.ArrayLike) -> FloatArray:
+        """RAS of continuous IJK points; (..., 3) voxels -> (..., 3) mm."""
+        return _transform(self.ijk_to_ras, ijk)
+
+    def with_parent(self, parent_to_world: npt.ArrayLike) -> VolumeGeometry:
+        """The same volume under a further linear transform (4x4, applied after `ijk_to_ras`)."""
+        return VolumeGeometry(self.shape_ijk, np.asarray(parent_to_world, dtype=np.float64) @ self.ijk_to_ras)
+
+    # Spacing and directions
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """mm from one voxel centre to the next along i, j, k."""
+        i, j, k = np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    def frame_normal(self, axis: int) -> FloatArray:
+        """Unit normal (RAS) of the frames of `axis`, towards growing frame indices; for sheared volumes it
+        is not the direction of the axis."""
+        gradient = self.ras_to_ijk_matrix[check_axis(axis), :3]
+        return np.asarray(gradient / np.linalg.norm(gradient), dtype=np.float64)
+
+    def slice_spacing(self, axis: int) -> float:
+        """mm between two neighbouring frames of `axis`, measured along their normal."""
+        return float(1.0 / np.linalg.norm(self.ras_to_ijk_matrix[check_axis(axis), :3]))
+
+    def axis_nearest(self, normal_ras: npt.ArrayLike) -> int:
+        """The propagation axis whose frames are most nearly parallel to a view with this plane normal.
+
+        Args:
+            normal_ras: (3,) RAS, any length above zero, either sign.
+
+        Raises:
+            InputError: `bad_normal` when it is zero or not finite.
+        """
+        normal = np.asarray(normal_ras, dtype=np.float64).reshape(-1)
+        length = float(np.linalg.norm(normal)) if normal.size == 3 else math.nan
+        if not math.isfinite(length) or length == 0.0:
+            raise InputError(
+                "bad_normal",
+                "The view's plane has no direction.",
+                "Reset the slice view or choose the propagation axis by hand.",
+            )
+        cosines = [abs(float(self.frame_normal(axis) @ normal)) / length for axis in range(3)]
+        # Rounded so that a view exactly between two axes gives the same answer on every machine.
+        return int(np.argmax(np.round(cosines, 9)))
+
+    def plane_name(self, axis: int) -> str:
+        """`sagittal`, `coronal` or `axial`: the anatomical plane nearest to the frames of `axis`."""
+        return _PLANES[int(np.argmax(np.round(np.abs(self.frame_normal(axis)), 9)))]
+
+    # Frames
+
+    def frame_count(self, axis: int) -> int:
+        """Number of frames along `axis`."""
+        return self.shape_ijk[check_axis(axis)]
+
+    def frame_shape(self, axis: int) -> tuple[int, int]:
+        """(rows, columns) of a frame of `axis`."""
+        x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
+        return self.shape_ijk[y_axis], self.shape_ijk[x_axis]
+
+    def frame_spacing(self, axis: int) -> tuple[float, float]:
+        """(mm from row to row, mm from column to column) of a frame of `axis`."""
+        x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
+        return self.spacing[y_axis], self.spacing[x_axis]
+
+    def slice_words(self, frame: int, axis: int) -> str:
+        """A frame for a sentence, counted from 1 as a reader counts: `slice 12 of 30`."""
+        return f"slice {int(frame) + 1} of {self.frame_count(axis)}"
+
+    def frame_coordinate(self, ras: npt.ArrayLike, axis: int) -> float:
+        """Continuous frame index of a RAS point, unchecked."""
+        return float(self.ras_to_ijk(ras)[check_axis(axis)])
+
+    def contains(self, ras: npt.ArrayLike) -> bool:
+        """Whether a RAS point lies in the volume, outer halves of the border voxels included."""
+        ijk = self.ras_to_ijk(ras)
+        return bool(np.isfinite(ijk).all()) and all(
+            self._inside(float(ijk[axis]), axis) for axis in range(3)
+        )
+
+    def frame_of(
+        self, ras: npt.ArrayLike, axis: int, *, what: str = "The point", in_plane: bool = True
+    ) -> int:
+        """The frame of `axis` that a RAS point lies on.
+
+        Args:
+            ras: (3,) mm.
+            axis: propagation axis.
+            what: the subject of the sentence in case of an error.
+            in_plane: also demand that the point lies within the frame; False looks along `axis` only.
+
+        Raises:
+            InputError: `outside_volume`, more than half a voxel beyond the outermost voxel centres.
+        """
+        axis = check_axis(axis)
+        ijk = self.ras_to_ijk(ras)
+        position = float(ijk[axis])
+        count = self.frame_count(axis)
+        if not self._inside(position, axis):
+            if math.isfinite(position):
+                beyond = -0.5 - position if position < 0 else position - count + 0.5
+                end = "before slice 1" if position < 0 else f"after slice {count}"
+                where = f"{beyond * self.slice_spacing(axis):.1f} mm {end} of {count}"
+            else:
+                where = "nowhere"
+            raise InputError(
+                "outside_volume",
+                f"{what} at {ras_words(ras)} lies outside the volume, {where}.",
+                "Place it on a slice of the volume.",
+            )
+        frame = self.nearest_frame(position, axis)
+        if in_plane and not self.contains(ras):
+            raise InputError(
+                "outside_volume",
+                f"{what} at {ras_words(ras)} lies outside the volume, beside the image of "
+                f"{self.slice_words(frame, axis)}.",
+                "Place it within the image.",
+            )
+        return frame
+
+    def nearest_frame(self, position: float, axis: int) -> int:
+        """The frame nearest to a continuous frame index, held within the volume."""
+        return min(max(math.floor(position + 0.5), 0), self.frame_count(axis) - 1)
+
+    def pixel_of(self, ras: npt.ArrayLike, axis: int) -> tuple[float, float]:
+        """Continuous pixel (x, y) of a RAS point, carried onto its frame along the volume's own axis;
+        unchecked."""
+        x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
+        ijk = self.ras_to_ijk(ras)
+        return float(ijk[x_axis]), float(ijk[y_axis])
+
+    def ijk_of_pixel(self, x: float, y: float, frame: float, axis: int) -> FloatArray:
+        """Continuous IJK (3,) of a pixel of a frame."""
+        x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
+        ijk = np.empty(3)
+        ijk[axis], ijk[x_axis], ijk[y_axis] = frame, x, y
+        return ijk
+
+    def ras_of_pixel(self, x: float, y: float, frame: float, axis: int) -> FloatArray:
+        """RAS (3,) in mm of a pixel of a frame."""
+        return self.ijk_to_world(self.ijk_of_pixel(x, y, frame, axis))
+
+    def pixel_steps(self, axis: int) -> tuple[FloatArray, FloatArray]:
+        """RAS vectors (3,) in mm for one column to the right (x + 1) and one row down (y + 1)."""
+        x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
+        return self.ijk_to_ras[:3, x_axis].copy(), self.ijk_to_ras[:3, y_axis].copy()
+
+    # As JSON
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: `{"shape_ijk": [i, j, k], "ijk_to_ras": 4 rows of 4}`; nothing is rounded."""
+        return {"shape_ijk": list(self.shape_ijk), "ijk_to_ras": self.ijk_to_ras.tolist()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> VolumeGeometry:
+        """What `to_dict` gave. Raises InputError `bad_geometry`, or as the constructor does."""
+        try:
+            shape: Sequence[Any] = values["shape_ijk"]
+            matrix = values["ijk_to_ras"]
+            sizes = tuple(shape)
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                "bad_geometry",
+                "The description of the volume's geometry is incomplete.",
+                "It needs shape_ijk and ijk_to_ras.",
+            ) from error
+        if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
+            raise InputError(
+                "bad_geometry", "The volume's size is not given in whole numbers.", "Correct shape_ijk."
+            )
+        return VolumeGeometry(sizes, matrix)
+
+    def _inside(self, position: float, axis: int) -> bool:
+        return -0.5 - EDGE_TOLERANCE <= position <= self.shape_ijk[axis] - 0.5 + EDGE_TOLERANCE
+
+
+def _transform(matrix: FloatArray, points: npt.ArrayLike) -> FloatArray:
+    values = np.asarray(points, dtype=np.float64)
+    if values.shape[-1:] != (3,):
+        raise ValueError(f"points must have 3 coordinates in their last dimension, not shape {values.shape}")
+    return np.asarray(values @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
+
+
+def _degenerate(reason: str) -> InputError:
+    return InputError(
+        "degenerate_geometry",
+        f"The volume's geometry cannot be used: {reason}.",
+        "Check the image's header and its parent transforms.",
+    )

@@ -1,0 +1,150 @@
+"""What part of a native frame the model sees, and how points go back and forth.
+
+Native coordinates are pixels (x = column, y = row) with centres at integers: pixel p covers [p-0.5, p+0.5].
+Model coordinates run from 0 (the left or upper edge of what the model sees) to `size`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.errors import InputError
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """A rectangle of a frame, stretched to the model's square input.
+
+    Args:
+        frame_shape: (rows, columns) of the native frame.
+        frame_spacing: (row mm, column mm) of the native frame.
+        crop: (x0, y0, x1, y1), the rectangle's edges in native pixel coordinates; it may reach outside the
+            frame, where the model sees 0.
+        size: side of the model's input in pixels.
+
+    Raises:
+        InputError: `bad_view` when a number is not finite or a side is not above zero.
+    """
+
+    frame_shape: tuple[int, int]
+    frame_spacing: tuple[float, float]
+    crop: tuple[float, float, float, float]
+    size: int
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(length) for length in self.frame_shape)
+        spacing = tuple(float(step) for step in self.frame_spacing)
+        crop = tuple(float(edge) for edge in self.crop)
+        if len(shape) != 2 or min(shape) < 1 or len(spacing) != 2 or int(self.size) < 1:
+            raise _bad_view(f"A frame of {self.frame_shape} pixels cannot be given to the model")
+        if not all(math.isfinite(step) and step > 0 for step in spacing):
+            raise _bad_view(f"A pixel spacing of {self.frame_spacing} mm cannot be used")
+        if len(crop) != 4 or not all(map(math.isfinite, crop)) or crop[2] <= crop[0] or crop[3] <= crop[1]:
+            raise _bad_view(f"The region {self.crop} has no area")
+        object.__setattr__(self, "frame_shape", shape)
+        object.__setattr__(self, "frame_spacing", spacing)
+        object.__setattr__(self, "crop", crop)
+        object.__setattr__(self, "size", int(self.size))
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Model pixels per native column and per native row."""
+        x0, y0, x1, y1 = self.crop
+        return self.size / (x1 - x0), self.size / (y1 - y0)
+
+    def to_model(self, xy: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Model coordinates of native points; (..., 2) -> (..., 2)."""
+        return (np.asarray(xy, dtype=np.float64) - self.crop[:2]) * self.scale
+
+    def to_native(self, xy: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Native coordinates of model points; (..., 2) -> (..., 2)."""
+        return np.asarray(xy, dtype=np.float64) / self.scale + self.crop[:2]
+
+    def sees(self, x: float, y: float) -> bool:
+        """Whether a native point lies in what the model sees."""
+        x0, y0, x1, y1 = self.crop
+        return x0 <= x <= x1 and y0 <= y <= y1
+
+    @classmethod
+    def whole(cls, frame_shape: tuple[int, int], frame_spacing: tuple[float, float], size: int) -> FrameView:
+        """The whole frame in the middle of a square in mm: isotropic, the shorter side padded."""
+        rows, columns = frame_shape
+        row_mm, column_mm = frame_spacing
+        side = max(rows * row_mm, columns * column_mm)
+        return cls(
+            frame_shape,
+            frame_spacing,
+            _square(((columns - 1) / 2, (rows - 1) / 2), side, frame_spacing),
+            size,
+        )
+
+    @classmethod
+    def around(
+        cls,
+        box_native: tuple[float, float, float, float],
+        frame_shape: tuple[int, int],
+        frame_spacing: tuple[float, float],
+        size: int,
+        context: float = 2.0,
+        minimum: float | None = None,
+    ) -> FrameView:
+        """A square in mm around a region, for a structure that is small in a large frame.
+
+        Its side is `context` times the region's longer side in mm, but at least `minimum` of the finer native
+        pixels and at most the side of `whole`. It is centred on the region and then moved so that it shows as
+        little as possible from outside the frame; the region itself stays in view.
+
+        Args:
+            box_native: (x0, y0, x1, y1), any two opposite corners in native pixels; held within the frame.
+            frame_shape: (rows, columns).
+            frame_spacing: (row mm, column mm).
+            size: side of the model's input.
+            context: at least 1.
+            minimum: least side in native pixels; None is size / 4: below that the model would look at a
+                frame magnified more than 4 times, which is blur, not detail.
+
+        Raises:
+            InputError: `bad_view`.
+        """
+        if len(box_native) != 4 or not all(math.isfinite(value) for value in box_native):
+            raise _bad_view(f"The region {box_native} is not made of finite numbers")
+        if not (math.isfinite(context) and context >= 1):
+            raise _bad_view(f"A context of {context} cannot be used: it starts at 1")
+        least = size / 4 if minimum is None else float(minimum)
+        if not (math.isfinite(least) and least >= 0):
+            raise _bad_view(f"A least region of {minimum} pixels cannot be used")
+        rows, columns = frame_shape
+        row_mm, column_mm = frame_spacing
+        x0, x1 = (min(max(x, -0.5), columns - 0.5) for x in sorted((box_native[0], box_native[2])))
+        y0, y1 = (min(max(y, -0.5), rows - 0.5) for y in sorted((box_native[1], box_native[3])))
+        side = context * max((x1 - x0) * column_mm, (y1 - y0) * row_mm)
+        side = max(side, least * min(row_mm, column_mm))
+        side = min(side, max(rows * row_mm, columns * column_mm))
+        center = (
+            _inside((x0 + x1) / 2, side / column_mm, columns),
+            _inside((y0 + y1) / 2, side / row_mm, rows),
+        )
+        return cls(frame_shape, frame_spacing, _square(center, side, frame_spacing), size)
+
+
+def _square(
+    center: tuple[float, float], side: float, spacing: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    x, y = center
+    half_x, half_y = side / spacing[1] / 2, side / spacing[0] / 2
+    return x - half_x, y - half_y, x + half_x, y + half_y
+
+
+def _inside(center: float, length: float, count: int) -> float:
+    """The centre of a stretch of `length` pixels, moved into 0..count, or the middle when it is longer."""
+    if length >= count:
+        return (count - 1) / 2
+    return min(max(center, length / 2 - 0.5), count - 0.5 - length / 2)
+
+
+def _bad_view(sentence: str) -> InputError:
+    return InputError("bad_view", f"{sentence}.", "Choose another region of the slice.")

@@ -1,0 +1,281 @@
+"""Window and level: how a volume's values become the 8 bits that the model sees.
+
+One window holds for a whole volume, never for a single slice: the same tissue keeps the same grey from frame
+to frame, which is what propagation follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.errors import InputError
+
+# Width and level in Hounsfield units.
+PRESETS = MappingProxyType(
+    {
+        "soft-tissue": (400.0, 40.0),
+        "lung": (1500.0, -600.0),
+        "bone": (1800.0, 400.0),
+        "brain": (80.0, 40.0),
+        "liver": (150.0, 80.0),
+    }
+)
+
+# Values looked at for a percentile: enough for 0.5 % of them to be a stable thousand.
+_SAMPLE_SIZE = 400_000
+# Values converted at a time, so that a whole volume never exists as floats.
+_BLOCK = 1 << 20
+# A smallest value this frequent is padding or cut-away background, not tissue.
+_PADDING_SHARE = 0.05
+_AIR_LIMIT = -500.0
+_AIR_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Window:
+    """A display window: `low` and below is black (0), `high` and above is white (255).
+
+    Args:
+        width: values from black to white, above 0.
+        level: the value in the middle.
+
+    Raises:
+        InputError: `bad_window` when the width is not above zero or a number is not finite.
+    """
+
+    width: float
+    level: float
+
+    def __post_init__(self) -> None:
+        try:
+            width, level = float(self.width), float(self.level)
+        except (TypeError, ValueError, OverflowError):
+            width = level = math.nan
+        if not (math.isfinite(width) and math.isfinite(level)):
+            raise InputError(
+                "bad_window",
+                f"The window {self.width!r}, level {self.level!r} is not a pair of finite numbers.",
+                "Give a width and a level, for example 400 40.",
+            )
+        if width <= 0:
+            raise InputError(
+                "bad_window",
+                f"A window width of {width:g} cannot be used.",
+                "Give a width above 0, for example 400.",
+            )
+        if not (math.isfinite(level - width / 2) and math.isfinite(level + width / 2)):
+            raise InputError(
+                "bad_window", f"The window {width:g}, level {level:g} is too large.", "Give smaller numbers."
+            )
+        object.__setattr__(self, "width", width)
+        object.__setattr__(self, "level", level)
+
+    @property
+    def low(self) -> float:
+        """The value that becomes 0."""
+        return self.level - self.width / 2
+
+    @property
+    def high(self) -> float:
+        """The value that becomes 255."""
+        return self.level + self.width / 2
+
+    def apply(self, array: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """The values as 8 bit.
+
+        Args:
+            array: any shape, bool, any integer or any real floating dtype.
+
+        Returns:
+            uint8 of the same shape, C order; linear between `low` and `high`, rounded to nearest; NaN is 0,
+            -Inf is 0, +Inf is 255. The same value gives the same grey whatever its dtype.
+
+        Raises:
+            InputError: `bad_dtype` for complex numbers and everything that is not a number.
+        """
+        values = np.asarray(array)
+        check_dtype(values.dtype)
+        grey = np.empty(values.shape, dtype=np.uint8)
+        if values.ndim > 2 and values.size > _BLOCK:
+            for index in range(values.shape[0]):
+                grey[index] = self.apply(values[index])
+            return grey
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            scaled = values.astype(np.float64)
+            scaled -= self.level
+            scaled /= self.width
+            scaled += 0.5
+            np.clip(scaled, 0.0, 1.0, out=scaled)
+        scaled *= 255.0
+        if values.dtype.kind == "f":
+            np.nan_to_num(scaled, copy=False, nan=0.0)
+        np.rint(scaled, out=scaled)
+        grey[...] = scaled
+        return grey
+
+    @staticmethod
+    def preset(name: str) -> Window:
+        """The CT window of this name (`PRESETS`); case, spaces and underscores do not matter.
+
+        Raises:
+            InputError: `unknown_preset`, listing the presets.
+        """
+        key = "-".join(str(name).strip().lower().replace("_", " ").replace("-", " ").split())
+        if key not in PRESETS:
+            raise InputError(
+                "unknown_preset",
+                f"There is no window preset “{name}”.",
+                f"Choose one of {', '.join(PRESETS)}, or give a width and a level.",
+            )
+        return Window(*PRESETS[key])
+
+
+def check_dtype(dtype: np.dtype[Any]) -> None:
+    """Raises InputError `bad_dtype` unless the dtype is bool, integer or real floating."""
+    if dtype.kind not in "biuf":
+        raise InputError(
+            "bad_dtype",
+            f"Voxels of the type {dtype} cannot be shown as grey values.",
+            "Choose a scalar volume of whole or real numbers.",
+        )
+
+
+def percentile_window(array: npt.ArrayLike, low: float = 0.5, high: float = 99.5) -> Window:
+    """A window between two percentiles of the volume, as suits MR.
+
+    About 400 000 values spread evenly over the volume are looked at (always the same ones); NaN and Inf are
+    left out, and so is the smallest value when more than 5 % have it, as the padding around a masked or
+    resampled image does. When the percentiles coincide, the smallest and largest value take their place; a
+    constant volume gets a window of width 1 around its value.
+
+    Args:
+        array: any shape and real dtype.
+        low, high: percentiles, 0 <= low < high <= 100.
+
+    Raises:
+        InputError: `bad_percentiles`, `bad_dtype`, `empty`, `all_nan`.
+    """
+    if not 0 <= low < high <= 100:
+        raise InputError(
+            "bad_percentiles",
+            f"The percentiles {low!r} and {high!r} cannot make a window.",
+            "Give two different numbers from 0 to 100, the lower one first.",
+        )
+    values = np.asarray(array)
+    sample = _finite_sample(values)
+    smallest = sample.min()
+    inside = sample[sample > smallest]
+    if inside.size and sample.size - inside.size > _PADDING_SHARE * sample.size:
+        sample = inside
+    bottom, top = (float(value) for value in np.percentile(sample, (low, high)))
+    if not top > bottom:
+        bottom, top = finite_range(values)
+    if not top > bottom:
+        return Window(1.0, bottom)
+    # Halves first: the difference of two huge numbers need not be finite.
+    level = bottom / 2 + top / 2
+    width = min(top / 2 - bottom / 2, np.finfo(np.float64).max / 8) * 2
+    return Window(max(width, np.finfo(np.float64).tiny), level)
+
+
+def looks_like_ct(array: npt.ArrayLike) -> bool:
+    """Whether the values look like Hounsfield units: at least 1 % of a sample is air (at or below -500) and
+    none lies beyond what 16 bits hold."""
+    sample = _finite_sample(np.asarray(array))
+    if float(np.abs(sample[[sample.argmin(), sample.argmax()]]).max()) > 32768:
+        return False
+    return float(np.mean(sample <= _AIR_LIMIT)) >= _AIR_SHARE
+
+
+def window_for(array: npt.ArrayLike, modality: str = "") -> Window:
+    """A window for a volume that comes without one.
+
+    Args:
+        array: any shape and real dtype.
+        modality: as in DICOM, `CT`, `MR`, ...; "" when unknown: CT is then recognised by its values.
+
+    Returns:
+        the soft-tissue preset for CT, otherwise the percentile window.
+
+    Raises:
+        InputError: as `percentile_window`.
+    """
+    name = modality.strip().upper()
+    if name == "CT" or (not name and looks_like_ct(array)):
+        return Window.preset("soft-tissue")
+    return percentile_window(array)
+
+
+def finite_range(array: npt.ArrayLike) -> tuple[float, float]:
+    """Smallest and largest finite value of all values, without a float copy of them.
+
+    Raises:
+        InputError: `bad_dtype`, `empty`, `all_nan`.
+    """
+    values = np.asarray(array)
+    _check_values(values)
+    smallest, largest = math.inf, -math.inf
+    for block in blocks(values):
+        finite = block[np.isfinite(block)] if values.dtype.kind == "f" else block
+        if finite.size:
+            smallest, largest = min(smallest, float(finite.min())), max(largest, float(finite.max()))
+    if smallest > largest:
+        raise _all_nan()
+    return smallest, largest
+
+
+def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """The array in views of its first dimension, so that no work on one of them needs memory for all."""
+    if values.ndim < 2 or values.size <= _BLOCK:
+        yield values
+        return
+    rows = max(1, _BLOCK * values.shape[0] // values.size)
+    for start in range(0, values.shape[0], rows):
+        yield values[start : start + rows]
+
+
+def _finite_sample(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Finite values spread over the array; a float sample stays float, an integer one is made float64."""
+    _check_values(values)
+    stride = _stride(values.shape)
+    sample = values[tuple(slice(None, None, stride) for _ in values.shape)].astype(np.float64).reshape(-1)
+    sample = sample[np.isfinite(sample)]
+    if sample.size * 10 < min(_SAMPLE_SIZE, values.size):
+        # The even grid met almost nothing but NaN and Inf; look at every value, a block at a time.
+        kept = []
+        for block in blocks(values):
+            finite = block[np.isfinite(block)]
+            kept.append(finite[:: max(1, values.size // _SAMPLE_SIZE)].astype(np.float64))
+        everywhere = np.concatenate(kept)
+        sample = everywhere if everywhere.size > sample.size else sample
+    if not sample.size:
+        raise _all_nan()
+    return sample
+
+
+def _stride(shape: tuple[int, ...]) -> int:
+    stride = 1
+    while math.prod(math.ceil(size / stride) for size in shape) > _SAMPLE_SIZE:
+        stride += 1
+    return stride
+
+
+def _check_values(values: npt.NDArray[Any]) -> None:
+    check_dtype(values.dtype)
+    if not values.size:
+        raise InputError("empty", "The volume has no voxels.", "Choose a volume with image data.")
+
+
+def _all_nan() -> InputError:
+    return InputError(
+        "all_nan",
+        "The volume holds no finite value, only NaN or infinity.",
+        "Choose another volume, or check how it was computed.",
+    )
