@@ -199,9 +199,7 @@ class VolumeGeometry:
     def contains(self, ras: npt.ArrayLike) -> bool:
         """Whether a RAS point lies in the volume, outer halves of the border voxels included."""
         ijk = self.ras_to_ijk(ras)
-        return bool(np.isfinite(ijk).all()) and all(
-            self._inside(float(ijk[axis]), axis) for axis in range(3)
-        )
+        return bool(np.isfinite(ijk).all()) and all(self._inside(float(ijk[axis]), axis) for axis in range(3))
 
     def frame_of(
         self, ras: npt.ArrayLike, axis: int, *, what: str = "The point", in_plane: bool = True

@@ -1,0 +1,293 @@
+"""Prompts as JSON: one form for the scene, the worker and the command line (see `docs/prompts.md`)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.prompts.values import (
+    Box,
+    Click,
+    FrameMark,
+    FrameRange,
+    MaskPrompt,
+    PromptSet,
+    Ras,
+    SegmentPrompts,
+)
+
+FORMAT = "sam2propagate-prompts"
+VERSION = 1
+CODEC = "zlib-packbits"
+_AXES = ("i", "j", "k")
+# No slice of an image is larger; keeps a small, malicious document from asking for all memory.
+_MOST_PIXELS = 1 << 28
+
+T = TypeVar("T")
+
+
+def to_document(prompts: PromptSet) -> dict[str, Any]:
+    """The prompts as JSON-able values of the present version."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "coordinates": "RAS",
+        "axis": None if prompts.axis is None else _AXES[prompts.axis],
+        "segments": [_write_segment(segment) for segment in prompts.segments],
+    }
+
+
+def from_document(document: Any) -> PromptSet:
+    """The prompts that a document describes; everything in it is checked.
+
+    Raises:
+        InputError: `bad_document` (the sentence names the place in the document), `future_version`,
+            `duplicate_id`, `duplicate_segment`.
+    """
+    root = _Fields(document, "the document")
+    if root.take("format") != FORMAT:
+        root.fail("is not a list of prompts", f"Its “format” must be “{FORMAT}”.")
+    version = root.take("version")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        root.fail(f"has the version {_short(version)}", f"The version is a whole number, now {VERSION}.")
+    if version > VERSION:
+        raise InputError(
+            "future_version",
+            f"These prompts were written in version {version} of their format; this SAM2Propagate reads "
+            f"up to version {VERSION}.",
+            "Update SAM2Propagate, or save the prompts in the older version.",
+        )
+    if root.take("coordinates", "RAS") != "RAS":
+        root.fail("is not in RAS coordinates", "Turn its points to RAS (negate x and y of LPS points).")
+    axis = root.take("axis", None)
+    if axis is not None and axis not in _AXES:
+        root.fail(f"has the axis {_short(axis)}", "Use “i”, “j”, “k” or null for automatic.")
+    segments = tuple(_read_segment(fields) for fields in root.items("segments", required=True))
+    root.end()
+    return PromptSet(segments, None if axis is None else _AXES.index(axis))
+
+
+def dumps(prompts: PromptSet, indent: int | None = None) -> str:
+    """The prompts as JSON text (ASCII only)."""
+    return json.dumps(to_document(prompts), indent=indent, allow_nan=False)
+
+
+def loads(text: str | bytes) -> PromptSet:
+    """The prompts in a JSON text. Raises InputError as `from_document`."""
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            "bad_document",
+            f"The prompts are not readable as JSON ({error}).",
+            "Check the file, or save the prompts again.",
+        ) from error
+    return from_document(document)
+
+
+def pack_mask(mask: npt.NDArray[np.bool_]) -> str:
+    """The bits of a mask, row by row, first pixel in the highest bit, zlib-compressed, in base64."""
+    bits = np.packbits(np.ascontiguousarray(mask, dtype=bool).reshape(-1))
+    return base64.b64encode(zlib.compress(bits.tobytes(), 6)).decode("ascii")
+
+
+def unpack_mask(text: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The (rows, columns) bool mask that `pack_mask` gave. Raises ValueError when it does not fit `shape`."""
+    count = shape[0] * shape[1]
+    expected = (count + 7) // 8
+    try:
+        packed = base64.b64decode(text.encode("ascii"), validate=True)
+        unpacker = zlib.decompressobj()
+        # One byte more than needed shows that there is too much, without unpacking all of it.
+        data = unpacker.decompress(packed, expected + 1)
+    except (binascii.Error, zlib.error, UnicodeEncodeError) as error:
+        raise ValueError(f"its bits cannot be unpacked ({error})") from error
+    if len(data) != expected or not unpacker.eof or unpacker.unused_data:
+        raise ValueError(f"its bits do not fill {shape[0]} rows of {shape[1]} pixels")
+    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count)
+    return bits.reshape(shape).astype(bool)
+
+
+def _write_segment(segment: SegmentPrompts) -> dict[str, Any]:
+    return {
+        "segment": segment.segment,
+        "clicks": [{"id": c.id, "ras": list(c.ras), "positive": c.positive} for c in segment.clicks],
+        "boxes": [
+            {"id": b.id, "corner_a": list(b.corner_a), "corner_b": list(b.corner_b)} for b in segment.boxes
+        ],
+        "masks": [
+            {
+                "id": m.id,
+                "origin": list(m.origin),
+                "column_step": list(m.column_step),
+                "row_step": list(m.row_step),
+                "shape": list(m.mask.shape),
+                "codec": CODEC,
+                "bits": pack_mask(m.mask),
+            }
+            for m in segment.masks
+        ],
+        "absent": [{"id": mark.id, "ras": list(mark.ras)} for mark in segment.absent],
+        "locks": [{"id": mark.id, "ras": list(mark.ras)} for mark in segment.locks],
+        "range": None
+        if segment.range is None
+        else {"first": list(segment.range.first), "last": list(segment.range.last)},
+    }
+
+
+def _read_segment(fields: _Fields) -> SegmentPrompts:
+    name = fields.text("segment")
+    ids = _given_ids(fields)
+
+    def all_of(key: str, read: Callable[[_Fields, str], T]) -> tuple[T, ...]:
+        return tuple(
+            read(item, _read_id(item, f"{key}-{n}", ids)) for n, item in enumerate(fields.items(key), 1)
+        )
+
+    def mark(item: _Fields, prompt_id: str) -> FrameMark:
+        return FrameMark(prompt_id, item.point("ras"))
+
+    clicks = all_of("clicks", lambda item, i: Click(i, item.point("ras"), item.boolean("positive", True)))
+    boxes = all_of("boxes", lambda item, i: Box(i, item.point("corner_a"), item.point("corner_b")))
+    masks = all_of("masks", _read_mask)
+    absent, locks = all_of("absent", mark), all_of("locks", mark)
+    frame_range = fields.take("range", None)
+    ends = None
+    if frame_range is not None:
+        place = _Fields(frame_range, f"{fields.where}.range")
+        ends = FrameRange(place.point("first"), place.point("last"))
+        place.end()
+    fields.end()
+    return SegmentPrompts(name, clicks, boxes, masks, absent, locks, ends)
+
+
+def _read_mask(item: _Fields, prompt_id: str) -> MaskPrompt:
+    shape = item.take("shape")
+    if (
+        not isinstance(shape, list)
+        or len(shape) != 2
+        or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
+        or shape[0] * shape[1] > _MOST_PIXELS
+    ):
+        item.fail(f"has the shape {_short(shape)}", "Give its number of rows and columns.")
+    if item.take("codec") != CODEC:
+        item.fail("is packed in an unknown way", f"Its “codec” must be “{CODEC}”.")
+    try:
+        mask = unpack_mask(item.text("bits"), (shape[0], shape[1]))
+    except ValueError as error:
+        item.fail(f"is damaged: {error}", "Save the prompts again.")
+    return MaskPrompt(
+        prompt_id, item.point("origin"), item.point("column_step"), item.point("row_step"), mask
+    )
+
+
+def _given_ids(fields: _Fields) -> set[str]:
+    lists = (fields.values.get(key) for key in ("clicks", "boxes", "masks", "absent", "locks"))
+    items = (item for one in lists if isinstance(one, list) for item in one if isinstance(item, dict))
+    return {item["id"] for item in items if isinstance(item.get("id"), str)}
+
+
+def _read_id(item: _Fields, default: str, ids: set[str]) -> str:
+    """The prompt's id; one made from its place for hand-written documents that leave it out."""
+    if "id" in item.values:
+        return item.text("id")
+    while default in ids:
+        default += "'"
+    ids.add(default)
+    return default
+
+
+class _Fields:
+    """An object of the document, read field by field; what is left at the end is refused."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        self.where = where
+        if not isinstance(value, dict):
+            self.fail("is not an object with named fields", "Correct the document.")
+        self.values: dict[str, Any] = value
+        self.left = set(value)
+
+    def fail(self, what: str, hint: str) -> NoReturn:
+        raise InputError("bad_document", f"{_upper(self.where)} {what}.", hint)
+
+    def take(self, key: str, *default: Any) -> Any:
+        if key not in self.values:
+            if default:
+                return default[0]
+            self.fail(f"lacks the field “{key}”", "Add it.")
+        self.left.discard(key)
+        return self.values[key]
+
+    def text(self, key: str) -> str:
+        value = self.take(key)
+        if not isinstance(value, str) or not value.strip():
+            self.fail(f"has {_short(value)} for “{key}”", "Give a text that is not empty.")
+        return str(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.take(key, default)
+        if not isinstance(value, bool):
+            self.fail(f"has {_short(value)} for “{key}”", "Give true or false.")
+        return bool(value)
+
+    def point(self, key: str) -> Ras:
+        value = self.take(key)
+        if isinstance(value, list) and len(value) == 3 and all(map(_is_number, value)):
+            return float(value[0]), float(value[1]), float(value[2])
+        self.fail(f"has {_short(value)} for “{key}”", "Give three finite numbers: R, A and S in mm.")
+
+    def items(self, key: str, required: bool = False) -> Iterator[_Fields]:
+        value = self.take(key) if required else self.take(key, [])
+        if not isinstance(value, list):
+            self.fail(f"has {_short(value)} for “{key}”", "Give a list.")
+        where = key if self.where == "the document" else f"{self.where}.{key}"
+        return (_Fields(item, f"{where}[{index}]") for index, item in enumerate(value))
+
+    def end(self) -> None:
+        if self.left:
+            names = ", ".join(f"“{name}”" for name in sorted(map(str, self.left)))
+            self.fail(f"has fields that are not known: {names}", "Correct their spelling or remove them.")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InputError("bad_document", f"The prompts hold the value {name}.", "Give finite numbers.")
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(
+            "bad_document", f"The prompts hold the field “{twice}” twice.", "Remove one of them."
+        )
+    return values
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

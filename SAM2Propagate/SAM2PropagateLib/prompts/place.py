@@ -1,0 +1,103 @@
+"""Prompts made from frames and pixels: the way back from `resolve.py`."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
+from SAM2PropagateLib.prompts.values import Box, Click, FrameMark, FrameRange, MaskPrompt, Ras, new_id, to_ras
+
+
+def click_at(
+    x: float,
+    y: float,
+    frame: int,
+    geometry: VolumeGeometry,
+    axis: int,
+    positive: bool = True,
+    prompt_id: str | None = None,
+) -> Click:
+    """A click on a pixel of a frame (native, continuous)."""
+    return Click(prompt_id or new_id(), _ras(geometry.ras_of_pixel(x, y, frame, axis)), positive)
+
+
+def box_at(
+    pixels: tuple[float, float, float, float],
+    frame: int,
+    geometry: VolumeGeometry,
+    axis: int,
+    prompt_id: str | None = None,
+) -> Box:
+    """A box from its rectangle (x0, y0, x1, y1) in native pixels of a frame."""
+    x0, y0, x1, y1 = pixels
+    return Box(
+        prompt_id or new_id(),
+        _ras(geometry.ras_of_pixel(x0, y0, frame, axis)),
+        _ras(geometry.ras_of_pixel(x1, y1, frame, axis)),
+    )
+
+
+def box_around(
+    points: npt.ArrayLike, geometry: VolumeGeometry, axis: int, prompt_id: str | None = None
+) -> Box:
+    """The smallest box on one frame around points, for example the four corners that were drawn in a view
+    which is turned or tilted against the volume. Its frame is the one of the points' centre.
+
+    Args:
+        points: (n, 3) RAS, carried onto the frame along the volume's own axis.
+
+    Raises:
+        InputError: `outside_volume` when the centre lies outside, `bad_point` without finite points.
+    """
+    places = np.asarray(points, dtype=np.float64)
+    if places.ndim != 2 or places.shape[1] != 3 or not len(places) or not np.isfinite(places).all():
+        raise InputError("bad_point", "The box has no corners.", "Draw it again.")
+    frame = geometry.frame_of(places.mean(axis=0), axis, what="The centre of the box")
+    pixels = np.array([geometry.pixel_of(place, axis) for place in places])
+    (x0, y0), (x1, y1) = pixels.min(axis=0), pixels.max(axis=0)
+    return box_at((float(x0), float(y0), float(x1), float(y1)), frame, geometry, axis, prompt_id)
+
+
+def mask_at(
+    mask: npt.ArrayLike, frame: int, geometry: VolumeGeometry, axis: int, prompt_id: str | None = None
+) -> MaskPrompt:
+    """A mask from the pixels of a whole native frame.
+
+    Args:
+        mask: (rows, columns) of the frame, anything that can be read as bool.
+
+    Raises:
+        InputError: `mask_geometry` when its shape is not the frame's.
+    """
+    pixels = np.asarray(mask).astype(bool)
+    if pixels.shape != geometry.frame_shape(axis):
+        raise InputError(
+            "mask_geometry",
+            f"A mask of {pixels.shape} pixels does not fit {geometry.slice_words(frame, axis)} with "
+            f"{geometry.frame_shape(axis)}.",
+            "Give the mask of the whole slice.",
+        )
+    column_step, row_step = geometry.pixel_steps(axis)
+    origin = geometry.ras_of_pixel(0, 0, frame, axis)
+    return MaskPrompt(prompt_id or new_id(), _ras(origin), _ras(column_step), _ras(row_step), pixels)
+
+
+def mark_at(frame: int, geometry: VolumeGeometry, axis: int, prompt_id: str | None = None) -> FrameMark:
+    """A mark in the middle of a frame."""
+    return FrameMark(prompt_id or new_id(), _middle(frame, geometry, axis))
+
+
+def range_at(first: int, last: int, geometry: VolumeGeometry, axis: int) -> FrameRange:
+    """The range from frame `first` to frame `last`, both included."""
+    return FrameRange(_middle(first, geometry, axis), _middle(last, geometry, axis))
+
+
+def _middle(frame: int, geometry: VolumeGeometry, axis: int) -> Ras:
+    rows, columns = geometry.frame_shape(axis)
+    return _ras(geometry.ras_of_pixel((columns - 1) / 2, (rows - 1) / 2, frame, axis))
+
+
+def _ras(point: FloatArray) -> Ras:
+    return to_ras(point)

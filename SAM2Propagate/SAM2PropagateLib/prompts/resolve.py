@@ -1,0 +1,503 @@
+"""From what the user said, in RAS, to keyframes and pixels of one volume along one axis."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry, check_axis, ras_words
+from SAM2PropagateLib.prompts.values import Box, Click, MaskPrompt, PromptSet, SegmentPrompts
+
+PixelBox = tuple[float, float, float, float]
+
+# Corners at most this far apart (in frames) lie on one frame; at least this far apart (in pixels) make a side.
+_FLAT = 0.5
+# Two clicks nearer than this (in pixels) are at the same place.
+_SAME_PLACE = 0.5
+# A mask's pixels may be this far (in voxels) from the volume's; more than rounding, less than ambiguity.
+_GRID_TOLERANCE = 0.25
+# Slice spacings this close count as equal.
+_SAME_SPACING = 0.01
+_TURN_VIEW = "Give two opposite corners on the same slice; turn the view to the volume's own plane first."
+
+
+@dataclass(frozen=True, eq=False)
+class FramePrompts:
+    """What was said of one frame for one segment, in native pixels (x = column, y = row).
+
+    Args:
+        clicks: (x, y, positive) each.
+        box: (x0, y0, x1, y1) with x0 < x1 and y0 < y1, held within the frame's outer edges.
+        mask: (rows, columns) bool of the native frame, exact, read-only, with at least one True pixel.
+        absent: the structure is not on this frame; everything else is then empty.
+    """
+
+    clicks: tuple[tuple[float, float, bool], ...] = ()
+    box: PixelBox | None = None
+    mask: npt.NDArray[np.bool_] | None = None
+    absent: bool = False
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether anything says where the structure is on this frame."""
+        return (
+            self.box is not None or self.mask is not None or any(positive for _, _, positive in self.clicks)
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the content: the same for the same prompts in any order and any process; positions are
+        compared to a thousandth of a pixel."""
+        digest = hashlib.sha256()
+        digest.update(repr(sorted((_milli(x), _milli(y), bool(sign)) for x, y, sign in self.clicks)).encode())
+        digest.update(repr(None if self.box is None else [_milli(edge) for edge in self.box]).encode())
+        if self.mask is not None:
+            digest.update(repr(self.mask.shape).encode())
+            digest.update(np.packbits(self.mask).tobytes())
+        digest.update(repr(bool(self.absent)).encode())
+        return digest.hexdigest()[:32]
+
+    def __eq__(self, other: object) -> bool:
+        return self.fingerprint == other.fingerprint if isinstance(other, FramePrompts) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+
+@dataclass(frozen=True)
+class ResolvedSegment:
+    """One segment's prompts on the frames of one volume.
+
+    Args:
+        segment: its name.
+        keyframes: frame -> its prompts, ascending, read-only; absent marks are keyframes too.
+        locked: frames that must not change.
+        first, last: the frames that a run may touch, inclusive: the range, cut at the absent marks next to
+            the outermost positive keyframes (these marks themselves are inside).
+    """
+
+    segment: str
+    keyframes: Mapping[int, FramePrompts]
+    locked: frozenset[int] = field(default_factory=frozenset)
+    first: int = 0
+    last: int = 0
+
+    def __post_init__(self) -> None:
+        ordered = {frame: self.keyframes[frame] for frame in sorted(self.keyframes)}
+        object.__setattr__(self, "keyframes", MappingProxyType(ordered))
+
+    def __hash__(self) -> int:
+        return hash((self.segment, tuple(self.keyframes.items()), self.locked, self.first, self.last))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.segment, dict(self.keyframes), self.locked, self.first, self.last)
+
+    @property
+    def positive_frames(self) -> tuple[int, ...]:
+        """The keyframes on which the structure is, ascending."""
+        return tuple(frame for frame, prompts in self.keyframes.items() if prompts.is_positive)
+
+
+def choose_axis(
+    prompts: PromptSet, geometry: VolumeGeometry, view_normal: npt.ArrayLike | None = None
+) -> int:
+    """The propagation axis: the first of these that is known.
+
+    1. the prompts' own `axis`;
+    2. the axis whose frames are nearest to parallel to the view that was clicked in (`view_normal`, RAS);
+    3. the axis along which the corners of the boxes, and the grids of the masks, lie on one frame;
+    4. the axis with the largest slice spacing; among equals (within 1 %) the one nearest to superior.
+
+    Raises:
+        InputError: `mixed_axes` (boxes or masks that lie flat along different axes), `box_not_flat`,
+            `empty_box`, `mask_geometry`, `bad_normal`.
+    """
+    if prompts.axis is not None:
+        return check_axis(prompts.axis)
+    if view_normal is not None:
+        return geometry.axis_nearest(view_normal)
+    flat: dict[int, str] = {}
+    for segment in prompts.segments:
+        for box in segment.boxes:
+            flat.setdefault(_flat_axis(box, geometry), _box_words(box, segment.segment))
+        for mask in segment.masks:
+            flat.setdefault(_mask_axis(mask, geometry), _mask_words(segment.segment))
+    if len(flat) > 1:
+        (axis_a, what_a), (axis_b, what_b) = list(flat.items())[:2]
+        raise InputError(
+            "mixed_axes",
+            f"{what_a} lies on {_frames_words(axis_a, geometry)}, but {_lower(what_b)} lies on "
+            f"{_frames_words(axis_b, geometry)}.",
+            "Propagation follows one axis: draw all boxes and masks in the same view, or choose the axis and "
+            "remove the others.",
+        )
+    if flat:
+        return next(iter(flat))
+    spacings = [geometry.slice_spacing(axis) for axis in range(3)]
+    candidates = [axis for axis in range(3) if spacings[axis] >= max(spacings) * (1 - _SAME_SPACING)]
+    return max(candidates, key=lambda axis: (round(abs(float(geometry.frame_normal(axis)[2])), 9), axis))
+
+
+def resolve(
+    segment: SegmentPrompts, geometry: VolumeGeometry, axis: int, *, need_positive: bool = True
+) -> ResolvedSegment:
+    """Puts one segment's prompts on frames and pixels, and refuses what makes no sense.
+
+    A locked frame with a mask keeps exactly that mask: clicks and boxes on it are history and left out. A
+    locked frame without a mask contributes nothing. An all-False mask is an absent mark. A mask together
+    with clicks is a mask to be corrected by these clicks.
+
+    Args:
+        segment: what was said.
+        geometry: of the volume.
+        axis: propagation axis.
+        need_positive: demand that the segment can be run: at least one positive keyframe, and no frame with
+            nothing but negative clicks.
+
+    Raises:
+        InputError: `outside_volume`, `outside_range`, `empty_box`, `box_not_flat`, `mask_geometry`,
+            `contradiction`, and if `need_positive`: `no_prompts`, `only_negative_clicks`.
+    """
+    axis = check_axis(axis)
+    frames = _Frames(segment, geometry, axis)
+    for mark in segment.locks:
+        frames.locked.add(frames.frame_of(mark.ras, "The lock"))
+    for mark in segment.absent:
+        frames.absent.add(frames.frame_of(mark.ras, "The absent mark"))
+    first, last = frames.range()
+    for mask in segment.masks:
+        frames.put_mask(mask)
+    for click in segment.clicks:
+        frames.put_click(click)
+    for box in segment.boxes:
+        frames.put_box(box)
+    keyframes = frames.keyframes(first, last, need_positive)
+    positive = sorted(frame for frame, prompts in keyframes.items() if prompts.is_positive)
+    if need_positive and not positive:
+        raise InputError(
+            "no_prompts",
+            f"Nothing says where segment “{segment.segment}” is.",
+            "Click on the structure, draw a box around it or paint it on one slice.",
+        )
+    if positive:
+        absent = [frame for frame, prompts in keyframes.items() if prompts.absent]
+        first = max((frame for frame in absent if frame < positive[0]), default=first)
+        last = min((frame for frame in absent if frame > positive[-1]), default=last)
+    touched = {frame: prompts for frame, prompts in keyframes.items() if first <= frame <= last}
+    return ResolvedSegment(segment.segment, touched, frozenset(frames.locked), first, last)
+
+
+class _Frames:
+    """Collects one segment's prompts per frame."""
+
+    def __init__(self, segment: SegmentPrompts, geometry: VolumeGeometry, axis: int) -> None:
+        self.segment, self.geometry, self.axis = segment, geometry, axis
+        self.clicks: dict[int, list[tuple[float, float, bool]]] = {}
+        self.boxes: dict[int, PixelBox] = {}
+        self.masks: dict[int, npt.NDArray[np.bool_]] = {}
+        self.absent: set[int] = set()
+        self.locked: set[int] = set()
+
+    def frame_of(self, ras: Any, what: str) -> int:
+        return self.geometry.frame_of(ras, self.axis, what=what, in_plane=False)
+
+    def words(self, frame: int) -> str:
+        return self.geometry.slice_words(frame, self.axis)
+
+    def where(self, frame: int) -> str:
+        return f"on {self.words(frame)} of segment “{self.segment.segment}”"
+
+    def range(self) -> tuple[int, int]:
+        if self.segment.range is None:
+            return 0, self.geometry.frame_count(self.axis) - 1
+        ends = [
+            self.frame_of(end, "The range's end")
+            for end in (self.segment.range.first, self.segment.range.last)
+        ]
+        return min(ends), max(ends)
+
+    def put_click(self, click: Click) -> None:
+        what = f"The {_sign(click.positive)} click"
+        frame = self.geometry.frame_of(click.ras, self.axis, what=what)
+        x, y = self.geometry.pixel_of(click.ras, self.axis)
+        for other_x, other_y, positive in self.clicks.get(frame, ()):
+            if positive != click.positive and math.hypot(x - other_x, y - other_y) <= _SAME_PLACE:
+                raise _contradiction(
+                    f"A positive and a negative click lie at the same place {ras_words(click.ras)} "
+                    f"{self.where(frame)}",
+                    "Remove one of them.",
+                )
+        self.clicks.setdefault(frame, []).append((x, y, click.positive))
+
+    def put_box(self, box: Box) -> None:
+        frame, pixels = place_box(box, self.geometry, self.axis, self.segment.segment)
+        known = self.boxes.setdefault(frame, pixels)
+        if max(abs(a - b) for a, b in zip(known, pixels, strict=True)) > 0.01:
+            raise _contradiction(
+                f"Two different boxes lie {self.where(frame)}",
+                "One box per slice and segment is possible: remove one, or add clicks instead.",
+            )
+
+    def put_mask(self, mask: MaskPrompt) -> None:
+        frame, pixels = place_mask(mask, self.geometry, self.axis, self.segment.segment)
+        if frame in self.masks and not np.array_equal(self.masks[frame], pixels):
+            raise _contradiction(
+                f"Two different masks lie {self.where(frame)}",
+                "One mask per slice and segment is possible: remove one.",
+            )
+        self.masks[frame] = pixels
+
+    def keyframes(self, first: int, last: int, need_positive: bool) -> dict[int, FramePrompts]:
+        keyframes = {}
+        for frame in sorted({*self.clicks, *self.boxes, *self.masks, *self.absent}):
+            mask = self.masks.get(frame)
+            filled = mask is not None and bool(mask.any())
+            if frame in self.locked:
+                self._check_lock(frame, mask, filled)
+            else:
+                self._check_absent(frame, mask, filled)
+                if not first <= frame <= last:
+                    self._check_range(frame, first, last)
+            if not first <= frame <= last:
+                continue
+            if frame in self.absent or (mask is not None and not filled):
+                keyframes[frame] = FramePrompts(absent=True)
+            elif frame in self.locked:
+                keyframes[frame] = FramePrompts(mask=mask)
+            else:
+                clicks = tuple(self.clicks.get(frame, ()))
+                prompts = FramePrompts(clicks, self.boxes.get(frame), mask)
+                if need_positive and not prompts.is_positive:
+                    raise InputError(
+                        "only_negative_clicks",
+                        f"There are only negative clicks {self.where(frame)}.",
+                        "Add a positive click, a box or a mask there, or mark the structure as absent there.",
+                    )
+                keyframes[frame] = prompts
+        return keyframes
+
+    def _said(self, frame: int, filled: bool) -> str:
+        """The first thing on this frame that says that the structure is there, or ''."""
+        if any(positive for _, _, positive in self.clicks.get(frame, ())):
+            return "a positive click"
+        if frame in self.boxes:
+            return "a box"
+        return "a mask" if filled else ""
+
+    def _check_lock(self, frame: int, mask: npt.NDArray[np.bool_] | None, filled: bool) -> None:
+        if frame in self.absent and filled:
+            raise _contradiction(
+                f"{_upper(self.words(frame))} is locked with a mask of segment “{self.segment.segment}”, and "
+                "marked as absent",
+                "Unlock that slice or remove the absent mark.",
+            )
+        if mask is None and frame not in self.absent and (frame in self.clicks or frame in self.boxes):
+            what = "a click" if frame in self.clicks else "a box"
+            raise _contradiction(
+                f"{_upper(self.words(frame))} is locked, but segment “{self.segment.segment}” has {what} on "
+                "it",
+                "Unlock that slice to change it, or remove the prompt.",
+            )
+
+    def _check_absent(self, frame: int, mask: npt.NDArray[np.bool_] | None, filled: bool) -> None:
+        said = self._said(frame, filled)
+        if frame in self.absent and said:
+            raise _contradiction(
+                f"{_upper(self.words(frame))} is marked as absent, but segment “{self.segment.segment}” has "
+                f"{said} on it",
+                "Remove the absent mark or the other prompt.",
+            )
+        if mask is not None and not filled and said:
+            raise _contradiction(
+                f"{_upper(self.words(frame))} has an empty mask of segment “{self.segment.segment}”, and "
+                f"{said}",
+                "Remove the empty mask or the other prompt.",
+            )
+
+    def _check_range(self, frame: int, first: int, last: int) -> None:
+        if frame in self.absent:
+            return
+        what = "A click" if frame in self.clicks else "A box" if frame in self.boxes else "A mask"
+        raise InputError(
+            "outside_range",
+            f"{what} of segment “{self.segment.segment}” lies on {self.words(frame)}, outside the range from "
+            f"slice {first + 1} to slice {last + 1}.",
+            "Widen the range or remove the prompt.",
+        )
+
+
+def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") -> tuple[int, PixelBox]:
+    """The frame of a box and its rectangle (x0, y0, x1, y1) in native pixels.
+
+    A box that reaches out of the image is cut at the image's edge, as long as its centre is inside.
+
+    Raises:
+        InputError: `box_not_flat`, `outside_volume`, `empty_box`.
+    """
+    what = _box_words(box, segment)
+    corners = geometry.ras_to_ijk([box.corner_a, box.corner_b])
+    if abs(corners[0, axis] - corners[1, axis]) > _FLAT + 1e-6:
+        raise _not_flat(what, corners, geometry, axis)
+    center = geometry.ijk_to_world(corners.mean(axis=0))
+    frame = geometry.frame_of(center, axis, what=f"The centre of {_lower(what)}")
+    (xa, ya), (xb, yb) = (geometry.pixel_of(corner, axis) for corner in (box.corner_a, box.corner_b))
+    rows, columns = geometry.frame_shape(axis)
+    x0, x1 = (min(max(x, -0.5), columns - 0.5) for x in sorted((xa, xb)))
+    y0, y1 = (min(max(y, -0.5), rows - 0.5) for y in sorted((ya, yb)))
+    if x1 - x0 < _FLAT or y1 - y0 < _FLAT:
+        raise InputError(
+            "empty_box",
+            f"{what} has no area on {geometry.slice_words(frame, axis)}: it is {x1 - x0:.1f} x {y1 - y0:.1f} "
+            "pixels.",
+            "Draw it from one corner of the structure to the opposite one.",
+        )
+    return frame, (x0, y0, x1, y1)
+
+
+def place_mask(
+    mask: MaskPrompt, geometry: VolumeGeometry, axis: int, segment: str = ""
+) -> tuple[int, npt.NDArray[np.bool_]]:
+    """The frame of a mask and its pixels on the native frame: (rows, columns) bool, read-only.
+
+    The mask's grid may be cut out, flipped or transposed, but its pixels must be the frame's: nothing is
+    resampled, so that a mask is honoured exactly.
+
+    Raises:
+        InputError: `mask_geometry`, `outside_volume`.
+    """
+    what = _mask_words(segment)
+    flat = _mask_axis(mask, geometry)
+    if flat != axis:
+        raise InputError(
+            "mask_geometry",
+            f"{what} lies on {_frames_words(flat, geometry)}, but propagation goes through "
+            f"{_frames_words(axis, geometry)}.",
+            f"Propagate along axis {AXIS_NAMES[flat]}, or remove the mask.",
+        )
+    frame = geometry.frame_of(mask.origin, axis, what=f"The corner of {_lower(what)}", in_plane=False)
+    start = np.rint(geometry.ras_to_ijk(mask.origin)).astype(int)
+    column_step, row_step = _mask_steps(mask, geometry)
+    rows, columns = np.nonzero(mask.mask)
+    ijk = start + rows[:, None] * row_step + columns[:, None] * column_step
+    x_axis, y_axis = (other for other in range(3) if other != axis)
+    pixels = np.zeros(geometry.frame_shape(axis), dtype=bool)
+    x, y = ijk[:, x_axis], ijk[:, y_axis]
+    if x.size and (min(x.min(), y.min()) < 0 or x.max() >= pixels.shape[1] or y.max() >= pixels.shape[0]):
+        raise InputError(
+            "outside_volume",
+            f"{what} on {geometry.slice_words(frame, axis)} reaches out of the image.",
+            "It may belong to another volume: remove it, or choose its volume.",
+        )
+    pixels[y, x] = True
+    pixels.setflags(write=False)
+    return frame, pixels
+
+
+def _flat_axis(box: Box, geometry: VolumeGeometry) -> int:
+    """The one axis along which both corners of a box lie on the same frame."""
+    corners = geometry.ras_to_ijk([box.corner_a, box.corner_b])
+    flat = [axis for axis in range(3) if abs(corners[0, axis] - corners[1, axis]) <= _FLAT + 1e-6]
+    if len(flat) == 1:
+        return flat[0]
+    if flat:
+        raise InputError(
+            "empty_box",
+            f"{_box_words(box)} has no area: its two corners lie on one line of voxels.",
+            "Draw it from one corner of the structure to the opposite one.",
+        )
+    raise _not_flat(_box_words(box), corners, geometry, None)
+
+
+def _not_flat(
+    what: str, corners: npt.NDArray[np.float64], geometry: VolumeGeometry, axis: int | None
+) -> InputError:
+    flat = [other for other in range(3) if abs(corners[0, other] - corners[1, other]) <= _FLAT + 1e-6]
+    if axis is None:
+        return InputError(
+            "box_not_flat",
+            f"{what} does not lie on one slice along any axis of the volume.",
+            _TURN_VIEW,
+        )
+    ends = sorted(geometry.nearest_frame(float(corner[axis]), axis) + 1 for corner in corners)
+    sentence = (
+        f"{what} does not lie on one of the {_frames_words(axis, geometry)}: it reaches from slice "
+        f"{ends[0]} to slice {ends[1]} of {geometry.frame_count(axis)}."
+    )
+    if flat:
+        hint = (
+            f"It lies on one of the {_frames_words(flat[0], geometry)}: propagate along axis "
+            f"{AXIS_NAMES[flat[0]]}, or give two corners on the same slice."
+        )
+    else:
+        hint = _TURN_VIEW
+    return InputError("box_not_flat", sentence, hint)
+
+
+def _mask_axis(mask: MaskPrompt, geometry: VolumeGeometry) -> int:
+    """The axis whose frames a mask's grid coincides with; also checks that it does."""
+    column_step, row_step = _mask_steps(mask, geometry)
+    return next(axis for axis in range(3) if not column_step[axis] and not row_step[axis])
+
+
+def _mask_steps(
+    mask: MaskPrompt, geometry: VolumeGeometry
+) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:
+    """A mask's steps per column and row in whole voxels (IJK, one entry +-1 each)."""
+    rows, columns = mask.mask.shape
+    matrix = geometry.ras_to_ijk_matrix[:3, :3]
+    start = geometry.ras_to_ijk(mask.origin)
+    steps = []
+    error = float(np.abs(start - np.rint(start)).max())
+    for vector, count in ((mask.column_step, columns), (mask.row_step, rows)):
+        step = matrix @ np.asarray(vector)
+        steps.append(np.rint(step).astype(int))
+        error += float(np.abs(step - steps[-1]).max()) * max(count - 1, 1)
+    unit = all(np.abs(step).sum() == 1 for step in steps)
+    if not unit or (np.abs(steps[0]) == np.abs(steps[1])).all() or error > _GRID_TOLERANCE:
+        raise InputError(
+            "mask_geometry",
+            f"The pixels of a mask at {ras_words(mask.origin)} are not pixels of this volume.",
+            "It may belong to another volume, or the volume was moved or resampled since: paint it again.",
+        )
+    return steps[0], steps[1]
+
+
+def _frames_words(axis: int, geometry: VolumeGeometry) -> str:
+    return f"{geometry.plane_name(axis)} slices (axis {AXIS_NAMES[axis]})"
+
+
+def _box_words(box: Box, segment: str = "") -> str:
+    of = f" of segment “{segment}”" if segment else ""
+    return f"The box{of} with corners {ras_words(box.corner_a)} and {ras_words(box.corner_b)}"
+
+
+def _mask_words(segment: str) -> str:
+    return f"A mask of segment “{segment}”" if segment else "A mask"
+
+
+def _sign(positive: bool) -> str:
+    return "positive" if positive else "negative"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _contradiction(sentence: str, hint: str) -> InputError:
+    return InputError("contradiction", f"{sentence}.", hint)
+
+
+def _milli(value: float) -> int:
+    return round(float(value) * 1000)

@@ -1,0 +1,369 @@
+"""What the user said, as immutable values in RAS (world millimetres).
+
+Every change gives a new value; nothing here knows of a volume, so the same prompts survive a changed
+propagation axis, a moved volume or another session. `resolve.py` turns them into frames and pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.errors import InputError
+
+Ras: TypeAlias = tuple[float, float, float]
+MarkKind: TypeAlias = Literal["absent", "lock"]
+
+
+def new_id() -> str:
+    """A short id that no other prompt has."""
+    return uuid.uuid4().hex[:12]
+
+
+def to_ras(value: Any, what: str = "The point") -> Ras:
+    """Three finite floats. Raises InputError `bad_point` for anything else."""
+    try:
+        point = tuple(float(coordinate) for coordinate in value)
+    except (TypeError, ValueError, OverflowError):
+        point = ()
+    if len(point) != 3 or not all(map(math.isfinite, point)):
+        raise InputError(
+            "bad_point",
+            f"{what} {_short(value)} is not a position in the patient.",
+            "Give three finite numbers: R, A and S in mm.",
+        )
+    return point[0], point[1], point[2]
+
+
+@dataclass(frozen=True)
+class Click:
+    """A point in the structure (positive) or beside it (negative)."""
+
+    id: str
+    ras: Ras
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        object.__setattr__(self, "ras", to_ras(self.ras, "The click at"))
+        object.__setattr__(self, "positive", bool(self.positive))
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle around the structure on one frame, by two opposite corners.
+
+    Its sides run along the rows and columns of the frame, not along those of a rotated view:
+    `place.box_around` makes the right one from all four corners that were drawn.
+    """
+
+    id: str
+    corner_a: Ras
+    corner_b: Ras
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        object.__setattr__(self, "corner_a", to_ras(self.corner_a, "The corner of the box at"))
+        object.__setattr__(self, "corner_b", to_ras(self.corner_b, "The corner of the box at"))
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrompt:
+    """The structure's pixels on one frame.
+
+    Args:
+        id: unique in its segment.
+        origin: RAS of the centre of pixel (x=0, y=0), mm.
+        column_step: RAS vector for one column further (x + 1), mm.
+        row_step: RAS vector for one row further (y + 1), mm.
+        mask: (rows, columns) bool; kept as a read-only copy. All False says: not on this frame.
+    """
+
+    id: str
+    origin: Ras
+    column_step: Ras
+    row_step: Ras
+    mask: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        object.__setattr__(self, "origin", to_ras(self.origin, "The mask's origin"))
+        object.__setattr__(self, "column_step", to_ras(self.column_step, "The mask's column step"))
+        object.__setattr__(self, "row_step", to_ras(self.row_step, "The mask's row step"))
+        mask = np.array(self.mask, dtype=bool, order="C")
+        if mask.ndim != 2 or not mask.size:
+            raise InputError(
+                "mask_geometry",
+                f"The mask has the shape {mask.shape} instead of rows and columns.",
+                "Give the mask of one slice.",
+            )
+        mask.setflags(write=False)
+        object.__setattr__(self, "mask", mask)
+
+    def _key(self) -> tuple[Any, ...]:
+        places = (self.origin, self.column_step, self.row_step)
+        return self.id, places, self.mask.shape, self.mask.tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, MaskPrompt) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
+@dataclass(frozen=True)
+class FrameMark:
+    """A frame, by any point on it; what is said of the frame depends on where the mark is kept."""
+
+    id: str
+    ras: Ras
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        object.__setattr__(self, "ras", to_ras(self.ras, "The mark at"))
+
+
+@dataclass(frozen=True)
+class FrameRange:
+    """The frames that a run may touch, by any point on the outermost two; their order does not matter."""
+
+    first: Ras
+    last: Ras
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", to_ras(self.first, "The range's end at"))
+        object.__setattr__(self, "last", to_ras(self.last, "The range's end at"))
+
+
+Prompt: TypeAlias = Click | Box | MaskPrompt | FrameMark
+
+
+@dataclass(frozen=True)
+class SegmentPrompts:
+    """Everything said about one segment; ids are unique within it.
+
+    Raises:
+        InputError: `bad_segment` (no name), `duplicate_id`.
+    """
+
+    segment: str
+    clicks: tuple[Click, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    masks: tuple[MaskPrompt, ...] = ()
+    absent: tuple[FrameMark, ...] = ()
+    locks: tuple[FrameMark, ...] = ()
+    range: FrameRange | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.segment, str) or not self.segment.strip():
+            raise InputError("bad_segment", "A segment has no name.", "Name every segment.")
+        for name, kind in _KINDS.items():
+            items = tuple(getattr(self, name))
+            if not all(isinstance(item, kind) for item in items):
+                raise TypeError(f"{name} must hold {kind.__name__} values")
+            object.__setattr__(self, name, items)
+        seen: set[str] = set()
+        for item in self:
+            if item.id in seen:
+                raise InputError(
+                    "duplicate_id",
+                    f"Two prompts of segment “{self.segment}” have the same id “{item.id}”.",
+                    "Give every prompt its own id.",
+                )
+            seen.add(item.id)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        for name in _KINDS:
+            yield from getattr(self, name)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was said, not even a range."""
+        return self.range is None and not any(getattr(self, name) for name in _KINDS)
+
+    @property
+    def has_positive(self) -> bool:
+        """Whether anything says where the structure is: a positive click, a box or a mask with pixels."""
+        positive = any(click.positive for click in self.clicks)
+        return positive or bool(self.boxes) or any(mask.mask.any() for mask in self.masks)
+
+    def get(self, prompt_id: str) -> Prompt:
+        """The prompt with this id. Raises InputError `unknown_prompt`."""
+        return self._find(prompt_id)[1]
+
+    def add(self, item: Prompt | FrameRange, kind: MarkKind | None = None) -> SegmentPrompts:
+        """With `item` added; a range takes the place of the former one.
+
+        Args:
+            item: any prompt or a range.
+            kind: for a `FrameMark`, which alone does not say it: `absent` or `lock`.
+
+        Raises:
+            InputError: `duplicate_id`. ValueError: a mark without a kind, or a kind without a mark.
+        """
+        if isinstance(item, FrameRange):
+            return replace(self, range=item)
+        if isinstance(item, FrameMark) != (kind in ("absent", "lock")):
+            raise ValueError(f"a FrameMark, and only that, needs the kind 'absent' or 'lock', not {kind!r}")
+        if isinstance(item, FrameMark):
+            name = "absent" if kind == "absent" else "locks"
+        else:
+            name = next(name for name, cls in _KINDS.items() if isinstance(item, cls))
+        return self._with(name, (*getattr(self, name), item))
+
+    def move(self, prompt_id: str, *points: Ras) -> SegmentPrompts:
+        """With one prompt elsewhere.
+
+        Args:
+            prompt_id: id of the prompt.
+            points: RAS; one for a click, a mark (its place) or a mask (its origin), two for a box (its
+                corners).
+
+        Raises:
+            InputError: `unknown_prompt`, `bad_point`. ValueError: the wrong number of points.
+        """
+        item = self.get(prompt_id)
+        names = {Box: ("corner_a", "corner_b"), MaskPrompt: ("origin",)}.get(type(item), ("ras",))
+        if len(points) != len(names):
+            kind = type(item).__name__
+            raise ValueError(f"a {kind} is moved with {len(names)} point(s), not {len(points)}")
+        changes: dict[str, Any] = dict(zip(names, points, strict=True))
+        return self.replace(replace(item, **changes))
+
+    def replace(self, item: Prompt) -> SegmentPrompts:
+        """With `item` in the place of the prompt of its id, for example a click with its sign turned.
+
+        Raises:
+            InputError: `unknown_prompt`. TypeError: another kind of prompt.
+        """
+        name, old = self._find(item.id)
+        if type(old) is not type(item):
+            raise TypeError(f"a {type(old).__name__} cannot become a {type(item).__name__}")
+        items = getattr(self, name)
+        return self._with(name, tuple(item if other.id == item.id else other for other in items))
+
+    def remove(self, prompt_id: str) -> SegmentPrompts:
+        """Without this prompt. Raises InputError `unknown_prompt`."""
+        name, _ = self._find(prompt_id)
+        return self._with(name, tuple(item for item in getattr(self, name) if item.id != prompt_id))
+
+    def with_range(self, frame_range: FrameRange | None) -> SegmentPrompts:
+        """With another range, or without one."""
+        return replace(self, range=frame_range)
+
+    def _with(self, name: str, items: tuple[Any, ...]) -> SegmentPrompts:
+        changes: dict[str, Any] = {name: items}
+        return replace(self, **changes)
+
+    def _find(self, prompt_id: str) -> tuple[str, Prompt]:
+        for name in _KINDS:
+            for item in getattr(self, name):
+                if item.id == prompt_id:
+                    return name, item
+        raise InputError(
+            "unknown_prompt",
+            f"Segment “{self.segment}” has no prompt “{prompt_id}”.",
+            "It may have been removed already.",
+        )
+
+
+# Where each kind is kept, in the order in which documents list them.
+_KINDS: dict[str, type] = {
+    "clicks": Click,
+    "boxes": Box,
+    "masks": MaskPrompt,
+    "absent": FrameMark,
+    "locks": FrameMark,
+}
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of all segments.
+
+    Args:
+        segments: with different names; their order is kept.
+        axis: propagation axis 0, 1, 2, or None: chosen by `resolve.choose_axis`.
+
+    Raises:
+        InputError: `duplicate_segment`, `bad_axis`.
+    """
+
+    segments: tuple[SegmentPrompts, ...] = ()
+    axis: int | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "segments", tuple(self.segments))
+        if self.axis is not None and (isinstance(self.axis, bool) or self.axis not in (0, 1, 2)):
+            raise InputError(
+                "bad_axis", f"There is no propagation axis {self.axis!r}.", "Use i, j, k or auto."
+            )
+        names = self.names
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(
+                    "duplicate_segment",
+                    f"Segment “{name}” appears twice.",
+                    "Put all prompts of a segment in one place.",
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The segments' names, in order."""
+        return tuple(segment.segment for segment in self.segments)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was said of any segment."""
+        return all(segment.is_empty for segment in self.segments)
+
+    def segment(self, name: str) -> SegmentPrompts:
+        """The prompts of this segment; without any if nothing was said of it."""
+        return next((one for one in self.segments if one.segment == name), SegmentPrompts(name))
+
+    def with_segment(self, prompts: SegmentPrompts) -> PromptSet:
+        """With this segment's prompts in place of its former ones, or at the end."""
+        if prompts.segment in self.names:
+            segments = tuple(prompts if one.segment == prompts.segment else one for one in self.segments)
+            return replace(self, segments=segments)
+        return replace(self, segments=(*self.segments, prompts))
+
+    def without_segment(self, name: str) -> PromptSet:
+        """Without this segment; unchanged if nothing was said of it."""
+        return replace(self, segments=tuple(one for one in self.segments if one.segment != name))
+
+    def with_axis(self, axis: int | None) -> PromptSet:
+        """With another propagation axis; None is automatic."""
+        return replace(self, axis=axis)
+
+    def add(self, segment: str, item: Prompt | FrameRange, kind: MarkKind | None = None) -> PromptSet:
+        """As `SegmentPrompts.add`; the segment appears when it is new."""
+        return self.with_segment(self.segment(segment).add(item, kind))
+
+    def move(self, segment: str, prompt_id: str, *points: Ras) -> PromptSet:
+        """As `SegmentPrompts.move`."""
+        return self.with_segment(self.segment(segment).move(prompt_id, *points))
+
+    def replace(self, segment: str, item: Prompt) -> PromptSet:
+        """As `SegmentPrompts.replace`."""
+        return self.with_segment(self.segment(segment).replace(item))
+
+    def remove(self, segment: str, prompt_id: str) -> PromptSet:
+        """As `SegmentPrompts.remove`."""
+        return self.with_segment(self.segment(segment).remove(prompt_id))
+
+
+def _check_id(prompt_id: Any) -> None:
+    if not isinstance(prompt_id, str) or not prompt_id:
+        raise InputError("bad_id", f"The id {_short(prompt_id)} of a prompt is not a text.", "Use new_id().")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
