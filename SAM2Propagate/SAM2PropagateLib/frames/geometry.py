@@ -301,7 +301,9 @@ def _transform(matrix: FloatArray, points: npt.ArrayLike) -> FloatArray:
     values = np.asarray(points, dtype=np.float64)
     if values.shape[-1:] != (3,):
         raise ValueError(f"points must have 3 coordinates in their last dimension, not shape {values.shape}")
-    return np.asarray(values @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
+    # Infinite points become NaN; whoever needs a place in the volume refuses them.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(values @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
 
 
 def _degenerate(reason: str) -> InputError:

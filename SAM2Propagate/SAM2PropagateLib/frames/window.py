@@ -115,7 +115,7 @@ class Window:
             np.clip(scaled, 0.0, 1.0, out=scaled)
         scaled *= 255.0
         if values.dtype.kind == "f":
-            np.nan_to_num(scaled, copy=False, nan=0.0)
+            scaled[np.isnan(scaled)] = 0.0
         np.rint(scaled, out=scaled)
         grey[...] = scaled
         return grey
@@ -174,7 +174,7 @@ def percentile_window(array: npt.ArrayLike, low: float = 0.5, high: float = 99.5
     inside = sample[sample > smallest]
     if inside.size and sample.size - inside.size > _PADDING_SHARE * sample.size:
         sample = inside
-    bottom, top = (float(value) for value in np.percentile(sample, (low, high)))
+    bottom, top = (float(value) for value in np.percentile(sample, (low, high), method="nearest"))
     if not top > bottom:
         bottom, top = finite_range(values)
     if not top > bottom:
@@ -242,7 +242,7 @@ def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
 
 
 def _finite_sample(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Finite values spread over the array; a float sample stays float, an integer one is made float64."""
+    """At least one finite value, and about `_SAMPLE_SIZE` of them, spread over the array; (n,) float64."""
     _check_values(values)
     stride = _stride(values.shape)
     sample = values[tuple(slice(None, None, stride) for _ in values.shape)].astype(np.float64).reshape(-1)

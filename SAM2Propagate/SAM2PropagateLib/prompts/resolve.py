@@ -18,7 +18,7 @@ from SAM2PropagateLib.prompts.values import Box, Click, MaskPrompt, PromptSet, S
 
 PixelBox = tuple[float, float, float, float]
 
-# Corners at most this far apart (in frames) lie on one frame; at least this far apart (in pixels) make a side.
+# Corners at most this far apart (in voxels) lie on one frame; farther apart they make a side.
 _FLAT = 0.5
 # Two clicks nearer than this (in pixels) are at the same place.
 _SAME_PLACE = 0.5

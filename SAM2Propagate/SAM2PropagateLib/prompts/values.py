@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.geometry import check_axis
 
 Ras: TypeAlias = tuple[float, float, float]
 MarkKind: TypeAlias = Literal["absent", "lock"]
@@ -296,14 +297,12 @@ class PromptSet:
     """
 
     segments: tuple[SegmentPrompts, ...] = ()
-    axis: int | None = field(default=None)
+    axis: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "segments", tuple(self.segments))
-        if self.axis is not None and (isinstance(self.axis, bool) or self.axis not in (0, 1, 2)):
-            raise InputError(
-                "bad_axis", f"There is no propagation axis {self.axis!r}.", "Use i, j, k or auto."
-            )
+        if self.axis is not None:
+            object.__setattr__(self, "axis", check_axis(self.axis))
         names = self.names
         for name in names:
             if names.count(name) > 1:
