@@ -20,13 +20,9 @@ from SAM2PropagateLib.frames import (
 )
 from Testing.unit.geometries import PROFILE, number
 
-DTYPES = [
-    np.dtype(dtype)
-    for dtype in (
-        (bool, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
-        + (np.float16, np.float32, np.float64, np.longdouble, ">i2", ">f4")
-    )
-]
+INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, ">i2")
+REALS = (np.float16, np.float32, np.float64, np.longdouble, ">f4")
+DTYPES = [np.dtype(dtype) for dtype in (bool, *INTEGERS, *REALS)]
 
 
 def exact(value: float, window: Window) -> float:

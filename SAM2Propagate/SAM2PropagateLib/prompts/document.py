@@ -151,9 +151,11 @@ def _read_segment(fields: _Fields) -> SegmentPrompts:
     ids = _given_ids(fields)
 
     def all_of(key: str, read: Callable[[_Fields, str], T]) -> tuple[T, ...]:
-        return tuple(
-            read(item, _read_id(item, f"{key}-{n}", ids)) for n, item in enumerate(fields.items(key), 1)
-        )
+        values = []
+        for number, item in enumerate(fields.items(key), 1):
+            values.append(read(item, _read_id(item, f"{key}-{number}", ids)))
+            item.end()
+        return tuple(values)
 
     def mark(item: _Fields, prompt_id: str) -> FrameMark:
         return FrameMark(prompt_id, item.point("ras"))

@@ -359,7 +359,7 @@ class PromptSet:
 
 
 def _check_id(prompt_id: Any) -> None:
-    if not isinstance(prompt_id, str) or not prompt_id:
+    if not isinstance(prompt_id, str) or not prompt_id.strip():
         raise InputError("bad_id", f"The id {_short(prompt_id)} of a prompt is not a text.", "Use new_id().")
 
 
