@@ -1,0 +1,465 @@
+"""The result of a run, written into the user's segments: masked, in one undo step, neighbours left whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import slicer
+from vtk.util.numpy_support import numpy_to_vtk
+
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
+from SAM2PropagateLib.frames.stack import native_frame
+from SAM2PropagateLib.scene.edits import EditTracker
+from SAM2PropagateLib.scene.lattice import EMPTY, Extent, Lattice, resample, union
+from SAM2PropagateLib.scene.segments import (
+    BoolArray,
+    SegmentReader,
+    checkSegment,
+    checkSegmentation,
+    imageLattice,
+    volumeLattice,
+)
+from SAM2PropagateLib.scene.volume import volumeGeometry
+
+Change = Literal["add", "remove"]
+FrameMasks = Mapping[int, BoolArray]
+
+# Singleton tag of the Segment Editor module's own parameter node.
+_SEGMENT_EDITOR_TAG = "SegmentEditor"
+# What a voxel of the run says: nothing, background, foreground.
+_UNTOUCHED, _BACKGROUND, _FOREGROUND = 0, 1, 2
+_EVERYWHERE: Extent = (-(10**9), 10**9, -(10**9), 10**9, -(10**9), 10**9)
+
+
+class SegmentWriter(Protocol):
+    """Where a commit is written to, with masking and undo: a segment editor logic, or a Segment Editor
+    widget.
+    """
+
+    def prepare(self) -> Any:
+        """Gets ready for one commit and returns the vtkOrientedImageData whose grid the labelmaps must have.
+
+        Raises:
+            SAM2PropagateError: the masking settings cannot be applied.
+        """
+        ...
+
+    def saveStateForUndo(self) -> None:
+        """Starts one undo step."""
+        ...
+
+    def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
+        """Adds or removes the nonzero voxels of a labelmap, masked as if the user had painted or erased them
+        with this segment selected.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Ends the commit that `prepare` began, also after a failure."""
+        ...
+
+    @property
+    def isMasking(self) -> bool:
+        """Whether the settings may keep voxels from being changed."""
+        ...
+
+    def undo(self) -> bool:
+        """Takes back one undo step; False if there is none."""
+        ...
+
+    def redo(self) -> bool:
+        """Brings back one undo step; False if there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class CommitSummary:
+    """What a commit did, in voxels of the segmentation.
+
+    Attributes:
+        added, removed: voxels that the segments gained and lost.
+        protected: voxels that masking kept as they were against the run's result.
+    """
+
+    added: int
+    removed: int
+    protected: int
+
+
+@dataclass(frozen=True)
+class _Difference:
+    segmentID: str
+    lattice: Lattice
+    added: BoolArray
+    removed: BoolArray
+
+
+class SegmentCommitter:
+    """Writes runs into a segmentation.
+
+    Args:
+        segmentationNode: the user's vtkMRMLSegmentationNode.
+        volumeNode: the vtkMRMLScalarVolumeNode on whose frames the masks are.
+        writer: where to write; by default a `LogicSegmentWriter` with the Segment Editor's masking settings.
+        edits: told of every commit, so that it can tell the user's edits from the commit's.
+
+    Raises:
+        InputError: the segmentation cannot be written to.
+    """
+
+    def __init__(
+        self,
+        segmentationNode: Any,
+        volumeNode: Any,
+        writer: SegmentWriter | None = None,
+        edits: EditTracker | None = None,
+    ) -> None:
+        checkSegmentation(segmentationNode)
+        self._segmentationNode = segmentationNode
+        self._volumeNode = volumeNode
+        self._writer = writer or LogicSegmentWriter(segmentationNode, volumeNode)
+        self._edits = edits
+
+    def commit(self, masks: Mapping[str, FrameMasks], axis: int) -> CommitSummary:
+        """Makes each segment equal to its masks on the frames that have one, and leaves all other frames
+        alone.
+
+        Only voxels that change are written, so a neighbour that overlapped the segment before keeps its
+        voxels. Where the Segment Editor's masking forbids a change, the voxel stays as it was. One undo takes
+        back the whole call, however many segments it has.
+
+        Args:
+            masks: per segment ID the masks per frame index, (rows, columns) bool.
+            axis: propagation axis of the frames.
+
+        Raises:
+            InputError: `unknown_segment`, `mask_shape`, `outside_volume` (a frame that the volume does not
+                have).
+            SAM2PropagateError: `masking_failed`, `undo_failed`, `commit_failed`; nothing was written then.
+        """
+        geometry = volumeGeometry(self._volumeNode)
+        check_axis(axis)
+        for segmentID, frames in masks.items():
+            checkSegment(self._segmentationNode, segmentID)
+            _checkMasks(frames, geometry, axis)
+        grid = self._writer.prepare()
+        try:
+            reference = imageLattice(grid, self._segmentationNode)
+            changes = [
+                self._difference(segmentID, frames, geometry, axis, reference)
+                for segmentID, frames in masks.items()
+                if frames
+            ]
+            before = self._edits.look(masks, axis) if self._edits is not None else None
+            self._write(changes, grid)
+        finally:
+            self._writer.finish()
+        if self._edits is not None and before is not None:
+            self._edits.remember(before, masks)
+        summary = self._summary(changes, geometry)
+        if summary.protected and not (summary.added or summary.removed or self._writer.isMasking):
+            raise SAM2PropagateError(
+                "commit_failed",
+                f"The result could not be written into “{self._segmentationNode.GetName()}”.",
+                "Save the scene, load it again and repeat the run.",
+            )
+        return summary
+
+    def undo(self) -> bool:
+        """Takes back the last commit; False if there is none."""
+        return self._writer.undo()
+
+    def redo(self) -> bool:
+        """Brings back what `undo` took; False if there is nothing."""
+        return self._writer.redo()
+
+    def _difference(
+        self, segmentID: str, frames: FrameMasks, geometry: VolumeGeometry, axis: int, reference: Lattice
+    ) -> _Difference:
+        reader = SegmentReader(self._segmentationNode, segmentID, geometry)
+        volume = volumeLattice(geometry)
+        source = volume.within(_runBox(frames, reader.box, volume.extent, axis))
+        target = reference.within(source.boxIn(reference.within(_EVERYWHERE)))
+        said = resample(_verdicts(frames, source, axis), source, target)
+        now = reader.onLattice(target)
+        return _Difference(segmentID, target, (said == _FOREGROUND) & ~now, (said == _BACKGROUND) & now)
+
+    def _write(self, changes: list[_Difference], grid: Any) -> None:
+        # What one segment gives up must be free before another may take it.
+        steps: list[tuple[_Difference, BoolArray, Change]] = [(one, one.removed, "remove") for one in changes]
+        steps += [(one, one.added, "add") for one in changes]
+        steps = [step for step in steps if step[1].any()]
+        if steps:
+            self._writer.saveStateForUndo()
+        for one, voxels, change in steps:
+            self._writer.modify(one.segmentID, _labelmap(voxels, one.lattice.extent, grid), change)
+
+    def _summary(self, changes: list[_Difference], geometry: VolumeGeometry) -> CommitSummary:
+        added = removed = protected = 0
+        for one in changes:
+            wanted = int(one.added.sum()) + int(one.removed.sum())
+            if wanted:
+                now = SegmentReader(self._segmentationNode, one.segmentID, geometry).onLattice(one.lattice)
+                gained, lost = int((now & one.added).sum()), int((~now & one.removed).sum())
+                added, removed, protected = added + gained, removed + lost, protected + wanted - gained - lost
+        return CommitSummary(added, removed, protected)
+
+
+class LogicSegmentWriter:
+    """Writes through a vtkSlicerSegmentEditorLogic of its own, with its own undo history.
+
+    Masking (editable area, editable intensity range, overwriting of other segments) is read at every commit
+    from the node of the Segment Editor module, which stays untouched; where the module was never opened,
+    Slicer's defaults hold.
+
+    Args:
+        segmentationNode, volumeNode: what to write to, and the source volume of the intensity range.
+        settingsNode: the vtkMRMLSegmentEditorNode to read the masking from instead.
+    """
+
+    def __init__(self, segmentationNode: Any, volumeNode: Any, settingsNode: Any = None) -> None:
+        self._segmentationNode = segmentationNode
+        self._volumeNode = volumeNode
+        self._settingsNode = settingsNode
+        self._editorNode: Any = None
+        self._logic = slicer.vtkSlicerSegmentEditorLogic()
+        self._logic.SetMRMLScene(segmentationNode.GetScene())
+        self._shelf = _SubjectHierarchyPlace(segmentationNode)
+        self._useOwnNode()
+
+    def prepare(self) -> Any:
+        self._useOwnNode()
+        settings = self._settingsNode or self._scene().GetSingletonNode(
+            _SEGMENT_EDITOR_TAG, "vtkMRMLSegmentEditorNode"
+        )
+        node = self._editorNode
+        if settings is not None:
+            node.SetOverwriteMode(settings.GetOverwriteMode())
+            node.SetMaskMode(settings.GetMaskMode())
+            node.SetMaskSegmentID(settings.GetMaskSegmentID())
+            node.SetSourceVolumeIntensityMask(settings.GetSourceVolumeIntensityMask())
+            node.SetSourceVolumeIntensityMaskRange(*settings.GetSourceVolumeIntensityMaskRange())
+        self._shelf.remember()
+        if not self._logic.UpdateReferenceGeometryImage():
+            raise _maskingFailed(
+                "The grid of the segmentation is unknown.",
+                "Choose a source volume for it in the Segment Editor.",
+            )
+        self._checkMasking()
+        return self._logic.GetReferenceGeometryImage()
+
+    def saveStateForUndo(self) -> None:
+        if not self._logic.SaveStateForUndo():
+            raise SAM2PropagateError(
+                "undo_failed",
+                "The segmentation could not be saved for Undo, so nothing was changed.",
+                "Save the scene and load it again.",
+            )
+
+    def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
+        logic = self._logic
+        # The editable area is computed for the selected segment, not for the one that is written to.
+        self._editorNode.SetSelectedSegmentID(segmentID)
+        mode = logic.ModificationModeAdd if change == "add" else logic.ModificationModeRemove
+        logic.ModifySegmentByLabelmap(
+            self._segmentationNode, segmentID, labelmap, mode, labelmap.GetExtent(), True, False
+        )
+
+    def finish(self) -> None:
+        self._shelf.restore()
+
+    @property
+    def isMasking(self) -> bool:
+        everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
+        return bool(
+            self._editorNode.GetMaskMode() != everywhere or self._editorNode.GetSourceVolumeIntensityMask()
+        )
+
+    def undo(self) -> bool:
+        self._useOwnNode()
+        if not self._logic.CanUndo():
+            return False
+        self._logic.Undo()
+        return True
+
+    def redo(self) -> bool:
+        self._useOwnNode()
+        if not self._logic.CanRedo():
+            return False
+        self._logic.Redo()
+        return True
+
+    def close(self) -> None:
+        """Takes the writer's own node out of the scene; its undo history ends."""
+        self._logic.SetSegmentEditorNode(None)
+        if self._editorNode is not None and self._editorNode.GetScene() is not None:
+            self._editorNode.GetScene().RemoveNode(self._editorNode)
+        self._editorNode = None
+
+    def _scene(self) -> Any:
+        scene = self._segmentationNode.GetScene()
+        if scene is None or self._volumeNode.GetScene() is not scene:
+            raise InputError(
+                "node_removed",
+                "The segmentation or the volume is no longer in the scene.",
+                "Select another segmentation and volume.",
+            )
+        return scene
+
+    def _useOwnNode(self) -> None:
+        scene = self._scene()
+        if self._editorNode is None or self._editorNode.GetScene() is not scene:
+            node = scene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+            node.UnRegister(None)
+            node.SetName("SAM2Propagate commit")
+            node.SetHideFromEditors(True)
+            node.SetSaveWithScene(False)
+            scene.AddNode(node)
+            self._editorNode = node
+            self._logic.SetSegmentEditorNode(node)
+        if self._editorNode.GetSegmentationNode() is not self._segmentationNode:
+            self._editorNode.SetAndObserveSegmentationNode(self._segmentationNode)
+        if self._editorNode.GetSourceVolumeNode() is not self._volumeNode:
+            self._editorNode.SetAndObserveSourceVolumeNode(self._volumeNode)
+
+    def _checkMasking(self) -> None:
+        """The logic writes nothing, and says so at best on the console, when it cannot mask."""
+        node = self._editorNode
+        modes = slicer.vtkMRMLSegmentationNode
+        if node.GetMaskMode() == modes.EditAllowedInsideSingleSegment:
+            inside = node.GetMaskSegmentID()
+            if not inside or self._segmentationNode.GetSegmentation().GetSegment(inside) is None:
+                raise _maskingFailed(
+                    "The Segment Editor allows changes only in a segment that this segmentation does not have.",
+                    "Choose another “Editable area” in the Segment Editor.",
+                )
+        if node.GetMaskMode() != modes.EditAllowedEverywhere and not self._logic.UpdateMaskLabelmap():
+            raise _maskingFailed(
+                "The “Editable area” of the Segment Editor could not be computed.",
+                "Choose another “Editable area” in the Segment Editor.",
+            )
+        if node.GetSourceVolumeIntensityMask() and not self._logic.UpdateAlignedSourceVolume():
+            raise _maskingFailed(
+                "The “Editable intensity range” of the Segment Editor could not be applied to the volume.",
+                "Switch it off in the Segment Editor.",
+            )
+
+
+class _SubjectHierarchyPlace:
+    """The logic moves the segmentation next to its source volume in the data tree; this keeps the user's
+    place.
+    """
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        self._parent = 0
+
+    def remember(self) -> None:
+        tree, item = self._find()
+        self._parent = tree.GetItemParent(item) if item else 0
+
+    def restore(self) -> None:
+        tree, item = self._find()
+        if item and self._parent and tree.GetItemParent(item) != self._parent:
+            tree.SetItemParent(item, self._parent)
+
+    def _find(self) -> tuple[Any, int]:
+        tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self._node.GetScene())
+        return tree, int(tree.GetItemByDataNode(self._node)) if tree is not None else 0
+
+
+def _maskingFailed(sentence: str, hint: str) -> SAM2PropagateError:
+    return SAM2PropagateError("masking_failed", f"{sentence} Nothing was written.", hint)
+
+
+def _checkMasks(frames: FrameMasks, geometry: VolumeGeometry, axis: int) -> None:
+    shape = geometry.frame_shape(axis)
+    for index, mask in frames.items():
+        if not 0 <= index < geometry.frame_count(axis):
+            raise InputError(
+                "outside_volume",
+                f"The volume has no slice {index + 1} along this axis, only {geometry.frame_count(axis)}.",
+                "Run the propagation again on this volume.",
+            )
+        if np.shape(mask) != shape:
+            raise InputError(
+                "mask_shape",
+                f"A mask has {np.shape(mask)} pixels, but the slices of the volume have {shape}.",
+                "Run the propagation again on this volume.",
+            )
+
+
+def _runBox(frames: FrameMasks, present: Extent, volume: Extent, axis: int) -> Extent:
+    """The box of the volume in which the run can change something."""
+    x, y = (n for n in range(3) if n != axis)
+    box = list(volume)
+    box[2 * axis], box[2 * axis + 1] = min(frames), max(frames)
+    plane: Extent = EMPTY
+    for mask in frames.values():
+        tight = _tightBox(np.asarray(mask, dtype=bool))
+        if tight is not None:
+            part = [0, 0, 0, 0, 0, 0]
+            part[2 * y], part[2 * y + 1] = tight[0].start, tight[0].stop - 1
+            part[2 * x], part[2 * x + 1] = tight[1].start, tight[1].stop - 1
+            plane = union(plane, (part[0], part[1], part[2], part[3], part[4], part[5]))
+    if present != EMPTY:
+        part = list(present)
+        part[2 * axis] = part[2 * axis + 1] = 0
+        plane = union(plane, (part[0], part[1], part[2], part[3], part[4], part[5]))
+    if plane == EMPTY:
+        return EMPTY
+    for n in (x, y):
+        box[2 * n], box[2 * n + 1] = plane[2 * n], plane[2 * n + 1]
+    return box[0], box[1], box[2], box[3], box[4], box[5]
+
+
+def _verdicts(frames: FrameMasks, source: Lattice, axis: int) -> npt.NDArray[np.uint8]:
+    """What the run says about every voxel of its box, (K, J, I)."""
+    said = np.full(source.shape, _UNTOUCHED, dtype=np.uint8)
+    if source.isEmpty:
+        return said
+    x, y = (n for n in range(3) if n != axis)
+    e = source.extent
+    plane = slice(e[2 * y], e[2 * y + 1] + 1), slice(e[2 * x], e[2 * x + 1] + 1)
+    for index, mask in frames.items():
+        frame = native_frame(said, index - e[2 * axis], axis)
+        frame[...] = np.where(np.asarray(mask, dtype=bool)[plane], _FOREGROUND, _BACKGROUND)
+    return said
+
+
+def _tightBox(voxels: BoolArray) -> tuple[slice, ...] | None:
+    """The smallest slices around what is True, per numpy axis; None if nothing is."""
+    box = []
+    for axis in range(voxels.ndim):
+        line = np.asarray(voxels.any(axis=tuple(n for n in range(voxels.ndim) if n != axis)))
+        if not line.any():
+            return None
+        box.append(slice(int(line.argmax()), len(line) - int(line[::-1].argmax())))
+    return tuple(box)
+
+
+def _labelmap(voxels: BoolArray, extent: Extent, grid: Any) -> Any:
+    """A vtkOrientedImageData on the grid's lattice that holds just the True voxels of a box."""
+    box = _tightBox(voxels)
+    assert box is not None
+    part = np.ascontiguousarray(voxels[box]).view(np.uint8)
+    image = slicer.vtkOrientedImageData()
+    image.SetSpacing(grid.GetSpacing())
+    image.SetOrigin(grid.GetOrigin())
+    image.CopyDirections(grid)
+    k, j, i = box
+    image.SetExtent(
+        extent[0] + i.start,
+        extent[0] + i.stop - 1,
+        extent[2] + j.start,
+        extent[2] + j.stop - 1,
+        extent[4] + k.start,
+        extent[4] + k.stop - 1,
+    )
+    image.GetPointData().SetScalars(numpy_to_vtk(part.reshape(-1), deep=True))
+    return image

@@ -1,0 +1,188 @@
+"""Voxel grids that lie differently in the patient, and labels carried from one onto the other.
+
+A segmentation's labelmap need not lie on the volume's grid: it may cover a smaller box, be flipped or
+permuted, have another spacing or another direction. Where every voxel centre of one grid falls onto a voxel
+centre of the other, labels are carried over exactly; elsewhere the nearest voxel counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.frames.geometry import FloatArray
+
+Extent = tuple[int, int, int, int, int, int]
+EMPTY: Extent = (0, -1, 0, -1, 0, -1)
+# Voxels; positions this close to an integer or axes this close to aligned count as exact. Matrices read from
+# image headers carry about 7 digits.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """A box of voxels in the patient.
+
+    Attributes:
+        ijkToWorld: (4, 4), voxel index to world RAS in mm.
+        extent: first and last index along i, j, k (inclusive); last < first where it is empty.
+    """
+
+    ijkToWorld: FloatArray
+    extent: Extent
+
+    @property
+    def isEmpty(self) -> bool:
+        """Whether the box holds no voxel."""
+        return any(self.extent[2 * axis] > self.extent[2 * axis + 1] for axis in range(3))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(K, J, I) of an array over the box."""
+        i, j, k = (max(0, self.extent[2 * axis + 1] - self.extent[2 * axis] + 1) for axis in range(3))
+        return k, j, i
+
+    def within(self, extent: Extent) -> Lattice:
+        """The same grid, another box."""
+        return Lattice(self.ijkToWorld, extent)
+
+    def indexMatrix(self, other: Lattice) -> FloatArray:
+        """(4, 4) from this grid's indices to the other's; entries within the tolerance of integers are
+        integers.
+        """
+        matrix = np.linalg.solve(other.ijkToWorld, self.ijkToWorld)
+        sizes = np.array([max(1, abs(value)) for value in self.extent], dtype=np.float64)
+        reach = float(sizes.max())
+        whole = np.rint(matrix)
+        close = np.abs(matrix - whole) * np.array([reach, reach, reach, 1.0]) < _TOLERANCE
+        return np.where(close, whole, matrix)
+
+    def boxIn(self, other: Lattice, margin: int = 0) -> Extent:
+        """The smallest box of the other grid that holds this one, widened by `margin`, cut to the other's
+        extent.
+        """
+        if self.isEmpty or other.isEmpty:
+            return EMPTY
+        matrix = self.indexMatrix(other)
+        edges = [(self.extent[2 * a] - 0.5, self.extent[2 * a + 1] + 0.5) for a in range(3)]
+        corners = np.array([[i, j, k, 1.0] for i in edges[0] for j in edges[1] for k in edges[2]])
+        points = (corners @ matrix.T)[:, :3]
+        low = np.floor(points.min(axis=0) + 0.5 + _TOLERANCE).astype(int) - margin
+        high = np.ceil(points.max(axis=0) - 0.5 - _TOLERANCE).astype(int) + margin
+        return intersection((low[0], high[0], low[1], high[1], low[2], high[2]), other.extent)
+
+
+def intersection(a: Any, b: Any) -> Extent:
+    """The box common to two boxes of one grid."""
+    values: list[int] = []
+    for axis in range(3):
+        low, high = max(a[2 * axis], b[2 * axis]), min(a[2 * axis + 1], b[2 * axis + 1])
+        values += [int(low), int(high)]
+    return EMPTY if any(values[2 * axis] > values[2 * axis + 1] for axis in range(3)) else _extent(values)
+
+
+def union(a: Extent, b: Extent) -> Extent:
+    """The smallest box that holds two boxes of one grid; empty ones count for nothing."""
+    if any(a[2 * axis] > a[2 * axis + 1] for axis in range(3)):
+        return b
+    if any(b[2 * axis] > b[2 * axis + 1] for axis in range(3)):
+        return a
+    return _extent([min(a[n], b[n]) if n % 2 == 0 else max(a[n], b[n]) for n in range(6)])
+
+
+def resample(labels: npt.NDArray[np.uint8], source: Lattice, target: Lattice) -> npt.NDArray[np.uint8]:
+    """Labels of one grid on another: the nearest voxel's, 0 outside.
+
+    Args:
+        labels: (K, J, I) over `source`.
+        source: where `labels` lies.
+        target: where they are wanted.
+
+    Returns:
+        (K, J, I) uint8 over `target`.
+    """
+    if source.isEmpty or target.isEmpty:
+        return np.zeros(target.shape, dtype=np.uint8)
+    matrix = target.indexMatrix(source)
+    axes = _alignedAxes(matrix, target)
+    return (
+        _resampleAligned(labels, source, target, matrix, axes)
+        if axes
+        else _resampleOblique(labels, source, target, matrix)
+    )
+
+
+def _alignedAxes(matrix: FloatArray, target: Lattice) -> tuple[int, int, int] | None:
+    """Per target axis the source axis that runs along it, or None when the grids are turned against each
+    other.
+    """
+    linear = np.abs(matrix[:3, :3])
+    axes = [int(linear[:, axis].argmax()) for axis in range(3)]
+    if sorted(axes) != [0, 1, 2]:
+        return None
+    reach = np.array([max(abs(target.extent[2 * a]), abs(target.extent[2 * a + 1]), 1) for a in range(3)])
+    rest = linear * reach
+    for axis in range(3):
+        rest[axes[axis], axis] = 0.0
+    return (axes[0], axes[1], axes[2]) if float(rest.max()) < _TOLERANCE else None
+
+
+def _resampleAligned(
+    labels: npt.NDArray[np.uint8],
+    source: Lattice,
+    target: Lattice,
+    matrix: FloatArray,
+    axes: tuple[int, int, int],
+) -> npt.NDArray[np.uint8]:
+    # Target axis t runs along source axis axes[t]: one index list per axis says it all.
+    out = np.zeros(target.shape, dtype=np.uint8)
+    picked: list[npt.NDArray[np.intp]] = [np.zeros(0, dtype=np.intp)] * 3
+    filled: list[slice] = []
+    for axis in range(3):
+        along = axes[axis]
+        index = np.arange(target.extent[2 * axis], target.extent[2 * axis + 1] + 1)
+        position = np.floor(matrix[along, axis] * index + matrix[along, 3] + 0.5).astype(np.intp)
+        inside = (position >= source.extent[2 * along]) & (position <= source.extent[2 * along + 1])
+        if not inside.any():
+            return out
+        first, last = int(inside.argmax()), len(inside) - int(inside[::-1].argmax())
+        filled.append(slice(first, last))
+        picked[along] = position[first:last] - source.extent[2 * along]
+    chosen = labels[np.ix_(picked[2], picked[1], picked[0])]
+    # `chosen` has the source's axis order (k, j, i); numpy axis 2 - along becomes numpy axis 2 - axis.
+    chosen = chosen.transpose([2 - axes[2 - n] for n in range(3)])
+    out[filled[2], filled[1], filled[0]] = chosen
+    return out
+
+
+def _resampleOblique(
+    labels: npt.NDArray[np.uint8], source: Lattice, target: Lattice, matrix: FloatArray
+) -> npt.NDArray[np.uint8]:
+    out = np.zeros(target.shape, dtype=np.uint8)
+    i = np.arange(target.extent[0], target.extent[1] + 1, dtype=np.float64)
+    j = np.arange(target.extent[2], target.extent[3] + 1, dtype=np.float64)
+    low, high = np.array(source.extent[0::2]), np.array(source.extent[1::2])
+    # One slice of the target at a time keeps the coordinates small.
+    for row, k in enumerate(range(target.extent[4], target.extent[5] + 1)):
+        positions = [
+            np.floor(
+                matrix[axis, 0] * i[None, :]
+                + (matrix[axis, 1] * j[:, None] + matrix[axis, 2] * k + matrix[axis, 3] + 0.5)
+            ).astype(np.intp)
+            for axis in range(3)
+        ]
+        inside = np.ones(positions[0].shape, dtype=bool)
+        for axis in range(3):
+            inside &= (positions[axis] >= low[axis]) & (positions[axis] <= high[axis])
+        if inside.any():
+            a, b, c = (positions[axis][inside] - low[axis] for axis in range(3))
+            out[row][inside] = labels[c, b, a]
+    return out
+
+
+def _extent(values: list[int]) -> Extent:
+    a, b, c, d, e, f = (int(value) for value in values)
+    return a, b, c, d, e, f

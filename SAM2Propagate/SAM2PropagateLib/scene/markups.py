@@ -1,0 +1,433 @@
+"""Prompts as markups in the scene, and back.
+
+Clicks and marks are control points of fiducial nodes, one node per segment and role; every box is a flat ROI
+node on its frame. Both are saved with the scene, can be dragged in the slice views, and follow a parent
+transform. Masks and the propagation axis, which no markup can show, are kept in the scene beside them. Nodes
+that SAM2 Propagate did not make are never read or changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import vtk
+
+from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry, check_axis
+from SAM2PropagateLib.prompts.document import dumps, loads
+from SAM2PropagateLib.prompts.resolve import choose_axis, place_box
+from SAM2PropagateLib.prompts.values import (
+    Box,
+    Click,
+    FrameMark,
+    FrameRange,
+    MaskPrompt,
+    PromptSet,
+    Ras,
+    SegmentPrompts,
+    to_ras,
+)
+from SAM2PropagateLib.scene.prompt_nodes import (
+    ABSENT,
+    BOX,
+    FIDUCIAL_CLASS,
+    LOCK,
+    NEGATIVE,
+    POINT_ROLES,
+    POSITIVE,
+    PROMPT_ID_ATTRIBUTE,
+    RANGE,
+    ROI_CLASS,
+    boxAxis,
+    boxCorners,
+    colorPromptNode,
+    createPromptNode,
+    orientBox,
+    promptNodes,
+    setBox,
+)
+from SAM2PropagateLib.scene.segments import checkSegment, checkSegmentation, segmentIDs
+from SAM2PropagateLib.scene.state import SEGMENTATION_ROLE, TRANSFORM_ROLE, SceneState
+from SAM2PropagateLib.scene.transforms import parentToWorld
+from SAM2PropagateLib.scene.volume import volumeGeometry
+
+_STATE_NAME = "prompts"
+# mm; a point that is nearer than this to where it should be is not moved.
+_SAME_PLACE = 1e-6
+
+
+class PromptMarkups:
+    """The prompts of one segmentation in the scene. `SegmentPrompts.segment` is the segment's ID.
+
+    Args:
+        segmentationNode: the user's vtkMRMLSegmentationNode.
+        volumeNode: the volume on whose frames the prompts are.
+
+    Raises:
+        InputError: the segmentation or the volume cannot be used.
+    """
+
+    def __init__(self, segmentationNode: Any, volumeNode: Any) -> None:
+        checkSegmentation(segmentationNode)
+        volumeGeometry(volumeNode)
+        self._segmentationNode = segmentationNode
+        self._volumeNode = volumeNode
+        self._state = SceneState(segmentationNode)
+
+    @property
+    def segmentationNode(self) -> Any:
+        """The segmentation whose prompts these are."""
+        return self._segmentationNode
+
+    @property
+    def geometry(self) -> VolumeGeometry:
+        """The volume's geometry as it is now."""
+        return volumeGeometry(self._volumeNode)
+
+    # From the scene
+
+    def read(self) -> PromptSet:
+        """All prompts that are in the scene now, of the segments that exist, in the segmentation's order.
+
+        Control points that are not placed yet (or were skipped) and boxes that are not finished are left out;
+        a locked point counts like any other. Positions are world RAS, parent transforms included.
+
+        Raises:
+            InputError: `nonlinear_transform` (a box under a non-linear transform), `bad_document` (the kept
+                masks are not readable).
+        """
+        kept = self._readKept()
+        segments = []
+        for segmentID in segmentIDs(self._segmentationNode):
+            prompts = self._readSegment(segmentID, kept.segment(segmentID).masks)
+            if not prompts.is_empty:
+                segments.append(prompts)
+        return PromptSet(tuple(segments), kept.axis)
+
+    def _readSegment(self, segmentID: str, masks: tuple[MaskPrompt, ...]) -> SegmentPrompts:
+        used = {mask.id for mask in masks}
+        points = {role: list(self._points(segmentID, role, used)) for role in POINT_ROLES}
+        clicks = [
+            Click(name, ras, role == POSITIVE) for role in (POSITIVE, NEGATIVE) for name, ras in points[role]
+        ]
+        ends = [ras for _, ras in points[RANGE]]
+        return SegmentPrompts(
+            segmentID,
+            clicks=tuple(clicks),
+            boxes=tuple(box for box, _ in self._boxes(segmentID, used)),
+            masks=masks,
+            absent=tuple(FrameMark(name, ras) for name, ras in points[ABSENT]),
+            locks=tuple(FrameMark(name, ras) for name, ras in points[LOCK]),
+            range=FrameRange(ends[0], ends[1]) if len(ends) >= 2 else None,
+        )
+
+    def _points(self, segmentID: str, role: str, used: set[str]) -> Iterator[tuple[str, Ras]]:
+        for node in promptNodes(self._segmentationNode, segmentID, role):
+            for index in _definedPoints(node):
+                yield _unique(_pointName(node, index, role), node, used), _pointPlace(node, index)
+
+    def _boxes(self, segmentID: str, used: set[str]) -> Iterator[tuple[Box, Any]]:
+        geometry = self.geometry
+        for node in promptNodes(self._segmentationNode, segmentID, BOX):
+            axis = boxAxis(node)
+            if axis is None or not _isPlaced(node):
+                continue
+            name = _unique(node.GetAttribute(PROMPT_ID_ATTRIBUTE) or f"{BOX}-{node.GetID()}", node, used)
+            frame, (x0, y0, x1, y1) = _rectangle(boxCorners(node), geometry, axis)
+            a, b = (to_ras(geometry.ras_of_pixel(x, y, frame, axis)) for x, y in ((x0, y0), (x1, y1)))
+            yield Box(name, a, b), node
+
+    # Into the scene
+
+    def write(self, prompts: PromptSet) -> None:
+        """Makes the scene hold exactly these prompts; what is there already is moved, not made anew.
+
+        Prompts keep their ids: `read` gives them back. Points that the user is just placing stay. Prompts in
+            the scene of segments that no longer exist stay too.
+
+        Raises:
+            InputError: `unknown_segment`, `box_not_flat` (a box whose corners lie on no common frame), or the
+                volume cannot be used; nothing was written then.
+        """
+        geometry = self.geometry
+        for one in prompts.segments:
+            checkSegment(self._segmentationNode, one.segment)
+        boxes = {
+            (one.segment, box.id): _place(one.segment, box, geometry)
+            for one in prompts.segments
+            for box in one.boxes
+        }
+        for segmentID in segmentIDs(self._segmentationNode):
+            one = prompts.segment(segmentID)
+            for role, places in _places(one).items():
+                self._writePoints(segmentID, role, places)
+            self._writeBoxes(one, boxes, geometry)
+        self._writeKept(prompts)
+
+    def clickNode(self, segmentID: str, positive: bool = True) -> Any:
+        """The fiducial node into which clicks of one sign go, made if need be: for Slicer's place mode."""
+        return self._pointNode(segmentID, POSITIVE if positive else NEGATIVE)
+
+    def markNode(self, segmentID: str, role: str) -> Any:
+        """The fiducial node of the marks of a role ("absent", "lock" or "range"), made if need be."""
+        if role not in (ABSENT, LOCK, RANGE):
+            raise ValueError(f"no marks of role {role!r}")
+        return self._pointNode(segmentID, role)
+
+    def beginBox(self, segmentID: str, axis: int = 2) -> Any:
+        """A new ROI node for Slicer's place mode, turned to the volume's axes; finish it with `finishBox`.
+
+        Raises:
+            InputError: `unknown_segment`, or the volume cannot be used.
+        """
+        checkSegment(self._segmentationNode, segmentID)
+        node = createPromptNode(self._segmentationNode, self._volumeNode, segmentID, BOX)
+        orientBox(node, self.geometry, check_axis(axis))
+        return node
+
+    def finishBox(self, roiNode: Any, axis: int | None = None) -> bool:
+        """Lays a box that was placed or dragged flat on the frame of its middle.
+
+        Args:
+            roiNode: a node of `beginBox`.
+            axis: propagation axis; by default the one it had, else the one of the prompts, else the box's
+                thinnest.
+
+        Returns:
+            False when the box is not placed yet or has no area; it is then left as it is.
+        """
+        geometry = self.geometry
+        if not _isPlaced(roiNode):
+            return False
+        corners = boxCorners(roiNode)
+        if axis is None:
+            axis = next((one for one in (boxAxis(roiNode), self.axis) if one is not None), None)
+        if axis is None:
+            axis = int(np.ptp(geometry.ras_to_ijk(corners), axis=0).argmin())
+        frame, pixels = _rectangle(corners, geometry, check_axis(axis))
+        if pixels[2] - pixels[0] <= 0 or pixels[3] - pixels[1] <= 0:
+            return False
+        inside = min(max(frame, 0), geometry.frame_count(axis) - 1)
+        setBox(roiNode, geometry, axis, inside, pixels)
+        return True
+
+    def remove(self, segmentID: str | None = None) -> None:
+        """Removes all prompts, or those of one segment."""
+        for node in list(promptNodes(self._segmentationNode, segmentID)):
+            _removeNode(node)
+        kept = self._readKept()
+        self._writeKept(
+            kept.without_segment(segmentID) if segmentID is not None else PromptSet(axis=kept.axis)
+        )
+
+    @property
+    def axis(self) -> int | None:
+        """The propagation axis that is kept with the prompts; None is automatic."""
+        return self._readKept().axis
+
+    @axis.setter
+    def axis(self, axis: int | None) -> None:
+        self._writeKept(self._readKept().with_axis(axis))
+
+    def nodes(self, segmentID: str | None = None) -> tuple[Any, ...]:
+        """The markups nodes of all prompts or of one segment's."""
+        return tuple(promptNodes(self._segmentationNode, segmentID))
+
+    def updateDisplay(self) -> None:
+        """Gives the prompts their segments' colors, and hides those of segments that are gone."""
+        for node in promptNodes(self._segmentationNode):
+            colorPromptNode(self._segmentationNode, node)
+
+    def _pointNode(self, segmentID: str, role: str) -> Any:
+        checkSegment(self._segmentationNode, segmentID)
+        node = next(promptNodes(self._segmentationNode, segmentID, role), None)
+        return node or createPromptNode(self._segmentationNode, self._volumeNode, segmentID, role)
+
+    def _writePoints(self, segmentID: str, role: str, places: dict[str, Ras]) -> None:
+        left = dict(places)
+        for node in list(promptNodes(self._segmentationNode, segmentID, role)):
+            for index in reversed(list(_definedPoints(node))):
+                place = left.pop(_pointName(node, index, role), None)
+                if place is None:
+                    node.RemoveNthControlPoint(index)
+                elif np.abs(np.subtract(place, _pointPlace(node, index))).max() > _SAME_PLACE:
+                    node.SetNthControlPointPositionWorld(index, *place)
+            if not left and node.GetNumberOfControlPoints() == 0:
+                _removeNode(node)
+        if left:
+            node = self._pointNode(segmentID, role)
+            for name, place in left.items():
+                index = node.AddControlPointWorld(vtk.vtkVector3d(*place))
+                node.SetNthControlPointDescription(index, name)
+
+    def _writeBoxes(
+        self, one: SegmentPrompts, placed: dict[tuple[str, str], _Placed], geometry: VolumeGeometry
+    ) -> None:
+        there = {box.id: (box, node) for box, node in self._boxes(one.segment, set())}
+        wanted = {box.id for box in one.boxes}
+        for name, (_, node) in there.items():
+            if name not in wanted:
+                _removeNode(node)
+        for box in one.boxes:
+            axis, frame, pixels = placed[one.segment, box.id]
+            if box.id in there:
+                old, node = there[box.id]
+                if boxAxis(node) == axis and _sameRectangle(
+                    _place(one.segment, old, geometry), (axis, frame, pixels)
+                ):
+                    continue
+            else:
+                node = createPromptNode(self._segmentationNode, self._volumeNode, one.segment, BOX)
+                node.SetAttribute(PROMPT_ID_ATTRIBUTE, box.id)
+            setBox(node, geometry, axis, frame, pixels)
+
+    # What no markup can show
+
+    def _readKept(self) -> PromptSet:
+        text = self._state.get(_STATE_NAME)
+        if not text:
+            return PromptSet()
+        kept = loads(text)
+        toWorld = parentToWorld(self._anchor()) if self._anchor() is not None else np.eye(4)
+        return PromptSet(tuple(_moved(one, toWorld) for one in kept.segments), kept.axis)
+
+    def _writeKept(self, prompts: PromptSet) -> None:
+        segments = [SegmentPrompts(one.segment, masks=one.masks) for one in prompts.segments if one.masks]
+        if not segments and prompts.axis is None and not self._state.get(_STATE_NAME):
+            return
+        # Like the markups, masks are kept in the coordinates of the volume's parent, so that they follow it.
+        fromWorld = np.asarray(np.linalg.inv(parentToWorld(self._volumeNode)), dtype=np.float64)
+        text = dumps(PromptSet(tuple(_moved(one, fromWorld) for one in segments), prompts.axis))
+        self._state.set(_STATE_NAME, text)
+        self._state.node().SetNodeReferenceID(TRANSFORM_ROLE, self._volumeNode.GetTransformNodeID())
+
+    def _anchor(self) -> Any:
+        """A stand-in for a node under the transform that the kept masks are relative to, or None."""
+        node = self._state.node()
+        transform = node.GetNodeReference(TRANSFORM_ROLE) if node is not None else None
+        return _Under(transform) if transform is not None else None
+
+
+def removeOrphans(scene: Any) -> int:
+    """Removes the prompts of segmentations that are no longer in the scene; how many nodes that were."""
+    gone = []
+    for className in (FIDUCIAL_CLASS, ROI_CLASS, "vtkMRMLScriptedModuleNode"):
+        for n in range(scene.GetNumberOfNodesByClass(className)):
+            node = scene.GetNthNodeByClass(n, className)
+            if (
+                node.GetNodeReferenceID(SEGMENTATION_ROLE)
+                and node.GetNodeReference(SEGMENTATION_ROLE) is None
+            ):
+                gone.append(node)
+    for node in gone:
+        _removeNode(node)
+    return len(gone)
+
+
+_Placed = tuple[int, int, tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True)
+class _Under:
+    """Looks to `parentToWorld` like a node under a transform."""
+
+    transform: Any
+
+    def GetParentTransformNode(self) -> Any:
+        return self.transform
+
+    def GetName(self) -> str:
+        return str(self.transform.GetName())
+
+
+def _moved(one: SegmentPrompts, matrix: FloatArray) -> SegmentPrompts:
+    """A segment's masks after a linear transform."""
+    masks = tuple(
+        replace(
+            mask,
+            origin=to_ras(matrix[:3, :3] @ mask.origin + matrix[:3, 3]),
+            column_step=to_ras(matrix[:3, :3] @ mask.column_step),
+            row_step=to_ras(matrix[:3, :3] @ mask.row_step),
+        )
+        for mask in one.masks
+    )
+    return SegmentPrompts(one.segment, masks=masks)
+
+
+def _places(one: SegmentPrompts) -> dict[str, dict[str, Ras]]:
+    """Where the points of each role belong, by prompt id."""
+    places: dict[str, dict[str, Ras]] = {role: {} for role in POINT_ROLES}
+    for click in one.clicks:
+        places[POSITIVE if click.positive else NEGATIVE][click.id] = click.ras
+    places[ABSENT] = {mark.id: mark.ras for mark in one.absent}
+    places[LOCK] = {mark.id: mark.ras for mark in one.locks}
+    if one.range is not None:
+        places[RANGE] = {"first": one.range.first, "last": one.range.last}
+    return places
+
+
+def _definedPoints(node: Any) -> list[int]:
+    return [
+        index
+        for index in range(node.GetNumberOfControlPoints())
+        if node.GetNthControlPointPositionStatus(index) == node.PositionDefined
+    ]
+
+
+def _pointName(node: Any, index: int, role: str) -> str:
+    """A prompt's id: the one it was written with, else the control point's own."""
+    return node.GetNthControlPointDescription(index) or f"{role}-{node.GetNthControlPointID(index)}"
+
+
+def _pointPlace(node: Any, index: int) -> Ras:
+    place = [0.0, 0.0, 0.0]
+    node.GetNthControlPointPositionWorld(index, place)
+    return to_ras(place)
+
+
+def _unique(name: str, node: Any, used: set[str]) -> str:
+    # A node or a point that the user duplicated brings its ids with it.
+    candidate, count = name, 1
+    while candidate in used:
+        candidate, count = f"{name}-{node.GetID()}-{count}", count + 1
+    used.add(candidate)
+    return candidate
+
+
+def _isPlaced(roiNode: Any) -> bool:
+    return (
+        bool(roiNode.GetControlPointPlacementComplete()) and sum(size > 0 for size in roiNode.GetSize()) >= 2
+    )
+
+
+def _rectangle(
+    corners: FloatArray, geometry: VolumeGeometry, axis: int
+) -> tuple[int, tuple[float, float, float, float]]:
+    """The frame of a box's middle (not held within the volume) and its rectangle in pixels."""
+    ijk = geometry.ras_to_ijk(corners)
+    x, y = (n for n in range(3) if n != axis)
+    frame = int(np.floor(ijk[:, axis].mean() + 0.5))
+    low, high = ijk.min(axis=0), ijk.max(axis=0)
+    return frame, (float(low[x]), float(low[y]), float(high[x]), float(high[y]))
+
+
+def _place(segment: str, box: Box, geometry: VolumeGeometry) -> _Placed:
+    axis = choose_axis(PromptSet((SegmentPrompts(segment, boxes=(box,)),)), geometry)
+    return (axis, *place_box(box, geometry, axis, segment))
+
+
+def _sameRectangle(a: _Placed, b: _Placed) -> bool:
+    return a[:2] == b[:2] and bool(np.allclose(a[2], b[2], rtol=0, atol=1e-4))
+
+
+def _removeNode(node: Any) -> None:
+    scene = node.GetScene()
+    if node.IsA("vtkMRMLDisplayableNode"):
+        for n in reversed(range(node.GetNumberOfDisplayNodes())):
+            if node.GetNthDisplayNode(n) is not None:
+                scene.RemoveNode(node.GetNthDisplayNode(n))
+    if node.IsA("vtkMRMLStorableNode") and node.GetStorageNode() is not None:
+        scene.RemoveNode(node.GetStorageNode())
+    scene.RemoveNode(node)

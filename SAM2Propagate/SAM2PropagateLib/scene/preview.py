@@ -1,0 +1,220 @@
+"""The preview layer: masks that appear frame by frame while a run goes on, beside the user's segmentation.
+
+Writing a frame into a segment properly takes hundreds of milliseconds on a large volume, so masks stream into
+the labelmap of a segmentation node of its own, in place. That node is hidden, is not saved, and has no
+surface.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
+from SAM2PropagateLib.frames.stack import native_frame
+from SAM2PropagateLib.scene.segments import BoolArray, binaryLabelmapName, checkSegment, segmentColor
+from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE
+from SAM2PropagateLib.scene.volume import volumeGeometry
+
+ROLE = "preview"
+_FILL_OPACITY = 0.35
+_OUTLINE_OPACITY = 1.0
+# How far the preview's color is moved towards white, to tell it from what is committed.
+_LIGHTER = 0.35
+
+
+class _Layer:
+    """One segment of the preview and the voxels behind it."""
+
+    def __init__(self, image: Any, voxels: npt.NDArray[np.uint8], scalars: Any) -> None:
+        self.image = image
+        self.voxels = voxels
+        self.scalars = scalars
+        self.frames: set[int] = set()
+
+
+class PreviewLayer:
+    """Masks on the frames of a volume, shown in the slice views until they are committed or cleared.
+
+    Each segment has its own labelmap over the whole volume (memory is taken only for the frames that are
+    written), so previews of different segments may overlap.
+
+    Args:
+        segmentationNode: the user's segmentation, whose segments' names and colors the preview takes.
+        volumeNode: the volume that the masks lie on.
+        axis: propagation axis of the frames.
+
+    Raises:
+        InputError: the volume cannot be used.
+    """
+
+    def __init__(self, segmentationNode: Any, volumeNode: Any, axis: int) -> None:
+        self._segmentationNode = segmentationNode
+        self._volumeNode = volumeNode
+        self._axis = check_axis(axis)
+        self._geometry: VolumeGeometry = volumeGeometry(volumeNode)
+        self._layers: dict[str, _Layer] = {}
+        self._node: Any = None
+
+    @property
+    def axis(self) -> int:
+        """Propagation axis of the frames."""
+        return self._axis
+
+    @property
+    def node(self) -> Any:
+        """The vtkMRMLSegmentationNode of the preview; None before the first mask and after `close`."""
+        return self._node
+
+    def write(self, segmentID: str, frame: int, mask: npt.ArrayLike, *, refresh: bool = True) -> None:
+        """Shows a mask on a frame, in place of what the preview showed there.
+
+        Args:
+            segmentID: a segment of the user's segmentation.
+            frame: index along the axis.
+            mask: (rows, columns) of the frame, anything that can be read as bool.
+            refresh: redraw the slice views; pass False while writing several frames, then call `refresh`.
+
+        Raises:
+            InputError: `unknown_segment`, `outside_volume`, `mask_shape`.
+        """
+        pixels = np.asarray(mask, dtype=bool)
+        if not 0 <= frame < self._geometry.frame_count(self._axis):
+            raise InputError(
+                "outside_volume",
+                f"The volume has no slice {frame + 1} along this axis.",
+                "Run the propagation again on this volume.",
+            )
+        if pixels.shape != self._geometry.frame_shape(self._axis):
+            raise InputError(
+                "mask_shape",
+                f"A mask has {pixels.shape} pixels, the slices {self._geometry.frame_shape(self._axis)}.",
+                "Run the propagation again on this volume.",
+            )
+        layer = self._layers.get(segmentID) or self._addLayer(segmentID)
+        native_frame(layer.voxels, frame, self._axis)[...] = pixels
+        layer.frames.add(frame)
+        self._changed(layer)
+        if refresh:
+            self.refresh()
+
+    def erase(self, segmentID: str, frame: int) -> None:
+        """Takes one frame out of the preview; nothing happens if it is not in it."""
+        layer = self._layers.get(segmentID)
+        if layer is not None and frame in layer.frames:
+            native_frame(layer.voxels, frame, self._axis)[...] = 0
+            layer.frames.discard(frame)
+            self._changed(layer)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Redraws the slice views, and follows the volume if it was put under another transform."""
+        if self._node is None:
+            return
+        if self._node.GetTransformNodeID() != self._volumeNode.GetTransformNodeID():
+            self._node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
+        self._node.GetDisplayNode().Modified()
+
+    def masks(self, segmentID: str) -> dict[int, BoolArray]:
+        """The masks of a segment per frame, (rows, columns) bool copies, as `SegmentCommitter.commit` takes
+        them.
+        """
+        layer = self._layers.get(segmentID)
+        if layer is None:
+            return {}
+        return {frame: native_frame(layer.voxels, frame, self._axis) != 0 for frame in sorted(layer.frames)}
+
+    def allMasks(self) -> dict[str, dict[int, BoolArray]]:
+        """The masks of all segments that have some."""
+        return {segmentID: self.masks(segmentID) for segmentID, layer in self._layers.items() if layer.frames}
+
+    def clear(self, segmentID: str | None = None) -> None:
+        """Takes all masks, or those of one segment, out of the preview and frees their memory."""
+        for name in [segmentID] if segmentID is not None else list(self._layers):
+            if self._layers.pop(name, None) is not None and self._node is not None:
+                self._node.GetSegmentation().RemoveSegment(name)
+        self.refresh()
+
+    def setVisible(self, visible: bool) -> None:
+        """Shows or hides the preview without forgetting it."""
+        if self._node is not None:
+            self._node.GetDisplayNode().SetVisibility(bool(visible))
+
+    def close(self) -> None:
+        """Takes the preview out of the scene."""
+        self._layers.clear()
+        node, self._node = self._node, None
+        if node is not None and node.GetScene() is not None:
+            scene = node.GetScene()
+            scene.RemoveNode(node.GetDisplayNode())
+            scene.RemoveNode(node)
+
+    def _addLayer(self, segmentID: str) -> _Layer:
+        target = checkSegment(self._segmentationNode, segmentID)
+        if self._node is None or self._node.GetScene() is None:
+            self._layers.clear()
+            self._createNode()
+        i, j, k = self._geometry.shape_ijk
+        voxels = np.zeros((k, j, i), dtype=np.uint8)
+        scalars = numpy_to_vtk(voxels.reshape(-1), deep=False)
+        scalars.SetName("ImageScalars")
+        image = slicer.vtkOrientedImageData()
+        image.SetDimensions(i, j, k)
+        image.GetPointData().SetScalars(scalars)
+        matrix = vtk.vtkMatrix4x4()
+        self._volumeNode.GetIJKToRASMatrix(matrix)
+        image.SetGeometryFromImageToWorldMatrix(matrix)
+        segment = slicer.vtkSegment()
+        segment.SetName(target.GetName())
+        segment.SetColor(
+            *(value + (1.0 - value) * _LIGHTER for value in segmentColor(self._segmentationNode, segmentID))
+        )
+        segment.SetLabelValue(1)
+        segment.AddRepresentation(binaryLabelmapName(), image)
+        self._node.GetSegmentation().AddSegment(segment, segmentID)
+        layer = self._layers[segmentID] = _Layer(image, voxels, scalars)
+        return layer
+
+    def _createNode(self) -> None:
+        scene = self._volumeNode.GetScene()
+        node = scene.CreateNodeByClass("vtkMRMLSegmentationNode")
+        node.UnRegister(None)
+        node.SetName("SAM2 Propagate preview")
+        node.SetAttribute(ROLE_ATTRIBUTE, ROLE)
+        # Before it is added, so that no list of segmentations ever shows it.
+        node.SetHideFromEditors(True)
+        node.SetSaveWithScene(False)
+        exclude = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
+        node.SetAttribute(exclude, "1")
+        scene.AddNode(node)
+        node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        display.SetSaveWithScene(False)
+        display.SetVisibility3D(False)
+        display.SetOpacity2DFill(_FILL_OPACITY)
+        display.SetOpacity2DOutline(_OUTLINE_OPACITY)
+        self._node = node
+
+    @staticmethod
+    def _changed(layer: _Layer) -> None:
+        # The slice pipeline looks at the time of the scalars; nothing else learns of it until `refresh`.
+        layer.scalars.Modified()
+        layer.image.Modified()
+
+
+def removePreviews(scene: Any) -> int:
+    """Takes every preview out of a scene, also those whose `PreviewLayer` is gone; how many there were."""
+    className = "vtkMRMLSegmentationNode"
+    nodes = [scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className))]
+    previews = [node for node in nodes if node.GetAttribute(ROLE_ATTRIBUTE) == ROLE]
+    for node in previews:
+        scene.RemoveNode(node.GetDisplayNode())
+        scene.RemoveNode(node)
+    return len(previews)

@@ -1,0 +1,195 @@
+"""How a prompt node looks and where it hangs: the MRML side of `markups.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+
+from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
+from SAM2PropagateLib.scene.segments import segmentColor
+from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, SEGMENT_ATTRIBUTE, SEGMENTATION_ROLE, nodesOf
+from SAM2PropagateLib.scene.transforms import parentToWorld, toMatrix
+
+POSITIVE, NEGATIVE, ABSENT, LOCK, RANGE, BOX = "positive", "negative", "absent", "lock", "range", "box"
+POINT_ROLES = (POSITIVE, NEGATIVE, ABSENT, LOCK, RANGE)
+AXIS_ATTRIBUTE = "SAM2Propagate.Axis"
+PROMPT_ID_ATTRIBUTE = "SAM2Propagate.PromptID"
+FIDUCIAL_CLASS, ROI_CLASS = "vtkMRMLMarkupsFiducialNode", "vtkMRMLMarkupsROINode"
+
+# A box ends before the neighbouring slices, so that it is drawn on its own only.
+_BOX_THICKNESS = 0.9
+_FOLDER_SUFFIX = "prompts"
+
+
+@dataclass(frozen=True)
+class _Look:
+    name: str
+    glyph: str
+
+
+_LOOKS = {
+    POSITIVE: _Look("positive clicks", "ThickCross2D"),
+    NEGATIVE: _Look("negative clicks", "Dash2D"),
+    ABSENT: _Look("absent marks", "Circle2D"),
+    LOCK: _Look("locks", "Square2D"),
+    RANGE: _Look("range", "Triangle2D"),
+    BOX: _Look("box", "Vertex2D"),
+}
+_GLYPH_SCALE = 4.0
+# A prompt must stand out from the mask of its own segment.
+_LIGHTER = 0.5
+_BOX_LINE = 0.35
+
+
+def promptNodes(
+    segmentationNode: Any, segmentID: str | None = None, role: str | None = None
+) -> Iterator[Any]:
+    """The markups nodes that hold prompts of a segmentation, or only those of one segment or role."""
+    for className in (FIDUCIAL_CLASS, ROI_CLASS):
+        for node in nodesOf(segmentationNode, className):
+            matches = segmentID is None or node.GetAttribute(SEGMENT_ATTRIBUTE) == segmentID
+            if matches and node.GetAttribute(ROLE_ATTRIBUTE) in ((role,) if role else (*POINT_ROLES, BOX)):
+                yield node
+
+
+def createPromptNode(segmentationNode: Any, volumeNode: Any, segmentID: str, role: str) -> Any:
+    """A new, empty markups node for prompts of one segment, under the volume's parent transform."""
+    scene = segmentationNode.GetScene()
+    node = scene.CreateNodeByClass(ROI_CLASS if role == BOX else FIDUCIAL_CLASS)
+    node.UnRegister(None)
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentID)
+    node.SetName(scene.GetUniqueNameByString(f"{segment.GetName()} {_LOOKS[role].name}"))
+    node.SetAttribute(ROLE_ATTRIBUTE, role)
+    node.SetAttribute(SEGMENT_ATTRIBUTE, segmentID)
+    node.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationNode.GetID())
+    scene.AddNode(node)
+    node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    node.CreateDefaultDisplayNodes()
+    _style(node.GetDisplayNode(), role)
+    colorPromptNode(segmentationNode, node)
+    _shelve(segmentationNode, node)
+    return node
+
+
+def colorPromptNode(segmentationNode: Any, node: Any) -> None:
+    """Gives a prompt node its segment's color, lighter; hides it when its segment is gone."""
+    display = node.GetDisplayNode()
+    segmentID = node.GetAttribute(SEGMENT_ATTRIBUTE)
+    if display is None:
+        return
+    exists = segmentationNode.GetSegmentation().GetSegment(segmentID) is not None
+    if bool(display.GetVisibility()) != exists:
+        display.SetVisibility(exists)
+    if exists:
+        color = tuple(value + (1.0 - value) * _LIGHTER for value in segmentColor(segmentationNode, segmentID))
+        for get, set_ in (
+            (display.GetColor, display.SetColor),
+            (display.GetSelectedColor, display.SetSelectedColor),
+        ):
+            if not np.allclose(get(), color, atol=1e-6):
+                set_(*color)
+
+
+def boxOrientation(geometry: VolumeGeometry, axis: int) -> FloatArray:
+    """(3, 3) right-handed unit vectors (columns, world) along which a box on a frame of `axis` lies.
+
+    Columns follow the volume's i, j and k; the one of `axis` is the frames' normal.
+    """
+    x, y = (n for n in range(3) if n != axis)
+    column, row = (geometry.ijk_to_ras[:3, n] / geometry.spacing[n] for n in (x, y))
+    normal = np.cross(column, row)
+    normal /= np.linalg.norm(normal)
+    matrix = np.empty((3, 3))
+    # In a sheared frame rows and columns are not at right angles; the box's sides must be.
+    matrix[:, x], matrix[:, y], matrix[:, axis] = column, np.cross(normal, column), normal
+    if np.linalg.det(matrix) < 0:
+        matrix[:, axis] *= -1.0
+    return matrix
+
+
+def orientBox(roiNode: Any, geometry: VolumeGeometry, axis: int) -> None:
+    """Turns a box to the volume's axes, so that corners placed on a frame make a box on that frame."""
+    _setObjectMatrix(roiNode, boxOrientation(geometry, axis), np.zeros(3))
+
+
+def boxCorners(roiNode: Any) -> FloatArray:
+    """(8, 3) world corners of a box."""
+    half = np.array(roiNode.GetSize()) / 2
+    matrix = np.array(roiNode.GetObjectToNodeMatrix().GetData()).reshape(4, 4)
+    signs = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)], dtype=np.float64)
+    points = (parentToWorld(roiNode) @ matrix @ np.c_[signs * half, np.ones(8)].T).T
+    return np.asarray(points[:, :3], dtype=np.float64)
+
+
+def setBox(
+    roiNode: Any, geometry: VolumeGeometry, axis: int, frame: int, pixels: tuple[float, float, float, float]
+) -> None:
+    """Lays a box flat on a frame, around a rectangle (x0, y0, x1, y1) of its pixels."""
+    x0, y0, x1, y1 = pixels
+    orientation = boxOrientation(geometry, axis)
+    corners = np.array([geometry.ras_of_pixel(x, y, frame, axis) for x in (x0, x1) for y in (y0, y1)])
+    along = corners @ orientation
+    middle = (along.min(axis=0) + along.max(axis=0)) / 2
+    size = along.max(axis=0) - along.min(axis=0)
+    size[axis] = geometry.slice_spacing(axis) * _BOX_THICKNESS
+    wasModifying = roiNode.StartModify()
+    try:
+        # A linear parent may scale: sizes are the node's own.
+        toNode = np.linalg.inv(parentToWorld(roiNode))
+        lengths = np.linalg.norm(toNode[:3, :3] @ orientation, axis=0)
+        center = orientation @ middle
+        _setObjectMatrix(roiNode, orientation, center)
+        roiNode.SetSize(*(float(value) for value in size * lengths))
+        roiNode.SetCenterWorld(*(float(value) for value in center))
+        roiNode.SetAttribute(AXIS_ATTRIBUTE, "ijk"[axis])
+    finally:
+        roiNode.EndModify(wasModifying)
+
+
+def boxAxis(roiNode: Any) -> int | None:
+    """The propagation axis on whose frame a box lies; None while that is not known."""
+    name = roiNode.GetAttribute(AXIS_ATTRIBUTE)
+    return "ijk".index(name) if name in ("i", "j", "k") else None
+
+
+def _setObjectMatrix(roiNode: Any, orientation: FloatArray, center: FloatArray) -> None:
+    toNode = np.linalg.inv(parentToWorld(roiNode))
+    matrix = np.eye(4)
+    matrix[:3, :3] = toNode[:3, :3] @ orientation
+    matrix[:3, :3] /= np.linalg.norm(matrix[:3, :3], axis=0)
+    matrix[:3, 3] = toNode[:3, :3] @ center + toNode[:3, 3]
+    roiNode.SetAndObserveObjectToNodeMatrix(toMatrix(matrix))
+
+
+def _style(display: Any, role: str) -> None:
+    display.SetPointLabelsVisibility(False)
+    display.SetPropertiesLabelVisibility(False)
+    display.SetSliceProjection(False)
+    display.SetVisibility3D(False)
+    display.SetGlyphTypeFromString(_LOOKS[role].glyph)
+    display.SetUseGlyphScale(True)
+    display.SetGlyphScale(_GLYPH_SCALE)
+    if role == BOX:
+        display.SetFillVisibility(False)
+        display.SetLineThickness(_BOX_LINE)
+        display.SetHandlesInteractive(True)
+        display.SetRotationHandleVisibility(False)
+        display.SetTranslationHandleVisibility(False)
+        display.SetScaleHandleVisibility(True)
+
+
+def _shelve(segmentationNode: Any, node: Any) -> None:
+    """Puts the node into the segmentation's folder of prompts in the data tree."""
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(segmentationNode.GetScene())
+    item = tree.GetItemByDataNode(node) if tree is not None else 0
+    segmentation = tree.GetItemByDataNode(segmentationNode) if tree is not None else 0
+    if not item or not segmentation:
+        return
+    parent = tree.GetItemParent(segmentation)
+    name = f"{segmentationNode.GetName()} {_FOLDER_SUFFIX}"
+    folder = tree.GetItemChildWithName(parent, name) or tree.CreateFolderItem(parent, name)
+    tree.SetItemParent(item, folder)

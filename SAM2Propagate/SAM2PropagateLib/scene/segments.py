@@ -1,0 +1,163 @@
+"""The segments of a segmentation node, seen on a volume's grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.scene.lattice import EMPTY, Lattice, resample
+from SAM2PropagateLib.scene.transforms import parentToWorld, toArray
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def binaryLabelmapName() -> str:
+    """Slicer's name of the binary labelmap representation."""
+    return str(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
+
+
+def checkSegmentation(segmentationNode: Any) -> None:
+    """Refuses what cannot be written to.
+
+    Raises:
+        InputError: `no_segmentation`, `not_a_segmentation`, `segmentation_not_labelmap`.
+    """
+    if segmentationNode is None:
+        raise InputError(
+            "no_segmentation", "No segmentation is selected.", "Select or create a segmentation."
+        )
+    name = f"“{segmentationNode.GetName()}”"
+    if not segmentationNode.IsA("vtkMRMLSegmentationNode"):
+        raise InputError("not_a_segmentation", f"{name} is not a segmentation.", "Select a segmentation.")
+    segmentation = segmentationNode.GetSegmentation()
+    source = segmentation.GetSourceRepresentationName()
+    if segmentation.GetNumberOfSegments() and source != binaryLabelmapName():
+        raise InputError(
+            "segmentation_not_labelmap",
+            f"{name} is stored as {source.lower()}, which has no voxels to edit.",
+            "Make the binary labelmap its source representation in the Segmentations module first.",
+        )
+
+
+def checkSegment(segmentationNode: Any, segmentID: str) -> Any:
+    """The vtkSegment. Raises InputError `unknown_segment`, or as `checkSegmentation`."""
+    checkSegmentation(segmentationNode)
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentID)
+    if segment is None:
+        raise InputError(
+            "unknown_segment",
+            f"“{segmentationNode.GetName()}” has no segment “{segmentID}”.",
+            "Select a segment of this segmentation.",
+        )
+    return segment
+
+
+def segmentIDs(segmentationNode: Any) -> tuple[str, ...]:
+    """The segments' IDs in the order of the segmentation."""
+    segmentation = segmentationNode.GetSegmentation()
+    return tuple(segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments()))
+
+
+def segmentColor(segmentationNode: Any, segmentID: str) -> tuple[float, float, float]:
+    """RGB, 0..1, as the segment is displayed."""
+    display = segmentationNode.GetDisplayNode()
+    if display is not None:
+        color = display.GetSegmentColor(segmentID)
+        return float(color[0]), float(color[1]), float(color[2])
+    r, g, b = segmentationNode.GetSegmentation().GetSegment(segmentID).GetColor()
+    return float(r), float(g), float(b)
+
+
+def volumeLattice(geometry: VolumeGeometry) -> Lattice:
+    """A volume's grid."""
+    i, j, k = geometry.shape_ijk
+    return Lattice(geometry.ijk_to_ras, (0, i - 1, 0, j - 1, 0, k - 1))
+
+
+def imageLattice(image: Any, node: Any) -> Lattice:
+    """The grid of a vtkOrientedImageData that belongs to a (possibly transformed) node."""
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    return Lattice(parentToWorld(node) @ toArray(matrix), tuple(image.GetExtent()))
+
+
+class SegmentReader:
+    """One segment's voxels as they are now, frame by frame on a volume's grid.
+
+    Args:
+        segmentationNode: the vtkMRMLSegmentationNode.
+        segmentID: ID of one of its segments.
+        geometry: of the volume.
+
+    Raises:
+        InputError: as `checkSegment`; `nonlinear_transform`.
+    """
+
+    def __init__(self, segmentationNode: Any, segmentID: str, geometry: VolumeGeometry) -> None:
+        segment = checkSegment(segmentationNode, segmentID)
+        self._geometry = geometry
+        self._label = segment.GetLabelValue()
+        image = segment.GetRepresentation(binaryLabelmapName())
+        self._voxels, self._lattice = _layer(image, segmentationNode)
+        # The part of the volume in which the segment can have voxels.
+        self.box = self._lattice.boxIn(volumeLattice(geometry))
+
+    def frame(self, index: int, axis: int) -> BoolArray:
+        """The segment on one frame: (rows, columns) bool."""
+        mask = np.zeros(self._geometry.frame_shape(axis), dtype=bool)
+        first, last = self.box[2 * axis], self.box[2 * axis + 1]
+        if not first <= index <= last:
+            return mask
+        box = list(self.box)
+        box[2 * axis] = box[2 * axis + 1] = index
+        part = self.onLattice(
+            volumeLattice(self._geometry).within((box[0], box[1], box[2], box[3], box[4], box[5]))
+        )
+        x, y = (n for n in range(3) if n != axis)
+        mask[box[2 * y] : box[2 * y + 1] + 1, box[2 * x] : box[2 * x + 1] + 1] = part.squeeze(axis=2 - axis)
+        return mask
+
+    def frames(self, axis: int) -> range:
+        """The frames on which the segment can have voxels; all others are empty."""
+        return range(self.box[2 * axis], self.box[2 * axis + 1] + 1)
+
+    def array(self) -> BoolArray:
+        """The segment on the whole volume: (K, J, I) bool."""
+        lattice = volumeLattice(self._geometry)
+        whole = np.zeros(lattice.shape, dtype=bool)
+        if self.box != EMPTY:
+            i0, i1, j0, j1, k0, k1 = self.box
+            whole[k0 : k1 + 1, j0 : j1 + 1, i0 : i1 + 1] = self.onLattice(lattice.within(self.box))
+        return whole
+
+    def onLattice(self, target: Lattice) -> BoolArray:
+        """The segment on any grid: (K, J, I) bool over `target`."""
+        if target.isEmpty or self._lattice.isEmpty:
+            return np.zeros(target.shape, dtype=bool)
+        # Only the part that can matter is compared with the label value.
+        box = target.boxIn(self._lattice, margin=1)
+        if box == EMPTY:
+            return np.zeros(target.shape, dtype=bool)
+        e = self._lattice.extent
+        part = self._voxels[
+            box[4] - e[4] : box[5] - e[4] + 1,
+            box[2] - e[2] : box[3] - e[2] + 1,
+            box[0] - e[0] : box[1] - e[0] + 1,
+        ]
+        own = (part == self._label).view(np.uint8)
+        return resample(own, self._lattice.within(box), target).view(bool)
+
+
+def _layer(image: Any, node: Any) -> tuple[npt.NDArray[Any], Lattice]:
+    scalars = image.GetPointData().GetScalars() if image is not None else None
+    if scalars is None or image.GetNumberOfPoints() == 0:
+        return np.zeros((0, 0, 0), dtype=np.uint8), Lattice(np.eye(4), EMPTY)
+    lattice = imageLattice(image, node)
+    return vtk_to_numpy(scalars).reshape(lattice.shape), lattice

@@ -1,0 +1,78 @@
+"""What SAM2 Propagate remembers about a segmentation beside its markups; it is saved with the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+MODULE_NAME = "SAM2PropagateState"
+SEGMENTATION_ROLE = "SAM2Propagate.Segmentation"
+TRANSFORM_ROLE = "SAM2Propagate.Transform"
+ROLE_ATTRIBUTE = "SAM2Propagate.Role"
+SEGMENT_ATTRIBUTE = "SAM2Propagate.SegmentID"
+
+
+class SceneState:
+    """Named texts that belong to one segmentation node.
+
+    They live in a hidden vtkMRMLScriptedModuleNode, which is made when the first text is set. It points to
+    the segmentation by a node reference, so it finds it again after loading and after importing into another
+    scene.
+
+    Args:
+        segmentationNode: the vtkMRMLSegmentationNode, in a scene.
+    """
+
+    def __init__(self, segmentationNode: Any) -> None:
+        self._segmentationNode = segmentationNode
+
+    def get(self, name: str) -> str:
+        """The text, or "" when it was never set."""
+        node = self.node()
+        return str(node.GetParameter(name) or "") if node is not None else ""
+
+    def set(self, name: str, text: str) -> None:
+        """Sets a text; "" removes it."""
+        node = self.node()
+        if node is None:
+            if not text:
+                return
+            node = self._create()
+        if text:
+            node.SetParameter(name, text)
+        else:
+            node.UnsetParameter(name)
+
+    def node(self) -> Any:
+        """The node that holds the texts, or None."""
+        for node in nodesOf(self._segmentationNode, "vtkMRMLScriptedModuleNode"):
+            if node.GetModuleName() == MODULE_NAME:
+                return node
+        return None
+
+    def remove(self) -> None:
+        """Forgets everything."""
+        node = self.node()
+        if node is not None:
+            node.GetScene().RemoveNode(node)
+
+    def _create(self) -> Any:
+        scene = self._segmentationNode.GetScene()
+        node = scene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
+        node.UnRegister(None)
+        node.SetName(f"{self._segmentationNode.GetName()} SAM2 Propagate state")
+        node.SetModuleName(MODULE_NAME)
+        node.SetHideFromEditors(True)
+        node.SetNodeReferenceID(SEGMENTATION_ROLE, self._segmentationNode.GetID())
+        return scene.AddNode(node)
+
+
+def nodesOf(segmentationNode: Any, className: str) -> Iterator[Any]:
+    """The nodes of a class that SAM2 Propagate made for a segmentation, in the order of the scene."""
+    scene = segmentationNode.GetScene()
+    if scene is None:
+        return
+    found = [scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className))]
+    for node in found:
+        if node.GetNodeReferenceID(SEGMENTATION_ROLE) == segmentationNode.GetID():
+            yield node

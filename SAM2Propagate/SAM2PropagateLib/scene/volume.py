@@ -1,0 +1,131 @@
+"""A volume of the scene as an array, its geometry and its window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.checks import check_volume
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.frames.window import Window, window_for
+from SAM2PropagateLib.scene.transforms import parentToWorld, toArray
+
+
+@dataclass(frozen=True, eq=False)
+class SceneVolume:
+    """What a volume node holds.
+
+    Attributes:
+        array: (K, J, I) view of the node's voxels; no copy, so it follows the node and must not be written
+            to.
+        geometry: IJK to world RAS, every parent transform included.
+        window: of the node's display, or a fitting one when it has none.
+        name: the node's name.
+    """
+
+    array: npt.NDArray[Any]
+    geometry: VolumeGeometry
+    window: Window
+    name: str
+
+    def frames(self, axis: int) -> FrameStack:
+        """The volume as frames along `axis` (0=i, 1=j, 2=k) through its window."""
+        return FrameStack(self.array, self.geometry, axis, self.window)
+
+
+def readVolume(volumeNode: Any) -> SceneVolume:
+    """Reads a vtkMRMLScalarVolumeNode.
+
+    Raises:
+        InputError: `no_volume`, `not_a_volume`, `label_volume`, `multi_component`, `sequence_volume`,
+            `empty`, `nonlinear_transform`, or what `check_volume` refuses (`too_few_slices`,
+            `constant_volume`, ...).
+    """
+    geometry = volumeGeometry(volumeNode)
+    array = _voxels(volumeNode)
+    check_volume(array, geometry)
+    return SceneVolume(array, geometry, displayWindow(volumeNode), volumeNode.GetName() or "")
+
+
+def volumeGeometry(volumeNode: Any) -> VolumeGeometry:
+    """Shape and place of a volume node, parent transforms included; looks at no voxel.
+
+    Raises:
+        InputError: as `readVolume`, but for what depends on the voxels' values.
+    """
+    _checkKind(volumeNode)
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return VolumeGeometry(
+        volumeNode.GetImageData().GetDimensions(), parentToWorld(volumeNode) @ toArray(matrix)
+    )
+
+
+def displayWindow(volumeNode: Any) -> Window:
+    """The window and level that the volume is displayed with; a fitting one when it has no display."""
+    display = volumeNode.GetDisplayNode()
+    if display is not None and display.IsA("vtkMRMLScalarVolumeDisplayNode") and display.GetWindow() > 0:
+        return Window(display.GetWindow(), display.GetLevel())
+    return window_for(_voxels(volumeNode))
+
+
+def _voxels(volumeNode: Any) -> npt.NDArray[Any]:
+    image = volumeNode.GetImageData()
+    array: npt.NDArray[Any] = vtk_to_numpy(image.GetPointData().GetScalars())
+    view = array.reshape(image.GetDimensions()[::-1]).view()
+    view.setflags(write=False)
+    return view
+
+
+def _checkKind(node: Any) -> None:
+    if node is None:
+        raise InputError("no_volume", "No volume is selected.", "Load or select a CT or MR volume.")
+    name = f"“{node.GetName()}”"
+    if not node.IsA("vtkMRMLScalarVolumeNode"):
+        raise InputError("not_a_volume", f"{name} is not an image volume.", "Select a CT or MR volume.")
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(
+            "label_volume", f"{name} is a label map, not an image.", "Select the image that it was drawn on."
+        )
+    image = node.GetImageData()
+    if image is None or image.GetPointData() is None or image.GetPointData().GetScalars() is None:
+        raise InputError("empty", f"{name} holds no image.", "Load the image again or select another volume.")
+    if min(image.GetDimensions()) < 1:
+        raise InputError("empty", f"{name} is empty.", "Load the image again or select another volume.")
+    components = image.GetNumberOfScalarComponents()
+    if components != 1:
+        raise InputError(
+            "multi_component",
+            f"{name} has {components} values per voxel (color or vector image).",
+            "Convert it to a scalar volume first (module Vector to Scalar Volume).",
+        )
+    sequence = _sequenceOf(node)
+    if sequence:
+        raise InputError(
+            "sequence_volume",
+            f"{name} is one time point of the sequence “{sequence}”; its image changes while that is played.",
+            "Clone the volume (Data module, right-click, Clone) and select the copy.",
+        )
+
+
+def _sequenceOf(node: Any) -> str:
+    """The name of the sequence that a volume is the current time point of, or ""."""
+    scene = node.GetScene()
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode") if scene else 0):
+        browser = scene.GetNthNodeByClass(index, "vtkMRMLSequenceBrowserNode")
+        if browser.IsProxyNode(node.GetID()):
+            return str(browser.GetSequenceNode(node).GetName())
+    return ""
+
+
+def worldPoint(values: Any) -> tuple[float, float, float]:
+    """Three floats of a point that VTK or numpy gave."""
+    r, a, s = (float(value) for value in np.asarray(values)[:3])
+    return r, a, s

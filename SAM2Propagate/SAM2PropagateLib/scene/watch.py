@@ -1,0 +1,119 @@
+"""Tells when the user has placed, moved or removed a prompt in a slice view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+
+from SAM2PropagateLib.frames.geometry import FloatArray
+from SAM2PropagateLib.scene.markups import PromptMarkups
+from SAM2PropagateLib.scene.prompt_nodes import BOX, boxAxis, promptNodes
+from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, SEGMENT_ATTRIBUTE
+
+
+@dataclass(frozen=True, eq=False)
+class PromptChange:
+    """A change that the user made.
+
+    Attributes:
+        segmentID: the segment whose prompts changed.
+        role: "positive", "negative", "absent", "lock", "range" or "box".
+        node: the markups node; may be on its way out of the scene.
+        viewNormal: (3,) RAS unit normal of the slice view under the mouse, None if there is none.
+    """
+
+    segmentID: str
+    role: str
+    node: Any
+    viewNormal: FloatArray | None
+
+
+class PromptWatcher:
+    """Watches the prompts of one segmentation and calls back after every finished change.
+
+    Boxes are laid flat on their frame before the call. While a prompt is being dragged nothing is called.
+
+    Args:
+        markups: whose prompts to watch; nodes that appear later are watched too.
+        onChange: called with a `PromptChange`.
+    """
+
+    def __init__(self, markups: PromptMarkups, onChange: Callable[[PromptChange], None]) -> None:
+        self._markups = markups
+        self._onChange = onChange
+        self._scene = markups.segmentationNode.GetScene()
+        self._observed: dict[Any, list[int]] = {}
+        self._busy = False
+        scene = slicer.vtkMRMLScene
+        for event in (
+            scene.NodeAddedEvent,
+            scene.NodeRemovedEvent,
+            scene.EndImportEvent,
+            scene.EndCloseEvent,
+        ):
+            self._observe(self._scene, event, lambda *_: self._watchNodes())
+        self._watchNodes()
+
+    def stop(self) -> None:
+        """Ends the watching."""
+        for node, tags in self._observed.items():
+            for tag in tags:
+                node.RemoveObserver(tag)
+        self._observed.clear()
+
+    def _observe(self, node: Any, event: Any, callback: Callable[..., None]) -> None:
+        self._observed.setdefault(node, []).append(node.AddObserver(event, callback))
+
+    def _watchNodes(self) -> None:
+        present = set(promptNodes(self._markups.segmentationNode)) if self._inScene() else set()
+        for node in [one for one in self._observed if one is not self._scene and one not in present]:
+            for tag in self._observed.pop(node):
+                node.RemoveObserver(tag)
+            self._tell(node)
+        for node in present - set(self._observed):
+            for event in (
+                node.PointPositionDefinedEvent,
+                node.PointEndInteractionEvent,
+                node.PointRemovedEvent,
+            ):
+                self._observe(node, event, lambda caller, _event: self._changed(caller))
+
+    def _inScene(self) -> bool:
+        return self._markups.segmentationNode.GetScene() is self._scene
+
+    def _changed(self, node: Any) -> None:
+        if self._busy:
+            return
+        if node.GetAttribute(ROLE_ATTRIBUTE) != BOX:
+            self._tell(node)
+            return
+        # Laying a box flat moves it, which must not count as another change.
+        self._busy = True
+        try:
+            normal = viewNormal(self._scene)
+            axis = boxAxis(node)
+            if axis is None and normal is not None:
+                axis = self._markups.geometry.axis_nearest(normal)
+            finished = self._markups.finishBox(node, axis)
+        finally:
+            self._busy = False
+        if finished:
+            self._tell(node)
+
+    def _tell(self, node: Any) -> None:
+        segmentID, role = node.GetAttribute(SEGMENT_ATTRIBUTE), node.GetAttribute(ROLE_ATTRIBUTE)
+        self._onChange(PromptChange(segmentID, role, node, viewNormal(self._scene)))
+
+
+def viewNormal(scene: Any) -> FloatArray | None:
+    """(3,) RAS unit normal of the slice view that the mouse is in; None if it is in none."""
+    crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    sliceNode = crosshair.GetCursorPositionXYZ([0.0, 0.0, 0.0]) if crosshair is not None else None
+    if sliceNode is None:
+        return None
+    matrix = np.array(sliceNode.GetSliceToRAS().GetData()).reshape(4, 4)
+    return np.asarray(matrix[:3, 2] / np.linalg.norm(matrix[:3, 2]), dtype=np.float64)
