@@ -1,0 +1,41 @@
+"""Where two keyframes meet: one mask out of the forward and the backward one."""
+
+from __future__ import annotations
+
+import torch
+
+from SAM2PropagateLib.engine.front import Tracked
+
+# Beyond this a logit says nothing more: without a limit one sure side would always outvote the other.
+_LIMIT = 8.0
+
+
+def confidence(tracked: Tracked) -> float:
+    """How far one side may be trusted, in (0, 1]: its predicted IoU if it is sure that something is there."""
+    return max(tracked.iou, 0.05)
+
+
+def blended(
+    left: Tracked | None, right: Tracked | None, from_left: int, from_right: int
+) -> tuple[torch.Tensor, float, float]:
+    """The logits of a frame from one or both sides.
+
+    Args:
+        left: the side that came forward, `from_left` frames from its keyframe; or None.
+        right: the side that came backward, `from_right` frames from its keyframe; or None.
+
+    Returns:
+        Logits (float32, 4h x 4w), predicted IoU and object score, each weighted by nearness and confidence.
+    """
+    if left is None or right is None:
+        only = left if left is not None else right
+        assert only is not None
+        return only.logits.float(), only.iou, only.object_score
+    weight_left = confidence(left) * from_right
+    weight_right = confidence(right) * from_left
+    share = weight_left / (weight_left + weight_right)
+    logits = share * left.logits.float().clamp(-_LIMIT, _LIMIT)
+    logits = logits + (1 - share) * right.logits.float().clamp(-_LIMIT, _LIMIT)
+    iou = share * left.iou + (1 - share) * right.iou
+    score = share * left.object_score + (1 - share) * right.object_score
+    return logits, iou, score

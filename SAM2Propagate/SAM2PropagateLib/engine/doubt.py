@@ -1,0 +1,50 @@
+"""How little a propagated mask should be trusted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from SAM2PropagateLib.engine.front import Tracked
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for and against a mask.
+
+    Attributes:
+        iou: the model's own guess of the mask's IoU, 0 to 1.
+        object_score: logit that the segment is on the frame.
+        agreement: Dice of the masks that came from the two sides; 1 where only one side came.
+        sharpness: share of the mask's pixels whose logit is clearly away from 0, 0 to 1.
+    """
+
+    iou: float
+    object_score: float
+    agreement: float = 1.0
+    sharpness: float = 1.0
+
+    @staticmethod
+    def of(
+        logits: torch.Tensor, iou: float, score: float, left: Tracked | None, right: Tracked | None
+    ) -> Evidence:
+        """The evidence of a propagated frame; logits are (4h, 4w)."""
+        agreement = 1.0
+        if left is not None and right is not None:
+            one, other = left.logits > 0, right.logits > 0
+            total = float(one.sum() + other.sum())
+            agreement = 1.0 if total == 0 else 2 * float((one & other).sum()) / total
+        area = float((logits > 0).sum())
+        unsure = float((logits.abs() < 1).sum())
+        return Evidence(iou, score, agreement, area / (area + unsure) if area + unsure else 1.0)
+
+
+def doubt_of(evidence: Evidence) -> float:
+    """Doubt in [0, 1]: 0 sure, 1 not to be trusted."""
+    presence = 1 / (1 + math.exp(-max(-30.0, min(30.0, evidence.object_score))))
+    undecided = 1 - abs(2 * presence - 1)
+    trust = max(0.0, min(1.0, evidence.iou)) if presence > 0.5 else 1.0
+    trust *= evidence.agreement * evidence.sharpness
+    return max(0.0, min(1.0, 1 - trust * (1 - undecided)))

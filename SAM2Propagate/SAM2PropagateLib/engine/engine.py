@@ -1,0 +1,56 @@
+"""The engine: a loaded model, and sessions over volumes."""
+
+from __future__ import annotations
+
+import torch
+
+from SAM2PropagateLib.engine.build import LoadedModel
+from SAM2PropagateLib.engine.features import FeatureStore
+from SAM2PropagateLib.engine.memory_limits import feature_budgets
+from SAM2PropagateLib.engine.session import EngineSession
+from SAM2PropagateLib.engine.steps import ModelSteps
+from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.frames.view import FrameView
+
+
+class PropagationEngine:
+    """SAM 2 over the frames of volumes.
+
+    Args:
+        loaded: the model; the engine takes it over and may change its precision in place.
+        cache_megabytes: encoder features kept on the device per session; None: by the free memory.
+        batch_size: frames encoded at once; None: 1 on a CPU, where more is not faster, else 8.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, *, cache_megabytes: int | None = None, batch_size: int | None = None
+    ) -> None:
+        self.steps = ModelSteps(loaded)
+        self._cache_megabytes = cache_megabytes
+        on_cpu = self.steps.device.type == "cpu"
+        self._batch_size = batch_size or (1 if on_cpu else 8)
+        self._max_batch = 8 if on_cpu else 32
+
+    def open(self, frames: FrameStack, view: FrameView | None = None) -> EngineSession:
+        """A session over a volume along one axis.
+
+        Args:
+            view: the part of a frame that the model sees; None: the whole frame.
+        """
+        budget, host_budget = feature_budgets(self.steps.device, self._cache_megabytes)
+        if view is None:
+            geometry, axis = frames.geometry, frames.axis
+            view = FrameView.whole(
+                geometry.frame_shape(axis), geometry.frame_spacing(axis), self.steps.input_size
+            )
+        return EngineSession(
+            self.steps,
+            frames,
+            view,
+            lambda encode: FeatureStore(encode, self.steps.device, budget, host_budget, self._batch_size),
+            self._max_batch,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.steps.device

@@ -1,0 +1,139 @@
+"""Encoder features of frames: encoded in batches, kept within a memory budget, never encoded twice while kept."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from SAM2PropagateLib.engine.memory_limits import is_out_of_memory, out_of_memory_error
+from SAM2PropagateLib.engine.steps import FrameFeatures
+
+
+class FeatureStore:
+    """Features by frame index, least recently used out first.
+
+    Two tiers on a GPU: the device's memory first, then the host's; on a CPU only one.
+
+    Args:
+        encode: makes the features of the frames with these indices, on the device, in one batch.
+        device: where features are computed and handed out.
+        budget: bytes that may be kept on the device.
+        host_budget: bytes that may be kept in the host's memory beside it; ignored on a CPU.
+        batch_size: frames encoded at once at most; halved for good when the device runs out of memory.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Sequence[int]], list[FrameFeatures]],
+        device: torch.device,
+        budget: int,
+        host_budget: int = 0,
+        batch_size: int = 1,
+    ) -> None:
+        self._encode = encode
+        self._device = device
+        self._budget = budget
+        self._host_budget = 0 if device.type == "cpu" else host_budget
+        self.batch_size = max(1, batch_size)
+        self._near: OrderedDict[int, FrameFeatures] = OrderedDict()
+        self._far: OrderedDict[int, FrameFeatures] = OrderedDict()
+        self._near_bytes = 0
+        self._far_bytes = 0
+        self.encoded_frames = 0
+        self.encoder_calls = 0
+
+    def __contains__(self, frame: int) -> bool:
+        return frame in self._near or frame in self._far
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept, both tiers."""
+        return self._near_bytes + self._far_bytes
+
+    def clear(self) -> None:
+        """Forget every frame: the window changed, or the volume was closed."""
+        self._near.clear()
+        self._far.clear()
+        self._near_bytes = self._far_bytes = 0
+
+    def get(self, frames: Sequence[int], upcoming: Iterable[int] = ()) -> dict[int, FrameFeatures]:
+        """Features of these frames.
+
+        Args:
+            frames: frame indices; those not kept are encoded.
+            upcoming: frames that will be wanted next; they fill up the last batch, so that a frame at a
+                time does not mean a batch of one.
+
+        Raises:
+            SAM2PropagateError: `out_of_memory`, when not even one frame can be encoded.
+        """
+        wanted = list(dict.fromkeys(frames))
+        found = {frame: self._fetch(frame) for frame in wanted if frame in self}
+        missing = [frame for frame in wanted if frame not in found]
+        if missing:
+            spare = -len(missing) % self.batch_size
+            ahead = [f for f in dict.fromkeys(upcoming) if f not in self and f not in found and f not in missing]
+            for frame, features in self._encode_all([*missing, *ahead[:spare]]):
+                if frame in missing:
+                    found[frame] = features
+        return found
+
+    def _encode_all(self, frames: list[int]) -> list[tuple[int, FrameFeatures]]:
+        done: list[tuple[int, FrameFeatures]] = []
+        while frames:
+            chunk = frames[: self.batch_size]
+            try:
+                features = self._encode(chunk)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._make_room(error)
+                continue
+            self.encoder_calls += 1
+            self.encoded_frames += len(chunk)
+            for frame, value in zip(chunk, features, strict=True):
+                self._keep(frame, value)
+                done.append((frame, value))
+            frames = frames[len(chunk) :]
+        return done
+
+    def _make_room(self, error: RuntimeError) -> None:
+        """One rung down: a smaller batch, then the cache to the host, then give up."""
+        if self.batch_size > 1:
+            self.batch_size //= 2
+        elif self._near:
+            self.offload()
+        else:
+            raise out_of_memory_error(self._device) from error
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def offload(self) -> None:
+        """Move everything to the host's memory (on a CPU: drop it) and keep nothing on the device from now on."""
+        self._budget = 0
+        self._trim()
+
+    def _fetch(self, frame: int) -> FrameFeatures:
+        if frame in self._near:
+            self._near.move_to_end(frame)
+            return self._near[frame]
+        self._far.move_to_end(frame)
+        return self._far[frame].to(self._device)
+
+    def _keep(self, frame: int, features: FrameFeatures) -> None:
+        self._near[frame] = features
+        self._near_bytes += features.nbytes
+        self._trim()
+
+    def _trim(self) -> None:
+        while self._near and self._near_bytes > self._budget:
+            frame, features = self._near.popitem(last=False)
+            self._near_bytes -= features.nbytes
+            if self._host_budget:
+                self._far[frame] = features.to("cpu")
+                self._far_bytes += features.nbytes
+        while self._far and self._far_bytes > self._host_budget:
+            _, features = self._far.popitem(last=False)
+            self._far_bytes -= features.nbytes

@@ -1,0 +1,76 @@
+"""A keyframe carried frame by frame in one direction: where it is, what it remembers, what it found."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from SAM2PropagateLib.engine.steps import Decoded, Memory, Recall
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What a front found on one frame: float16 logits (4h, 4w), predicted IoU, object score (a logit)."""
+
+    logits: torch.Tensor
+    iou: float
+    object_score: float
+
+
+class Front:
+    """One keyframe on its way in one direction.
+
+    It depends on its keyframe alone, so what it found stays valid when other keyframes come and go,
+    and it can be taken up again where it stopped.
+
+    Args:
+        source: the keyframe's index.
+        step: +1 forward, -1 backward.
+        memory: what is remembered of the keyframe.
+        frame_count: frames of the volume along the axis.
+        slots: spatial memories the model uses, the keyframe's included.
+        max_pointers: object pointers the model uses, the keyframe's included.
+    """
+
+    def __init__(
+        self, source: int, step: int, memory: Memory, frame_count: int, slots: int, max_pointers: int
+    ) -> None:
+        self.source = source
+        self.step = step
+        self.found: dict[int, Tracked] = {}
+        self._keyframe = memory
+        self._span = max(1, min(frame_count, max_pointers) - 1)
+        self._slots = slots
+        # Newest first.
+        self._recent: deque[Memory] = deque(maxlen=max(slots - 1, self._span))
+
+    @property
+    def next_frame(self) -> int:
+        """The frame to be tracked next."""
+        return self.source + self.step * (len(self.found) + 1)
+
+    def recall(self) -> Recall:
+        """What the next frame is tracked from."""
+        recent = list(self._recent)
+        spatial = [(0, self._keyframe)]
+        spatial += [(slot, recent[slot - 1]) for slot in range(min(self._slots - 1, len(recent)), 0, -1)]
+        distance = len(self.found) + 1
+        pointers = [(distance, self._keyframe)]
+        pointers += [(n + 1, memory) for n, memory in enumerate(recent[: self._span])]
+        return Recall(tuple(spatial), tuple(pointers), self._span)
+
+    def advance(self, decoded: Decoded, memory: Memory) -> None:
+        """Record what was found on the next frame, and go one further."""
+        self.found[self.next_frame] = Tracked(decoded.logits.half(), decoded.iou, decoded.object_score)
+        self._recent.appendleft(memory)
+
+
+def batches(fronts: Sequence[Front], limit: int) -> list[list[Front]]:
+    """Fronts whose recalls have the same shape, at most `limit` together."""
+    groups: dict[tuple[int, int], list[Front]] = {}
+    for front in fronts:
+        groups.setdefault(front.recall().shape, []).append(front)
+    return [group[n : n + limit] for group in groups.values() for n in range(0, len(group), limit)]

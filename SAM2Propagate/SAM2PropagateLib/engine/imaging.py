@@ -1,0 +1,102 @@
+"""Frames to model input and mask logits back to frames: the only place where pixels are resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from SAM2PropagateLib.frames.view import FrameView
+
+# Mean and deviation that SAM 2's image encoder was trained with (ImageNet's).
+_MEAN = (0.485, 0.456, 0.406)
+_DEVIATION = (0.229, 0.224, 0.225)
+
+OUTSIDE_LOGIT = -32.0
+
+
+def whole_pixels(view: FrameView) -> FrameView:
+    """The view with its crop moved to the nearest pixel edges, so that cropping needs no interpolation."""
+    x0, y0, x1, y1 = (float(np.round(edge + 0.5) - 0.5) for edge in view.crop)
+    return replace(view, crop=(x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+
+
+def _cut(stack: torch.Tensor, view: FrameView) -> torch.Tensor:
+    """The view's pixels of (..., rows, columns), with zeros where the view leaves the frame."""
+    rows, columns = view.frame_shape
+    x0, y0, x1, y1 = (round(edge + 0.5) for edge in view.crop)
+    inner = stack[..., max(y0, 0) : max(min(y1, rows), 0), max(x0, 0) : max(min(x1, columns), 0)]
+    return F.pad(inner, (max(-x0, 0), max(x1 - columns, 0), max(-y0, 0), max(y1 - rows, 0)))
+
+
+def to_model_input(frames: Sequence[np.ndarray], view: FrameView, device: torch.device) -> torch.Tensor:
+    """Native frames as the image encoder's input.
+
+    Args:
+        frames: uint8 arrays of shape (rows, columns), windowed.
+        view: which part of the frame the model sees, on whole pixels, and at what size.
+        device: where the result lives; the resampling runs there.
+
+    Returns:
+        float32 tensor (frames, 3, size, size), normalised with ImageNet's mean and deviation.
+        What lies outside the frame is black (0 before normalising).
+    """
+    stack = torch.from_numpy(np.stack(frames)).to(device)[:, None]
+    seen = F.interpolate(
+        _cut(stack, view).float(),
+        size=(view.size, view.size),
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
+    )
+    mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
+    deviation = torch.tensor(_DEVIATION, device=device).view(1, 3, 1, 1)
+    return (seen / 255.0 - mean) / deviation
+
+
+def mask_to_model(mask: np.ndarray, view: FrameView, device: torch.device) -> torch.Tensor:
+    """A native mask as the model sees it.
+
+    Args:
+        mask: bool, (rows, columns).
+
+    Returns:
+        float32 tensor (1, 1, size, size) in [0, 1]: the share of each model pixel that the mask covers.
+    """
+    stack = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.uint8)).to(device)[None, None]
+    return F.interpolate(
+        _cut(stack, view).float(),
+        size=(view.size, view.size),
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
+    )
+
+
+def logits_to_native(logits: torch.Tensor, view: FrameView) -> np.ndarray:
+    """Low-resolution mask logits as logits on the native frame.
+
+    Args:
+        logits: float tensor (height, width) over the view's square.
+
+    Returns:
+        float32 array (rows, columns); pixels outside the view get `OUTSIDE_LOGIT`.
+    """
+    rows, columns = view.frame_shape
+    x0, y0, x1, y1 = (round(edge + 0.5) for edge in view.crop)
+    native = F.interpolate(
+        logits.float()[None, None],
+        size=(y1 - y0, x1 - x0),
+        mode="bilinear",
+        align_corners=False,
+        # A crop much larger than the logits' grid is the rule; antialiasing only matters for tiny frames.
+        antialias=(y1 - y0) < logits.shape[-2],
+    )[0, 0].cpu()
+    out = np.full((rows, columns), OUTSIDE_LOGIT, np.float32)
+    top, bottom, left, right = max(y0, 0), min(y1, rows), max(x0, 0), min(x1, columns)
+    if top < bottom and left < right:
+        out[top:bottom, left:right] = native[top - y0 : bottom - y0, left - x0 : right - x0].numpy()
+    return out

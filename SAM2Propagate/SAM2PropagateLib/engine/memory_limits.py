@@ -1,0 +1,52 @@
+"""How much memory the engine may use, and what running out of it looks like."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+
+_MEGABYTE = 1 << 20
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that the device, or the host, had no memory left."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
+
+
+def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
+    """What the user is told when even the smallest step did not fit."""
+    where = "The graphics card" if device.type == "cuda" else "This computer"
+    return SAM2PropagateError(
+        "out_of_memory",
+        f"{where} has not enough free memory for this model, even one slice at a time.",
+        "Close other programs that use it, choose a smaller model or input size, or use the CPU.",
+    )
+
+
+def feature_budgets(device: torch.device, megabytes: int | None = None) -> tuple[int, int]:
+    """Bytes of encoder features kept (on the device, in the host's memory beside it).
+
+    Without `megabytes`: half of what is free on a GPU and a quarter of the host's free memory, at most
+    4 GB of it; on a CPU (or MPS, which shares the host's memory) a quarter of the free memory, at most 4 GB.
+    """
+    host = min(_free_host_bytes() // 4, 4096 * _MEGABYTE)
+    if megabytes is not None:
+        return megabytes * _MEGABYTE, (host if device.type == "cuda" else 0)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free // 2, host
+    return host, 0
+
+
+def _free_host_bytes() -> int:
+    """Free memory of this computer; 4 GB where the system does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 4096 * _MEGABYTE

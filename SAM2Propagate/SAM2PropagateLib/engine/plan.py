@@ -1,0 +1,86 @@
+"""Which frames a run computes, from which keyframes, in which direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+
+BOTH, FORWARD, BACKWARD = "both", "forward", "backward"
+DIRECTIONS = (BOTH, FORWARD, BACKWARD)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring frames between two keyframes, or beyond the outermost one.
+
+    Attributes:
+        segment: whose.
+        first, last: the frames to be written, inclusive, without the keyframes.
+        left: the keyframe that is carried forward over them, or None.
+        right: the keyframe that is carried backward over them, or None.
+    """
+
+    segment: str
+    first: int
+    last: int
+    left: int | None
+    right: int | None
+
+    @property
+    def frames(self) -> range:
+        return range(self.first, self.last + 1)
+
+
+def plan(segment: ResolvedSegment, direction: str = BOTH, reach: int | None = None) -> tuple[Stretch, ...]:
+    """The stretches of one segment's run.
+
+    Args:
+        direction: `both`, `forward` (to higher frame indices) or `backward`.
+        reach: frames further than this from every keyframe they could come from are left alone.
+
+    Returns:
+        Stretches in ascending order. Frames that no keyframe reaches are in none: they stay as they are.
+    """
+    keys = sorted(segment.keyframes)
+    sources = {key for key in keys if segment.keyframes[key].is_positive}
+    edges = [segment.first - 1, *keys, segment.last + 1]
+    stretches: list[Stretch] = []
+    for before, after in zip(edges[:-1], edges[1:], strict=True):
+        first, last = max(before + 1, segment.first), min(after - 1, segment.last)
+        if first > last:
+            continue
+        left = before if before in sources and direction != BACKWARD else None
+        right = after if after in sources and direction != FORWARD else None
+        stretches += _within_reach(segment.segment, first, last, left, right, reach)
+    return tuple(stretches)
+
+
+def _within_reach(
+    name: str, first: int, last: int, left: int | None, right: int | None, reach: int | None
+) -> list[Stretch]:
+    if left is None and right is None:
+        return []
+    if reach is None:
+        return [Stretch(name, first, last, left, right)]
+    end = last if left is None else min(last, left + reach)
+    start = first if right is None else max(first, right - reach)
+    if left is not None and right is not None:
+        if start <= end + 1:
+            return [Stretch(name, first, last, left, right)]
+        parts = [Stretch(name, first, end, left, None), Stretch(name, start, last, None, right)]
+    elif left is not None:
+        parts = [Stretch(name, first, end, left, None)]
+    else:
+        parts = [Stretch(name, start, last, None, right)]
+    return [part for part in parts if part.first <= part.last]
+
+
+def signature(stretch: Stretch, keyframes: Mapping[int, FramePrompts]) -> tuple[object, ...]:
+    """What a stretch's masks depend on: equal signatures mean equal masks."""
+
+    def source(key: int | None) -> tuple[int, str] | None:
+        return None if key is None else (key, keyframes[key].fingerprint)
+
+    return stretch.first, stretch.last, source(stretch.left), source(stretch.right)

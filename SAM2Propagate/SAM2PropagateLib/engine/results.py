@@ -1,0 +1,82 @@
+"""What the engine answers: masks of frames, and the summary of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from SAM2PropagateLib.engine.plan import BOTH, DIRECTIONS
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.prompts.resolve import ResolvedSegment
+
+PREVIEW, KEYFRAME, PROPAGATED, ABSENT = "preview", "keyframe", "propagated", "absent"
+
+
+@dataclass(frozen=True)
+class FrameMask:
+    """The mask of one segment on one frame.
+
+    Attributes:
+        mask: bool, (rows, columns) of the native frame.
+        predicted_iou: the model's own guess of the mask's IoU, 0 to 1.
+        object_score: logit that the segment is on the frame; above 0 means yes.
+        doubt: how little the mask should be trusted, 0 to 1.
+        kind: `preview`, `keyframe`, `propagated` or `absent`.
+    """
+
+    segment: str
+    frame: int
+    mask: np.ndarray
+    predicted_iou: float
+    object_score: float
+    doubt: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One propagation.
+
+    Attributes:
+        segments: what the user said, on frames; all of them are carried in one pass.
+        direction: `both`, `forward` (to higher frame indices) or `backward`.
+        reach: frames further than this from every keyframe are left alone; None: no limit.
+        everything: write every frame again, also those whose keyframes have not changed since the last run.
+    """
+
+    segments: tuple[ResolvedSegment, ...]
+    direction: str = BOTH
+    reach: int | None = None
+    everything: bool = False
+
+    def __post_init__(self) -> None:
+        if self.direction not in DIRECTIONS:
+            raise InputError(
+                "unknown_direction",
+                f"There is no direction '{self.direction}'.",
+                f"Use one of: {', '.join(DIRECTIONS)}.",
+            )
+        if self.reach is not None and self.reach < 1:
+            raise InputError(
+                "bad_reach", f"A reach of {self.reach} slices leads nowhere.", "Give 1 or more, or none at all."
+            )
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        frames_written: masks sent, keyframes included, over all segments.
+        frames_computed: frames tracked, over all segments and directions.
+        frames_encoded: frames that went through the image encoder.
+        seconds: from the start to the end of the run.
+        stretches: (segment, first, last) of what was computed, inclusive.
+    """
+
+    frames_written: int
+    frames_computed: int
+    frames_encoded: int
+    seconds: float
+    stretches: tuple[tuple[str, int, int], ...]

@@ -1,0 +1,336 @@
+"""The steps that SAM 2 consists of, each on a batch of frames that need not belong together.
+
+`sam2`'s own predictor runs these steps for one object on one frame at a time. Here a batch may mix
+segments, stretches and directions: every entry brings its own frame's features and its own memories.
+The steps and their order follow "SAM 2: Segment Anything in Images and Videos" (Ravi et al., 2024) and
+call the model classes of the `sam2` package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_utils import get_1d_sine_pe
+
+from SAM2PropagateLib.engine.build import LoadedModel
+
+# The logit that sam2 writes where it says that the object is not in the frame.
+NO_OBJECT_LOGIT = -1024.0
+
+# What a mask that the user gave counts as, in logits (sam2's own choice for mask prompts).
+MASK_PROMPT_LOGIT = 10.0
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """What the image encoder makes of one frame, ready for prompts and memories.
+
+    Attributes:
+        fine: (32, 4h, 4w), middle: (64, 2h, 2w), coarse: (256, h, w); h = w = input size / 16.
+    """
+
+    fine: torch.Tensor
+    middle: torch.Tensor
+    coarse: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nelement() * t.element_size() for t in (self.fine, self.middle, self.coarse))
+
+    def to(self, device: torch.device | str) -> FrameFeatures:
+        """The same features on another device."""
+        return FrameFeatures(*(t.to(device, non_blocking=True) for t in (self.fine, self.middle, self.coarse)))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The mask decoder's answer for one frame and one segment.
+
+    Attributes:
+        logits: float32 (4h, 4w), mask logits; all `NO_OBJECT_LOGIT` where the object is absent.
+        iou: predicted IoU in [0, 1].
+        object_score: logit that the object is in the frame; above 0 means yes.
+        pointer: (256,), the object pointer.
+    """
+
+    logits: torch.Tensor
+    iou: float
+    object_score: float
+    pointer: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What later frames remember of one frame: spatial (h*w, 64) and pointer (256,)."""
+
+    spatial: torch.Tensor
+    pointer: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Recall:
+    """The memories one frame is tracked from.
+
+    Attributes:
+        spatial: pairs (slot, Memory); slot 0 is a keyframe, slot n the n-th last frame (1 = the newest).
+        pointers: pairs (distance in frames, Memory), keyframes first.
+        span: the distance that counts as 1 in the pointers' time code.
+    """
+
+    spatial: tuple[tuple[int, Memory], ...]
+    pointers: tuple[tuple[int, Memory], ...]
+    span: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Entries with the same shape can share a batch."""
+        return len(self.spatial), len(self.pointers)
+
+
+class ModelSteps:
+    """SAM 2's steps on batches, in the model's compute precision.
+
+    Takes the model over: its parts are converted to that precision in place, so that a large model is
+    not held twice.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.device: torch.device = loaded.device
+        self.dtype: torch.dtype = loaded.dtype
+        self.input_size: int = loaded.input_size
+        model = loaded.model
+        self._encoder = self._converted(model.image_encoder)
+        self._decoder = self._converted(model.sam_mask_decoder)
+        self._attention = self._converted(model.memory_attention)
+        self._memory_encoder = self._converted(model.memory_encoder)
+        self._pointer = self._converted(model.obj_ptr_proj)
+        # Prompts stay in float32: half precision moves a click by more than a pixel.
+        self._prompts = model.sam_prompt_encoder
+        self._model = model
+        self.grid = loaded.input_size // model.backbone_stride
+        self.slots = model.num_maskmem
+        self.max_pointers = model.max_obj_ptrs_in_encoder
+        self.signed_pointers = bool(model.use_signed_tpos_enc_to_obj_ptrs)
+        self.past_pointers_only = bool(model.only_obj_ptrs_in_the_past_for_eval)
+        self._image_pe = self._prompts.get_dense_pe().to(self.dtype)
+        self._coarse_position = self._position(model.image_encoder.neck.position_encoding, 256)
+        memory_position = self._position(model.memory_encoder.position_encoding, model.mem_dim)
+        times = model.maskmem_tpos_enc[:, 0, 0].detach().to(self.dtype)
+        # sam2's order: the newest memory has time code 0, a keyframe the last one whatever its distance.
+        self._slot_positions = [memory_position + times[slot - 1] for slot in range(self.slots)]
+        self._no_memory = model.no_mem_embed.detach().reshape(1, -1, 1, 1).to(self.dtype)
+
+    def _converted(self, module: torch.nn.Module) -> torch.nn.Module:
+        return module.to(self.dtype)
+
+    def _position(self, encoding: torch.nn.Module, channels: int) -> torch.Tensor:
+        """(h*w, channels): the sine position code of the coarse grid."""
+        code = encoding(torch.zeros(1, channels, self.grid, self.grid, device=self.device))
+        return code.flatten(2)[0].T.contiguous().to(self.dtype)
+
+    # --- encoding -----------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, images: torch.Tensor) -> list[FrameFeatures]:
+        """Features of a batch of frames: float32 (frames, 3, size, size) in, one `FrameFeatures` each out."""
+        pyramid = self._encoder(images.to(self.dtype))["backbone_fpn"]
+        fine = self._decoder.conv_s0(pyramid[0])
+        middle = self._decoder.conv_s1(pyramid[1])
+        coarse = pyramid[2].to(self.dtype)  # the neck answers in float32
+        # Clones: a frame that leaves the cache must free its memory, not share its batch's.
+        if len(images) == 1:
+            return [FrameFeatures(fine[0], middle[0], coarse[0])]
+        return [
+            FrameFeatures(fine[n].clone(), middle[n].clone(), coarse[n].clone()) for n in range(len(images))
+        ]
+
+    # --- decoding -----------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def decode_prompts(
+        self,
+        features: FrameFeatures,
+        points: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        mask_logits: torch.Tensor | None = None,
+    ) -> Decoded:
+        """The mask of one frame from its prompts alone.
+
+        Args:
+            points: float32 (n, 2), x and y in model pixels with the centre of the first pixel at 0, or None.
+            labels: int32 (n,): 1 positive, 0 negative, 2 and 3 the corners of a box.
+            mask_logits: float32 (1, 1, 4h, 4w), the mask to be refined, or None.
+        """
+        coarse = features.coarse[None] + self._no_memory
+        count = 0 if points is None else len(points)
+        multimask = mask_logits is None and self._multimask(count, True)
+        return self._decode(
+            coarse,
+            [features],
+            None if points is None or labels is None else (points[None], labels[None]),
+            mask_logits,
+            multimask,
+        )[0]
+
+    @torch.inference_mode()
+    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> list[Decoded]:
+        """The masks of a batch of frames from their memories; all recalls have the same shape."""
+        coarse = torch.stack([f.coarse for f in features])
+        conditioned = self._condition(coarse, recalls)
+        return self._decode(conditioned, features, None, None, self._multimask(0, False))
+
+    def _multimask(self, count: int, prompted: bool) -> bool:
+        model = self._model
+        return bool(
+            model.multimask_output_in_sam
+            and (prompted or model.multimask_output_for_tracking)
+            and model.multimask_min_pt_num <= count <= model.multimask_max_pt_num
+        )
+
+    def _condition(self, coarse: torch.Tensor, recalls: Sequence[Recall]) -> torch.Tensor:
+        batch, channels, height, width = coarse.shape
+        model = self._model
+        tokens = [
+            torch.stack([r.spatial[n][1].spatial for r in recalls]) for n in range(len(recalls[0].spatial))
+        ]
+        positions = [
+            torch.stack([self._slot_positions[r.spatial[n][0]] for r in recalls])
+            for n in range(len(recalls[0].spatial))
+        ]
+        pointer_tokens = 0
+        count = len(recalls[0].pointers)
+        if model.use_obj_ptrs_in_encoder and count:
+            pointers = torch.stack([torch.stack([m.pointer for _, m in r.pointers]) for r in recalls])
+            splits = channels // model.mem_dim
+            tokens.append(pointers.reshape(batch, count * splits, model.mem_dim))
+            if model.add_tpos_enc_to_obj_ptrs:
+                distance = torch.tensor(
+                    [[d / r.span for d, _ in r.pointers] for r in recalls],
+                    device=coarse.device,
+                    dtype=torch.float32,
+                )
+                dim = channels if model.proj_tpos_enc_in_obj_ptrs else model.mem_dim
+                code = model.obj_ptr_tpos_proj(get_1d_sine_pe(distance, dim=dim))
+            else:
+                code = torch.zeros(batch, count, model.mem_dim, device=coarse.device)
+            positions.append(code.to(self.dtype).repeat_interleave(splits, dim=1))
+            pointer_tokens = count * splits
+        sequence = coarse.flatten(2).permute(2, 0, 1)
+        out = self._attention(
+            curr=sequence,
+            curr_pos=self._coarse_position[:, None].expand(-1, batch, -1),
+            memory=torch.cat(tokens, dim=1).transpose(0, 1),
+            memory_pos=torch.cat(positions, dim=1).transpose(0, 1),
+            num_obj_ptr_tokens=pointer_tokens,
+        )
+        return out.permute(1, 2, 0).reshape(batch, channels, height, width)
+
+    def _decode(
+        self,
+        coarse: torch.Tensor,
+        features: Sequence[FrameFeatures],
+        points: tuple[torch.Tensor, torch.Tensor] | None,
+        mask_logits: torch.Tensor | None,
+        multimask: bool,
+    ) -> list[Decoded]:
+        batch = len(coarse)
+        if points is None:
+            coordinates = torch.zeros(batch, 1, 2, device=self.device)
+            points = (coordinates, -torch.ones(batch, 1, dtype=torch.int32, device=self.device))
+        sparse, dense = self._prompts(points=points, boxes=None, masks=mask_logits)
+        masks, ious, tokens, score = self._decoder(
+            image_embeddings=coarse,
+            image_pe=self._image_pe,
+            sparse_prompt_embeddings=sparse.to(self.dtype),
+            dense_prompt_embeddings=dense.to(self.dtype),
+            multimask_output=multimask,
+            repeat_image=False,
+            high_res_features=[
+                torch.stack([f.fine for f in features]),
+                torch.stack([f.middle for f in features]),
+            ],
+        )
+        masks, ious = masks.float(), ious.float()
+        token = tokens[:, 0]
+        best = ious.argmax(dim=-1) if multimask else torch.zeros(batch, dtype=torch.long, device=self.device)
+        rows = torch.arange(batch, device=self.device)
+        if multimask and tokens.shape[1] > 1:
+            token = tokens[rows, best]
+        pointer = self._pointer(token)
+        if self._model.pred_obj_scores:
+            present = (score > 0).float()
+            masks = torch.where(present[:, None, None] > 0, masks, NO_OBJECT_LOGIT)
+            pointer = self._with_absence(pointer, present)
+        else:
+            score = torch.full((batch, 1), MASK_PROMPT_LOGIT, device=self.device)
+        chosen, chosen_iou = masks[rows, best], ious[rows, best]
+        values = torch.stack([chosen_iou, score[:, 0].float()], dim=1).cpu().tolist()
+        return [Decoded(chosen[n], values[n][0], values[n][1], pointer[n]) for n in range(batch)]
+
+    def _with_absence(self, pointer: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        present = present.to(pointer.dtype)
+        if self._model.fixed_no_obj_ptr:
+            pointer = present * pointer
+        return pointer + (1 - present) * self._model.no_obj_ptr.detach().to(pointer.dtype)
+
+    # --- remembering --------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def decode_mask(self, features: FrameFeatures, mask: torch.Tensor) -> Decoded:
+        """A mask that the user gave, as an answer of the decoder: honoured as it is.
+
+        Args:
+            mask: float32 (1, 1, size, size) in [0, 1].
+        """
+        binary = (mask >= 0.5).float()
+        logits = F.interpolate(
+            (binary * 2 - 1) * MASK_PROMPT_LOGIT,
+            scale_factor=0.25,
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        pointer = torch.zeros(1, self._model.hidden_dim, device=self.device, dtype=self.dtype)
+        present = bool(binary.any())
+        if self._model.use_obj_ptrs_in_encoder:
+            # Only the pointer of this pass is used; sam2 gives the decoder no memory here.
+            pointer = self._decode(
+                features.coarse[None], [features], None, self._model.mask_downsample(binary), False
+            )[0].pointer[None]
+            if self._model.pred_obj_scores:
+                pointer = self._with_absence(pointer, torch.full((1, 1), float(present), device=self.device))
+        score = MASK_PROMPT_LOGIT if present else -MASK_PROMPT_LOGIT
+        return Decoded(logits[0, 0], 1.0, score, pointer[0])
+
+    @torch.inference_mode()
+    def remember(
+        self, features: Sequence[FrameFeatures], decoded: Sequence[Decoded], *, prompted: bool
+    ) -> list[Memory]:
+        """Encode what was decided on each frame into a memory for later frames.
+
+        Args:
+            prompted: the masks come from the user's prompts and are remembered as hard masks.
+        """
+        model = self._model
+        logits = torch.stack([d.logits for d in decoded])[:, None]
+        full = F.interpolate(
+            logits, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False
+        )
+        if prompted and model.binarize_mask_from_pts_for_mem_enc:
+            shown = (full > 0).float()
+        else:
+            shown = torch.sigmoid(full)
+        shown = shown * model.sigmoid_scale_for_mem_enc + model.sigmoid_bias_for_mem_enc
+        coarse = torch.stack([f.coarse for f in features])
+        spatial = self._memory_encoder(coarse, shown.to(self.dtype), skip_mask_sigmoid=True)["vision_features"]
+        if model.no_obj_embed_spatial is not None:
+            absent = torch.tensor([[float(d.object_score <= 0)] for d in decoded], device=self.device)
+            spatial = spatial + (absent.to(spatial.dtype) * model.no_obj_embed_spatial.detach().to(spatial.dtype))[
+                ..., None, None
+            ]
+        flat = spatial.flatten(2).transpose(1, 2)
+        return [Memory(flat[n].clone(), d.pointer) for n, d in enumerate(decoded)]

@@ -1,0 +1,33 @@
+"""Models for the tests of the engine: the bundled one, and random ones."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config
+
+BUNDLED = (
+    Path(__file__).parents[2] / "SAM2Propagate" / "Resources" / "Models" / "sam2propagate_tiny.safetensors"
+)
+TINY = "configs/sam2.1/sam2.1_hiera_t.yaml"
+
+
+def bundled(precision: str = "float32", input_size: int = 256) -> LoadedModel:
+    """The bundled model, loaded anew: an engine takes its model over."""
+    return load_model(BUNDLED, device="cpu", precision=precision, input_size=input_size)
+
+
+@lru_cache(maxsize=1)
+def bundled_engine_model() -> LoadedModel:
+    """One bundled model in float32 that tests may share."""
+    return bundled()
+
+
+def random_model(config: str = TINY, input_size: int = 128, seed: int = 0) -> LoadedModel:
+    """A model with random weights."""
+    torch.manual_seed(seed)
+    model = build_model(model_config(config, input_size))
+    return LoadedModel(model, torch.device("cpu"), torch.float32, input_size, "random", {})

@@ -1,0 +1,77 @@
+"""The engine gives what sam2's own predictor gives, from the same weights and frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from SAM2PropagateLib.engine import imaging
+from SAM2PropagateLib.engine.build import build_model, model_config
+from SAM2PropagateLib.engine.engine import PropagationEngine
+from SAM2PropagateLib.engine.results import RunRequest
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from Testing.engine import official
+from Testing.engine.models import LoadedModel
+
+SIZE = 128
+FRAMES = 18
+START = 8
+
+
+def moving_discs(frames: int, size: int) -> np.ndarray:
+    """uint8 (frames, size, size): two discs that drift and change size over noise."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[:size, :size]
+    volume = generator.normal(60, 8, (frames, size, size))
+    for n in range(frames):
+        volume[n][(x - 40 - n) ** 2 + (y - 60) ** 2 < (14 + 0.3 * n) ** 2] += 110
+        volume[n][(x - 90) ** 2 + (y - 30 - n) ** 2 < 81] += 70
+    return volume.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "config", ["configs/sam2.1/sam2.1_hiera_t.yaml", "configs/sam2/sam2_hiera_t.yaml"]
+)
+def test_both_directions_match_the_official_predictor(config: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(model_config(config, SIZE))
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    volume = moving_discs(FRAMES, SIZE)
+    frames = FrameStack(volume, VolumeGeometry((SIZE, SIZE, FRAMES), np.eye(4)), 2, Window(255, 127.5))
+    engine = PropagationEngine(LoadedModel(model, torch.device("cpu"), torch.float32, SIZE, "random", {}))
+    session = engine.open(frames, FrameView((SIZE, SIZE), (1, 1), (-0.5, -0.5, SIZE - 0.5, SIZE - 0.5), SIZE))
+    boxes = [(30.0, 40.0, 66.0, 80.0), (80.0, 26.0, 101.0, 50.0)]
+    segments = tuple(
+        # sam2's predictor counts pixels from their corners, the library from their centres.
+        ResolvedSegment(
+            str(n),
+            {START: FramePrompts(box=tuple(edge - 0.0 for edge in box))},
+            frozenset(),
+            0,
+            FRAMES - 1,
+        )
+        for n, box in enumerate(boxes)
+    )
+    session.propagate(RunRequest(segments), lambda mask: None)
+
+    predictor = official.official_predictor(config, weights, SIZE)
+    images = imaging.to_model_input([frames.frame(n) for n in range(FRAMES)], session.view, engine.device)
+    state = official.start(predictor, images, (SIZE, SIZE))
+    for reverse, step in ((False, 1), (True, -1)):
+        expected = official.run(predictor, state, START, boxes, reverse=reverse)
+        for number in range(len(boxes)):
+            fronts = session._tracks[str(number)].fronts
+            front = next(f for (_, _, direction), f in fronts.items() if direction == step)
+            wanted = [n for n in expected if n != START]
+            assert sorted(front.found) == sorted(wanted)
+            for frame in wanted:
+                got = torch.nn.functional.interpolate(
+                    front.found[frame].logits.float()[None, None], size=(SIZE, SIZE), mode="bilinear"
+                )[0, 0]
+                # The engine keeps logits in half precision between frames' ends only for the masks.
+                torch.testing.assert_close(got, expected[frame][number], atol=0.02, rtol=0.02)
