@@ -1,0 +1,357 @@
+"""The asynchronous client of one worker: requests go out, events are collected by `poll`; nothing waits.
+
+A worker that dies, breaks the protocol or misses a deadline is ended with everything it started, and each
+request that was open gets an `error` event. `start` then begins with a new worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.worker.messages import (
+    PROTOCOL_VERSION,
+    Cancel,
+    DoneEvent,
+    ErrorEvent,
+    Event,
+    Hello,
+    LogEvent,
+    ReadyEvent,
+    Request,
+    Shutdown,
+    parse_event,
+)
+from SAM2PropagateLib.worker.transport import Transport
+from SAM2PropagateLib.worker.wire import Message, Payload, WireError
+
+Prepare = Callable[[], tuple[Request, Payload]]
+
+# After a gap this long between two polls (a blocked interface, a sleeping computer) the worker gets a moment
+# to be heard before its silence counts.
+_POLL_GAP_SECONDS = 5.0
+_GRACE_SECONDS = 1.0
+_WAIT_STEP_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds after which a worker counts as hung.
+
+    `start` and `cancel` count from the request (a cancel that comes before the worker is up: from then).
+    The others count the worker's silence: while it says anything, or takes an upload, time starts anew.
+    """
+
+    start: float = 120.0
+    load_model: float = 300.0
+    open_volume: float = 120.0
+    set_window: float = 120.0
+    preview: float = 300.0
+    propagate: float = 300.0
+    cancel: float = 10.0
+    close_volume: float = 120.0
+    shutdown: float = 5.0
+
+    def of(self, request: Request) -> float:
+        """The deadline for this kind of request."""
+        seconds: float = getattr(self, "start" if isinstance(request, Hello) else request.type)
+        return seconds
+
+
+@dataclass
+class _Open:
+    """A request without an answer yet."""
+
+    request: Request
+    sent_at: float
+    deadline: float | None
+
+
+@dataclass
+class _Worker:
+    """What is known of the present worker."""
+
+    transport: Transport
+    ready_at: float | None = None
+    heard_at: float = 0.0
+    activity: int = 0
+    open: dict[int, _Open] = field(default_factory=dict)
+
+
+class WorkerClient:
+    """Talks to one worker at a time.
+
+    Args:
+        transport_factory: makes the connection to a new worker, not started yet.
+        deadlines: when a worker counts as hung. clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        transport_factory: Callable[[], Transport],
+        *,
+        deadlines: Deadlines | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._transport_factory = transport_factory
+        self._deadlines = deadlines or Deadlines()
+        self._clock = clock
+        self._worker: _Worker | None = None
+        self._retired: list[Transport] = []
+        self._events: list[Event] = []
+        self._next_id = 1
+        self._polled_at = clock()
+        self._log: list[str] = []
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests can be sent: a worker was started and, as far as is known, lives."""
+        if self._worker is None:
+            return False
+        transport = self._worker.transport
+        return not transport.has_ended and transport.failure is None
+
+    @property
+    def open_requests(self) -> list[int]:
+        """The ids of the requests without an answer, oldest first."""
+        return [] if self._worker is None else list(self._worker.open)
+
+    @property
+    def log(self) -> list[str]:
+        """The last lines that the present worker printed, or the last one if there is none."""
+        return self._log if self._worker is None else self._worker.transport.log
+
+    def start(self) -> None:
+        """Start a worker, in place of a dead one.
+
+        Raises:
+            SAM2PropagateError: worker_not_started.
+        """
+        if self._worker is not None:
+            if self.is_alive:
+                return
+            self._collect()
+            self._check_death()
+        transport = self._transport_factory()
+        transport.start()
+        self._worker = _Worker(transport, heard_at=self._clock())
+        self.request(Hello())
+
+    def request(
+        self,
+        request: Request,
+        payload: Payload = b"",
+        *,
+        prepare: Prepare | None = None,
+        has_deadline: bool = True,
+    ) -> int:
+        """Send a request; returns its id, which its events carry.
+
+        Args:
+            request: what to send; with `prepare`, only its kind counts.
+            payload: raw bytes that go with it.
+            prepare: makes the request and its payload in another thread, where it may take its time.
+            has_deadline: False for one whose answer may take any time.
+        """
+        request_id = self._next_id
+        self._next_id += 1
+        worker = self._worker
+        if worker is None:
+            self._events.append(ErrorEvent(request_id, _not_running()))
+            return request_id
+        deadline = self._deadlines.of(request) if has_deadline else None
+        worker.open[request_id] = _Open(request, self._clock(), deadline)
+        if prepare is None:
+            worker.transport.send(request_id, Message(request.header(request_id), payload))
+        else:
+            worker.transport.send(request_id, lambda: _prepared(prepare, request_id))
+        return request_id
+
+    def poll(self) -> list[Event]:
+        """All events since the last call, in order; never waits. Checks the deadlines, too."""
+        self._collect()
+        if not self._check_death():
+            self._check_deadlines()
+        self._polled_at = self._clock()
+        self._retired = [transport for transport in self._retired if not transport.is_closed]
+        events, self._events = self._events, []
+        return events
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for something to poll; for callers without an event loop.
+
+        Returns early, with False, to have the deadlines checked by the next `poll`.
+        """
+        if self._events or self._worker is None:
+            return bool(self._events)
+        return self._worker.transport.wait(min(timeout, _WAIT_STEP_SECONDS))
+
+    def kill(self, reason: SAM2PropagateError | None = None) -> None:
+        """End the worker with all its children, at once; open requests get `reason` as their error."""
+        if self._worker is not None:
+            self._collect()
+            self._end_worker(reason or SAM2PropagateError("worker_stopped", "The worker was stopped."))
+
+    def close(self, timeout: float | None = None) -> None:
+        """End the worker, kindly for `timeout` seconds (None: the shutdown deadline), and all threads.
+
+        Open requests get an error, which one more `poll` collects.
+        """
+        patience = self._deadlines.shutdown if timeout is None else timeout
+        worker = self._worker
+        if worker is not None:
+            self._collect()
+            worker.transport.send(self._next_id, Message(Shutdown().header(self._next_id)))
+            self._next_id += 1
+            worker.transport.close(patience)
+            self._collect()
+            self._fail_all(SAM2PropagateError("worker_stopped", "The worker was stopped."))
+            self._log = worker.transport.log
+            self._worker = None
+        for transport in self._retired:
+            transport.close(0.0)
+        self._retired.clear()
+
+    # --- events
+
+    def _collect(self) -> None:
+        """Take what has arrived and keep it for `poll`."""
+        worker = self._worker
+        if worker is None:
+            return
+        for message in worker.transport.receive():
+            try:
+                event = parse_event(message)
+            except WireError as error:
+                self._end_worker(error)
+                return
+            worker.heard_at = self._clock()
+            if isinstance(event, ReadyEvent) and not self._accept(worker, event):
+                return
+            if event.request is not None and not isinstance(event, LogEvent):
+                if event.request not in worker.open:
+                    continue
+                if isinstance(event, DoneEvent | ErrorEvent | ReadyEvent):
+                    del worker.open[event.request]
+            self._events.append(event)
+
+    def _accept(self, worker: _Worker, ready: ReadyEvent) -> bool:
+        """Whether the worker speaks our protocol; ends it if not."""
+        worker.ready_at = self._clock()
+        if ready.protocol == PROTOCOL_VERSION:
+            return True
+        self._end_worker(
+            SAM2PropagateError(
+                "protocol_mismatch",
+                f"The worker speaks version {ready.protocol} of the protocol, this program version "
+                f"{PROTOCOL_VERSION}.",
+                "Install the same version of SAM2Propagate on both sides.",
+            )
+        )
+        return False
+
+    # --- the worker's end
+
+    def _check_death(self) -> bool:
+        """Whether the worker is gone; its open requests are told so."""
+        worker = self._worker
+        if worker is None:
+            return True
+        failure = worker.transport.failure
+        if failure is not None:
+            self._end_worker(failure)
+        elif worker.transport.has_ended:
+            self._end_worker(_death(worker))
+        return self._worker is None
+
+    def _check_deadlines(self) -> None:
+        worker = self._worker
+        if worker is None:
+            return
+        now = self._clock()
+        if worker.transport.activity != worker.activity:
+            worker.activity = worker.transport.activity
+            worker.heard_at = now
+        if now - self._polled_at > _POLL_GAP_SECONDS:
+            for waiting in worker.open.values():
+                if waiting.deadline is not None:
+                    waiting.sent_at = max(waiting.sent_at, now - waiting.deadline + _GRACE_SECONDS)
+            return
+        for request_id, waiting in worker.open.items():
+            if waiting.deadline is not None and now - _counted_from(worker, waiting) > waiting.deadline:
+                error = _no_answer(waiting)
+                del worker.open[request_id]
+                self._events.append(ErrorEvent(request_id, error, tuple(worker.transport.log)))
+                self._end_worker(error)
+                return
+
+    def _end_worker(self, error: SAM2PropagateError) -> None:
+        """Kill the worker and give each open request the error."""
+        worker = self._worker
+        if worker is None:
+            return
+        worker.transport.kill()
+        self._log = worker.transport.log
+        self._fail_all(error)
+        self._retired.append(worker.transport)
+        self._worker = None
+
+    def _fail_all(self, error: SAM2PropagateError) -> None:
+        worker = self._worker
+        if worker is None:
+            return
+        log = tuple(worker.transport.log)
+        self._events += [ErrorEvent(request_id, error, log) for request_id in worker.open]
+        worker.open.clear()
+
+
+def _prepared(prepare: Prepare, request_id: int) -> Message:
+    request, payload = prepare()
+    return Message(request.header(request_id), payload)
+
+
+def _counted_from(worker: _Worker, waiting: _Open) -> float:
+    if isinstance(waiting.request, Hello):
+        return waiting.sent_at
+    if worker.ready_at is None:
+        # Nothing can be answered yet; the deadline of the start watches over that.
+        return float("inf")
+    if isinstance(waiting.request, Cancel | Shutdown):
+        return max(waiting.sent_at, worker.ready_at)
+    return max(waiting.sent_at, worker.heard_at)
+
+
+def _not_running() -> SAM2PropagateError:
+    return SAM2PropagateError("worker_not_running", "The worker is not running.", "Try again.")
+
+
+def _no_answer(waiting: _Open) -> SAM2PropagateError:
+    if isinstance(waiting.request, Hello):
+        sentence = f"The worker did not start within {waiting.deadline:g} seconds."
+    else:
+        sentence = f"The worker did not answer within {waiting.deadline:g} seconds and was ended."
+    return SAM2PropagateError(
+        "worker_not_responding",
+        sentence,
+        "Try again: it starts anew, and your prompts and finished slices are kept.",
+    )
+
+
+def _death(worker: _Worker) -> SAM2PropagateError:
+    code = worker.transport.exit_code
+    last = next(reversed(worker.transport.log), "")
+    how = f" (signal {-code})" if code is not None and code < 0 else f" (exit code {code})" if code else ""
+    if worker.ready_at is None:
+        return SAM2PropagateError(
+            "worker_not_started",
+            f"The worker ended before it was ready{how}{f': {last}' if last else '.'}",
+            "Check that its Python has what SAM2Propagate needs; the log says more.",
+        )
+    reason = "This is often a lack of memory. " if code == -9 else ""
+    return SAM2PropagateError(
+        "worker_died",
+        f"The worker ended unexpectedly{how}.",
+        f"{reason}Try again: it starts anew, and your prompts and finished slices are kept.",
+    )

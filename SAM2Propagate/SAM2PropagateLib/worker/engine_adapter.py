@@ -1,0 +1,135 @@
+"""The real engine behind the server's `Engine`. Torch and sam2 are imported when a model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress, RunPlan
+from SAM2PropagateLib.worker.messages import LoadModel
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.engine.engine import PropagationEngine
+    from SAM2PropagateLib.engine.session import EngineSession as RealSession
+
+_log = logging.getLogger(__name__)
+
+
+class SAM2Engine:
+    """SAM 2 as the server wants it; see `worker.server.Engine`."""
+
+    def __init__(self) -> None:
+        self._engine: PropagationEngine | None = None
+
+    def load_model(self, request: LoadModel, progress: Progress) -> Mapping[str, Any]:
+        # The former model's memory is wanted for the new one.
+        self._engine = None
+        self.release_memory()
+        progress("Starting PyTorch", 0, 3)
+        try:
+            from SAM2PropagateLib.engine.build import load_model
+            from SAM2PropagateLib.engine.engine import PropagationEngine
+        except ImportError as error:
+            raise _not_installed(error) from error
+        from SAM2PropagateLib.models.store import ModelStore
+
+        progress("Checking the model's file", 1, 3)
+        path, entry = ModelStore().resolve(request.path or request.name)
+        config = request.config if request.config is not None or entry is None else entry.config
+        progress("Loading the model", 2, 3)
+        loaded = load_model(
+            path,
+            config=config,
+            device=request.device,
+            input_size=request.input_size,
+            name=None if entry is None else entry.name,
+        )
+        megabytes = None if request.cache_megabytes is None else int(request.cache_megabytes)
+        self._engine = PropagationEngine(loaded, cache_megabytes=megabytes)
+        progress("The model is loaded", 3, 3)
+        return {
+            "model": loaded.name,
+            "device": str(loaded.device),
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "input_size": loaded.input_size,
+        }
+
+    def open(self, frames: FrameStack, crop: Crop) -> EngineSession:
+        if self._engine is None:
+            raise SAM2PropagateError("no_model", "No model is loaded.", "Load a model first.")
+        from SAM2PropagateLib.frames.view import FrameView
+
+        view = None
+        if isinstance(crop, tuple):
+            geometry, axis = frames.geometry, frames.axis
+            shape, spacing = geometry.frame_shape(axis), geometry.frame_spacing(axis)
+            view = FrameView.around(crop, shape, spacing, self._engine.steps.input_size, context=1.0)
+        return _Session(self._engine.open(frames, view))
+
+    def release_memory(self) -> None:
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        elif torch.backends.mps.is_available():
+            torch.mps.empty_cache()
+
+
+class _Session:
+    """An engine's session as the server wants it."""
+
+    def __init__(self, session: RealSession) -> None:
+        self._session = session
+
+    def preview(self, frame: int, prompts: FramePrompts, segment: str) -> Mask:
+        return self._session.preview(frame, prompts, segment=segment)
+
+    def expected_frames(self, plan: RunPlan) -> int:
+        known = getattr(self._session, "expected_frames", None)
+        if known is not None:
+            return int(known(_run_request(plan)))
+        from SAM2PropagateLib.engine.plan import plan as stretches_of
+
+        total = 0
+        for segment in plan.segments:
+            frames = set(segment.keyframes)
+            for stretch in stretches_of(segment, plan.direction, plan.reach):
+                frames.update(stretch.frames)
+            total += len(frames - segment.locked)
+        return total
+
+    def propagate(
+        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[], None]
+    ) -> Mapping[str, Any]:
+        summary = self._session.propagate(_run_request(plan), on_frame, between)
+        return dataclasses.asdict(summary)
+
+    def set_frames(self, frames: FrameStack) -> None:
+        self._session.set_frames(frames)
+
+    def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
+        return self._session.encode_ahead(order, should_stop)
+
+
+def _run_request(plan: RunPlan) -> Any:
+    from SAM2PropagateLib.engine.results import RunRequest
+
+    return RunRequest(plan.segments, plan.direction, plan.reach, plan.everything)
+
+
+def _not_installed(error: ImportError) -> SAM2PropagateError:
+    missing = error.name or str(error)
+    return SAM2PropagateError(
+        "not_installed",
+        f'The Python package "{missing}" that the worker needs cannot be imported.',
+        "Install what SAM2Propagate needs, then try again.",
+    )

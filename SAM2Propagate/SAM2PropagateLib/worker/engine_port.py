@@ -1,0 +1,82 @@
+"""What the server needs of an engine; `engine_adapter` fulfils it with the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.worker.messages import LoadModel
+
+Crop = str | tuple[float, float, float, float] | None
+Progress = Callable[[str, int, int], None]
+
+
+class Mask(Protocol):
+    """What an engine gives for a frame."""
+
+    @property
+    def segment(self) -> str: ...
+    @property
+    def frame(self) -> int: ...
+    @property
+    def mask(self) -> NDArray[np.bool_]: ...
+    @property
+    def predicted_iou(self) -> float: ...
+    @property
+    def object_score(self) -> float: ...
+    @property
+    def doubt(self) -> float: ...
+    @property
+    def kind(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run as an engine is asked for it; see the `propagate` request."""
+
+    segments: tuple[ResolvedSegment, ...]
+    direction: str
+    reach: int | None
+    everything: bool
+
+
+class EngineSession(Protocol):
+    """One volume along one axis in an engine."""
+
+    def preview(self, frame: int, prompts: FramePrompts, segment: str) -> Mask:
+        """The mask of one frame from its prompts alone."""
+
+    def expected_frames(self, plan: RunPlan) -> int:
+        """How many frames `propagate` will hand out, as far as that is known beforehand."""
+
+    def propagate(
+        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[], None]
+    ) -> Mapping[str, Any]:
+        """Run; hands each finished frame to `on_frame`, calls `between` between two steps (it may raise
+        `Cancelled`, and it may preview). Returns JSON-able facts about the run."""
+
+    def set_frames(self, frames: FrameStack) -> None:
+        """Go on with other frames of the same shape (another window)."""
+
+    def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
+        """Prepare frames in this order until told to stop; returns how many were prepared."""
+
+
+class Engine(Protocol):
+    """What can load a model and open volumes."""
+
+    def load_model(self, request: LoadModel, progress: Progress) -> Mapping[str, Any]:
+        """Load a model in place of the present one; `progress(text, done, total)` may raise `Cancelled`.
+        Returns {model, device, dtype, input_size}. Sessions of the former model are not used any more."""
+
+    def open(self, frames: FrameStack, crop: Crop) -> EngineSession:
+        """A session over a volume with the loaded model."""
+
+    def release_memory(self) -> None:
+        """Give back what memory can be given back, after an allocation has failed."""

@@ -1,0 +1,67 @@
+"""Whatever goes wrong in the worker, as the client is told it; what is not for users goes to the log."""
+
+from __future__ import annotations
+
+import logging
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+
+_log = logging.getLogger(__name__)
+
+_MEMORY_CODES = ("out_of_memory", "model_does_not_fit")
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+_DEVICE_SIGNS = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "device-side assert", "HIP error")
+
+
+class DeviceLostError(SAM2PropagateError):
+    """The GPU has failed in a way that only a new process can mend."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "device_lost",
+            "The GPU reported an error that ends this worker.",
+            "Try again: it starts anew. If it happens again, update the driver or choose the CPU.",
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
+
+
+def told(error: Exception) -> SAM2PropagateError:
+    """The error for the client. Unexpected ones are logged with their traceback.
+
+    Codes beside the error's own: `out_of_memory`, `device_lost`, `internal`.
+    """
+    if isinstance(error, SAM2PropagateError):
+        _log.info("%s: %s", error.code, error)
+        return error
+    text = f"{type(error).__name__}: {error}"
+    if _is_out_of_memory(error):
+        _log.info("%s", text, exc_info=error)
+        return SAM2PropagateError(
+            "out_of_memory",
+            "There is not enough memory for this.",
+            "Choose a smaller model or input size, close other programs, or use another device.",
+        )
+    # At this level it stays in the log; the client has its error event.
+    _log.info("Unexpected: %s", text, exc_info=error)
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _DEVICE_SIGNS):
+        return DeviceLostError()
+    return SAM2PropagateError(
+        "internal",
+        f"The worker met an unexpected error ({type(error).__name__}).",
+        "Try again; if it happens again, report it with the log.",
+    )
+
+
+def needs_memory(error: SAM2PropagateError) -> bool:
+    """Whether memory should be given back after this error."""
+    return error.code in _MEMORY_CODES
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # Torch is not imported here; its error for a full GPU is a class of that name, others are RuntimeErrors.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _MEMORY_SIGNS)

@@ -1,0 +1,153 @@
+"""The worker's ends of the pipe: what it says, from any thread, and what it is asked, read in a thread.
+
+Cancelling works while the main thread computes: the reading thread answers for requests that still wait, and
+raises the flag of one that is under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
+from SAM2PropagateLib.worker.messages import (
+    Cancel,
+    DoneEvent,
+    ErrorEvent,
+    Event,
+    Received,
+    Shutdown,
+    parse_request,
+)
+from SAM2PropagateLib.worker.wire import MessageReader, WireError, Writable, write_message
+
+_log = logging.getLogger(__name__)
+
+
+class Outlet:
+    """Sends events, one after the other. A client that is gone is no error here; `is_broken` tells.
+
+    Args:
+        stream: where they go.
+    """
+
+    def __init__(self, stream: Writable) -> None:
+        self._stream = stream
+        self._guard = threading.Lock()
+        self.is_broken = False
+
+    def send(self, event: Event) -> None:
+        """Send one event; blocks while the pipe is full."""
+        with self._guard:
+            if self.is_broken:
+                return
+            try:
+                write_message(self._stream, event.message())
+            except (OSError, ValueError):
+                self.is_broken = True
+
+
+class Inbox:
+    """Reads requests in a thread of its own.
+
+    Args:
+        reader: of the client's frames. outlet: for the answers that the reading thread gives.
+    """
+
+    def __init__(self, reader: MessageReader, outlet: Outlet) -> None:
+        self._reader = reader
+        self._outlet = outlet
+        self._changed = threading.Condition()
+        self._waiting: deque[Received] = deque()
+        self._active: list[int] = []
+        self._cancelled: dict[int, list[int]] = {}
+        self._has_ended = False
+        self.was_shut_down = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client is gone or wants the end: what is under way is pointless."""
+        return self._has_ended or self.was_shut_down or self._outlet.is_broken
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a request waits, or the end of it all."""
+        return bool(self._waiting) or self.has_ended
+
+    def read(self) -> None:
+        """Read until the client closes its end; meant for a thread."""
+        try:
+            while (message := self._reader.read()) is not None:
+                try:
+                    received = parse_request(message)
+                except SAM2PropagateError as error:
+                    request_id = message.header.get("id")
+                    self._outlet.send(ErrorEvent(request_id if isinstance(request_id, int) else None, error))
+                    continue
+                if isinstance(received.request, Cancel):
+                    self._cancel(received.id, received.request.run)
+                elif isinstance(received.request, Shutdown):
+                    self._shut_down(received.id)
+                else:
+                    with self._changed:
+                        self._waiting.append(received)
+                        self._changed.notify_all()
+        except WireError as error:
+            _log.error("%s", error)
+            self._outlet.send(ErrorEvent(None, error))
+        except OSError as error:
+            _log.error("The client's messages cannot be read: %s", error)
+        finally:
+            with self._changed:
+                self._has_ended = True
+                self._changed.notify_all()
+
+    def take(self) -> Received | None:
+        """The next request, waited for; None when the client is gone. `finish` it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.has_waiting)
+            return self._activate() if self._waiting and not self.has_ended else None
+
+    def take_if(self, allowed: Callable[[Received], bool]) -> Received | None:
+        """The next request if there is one and it is allowed; later ones never overtake it. `finish` it."""
+        with self._changed:
+            return self._activate() if self._waiting and allowed(self._waiting[0]) else None
+
+    def finish(self, request_id: int) -> None:
+        """After a taken request's answer was sent: answers those who wanted to cancel it."""
+        with self._changed:
+            self._active.remove(request_id)
+            cancels = self._cancelled.pop(request_id, [])
+        for cancel in cancels:
+            self._outlet.send(DoneEvent(cancel, {"known": True}))
+
+    def check(self, request_id: int) -> None:
+        """Raise `Cancelled` if this request was cancelled or the client is gone."""
+        if request_id in self._cancelled or self.has_ended:
+            raise Cancelled()
+
+    def _activate(self) -> Received:
+        # In one step with leaving the queue, so that a cancel always finds it in one of the two places.
+        received = self._waiting.popleft()
+        self._active.append(received.id)
+        return received
+
+    def _shut_down(self, request_id: int) -> None:
+        self._outlet.send(DoneEvent(request_id))
+        with self._changed:
+            self.was_shut_down = True
+            self._changed.notify_all()
+
+    def _cancel(self, cancel: int, target: int) -> None:
+        with self._changed:
+            waiting = next((one for one in self._waiting if one.id == target), None)
+            if waiting is not None:
+                self._waiting.remove(waiting)
+            elif target in self._active:
+                self._cancelled.setdefault(target, []).append(cancel)
+                return
+        if waiting is not None:
+            self._outlet.send(DoneEvent(target, {"cancelled": True}))
+        self._outlet.send(DoneEvent(cancel, {"known": waiting is not None}))

@@ -1,0 +1,490 @@
+"""What is said between client and worker: requests and events as typed values, checked on arrival.
+
+A request's header is {"type", "id", ...its fields}, an event's {"type", "request": id, ...its fields}. The
+mask of a frame and the voxels of a volume travel as the payload.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.worker.masks import PackedMask, packed_mask
+from SAM2PropagateLib.worker.wire import Message, Payload, WireError
+
+PROTOCOL_VERSION = 1
+"""Both ends must speak the same one; raised with every change that an older end would misread."""
+
+FRAME_KINDS = ("preview", "keyframe", "propagated", "absent", "locked")
+DIRECTIONS = ("both", "forward", "backward")
+
+_Check = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _count(value: Any) -> bool:
+    return _whole(value) and value >= 0
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _table(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _one_of(*allowed: str) -> _Check:
+    return lambda value: isinstance(value, str) and value in allowed
+
+
+def _or_none(check: _Check) -> _Check:
+    return lambda value: value is None or check(value)
+
+
+def _list_of(check: _Check, length: int | None = None) -> _Check:
+    def checked(value: Any) -> bool:
+        right = isinstance(value, list | tuple) and (length is None or len(value) == length)
+        return right and all(check(item) for item in value)
+
+    return checked
+
+
+def _voxel_type(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and np.dtype(value).kind in "biuf"
+    except TypeError:
+        return False
+
+
+def _crop(value: Any) -> bool:
+    return value is None or value == "auto" or _list_of(_number, 4)(value)
+
+
+def _config(value: Any) -> bool:
+    return value is None or _text(value) or _table(value)
+
+
+def _checked(check: _Check, **options: Any) -> Any:
+    return field(metadata={"check": check}, **options)
+
+
+class _Fields:
+    """Dataclass fields to and from a header; each field's metadata holds its check."""
+
+    type: ClassVar[str]
+
+    def fields(self) -> dict[str, Any]:
+        """The fields as JSON-able values."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def take(cls, header: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+        """The fields out of a header, checked.
+
+        Raises:
+            SAM2PropagateError: bad_message: a field is missing, unknown or of the wrong kind.
+        """
+        taken: dict[str, Any] = {}
+        for item in fields(cls):  # type: ignore[arg-type]
+            if "check" not in item.metadata:
+                continue
+            if item.name not in header:
+                if item.default is MISSING and item.default_factory is MISSING:
+                    raise _bad(f'The message "{cls.type}" lacks "{item.name}".')
+                continue
+            value = header[item.name]
+            if not item.metadata["check"](value):
+                raise _bad(f'The message "{cls.type}" has an impossible "{item.name}" ({_shown(value)}).')
+            taken[item.name] = tuple(value) if isinstance(value, list) else value
+        unknown = sorted(set(header) - set(taken) - {"type", *known} - {item.name for item in fields(cls)})  # type: ignore[arg-type]
+        if unknown:
+            raise _bad(f'The message "{cls.type}" has the unknown field "{unknown[0]}".')
+        return taken
+
+
+# --- requests
+
+
+@dataclass(frozen=True)
+class Request(_Fields):
+    """Something the client asks for; each kind is answered by one `done` or one `error`."""
+
+    def header(self, request_id: int) -> dict[str, Any]:
+        """The frame's header."""
+        return {"type": self.type, "id": request_id, **self.fields()}
+
+
+@dataclass(frozen=True)
+class Hello(Request):
+    """The first request. Answer: `ready`."""
+
+    type: ClassVar[str] = "hello"
+    protocol: int = _checked(_whole, default=PROTOCOL_VERSION)
+    client: str = _checked(_text, default="SAM2Propagate")
+
+
+@dataclass(frozen=True)
+class LoadModel(Request):
+    """Load a model, in place of the one that is loaded.
+
+    Answer: progress*, done {model, device, dtype, input_size}.
+
+    Attributes:
+        name: of the registry. path: of a weights file; one of both must be given.
+        config: a configuration by name or path, or {"base", "overrides"}; None: what the file says.
+        device: "auto", "cuda", "cuda:N", "mps" or "cpu". input_size: pixels; None: the model's own.
+        cache_megabytes: for the features of frames; None: the engine's choice.
+        encode_ahead: while idle after a preview, encode the frames around it in advance.
+    """
+
+    type: ClassVar[str] = "load_model"
+    name: str | None = _checked(_or_none(_text), default=None)
+    path: str | None = _checked(_or_none(_text), default=None)
+    config: str | Mapping[str, Any] | None = _checked(_config, default=None)
+    device: str = _checked(_text, default="auto")
+    input_size: int | None = _checked(_or_none(_count), default=None)
+    cache_megabytes: float | None = _checked(_or_none(_number), default=None)
+    encode_ahead: bool = _checked(_flag, default=True)
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (self.path is None):
+            raise _bad('The message "load_model" needs either "name" or "path".')
+
+
+@dataclass(frozen=True)
+class OpenVolume(Request):
+    """Open a volume's frames along one axis under a name. Answer: done {frames}.
+
+    Attributes:
+        volume: the name; an open volume of that name is replaced.
+        geometry: `VolumeGeometry.to_dict()`. dtype: NumPy's `dtype.str`. shape: (K, J, I).
+        source: {"kind": "shared", "path"}, {"kind": "payload", "codec": "zlib"} (the payload holds the voxels
+            in C order), or {"kind": "volume", "volume": name} (those of another open volume).
+        window: (width, level). axis: 0 = i, 1 = j, 2 = k.
+        crop: None, "auto", or (x0, y0, x1, y1) in native pixel edge coordinates of a frame.
+    """
+
+    type: ClassVar[str] = "open_volume"
+    volume: str = _checked(_text)
+    geometry: Mapping[str, Any] = _checked(_table)
+    dtype: str = _checked(_voxel_type)
+    shape: tuple[int, int, int] = _checked(_list_of(_count, 3))
+    source: Mapping[str, Any] = _checked(_table)
+    window: tuple[float, float] = _checked(_list_of(_number, 2))
+    axis: int = _checked(_count)
+    crop: str | tuple[float, float, float, float] | None = _checked(_crop, default="auto")
+
+
+@dataclass(frozen=True)
+class SetWindow(Request):
+    """See an open volume through another window: (width, level). Answer: done {}."""
+
+    type: ClassVar[str] = "set_window"
+    volume: str = _checked(_text)
+    window: tuple[float, float] = _checked(_list_of(_number, 2))
+
+
+@dataclass(frozen=True)
+class Preview(Request):
+    """One frame's mask from its prompts alone. Answer: frame, done {}. Served during a run, too.
+
+    Attributes:
+        prompts: a prompt set as `prompts.document.to_document` gives it. segment: whose. frame: its index.
+    """
+
+    type: ClassVar[str] = "preview"
+    volume: str = _checked(_text)
+    prompts: Mapping[str, Any] = _checked(_table)
+    segment: str = _checked(_text)
+    frame: int = _checked(_count)
+
+
+@dataclass(frozen=True)
+class Propagate(Request):
+    """A run. Answer: frame*, progress*, done {summary fields, cancelled}.
+
+    Attributes:
+        prompts: as in `Preview`. segments: those to propagate, by name.
+        direction: "both", "forward" or "backward". reach: frames from the keyframes; None: up to the ends.
+        everything: compute all again instead of what changed since the last run.
+    """
+
+    type: ClassVar[str] = "propagate"
+    volume: str = _checked(_text)
+    prompts: Mapping[str, Any] = _checked(_table)
+    segments: tuple[str, ...] = _checked(_list_of(_text))
+    direction: str = _checked(_one_of(*DIRECTIONS), default="both")
+    reach: int | None = _checked(_or_none(_count), default=None)
+    everything: bool = _checked(_flag, default=False)
+
+
+@dataclass(frozen=True)
+class Cancel(Request):
+    """End another request: a waiting one at once, a run between two frames. Answer: that one's
+    done {cancelled: true}, then done {known} (false: there was no such request any more)."""
+
+    type: ClassVar[str] = "cancel"
+    run: int = _checked(_count)
+
+
+@dataclass(frozen=True)
+class CloseVolume(Request):
+    """Forget a volume. Answer: done {}; its shared file is unmapped then."""
+
+    type: ClassVar[str] = "close_volume"
+    volume: str = _checked(_text)
+
+
+@dataclass(frozen=True)
+class Shutdown(Request):
+    """End the worker: at once if it is idle, else between two steps. Answer: done {}; what waits is dropped."""
+
+    type: ClassVar[str] = "shutdown"
+
+
+REQUESTS: dict[str, type[Request]] = {
+    kind.type: kind
+    for kind in (Hello, LoadModel, OpenVolume, SetWindow, Preview, Propagate, Cancel, CloseVolume, Shutdown)
+}
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request as the worker received it, with its id and payload."""
+
+    id: int
+    request: Request
+    payload: Payload = field(default=b"", repr=False)
+
+
+def parse_request(message: Message) -> Received:
+    """The request in a frame.
+
+    Raises:
+        SAM2PropagateError: bad_message.
+    """
+    header = message.header
+    kind = REQUESTS.get(header["type"]) if isinstance(header.get("type"), str) else None
+    if kind is None:
+        raise _bad(f"There is no request of the type {_shown(header.get('type'))}.")
+    if not _count(header.get("id")):
+        raise _bad(f'The request "{kind.type}" has no usable id.')
+    return Received(header["id"], kind(**kind.take(header, ("id",))), message.payload)
+
+
+# --- events
+
+
+@dataclass(frozen=True)
+class Event(_Fields):
+    """Something the worker says; `request` is the id of the request it belongs to, None for none."""
+
+    request: int | None
+
+    def message(self) -> Message:
+        """The event as a frame."""
+        values = self.fields()
+        return Message({"type": self.type, "request": values.pop("request"), **values})
+
+    @classmethod
+    def parse(cls: type[_E], request: int | None, message: Message) -> _E:
+        """The event out of a frame whose type was read already."""
+        return cls(request=request, **cls.take(message.header, ("request",)))
+
+
+_E = TypeVar("_E", bound=Event)
+
+
+@dataclass(frozen=True)
+class ReadyEvent(Event):
+    """The worker's answer to `hello`.
+
+    Attributes:
+        protocol: its version of the protocol. pid: of the process. python: its version. platform: its system.
+    """
+
+    type: ClassVar[str] = "ready"
+    protocol: int = _checked(_whole)
+    pid: int = _checked(_whole)
+    python: str = _checked(_text)
+    platform: str = _checked(_text)
+
+
+@dataclass(frozen=True)
+class ProgressEvent(Event):
+    """How far a request is.
+
+    Attributes:
+        text: what is being done. done, total: frames of a run, bytes of a file or steps; total 0: not known.
+        frames_per_second, seconds_left: of a run; None while they are not known.
+    """
+
+    type: ClassVar[str] = "progress"
+    text: str = _checked(lambda value: isinstance(value, str), default="")
+    done: int = _checked(_count, default=0)
+    total: int = _checked(_count, default=0)
+    frames_per_second: float | None = _checked(_or_none(_number), default=None)
+    seconds_left: float | None = _checked(_or_none(_number), default=None)
+
+
+@dataclass(frozen=True)
+class FrameEvent(Event):
+    """One finished frame of one segment.
+
+    Attributes:
+        volume, segment, frame: which. kind: "preview", "keyframe", "propagated", "absent" or "locked".
+        predicted_iou, object_score: the model's own; None if it gave none.
+        doubt: 0 (sure) to 1 (not to be trusted); None if unknown.
+        packed: the mask; `mask` unpacks it.
+    """
+
+    type: ClassVar[str] = "frame"
+    volume: str
+    segment: str
+    frame: int
+    kind: str
+    predicted_iou: float | None
+    object_score: float | None
+    doubt: float | None
+    packed: PackedMask
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(rows, cols) bool, native pixels; newly unpacked with every call."""
+        return self.packed.unpack()
+
+    def message(self) -> Message:
+        header = {
+            "type": self.type,
+            "request": self.request,
+            "volume": self.volume,
+            "segment": self.segment,
+            "frame": self.frame,
+            "kind": self.kind,
+            "predicted_iou": finite(self.predicted_iou),
+            "object_score": finite(self.object_score),
+            "doubt": finite(self.doubt),
+            "shape": self.packed.shape,
+            "box": self.packed.box,
+        }
+        return Message(header, self.packed.bits)
+
+    @classmethod
+    def parse(cls, request: int | None, message: Message) -> FrameEvent:
+        header = message.header
+        try:
+            volume, segment, frame, kind = (header[key] for key in ("volume", "segment", "frame", "kind"))
+            scores = [header[key] for key in ("predicted_iou", "object_score", "doubt")]
+            packed = packed_mask(header["shape"], header["box"], message.payload)
+        except KeyError as error:
+            raise _bad(f'The message "frame" lacks {error}.') from error
+        right = _text(volume) and _text(segment) and _count(frame) and kind in FRAME_KINDS
+        if not right or not all(score is None or _number(score) for score in scores):
+            raise _bad('The message "frame" has an impossible field.')
+        return cls(request, volume, segment, frame, kind, scores[0], scores[1], scores[2], packed)
+
+
+@dataclass(frozen=True)
+class DoneEvent(Event):
+    """A request is finished; `result` depends on its kind."""
+
+    type: ClassVar[str] = "done"
+    result: Mapping[str, Any] = _checked(_table, default_factory=dict)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was ended early by a `cancel`."""
+        return bool(self.result.get("cancelled", False))
+
+
+@dataclass(frozen=True)
+class ErrorEvent(Event):
+    """A request has failed.
+
+    Attributes:
+        error: code, sentence and hint for the user.
+        log: the worker's last lines, if it died.
+    """
+
+    type: ClassVar[str] = "error"
+    error: SAM2PropagateError
+    log: tuple[str, ...] = ()
+
+    def message(self) -> Message:
+        return Message({"type": self.type, "request": self.request, "error": self.error.to_dict()})
+
+    @classmethod
+    def parse(cls, request: int | None, message: Message) -> ErrorEvent:
+        values = message.header.get("error")
+        if not isinstance(values, Mapping) or not all(_text(values.get(key)) for key in ("code", "sentence")):
+            raise _bad('The message "error" does not say what is wrong.')
+        texts = {str(key): str(value) for key, value in values.items()}
+        return cls(request, SAM2PropagateError.from_dict(texts))
+
+
+@dataclass(frozen=True)
+class LogEvent(Event):
+    """A line for the log that concerns the user; `level` as in the logging module, in lower case."""
+
+    type: ClassVar[str] = "log"
+    level: str = _checked(_one_of("debug", "info", "warning", "error", "critical"))
+    text: str = _checked(lambda value: isinstance(value, str))
+
+
+EVENTS: dict[str, type[Event]] = {
+    kind.type: kind for kind in (ReadyEvent, ProgressEvent, FrameEvent, DoneEvent, ErrorEvent, LogEvent)
+}
+
+
+def parse_event(message: Message) -> Event:
+    """The event in a frame.
+
+    Raises:
+        WireError: it is none of ours.
+    """
+    header = message.header
+    kind = EVENTS.get(header["type"]) if isinstance(header.get("type"), str) else None
+    request = header.get("request")
+    try:
+        if kind is None:
+            raise _bad(f"There is no event of the type {_shown(header.get('type'))}.")
+        if request is not None and not _count(request):
+            raise _bad(f'The event "{kind.type}" names no usable request.')
+        return kind.parse(request, message)
+    except WireError:
+        raise
+    except SAM2PropagateError as error:
+        raise WireError(error.sentence) from error
+
+
+def finite(value: float | None) -> float | None:
+    """The number as JSON can carry it: None for None, NaN and infinity."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _bad(sentence: str) -> SAM2PropagateError:
+    hint = "Both ends must be of the same version of SAM2Propagate."
+    return SAM2PropagateError("bad_message", sentence, hint)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

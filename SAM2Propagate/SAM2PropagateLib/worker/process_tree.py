@@ -1,0 +1,333 @@
+"""A child process that can be ended with everything it has started.
+
+On POSIX the child leads a session of its own, so that one signal reaches its whole process group. Descendants
+that left the group are found through their parents and, on Linux, by a token in their environment, which they
+keep when their parent has died. On Windows the child is put into a job object, which ends with all its
+processes when it is terminated or when this process dies; `taskkill /T` helps where no job can be made. This
+matters for `PythonSlicer`: it is a launcher, and the Python that works is its child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+
+TREE_VARIABLE = "SAM2PROPAGATE_TREE"
+"""The tree's token, in the environment of the child and of all that it starts. It also tells the child that
+its process group holds nothing but the tree."""
+
+
+class ProcessTree:
+    """A started process with pipes on stdin, stdout and stderr.
+
+    Args:
+        argv: the command. env: its whole environment. cwd: its folder; None: the present one.
+
+    Raises:
+        SAM2PropagateError: worker_not_started.
+    """
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> None:
+        self._guard = threading.Lock()
+        self._is_finished = False
+        self._token = uuid.uuid4().hex
+        try:
+            self._process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**env, TREE_VARIABLE: self._token},
+                cwd=None if cwd is None else str(cwd),
+                bufsize=0,
+                **_start_options(),
+            )
+        except (OSError, ValueError) as error:
+            raise SAM2PropagateError(
+                "worker_not_started",
+                f"The worker could not be started: {argv[0]} ({getattr(error, 'strerror', None) or error}).",
+                "Check the Python executable in the settings.",
+            ) from error
+        self._job = _Job.holding(self._process)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started (in Slicer: of the launcher)."""
+        return self._process.pid
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    @property
+    def stderr(self) -> IO[bytes]:
+        assert self._process.stderr is not None
+        return self._process.stderr
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs or has not been reaped; negative: ended by that signal."""
+        return self._process.returncode
+
+    def kill(self) -> None:
+        """End the process and all its descendants; does not wait for them."""
+        with self._guard:
+            if self._is_finished:
+                return
+            if self._job is not None:
+                self._job.terminate()
+            _kill_all(self._process)
+
+    def finish(self, patience: float) -> int:
+        """Wait for the process to end by itself, kill it after `patience` seconds, and end what it left.
+
+        Returns:
+            The exit code, negative if a signal ended it.
+        """
+        if not self._ended_within(patience):
+            self.kill()
+        with self._guard:
+            if not self._is_finished:
+                # What it left behind is ended first: its number is not given away before it is reaped.
+                _kill_group(self._process)
+                _kill_marked(self._token)
+                if self._job is not None:
+                    self._job.terminate()
+                    self._job.close()
+                self._process.wait()
+                self._is_finished = True
+        return self._process.returncode
+
+    def _ended_within(self, patience: float) -> bool:
+        deadline = time.monotonic() + patience
+        pause = 0.001
+        while not _has_ended(self._process):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        return True
+
+
+def descendants(pid: int) -> list[int]:
+    """The numbers of all living processes below `pid`, parents before their children. POSIX only."""
+    parents = _parents()
+    found = [pid]
+    for parent in found:
+        found += [child for child, its_parent in parents.items() if its_parent == parent]
+    return found[1:]
+
+
+def end_descendants() -> None:
+    """End whatever this process has started, directly or not. On Windows the job does that."""
+    if os.name == "posix":
+        _kill_each(descendants(os.getpid()))
+
+
+def end_own_tree() -> None:
+    """End the whole tree that this process was started in, launchers and itself included.
+
+    Does nothing where the process group may hold others, that is, where no `ProcessTree` has started it.
+    """
+    if TREE_VARIABLE in os.environ:
+        _kill_own_group()
+
+
+def _parents() -> dict[int, int]:
+    """Every living process's parent."""
+    proc = Path("/proc")
+    if sys.platform.startswith("linux") and proc.is_dir():
+        parents = {}
+        for entry in proc.iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    # The name in parentheses may hold blanks and parentheses itself.
+                    state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                    if state != "Z":
+                        parents[int(entry.name)] = int(parent)
+        return parents
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        listing = subprocess.run(
+            ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, timeout=5, check=True
+        ).stdout
+        pairs = [line.split() for line in listing.splitlines()]
+        return {int(pair[0]): int(pair[1]) for pair in pairs if len(pair) == 2}
+    return {}
+
+
+def _marked(entry: bytes) -> list[int]:
+    """The living processes with this entry in their environment, as far as the system shows it (Linux)."""
+    found: list[int] = []
+    if sys.platform.startswith("linux"):
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if entry in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+    return found
+
+
+if sys.platform == "win32":
+    import ctypes
+    from ctypes import wintypes
+
+    def _start_options() -> dict[str, Any]:
+        # No console window, and no Ctrl+C of a console that this process may have.
+        return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+
+    def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+        return process.poll() is not None
+
+    def _kill_all(process: subprocess.Popen[bytes]) -> None:
+        # Not waited for: the caller must not be held; the job has usually done the work already.
+        with contextlib.suppress(OSError):
+            subprocess.Popen(
+                ["taskkill", "/F", "/T", "/PID", str(process.pid)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                creationflags=subprocess.CREATE_NO_WINDOW,
+            )
+
+    def _kill_group(process: subprocess.Popen[bytes]) -> None:
+        """A process group is no unit here; the job is."""
+
+    def _kill_own_group() -> None:
+        """The job ends with this process's parent."""
+
+    def _kill_marked(token: str) -> None:
+        """Nothing leaves a job."""
+
+    def _kill_each(pids: Iterable[int]) -> None:
+        """Not needed here; see the job."""
+
+    class _BasicLimits(ctypes.Structure):
+        _fields_ = (
+            ("PerProcessUserTimeLimit", ctypes.c_int64),
+            ("PerJobUserTimeLimit", ctypes.c_int64),
+            ("LimitFlags", wintypes.DWORD),
+            ("MinimumWorkingSetSize", ctypes.c_size_t),
+            ("MaximumWorkingSetSize", ctypes.c_size_t),
+            ("ActiveProcessLimit", wintypes.DWORD),
+            ("Affinity", ctypes.c_size_t),
+            ("PriorityClass", wintypes.DWORD),
+            ("SchedulingClass", wintypes.DWORD),
+        )
+
+    class _ExtendedLimits(ctypes.Structure):
+        _fields_ = (
+            ("BasicLimitInformation", _BasicLimits),
+            ("IoInfo", ctypes.c_uint64 * 6),
+            ("ProcessMemoryLimit", ctypes.c_size_t),
+            ("JobMemoryLimit", ctypes.c_size_t),
+            ("PeakProcessMemoryUsed", ctypes.c_size_t),
+            ("PeakJobMemoryUsed", ctypes.c_size_t),
+        )
+
+    class _Job:
+        """A job object that ends its processes when its last handle is closed."""
+
+        _EXTENDED_LIMITS = 9
+        _KILL_ON_CLOSE = 0x2000
+
+        def __init__(self, kernel: Any, handle: int) -> None:
+            self._kernel = kernel
+            self._handle = handle
+
+        @classmethod
+        def holding(cls, process: subprocess.Popen[bytes]) -> _Job | None:
+            """A job with the process in it; None if the system does not allow one."""
+            kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+            kernel.CreateJobObjectW.argtypes = (ctypes.c_void_p, wintypes.LPCWSTR)
+            kernel.CreateJobObjectW.restype = wintypes.HANDLE
+            kernel.SetInformationJobObject.argtypes = (
+                wintypes.HANDLE,
+                ctypes.c_int,
+                ctypes.c_void_p,
+                wintypes.DWORD,
+            )
+            kernel.AssignProcessToJobObject.argtypes = (wintypes.HANDLE, wintypes.HANDLE)
+            kernel.TerminateJobObject.argtypes = (wintypes.HANDLE, wintypes.UINT)
+            kernel.CloseHandle.argtypes = (wintypes.HANDLE,)
+            handle = kernel.CreateJobObjectW(None, None)
+            if not handle:
+                return None
+            limits = _ExtendedLimits()
+            limits.BasicLimitInformation.LimitFlags = cls._KILL_ON_CLOSE
+            size = ctypes.sizeof(limits)
+            right = kernel.SetInformationJobObject(handle, cls._EXTENDED_LIMITS, ctypes.byref(limits), size)
+            if right and kernel.AssignProcessToJobObject(handle, int(process._handle)):  # type: ignore[attr-defined]
+                return cls(kernel, handle)
+            kernel.CloseHandle(handle)
+            return None
+
+        def terminate(self) -> None:
+            self._kernel.TerminateJobObject(self._handle, 1)
+
+        def close(self) -> None:
+            self._kernel.CloseHandle(self._handle)
+
+else:
+
+    def _start_options() -> dict[str, Any]:
+        return {"start_new_session": True}
+
+    def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+        """Whether it has ended; where the system can tell without reaping it, it is not reaped."""
+        if process.returncode is not None:
+            return True
+        if hasattr(os, "waitid"):
+            try:
+                options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+                return os.waitid(os.P_PID, process.pid, options) is not None
+            except ChildProcessError:
+                pass
+        return process.poll() is not None
+
+    def _kill_all(process: subprocess.Popen[bytes]) -> None:
+        others = descendants(process.pid)
+        _kill_group(process)
+        _kill_each(others)
+
+    def _kill_own_group() -> None:
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    def _kill_marked(token: str) -> None:
+        _kill_each(_marked(f"{TREE_VARIABLE}={token}".encode()))
+
+    def _kill_each(pids: Iterable[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _kill_group(process: subprocess.Popen[bytes]) -> None:
+        # macOS answers EPERM for a group whose members have all ended.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    class _Job:
+        """There are no jobs here; the process group does their work."""
+
+        @classmethod
+        def holding(cls, process: subprocess.Popen[bytes]) -> _Job | None:
+            return None
+
+        def terminate(self) -> None: ...
+
+        def close(self) -> None: ...

@@ -1,0 +1,329 @@
+"""Volumes shared with a worker on the same machine: one file each in a private folder, mapped by the worker.
+
+The folder lies in memory where the system offers that (`/dev/shm` on Linux, while it has room), else in the
+folder for temporary files. Only its creator writes and deletes; a lock file that the system frees with the
+process tells whether the creator still lives, so that what a killed process left is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import mmap
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+
+_log = logging.getLogger(__name__)
+
+_PREFIX = "sam2propagate-"
+_LOCK_NAME = "owner.lock"
+_SUFFIX = ".volume"
+# A folder without a lock file is one that is being made, unless it is older than this.
+_UNLOCKED_AGE_SECONDS = 3600.0
+_SPARE_BYTES = 16 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+
+
+def base_folders() -> list[Path]:
+    """Where shared files may lie, the preferred place first."""
+    bases = []
+    memory = Path("/dev/shm")
+    if sys.platform.startswith("linux") and memory.is_dir() and os.access(memory, os.W_OK | os.X_OK):
+        bases.append(memory)
+    bases.append(Path(tempfile.gettempdir()))
+    return bases
+
+
+class SharedArray:
+    """An array's bytes in a file that a worker can map. Made by `SharedFolder.write`.
+
+    Attributes:
+        path: the file. dtype: as NumPy's `dtype.str`. shape: of the array, C order. nbytes: its size.
+    """
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+        self.path = path
+        self.dtype = dtype
+        self.shape = shape
+        self.nbytes = path.stat().st_size
+
+    def unlink(self) -> bool:
+        """Delete the file; False if it could not be deleted yet (on Windows: while a worker maps it)."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except PermissionError:
+            return False
+        return True
+
+
+class SharedFolder:
+    """The private folder of this process; made with the first file, deleted by `close`.
+
+    Files may be written in one thread while others are deleted in another.
+
+    Args:
+        bases: where it may lie, in order of preference; `base_folders()` if None.
+    """
+
+    def __init__(self, bases: Sequence[Path] | None = None) -> None:
+        self._bases = list(base_folders() if bases is None else bases)
+        self._folders: dict[Path, _OwnedFolder] = {}
+        self._pending: list[SharedArray] = []
+        self._counter = 0
+        self._guard = threading.Lock()
+
+    def write(self, array: NDArray[Any]) -> SharedArray:
+        """Copy an array into a new file.
+
+        Raises:
+            SAM2PropagateError: disk_full, shared_folder (it cannot be made or written).
+        """
+        self.sweep()
+        last: OSError | None = None
+        for base in self._bases:
+            is_last = base == self._bases[-1]
+            try:
+                if not is_last and shutil.disk_usage(base).free < array.nbytes * 1.1 + _SPARE_BYTES:
+                    continue
+                return self._write_in(base, array)
+            except OSError as error:
+                last = error
+        megabytes = -(-array.nbytes // (1 << 20))
+        if last is not None and last.errno in _NO_ROOM:
+            raise SAM2PropagateError(
+                "disk_full",
+                f"There is no room to hand the volume ({megabytes} MB) to the worker in {self._bases[-1]}.",
+                "Free some space there, or set TMPDIR to a folder with more room.",
+            ) from last
+        raise SAM2PropagateError(
+            "shared_folder",
+            f"The volume could not be written for the worker in {self._bases[-1]} ({last}).",
+            "Make the folder for temporary files writable, or set TMPDIR to another one.",
+        ) from last
+
+    def release(self, shared: SharedArray) -> None:
+        """Delete a file once nobody needs it; if the system refuses now, later calls try again."""
+        if not shared.unlink():
+            with self._guard:
+                self._pending.append(shared)
+
+    def sweep(self) -> None:
+        """Try again to delete what could not be deleted."""
+        with self._guard:
+            self._pending = [shared for shared in self._pending if not shared.unlink()]
+
+    def close(self) -> None:
+        """Delete the folder and all that is in it."""
+        self.sweep()
+        for folder in self._folders.values():
+            folder.close()
+        self._folders.clear()
+
+    def _write_in(self, base: Path, array: NDArray[Any]) -> SharedArray:
+        with self._guard:
+            if not self._folders:
+                remove_stale(self._bases)
+            folder = self._folders.get(base)
+            if folder is None:
+                folder = self._folders[base] = _OwnedFolder(base)
+            self._counter += 1
+            path = folder.path / f"{self._counter}{_SUFFIX}"
+        try:
+            # Written, not mapped: a full file system is an error here, where a mapping would end the process.
+            with path.open("xb", buffering=0) as file:
+                for part in array if array.ndim > 1 else [array]:
+                    _write_all(file, np.ascontiguousarray(part))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return SharedArray(path, array.dtype.str, array.shape)
+
+
+class MappedArray:
+    """The worker's side: the file mapped, as a read-only array.
+
+    Raises:
+        SAM2PropagateError: volume_data (no such file, or its size is not that of dtype and shape).
+    """
+
+    def __init__(self, path: str | Path, dtype: str, shape: Sequence[int]) -> None:
+        kind = np.dtype(dtype)
+        expected = kind.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
+        try:
+            with Path(path).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != expected or size == 0:
+                    raise SAM2PropagateError(
+                        "volume_data", f"The shared volume has {size} bytes where {expected} were announced."
+                    )
+                self._map: mmap.mmap | None = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise SAM2PropagateError(
+                "volume_data", f"The shared volume {path} could not be read ({error.strerror or error})."
+            ) from error
+        self._array: NDArray[Any] | None = np.frombuffer(self._map, dtype=kind).reshape(tuple(shape))
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The voxels, read-only."""
+        if self._array is None:
+            raise ValueError("the shared volume is closed")
+        return self._array
+
+    def close(self) -> None:
+        """Unmap; if somebody still holds a view, the mapping ends with the last view instead."""
+        self._array = None
+        if self._map is None:
+            return
+        try:
+            self._map.close()
+        except BufferError:
+            gc.collect()
+            try:
+                self._map.close()
+            except BufferError:
+                _log.warning("A shared volume is still in use; it is unmapped later.")
+        self._map = None
+
+
+def shared_files(bases: Iterable[Path] | None = None) -> list[Path]:
+    """Every shared file of this user, of whichever process."""
+    return [file for folder in _own_folders(bases) for file in sorted(folder.glob(f"*{_SUFFIX}"))]
+
+
+def shared_folders(bases: Iterable[Path] | None = None) -> list[Path]:
+    """Every private folder of this user, of whichever process."""
+    return _own_folders(bases)
+
+
+def remove_stale(bases: Iterable[Path] | None = None) -> int:
+    """Delete the folders of processes that no longer live; returns how many."""
+    return sum(_remove_if_stale(folder) for folder in _own_folders(bases))
+
+
+class _OwnedFolder:
+    """A folder readable by this user alone, and its lock, held as long as the process lives."""
+
+    def __init__(self, base: Path) -> None:
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{_user()}-", dir=base))
+            try:
+                self._lock: IO[bytes] = (self.path / _LOCK_NAME).open("xb")
+                # Another process may take the new folder for a stale one at this very moment: it may have it.
+                if _try_lock(self._lock) and self.path.is_dir():
+                    return
+                self._lock.close()
+            except FileNotFoundError:
+                continue
+            except BaseException:
+                shutil.rmtree(self.path, ignore_errors=True)
+                raise
+
+    def close(self) -> None:
+        for file in self.path.glob(f"*{_SUFFIX}"):
+            _unlink_patiently(file)
+        self._lock.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _own_folders(bases: Iterable[Path] | None) -> list[Path]:
+    found = []
+    for base in base_folders() if bases is None else bases:
+        try:
+            entries = sorted(base.glob(f"{_PREFIX}{_user()}-*"))
+        except OSError:
+            continue
+        found += [entry for entry in entries if _is_own_folder(entry)]
+    return found
+
+
+def _is_own_folder(path: Path) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    is_ours = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    return stat.S_ISDIR(status.st_mode) and is_ours
+
+
+def _remove_if_stale(folder: Path) -> bool:
+    try:
+        lock = (folder / _LOCK_NAME).open("r+b")
+    except FileNotFoundError:
+        try:
+            if time.time() - folder.lstat().st_mtime < _UNLOCKED_AGE_SECONDS:
+                return False
+        except OSError:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+    except OSError:
+        return False
+    with lock:
+        if not _try_lock(lock):
+            return False
+        for file in folder.glob(f"*{_SUFFIX}"):
+            file.unlink(missing_ok=True)
+        if os.name != "nt":
+            shutil.rmtree(folder, ignore_errors=True)
+    # On Windows an open lock file cannot be deleted.
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
+def _unlink_patiently(file: Path) -> None:
+    # On Windows a file stays undeletable for a moment after the process that mapped it has ended.
+    for attempt in range(10):
+        try:
+            file.unlink(missing_ok=True)
+            return
+        except PermissionError:
+            if os.name != "nt" or attempt == 9:
+                _log.warning("The shared file %s could not be deleted; the next start deletes it.", file)
+                return
+            time.sleep(0.05)
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else "user"
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(file: IO[bytes]) -> bool:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _try_lock(file: IO[bytes]) -> bool:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+def _write_all(file: Any, part: NDArray[Any]) -> None:
+    view = memoryview(part.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    while view.nbytes:
+        view = view[file.write(view) :]

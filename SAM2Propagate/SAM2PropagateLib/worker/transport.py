@@ -1,0 +1,262 @@
+"""The pipe between client and worker: a child process, and one thread for each of its three streams.
+
+The caller's thread only ever puts something into a queue or takes it out of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Protocol, cast
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.worker.command import WorkerCommand
+from SAM2PropagateLib.worker.process_tree import ProcessTree
+from SAM2PropagateLib.worker.wire import Message, MessageReader, Readable, WireError, encode
+
+LOG_LINES = 400
+_LINE_CHARACTERS = 2000
+_WRITE_BYTES = 1 << 18
+_READ_BYTES = 1 << 16
+# A process that closed its output may take this long to end by itself.
+_EXIT_PATIENCE_SECONDS = 2.0
+_JOIN_SECONDS = 5.0
+
+Outgoing = Message | Callable[[], Message]
+
+
+class Transport(Protocol):
+    """What a client needs of the connection to one worker process; only `wait` and `close` wait."""
+
+    def start(self) -> None:
+        """Start the worker. Raises SAM2PropagateError: worker_not_started."""
+
+    def send(self, request: int, outgoing: Outgoing) -> None:
+        """Send a message, or what the function returns, called in another thread. If the function raises,
+        an `error` event for `request` is received instead."""
+
+    def receive(self) -> list[Message]:
+        """All messages that have arrived, in order."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until something can be received or the worker has ended; False after `timeout` seconds."""
+
+    def kill(self) -> None:
+        """End the worker and all that it started."""
+
+    def close(self, timeout: float) -> None:
+        """Let the worker end by itself for `timeout` seconds, then kill it; ends the transport's threads."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the worker is gone and all that it said was received."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no thread and no process is left."""
+
+    @property
+    def failure(self) -> SAM2PropagateError | None:
+        """Why the connection broke, if what came over it was not the protocol."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the worker, once it has ended; negative: ended by that signal."""
+
+    @property
+    def activity(self) -> int:
+        """Grows as bytes are taken by the worker: a long upload is a sign of life."""
+
+    @property
+    def log(self) -> list[str]:
+        """The last lines that the worker printed."""
+
+
+class PopenTransport:
+    """A worker as a child process. Its threads end with it.
+
+    Args:
+        command: what to start. log_file: everything that the worker prints is appended to it, too.
+    """
+
+    def __init__(self, command: WorkerCommand, log_file: Path | None = None) -> None:
+        self._command = command
+        self._log_file = log_file
+        self._tree: ProcessTree | None = None
+        self._threads: list[threading.Thread] = []
+        self._outgoing: queue.SimpleQueue[tuple[int, Outgoing] | None] = queue.SimpleQueue()
+        self._incoming: deque[Message] = deque()
+        self._arrived = threading.Event()
+        self._reading_ended = False
+        self._is_killed = False
+        self._failure: SAM2PropagateError | None = None
+        self._written = 0
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+
+    @property
+    def pid(self) -> int:
+        """Of the started process."""
+        assert self._tree is not None, "not started"
+        return self._tree.pid
+
+    def start(self) -> None:
+        self._tree = tree = ProcessTree(self._command.argv, self._command.env, self._command.cwd)
+        parts = (("read", self._read), ("write", self._write), ("log", self._collect_log))
+        for name, work in parts:
+            thread = threading.Thread(target=work, args=(tree,), name=f"sam2propagate-{name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def send(self, request: int, outgoing: Outgoing) -> None:
+        self._outgoing.put((request, outgoing))
+
+    def receive(self) -> list[Message]:
+        # Cleared first: what arrives from here on sets it again.
+        self._arrived.clear()
+        messages = []
+        with contextlib.suppress(IndexError):
+            while True:
+                messages.append(self._incoming.popleft())
+        return messages
+
+    def wait(self, timeout: float) -> bool:
+        if self._incoming or self._reading_ended:
+            return True
+        return self._arrived.wait(max(timeout, 0.0))
+
+    def kill(self) -> None:
+        self._is_killed = True
+        if self._tree is not None:
+            self._tree.kill()
+        self._outgoing.put(None)
+
+    def close(self, timeout: float) -> None:
+        if self._tree is None:
+            return
+        self._outgoing.put(None)
+        deadline = time.monotonic() + timeout
+        reader = self._threads[0]
+        reader.join(max(deadline - time.monotonic(), 0.0))
+        if reader.is_alive():
+            self.kill()
+        for thread in self._threads:
+            thread.join(_JOIN_SECONDS)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._reading_ended and not self._incoming
+
+    @property
+    def is_closed(self) -> bool:
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def failure(self) -> SAM2PropagateError | None:
+        return self._failure
+
+    @property
+    def exit_code(self) -> int | None:
+        return None if self._tree is None else self._tree.exit_code
+
+    @property
+    def activity(self) -> int:
+        return self._written
+
+    @property
+    def log(self) -> list[str]:
+        return list(self._log)
+
+    # --- the threads
+
+    def _read(self, tree: ProcessTree) -> None:
+        noise: list[str] = []
+        reader = MessageReader(cast(Readable, tree.stdout), noise)
+        patience = _EXIT_PATIENCE_SECONDS
+        try:
+            while (message := reader.read()) is not None:
+                if noise:
+                    self._keep(noise)
+                    noise.clear()
+                self._incoming.append(message)
+                self._arrived.set()
+        except (WireError, OSError) as error:
+            # A killed worker may leave half a message; that is its death, not a fault of the protocol.
+            if isinstance(error, WireError) and not (error.is_cut or self._is_killed):
+                self._failure = error
+                patience = 0.0
+        finally:
+            self._keep(noise)
+            tree.finish(patience)
+            self._outgoing.put(None)
+            # The log of its end arrives with it.
+            self._threads[2].join(_EXIT_PATIENCE_SECONDS)
+            self._reading_ended = True
+            self._arrived.set()
+            with contextlib.suppress(OSError):
+                tree.stdout.close()
+
+    def _write(self, tree: ProcessTree) -> None:
+        try:
+            while (item := self._outgoing.get()) is not None and not self._is_killed:
+                request, outgoing = item
+                try:
+                    pieces = encode(outgoing if isinstance(outgoing, Message) else outgoing())
+                except Exception as error:
+                    self._refuse(request, error)
+                    continue
+                for piece in pieces:
+                    self._write_piece(tree.stdin, memoryview(piece))
+        except OSError:
+            # The worker is gone; the reader sees that, too, and the client is told by it.
+            pass
+        finally:
+            with contextlib.suppress(OSError):
+                tree.stdin.close()
+
+    def _write_piece(self, stream: IO[bytes], view: memoryview) -> None:
+        while view.nbytes:
+            taken = stream.write(view[:_WRITE_BYTES])
+            self._written += taken
+            view = view[taken:]
+
+    def _refuse(self, request: int, error: Exception) -> None:
+        if not isinstance(error, SAM2PropagateError):
+            what = f"A request to the worker could not be prepared ({type(error).__name__}: {error})."
+            self._keep([what])
+            error = SAM2PropagateError("internal", what)
+        self._incoming.append(Message({"type": "error", "request": request, "error": error.to_dict()}))
+        self._arrived.set()
+
+    def _collect_log(self, tree: ProcessTree) -> None:
+        rest = b""
+        with contextlib.ExitStack() as stack:
+            file: Any = None
+            if self._log_file is not None:
+                try:
+                    file = stack.enter_context(self._log_file.open("ab"))
+                except OSError as error:
+                    self._keep([f"The log file {self._log_file} cannot be written ({error})."])
+            try:
+                while piece := tree.stderr.read(_READ_BYTES):
+                    if file is not None:
+                        with contextlib.suppress(OSError):
+                            file.write(piece)
+                            file.flush()
+                    # Progress bars return to the start of their line instead of ending it.
+                    *lines, rest = (rest + piece).replace(b"\r", b"\n").split(b"\n")
+                    self._keep([line.decode("utf-8", "replace") for line in lines])
+                    rest = rest[-_LINE_CHARACTERS:]
+            except OSError:
+                pass
+            finally:
+                self._keep([rest.decode("utf-8", "replace")])
+                with contextlib.suppress(OSError):
+                    tree.stderr.close()
+
+    def _keep(self, lines: list[str]) -> None:
+        self._log.extend(line.rstrip()[:_LINE_CHARACTERS] for line in lines if line.strip())

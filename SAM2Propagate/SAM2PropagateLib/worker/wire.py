@@ -1,0 +1,214 @@
+"""Frames on the wire: one JSON header and an optional binary payload, both length-prefixed.
+
+A frame is the magic ``S2P1``, the header's length (uint32) and the payload's length (uint64), both little
+endian, then the header as UTF-8 JSON, then the payload. Nothing else ever travels; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+
+MAGIC = b"S2P1"
+PREFIX = struct.Struct("<4sIQ")
+MAX_HEADER_BYTES = 64 << 20
+MAX_PAYLOAD_BYTES = 32 << 30
+MAX_NOISE_BYTES = 1 << 20
+
+_FIRST_READ_BYTES = 1 << 20
+
+
+class WireError(SAM2PropagateError):
+    """What came over the pipe is not the protocol: foreign bytes, a cut frame, an impossible length.
+
+    Attributes:
+        is_cut: the stream ended within a frame, as it does when the other end dies.
+    """
+
+    def __init__(self, sentence: str, is_cut: bool = False) -> None:
+        super().__init__("protocol_broken", sentence, "Start the worker again; its log says more.")
+        self.is_cut = is_cut
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.sentence, self.is_cut)
+
+
+class Readable(Protocol):
+    """A binary stream; `readinto` may fill less than it was given and returns 0 at the end."""
+
+    def readinto(self, buffer: Any, /) -> int | None: ...
+
+
+class Writable(Protocol):
+    """A binary stream; `write` may take less than it was given."""
+
+    def write(self, data: Any, /) -> int | None: ...
+
+    def flush(self) -> None: ...
+
+
+Payload = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Message:
+    """One frame: `header` is JSON-able, `payload` are raw bytes (empty if there are none)."""
+
+    header: Mapping[str, Any]
+    payload: Payload = field(default=b"", repr=False)
+
+
+def encode(message: Message) -> list[Payload]:
+    """The frame as pieces to be written one after the other; the payload is not copied.
+
+    Raises:
+        WireError: the header is not JSON-able (NaN and infinity included), or a part is too long.
+    """
+    try:
+        header = json.dumps(message.header, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise WireError(f"A message could not be written as JSON ({error}).") from error
+    payload = memoryview(message.payload).cast("B") if len(message.payload) else memoryview(b"")
+    _check_lengths(len(header), payload.nbytes)
+    pieces: list[Payload] = [PREFIX.pack(MAGIC, len(header), payload.nbytes) + header]
+    if payload.nbytes:
+        pieces.append(payload)
+    return pieces
+
+
+def write_message(stream: Writable, message: Message) -> None:
+    """Write one frame and flush; blocks until the stream has taken all of it.
+
+    Raises:
+        WireError: see `encode`. OSError: the other end is gone.
+    """
+    for piece in encode(message):
+        _write_all(stream, piece)
+    stream.flush()
+
+
+class MessageReader:
+    """Reads frames from a binary stream, however the bytes arrive.
+
+    Args:
+        stream: only `readinto` is used.
+        noise: if given, bytes before the very first frame are not an error but handed to it line by line
+            (a login banner of a remote host, a line that a launcher prints); at most `MAX_NOISE_BYTES`.
+    """
+
+    def __init__(self, stream: Readable, noise: list[str] | None = None) -> None:
+        self._stream = stream
+        self._noise = noise
+        self._in_step = noise is None
+
+    def read(self) -> Message | None:
+        """The next frame; None at the end of the stream.
+
+        Raises:
+            WireError: foreign bytes, a cut frame, an impossible length, a header that is no JSON object.
+        """
+        prefix = self._prefix()
+        if prefix is None:
+            return None
+        magic, header_length, payload_length = PREFIX.unpack(prefix)
+        if magic != MAGIC:
+            shown = bytes(prefix).decode("ascii", "replace")
+            raise WireError(f"Something other than the protocol was received (it starts with {shown!r}).")
+        _check_lengths(header_length, payload_length)
+        header = _parse_header(self._exactly(header_length, "header"))
+        payload = self._exactly(payload_length, "payload") if payload_length else b""
+        return Message(header, payload)
+
+    def _prefix(self) -> bytearray | None:
+        prefix = bytearray(PREFIX.size)
+        got = self._fill(memoryview(prefix))
+        if got == 0:
+            return None
+        if not self._in_step:
+            return self._skip_noise(prefix[:got])
+        if got < PREFIX.size:
+            raise WireError(f"A message was cut {got} bytes after its beginning.", is_cut=True)
+        return prefix
+
+    def _skip_noise(self, received: bytearray) -> bytearray | None:
+        """The first frame's prefix, after whatever was printed before it; None if the stream ends first."""
+        noise = self._noise
+        assert noise is not None
+        while (start := received.find(MAGIC)) < 0:
+            if len(received) > MAX_NOISE_BYTES:
+                raise WireError("The worker's output holds other text and no protocol message.")
+            # Byte by byte, so that never more than one frame's beginning is taken from the stream.
+            if self._more(received, 1) == 0:
+                noise.extend(_lines(received))
+                return None
+        missing = start + PREFIX.size - len(received)
+        if self._more(received, missing) < missing:
+            noise.extend(_lines(received))
+            return None
+        noise.extend(_lines(received[:start]))
+        self._in_step = True
+        return received[start:]
+
+    def _more(self, received: bytearray, count: int) -> int:
+        piece = bytearray(count)
+        got = self._fill(memoryview(piece))
+        received += piece[:got]
+        return got
+
+    def _exactly(self, length: int, what: str) -> bytearray:
+        # A length that lies must not allocate gigabytes before the bytes are there.
+        data = bytearray(min(length, _FIRST_READ_BYTES))
+        got = self._fill(memoryview(data))
+        while got == len(data) < length:
+            data += bytes(min(length - got, max(got, _FIRST_READ_BYTES)))
+            got += self._fill(memoryview(data)[got:])
+        if got < length:
+            raise WireError(f"A message was cut: {got} of {length} bytes of its {what} arrived.", is_cut=True)
+        return data
+
+    def _fill(self, view: memoryview) -> int:
+        """Fill the view; returns how many bytes came before the end of the stream."""
+        filled = 0
+        while filled < len(view):
+            got = self._stream.readinto(view[filled:])
+            if got is None:
+                raise WireError("The stream is not blocking, which this reader needs.")
+            if got == 0:
+                break
+            filled += got
+        return filled
+
+
+def _lines(data: bytearray) -> list[str]:
+    return data.decode("utf-8", "replace").splitlines()
+
+
+def _parse_header(data: bytearray) -> dict[str, Any]:
+    try:
+        header = json.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise WireError(f"A message's header is not JSON ({error}).") from error
+    if not isinstance(header, dict):
+        raise WireError(f"A message's header is a JSON {type(header).__name__}, not an object.")
+    return header
+
+
+def _check_lengths(header: int, payload: int) -> None:
+    if header == 0 or header > MAX_HEADER_BYTES:
+        raise WireError(f"A message's header is {header} bytes long; 1 to {MAX_HEADER_BYTES} are allowed.")
+    if payload > MAX_PAYLOAD_BYTES:
+        raise WireError(f"A message's payload is {payload} bytes long; {MAX_PAYLOAD_BYTES} are the limit.")
+
+
+def _write_all(stream: Writable, data: Payload) -> None:
+    view = memoryview(data)
+    while view.nbytes:
+        taken = stream.write(view)
+        if taken is None:
+            raise WireError("The stream is not blocking, which this writer needs.")
+        view = view[taken:]

@@ -1,0 +1,31 @@
+"""`python -m Testing.worker.fake_worker`: a real worker process with the fake engine.
+
+The environment variable SAM2PROPAGATE_FAKE holds its script, see `fake_engine`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+SCRIPT_VARIABLE = "SAM2PROPAGATE_FAKE"
+
+
+def main() -> None:
+    from SAM2PropagateLib.worker.stdio import claim_streams
+
+    if os.environ.get("SAM2PROPAGATE_BANNER"):
+        print(os.environ["SAM2PROPAGATE_BANNER"], flush=True)
+    inbound, outbound = claim_streams()
+    from SAM2PropagateLib.worker.server import serve
+    from Testing.worker.fake_engine import FakeEngine
+
+    script = json.loads(os.environ.get(SCRIPT_VARIABLE, "{}"))
+    code = serve(FakeEngine(script, outbound), inbound, outbound)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
