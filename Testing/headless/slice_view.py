@@ -62,6 +62,14 @@ class SliceView:
         self._interactor.Initialize()
         _checkRendering(self._window)
 
+        # First of all actors: what is blended onto the image must be drawn after it.
+        self._mapper = vtk.vtkImageMapper()
+        self._mapper.SetColorWindow(255)
+        self._mapper.SetColorLevel(127.5)
+        self._actor = vtk.vtkActor2D()
+        self._actor.SetMapper(self._mapper)
+        self._actor.GetProperty().SetDisplayLocationToBackground()
+        self._renderer.AddViewProp(self._actor)
         self._managers = slicer.vtkMRMLDisplayableManagerGroup()
         self._managers.SetRenderer(self._renderer)
         self._managers.Initialize(_managerFactory(headless), self._renderer)
@@ -74,13 +82,6 @@ class SliceView:
         self._managers.SetMRMLDisplayableNode(self.node)
         self.setOrientation(orientation)
 
-        self._mapper = vtk.vtkImageMapper()
-        self._mapper.SetColorWindow(255)
-        self._mapper.SetColorLevel(127.5)
-        self._actor = vtk.vtkActor2D()
-        self._actor.SetMapper(self._mapper)
-        self._actor.GetProperty().SetDisplayLocationToBackground()
-        self._renderer.AddViewProp(self._actor)
         self._interactor.SetInteractorStyle(
             vtk.vtkInteractorStyleUser()
         )  # the default style would eat the clicks

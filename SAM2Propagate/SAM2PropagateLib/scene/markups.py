@@ -134,7 +134,7 @@ class PromptMarkups:
             axis = boxAxis(node)
             if axis is None or not _isPlaced(node):
                 continue
-            name = _unique(node.GetAttribute(PROMPT_ID_ATTRIBUTE) or f"{BOX}-{node.GetID()}", node, used)
+            name = _unique(node.GetAttribute(PROMPT_ID_ATTRIBUTE), node, used)
             frame, (x0, y0, x1, y1) = _rectangle(boxCorners(node), geometry, axis)
             a, b = (to_ras(geometry.ras_of_pixel(x, y, frame, axis)) for x, y in ((x0, y0), (x1, y1)))
             yield Box(name, a, b), node

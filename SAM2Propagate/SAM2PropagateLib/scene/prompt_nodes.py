@@ -10,6 +10,7 @@ import numpy as np
 import slicer
 
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
+from SAM2PropagateLib.prompts.values import new_id
 from SAM2PropagateLib.scene.segments import segmentColor
 from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, SEGMENT_ATTRIBUTE, SEGMENTATION_ROLE, nodesOf
 from SAM2PropagateLib.scene.transforms import parentToWorld, toMatrix
@@ -66,6 +67,8 @@ def createPromptNode(segmentationNode: Any, volumeNode: Any, segmentID: str, rol
     node.SetAttribute(ROLE_ATTRIBUTE, role)
     node.SetAttribute(SEGMENT_ATTRIBUTE, segmentID)
     node.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationNode.GetID())
+    if role == BOX:
+        node.SetAttribute(PROMPT_ID_ATTRIBUTE, new_id())
     scene.AddNode(node)
     node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()

@@ -75,11 +75,10 @@ class PromptWatcher:
                 node.RemoveObserver(tag)
             self._tell(node)
         for node in present - set(self._observed):
-            for event in (
-                node.PointPositionDefinedEvent,
-                node.PointEndInteractionEvent,
-                node.PointRemovedEvent,
-            ):
+            events = [node.PointPositionDefinedEvent, node.PointEndInteractionEvent]
+            if node.GetAttribute(ROLE_ATTRIBUTE) != BOX:  # finishing a box removes one of its two points
+                events.append(node.PointRemovedEvent)
+            for event in events:
                 self._observe(node, event, lambda caller, _event: self._changed(caller))
 
     def _inScene(self) -> bool:

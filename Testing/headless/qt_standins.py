@@ -1,0 +1,659 @@
+"""The modules `qt` and `ctk` and the widgets of `slicer`, stood in for by PySide6, with PythonQt's manners.
+
+For tests of the module's window without the Slicer application. What is checked here is the wiring: which
+widgets, which of their members, which signals. Any member that Slicer's own class does not have raises
+AttributeError, on reading and on writing alike (`qt_members.json`, recorded from Slicer's headers); one
+that the real class has and the stand-in lacks raises NotImplementedError. How a widget behaves or looks is
+not asserted on these.
+
+PythonQt's manners: a property is an attribute (`label.text`, not `label.text()`), `connect("clicked(bool)",
+f)` takes the signature as text, no new attribute can be put on a widget.
+"""
+
+# ruff: noqa: N815, PLW0603
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import types
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+from PySide6.QtCore import Property, QObject, Signal
+
+MEMBERS: dict[str, Any] = json.loads((Path(__file__).parent / "qt_members.json").read_text(encoding="utf-8"))
+_PY_TYPES = {
+    "bool": bool,
+    "QString": str,
+    "int": int,
+    "double": float,
+    "float": float,
+    "QStringList": "QStringList",
+}
+_DEFAULTS: dict[str, Any] = {
+    "bool": False,
+    "QString": "",
+    "int": 0,
+    "double": 0.0,
+    "float": 0.0,
+    "QStringList": [],
+}
+# Virtual in C++: a Python property of that name would be taken for an override.
+_VIRTUAL = {"sizeHint", "minimumSizeHint"}
+_NOT_WRAPPED = {"QUiLoader", "QApplication", "QGuiApplication", "QCoreApplication", "QThread"}
+
+
+# --- PythonQt's manners on PySide6's classes ---------------------------------------------------------------
+
+
+def _qt_property(name: str) -> property:
+    def get(self: Any) -> Any:
+        return QObject.property(self, name)
+
+    def set_(self: Any, value: Any) -> None:
+        declared = self.metaObject().property(self.metaObject().indexOfProperty(name))
+        if not declared.isWritable():
+            raise AttributeError(f"{type(self).__name__}.{name} cannot be set")
+        if declared.isEnumType():
+            value = getattr(value, "value", value)
+        if not QObject.setProperty(self, name, value):
+            raise ValueError(f"{type(self).__name__}.{name} cannot be {value!r}")
+
+    return property(get, set_)
+
+
+def _as_in_pythonqt(cls: type) -> None:
+    """Turns the properties of a PySide6 class from pairs of methods into attributes."""
+    meta = cls.staticMetaObject  # type: ignore[attr-defined]
+    for index in range(meta.propertyOffset(), meta.propertyCount()):
+        name = meta.property(index).name()
+        if name not in _VIRTUAL:
+            setattr(cls, name, _qt_property(name))
+
+
+def _signal_signatures(obj: Any, name: str) -> list[str]:
+    """The argument lists that a signal can be connected with, of the real class if it is recorded."""
+    recorded = _recorded(type(obj), "signals", name)
+    if recorded is not None:
+        return list(recorded)
+    meta = obj.metaObject()
+    methods = [meta.method(index) for index in range(meta.methodCount())]
+    return [
+        bytes(method.methodSignature().data()).decode().partition("(")[2][:-1]
+        for method in methods
+        if method.methodType() == QtCore.QMetaMethod.MethodType.Signal
+        and bytes(method.name().data()).decode() == name
+    ]
+
+
+def _connect(self: Any, signal: Any, *slots: Any) -> Any:
+    if not isinstance(signal, str):
+        # `obj.clicked.connect(f)` comes back through here.
+        return QObject.connect(self, signal, *slots)
+    name, arguments = _split(self, signal)
+    (slot,) = slots
+    first = _signal_signatures(self, name)[0]
+    call: Callable[..., Any] = slot
+    if not arguments:
+        call = lambda *_: slot()  # noqa: E731
+    elif arguments != first and arguments == "bool":
+        # The overload that says whether there is a node.
+        call = lambda value=None, *_: slot(value is not None)  # noqa: E731
+    getattr(self, name).connect(call)
+    self.__dict__.setdefault("_standin_slots", []).append((name, arguments, slot, call))
+    return True
+
+
+def _disconnect(self: Any, signal: Any, *slots: Any) -> Any:
+    if not isinstance(signal, str):
+        return QObject.disconnect(self, signal, *slots)
+    name, arguments = _split(self, signal)
+    kept = self.__dict__.get("_standin_slots", [])
+    for entry in kept:
+        if entry[:2] == (name, arguments) and entry[2] == slots[0]:
+            getattr(self, name).disconnect(entry[3])
+            kept.remove(entry)
+            return True
+    return False
+
+
+def _split(obj: Any, signal: str) -> tuple[str, str]:
+    match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", signal)
+    if match is None:
+        raise ValueError(f"{signal!r} is no signature of a signal")
+    name = match.group(1)
+    arguments = re.sub(r"\s|\bconst\b|&", "", match.group(2))
+    known = _signal_signatures(obj, name)
+    if arguments not in known:
+        raise ValueError(f"{type(obj).__name__} has no signal {signal}; of that name: {known}")
+    return name, arguments
+
+
+def _recorded(cls: type, section: str, name: str) -> Any:
+    """What is recorded of a member of a Slicer class or of its bases, or None."""
+    recorded = MEMBERS.get(cls.__name__)
+    while recorded is not None:
+        if name in recorded[section]:
+            return recorded[section][name] if isinstance(recorded[section], dict) else True
+        recorded = MEMBERS.get(recorded["base"])
+    return None
+
+
+def _setattr(self: Any, name: str, value: Any) -> None:
+    # A class that the code under test derives from a widget may have attributes of its own, as in PythonQt.
+    if (
+        type(self).__dict__.get("_is_standin")
+        and not name.startswith("_standin")
+        and not hasattr(type(self), name)
+    ):
+        raise _missing(type(self), name)
+    QObject.__setattr__(self, name, value)
+
+
+def _getattr(self: Any, name: str) -> Any:
+    raise _missing(type(self), name)
+
+
+def _missing(cls: type, name: str) -> Exception:
+    for kind in cls.__mro__:
+        if any(
+            _recorded(kind, section, name) is not None for section in ("properties", "methods", "signals")
+        ):
+            return NotImplementedError(
+                f"{cls.__name__}.{name} is real, but its stand-in does not have it: add it"
+            )
+    return AttributeError(f"{cls.__name__} has no member {name!r}")
+
+
+# Shiboken looks `connect` up in an object's own class only, never in a patched base.
+_OWN = {
+    "connect": _connect,
+    "disconnect": _disconnect,
+    "__setattr__": _setattr,
+    "__getattr__": _getattr,
+    "_is_standin": True,
+}
+
+
+class _Meta(type(QtWidgets.QWidget)):  # type: ignore[misc]
+    """Makes a stand-in: gives it PythonQt's manners and holds it to what is recorded of the real class.
+
+    Properties and signals of the real class that the stand-in does not write out are added: a property keeps
+    what is put in, a signal is never sent by itself.
+    """
+
+    def __new__(meta, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+        real = MEMBERS.get(name)
+        if real is None:
+            raise TypeError(f"{name} is not recorded in qt_members.json")
+        for member in namespace:
+            known = any(member in real[section] for section in ("properties", "methods", "signals"))
+            inherited = any(hasattr(base, member) for base in bases)
+            if not (known or inherited or member.startswith("_") or member == "staticMetaObject"):
+                raise TypeError(f"the real {name} has no member {member!r}")
+        for member, options in real["properties"].items():
+            if member not in namespace and options["type"] in _PY_TYPES and not hasattr(bases[0], member):
+                namespace[member] = _stored(options["type"], member)
+        for member, signatures in real["signals"].items():
+            if member not in namespace:
+                count = len(signatures[0].split(",")) if signatures[0] else 0
+                namespace[member] = Signal(*[object] * count)
+        return super().__new__(meta, name, bases, {**_OWN, **namespace})
+
+
+def _stored(kind: str, name: str, default: Any = None, notify: str = "") -> Any:
+    """A property that keeps what is put in; `_changed_NAME` is told, then the signal `notify` is sent."""
+    key = "_standin_" + name
+    start = _DEFAULTS[kind] if default is None else default
+
+    def get(self: Any) -> Any:
+        return self.__dict__.get(key, start)
+
+    def set_(self: Any, value: Any) -> None:
+        if isinstance(start, bool | str) and not isinstance(value, type(start)):
+            raise TypeError(f"{type(self).__name__}.{name} cannot be {value!r}")
+        if get(self) == value:
+            return
+        self.__dict__[key] = value
+        hook = getattr(type(self), "_changed_" + name, None)
+        if hook is not None:
+            hook(self)
+        if notify:
+            getattr(self, notify).emit(value)
+
+    return Property(_PY_TYPES[kind], get, set_)
+
+
+# --- Slicer's widgets ---------------------------------------------------------------------------------------
+
+
+class qSlicerWidget(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
+    """A widget that knows the scene."""
+
+    def setMRMLScene(self, scene: Any) -> None:
+        if scene is not self.__dict__.get("_standin_scene"):
+            self._standin_scene = scene
+            self.mrmlSceneChanged.emit(scene)
+
+
+class qMRMLWidget(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
+    """A widget that hands the scene on to its children."""
+
+    def setMRMLScene(self, scene: Any) -> None:
+        if scene is not self.mrmlScene():
+            self._standin_scene = scene
+            self.mrmlSceneChanged.emit(scene)
+
+    def mrmlScene(self) -> Any:
+        return self.__dict__.get("_standin_scene")
+
+
+class qMRMLNodeComboBox(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
+    """A list of the scene's nodes of some classes, one of them current."""
+
+    showChildNodeTypes = _stored("bool", "showChildNodeTypes", True)
+    addEnabled = _stored("bool", "addEnabled", True)
+    removeEnabled = _stored("bool", "removeEnabled", True)
+    selectNodeUponCreation = _stored("bool", "selectNodeUponCreation", True)
+    noneDisplay = _stored("QString", "noneDisplay", "None")
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._standin_id = ""
+        self._standin_scene = None
+        self._standin_tags: list[tuple[Any, int]] = []
+        self._standin_box = QtWidgets.QComboBox(self)
+        box = QtWidgets.QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self._standin_box)
+        self._standin_box.activated.connect(self._chosen)
+
+    def mrmlScene(self) -> Any:
+        return self._standin_scene
+
+    def setMRMLScene(self, scene: Any) -> None:
+        for observed, tag in self._standin_tags:
+            observed.RemoveObserver(tag)
+        self._standin_tags = []
+        self._standin_scene = scene
+        self.enabled = scene is not None
+        if scene is not None:
+            events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent)
+            self._standin_tags = [(scene, scene.AddObserver(event, self._fill)) for event in events]
+        self._fill()
+
+    def _nodes(self) -> list[Any]:
+        scene = self._standin_scene
+        if scene is None:
+            return []
+        every = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
+        return [node for node in every if not node.GetHideFromEditors() and self._is_listed(node)]
+
+    def _is_listed(self, node: Any) -> bool:
+        exact = node.GetClassName() in self.nodeTypes
+        derived = self.showChildNodeTypes and any(node.IsA(kind) for kind in self.nodeTypes)
+        return exact or (derived and not any(node.IsA(kind) for kind in self.hideChildNodeTypes))
+
+    def _fill(self, *_: Any) -> None:
+        nodes = self._nodes()
+        self._standin_box.clear()
+        if self.noneEnabled:
+            self._standin_box.addItem(self.noneDisplay, "")
+        for node in nodes:
+            self._standin_box.addItem(node.GetName(), node.GetID())
+        ids = [node.GetID() for node in nodes]
+        fallback = ids[0] if ids and not self.noneEnabled else ""
+        self.setCurrentNodeID(self._standin_id if self._standin_id in ids else fallback)
+
+    _changed_nodeTypes = _changed_noneEnabled = _changed_showChildNodeTypes = _changed_hideChildNodeTypes = (
+        _fill
+    )
+
+    def _chosen(self, index: int) -> None:
+        self.setCurrentNodeID(self._standin_box.itemData(index) or "")
+        self.nodeActivated.emit(self.currentNode())
+
+    def currentNode(self) -> Any:
+        scene = self._standin_scene
+        return scene.GetNodeByID(self._standin_id) if scene is not None and self._standin_id else None
+
+    def setCurrentNode(self, node: Any) -> None:
+        self.setCurrentNodeID("" if node is None else node if isinstance(node, str) else node.GetID())
+
+    def setCurrentNodeID(self, node_id: str | None) -> None:
+        wanted = node_id if node_id in [node.GetID() for node in self._nodes()] else ""
+        self._standin_box.setCurrentIndex(self._standin_box.findData(wanted))
+        if wanted != self._standin_id:
+            self._standin_id = wanted
+            self.currentNodeIDChanged.emit(wanted)
+            self.currentNodeChanged.emit(self.currentNode())
+
+    currentNodeID = property(lambda self: self._standin_id, setCurrentNodeID)
+
+    def setCurrentNodeIndex(self, index: int) -> None:
+        self.setCurrentNode(self.nodeFromIndex(index))
+
+    def nodeFromIndex(self, index: int) -> Any:
+        nodes = self._nodes()
+        return nodes[index] if 0 <= index < len(nodes) else None
+
+    def nodeCount(self) -> int:
+        return len(self._nodes())
+
+    def addNode(self, kind: str | None = None) -> Any:
+        kind = kind or self.nodeTypes[0]
+        if kind not in self.nodeTypes:
+            return None
+        node = self._standin_scene.AddNewNodeByClass(kind, self.baseName)
+        if self.selectNodeUponCreation:
+            self.setCurrentNode(node)
+        return node
+
+
+class qMRMLSegmentsTableView(qMRMLWidget, metaclass=_Meta):  # noqa: N801
+    """A table of segments: wiring only."""
+
+
+class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
+    """The Segment Editor: wiring only."""
+
+
+class qSlicerMarkupsPlaceWidget(qSlicerWidget, metaclass=_Meta):  # noqa: N801
+    """Buttons that place markups: wiring only."""
+
+
+class qSlicerSimpleMarkupsWidget(qSlicerWidget, metaclass=_Meta):  # noqa: N801
+    """A list of markups: wiring only."""
+
+
+class ctkCollapsibleButton(QtWidgets.QAbstractButton, metaclass=_Meta):  # noqa: N801
+    """A title that folds what is below it."""
+
+    collapsed = _stored("bool", "collapsed", False, "contentsCollapsed")
+
+    def __init__(self, *arguments: Any) -> None:
+        text = arguments[0] if arguments and isinstance(arguments[0], str) else ""
+        super().__init__(arguments[-1] if arguments and not isinstance(arguments[-1], str) else None)
+        self.text = text
+
+    def _changed_collapsed(self) -> None:
+        for child in self.children():
+            if isinstance(child, QtWidgets.QWidget):
+                child.setVisible(not self.collapsed)
+        self.update()
+
+    def paintEvent(self, event: Any) -> None:
+        painter = QtGui.QPainter(self)
+        frame = QtCore.QRect(0, 0, self.width, 22)
+        painter.fillRect(frame, self.palette.color(QtGui.QPalette.ColorRole.Midlight))
+        painter.drawText(frame.adjusted(8, 0, 0, 0), int(QtCore.Qt.AlignmentFlag.AlignVCenter), self.text)
+
+    def event(self, event: Any) -> bool:
+        if event.type() == QtCore.QEvent.Type.LayoutRequest and self.layout() is not None:
+            margins = self.layout().contentsMargins()
+            if margins.top() < 28:
+                self.layout().setContentsMargins(margins.left(), 28, margins.right(), margins.bottom())
+        return bool(super().event(event))
+
+
+class ctkSliderWidget(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
+    """A slider with a box for its number."""
+
+    minimum = _stored("double", "minimum", 0.0)
+    maximum = _stored("double", "maximum", 99.0)
+    singleStep = _stored("double", "singleStep", 1.0)
+    decimals = _stored("int", "decimals", 2)
+    value = _stored("double", "value", 0.0, "valueChanged")
+
+    def setValue(self, value: float) -> None:
+        self.value = min(max(float(value), self.minimum), self.maximum)
+
+
+class ctkCheckBox(QtWidgets.QCheckBox, metaclass=_Meta):  # noqa: N801
+    """A check box with icons."""
+
+
+class ctkComboBox(QtWidgets.QComboBox, metaclass=_Meta):  # noqa: N801
+    """A combo box with a text for nothing chosen."""
+
+
+class ctkMenuButton(QtWidgets.QPushButton, metaclass=_Meta):  # noqa: N801
+    """A push button with a menu at its side."""
+
+
+class ctkPathLineEdit(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
+    """A line for a path: wiring only."""
+
+
+class qSlicerScriptedLoadableModule(QObject, metaclass=_Meta):  # noqa: N801
+    """What Slicer hands to a scripted module's constructor, and finds its texts in."""
+
+    # In C++ these are set by a Python wrapper of their own; all of them are written by module constructors.
+    title = _stored("QString", "title")
+    helpText = _stored("QString", "helpText")
+    acknowledgementText = _stored("QString", "acknowledgementText")
+    path = _stored("QString", "path")
+    hidden = _stored("bool", "hidden")
+    categories: Any = _stored("QStringList", "categories")
+    dependencies: Any = _stored("QStringList", "dependencies")
+    contributors: Any = _stored("QStringList", "contributors")
+    icon: Any = None
+
+    def widgetRepresentation(self) -> Any:
+        return self.__dict__.get("_standin_widget")
+
+
+class qSlicerScriptedLoadableModuleWidget(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
+    """The panel that Slicer puts a scripted module's widget into."""
+
+    isEntered = property(lambda self: self.__dict__.get("_standin_entered", False))
+
+    def setMRMLScene(self, scene: Any) -> None:
+        self._standin_scene = scene
+
+    def mrmlScene(self) -> Any:
+        return self.__dict__.get("_standin_scene")
+
+    def self(self) -> Any:
+        return self.__dict__.get("_standin_python")
+
+    def reload(self) -> None:
+        self.__dict__["_standin_reload"]()
+
+
+class qSlicerModuleManager(QObject, metaclass=_Meta):  # noqa: N801
+    """Tells when a module goes."""
+
+
+class qSlicerApplication(QtWidgets.QApplication, metaclass=_Meta):  # noqa: N801
+    """The application: what the headless one has, and Qt's."""
+
+    slicerHome = property(lambda self: self.__dict__.get("_standin_home", ""))
+    temporaryPath = property(lambda self: self._standin_core.temporaryPath)
+
+    def moduleManager(self) -> Any:
+        return self.__dict__.setdefault("_standin_manager", qSlicerModuleManager())
+
+    def applicationLogic(self) -> Any:
+        return self._standin_core.applicationLogic()
+
+    def mrmlScene(self) -> Any:
+        return self._standin_core.mrmlScene()
+
+    def coreIOManager(self) -> Any:
+        return self._standin_core.coreIOManager()
+
+    def ioManager(self) -> Any:
+        return self._standin_core.coreIOManager()
+
+    def testingEnabled(self) -> bool:
+        return True
+
+    def pauseRender(self) -> None:
+        self._standin_core.pauseRender()
+
+    def resumeRender(self) -> None:
+        self._standin_core.resumeRender()
+
+    def startupEnvironment(self) -> Any:
+        return QtCore.QProcessEnvironment.systemEnvironment()
+
+    def settings(self) -> Any:
+        return QtCore.QSettings(
+            str(Path(self.temporaryPath) / "settings.ini"), QtCore.QSettings.Format.IniFormat
+        )
+
+    def userSettings(self) -> Any:
+        return self.settings()
+
+    def setOverrideCursor(self, *_: Any) -> None:
+        raise AssertionError("the cursor is never to turn into an hourglass")
+
+    def processEvents(self, *_: Any) -> None:
+        raise AssertionError("events are never to be pumped by hand")
+
+
+_WIDGETS = [value for value in list(globals().values()) if isinstance(value, _Meta)]
+
+
+# --- the modules -------------------------------------------------------------------------------------------
+
+
+def _make_loader(qt: types.ModuleType) -> type:
+    known = {cls.__name__: cls for cls in _WIDGETS}
+
+    class QUiLoader(QtUiTools.QUiLoader):
+        """Builds a widget from a .ui file, of stand-ins alone, and makes its connections."""
+
+        def createWidget(self, className: str, parent: Any = None, name: str = "") -> Any:
+            widget = (known.get(className) or getattr(qt, className))(parent)
+            widget.setObjectName(name)
+            self.__dict__.setdefault("_made", []).append(widget)
+            return widget
+
+        def createLayout(self, className: str, parent: Any = None, name: str = "") -> Any:
+            layout = (
+                getattr(qt, className)(parent)
+                if isinstance(parent, QtWidgets.QWidget)
+                else getattr(qt, className)()
+            )
+            layout.setObjectName(name)
+            self.__dict__.setdefault("_made", []).append(layout)
+            return layout
+
+        def load(self, file: Any, parent: Any = None) -> Any:
+            root = ET.fromstring(bytes(file.readAll().data()))
+            unknown = {item.get("class") for item in root.iter("widget")} - set(known) - set(dir(QtWidgets))
+            if unknown:
+                raise NotImplementedError(f"no stand-in for {', '.join(map(str, unknown))}: add it")
+            _check_properties(root, known)
+            connections = root.find("connections")
+            if connections is not None:
+                root.remove(connections)
+            buffer = QtCore.QBuffer()
+            buffer.setData(ET.tostring(root))
+            buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
+            widget = super().load(buffer, parent)
+            for connection in connections if connections is not None else ():
+                sender, receiver = (
+                    _named(widget, connection.findtext(end)) for end in ("sender", "receiver")
+                )
+                slot = (connection.findtext("slot") or "").partition("(")[0]
+                sender.connect(connection.findtext("signal"), getattr(receiver, slot))
+            return widget
+
+    return QUiLoader
+
+
+def _check_properties(root: ET.Element, known: dict[str, Any]) -> None:
+    for item in root.iter("widget"):
+        cls = known.get(str(item.get("class")))
+        for prop in item.findall("property") if cls is not None else ():
+            name = str(prop.get("name"))
+            dynamic = prop.get("stdset") == "0" and name.startswith("Slicer")
+            if not dynamic and cls.staticMetaObject.indexOfProperty(name) < 0 and not hasattr(cls, name):
+                raise AttributeError(f"{cls.__name__} ({item.get('name')}) has no property {name!r}")
+
+
+def _named(widget: Any, name: str | None) -> Any:
+    found = widget if widget.objectName == name else widget.findChild(QObject, name)
+    if found is None:
+        raise LookupError(f"the .ui file connects {name!r}, which it does not have")
+    return found
+
+
+def _build_modules() -> tuple[types.ModuleType, types.ModuleType]:
+    qt, ctk = types.ModuleType("qt"), types.ModuleType("ctk")
+    for module in (QtCore, QtGui, QtWidgets):
+        for name in dir(module):
+            value = getattr(module, name)
+            if name.startswith("_"):
+                continue
+            if isinstance(value, type) and issubclass(value, QObject):
+                _as_in_pythonqt(value)
+                if name not in _NOT_WRAPPED and value is not QObject:
+                    value = _derived(value)
+            setattr(qt, name, value)
+    QObject.name = _qt_property("objectName")  # type: ignore[attr-defined]
+    QObject.className = lambda self: self.metaObject().className()  # type: ignore[attr-defined]
+    qt.QUiLoader = _make_loader(qt)  # type: ignore[attr-defined]
+    for cls in _WIDGETS:
+        if cls.__name__.startswith("ctk"):
+            setattr(ctk, cls.__name__, cls)
+    return qt, ctk
+
+
+def _derived(cls: type) -> type:
+    try:
+        return type(cls.__name__, (cls,), dict(_OWN))
+    except TypeError:  # a final class: nobody connects to it by text
+        return cls
+
+
+_modules: tuple[types.ModuleType, types.ModuleType] | None = None
+_application: Any = None
+
+
+@contextmanager
+def installed(slicer_home: str = "") -> Iterator[types.ModuleType]:
+    """Puts `qt`, `ctk` and Slicer's widgets where the code under test imports them; takes them away again.
+
+    Needs a booted headless Slicer (`Testing.headless.boot`). Yields the module `qt`.
+    """
+    global _modules, _application
+    import slicer
+
+    if _modules is None:
+        _modules = _build_modules()
+        _application = QtWidgets.QApplication.instance() or qSlicerApplication([sys.argv[0]])
+    qt, ctk = _modules
+    core = slicer.app
+    _application._standin_core = core
+    _application._standin_home = slicer_home
+    before = {name: sys.modules.get(name) for name in ("qt", "ctk")}
+    sys.modules.update(qt=qt, ctk=ctk)
+    added = [cls.__name__ for cls in _WIDGETS if not cls.__name__.startswith("ctk")]
+    for cls in _WIDGETS:
+        if cls.__name__ in added:
+            setattr(slicer, cls.__name__, cls)
+    slicer.app = _application
+    try:
+        yield qt
+    finally:
+        slicer.app = core
+        for name in added:
+            delattr(slicer, name)
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
