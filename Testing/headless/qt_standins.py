@@ -82,7 +82,7 @@ def _as_in_pythonqt(cls: type) -> None:
 
 def _signal_signatures(obj: Any, name: str) -> list[str]:
     """The argument lists that a signal can be connected with, of the real class if it is recorded."""
-    recorded = _recorded(type(obj), "signals", name)
+    recorded = _recorded(type(obj).__name__, "signals", name)
     if recorded is not None:
         return list(recorded)
     meta = obj.metaObject()
@@ -138,9 +138,9 @@ def _split(obj: Any, signal: str) -> tuple[str, str]:
     return name, arguments
 
 
-def _recorded(cls: type, section: str, name: str) -> Any:
+def _recorded(kind: str, section: str, name: str) -> Any:
     """What is recorded of a member of a Slicer class or of its bases, or None."""
-    recorded = MEMBERS.get(cls.__name__)
+    recorded = MEMBERS.get(kind)
     while recorded is not None:
         if name in recorded[section]:
             return recorded[section][name] if isinstance(recorded[section], dict) else True
@@ -166,7 +166,8 @@ def _getattr(self: Any, name: str) -> Any:
 def _missing(cls: type, name: str) -> Exception:
     for kind in cls.__mro__:
         if any(
-            _recorded(kind, section, name) is not None for section in ("properties", "methods", "signals")
+            _recorded(kind.__name__, section, name) is not None
+            for section in ("properties", "methods", "signals")
         ):
             return NotImplementedError(
                 f"{cls.__name__}.{name} is real, but its stand-in does not have it: add it"
@@ -196,7 +197,7 @@ class _Meta(type(QtWidgets.QWidget)):  # type: ignore[misc]
         if real is None:
             raise TypeError(f"{name} is not recorded in qt_members.json")
         for member in namespace:
-            known = any(member in real[section] for section in ("properties", "methods", "signals"))
+            known = any(_recorded(name, section, member) for section in ("properties", "methods", "signals"))
             inherited = any(hasattr(base, member) for base in bases)
             if not (known or inherited or member.startswith("_") or member == "staticMetaObject"):
                 raise TypeError(f"the real {name} has no member {member!r}")

@@ -40,7 +40,10 @@ GEOMETRIES: dict[str, tuple[np.ndarray, tuple[np.ndarray, ...]]] = {
     "oblique mirrored": (_OBLIQUE @ np.diag([-1.0, 1, 1, 1]) @ _LPS, ()),
     "under transforms": (
         _LPS,
-        (rotation(17, 2) @ _affine(np.eye(3), (12, -7, 5)), rotation(-25, 0) @ _affine(np.eye(3), (-3, 20, 9))),
+        (
+            rotation(17, 2) @ _affine(np.eye(3), (12, -7, 5)),
+            rotation(-25, 0) @ _affine(np.eye(3), (-3, 20, 9)),
+        ),
     ),
     "oblique under a scaling transform": (_OBLIQUE @ _LPS, (np.diag([1.5, 1.5, 1.5, 1.0]),)),
 }

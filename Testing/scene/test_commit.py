@@ -248,7 +248,9 @@ def test_the_users_nodes_stay_as_they_are(headless):
     item = tree.CreateItem(folder, case.segmentationNode)
     before = {headless.scene.GetNthNode(n).GetID() for n in range(headless.scene.GetNumberOfNodes())}
     writer = LogicSegmentWriter(case.segmentationNode, case.volumeNode)
-    SegmentCommitter(case.segmentationNode, case.volumeNode, writer).commit({"A": frames(NEW, 2, range(18))}, 2)
+    SegmentCommitter(case.segmentationNode, case.volumeNode, writer).commit(
+        {"A": frames(NEW, 2, range(18))}, 2
+    )
     assert editor.GetSelectedSegmentID() == "B"
     assert editor.GetSegmentationNode() is None
     assert editor.GetSourceVolumeNode() is other
@@ -281,7 +283,9 @@ def test_a_segmentation_on_a_permuted_grid_takes_the_masks_exactly(headless, geo
 
 def test_a_segmentation_on_another_grid_takes_the_nearest_voxels(headless):
     case = Case(headless)
-    coarse = addVolume(headless, block()[::2, ::2, ::2], GEOMETRIES["plain"][0] @ np.diag([2, 2, 2, 1.0]), "coarse")
+    coarse = addVolume(
+        headless, block()[::2, ::2, ::2], GEOMETRIES["plain"][0] @ np.diag([2, 2, 2, 1.0]), "coarse"
+    )
     segmentationNode = addSegmentation(headless, coarse, {"A": RED})
     committer = SegmentCommitter(segmentationNode, case.volumeNode)
     committer.commit({"A": frames(NEW, 2, range(18))}, 2)

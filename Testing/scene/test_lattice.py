@@ -81,4 +81,6 @@ def test_rounding_in_image_headers_does_no_harm():
 def test_empty_boxes_count_for_nothing(a):
     assert union(a, EMPTY) == a
     assert intersection(a, EMPTY) == EMPTY
-    assert resample(np.zeros((0, 0, 0), np.uint8), Lattice(np.eye(4), EMPTY), Lattice(np.eye(4), a)).sum() == 0
+    assert (
+        resample(np.zeros((0, 0, 0), np.uint8), Lattice(np.eye(4), EMPTY), Lattice(np.eye(4), a)).sum() == 0
+    )

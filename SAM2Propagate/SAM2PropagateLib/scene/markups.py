@@ -49,7 +49,7 @@ from SAM2PropagateLib.scene.prompt_nodes import (
     setBox,
 )
 from SAM2PropagateLib.scene.segments import checkSegment, checkSegmentation, segmentIDs
-from SAM2PropagateLib.scene.state import SEGMENTATION_ROLE, TRANSFORM_ROLE, SceneState
+from SAM2PropagateLib.scene.state import SEGMENTATION_ROLE, TRANSFORM_ROLE, SceneState, isOurs
 from SAM2PropagateLib.scene.transforms import parentToWorld
 from SAM2PropagateLib.scene.volume import volumeGeometry
 
@@ -316,10 +316,8 @@ def removeOrphans(scene: Any) -> int:
     for className in (FIDUCIAL_CLASS, ROI_CLASS, "vtkMRMLScriptedModuleNode"):
         for n in range(scene.GetNumberOfNodesByClass(className)):
             node = scene.GetNthNodeByClass(n, className)
-            if (
-                node.GetNodeReferenceID(SEGMENTATION_ROLE)
-                and node.GetNodeReference(SEGMENTATION_ROLE) is None
-            ):
+            # MRML clears the reference when its node is removed, so only the role tells that it was ours.
+            if isOurs(node) and node.GetNodeReference(SEGMENTATION_ROLE) is None:
                 gone.append(node)
     for node in gone:
         _removeNode(node)

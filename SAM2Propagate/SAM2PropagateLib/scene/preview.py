@@ -97,6 +97,7 @@ class PreviewLayer:
                 f"A mask has {pixels.shape} pixels, the slices {self._geometry.frame_shape(self._axis)}.",
                 "Run the propagation again on this volume.",
             )
+        self._dropIfClosed()
         layer = self._layers.get(segmentID) or self._addLayer(segmentID)
         native_frame(layer.voxels, frame, self._axis)[...] = pixels
         layer.frames.add(frame)
@@ -115,6 +116,7 @@ class PreviewLayer:
 
     def refresh(self) -> None:
         """Redraws the slice views, and follows the volume if it was put under another transform."""
+        self._dropIfClosed()
         if self._node is None:
             return
         if self._node.GetTransformNodeID() != self._volumeNode.GetTransformNodeID():
@@ -136,6 +138,7 @@ class PreviewLayer:
 
     def clear(self, segmentID: str | None = None) -> None:
         """Takes all masks, or those of one segment, out of the preview and frees their memory."""
+        self._dropIfClosed()
         for name in [segmentID] if segmentID is not None else list(self._layers):
             if self._layers.pop(name, None) is not None and self._node is not None:
                 self._node.GetSegmentation().RemoveSegment(name)
@@ -143,6 +146,7 @@ class PreviewLayer:
 
     def setVisible(self, visible: bool) -> None:
         """Shows or hides the preview without forgetting it."""
+        self._dropIfClosed()
         if self._node is not None:
             self._node.GetDisplayNode().SetVisibility(bool(visible))
 
@@ -155,10 +159,15 @@ class PreviewLayer:
             scene.RemoveNode(node.GetDisplayNode())
             scene.RemoveNode(node)
 
+    def _dropIfClosed(self) -> None:
+        # Closing the scene takes the node away, and what it showed with it.
+        if self._node is not None and self._node.GetScene() is None:
+            self._node = None
+            self._layers.clear()
+
     def _addLayer(self, segmentID: str) -> _Layer:
         target = checkSegment(self._segmentationNode, segmentID)
-        if self._node is None or self._node.GetScene() is None:
-            self._layers.clear()
+        if self._node is None:
             self._createNode()
         i, j, k = self._geometry.shape_ijk
         voxels = np.zeros((k, j, i), dtype=np.uint8)

@@ -67,6 +67,13 @@ class SceneState:
         return scene.AddNode(node)
 
 
+def isOurs(node: Any) -> bool:
+    """Whether SAM2 Propagate made a node for a segmentation, be that still there or not."""
+    if node.IsA("vtkMRMLScriptedModuleNode"):
+        return bool(node.GetModuleName() == MODULE_NAME)
+    return bool(node.GetAttribute(ROLE_ATTRIBUTE) and node.GetAttribute(SEGMENT_ATTRIBUTE))
+
+
 def nodesOf(segmentationNode: Any, className: str) -> Iterator[Any]:
     """The nodes of a class that SAM2 Propagate made for a segmentation, in the order of the scene."""
     scene = segmentationNode.GetScene()

@@ -1,0 +1,148 @@
+"""The preview layer: fast, in place, hidden, never saved, gone when it is done."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.scene.preview import PreviewLayer, removePreviews
+from Testing.headless.scenes import addSegmentation, addTransform, addVolume
+from Testing.scene.geometries import GEOMETRIES
+from Testing.scene.test_commit import NEW, OLD, RED, Case, frames
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("geometry", ["plain", "under transforms"])
+def test_masks_come_back_as_they_were_written(headless, geometry, axis):
+    case = Case(headless, geometry)
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, axis)
+    for index in (3, 7, 8):
+        layer.write("A", index, np.take(OLD, index, 2 - axis))
+        layer.write("B", index, np.take(NEW, index, 2 - axis))  # overlaps A
+    layer.write("A", 7, np.take(NEW, 7, 2 - axis))
+    layer.erase("B", 8)
+    masks = layer.allMasks()
+    assert list(masks["A"]) == [3, 7, 8] and list(masks["B"]) == [3, 7]
+    np.testing.assert_array_equal(masks["A"][3], np.take(OLD, 3, 2 - axis))
+    np.testing.assert_array_equal(masks["A"][7], np.take(NEW, 7, 2 - axis))
+    np.testing.assert_array_equal(masks["B"][7], np.take(NEW, 7, 2 - axis))
+    bounds = [0.0] * 6
+    layer.node.GetRASBounds(bounds)
+    volumeBounds = [0.0] * 6
+    case.volumeNode.GetRASBounds(volumeBounds)
+    np.testing.assert_allclose(bounds, volumeBounds, atol=1e-6)
+    assert not case.read("A").any()
+
+
+def test_clearing_one_segment_leaves_the_others(headless):
+    case = Case(headless)
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    layer.write("A", 7, OLD[7])
+    layer.write("B", 7, NEW[7])
+    layer.clear("A")
+    assert list(layer.allMasks()) == ["B"]
+    assert layer.node.GetSegmentation().GetNumberOfSegments() == 1
+    layer.clear()
+    assert layer.allMasks() == {} and layer.masks("A") == {}
+    layer.write("A", 2, OLD[2])
+    assert list(layer.masks("A")) == [2]
+
+
+@pytest.mark.parametrize("suffix", [".mrb", ".mrml"])
+def test_it_is_hidden_and_never_saved(headless, tmp_path, suffix):
+    case = Case(headless)
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    layer.write("A", 7, OLD[7])
+    assert layer.node.GetHideFromEditors()
+    count = headless.scene.GetNumberOfNodesByClass
+    assert count("vtkMRMLSegmentationNode") == 2
+    headless.saveScene(tmp_path / f"scene{suffix}")
+    headless.clear()
+    headless.loadScene(tmp_path / f"scene{suffix}")
+    assert count("vtkMRMLSegmentationNode") == 1
+    assert count("vtkMRMLSegmentationDisplayNode") == 1
+
+
+def test_closing_leaves_nothing_behind(headless):
+    case = Case(headless)
+    before = headless.scene.GetNumberOfNodes()
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    assert headless.scene.GetNumberOfNodes() == before  # nothing before the first mask
+    layer.write("A", 7, OLD[7])
+    layer.close()
+    layer.close()
+    assert headless.scene.GetNumberOfNodes() == before
+    PreviewLayer(case.segmentationNode, case.volumeNode, 2).write("A", 7, OLD[7])
+    assert removePreviews(headless.scene) == 1
+    assert headless.scene.GetNumberOfNodes() == before
+
+
+def test_it_starts_anew_in_a_scene_that_was_closed(headless):
+    case = Case(headless)
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    layer.write("A", 7, OLD[7])
+    headless.scene.RemoveNode(layer.node)
+    layer.write("A", 8, OLD[8])
+    assert list(layer.masks("A")) == [8]
+    assert layer.node.GetScene() is headless.scene
+
+
+def test_it_follows_the_volume_under_another_transform(headless):
+    case = Case(headless)
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    layer.write("A", 7, OLD[7])
+    transform = addTransform(headless, GEOMETRIES["under transforms"][1][0])
+    case.volumeNode.SetAndObserveTransformNodeID(transform.GetID())
+    layer.write("A", 8, OLD[8])
+    assert layer.node.GetParentTransformNode() is transform
+
+
+WRONG = {
+    "unknown_segment": lambda layer: layer.write("lung", 3, OLD[3]),
+    "outside_volume": lambda layer: layer.write("A", 18, OLD[3]),
+    "mask_shape": lambda layer: layer.write("A", 3, OLD[:, :, 3]),
+}
+
+
+@pytest.mark.parametrize("code", WRONG)
+def test_wrong_masks_are_refused(headless, code):
+    case = Case(headless)
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    with pytest.raises(InputError) as refused:
+        WRONG[code](layer)
+    assert refused.value.code == code
+    assert layer.allMasks() == {}
+
+
+def test_a_frame_of_a_large_volume_takes_well_under_a_millisecond(headless):
+    volume = np.zeros((300, 512, 512), np.int16)
+    volume[150] = 1
+    volumeNode = addVolume(headless, volume)
+    segmentationNode = addSegmentation(headless, volumeNode, {"A": RED})
+    layer = PreviewLayer(segmentationNode, volumeNode, 2)
+    mask = np.zeros((512, 512), bool)
+    mask[100:400, 100:400] = True
+    layer.write("A", 0, mask)
+    held = []
+    for index in range(100, 200):
+        start = time.perf_counter()
+        layer.write("A", index, mask)
+        held.append(time.perf_counter() - start)
+    print(f"held per frame: median {np.median(held) * 1e3:.3f} ms, longest {max(held) * 1e3:.3f} ms")
+    assert np.median(held) < 2e-3  # a generous bound on a busy machine; measured 0.1 ms
+    assert len(layer.masks("A")) == 101
+
+
+def test_masks_of_the_preview_can_be_committed(headless):
+    from SAM2PropagateLib.scene.commit import SegmentCommitter
+
+    case = Case(headless, "oblique")
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    for index, mask in frames(NEW, 2, range(18)).items():
+        layer.write("A", index, mask, refresh=False)
+    layer.refresh()
+    SegmentCommitter(case.segmentationNode, case.volumeNode).commit(layer.allMasks(), layer.axis)
+    np.testing.assert_array_equal(case.read("A"), NEW)
