@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 import re
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -254,8 +255,13 @@ def test_texts_that_are_no_json(text: str | bytes) -> None:
 
 def test_a_small_text_cannot_ask_for_all_memory() -> None:
     bomb = base64.b64encode(zlib.compress(bytes(50_000_000), 9)).decode()
-    error = refusal(changed("segments.0.masks.0.bits", bomb))
-    assert "do not fill" in error.sentence
+    document = changed("segments.0.masks.0.bits", bomb)
+    tracemalloc.start()
+    try:
+        assert "do not fill" in refusal(document).sentence
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_document_by_hand_may_be_short() -> None:

@@ -493,6 +493,7 @@ def test_fingerprints_tell_contents_apart() -> None:
     ]
     prints = {one.fingerprint for one in [base, *others]}
     assert len(prints) == len(others) + 1
+    assert FramePrompts(mask=np.ones((2, 8), bool)) != FramePrompts(mask=np.ones((4, 4), bool))
     assert FramePrompts(((-0.0, 0.0, True),)) == FramePrompts(((0.0, 0.0, np.bool_(True)),))
     assert FramePrompts(((np.float32(0.5), 1, 1),)) == FramePrompts(((0.5, 1.0, True),))
 

@@ -213,7 +213,7 @@ class _Frames:
         return self.geometry.slice_words(frame, self.axis)
 
     def where(self, frame: int) -> str:
-        return f"on {self.words(frame)} of segment “{self.segment.segment}”"
+        return f"on {self.words(frame)} for segment “{self.segment.segment}”"
 
     def range(self) -> tuple[int, int]:
         if self.segment.range is None:
@@ -243,7 +243,7 @@ class _Frames:
         if max(abs(a - b) for a, b in zip(known, pixels, strict=True)) > 0.01:
             raise _contradiction(
                 f"Two different boxes lie {self.where(frame)}",
-                "One box per slice and segment is possible: remove one, or add clicks instead.",
+                "One box per slice and segment is possible: remove one; clicks can refine the other.",
             )
 
     def put_mask(self, mask: MaskPrompt) -> None:
@@ -347,7 +347,8 @@ def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") 
     if abs(corners[0, axis] - corners[1, axis]) > _FLAT + 1e-6:
         raise _not_flat(what, corners, geometry, axis)
     center = geometry.ijk_to_world(corners.mean(axis=0))
-    frame = geometry.frame_of(center, axis, what=f"The centre of {_lower(what)}")
+    of = f" of segment “{segment}”" if segment else ""
+    frame = geometry.frame_of(center, axis, what=f"The centre of the box{of}")
     (xa, ya), (xb, yb) = (geometry.pixel_of(corner, axis) for corner in (box.corner_a, box.corner_b))
     rows, columns = geometry.frame_shape(axis)
     x0, x1 = (min(max(x, -0.5), columns - 0.5) for x in sorted((xa, xb)))
