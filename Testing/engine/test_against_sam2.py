@@ -47,10 +47,9 @@ def test_both_directions_match_the_official_predictor(config: str) -> None:
     session = engine.open(frames, FrameView((SIZE, SIZE), (1, 1), (-0.5, -0.5, SIZE - 0.5, SIZE - 0.5), SIZE))
     boxes = [(30.0, 40.0, 66.0, 80.0), (80.0, 26.0, 101.0, 50.0)]
     segments = tuple(
-        # sam2's predictor counts pixels from their corners, the library from their centres.
         ResolvedSegment(
             str(n),
-            {START: FramePrompts(box=tuple(edge - 0.0 for edge in box))},
+            {START: FramePrompts(box=box)},
             frozenset(),
             0,
             FRAMES - 1,
@@ -60,7 +59,8 @@ def test_both_directions_match_the_official_predictor(config: str) -> None:
     session.propagate(RunRequest(segments), lambda mask: None)
 
     predictor = official.official_predictor(config, weights, SIZE)
-    images = imaging.to_model_input([frames.frame(n) for n in range(FRAMES)], session.view, engine.device)
+    native = [frames.frame(n) for n in range(FRAMES)]
+    images = imaging.to_model_input(native, session.view_of("0"), engine.device)
     state = official.start(predictor, images, (SIZE, SIZE))
     for reverse, step in ((False, 1), (True, -1)):
         expected = official.run(predictor, state, START, boxes, reverse=reverse)

@@ -19,16 +19,24 @@ class Evidence:
         object_score: logit that the segment is on the frame.
         agreement: Dice of the masks that came from the two sides; 1 where only one side came.
         sharpness: share of the mask's pixels whose logit is clearly away from 0, 0 to 1.
+        is_cut: the mask reaches the edge of what the model sees, while the frame goes on beyond it.
     """
 
     iou: float
     object_score: float
     agreement: float = 1.0
     sharpness: float = 1.0
+    is_cut: bool = False
 
     @staticmethod
     def of(
-        logits: torch.Tensor, iou: float, score: float, left: Tracked | None, right: Tracked | None
+        logits: torch.Tensor,
+        iou: float,
+        score: float,
+        left: Tracked | None,
+        right: Tracked | None,
+        *,
+        is_cut: bool = False,
     ) -> Evidence:
         """The evidence of a propagated frame; logits are (4h, 4w)."""
         agreement = 1.0
@@ -38,11 +46,13 @@ class Evidence:
             agreement = 1.0 if total == 0 else 2 * float((one & other).sum()) / total
         area = float((logits > 0).sum())
         unsure = float((logits.abs() < 1).sum())
-        return Evidence(iou, score, agreement, area / (area + unsure) if area + unsure else 1.0)
+        return Evidence(iou, score, agreement, area / (area + unsure) if area + unsure else 1.0, is_cut)
 
 
 def doubt_of(evidence: Evidence) -> float:
     """Doubt in [0, 1]: 0 sure, 1 not to be trusted."""
+    if evidence.is_cut:
+        return 1.0
     presence = 1 / (1 + math.exp(-max(-30.0, min(30.0, evidence.object_score))))
     undecided = 1 - abs(2 * presence - 1)
     trust = max(0.0, min(1.0, evidence.iou)) if presence > 0.5 else 1.0

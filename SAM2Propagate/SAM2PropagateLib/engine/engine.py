@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from SAM2PropagateLib.engine import looking
 from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import feature_budgets
@@ -26,29 +27,35 @@ class PropagationEngine:
         self, loaded: LoadedModel, *, cache_megabytes: int | None = None, batch_size: int | None = None
     ) -> None:
         self.steps = ModelSteps(loaded)
+        # A model says in its metadata if it was not trained on stretched frames, as SAM 2 was.
+        self._style = loaded.metadata.get("view", looking.STRETCHED)
         self._cache_megabytes = cache_megabytes
         on_cpu = self.steps.device.type == "cpu"
         self._batch_size = batch_size or (1 if on_cpu else 8)
         self._max_batch = 8 if on_cpu else 32
 
-    def open(self, frames: FrameStack, view: FrameView | None = None) -> EngineSession:
+    def open(self, frames: FrameStack, view: FrameView | str | None = None) -> EngineSession:
         """A session over a volume along one axis.
 
         Args:
-            view: the part of a frame that the model sees; None: the whole frame.
+            view: the part of a frame that the model sees; None: the whole frame; "auto": the prompted
+                structures with room around them, chosen by the first prompts.
         """
         budget, host_budget = feature_budgets(self.steps.device, self._cache_megabytes)
-        if view is None:
-            geometry, axis = frames.geometry, frames.axis
-            view = FrameView.whole(
-                geometry.frame_shape(axis), geometry.frame_spacing(axis), self.steps.input_size
-            )
+        fixed: FrameView | None
+        if view == "auto":
+            fixed = None
+        elif isinstance(view, FrameView):
+            fixed = view
+        else:
+            fixed = looking.whole_view(frames, self.steps.input_size, self._style)
         return EngineSession(
             self.steps,
             frames,
-            view,
+            fixed,
             lambda encode: FeatureStore(encode, self.steps.device, budget, host_budget, self._batch_size),
             self._max_batch,
+            self._style,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Encoder features of frames: encoded in batches, kept within a memory budget, never encoded twice while kept."""
+"""Encoder features of frames: encoded in batches, kept within a budget, never encoded twice while kept."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import torch
 
 from SAM2PropagateLib.engine.memory_limits import is_out_of_memory, out_of_memory_error
 from SAM2PropagateLib.engine.steps import FrameFeatures
+from SAM2PropagateLib.frames.view import FrameView
+
+# A frame as the model sees it.
+FeatureKey = tuple[FrameView, int]
 
 
 class FeatureStore:
-    """Features by frame index, least recently used out first.
+    """Features by view and frame index, least recently used out first.
 
     Two tiers on a GPU: the device's memory first, then the host's; on a CPU only one.
 
     Args:
-        encode: makes the features of the frames with these indices, on the device, in one batch.
+        encode: makes the features of these frames, on the device, in one batch.
         device: where features are computed and handed out.
         budget: bytes that may be kept on the device.
         host_budget: bytes that may be kept in the host's memory beside it; ignored on a CPU.
@@ -26,7 +30,7 @@ class FeatureStore:
 
     def __init__(
         self,
-        encode: Callable[[Sequence[int]], list[FrameFeatures]],
+        encode: Callable[[Sequence[FeatureKey]], list[FrameFeatures]],
         device: torch.device,
         budget: int,
         host_budget: int = 0,
@@ -37,14 +41,14 @@ class FeatureStore:
         self._budget = budget
         self._host_budget = 0 if device.type == "cpu" else host_budget
         self.batch_size = max(1, batch_size)
-        self._near: OrderedDict[int, FrameFeatures] = OrderedDict()
-        self._far: OrderedDict[int, FrameFeatures] = OrderedDict()
+        self._near: OrderedDict[FeatureKey, FrameFeatures] = OrderedDict()
+        self._far: OrderedDict[FeatureKey, FrameFeatures] = OrderedDict()
         self._near_bytes = 0
         self._far_bytes = 0
         self.encoded_frames = 0
         self.encoder_calls = 0
 
-    def __contains__(self, frame: int) -> bool:
+    def __contains__(self, frame: FeatureKey) -> bool:
         return frame in self._near or frame in self._far
 
     @property
@@ -52,17 +56,25 @@ class FeatureStore:
         """Bytes kept, both tiers."""
         return self._near_bytes + self._far_bytes
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a further frame would push an earlier one out."""
+        kept = len(self._near) + len(self._far)
+        return bool(kept) and self.nbytes * (kept + 1) > (self._budget + self._host_budget) * kept
+
     def clear(self) -> None:
         """Forget every frame: the window changed, or the volume was closed."""
         self._near.clear()
         self._far.clear()
         self._near_bytes = self._far_bytes = 0
 
-    def get(self, frames: Sequence[int], upcoming: Iterable[int] = ()) -> dict[int, FrameFeatures]:
+    def get(
+        self, frames: Sequence[FeatureKey], upcoming: Iterable[FeatureKey] = ()
+    ) -> dict[FeatureKey, FrameFeatures]:
         """Features of these frames.
 
         Args:
-            frames: frame indices; those not kept are encoded.
+            frames: those not kept are encoded.
             upcoming: frames that will be wanted next; they fill up the last batch, so that a frame at a
                 time does not mean a batch of one.
 
@@ -74,14 +86,14 @@ class FeatureStore:
         missing = [frame for frame in wanted if frame not in found]
         if missing:
             spare = -len(missing) % self.batch_size
-            ahead = [f for f in dict.fromkeys(upcoming) if f not in self and f not in found and f not in missing]
+            ahead = [f for f in dict.fromkeys(upcoming) if f not in self and f not in missing]
             for frame, features in self._encode_all([*missing, *ahead[:spare]]):
                 if frame in missing:
                     found[frame] = features
         return found
 
-    def _encode_all(self, frames: list[int]) -> list[tuple[int, FrameFeatures]]:
-        done: list[tuple[int, FrameFeatures]] = []
+    def _encode_all(self, frames: list[FeatureKey]) -> list[tuple[FeatureKey, FrameFeatures]]:
+        done: list[tuple[FeatureKey, FrameFeatures]] = []
         while frames:
             chunk = frames[: self.batch_size]
             try:
@@ -111,18 +123,18 @@ class FeatureStore:
             torch.cuda.empty_cache()
 
     def offload(self) -> None:
-        """Move everything to the host's memory (on a CPU: drop it) and keep nothing on the device from now on."""
+        """Move everything to the host's memory (on a CPU: drop it); the device keeps nothing from now on."""
         self._budget = 0
         self._trim()
 
-    def _fetch(self, frame: int) -> FrameFeatures:
+    def _fetch(self, frame: FeatureKey) -> FrameFeatures:
         if frame in self._near:
             self._near.move_to_end(frame)
             return self._near[frame]
         self._far.move_to_end(frame)
         return self._far[frame].to(self._device)
 
-    def _keep(self, frame: int, features: FrameFeatures) -> None:
+    def _keep(self, frame: FeatureKey, features: FrameFeatures) -> None:
         self._near[frame] = features
         self._near_bytes += features.nbytes
         self._trim()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 
@@ -47,7 +48,7 @@ def plan(segment: ResolvedSegment, direction: str = BOTH, reach: int | None = No
     sources = {key for key in keys if segment.keyframes[key].is_positive}
     edges = [segment.first - 1, *keys, segment.last + 1]
     stretches: list[Stretch] = []
-    for before, after in zip(edges[:-1], edges[1:], strict=True):
+    for before, after in pairwise(edges):
         first, last = max(before + 1, segment.first), min(after - 1, segment.last)
         if first > last:
             continue

@@ -59,7 +59,7 @@ class RunRequest:
             )
         if self.reach is not None and self.reach < 1:
             raise InputError(
-                "bad_reach", f"A reach of {self.reach} slices leads nowhere.", "Give 1 or more, or none at all."
+                "bad_reach", f"A reach of {self.reach} slices leads nowhere.", "Give 1 or more, or none."
             )
 
 

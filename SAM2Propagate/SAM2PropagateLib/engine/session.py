@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from SAM2PropagateLib.engine import imaging
+from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.blend import blended
 from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
-from SAM2PropagateLib.engine.features import FeatureStore
+from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.front import Front, Tracked, batches
 from SAM2PropagateLib.engine.memory_limits import is_out_of_memory, out_of_memory_error
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
@@ -48,11 +48,25 @@ class _Key:
 
 @dataclass
 class _Track:
-    """What is kept of one segment between runs."""
+    """What is kept of one segment between runs, and how the model looks at it."""
 
+    view: FrameView
     keys: dict[int, _Key] = field(default_factory=dict)
     fronts: dict[tuple[int, str, int], Front] = field(default_factory=dict)
     written: dict[int, tuple[object, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a run has to do for one segment: keyframes and stretches whose masks are not up to date."""
+
+    segment: ResolvedSegment
+    keyframes: tuple[int, ...]
+    stretches: tuple[tuple[Stretch, tuple[object, ...], tuple[int, ...]], ...]
+
+    @property
+    def frames(self) -> int:
+        return len(self.keyframes) + sum(len(stale) for _, _, stale in self.stretches)
 
 
 @dataclass
@@ -61,11 +75,10 @@ class _Job:
 
     stretch: Stretch
     signature: tuple[object, ...]
+    track: _Track
     left: Front | None
     right: Front | None
-    locked: frozenset[int]
     pending: list[int]
-    previous: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 class EngineSession:
@@ -74,7 +87,7 @@ class EngineSession:
     Args:
         steps: the model.
         frames: the volume as frames, with its window.
-        view: which part of a frame the model sees.
+        view: which part of a frame the model sees; None: for each segment what its prompts ask for.
         store: makes the feature store, given the function that encodes frames.
         max_batch: frames tracked at once at most.
     """
@@ -83,16 +96,24 @@ class EngineSession:
         self,
         steps: ModelSteps,
         frames: FrameStack,
-        view: FrameView,
-        store: Callable[[Callable[[Sequence[int]], list[FrameFeatures]]], FeatureStore],
+        view: FrameView | None,
+        store: Callable[[Callable[[Sequence[FeatureKey]], list[FrameFeatures]]], FeatureStore],
         max_batch: int,
+        style: str = looking.STRETCHED,
     ) -> None:
         self._steps = steps
         self._frames = frames
-        self.view = imaging.whole_pixels(view)
+        self._style = style
+        self._follows_prompts = view is None
+        self._view = (
+            looking.whole_view(frames, steps.input_size, style)
+            if view is None
+            else imaging.whole_pixels(view)
+        )
         self.features = store(self._encode)
         self._max_batch = max_batch
         self._tracks: dict[str, _Track] = {}
+        self._latest = ""
 
     # --- frames -------------------------------------------------------------------------------------
 
@@ -106,12 +127,44 @@ class EngineSession:
         self.features.clear()
         self._tracks.clear()
 
-    def _encode(self, indices: Sequence[int]) -> list[FrameFeatures]:
-        frames = [self._frames.frame(index) for index in indices]
-        return self._steps.encode(imaging.to_model_input(frames, self.view, self._steps.device))
+    def view_of(self, segment: str) -> FrameView:
+        """Which part of the frames the model sees for a segment."""
+        return self._track(segment).view
+
+    def _encode(self, keys: Sequence[FeatureKey]) -> list[FrameFeatures]:
+        device = self._steps.device
+        images = [imaging.to_model_input([self._frames.frame(frame)], view, device) for view, frame in keys]
+        return self._steps.encode(torch.cat(images))
+
+    def _look_at(self, segment: str, keyframes: Mapping[int, FramePrompts]) -> None:
+        """Choose what the model sees of a segment by its prompts, unless they are well in view already."""
+        if not self._follows_prompts:
+            return
+        track = self._track(segment)
+        found = [self._region(track, frame, said) for frame, said in keyframes.items() if said.is_positive]
+        regions = [region for region in found if region is not None]
+        if not regions:
+            return
+        region = looking.union(regions)
+        wanted = looking.close_view(self._frames, self._steps.input_size, region, self._style)
+        if looking.shows(track.view, region) and (
+            track.written or not looking.is_much_closer(wanted, track.view)
+        ):
+            return
+        # Another segment's view saves encoding the same frames twice.
+        shared = (t.view for t in self._tracks.values() if looking.serves(t.view, region, wanted))
+        self._tracks[segment] = _Track(next(shared, wanted))
+
+    def _region(self, track: _Track, frame: int, prompts: FramePrompts) -> looking.PixelBox | None:
+        """Where a keyframe's structure is; clicks alone do not tell how large it is, their mask does."""
+        region = looking.region_of(prompts)
+        if region is not None:
+            return region
+        mask = self._key(track, frame, prompts).mask
+        return looking.region_of(FramePrompts(clicks=prompts.clicks, mask=mask)) if mask.any() else None
 
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
-        """Encode frames while nothing else is asked for.
+        """Encode frames, as the segment last previewed is looked at, while nothing else is asked for.
 
         Args:
             order: frame indices, most wanted first.
@@ -121,10 +174,11 @@ class EngineSession:
             How many frames were encoded.
         """
         before = self.features.encoded_frames
-        todo = [index for index in order if index not in self.features]
+        view = self._tracks[self._latest].view if self._latest in self._tracks else self._view
+        todo = [(view, index) for index in order if (view, index) not in self.features]
         size = self.features.batch_size
         for start in range(0, len(todo), size):
-            if should_stop():
+            if should_stop() or self.features.is_full:
                 break
             self.features.get(todo[start : start + size])
         return self.features.encoded_frames - before
@@ -140,36 +194,40 @@ class EngineSession:
         Raises:
             SAM2PropagateError: `out_of_memory`.
         """
+        self._look_at(segment, {frame: prompts})
+        self._latest = segment
         key = self._key(self._track(segment), frame, prompts)
         return self._key_mask(segment, frame, key, PREVIEW)
 
     def _track(self, segment: str) -> _Track:
-        return self._tracks.setdefault(segment, _Track())
+        return self._tracks.setdefault(segment, _Track(self._view))
 
     def _key(self, track: _Track, frame: int, prompts: FramePrompts) -> _Key:
         known = track.keys.get(frame)
         if known is not None and known.fingerprint == prompts.fingerprint:
             return known
-        key = self._decoded_key(frame, prompts)
+        key = self._decoded_key(track.view, frame, prompts)
         track.keys[frame] = key
         return key
 
-    def _decoded_key(self, frame: int, prompts: FramePrompts) -> _Key:
+    def _decoded_key(self, view: FrameView, frame: int, prompts: FramePrompts) -> _Key:
         if prompts.absent or not (prompts.clicks or prompts.box or prompts.mask is not None):
             empty = np.zeros(self._frames.native_shape, bool)
             return _Key(prompts.fingerprint, _nothing(self._steps.device), empty, None)
-        features = self.features.get([frame])[frame]
+        features = self.features.get([(view, frame)])[view, frame]
         if prompts.mask is not None and not prompts.clicks and prompts.box is None:
             mask = prompts.mask
-            decoded = self._steps.decode_mask(features, self._seen(mask))
+            decoded = self._steps.decode_mask(features, self._seen(mask, view))
         else:
-            decoded, mask = self._decode_prompts(features, prompts)
+            decoded, mask = self._decode_prompts(features, view, prompts)
         memory = None
         if prompts.is_positive:
             memory = self._steps.remember([features], [decoded], prompted=True)[0]
         return _Key(prompts.fingerprint, decoded, mask, memory)
 
-    def _decode_prompts(self, features: FrameFeatures, prompts: FramePrompts) -> tuple[Decoded, np.ndarray]:
+    def _decode_prompts(
+        self, features: FrameFeatures, view: FrameView, prompts: FramePrompts
+    ) -> tuple[Decoded, np.ndarray]:
         points: list[tuple[float, float]] = []
         labels: list[int] = []
         if prompts.box is not None:
@@ -180,27 +238,21 @@ class EngineSession:
         labels += [int(positive) for _, _, positive in prompts.clicks]
         device = self._steps.device
         # The prompt encoder counts from pixel centres, the view from pixel edges.
-        where = torch.tensor(self.view.to_model(np.array(points)) - 0.5, dtype=torch.float32, device=device)
+        where = torch.tensor(view.to_model(np.array(points)) - 0.5, dtype=torch.float32, device=device)
         what = torch.tensor(labels, dtype=torch.int32, device=device)
         if prompts.mask is None:
             decoded = self._steps.decode_prompts(features, where, what)
-            return decoded, self._native_mask(decoded.logits)
-        start = (self._seen(prompts.mask) * 2 - 1) * MASK_PROMPT_LOGIT
+            return decoded, _native_mask(decoded.logits, view)
+        start = (self._seen(prompts.mask, view) * 2 - 1) * MASK_PROMPT_LOGIT
         start = torch.nn.functional.interpolate(
             start, scale_factor=0.25, mode="bilinear", align_corners=False, antialias=True
         )
         decoded = self._steps.decode_prompts(features, where, what, start)
-        mask = refined(prompts.mask, self._native_mask(decoded.logits), prompts.clicks)
-        return self._steps.decode_mask(features, self._seen(mask)), mask
+        mask = refined(prompts.mask, _native_mask(decoded.logits, view), prompts.clicks)
+        return self._steps.decode_mask(features, self._seen(mask, view)), mask
 
-    def _seen(self, mask: np.ndarray) -> torch.Tensor:
-        return imaging.mask_to_model(mask, self.view, self._steps.device)
-
-    def _native_mask(self, logits: torch.Tensor) -> np.ndarray:
-        mask = imaging.logits_to_native(logits, self.view) > 0
-        x0, y0, x1, y1 = self.view.crop
-        pixels = (x1 - x0) * (y1 - y0) / (logits.shape[-1] * logits.shape[-2])
-        return clean(mask, _NOISE_AREA * pixels)
+    def _seen(self, mask: np.ndarray, view: FrameView) -> torch.Tensor:
+        return imaging.mask_to_model(mask, view, self._steps.device)
 
     def _key_mask(self, segment: str, frame: int, key: _Key, kind: str) -> FrameMask:
         given = key.decoded.iou >= 1.0
@@ -238,11 +290,13 @@ class EngineSession:
         """
         started = time.perf_counter()
         encoded = self.features.encoded_frames
+        for segment in run.segments:
+            self._look_at(segment.segment, segment.keyframes)
         counter = _Counter(on_frame)
         jobs: list[_Job] = []
         for segment in run.segments:
             between()
-            jobs += self._prepare(segment, run, counter, between)
+            jobs += self._prepare(self._work(segment, run), run.everything, counter, between)
         self._carry(jobs, counter, between)
         return RunSummary(
             counter.written,
@@ -252,33 +306,51 @@ class EngineSession:
             tuple((job.stretch.segment, job.stretch.first, job.stretch.last) for job in jobs),
         )
 
-    def _prepare(
-        self, segment: ResolvedSegment, run: RunRequest, counter: _Counter, between: Callable[[], None]
-    ) -> list[_Job]:
-        track = self._track(segment.segment)
-        keys: dict[int, _Key] = {}
-        for frame in sorted(segment.keyframes):
-            between()
-            prompts = segment.keyframes[frame]
-            keys[frame] = self._key(track, frame, prompts)
-            known = ("key", prompts.fingerprint)
-            if frame not in segment.locked and (run.everything or track.written.get(frame) != known):
-                kind = ABSENT if prompts.absent else KEYFRAME
-                counter.write(self._key_mask(segment.segment, frame, keys[frame], kind))
-                track.written[frame] = known
-        track.keys = keys
-        self._drop_old_fronts(track, segment.keyframes)
-        jobs = []
+    def expected_frames(self, run: RunRequest) -> int:
+        """How many masks a run would write, as far as that is known before it."""
+        return sum(self._work(segment, run).frames for segment in run.segments)
+
+    def _work(self, segment: ResolvedSegment, run: RunRequest) -> _Work:
+        written = {} if run.everything else self._track(segment.segment).written
+        keyframes = tuple(
+            frame
+            for frame, prompts in segment.keyframes.items()
+            if frame not in segment.locked and written.get(frame) != _key_mark(prompts)
+        )
+        stretches = []
         for stretch in plan(segment, run.direction, run.reach):
             mark = signature(stretch, segment.keyframes)
-            stale = [f for f in stretch.frames if f not in segment.locked and track.written.get(f) != mark]
-            if run.everything:
-                stale = [f for f in stretch.frames if f not in segment.locked]
+            stale = tuple(f for f in stretch.frames if f not in segment.locked and written.get(f) != mark)
             if stale:
-                left = self._front(track, stretch.left, 1, keys, run.everything)
-                right = self._front(track, stretch.right, -1, keys, run.everything)
-                jobs.append(_Job(stretch, mark, left, right, segment.locked, stale))
-        return jobs
+                stretches.append((stretch, mark, stale))
+        return _Work(segment, keyframes, tuple(stretches))
+
+    def _prepare(
+        self, work: _Work, everything: bool, counter: _Counter, between: Callable[[], None]
+    ) -> list[_Job]:
+        segment = work.segment
+        track = self._track(segment.segment)
+        keys: dict[int, _Key] = {}
+        for frame, prompts in segment.keyframes.items():
+            between()
+            keys[frame] = self._key(track, frame, prompts)
+            if frame in work.keyframes:
+                kind = ABSENT if prompts.absent else KEYFRAME
+                counter.write(self._key_mask(segment.segment, frame, keys[frame], kind))
+                track.written[frame] = _key_mark(prompts)
+        track.keys = keys
+        self._drop_old_fronts(track, segment.keyframes)
+        return [
+            _Job(
+                stretch,
+                mark,
+                track,
+                self._front(track, stretch.left, 1, keys, everything),
+                self._front(track, stretch.right, -1, keys, everything),
+                list(stale),
+            )
+            for stretch, mark, stale in work.stretches
+        ]
 
     def _front(
         self, track: _Track, source: int | None, step: int, keys: Mapping[int, _Key], anew: bool
@@ -305,33 +377,32 @@ class EngineSession:
     def _carry(self, jobs: list[_Job], counter: _Counter, between: Callable[[], None]) -> None:
         for job in jobs:
             self._write_finished(job, counter)
-        while True:
-            active = _active_fronts(jobs)
-            if not active:
-                return
+        while active := _active_fronts(jobs):
             between()
-            self._step([front for front, _ in active], [end for _, end in active], counter)
+            self._step(active, counter)
             for job in jobs:
                 self._write_finished(job, counter)
 
-    def _step(self, fronts: list[Front], ends: list[int], counter: _Counter) -> None:
+    def _step(self, active: list[_Active], counter: _Counter) -> None:
+        """Every front one frame further."""
         upcoming = (
-            front.next_frame + front.step * ahead
+            (a.view, a.front.next_frame + a.front.step * ahead)
             for ahead in range(1, self.features.batch_size + 1)
-            for front, end in zip(fronts, ends, strict=True)
-            if (end - front.next_frame) * front.step >= ahead
+            for a in active
+            if (a.end - a.front.next_frame) * a.front.step >= ahead
         )
-        features = self.features.get([front.next_frame for front in fronts], upcoming)
-        for group in batches(fronts, self._max_batch):
-            self._advance(group, features)
+        features = self.features.get([(a.view, a.front.next_frame) for a in active], upcoming)
+        seen = {id(a.front): features[a.view, a.front.next_frame] for a in active}
+        for group in batches([a.front for a in active], self._max_batch):
+            self._advance(group, seen)
             counter.computed += len(group)
 
-    def _advance(self, group: list[Front], features: Mapping[int, FrameFeatures]) -> None:
+    def _advance(self, group: list[Front], seen: Mapping[int, FrameFeatures]) -> None:
         """Track a batch of fronts one frame further; on too little memory in two halves, and so on."""
-        seen = [features[front.next_frame] for front in group]
+        features = [seen[id(front)] for front in group]
         try:
-            decoded = self._steps.track(seen, [front.recall() for front in group])
-            memories = self._steps.remember(seen, decoded, prompted=False)
+            decoded = self._steps.track(features, [front.recall() for front in group])
+            memories = self._steps.remember(features, decoded, prompted=False)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -340,17 +411,16 @@ class EngineSession:
                     raise out_of_memory_error(self._steps.device) from error
                 self.features.offload()
                 self._max_batch = 1
-                self._advance(group, features)
+                self._advance(group, seen)
                 return
             self._max_batch = max(1, len(group) // 2)
-            self._advance(group[: self._max_batch], features)
-            self._advance(group[self._max_batch :], features)
+            self._advance(group[: self._max_batch], seen)
+            self._advance(group[self._max_batch :], seen)
             return
         for front, answer, memory in zip(group, decoded, memories, strict=True):
             front.advance(answer, memory)
 
     def _write_finished(self, job: _Job, counter: _Counter) -> None:
-        track = self._tracks[job.stretch.segment]
         waiting = []
         for frame in job.pending:
             left = _found(job.left, frame)
@@ -359,7 +429,7 @@ class EngineSession:
                 waiting.append(frame)
                 continue
             counter.write(self._finished(job, frame, left, right))
-            track.written[frame] = job.signature
+            job.track.written[frame] = job.signature
         job.pending = waiting
 
     def _finished(self, job: _Job, frame: int, left: Tracked | None, right: Tracked | None) -> FrameMask:
@@ -370,8 +440,9 @@ class EngineSession:
             0 if stretch.left is None else frame - stretch.left,
             0 if stretch.right is None else stretch.right - frame,
         )
-        mask = self._native_mask(logits)
-        evidence = Evidence.of(logits, iou, score, left, right)
+        view = job.track.view
+        mask = _native_mask(logits, view)
+        evidence = Evidence.of(logits, iou, score, left, right, is_cut=looking.is_cut(mask, view))
         return FrameMask(stretch.segment, frame, mask, iou, score, doubt_of(evidence), PROPAGATED)
 
 
@@ -388,19 +459,39 @@ class _Counter:
         self.written += 1
 
 
-def _active_fronts(jobs: list[_Job]) -> list[tuple[Front, int]]:
-    """Fronts that still have frames to go, each with the last frame it is wanted on."""
-    wanted: dict[int, tuple[Front, int]] = {}
+@dataclass(frozen=True)
+class _Active:
+    """A front that still has frames to go, the last frame it is wanted on, and how it looks at them."""
+
+    front: Front
+    end: int
+    view: FrameView
+
+
+def _active_fronts(jobs: list[_Job]) -> list[_Active]:
+    active: dict[int, _Active] = {}
     for job in jobs:
         if not job.pending:
             continue
         for front, end in ((job.left, job.pending[-1]), (job.right, job.pending[0])):
             if front is None or (end - front.next_frame) * front.step < 0:
                 continue
-            known = wanted.get(id(front))
-            if known is None or (end - known[1]) * front.step > 0:
-                wanted[id(front)] = (front, end)
-    return list(wanted.values())
+            known = active.get(id(front))
+            if known is None or (end - known.end) * front.step > 0:
+                active[id(front)] = _Active(front, end, job.track.view)
+    return list(active.values())
+
+
+def _native_mask(logits: torch.Tensor, view: FrameView) -> np.ndarray:
+    """bool (rows, columns): logits (4h, 4w) on the native frame, without holes and specks."""
+    mask = imaging.logits_to_native(logits, view) > 0
+    x0, y0, x1, y1 = view.crop
+    pixels = (x1 - x0) * (y1 - y0) / (logits.shape[-1] * logits.shape[-2])
+    return clean(mask, _NOISE_AREA * pixels)
+
+
+def _key_mark(prompts: FramePrompts) -> tuple[object, ...]:
+    return "keyframe", prompts.fingerprint
 
 
 def _found(front: Front | None, frame: int) -> Tracked | None:

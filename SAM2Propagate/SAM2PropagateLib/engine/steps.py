@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,8 @@ class FrameFeatures:
 
     def to(self, device: torch.device | str) -> FrameFeatures:
         """The same features on another device."""
-        return FrameFeatures(*(t.to(device, non_blocking=True) for t in (self.fine, self.middle, self.coarse)))
+        parts = (self.fine, self.middle, self.coarse)
+        return FrameFeatures(*(part.to(device, non_blocking=True) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class ModelSteps:
         self._slot_positions = [memory_position + times[slot - 1] for slot in range(self.slots)]
         self._no_memory = model.no_mem_embed.detach().reshape(1, -1, 1, 1).to(self.dtype)
 
-    def _converted(self, module: torch.nn.Module) -> torch.nn.Module:
+    def _converted(self, module: Any) -> Any:
         return module.to(self.dtype)
 
     def _position(self, encoding: torch.nn.Module, channels: int) -> torch.Tensor:
@@ -160,6 +162,9 @@ class ModelSteps:
     ) -> Decoded:
         """The mask of one frame from its prompts alone.
 
+        Unlike sam2, which may answer that a prompted object is absent, this always gives a mask: where the
+        user clicks, there is something.
+
         Args:
             points: float32 (n, 2), x and y in model pixels with the centre of the first pixel at 0, or None.
             labels: int32 (n,): 1 positive, 0 negative, 2 and 3 the corners of a box.
@@ -174,6 +179,7 @@ class ModelSteps:
             None if points is None or labels is None else (points[None], labels[None]),
             mask_logits,
             multimask,
+            is_there=True,
         )[0]
 
     @torch.inference_mode()
@@ -236,6 +242,7 @@ class ModelSteps:
         points: tuple[torch.Tensor, torch.Tensor] | None,
         mask_logits: torch.Tensor | None,
         multimask: bool,
+        is_there: bool = False,
     ) -> list[Decoded]:
         batch = len(coarse)
         if points is None:
@@ -261,11 +268,12 @@ class ModelSteps:
         if multimask and tokens.shape[1] > 1:
             token = tokens[rows, best]
         pointer = self._pointer(token)
-        if self._model.pred_obj_scores:
+        if self._model.pred_obj_scores and not is_there:
             present = (score > 0).float()
             masks = torch.where(present[:, None, None] > 0, masks, NO_OBJECT_LOGIT)
             pointer = self._with_absence(pointer, present)
         else:
+            # The user says that it is there, or the model has no opinion.
             score = torch.full((batch, 1), MASK_PROMPT_LOGIT, device=self.device)
         chosen, chosen_iou = masks[rows, best], ious[rows, best]
         values = torch.stack([chosen_iou, score[:, 0].float()], dim=1).cpu().tolist()
@@ -326,11 +334,11 @@ class ModelSteps:
             shown = torch.sigmoid(full)
         shown = shown * model.sigmoid_scale_for_mem_enc + model.sigmoid_bias_for_mem_enc
         coarse = torch.stack([f.coarse for f in features])
-        spatial = self._memory_encoder(coarse, shown.to(self.dtype), skip_mask_sigmoid=True)["vision_features"]
+        encoded = self._memory_encoder(coarse, shown.to(self.dtype), skip_mask_sigmoid=True)
+        spatial = encoded["vision_features"]
         if model.no_obj_embed_spatial is not None:
             absent = torch.tensor([[float(d.object_score <= 0)] for d in decoded], device=self.device)
-            spatial = spatial + (absent.to(spatial.dtype) * model.no_obj_embed_spatial.detach().to(spatial.dtype))[
-                ..., None, None
-            ]
+            embedding = model.no_obj_embed_spatial.detach().to(spatial.dtype)
+            spatial = spatial + (absent.to(spatial.dtype) * embedding)[..., None, None]
         flat = spatial.flatten(2).transpose(1, 2)
         return [Memory(flat[n].clone(), d.pointer) for n, d in enumerate(decoded)]

@@ -98,7 +98,13 @@ def find_python(slicer_home: str | Path | None = None) -> str:
 
 
 # Unbuffered, so that the log is complete when it dies; a crash in compiled code names its place there.
-_PYTHON_SETTINGS = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "PYTHONFAULTHANDLER": "1"}
+# OpenMP threads that wait actively slow torch down twentyfold when Slicer keeps the cores busy too.
+_PYTHON_SETTINGS = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONIOENCODING": "utf-8",
+    "PYTHONFAULTHANDLER": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def _ssh(host: str, python: str, folder: str | None, module: str) -> tuple[str, ...]:

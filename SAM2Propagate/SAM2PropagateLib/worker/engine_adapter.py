@@ -66,7 +66,7 @@ class SAM2Engine:
             raise SAM2PropagateError("no_model", "No model is loaded.", "Load a model first.")
         from SAM2PropagateLib.frames.view import FrameView
 
-        view = None
+        view: FrameView | str | None = "auto" if crop == "auto" else None
         if isinstance(crop, tuple):
             geometry, axis = frames.geometry, frames.axis
             shape, spacing = geometry.frame_shape(axis), geometry.frame_spacing(axis)

@@ -1,0 +1,93 @@
+"""Which part of the frames the model sees: a small structure in a large slice is looked at closely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from SAM2PropagateLib.engine.imaging import whole_pixels
+from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.prompts.resolve import FramePrompts, PixelBox
+
+# How a frame that is not square becomes the model's square input.
+STRETCHED, ISOTROPIC = "stretched", "isotropic"
+
+# The model sees this many times the prompted region's longer side: room for what grows on other slices.
+CONTEXT = 2.5
+
+# A view is given up for a closer one only if that shows the structure this many times larger.
+_MUCH_CLOSER = 1.5
+
+
+def region_of(prompts: FramePrompts) -> PixelBox | None:
+    """The part of a frame that prompts are about, (x0, y0, x1, y1) in native pixels.
+
+    None if they do not tell how large the structure is (clicks alone).
+    """
+    corners: list[tuple[float, float]] = []
+    if prompts.box is not None:
+        corners += [prompts.box[:2], prompts.box[2:]]
+    if prompts.mask is not None and prompts.mask.any():
+        rows, columns = np.flatnonzero(prompts.mask.any(1)), np.flatnonzero(prompts.mask.any(0))
+        corners += [(columns[0] - 0.5, rows[0] - 0.5), (columns[-1] + 0.5, rows[-1] + 0.5)]
+    if not corners:
+        return None
+    corners += [(x, y) for x, y, _ in prompts.clicks]
+    xs, ys = zip(*corners, strict=True)
+    return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
+
+
+def union(regions: Iterable[PixelBox]) -> PixelBox:
+    """The smallest region around all of them."""
+    x0, y0, x1, y1 = zip(*regions, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)
+
+
+def whole_view(frames: FrameStack, size: int, style: str = STRETCHED) -> FrameView:
+    """The whole frame: stretched to the square, as SAM 2 was trained, or padded to isotropic pixels."""
+    shape = frames.geometry.frame_shape(frames.axis)
+    spacing = frames.geometry.frame_spacing(frames.axis)
+    if style == ISOTROPIC:
+        return whole_pixels(FrameView.whole(shape, spacing, size))
+    return FrameView(shape, spacing, (-0.5, -0.5, shape[1] - 0.5, shape[0] - 0.5), size)
+
+
+def close_view(frames: FrameStack, size: int, region: PixelBox, style: str = STRETCHED) -> FrameView:
+    """A view of a region with `CONTEXT`, square in mm where the frame has room for that."""
+    shape = frames.geometry.frame_shape(frames.axis)
+    view = FrameView.around(region, shape, frames.geometry.frame_spacing(frames.axis), size, CONTEXT)
+    if style == STRETCHED:
+        x0, y0, x1, y1 = view.crop
+        inside = (max(x0, -0.5), max(y0, -0.5), min(x1, shape[1] - 0.5), min(y1, shape[0] - 0.5))
+        view = FrameView(shape, view.frame_spacing, inside, size)
+    return whole_pixels(view)
+
+
+def shows(view: FrameView, region: PixelBox) -> bool:
+    """Whether a region lies in a view."""
+    x0, y0, x1, y1 = view.crop
+    return x0 <= region[0] and y0 <= region[1] and x1 >= region[2] and y1 >= region[3]
+
+
+def is_much_closer(view: FrameView, than: FrameView) -> bool:
+    """Whether one view shows its part of the frame clearly larger than another one would."""
+    return min(view.scale) > _MUCH_CLOSER * min(than.scale)
+
+
+def serves(view: FrameView, region: PixelBox, wanted: FrameView) -> bool:
+    """Whether a view that is already there can stand in for the one wanted for a region."""
+    return shows(view, region) and shows(view, wanted.crop) and not is_much_closer(wanted, view)
+
+
+def is_cut(mask: np.ndarray, view: FrameView) -> bool:
+    """Whether a mask, bool (rows, columns), reaches an edge of the view that is not the frame's own edge."""
+    rows, columns = view.frame_shape
+    x0, y0, x1, y1 = (round(edge + 0.5) for edge in view.crop)
+    return bool(
+        (x0 > 0 and mask[:, x0].any())
+        or (y0 > 0 and mask[y0].any())
+        or (x1 < columns and mask[:, x1 - 1].any())
+        or (y1 < rows and mask[y1 - 1].any())
+    )
