@@ -1,0 +1,126 @@
+"""Progress on stderr: one line that is drawn over and over on a terminal, otherwise a line now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from SAM2PropagateLib.worker.messages import ProgressEvent
+
+STAGES = {
+    "read": "Reading the volume",
+    "load_model": "Loading the model",
+    "open_volume": "Handing over the volume",
+    "propagate": "Propagating",
+    "write": "Writing",
+    "download": "Downloading",
+}
+# What is counted where progress has a total; the other stages say in words what they do.
+_UNITS = {"propagate": "slices", "download": "MB"}
+_BAR = 24
+_LINE_SECONDS = 10.0
+_DRAW_SECONDS = 0.1
+
+
+class ProgressPrinter:
+    """Tells on a stream what is being done.
+
+    Args:
+        stream: usually stderr. A stream that breaks (a closed pipe) is not written to again.
+        is_terminal: draw one line over and over; None: what the stream says.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        is_terminal: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream
+        self._is_terminal = stream.isatty() if is_terminal is None else is_terminal
+        self._clock = clock
+        self._stage = ""
+        self._has_counted = False
+        self._shown_at = -float("inf")
+        self._shown = ""
+        self._width = 0
+        self._is_broken = False
+
+    def __call__(self, stage: str, progress: ProgressEvent | None = None) -> None:
+        """A stage begins (no progress), or has come further."""
+        if stage != self._stage:
+            self._end_line()
+            self._stage = stage
+            self._has_counted = False
+            self._shown_at = -float("inf")
+        title = STAGES.get(stage, stage)
+        if progress is None:
+            self._show(title + " ...", force=True)
+        elif progress.total and stage in _UNITS:
+            # The first count tells that something moves, the last one that it is done.
+            is_end = not self._has_counted or progress.done >= progress.total
+            self._has_counted = True
+            self._show(self._counted(title, _UNITS[stage], progress), force=is_end)
+        elif progress.text:
+            self._show(f"{title}: {progress.text}", force=False)
+
+    def note(self, text: str) -> None:
+        """One line that stays."""
+        self._end_line()
+        self._write(text + "\n")
+
+    def close(self) -> None:
+        """End the line that is being drawn."""
+        self._end_line()
+
+    def _counted(self, title: str, unit: str, progress: ProgressEvent) -> str:
+        parts = [f"{progress.done} of {progress.total} {unit}"]
+        if progress.frames_per_second:
+            parts.append(f"{progress.frames_per_second:.1f}/s")
+        if progress.seconds_left is not None:
+            parts.append(f"{_duration(progress.seconds_left)} left")
+        text = ", ".join(parts)
+        if not self._is_terminal:
+            return f"{title}: {text}"
+        filled = min(_BAR, _BAR * progress.done // progress.total)
+        return f"{title} [{'#' * filled}{'.' * (_BAR - filled)}] {text}"
+
+    def _show(self, text: str, force: bool) -> None:
+        now = self._clock()
+        wait = _DRAW_SECONDS if self._is_terminal else _LINE_SECONDS
+        if text == self._shown or (not force and now - self._shown_at < wait):
+            return
+        self._shown, self._shown_at = text, now
+        if self._is_terminal:
+            text = text[: max(20, shutil.get_terminal_size().columns - 1)]
+            self._write("\r" + text.ljust(self._width))
+            self._width = len(text)
+        else:
+            self._write(text + "\n")
+
+    def _end_line(self) -> None:
+        if self._is_terminal and self._width:
+            self._write("\r" + " " * self._width + "\r")
+            self._width = 0
+            self._shown = ""
+
+    def _write(self, text: str) -> None:
+        if self._is_broken:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            # Whoever reads the progress may go away; the work goes on.
+            self._is_broken = True
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.close()
+
+
+def _duration(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    return f"{whole} s" if whole < 90 else f"{whole // 60} min {whole % 60} s"

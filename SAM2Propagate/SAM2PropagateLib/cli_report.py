@@ -1,0 +1,137 @@
+"""The report of a segmentation as JSON (`docs/cli.md`), and its one line for the user."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from SAM2PropagateLib import __version__
+from SAM2PropagateLib.files.atomic import atomic_output
+from SAM2PropagateLib.files.volume import Volume
+from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
+from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.prompts.document import to_document
+from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.segment_job import DOUBTFUL, FrameScore, JobResult, SegmentResult
+
+FORMAT = "sam2propagate-report"
+VERSION = 1
+
+
+def report(
+    volume: Volume,
+    prompts: PromptSet,
+    result: JobResult,
+    *,
+    window: Window,
+    window_source: str,
+    output: Path,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """What was done and measured, as JSON-able values.
+
+    Args:
+        volume: that was segmented.
+        prompts: that were used.
+        result: of the job.
+        window, window_source: what the model saw, and where it came from.
+        output: the segmentation's file.
+        seconds: times measured outside the job, such as `read` and `write`.
+    """
+    run = _run(result)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "program": {"name": "SAM2Propagate", "version": __version__},
+        "complete": result.is_complete,
+        "cancelled": result.cancelled,
+        "error": None if result.error is None else result.error.to_dict(),
+        "output": str(output),
+        "volume": {
+            "source": str(volume.source),
+            "name": volume.name,
+            "modality": volume.modality,
+            "shape_ijk": list(volume.geometry.shape_ijk),
+            "spacing_mm": [round(edge, 6) for edge in volume.geometry.spacing],
+            "notes": list(volume.notes),
+        },
+        "axis": AXIS_NAMES[result.axis],
+        "window": {"width": window.width, "level": window.level, "source": window_source},
+        "model": {key: result.model.get(key) for key in ("model", "device", "dtype", "input_size")},
+        "run": run,
+        "seconds": {key: round(value, 3) for key, value in {**seconds, **result.seconds}.items()},
+        "segments": [_segment(segment, volume.geometry, result.axis) for segment in result.segments],
+        "prompts": to_document(prompts.with_axis(result.axis)),
+    }
+
+
+def write_report(path: Path, values: Mapping[str, Any], overwrite: bool) -> None:
+    """Write the report whole or not at all. Raises as `atomic_output`."""
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_output(path, overwrite) as file:
+        file.write(text.encode("utf-8"))
+
+
+def summary_line(result: JobResult, geometry: VolumeGeometry, output: Path) -> str:
+    """One line: what was written, and per segment its volume, slices and doubtful slices."""
+    parts = []
+    for segment in result.segments:
+        values = _segment(segment, geometry, result.axis)
+        text = f"{segment.name}: {values['ml']:.1f} ml on {values['slices']} slices"
+        if values["doubtful"]:
+            text += f", {len(values['doubtful'])} doubtful"
+        parts.append(text)
+    unfinished = "" if result.is_complete else " (unfinished)"
+    return " ".join(f"Wrote {output}{unfinished}: {'; '.join(parts)}".splitlines())
+
+
+def _run(result: JobResult) -> dict[str, Any]:
+    summary = result.summary
+    seconds = summary.get("seconds") or result.seconds.get("propagate")
+    written = summary.get("frames_written")
+    if written is None:
+        written = sum(len(segment.scores) for segment in result.segments)
+    encoded = summary.get("frames_encoded", summary.get("encoder_calls"))
+    return {
+        "slices_written": written,
+        "slices_computed": summary.get("frames_computed"),
+        "encoder_calls": encoded,
+        "seconds": None if seconds is None else round(float(seconds), 3),
+        "slices_per_second": round(written / float(seconds), 3) if seconds else None,
+    }
+
+
+def _segment(segment: SegmentResult, geometry: VolumeGeometry, axis: int) -> dict[str, Any]:
+    voxels = int(np.count_nonzero(segment.mask))
+    voxel_ml = abs(float(np.linalg.det(geometry.ijk_to_ras[:3, :3]))) / 1000.0
+    others = tuple(other for other in range(3) if other != 2 - axis)
+    slices = np.flatnonzero(segment.mask.any(axis=others))
+    return {
+        "name": segment.name,
+        "voxels": voxels,
+        "ml": round(voxels * voxel_ml, 4),
+        "slices": len(slices),
+        "first_slice": int(slices[0]) if len(slices) else None,
+        "last_slice": int(slices[-1]) if len(slices) else None,
+        "computed_slices": len(segment.scores),
+        "keyframes": [score.frame for score in segment.scores if score.kind in ("keyframe", "absent")],
+        "doubt_threshold": DOUBTFUL,
+        "doubtful": [_score(score) for score in segment.doubtful],
+    }
+
+
+def _score(score: FrameScore) -> dict[str, Any]:
+    return {
+        "slice": score.frame,
+        "doubt": _rounded(score.doubt),
+        "predicted_iou": _rounded(score.predicted_iou),
+        "object_score": _rounded(score.object_score),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 4)

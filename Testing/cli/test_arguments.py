@@ -1,0 +1,159 @@
+"""What the command line's words mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from SAM2PropagateLib.cli_args import (
+    ModelsCommand,
+    SegmentArguments,
+    SegmentCommand,
+    parse_arguments,
+)
+from SAM2PropagateLib.errors import InputError
+
+
+def segment(arguments: str) -> SegmentCommand:
+    command = parse_arguments(["segment", "v.nrrd", "--out", "o.seg.nrrd", *arguments.split()])
+    assert isinstance(command, SegmentCommand)
+    return command
+
+
+def refusal(*arguments: str) -> InputError:
+    with pytest.raises(InputError) as caught:
+        parse_arguments(arguments)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_each_prompt_belongs_to_the_segment_before_it() -> None:
+    command = segment(
+        "--segment liver --point-ras 1 2 3 --negative-ras 4 5 6 --segment spleen --box-ras 1 2 3 4 5 3 "
+        "--absent-ras 7 8 9 --range 2 5 --segment liver --point-ras 0 0 0"
+    )
+    liver, spleen = command.segments
+    assert liver == SegmentArguments(
+        "liver", (((1.0, 2.0, 3.0), True), ((4.0, 5.0, 6.0), False), ((0.0, 0.0, 0.0), True))
+    )
+    assert spleen == SegmentArguments(
+        "spleen",
+        boxes=(((1.0, 2.0, 3.0), (4.0, 5.0, 3.0)),),
+        absent=((7.0, 8.0, 9.0),),
+        range=(2, 5),
+    )
+
+
+def test_prompts_without_a_segment_get_the_default_one() -> None:
+    (only,) = segment("--point-ras 1 2 3 --range 0 4").segments
+    assert only.name == "Segment_1" and only.range == (0, 4)
+
+
+def test_a_range_before_the_first_segment_holds_for_all_without_their_own() -> None:
+    command = segment("--range 1 6 --segment a --point-ras 0 0 0 --segment b --range 2 3 --point-ras 0 0 0")
+    assert [one.range for one in command.segments] == [(1, 6), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("-12.5", -12.5), ("-3", -3.0), ("-.5", -0.5), ("-5.", -5.0), ("-1e-3", -0.001), ("-2.5E+1", -25.0)],
+)
+def test_negative_numbers_are_values(text: str, value: float) -> None:
+    three = " ".join([text] * 3)
+    command = segment(f"--point-ras {three} --box-ras {three} {three} --absent-ras {text} 0 1")
+    (only,) = command.segments
+    assert only.points == (((value, value, value), True),)
+    assert only.boxes == (((value,) * 3, (value,) * 3),)
+    assert only.absent == ((value, 0.0, 1.0),)
+
+
+@pytest.mark.parametrize(
+    ("given", "window"),
+    [
+        (["400", "40"], (400.0, 40.0)),
+        (["1500", "-600"], (1500.0, -600.0)),
+        (["bone"], "bone"),
+        (["400,40"], (400.0, 40.0)),
+    ],
+)
+@pytest.mark.parametrize("at_the_end", [True, False])
+def test_the_window_takes_a_preset_or_two_numbers(given: list[str], window: object, at_the_end: bool) -> None:
+    rest = ["v.nrrd", "--point-ras", "1", "2", "3", "--out", "o.seg.nrrd"]
+    words = [*rest, "--window", *given] if at_the_end else ["--window", *given, *rest]
+    command = parse_arguments(["segment", *words])
+    assert isinstance(command, SegmentCommand)
+    assert command.window == window and command.volume == Path("v.nrrd")
+
+
+def test_the_defaults() -> None:
+    command = segment("--point-ras 1 2 3")
+    assert command.model == "sam2propagate_tiny" and command.device == "auto" and command.axis is None
+    assert (command.crop, command.direction, command.reach, command.window) == ("auto", "both", None, None)
+    assert not (command.overwrite or command.keep_partial or command.debug)
+
+
+def test_every_option_arrives() -> None:
+    command = segment(
+        "--prompts p.json --series 1.2.3 --axis j --direction backward --reach 7 --crop none "
+        "--model my.pt --config my.yaml --device cuda:1 --input-size 512 --report r.json "
+        "--overwrite --keep-partial --debug"
+    )
+    assert command.prompts_file == Path("p.json") and command.series == "1.2.3" and command.axis == 1
+    assert (command.direction, command.reach, command.crop) == ("backward", 7, None)
+    assert (command.model, command.config, command.device) == ("my.pt", "my.yaml", "cuda:1")
+    assert command.input_size == 512 and command.report == Path("r.json")
+    assert command.overwrite and command.keep_partial and command.debug
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("", "No command"),
+        ("paint", "paint"),
+        ("segment", "required"),
+        ("segment v.nrrd --point-ras 1 2 3", "--out"),
+        ("segment v.nrrd --out o.seg.nrrd", "no prompts"),
+        ("segment v.nrrd --out o.seg.nrrd --segment liver --range 1 x", "'x' is not a slice index"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2", "--point-ras"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 three", "'three' is not a number"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 nan", "'nan' is not a number"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 -inf", "--point-ras"),
+        ("segment v.nrrd --out o.seg.nrrd --range -1 4", "'-1' is not a slice index"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --reach 0", "'0' is not a whole number"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --axis x", "invalid choice: 'x'"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --window 400", "'400' is not a window"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --window", "--window"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --prompts p.json", "both in a file"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --device tpu", "no device 'tpu'"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --frobnicate", "--frobnicate"),
+        ("segment v.nrrd --out o.seg.nrrd --po 1 2 3", "--po"),
+        ("models --download a --remove b", "not allowed"),
+    ],
+)
+def test_wrong_words_are_told_in_one_sentence(arguments: str, part: str) -> None:
+    assert part in str(refusal(*arguments.split()))
+
+
+def test_a_segment_needs_a_name() -> None:
+    assert "needs a name" in str(refusal("segment", "v", "--out", "o.seg.nrrd", "--segment", " "))
+
+
+def test_help_and_version_end_well(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, part in (
+        (["--help"], "segment"),
+        (["segment", "--help"], "--negative-ras"),
+        (["models", "--help"], "--download"),
+        (["--version"], "SAM2Propagate"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            parse_arguments(arguments)
+        assert caught.value.code == 0
+        assert part in capsys.readouterr().out
+
+
+def test_the_models_command() -> None:
+    assert parse_arguments(["models"]) == ModelsCommand(None, None, False, False)
+    assert parse_arguments(["models", "--download", "big", "--yes"]) == ModelsCommand(
+        "big", None, True, False
+    )
