@@ -23,7 +23,7 @@ def headless() -> Iterator[HeadlessSlicer]:
 
 
 @pytest.fixture
-def openView(headless: HeadlessSlicer) -> Iterator[Callable[..., SliceView]]:  # noqa: N802
+def openView(headless: HeadlessSlicer) -> Iterator[Callable[..., SliceView]]:
     """Opens slice views, which are closed after the test; arguments as of `SliceView`, without the first."""
     views: list[SliceView] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ _DISPLAYABLE_MANAGERS = (
     "vtkMRMLTransformsDisplayableManager2D",
 )
 Xy = tuple[float, float]
+# How a plane with its normal along R, A or S is looked at: what is to the right, and what is up.
+_PLANES = (((0, -1, 0), (0, 0, 1)), ((-1, 0, 0), (0, 0, 1)), ((-1, 0, 0), (0, 1, 0)))
 
 
 class RenderingError(RuntimeError):
@@ -53,6 +56,7 @@ class SliceView:
         size: tuple[int, int] = (500, 400),
     ) -> None:
         self._headless = headless
+        self._orientation = orientation
         self._window = vtk.vtkRenderWindow()
         self._renderer = vtk.vtkRenderer()
         self._overlay = vtk.vtkRenderer()
@@ -77,7 +81,7 @@ class SliceView:
         self.logic.SetMRMLApplicationLogic(headless.appLogic)
         self.logic.SetMRMLScene(headless.scene)
         headless.appLogic.GetSliceLogics().AddItem(self.logic)
-        self.node = self.logic.AddSliceNode(name)
+        self.node = self._sliceNode(name)
         self.node.SetMappedInLayout(1)
         self._managers.SetMRMLDisplayableNode(self.node)
         self.setOrientation(orientation)
@@ -102,6 +106,15 @@ class SliceView:
             renderer.GetActiveCamera().ParallelProjectionOn()
             self._window.AddRenderer(renderer)
 
+    def _sliceNode(self, name: str) -> Any:
+        # A view of this name that was closed left its node in the scene; a second one would not be in it.
+        former = self._headless.scene.GetSingletonNode(name, "vtkMRMLSliceNode")
+        if former is None:
+            return self.logic.AddSliceNode(name)
+        self.logic.SetSliceNode(former)
+        former.SetFieldOfView(250.0, 250.0, 1.0)
+        return former
+
     # What is shown
 
     def show(self, volumeNode: Any) -> None:
@@ -119,15 +132,20 @@ class SliceView:
         self.node.SetOrientation(orientation)
 
     def alignToAxes(self, ijkToRas: np.ndarray, axis: int) -> None:
-        """Turns the view to the slices of a volume along its own `axis` (0=i, 1=j, 2=k).
+        """Turns the view to the slices of a volume along its own `axis` (0=i, 1=j, 2=k), and fits it.
+
+        The picture is turned and flipped to look as much as possible as the nearest anatomical plane does.
 
         Args:
             ijkToRas: the volume's 4x4 IJK to world RAS matrix.
             axis: the view's normal.
         """
-        normal = ijkToRas[:3, axis] / np.linalg.norm(ijkToRas[:3, axis])
-        across = ijkToRas[:3, 1 if axis == 0 else 0]
-        across = across / np.linalg.norm(across)
+        a, b = (ijkToRas[:3, n] / np.linalg.norm(ijkToRas[:3, n]) for n in range(3) if n != axis)
+        normal = np.cross(a, b) / np.linalg.norm(np.cross(a, b))
+        rightwards, upwards = _PLANES[int(np.abs(normal).argmax())]
+        across = max((a, b, -a, -b), key=lambda direction: float(direction @ rightwards))
+        if np.cross(normal, across) @ upwards < 0:
+            normal = -normal
         self.node.SetSliceToRASByNTP(*normal, *across, *ijkToRas[:3, 3], 0)
         self.fit()
 
@@ -207,6 +225,10 @@ class SliceView:
         self._actor.SetVisibility(connection is not None)
         self._interactor.Render()
 
+    def onRedrawRequest(self, callback: Callable[[], None]) -> None:
+        """Calls back whenever something in the scene asks for the view to be drawn again."""
+        self._managers.AddObserver("UpdateEvent", lambda *_: callback())
+
     def screenshot(self) -> np.ndarray:
         """The view's pixels now: (height, width, 3) uint8 RGB, top row first."""
         self.render()
@@ -231,6 +253,8 @@ class SliceView:
     def close(self) -> None:
         """Takes the view out of the application and frees its window."""
         self.stopPlacing()
+        # A scene saved with a free orientation would complain on loading.
+        self.setOrientation(self._orientation)
         self.node.SetMappedInLayout(0)
         self._headless.appLogic.GetSliceLogics().RemoveItem(self.logic)
         self._managers.SetMRMLDisplayableNode(None)

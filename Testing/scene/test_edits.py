@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
+from vtk.util.numpy_support import vtk_to_numpy
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.prompts import PromptSet, SegmentPrompts, resolve
+from SAM2PropagateLib.prompts import SegmentPrompts, resolve
 from SAM2PropagateLib.scene.commit import SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditTracker
 from SAM2PropagateLib.scene.state import SceneState
@@ -34,9 +35,6 @@ class EditCase(Case):
         logic.ResetModifierLabelmapToDefault()
         modifier = logic.GetModifierLabelmap()
         slicer.vtkOrientedImageDataResample.FillImage(modifier, 0.0)
-        slicer.util.arrayFromVTKMatrix  # noqa: B018  (the array helpers need slicer.util)
-        from vtk.util.numpy_support import vtk_to_numpy
-
         voxels = vtk_to_numpy(modifier.GetPointData().GetScalars()).reshape(mask.shape)
         voxels[mask] = 1
         modifier.Modified()

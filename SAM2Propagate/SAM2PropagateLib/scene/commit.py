@@ -335,7 +335,7 @@ class LogicSegmentWriter:
             inside = node.GetMaskSegmentID()
             if not inside or self._segmentationNode.GetSegmentation().GetSegment(inside) is None:
                 raise _maskingFailed(
-                    "The Segment Editor allows changes only in a segment that this segmentation does not have.",
+                    "The Segment Editor allows changes only in a segment that this segmentation lacks.",
                     "Choose another “Editable area” in the Segment Editor.",
                 )
         if node.GetMaskMode() != modes.EditAllowedEverywhere and not self._logic.UpdateMaskLabelmap():
