@@ -1,0 +1,1 @@
+"""How good a propagation is: cases with reference labels, a simulated user, and scores. Imports no torch."""

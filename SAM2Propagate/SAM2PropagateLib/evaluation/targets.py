@@ -1,0 +1,212 @@
+"""Volumes with reference labels on disk: which there are, and one at a time in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.evaluation.metrics import BoolArray, adjacent_slice_dice, copy_max_slice_dice
+from SAM2PropagateLib.files.image import read_image
+from SAM2PropagateLib.files.volume import read_volume
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.frames.window import Window, window_for
+
+MANIFEST = "manifest.json"
+_GRID_TOLERANCE_MM = 0.01
+# More separate parts than this cannot be meant by one box.
+_MOST_PARTS = 20
+_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One structure of one volume on disk.
+
+    Attributes:
+        case: the volume's name.
+        name: the structure's.
+        image, label: files that SimpleITK reads, on the same grid.
+        values: of the label file that belong to the structure; empty: every one but 0.
+        axis: propagation axis; None: the one with the largest spacing.
+        modality: "CT", "MR", ... or "" if nobody tells.
+        baselines: what the manifest says of the label's two baselines; empty where it says nothing.
+    """
+
+    case: str
+    name: str
+    image: Path
+    label: Path
+    values: tuple[int, ...] = ()
+    axis: int | None = None
+    modality: str = ""
+    baselines: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The case and the structure."""
+        return f"{self.case}: {self.name}"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether both files are there."""
+        return self.image.is_file() and self.label.is_file()
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedTarget:
+    """A target in memory.
+
+    Attributes:
+        target: which.
+        frames: the volume through its window, along the propagation axis.
+        mask: (K, J, I) bool, the reference.
+    """
+
+    target: Target
+    frames: FrameStack
+    mask: BoolArray
+
+    @property
+    def axis(self) -> int:
+        return self.frames.axis
+
+    @property
+    def geometry(self) -> VolumeGeometry:
+        return self.frames.geometry
+
+    @cached_property
+    def parts(self) -> int:
+        """Separate parts of the reference; voxels that touch at a corner belong together."""
+        return int(ndimage.label(self.mask, structure=np.ones((3, 3, 3)))[1])
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether it has too many parts for one box to mean it; such a target is left out of means."""
+        return self.parts > _MOST_PARTS
+
+    @cached_property
+    def baselines(self) -> dict[str, float]:
+        """`adjacent_slice_dice` and `copy_max_slice_dice` of the reference."""
+        return {
+            "adjacent_slice_dice": adjacent_slice_dice(self.mask, self.axis),
+            "copy_max_slice_dice": copy_max_slice_dice(self.mask, self.axis),
+        }
+
+
+def find_targets(folder: Path) -> tuple[Target, ...]:
+    """The targets in a folder.
+
+    With a `manifest.json` (`{"pairs": [{"name", "labels", "recommended_targets", ...}]}`): those that it
+    recommends, also where their files are missing (`Target.is_there`). Without: every subfolder with a file
+    `image.*` and a file `label.*` is a case, and all values of its label are one target.
+
+    Raises:
+        InputError: `no_cases`, `manifest_unreadable`.
+    """
+    if not folder.is_dir():
+        raise InputError("no_cases", f"There is no folder '{folder}'.", "Check the path.")
+    if (folder / MANIFEST).is_file():
+        return _of_manifest(folder)
+    targets = []
+    for case in sorted(path for path in folder.iterdir() if path.is_dir()):
+        image, label = _file(case, "image"), _file(case, "label")
+        if image is not None and label is not None:
+            targets.append(Target(case.name, "label", image, label))
+    if not targets:
+        raise InputError(
+            "no_cases",
+            f"'{folder}' holds neither a {MANIFEST} nor subfolders with an image and a label.",
+            "Put each case into a subfolder as image.nii.gz and label.nii.gz (or .nrrd, .mha).",
+        )
+    return tuple(targets)
+
+
+def _file(folder: Path, stem: str) -> Path | None:
+    return next(
+        (folder / (stem + ending) for ending in _ENDINGS if (folder / (stem + ending)).is_file()), None
+    )
+
+
+def _of_manifest(folder: Path) -> tuple[Target, ...]:
+    path = folder / MANIFEST
+    try:
+        pairs = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+        return tuple(
+            _target(folder, pair, wanted) for pair in pairs for wanted in pair["recommended_targets"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "manifest_unreadable",
+            f"'{path}' cannot be used ({type(error).__name__}: {error}).",
+            "It must list cases under “pairs”, each with a name, its labels and its recommended targets.",
+        ) from error
+
+
+def _target(folder: Path, pair: Mapping[str, Any], wanted: int | str) -> Target:
+    """A target is a label's value, or several joined by "+"."""
+    values = tuple(int(value) for value in str(wanted).split("+"))
+    known = pair.get("labels_present", {}).get(str(wanted), {})
+    names = ("adjacent_slice_dice", "copy_max_slice_dice")
+    return Target(
+        case=str(pair["name"]),
+        name=" + ".join(str(pair["labels"][str(value)]) for value in values),
+        image=_file(folder / pair["name"], "image") or folder / pair["name"] / "image.nii.gz",
+        label=_file(folder / pair["name"], "label") or folder / pair["name"] / "label.nii.gz",
+        values=values,
+        axis=pair.get("propagation_axis_ijk"),
+        modality=str(pair.get("modality", "")).partition(" ")[0],
+        baselines={name: float(known[name]) for name in names if name in known},
+    )
+
+
+def load_target(target: Target, window: Window | None = None) -> LoadedTarget:
+    """Read a target's volume and reference.
+
+    Args:
+        target: which.
+        window: what the model sees as black and white; None: `window_for` the volume and its modality.
+
+    Raises:
+        InputError: as `read_volume` and `read_image`; `label_mismatch`: the label lies on another grid;
+            `label_empty`: the structure is nowhere in it.
+    """
+    volume = read_volume(target.image)
+    label = read_image(target.label)
+    _check_grid(target, volume.geometry, label.geometry)
+    mask = np.isin(label.array, target.values) if target.values else label.array != 0
+    if not mask.any():
+        raise InputError(
+            "label_empty", f"'{target.label}' has no voxel of “{target.name}”.", "Check the label's values."
+        )
+    axis = target.axis
+    if axis is None:
+        spacing = volume.geometry.spacing
+        axis = max(range(3), key=lambda one: (round(spacing[one], 3), one))
+    if window is None:
+        window = window_for(volume.array, target.modality or volume.modality or "")
+    mask.setflags(write=False)
+    return LoadedTarget(target, FrameStack(volume.array, volume.geometry, axis, window), mask)
+
+
+def _check_grid(target: Target, image: VolumeGeometry, label: VolumeGeometry | None) -> None:
+    fits = label is not None and label.shape_ijk == image.shape_ijk
+    if fits and label is not None:
+        corner = np.array(image.shape_ijk, dtype=float) - 1
+        ends = np.stack([np.zeros(3), corner])
+        apart = np.abs(image.ijk_to_world(ends) - label.ijk_to_world(ends)).max()
+        fits = bool(apart <= _GRID_TOLERANCE_MM * max(1.0, *corner))
+    if not fits:
+        raise InputError(
+            "label_mismatch",
+            f"The label '{target.label}' does not lie on the voxels of its image.",
+            "Resample it to the image's grid first.",
+        )
