@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from Testing.headless.boot import HeadlessSlicer
 
-APT_PACKAGES = ("libegl1", "libgl1", "libgl1-mesa-dri", "libxrender1", "libxcursor1", "libxft2")
+APT_PACKAGES = ("libegl1", "libgl1-mesa-dri")
+_OSMESA = ("libOSMesa.so", "libOSMesa.so.8", "libOSMesa.so.6")
 _DISPLAYABLE_MANAGERS = (
     "vtkMRMLCrosshairDisplayableManager",
     "vtkMRMLModelSliceDisplayableManager",
@@ -57,7 +60,7 @@ class SliceView:
     ) -> None:
         self._headless = headless
         self._orientation = orientation
-        self._window = vtk.vtkRenderWindow()
+        self._window = _newWindow()
         self._renderer = vtk.vtkRenderer()
         self._overlay = vtk.vtkRenderer()
         self._buildWindow(size)
@@ -290,11 +293,30 @@ def _managerFactory(headless: HeadlessSlicer) -> Any:
     return factory
 
 
+def _newWindow() -> Any:
+    window = vtk.vtkRenderWindow()
+    # VTK's last resort, which crashes the process when its library is missing.
+    if window.GetClassName() == "vtkOSOpenGLRenderWindow" and not _loads(*_OSMESA):
+        raise RenderingError(_advice("neither EGL nor OSMesa was found"))
+    return window
+
+
 def _checkRendering(window: Any) -> None:
     window.Render()
-    if window.SupportsOpenGL() and "version string" in window.ReportCapabilities():
-        return
-    raise RenderingError(
-        f"offscreen rendering does not work here ({window.GetClassName()}); on Debian or Ubuntu install "
-        f"{' '.join(APT_PACKAGES)}"
+    if not (window.SupportsOpenGL() and "version string" in window.ReportCapabilities()):
+        raise RenderingError(_advice(f"{window.GetClassName()} has no OpenGL 3.2"))
+
+
+def _advice(reason: str) -> str:
+    return (
+        f"This machine cannot render offscreen: {reason}. On Debian and Ubuntu: "
+        f"apt-get install {' '.join(APT_PACKAGES)}"
     )
+
+
+def _loads(*libraries: str) -> bool:
+    for library in libraries:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(library)
+            return True
+    return False
