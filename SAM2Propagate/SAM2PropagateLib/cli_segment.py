@@ -147,7 +147,13 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _model(command: SegmentCommand, store: ModelStore) -> LoadModel:
-    path, entry = store.resolve(command.model)
+    try:
+        path, entry = store.resolve(command.model)
+    except InputError as error:
+        if error.code != "model_not_there":
+            raise
+        hint = f"'python3 run.py cli models --download {command.model} --yes' gets it."
+        raise InputError(error.code, error.sentence, f"{error.hint} {hint}") from error
     by_name = entry is not None and entry.name == command.model
     return LoadModel(
         name=command.model if by_name else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,16 @@ def test_help_and_version_end_well(capsys: pytest.CaptureFixture[str]) -> None:
             parse_arguments(arguments)
         assert caught.value.code == 0
         assert part in capsys.readouterr().out
+
+
+def test_the_documentation_has_every_option_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    offered = set()
+    for command in ("segment", "models"):
+        with pytest.raises(SystemExit):
+            parse_arguments([command, "--help"])
+        offered |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", capsys.readouterr().out))
+    text = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) == offered
 
 
 def test_the_models_command() -> None:

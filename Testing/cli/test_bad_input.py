@@ -171,7 +171,7 @@ CASES = [
     Case("a window of no width", "cannot be used", arguments=(*POINT, "--window", 0, 40)),
     Case("unknown model", 'no model "huge"', arguments=(*POINT, "--model", "huge")),
     Case("missing weights", "no weights file", arguments=(*POINT, "--model", "my/own.pt")),
-    Case("a model that is not there yet", "not on this computer yet", arguments=(*POINT, "--model", "big")),
+    Case("a model that is not there yet", "models --download big", arguments=(*POINT, "--model", "big")),
     Case("unknown device", "no device 'tpu'", arguments=(*POINT, "--device", "tpu")),
     Case(
         "a device that is not there",

@@ -117,6 +117,18 @@ def test_help_needs_neither_torch_nor_slicer() -> None:
     assert "--negative-ras" in result.stdout
 
 
+def test_a_device_that_the_real_worker_does_not_have(tmp_path: Path) -> None:
+    process = start(
+        "SAM2PropagateLib.cli",
+        *("segment", write_volume(tmp_path / "v.nrrd"), "--point-ras", *words(ras_of(7, 9, 3))),
+        *("--device", "cuda:99", "--out", tmp_path / "out.seg.nrrd"),
+    )
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2 and out == "" and not (tmp_path / "out.seg.nrrd").exists()
+    *_, last = err.splitlines()
+    assert last.startswith('Error: The device "cuda:99" is not available') and "Traceback" not in err
+
+
 def test_the_whole_way_with_the_real_worker_and_model(tmp_path: Path) -> None:
     """The bladder of the sample CT from one click, on the slice of the click and its neighbours."""
     labels = read_image(SAMPLE / "abdomen_ct_labels.nii.gz")

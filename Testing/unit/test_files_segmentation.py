@@ -316,6 +316,14 @@ def test_slicer_opens_it_with_names_colors_layers_and_voxels(tmp_path: Path) -> 
     assert reference[16:] == ["0", "19", "0", "16", "0", "8"]
 
 
+def test_slicer_opens_a_segmentation_without_a_single_voxel(tmp_path: Path) -> None:
+    path = tmp_path / "s.seg.nrrd"
+    write_segmentation(path, five_segments()[3:4], oblique())
+    (node, _, _scene), masks, _ = slicer_masks(path)
+    assert node.GetSegmentation().GetSegment("Segment_1").GetName() == "empty"
+    assert not masks["Segment_1"].any()
+
+
 def test_what_slicer_writes_again_is_the_same(tmp_path: Path) -> None:
     write_segmentation(tmp_path / "a.seg.nrrd", five_segments(), oblique())
     (node, storage, _scene), _, _ = slicer_masks(tmp_path / "a.seg.nrrd")
