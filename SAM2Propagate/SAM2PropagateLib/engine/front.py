@@ -41,6 +41,8 @@ class Front:
         self.source = source
         self.step = step
         self.found: dict[int, Tracked] = {}
+        self.last_found: Tracked | None = None
+        self.empty_frames = 0  # in a row, up to now
         self._keyframe = memory
         self._span = max(1, min(frame_count, max_pointers) - 1)
         self._slots = slots
@@ -64,7 +66,9 @@ class Front:
 
     def advance(self, decoded: Decoded, memory: Memory) -> None:
         """Record what was found on the next frame, and go one further."""
-        self.found[self.next_frame] = Tracked(decoded.logits.half(), decoded.iou, decoded.object_score)
+        tracked = Tracked(decoded.logits.half(), decoded.iou, decoded.object_score)
+        self.found[self.next_frame] = self.last_found = tracked
+        self.empty_frames = 0 if bool((tracked.logits > 0).any()) else self.empty_frames + 1
         self._recent.appendleft(memory)
 
 

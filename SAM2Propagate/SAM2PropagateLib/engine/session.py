@@ -32,6 +32,9 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 
+# After so many frames without a trace of the segment, it has ended: nothing further out is computed.
+_PATIENCE = 6
+
 # Holes and specks up to this many pixels of the model's logit grid are noise (sam2's own limit).
 _NOISE_AREA = 8
 
@@ -58,15 +61,23 @@ class _Track:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a run has to do for one segment: keyframes and stretches whose masks are not up to date."""
+    """What a run has to do for one segment: what of its masks is not up to date.
+
+    Attributes:
+        keyframes: to be written.
+        stretches: with their signatures and the frames to be written.
+        withdrawn: frames of an earlier run that now lie beyond an absent mark, to be emptied.
+    """
 
     segment: ResolvedSegment
     keyframes: tuple[int, ...]
     stretches: tuple[tuple[Stretch, tuple[object, ...], tuple[int, ...]], ...]
+    withdrawn: tuple[int, ...]
 
     @property
     def frames(self) -> int:
-        return len(self.keyframes) + sum(len(stale) for _, _, stale in self.stretches)
+        stale = sum(len(frames) for _, _, frames in self.stretches)
+        return len(self.keyframes) + stale + len(self.withdrawn)
 
 
 @dataclass
@@ -79,6 +90,11 @@ class _Job:
     left: Front | None
     right: Front | None
     pending: list[int]
+
+    def has_lost(self, front: Front) -> bool:
+        """Whether a front has left its segment behind, and no keyframe says that it comes back."""
+        is_open = self.left is None or self.right is None
+        return is_open and front.empty_frames >= _PATIENCE
 
 
 class EngineSession:
@@ -311,7 +327,8 @@ class EngineSession:
         return sum(self._work(segment, run).frames for segment in run.segments)
 
     def _work(self, segment: ResolvedSegment, run: RunRequest) -> _Work:
-        written = {} if run.everything else self._track(segment.segment).written
+        known = self._track(segment.segment).written
+        written = {} if run.everything else known
         keyframes = tuple(
             frame
             for frame, prompts in segment.keyframes.items()
@@ -323,7 +340,10 @@ class EngineSession:
             stale = tuple(f for f in stretch.frames if f not in segment.locked and written.get(f) != mark)
             if stale:
                 stretches.append((stretch, mark, stale))
-        return _Work(segment, keyframes, tuple(stretches))
+        withdrawn = tuple(
+            frame for frame in sorted(known) if _is_ruled_out(segment, frame) and frame not in segment.locked
+        )
+        return _Work(segment, keyframes, tuple(stretches), withdrawn)
 
     def _prepare(
         self, work: _Work, everything: bool, counter: _Counter, between: Callable[[], None]
@@ -338,6 +358,9 @@ class EngineSession:
                 kind = ABSENT if prompts.absent else KEYFRAME
                 counter.write(self._key_mask(segment.segment, frame, keys[frame], kind))
                 track.written[frame] = _key_mark(prompts)
+        for frame in work.withdrawn:
+            counter.write(_empty_mask(segment.segment, frame, self._frames.native_shape))
+            del track.written[frame]
         track.keys = keys
         self._drop_old_fronts(track, segment.keyframes)
         return [
@@ -423,8 +446,8 @@ class EngineSession:
     def _write_finished(self, job: _Job, counter: _Counter) -> None:
         waiting = []
         for frame in job.pending:
-            left = _found(job.left, frame)
-            right = _found(job.right, frame)
+            left = _found(job, job.left, frame)
+            right = _found(job, job.right, frame)
             if (job.left is not None and left is None) or (job.right is not None and right is None):
                 waiting.append(frame)
                 continue
@@ -474,7 +497,7 @@ def _active_fronts(jobs: list[_Job]) -> list[_Active]:
         if not job.pending:
             continue
         for front, end in ((job.left, job.pending[-1]), (job.right, job.pending[0])):
-            if front is None or (end - front.next_frame) * front.step < 0:
+            if front is None or job.has_lost(front) or (end - front.next_frame) * front.step < 0:
                 continue
             known = active.get(id(front))
             if known is None or (end - known.end) * front.step > 0:
@@ -494,8 +517,24 @@ def _key_mark(prompts: FramePrompts) -> tuple[object, ...]:
     return "keyframe", prompts.fingerprint
 
 
-def _found(front: Front | None, frame: int) -> Tracked | None:
-    return None if front is None else front.found.get(frame)
+def _found(job: _Job, front: Front | None, frame: int) -> Tracked | None:
+    if front is None:
+        return None
+    known = front.found.get(frame)
+    return front.last_found if known is None and job.has_lost(front) else known
+
+
+def _is_ruled_out(segment: ResolvedSegment, frame: int) -> bool:
+    """Whether a frame lies beyond an absent mark that ends the segment."""
+
+    def ends(edge: int) -> bool:
+        return edge in segment.keyframes and segment.keyframes[edge].absent
+
+    return (frame < segment.first and ends(segment.first)) or (frame > segment.last and ends(segment.last))
+
+
+def _empty_mask(segment: str, frame: int, shape: tuple[int, int]) -> FrameMask:
+    return FrameMask(segment, frame, np.zeros(shape, bool), 1.0, -MASK_PROMPT_LOGIT, 0.0, ABSENT)
 
 
 def _nothing(device: torch.device) -> Decoded:

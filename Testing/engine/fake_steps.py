@@ -1,0 +1,104 @@
+"""SAM 2's steps played by a threshold: a segment is what is as bright as the place that was prompted.
+
+Exact and fast, so that the session's bookkeeping can be tested frame by frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from SAM2PropagateLib.engine.features import FeatureStore
+from SAM2PropagateLib.engine.session import EngineSession
+from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Memory, Recall
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.window import Window
+
+SIZE = 64
+GRID = SIZE // 4
+
+
+class FakeSteps:
+    """Has the interface of `ModelSteps`; counts what it is asked."""
+
+    device = torch.device("cpu")
+    input_size = SIZE
+    slots = 7
+    max_pointers = 16
+
+    def __init__(self) -> None:
+        self.tracked_batches: list[int] = []
+        self.recalls: list[Recall] = []
+
+    def encode(self, images: torch.Tensor) -> list[FrameFeatures]:
+        brightness = F.interpolate(images[:, :1], size=(GRID, GRID), mode="area")
+        return [FrameFeatures(one, one, one) for one in brightness]
+
+    def decode_prompts(
+        self,
+        features: FrameFeatures,
+        points: torch.Tensor,
+        labels: torch.Tensor,
+        mask_logits: torch.Tensor | None = None,
+    ) -> Decoded:
+        if (labels == 2).any():
+            x, y = points[labels >= 2].mean(0)
+        else:
+            x, y = points[labels == 1][0]
+        level = features.coarse[0, int((y + 0.5) // 4), int((x + 0.5) // 4)]
+        return self._decoded(features, level, 0.9)
+
+    def decode_mask(self, features: FrameFeatures, mask: torch.Tensor) -> Decoded:
+        grid = F.interpolate(mask, size=(GRID, GRID), mode="area")[0, 0]
+        inside = features.coarse[0][grid > 0.5]
+        level = inside.median() if len(inside) else torch.tensor(float("nan"))
+        return Decoded((grid - 0.5) * 20, 1.0, 10.0 if len(inside) else -10.0, level[None])
+
+    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> list[Decoded]:
+        assert len({recall.shape for recall in recalls}) == 1, "one batch, one shape"
+        self.tracked_batches.append(len(features))
+        self.recalls.extend(recalls)
+        return [
+            self._decoded(f, r.spatial[0][1].pointer[0], 0.8) for f, r in zip(features, recalls, strict=True)
+        ]
+
+    def remember(
+        self, features: Sequence[FrameFeatures], decoded: Sequence[Decoded], *, prompted: bool
+    ) -> list[Memory]:
+        return [Memory(one.pointer, one.pointer) for one in decoded]
+
+    @staticmethod
+    def _decoded(features: FrameFeatures, level: torch.Tensor, iou: float) -> Decoded:
+        near = (features.coarse[0] - level).abs() < 0.2
+        logits = torch.where(near, 5.0, -5.0)
+        score = 10.0 if bool((logits > 0).any()) else -10.0
+        return Decoded(logits, iou, score, torch.as_tensor(level)[None])
+
+
+def blocks(frames: int = 20, size: int = SIZE) -> np.ndarray:
+    """uint8 (frames, size, size): a bright block (200) and a grey one (120) on black, on the model's grid."""
+    volume = np.zeros((frames, size, size), np.uint8)
+    volume[:, 8:24, 8:24] = 200
+    volume[:, 32:56, 32:48] = 120
+    return volume
+
+
+def session(
+    volume: np.ndarray, *, steps: FakeSteps | None = None, auto: bool = False, batch_size: int = 1
+) -> EngineSession:
+    """A session of the fake model over a volume along axis k."""
+    count, rows, columns = volume.shape
+    frames = FrameStack(volume, VolumeGeometry((columns, rows, count), np.eye(4)), 2, Window(255, 127.5))
+    view = None if auto else FrameView((rows, columns), (1, 1), (-0.5, -0.5, columns - 0.5, rows - 0.5), SIZE)
+    return EngineSession(
+        steps or FakeSteps(),  # type: ignore[arg-type]
+        frames,
+        view,
+        lambda encode: FeatureStore(encode, torch.device("cpu"), 1 << 30, batch_size=batch_size),
+        max_batch=8,
+    )

@@ -1,0 +1,214 @@
+"""The engine's small parts: planning, blending, cleaning, refining, doubt, resampling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from SAM2PropagateLib.engine import imaging, looking
+from SAM2PropagateLib.engine.blend import blended
+from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
+from SAM2PropagateLib.engine.front import Tracked
+from SAM2PropagateLib.engine.plan import Stretch, plan, signature
+from SAM2PropagateLib.engine.postprocess import clean
+from SAM2PropagateLib.engine.refine import refined
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+
+HERE = FramePrompts(clicks=((1.0, 1.0, True),))
+ABSENT = FramePrompts(absent=True)
+CPU = torch.device("cpu")
+
+
+def resolved(keyframes: dict[int, FramePrompts], first: int = 0, last: int = 9) -> ResolvedSegment:
+    return ResolvedSegment("s", keyframes, frozenset(), first, last)
+
+
+def test_plan_between_and_beyond_keyframes() -> None:
+    assert plan(resolved({2: HERE, 6: HERE})) == (
+        Stretch("s", 0, 1, None, 2),
+        Stretch("s", 3, 5, 2, 6),
+        Stretch("s", 7, 9, 6, None),
+    )
+    assert plan(resolved({2: HERE, 6: HERE}), "forward") == (
+        Stretch("s", 3, 5, 2, None),
+        Stretch("s", 7, 9, 6, None),
+    )
+
+
+def test_plan_does_not_start_from_absent_marks() -> None:
+    assert plan(resolved({4: HERE, 7: ABSENT}, last=7)) == (
+        Stretch("s", 0, 3, None, 4),
+        Stretch("s", 5, 6, 4, None),
+    )
+    assert plan(resolved({4: ABSENT})) == ()
+
+
+@given(
+    st.dictionaries(st.integers(0, 29), st.booleans(), min_size=1, max_size=6),
+    st.sampled_from(["both", "forward", "backward"]),
+    st.one_of(st.none(), st.integers(1, 8)),
+)
+@settings(max_examples=150, deadline=None)
+def test_plan_reaches_each_frame_at_most_once_and_never_a_keyframe(
+    keys: dict[int, bool], direction: str, reach: int | None
+) -> None:
+    segment = resolved({frame: HERE if here else ABSENT for frame, here in keys.items()}, last=29)
+    frames = [frame for stretch in plan(segment, direction, reach) for frame in stretch.frames]
+    assert len(frames) == len(set(frames))
+    assert not set(frames) & set(keys)
+    sources = [frame for frame, here in keys.items() if here]
+    for frame in frames:
+        assert any(reach is None or abs(frame - source) <= reach for source in sources)
+    if direction == "both" and reach is None and len(sources) == len(keys):
+        assert sorted([*frames, *keys]) == list(range(30))
+
+
+def test_signatures_follow_the_prompts() -> None:
+    stretch = Stretch("s", 3, 5, 2, 6)
+    known = signature(stretch, {2: HERE, 6: HERE})
+    assert known == signature(stretch, {2: FramePrompts(clicks=((1.0, 1.0, True),)), 6: HERE})
+    assert known != signature(stretch, {2: HERE, 6: FramePrompts(clicks=((2.0, 1.0, True),))})
+
+
+def tracked(value: float, iou: float = 0.9, score: float = 5.0) -> Tracked:
+    return Tracked(torch.full((4, 4), value).half(), iou, score)
+
+
+def test_blending_follows_nearness_and_confidence() -> None:
+    logits, _, _ = blended(tracked(6), tracked(-6), 1, 9)
+    assert (logits > 0).all()
+    logits, _, _ = blended(tracked(6), tracked(-6), 9, 1)
+    assert (logits < 0).all()
+    logits, _, _ = blended(tracked(6, iou=0.9), tracked(-6, iou=0.3), 5, 5)
+    assert (logits > 0).all()
+    # A side that says "nothing here at all" is one vote, not a veto.
+    logits, _, _ = blended(tracked(6), tracked(-1024), 2, 8)
+    assert (logits > 0).all()
+    logits, iou, score = blended(None, tracked(-3, iou=0.7, score=-2), 0, 4)
+    assert float(logits[0, 0]) == -3
+    assert (iou, score) == (0.7, -2)
+
+
+def test_cleaning_takes_specks_and_holes_but_never_all() -> None:
+    mask = np.zeros((30, 30), bool)
+    mask[5:20, 5:20] = True
+    mask[10:12, 10:12] = False  # a hole of 4
+    mask[25, 25] = True  # a speck of 1
+    mask[14:18, 14:18] = False  # a hole of 16
+    cleaned = clean(mask, 5)
+    assert cleaned[10:12, 10:12].all()
+    assert not cleaned[25, 25]
+    assert not cleaned[15, 15]
+    tiny = np.zeros((30, 30), bool)
+    tiny[3, 3] = True
+    assert clean(tiny, 50)[3, 3]
+    assert clean(mask, 0) is mask
+    assert not clean(np.zeros((4, 4), bool), 9).any()
+    open_bay = np.ones((6, 6), bool)
+    open_bay[0, 2] = False  # touches the border: no hole
+    assert not clean(open_bay, 5)[0, 2]
+
+
+def test_refining_only_touches_the_parts_that_were_clicked() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[2:8, 2:8] = True
+    proposal = mask.copy()
+    proposal[2:8, 8:12] = True  # asked for
+    proposal[15:18, 15:18] = True  # not asked for
+    proposal[2, 2] = False  # not asked for
+    result = refined(mask, proposal, ((9.0, 4.0, True),))
+    assert result[2:8, 2:12].all()
+    assert not result[16, 16]
+    proposal = mask.copy()
+    proposal[2:8, 6:8] = False
+    result = refined(mask, proposal, ((7.0, 4.0, False),))
+    assert not result[2:8, 6:8].any()
+    assert result[2:8, 2:6].all()
+    assert np.array_equal(refined(mask, mask, ((15.0, 15.0, True),)), mask)
+
+
+def test_doubt_grows_with_every_reason() -> None:
+    sure = doubt_of(Evidence(iou=0.95, object_score=8))
+    assert 0 <= sure < 0.1
+    assert doubt_of(Evidence(iou=0.5, object_score=8)) > sure
+    assert doubt_of(Evidence(iou=0.95, object_score=0.1)) > sure
+    assert doubt_of(Evidence(iou=0.95, object_score=8, agreement=0.4)) > sure
+    assert doubt_of(Evidence(iou=0.95, object_score=8, sharpness=0.4)) > sure
+    assert doubt_of(Evidence(iou=0.95, object_score=8, is_cut=True)) == 1
+    # Surely absent is no reason for doubt, whatever the IoU of the empty mask.
+    assert doubt_of(Evidence(iou=0.1, object_score=-9)) < 0.1
+
+
+@given(st.integers(4, 40), st.integers(4, 40), st.sampled_from([16, 32, 64]))
+@settings(max_examples=60, deadline=None)
+def test_a_mask_survives_the_way_to_the_model_and_back(rows: int, columns: int, size: int) -> None:
+    view = FrameView((rows, columns), (1, 1), (-0.5, -0.5, columns - 0.5, rows - 0.5), size)
+    mask = np.zeros((rows, columns), bool)
+    mask[: (rows + 1) // 2, : (columns + 1) // 2] = True
+    seen = imaging.mask_to_model(mask, view, CPU)
+    assert seen.shape == (1, 1, size, size)
+    back = imaging.logits_to_native(seen[0, 0] - 0.5, view) > 0
+    wrong = (back ^ mask).sum() / mask.size
+    assert wrong <= (rows + columns) * max(1.0, rows / size, columns / size) / mask.size
+
+
+def test_outside_the_frame_there_is_black_and_outside_the_view_nothing() -> None:
+    view = FrameView((10, 20), (1, 1), (-5.5, -5.5, 9.5, 9.5), 32)
+    frame = np.full((10, 20), 255, np.uint8)
+    seen = imaging.to_model_input([frame, frame], view, CPU)
+    assert seen.shape == (2, 3, 32, 32)
+    black = (0 - 0.485) / 0.229
+    white = (1 - 0.485) / 0.229
+    assert torch.allclose(seen[:, 0, :8, :8], torch.tensor(black), atol=1e-4)
+    assert torch.allclose(seen[:, 0, 14:, 14:], torch.tensor(white), atol=1e-4)
+    native = imaging.logits_to_native(torch.ones(8, 8), view)
+    assert np.allclose(native[:, :10], 1)
+    assert (native[:, 10:] == imaging.OUTSIDE_LOGIT).all()
+
+
+def test_a_click_and_its_pixel_meet_in_the_model() -> None:
+    frame = np.zeros((50, 70), np.uint8)
+    frame[30, 41] = 255
+    view = imaging.whole_pixels(FrameView((50, 70), (1, 1), (20.2, 9.7, 60.4, 49.9), 128))
+    seen = imaging.to_model_input([frame], view, CPU)[0, 0]
+    row, column = divmod(int(seen.argmax()), 128)
+    x, y = view.to_model(np.array([41.0, 30.0])) - 0.5
+    assert abs(x - column) <= 1.5
+    assert abs(y - row) <= 1.5
+
+
+def frames(rows: int, columns: int, spacing: tuple[float, float]) -> FrameStack:
+    row_mm, column_mm = spacing
+    geometry = VolumeGeometry((columns, rows, 2), np.diag([column_mm, row_mm, 1.0, 1.0]))
+    return FrameStack(np.zeros((2, rows, columns), np.uint8), geometry, 2, Window(255, 127.5))
+
+
+def test_close_views_are_square_in_mm_where_there_is_room() -> None:
+    stack = frames(60, 400, (4.0, 0.5))
+    view = looking.close_view(stack, 256, (190.0, 28.0, 210.0, 31.0))
+    x0, y0, x1, y1 = view.crop
+    assert (x1 - x0) * 0.5 == pytest.approx((y1 - y0) * 4.0, rel=0.15)
+    edge = looking.close_view(frames(100, 100, (1, 1)), 64, (0.0, 0.0, 30.0, 30.0))
+    assert min(edge.crop) >= -0.5
+
+
+def test_regions_come_from_boxes_and_masks_with_their_clicks() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[4:8, 3:9] = True
+    assert looking.region_of(FramePrompts(mask=mask)) == (2.5, 3.5, 8.5, 7.5)
+    assert looking.region_of(FramePrompts(clicks=((1.0, 2.0, True),))) is None
+    both = FramePrompts(box=(5.0, 5.0, 9.0, 9.0), clicks=((12.0, 6.0, False),))
+    assert looking.region_of(both) == (5.0, 5.0, 12.0, 9.0)
+
+
+def test_an_isotropic_model_gets_padding_and_a_stretched_one_does_not() -> None:
+    stack = frames(50, 100, (1, 1))
+    assert looking.whole_view(stack, 64).crop == (-0.5, -0.5, 99.5, 49.5)
+    assert looking.whole_view(stack, 64, looking.ISOTROPIC).crop == (-0.5, -25.5, 99.5, 74.5)

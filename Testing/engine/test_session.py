@@ -1,0 +1,319 @@
+"""What a run writes, what it leaves alone, and what it computes again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
+from SAM2PropagateLib.engine.session import EngineSession
+from SAM2PropagateLib.errors import Cancelled, InputError
+from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from Testing.engine.fake_steps import FakeSteps, blocks, session
+
+BRIGHT_BOX = FramePrompts(box=(7.5, 7.5, 23.5, 23.5))
+GREY_CLICK = FramePrompts(clicks=((40.0, 44.0, True),))
+
+
+def segment(
+    keyframes: dict[int, FramePrompts], name: str = "bright", locked: tuple[int, ...] = (), last: int = 19
+) -> ResolvedSegment:
+    return ResolvedSegment(name, keyframes, frozenset(locked), 0, last)
+
+
+def run(
+    opened: EngineSession, *segments: ResolvedSegment, **options: object
+) -> tuple[dict[tuple[str, int], FrameMask], RunSummary]:
+    masks: dict[tuple[str, int], FrameMask] = {}
+
+    def on_frame(mask: FrameMask) -> None:
+        assert (mask.segment, mask.frame) not in masks, "each frame is written once"
+        masks[mask.segment, mask.frame] = mask
+
+    request = RunRequest(segments, **options)  # type: ignore[arg-type]
+    expected = opened.expected_frames(request)
+    summary = opened.propagate(request, on_frame)
+    assert summary.frames_written == len(masks) == expected
+    return masks, summary
+
+
+def same(mask: np.ndarray, expected: np.ndarray, share: float = 0.02) -> bool:
+    """Equal but for the corners, or a share of the pixels, which the model's coarser grid rounds off."""
+    return int((mask ^ expected).sum()) <= max(4, expected.sum() * share)
+
+
+def bright(volume: np.ndarray, frame: int) -> np.ndarray:
+    return volume[frame] == 200
+
+
+def test_a_box_is_carried_to_both_ends() -> None:
+    volume = blocks()
+    masks, summary = run(session(volume), segment({8: BRIGHT_BOX}))
+    assert sorted(frame for _, frame in masks) == list(range(20))
+    assert all(same(mask.mask, bright(volume, mask.frame)) for mask in masks.values())
+    assert masks["bright", 8].kind == "keyframe"
+    assert masks["bright", 3].kind == "propagated"
+    assert summary.frames_computed == 19
+    assert summary.frames_encoded == 20
+    assert summary.stretches == (("bright", 0, 7), ("bright", 9, 19))
+
+
+@pytest.mark.parametrize(
+    ("direction", "frames"), [("forward", range(8, 20)), ("backward", range(0, 9)), ("both", range(20))]
+)
+def test_direction(direction: str, frames: range) -> None:
+    masks, _ = run(session(blocks()), segment({8: BRIGHT_BOX}), direction=direction)
+    assert sorted(frame for _, frame in masks) == list(frames)
+
+
+def test_reach_leaves_far_frames_alone() -> None:
+    masks, _ = run(session(blocks()), segment({8: BRIGHT_BOX}), reach=3)
+    assert sorted(frame for _, frame in masks) == list(range(5, 12))
+    far_apart = segment({2: BRIGHT_BOX, 17: BRIGHT_BOX})
+    masks, _ = run(session(blocks()), far_apart, reach=4)
+    assert sorted(frame for _, frame in masks) == [*range(0, 7), *range(13, 20)]
+
+
+def test_unknown_direction_and_reach_are_refused() -> None:
+    with pytest.raises(InputError, match="sideways"):
+        RunRequest((segment({8: BRIGHT_BOX}),), direction="sideways")
+    with pytest.raises(InputError, match="reach"):
+        RunRequest((segment({8: BRIGHT_BOX}),), reach=0)
+
+
+def test_a_second_run_without_changes_writes_nothing() -> None:
+    opened = session(blocks())
+    run(opened, segment({8: BRIGHT_BOX}))
+    masks, summary = run(opened, segment({8: BRIGHT_BOX}))
+    assert not masks
+    assert summary.frames_computed == summary.frames_encoded == 0
+    masks, summary = run(opened, segment({8: BRIGHT_BOX}), everything=True)
+    assert len(masks) == 20
+    assert summary.frames_encoded == 0
+
+
+def test_a_correction_computes_only_the_stretches_beside_it_and_encodes_nothing() -> None:
+    volume = blocks()
+    opened = session(volume)
+    run(opened, segment({2: BRIGHT_BOX, 10: BRIGHT_BOX, 18: BRIGHT_BOX}))
+    corrected = bright(volume, 14).copy()
+    corrected[30:34, 30:34] = True
+    masks, summary = run(
+        opened,
+        segment({2: BRIGHT_BOX, 10: BRIGHT_BOX, 14: FramePrompts(mask=corrected), 18: BRIGHT_BOX}),
+    )
+    assert sorted(frame for _, frame in masks) == list(range(11, 18))
+    assert summary.frames_encoded == 0
+    # Forward from 10 and backward from 18 are known already; only what leaves the correction is new.
+    assert summary.frames_computed == 3 + 3
+
+
+def test_taking_a_correction_back_needs_no_computing() -> None:
+    volume = blocks()
+    opened = session(volume)
+    first, _ = run(opened, segment({4: BRIGHT_BOX}))
+    edited = np.zeros_like(bright(volume, 9))
+    edited[40:44, 40:44] = True
+    run(opened, segment({4: BRIGHT_BOX, 9: FramePrompts(mask=edited)}))
+    again, summary = run(opened, segment({4: BRIGHT_BOX}))
+    assert summary.frames_computed == 0
+    assert sorted(frame for _, frame in again) == list(range(5, 20))
+    assert all(np.array_equal(mask.mask, first[key].mask) for key, mask in again.items())
+
+
+def test_a_mask_keyframe_is_honoured_exactly() -> None:
+    volume = blocks()
+    generator = np.random.default_rng(1)
+    drawn = generator.random(volume.shape[1:]) > 0.7
+    masks, _ = run(session(volume), segment({8: FramePrompts(mask=drawn)}))
+    assert np.array_equal(masks["bright", 8].mask, drawn)
+    assert masks["bright", 8].doubt == 0
+
+
+def test_a_locked_frame_is_never_written_but_passed_through() -> None:
+    masks, _ = run(session(blocks()), segment({8: BRIGHT_BOX}, locked=(8, 11)))
+    assert sorted(frame for _, frame in masks) == [*range(0, 8), 9, 10, *range(12, 20)]
+
+
+def test_absent_marks_stop_the_run_and_empty_what_an_earlier_one_wrote_beyond() -> None:
+    opened = session(blocks())
+    run(opened, segment({8: BRIGHT_BOX}))
+    masks, _ = run(opened, segment({8: BRIGHT_BOX, 12: FramePrompts(absent=True)}, last=12))
+    assert sorted(frame for _, frame in masks) == list(range(9, 20))
+    assert all(masks["bright", frame].mask.any() for frame in range(9, 12))
+    assert all(not masks["bright", frame].mask.any() for frame in range(12, 20))
+    assert masks["bright", 15].kind == "absent"
+    # Without the mark everything comes back.
+    masks, _ = run(opened, segment({8: BRIGHT_BOX}))
+    assert sorted(frame for _, frame in masks) == list(range(9, 20))
+    assert all(mask.mask.any() for mask in masks.values())
+
+
+def test_an_absent_mark_between_keyframes_interrupts_the_segment() -> None:
+    keyframes = {4: BRIGHT_BOX, 10: FramePrompts(absent=True), 16: BRIGHT_BOX}
+    masks, _ = run(session(blocks()), segment(keyframes))
+    assert [frame for frame in range(20) if not masks["bright", frame].mask.any()] == [10]
+
+
+def test_a_segment_that_has_ended_is_not_searched_to_the_end_of_the_volume() -> None:
+    volume = blocks(frames=40)
+    volume[12:, 8:24, 8:24] = 0
+    steps = FakeSteps()
+    masks, summary = run(session(volume, steps=steps), segment({8: BRIGHT_BOX}, last=39))
+    assert sorted(frame for _, frame in masks) == list(range(40))
+    assert all(masks["bright", frame].mask.any() == (frame < 12) for frame in range(40))
+    assert summary.frames_computed == 8 + 3 + 6
+    assert summary.frames_encoded == 8 + 1 + 3 + 6
+
+
+def test_between_two_keyframes_a_gap_is_searched_all_along() -> None:
+    volume = blocks(frames=30)
+    volume[10:20, 8:24, 8:24] = 0
+    masks, _ = run(session(volume), segment({5: BRIGHT_BOX, 25: BRIGHT_BOX}, last=29))
+    assert [f for f in range(30) if not masks["bright", f].mask.any()] == list(range(10, 20))
+
+
+def test_two_keyframes_meet_in_one_blended_mask() -> None:
+    # Two keyframes say different things: near each, its own word counts.
+    volume = blocks()
+    volume[:, 26:30, 8:24] = 60
+    wide = np.zeros((64, 64), bool)
+    wide[8:24, 8:24] = True
+    keyframes = {0: FramePrompts(mask=wide), 19: GREY_CLICK}
+    masks, _ = run(session(volume), segment(keyframes))
+    grey = volume[0] == 120
+    assert same(masks["bright", 1].mask, wide)
+    assert same(masks["bright", 18].mask, grey)
+    assert masks["bright", 9].doubt > masks["bright", 19].doubt
+
+
+def test_several_segments_share_one_pass() -> None:
+    volume = blocks()
+    steps = FakeSteps()
+    masks, summary = run(
+        session(volume, steps=steps), segment({8: BRIGHT_BOX}), segment({8: GREY_CLICK}, "grey")
+    )
+    assert len(masks) == 40
+    assert same(masks["grey", 3].mask, volume[3] == 120)
+    assert summary.frames_encoded == 20
+    # Two segments in two directions: four frames at a time.
+    assert max(steps.tracked_batches) == 4
+
+
+def test_memories_are_the_keyframe_and_the_newest_frames() -> None:
+    steps = FakeSteps()
+    run(session(blocks(), steps=steps), segment({0: BRIGHT_BOX}))
+    last = steps.recalls[-1]
+    assert sorted(slot for slot, _ in last.spatial) == [0, 1, 2, 3, 4, 5, 6]
+    assert [distance for distance, _ in last.pointers] == [19, *range(1, 16)]
+    assert steps.recalls[0].shape == (1, 1)
+
+
+def test_cancel_keeps_what_is_finished_and_the_next_run_goes_on_there() -> None:
+    opened = session(blocks())
+    masks: list[int] = []
+    calls = 0
+
+    def between() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 6:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        opened.propagate(RunRequest((segment({0: BRIGHT_BOX}),)), lambda m: masks.append(m.frame), between)
+    assert masks == [0, 1, 2, 3, 4]
+    rest, summary = run(opened, segment({0: BRIGHT_BOX}))
+    assert sorted(frame for _, frame in rest) == list(range(5, 20))
+    assert summary.frames_computed == 15
+
+
+def test_a_preview_is_the_frames_mask_and_is_not_computed_again_by_the_run() -> None:
+    volume = blocks()
+    opened = session(volume)
+    preview = opened.preview(8, BRIGHT_BOX, "bright")
+    assert preview.kind == "preview"
+    assert same(preview.mask, bright(volume, 8))
+    _, summary = run(opened, segment({8: BRIGHT_BOX}))
+    assert summary.frames_encoded == 19
+
+
+def test_previews_between_two_steps_do_not_disturb_a_run() -> None:
+    volume = blocks()
+    opened = session(volume)
+    masks: dict[int, FrameMask] = {}
+
+    def between() -> None:
+        assert opened.preview(3, GREY_CLICK, "other").mask.any()
+        assert opened.preview(5, GREY_CLICK, "bright").mask.any()
+
+    opened.propagate(
+        RunRequest((segment({8: BRIGHT_BOX}),)), lambda m: masks.__setitem__(m.frame, m), between
+    )
+    assert all(same(masks[frame].mask, bright(volume, frame)) for frame in range(20))
+
+
+def test_encoding_ahead_spares_the_run_the_encoder() -> None:
+    opened = session(blocks())
+    assert opened.encode_ahead(range(20), lambda: False) == 20
+    _, summary = run(opened, segment({8: BRIGHT_BOX}))
+    assert summary.frames_encoded == 0
+    assert opened.encode_ahead(range(20), lambda: False) == 0
+    assert session(blocks()).encode_ahead(range(20), lambda: True) == 0
+
+
+def test_another_window_computes_everything_anew() -> None:
+    opened = session(blocks())
+    run(opened, segment({8: BRIGHT_BOX}))
+    opened.set_frames(opened._frames.with_window(Window(300, 150)))
+    masks, summary = run(opened, segment({8: BRIGHT_BOX}))
+    assert len(masks) == 20
+    assert summary.frames_encoded == 20
+
+
+def test_clicks_on_a_mask_change_what_they_aim_at_and_nothing_else() -> None:
+    volume = blocks()
+    opened = session(volume)
+    drawn = np.zeros((64, 64), bool)
+    drawn[8:24, 8:16] = True  # half of the bright block
+    drawn[60, 60] = True  # a detail drawn by hand
+    added = opened.preview(8, FramePrompts(mask=drawn, clicks=((20.0, 16.0, True),)), "bright").mask
+    assert added[60, 60]
+    assert same(added, bright(volume, 8) | drawn)
+
+
+def test_a_small_structure_is_looked_at_closely_and_the_view_stays_during_corrections() -> None:
+    volume = np.zeros((12, 256, 256), np.uint8)
+    volume[:, 96:120, 96:120] = 200
+    opened = session(volume, auto=True)
+    keyframes = {4: FramePrompts(box=(95.5, 95.5, 119.5, 119.5))}
+    masks, _ = run(opened, segment(keyframes, last=11))
+    view = opened.view_of("bright")
+    assert view.crop[2] - view.crop[0] <= 64
+    assert same(masks["bright", 9].mask, volume[9] == 200, 0.2)
+    _, summary = run(
+        opened, segment({**keyframes, 8: FramePrompts(clicks=((100.0, 100.0, True),))}, last=11)
+    )
+    assert opened.view_of("bright") == view
+    assert summary.frames_encoded == 0
+
+
+def test_a_click_alone_is_looked_at_twice_once_from_afar_and_once_closely() -> None:
+    volume = np.zeros((6, 256, 256), np.uint8)
+    volume[:, 96:128, 96:128] = 200
+    opened = session(volume, auto=True)
+    preview = opened.preview(2, FramePrompts(clicks=((110.0, 110.0, True),)), "bright")
+    view = opened.view_of("bright")
+    assert view.crop[2] - view.crop[0] < 128
+    assert same(preview.mask, volume[2] == 200, 0.2)
+
+
+def test_a_mask_that_meets_the_edge_of_the_view_is_doubtful() -> None:
+    volume = np.zeros((12, 256, 256), np.uint8)
+    volume[:, 100:120, 100:120] = 200
+    volume[8:, 100:120, 20:240] = 200
+    opened = session(volume, auto=True)
+    masks, _ = run(opened, segment({4: FramePrompts(box=(99.5, 99.5, 119.5, 119.5))}, last=11))
+    assert masks["bright", 6].doubt < 0.5
+    assert masks["bright", 9].doubt == 1.0
