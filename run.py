@@ -358,8 +358,6 @@ def install_layer(root: Path, layer: Layer, label: str) -> None:
     state = State.read(folder)
     assert state is not None
     say(f"{label} {layer.title}")
-    if layer.name == "torch" and platform.system() == "Linux" and not torch_override():
-        say("      may bring CUDA along: up to 3 GB to download, 7 GB on disk (see requirements/README.md)")
     started, before = time.monotonic(), folder_mib(folder)
     state._replace(unfinished=layer.name).write(folder)
     process = subprocess.Popen(
@@ -403,6 +401,8 @@ def worth_saying(line: str) -> str:
     if match and (match.group(3) == "GB" or (match.group(3) == "MB" and float(match.group(2)) >= 5)):
         name = "-".join(match.group(1).split("-")[:2])
         return f"downloading {name} ({match.group(2)} {match.group(3)})"
+    if re.match(r"\s*Collecting nvidia-cublas", line):
+        return "brings CUDA along: up to 3 GB to download, 7 GB on disk (see requirements/README.md)"
     match = re.match(r"Installing collected packages: (.*)", line)
     if match:
         count = len(match.group(1).split(","))

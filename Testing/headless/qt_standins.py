@@ -98,7 +98,7 @@ def _signal_signatures(obj: Any, name: str) -> list[str]:
 def _connect(self: Any, signal: Any, *slots: Any) -> Any:
     if not isinstance(signal, str):
         # `obj.clicked.connect(f)` comes back through here.
-        return QObject.connect(self, signal, *slots)
+        return QObject.connect(signal, *slots)
     name, arguments = _split(self, signal)
     (slot,) = slots
     first = _signal_signatures(self, name)[0]
@@ -115,7 +115,7 @@ def _connect(self: Any, signal: Any, *slots: Any) -> Any:
 
 def _disconnect(self: Any, signal: Any, *slots: Any) -> Any:
     if not isinstance(signal, str):
-        return QObject.disconnect(self, signal, *slots)
+        return QObject.disconnect(signal, *slots)
     name, arguments = _split(self, signal)
     kept = self.__dict__.get("_standin_slots", [])
     for entry in kept:
@@ -152,11 +152,13 @@ def _setattr(self: Any, name: str, value: Any) -> None:
     # A class that the code under test derives from a widget may have attributes of its own, as in PythonQt.
     if (
         type(self).__dict__.get("_is_standin")
-        and not name.startswith("_standin")
+        and not name.startswith(("_standin", "__"))
         and not hasattr(type(self), name)
     ):
         raise _missing(type(self), name)
-    QObject.__setattr__(self, name, value)
+    # Shiboken insists on the most derived of its own.
+    base = next(kind for kind in type(self).__mro__ if kind.__setattr__ is not _setattr)
+    base.__setattr__(self, name, value)
 
 
 def _getattr(self: Any, name: str) -> Any:
@@ -360,22 +362,6 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
         return node
 
 
-class qMRMLSegmentsTableView(qMRMLWidget, metaclass=_Meta):  # noqa: N801
-    """A table of segments: wiring only."""
-
-
-class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
-    """The Segment Editor: wiring only."""
-
-
-class qSlicerMarkupsPlaceWidget(qSlicerWidget, metaclass=_Meta):  # noqa: N801
-    """Buttons that place markups: wiring only."""
-
-
-class qSlicerSimpleMarkupsWidget(qSlicerWidget, metaclass=_Meta):  # noqa: N801
-    """A list of markups: wiring only."""
-
-
 class ctkCollapsibleButton(QtWidgets.QAbstractButton, metaclass=_Meta):  # noqa: N801
     """A title that folds what is below it."""
 
@@ -399,10 +385,10 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton, metaclass=_Meta):  # noqa:
         painter.drawText(frame.adjusted(8, 0, 0, 0), int(QtCore.Qt.AlignmentFlag.AlignVCenter), self.text)
 
     def event(self, event: Any) -> bool:
-        if event.type() == QtCore.QEvent.Type.LayoutRequest and self.layout() is not None:
-            margins = self.layout().contentsMargins()
-            if margins.top() < 28:
-                self.layout().setContentsMargins(margins.left(), 28, margins.right(), margins.bottom())
+        # The content begins below the title.
+        if event.type() in (QtCore.QEvent.Type.Polish, QtCore.QEvent.Type.Show) and self.layout() is not None:
+            left, _, right, bottom = self.layout().getContentsMargins()
+            self.layout().setContentsMargins(left, 28, right, bottom)
         return bool(super().event(event))
 
 
@@ -417,22 +403,6 @@ class ctkSliderWidget(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
 
     def setValue(self, value: float) -> None:
         self.value = min(max(float(value), self.minimum), self.maximum)
-
-
-class ctkCheckBox(QtWidgets.QCheckBox, metaclass=_Meta):  # noqa: N801
-    """A check box with icons."""
-
-
-class ctkComboBox(QtWidgets.QComboBox, metaclass=_Meta):  # noqa: N801
-    """A combo box with a text for nothing chosen."""
-
-
-class ctkMenuButton(QtWidgets.QPushButton, metaclass=_Meta):  # noqa: N801
-    """A push button with a menu at its side."""
-
-
-class ctkPathLineEdit(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
-    """A line for a path: wiring only."""
 
 
 class qSlicerScriptedLoadableModule(QObject, metaclass=_Meta):  # noqa: N801
@@ -460,9 +430,6 @@ class qSlicerScriptedLoadableModuleWidget(QtWidgets.QWidget, metaclass=_Meta):  
 
     def setMRMLScene(self, scene: Any) -> None:
         self._standin_scene = scene
-
-    def mrmlScene(self) -> Any:
-        return self.__dict__.get("_standin_scene")
 
     def self(self) -> Any:
         return self.__dict__.get("_standin_python")
@@ -520,10 +487,26 @@ class qSlicerApplication(QtWidgets.QApplication, metaclass=_Meta):  # noqa: N801
         raise AssertionError("the cursor is never to turn into an hourglass")
 
     def processEvents(self, *_: Any) -> None:
-        raise AssertionError("events are never to be pumped by hand")
+        # Slicer's own test classes do, between two messages.
+        if sys._getframe(1).f_globals.get("__name__") != "slicer.util":
+            raise AssertionError("events are never to be pumped by hand")
 
 
-_WIDGETS = [value for value in list(globals().values()) if isinstance(value, _Meta)]
+_WRITTEN = {name: value for name, value in list(globals().items()) if isinstance(value, _Meta)}
+
+
+def _standin(name: str) -> Any:
+    """The stand-in of a recorded class: the one above, or one with the members alone (enough for wiring)."""
+    if name not in _WRITTEN:
+        base = MEMBERS[name]["base"]
+        parent = (
+            _standin(base) if base in MEMBERS else getattr(QtWidgets, base, None) or getattr(QtCore, base)
+        )
+        _WRITTEN[name] = _Meta(name, (parent,), {})
+    return _WRITTEN[name]
+
+
+_WIDGETS = [_standin(name) for name in MEMBERS]
 
 
 # --- the modules -------------------------------------------------------------------------------------------
@@ -650,6 +633,8 @@ def installed(slicer_home: str = "") -> Iterator[types.ModuleType]:
     try:
         yield qt
     finally:
+        for name, _, _, call in _application.__dict__.pop("_standin_slots", ()):
+            getattr(_application, name).disconnect(call)
         slicer.app = core
         for name in added:
             delattr(slicer, name)

@@ -1,0 +1,35 @@
+"""A headless Slicer with stand-ins for its window, for the tests of this folder that ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE_FILE = ROOT / "SAM2Propagate" / "SAM2Propagate.py"
+
+
+@pytest.fixture
+def window_modules() -> Iterator[Any]:
+    """Slicer's Python modules and Qt's, stood in for; yields the headless Slicer."""
+    from Testing.headless import qt_standins, slicer_modules
+    from Testing.headless.boot import boot
+
+    headless = boot()
+    headless.clear()
+    with qt_standins.installed(), slicer_modules.installed():
+        yield headless
+    headless.clear()
+
+
+@pytest.fixture
+def window(window_modules: Any) -> Iterator[Any]:
+    """The module, opened as Slicer does, and closed at the end."""
+    from Testing.headless.slicer_modules import ModuleWindow
+
+    opened = ModuleWindow(MODULE_FILE).open()
+    yield opened
+    opened.close()
