@@ -89,8 +89,12 @@ def test_each_written_frame_asks_the_view_to_redraw(headless, openView):
     layer.write("A", 7, case.mask)
     assert len(asked) >= 1
     asked.clear()
+    case.jumpTo(6)
+    assert isGray(case.color(20, 14, 6))
+    asked.clear()
     layer.write("A", 6, case.mask, refresh=False)
     assert not asked
+    assert isRed(case.color(20, 14, 6))  # whoever draws it for another reason
     layer.refresh()
     assert asked
 
