@@ -134,6 +134,23 @@ def test_an_image_is_no_segmentation(tmp_path: Path) -> None:
     assert caught.value.code == "not_a_segmentation"
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("Color", "red"), ("LabelValue", "one"), ("Layer", "3"), ("Color", "1 0")]
+)
+def test_a_wrong_description_is_refused(tmp_path: Path, field: str, value: str) -> None:
+    path = tmp_path / "s.seg.nrrd"
+    write_segmentation(path, five_segments()[:1], oblique())
+    header, voxels = path.read_bytes().split(b"\n\n", 1)
+    lines = [
+        f"Segment0_{field}:={value}" if line.startswith(f"Segment0_{field}:=") else line
+        for line in header.decode().splitlines()
+    ]
+    path.write_bytes("\n".join(lines).encode() + b"\n\n" + voxels)
+    with pytest.raises(InputError) as caught:
+        read_segmentation(path)
+    assert caught.value.code == "not_a_segmentation"
+
+
 # Never losing what was there
 
 

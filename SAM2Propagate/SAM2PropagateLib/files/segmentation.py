@@ -125,7 +125,7 @@ def read_segmentation(path: Path | str) -> Segmentation:
         segments' extent.
 
     Raises:
-        InputError: as `read_image`; `not_a_segmentation` if the file describes no segments.
+        InputError: as `read_image`; `not_a_segmentation` if the file describes no segments, or wrongly.
     """
     path = Path(path)
     image = read_image(path)
@@ -136,23 +136,30 @@ def read_segmentation(path: Path | str) -> Segmentation:
     if not count or image.geometry is None:
         raise InputError("not_a_segmentation", f"'{path}' holds no segments.", "Give a .seg.nrrd file.")
     voxels = image.array if image.array.ndim == 4 else image.array[..., np.newaxis]
-    segments = []
-    for number in range(count):
-        prefix = f"Segment{number}_"
-        layer = int(header.get(prefix + "Layer", "0"))
-        label = int(header.get(prefix + "LabelValue", "1"))
-        red, green, blue = (float(part) for part in header.get(prefix + "Color", "0.5 0.5 0.5").split())
-        tags = dict(part.split(":", 1) for part in header.get(prefix + "Tags", "").split("|") if ":" in part)
-        segments.append(
-            Segment(
-                name=header.get(prefix + "Name", header[prefix + "ID"]),
-                color=(red, green, blue),
-                mask=voxels[..., layer] == label,
-                id=header[prefix + "ID"],
-                tags=tags,
-            )
-        )
+    try:
+        segments = [_read_segment(header, f"Segment{number}_", voxels) for number in range(count)]
+    except (ValueError, IndexError) as error:
+        raise InputError(
+            "not_a_segmentation",
+            f"The segments of '{path}' are not described rightly ({error}).",
+            "Save it again in 3D Slicer.",
+        ) from error
     return Segmentation(tuple(segments), image.geometry, header)
+
+
+def _read_segment(header: Mapping[str, str], prefix: str, voxels: np.ndarray) -> Segment:
+    """One segment out of (K, J, I, layers) voxels. Raises ValueError or IndexError for a wrong description."""
+    layer = int(header.get(prefix + "Layer", "0"))
+    label = int(header.get(prefix + "LabelValue", "1"))
+    red, green, blue = (float(part) for part in header.get(prefix + "Color", "0.5 0.5 0.5").split())
+    tags = dict(part.split(":", 1) for part in header.get(prefix + "Tags", "").split("|") if ":" in part)
+    return Segment(
+        name=header.get(prefix + "Name", header[prefix + "ID"]),
+        color=(red, green, blue),
+        mask=voxels[..., layer] == label,
+        id=header[prefix + "ID"],
+        tags=tags,
+    )
 
 
 def _identifiers(segments: Sequence[Segment]) -> list[str]:
