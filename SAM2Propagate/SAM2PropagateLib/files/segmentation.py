@@ -148,7 +148,7 @@ def read_segmentation(path: Path | str) -> Segmentation:
 
 
 def _read_segment(header: Mapping[str, str], prefix: str, voxels: np.ndarray) -> Segment:
-    """One segment out of (K, J, I, layers) voxels. Raises ValueError or IndexError for a wrong description."""
+    """One segment out of (K, J, I, layers) voxels. Raises ValueError, IndexError: a wrong description."""
     layer = int(header.get(prefix + "Layer", "0"))
     label = int(header.get(prefix + "LabelValue", "1"))
     red, green, blue = (float(part) for part in header.get(prefix + "Color", "0.5 0.5 0.5").split())
