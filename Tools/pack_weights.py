@@ -1,10 +1,10 @@
-"""Make the bundled weights file: merge float weights files in order, pack them, check that nothing is
-missing.
+"""Make the bundled weights file: merge float weights files, pack them, load the result strictly.
 
-    python Tools/pack_weights.py IMAGE_HALF MEMORY_HALF --out OUT.safetensors --name NAME --title TITLE ...
+    python Tools/pack_weights.py IMAGE_HALF MEMORY_HALF --out OUT.safetensors --name NAME --version 1 ...
 
 A tensor of a later file replaces the one of an earlier file. The configuration is read from the metadata of
-the last file that has one. The same input gives the same bytes.
+the last file that has one. The same input gives the same bytes (with --calibrate: on the same computer with
+the same version of torch).
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "SAM2Propagate"))
 
 import torch
-from SAM2PropagateLib.engine.build import load_model
-from SAM2PropagateLib.engine.weights import State, read_state, write_packed
+from calibration import output_error, pack_for_outputs, second_moments
+
+from SAM2PropagateLib.engine.build import build_model, load_model, model_config
+from SAM2PropagateLib.engine.weights import State, pack, read_state, stays_float, write_packed
 
 LARGEST_FILE = 40_000_000
 
@@ -34,7 +36,15 @@ def main() -> None:
     parser.add_argument("--version", required=True)
     parser.add_argument("--licence", required=True, help="SPDX identifier")
     parser.add_argument("--origin", required=True, help="one sentence: whose weights, trained on what")
-    parser.add_argument("--float", action="store_true", help="float16 without int8, to compare with")
+    parser.add_argument(
+        "--keep-float",
+        nargs="*",
+        default=[],
+        metavar="PREFIX",
+        help='tensors whose names start so stay float16 as well; "" keeps all, to compare with',
+    )
+    parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="volumes, see calibration.py")
+    parser.add_argument("--calibrate-every", type=int, default=2, metavar="N", help="use each Nth volume")
     options = parser.parse_args()
 
     state: State = {}
@@ -52,21 +62,36 @@ def main() -> None:
         "licence": options.licence,
         "origin": options.origin,
     }
-    keep = (lambda name, tensor: True) if options.float else None
-    if keep is None:
-        write_packed(state, metadata, options.out)
-    else:
-        write_packed(state, metadata, options.out, keep_float=keep)
+    prefixes = tuple(options.keep_float)
+
+    def keep_float(name: str, tensor: torch.Tensor) -> bool:
+        return stays_float(name, tensor) or name.startswith(prefixes)
+
+    packed: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    if options.calibrate:
+        torch.set_num_threads(1)
+        model = build_model(model_config(config), draw_weights=False)
+        model.load_state_dict(state)
+        moments = second_moments(model, options.calibrate, options.calibrate_every)
+        print(f"{'rounded':>10} {'calibrated':>10}  change of the outputs of")
+        for name, moment in moments.items():
+            if keep_float(name, state[name]):
+                continue
+            packed[name] = pack_for_outputs(state[name], moment)
+            rounded, calibrated = (values * scale for values, scale in (pack(state[name]), packed[name]))
+            changes = (output_error(state[name], w, moment) for w in (rounded, calibrated))
+            print(*(f"{change:10.5f}" for change in changes), name, flush=True)
+    write_packed(state, metadata, options.out, keep_float=keep_float, packed=packed)
 
     loaded = load_model(options.out, device="cpu")
-    packed = loaded.model.state_dict()
+    kept = loaded.model.state_dict()
     print(f"{'relative error':>16}  tensor (the ten that lose most)")
-    errors = {name: _relative_error(state[name], packed[name]) for name in packed}
+    errors = {name: _relative_error(state[name], kept[name]) for name in kept}
     for name in sorted(errors, key=lambda n: -errors[n])[:10]:
-        print(f"{errors[name]:16.5f}  {name} {list(packed[name].shape)}")
+        print(f"{errors[name]:16.5f}  {name} {list(kept[name].shape)}")
     content = options.out.read_bytes()
     print(f"{options.out}: {len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
-    if len(content) > LARGEST_FILE and not options.float:
+    if len(content) > LARGEST_FILE:
         sys.exit(f"The file is larger than {LARGEST_FILE} bytes.")
 
 

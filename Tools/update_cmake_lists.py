@@ -21,16 +21,21 @@ def files_there(module: Path = MODULE) -> dict[str, list[str]]:
     library = sorted(
         path.relative_to(module).as_posix()
         for path in (module / "SAM2PropagateLib").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not _is_left_over(path.relative_to(module))
     )
     scripts = [name for name in library if name.endswith(".py")]
     resources = sorted(
         path.relative_to(module).as_posix()
         for path in (module / "Resources").rglob("*")
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not _is_left_over(path.relative_to(module))
     )
     others = [name for name in library if not name.endswith(".py")]
     return {LISTS[0]: ["${MODULE_NAME}.py", *scripts], LISTS[1]: [*resources, *others]}
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a program left it: compiled files, caches."""
+    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
 def files_listed(text: str) -> dict[str, list[str]]:

@@ -24,6 +24,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from SAM2PropagateLib.engine.device import compute_dtype, free_memory, pick_device
 from SAM2PropagateLib.engine.weights import State, parameter_count, read_state
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.models.store import ModelStore
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,39 @@ def load_model(
         model = model.to(where)
     log.info("loaded %s: %.1f million weights, %d px, %s, %s", label, count / 1e6, size, where, dtype)
     return LoadedModel(model, where, dtype, size, label, metadata)
+
+
+def open_model(
+    name_or_path: str | Path | None = None,
+    *,
+    store: ModelStore | None = None,
+    config: ConfigLike | None = None,
+    device: str | torch.device = "auto",
+    input_size: int | None = None,
+    precision: str = "auto",
+) -> LoadedModel:
+    """`load_model` for a model of the registry by its name, verified, or for a weights file of the user's.
+
+    Args:
+        name_or_path: see `ModelStore.resolve`; None is the bundled model.
+        store: where models are; the user's own if None.
+        config, device, input_size, precision: see `load_model`.
+
+    Raises:
+        InputError: as `ModelStore.resolve` and `load_model`.
+        SAM2PropagateError: likewise.
+    """
+    path, entry = (store or ModelStore()).resolve(name_or_path)
+    if entry is None:
+        return load_model(path, config=config, device=device, input_size=input_size, precision=precision)
+    return load_model(
+        path,
+        config=config if config is not None else entry.config,
+        device=device,
+        input_size=input_size if input_size is not None else entry.input_size,
+        precision=precision,
+        name=entry.name,
+    )
 
 
 def build_model(
@@ -497,7 +531,7 @@ def _memory_errors(label: str, device: torch.device) -> Iterator[None]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch or Python failed for want of memory, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(

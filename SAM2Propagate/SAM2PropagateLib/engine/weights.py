@@ -41,10 +41,10 @@ def read_state(path: str | Path) -> tuple[State, dict[str, str]]:
         from the file: copy them before the file goes. And the safetensors metadata, {} for a checkpoint.
 
     Raises:
-        InputError: `weights_missing`; `weights_not_weights`: another kind of file; `weights_damaged`: cut off or
-            inconsistent; `weights_unsafe`: holds more than weights, so that loading could run code (none was
-            run); `weights_no_model`: a checkpoint without the key "model"; `weights_newer`: a later version's
-            format.
+        InputError: `weights_missing`; `weights_not_weights`: another kind of file; `weights_damaged`: cut
+            off or inconsistent; `weights_unsafe`: holds more than weights, so loading could run code (none
+            was run); `weights_no_model`: a checkpoint without the key "model"; `weights_newer`: a format of a
+            later version.
     """
     path = Path(path)
     if _kind(path) == "safetensors":
@@ -89,16 +89,23 @@ def _kind(path: Path) -> str:
         ) from error
     if len(start) == 9 and start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= 100_000_000:
         return "safetensors"
-    if (
-        start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"
-    ):  # a ZIP archive, as torch writes now, or a bare pickle
-        return "checkpoint"
+    if start[:1] == b"\x80" or (start[:4] == b"PK\x03\x04" and not _is_other_archive(path)):
+        return "checkpoint"  # a bare pickle, or a ZIP archive, as torch writes now
     what = "is empty" if size == 0 else "is not a weights file"
     raise InputError(
         "weights_not_weights",
         f'"{path.name}" {what}.',
         "Weights are a .safetensors file or a PyTorch checkpoint (.pt) as Meta publishes them.",
     )
+
+
+def _is_other_archive(path: Path) -> bool:
+    """Whether it is a whole ZIP archive without what torch puts into its own."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _damaged(path: Path, reason: object) -> InputError:
@@ -161,7 +168,7 @@ def _read_checkpoint(path: Path) -> State:
     try:
         loaded = _load_only_weights(path)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "not an allowed global" in str(error):
+        if any(sign in str(error).lower() for sign in ("unsupported", "blocked", "can only")):
             raise InputError(
                 "weights_unsafe",
                 f'"{path.name}" holds more than weights: loading it could run code, so it was not loaded.',
@@ -189,7 +196,11 @@ def _load_only_weights(path: Path) -> object:
     """torch.load that takes nothing but tensors and plain containers, mapped where the file allows it."""
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
-    return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True if zipped else None)
+        if zipped and path.suffix != ".safetensors":
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        # By that name torch would take it for a safetensors file; and old checkpoints cannot be mapped.
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 # --- writing
@@ -249,6 +260,7 @@ def write_packed(
     path: str | Path,
     *,
     keep_float: Callable[[str, torch.Tensor], bool] = stays_float,
+    packed: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> None:
     """Write the compact format; the same input gives the same bytes.
 
@@ -258,6 +270,7 @@ def write_packed(
             ...}.
         path: written under a temporary name first, then renamed.
         keep_float: which tensors to keep as float16 (float32 where that overflows, or below 1024 numbers).
+        packed: int8 values and scales of some of the others, chosen by a better method than `pack`.
 
     Raises:
         OSError: the file cannot be written.
@@ -269,7 +282,7 @@ def write_packed(
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} has values that are not finite")
         if not keep_float(name, tensor):
-            stored[name], stored[name + SCALE_SUFFIX] = pack(tensor)
+            stored[name], stored[name + SCALE_SUFFIX] = (packed or {}).get(name) or pack(tensor)
         elif tensor.numel() < SMALLEST_PACKED or float(tensor.abs().max()) > 60000.0:
             stored[name] = tensor.to(torch.float32)
         else:

@@ -1,0 +1,315 @@
+"""Download a model into the user's cache folder: resumable, cancellable, and only kept if its checksum
+matches."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import importlib
+import logging
+import re
+import shutil
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.models.registry import ModelEntry
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.models.verify import sha256_of
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int | None], None]
+
+_CHUNK = 1 << 18
+_LARGEST = 4 << 30  # no model is larger; a server that sends more is not sending a model
+_SPARE = 16 << 20  # left free on the disk
+_REPORT_EVERY = 0.1  # seconds
+
+
+class _InterruptedError(Exception):
+    """The connection ended early; what has arrived is kept and the rest can be asked for."""
+
+
+class _WrongFileError(Exception):
+    """What has arrived is not the model."""
+
+
+def download(
+    entry: ModelEntry,
+    store: ModelStore,
+    *,
+    progress: Progress = lambda done, total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+    timeout: float = 30.0,
+    attempts: int = 3,
+    pause: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Get a model's file, if it is not there yet.
+
+    What arrives goes into an unfinished file beside the final one, is compared with the published checksum
+    and then renamed. An interrupted or cancelled download leaves the unfinished file, and the next one goes
+    on from there; a file that turns out wrong is deleted.
+
+    Args:
+        entry: what to get.
+        store: whose cache folder to put it in.
+        progress: called with bytes so far and all bytes (None if the server does not say), ten times a
+            second at most, in the caller's thread.
+        cancelled: asked between two pieces.
+        timeout: seconds to wait for the server to connect and to send each next piece.
+        attempts: how often to go on after an interruption before giving up.
+        pause: waits so many seconds between two attempts.
+
+    Returns:
+        The verified file.
+
+    Raises:
+        Cancelled: `cancelled` said so.
+        InputError: `model_bundled`: it is not one to download.
+        SAM2PropagateError: `download_failed` (no connection, or the server refuses), `download_interrupted`,
+            `download_wrong_file` (the checksum differs; deleted), `download_running` (by another process),
+            `disk_full`, `cache_not_writable`.
+    """
+    if entry.url is None:
+        raise InputError("model_bundled", f'The model "{entry.name}" comes with the extension.')
+    target = store.path_of(entry)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(target.with_name(target.name + ".lock"), entry):
+            if target.is_file():
+                try:
+                    return store.verified(entry)
+                except SAM2PropagateError:
+                    target.unlink()
+            return _Download(entry, store, progress, cancelled, timeout).run(max(1, attempts), pause)
+    except OSError as error:
+        raise _storage_error(error, target.parent) from error
+
+
+class _Download:
+    """One download, from the first request to the verified file."""
+
+    def __init__(
+        self,
+        entry: ModelEntry,
+        store: ModelStore,
+        progress: Progress,
+        cancelled: Callable[[], bool],
+        timeout: float,
+    ) -> None:
+        assert entry.url is not None
+        self._entry = entry
+        self._url = entry.url
+        self._store = store
+        self._target = store.path_of(entry)
+        self._part = store.unfinished_path_of(entry)
+        self._progress = progress
+        self._cancelled = cancelled
+        self._timeout = timeout
+
+    def run(self, attempts: int, pause: Callable[[float], None]) -> Path:
+        started_over = False
+        left = attempts
+        while True:
+            resumed = self._there() > 0
+            try:
+                self._transfer()
+                self._compare()
+                break
+            except _InterruptedError as error:
+                left -= 1
+                if left == 0:
+                    raise SAM2PropagateError(
+                        "download_interrupted",
+                        f'The download of "{self._entry.name}" was interrupted ({error}).',
+                        "Start it again: it goes on from where it stopped.",
+                    ) from error
+                log.info("download of %s interrupted (%s), going on", self._entry.name, error)
+                pause(1.0)
+            except _WrongFileError as error:
+                self._part.unlink(missing_ok=True)
+                # A piece left by an earlier, perhaps crashed, download may be at fault: once more from the
+                # start.
+                if resumed and not started_over:
+                    started_over = True
+                    continue
+                raise SAM2PropagateError(
+                    "download_wrong_file",
+                    f'What {self._url} sent is not the published model "{self._entry.name}" ({error}). '
+                    "It was deleted.",
+                    "Try again later, or on another network: something between here and there changes files.",
+                ) from error
+        self._part.replace(self._target)
+        return self._store.verified(self._entry)
+
+    def _there(self) -> int:
+        return self._part.stat().st_size if self._part.is_file() else 0
+
+    def _check(self) -> None:
+        if self._cancelled():
+            raise Cancelled("cancelled", f'The download of "{self._entry.name}" was cancelled.')
+
+    def _compare(self) -> None:
+        if sha256_of(self._part, self._check) != self._entry.sha256:
+            raise _WrongFileError("its checksum differs")
+
+    def _transfer(self) -> None:
+        self._check()
+        there = self._there()
+        if self._entry.bytes is not None and there >= self._entry.bytes:
+            return  # complete, or too long: the checksum tells
+        try:
+            response = self._request(there)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416 and there:
+                return  # nothing is left to send: the checksum tells whether that is because all is there
+            raise SAM2PropagateError(
+                "download_failed",
+                f'The model "{self._entry.name}" cannot be downloaded: {self._url} answers {error.code} '
+                f"({error.reason}).",
+                "Try again later.",
+            ) from error
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            if there:
+                raise _InterruptedError(_reason(error)) from error
+            raise SAM2PropagateError(
+                "download_failed",
+                f'The model "{self._entry.name}" cannot be downloaded: no connection to {self._url} '
+                f"({_reason(error)}).",
+                "Check the network, or choose a model that is on this computer.",
+            ) from error
+        with response:
+            there, total = _start_and_total(response, there)
+            self._make_room(there, total)
+            with self._part.open("r+b" if self._part.is_file() else "wb") as file:
+                file.truncate(there)
+                file.seek(there)
+                self._receive(response, file, there, total)
+
+    def _request(self, there: int) -> http.client.HTTPResponse:
+        headers = {"User-Agent": "SAM2Propagate", "Accept-Encoding": "identity"}
+        if there:
+            headers["Range"] = f"bytes={there}-"
+        request = urllib.request.Request(self._url, headers=headers)
+        context = _certificates() if self._url.startswith("https:") else None
+        response: http.client.HTTPResponse = urllib.request.urlopen(
+            request, timeout=self._timeout, context=context
+        )
+        return response
+
+    def _make_room(self, there: int, total: int | None) -> None:
+        needed = (total or self._entry.bytes or 0) - there
+        free = shutil.disk_usage(self._target.parent).free
+        if needed + _SPARE > free:
+            raise OSError(errno.ENOSPC, f"{needed >> 20} MB needed, {free >> 20} MB free")
+
+    def _receive(
+        self, response: http.client.HTTPResponse, file: IO[bytes], there: int, total: int | None
+    ) -> None:
+        limit = self._entry.bytes or _LARGEST
+        reported = -_REPORT_EVERY
+        while True:
+            self._check()
+            now = time.monotonic()
+            if now - reported >= _REPORT_EVERY:
+                reported = now
+                self._progress(there, total)
+            try:
+                piece = response.read(_CHUNK)
+            except (http.client.HTTPException, OSError) as error:  # of the socket: no file is touched here
+                raise _InterruptedError(_reason(error)) from error
+            if not piece:
+                break
+            there += len(piece)
+            if there > limit:
+                raise _WrongFileError("it is too long")
+            file.write(piece)
+        file.flush()
+        if total is not None and there < total:
+            raise _InterruptedError(f"{there} of {total} bytes arrived")
+        self._progress(there, total)
+
+
+def _start_and_total(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
+    """Where in the file this answer starts, and how long the file is."""
+    if response.status == 206:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+        if match is None or int(match[1]) > asked:
+            raise _WrongFileError("the server sent another part than asked for")
+        return int(match[1]), None if match[2] == "*" else int(match[2])
+    length = response.headers.get("Content-Length")
+    return 0, int(length) if length is not None and length.isdecimal() else None
+
+
+def _reason(error: BaseException) -> str:
+    reason = getattr(error, "reason", None) or error
+    return " ".join(str(reason).split())[:160] or type(error).__name__
+
+
+def _certificates() -> ssl.SSLContext:
+    """The system's certificates, and certifi's where it is installed: some Pythons come without any."""
+    context = ssl.create_default_context()
+    with contextlib.suppress(ImportError):
+        certifi: Any = importlib.import_module("certifi")
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def _storage_error(error: OSError, folder: Path) -> SAM2PropagateError:
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return SAM2PropagateError(
+            "disk_full",
+            f'There is not enough room on the disk of "{folder}" for the model ({error.strerror or error}).',
+            "Free some space, or choose another folder with the environment variable SAM2PROPAGATE_CACHE.",
+        )
+    return SAM2PropagateError(
+        "cache_not_writable",
+        f'The folder for models "{folder}" cannot be written to ({error.strerror or error}).',
+        "Choose another folder with the environment variable SAM2PROPAGATE_CACHE.",
+    )
+
+
+@contextlib.contextmanager
+def _only_one(lock_file: Path, entry: ModelEntry) -> Iterator[None]:
+    """Hold a lock that the system releases when this process ends, however it ends."""
+    with lock_file.open("a+b") as file:
+        if not _lock(file):
+            raise SAM2PropagateError(
+                "download_running",
+                f'The model "{entry.name}" is being downloaded by another program.',
+                "Wait until it has finished.",
+            )
+        yield
+    # Left in place: deleting it could take the lock away under another process that has just opened it.
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[bytes]) -> bool:
+        file.seek(0)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _lock(file: IO[bytes]) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network file systems have no locks; then two downloads at once are the user's own affair.
+            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+        return True

@@ -1,0 +1,225 @@
+"""Where models lie on this computer, which of them are there, and a verified path to each."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL, MODELS, ModelEntry, find_model
+from SAM2PropagateLib.models.verify import ChecksumMemory
+
+CACHE_VARIABLE = "SAM2PROPAGATE_CACHE"
+
+
+def cache_folder(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
+    """The user's folder for downloaded models. It may not exist yet.
+
+    The environment variable SAM2PROPAGATE_CACHE, else where the system keeps what can be had again:
+    %LOCALAPPDATA% on Windows, ~/Library/Caches on macOS, $XDG_CACHE_HOME or ~/.cache elsewhere.
+    """
+    environment = os.environ if environment is None else environment
+    if chosen := environment.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    if platform == "win32":
+        local = environment.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "SAM2Propagate" / "Cache"
+    if platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "SAM2Propagate"
+    shared = environment.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "SAM2Propagate"
+
+
+def resource_folder() -> Path:
+    """The extension's folder of bundled models; nothing is ever written there."""
+    return Path(__file__).resolve().parents[2] / "Resources" / "Models"
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """A model and what of it is on this computer.
+
+    Attributes:
+        entry: the model.
+        path: where its file is or would be.
+        there: whether the whole file is there (its checksum is compared when it is used).
+        bytes_there: bytes on the disk, of the file or of an unfinished download.
+    """
+
+    entry: ModelEntry
+    path: Path
+    there: bool
+    bytes_there: int
+
+
+class ModelStore:
+    """The models of this computer.
+
+    Args:
+        cache: the folder for downloads; `cache_folder()` if None.
+        resources: the folder of bundled models; `resource_folder()` if None.
+        models: the models to know; the registry's if None.
+    """
+
+    def __init__(
+        self,
+        cache: Path | None = None,
+        resources: Path | None = None,
+        models: tuple[ModelEntry, ...] | None = None,
+    ) -> None:
+        self.cache = cache if cache is not None else cache_folder()
+        self.resources = resources if resources is not None else resource_folder()
+        self.models = models if models is not None else MODELS
+        self.checksums = ChecksumMemory(self.cache / "checksums.json")
+
+    def find(self, name: str) -> ModelEntry:
+        """The model of that name.
+
+        Raises:
+            InputError: `unknown_model`.
+        """
+        return next((entry for entry in self.models if entry.name == name), None) or find_model(name)
+
+    def path_of(self, entry: ModelEntry) -> Path:
+        """Where the model's file is, or will be once downloaded."""
+        folder = self.resources if entry.resource is not None else self.cache / "models"
+        return folder / entry.file_name
+
+    def unfinished_path_of(self, entry: ModelEntry) -> Path:
+        """Where an unfinished download of it is kept, to be resumed."""
+        path = self.path_of(entry)
+        return path.with_name(path.name + ".part")
+
+    def status(self) -> list[ModelStatus]:
+        """Every model and whether it is there, without reading the files."""
+        found = []
+        for entry in self.models:
+            path = self.path_of(entry)
+            size = _size(path)
+            found.append(
+                ModelStatus(entry, path, size is not None, size or _size(self.unfinished_path_of(entry)) or 0)
+            )
+        return found
+
+    def resolve(self, name_or_path: str | Path | None = None) -> tuple[Path, ModelEntry | None]:
+        """The weights file of a model, its checksum verified, or a file of the user's.
+
+        Args:
+            name_or_path: a model's name, a path to a weights file, or None for the bundled model.
+
+        Returns:
+            The file and the model it is. A file of the user's that has the name and the checksum of a known
+            model is that model; any other has None, and is only as trustworthy as where it came from.
+
+        Raises:
+            InputError: `unknown_model` (the hint lists them); `model_not_there`: known, not downloaded yet;
+                `weights_missing`: no file at that path.
+            SAM2PropagateError: `model_changed`: the file is not the published one; `model_unreadable`.
+        """
+        text = str(name_or_path) if name_or_path is not None else DEFAULT_MODEL
+        by_name = next((entry for entry in self.models if entry.name == text), None)
+        if by_name is not None:
+            return self.verified(by_name), by_name
+        path = Path(text).expanduser()
+        if not path.is_file():
+            self._refuse(text, path)
+        for entry in self.models:
+            if entry.file_name == path.name and self._sha256(entry, path) == entry.sha256:
+                return path, entry
+        return path, None
+
+    def verified(self, entry: ModelEntry) -> Path:
+        """The model's own file, after its checksum matched.
+
+        Raises:
+            InputError: `model_not_there`.
+            SAM2PropagateError: `model_changed`, `model_unreadable`.
+        """
+        path = self.path_of(entry)
+        if not path.is_file():
+            if entry.resource is not None:
+                raise SAM2PropagateError(
+                    "model_not_there",
+                    f'The model "{entry.name}", which comes with the extension, is not there ("{path}").',
+                    "Install the extension again.",
+                )
+            raise InputError(
+                "model_not_there",
+                f'The model "{entry.name}" is not on this computer yet.',
+                f'Download it, or, without a network, put "{entry.file_name}" from {entry.url} into '
+                f'"{path.parent}".',
+            )
+        if self._sha256(entry, path) != entry.sha256:
+            again = "Install the extension" if entry.resource is not None else "Remove it and download it"
+            raise SAM2PropagateError(
+                "model_changed",
+                f'The file "{path}" is not the published model "{entry.name}": its checksum differs. '
+                "It was not loaded.",
+                f"{again} again.",
+            )
+        return path
+
+    def remove(self, name: str) -> int:
+        """Delete a downloaded model and what there is of an unfinished download.
+
+        Returns:
+            Bytes freed; 0 if nothing was there.
+
+        Raises:
+            InputError: `unknown_model`; `model_bundled`: it comes with the extension.
+            SAM2PropagateError: `model_in_use`: the system does not let go of the file.
+        """
+        entry = self.find(name)
+        if entry.resource is not None:
+            raise InputError(
+                "model_bundled", f'The model "{name}" comes with the extension and stays with it.'
+            )
+        freed = 0
+        for path in (self.path_of(entry), self.unfinished_path_of(entry)):
+            size = _size(path)
+            if size is None:
+                continue
+            try:
+                path.unlink()
+            except OSError as error:
+                raise SAM2PropagateError(
+                    "model_in_use",
+                    f'"{path}" cannot be removed ({error.strerror or error}).',
+                    "Stop the worker, or close the program that uses the model, and try again.",
+                ) from error
+            freed += size
+        self.checksums.forget(self.path_of(entry))
+        return freed
+
+    def _sha256(self, entry: ModelEntry, path: Path) -> str:
+        try:
+            if entry.bytes is not None and path.stat().st_size != entry.bytes:
+                return "another size"
+            return self.checksums.sha256(path)
+        except OSError as error:
+            raise SAM2PropagateError(
+                "model_unreadable", f'The weights file "{path}" cannot be read ({error.strerror or error}).'
+            ) from error
+
+    def _refuse(self, text: str, path: Path) -> None:
+        looks_like_path = path.suffix.lower() in (".pt", ".pth", ".safetensors", ".bin") or any(
+            mark in text for mark in ("/", "\\")
+        )
+        if looks_like_path:
+            raise InputError(
+                "weights_missing",
+                f'There is no weights file "{path}".',
+                f"Check the path, or choose one of {', '.join(entry.name for entry in self.models)}.",
+            )
+        find_model(text)
+        raise InputError("unknown_model", f'There is no model "{text}".')
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
