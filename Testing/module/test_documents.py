@@ -1,0 +1,83 @@
+"""What the README and the sample's page say is there, is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+
+import run
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "Resources" / "Sample"
+PAGES = ["README.md", "requirements/README.md", "Resources/Sample/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    targets = re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    assert missing == [], f"{page} points to what is not there"
+
+
+def test_the_readme_names_every_command_and_every_folder() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in run.COMMANDS:
+        assert f"run.py {command}" in text, command
+    layout = text[text.index("## For developers") :]
+    for part in (ROOT / "SAM2Propagate" / "SAM2PropagateLib").glob("*/__init__.py"):
+        assert f"{part.parent.name}/" in layout, f"the layout does not name {part.parent.name}/"
+
+
+def test_the_requirements_page_matches_run_py() -> None:
+    text = (ROOT / "requirements" / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)\.txt` \| [^|]*\|(.*)\|$", text, flags=re.M))
+    assert set(rows) == {*run.LAYERS, "constraints"}
+    for name in run.LAYERS:
+        marks = [cell.strip() == "x" for cell in rows[name].split("|")]
+        assert dict(zip(("demo", "test", "bench", "cli"), marks, strict=True)) == {
+            command: name in layers for command, layers in run.COMMANDS.items()
+        }
+
+
+def test_the_sample_is_what_its_page_says() -> None:
+    text = (SAMPLE / "README.md").read_text(encoding="utf-8")
+    hashes = dict(re.findall(r"^\| `(\S+)` \| `\S+` \| `([0-9a-f]{64})` \|$", text, flags=re.M))
+    assert set(hashes) == {"abdomen_ct.nii.gz", "abdomen_ct_labels.nii.gz"}
+    for name, digest in hashes.items():
+        assert hashlib.sha256((SAMPLE / name).read_bytes()).hexdigest() == digest, name
+    assert sum(path.stat().st_size for path in SAMPLE.iterdir()) < 3 * 2**20
+    assert "Apache License" in (SAMPLE / "LICENSE.txt").read_text(encoding="utf-8")
+
+
+def test_the_samples_labels_lie_on_its_image() -> None:
+    image = sitk.ReadImage(str(SAMPLE / "abdomen_ct.nii.gz"))
+    labels = sitk.ReadImage(str(SAMPLE / "abdomen_ct_labels.nii.gz"))
+    assert image.GetSize() == labels.GetSize() == (122, 101, 112)
+    for get in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(image, get)(), getattr(labels, get)(), atol=1e-4)
+    names = json.loads((SAMPLE / "abdomen_ct_labels.json").read_text(encoding="utf-8"))
+    voxels, values = sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(labels)
+    assert {int(value) for value in names} == set(np.unique(values).tolist()) - {0}
+    # What each of these is made of shows in its Hounsfield units: labels and image are of one patient.
+    by_name = {name: voxels[values == int(value)] for value, name in names.items()}
+    assert 30 < np.median(by_name["liver"]) < 70
+    assert -900 < np.median(by_name["lung_lower_lobe_right"]) < -600
+    assert np.median(by_name["hip_left"]) > 120
+    assert abs(np.median(by_name["urinary_bladder"])) < 25
+
+
+def test_what_is_called_whole_is_whole() -> None:
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(SAMPLE / "abdomen_ct_labels.nii.gz")))
+    names = json.loads((SAMPLE / "abdomen_ct_labels.json").read_text(encoding="utf-8"))
+    values = {name: int(value) for value, name in names.items()}
+    whole = ["kidney_left", "kidney_right", "urinary_bladder", "gallbladder", "small_bowel"]
+    for name in [*whole, *(f"vertebrae_L{number}" for number in range(1, 6))]:
+        found = np.argwhere(labels == values[name])
+        assert (found.min(0) > 0).all() and (found.max(0) < np.array(labels.shape) - 1).all(), name
