@@ -64,12 +64,20 @@ class Front:
         pointers += [(n + 1, memory) for n, memory in enumerate(recent[: self._span])]
         return Recall(tuple(spatial), tuple(pointers), self._span)
 
+    def rest(self) -> None:
+        """Give back the memories' keys and values; they are made again if the front goes on."""
+        for memory in (self._keyframe, *self._recent):
+            memory.projected = None
+
     def advance(self, decoded: Decoded, memory: Memory) -> None:
         """Record what was found on the next frame, and go one further."""
         tracked = Tracked(decoded.logits.half(), decoded.iou, decoded.object_score)
         self.found[self.next_frame] = self.last_found = tracked
         self.empty_frames = 0 if bool((tracked.logits > 0).any()) else self.empty_frames + 1
         self._recent.appendleft(memory)
+        if len(self._recent) >= self._slots:
+            # Older memories count by their pointer alone.
+            self._recent[self._slots - 1].projected = None
 
 
 def batches(fronts: Sequence[Front], limit: int) -> list[list[Front]]:

@@ -313,7 +313,13 @@ class EngineSession:
         for segment in run.segments:
             between()
             jobs += self._prepare(self._work(segment, run), run.everything, counter, between)
-        self._carry(jobs, counter, between)
+        try:
+            self._carry(jobs, counter, between)
+        finally:
+            for job in jobs:
+                for front in (job.left, job.right):
+                    if front is not None:
+                        front.rest()
         return RunSummary(
             counter.written,
             counter.computed,
@@ -402,7 +408,8 @@ class EngineSession:
             self._write_finished(job, counter)
         while active := _active_fronts(jobs):
             between()
-            self._step(active, counter)
+            # No more at once than make a batch: what they remember takes memory.
+            self._step(active[: self._max_batch], counter)
             for job in jobs:
                 self._write_finished(job, counter)
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from SAM2PropagateLib.engine.build import LoadedModel
+from SAM2PropagateLib.engine.memory_reader import MemoryReader, Projected
 
 # The logit that sam2 writes where it says that the object is not in the frame.
 NO_OBJECT_LOGIT = -1024.0
@@ -64,12 +65,19 @@ class Decoded:
     pointer: torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class Memory:
-    """What later frames remember of one frame: spatial (h*w, 64) and pointer (256,)."""
+    """What later frames remember of one frame.
+
+    Attributes:
+        spatial: (h*w, 64).
+        pointer: (256,).
+        projected: keys and values of `spatial`, made when first needed; much larger than it.
+    """
 
     spatial: torch.Tensor
     pointer: torch.Tensor
+    projected: Projected | None = None
 
 
 @dataclass(frozen=True)
@@ -107,8 +115,9 @@ class ModelSteps:
         model = loaded.model
         self._encoder = self._converted(model.image_encoder)
         self._decoder = self._converted(model.sam_mask_decoder)
-        self._attention = self._converted(model.memory_attention)
-        self._memory_encoder = self._converted(model.memory_encoder)
+        # Half precision makes its depthwise convolutions slower on a CPU, not faster.
+        self._memory_dtype = torch.float32 if self.device.type == "cpu" else self.dtype
+        self._memory_encoder = model.memory_encoder.to(self._memory_dtype)
         self._pointer = self._converted(model.obj_ptr_proj)
         # Prompts stay in float32: half precision moves a click by more than a pixel.
         self._prompts = model.sam_prompt_encoder
@@ -123,7 +132,9 @@ class ModelSteps:
         memory_position = self._position(model.memory_encoder.position_encoding, model.mem_dim)
         times = model.maskmem_tpos_enc[:, 0, 0].detach().to(self.dtype)
         # sam2's order: the newest memory has time code 0, a keyframe the last one whatever its distance.
-        self._slot_positions = [memory_position + times[slot - 1] for slot in range(self.slots)]
+        slot_positions = [memory_position + times[slot - 1] for slot in range(self.slots)]
+        with torch.inference_mode():
+            self._reader = MemoryReader(self._converted(model.memory_attention), slot_positions)
         self._no_memory = model.no_mem_embed.detach().reshape(1, -1, 1, 1).to(self.dtype)
 
     def _converted(self, module: Any) -> Any:
@@ -200,19 +211,13 @@ class ModelSteps:
     def _condition(self, coarse: torch.Tensor, recalls: Sequence[Recall]) -> torch.Tensor:
         batch, channels, height, width = coarse.shape
         model = self._model
-        tokens = [
-            torch.stack([r.spatial[n][1].spatial for r in recalls]) for n in range(len(recalls[0].spatial))
-        ]
-        positions = [
-            torch.stack([self._slot_positions[r.spatial[n][0]] for r in recalls])
-            for n in range(len(recalls[0].spatial))
-        ]
-        pointer_tokens = 0
+        memories = [[(slot, self._projected(memory)) for slot, memory in r.spatial] for r in recalls]
+        pointers = None
         count = len(recalls[0].pointers)
         if model.use_obj_ptrs_in_encoder and count:
-            pointers = torch.stack([torch.stack([m.pointer for _, m in r.pointers]) for r in recalls])
+            tokens = torch.stack([torch.stack([m.pointer for _, m in r.pointers]) for r in recalls])
             splits = channels // model.mem_dim
-            tokens.append(pointers.reshape(batch, count * splits, model.mem_dim))
+            tokens = tokens.reshape(batch, count * splits, model.mem_dim)
             if model.add_tpos_enc_to_obj_ptrs:
                 distance = torch.tensor(
                     [[d / r.span for d, _ in r.pointers] for r in recalls],
@@ -223,17 +228,16 @@ class ModelSteps:
                 code = model.obj_ptr_tpos_proj(get_1d_sine_pe(distance, dim=dim))
             else:
                 code = torch.zeros(batch, count, model.mem_dim, device=coarse.device)
-            positions.append(code.to(self.dtype).repeat_interleave(splits, dim=1))
-            pointer_tokens = count * splits
-        sequence = coarse.flatten(2).permute(2, 0, 1)
-        out = self._attention(
-            curr=sequence,
-            curr_pos=self._coarse_position[:, None].expand(-1, batch, -1),
-            memory=torch.cat(tokens, dim=1).transpose(0, 1),
-            memory_pos=torch.cat(positions, dim=1).transpose(0, 1),
-            num_obj_ptr_tokens=pointer_tokens,
+            pointers = (tokens, code.to(self.dtype).repeat_interleave(splits, dim=1))
+        out = self._reader.read(
+            coarse.flatten(2).transpose(1, 2), self._coarse_position, memories, pointers
         )
-        return out.permute(1, 2, 0).reshape(batch, channels, height, width)
+        return out.transpose(1, 2).reshape(batch, channels, height, width)
+
+    def _projected(self, memory: Memory) -> Projected:
+        if memory.projected is None:
+            memory.projected = self._reader.project(memory.spatial)
+        return memory.projected
 
     def _decode(
         self,
@@ -334,8 +338,10 @@ class ModelSteps:
             shown = torch.sigmoid(full)
         shown = shown * model.sigmoid_scale_for_mem_enc + model.sigmoid_bias_for_mem_enc
         coarse = torch.stack([f.coarse for f in features])
-        encoded = self._memory_encoder(coarse, shown.to(self.dtype), skip_mask_sigmoid=True)
-        spatial = encoded["vision_features"]
+        encoded = self._memory_encoder(
+            coarse.to(self._memory_dtype), shown.to(self._memory_dtype), skip_mask_sigmoid=True
+        )
+        spatial = encoded["vision_features"].to(self.dtype)
         if model.no_obj_embed_spatial is not None:
             absent = torch.tensor([[float(d.object_score <= 0)] for d in decoded], device=self.device)
             embedding = model.no_obj_embed_spatial.detach().to(spatial.dtype)
