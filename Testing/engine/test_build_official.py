@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import gc
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from SAM2PropagateLib.engine.build import model_config, recognize_config
+from SAM2PropagateLib.engine.build import LoadedModel, model_config, recognize_config
+from SAM2PropagateLib.engine.engine import PropagationEngine
+from SAM2PropagateLib.engine.results import FrameMask, RunRequest
 from SAM2PropagateLib.engine.weights import read_state
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.models.registry import ModelEntry
+from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from Testing.engine.official import OFFICIAL, SMALL_INPUT, loaded_official
 
 
 @pytest.mark.parametrize("entry", OFFICIAL, ids=lambda entry: entry.name)
-def test_it_loads_and_encodes_a_frame(entry: ModelEntry, tmp_path: Path) -> None:
+def test_it_loads_and_propagates(entry: ModelEntry, tmp_path: Path) -> None:
     assert len(OFFICIAL) == 8
     with loaded_official(entry, tmp_path) as loaded:
         model = loaded.model
@@ -29,14 +37,29 @@ def test_it_loads_and_encodes_a_frame(entry: ModelEntry, tmp_path: Path) -> None
         assert own.keys() == stored.keys()
         for name in ("maskmem_tpos_enc", "image_encoder.trunk.patch_embed.proj.weight", "no_obj_ptr"):
             assert torch.equal(own[name], stored[name])
-        with torch.inference_mode():
-            features = model.forward_image(torch.rand(1, 3, SMALL_INPUT, SMALL_INPUT))["backbone_fpn"]
-        sides = [SMALL_INPUT // 4, SMALL_INPUT // 8, SMALL_INPUT // 16]
-        assert [tuple(level.shape[-2:]) for level in features] == [(side, side) for side in sides]
-        assert all(bool(torch.isfinite(level).all()) for level in features)
-        del model, own, stored, features, loaded
+        del own, stored
+        _propagate_over_a_tiny_volume(loaded)
+        del model, loaded
     gc.collect()
     assert not list(tmp_path.iterdir())
+
+
+def _propagate_over_a_tiny_volume(loaded: LoadedModel) -> None:
+    # Random weights may call the object absent; what counts is that every step runs and answers in full.
+    session = PropagationEngine(loaded).open(tiny_stack())
+    masks: list[FrameMask] = []
+    segment = ResolvedSegment("s", {2: FramePrompts(box=(8.0, 8.0, 24.0, 24.0))}, frozenset(), 0, 4)
+    summary = session.propagate(RunRequest((segment,)), masks.append)
+    assert sorted(mask.frame for mask in masks) == [0, 1, 2, 3, 4]
+    assert all(mask.mask.shape == (32, 40) and mask.mask.dtype == bool for mask in masks)
+    assert all(math.isfinite(mask.predicted_iou + mask.object_score + mask.doubt) for mask in masks)
+    assert (summary.frames_encoded, summary.frames_computed) == (5, 4)
+
+
+def tiny_stack() -> FrameStack:
+    volume = np.zeros((5, 32, 40), np.int16)
+    volume[:, 10:22, 10:22] = 100
+    return FrameStack(volume, VolumeGeometry((40, 32, 5), np.eye(4)), 2, Window(200, 50))
 
 
 def test_sam_2_and_2_1_differ_where_they_should() -> None:

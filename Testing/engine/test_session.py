@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+import torch
 
 from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession
-from SAM2PropagateLib.errors import Cancelled, InputError
+from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Recall
+from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from Testing.engine.fake_steps import FakeSteps, blocks, session
@@ -317,3 +321,38 @@ def test_a_mask_that_meets_the_edge_of_the_view_is_doubtful() -> None:
     masks, _ = run(opened, segment({4: FramePrompts(box=(99.5, 99.5, 119.5, 119.5))}, last=11))
     assert masks["bright", 6].doubt < 0.5
     assert masks["bright", 9].doubt == 1.0
+
+
+class FullDevice(FakeSteps):
+    """Runs out of memory on more than `limit` frames at once."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> list[Decoded]:
+        if len(features) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().track(features, recalls)
+
+
+def test_out_of_memory_means_smaller_batches_and_the_same_masks() -> None:
+    steps = FullDevice(limit=1)
+    two = (segment({8: BRIGHT_BOX}), segment({8: GREY_CLICK}, "grey"))
+    masks, _ = run(session(blocks(), steps=steps), *two)
+    expected, _ = run(session(blocks()), *two)
+    assert masks.keys() == expected.keys()
+    assert all(np.array_equal(mask.mask, expected[key].mask) for key, mask in masks.items())
+    assert max(steps.tracked_batches) == 1
+
+
+def test_when_not_even_one_frame_fits_the_user_is_told_and_the_session_lives() -> None:
+    steps = FullDevice(limit=0)
+    opened = session(blocks(), steps=steps)
+    with pytest.raises(SAM2PropagateError) as caught:
+        opened.propagate(RunRequest((segment({8: BRIGHT_BOX}),)), lambda mask: None)
+    assert caught.value.code == "out_of_memory"
+    steps.limit = 8
+    masks, _ = run(opened, segment({8: BRIGHT_BOX}))
+    # The keyframe was written before memory ran out.
+    assert len(masks) == 19
