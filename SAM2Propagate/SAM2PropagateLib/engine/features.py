@@ -144,7 +144,7 @@ class FeatureStore:
             frame, features = self._near.popitem(last=False)
             self._near_bytes -= features.nbytes
             if self._host_budget:
-                self._far[frame] = features.to("cpu")
+                self._far[frame] = features.to_host()
                 self._far_bytes += features.nbytes
         while self._far and self._far_bytes > self._host_budget:
             _, features = self._far.popitem(last=False)

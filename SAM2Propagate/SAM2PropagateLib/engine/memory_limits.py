@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.models.memory import available_host_memory
 
 _MEGABYTE = 1 << 20
 
@@ -35,18 +34,11 @@ def feature_budgets(device: torch.device, megabytes: int | None = None) -> tuple
     Without `megabytes`: half of what is free on a GPU and a quarter of the host's free memory, at most
     4 GB of it; on a CPU (or MPS, which shares the host's memory) a quarter of the free memory, at most 4 GB.
     """
-    host = min(_free_host_bytes() // 4, 4096 * _MEGABYTE)
+    # 4 GB count as free where the system does not say.
+    host = min((available_host_memory() or 4096 * _MEGABYTE) // 4, 4096 * _MEGABYTE)
     if megabytes is not None:
         return megabytes * _MEGABYTE, (host if device.type == "cuda" else 0)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free // 2, host
     return host, 0
-
-
-def _free_host_bytes() -> int:
-    """Free memory of this computer; 4 GB where the system does not say."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 4096 * _MEGABYTE

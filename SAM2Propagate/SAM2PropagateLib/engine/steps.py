@@ -43,9 +43,18 @@ class FrameFeatures:
         return sum(t.nelement() * t.element_size() for t in (self.fine, self.middle, self.coarse))
 
     def to(self, device: torch.device | str) -> FrameFeatures:
-        """The same features on another device."""
+        """The same features on a device."""
         parts = (self.fine, self.middle, self.coarse)
         return FrameFeatures(*(part.to(device, non_blocking=True) for part in parts))
+
+    def to_host(self) -> FrameFeatures:
+        """A copy in the host's memory, pinned beside a CUDA device so that it comes back fast."""
+
+        def copied(part: torch.Tensor) -> torch.Tensor:
+            host = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
+            return host.copy_(part)
+
+        return FrameFeatures(copied(self.fine), copied(self.middle), copied(self.coarse))
 
 
 @dataclass(frozen=True)
