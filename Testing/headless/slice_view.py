@@ -118,6 +118,11 @@ class SliceView:
         former.SetFieldOfView(250.0, 250.0, 1.0)
         return former
 
+    @property
+    def interactor(self) -> Any:
+        """The view's vtkRenderWindowInteractor."""
+        return self._interactor
+
     # What is shown
 
     def show(self, volumeNode: Any) -> None:

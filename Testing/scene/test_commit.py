@@ -307,6 +307,24 @@ def test_a_closed_surface_follows_the_commit(headless):
     assert np.abs(center - expected).max() < 2.0
 
 
+def test_a_bare_segmentation_takes_the_volumes_grid(headless):
+    """No display, no reference geometry: as a script or an import may leave it."""
+    case = Case(headless, "under transforms")
+    bare = headless.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "bare")
+    bare.SetAndObserveTransformNodeID(case.volumeNode.GetTransformNodeID())
+    bare.GetSegmentation().AddEmptySegment("A")
+    SegmentCommitter(bare, case.volumeNode).commit({"A": frames(NEW, 2, range(18))}, 2)
+    np.testing.assert_array_equal(SegmentReader(bare, "A", case.geometry).array(), NEW)
+
+
+def test_a_segmentation_outside_the_volumes_transform_is_met_in_the_world(headless):
+    case = Case(headless, "oblique under a scaling transform")
+    same = addVolume(headless, block(), case.geometry.ijk_to_ras, "same place")
+    apart = addSegmentation(headless, same, {"A": RED})
+    SegmentCommitter(apart, case.volumeNode).commit({"A": frames(NEW, 1, range(36))}, 1)
+    np.testing.assert_array_equal(SegmentReader(apart, "A", case.geometry).array(), NEW)
+
+
 WRONG = {
     "unknown_segment": lambda: ({"lung": frames(NEW, 2, [3])}, 2),
     "mask_shape": lambda: ({"A": {3: np.zeros((5, 5), bool)}}, 2),

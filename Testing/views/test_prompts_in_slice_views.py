@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from SAM2PropagateLib.prompts import choose_axis, resolve
+from SAM2PropagateLib.prompts import box_at, choose_axis, resolve
+from SAM2PropagateLib.scene.box_drag import BoxDrag
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.prompt_nodes import promptNodes
 from SAM2PropagateLib.scene.volume import volumeGeometry
@@ -105,19 +106,42 @@ def test_a_click_can_be_dragged_to_another_voxel(headless, openView, geometry, v
     assert [change.role for change in case.changes] == ["negative", "negative"]
 
 
+def two_clicks(case, start, end):
+    """A box in Slicer's own place mode."""
+    case.view.startPlacing(case.markups.beginBox("A"))
+    case.view.click(start)
+    case.view.move(((start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
+    case.view.click(end)
+
+
+def one_drag(case, start, end):
+    """A box with the module's own tool."""
+    ended = []
+    tool = BoxDrag(case.markups, ended.append)
+    tool.addView(case.view.interactor, case.view.node)
+    tool.start("A")
+    before = case.view.node.GetXYToRAS().GetElement(0, 3), case.volumeNode.GetDisplayNode().GetWindow()
+    case.view.drag(start, end)
+    assert not tool.isOn
+    assert ended == [*promptNodes(case.segmentationNode, role="box")]
+    # Nobody else took the drag for panning or windowing.
+    assert before == (
+        case.view.node.GetXYToRAS().GetElement(0, 3),
+        case.volumeNode.GetDisplayNode().GetWindow(),
+    )
+
+
+@pytest.mark.parametrize("draw", [two_clicks, one_drag])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_a_box_drawn_around_bright_voxels_holds_them_on_that_frame(headless, openView, geometry, axis):
+def test_a_box_drawn_around_bright_voxels_holds_them_on_that_frame(headless, openView, geometry, axis, draw):
     block = (slice(6, 12), slice(10, 21), slice(8, 24))  # k, j, i
     case = ViewCase(headless, openView, geometry, "ijk"[axis], block)
     middle = (15, 15, 8)
     case.jumpTo(middle)
     pixels = case.brightPixels()
     (left, bottom), (right, top) = pixels.min(axis=0), pixels.max(axis=0)
-    case.view.startPlacing(case.markups.beginBox("A"))
-    case.view.click((left, bottom))
-    case.view.move(((left + right) / 2, (bottom + top) / 2))
-    case.view.click((right, top))
+    draw(case, (left, bottom), (right, top))
     (change,) = case.changes
     assert change.role == "box"
     keyframes = case.resolved(axis).keyframes
@@ -167,6 +191,93 @@ def test_clicks_and_boxes_are_drawn_on_their_own_slice_only(headless, openView, 
     assert case.drawn() > afterClick + 300
 
 
+@pytest.mark.parametrize("view", ["Axial", "Sagittal", "Coronal"])
+@pytest.mark.parametrize("geometry", ["oblique", "oblique mirrored"])
+def test_a_box_dragged_in_a_view_that_is_turned_against_the_volume(headless, openView, geometry, view):
+    """It lies on the frame of its middle, along the nearest axis, and holds what was drawn around there."""
+    case = ViewCase(headless, openView, geometry, view, voxel(9, 18, 20))
+    case.jumpTo((20, 18, 9))
+    x, y = case.onBrightPixel()
+    one_drag(case, (x - 30, y - 30), (x + 30, y + 30))
+    axis = choose_axis(case.markups.read(), case.geometry, case.changes[0].viewNormal)
+    keyframes = case.resolved(axis).keyframes
+    assert list(keyframes) == [(20, 18, 9)[axis]]
+    box = keyframes[(20, 18, 9)[axis]].box
+    column, row = (n for n in range(3) if n != axis)
+    middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    np.testing.assert_allclose(middle, ((20, 18, 9)[column], (20, 18, 9)[row]), atol=0.6)
+    assert len(case.markups.read().segment("A").boxes) == 1
+
+
+def test_slips_and_drags_beside_the_volume_make_no_box(headless, openView):
+    case = ViewCase(headless, openView, "plain", "k", voxel(8, 15, 15))
+    case.jumpTo((15, 15, 8))
+    ended = []
+    tool = BoxDrag(case.markups, ended.append)
+    tool.addView(case.view.interactor, case.view.node)
+    for start, end in (((200, 200), (202, 260)), ((1, 1), (8, 8)), ((200, 200), (200, 200))):
+        tool.start("A")
+        case.view.drag(start, end)
+        assert not tool.isOn
+    assert case.markups.nodes() == () and case.changes == []
+    tool.start("A")
+    tool.start("A")  # once more while it is on
+    case.view.move((100, 100))
+    case.view.event("LeftButtonPressEvent", (100, 100))
+    case.view.move((250, 250))
+    assert len(case.markups.nodes()) == 1  # it grows while the mouse moves
+    tool.stop()
+    case.view.event("LeftButtonReleaseEvent", (250, 250))
+    assert ended == [None] * 5
+    assert case.markups.nodes() == ()
+    # Off, the mouse does what it did before.
+    window = case.volumeNode.GetDisplayNode().GetWindow()
+    interaction = headless.appLogic.GetInteractionNode()
+    interaction.SetCurrentInteractionMode(interaction.AdjustWindowLevel)
+    case.view.drag((100, 100), (160, 140))
+    assert case.volumeNode.GetDisplayNode().GetWindow() != window
+
+
+def test_boxes_that_were_begun_only_can_be_removed(headless, openView):
+    case = ViewCase(headless, openView, "plain", "k", voxel(8, 15, 15))
+    case.jumpTo((15, 15, 8))
+    two_clicks(case, (100, 100), (200, 200))
+    case.view.startPlacing(case.markups.beginBox("A"))
+    case.view.click((150, 150))
+    case.view.stopPlacing()
+    assert len(case.markups.read().segment("A").boxes) == 1
+    case.markups.removeUnfinishedBoxes()
+    assert len(case.markups.nodes()) == 1
+    assert len(case.markups.read().segment("A").boxes) == 1
+
+
+def test_prompts_follow_the_color_and_the_presence_of_their_segment(headless, openView):
+    case = ViewCase(headless, openView, "plain", "k", voxel(8, 15, 15))
+    case.jumpTo((15, 15, 8))
+    case.place((200, 200))
+    display = case.markups.clickNode("A").GetDisplayNode()
+    segmentation = case.segmentationNode.GetSegmentation()
+    segmentation.GetSegment("A").SetColor(1, 0, 0)
+    np.testing.assert_allclose(display.GetSelectedColor(), (1, 0.5, 0.5), atol=1e-6)
+    segment = segmentation.GetSegment("A")
+    segmentation.RemoveSegment("A")
+    assert not display.GetVisibility()
+    segmentation.AddSegment(segment, "A")
+    assert display.GetVisibility()
+
+
+def test_closing_the_scene_tells_nothing_and_importing_is_no_change(headless, openView, tmp_path):
+    case = ViewCase(headless, openView, "plain", "Axial", voxel(8, 15, 15))
+    case.jumpTo((15, 15, 8))
+    case.place((200, 200))
+    case.changes.clear()
+    headless.saveScene(tmp_path / "scene.mrb")
+    headless.loadScene(tmp_path / "scene.mrb", clear=False)
+    assert case.changes == []
+    headless.scene.Clear(False)
+    assert case.changes == []
+
+
 def test_every_finished_change_is_told_once(headless, openView):
     case = ViewCase(headless, openView, "plain", "k", voxel(8, 15, 15))
     case.jumpTo((15, 15, 8))
@@ -178,6 +289,11 @@ def test_every_finished_change_is_told_once(headless, openView):
     np.testing.assert_allclose(np.abs(case.changes[0].viewNormal), (0, 0, 1), atol=1e-9)
     headless.scene.RemoveNode(case.markups.clickNode("A", False))
     assert [change.role for change in case.changes] == ["positive", "negative", "positive", "negative"]
+    # What the program writes is not the user's doing.
+    prompts = case.markups.read()
+    case.markups.write(prompts.add("A", box_at((3, 4, 12, 13), 6, case.geometry, 2)))
+    case.markups.write(prompts)
+    assert len(case.changes) == 4
     case.watcher.stop()
     case.place((220, 220))
     assert len(case.changes) == 4

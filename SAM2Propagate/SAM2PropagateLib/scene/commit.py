@@ -63,6 +63,10 @@ class SegmentWriter(Protocol):
         """Ends the commit that `prepare` began, also after a failure."""
         ...
 
+    def close(self) -> None:
+        """Frees what the writer holds."""
+        ...
+
     @property
     def isMasking(self) -> bool:
         """Whether the settings may keep voxels from being changed."""
@@ -177,6 +181,10 @@ class SegmentCommitter:
     def redo(self) -> bool:
         """Brings back what `undo` took; False if there is nothing."""
         return self._writer.redo()
+
+    def close(self) -> None:
+        """Frees what the writer holds; its undo history ends."""
+        self._writer.close()
 
     def _difference(
         self, segmentID: str, frames: FrameMasks, geometry: VolumeGeometry, axis: int, reference: Lattice

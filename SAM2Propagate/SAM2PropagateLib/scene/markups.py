@@ -8,6 +8,7 @@ that SAM2 Propagate did not make are never read or changed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -75,6 +76,21 @@ class PromptMarkups:
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
         self._state = SceneState(segmentationNode)
+        self._unwatched = 0
+
+    @contextlib.contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Within it, changes are not the user's: a `PromptWatcher` does not tell of them."""
+        self._unwatched += 1
+        try:
+            yield
+        finally:
+            self._unwatched -= 1
+
+    @property
+    def isUnwatched(self) -> bool:
+        """Whether prompts are being changed by the program and not by the user."""
+        return self._unwatched > 0
 
     @property
     def segmentationNode(self) -> Any:
@@ -159,12 +175,13 @@ class PromptMarkups:
             for one in prompts.segments
             for box in one.boxes
         }
-        for segmentID in segmentIDs(self._segmentationNode):
-            one = prompts.segment(segmentID)
-            for role, places in _places(one).items():
-                self._writePoints(segmentID, role, places)
-            self._writeBoxes(one, boxes, geometry)
-        self._writeKept(prompts)
+        with self.unwatched():
+            for segmentID in segmentIDs(self._segmentationNode):
+                one = prompts.segment(segmentID)
+                for role, places in _places(one).items():
+                    self._writePoints(segmentID, role, places)
+                self._writeBoxes(one, boxes, geometry)
+            self._writeKept(prompts)
 
     def clickNode(self, segmentID: str, positive: bool = True) -> Any:
         """The fiducial node into which clicks of one sign go, made if need be: for Slicer's place mode."""
@@ -210,13 +227,22 @@ class PromptMarkups:
         if pixels[2] - pixels[0] <= 0 or pixels[3] - pixels[1] <= 0:
             return False
         inside = min(max(frame, 0), geometry.frame_count(axis) - 1)
-        setBox(roiNode, geometry, axis, inside, pixels)
+        with self.unwatched():
+            setBox(roiNode, geometry, axis, inside, pixels)
         return True
+
+    def removeUnfinishedBoxes(self) -> None:
+        """Removes boxes that were begun but never placed, or placed without area."""
+        with self.unwatched():
+            for node in list(promptNodes(self._segmentationNode, role=BOX)):
+                if boxAxis(node) is None:
+                    removeNode(node)
 
     def remove(self, segmentID: str | None = None) -> None:
         """Removes all prompts, or those of one segment."""
-        for node in list(promptNodes(self._segmentationNode, segmentID)):
-            _removeNode(node)
+        with self.unwatched():
+            for node in list(promptNodes(self._segmentationNode, segmentID)):
+                removeNode(node)
         kept = self._readKept()
         self._writeKept(
             kept.without_segment(segmentID) if segmentID is not None else PromptSet(axis=kept.axis)
@@ -255,7 +281,7 @@ class PromptMarkups:
                 elif np.abs(np.subtract(place, _pointPlace(node, index))).max() > _SAME_PLACE:
                     node.SetNthControlPointPositionWorld(index, *place)
             if not left and node.GetNumberOfControlPoints() == 0:
-                _removeNode(node)
+                removeNode(node)
         if left:
             node = self._pointNode(segmentID, role)
             for name, place in left.items():
@@ -269,7 +295,7 @@ class PromptMarkups:
         wanted = {box.id for box in one.boxes}
         for name, (_, node) in there.items():
             if name not in wanted:
-                _removeNode(node)
+                removeNode(node)
         for box in one.boxes:
             axis, frame, pixels = placed[one.segment, box.id]
             if box.id in there:
@@ -320,7 +346,7 @@ def removeOrphans(scene: Any) -> int:
             if isOurs(node) and node.GetNodeReference(SEGMENTATION_ROLE) is None:
                 gone.append(node)
     for node in gone:
-        _removeNode(node)
+        removeNode(node)
     return len(gone)
 
 
@@ -420,7 +446,8 @@ def _sameRectangle(a: _Placed, b: _Placed) -> bool:
     return a[:2] == b[:2] and bool(np.allclose(a[2], b[2], rtol=0, atol=1e-4))
 
 
-def _removeNode(node: Any) -> None:
+def removeNode(node: Any) -> None:
+    """Removes a node with its display and storage nodes."""
     scene = node.GetScene()
     if node.IsA("vtkMRMLDisplayableNode"):
         for n in reversed(range(node.GetNumberOfDisplayNodes())):

@@ -33,9 +33,10 @@ class PromptChange:
 
 
 class PromptWatcher:
-    """Watches the prompts of one segmentation and calls back after every finished change.
+    """Watches the prompts of one segmentation and calls back after every finished change that the user made.
 
     Boxes are laid flat on their frame before the call. While a prompt is being dragged nothing is called.
+    Prompts also follow their segments' colors, and hide while their segment is gone.
 
     Args:
         markups: whose prompts to watch; nodes that appear later are watched too.
@@ -47,15 +48,12 @@ class PromptWatcher:
         self._onChange = onChange
         self._scene = markups.segmentationNode.GetScene()
         self._observed: dict[Any, list[int]] = {}
-        self._busy = False
         scene = slicer.vtkMRMLScene
-        for event in (
-            scene.NodeAddedEvent,
-            scene.NodeRemovedEvent,
-            scene.EndImportEvent,
-            scene.EndCloseEvent,
-        ):
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
             self._observe(self._scene, event, lambda *_: self._watchNodes())
+        segmentation = slicer.vtkSegmentation
+        for event in (segmentation.SegmentModified, segmentation.SegmentAdded, segmentation.SegmentRemoved):
+            self._observe(markups.segmentationNode, event, lambda *_: self._recolor())
         self._watchNodes()
 
     def stop(self) -> None:
@@ -69,11 +67,16 @@ class PromptWatcher:
         self._observed.setdefault(node, []).append(node.AddObserver(event, callback))
 
     def _watchNodes(self) -> None:
-        present = set(promptNodes(self._markups.segmentationNode)) if self._inScene() else set()
-        for node in [one for one in self._observed if one is not self._scene and one not in present]:
+        if self._scene.IsBatchProcessing():  # loading or closing; its end is observed too
+            return
+        inScene = self._inScene()
+        present = set(promptNodes(self._markups.segmentationNode)) if inScene else set()
+        permanent = (self._scene, self._markups.segmentationNode)
+        for node in [one for one in self._observed if one not in permanent and one not in present]:
             for tag in self._observed.pop(node):
                 node.RemoveObserver(tag)
-            self._tell(node)
+            if inScene and not self._markups.isUnwatched:
+                self._tell(node)
         for node in present - set(self._observed):
             events = [node.PointPositionDefinedEvent, node.PointEndInteractionEvent]
             if node.GetAttribute(ROLE_ATTRIBUTE) != BOX:  # finishing a box removes one of its two points
@@ -84,24 +87,21 @@ class PromptWatcher:
     def _inScene(self) -> bool:
         return self._markups.segmentationNode.GetScene() is self._scene
 
+    def _recolor(self) -> None:
+        if self._inScene() and not self._scene.IsBatchProcessing():
+            self._markups.updateDisplay()
+
     def _changed(self, node: Any) -> None:
-        if self._busy:
+        if self._markups.isUnwatched:
             return
-        if node.GetAttribute(ROLE_ATTRIBUTE) != BOX:
-            self._tell(node)
-            return
-        # Laying a box flat moves it, which must not count as another change.
-        self._busy = True
-        try:
+        if node.GetAttribute(ROLE_ATTRIBUTE) == BOX:
             normal = viewNormal(self._scene)
             axis = boxAxis(node)
             if axis is None and normal is not None:
                 axis = self._markups.geometry.axis_nearest(normal)
-            finished = self._markups.finishBox(node, axis)
-        finally:
-            self._busy = False
-        if finished:
-            self._tell(node)
+            if not self._markups.finishBox(node, axis):
+                return
+        self._tell(node)
 
     def _tell(self, node: Any) -> None:
         segmentID, role = node.GetAttribute(SEGMENT_ATTRIBUTE), node.GetAttribute(ROLE_ATTRIBUTE)
