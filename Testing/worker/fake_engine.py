@@ -82,7 +82,7 @@ class FakeEngine:
 
     def _suffer(self, kind: str) -> None:
         if kind == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
+            signal.raise_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
         elif kind == "segfault":
             ctypes.string_at(0)
         elif kind == "exit":
@@ -186,7 +186,7 @@ class FakeSession:
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
         before = len(self.encoded)
         self._engine.trouble("ahead")
-        for frame in order:
+        for frame in (one for one in order if one not in self.encoded):
             if should_stop():
                 break
             self._engine.pause("ahead")
@@ -199,9 +199,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 def _start_child(in_own_session: bool) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"import time; time.sleep({FOREVER})"], start_new_session=in_own_session
-    )
+    process = subprocess.Popen(["sleep", str(FOREVER)], start_new_session=in_own_session)
     print(f"child {process.pid}", file=sys.stderr, flush=True)
     # Never waited for, as with the helpers that libraries start.
     process.returncode = 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.worker.messages import (
+    DEVICE_LOST,
     PROTOCOL_VERSION,
     Cancel,
     DoneEvent,
@@ -77,6 +78,7 @@ class _Worker:
     ready_at: float | None = None
     heard_at: float = 0.0
     activity: int = 0
+    leaving: SAM2PropagateError | None = None
     open: dict[int, _Open] = field(default_factory=dict)
 
 
@@ -108,10 +110,8 @@ class WorkerClient:
     @property
     def is_alive(self) -> bool:
         """Whether requests can be sent: a worker was started and, as far as is known, lives."""
-        if self._worker is None:
-            return False
-        transport = self._worker.transport
-        return not transport.has_ended and transport.failure is None
+        worker = self._worker
+        return worker is not None and worker.transport.is_open and worker.leaving is None
 
     @property
     def open_requests(self) -> list[int]:
@@ -134,6 +134,9 @@ class WorkerClient:
                 return
             self._collect()
             self._check_death()
+            if self._worker is not None:
+                # It has announced its end, or its pipe has just closed.
+                self._end_worker(self._worker.leaving or _death(self._worker))
         transport = self._transport_factory()
         transport.start()
         self._worker = _Worker(transport, heard_at=self._clock())
@@ -233,6 +236,8 @@ class WorkerClient:
             if event.request is not None and not isinstance(event, LogEvent):
                 if event.request not in worker.open:
                     continue
+                if isinstance(event, ErrorEvent) and event.error.code == DEVICE_LOST:
+                    worker.leaving = event.error
                 if isinstance(event, DoneEvent | ErrorEvent | ReadyEvent):
                     del worker.open[event.request]
             self._events.append(event)

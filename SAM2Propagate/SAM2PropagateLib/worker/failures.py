@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.worker.messages import DEVICE_LOST
 
 _log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ class DeviceLostError(SAM2PropagateError):
 
     def __init__(self) -> None:
         super().__init__(
-            "device_lost",
+            DEVICE_LOST,
             "The GPU reported an error that ends this worker.",
             "Try again: it starts anew. If it happens again, update the driver or choose the CPU.",
         )

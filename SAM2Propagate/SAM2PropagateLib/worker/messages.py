@@ -21,6 +21,9 @@ from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 PROTOCOL_VERSION = 1
 """Both ends must speak the same one; raised with every change that an older end would misread."""
 
+DEVICE_LOST = "device_lost"
+"""The error code after which the worker ends itself."""
+
 FRAME_KINDS = ("preview", "keyframe", "propagated", "absent", "locked")
 DIRECTIONS = ("both", "forward", "backward")
 
@@ -255,7 +258,7 @@ class CloseVolume(Request):
 
 @dataclass(frozen=True)
 class Shutdown(Request):
-    """End the worker: at once if it is idle, else between two steps. Answer: done {}; what waits is dropped."""
+    """End the worker, at once or between two steps of a run; what waits is dropped. Answer: done {}."""
 
     type: ClassVar[str] = "shutdown"
 

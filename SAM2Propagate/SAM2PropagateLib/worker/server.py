@@ -286,8 +286,8 @@ class WorkerServer:
             _log.error("The client is gone and the work does not end: the worker ends itself.")
             if not self._inbox.was_shut_down:
                 self._clean_up_for_the_client()
-            end_own_tree()
             end_descendants()
+            end_own_tree()
             os._exit(EXIT_ABANDONED)
 
     def _clean_up_for_the_client(self) -> None:
@@ -310,9 +310,9 @@ def serve(engine: Engine, inbound: Readable, outbound: Writable) -> int:
         code = server.serve()
     finally:
         logging.getLogger("SAM2PropagateLib").removeHandler(handler)
+    end_descendants()
     if code == EXIT_ABANDONED:
         end_own_tree()
-    end_descendants()
     return code
 
 

@@ -53,8 +53,12 @@ class Transport(Protocol):
         """Let the worker end by itself for `timeout` seconds, then kill it; ends the transport's threads."""
 
     @property
+    def is_open(self) -> bool:
+        """Whether the worker can still answer; False as soon as its end is known."""
+
+    @property
     def has_ended(self) -> bool:
-        """Whether the worker is gone and all that it said was received."""
+        """Whether the worker is gone, with its exit code and log, and all that it said was received."""
 
     @property
     def is_closed(self) -> bool:
@@ -92,6 +96,7 @@ class PopenTransport:
         self._outgoing: queue.SimpleQueue[tuple[int, Outgoing] | None] = queue.SimpleQueue()
         self._incoming: deque[Message] = deque()
         self._arrived = threading.Event()
+        self._is_open = False
         self._reading_ended = False
         self._is_killed = False
         self._failure: SAM2PropagateError | None = None
@@ -106,6 +111,7 @@ class PopenTransport:
 
     def start(self) -> None:
         self._tree = tree = ProcessTree(self._command.argv, self._command.env, self._command.cwd)
+        self._is_open = True
         parts = (("read", self._read), ("write", self._write), ("log", self._collect_log))
         for name, work in parts:
             thread = threading.Thread(target=work, args=(tree,), name=f"sam2propagate-{name}", daemon=True)
@@ -131,6 +137,7 @@ class PopenTransport:
 
     def kill(self) -> None:
         self._is_killed = True
+        self._is_open = False
         if self._tree is not None:
             self._tree.kill()
         self._outgoing.put(None)
@@ -146,6 +153,10 @@ class PopenTransport:
             self.kill()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS)
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
 
     @property
     def has_ended(self) -> bool:
@@ -190,6 +201,7 @@ class PopenTransport:
                 self._failure = error
                 patience = 0.0
         finally:
+            self._is_open = False
             self._keep(noise)
             tree.finish(patience)
             self._outgoing.put(None)

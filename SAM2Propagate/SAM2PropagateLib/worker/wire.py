@@ -18,7 +18,7 @@ MAGIC = b"S2P1"
 PREFIX = struct.Struct("<4sIQ")
 MAX_HEADER_BYTES = 64 << 20
 MAX_PAYLOAD_BYTES = 32 << 30
-MAX_NOISE_BYTES = 1 << 20
+MAX_NOISE_BYTES = 1 << 16
 
 _FIRST_READ_BYTES = 1 << 20
 
@@ -139,7 +139,7 @@ class MessageReader:
         """The first frame's prefix, after whatever was printed before it; None if the stream ends first."""
         noise = self._noise
         assert noise is not None
-        while (start := received.find(MAGIC)) < 0:
+        while (start := received.find(MAGIC, max(0, len(received) - PREFIX.size))) < 0:
             if len(received) > MAX_NOISE_BYTES:
                 raise WireError("The worker's output holds other text and no protocol message.")
             # Byte by byte, so that never more than one frame's beginning is taken from the stream.

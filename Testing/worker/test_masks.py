@@ -1,0 +1,90 @@
+"""Masks as bounding box and bits."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from SAM2PropagateLib.worker.masks import pack, packed_mask
+from SAM2PropagateLib.worker.wire import WireError
+
+PROFILE = settings(max_examples=100, deadline=None, database=None)
+
+
+@PROFILE
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_a_mask_survives(mask: Any) -> None:
+    packed = pack(mask)
+    received = packed_mask(list(packed.shape), list(packed.box), packed.bits)
+    assert received == packed
+    restored = received.unpack()
+    assert restored.dtype == bool and np.array_equal(restored, mask)
+    assert packed.is_empty == (not mask.any())
+
+
+@PROFILE
+@given(st.data())
+def test_the_box_is_as_small_as_can_be(data: st.DataObject) -> None:
+    mask = np.zeros((30, 20), bool)
+    rows = sorted(data.draw(st.lists(st.integers(0, 29), min_size=2, max_size=2)))
+    columns = sorted(data.draw(st.lists(st.integers(0, 19), min_size=2, max_size=2)))
+    mask[rows[0], columns[1]] = mask[rows[1], columns[0]] = True
+    box = (rows[0], columns[0], rows[1] - rows[0] + 1, columns[1] - columns[0] + 1)
+    assert pack(mask).box == box
+    assert pack(mask).unpack_box().shape == box[2:]
+
+
+def test_views_and_flipped_masks_are_packed_rightly() -> None:
+    mask = np.zeros((20, 30), bool)
+    mask[3:9, 5:20:2] = True
+    for view in (mask.T, mask[::-1], mask[:, ::-1], mask[::2, 1::3]):
+        assert np.array_equal(pack(view).unpack(), view)
+
+
+@pytest.mark.parametrize("mask", [np.zeros((3, 3)), np.zeros((2, 3, 3), bool), np.zeros(5, bool)])
+def test_only_2d_bool_is_packed(mask: Any) -> None:
+    with pytest.raises(ValueError, match="2D bool"):
+        pack(mask)
+
+
+@pytest.mark.parametrize(
+    ("shape", "box", "bits"),
+    [
+        ([10, 10], [0, 0, 11, 1], b"12"),
+        ([10, 10], [5, 5, 2, 6], b"12"),
+        ([10, 10], [0, 0, 2, 8], b"1"),
+        ([10, 10], [0, 0, 2, 8], b"123"),
+        ([10, 10], [0, 0, 0, 0], b"1"),
+        ([10, 10], [0, 0, 0, 3], b""),
+        ([10, 10], [-1, 0, 2, 8], b"12"),
+        ([10, 10], [0, 0, 2], b"12"),
+        ([10, 10, 1], [0, 0, 2, 8], b"12"),
+        ([10.0, 10], [0, 0, 2, 8], b"12"),
+        ([True, 10], [0, 0, 1, 8], b"1"),
+        ("10", [0, 0, 2, 8], b"12"),
+        ([1 << 40, 1 << 40], [0, 0, 2, 8], b"12"),
+        (None, None, b""),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(shape: Any, box: Any, bits: bytes) -> None:
+    with pytest.raises(WireError):
+        packed_mask(shape, box, bits)
+
+
+def test_unpacking_a_large_mask_is_cheap() -> None:
+    y, x = np.mgrid[:512, :512]
+    packed = pack((x - 250) ** 2 + (y - 260) ** 2 < 150**2)
+    seconds = []
+    for _ in range(50):
+        started = time.perf_counter()
+        packed.unpack()
+        seconds.append(time.perf_counter() - started)
+    median = 1000 * float(np.median(seconds))
+    print(f"\nunpacking one 512 x 512 mask of {len(packed.bits)} bytes: {median:.3f} ms")
+    assert median < 1.0
