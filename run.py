@@ -495,8 +495,10 @@ def run_command(root: Path, command: str, arguments: "list[str]") -> int:
     if command == "test":
         return run_tests(root, arguments)
     if command == "cli":
-        # The user's folder stays, so that relative paths mean what they say; it must not shadow modules.
-        return run_in_venv(root, ["-m", "SAM2PropagateLib.cli", *arguments], None, PYTHONSAFEPATH="1")
+        # The user's folder stays, so that relative paths mean what they say; its files must not be taken for
+        # modules, which `-m` would do.
+        start = "import sys; del sys.path[0]; import runpy; runpy.run_module({!r}, None, '__main__', True)"
+        return run_in_venv(root, ["-c", start.format("SAM2PropagateLib.cli"), *arguments], None)
     module = {"demo": "Demo", "bench": "Testing.benchmarks"}[command]
     return run_in_venv(root, ["-m", module, *arguments], root)
 
