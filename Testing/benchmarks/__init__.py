@@ -1,0 +1,1 @@
+"""Measurements of accuracy, speed and streaming: `python3 run.py bench`."""

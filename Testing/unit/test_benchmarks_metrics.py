@@ -107,7 +107,7 @@ def test_surface_dice_against_all_pairs(a: np.ndarray, b: np.ndarray, tolerance:
 
 def _faces(mask: np.ndarray, spacing: tuple[float, float, float]) -> list[tuple[tuple[float, ...], float]]:
     k_mm, j_mm, i_mm = spacing[::-1]
-    found = []
+    found: list[tuple[tuple[float, ...], float]] = []
     for place in np.argwhere(mask):
         for axis in range(3):
             for side in (-1, 1):

@@ -1,0 +1,406 @@
+"""Slices per second, previews and memory, beside sam2's own predictor on the same weights and frames."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.evaluation.metrics import dice
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.models.store import ModelStore
+from Testing.benchmarks.machine import ROOT, available_cores, child_environment, file_hash
+from Testing.benchmarks.report import Report, figure, table
+from Testing.benchmarks.statistics import Spread, mean, paired_ratios, spread
+from Testing.benchmarks.worker_latency import describe_worker, measure_worker
+
+FIRST_WANTED, AGAIN_WANTED = 1.5, 4.0
+_SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+_METHOD = """\
+sam2's own `SAM2VideoPredictor` and this project's engine, on the same weights and the same axial slices
+of the CT that comes with the project, seen whole ({wait_policy}). Every measurement is a process of its
+own; the sides take turns ({pairs} rounds), a ratio compares neighbours of one round, and what stands here
+is the median (smallest to largest). Loading, opening and warming up are not counted. Both begin with what
+a user gives and end with boolean masks of the native slices. sam2's predictor has its frames in memory,
+preprocessed, which is not counted either; the engine windows and resamples them within its time. sam2's
+predictor runs in {official}, with every keyframe conditioning.
+
+- first propagation: a box on the middle slice, carried in both directions; nothing encoded before. The engine
+  stops computing where the structure has ended; how many slices it did compute stands beside the ratio.
+- first, encoded ahead: the same if the slices were encoded while the user looked at the volume.
+- re-propagation: then the mask of a slice halfway to the end is corrected. sam2's predictor carries both
+  directions again from the first slice; the engine runs again. Counted are the slices that each writes.
+- until all is right again: the seconds of that, whatever was written.
+- the same, as little as possible: sam2's predictor runs from the corrected slice to the end and back to the
+  first one only; its user would have to know that this is enough.
+- three segments: three boxes on the middle slice; masks (slices times segments) per second.
+- click: until its mask is there; cold on a slice not seen before, warm for further clicks on it.
+- memory: the most that the process held, torch and the loaded weights included.
+
+Random weights: the masks mean nothing. They are the same on both sides, and made to say that the object is on
+every slice, so that no side can leave anything out."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model at one size: weights "" are random ones of `config`."""
+
+    name: str
+    title: str
+    weights: str
+    config: str
+    input_size: int
+    frames: int
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who is measured, and in which precision; see `speed_child.Spec`."""
+
+    name: str
+    precision: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A row of the table: a value of a child's figures, None where that side has none.
+
+    Attributes:
+        better: `more` or `less`; the ratio says how many times better the engine is.
+        of_official: taken from sam2's side instead of `value`, where it is another figure there.
+    """
+
+    title: str
+    value: Callable[[Mapping[str, Any]], float | None]
+    digits: int = 2
+    better: str = "more"
+    of_official: Callable[[Mapping[str, Any]], float | None] | None = None
+
+    def of(self, side: Side, figures: Mapping[str, Any]) -> float | None:
+        take = self.of_official if side.name == "official" and self.of_official else self.value
+        return take(figures)
+
+
+def _rate(name: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda figures: figures[name]["masks"] / figures[name]["seconds"] if name in figures else None
+
+
+def _seconds(name: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda figures: figures[name]["seconds"] if name in figures else None
+
+
+def _mebibytes(name: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda figures: figures[name] / 2**20 if figures.get(name) else None
+
+
+FIRST = Quantity("first propagation, slices/s", _rate("first"))
+AGAIN = Quantity("re-propagation, slices/s", _rate("again"))
+QUANTITIES = (
+    FIRST,
+    Quantity("first, encoded ahead, slices/s", _rate("first_encoded_ahead"), of_official=_rate("first")),
+    AGAIN,
+    Quantity("until all is right again, s", _seconds("again"), 3, "less"),
+    Quantity(
+        "the same, as little as possible, s",
+        _seconds("again"),
+        3,
+        "less",
+        of_official=_seconds("again_limited"),
+    ),
+    Quantity("three segments, masks/s", _rate("three")),
+    Quantity("click, cold, s", lambda figures: float(np.median(figures["click_cold_seconds"])), 3, "less"),
+    Quantity("click, warm, s", lambda figures: float(np.median(figures["click_warm_seconds"])), 3, "less"),
+    Quantity("memory, MiB", _mebibytes("peak_bytes"), 0, "less"),
+    Quantity("memory of the GPU, MiB", _mebibytes("peak_device_bytes"), 0, "less"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="beside those with random weights"
+    )
+    parser.add_argument(
+        "--cases", nargs="+", metavar="NAME", help="such as bundled-256, tiny-512; default: all"
+    )
+    parser.add_argument("--frames", type=int, help="slices; default: by the size of the model")
+    parser.add_argument("--pairs", type=int, help="rounds; default: by the size of the model")
+
+
+def run(arguments: argparse.Namespace) -> Report | None:
+    """Measure every case; the report."""
+    device = _device(arguments.device)
+    cases = _chosen(_cases(arguments.model, device), arguments)
+    names = ("device", "model", "cases", "frames", "pairs", "threads")
+    called = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    report = Report("speed", "Speed", called)
+    environment = child_environment()
+    report.say(
+        _METHOD.format(
+            wait_policy=f"OMP_WAIT_POLICY={environment['OMP_WAIT_POLICY']}",
+            pairs="/".join(str(case.pairs) for case in cases),
+            official="float32" if device == "cpu" else "bfloat16 autocast, as its authors do",
+        )
+    )
+    if device == "cpu":
+        report.say("On CUDA: skipped, this computer has no GPU that torch can use.")
+    for case in cases:
+        _run_case(case, device, arguments.threads or 0, report)
+    return report
+
+
+def _device(wanted: str) -> str:
+    """`cuda` or `cpu`; the parent only asks, so that its own use of a GPU does not count."""
+    from SAM2PropagateLib.engine.device import available_devices
+
+    names = available_devices()
+    if wanted == "auto":
+        return "cuda" if any(name.startswith("cuda") for name in names) else "cpu"
+    kind = wanted.partition(":")[0]
+    if kind not in ("cuda", "cpu") or not any(name.startswith(kind) for name in names):
+        raise InputError(
+            "device_unavailable",
+            f'The device "{wanted}" cannot be measured here.',
+            f"There are: {', '.join(names)}.",
+        )
+    return wanted
+
+
+def _cases(model: str, device: str) -> list[Case]:
+    path, entry = ModelStore().resolve(model)
+    label = "bundled" if entry is not None and entry.name == DEFAULT_MODEL else path.stem
+    size = 256 if entry is None else entry.input_size
+    own = Case(
+        f"{label}-{size}", f"The model {path.stem}", str(path), (entry and entry.config) or "", size, 48, 5
+    )
+    if device == "cpu":
+        return [own, *(_random("tiny", size, frames, 3) for size, frames in ((512, 10), (1024, 8)))]
+    return [replace(own, frames=112), *(_random(name, 1024, 32, 3) for name in _SIZES)]
+
+
+def _random(name: str, input_size: int, frames: int, pairs: int) -> Case:
+    config = f"configs/sam2.1/sam2.1_hiera_{_SIZES[name]}.yaml"
+    title = f"SAM 2.1 {name.replace('_', ' ')}, random weights"
+    return Case(f"{name}-{input_size}", title, "", config, input_size, frames, pairs)
+
+
+def _chosen(cases: Sequence[Case], arguments: argparse.Namespace) -> list[Case]:
+    names = [case.name for case in cases]
+    unknown = [name for name in arguments.cases or () if name not in names]
+    if unknown:
+        raise InputError("no_cases", f"There is no case “{unknown[0]}”.", f"There are: {', '.join(names)}.")
+    chosen = [case for case in cases if not arguments.cases or case.name in arguments.cases]
+    return [
+        replace(case, frames=arguments.frames or case.frames, pairs=arguments.pairs or case.pairs)
+        for case in chosen
+    ]
+
+
+def _sides(device: str) -> list[Side]:
+    if device != "cpu":
+        return [Side("official", "bfloat16", "sam2, bfloat16"), Side("ours", "auto", "ours, auto")]
+    return [
+        Side("official", "float32", "sam2, float32"),
+        Side("ours", "float32", "ours, float32"),
+        Side("ours", "auto", "ours, auto"),
+    ]
+
+
+def _run_case(case: Case, device: str, threads: int, report: Report) -> None:
+    print(f"{case.name}: {case.frames} slices, {case.pairs} rounds ...", flush=True)
+    sides = _sides(device)
+    measured: dict[Side, list[dict[str, Any]]] = {side: [] for side in sides}
+    agreement: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory(prefix="sam2propagate-bench-") as folder:
+        for number in range(case.pairs):
+            masks = {}
+            for side in list(measured):
+                figures, masks[side] = _child(case, side, device, threads, Path(folder))
+                measured[side].append(figures)
+                print(f"  round {number + 1}, {side.title}: {_short(figures)}", flush=True)
+            if number == 0:
+                agreement = [_agreement(masks[sides[0]], masks[side]) for side in sides[1:]]
+                same = [side for side in sides if side.precision == "auto"]
+                if device == "cpu" and measured[same[0]][0]["dtype"] == "float32":
+                    # Auto is float32 here: measuring it twice would say nothing.
+                    measured.pop(same[0])
+    kept = list(measured)
+    report.say(f"## {case.title}, {case.input_size} px, {case.frames} slices, {case.pairs} rounds")
+    report.say(_table(kept, measured))
+    first = measured[kept[0]][0]
+    report.say(
+        f"{first['device']}. Load of the machine during the rounds: "
+        f"{_loads([one for ones in measured.values() for one in ones])}. The engine computed "
+        f"{measured[kept[-1]][0]['first']['computed']} slices in the first propagation and "
+        f"{measured[kept[-1]][0]['again']['computed']} in the re-propagation, and encoded "
+        f"{measured[kept[-1]][0]['again']['encoded']} in the latter. Masks of the first propagation beside "
+        "sam2's: "
+        + "; ".join(
+            f"{side.title} Dice {one['dice']:.3f} on {one['filled']:.0f} slices with a mask"
+            for side, one in zip(sides[1:], agreement, strict=True)
+        )
+        + "."
+    )
+    ratios = _ratios(kept, measured)
+    report.say(_verdict(ratios))
+    entry: dict[str, Any] = {
+        **asdict(case),
+        "weights": Path(case.weights).name,
+        "sha256": file_hash(Path(case.weights)) if case.weights else "",
+        "sides": {side.title: values for side, values in measured.items()},
+        "ratios": {
+            title: {name: one.to_dict() for name, one in row.items()} for title, row in ratios.items()
+        },
+        "agreement": {side.title: one for side, one in zip(sides[1:], agreement, strict=True)},
+    }
+    if case.weights:
+        entry["worker"] = measure_worker(case.weights, case.input_size, case.frames, device, case.pairs)
+        report.say(describe_worker(entry["worker"]))
+    report.figures.setdefault("cases", []).append(entry)
+
+
+def _child(
+    case: Case, side: Side, device: str, threads: int, folder: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """One measured process.
+
+    Raises:
+        SAM2PropagateError: `bench_failed`, with the last line of what it printed.
+    """
+    spec = {
+        "side": side.name,
+        "precision": side.precision,
+        "weights": case.weights,
+        "config": case.config,
+        "input_size": case.input_size,
+        "frames": case.frames,
+        "device": device,
+        "threads": threads,
+    }
+    answer = folder / "answer.json"
+    answer.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "Testing.benchmarks.speed_child", json.dumps(spec), str(answer)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=child_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode != 0 or not answer.is_file():
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise SAM2PropagateError(
+            "bench_failed",
+            f"Measuring {side.title} with {case.name} failed: {lines[-1]}",
+            "See the line above.",
+        )
+    figures: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))["figures"]
+    with np.load(answer.with_suffix(".npz")) as stored:
+        shape = tuple(int(size) for size in stored["shape"])
+        count = int(np.prod(shape))
+        masks = {
+            name: np.unpackbits(stored[name], count=count).reshape(shape).astype(bool)
+            for name in stored.files
+            if name != "shape"
+        }
+    return figures, masks
+
+
+def _agreement(official: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Mean Dice per slice of the first propagation's masks, where either has one, and how many these are."""
+    pairs = zip(official["first"], ours["first"], strict=True)
+    values = [dice(a, b) for a, b in pairs if a.any() or b.any()]
+    return {"dice": mean(values), "filled": float(len(values))}
+
+
+def _values(quantity: Quantity, side: Side, figures: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    values = [quantity.of(side, one) for one in figures]
+    known = [value for value in values if value is not None]
+    return known if known and len(known) == len(values) else None
+
+
+def _ratio(quantity: Quantity, official: Side, ours: Side, measured: Mapping[Side, Any]) -> Spread | None:
+    a, b = _values(quantity, ours, measured[ours]), _values(quantity, official, measured[official])
+    if a is None or b is None:
+        return None
+    return paired_ratios(a, b) if quantity.better == "more" else paired_ratios(b, a)
+
+
+def _ratios(
+    sides: Sequence[Side], measured: Mapping[Side, Sequence[Mapping[str, Any]]]
+) -> dict[str, dict[str, Spread]]:
+    """Title of the side -> title of the quantity -> how many times better than sam2's predictor."""
+    return {
+        side.title: {
+            quantity.title: ratio
+            for quantity in QUANTITIES
+            if (ratio := _ratio(quantity, sides[0], side, measured)) is not None
+        }
+        for side in sides[1:]
+    }
+
+
+def _table(sides: Sequence[Side], measured: Mapping[Side, Sequence[Mapping[str, Any]]]) -> str:
+    head = ["", sides[0].title]
+    for side in sides[1:]:
+        head += [
+            f"{side.title} ({measured[side][0]['dtype']})" if side.precision == "auto" else side.title,
+            "times",
+        ]
+    rows = []
+    for quantity in QUANTITIES:
+        cells = [quantity.title]
+        for side in sides:
+            values = _values(quantity, side, measured[side])
+            cells.append("-" if values is None else spread(values).text(quantity.digits))
+            if side is not sides[0]:
+                ratio = _ratio(quantity, sides[0], side, measured)
+                cells.append("-" if ratio is None else ratio.text())
+        if any(cell != "-" for cell in cells[1:]):
+            rows.append(cells)
+    return table(head, rows)
+
+
+def _verdict(ratios: Mapping[str, Mapping[str, Spread]]) -> str:
+    """What was expected on 2 cores, beside what was measured."""
+    sentences = []
+    for title, row in ratios.items():
+        for quantity, wanted in ((FIRST, FIRST_WANTED), (AGAIN, AGAIN_WANTED)):
+            got = row[quantity.title].median
+            word = "reached" if got >= wanted else "missed"
+            sentences.append(
+                f"{title}, {quantity.title.partition(',')[0]}: {got:.2f} times, {wanted:g} {word}"
+            )
+    return f"Expected on 2 cores of a CPU ({available_cores()} here). " + "; ".join(sentences) + "."
+
+
+def _short(figures: Mapping[str, Any]) -> str:
+    parts = [
+        f"first {figure(_rate('first')(figures), 2)}/s",
+        f"again {figure(_rate('again')(figures), 2)}/s",
+        f"three {figure(_rate('three')(figures), 2)}/s",
+        f"{figure(_mebibytes('peak_bytes')(figures), 0)} MiB",
+        f"load {figures['load']}",
+    ]
+    return ", ".join(parts)
+
+
+def _loads(figures: Sequence[Mapping[str, Any]]) -> str:
+    loads = [one["load"] for one in figures if one["load"] is not None]
+    if not loads:
+        return "unknown"
+    words = spread(loads).text(1)
+    busy = [one for one in loads if one > available_cores() + 0.5]
+    return words + (" (other programs were busy: these figures are too low)" if busy else "")
