@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress, RunPlan
 from SAM2PropagateLib.worker.messages import LoadModel
@@ -94,18 +95,7 @@ class _Session:
         return self._session.preview(frame, prompts, segment=segment)
 
     def expected_frames(self, plan: RunPlan) -> int:
-        known = getattr(self._session, "expected_frames", None)
-        if known is not None:
-            return int(known(_run_request(plan)))
-        from SAM2PropagateLib.engine.plan import plan as stretches_of
-
-        total = 0
-        for segment in plan.segments:
-            frames = set(segment.keyframes)
-            for stretch in stretches_of(segment, plan.direction, plan.reach):
-                frames.update(stretch.frames)
-            total += len(frames - segment.locked)
-        return total
+        return self._session.expected_frames(_run_request(plan))
 
     def propagate(
         self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[], None]

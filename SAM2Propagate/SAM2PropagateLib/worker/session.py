@@ -189,7 +189,10 @@ class WorkerSession:
         return call
 
     def set_window(self, name: str, window: Window) -> Call:
-        """See an open volume through another window from now on.
+        """See an open volume through another window from now on; all its masks are computed anew.
+
+        During a run over the volume it waits for the run's end, and so does every preview that is asked for
+        after it: do not follow the display's window while a run is going on.
 
         Raises:
             SAM2PropagateError: unknown_volume.
