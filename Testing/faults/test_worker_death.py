@@ -321,7 +321,7 @@ def test_a_run_that_ignores_cancel_is_killed_at_the_deadline_and_its_frames_stay
 @pytest.mark.parametrize("where", ["load", "open", "preview", "propagate"])
 def test_a_worker_that_hangs_is_killed_at_the_deadline(where: str, start: Start) -> None:
     script = {"trouble": {where: ["hang", 4 if where == "propagate" else 0]}}
-    limits = Deadlines(load_model=0.6, open_volume=0.6, preview=0.6, propagate=0.6)
+    limits = Deadlines(load_model=1.0, open_volume=1.0, preview=1.0, propagate=1.0)
     session, workers = start(script, HEALTHY, deadlines=limits)
     run: Call = (
         session.propagate("ct", SAID) if where == "propagate" else session.preview("ct", SAID, "liver", 5)

@@ -441,12 +441,12 @@ def test_loading_is_cancelled_at_its_next_progress(start: Start) -> None:
 
 
 def test_idle_the_frames_around_a_preview_are_prepared_until_asked(start: Start) -> None:
-    worker = start({"steps": {"ahead": 0.02}}, is_ready=False)
+    worker = start({"steps": {"ahead": 0.1}}, is_ready=False)
     worker.send(Hello())
     worker.send(LoadModel(name="fake"))
     worker.ask(*opening())
     worker.ask(preview())
-    time.sleep(0.15)
+    time.sleep(0.25)
     second = worker.send(preview())
     worker.answer(second)
     prepared = worker.frames(second)[0].doubt
@@ -458,7 +458,7 @@ def _prepared(worker: Direct) -> float:
     # The scripted engine tells by the doubt how many frames it has prepared.
     request_id = worker.send(preview())
     worker.answer(request_id)
-    time.sleep(0.1)
+    time.sleep(0.3)
     return worker.frames(request_id)[0].doubt or 0.0
 
 
