@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from SAM2PropagateLib.engine.device import compute_dtype, free_memory, pick_device
-from SAM2PropagateLib.engine.weights import State, parameter_count, read_state
+from SAM2PropagateLib.engine.weights import State, is_mapped, parameter_count, read_state
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.store import ModelStore
 
@@ -134,9 +134,10 @@ def load_model(
     if input_size is not None:
         check_input_size(input_size)
     count = parameter_count(path)
+    copies = 1 if is_mapped(path) or where.type == "cuda" else 2
     label = name or path.stem
     with _memory_errors(label, where):
-        _check_room(label, where, count, 0)
+        _check_room(label, where, count, 0, copies)
         state, metadata = read_state(path)
         label = name or metadata.get("name") or path.stem
         chosen = (
@@ -144,7 +145,7 @@ def load_model(
         )
         values = model_config(chosen, input_size)
         size = int(values["image_size"])
-        _check_room(label, where, count, size)
+        _check_room(label, where, count, size, 1)
         model = build_model(values, device=where, draw_weights=False)
         _load_strictly(model, state, path.name)
         del state
@@ -488,18 +489,22 @@ def _count(names: list[str]) -> str:
 # --- memory
 
 
-def memory_needed(parameters: int, input_size: int) -> int:
-    """Bytes to load a model of so many weights and to encode one frame of this size, roughly, on any device.
+def memory_needed(parameters: int, input_size: int, *, copies: int = 1) -> int:
+    """Bytes that loading a model of so many weights and segmenting one frame of this size takes, roughly.
 
-    Fitted to the peaks measured on a CPU in float32 for the models of Meta (see the registry).
+    Fitted to the peaks that Tools/measure_memory.py finds on a CPU in float32, without torch itself: what a
+    frame takes hardly depends on the model.
+
+    Args:
+        parameters: how many weights.
+        input_size: side of the input in pixels; 0 for loading alone.
+        copies: how many float32 copies of the weights there are while loading.
     """
-    loading = parameters * 4 + 300_000_000
-    frame = (input_size / 1024) ** 2 * (1.1e9 + parameters * 12.0)
-    return int(loading + frame)
+    return int(parameters * 4 * copies + 150e6 + 550e6 * (input_size / 1024) ** 2)
 
 
-def _check_room(label: str, device: torch.device, parameters: int, input_size: int) -> None:
-    needed = memory_needed(parameters, input_size)
+def _check_room(label: str, device: torch.device, parameters: int, input_size: int, copies: int) -> None:
+    needed = memory_needed(parameters, input_size, copies=copies)
     free = free_memory(device)
     if free is not None and needed > free:
         raise _does_not_fit(label, device, f"it needs about {_gib(needed)}, and {_gib(free)} are free")

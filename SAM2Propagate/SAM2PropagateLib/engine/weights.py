@@ -72,6 +72,22 @@ def parameter_count(path: str | Path) -> int:
         raise _damaged(path, error) from error
 
 
+def is_mapped(path: str | Path) -> bool:
+    """Whether `read_state` leaves this file's numbers in the file until they are used.
+
+    Raises:
+        InputError: as `read_state`.
+    """
+    path = Path(path)
+    return _kind(path) == "checkpoint" and _is_mappable(path)
+
+
+def _is_mappable(path: Path) -> bool:
+    # Checkpoints from before torch 1.6 cannot be mapped, and by this name torch would expect another format.
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04" and path.suffix != ".safetensors"
+
+
 def _kind(path: Path) -> str:
     if path.is_dir():
         raise InputError(
@@ -194,12 +210,9 @@ def _read_checkpoint(path: Path) -> State:
 
 def _load_only_weights(path: Path) -> object:
     """torch.load that takes nothing but tensors and plain containers, mapped where the file allows it."""
+    if _is_mappable(path):
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-        if zipped and path.suffix != ".safetensors":
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-        # By that name torch would take it for a safetensors file; and old checkpoints cannot be mapped.
-        file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
 
 

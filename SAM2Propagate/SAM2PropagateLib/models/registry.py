@@ -23,9 +23,9 @@ class ModelEntry:
         config: the configuration that `load_model` builds it from; None if the file itself says so.
         input_size: side of its input in pixels unless another is chosen.
         parameters: how many weights, in millions.
-        memory_mb: most memory (2**20 bytes) that a process takes which loads it and segments one frame at
-            `input_size`: measured on a CPU, in float32, with torch itself; on a GPU an upper estimate of what
-            the GPU must have free.
+        memory_mb: most memory (2**20 bytes) of a process that loads it and segments two frames at
+            `input_size`: measured on a CPU in float32, torch itself included (Tools/measure_memory.py) and
+            rounded up to 50. An estimate for a GPU, not measured on one. Kept features of frames come on top.
         resource: the file's name in the extension's Resources/Models; None for one to download.
     """
 
@@ -82,13 +82,13 @@ MODELS: tuple[ModelEntry, ...] = (
         name=DEFAULT_MODEL,
         title="SAM2Propagate tiny (comes with the extension)",
         url=None,
-        sha256="85d656bdffdb48397bcadee4deaba4b1fe47abd6d7550bdef876a6003246620c",
-        bytes=38_951_584,
+        sha256="0d8a67889942119fc9145ac6cdba1088c0bed0dcc814b371142378a25dae7edb",
+        bytes=38_903_184,
         licence="Apache-2.0",
         config=None,
         input_size=256,
         parameters=35.0,
-        memory_mb=1,
+        memory_mb=450,
         resource="sam2propagate_tiny.safetensors",
     ),
     _meta(
@@ -96,23 +96,27 @@ MODELS: tuple[ModelEntry, ...] = (
         "tiny",
         "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
         39.0,
-        1,
+        1000,
         156_008_466,
     ),
-    _meta("sam2.1", "small", "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38", 46.1, 1),
-    _meta("sam2.1", "base_plus", "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5", 80.9, 1),
+    _meta("sam2.1", "small", "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38", 46.1, 1000),
+    _meta(
+        "sam2.1", "base_plus", "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5", 80.9, 1150
+    ),
     _meta(
         "sam2.1",
         "large",
         "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
         224.4,
-        1,
+        1750,
         898_083_611,
     ),
-    _meta("sam2", "tiny", "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125", 38.9, 1),
-    _meta("sam2", "small", "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3", 46.0, 1),
-    _meta("sam2", "base_plus", "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071", 80.8, 1),
-    _meta("sam2", "large", "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b", 224.4, 1),
+    _meta("sam2", "tiny", "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125", 38.9, 1000),
+    _meta("sam2", "small", "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3", 46.0, 1000),
+    _meta(
+        "sam2", "base_plus", "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071", 80.8, 1150
+    ),
+    _meta("sam2", "large", "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b", 224.4, 1750),
 )
 
 
