@@ -132,6 +132,18 @@ class PreviewLayer:
             return {}
         return {frame: native_frame(layer.voxels, frame, self._axis) != 0 for frame in sorted(layer.frames)}
 
+    def frames(self, segmentID: str) -> frozenset[int]:
+        """The frames of a segment that have a mask."""
+        layer = self._layers.get(segmentID)
+        return frozenset(layer.frames) if layer is not None else frozenset()
+
+    def mask(self, segmentID: str, frame: int) -> BoolArray | None:
+        """The mask of one frame, (rows, columns) bool copy; None if there is none."""
+        layer = self._layers.get(segmentID)
+        if layer is None or frame not in layer.frames:
+            return None
+        return native_frame(layer.voxels, frame, self._axis) != 0
+
     def allMasks(self) -> dict[str, dict[int, BoolArray]]:
         """The masks of all segments that have some."""
         return {segmentID: self.masks(segmentID) for segmentID, layer in self._layers.items() if layer.frames}

@@ -1,0 +1,821 @@
+"""The module's work, to be driven from its window or from a script: prompts, previews, runs, applying.
+
+Nothing here waits: what the worker is asked for comes back through `poll`, which a timer calls while an
+answer is awaited (`Ticker`). A caller without a timer uses `wait`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import slicer
+
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.gui import keyframes, rules
+from SAM2PropagateLib.gui.events import (
+    Choices,
+    FrameArrived,
+    Message,
+    NoTicker,
+    Progress,
+    RunEnd,
+    Ticker,
+)
+from SAM2PropagateLib.gui.observing import Observers
+from SAM2PropagateLib.gui.pointing import Pointing
+from SAM2PropagateLib.gui.signals import Signal
+from SAM2PropagateLib.gui.strip import FrameFacts, SliceStrip
+from SAM2PropagateLib.gui.texts import tr as _
+from SAM2PropagateLib.gui.volumes import OpenVolumes
+from SAM2PropagateLib.gui.wording import runText
+from SAM2PropagateLib.gui.workspace import Workspace, WriterMaker
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.prompts.resolve import resolve
+from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.scene.commit import CommitSummary
+from SAM2PropagateLib.scene.markups import removeOrphans
+from SAM2PropagateLib.scene.segments import checkSegmentation
+from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
+from SAM2PropagateLib.worker.messages import ErrorEvent, FrameEvent, LoadModel, LogEvent, ProgressEvent
+from SAM2PropagateLib.worker.session import WorkerSession
+
+# Seconds that one poll may take for arrived frames; the rest waits for the next one.
+_BUDGET_SECONDS = 0.008
+
+
+@dataclass
+class _Running:
+    """The run under way.
+
+    Attributes:
+        overtaken: frames on which the user spoke since it began; its masks for them are out of date.
+    """
+
+    call: Run
+    name: str
+    segmentIDs: tuple[str, ...]
+    overtaken: set[tuple[str, int]] = field(default_factory=set)
+    frames: set[tuple[str, int]] = field(default_factory=set)
+
+
+class Controller(Pointing):
+    """Prompts, previews, runs, corrections and applying, for one volume and segmentation at a time.
+
+    Args:
+        makeSession: makes the worker's session; called when it is first needed, starts nothing by itself.
+        ticker: told when `poll` has to be called and when no longer; None: the caller polls.
+        makeWriter: see `Workspace`.
+        store: the models of this computer. missing: names of packages that are not installed.
+        whenIdle: asked to call `lookForEdits` once the user has stopped editing; None: edits are looked for
+            when they are needed.
+
+    Signals:
+        frameArrived, progress, finished (`RunEnd`), message (refusals, errors), changed (anything that
+        widgets show may have changed; carries None).
+    """
+
+    def __init__(
+        self,
+        makeSession: Callable[[], WorkerSession],
+        ticker: Ticker | None = None,
+        *,
+        makeWriter: WriterMaker | None = None,
+        store: ModelStore | None = None,
+        missing: Callable[[], Iterable[str]] = lambda: (),
+        whenIdle: Callable[[], None] | None = None,
+    ) -> None:
+        self.frameArrived: Signal[FrameArrived] = Signal()
+        self.progress: Signal[Progress] = Signal()
+        self.finished: Signal[RunEnd] = Signal()
+        self.message: Signal[Message] = Signal()
+        self.changed: Signal[None] = Signal()
+        self._makeSession = makeSession
+        self._ticker = ticker or NoTicker()
+        self._makeWriter = makeWriter
+        self._store = store or ModelStore()
+        self._missing = missing
+        self._whenIdle = whenIdle
+        self._session: WorkerSession | None = None
+        self._volumes: OpenVolumes | None = None
+        self._workspace: Workspace | None = None
+        self._volumeNode: Any = None
+        self._segmentationNode: Any = None
+        self._segmentID = ""
+        self._choices = Choices()
+        self._running: _Running | None = None
+        self._previews: dict[tuple[str, int], PreviewCall] = {}
+        self._lost: set[tuple[str, int]] = set()
+        self._waiting: deque[Update] = deque()
+        self._toldOf: set[str] = set()
+        self._isLoading = False
+        self._isApplying = False
+        self._observers = Observers()
+        super().__init__()
+
+    # --- what is worked on
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """The volume and segmentation at hand; None as long as not both can be used."""
+        return self._workspace
+
+    @property
+    def volumeNode(self) -> Any:
+        return self._volumeNode
+
+    @property
+    def segmentationNode(self) -> Any:
+        return self._segmentationNode
+
+    @property
+    def segmentID(self) -> str:
+        """The segment that prompts are for; "" if none is chosen."""
+        return self._segmentID
+
+    @property
+    def choices(self) -> Choices:
+        return self._choices
+
+    @choices.setter
+    def choices(self, choices: Choices) -> None:
+        self._choices = choices
+        self.changed.emit(None)
+
+    @property
+    def session(self) -> WorkerSession:
+        """The worker's session; made on first use, starts nothing."""
+        if self._session is None:
+            self._session = self._makeSession()
+            self._volumes = OpenVolumes(self._session)
+        return self._session
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether a propagation is under way."""
+        return self._running is not None
+
+    @property
+    def isWaiting(self) -> bool:
+        """Whether `poll` has to be called."""
+        return bool(self._waiting) or (self._session is not None and self._session.is_waiting)
+
+    def select(self, volumeNode: Any, segmentationNode: Any, segmentID: str = "") -> None:
+        """Work on these; None for a node that is not chosen.
+
+        A run on something else is cancelled, and a preview that was not applied is dropped; prompts and
+        segments stay.
+        """
+        if volumeNode is not self._volumeNode or segmentationNode is not self._segmentationNode:
+            self._leave()
+            self._volumeNode, self._segmentationNode = volumeNode, segmentationNode
+        self._segmentID = segmentID
+        self._enter()
+        self.changed.emit(None)
+
+    def _enter(self) -> None:
+        """Opens the workspace, if there is none and both nodes can be used."""
+        volume, segmentation = self._volumeNode, self._segmentationNode
+        if self._workspace is not None or volume is None or segmentation is None:
+            return
+        if self._problem(volumeGeometry, volume) or self._problem(checkSegmentation, segmentation):
+            return
+        try:
+            self._workspace = Workspace(
+                volume, segmentation, self._promptsChanged, self._segmentsChanged, self._makeWriter
+            )
+        except SAM2PropagateError as error:
+            self._say("error", str(error), error.code)
+            return
+        scene = segmentation.GetScene()
+        self._observers.add(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._nodesRemoved)
+        self._observers.add(scene, slicer.vtkMRMLScene.StartCloseEvent, self._sceneCloses)
+
+    def _leave(self) -> None:
+        self._observers.clear()
+        self.stopPointing()
+        workspace, self._workspace = self._workspace, None
+        running, self._running = self._running, None
+        if running is not None and self._session is not None:
+            self._session.cancel(running.call)
+        self._previews.clear()
+        self._lost.clear()
+        if workspace is None:
+            return
+        if workspace.isInScene:
+            workspace.memory.save()
+        workspace.close()
+        if self._volumes is not None:
+            self._volumes.forget(workspace.volumeID)
+        if running is not None:
+            self.finished.emit(RunEnd("cancelled", running.segmentIDs, len(running.frames), False))
+
+    def _nodesRemoved(self) -> None:
+        workspace = self._workspace
+        if workspace is None or workspace.isInScene:
+            return
+        scene = workspace.segmentationNode.GetScene() or workspace.volumeNode.GetScene()
+        lostSegmentation = workspace.segmentationNode.GetScene() is None
+        self._leave()
+        if lostSegmentation:
+            self._segmentationNode, self._segmentID = None, ""
+            if scene is not None:
+                removeOrphans(scene)
+        else:
+            self._volumeNode = None
+        self.changed.emit(None)
+
+    def _sceneCloses(self) -> None:
+        self._leave()
+        self._volumeNode = self._segmentationNode = None
+        self._segmentID = ""
+        self.changed.emit(None)
+
+    def close(self, timeout: float | None = 1.0) -> None:
+        """End everything: the run, the worker and all observing. Nothing of the user's is lost.
+
+        Args:
+            timeout: seconds that the worker may take to end by itself.
+        """
+        self._leave()
+        self._ticker.stop()
+        if self._session is not None:
+            self._session.close(timeout)
+        self._session = self._volumes = None
+        self._waiting.clear()
+        self._volumeNode = self._segmentationNode = None
+
+    # --- what is possible
+
+    def facts(self) -> rules.Facts:
+        """How things stand, for `rules.whyNot`."""
+        workspace, segmentID = self._workspace, self._segmentID
+        hasSegment = workspace is not None and segmentID in workspace.segmentIDs
+        said = workspace.prompts.segment(segmentID) if workspace is not None and segmentID else None
+        return rules.Facts(
+            missing=tuple(self._missing()),
+            volumeProblem=self._problem(volumeGeometry, self._volumeNode),
+            segmentationProblem=self._problem(checkSegmentation, self._segmentationNode),
+            modelProblem=self.modelProblem(),
+            hasVolume=self._volumeNode is not None,
+            hasSegmentation=self._segmentationNode is not None,
+            hasSegment=hasSegment,
+            isRunning=self._running is not None,
+            isCancelling=self._running is not None and self._running.call.is_cancel_requested,
+            canStart=bool(self._startable()),
+            hasPreview=workspace is not None and workspace.hasPreview,
+            hasPrompts=said is not None and not said.is_empty,
+            canUndoPrompt=workspace is not None and workspace.canUndoPrompt,
+            canRedoPrompt=workspace is not None and workspace.canRedoPrompt,
+            hasDoubt=bool(self.strip().doubtful),
+        )
+
+    def whyNot(self, action: str) -> str:
+        """Why an action of `rules` is not possible now; "" if it is."""
+        return rules.whyNot(action, self.facts())
+
+    @staticmethod
+    def _problem(check: Callable[[Any], Any], node: Any) -> str:
+        if node is None:
+            return ""
+        try:
+            check(node)
+        except SAM2PropagateError as error:
+            return str(error)
+        return ""
+
+    def modelProblem(self) -> str:
+        """Why the chosen model cannot be loaded; "" if nothing is known against it."""
+        entry = next((one for one in self._store.models if one.name == self._choices.model), None)
+        if entry is None or self._store.path_of(entry).is_file():
+            return ""
+        if entry.resource is not None:
+            return _("The model that comes with the extension is missing: install the extension again.")
+        return _(
+            "The model “{title}” is not on this computer yet: download it, or choose another one."
+        ).format(title=entry.title)
+
+    def _startable(self) -> tuple[str, ...]:
+        """The segments that a run could start from, of those that it is for."""
+        workspace = self._workspace
+        if workspace is None:
+            return ()
+        wanted = workspace.segmentIDs if self._choices.allSegments else (self._segmentID,)
+        return tuple(
+            one
+            for one in wanted
+            if one in workspace.segmentIDs
+            and (
+                workspace.speaking(one).has_positive or any(e.prompt.mask.any() for e in workspace.edits(one))
+            )
+        )
+
+    def strip(self, segmentID: str | None = None) -> SliceStrip:
+        """What there is to know of every slice, for the chosen segment or another one."""
+        wanted = segmentID or self._segmentID
+        if self._workspace is None or wanted not in self._workspace.segmentIDs:
+            return SliceStrip()
+        return self._workspace.strip(wanted)
+
+    # --- prompts
+
+    def _promptsChanged(self, _change: Any = None) -> None:
+        """The prompts in the scene are others than before: previews follow, wrong ones are taken back."""
+        workspace = self._workspace
+        if workspace is None:
+            return
+        before = workspace.prompts
+        try:
+            workspace.prompts = workspace.markups.read()
+            if workspace.prompts == before:
+                return
+            self._settle(before, _change.viewNormal if _change is not None else None)
+        except SAM2PropagateError as error:
+            workspace.restore(before)
+            self._say("warning", str(error), error.code)
+        self.changed.emit(None)
+
+    def _settle(self, before: PromptSet, viewNormal: Any) -> None:
+        """Completes a change that the user made in the scene: masks to be corrected, undo, previews."""
+        workspace = self._require()
+        if before.is_empty and viewNormal is not None:
+            after, workspace.prompts = workspace.prompts, before
+            workspace.axisFor(viewNormal)
+            workspace.prompts = after.with_axis(workspace.markups.axis)
+        geometry, axis = workspace.geometry, workspace.axis
+        changed: dict[str, set[int]] = {}
+        for segmentID in {*before.names, *workspace.prompts.names} & set(workspace.segmentIDs):
+            old, new = before.segment(segmentID), workspace.prompts.segment(segmentID)
+            if old == new:
+                continue
+            refusal = self.refusal(old, new)
+            if refusal:
+                workspace.restore(before)
+                self._say("warning", refusal, "refused")
+                return
+            changed[segmentID] = keyframes.changedFrames(old, new, geometry, axis)
+        workspace.keep(before)
+        for segmentID in changed:
+            workspace.write(self.completed(before.segment(segmentID), workspace.prompts.segment(segmentID)))
+        for segmentID, frames in changed.items():
+            self._follow(segmentID, frames)
+        workspace.memory.save()
+
+    def undoPrompt(self) -> bool:
+        """Takes back the last change of prompts; False if there is none."""
+        return self._stepPrompts("undoPrompt", "canUndoPrompt")
+
+    def redoPrompt(self) -> bool:
+        """Brings back the change of prompts that was undone last; False if there is none."""
+        return self._stepPrompts("redoPrompt", "canRedoPrompt")
+
+    def _stepPrompts(self, step: str, isPossible: str) -> bool:
+        workspace = self._workspace
+        if workspace is None or not getattr(workspace, isPossible):
+            return False
+        before = getattr(workspace, step)()
+        for segmentID in workspace.segmentIDs:
+            old, new = before.segment(segmentID), workspace.prompts.segment(segmentID)
+            self._follow(segmentID, keyframes.changedFrames(old, new, workspace.geometry, workspace.axis))
+        self.changed.emit(None)
+        return True
+
+    def clearPrompts(self, frame: int | None = None) -> None:
+        """Removes the chosen segment's prompts, on one frame or all; the segment itself stays."""
+        workspace = self._workspace
+        if workspace is None or not self._segmentID:
+            return
+        said = workspace.prompts.segment(self._segmentID)
+        frames = keyframes.framesOf(said, workspace.geometry, workspace.axis)
+        cleared = said
+        for one in said:
+            if frame is None or frames.get(one.id) == frame:
+                cleared = cleared.remove(one.id)
+        if frame is None:
+            cleared = cleared.with_range(None)
+        if cleared == said:
+            return
+        workspace.keep(workspace.prompts)
+        workspace.write(cleared)
+        self._follow(self._segmentID, set(frames.values()) if frame is None else {frame})
+        self.changed.emit(None)
+
+    # --- previews
+
+    def preview(self, frame: int, segmentID: str | None = None) -> bool:
+        """Ask for the mask of one frame from its prompts; False if they do not say where the structure is.
+
+        The mask appears in the preview, and `frameArrived` tells.
+        """
+        workspace = self._require()
+        wanted = segmentID or self._segmentID
+        said = keyframes.onFrame(workspace.effective(wanted), frame, workspace.geometry, workspace.axis)
+        if not said.has_positive:
+            return False
+        self._ask(wanted, frame, said)
+        return True
+
+    def _follow(self, segmentID: str, frames: set[int]) -> None:
+        """Previews of frames whose prompts have changed."""
+        workspace = self._require()
+        absent, locked = workspace.marked(segmentID)
+        if self._running is not None:
+            self._running.overtaken |= {(segmentID, frame) for frame in frames}
+        for frame in sorted(frames):
+            self._previews.pop((segmentID, frame), None)
+            self._lost.discard((segmentID, frame))
+            said = keyframes.onFrame(
+                workspace.effective(segmentID), frame, workspace.geometry, workspace.axis
+            )
+            if frame in locked:
+                continue
+            if frame not in absent and said.has_positive:
+                self._ask(segmentID, frame, said)
+                continue
+            self._forget(segmentID, frame)
+            if frame not in absent and said.clicks:
+                self._say(
+                    "info",
+                    _(
+                        "Only “does not belong” is said on slice {number}: click + on the structure, too."
+                    ).format(number=frame + 1),
+                    "only_negative_clicks",
+                )
+
+    def _forget(self, segmentID: str, frame: int) -> None:
+        """Takes a frame out of the preview."""
+        workspace = self._require()
+        facts = workspace.memory.facts(segmentID, workspace.geometry, workspace.axis).get(frame)
+        if frame in workspace.previewFrames(segmentID):
+            workspace.preview.erase(segmentID, frame)
+            workspace.memory.drop(segmentID, frame)
+            workspace.undone.add(segmentID)
+        elif facts is not None and facts.kind == "preview":
+            workspace.memory.drop(segmentID, frame)
+
+    def _ask(self, segmentID: str, frame: int, said: Any) -> None:
+        workspace = self._require()
+        if missing := tuple(self._missing()):
+            self._say("warning", rules.whyNot(rules.PROMPT, rules.Facts(missing=missing)), "not_installed")
+            return
+        try:
+            name = self._ready(workspace)
+            others = {key for key, call in self._previews.items() if not call.is_finished}
+            self._previews[segmentID, frame] = self.session.preview(
+                name,
+                PromptSet((said,), workspace.axis),
+                segmentID,
+                frame,
+                # Waiting previews of other slices are still wanted.
+                replaces=not any(key[0] == segmentID and key[1] != frame for key in others),
+            )
+        except SAM2PropagateError as error:
+            self._fail(error)
+            return
+        self._toldOf.clear()
+        self._tick()
+        lost, self._lost = self._lost - {(segmentID, frame)}, set()
+        for other, otherFrame in sorted(lost):
+            if other in workspace.segmentIDs:
+                self.preview(otherFrame, other)
+
+    def _ready(self, workspace: Workspace) -> str:
+        """The model loaded or on its way, the volume open or on its way; the volume's name."""
+        session = self.session
+        assert self._volumes is not None
+        model = self._choices.model
+        isName = any(one.name == model for one in self._store.models)
+        self._isLoading = not session.is_running or self._isLoading
+        session.load_model(
+            LoadModel(name=model, device=self._choices.device)
+            if isName
+            else LoadModel(path=model, device=self._choices.device)
+        )
+        return self._volumes.ensure(workspace.volumeNode, workspace.axis, isBusy=self._running is not None)
+
+    # --- runs
+
+    def propagate(
+        self,
+        segmentIDs: Iterable[str] | None = None,
+        *,
+        direction: str | None = None,
+        reach: int | None = None,
+        everything: bool = False,
+    ) -> bool:
+        """Start a run; what it finds appears in the preview, and `finished` tells when it has ended.
+
+        Args:
+            segmentIDs: None: the chosen segment, or all with prompts if that is chosen.
+            direction, reach: None: as chosen.
+            everything: compute also what has not changed since the last run.
+
+        Returns:
+            False if it could not be started; `message` has said why.
+        """
+        if reason := self.whyNot(rules.PROPAGATE):
+            self._say("warning", reason, "not_possible")
+            return False
+        workspace = self._require()
+        wanted = tuple(segmentIDs) if segmentIDs is not None else self._startable()
+        direction = direction or self._choices.direction
+        reach = self._choices.reach if reach is None else reach
+        try:
+            before = workspace.prompts
+            told = []
+            for segmentID in wanted:
+                workspace.adoptEdits(segmentID)
+                told.append(workspace.effective(segmentID))
+                # Refused here already, before the worker is troubled.
+                resolve(told[-1], workspace.geometry, workspace.axis)
+            if workspace.prompts != before:
+                workspace.keep(before)
+            # After an undo the worker believes that the segment still has what it had.
+            undone = any(segmentID in workspace.undone for segmentID in wanted)
+            name = self._ready(workspace)
+            call = self.session.propagate(
+                name,
+                PromptSet(tuple(told), workspace.axis),
+                wanted,
+                direction=direction,
+                reach=reach,
+                everything=everything or undone,
+            )
+        except SAM2PropagateError as error:
+            self._fail(error)
+            return False
+        workspace.undone -= set(wanted)
+        self._running = _Running(call, name, wanted)
+        self._toldOf.clear()
+        self._tick()
+        self.changed.emit(None)
+        return True
+
+    def cancel(self) -> None:
+        """End the run; the slices that are finished stay in the preview."""
+        if self._running is not None:
+            self.session.cancel(self._running.call)
+            self.changed.emit(None)
+
+    def apply(self) -> CommitSummary | None:
+        """Write the preview into the segments, as one undo step; None if there is nothing or it failed."""
+        if reason := self.whyNot(rules.APPLY):
+            self._say("warning", reason, "not_possible")
+            return None
+        return self._commit(None)
+
+    def discard(self) -> None:
+        """Drop the preview; segments and prompts stay."""
+        if reason := self.whyNot(rules.DISCARD):
+            self._say("warning", reason, "not_possible")
+            return
+        workspace = self._require()
+        for segmentID in workspace.segmentIDs:
+            frames = workspace.previewFrames(segmentID)
+            for frame in frames:
+                workspace.memory.drop(segmentID, frame)
+            if frames:
+                workspace.undone.add(segmentID)
+                workspace.preview.clear(segmentID)
+        workspace.memory.save()
+        self.changed.emit(None)
+
+    def undo(self) -> bool:
+        """Take back the last run or edit of the segments; False if there is none."""
+        return self._stepSegments("undo")
+
+    def redo(self) -> bool:
+        """Bring back what `undo` took; False if there is nothing."""
+        return self._stepSegments("redo")
+
+    def _stepSegments(self, step: str) -> bool:
+        workspace = self._workspace
+        if workspace is None or self._running is not None:
+            return False
+        done = bool(getattr(workspace.committer, step)())
+        self.lookForEdits()
+        return done
+
+    def _commit(self, only: set[tuple[str, int]] | None) -> CommitSummary | None:
+        """Writes preview frames (all, or some of them) into the segments."""
+        workspace = self._require()
+        masks = {}
+        for segmentID in workspace.segmentIDs:
+            locked = workspace.marked(segmentID)[1]
+            frames = {
+                frame: mask
+                for frame in workspace.previewFrames(segmentID)
+                if frame not in locked and (only is None or (segmentID, frame) in only)
+                and (mask := workspace.preview.mask(segmentID, frame)) is not None
+            }  # fmt: skip
+            if frames:
+                masks[segmentID] = frames
+        if not masks:
+            return None
+        self._isApplying = True
+        try:
+            summary = workspace.committer.commit(masks, workspace.axis)
+        except SAM2PropagateError as error:
+            self._fail(error)
+            return None
+        finally:
+            self._isApplying = False
+        geometry, axis = workspace.geometry, workspace.axis
+        for segmentID, frames in masks.items():
+            self._takeOut(workspace, segmentID, set(frames))
+            facts = workspace.memory.facts(segmentID, geometry, axis)
+            for frame in frames:
+                if frame in facts and facts[frame].kind == "preview":
+                    facts[frame] = replace(facts[frame], kind="keyframe")
+        workspace.remember(masks)
+        workspace.memory.save()
+        if summary.protected:
+            self._say(
+                "info",
+                _(
+                    "{count} voxels were left as they were: the Segment Editor's masking protects them."
+                ).format(count=summary.protected),
+                "protected",
+            )
+        self.changed.emit(None)
+        return summary
+
+    @staticmethod
+    def _takeOut(workspace: Workspace, segmentID: str, frames: set[int]) -> None:
+        """Takes frames out of the preview, all at once."""
+        left = workspace.previewFrames(segmentID) - frames
+        kept = {frame: workspace.preview.mask(segmentID, frame) for frame in left}
+        workspace.preview.clear(segmentID)
+        for frame, mask in kept.items():
+            if mask is not None:
+                workspace.preview.write(segmentID, frame, mask, refresh=False)
+        workspace.preview.refresh()
+
+    def lookForEdits(self) -> None:
+        """Notice slices that the user edited, and runs that were undone; the strip then shows them."""
+        workspace = self._workspace
+        if workspace is None or not workspace.isInScene:
+            return
+        for segmentID in workspace.segmentIDs:
+            workspace.edits(segmentID)
+        self.changed.emit(None)
+
+    def _segmentsChanged(self) -> None:
+        if self._isApplying:
+            return
+        workspace = self._workspace
+        if workspace is not None and self._segmentID and self._segmentID not in workspace.segmentIDs:
+            self._segmentID = ""
+            self.changed.emit(None)
+        if self._whenIdle is not None:
+            self._whenIdle()
+
+    # --- what comes back
+
+    def poll(self) -> None:
+        """Take what the worker has sent; never waits. Called by the ticker."""
+        if self._session is None:
+            self._ticker.stop()
+            return
+        self._waiting.extend(self._session.poll())
+        end = time.perf_counter() + _BUDGET_SECONDS
+        written = False
+        while self._waiting:
+            written |= self._take(self._waiting.popleft())
+            if time.perf_counter() >= end:
+                break
+        if written and self._workspace is not None and self._workspace.isInScene:
+            self._workspace.preview.refresh()
+        if not self._waiting:
+            self._finishRun()
+        if not self.isWaiting:
+            self._ticker.stop()
+
+    def wait(self, timeout: float = 60.0) -> bool:
+        """Poll until nothing is awaited any more, for scripts; False if that took longer than `timeout`
+        seconds.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            self.poll()
+            if not self.isWaiting:
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.005)
+
+    def _tick(self) -> None:
+        self._ticker.start()
+
+    def _take(self, update: Update) -> bool:
+        """Handles one update; whether the preview was written."""
+        call, event = update.call, update.event
+        if isinstance(event, FrameEvent):
+            return self._takeFrame(call, event)
+        if isinstance(event, ProgressEvent):
+            self._takeProgress(call, event)
+        elif isinstance(event, ErrorEvent):
+            self._takeError(call, event)
+        elif isinstance(event, LogEvent) and event.level in ("error", "critical"):
+            self._say("warning", event.text, "worker_log")
+        if call is not None and call.is_finished:
+            if call.kind == "load_model":
+                self._isLoading = False
+                self.changed.emit(None)
+            self._previews = {key: one for key, one in self._previews.items() if one is not call}
+        return False
+
+    def _takeFrame(self, call: Call | None, event: FrameEvent) -> bool:
+        workspace = self._workspace
+        if workspace is None or not workspace.isInScene or event.segment not in workspace.segmentIDs:
+            return False
+        key = (event.segment, event.frame)
+        if isinstance(call, PreviewCall):
+            if self._previews.get(key) is not call:
+                return False
+        elif self._running is None or call is not self._running.call or key in self._running.overtaken:
+            return False
+        else:
+            if event.frame in workspace.marked(event.segment)[1]:
+                return False
+            self._running.frames.add(key)
+        if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
+            return False
+        try:
+            workspace.preview.write(event.segment, event.frame, event.mask, refresh=False)
+        except InputError as error:  # the volume has changed its size under the run
+            self._fail(error)
+            return False
+        facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score)
+        workspace.memory.put(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
+        self.frameArrived.emit(FrameArrived(event.segment, event.frame, event.kind, event.doubt))
+        return True
+
+    def _takeProgress(self, call: Call | None, event: ProgressEvent) -> None:
+        if self._running is not None and call is self._running.call:
+            text = runText(event)
+        elif call is not None and call.kind == "load_model":
+            text = _("Loading the model: {what}").format(what=event.text) if event.text else _("Loading")
+        else:
+            return
+        self.progress.emit(
+            Progress(event.done, event.total, event.frames_per_second, event.seconds_left, text)
+        )
+
+    def _takeError(self, call: Call | None, event: ErrorEvent) -> None:
+        if isinstance(call, PreviewCall):
+            key = next((key for key, one in self._previews.items() if one is call), None)
+            if key is None or call.state == "cancelled":
+                return
+            if not isinstance(event.error, InputError):
+                self._lost.add(key)
+        if call is not None and call.state == "cancelled" and event.error.code == "worker_stopped":
+            return
+        self._fail(call.error if call is not None and call.error is not None else event.error, event.log)
+
+    def _finishRun(self) -> None:
+        running, workspace = self._running, self._workspace
+        if running is None or not running.call.is_finished:
+            return
+        self._running = None
+        state = running.call.state
+        applied = False
+        if workspace is not None and workspace.isInScene:
+            if state != "done":
+                workspace.undone |= set(running.segmentIDs)
+            if state == "done" and self._choices.applyAutomatically:
+                applied = self._commit(running.frames - running.overtaken) is not None
+            workspace.memory.save()
+        self.finished.emit(RunEnd(state, running.segmentIDs, len(running.frames), applied))
+        self.changed.emit(None)
+
+    # --- messages
+
+    def _say(self, level: str, text: str, code: str = "", log: tuple[str, ...] = ()) -> None:
+        self.message.emit(Message(level, text, code, log))
+
+    def _fail(self, error: SAM2PropagateError, log: tuple[str, ...] = ()) -> None:
+        # A worker's end fails everything that it was asked; once is enough to hear of it.
+        if error.code in self._toldOf and not isinstance(error, InputError):
+            return
+        self._toldOf.add(error.code)
+        level = "warning" if isinstance(error, InputError) else "error"
+        self._say(level, str(error), error.code, log)
+
+    def _require(self) -> Workspace:
+        if self._workspace is None:
+            raise InputError(
+                "nothing_selected",
+                "No volume and segmentation are selected.",
+                "Select a volume and a segmentation first.",
+            )
+        return self._workspace
+
+    def _segment(self) -> str:
+        if self._segmentID not in self._require().segmentIDs:
+            raise InputError("no_segment", "No segment is selected.", "Add or select a segment first.")
+        return self._segmentID

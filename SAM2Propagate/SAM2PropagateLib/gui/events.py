@@ -1,0 +1,105 @@
+"""What the controller tells of, and what it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+
+BOTH, FORWARD, BACKWARD = "both", "forward", "backward"
+DIRECTIONS = (BOTH, FORWARD, BACKWARD)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user has chosen; the window keeps it in the scene's parameter node.
+
+    Attributes:
+        direction: "both", "forward" (to higher slice numbers) or "backward".
+        reach: slices from the keyframes that a run may go; None: as far as it goes.
+        allSegments: run all segments that have prompts, not only the chosen one.
+        applyAutomatically: write a finished run into the segment at once.
+        model: a model's name, or the path of a weights file. device: "auto", "cuda", "mps" or "cpu".
+    """
+
+    direction: str = BOTH
+    reach: int | None = None
+    allSegments: bool = False
+    applyAutomatically: bool = True
+    model: str = DEFAULT_MODEL
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Message:
+    """A short message for the user.
+
+    Attributes:
+        level: "info", "warning" or "error". text: one or two sentences.
+        log: the worker's last lines, where they may help.
+    """
+
+    level: str
+    text: str
+    code: str = ""
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FrameArrived:
+    """A mask is in the preview now. `kind`: "preview", "keyframe", "propagated" or "absent"."""
+
+    segmentID: str
+    frame: int
+    kind: str
+    doubt: float | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run, or what comes before it, is.
+
+    Attributes:
+        done, total: slices; total 0: not known. slicesPerSecond, secondsLeft: None while not known.
+        text: all of it in words.
+    """
+
+    done: int
+    total: int
+    slicesPerSecond: float | None
+    secondsLeft: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """A run has ended.
+
+    Attributes:
+        state: "done", "cancelled" or "failed". segmentIDs: of the run. frames: slices that were finished.
+        applied: they are in the segment; else they are in the preview.
+    """
+
+    state: str
+    segmentIDs: tuple[str, ...]
+    frames: int
+    applied: bool
+
+
+class Ticker(Protocol):
+    """Calls `Controller.poll` again and again while it is on; in Slicer a QTimer of 20 ms."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class NoTicker:
+    """For callers that poll themselves."""
+
+    def start(self) -> None:
+        """Nothing to do."""
+
+    def stop(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,153 @@
+"""What of the user's prompts a run is to be told: corrections of masks, edited and locked slices.
+
+Numpy only. A mask in the prompts is either a slice that the user edited (`EDITED`) or a propagated slice as
+it was when the user clicked on it (`REFINED`); prompts that lay on the slice before are that mask's history
+and are not used again, those that came later correct it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.prompts.place import mask_at
+from SAM2PropagateLib.prompts.values import Box, MaskPrompt, Prompt, SegmentPrompts
+
+BoolArray = npt.NDArray[np.bool_]
+History = Mapping[str, frozenset[str]]
+
+EDITED, REFINED, LOCKED = "edit", "base", "lock"
+
+
+def maskId(kind: str, frame: int, axis: int) -> str:
+    """The id of a mask that the module keeps: the same for the same slice."""
+    return f"{kind}-{'ijk'[axis]}{frame}"
+
+
+def isEdited(mask: MaskPrompt) -> bool:
+    """Whether a mask is the user's own work."""
+    return not mask.id.startswith(f"{REFINED}-")
+
+
+def frameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> int | None:
+    """The frame on which a prompt lies; None outside the volume."""
+    if isinstance(prompt, Box):
+        ras = np.add(prompt.corner_a, prompt.corner_b) / 2
+    else:
+        ras = np.asarray(prompt.origin if isinstance(prompt, MaskPrompt) else prompt.ras)
+    try:
+        return geometry.frame_of(ras, axis, in_plane=not isinstance(prompt, MaskPrompt))
+    except InputError:
+        return None
+
+
+def framesOf(prompts: Iterable[Prompt], geometry: VolumeGeometry, axis: int) -> dict[str, int]:
+    """The frame of every prompt by its id; those outside the volume are left out."""
+    found = ((prompt.id, frameOf(prompt, geometry, axis)) for prompt in prompts)
+    return {name: frame for name, frame in found if frame is not None}
+
+
+def changedFrames(
+    before: SegmentPrompts, after: SegmentPrompts, geometry: VolumeGeometry, axis: int
+) -> set[int]:
+    """The frames on which something was said, moved or taken back."""
+    old, new = ({prompt.id: prompt for prompt in one} for one in (before, after))
+    changed = [one for one in old.values() if new.get(one.id) != one]
+    changed += [one for one in new.values() if old.get(one.id) != one]
+    found = (frameOf(prompt, geometry, axis) for prompt in changed)
+    return {frame for frame in found if frame is not None}
+
+
+def speaking(
+    said: SegmentPrompts, history: History, geometry: VolumeGeometry, axis: int
+) -> SegmentPrompts:  # fmt: skip
+    """The prompts that count: without those that are the history of a mask on their frame.
+
+    A click at the place of an older one of the other sign takes its place. Of two boxes on a frame the newer
+    one counts.
+    """
+    frames = framesOf(said, geometry, axis)
+    masked = {frames[mask.id] for mask in said.masks if mask.id in frames}
+    old = {name for mask in said.masks for name in history.get(mask.id, ()) if mask.id in frames}
+    clicks = tuple(click for click in said.clicks if click.id not in old)
+    newest = {frames[box.id]: box.id for box in said.boxes if box.id in frames}
+    boxes = tuple(
+        box
+        for box in said.boxes
+        if box.id not in old
+        and frames.get(box.id) not in masked
+        and newest.get(frames.get(box.id, -1), box.id) == box.id
+    )
+    return replace(said, clicks=clicks, boxes=boxes)
+
+
+def effective(
+    said: SegmentPrompts,
+    history: History,
+    maskNow: Callable[[int], BoolArray],
+    geometry: VolumeGeometry,
+    axis: int,
+) -> SegmentPrompts:
+    """What the worker is told: what counts, and every locked slice with the mask that it has.
+
+    Args:
+        maskNow: the present mask of a frame, (rows, columns) bool.
+    """
+    counting = speaking(said, history, geometry, axis)
+    frames = framesOf(counting, geometry, axis)
+    locked = {frames[mark.id] for mark in counting.locks if mark.id in frames}
+    masks = [mask for mask in counting.masks if frames.get(mask.id) not in locked]
+    for frame in sorted(locked):
+        mask = maskNow(frame)
+        # An empty slice that is locked stays empty because nothing is written on it; it ends nothing.
+        if mask.any():
+            masks.append(mask_at(mask, frame, geometry, axis, maskId(LOCKED, frame, axis)))
+    return replace(
+        counting,
+        clicks=tuple(one for one in counting.clicks if frames.get(one.id) not in locked),
+        boxes=tuple(one for one in counting.boxes if frames.get(one.id) not in locked),
+        masks=tuple(masks),
+    )
+
+
+def onFrame(prompts: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
+    """The prompts of one frame, for its preview; marks and the range stay, as they say how far to prepare."""
+    frames = framesOf(prompts, geometry, axis)
+
+    def here(items: Iterable[Prompt]) -> tuple[Prompt, ...]:
+        return tuple(item for item in items if frames.get(item.id) == frame)
+
+    changes = {name: here(getattr(prompts, name)) for name in ("clicks", "boxes", "masks", "locks")}
+    return replace(prompts, **changes)  # type: ignore[arg-type]
+
+
+def saysWhere(prompts: SegmentPrompts) -> bool:
+    """Whether a preview can be made from these prompts of one frame."""
+    return prompts.has_positive
+
+
+def withMask(said: SegmentPrompts, mask: MaskPrompt, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
+    """With this mask in place of every other one on its frame."""
+    frame = frameOf(mask, geometry, axis)
+    kept = tuple(one for one in said.masks if frameOf(one, geometry, axis) != frame)
+    return replace(said, masks=(*kept, mask))
+
+
+def withoutMasks(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
+    """Without the masks of one frame."""
+    return replace(said, masks=tuple(one for one in said.masks if frameOf(one, geometry, axis) != frame))
+
+
+def withoutIdleMasks(
+    said: SegmentPrompts, history: History, geometry: VolumeGeometry, axis: int
+) -> SegmentPrompts:
+    """Without the masks of propagated slices on which no correction is left: they are no keyframes."""
+    counting = speaking(said, history, geometry, axis)
+    corrected = set(framesOf(counting.clicks, geometry, axis).values())
+    kept = tuple(mask for mask in said.masks if isEdited(mask) or frameOf(mask, geometry, axis) in corrected)
+    return said if len(kept) == len(said.masks) else replace(said, masks=kept)

@@ -1,0 +1,119 @@
+"""What the module keeps of a segmentation in the scene beside prompts and masks: doubts, kinds of frames, and
+which prompts are the history of an edited slice.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.gui.strip import FrameFacts
+from SAM2PropagateLib.scene.state import SceneState
+
+_STATE_NAME = "frames"
+_VERSION = 1
+
+FactsOfFrames = dict[int, FrameFacts]
+
+
+class FrameMemory:
+    """Facts per segment and frame, and the histories of masks; saved with the scene.
+
+    What an earlier version or a damaged scene holds and cannot be read is left out: it is only a display of
+    doubts, and comes back with the next run.
+
+    Args:
+        segmentationNode: whose segments they are.
+    """
+
+    def __init__(self, segmentationNode: Any) -> None:
+        self._state = SceneState(segmentationNode)
+        self.axis: int | None = None
+        self._shape: tuple[int, ...] = ()
+        self.frames: dict[str, FactsOfFrames] = {}
+        self.histories: dict[str, dict[str, frozenset[str]]] = {}
+        self._load()
+
+    def history(self, segmentID: str) -> dict[str, frozenset[str]]:
+        """Per mask id the ids of the prompts that its slice had before."""
+        return self.histories.get(segmentID, {})
+
+    def setHistory(self, segmentID: str, maskID: str, prompts: frozenset[str]) -> None:
+        """These prompts lie on the mask's slice but do not count any more."""
+        self.histories.setdefault(segmentID, {})[maskID] = prompts
+
+    def facts(self, segmentID: str, geometry: VolumeGeometry, axis: int) -> FactsOfFrames:
+        """What is known of the frames of a segment; empty for frames of another axis or size."""
+        if self.axis != axis or self._shape != geometry.shape_ijk:
+            return {}
+        return self.frames.get(segmentID, {})
+
+    def put(self, segmentID: str, frame: int, facts: FrameFacts, geometry: VolumeGeometry, axis: int) -> None:
+        """Remembers facts of a frame. Those of another axis or size are forgotten."""
+        if self.axis != axis or self._shape != geometry.shape_ijk:
+            self.axis, self._shape, self.frames = axis, geometry.shape_ijk, {}
+        self.frames.setdefault(segmentID, {})[frame] = facts
+
+    def drop(self, segmentID: str, frame: int | None = None) -> None:
+        """Forgets one frame of a segment, or all."""
+        if frame is None:
+            self.frames.pop(segmentID, None)
+        else:
+            self.frames.get(segmentID, {}).pop(frame, None)
+
+    def save(self) -> None:
+        """Puts everything into the scene."""
+        if not self.frames and not self.histories and not self._state.get(_STATE_NAME):
+            return
+        segments = {
+            segmentID: {
+                str(frame): [one.kind, *map(_short, (one.doubt, one.predictedIou, one.objectScore))]
+                for frame, one in facts.items()
+                if one.kind != "preview"
+            }
+            for segmentID, facts in self.frames.items()
+        }
+        histories = {
+            segmentID: {mask: sorted(prompts) for mask, prompts in one.items()}
+            for segmentID, one in self.histories.items()
+        }
+        document = {
+            "version": _VERSION,
+            "axis": self.axis,
+            "shape": list(self._shape),
+            "frames": segments,
+            "histories": histories,
+        }
+        self._state.set(_STATE_NAME, json.dumps(document, separators=(",", ":")))
+
+    def _load(self) -> None:
+        text = self._state.get(_STATE_NAME)
+        try:
+            document = json.loads(text) if text else {}
+            if document.get("version") != _VERSION:
+                return
+            frames = {
+                str(segmentID): {int(frame): _facts(values) for frame, values in facts.items()}
+                for segmentID, facts in document["frames"].items()
+            }
+            histories = {
+                str(segmentID): {str(mask): frozenset(map(str, names)) for mask, names in one.items()}
+                for segmentID, one in document["histories"].items()
+            }
+            shape = tuple(int(count) for count in document["shape"])
+            axis = document["axis"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+        if axis in (None, 0, 1, 2):
+            self.axis, self._shape, self.frames, self.histories = axis, shape, frames, histories
+
+
+def _facts(values: Any) -> FrameFacts:
+    kind, *numbers = values
+    doubt, iou, score = (None if value is None else float(value) for value in numbers)
+    return FrameFacts(str(kind), doubt, iou, score)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,0 +1,138 @@
+"""What may be pressed, and if not, why not: the texts are the tooltips of what is disabled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from SAM2PropagateLib.gui.texts import tr as _
+
+PROMPT, PROPAGATE, CANCEL, APPLY, DISCARD, NEXT_DOUBTFUL = (
+    "prompt",
+    "propagate",
+    "cancel",
+    "apply",
+    "discard",
+    "next_doubtful",
+)
+UNDO_PROMPT, REDO_PROMPT, CLEAR_PROMPTS = "undo_prompt", "redo_prompt", "clear_prompts"
+ACTIONS = (
+    PROMPT,
+    PROPAGATE,
+    CANCEL,
+    APPLY,
+    DISCARD,
+    NEXT_DOUBTFUL,
+    UNDO_PROMPT,
+    REDO_PROMPT,
+    CLEAR_PROMPTS,
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How things stand.
+
+    Attributes:
+        missing: packages that are not installed.
+        volumeProblem, segmentationProblem, modelProblem: why the chosen one cannot be used; "" if it can.
+        hasVolume, hasSegmentation, hasSegment: whether one is chosen.
+        isRunning, isCancelling: of a propagation.
+        canStart: there is something to propagate from: prompts, or slices painted by hand.
+        hasPreview: the preview holds masks. hasPrompts: of the chosen segment.
+        canUndoPrompt, canRedoPrompt: there is a step. hasDoubt: some slice is doubtful.
+    """
+
+    missing: tuple[str, ...] = ()
+    volumeProblem: str = ""
+    segmentationProblem: str = ""
+    modelProblem: str = ""
+    hasVolume: bool = False
+    hasSegmentation: bool = False
+    hasSegment: bool = False
+    isRunning: bool = False
+    isCancelling: bool = False
+    canStart: bool = False
+    hasPreview: bool = False
+    hasPrompts: bool = False
+    canUndoPrompt: bool = False
+    canRedoPrompt: bool = False
+    hasDoubt: bool = False
+
+
+def whyNot(action: str, facts: Facts) -> str:
+    """Why an action is not possible now, as a sentence for its tooltip; "" if it is.
+
+    Raises:
+        KeyError: there is no such action.
+    """
+    return _RULES[action](facts)
+
+
+def _notReady(facts: Facts) -> str:
+    if facts.missing:
+        return _("Install what is missing first: {names}.").format(names=", ".join(facts.missing))
+    if not facts.hasVolume:
+        return _("Choose a volume first.")
+    if facts.volumeProblem:
+        return facts.volumeProblem
+    if not facts.hasSegmentation:
+        return _("Choose or create a segmentation first.")
+    if facts.segmentationProblem:
+        return facts.segmentationProblem
+    return facts.modelProblem
+
+
+def _prompt(facts: Facts) -> str:
+    return _notReady(facts) or ("" if facts.hasSegment else _("Choose or add a segment first."))
+
+
+def _propagate(facts: Facts) -> str:
+    if facts.isRunning:
+        return _("A propagation is running.")
+    if reason := _notReady(facts):
+        return reason
+    if not facts.canStart:
+        return _("Click on the structure, draw a box around it or paint it on one slice first.")
+    return ""
+
+
+def _cancel(facts: Facts) -> str:
+    if not facts.isRunning:
+        return _("Nothing is running.")
+    return _("It is being cancelled.") if facts.isCancelling else ""
+
+
+def _apply(facts: Facts) -> str:
+    if facts.isRunning:
+        return _("Wait until the propagation has finished, or cancel it.")
+    return "" if facts.hasPreview else _("There is no preview.")
+
+
+def _nextDoubtful(facts: Facts) -> str:
+    return "" if facts.hasDoubt else _("No slice is doubtful.")
+
+
+def _undoPrompt(facts: Facts) -> str:
+    return "" if facts.canUndoPrompt else _("There is no prompt to undo.")
+
+
+def _redoPrompt(facts: Facts) -> str:
+    return "" if facts.canRedoPrompt else _("There is no prompt to redo.")
+
+
+def _clearPrompts(facts: Facts) -> str:
+    return "" if facts.hasPrompts else _("This segment has no prompts.")
+
+
+_RULES: dict[str, Callable[[Facts], str]] = {
+    PROMPT: _prompt,
+    PROPAGATE: _propagate,
+    CANCEL: _cancel,
+    APPLY: _apply,
+    DISCARD: _apply,
+    NEXT_DOUBTFUL: _nextDoubtful,
+    UNDO_PROMPT: _undoPrompt,
+    REDO_PROMPT: _redoPrompt,
+    CLEAR_PROMPTS: _clearPrompts,
+}

@@ -1,0 +1,34 @@
+"""Callbacks for those who want to know, in plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Signal(Generic[T]):
+    """Tells everybody connected, in the order in which they were connected."""
+
+    def __init__(self) -> None:
+        self._slots: list[Callable[[T], None]] = []
+
+    def connect(self, slot: Callable[[T], None]) -> None:
+        """Calls `slot` with every value from now on; once, however often it is connected."""
+        if slot not in self._slots:
+            self._slots.append(slot)
+
+    def disconnect(self, slot: Callable[[T], None]) -> None:
+        """No longer calls `slot`; nothing happens if it is not connected."""
+        if slot in self._slots:
+            self._slots.remove(slot)
+
+    def emit(self, value: T) -> None:
+        """Calls all that are connected."""
+        for slot in list(self._slots):
+            slot(value)
+
+    def clear(self) -> None:
+        """Lets go of all that are connected."""
+        self._slots.clear()

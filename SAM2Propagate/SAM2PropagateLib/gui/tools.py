@@ -1,0 +1,69 @@
+"""The tools with which the user speaks in the slice views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from SAM2PropagateLib.gui.texts import tr as _
+
+POSITIVE, NEGATIVE, BOX, ABSENT, LOCK, RANGE = "positive", "negative", "box", "absent", "lock", "range"
+CLICK_TOOLS = (POSITIVE, NEGATIVE)
+TOOLS = (POSITIVE, NEGATIVE, BOX, ABSENT, LOCK, RANGE)
+
+# Keys that Slicer's slice views, markups and Segment Editor leave free: theirs are among others
+# B F G Q R S T V W X Z, the digits, the arrows, Space, Delete and Escape.
+_KEYS = {POSITIVE: "A", NEGATIVE: "D", BOX: "O", ABSENT: "E", LOCK: "L", RANGE: "K"}
+PROPAGATE_KEY, NEXT_DOUBTFUL_KEY = "P", "N"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool as the window shows it.
+
+    Attributes:
+        name: one of `TOOLS`. key: presses it while a slice view has the focus. title, help: for the user.
+        stays: it is still on after it was used.
+    """
+
+    name: str
+    key: str
+    title: str
+    help: str
+    stays: bool
+
+
+def tools() -> tuple[Tool, ...]:
+    """All tools, in the order in which they are shown, in the user's language."""
+    described = {
+        POSITIVE: (_("Click +"), _("Click on the structure: this belongs to it."), True),
+        NEGATIVE: (_("Click −"), _("Click beside the structure: this does not belong to it."), True),
+        BOX: (_("Box"), _("Drag a box around the structure on one slice."), True),
+        ABSENT: (
+            _("Absent here"),
+            _("Click on a slice that the structure does not reach: propagation ends there. Click again to "
+              "take the mark away."),
+            False,
+        ),
+        LOCK: (
+            _("Lock slice"),
+            _("Click on a slice that is right: it never changes again. Click again to unlock it."),
+            False,
+        ),
+        RANGE: (_("Range"), _("Click on the first and on the last slice that may change."), False),
+    }  # fmt: skip
+    return tuple(Tool(name, _KEYS[name], *described[name]) for name in TOOLS)
+
+
+def keys() -> tuple[tuple[str, str], ...]:
+    """Every key and what it does, for the panel and the manual."""
+    listed = [(tool.key, tool.title) for tool in tools()]
+    return (
+        *listed,
+        (PROPAGATE_KEY, _("Propagate, or cancel")),
+        (NEXT_DOUBTFUL_KEY, _("Next doubtful slice")),
+    )
+
+
+def toolOfKey(key: str) -> str | None:
+    """The tool that a key presses, None for other keys."""
+    return next((name for name, own in _KEYS.items() if own == key.upper()), None)

@@ -1,0 +1,369 @@
+"""Everything that belongs to one volume and one segmentation while the user works on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import slicer
+
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.gui import keyframes
+from SAM2PropagateLib.gui.memory import FrameMemory
+from SAM2PropagateLib.gui.observing import Observers
+from SAM2PropagateLib.gui.strip import SliceStrip, strip
+from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
+from SAM2PropagateLib.prompts.values import Prompt, PromptSet, SegmentPrompts
+from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
+from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker
+from SAM2PropagateLib.scene.markups import PromptMarkups
+from SAM2PropagateLib.scene.preview import PreviewLayer
+from SAM2PropagateLib.scene.segments import SegmentReader, segmentIDs
+from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher
+
+BoolArray = npt.NDArray[np.bool_]
+WriterMaker = Callable[[Any, Any], SegmentWriter]
+
+_MOST_UNDO_STEPS = 100
+
+
+class Workspace:
+    """The prompts, the preview, the edits and what is known of the frames of one segmentation on one volume.
+
+    Args:
+        volumeNode, segmentationNode: of the scene.
+        onPrompts: called after the user changed a prompt in a view.
+        onSegments: called after anything in the segmentation changed.
+        makeWriter: makes what commits are written through, from segmentation and volume; None: a logic of
+            its own.
+
+    Raises:
+        InputError: one of the nodes cannot be used.
+    """
+
+    def __init__(
+        self,
+        volumeNode: Any,
+        segmentationNode: Any,
+        onPrompts: Callable[[PromptChange], None],
+        onSegments: Callable[[], None],
+        makeWriter: WriterMaker | None = None,
+    ) -> None:
+        self.volumeNode = volumeNode
+        self.segmentationNode = segmentationNode
+        self.segmentationID = segmentationNode.GetID()
+        self.volumeID = volumeNode.GetID()
+        self.markups = PromptMarkups(segmentationNode, volumeNode)
+        self.tracker = EditTracker(segmentationNode, volumeNode)
+        self.memory = FrameMemory(segmentationNode)
+        self._makeWriter = makeWriter
+        self._committer: SegmentCommitter | None = None
+        self._preview: PreviewLayer | None = None
+        self._edits: dict[str, tuple[EditedFrame, ...]] = {}
+        # What each segment held after the last commit, to notice that it was undone.
+        self._committed: dict[str, Mapping[int, str]] = {}
+        self.undone: set[str] = set()
+        self.prompts = self.markups.read()
+        self._past: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
+        self._future: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
+        self._onSegments = onSegments
+        self._watcher = PromptWatcher(self.markups, onPrompts)
+        self._observers = Observers()
+        segmentation = slicer.vtkSegmentation
+        for event in (
+            segmentation.SourceRepresentationModified,
+            segmentation.SegmentModified,
+            segmentation.SegmentAdded,
+            segmentation.SegmentRemoved,
+        ):
+            self._observers.add(segmentationNode, event, self._segmentsChanged)
+
+    def close(self) -> None:
+        """Ends all observing and takes the preview out of the scene; prompts and masks stay."""
+        self._watcher.stop()
+        self._observers.clear()
+        if self._preview is not None:
+            self._preview.close()
+        if self._committer is not None:
+            self._committer.close()
+        self._committer = self._preview = None
+
+    @property
+    def isInScene(self) -> bool:
+        """Whether both nodes are still there."""
+        scene = self.segmentationNode.GetScene()
+        return scene is not None and self.volumeNode.GetScene() is scene
+
+    # --- slices
+
+    @property
+    def geometry(self) -> VolumeGeometry:
+        """The volume's, as it is now."""
+        return self.markups.geometry
+
+    @property
+    def axis(self) -> int:
+        """The propagation axis: the one that was chosen or first clicked along, else a fitting one."""
+        chosen = self.markups.axis
+        return choose_axis(self.prompts, self.geometry) if chosen is None else chosen
+
+    def axisFor(self, viewNormal: npt.ArrayLike | None) -> int:
+        """The axis for a prompt in a view with this normal: the view's, as long as nothing else was said."""
+        if viewNormal is not None and self.prompts.is_empty and not self._isFixed:
+            axis = self.geometry.axis_nearest(viewNormal)
+            self.setAxis(axis, isFixed=False)
+        return self.axis
+
+    @property
+    def _isFixed(self) -> bool:
+        """Whether the axis was chosen by hand, or masks are kept along it."""
+        return self._axisByHand or bool(self.memory.frames)
+
+    _axisByHand = False
+
+    def setAxis(self, axis: int | None, isFixed: bool = True) -> None:
+        """Propagate along this axis from now on; None: along that of the next prompt."""
+        self._axisByHand = isFixed and axis is not None
+        if axis != self.markups.axis:
+            self.markups.axis = axis
+            self.prompts = self.prompts.with_axis(axis)
+        if self._preview is not None and self._preview.axis != self.axis:
+            self._preview.close()
+            self._preview = None
+
+    # --- masks
+
+    @property
+    def preview(self) -> PreviewLayer:
+        """The preview along the present axis, made when it is needed."""
+        if self._preview is None:
+            self._preview = PreviewLayer(self.segmentationNode, self.volumeNode, self.axis)
+        return self._preview
+
+    @property
+    def hasPreview(self) -> bool:
+        """Whether there is a mask in the preview."""
+        return self._preview is not None and any(
+            self._preview.frames(segmentID) for segmentID in self.segmentIDs
+        )
+
+    def previewFrames(self, segmentID: str) -> frozenset[int]:
+        """The frames of a segment that are in the preview."""
+        return self._preview.frames(segmentID) if self._preview is not None else frozenset()
+
+    def maskNow(self, segmentID: str, frame: int) -> BoolArray:
+        """What the user sees of a segment on a frame: its preview if there is one."""
+        shown = self._preview.mask(segmentID, frame) if self._preview is not None else None
+        if shown is not None:
+            return shown
+        return SegmentReader(self.segmentationNode, segmentID, self.geometry).frame(frame, self.axis)
+
+    def maskToCorrect(self, segmentID: str, frame: int) -> BoolArray:
+        """The mask that a run left on a frame; what shows only prompts that are gone does not count."""
+        facts = self.memory.facts(segmentID, self.geometry, self.axis).get(frame)
+        if facts is None or facts.kind != "preview":
+            return self.maskNow(segmentID, frame)
+        return SegmentReader(self.segmentationNode, segmentID, self.geometry).frame(frame, self.axis)
+
+    @property
+    def segmentIDs(self) -> tuple[str, ...]:
+        """The segments, in order."""
+        return segmentIDs(self.segmentationNode)
+
+    @property
+    def committer(self) -> SegmentCommitter:
+        """What writes into the segments; kept, as it holds the undo history."""
+        if self._committer is None:
+            writer = None if self._makeWriter is None else self._makeWriter(
+                self.segmentationNode, self.volumeNode
+            )  # fmt: skip
+            self._committer = SegmentCommitter(
+                self.segmentationNode, self.volumeNode, writer=writer, edits=self.tracker
+            )
+        return self._committer
+
+    # --- edits
+
+    def _segmentsChanged(self) -> None:
+        self._edits.clear()
+        self._onSegments()
+
+    def edits(self, segmentID: str) -> tuple[EditedFrame, ...]:
+        """The frames of a segment that the user edited since the last run; looked for anew after changes."""
+        if segmentID not in self._edits:
+            self._edits[segmentID] = self.tracker.edited(segmentID, self.axis)
+            self._notice(segmentID)
+        return self._edits[segmentID]
+
+    def knowsEdits(self, segmentID: str) -> bool:
+        """Whether `edits` is at hand without looking through the segment."""
+        return segmentID in self._edits
+
+    def remember(self, segmentIDs: Any) -> None:
+        """Takes the segments as they are for what a commit left."""
+        self._committed.update(self.tracker.look(segmentIDs, self.axis).hashes)
+        self._edits.clear()
+
+    def _notice(self, segmentID: str) -> None:
+        """Forgets what is known of frames whose run was undone."""
+        known = self._committed.get(segmentID)
+        if known is None:
+            return
+        now = self.tracker.look([segmentID], self.axis).hashes[segmentID]
+        edited = {one.frame for one in self._edits[segmentID]}
+        different = {frame for frame in known.keys() | now.keys() if known.get(frame) != now.get(frame)}
+        for frame in different - edited:
+            self.memory.drop(segmentID, frame)
+        if different - edited:
+            self.undone.add(segmentID)
+        self._committed[segmentID] = now
+
+    def adoptEdits(self, segmentID: str) -> None:
+        """Makes keyframes of the slices that the user edited; the prompts on them become history."""
+        said = self.prompts.segment(segmentID)
+        geometry, axis = self.geometry, self.axis
+        locked = self.marked(segmentID)[1]
+        for one in self.edits(segmentID):
+            if one.frame not in locked:
+                said = self._adopted(said, one, geometry, axis)
+        self.write(said)
+
+    def adoptEdit(self, said: SegmentPrompts, frame: int) -> SegmentPrompts:
+        """The prompts with the user's edit of one frame, if there is one, as its mask."""
+        for one in self.edits(said.segment):
+            if one.frame == frame:
+                return self._adopted(said, one, self.geometry, self.axis)
+        return said
+
+    def _adopted(
+        self, said: SegmentPrompts, one: EditedFrame, geometry: VolumeGeometry, axis: int
+    ) -> SegmentPrompts:
+        frames = keyframes.framesOf(said, geometry, axis)
+        for mask in said.masks:
+            # It was adopted before, and perhaps corrected with clicks since.
+            if frames.get(mask.id) == one.frame and mask == one.prompt:
+                return said
+        if not one.prompt.mask.any() and any(frames.get(mark.id) == one.frame for mark in said.absent):
+            return said
+        return self.withMask(said, one.prompt, one.frame)
+
+    def withMask(self, said: SegmentPrompts, mask: Any, frame: int) -> SegmentPrompts:
+        """The prompts with this mask; clicks and boxes that are on its frame now become its history."""
+        frames = keyframes.framesOf(said, self.geometry, self.axis)
+        placed: tuple[Prompt, ...] = (*said.clicks, *said.boxes)
+        before = frozenset(one.id for one in placed if frames.get(one.id) == frame)
+        self.memory.setHistory(said.segment, mask.id, before)
+        return keyframes.withMask(said, mask, self.geometry, self.axis)
+
+    # --- prompts
+
+    def write(self, *segments: SegmentPrompts) -> None:
+        """Puts the prompts of segments into the scene, and reads back what is there."""
+        wanted = self.prompts
+        for one in segments:
+            wanted = wanted.with_segment(one)
+        if wanted != self.prompts:
+            self.markups.write(wanted)
+            self.prompts = self.markups.read()
+            self.memory.save()
+
+    def restore(self, prompts: PromptSet) -> None:
+        """Makes the scene hold exactly these prompts."""
+        everything = prompts
+        for segmentID in self.segmentIDs:
+            if segmentID not in prompts.names:
+                everything = everything.with_segment(SegmentPrompts(segmentID))
+        self.markups.write(everything)
+        self.prompts = self.markups.read()
+
+    def effective(self, segmentID: str) -> SegmentPrompts:
+        """What a worker is to be told of a segment."""
+        return keyframes.effective(
+            self.prompts.segment(segmentID),
+            self.memory.history(segmentID),
+            lambda frame: self.maskNow(segmentID, frame),
+            self.geometry,
+            self.axis,
+        )
+
+    def speaking(self, segmentID: str) -> SegmentPrompts:
+        """The prompts of a segment that count, without looking at masks."""
+        return keyframes.speaking(
+            self.prompts.segment(segmentID), self.memory.history(segmentID), self.geometry, self.axis
+        )
+
+    def marked(self, segmentID: str) -> tuple[frozenset[int], frozenset[int]]:
+        """The frames marked as absent, and the locked ones."""
+        said = self.prompts.segment(segmentID)
+        frames = keyframes.framesOf((*said.absent, *said.locks), self.geometry, self.axis)
+
+        def of(marks: Any) -> frozenset[int]:
+            return frozenset(frames[mark.id] for mark in marks if mark.id in frames)
+
+        return of(said.absent), of(said.locks)
+
+    # --- undo of prompts
+
+    def keep(self, before: PromptSet) -> None:
+        """Makes an undo step back to these prompts."""
+        self._past = [*self._past[1 - _MOST_UNDO_STEPS :], (before, self._histories())]
+        self._future.clear()
+
+    @property
+    def canUndoPrompt(self) -> bool:
+        return bool(self._past)
+
+    @property
+    def canRedoPrompt(self) -> bool:
+        return bool(self._future)
+
+    def undoPrompt(self) -> PromptSet:
+        """Takes the last step back; returns the prompts as they were before that."""
+        return self._step(self._past, self._future)
+
+    def redoPrompt(self) -> PromptSet:
+        """Brings the last step that was undone back; returns the prompts as they were before that."""
+        return self._step(self._future, self._past)
+
+    def _step(self, source: list[Any], target: list[Any]) -> PromptSet:
+        before = self.prompts
+        prompts, histories = source.pop()
+        target.append((before, self._histories()))
+        self.memory.histories = histories
+        self.restore(prompts)
+        self.memory.save()
+        return before
+
+    def _histories(self) -> dict[str, dict[str, frozenset[str]]]:
+        return {name: dict(one) for name, one in self.memory.histories.items()}
+
+    # --- the strip
+
+    def strip(self, segmentID: str) -> SliceStrip:
+        """What there is to know of every slice for a segment."""
+        geometry, axis = self.geometry, self.axis
+        counting = self.speaking(segmentID)
+        frames = keyframes.framesOf(counting, geometry, axis)
+        absent, locked = self.marked(segmentID)
+        own = {frames[one.id] for one in counting.masks if keyframes.isEdited(one) and one.id in frames}
+        if self.knowsEdits(segmentID):
+            own |= {one.frame for one in self.edits(segmentID)}
+        spoken: tuple[Prompt, ...] = (*counting.clicks, *counting.boxes, *counting.masks)
+        inRange = None
+        if counting.range is not None:
+            resolved = resolve(
+                SegmentPrompts(segmentID, range=counting.range), geometry, axis, need_positive=False
+            )
+            inRange = range(resolved.first, resolved.last + 1)
+        return strip(
+            geometry.frame_count(axis),
+            self.memory.facts(segmentID, geometry, axis),
+            keyframes=frozenset(frames[one.id] for one in spoken if one.id in frames),
+            edited=frozenset(own),
+            absent=absent,
+            locked=locked,
+            preview=self.previewFrames(segmentID),
+            inRange=inRange,
+        )

@@ -1,0 +1,390 @@
+"""The whole work, driven from a script: clicks, previews, runs, corrections, applying, undo."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.gui.events import Choices
+from Testing.gui.cases import Case
+from Testing.gui.fake_session import disc
+from Testing.scene.geometries import GEOMETRIES
+
+SHAPE = (36, 40)
+KEEP = Choices(applyAutomatically=False)
+
+
+@pytest.fixture
+def case(headless):
+    one = Case(headless)
+    yield one
+    one.controller.close()
+
+
+def test_nothing_is_started_before_the_first_prompt(case):
+    assert case.sessions == [] and not case.ticker.isOn
+
+
+def test_a_click_shows_the_mask_of_its_slice(case):
+    assert case.click(12, 15, 8)
+    np.testing.assert_array_equal(case.shown(8), disc(12, 15, SHAPE))
+    assert not case.segment(8).any(), "a preview must not touch the segment"
+    assert [(one.frame, one.kind) for one in case.arrived] == [(8, "preview")]
+    assert not case.ticker.isOn and case.ticker.starts == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_first_click_decides_the_axis_by_its_view(headless, geometry, axis):
+    case = Case(headless, geometry)
+    assert case.click(9, 7, 6, axis=axis)
+    assert case.workspace.axis == axis
+    np.testing.assert_array_equal(case.shown(6), disc(9, 7, case.geometry.frame_shape(axis)))
+    # The next one, in another view, is a prompt on the slice of the same axis that it lies on.
+    other = (axis + 1) % 3
+    ijk = case.geometry.ras_to_ijk(case.ras(5, 8, 9, other))
+    assert case.click(5, 8, 9, axis=other)
+    assert case.workspace.axis == axis
+    assert round(ijk[axis]) in case.workspace.previewFrames("A")
+    case.controller.close()
+
+
+def test_a_second_click_refines_and_a_negative_one_takes_away(case):
+    case.click(12, 15, 8)
+    case.click(16, 15, 8)
+    np.testing.assert_array_equal(case.shown(8), disc(12, 15, SHAPE) | disc(16, 15, SHAPE))
+    case.click(19, 15, 8, "negative")
+    assert not case.shown(8)[15, 19] and case.shown(8)[15, 12]
+
+
+def test_a_negative_click_alone_is_explained(case):
+    assert case.click(12, 15, 8, "negative")
+    assert case.codes == ["only_negative_clicks"] and "slice 9" in case.texts[0]
+    assert case.sessions == []
+
+
+def test_a_click_of_the_other_sign_at_the_same_place_takes_its_place(case):
+    case.click(12, 15, 8)
+    case.click(12.2, 15.1, 8, "negative")
+    (click,) = case.workspace.prompts.segment("A").clicks
+    assert not click.positive
+    assert not case.shown(8).any()
+
+
+def test_clicks_outside_the_image_are_refused_and_change_nothing(case):
+    assert not case.controller.point("positive", case.ras(60, 15, 8), (0, 0, 1))
+    assert not case.controller.point("positive", case.ras(10, 15, 40), (0, 0, 1))
+    assert case.codes == ["outside_volume"] * 2
+    assert case.workspace.prompts.is_empty and case.sessions == []
+    assert not case.workspace.canUndoPrompt
+
+
+def test_a_run_fills_the_volume_and_is_applied_as_one_undo_step(case):
+    case.click(12, 15, 8)
+    case.run()
+    assert case.frames() == list(range(18))
+    assert not case.workspace.hasPreview
+    (end,) = case.ends
+    assert (end.state, end.frames, end.applied) == ("done", 18, True)
+    assert case.controller.undo() and case.frames() == []
+    assert case.controller.redo() and case.frames() == list(range(18))
+
+
+def test_progress_is_told_in_words(case):
+    from SAM2PropagateLib.gui.wording import runText
+    from SAM2PropagateLib.worker.messages import ProgressEvent
+
+    text = runText(ProgressEvent(1, "", 12, 90, 8.53, 125.0))
+    assert text == "12 of 90 slices · 8.5 slices/s · 2:05 min left"
+    case.click(12, 15, 8)
+    assert [one.text for one in case.progress] == ["Loading the model: weights"]
+
+
+def test_direction_and_reach(headless):
+    case = Case(headless, choices=Choices(reach=3))
+    case.click(12, 15, 8)
+    case.run(direction="forward")
+    assert case.frames() == list(range(5, 12))  # the fake knows no direction
+    assert case.session.asked[-1][1][2] == {"direction": "forward", "reach": 3, "everything": False}
+    case.controller.close()
+
+
+def test_only_what_is_chosen_is_run_or_all_with_prompts(case):
+    case.click(12, 15, 8)
+    case.controller.select(case.volumeNode, case.segmentationNode, "B")
+    case.click(25, 20, 8)
+    case.run()
+    assert case.frames("A") == [] and case.frames("B")
+    case.controller.choices = Choices(allSegments=True)
+    case.run()
+    assert case.frames("A") == list(range(18))
+
+
+def test_a_preview_is_kept_until_it_is_applied_or_dropped(headless):
+    case = Case(headless, choices=KEEP)
+    case.click(12, 15, 8)
+    case.run()
+    assert case.frames() == [] and len(case.workspace.previewFrames("A")) == 18
+    assert case.controller.apply().added > 0
+    assert case.frames() == list(range(18)) and not case.workspace.hasPreview
+    case.click(20, 20, 3)
+    case.controller.discard()
+    assert not case.workspace.hasPreview and case.frames() == list(range(18))
+    case.controller.close()
+
+
+def test_after_discard_and_after_undo_a_run_computes_all_again(headless):
+    case = Case(headless, choices=KEEP)
+    case.click(12, 15, 8)
+    case.run()
+    case.controller.discard()
+    case.run()
+    assert len(case.workspace.previewFrames("A")) == 18
+    case.controller.apply()
+    case.controller.undo()
+    assert case.frames() == []
+    case.run()
+    assert len(case.workspace.previewFrames("A")) == 18
+    case.controller.close()
+
+
+def test_an_unchanged_run_computes_nothing(case):
+    case.click(12, 15, 8)
+    case.run()
+    arrived = len(case.arrived)
+    case.run()
+    assert len(case.arrived) == arrived
+
+
+def test_cancel_keeps_the_finished_slices_in_the_preview(case):
+    case.click(12, 15, 8)
+    assert case.controller.propagate()
+    case.controller.poll()
+    case.controller.poll()
+    finished = case.workspace.previewFrames("A")
+    case.controller.cancel()
+    case.controller.wait(5)
+    assert case.ends[-1].state == "cancelled" and not case.ends[-1].applied
+    assert finished and case.workspace.previewFrames("A") == finished
+    assert case.frames() == []
+    case.run()
+    assert case.frames() == list(range(18))
+
+
+def test_a_click_on_a_propagated_slice_refines_the_mask_that_is_there(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.click(14, 15, 3, "negative")
+    expected = disc(12, 15, SHAPE) & ~disc(14, 15, SHAPE)
+    np.testing.assert_array_equal(case.shown(3), expected)
+    (mask,) = case.workspace.prompts.segment("A").masks
+    np.testing.assert_array_equal(mask.mask, disc(12, 15, SHAPE))
+    # A second click corrects the same mask, and does not start from its own result.
+    case.click(12, 12, 3)
+    assert len(case.workspace.prompts.segment("A").masks) == 1
+    case.run()
+    np.testing.assert_array_equal(case.segment(3), case.shown(3))
+    np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE))
+
+
+def test_taking_back_the_correction_takes_its_mask_back_too(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.click(14, 15, 3, "negative")
+    assert case.controller.undoPrompt()
+    assert case.workspace.prompts.segment("A").masks == ()
+    np.testing.assert_array_equal(case.shown(3), disc(12, 15, SHAPE))
+    assert case.controller.redoPrompt()
+    case.controller.wait(5)
+    assert len(case.workspace.prompts.segment("A").masks) == 1
+    assert not case.shown(3)[15, 14]
+
+
+def test_a_slice_edited_by_hand_becomes_a_keyframe_and_its_old_clicks_history(case):
+    case.click(12, 15, 8)
+    case.run()
+    painted = disc(30, 25, SHAPE)
+    case.paint(8, painted, add=False)  # away from the click
+    case.controller.lookForEdits()
+    assert case.controller.strip().frames[8].look == "edited"
+    case.run()
+    np.testing.assert_array_equal(case.segment(8), painted)
+    keyframe = case.session.asked[-1][1][1].keyframes[8]
+    assert keyframe.clicks == () and keyframe.mask is not None
+    # It stays one, and a new click on it corrects what was painted.
+    case.run(everything=True)
+    np.testing.assert_array_equal(case.segment(8), painted)
+    case.click(30, 20, 8)
+    np.testing.assert_array_equal(case.shown(8), painted | disc(30, 20, SHAPE))
+    case.run()
+    np.testing.assert_array_equal(case.segment(8), painted | disc(30, 20, SHAPE))
+
+
+def test_a_slice_edited_again_is_taken_as_it_is_now(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.paint(8, disc(30, 25, SHAPE), add=False)
+    case.click(30, 20, 8)
+    case.run()
+    case.paint(8, disc(5, 5, SHAPE), add=False)
+    case.run()
+    np.testing.assert_array_equal(case.segment(8), disc(5, 5, SHAPE))
+    case.click(9, 5, 8)
+    np.testing.assert_array_equal(case.shown(8), disc(5, 5, SHAPE) | disc(9, 5, SHAPE))
+
+
+def test_painting_one_slice_is_enough_to_start(case):
+    case.paint(9, disc(20, 20, SHAPE))
+    case.controller.lookForEdits()
+    assert case.controller.whyNot("propagate") == ""
+    case.run()
+    assert case.frames() == list(range(18))
+    np.testing.assert_array_equal(case.segment(2), disc(20, 20, SHAPE))
+
+
+def test_a_slice_erased_by_hand_stays_empty(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.paint(16, np.zeros(SHAPE, bool), add=False)
+    case.run(everything=True)
+    assert 16 not in case.frames() and 15 in case.frames()
+
+
+def test_a_locked_slice_keeps_its_mask_and_refuses_prompts(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.paint(5, disc(30, 25, SHAPE), add=False)
+    case.click(1, 1, 5, "lock")
+    before = case.segment(5)
+    assert not case.click(12, 15, 5)
+    assert "locked" in case.texts[-1] and "Slice 6" in case.texts[-1]
+    case.click(20, 10, 10)
+    case.run(everything=True)
+    np.testing.assert_array_equal(case.segment(5), before)
+    np.testing.assert_array_equal(case.session.asked[-1][1][1].keyframes[5].mask, before)
+    assert case.controller.strip().frames[5].look == "locked"
+    case.click(1, 1, 5, "lock")
+    assert case.click(12, 15, 5)
+
+
+def test_an_absent_mark_ends_the_run_and_is_taken_away_by_a_second_click(case):
+    case.click(12, 15, 8)
+    case.click(3, 3, 12, "absent")
+    case.run()
+    assert case.frames() == list(range(12))
+    assert case.controller.strip().frames[12].look == "absent"
+    case.click(3, 3, 12, "absent")
+    assert case.workspace.prompts.segment("A").absent == ()
+
+
+def test_an_absent_mark_takes_the_prompts_of_its_slice_away(case):
+    case.click(12, 15, 8)
+    case.click(12, 15, 11)
+    case.click(3, 3, 11, "absent")
+    assert len(case.workspace.prompts.segment("A").clicks) == 1
+    assert not case.shown(11).any()
+    assert not case.click(12, 15, 11)
+    assert "absent" in case.texts[-1]
+
+
+def test_a_range_is_two_clicks(case):
+    case.click(12, 15, 8)
+    case.controller.chooseTool("range")
+    assert case.click(1, 1, 13, "range")
+    assert case.workspace.prompts.segment("A").range is None and case.codes[-1] == "range"
+    assert case.click(1, 1, 4, "range")
+    assert case.controller.tool is None
+    case.run()
+    assert case.frames() == list(range(4, 14))
+    strip = case.controller.strip()
+    assert [one.frame for one in strip.frames if one.isInRange] == list(range(4, 14))
+
+
+def test_a_box_starts_a_slice_anew_and_there_is_one(case):
+    case.click(12, 15, 8)
+    case.run()
+    assert case.controller.addBox(case.ras(20, 20, 3), case.ras(26, 28, 3))
+    case.controller.wait(5)
+    assert case.shown(3)[24, 23] and not case.shown(3)[15, 12]
+    assert case.controller.addBox(case.ras(2, 2, 3), case.ras(6, 8, 3))
+    case.controller.wait(5)
+    assert len(case.workspace.prompts.segment("A").boxes) == 1
+    assert case.shown(3)[5, 4] and not case.shown(3)[24, 23]
+
+
+def test_clicks_during_a_run_are_not_overwritten_by_it(case):
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    assert case.controller.isRunning
+    case.controller.point("positive", case.ras(30, 30, 15), (0, 0, 1))
+    case.session.nextPollServesPreviews()
+    case.controller.wait(5)
+    np.testing.assert_array_equal(case.shown(15), disc(30, 30, SHAPE))
+    assert case.workspace.previewFrames("A") == {15} and not case.segment(15).any()
+    case.run()
+    np.testing.assert_array_equal(case.segment(15), disc(30, 30, SHAPE))
+
+
+def test_previews_of_different_slices_do_not_push_each_other_out(case):
+    for frame in (3, 6, 9):
+        case.controller.point("positive", case.ras(12, 15, frame), (0, 0, 1))
+    case.controller.wait(5)
+    assert case.workspace.previewFrames("A") == {3, 6, 9}
+
+
+def test_the_death_of_the_worker_is_told_once_and_loses_nothing(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.controller.point("positive", case.ras(20, 20, 3), (0, 0, 1))
+    case.controller.point("positive", case.ras(20, 20, 4), (0, 0, 1))
+    case.controller.propagate()
+    case.session.dies = SAM2PropagateError("worker_died", "The worker ended unexpectedly.", "Try again.")
+    case.controller.wait(5)
+    assert case.codes == ["worker_died"] and case.messages[0].log == ("last words",)
+    assert case.ends[-1].state == "failed"
+    assert len(case.workspace.prompts.segment("A").clicks) == 3
+    assert case.frames() == list(range(18))
+    # The next click starts a new worker, and the lost previews come with it.
+    case.click(25, 25, 12)
+    assert case.session.starts == 2
+    assert case.workspace.previewFrames("A") == {3, 4, 12}
+
+
+def test_what_runs_wrote_before_the_worker_died_stays(case):
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    case.controller.poll()
+    kept = case.workspace.previewFrames("A")
+    case.session.dies = SAM2PropagateError("out_of_memory", "Too little memory.", "Choose a smaller model.")
+    case.controller.wait(5)
+    assert kept and case.workspace.previewFrames("A") == kept
+    assert not case.controller.isRunning
+
+
+def test_the_window_of_the_view_is_the_window_of_the_model(case):
+    case.click(12, 15, 8)
+    case.volumeNode.GetDisplayNode().SetAutoWindowLevel(False)
+    case.volumeNode.GetDisplayNode().SetWindowLevel(111, 55)
+    case.click(12, 15, 9)
+    windows = [details for kind, details in case.session.asked if kind == "set_window"]
+    assert [(window.width, window.level) for window in windows] == [(111, 55)]
+    case.controller.propagate()
+    case.controller.poll()
+    case.volumeNode.GetDisplayNode().SetWindowLevel(99, 44)
+    case.controller.point("positive", case.ras(5, 5, 2), (0, 0, 1))
+    assert case.session.kinds().count("set_window") == 1, "not while a run goes on"
+    case.controller.wait(5)
+
+
+def test_a_changed_image_is_opened_anew(case):
+    import slicer.util
+
+    case.click(12, 15, 8)
+    slicer.util.updateVolumeFromArray(
+        case.volumeNode, np.random.default_rng(0).integers(0, 9, (18, 36, 40)).astype(np.int16)
+    )
+    case.click(12, 15, 9)
+    assert case.session.kinds().count("open_volume") == 2
