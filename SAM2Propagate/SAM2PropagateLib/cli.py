@@ -1,4 +1,5 @@
-"""The same job without a screen: `python3 run.py cli segment ...` and `... models` (`docs/cli.md`).
+"""The same job without a screen: `python3 run.py cli segment ...`, `... models`, `... finetune` and
+`... evaluate` (`docs/cli.md`).
 
 stdout carries the result line alone; progress, notes and errors go to stderr. Exit status: 0 the file is
 written, 1 failure, 2 bad input, 130 interrupted.
@@ -15,7 +16,9 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, TextIO
 
-from SAM2PropagateLib.cli_args import ModelsCommand, SegmentCommand, parse_arguments
+from SAM2PropagateLib.cli_args import Command, ModelsCommand, SegmentCommand, parse_arguments
+from SAM2PropagateLib.cli_evaluate import EvaluateCommand, run_evaluate
+from SAM2PropagateLib.cli_finetune import run_finetune
 from SAM2PropagateLib.cli_models import run_models
 from SAM2PropagateLib.cli_progress import ProgressPrinter
 from SAM2PropagateLib.cli_segment import SessionFactory, run_segment
@@ -54,15 +57,19 @@ def main(
     out, err = stdout or sys.stdout, stderr or sys.stderr
     words = sys.argv[1:] if arguments is None else list(arguments)
     progress = ProgressPrinter(err)
-    command: SegmentCommand | ModelsCommand | None = None
+    command: Command | None = None
     try:
         command = parse_arguments(words)
         with _interruptions(progress) as interruption:
             models = store or ModelStore()
             if isinstance(command, ModelsCommand):
                 lines = run_models(command, models, progress, interruption)
-            else:
+            elif isinstance(command, SegmentCommand):
                 lines = [run_segment(command, session_factory, models, progress, interruption)]
+            elif isinstance(command, EvaluateCommand):
+                lines = run_evaluate(command, models, progress, interruption)
+            else:
+                lines = run_finetune(command, models, progress, interruption)
         progress.close()
         _print(out, lines)
     except SystemExit as done:
@@ -118,7 +125,7 @@ def _interruptions(progress: ProgressPrinter) -> Iterator[Interruption]:
 def _tell(
     progress: ProgressPrinter,
     error: BaseException,
-    command: SegmentCommand | ModelsCommand | None,
+    command: Command | None,
     sentence: str = "",
 ) -> None:
     if command is not None and command.debug:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from SAM2PropagateLib import __version__
+from SAM2PropagateLib.cli_evaluate import EvaluateCommand, add_evaluate, evaluate_command
+from SAM2PropagateLib.cli_finetune import FinetuneCommand, add_finetune, finetune_command
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
@@ -84,7 +86,10 @@ class ModelsCommand:
     debug: bool
 
 
-def parse_arguments(arguments: Sequence[str]) -> SegmentCommand | ModelsCommand:
+Command = SegmentCommand | ModelsCommand | FinetuneCommand | EvaluateCommand
+
+
+def parse_arguments(arguments: Sequence[str]) -> Command:
     """What the command line asks for.
 
     Raises:
@@ -94,10 +99,13 @@ def parse_arguments(arguments: Sequence[str]) -> SegmentCommand | ModelsCommand:
     parser = _parser()
     namespace = parser.parse_args(_prepared(arguments))
     if namespace.command is None:
-        raise _bad("No command is given.", "Use segment or models; --help tells more.")
+        raise _bad("No command is given.", "Use segment, models, finetune or evaluate; --help tells more.")
     if namespace.command == "models":
         return ModelsCommand(namespace.download, namespace.remove, namespace.yes, namespace.debug)
-    return _segment_command(namespace)
+    if namespace.command == "segment":
+        return _segment_command(namespace)
+    _check_device(namespace.device)
+    return finetune_command(namespace) if namespace.command == "finetune" else evaluate_command(namespace)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -136,6 +144,8 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("segment", help="segment structures in a volume", epilog=_SEGMENT_EPILOG, **shape)
     )
     _add_models(commands.add_parser("models", help="list, download or remove models", **shape))
+    add_finetune(commands, **shape)
+    add_evaluate(commands, **shape)
     return parser
 
 
@@ -238,12 +248,7 @@ def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
         raise InputError(
             "no_prompts", "There are no prompts.", "Give at least one --point-ras or --box-ras, or --prompts."
         )
-    if not _DEVICE.fullmatch(namespace.device):
-        raise InputError(
-            "unknown_device",
-            f"There is no device '{namespace.device}'.",
-            "Use auto, cuda, cuda:N, mps or cpu.",
-        )
+    _check_device(namespace.device)
     return SegmentCommand(
         volume=namespace.volume,
         out=namespace.out,
@@ -264,6 +269,13 @@ def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
         keep_partial=namespace.keep_partial,
         debug=namespace.debug,
     )
+
+
+def _check_device(name: str) -> None:
+    if not _DEVICE.fullmatch(name):
+        raise InputError(
+            "unknown_device", f"There is no device '{name}'.", "Use auto, cuda, cuda:N, mps or cpu."
+        )
 
 
 def _segments(said: Sequence[tuple[str, Any]]) -> tuple[SegmentArguments, ...]:

@@ -1,0 +1,267 @@
+"""From a folder of segmented volumes and a model to a better model: the job behind `finetune`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from SAM2PropagateLib.engine.build import LoadedModel, load_model, recognize_config
+from SAM2PropagateLib.engine.weights import read_state
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.atomic import atomic_output, check_output
+from SAM2PropagateLib.training.cases import Case, check_apart, find_cases, split
+from SAM2PropagateLib.training.parts import IMAGE, unfreeze
+from SAM2PropagateLib.training.plot import draw_plot
+from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
+from SAM2PropagateLib.training.recipe import Recipe
+from SAM2PropagateLib.training.trainer import Listener, Progress, Trainer, stocking
+from SAM2PropagateLib.training.validation import Validation
+
+# An epoch shows every structure this often on average.
+_CLIPS_PER_EPOCH = 8
+_FEWEST_CASES = 2
+# With few structures fewer looks do for the beginning.
+_LOOKS_PER_STRUCTURE = 3
+_STEPS_PER_VALIDATION = 50
+DEFAULT_RECIPE = Recipe()
+
+
+@dataclass(frozen=True)
+class FinetuneJob:
+    """What to fine-tune on what.
+
+    Attributes:
+        cases: folder to learn from; see `training.cases`.
+        model: weights file to start from. config: its configuration, where the file does not tell.
+        out: the file to write; `.png` and `.json` beside it get the plot and the report.
+        validation: folder to measure on; None: `share` of the patients of `cases`.
+        further: parts to unfreeze beside the memory half and the heads.
+        epochs: 0: no limit but the recipe's.
+        resume: go on with the run that was stopped. overwrite: begin anew whatever is there.
+    """
+
+    cases: Path
+    model: Path
+    out: Path
+    config: str | None = None
+    validation: Path | None = None
+    share: float = 0.15
+    device: str = "auto"
+    input_size: int | None = None
+    further: tuple[str, ...] = ()
+    epochs: int = 0
+    recipe: Recipe = DEFAULT_RECIPE
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What came out: the file, the plot and the report; the scores (see `Score`) before and of the weights
+    that were kept; how many steps and seconds it took."""
+
+    out: Path
+    plot: Path
+    report: Path
+    first: dict[str, Any]
+    best: dict[str, Any]
+    steps: int
+    seconds: float
+
+
+def work_folder(out: Path) -> Path:
+    """Where a run keeps its state until it is finished."""
+    return out.with_name(out.name + ".training")
+
+
+def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) -> FinetuneResult:
+    """Train, and write the model, the plot and the report.
+
+    Args:
+        listener: is told how the training goes; what it raises ends it, to be resumed later.
+        tell: takes a sentence about what is being done.
+
+    Raises:
+        InputError: as `find_cases`, `LoadedCase`, `split`, `load_model`, `check_output`;
+            `training_unfinished`, `nothing_to_resume`, `resume_mismatch`, `too_few_cases`,
+            `nothing_to_learn`, `unknown_part`.
+        SAM2PropagateError: as `load_model`; `disk_full`.
+    """
+    plot, report = job.out.with_suffix(".png"), job.out.with_suffix(".json")
+    for path in (job.out, plot, report):
+        check_output(path, job.overwrite)
+    folder = _prepared_folder(job)
+    train, validate = _cases(job)
+    tell(f"Reading {len(train)} cases to learn from and {len(validate)} to measure on")
+    shelf = CaseShelf()
+    sources, measured = _sources(train, shelf), _sources(validate, shelf)
+    structures = sum(len(source.structures) for source in sources)
+    tell("Loading the model")
+    loaded = load_model(
+        job.model, config=job.config, device=job.device, input_size=job.input_size, precision="float32"
+    )
+    recipe = _limited(job, structures)
+    learning = unfreeze(loaded.model, job.further)
+    keeps = IMAGE not in learning.parts
+    pool = LookPool(sources, shelf, recipe, loaded.input_size, stocking(loaded, learning), folder / "looks")
+    validation = Validation(measured, shelf, most=recipe.most_targets, keeps_features=keeps)
+    about = {
+        "cases": [[s.case.name, *s.structures] for s in sources],
+        "validation cases": [[s.case.name, *s.structures] for s in measured],
+        "model": _fingerprint(job.model),
+        "input size": loaded.input_size,
+        "parts": sorted(learning.parts),
+    }
+    trainer = Trainer(loaded, learning, pool, validation, recipe, folder, about)
+    if job.resume:
+        trainer.resume()
+    tell(
+        f"Training on {structures} structures of {len(sources)} cases, "
+        f"measuring on {validation.structure_count} of {len(measured)}"
+    )
+    trainer.run(listener)
+    progress = trainer.progress
+    first, best = progress.scores[0], max(progress.scores, key=lambda score: float(score["volume"]))
+    _write_model(job, loaded, progress, best)
+    draw_plot(progress, plot, f"{job.out.stem}: {len(sources)} cases, {progress.seconds / 60:.0f} minutes")
+    _write_report(report, job, recipe, about, progress, first, best)
+    shutil.rmtree(folder)
+    return FinetuneResult(job.out, plot, report, first, best, progress.step, progress.seconds)
+
+
+def _prepared_folder(job: FinetuneJob) -> Path:
+    folder = work_folder(job.out)
+    if folder.exists() and not job.resume:
+        if not job.overwrite:
+            raise InputError(
+                "training_unfinished",
+                f"A training for '{job.out.name}' was stopped before its end.",
+                "Add --resume to go on with it, or --overwrite to start again.",
+            )
+        shutil.rmtree(folder)
+    if not folder.exists() and job.resume:
+        raise InputError(
+            "nothing_to_resume",
+            f"There is no training to resume for '{job.out.name}'.",
+            "Leave out --resume.",
+        )
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _cases(job: FinetuneJob) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    cases = find_cases(job.cases)
+    if job.validation is not None:
+        validation = find_cases(job.validation)
+        check_apart(cases, validation)
+        return cases, validation
+    if len(cases) < _FEWEST_CASES:
+        raise InputError(
+            "too_few_cases",
+            f"'{job.cases}' holds {len(cases)} case; one to learn from and one to measure on are needed.",
+            "Add cases of other patients.",
+        )
+    return split(cases, job.share, job.recipe.seed)
+
+
+def _sources(cases: Sequence[Case], shelf: CaseShelf) -> list[Source]:
+    found = []
+    for case in cases:
+        usable = shelf.get(case).usable()
+        if usable:
+            found.append(Source(case, tuple(usable)))
+    if not found:
+        raise InputError(
+            "nothing_to_learn",
+            "No case has a structure that one prompt could mean: all are a few voxels or many parts.",
+            "Label separate parts as structures of their own.",
+        )
+    return found
+
+
+def _limited(job: FinetuneJob, structures: int) -> Recipe:
+    """The recipe with the steps of the epochs asked for, and no more effort around them than pays."""
+    recipe = job.recipe
+    looks = max(recipe.batch, min(recipe.first_looks, _LOOKS_PER_STRUCTURE * structures))
+    recipe = replace(recipe, first_looks=looks)
+    if not job.epochs:
+        return recipe
+    steps = math.ceil(job.epochs * structures * _CLIPS_PER_EPOCH / recipe.batch)
+    return replace(recipe, steps=steps, validations=min(recipe.validations, steps // _STEPS_PER_VALIDATION))
+
+
+def _fingerprint(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_model(job: FinetuneJob, loaded: LoadedModel, progress: Progress, best: dict[str, Any]) -> None:
+    """The whole model as float safetensors that says how it is to be built."""
+    state, metadata = read_state(job.model)
+    state = {name: tensor.cpu().contiguous() for name, tensor in loaded.model.state_dict().items()}
+    described = job.config or metadata.get("config") or recognize_config(state, job.model.name)
+    about = {
+        "config": _with_size(described, loaded.input_size),
+        "name": job.out.stem,
+        "base": metadata.get("name", job.model.stem),
+        "training": json.dumps(
+            {
+                "steps": progress.step,
+                "minutes": round(progress.seconds / 60, 1),
+                "validation": {key: round(best[key], 4) for key in ("preview", "volume", "in_range")},
+            }
+        ),
+    }
+    about.update({key: metadata[key] for key in ("licence", "view") if key in metadata})
+    with atomic_output(job.out, job.overwrite) as file:
+        file.write(save({name: _compact(tensor) for name, tensor in state.items()}, about))
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.clone() if tensor.is_floating_point() else tensor
+
+
+def _with_size(config: str, size: int) -> str:
+    """The configuration as JSON, with the input size that was trained at."""
+    is_json = config.lstrip().startswith("{")
+    values: dict[str, Any] = json.loads(config) if is_json else {"base": config}
+    overrides = {**(values.get("overrides") or {}), "model.image_size": size}
+    return json.dumps({"base": values["base"], "overrides": overrides}, sort_keys=True)
+
+
+def _write_report(
+    path: Path,
+    job: FinetuneJob,
+    recipe: Recipe,
+    about: dict[str, Any],
+    progress: Progress,
+    first: dict[str, Any],
+    best: dict[str, Any],
+) -> None:
+    content = {
+        "model": job.out.name,
+        "started_from": job.model.name,
+        "recipe": asdict(recipe),
+        "trained_on": about["cases"],
+        "measured_on": about["validation cases"],
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+        "before": first,
+        "kept": best,
+        "losses": [round(loss, 5) for loss in progress.losses],
+        "scores": progress.scores,
+    }
+    with atomic_output(path, True) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())

@@ -1,0 +1,267 @@
+"""The training loop: draw clips, carry them through the model, learn, save, measure now and then.
+
+A run that is killed and taken up again gives the weights that it would have given without that: everything
+that is drawn depends on the seed and the step alone, and the state is saved whole or not at all. (With a
+limit of minutes the learning rate follows the time that was spent, which no two runs share.)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from SAM2PropagateLib.engine.build import LoadedModel
+from SAM2PropagateLib.engine.device import compute_dtype
+from SAM2PropagateLib.engine.steps import ModelSteps
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.atomic import atomic_output
+from SAM2PropagateLib.training.clips import Clip, ClipPlan, draw_clip, draw_plan, draw_prompt
+from SAM2PropagateLib.training.features import FrameStock
+from SAM2PropagateLib.training.looks import Look, coarse_target
+from SAM2PropagateLib.training.losses import answer_loss
+from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, Learning
+from SAM2PropagateLib.training.pool import LookPool
+from SAM2PropagateLib.training.precision import mixed_precision
+from SAM2PropagateLib.training.recipe import Recipe
+from SAM2PropagateLib.training.rollout import Answer, Rollout
+from SAM2PropagateLib.training.validation import Score, Validation
+
+_LEAST_RATE = 0.02  # of the highest one, at the end
+_STATE_FILE = "training.pt"
+
+
+@dataclass
+class Progress:
+    """How far a run is: steps done, seconds spent in them, the loss of each, and the scores on the way."""
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    best: float = -1.0
+
+
+class Listener(Protocol):
+    """Is told how a run goes; what it raises ends the run, which can be taken up again."""
+
+    def stepped(self, progress: Progress, share_done: float) -> None:
+        """Another step is done."""
+
+    def measured(self, progress: Progress, score: Score) -> None:
+        """The model was measured."""
+
+
+def stocking(loaded: LoadedModel, learning: Learning) -> Callable[[torch.Tensor], FrameStock]:
+    """What is kept of frames: their features, in the engine's own precision, or the images themselves if the
+    image half learns too.
+    """
+    if IMAGE in learning.parts:
+        return lambda images: FrameStock((images.half(),))
+    dtype = compute_dtype(loaded.device, "auto")
+    steps = ModelSteps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
+
+    def encode(images: torch.Tensor) -> FrameStock:
+        found = [steps.encode(image[None].to(loaded.device))[0] for image in images]
+        # Clones: tensors made for inference cannot be learned with.
+        parts = ([f.fine for f in found], [f.middle for f in found], [f.coarse for f in found])
+        return FrameStock(tuple(torch.stack(part).cpu().clone() for part in parts))
+
+    return encode
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        loaded: the model, in float32; its weights change.
+        learning: which of its weights learn.
+        pool: the looks to learn from.
+        validation: measures the model; the weights that did best at it are the run's result.
+        recipe: how.
+        folder: where the state is saved.
+        about: what the run is of (cases, model, ...); a state of another run is not taken up.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        learning: Learning,
+        pool: LookPool,
+        validation: Validation,
+        recipe: Recipe,
+        folder: Path,
+        about: Mapping[str, Any],
+    ) -> None:
+        self.loaded = loaded
+        self.recipe = recipe
+        self.progress = Progress()
+        self._learning = learning
+        self._weights = learning.by_name
+        self._pool = pool
+        self._validation = validation
+        self._folder = folder
+        self._about = dict(about)
+        self._rollout = Rollout(loaded)
+        rates = {MEMORY: recipe.memory_rate, HEADS: recipe.head_rate}
+        groups = [
+            {"params": list(part.values()), "rate": rates.get(name, recipe.image_rate)}
+            for name, part in learning.parts.items()
+            if part
+        ]
+        self._optimizer = torch.optim.AdamW(
+            groups, lr=recipe.memory_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
+        )
+        self.best = self._copied()
+
+    def run(self, listener: Listener) -> None:
+        """Train to the end of the recipe; afterwards the model has the weights that did best."""
+        recipe, progress = self.recipe, self.progress
+        saved_at = time.monotonic()
+        if not progress.scores:
+            self._measure(listener)
+        while self.share_done < 1:
+            started = time.perf_counter()
+            progress.losses.append(self.step(progress.step))
+            progress.step += 1
+            progress.seconds += time.perf_counter() - started
+            if self.share_done * (recipe.validations + 1) >= len(progress.scores):
+                self._measure(listener)
+                saved_at = time.monotonic()
+            elif time.monotonic() - saved_at > recipe.save_minutes * 60:
+                self.save()
+                saved_at = time.monotonic()
+            listener.stepped(progress, self.share_done)
+        self._put(self.best)
+
+    @property
+    def share_done(self) -> float:
+        """How much of the recipe is done, 0 to 1."""
+        by_time = self.progress.seconds / (self.recipe.minutes * 60) if self.recipe.minutes else 0.0
+        by_steps = self.progress.step / self.recipe.steps if self.recipe.steps else 0.0
+        return min(1.0, max(by_time, by_steps))
+
+    # --- one step -----------------------------------------------------------------------------------
+
+    def step(self, number: int) -> float:
+        """Learn from one batch of clips; returns its loss before that."""
+        recipe, model = self.recipe, self.loaded.model
+        looks = self._pool.at(number)
+        rng = np.random.default_rng([recipe.seed, 2, number])
+        plan = draw_plan(recipe, rng, model.num_maskmem, model.max_obj_ptrs_in_encoder)
+        chosen = [looks[n] for n in rng.choice(len(looks), recipe.batch, replace=False)]
+        clips = [draw_clip(look, plan, _of_others(chosen, look), rng) for look in chosen]
+        prompts = [draw_prompt(plan.prompt, clip.masks[0].numpy(), rng) for clip in clips]
+        frames = [
+            FrameStock.join([clip.frames.pick([n]) for clip in clips]).to(self.loaded.device)
+            for n in range(1 + plan.warm + plan.length)
+        ]
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["rate"] * self._rate(number)
+        with mixed_precision(self.loaded.device):
+            answers = self._rollout.run(frames, prompts, plan)
+        loss = self._loss(answers, clips, plan)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(self._weights.values()), recipe.clip_norm)
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def _loss(self, answers: Sequence[Answer], clips: Sequence[Clip], plan: ClipPlan) -> torch.Tensor:
+        learned = [0, *range(1 + plan.warm, 1 + plan.warm + plan.length)]
+        device = self.loaded.device
+        losses = []
+        for n, answer in zip(learned, answers, strict=True):
+            target = coarse_target(torch.stack([clip.masks[n] for clip in clips]), answer.logits.shape[-1])
+            counts = torch.tensor([clip.weights[n] for clip in clips], device=device)
+            losses.append(answer_loss(answer, target.to(device), counts, self.recipe.loss))
+        return torch.stack(losses).mean()
+
+    def _rate(self, number: int) -> float:
+        rise = min(1.0, (number + 1) / max(1, self.recipe.warm_up))
+        return rise * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * self.share_done)) / 2)
+
+    # --- measuring and saving -----------------------------------------------------------------------
+
+    def _measure(self, listener: Listener) -> None:
+        score = self._validation.score(self.loaded)
+        progress = self.progress
+        progress.scores.append(
+            {"step": progress.step, "seconds": round(progress.seconds, 1), **score.to_dict()}
+        )
+        if score.volume > progress.best:
+            progress.best = score.volume
+            self.best = self._copied()
+        self.save()
+        listener.measured(progress, score)
+
+    def _copied(self) -> dict[str, torch.Tensor]:
+        return {name: weight.detach().cpu().clone() for name, weight in self._weights.items()}
+
+    def _put(self, weights: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(weights[name])
+
+    def save(self) -> None:
+        """Save the state: whole or not at all.
+
+        Raises:
+            SAM2PropagateError: `disk_full`.
+        """
+        state = {
+            "about": self._about,
+            "recipe": _plain(asdict(self.recipe)),
+            "progress": asdict(self.progress),
+            "weights": self._copied(),
+            "best": self.best,
+            "optimizer": self._optimizer.state_dict(),
+        }
+        with atomic_output(self._folder / _STATE_FILE, True) as file:
+            torch.save(state, file)
+
+    def resume(self) -> None:
+        """Go on where a run in the same folder was saved last.
+
+        Raises:
+            InputError: `nothing_to_resume`; `resume_mismatch`: that run was of other cases, another model or
+                another recipe.
+        """
+        path = self._folder / _STATE_FILE
+        if not path.is_file():
+            raise InputError(
+                "nothing_to_resume",
+                f"There is no training to resume in '{self._folder}'.",
+                "Leave out --resume.",
+            )
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        mine = {"recipe": _plain(asdict(self.recipe)), **self._about}
+        for what, value in {"recipe": state["recipe"], **state["about"]}.items():
+            if mine.get(what) != value:
+                raise InputError(
+                    "resume_mismatch",
+                    f"The training in '{self._folder}' was started with another {what}.",
+                    "Repeat the options it was started with, or start again with --overwrite.",
+                )
+        self._put(state["weights"])
+        self.best = state["best"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+
+
+def _of_others(looks: Sequence[Look], one: Look) -> list[Look]:
+    return [look for look in looks if look.owner != one.owner]
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as they come back from a file."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,71 @@
+"""Small segmented volumes, and models small enough to train in a test."""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - its usual name
+import torch
+from safetensors.torch import save_file
+
+from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config
+
+CONFIG = (
+    '{"base": "configs/sam2.1/sam2.1_hiera_t.yaml", "overrides": {"model.image_size": 64, '
+    '"model.memory_attention.num_layers": 1, "model.memory_attention.layer.dim_feedforward": 64}}'
+)
+SHAPE = (10, 40, 48)
+
+
+def ball(
+    shape: tuple[int, int, int] = SHAPE, at: tuple[int, int, int] = (5, 18, 22), radius: float = 3
+) -> np.ndarray:
+    """bool (K, J, I): a ball that has both ends in the volume, twice as wide as deep."""
+    k, j, i = np.indices(shape)
+    return np.asarray(((k - at[0]) * 2.0) ** 2 + (j - at[1]) ** 2 + (i - at[2]) ** 2 <= (2 * radius) ** 2)
+
+
+def write_image(array: np.ndarray, path: Path, spacing: tuple[float, float, float] = (1, 1, 2)) -> Path:
+    """A volume (K, J, I) on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def write_case(folder: Path, name: str, seed: int = 0) -> Path:
+    """A case as a subfolder: a noisy volume with a bright ball, labelled 1."""
+    rng = np.random.default_rng(seed)
+    mask = ball(at=(5, 16 + seed % 5, 20 + seed % 7))
+    array = (rng.normal(60, 10, SHAPE) + mask * 90).astype(np.int16)
+    write_image(array, folder / name / "image.nii.gz")
+    write_image(mask.astype(np.uint8), folder / name / "label.nii.gz")
+    return folder / name
+
+
+@lru_cache(maxsize=1)
+def _random_model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_model(model_config(CONFIG))
+
+
+def small_model() -> LoadedModel:
+    """A SAM 2.1 tiny with one memory layer at 64 px, random weights, always the same."""
+    model = copy.deepcopy(_random_model())
+    return LoadedModel(model, torch.device("cpu"), torch.float32, 64, "small", {"config": CONFIG})
+
+
+def write_model(path: Path) -> Path:
+    """`small_model` as a weights file of the user's."""
+    state = small_model().model.state_dict()
+    save_file({name: tensor.clone() for name, tensor in state.items()}, str(path), {"config": CONFIG})
+    return path
+
+
+def loaded(path: Path) -> LoadedModel:
+    """A weights file as the engine loads it."""
+    return load_model(path, device="cpu", precision="float32")

@@ -1,0 +1,128 @@
+"""Which folders of cases are understood, which are refused, and that patients are kept apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.segmentation import Segment, write_segmentation
+from SAM2PropagateLib.files.volume import read_volume
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.training.cases import (
+    Case,
+    LoadedCase,
+    check_apart,
+    find_cases,
+    patient_of,
+    split,
+)
+from Testing.training.samples import SHAPE, ball, write_case, write_image
+
+
+def code_of(call: object, *arguments: object) -> str:
+    assert callable(call)
+    with pytest.raises(InputError) as error:
+        call(*arguments)
+    assert error.value.hint
+    return error.value.code
+
+
+def test_subfolders_and_files_side_by_side(tmp_path: Path) -> None:
+    write_case(tmp_path, "p2_ct")
+    volume = np.random.default_rng(0).integers(0, 99, SHAPE).astype(np.int16)
+    write_image(volume, tmp_path / "p1.nrrd")
+    label = ball().astype(np.uint8)
+    label[ball(at=(5, 30, 40), radius=2)] = 7
+    write_image(label, tmp_path / "p1_label.mha")
+    first, second = find_cases(tmp_path)
+    assert (first.name, second.name) == ("p1", "p2_ct") and second.patient == "p2"
+    case = LoadedCase(first)
+    assert case.names == ["1", "7"] and case.usable() == [0, 1]
+    assert np.array_equal(case.structure(1).mask, label == 7)
+    assert case.frames.axis == 2  # the largest spacing
+
+
+def test_a_segmentation_of_slicer_that_was_cropped(tmp_path: Path) -> None:
+    image = write_image(ball().astype(np.int16) * 50, tmp_path / "a1" / "image.nrrd")
+    geometry = read_volume(image).geometry
+    shift = np.eye(4)
+    shift[:3, 3] = (10, 8, 1)
+    part = np.s_[1:10, 8:30, 10:35]
+    cropped = VolumeGeometry((25, 22, 9), geometry.ijk_to_ras @ shift)
+    small = ball(at=(5, 20, 30), radius=2)
+    write_segmentation(
+        tmp_path / "a1" / "Segmentation.seg.nrrd",
+        [Segment("ball", (1, 0, 0), ball()[part]), Segment("overlap", (0, 1, 0), small[part])],
+        cropped,
+    )
+    case = LoadedCase(find_cases(tmp_path)[0])
+    assert case.names == ["ball", "overlap"]
+    assert np.array_equal(case.structure(0).mask, ball())
+    assert np.array_equal(case.structure(1).mask, small)
+
+
+def test_a_manifest_tells_names_patients_and_targets(tmp_path: Path) -> None:
+    write_case(tmp_path, "x")
+    entry = {"name": "x", "labels": {"1": "liver", "2": "cyst"}, "patient": "Q", "modality": "CT contrast"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"cases": [entry]}))
+    (case,) = find_cases(tmp_path)
+    assert case.patient == "Q" and case.modality == "CT"
+    assert LoadedCase(case).names == ["liver"]  # the cyst is nowhere in the label
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"pairs": [{**entry, "recommended_targets": ["1+2"]}]})
+    )
+    assert LoadedCase(find_cases(tmp_path)[0]).names == ["liver + cyst"]
+    (tmp_path / "manifest.json").write_text('{"cases": [{"labels": 3}]}')
+    assert code_of(find_cases, tmp_path) == "manifest_unreadable"
+
+
+def test_bad_folders_and_cases_are_refused(tmp_path: Path) -> None:
+    assert code_of(find_cases, tmp_path / "nowhere") == "no_cases"
+    assert code_of(find_cases, tmp_path) == "no_cases"
+    folder = write_case(tmp_path, "c1")
+    label = folder / "label.nii.gz"
+
+    def refused() -> str:
+        return code_of(LoadedCase, find_cases(tmp_path)[0])
+
+    write_image(ball().astype(np.uint8), label, spacing=(1, 1, 3))
+    assert refused() == "label_mismatch"
+    write_image(ball()[:8].astype(np.uint8), label)
+    assert refused() == "label_mismatch"
+    write_image(np.zeros(SHAPE, np.uint8), label)
+    assert refused() == "case_without_label"
+    write_image(np.random.default_rng(0).normal(0, 1, SHAPE).astype(np.float32), label)
+    assert refused() == "label_not_whole"
+    label.unlink()
+    assert code_of(find_cases, tmp_path) == "case_without_label"
+    other = tmp_path / "flat"
+    write_image(ball().astype(np.int16), other / "one.nii.gz")
+    assert code_of(find_cases, other) == "case_without_label"
+
+
+def test_what_one_prompt_cannot_mean_is_not_usable(tmp_path: Path) -> None:
+    folder = write_case(tmp_path, "c1")
+    label = ball().astype(np.uint8)
+    label[0, ::2, ::2] = 2  # many parts
+    label[9, 0, :3] = 3  # a few voxels
+    write_image(label, folder / "label.nii.gz")
+    case = LoadedCase(find_cases(tmp_path)[0])
+    assert case.names == ["1", "2", "3"] and case.usable() == [0]
+
+
+def test_patients_stay_on_one_side(tmp_path: Path) -> None:
+    assert [patient_of(name) for name in ("sts_008_mr_t1", "p07", "aorta")] == ["sts_008", "p07", "aorta"]
+    names = [f"sts_{patient:03d}_{kind}" for patient in range(10) for kind in ("ct", "mr")]
+    cases = [Case(name, patient_of(name), tmp_path, tmp_path) for name in names]
+    train, validation = split(cases, 0.2, seed=3)
+    assert len(train) == 16 and len(validation) == 4
+    assert not {c.patient for c in train} & {c.patient for c in validation}
+    assert split(list(reversed(cases)), 0.2, seed=3)[1] == tuple(reversed(validation))
+    assert any(split(cases, 0.2, seed=seed)[1] != validation for seed in range(4, 8))
+    check_apart(train, validation)
+    assert code_of(check_apart, train, [*validation, train[0]]) == "patient_on_both_sides"
+    assert code_of(split, cases[:2], 0.2, 3) == "too_few_cases"
