@@ -1,4 +1,4 @@
-"""Errors that reach the user: a stable code, one sentence that says what is wrong, and what to do about it."""
+"""Errors that reach the user: a stable code, a sentence that says what is wrong, and what to do about it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class InputError(SAM2PropagateError):
     """The user's input is at fault: a file, a prompt or an option. The command line exits with 2."""
 
 
-class Cancelled(SAM2PropagateError):
+class Cancelled(SAM2PropagateError):  # noqa: N818  not an error: the user wanted it
     """The user cancelled; what was finished stays."""
 
     def __init__(self, code: str = "cancelled", sentence: str = "Cancelled.", hint: str = "") -> None:
