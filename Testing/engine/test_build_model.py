@@ -326,13 +326,18 @@ def test_weights_that_are_not_numbers(tmp_path: Path, tiny: Path) -> None:
 
 def test_a_packed_copy_of_a_checkpoint_loads(tmp_path: Path, tiny: Path) -> None:
     state, _ = read_state(tiny)
-    write_packed(state, {"config": json.dumps({"base": TINY})}, tmp_path / "packed.safetensors")
-    packed = load_model(tmp_path / "packed.safetensors", device="cpu", input_size=128)
+
+    def keep_float(name: str, tensor: torch.Tensor) -> bool:  # packing all of it would take seconds
+        return not name.startswith(("image_encoder.trunk.blocks.4.", "image_encoder.neck.convs.1."))
+
+    path = tmp_path / "packed.safetensors"
+    write_packed(state, {"config": json.dumps({"base": TINY})}, path, keep_float=keep_float)
+    packed = load_model(path, device="cpu", input_size=128)
     exact = load_model(tiny, device="cpu", input_size=128)
     image = torch.rand(1, 3, 128, 128)
     with torch.inference_mode():
         one, other = (m.model.forward_image(image)["backbone_fpn"][-1] for m in (packed, exact))
-    assert float((one - other).norm() / other.norm()) < 0.02
+    assert 0.0 < float((one - other).norm() / other.norm()) < 0.02
 
 
 # memory
