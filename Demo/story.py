@@ -1,0 +1,296 @@
+"""The demonstration, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from Demo import case
+from Demo.canvas import Pixels
+from Demo.measure import (
+    GOOD,
+    WORTHLESS,
+    Aim,
+    BoolArray,
+    Doubtful,
+    dice,
+    doubtful_slices,
+    first_to_correct,
+    next_click,
+    rate,
+    read_reference,
+)
+from Demo.terminal import Terminal
+from Demo.workplace import Preview, Propagation, Workplace, load_model
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.prompts.values import to_ras
+from SAM2PropagateLib.worker.messages import LoadModel
+from SAM2PropagateLib.worker.session import WorkerSession
+
+# A user who corrects a slice clicks at most so often before going on.
+MOST_CLICKS = 3
+
+Masks = Mapping[str, BoolArray]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """A structure's first prompt and its preview.
+
+    Attributes:
+        preview: of its slice.
+        frames: first and last slice of the marked range.
+        dice: of the preview on its slice.
+        picture: the slice view with the prompt and the preview.
+    """
+
+    preview: Preview
+    frames: tuple[int, int]
+    dice: float
+    picture: Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A run, committed.
+
+    Attributes:
+        propagation: the run.
+        masks: the segments after it, (K, J, I) bool.
+        dice: by structure.
+    """
+
+    propagation: Propagation
+    masks: Masks
+    dice: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """The slice that was corrected.
+
+    Attributes:
+        target: which, and how the doubt led there.
+        clicks: that were placed and kept; none if the slice was painted.
+        taken_back: how many clicks were taken back, because they did not help.
+        kept_mask: whether the clicks refined the mask that was there; False: the slice was started anew.
+        painted: the slice was painted in the Segment Editor, because clicks did not do.
+        dice_before, dice_after: on that slice, before and after the correction.
+        picture: the slice view before.
+    """
+
+    target: Doubtful
+    clicks: tuple[Aim, ...]
+    taken_back: int
+    kept_mask: bool
+    painted: bool
+    dice_before: float
+    dice_after: float
+    picture: Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Story:
+    """What happened, for the report and the sheet.
+
+    Attributes:
+        model: what the worker says of it: model, device, dtype, input_size.
+        reference: masks by structure, (K, J, I) bool.
+        prompted: by structure.
+        first, second: the runs before and after the correction.
+        corrected: the slice view on the corrected slice after the second run.
+    """
+
+    model: Mapping[str, Any]
+    reference: Masks
+    prompted: Mapping[str, Prompted]
+    first: Outcome
+    correction: Correction
+    second: Outcome
+    corrected: Pixels
+
+    def neighbors(self) -> tuple[float, float]:
+        """Dice before and after on the slices that were computed again, without the corrected one."""
+        target = self.correction.target
+        frames = sorted(self.second.propagation.frames(target.segment) - {target.frame})
+        truth = self.reference[target.segment][frames]
+        before, after = (run.masks[target.segment][frames] for run in (self.first, self.second))
+        return dice(before, truth), dice(after, truth)
+
+    def not_computed_again(self) -> int:
+        """How many slices of the first run, over all structures, the second one left alone."""
+        first, second = self.first.propagation, self.second.propagation
+        return sum(len(first.frames(name) - second.frames(name)) for name in self.reference)
+
+
+def open_case(session: WorkerSession, model: LoadModel, terminal: Terminal) -> tuple[Workplace, Any]:
+    """The model into the worker, the CT into the scene and the view; what the worker says of the model."""
+    terminal.step("Starting the worker")
+    facts = load_model(session, model, terminal.progress)
+    side = facts["input_size"]
+    terminal.say(f"{facts['model']} on {facts['device']}, {facts['dtype']}, input {side} × {side}")
+    terminal.step("Opening the CT in Slicer's scene and in a slice view")
+    workplace = Workplace(case.CT_FILE, case.STRUCTURES, case.WINDOW_PRESET, session)
+    geometry, window = workplace.volume.geometry, workplace.volume.window
+    voxels = " × ".join(str(count) for count in geometry.shape_ijk)
+    spacing = " × ".join(f"{edge:g}" for edge in geometry.spacing)
+    terminal.say(f"{voxels} voxels of {spacing} mm, window {window.width:g}, level {window.level:g}")
+    return workplace, facts
+
+
+def tell(workplace: Workplace, model: Mapping[str, Any], terminal: Terminal) -> Story:
+    """From the first click to the corrected result.
+
+    Raises:
+        SAM2PropagateError: a step failed.
+    """
+    labels = read_reference(
+        case.LABELS_FILE,
+        case.LABEL_NAMES_FILE,
+        [one.label for one in case.STRUCTURES],
+        workplace.volume.geometry,
+    )
+    reference = {one.name: labels[one.label] for one in case.STRUCTURES}
+    prompted = {one.name: _prompt(workplace, one, reference[one.name], terminal) for one in case.STRUCTURES}
+    terminal.step(f"Propagating {' and '.join(reference)} in one run")
+    first = _run(workplace, reference, terminal)
+    for name, score in first.dice.items():
+        terminal.say(f"{name}: Dice {score:.3f} against the reference label")
+    correction = _correct(workplace, reference, first, terminal)
+    terminal.step("Propagating again what that changes")
+    second = _run(workplace, reference, terminal)
+    story = Story(model, reference, prompted, first, correction, second, corrected=workplace.screenshot())
+    for name, score in second.dice.items():
+        terminal.say(f"{name}: Dice {first.dice[name]:.3f} before, {score:.3f} now")
+    encoded = second.propagation.count("frames_encoded")
+    before, after = story.neighbors()
+    terminal.say(
+        f"on the slices computed again, without the corrected one: {before:.3f} before, {after:.3f} now"
+    )
+    terminal.say(f"{story.not_computed_again()} slices were not computed again, {encoded} encoded again")
+    return story
+
+
+def _prompt(
+    workplace: Workplace, structure: case.Structure, truth: BoolArray, terminal: Terminal
+) -> Prompted:
+    """A click or a box with the mouse, its preview, and the ends of the structure."""
+    name = structure.name
+    how = "a click" if structure.prompt_kind == "click" else "a box, dragged"
+    terminal.step(f"{name}: {how} in the slice view")
+    center = (structure.middle[0], structure.middle[1], structure.start[2])
+    workplace.look_at(center, structure.field_of_view)
+    if structure.box is not None:
+        preview = workplace.drag_box(name, structure.box)
+    else:
+        preview = workplace.click(name, structure.start)
+    picture = workplace.screenshot()
+    agreement = dice(preview.mask, truth[preview.frame])
+    first, last = workplace.mark_range(name, structure.ends)
+    terminal.say(f"preview of slice {preview.frame + 1} in {preview.seconds:.2f} s, Dice {agreement:.2f}")
+    terminal.say(f"marked as reaching from slice {first + 1} to slice {last + 1}")
+    return Prompted(preview, (first, last), agreement, picture)
+
+
+def _run(workplace: Workplace, reference: Masks, terminal: Terminal) -> Outcome:
+    """Both structures in one run, committed in one undo step."""
+    before = workplace.masks()
+    propagation = workplace.propagate(terminal.progress)
+    written, seconds = propagation.count("frames_written"), propagation.whole_seconds
+    terminal.say(
+        f"{written} slices in {seconds:.1f} s ({rate(written, seconds):.1f}/s), "
+        f"{propagation.count('frames_encoded')} of them encoded in the run"
+    )
+    summary = workplace.commit(propagation)
+    after = workplace.masks()
+    _check_undo(workplace, before, after)
+    terminal.say(
+        f"committed: {summary.added} voxels added, {summary.removed} removed; one Undo takes it back"
+    )
+    return Outcome(propagation, after, {name: dice(after[name], truth) for name, truth in reference.items()})
+
+
+def _check_undo(workplace: Workplace, before: Masks, after: Masks) -> None:
+    if _same(before, after):
+        return
+    committer = workplace.committer
+    undone = committer.undo() and _same(workplace.masks(), before)
+    if not undone or not committer.redo() or not _same(workplace.masks(), after):
+        raise SAM2PropagateError(
+            "undo_failed", "Undo did not take back exactly what the run had written.", "Tell the developers."
+        )
+
+
+def _same(one: Masks, other: Masks) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def slice_agreement(outcome: Outcome, reference: Masks) -> dict[tuple[str, int], float]:
+    """Dice of every slice that a run wrote, by structure and frame."""
+    return {
+        (name, frame): dice(outcome.masks[name][frame], truth[frame])
+        for name, truth in reference.items()
+        for frame in outcome.propagation.frames(name)
+    }
+
+
+def _correct(workplace: Workplace, reference: Masks, first: Outcome, terminal: Terminal) -> Correction:
+    """Goes to a doubtful slice and corrects it: with clicks, or, where they do not do, with the brush."""
+    agreement = slice_agreement(first, reference)
+    target = first_to_correct(doubtful_slices(first.propagation.doubts()), agreement)
+    name, frame = target.segment, target.frame
+    structure, truth = workplace.structures[name], reference[name][frame]
+    mask, before = first.masks[name][frame], agreement[name, frame]
+    terminal.step(f"{name}: correcting slice {frame + 1}")
+    terminal.say(f"{_rank_words(target.rank)}: doubt {target.doubt:.2f}, Dice {before:.2f}")
+    height = float(workplace.volume.geometry.ijk_to_world((0, 0, frame))[2])
+    workplace.look_at((structure.middle[0], structure.middle[1], height), structure.field_of_view)
+    picture = workplace.screenshot()
+    kept_mask = before >= WORTHLESS
+    if kept_mask:
+        workplace.keep_mask(name, frame)
+    clicks, taken_back, corrected = _click(workplace, target, mask, truth, terminal)
+    painted = dice(corrected, truth) < GOOD
+    if painted:
+        taken_back, clicks, corrected = taken_back + len(clicks), (), truth
+        workplace.start_anew(name, frame)
+        workplace.paint(name, frame, truth)
+        terminal.say(
+            "clicks do not do: the slice is painted in the Segment Editor, after the reference label"
+        )
+    after = dice(corrected, truth)
+    return Correction(target, clicks, taken_back, kept_mask, painted, before, after, picture)
+
+
+def _click(
+    workplace: Workplace, target: Doubtful, mask: BoolArray, truth: BoolArray, terminal: Terminal
+) -> tuple[tuple[Aim, ...], int, BoolArray]:
+    """Clicks on the slice that is shown: those that were kept, how many were taken back, and its mask."""
+    tried: list[Aim] = []
+    kept: list[Aim] = []
+    while len(tried) < MOST_CLICKS and (not tried or dice(mask, truth) < GOOD):
+        aim = next_click(mask, truth, tried)
+        if aim is None:
+            break
+        tried.append(aim)
+        point = workplace.volume.geometry.ras_of_pixel(aim.x, aim.y, target.frame, workplace.axis)
+        clicked = workplace.click(target.segment, to_ras(point), aim.positive).mask
+        sign = "positive" if aim.positive else "negative"
+        words = f"a {sign} click: Dice of the slice {dice(clicked, truth):.2f}"
+        if dice(clicked, truth) > dice(mask, truth):
+            mask = clicked
+            kept.append(aim)
+            terminal.say(words)
+        else:
+            workplace.take_back_click(target.segment, aim.positive, target.frame, mask)
+            terminal.say(f"{words}, no better: taken back")
+    return tuple(kept), len(tried) - len(kept), mask
+
+
+def _rank_words(rank: int) -> str:
+    if rank == 1:
+        return "the most doubtful slice of the run"
+    return f"number {rank} in the list of doubtful slices (those before it are good enough)"
