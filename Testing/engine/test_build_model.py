@@ -17,13 +17,13 @@ from SAM2PropagateLib.engine.build import (
     build_model,
     check_input_size,
     config_names,
-    is_out_of_memory,
     load_model,
     memory_needed,
     model_config,
     open_model,
     recognize_config,
 )
+from SAM2PropagateLib.engine.memory_limits import is_out_of_memory
 from SAM2PropagateLib.engine.weights import read_state, write_packed
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.store import ModelStore, resource_folder

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from SAM2PropagateLib.engine.device import compute_dtype, free_memory, pick_device
+from SAM2PropagateLib.engine.memory_limits import is_out_of_memory
 from SAM2PropagateLib.engine.weights import State, is_mapped, parameter_count, read_state
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.store import ModelStore
@@ -532,13 +533,3 @@ def _memory_errors(label: str, device: torch.device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise _does_not_fit(label, device, "the system refused more memory") from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python failed for want of memory, on any device."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory", "alloc_cpu")
-    )

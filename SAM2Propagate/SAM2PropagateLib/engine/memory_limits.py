@@ -15,7 +15,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
+    # The last two are what torch says of main memory on Windows and on Linux.
+    signs = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
