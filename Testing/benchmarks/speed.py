@@ -16,7 +16,7 @@ import numpy as np
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.evaluation.metrics import dice
-from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL, MODELS
 from SAM2PropagateLib.models.store import ModelStore
 from Testing.benchmarks.machine import ROOT, available_cores, child_environment, file_hash
 from Testing.benchmarks.report import Report, figure, table
@@ -178,14 +178,14 @@ def _device(wanted: str) -> str:
 
 
 def _cases(model: str, device: str) -> list[Case]:
-    path, entry = ModelStore().resolve(model)
-    label = "bundled" if entry is not None and entry.name == DEFAULT_MODEL else path.stem
+    """The model itself, its file not looked for yet, and those with random weights."""
+    entry = next((one for one in MODELS if one.name == model), None)
+    label = "bundled" if model == DEFAULT_MODEL else Path(model).stem
     size = 256 if entry is None else entry.input_size
-    own = Case(
-        f"{label}-{size}", f"The model {path.stem}", str(path), (entry and entry.config) or "", size, 48, 5
-    )
+    config = "" if entry is None or entry.config is None else entry.config
+    own = Case(f"{label}-{size}", f"The model {Path(model).stem}", model, config, size, 48, 5)
     if device == "cpu":
-        return [own, *(_random("tiny", size, frames, 3) for size, frames in ((512, 10), (1024, 8)))]
+        return [own, *(_random("tiny", size, frames, 3) for size, frames in ((512, 10), (1024, 6)))]
     return [replace(own, frames=112), *(_random(name, 1024, 32, 3) for name in _SIZES)]
 
 
@@ -202,7 +202,12 @@ def _chosen(cases: Sequence[Case], arguments: argparse.Namespace) -> list[Case]:
         raise InputError("no_cases", f"There is no case “{unknown[0]}”.", f"There are: {', '.join(names)}.")
     chosen = [case for case in cases if not arguments.cases or case.name in arguments.cases]
     return [
-        replace(case, frames=arguments.frames or case.frames, pairs=arguments.pairs or case.pairs)
+        replace(
+            case,
+            weights=str(ModelStore().resolve(case.weights)[0]) if case.weights else "",
+            frames=arguments.frames or case.frames,
+            pairs=arguments.pairs or case.pairs,
+        )
         for case in chosen
     ]
 
