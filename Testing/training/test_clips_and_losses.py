@@ -115,6 +115,7 @@ def answer(logits: torch.Tensor, iou: float, score: float) -> Answer:
         torch.full((batch, 1), float(iou)),
         torch.zeros(batch, dtype=torch.long),
         torch.full((batch, 1), float(score)),
+        torch.ones(batch, 1),
         logits,
         torch.zeros(batch, 256),
     )

@@ -9,6 +9,11 @@ from SAM2PropagateLib.training.recipe import LossWeights
 from SAM2PropagateLib.training.rollout import Answer
 
 
+def is_present(target: torch.Tensor) -> torch.Tensor:
+    """Whether each target (batch, 4h, 4w) shows the structure: bool (batch,)."""
+    return target.flatten(1).max(dim=1).values >= 0.5
+
+
 def answer_loss(
     answer: Answer, target: torch.Tensor, counts: torch.Tensor, weights: LossWeights
 ) -> torch.Tensor:
@@ -18,7 +23,7 @@ def answer_loss(
         target: float32 (batch, 4h, 4w), the share of each logit's pixel that the structure covers.
         counts: (batch,) what each clip counts on this frame; 0: not at all.
     """
-    present = (target.flatten(1).max(dim=1).values >= 0.5).float()
+    present = is_present(target).float()
     wanted = target[:, None].expand_as(answer.masks)
     cross = F.binary_cross_entropy_with_logits(answer.masks, wanted, reduction="none").mean(dim=(2, 3))
     found = torch.sigmoid(answer.masks)
@@ -35,6 +40,11 @@ def answer_loss(
     union = (hard | truth).sum(dim=(2, 3)).float()
     iou = (hard & truth).sum(dim=(2, 3)).float() / union.clamp(min=1)
     of_ious = (answer.ious - iou.detach()).abs().mean(dim=1) * present
-    of_presence = F.binary_cross_entropy_with_logits(answer.score[:, 0], present, reduction="none")
+    of_presence = F.binary_cross_entropy_with_logits(
+        answer.score[:, 0],
+        present,
+        reduction="none",
+        pos_weight=torch.tensor(weights.missed, device=target.device),
+    )
     total = of_masks + weights.iou * of_ious + weights.present * of_presence
     return (total * counts).sum() / counts.sum().clamp(min=1)

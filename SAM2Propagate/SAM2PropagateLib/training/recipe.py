@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each part of the loss counts; see `losses`."""
+    """What each part of the loss counts; see `losses`.
+
+    Attributes:
+        missed: how much worse it is to call a structure absent that is there than the reverse: the
+            propagation ends there, while what is too much can still be erased.
+    """
 
     mask: float = 3.0
     dice: float = 1.0
     iou: float = 0.5
     present: float = 1.0
+    missed: float = 1.5
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,9 @@ class Recipe:
         batch: clips per step, each from another look.
         length: frames of a clip that are learned from, after its keyframe.
         warm: how many frames a clip may be tracked before that, without learning; one is drawn.
+        told: share of the steps in which the memories are told whether the structure is on their frame (the
+            masks are always the model's own). A wrong "absent" would rule all frames after it, from which
+            little can be learned; in the other steps it does, as in use.
         memory_rate, head_rate, image_rate: highest learning rates of the memory half, the mask decoder, and
             what else is unfrozen. They rise over `warm_up` steps and fall along a cosine to the end.
         clip_norm: longest gradient.
@@ -40,6 +49,7 @@ class Recipe:
     batch: int = 4
     length: int = 6
     warm: tuple[int, ...] = (0, 0, 3, 6, 10)
+    told: float = 0.75
     memory_rate: float = 3e-4
     head_rate: float = 4e-5
     image_rate: float = 1e-5

@@ -31,6 +31,7 @@ class Answer:
         ious: (batch, candidates) predicted.
         chosen: (batch,) the candidate with the highest predicted IoU.
         score: (batch, 1) logit that the object is there.
+        present: (batch, 1) 1 or 0, whether it counts as there.
         logits: (batch, 4h, 4w) what the engine would show: the chosen mask, or nothing.
         pointer: (batch, 256).
     """
@@ -39,6 +40,7 @@ class Answer:
     ious: torch.Tensor
     chosen: torch.Tensor
     score: torch.Tensor
+    present: torch.Tensor
     logits: torch.Tensor
     pointer: torch.Tensor
 
@@ -66,13 +68,19 @@ class Rollout:
         return code.flatten(2)[0].T.contiguous()
 
     def run(
-        self, frames: Sequence[FrameStock], prompts: Sequence[ClipPrompt], plan: ClipPlan
+        self,
+        frames: Sequence[FrameStock],
+        prompts: Sequence[ClipPrompt],
+        plan: ClipPlan,
+        present: torch.Tensor | None = None,
     ) -> list[Answer]:
         """Answers on the keyframe and on the `plan.length` frames learned from.
 
         Args:
             frames: warm + length + 1 stocks, the n-th with the n-th frame of every clip.
             prompts: one per clip, all of the plan's kind.
+            present: bool (frames, batch), whether the structure is there, if the memories are to be told;
+                None: they go by the model's own object score.
         """
         first = self.features(frames[0])
         key = self.keyframe(first, prompts)
@@ -84,7 +92,9 @@ class Rollout:
             learns = number > plan.warm
             with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
                 features = self.features(stock)
-                answer = self.track(features, front.recall())
+                answer = self.track(
+                    features, front.recall(), None if present is None else present[number][:, None]
+                )
                 memory = self.remember(features, answer, prompted=False)
             front.advance(Decoded(answer.logits.detach(), 0.0, 0.0, answer.pointer), memory)
             if learns:
@@ -111,9 +121,10 @@ class Rollout:
         coarse = frames.coarse + self.model.no_mem_embed.reshape(1, -1, 1, 1)
         return self._decode(coarse, frames, (points, labels), None, points.shape[1], is_key=True)
 
-    def track(self, frames: Features, recall: Recall) -> Answer:
-        """The masks from what is remembered."""
-        return self._decode(self._condition(frames.coarse, recall), frames, None, None, 0, is_key=False)
+    def track(self, frames: Features, recall: Recall, present: torch.Tensor | None = None) -> Answer:
+        """The masks from what is remembered; `present`, bool (batch, 1), overrules the object score."""
+        conditioned = self._condition(frames.coarse, recall)
+        return self._decode(conditioned, frames, None, None, 0, is_key=False, told=present)
 
     def remember(self, frames: Features, answer: Answer, *, prompted: bool) -> Memory:
         """Memories of a batch of frames: spatial (batch, h*w, 64), pointer (batch, 256)."""
@@ -126,9 +137,7 @@ class Rollout:
         shown = shown * model.sigmoid_scale_for_mem_enc + model.sigmoid_bias_for_mem_enc
         spatial = model.memory_encoder(frames.coarse, shown, skip_mask_sigmoid=True)["vision_features"]
         if model.no_obj_embed_spatial is not None:
-            absent = (answer.score <= 0).float()
-            if prompted:
-                absent = torch.zeros_like(absent)
+            absent = 1 - answer.present
             spatial = spatial + (absent * model.no_obj_embed_spatial)[..., None, None]
         return Memory(spatial.flatten(2).transpose(1, 2), answer.pointer)
 
@@ -172,6 +181,7 @@ class Rollout:
         count: int,
         *,
         is_key: bool,
+        told: torch.Tensor | None = None,
     ) -> Answer:
         model = self.model
         batch = len(coarse)
@@ -201,11 +211,12 @@ class Rollout:
         own = several and model.use_multimask_token_for_obj_ptr
         pointer = model.obj_ptr_proj(tokens[rows, chosen + 1] if own else tokens[:, 0])
         logits = masks[rows, chosen]
+        present = torch.ones_like(score)
         if model.pred_obj_scores and not is_key:
-            present = (score > 0).float()
+            present = (score > 0 if told is None else told).float()
             logits = torch.where(present[:, :, None] > 0, logits, NO_OBJECT_LOGIT)
             pointer = self._with_absence(pointer, present)
-        return Answer(masks, ious, chosen, score, logits, pointer)
+        return Answer(masks, ious, chosen, score, present, logits, pointer)
 
     def _with_absence(self, pointer: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         if self.model.fixed_no_obj_ptr:
@@ -230,6 +241,7 @@ class Rollout:
             ones,
             torch.zeros(len(mask), dtype=torch.long, device=self.device),
             decoded.score,
+            ones,
             logits[:, 0],
             decoded.pointer,
         )

@@ -26,7 +26,7 @@ from SAM2PropagateLib.files.atomic import atomic_output
 from SAM2PropagateLib.training.clips import Clip, ClipPlan, draw_clip, draw_plan, draw_prompt
 from SAM2PropagateLib.training.features import FrameStock
 from SAM2PropagateLib.training.looks import Look, coarse_target
-from SAM2PropagateLib.training.losses import answer_loss
+from SAM2PropagateLib.training.losses import answer_loss, is_present
 from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, Learning
 from SAM2PropagateLib.training.pool import LookPool
 from SAM2PropagateLib.training.precision import mixed_precision
@@ -163,25 +163,38 @@ class Trainer:
             FrameStock.join([clip.frames.pick([n]) for clip in clips]).to(self.loaded.device)
             for n in range(1 + plan.warm + plan.length)
         ]
+        targets = [self._target(clips, n) for n in range(len(frames))]
+        present = torch.stack([is_present(target) for target in targets])
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * self._rate(number)
         with mixed_precision(self.loaded.device):
-            answers = self._rollout.run(frames, prompts, plan)
-        loss = self._loss(answers, clips, plan)
+            answers = self._rollout.run(
+                frames, prompts, plan, present if rng.random() < recipe.told else None
+            )
+        loss = self._loss(answers, targets, clips, plan)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(self._weights.values()), recipe.clip_norm)
         self._optimizer.step()
         return float(loss.detach())
 
-    def _loss(self, answers: Sequence[Answer], clips: Sequence[Clip], plan: ClipPlan) -> torch.Tensor:
+    def _target(self, clips: Sequence[Clip], n: int) -> torch.Tensor:
+        """What the masks of the n-th frames should be: float32 (batch, 4h, 4w) on the device."""
+        side = self.loaded.input_size // 4
+        return coarse_target(torch.stack([clip.masks[n] for clip in clips]), side).to(self.loaded.device)
+
+    def _loss(
+        self,
+        answers: Sequence[Answer],
+        targets: Sequence[torch.Tensor],
+        clips: Sequence[Clip],
+        plan: ClipPlan,
+    ) -> torch.Tensor:
         learned = [0, *range(1 + plan.warm, 1 + plan.warm + plan.length)]
-        device = self.loaded.device
         losses = []
         for n, answer in zip(learned, answers, strict=True):
-            target = coarse_target(torch.stack([clip.masks[n] for clip in clips]), answer.logits.shape[-1])
-            counts = torch.tensor([clip.weights[n] for clip in clips], device=device)
-            losses.append(answer_loss(answer, target.to(device), counts, self.recipe.loss))
+            counts = torch.tensor([clip.weights[n] for clip in clips], device=self.loaded.device)
+            losses.append(answer_loss(answer, targets[n], counts, self.recipe.loss))
         return torch.stack(losses).mean()
 
     def _rate(self, number: int) -> float:
