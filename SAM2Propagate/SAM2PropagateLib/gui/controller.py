@@ -25,6 +25,7 @@ from SAM2PropagateLib.gui.events import (
     RunEnd,
     Ticker,
 )
+from SAM2PropagateLib.gui.navigation import frameInView, jumpTo
 from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.pointing import Pointing
 from SAM2PropagateLib.gui.signals import Signal
@@ -320,6 +321,25 @@ class Controller(Pointing):
         if self._workspace is None or wanted not in self._workspace.segmentIDs:
             return SliceStrip()
         return self._workspace.strip(wanted)
+
+    def jump(self, frame: int) -> None:
+        """Show a slice in the views along the propagation axis."""
+        workspace = self._require()
+        jumpTo(workspace.volumeNode.GetScene(), workspace.geometry, workspace.axis, frame)
+
+    def nextDoubtful(self) -> int | None:
+        """Show the next slice that is worth a look, after the one in view; None if there is none."""
+        workspace = self._workspace
+        if workspace is None:
+            return None
+        scene = workspace.volumeNode.GetScene()
+        shown = frameInView(scene, workspace.geometry, workspace.axis)
+        frame = self.strip().nextDoubtful(shown)
+        if frame is None:
+            self._say("info", self.whyNot(rules.NEXT_DOUBTFUL), "no_doubt")
+        else:
+            self.jump(frame)
+        return frame
 
     # --- prompts
 

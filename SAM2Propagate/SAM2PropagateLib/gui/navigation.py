@@ -13,7 +13,7 @@ def sliceNodes(scene: Any) -> list[Any]:
     """The slice views that are in the layout."""
     count = scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")
     nodes = [scene.GetNthNodeByClass(n, "vtkMRMLSliceNode") for n in range(count)]
-    return [node for node in nodes if node.GetMappedInLayout()]
+    return [node for node in nodes if node.IsMappedInLayout()]
 
 
 def viewNormal(sliceNode: Any) -> FloatArray:

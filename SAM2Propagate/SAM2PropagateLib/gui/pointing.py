@@ -73,6 +73,10 @@ class Pointing:
         if self._tool is not None:
             self._say("warning", _("Prompts are placed in the slice views, not in the 3D view."), "3d_view")
 
+    def refuseBox(self) -> None:
+        """A drag with the box tool made no box."""
+        self._say("warning", _("Drag a box from one corner to the opposite one, inside the image."), "no_box")
+
     def point(self, tool: str, ras: npt.ArrayLike, viewNormal: npt.ArrayLike | None = None) -> bool:
         """What a click does that was made with a tool in a slice view.
 
@@ -166,6 +170,10 @@ class Pointing:
                 return _("That is outside the image of the volume.")
             if not isinstance(prompt, Click | Box):
                 continue
+            if isinstance(prompt, Box) and _isAcross(prompt, geometry, axis):
+                return _(
+                    "Boxes belong into the {plane} views: the propagation goes through the {plane} slices."
+                ).format(plane=geometry.plane_name(axis))
             if frame in locked:
                 return _("Slice {number} is locked. Unlock it to change it.").format(number=frame + 1)
             if frame in absent:
@@ -239,6 +247,12 @@ class Pointing:
 
     def _segment(self) -> str:
         raise NotImplementedError
+
+
+def _isAcross(box: Box, geometry: VolumeGeometry, axis: int) -> bool:
+    """Whether a box reaches over several frames of the axis."""
+    ends = [geometry.frame_coordinate(corner, axis) for corner in (box.corner_a, box.corner_b)]
+    return abs(ends[0] - ends[1]) > 1.0
 
 
 def _clicked(

@@ -1,0 +1,273 @@
+"""What is missing, and installing it: what from where, in which order, and what to say when it fails.
+
+Nothing here installs by itself: the window hands in how packages are installed (`PackageTools`), and the user
+has agreed to the plan's text before. Nothing is imported to find out what is there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.gui.signals import Signal
+from SAM2PropagateLib.gui.texts import tr as _
+
+TORCH, REGISTRY, SAM2 = "torch", "registry", "sam2"
+
+# Published by a third party; its code under sam2/ is identical to Meta's last public state (2024-12-15).
+SAM2_REQUIREMENT = (
+    "sam2==1.1.0 --hash=sha256:7e0ea252d43c10d853e3acfce0b5770ac683c30481bd6de311300e9d44f45b74"
+)
+SAM2_OPTIONS = ("--no-build-isolation", "--no-deps", "--require-hashes")
+# Else its build looks for a CUDA compiler, and downloads a second torch to do so.
+SAM2_ENVIRONMENT = {"SAM2_BUILD_CUDA": "0"}
+TORCH_VERSION = ">=2.5.1"
+
+Log = Callable[[str], None]
+Completed = Callable[[bool], None]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that the worker needs.
+
+    Attributes:
+        module: what is imported. requirement: as pip takes it. way: how it is installed: `TORCH`, `REGISTRY`
+            or `SAM2`. megabytes: to download, about.
+    """
+
+    module: str
+    requirement: str
+    way: str
+    megabytes: int
+
+
+PACKAGES = (
+    Package("torch", "torch" + TORCH_VERSION, TORCH, 200),
+    Package("hydra", "hydra-core>=1.3.2", REGISTRY, 1),
+    Package("iopath", "iopath>=0.1.10", REGISTRY, 1),
+    Package("tqdm", "tqdm>=4.66", REGISTRY, 1),
+    Package("PIL", "pillow>=9.4", REGISTRY, 7),
+    Package("safetensors", "safetensors>=0.4.3", REGISTRY, 1),
+    Package("scipy", "scipy>=1.10", REGISTRY, 40),
+    Package("setuptools", "setuptools>=61", REGISTRY, 2),
+    Package("wheel", "wheel", REGISTRY, 1),
+    Package("sam2", SAM2_REQUIREMENT, SAM2, 1),
+)
+
+
+def missing(find: Callable[[str], Any] = importlib.util.find_spec) -> tuple[Package, ...]:
+    """The packages that this Python lacks; looks for them, imports none."""
+    needed = [one for one in PACKAGES if not _isThere(one.module, find)]
+    # What only builds SAM 2 is of no use once that is there.
+    if not any(one.way == SAM2 for one in needed):
+        needed = [one for one in needed if one.module not in ("setuptools", "wheel")]
+    return tuple(needed)
+
+
+def _isThere(module: str, find: Callable[[str], Any]) -> bool:
+    try:
+        return find(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def bannerText(needed: Sequence[Package]) -> str:
+    """The banner's sentence; "" when nothing is missing."""
+    if not needed:
+        return ""
+    return _("Not installed yet: {names}.").format(names=", ".join(one.module for one in needed))
+
+
+def consentText(needed: Sequence[Package]) -> str:
+    """What will be installed, from where and how large: to be agreed to."""
+    lines = [_("This will be installed into Slicer's own Python:"), ""]
+    if any(one.way == TORCH for one in needed):
+        lines.append(
+            _(
+                "• PyTorch, through the extension “PyTorch”, which chooses the build for this computer: "
+                "about 200 MB for the processor alone, up to 3 GB with CUDA"
+            )
+        )
+    registry = [one for one in needed if one.way == REGISTRY]
+    if registry:
+        lines.append(
+            _("• {names}, from the Python Package Index: about {mb} MB").format(
+                names=", ".join(one.module for one in registry), mb=sum(one.megabytes for one in registry)
+            )
+        )
+    if any(one.way == SAM2 for one in needed):
+        lines.append(
+            _(
+                "• SAM 2 (Meta, Apache License 2.0), from the Python Package Index, checked by its SHA-256: "
+                "less than 1 MB"
+            )
+        )
+    lines += ["", _("The model comes with the extension: nothing else is downloaded.")]
+    return "\n".join(lines)
+
+
+class PackageTools(Protocol):
+    """How packages are installed; each call returns at once or when it has finished, and then calls
+    `completed` with whether it succeeded.
+    """
+
+    def installTorch(self, version: str, log: Log, completed: Completed) -> None:
+        """Through the PyTorch extension.
+
+        Raises:
+            SAM2PropagateError: `no_pytorch_extension`.
+        """
+        ...
+
+    def pipInstall(
+        self, arguments: list[str], environment: dict[str, str], log: Log, completed: Completed
+    ) -> None:
+        """As `pip install` with these arguments, and these variables in its environment."""
+        ...
+
+
+@dataclass(frozen=True)
+class InstallEnd:
+    """An installation has ended.
+
+    Attributes:
+        isComplete: everything is there now. text: for the user. log: all lines.
+    """
+
+    isComplete: bool
+    text: str
+    log: tuple[str, ...]
+
+
+class Installer:
+    """Installs what is missing, one step after the other.
+
+    Args:
+        tools: how.
+        folder: for a requirements file, which carries the checksum; deleted again.
+        find: see `missing`.
+
+    Signals:
+        progress (a sentence), logged (a line), finished (`InstallEnd`).
+    """
+
+    def __init__(
+        self, tools: PackageTools, folder: Path, find: Callable[[str], Any] = importlib.util.find_spec
+    ) -> None:
+        self.progress: Signal[str] = Signal()
+        self.logged: Signal[str] = Signal()
+        self.finished: Signal[InstallEnd] = Signal()
+        self._tools = tools
+        self._folder = folder
+        self._find = find
+        self._steps: list[tuple[str, Callable[[], None]]] = []
+        self._log: list[str] = []
+        self._isRunning = False
+        self._count = 0
+
+    @property
+    def isRunning(self) -> bool:
+        return self._isRunning
+
+    def start(self) -> None:
+        """Begins; the user has agreed to `consentText`. Nothing happens while one is running."""
+        if self._isRunning:
+            return
+        needed = missing(self._find)
+        self._log, self._steps = [], []
+        if any(one.way == TORCH for one in needed):
+            self._steps.append((_("Installing PyTorch …"), self._torch))
+        registry = [one.requirement for one in needed if one.way == REGISTRY]
+        if registry:
+            self._steps.append(
+                (_("Installing small packages …"), lambda: self._pip(["--prefer-binary", *registry], {}))
+            )
+        if any(one.way == SAM2 for one in needed):
+            self._steps.append((_("Installing SAM 2 …"), self._sam2))
+        self._count = len(self._steps)
+        self._isRunning = True
+        self._next()
+
+    def _next(self) -> None:
+        if not self._steps:
+            self._end()
+            return
+        text, step = self._steps.pop(0)
+        number = self._count - len(self._steps)
+        self.progress.emit(
+            _("{text} (step {number} of {count})").format(text=text, number=number, count=self._count)
+        )
+        try:
+            step()
+        except SAM2PropagateError as error:
+            self._fail(str(error))
+        except Exception as error:  # whatever pip or another extension throws must not leave a dead panel
+            self._line(f"{type(error).__name__}: {error}")
+            self._fail(
+                _("The installation failed: {reason}").format(reason=str(error) or type(error).__name__)
+            )
+
+    def _torch(self) -> None:
+        self._tools.installTorch(TORCH_VERSION, self._line, self._completed)
+
+    def _pip(self, arguments: list[str], environment: dict[str, str]) -> None:
+        self._tools.pipInstall(arguments, environment, self._line, self._completed)
+
+    def _sam2(self) -> None:
+        file = self._folder / "SAM2PropagateRequirements.txt"
+        file.write_text(SAM2_REQUIREMENT + "\n", encoding="utf-8")
+
+        def completed(isDone: bool) -> None:
+            file.unlink(missing_ok=True)
+            self._completed(isDone)
+
+        try:
+            self._tools.pipInstall(
+                [*SAM2_OPTIONS, "-r", str(file)], dict(SAM2_ENVIRONMENT), self._line, completed
+            )
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
+
+    def _completed(self, isDone: bool) -> None:
+        if not self._isRunning:
+            return
+        if isDone:
+            self._next()
+            return
+        self._fail(_("The installation failed: {reason}").format(reason=self._reason()))
+
+    def _reason(self) -> str:
+        wrong = [line for line in self._log if line.lower().startswith("error")]
+        return (wrong or self._log or [_("no reason was given")])[-1]
+
+    def _line(self, line: str) -> None:
+        self._log.append(line)
+        self.logged.emit(line)
+
+    def _fail(self, text: str) -> None:
+        hint = _(
+            "Slicer works on as before. Check the network and the space on the disk, then press Install "
+            "again: it goes on with what is missing. The log says more."
+        )
+        self._finish(InstallEnd(False, f"{text.rstrip('.')}. {hint}", tuple(self._log)))
+
+    def _end(self) -> None:
+        importlib.invalidate_caches()
+        left = missing(self._find)
+        if left:
+            names = ", ".join(one.module for one in left)
+            self._fail(_("Still missing after the installation: {names}").format(names=names))
+            return
+        text = _("Everything is installed. The first click starts the worker.")
+        self._finish(InstallEnd(True, text, tuple(self._log)))
+
+    def _finish(self, end: InstallEnd) -> None:
+        self._isRunning = False
+        self._steps.clear()
+        self.finished.emit(end)

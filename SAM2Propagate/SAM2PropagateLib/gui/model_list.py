@@ -1,0 +1,210 @@
+"""The list of models: what each is, whether it is there, and getting or removing it.
+
+A download runs in a thread of its own and talks through a queue, which `poll` empties: nothing of the window
+is touched from the thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
+from SAM2PropagateLib.gui.events import NoTicker, Ticker
+from SAM2PropagateLib.gui.signals import Signal
+from SAM2PropagateLib.gui.texts import tr as _
+from SAM2PropagateLib.gui.wording import size
+from SAM2PropagateLib.models.download import download
+from SAM2PropagateLib.models.memory import available_host_memory
+from SAM2PropagateLib.models.registry import ModelEntry
+from SAM2PropagateLib.models.store import ModelStatus, ModelStore
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model in the list.
+
+    Attributes:
+        name: as `Choices.model` takes it. title, details: for the user. isThere: on this computer.
+        whyNotDownload, whyNotRemove: "" if it is possible.
+    """
+
+    name: str
+    title: str
+    details: str
+    isThere: bool
+    whyNotDownload: str
+    whyNotRemove: str
+
+
+@dataclass(frozen=True)
+class DownloadProgress:
+    """Bytes so far and in all (None: not known), and that in words."""
+
+    name: str
+    done: int
+    total: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class DownloadEnd:
+    """A download has ended: `state` is "done", "cancelled" or "failed"; `text` is for the user."""
+
+    name: str
+    state: str
+    text: str
+
+
+class ModelList:
+    """The models of this computer, for a list in the window.
+
+    Args:
+        store: where they are.
+        ticker: told when `poll` has to be called.
+        fetch: downloads; `models.download.download` unless a test says otherwise.
+
+    Signals:
+        progress, finished, changed (the list).
+    """
+
+    def __init__(
+        self, store: ModelStore, ticker: Ticker | None = None, fetch: Callable[..., Any] = download
+    ) -> None:
+        self.progress: Signal[DownloadProgress] = Signal()
+        self.finished: Signal[DownloadEnd] = Signal()
+        self.changed: Signal[None] = Signal()
+        self._store = store
+        self._ticker = ticker or NoTicker()
+        self._fetch = fetch
+        self._thread: threading.Thread | None = None
+        self._name = ""
+        self._stop = threading.Event()
+        self._said: queue.SimpleQueue[DownloadProgress | DownloadEnd] = queue.SimpleQueue()
+
+    @property
+    def isDownloading(self) -> bool:
+        return self._thread is not None
+
+    def rows(self) -> list[ModelRow]:
+        """All models, the bundled one first."""
+        return [self._row(status) for status in self._store.status()]
+
+    def _row(self, status: ModelStatus) -> ModelRow:
+        entry = status.entry
+        whyNotDownload = ""
+        if status.there:
+            whyNotDownload = _("It is on this computer already.")
+        elif entry.url is None:
+            whyNotDownload = _("It comes with the extension: install the extension again.")
+        elif self.isDownloading:
+            whyNotDownload = _("Another download is running.")
+        whyNotRemove = ""
+        if entry.resource is not None:
+            whyNotRemove = _("It comes with the extension and stays with it.")
+        elif not status.there and not status.bytes_there:
+            whyNotRemove = _("It is not on this computer.")
+        elif self.isDownloading and self._name == entry.name:
+            whyNotRemove = _("It is being downloaded.")
+        return ModelRow(entry.name, entry.title, _details(status), status.there, whyNotDownload, whyNotRemove)
+
+    def consentText(self, name: str) -> str:
+        """What is downloaded from where, how large, under which licence: to be agreed to."""
+        entry = self._store.find(name)
+        lines = [
+            _("Download {title}?").format(title=entry.title),
+            "",
+            _("From: {url}").format(url=entry.url),
+            _("Size: {size}").format(size=size(entry.bytes)),
+            _("Licence of the weights: {licence}").format(licence=entry.licence),
+            _("To: {folder}").format(folder=self._store.path_of(entry).parent),
+            _("It is checked against its published SHA-256 before it is used."),
+        ]
+        return "\n".join(lines)
+
+    def download(self, name: str) -> bool:
+        """Begins to get a model; the user has agreed to `consentText`. False while another one is coming."""
+        if self._thread is not None:
+            return False
+        entry = self._store.find(name)
+        self._name = name
+        self._stop.clear()
+        self._thread = threading.Thread(
+            target=self._run, args=(entry,), name="sam2propagate-download", daemon=True
+        )
+        self._thread.start()
+        self._ticker.start()
+        self.changed.emit(None)
+        return True
+
+    def cancel(self) -> None:
+        """Ends the download; what has arrived is kept and the next one goes on from there."""
+        self._stop.set()
+
+    def remove(self, name: str) -> None:
+        """Deletes a downloaded model.
+
+        Raises:
+            InputError, SAM2PropagateError: see `ModelStore.remove`.
+        """
+        self._store.remove(name)
+        self.changed.emit(None)
+
+    def _run(self, entry: ModelEntry) -> None:
+        def progress(done: int, total: int | None) -> None:
+            known = total or entry.bytes
+            text = size(done) if known is None else f"{size(done)} / {size(known)}"
+            self._said.put(DownloadProgress(entry.name, done, known, text))
+
+        try:
+            self._fetch(entry, self._store, progress=progress, cancelled=self._stop.is_set)
+        except Cancelled:
+            end = DownloadEnd(entry.name, "cancelled", _("The download was cancelled."))
+        except SAM2PropagateError as error:
+            end = DownloadEnd(entry.name, "failed", str(error))
+        except Exception as error:  # a thread's exception would be lost
+            end = DownloadEnd(entry.name, "failed", f"{type(error).__name__}: {error}")
+        else:
+            text = _("{title} is on this computer now.").format(title=entry.title)
+            end = DownloadEnd(entry.name, "done", text)
+        self._said.put(end)
+
+    def poll(self) -> None:
+        """Tells what the download has said; never waits. Called by the ticker."""
+        while True:
+            try:
+                said = self._said.get_nowait()
+            except queue.Empty:
+                break
+            if isinstance(said, DownloadProgress):
+                self.progress.emit(said)
+                continue
+            assert self._thread is not None
+            self._thread.join()
+            self._thread = None
+            self._ticker.stop()
+            self.finished.emit(said)
+            self.changed.emit(None)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Ends a download and its thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+            self._thread = None
+        self._ticker.stop()
+
+
+def _details(status: ModelStatus) -> str:
+    entry = status.entry
+    parts = [_("on this computer") if status.there else _("not downloaded")]
+    parts.append(size(status.bytes_there if status.there else entry.bytes))
+    parts.append(entry.licence)
+    parts.append(_("needs about {mb} MB of memory").format(mb=entry.memory_mb))
+    free = available_host_memory()
+    if free is not None and entry.memory_mb * 2**20 > free:
+        parts.append(_("more than is free now"))
+    return " · ".join(parts)

@@ -1,0 +1,217 @@
+"""The mouse and the keys in the views: turned into calls of the controller, without Qt.
+
+Everything is observed on the views' interactors, so that it works in Slicer and in offscreen views alike, and
+only between `start` and `stop`. With a tool on, a click in a slice view is a prompt, unless the mouse is on a
+prompt that is there: that can be dragged, as ever. All other events go where they always go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from SAM2PropagateLib.gui.controller import Controller
+from SAM2PropagateLib.gui.navigation import viewNormal, xyToRas
+from SAM2PropagateLib.gui.tools import (
+    ABSENT,
+    BOX,
+    CLICK_TOOLS,
+    LOCK,
+    NEXT_DOUBTFUL_KEY,
+    PROPAGATE_KEY,
+    RANGE,
+    toolOfKey,
+)
+from SAM2PropagateLib.scene.box_drag import BoxDrag
+
+# Above the priority of Slicer's interactor styles; below that of a box being drawn.
+_PRIORITY = 9.0
+# Pixels; a longer way between press and release is no click.
+_LONGEST_CLICK = 4
+
+Xy = tuple[int, int]
+
+
+class ViewInput:
+    """What the user does in the views while the module is open.
+
+    Args:
+        controller: who is told.
+        onPropagate, onNextDoubtful: called for these two keys.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        onPropagate: Callable[[], None] = lambda: None,
+        onNextDoubtful: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._controller = controller
+        self._actions = {PROPAGATE_KEY: onPropagate, NEXT_DOUBTFUL_KEY: onNextDoubtful}
+        self._slices: list[tuple[Any, Any]] = []
+        self._others: list[Any] = []
+        self._tags: list[tuple[Any, int]] = []
+        self._pressed: tuple[Any, Xy] | None = None
+        self._boxes: BoxDrag | None = None
+        self._boxesFor: Any = None
+
+    @property
+    def isOn(self) -> bool:
+        return bool(self._tags)
+
+    def addSliceView(self, interactor: Any, sliceNode: Any) -> None:
+        """Makes a slice view one in which prompts are placed; before `start`.
+
+        Args:
+            interactor: its vtkRenderWindowInteractor, in Slicer `sliceWidget.sliceView().interactor()`.
+            sliceNode: its vtkMRMLSliceNode.
+        """
+        self._slices.append((interactor, sliceNode))
+
+    def add3DView(self, interactor: Any) -> None:
+        """Makes a view one in which prompts are refused; before `start`."""
+        self._others.append(interactor)
+
+    def clearViews(self) -> None:
+        """Forgets all views, as when the layout has changed; stops."""
+        self.stop()
+        self._slices.clear()
+        self._others.clear()
+
+    def start(self) -> None:
+        """Begins to listen."""
+        if self.isOn:
+            return
+        for interactor, _ in self._slices:
+            self._observe(interactor, "LeftButtonPressEvent", self._press)
+            self._observe(interactor, "LeftButtonReleaseEvent", self._release)
+            self._observe(interactor, "KeyPressEvent", self._key)
+        for interactor in self._others:
+            self._observe(interactor, "LeftButtonPressEvent", self._pressElsewhere)
+            self._observe(interactor, "LeftButtonReleaseEvent", self._releaseElsewhere)
+        self._controller.changed.connect(self._follow)
+        self._follow()
+
+    def stop(self) -> None:
+        """Listens no longer; a box that is being drawn is dropped."""
+        self._controller.changed.disconnect(self._follow)
+        for interactor, tag in self._tags:
+            interactor.RemoveObserver(tag)
+        self._tags.clear()
+        self._pressed = None
+        self._dropBoxes()
+
+    def _observe(self, interactor: Any, event: str, handle: Callable[[Any], bool]) -> None:
+        def observer(caller: Any, _event: str) -> None:
+            command = caller.GetCommand(tag)
+            if handle(caller):
+                command.AbortFlagOn()  # nobody else gets the event
+
+        tag = interactor.AddObserver(event, observer, _PRIORITY)
+        self._tags.append((interactor, tag))
+
+    # --- boxes
+
+    def _follow(self, _: None = None) -> None:
+        """Switches the drawing of boxes on and off with its tool."""
+        workspace = self._controller.workspace
+        if workspace is None or self._controller.tool != BOX or not self.isOn:
+            self._dropBoxes()
+            return
+        if self._boxesFor != (workspace.segmentationID, self._controller.segmentID):
+            self._dropBoxes()
+            self._boxes = BoxDrag(workspace.markups, self._boxEnded)
+            for interactor, sliceNode in self._slices:
+                self._boxes.addView(interactor, sliceNode)
+            self._boxesFor = (workspace.segmentationID, self._controller.segmentID)
+        if self._boxes is not None and not self._boxes.isOn:
+            self._boxes.start(self._controller.segmentID)
+
+    def _boxEnded(self, roiNode: Any) -> None:
+        if self._boxes is None:
+            return
+        if roiNode is None:
+            self._controller.refuseBox()
+        # The tool stays on: the next drag is the next box.
+        if self._controller.tool == BOX and not self._boxes.isOn:
+            self._boxes.start(self._controller.segmentID)
+
+    def _dropBoxes(self) -> None:
+        boxes, self._boxes, self._boxesFor = self._boxes, None, None
+        if boxes is not None:
+            boxes.stop()
+
+    # --- mouse
+
+    def _press(self, interactor: Any) -> bool:
+        tool = self._controller.tool
+        if tool is None or tool == BOX or _hasModifier(interactor):
+            return False
+        # Marks are about the whole slice; with a click tool, a prompt under the mouse is to be dragged.
+        if tool in CLICK_TOOLS and self._isOnPrompt():
+            return False
+        self._pressed = (interactor, interactor.GetEventPosition())
+        return True
+
+    def _release(self, interactor: Any) -> bool:
+        pressed, self._pressed = self._pressed, None
+        if pressed is None or pressed[0] is not interactor:
+            return False
+        tool = self._controller.tool
+        if tool is not None and _isNear(pressed[1], interactor.GetEventPosition()):
+            self._point(tool, interactor, pressed[1])
+        return True
+
+    def _point(self, tool: str, interactor: Any, xy: Xy) -> None:
+        sliceNode = next(node for view, node in self._slices if view is interactor)
+        self._controller.point(tool, xyToRas(sliceNode, xy), viewNormal(sliceNode))
+
+    def _isOnPrompt(self) -> bool:
+        """Whether the mouse is on a prompt, which it then drags."""
+        workspace = self._controller.workspace
+        for node in () if workspace is None else workspace.markups.nodes():
+            display = node.GetDisplayNode()
+            if display is not None and display.GetActiveComponentType() not in (
+                display.ComponentNone,
+                display.ComponentPlane,
+            ):
+                return True
+        return False
+
+    def _pressElsewhere(self, interactor: Any) -> bool:
+        self._pressed = (interactor, interactor.GetEventPosition())
+        return False
+
+    def _releaseElsewhere(self, interactor: Any) -> bool:
+        pressed, self._pressed = self._pressed, None
+        isHere = pressed is not None and pressed[0] is interactor
+        if pressed is not None and isHere and _isNear(pressed[1], interactor.GetEventPosition()):
+            self._controller.refuse3D()
+        return False
+
+    # --- keys
+
+    def _key(self, interactor: Any) -> bool:
+        if interactor.GetControlKey() or interactor.GetAltKey() or interactor.GetShiftKey():
+            return False
+        key = str(interactor.GetKeySym() or "").upper()
+        if key in self._actions:
+            self._actions[key]()
+            return True
+        tool = toolOfKey(key)
+        if tool is None:
+            return False
+        if tool in (ABSENT, LOCK, RANGE):
+            # These are about the slice under the mouse: no click is needed.
+            self._point(tool, interactor, interactor.GetEventPosition())
+        else:
+            self._controller.chooseTool(tool)
+        return True
+
+
+def _hasModifier(interactor: Any) -> bool:
+    return bool(interactor.GetControlKey() or interactor.GetShiftKey() or interactor.GetAltKey())
+
+
+def _isNear(a: Xy, b: Xy) -> bool:
+    return max(abs(a[0] - b[0]), abs(a[1] - b[1])) <= _LONGEST_CLICK

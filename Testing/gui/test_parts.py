@@ -1,0 +1,146 @@
+"""The small parts that decide something: rules, tools, the strip, memory, texts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+
+import pytest
+
+from SAM2PropagateLib import segment_job
+from SAM2PropagateLib.gui import rules, strip, texts, tools
+from SAM2PropagateLib.gui.rules import Facts
+from SAM2PropagateLib.gui.signals import Signal
+from SAM2PropagateLib.gui.strip import FrameFacts
+from SAM2PropagateLib.gui.wording import duration, size
+
+READY = Facts(
+    hasVolume=True,
+    hasSegmentation=True,
+    hasSegment=True,
+    canStart=True,
+    hasPreview=True,
+    hasPrompts=True,
+    canUndoPrompt=True,
+    canRedoPrompt=True,
+    hasDoubt=True,
+)
+
+
+@pytest.mark.parametrize("action", rules.ACTIONS)
+def test_every_action_says_why_it_is_not_possible(action):
+    reason = rules.whyNot(action, Facts())
+    assert re.fullmatch(r"[A-Z][^.]*\.", reason), reason
+
+
+def test_all_is_possible_when_all_is_there():
+    possible = {action for action in rules.ACTIONS if not rules.whyNot(action, READY)}
+    assert possible == set(rules.ACTIONS) - {rules.CANCEL}
+    running = replace(READY, isRunning=True)
+    assert not rules.whyNot(rules.CANCEL, running) and not rules.whyNot(rules.PROMPT, running)
+    assert rules.whyNot(rules.PROPAGATE, running) and rules.whyNot(rules.APPLY, running)
+    assert rules.whyNot(rules.CANCEL, replace(running, isCancelling=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"missing": ("torch", "sam2")}, "Install what is missing first: torch, sam2."),
+        ({"hasVolume": False}, "Choose a volume first."),
+        ({"volumeProblem": "It is a label map."}, "It is a label map."),
+        ({"hasSegmentation": False}, "Choose or create a segmentation first."),
+        ({"segmentationProblem": "It has no voxels."}, "It has no voxels."),
+        ({"modelProblem": "Download it."}, "Download it."),
+    ],
+)
+def test_the_first_thing_that_is_missing_is_named(change, words):
+    facts = replace(READY, **change)
+    assert rules.whyNot(rules.PROMPT, facts) == words
+    assert rules.whyNot(rules.PROPAGATE, facts) == words
+    assert set(change) <= {field.name for field in fields(Facts)}
+
+
+def test_every_tool_has_a_key_of_its_own_and_takes_none_of_slicers():
+    listed = tools.keys()
+    keys = [key for key, _ in listed]
+    assert len(keys) == len(set(keys)) == len(tools.TOOLS) + 2
+    assert not set(keys) & set("BFGQRSTVWXYZ0123456789")
+    assert tools.toolOfKey("a") == tools.POSITIVE and tools.toolOfKey("Q") is None
+
+
+def test_texts_are_translated_by_the_function_that_is_given():
+    texts.setTranslator(lambda text: f"<{text}>")
+    try:
+        assert rules.whyNot(rules.CANCEL, Facts()) == "<Nothing is running.>"
+        assert tools.tools()[0].title == "<Click +>"
+    finally:
+        texts.setTranslator(None)
+    assert rules.whyNot(rules.CANCEL, Facts()) == "Nothing is running."
+
+
+def test_times_and_sizes_in_words():
+    assert [duration(seconds) for seconds in (0.2, 59.4, 125, 3600)] == [
+        "0 s",
+        "59 s",
+        "2:05 min",
+        "60:00 min",
+    ]
+    assert size(156_008_466) == "149 MB" and size(None) == "size not published"
+
+
+def test_signals_reach_everybody_until_they_let_go():
+    signal: Signal[int] = Signal()
+    heard: list[int] = []
+    signal.connect(heard.append)
+    signal.connect(heard.append)
+    signal.emit(1)
+    signal.disconnect(heard.append)
+    signal.emit(2)
+    assert heard == [1]
+
+
+def doubts(*values):
+    facts = {
+        frame: FrameFacts("propagated", value) for frame, value in enumerate(values) if value is not None
+    }
+    return strip.strip(len(values), facts)
+
+
+def test_the_worst_slice_of_each_doubtful_stretch_is_next():
+    one = doubts(0.1, 0.6, 0.9, 0.7, 0.2, None, 0.5, 0.5, 0.1, 0.99)
+    assert one.doubtful == (2, 6, 9)
+    assert [one.nextDoubtful(after) for after in (None, 0, 2, 5, 9)] == [2, 2, 6, 6, 2]
+    assert doubts(0.1, 0.2).nextDoubtful(0) is None
+    assert strip.DOUBTFUL == segment_job.DOUBTFUL
+
+
+def test_what_the_user_decided_is_not_doubtful():
+    facts = {frame: FrameFacts("propagated", 0.9) for frame in range(4)}
+    one = strip.strip(
+        4,
+        facts,
+        edited=frozenset({0}),
+        locked=frozenset({1}),
+        absent=frozenset({2}),
+        keyframes=frozenset({0}),
+    )
+    assert [frame.look for frame in one.frames] == ["edited", "locked", "absent", "propagated"]
+    assert one.doubtful == (3,)
+
+
+def test_hovering_gives_the_numbers():
+    facts = {2: FrameFacts("propagated", 0.62, 0.81, 3.0)}
+    one = strip.strip(5, facts, preview=frozenset({2}), keyframes=frozenset({4}), inRange=range(1, 5))
+    assert one.text(2).splitlines() == [
+        "Slice 3 of 5",
+        "propagated, in the preview, not applied yet",
+        "Doubt 62% · model's own estimate of overlap 81%",
+    ]
+    assert one.text(0).splitlines() == ["Slice 1 of 5", "outside the range"]
+    assert one.text(4).splitlines()[1] == "keyframe with prompts"
+
+
+def test_places_of_the_strip():
+    one = doubts(*[0.1] * 10)
+    assert [one.frameAt(x, 200) for x in (-1, 0, 19.9, 20, 199.9, 200)] == [None, 0, 0, 1, 9, None]
+    assert strip.SliceStrip().frameAt(3, 200) is None
