@@ -42,6 +42,7 @@ _LEAST_VOXELS = 20
 _MOST_PARTS = 20
 # More values than this are an image, not a label.
 _MOST_VALUES = 1000
+_LARGEST_VALUE = 65535
 _GRID_TOLERANCE = 0.01
 
 
@@ -269,7 +270,22 @@ class LoadedCase:
 
     def usable(self) -> list[int]:
         """The structures that one prompt can mean: not a few voxels, not many parts."""
-        return [number for number in range(len(self.names)) if _is_one_thing(self.structure(number).mask)]
+        if self._array is None:
+            return [number for number, mask in enumerate(self._masks) if _is_one_thing(mask)]
+        if int(self._array.min()) < 0 or int(self._array.max()) > _LARGEST_VALUE:
+            return [n for n in range(len(self.names)) if _is_one_thing(self.structure(n).mask)]
+        # Each structure within its own bounds: a whole-body label has a hundred of them.
+        bounds = ndimage.find_objects(self._array.astype(np.int32, copy=False))
+        found = []
+        for number, values in enumerate(self._values):
+            there = [bounds[value - 1] for value in values if 0 < value <= len(bounds)]
+            boxes = [box for box in there if box is not None]
+            part = tuple(
+                slice(min(box[n].start for box in boxes), max(box[n].stop for box in boxes)) for n in range(3)
+            )
+            if _is_one_thing(np.isin(self._array[part], values)):
+                found.append(number)
+        return found
 
     @property
     def nbytes(self) -> int:
