@@ -75,9 +75,9 @@ class Canvas:
         return text.rstrip() + _ELLIPSIS
 
     def wrapped(self, text: str, size: int, width: float, bold: bool = False) -> list[str]:
-        """The text in lines that fit."""
+        """The text in lines that fit, broken at plain spaces."""
         lines: list[str] = []
-        for word in text.split():
+        for word in text.split(" "):
             longer = f"{lines[-1]} {word}" if lines else word
             if lines and self.text_width(longer, size, bold) <= width:
                 lines[-1] = longer

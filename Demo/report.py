@@ -213,7 +213,7 @@ def _steps(story: Story) -> list[Tile]:
             correction.picture,
             "A doubtful slice of the run",
             f"{correction.target.segment}, {place}: {highest} {correction.target.doubt:.2f}, "
-            f"the slice's Dice is {correction.dice_before:.2f}",
+            f"Dice\u00a0{correction.dice_before:.2f}",
         )
     )
     second = story.second.propagation
