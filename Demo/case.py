@@ -1,6 +1,7 @@
 """What the demonstration segments, and where its user clicks.
 
-The places were read off the CT by eye, to a few millimeters, as a user would point at them.
+The places are a careful user's: the click is in the middle of its structure, the box and the ends follow the
+reference labels to a voxel or so (3 mm).
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ FORMAT, VERSION = "sam2propagate-demo-report", 1
 _NOTES = (
     "Dice is measured against the reference labels that come with the CT; they are themselves the output of "
     "another program, not of a human reader.",
+    "The first prompts are a careful user's: the click in the middle of its structure, the box and the ends "
+    "within a voxel or so (3 mm) of the reference labels.",
     "A structure's seconds run from the start of the run to its last slice; both structures are computed in "
     "the same run.",
     "The slice to correct is the first in the list of doubtful slices on which there is something to "
