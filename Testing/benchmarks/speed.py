@@ -35,7 +35,7 @@ preprocessed, which is not counted either; the engine windows and resamples them
 predictor runs in {official}, with every keyframe conditioning.
 
 - first propagation: a box on the middle slice, carried in both directions; nothing encoded before. The engine
-  stops computing where the structure has ended; how many slices it did compute stands beside the ratio.
+  stops computing where the structure has ended; how many slices it did compute stands below the table.
 - first, encoded ahead: the same if the slices were encoded while the user looked at the volume.
 - re-propagation: then the mask of a slice halfway to the end is corrected. sam2's predictor carries both
   directions again from the first slice; the engine runs again. Counted are the slices that each writes.
@@ -44,6 +44,7 @@ predictor runs in {official}, with every keyframe conditioning.
   first one only; its user would have to know that this is enough.
 - three segments: three boxes on the middle slice; masks (slices times segments) per second.
 - click: until its mask is there; cold on a slice not seen before, warm for further clicks on it.
+- processor s: of all threads together; other busy programs lengthen this the least.
 - memory: the most that the process held, torch and the loaded weights included.
 
 Random weights: the masks mean nothing. They are the same on both sides, and made to say that the object is on
@@ -100,6 +101,10 @@ def _seconds(name: str) -> Callable[[Mapping[str, Any]], float | None]:
     return lambda figures: figures[name]["seconds"] if name in figures else None
 
 
+def _processor(name: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda figures: figures[name]["processor_seconds"] if name in figures else None
+
+
 def _mebibytes(name: str) -> Callable[[Mapping[str, Any]], float | None]:
     return lambda figures: figures[name] / 2**20 if figures.get(name) else None
 
@@ -121,6 +126,8 @@ QUANTITIES = (
     Quantity("three segments, masks/s", _rate("three")),
     Quantity("click, cold, s", lambda figures: float(np.median(figures["click_cold_seconds"])), 3, "less"),
     Quantity("click, warm, s", lambda figures: float(np.median(figures["click_warm_seconds"])), 3, "less"),
+    Quantity("first propagation, processor s", _processor("first"), 2, "less"),
+    Quantity("re-propagation, processor s", _processor("again"), 2, "less"),
     Quantity("memory, MiB", _mebibytes("peak_bytes"), 0, "less"),
     Quantity("memory of the GPU, MiB", _mebibytes("peak_device_bytes"), 0, "less"),
 )
