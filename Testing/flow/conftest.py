@@ -1,0 +1,1 @@
+from Testing.headless.fixtures import headless, openView  # noqa: F401
