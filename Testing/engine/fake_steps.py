@@ -49,9 +49,14 @@ class FakeSteps:
         if (labels == 2).any():
             x, y = points[labels >= 2].mean(0)
         else:
-            x, y = points[labels == 1][0]
+            # As SAM 2 does with many clicks, it minds the last one most.
+            x, y = points[-1]
         level = features.coarse[0, int((y + 0.5) // 4), int((x + 0.5) // 4)]
-        return self._decoded(features, level, 0.9)
+        decoded = self._decoded(features, level, 0.9)
+        if mask_logits is None or labels[-1] != 0:
+            return decoded
+        kept = torch.where(decoded.logits > 0, -5.0, mask_logits[0, 0])
+        return Decoded(kept, decoded.iou, decoded.object_score, decoded.pointer)
 
     def decode_mask(self, features: FrameFeatures, mask: torch.Tensor) -> Decoded:
         grid = F.interpolate(mask, size=(GRID, GRID), mode="area")[0, 0]

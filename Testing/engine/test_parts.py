@@ -14,7 +14,7 @@ from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
 from SAM2PropagateLib.engine.front import Tracked
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
 from SAM2PropagateLib.engine.postprocess import clean
-from SAM2PropagateLib.engine.refine import refined
+from SAM2PropagateLib.engine.refine import refined, toggled
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
@@ -116,22 +116,33 @@ def test_cleaning_takes_specks_and_holes_but_never_all() -> None:
     assert not clean(open_bay, 5)[0, 2]
 
 
-def test_refining_only_touches_the_parts_that_were_clicked() -> None:
+def test_refining_only_touches_the_part_that_was_clicked() -> None:
     mask = np.zeros((20, 20), bool)
     mask[2:8, 2:8] = True
     proposal = mask.copy()
     proposal[2:8, 8:12] = True  # asked for
     proposal[15:18, 15:18] = True  # not asked for
     proposal[2, 2] = False  # not asked for
-    result = refined(mask, proposal, ((9.0, 4.0, True),))
+    result = refined(mask, proposal, (9.0, 4.0, True))
     assert result[2:8, 2:12].all()
     assert not result[16, 16]
     proposal = mask.copy()
     proposal[2:8, 6:8] = False
-    result = refined(mask, proposal, ((7.0, 4.0, False),))
+    result = refined(mask, proposal, (7.0, 4.0, False))
     assert not result[2:8, 6:8].any()
     assert result[2:8, 2:6].all()
-    assert np.array_equal(refined(mask, mask, ((15.0, 15.0, True),)), mask)
+    assert refined(mask, mask, (15.0, 15.0, True)) is mask
+
+
+def test_a_click_adds_or_takes_the_thing_that_lies_there_but_not_nearly_all() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[2:8, 2:12] = True
+    lump = np.zeros((20, 20), bool)
+    lump[2:8, 9:14] = True
+    assert toggled(mask, lump, (10.0, 4.0, False)).sum() == 6 * 7
+    assert toggled(mask, lump, (13.0, 4.0, True)).sum() == 6 * 12
+    assert toggled(mask, lump, (10.0, 4.0, True)) is mask
+    assert toggled(mask, mask, (5.0, 5.0, False)) is mask
 
 
 def test_doubt_grows_with_every_reason() -> None:

@@ -287,6 +287,19 @@ def test_clicks_on_a_mask_change_what_they_aim_at_and_nothing_else() -> None:
     assert same(added, bright(volume, 8) | drawn)
 
 
+def test_a_later_click_does_not_undo_what_an_earlier_one_did() -> None:
+    volume = blocks()
+    opened = session(volume)
+    drawn = np.zeros((64, 64), bool)
+    drawn[8:24, 8:16] = True
+    bright_half, grey = (20.0, 16.0, True), (40.0, 44.0, True)
+    both = opened.preview(8, FramePrompts(mask=drawn, clicks=(bright_half, grey)), "bright").mask
+    assert same(both, volume[8] > 100)
+    without = (40.0, 44.0, False)
+    back = opened.preview(8, FramePrompts(mask=volume[8] > 100, clicks=(without,)), "bright").mask
+    assert same(back, bright(volume, 8))
+
+
 def test_a_small_structure_is_looked_at_closely_and_the_view_stays_during_corrections() -> None:
     volume = np.zeros((12, 256, 256), np.uint8)
     volume[:, 96:120, 96:120] = 200

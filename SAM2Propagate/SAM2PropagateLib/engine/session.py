@@ -17,7 +17,7 @@ from SAM2PropagateLib.engine.front import Front, Tracked, batches
 from SAM2PropagateLib.engine.memory_limits import is_out_of_memory, out_of_memory_error
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
 from SAM2PropagateLib.engine.postprocess import clean
-from SAM2PropagateLib.engine.refine import refined
+from SAM2PropagateLib.engine.refine import refined, toggled
 from SAM2PropagateLib.engine.results import (
     ABSENT,
     KEYFRAME,
@@ -39,14 +39,18 @@ _PATIENCE = 6
 _NOISE_AREA = 8
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Key:
-    """A decoded keyframe."""
+    """A decoded keyframe; its memory is made when it is carried, not for a preview."""
 
-    fingerprint: str
+    prompts: FramePrompts
     decoded: Decoded
     mask: np.ndarray
-    memory: Memory | None
+    memory: Memory | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        return self.prompts.fingerprint
 
 
 @dataclass
@@ -228,44 +232,74 @@ class EngineSession:
 
     def _decoded_key(self, view: FrameView, frame: int, prompts: FramePrompts) -> _Key:
         if prompts.absent or not (prompts.clicks or prompts.box or prompts.mask is not None):
-            empty = np.zeros(self._frames.native_shape, bool)
-            return _Key(prompts.fingerprint, _nothing(self._steps.device), empty, None)
+            return _Key(prompts, _nothing(self._steps.device), np.zeros(self._frames.native_shape, bool))
         features = self.features.get([(view, frame)])[view, frame]
-        if prompts.mask is not None and not prompts.clicks and prompts.box is None:
-            mask = prompts.mask
-            decoded = self._steps.decode_mask(features, self._seen(mask, view))
-        else:
-            decoded, mask = self._decode_prompts(features, view, prompts)
-        memory = None
-        if prompts.is_positive:
-            memory = self._steps.remember([features], [decoded], prompted=True)[0]
-        return _Key(prompts.fingerprint, decoded, mask, memory)
+        if prompts.mask is not None and not prompts.clicks:
+            decoded = self._steps.decode_mask(features, self._seen(prompts.mask, view))
+            return _Key(prompts, decoded, prompts.mask)
+        return _Key(prompts, *self._decode_prompts(features, view, prompts))
+
+    def _memory(self, track: _Track, frame: int, key: _Key) -> Memory:
+        if key.memory is None:
+            features = self.features.get([(track.view, frame)])[track.view, frame]
+            key.memory = self._steps.remember([features], [key.decoded], prompted=True)[0]
+        return key.memory
 
     def _decode_prompts(
         self, features: FrameFeatures, view: FrameView, prompts: FramePrompts
     ) -> tuple[Decoded, np.ndarray]:
+        if prompts.mask is None:
+            decoded = self._decode_points(features, view, prompts.box, prompts.clicks)
+            return decoded, _native_mask(decoded.logits, view)
+        mask = self._corrected(features, view, prompts)
+        return self._steps.decode_mask(features, self._seen(mask, view)), mask
+
+    def _corrected(self, features: FrameFeatures, view: FrameView, prompts: FramePrompts) -> np.ndarray:
+        """The prompts' mask after its clicks, each taken on what those before it made of it."""
+        assert prompts.mask is not None
+        mask = prompts.mask
+        for count, click in enumerate(prompts.clicks, 1):
+            start = self._as_logits(mask, view)
+            decoded = self._decode_points(features, view, prompts.box, prompts.clicks[:count], start)
+            changed = refined(mask, _native_mask(decoded.logits, view), click)
+            if changed is mask:
+                # Starting from the mask, the model stays with it: ask what lies at the click by itself.
+                x, y, _ = click
+                alone = self._decode_points(features, view, None, ((x, y, True),))
+                changed = toggled(mask, _native_mask(alone.logits, view), click)
+            mask = changed
+        return mask
+
+    def _decode_points(
+        self,
+        features: FrameFeatures,
+        view: FrameView,
+        box: looking.PixelBox | None,
+        clicks: Sequence[tuple[float, float, bool]],
+        start: torch.Tensor | None = None,
+    ) -> Decoded:
         points: list[tuple[float, float]] = []
         labels: list[int] = []
-        if prompts.box is not None:
-            x0, y0, x1, y1 = prompts.box
-            points += [(x0, y0), (x1, y1)]
+        if box is not None:
+            points += [box[:2], box[2:]]
             labels += [2, 3]
-        points += [(x, y) for x, y, _ in prompts.clicks]
-        labels += [int(positive) for _, _, positive in prompts.clicks]
+        points += [(x, y) for x, y, _ in clicks]
+        labels += [int(positive) for _, _, positive in clicks]
         device = self._steps.device
         # The prompt encoder counts from pixel centres, the view from pixel edges.
         where = torch.tensor(view.to_model(np.array(points)) - 0.5, dtype=torch.float32, device=device)
         what = torch.tensor(labels, dtype=torch.int32, device=device)
-        if prompts.mask is None:
-            decoded = self._steps.decode_prompts(features, where, what)
-            return decoded, _native_mask(decoded.logits, view)
-        start = (self._seen(prompts.mask, view) * 2 - 1) * MASK_PROMPT_LOGIT
-        start = torch.nn.functional.interpolate(
-            start, scale_factor=0.25, mode="bilinear", align_corners=False, antialias=True
+        return self._steps.decode_prompts(features, where, what, start)
+
+    def _as_logits(self, mask: np.ndarray, view: FrameView) -> torch.Tensor:
+        """(1, 1, 4h, 4w): a mask as the decoder takes one to start from."""
+        return torch.nn.functional.interpolate(
+            (self._seen(mask, view) * 2 - 1) * MASK_PROMPT_LOGIT,
+            scale_factor=0.25,
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
         )
-        decoded = self._steps.decode_prompts(features, where, what, start)
-        mask = refined(prompts.mask, _native_mask(decoded.logits, view), prompts.clicks)
-        return self._steps.decode_mask(features, self._seen(mask, view)), mask
 
     def _seen(self, mask: np.ndarray, view: FrameView) -> torch.Tensor:
         return imaging.mask_to_model(mask, view, self._steps.device)
@@ -387,11 +421,15 @@ class EngineSession:
         if source is None:
             return None
         key = keys[source]
-        assert key.memory is not None
         name = (source, key.fingerprint, step)
         if anew or name not in track.fronts:
             track.fronts[name] = Front(
-                source, step, key.memory, self.frame_count, self._steps.slots, self._steps.max_pointers
+                source,
+                step,
+                self._memory(track, source, key),
+                self.frame_count,
+                self._steps.slots,
+                self._steps.max_pointers,
             )
         return track.fronts[name]
 

@@ -8,7 +8,8 @@ call the model classes of the `sam2` package.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from SAM2PropagateLib.engine.build import LoadedModel
+from SAM2PropagateLib.engine.cpu_attention import PlainAttention
 from SAM2PropagateLib.engine.memory_reader import MemoryReader, Projected
 
 # The logit that sam2 writes where it says that the object is not in the frame.
@@ -122,10 +124,16 @@ class ModelSteps:
         self.dtype: torch.dtype = loaded.dtype
         self.input_size: int = loaded.input_size
         model = loaded.model
+        on_cpu = self.device.type == "cpu"
+        half_on_cpu = on_cpu and self.dtype != torch.float32
+        self._attention_mode: Callable[[], AbstractContextManager[Any]] = (
+            PlainAttention if half_on_cpu else nullcontext
+        )
         self._encoder = self._converted(model.image_encoder)
+        _keep_position_codes(self._encoder.trunk)
         self._decoder = self._converted(model.sam_mask_decoder)
         # Half precision makes its depthwise convolutions slower on a CPU, not faster.
-        self._memory_dtype = torch.float32 if self.device.type == "cpu" else self.dtype
+        self._memory_dtype = torch.float32 if on_cpu else self.dtype
         self._memory_encoder = model.memory_encoder.to(self._memory_dtype)
         self._pointer = self._converted(model.obj_ptr_proj)
         # Prompts stay in float32: half precision moves a click by more than a pixel.
@@ -159,7 +167,8 @@ class ModelSteps:
     @torch.inference_mode()
     def encode(self, images: torch.Tensor) -> list[FrameFeatures]:
         """Features of a batch of frames: float32 (frames, 3, size, size) in, one `FrameFeatures` each out."""
-        pyramid = self._encoder(images.to(self.dtype))["backbone_fpn"]
+        with self._attention_mode():
+            pyramid = self._encoder(images.to(self.dtype))["backbone_fpn"]
         fine = self._decoder.conv_s0(pyramid[0])
         middle = self._decoder.conv_s1(pyramid[1])
         coarse = pyramid[2].to(self.dtype)  # the neck answers in float32
@@ -238,9 +247,9 @@ class ModelSteps:
             else:
                 code = torch.zeros(batch, count, model.mem_dim, device=coarse.device)
             pointers = (tokens, code.to(self.dtype).repeat_interleave(splits, dim=1))
-        out = self._reader.read(
-            coarse.flatten(2).transpose(1, 2), self._coarse_position, memories, pointers
-        )
+        frames = coarse.flatten(2).transpose(1, 2)
+        with self._attention_mode():
+            out = self._reader.read(frames, self._coarse_position, memories, pointers)
         return out.transpose(1, 2).reshape(batch, channels, height, width)
 
     def _projected(self, memory: Memory) -> Projected:
@@ -357,3 +366,15 @@ class ModelSteps:
             spatial = spatial + (absent.to(spatial.dtype) * embedding)[..., None, None]
         flat = spatial.flatten(2).transpose(1, 2)
         return [Memory(flat[n].clone(), d.pointer) for n, d in enumerate(decoded)]
+
+
+def _keep_position_codes(trunk: Any) -> None:
+    """Have the image encoder interpolate its position code once per size instead of for every frame."""
+    compute, known = trunk._get_pos_embed, {}
+
+    def kept(size: tuple[int, int]) -> torch.Tensor:
+        if size not in known:
+            known[size] = compute(size)
+        return known[size]
+
+    trunk._get_pos_embed = kept

@@ -7,6 +7,9 @@ surface.
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,19 @@ _FILL_OPACITY = 0.35
 _OUTLINE_OPACITY = 1.0
 # How far the preview's color is moved towards white, to tell it from what is committed.
 _LIGHTER = 0.35
+
+
+def _emptyVoxels(shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Zeros of this shape, in memory that is taken page by page as frames are written.
+
+    With huge pages, which Linux may choose for large arrays, the first write into each of them would hold
+    the caller for milliseconds.
+    """
+    buffer = mmap.mmap(-1, max(1, math.prod(shape)))
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages knows no such advice
+            buffer.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(buffer, dtype=np.uint8, count=math.prod(shape)).reshape(shape)
 
 
 class _Layer:
@@ -182,7 +198,7 @@ class PreviewLayer:
         if self._node is None:
             self._createNode()
         i, j, k = self._geometry.shape_ijk
-        voxels = np.zeros((k, j, i), dtype=np.uint8)
+        voxels = _emptyVoxels((k, j, i))
         scalars = numpy_to_vtk(voxels.reshape(-1), deep=False)
         scalars.SetName("ImageScalars")
         image = slicer.vtkOrientedImageData()

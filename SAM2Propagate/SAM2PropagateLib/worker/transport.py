@@ -113,9 +113,12 @@ class PopenTransport:
         self._tree = tree = ProcessTree(self._command.argv, self._command.env, self._command.cwd)
         self._is_open = True
         parts = (("read", self._read), ("write", self._write), ("log", self._collect_log))
-        for name, work in parts:
-            thread = threading.Thread(target=work, args=(tree,), name=f"sam2propagate-{name}", daemon=True)
-            self._threads.append(thread)
+        self._threads = [
+            threading.Thread(target=work, args=(tree,), name=f"sam2propagate-{name}", daemon=True)
+            for name, work in parts
+        ]
+        # The log first: the reader waits for it when the worker dies at once.
+        for thread in reversed(self._threads):
             thread.start()
 
     def send(self, request: int, outgoing: Outgoing) -> None:
