@@ -4,11 +4,14 @@ This file only wires 3D Slicer to the library SAM2PropagateLib. Opening the modu
 starts nothing; `torch` and `sam2` are never imported in Slicer's process, only in the worker's.
 """
 
+import contextlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 import vtk
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
@@ -24,6 +27,14 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.gui import install, texts
+from SAM2PropagateLib.gui.controller import Controller
+from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter
+from SAM2PropagateLib.gui.install import Installer
+from SAM2PropagateLib.gui.model_list import ModelList
+from SAM2PropagateLib.gui.panel import Panel, choicesOf
+from SAM2PropagateLib.gui.slicer_packages import SlicerPackageTools
+from SAM2PropagateLib.gui.view_input import ViewInput
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStatus, ModelStore
 from SAM2PropagateLib.scene.volume import SceneVolume, readVolume, volumeGeometry
@@ -92,49 +103,89 @@ class SAM2PropagateParameterNode:
     """What the user has chosen; saved with the scene.
 
     inputVolume: the image that is segmented.
-    segmentation: what the segments go into.
+    segmentation, segmentID: what the segments go into, and the one that prompts are for.
+    direction: "both", "forward" or "backward".
+    limitReach, reach: whether a run stops so many slices from every keyframe.
+    allSegments: run all segments with prompts. applyAutomatically: write a finished run into the segment.
+    model: a model's name or a weights file. device: "auto", "cuda", "mps" or "cpu".
+    previewOpacity: 0 to 1.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
     segmentation: vtkMRMLSegmentationNode
+    segmentID: str
+    direction: str = "both"
+    limitReach: bool = False
+    reach: int = 20
+    allSegments: bool = False
+    applyAutomatically: bool = True
+    model: str = DEFAULT_MODEL
+    device: str = "auto"
+    previewOpacity: float = 0.35
 
 
 class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The module's panel."""
+    """The module's panel: it comes and goes with the module and the scene; `Panel` does the wiring."""
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic: SAM2PropagateLogic | None = None
         self.ui: Any = None
+        self.panel: Panel | None = None
+        self._views: ViewInput | None = None
         self._parameterNode: Any = None
         self._guiTag: Any = None
+        self._editorNode: Any = None
+        self._effect = ""
+        self._tool: str | None = None
 
     def setup(self) -> None:
         """Build the panel; called once, when the module is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
-        panel = slicer.util.loadUI(self.resourcePath("UI/SAM2Propagate.ui"))
-        self.layout.addWidget(panel)
-        self.ui = slicer.util.childWidgetVariables(panel)
-        panel.setMRMLScene(slicer.mrmlScene)
-        self.logic = SAM2PropagateLogic()
+        widget = slicer.util.loadUI(self.resourcePath("UI/SAM2Propagate.ui"))
+        self.layout.addWidget(widget)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        editor = self.ui.segmentEditor
+        self.logic = SAM2PropagateLogic(lambda *nodes: EditorSegmentWriter(editor, *nodes))
+        self.panel = Panel(
+            self.ui,
+            self.logic.controller,
+            self.logic.modelList,
+            Installer(SlicerPackageTools(), Path(slicer.app.temporaryPath), self.logic.findPackage),
+            self.logic.neededPackages,
+            ModuleDialogs(),
+            Path(self.resourcePath("Icons")),
+            _isDark(),
+        )
+        self._views = ViewInput(self.logic.controller, self.panel.propagateOrCancel, self.panel.nextDoubtful)
+        self.ui.segmentationSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self.onSegmentationAdded)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        self.logic.controller.changed.connect(self.onChanged)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
         """Called when Slicer quits and before the module is reloaded: nothing of ours stays behind."""
+        self.leaveViews()
         self.setParameterNode(None)
         self.removeObservers()
+        if self.panel is not None:
+            self.panel.close()
+            self.ui.segmentationSelector.disconnect("nodeAddedByUser(vtkMRMLNode*)", self.onSegmentationAdded)
         if self.logic is not None:
             self.logic.close()
 
     def enter(self) -> None:
         """Called whenever the user switches to this module."""
         self.initializeParameterNode()
+        self.enterViews()
 
     def exit(self) -> None:
-        """Called whenever the user switches to another module."""
+        """Called whenever the user switches to another module; a run goes on."""
+        self.leaveViews()
         self.setParameterNode(None)
 
     def onReload(self) -> None:
@@ -143,14 +194,53 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 
+    # --- views
+
+    def enterViews(self, *_: Any) -> None:
+        """Listen to mouse and keys in the views of the present layout."""
+        layout = slicer.app.layoutManager()
+        if layout is None or self._views is None:  # Slicer without its main window
+            return
+        self._views.clearViews()
+        for name in layout.sliceViewNames():
+            view = layout.sliceWidget(name)
+            self._views.addSliceView(view.sliceView().interactor(), view.mrmlSliceNode())
+        for number in range(layout.threeDViewCount):
+            self._views.add3DView(layout.threeDWidget(number).threeDView().interactor())
+        self._views.start()
+        layout.disconnect("layoutChanged(int)", self.enterViews)
+        layout.connect("layoutChanged(int)", self.enterViews)
+        self.ui.segmentEditor.setupViewObservations()
+
+    def leaveViews(self) -> None:
+        """Leave the views as they were."""
+        if self.logic is not None:
+            self.logic.controller.chooseTool(None)
+        layout = slicer.app.layoutManager()
+        if layout is None or self._views is None:
+            return
+        layout.disconnect("layoutChanged(int)", self.enterViews)
+        self._views.clearViews()
+        self.ui.segmentEditor.setActiveEffectByName("")
+        self.ui.segmentEditor.removeViewObservations()
+
+    # --- scene and parameters
+
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
         """The scene is about to be closed: its parameter node goes with it."""
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
-        """The scene is closed: start afresh if the module is the one in view."""
+        """The scene is another one now: start afresh if the module is the one in view."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+
+    def onSegmentationAdded(self, node: Any) -> None:
+        """The user made a segmentation in the panel: it gets the volume's grid and a first segment."""
+        if node is not None and self._parameterNode is not None:
+            self._parameterNode.segmentID = Controller.prepareSegmentation(
+                node, self._parameterNode.inputVolume
+            )
 
     def initializeParameterNode(self) -> None:
         """Take the scene's parameter node, and the volume in the views if none is chosen."""
@@ -164,33 +254,147 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Show this parameter node in the panel and follow it; None: let go of the present one."""
         if self._parameterNode is not None:
             self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateStatus)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameters)
+            self.removeObserver(self._editorNode, vtk.vtkCommand.ModifiedEvent, self.onEditor)
+            self._editorNode = None
         self._parameterNode = parameterNode
         self._guiTag = None
+        if self.panel is not None:
+            self.panel.setParameters(parameterNode)
         if parameterNode is not None:
+            self._editorNode = segmentEditorNode()
+            self.ui.segmentEditor.setMRMLSegmentEditorNode(self._editorNode)
+            self.addObserver(self._editorNode, vtk.vtkCommand.ModifiedEvent, self.onEditor)
             self._guiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateStatus)
-            self.updateStatus()
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameters)
+            self.onParameters()
 
-    def updateStatus(self, caller: Any = None, event: Any = None) -> None:
-        """Say in the panel what there is to work with."""
+    def onParameters(self, caller: Any = None, event: Any = None) -> None:
+        """The user has chosen something: hand it on, and say what there is to work with."""
+        node = self._parameterNode
+        if node is None or self.logic is None:
+            return
+        controller = self.logic.controller
+        controller.choices = choicesOf(node)
+        controller.select(node.inputVolume, node.segmentation, self._segmentOf(node))
+        controller.setPreviewOpacity(node.previewOpacity)
+        self.ui.volumeStatusLabel.text = self.logic.volumeText(node.inputVolume)
+        self.onChanged()
+
+    def onChanged(self, _none: None = None) -> None:
+        """Keep what is chosen elsewhere, and say how the worker is."""
         if self._parameterNode is None or self.logic is None:
             return
-        self.ui.volumeStatusLabel.text = self.logic.volumeText(self._parameterNode.inputVolume)
-        self.ui.modelStatusLabel.text = self.logic.modelText()
+        node, controller = self._parameterNode, self.logic.controller
         self.ui.workerStatusLabel.text = self.logic.workerText()
+        if controller.segmentID != self._segmentOf(node) and controller.workspace is not None:
+            controller.select(node.inputVolume, node.segmentation, self._segmentOf(node))
+        if controller.tool is not None and controller.tool != self._tool:
+            # One of them has the mouse: the one that was pressed last.
+            self.ui.segmentEditor.setActiveEffectByName("")
+        self._tool = controller.tool
+
+    def onEditor(self, caller: Any = None, event: Any = None) -> None:
+        """An effect of the Segment Editor was chosen: it has the mouse now."""
+        effect = str(self._editorNode.GetActiveEffectName() or "") if self._editorNode is not None else ""
+        if effect and effect != self._effect and self.logic is not None:
+            self.logic.controller.chooseTool(None)
+        self._effect = effect
+
+    @staticmethod
+    def _segmentOf(node: Any) -> str:
+        """The chosen segment, or the first one where the chosen one is not in the segmentation."""
+        if node.segmentation is None:
+            return ""
+        segmentation = node.segmentation.GetSegmentation()
+        if node.segmentID and segmentation.GetSegment(node.segmentID) is not None:
+            return str(node.segmentID)
+        return str(segmentation.GetNthSegmentID(0)) if segmentation.GetNumberOfSegments() else ""
+
+
+class ModuleDialogs:
+    """Questions to the user, in Slicer's own windows."""
+
+    def agree(self, text: str, title: str) -> bool:
+        return bool(slicer.util.confirmOkCancelDisplay(text, windowTitle=title))
+
+    def showLog(self, text: str, log: str) -> None:
+        slicer.util.infoDisplay(text, detailedText=log)
+
+    def chooseWeights(self) -> str:
+        return str(
+            qt.QFileDialog.getOpenFileName(
+                slicer.util.mainWindow(),
+                _("Open a weights file"),
+                "",
+                _("Weights") + " (*.safetensors *.pt *.pth)",
+            )
+            or ""
+        )
+
+
+class QtTicker:
+    """Calls a function 50 times a second, as long as it is asked to."""
+
+    def __init__(self) -> None:
+        self._timer = qt.QTimer()
+        self._timer.setInterval(20)
+
+    def calls(self, tick: Callable[[], None]) -> None:
+        """What is to be called."""
+        self._timer.connect("timeout()", tick)
+
+    def start(self) -> None:
+        if not self._timer.isActive():
+            self._timer.start()
+
+    def stop(self) -> None:
+        self._timer.stop()
 
 
 class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
-    """What the module does, to be driven from a script without its panel as well."""
+    """What the module does, to be driven from a script without its panel as well.
 
-    def __init__(self) -> None:
+    `controller` has all of it, with its signals; the methods here are the short way for scripts.
+
+    Args:
+        makeWriter: see `Controller`; None: commits have an undo history of their own.
+    """
+
+    def __init__(self, makeWriter: Any = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
+        texts.setTranslator(lambda text: translate(texts.CONTEXT, text))
         self._session: WorkerSession | None = None
+        self._isComplete = False
+        self._idle = qt.QTimer()
+        self._idle.setSingleShot(True)
+        self._idle.setInterval(700)
+        ticker, downloads = QtTicker(), QtTicker()
+        self.controller = Controller(
+            self.workerSession,
+            ticker,
+            makeWriter=makeWriter,
+            missing=self.missingPackages,
+            whenIdle=self._idle.start,
+        )
+        self.modelList = ModelList(ModelStore(), downloads)
+        ticker.calls(self.controller.poll)
+        downloads.calls(self.modelList.poll)
+        self._idle.connect("timeout()", self.controller.lookForEdits)
 
     def getParameterNode(self) -> Any:
         """The scene's parameter node, typed; made if there is none."""
         return SAM2PropagateParameterNode(super().getParameterNode())  # type: ignore[call-arg]
+
+    def preview(self, segmentID: str, ras: Any, positive: bool = True) -> bool:
+        """Place a click (RAS, mm) for a segment of what `controller.select` chose, and show its preview."""
+        controller = self.controller
+        controller.select(controller.volumeNode, controller.segmentationNode, segmentID)
+        return controller.point("positive" if positive else "negative", ras)
+
+    def propagate(self, *segmentIDs: str, **options: Any) -> bool:
+        """Start a run of these segments, or of what is chosen; see `Controller.propagate`."""
+        return self.controller.propagate(segmentIDs or None, **options)
 
     def volumeInViews(self) -> Any:
         """The volume that Slicer shows in its views, or None."""
@@ -223,7 +427,10 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         return self._session
 
     def close(self) -> None:
-        """End the worker, if there is one."""
+        """End the run, the worker and downloads; prompts and segments stay in the scene."""
+        self._idle.stop()
+        self.modelList.close()
+        self.controller.close()
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -232,10 +439,23 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         """What can be loaded, and what of it is on this computer."""
         return ModelStore().status()
 
+    def findPackage(self, name: str) -> Any:
+        """Whether Python finds a package, without importing it."""
+        with contextlib.suppress(ImportError, ValueError):
+            return importlib.util.find_spec(name)
+        return None
+
+    def neededPackages(self) -> tuple[install.Package, ...]:
+        """What the worker needs and this Python lacks."""
+        if not self._isComplete:
+            needed = install.missing(self.findPackage)
+            self._isComplete = not needed
+            return needed
+        return ()
+
     def missingPackages(self) -> list[str]:
-        """Python packages that the worker needs and this Python lacks; looks for them, imports none."""
-        wanted = ("torch", "sam2", "hydra", "iopath", "safetensors")
-        return [name for name in wanted if importlib.util.find_spec(name) is None]
+        """The names of these packages."""
+        return [package.module for package in self.neededPackages()]
 
     def volumeText(self, volumeNode: Any) -> str:
         """What the panel says of a volume: its size, or why it cannot be segmented."""
@@ -250,23 +470,32 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         spacing = " × ".join(f"{float(length):.3g}" for length in geometry.spacing)
         return _("{size} voxels of {spacing} mm.").format(size=size, spacing=spacing)
 
-    def modelText(self) -> str:
-        """What the panel says of the models."""
-        there = [status.entry for status in self.models() if status.there]
-        if not any(entry.name == DEFAULT_MODEL for entry in there):
-            return _("The model that comes with the extension is missing: install the extension again.")
-        return _("On this computer: {models}.").format(models=", ".join(entry.title for entry in there))
-
     def workerText(self) -> str:
         """What the panel says of the worker, and of what it needs."""
         missing = self.missingPackages()
         if missing:
-            return _("Python packages are missing: {names}. See the manual, Installing in 3D Slicer.").format(
-                names=", ".join(missing)
-            )
+            return _("Python packages are missing: {names}.").format(names=", ".join(missing))
         if self._session is not None and self._session.is_running:
             return _("The worker is running.")
         return _("The worker is not running; it starts with the first prompt.")
+
+
+def segmentEditorNode() -> Any:
+    """The settings of the embedded Segment Editor in this scene; made if there are none."""
+    tag, kind = "SAM2Propagate", "vtkMRMLSegmentEditorNode"
+    node = slicer.mrmlScene.GetSingletonNode(tag, kind)
+    if node is None:
+        node = slicer.mrmlScene.CreateNodeByClass(kind)
+        node.UnRegister(None)
+        node.SetSingletonTag(tag)
+        node.SetHideFromEditors(True)
+        node = slicer.mrmlScene.AddNode(node)
+    return node
+
+
+def _isDark() -> bool:
+    """Whether Slicer's window is dark."""
+    return bool(slicer.app.palette().color(qt.QPalette.Window).lightness() < 128)
 
 
 class SAM2PropagateTest(ScriptedLoadableModuleTest):

@@ -49,6 +49,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 # Virtual in C++: a Python property of that name would be taken for an override.
 _VIRTUAL = {"sizeHint", "minimumSizeHint"}
+_VIRTUAL_OF = {("QProgressBar", "text")}
 _NOT_WRAPPED = {"QUiLoader", "QApplication", "QGuiApplication", "QCoreApplication", "QThread"}
 
 
@@ -76,7 +77,7 @@ def _as_in_pythonqt(cls: type) -> None:
     meta = cls.staticMetaObject  # type: ignore[attr-defined]
     for index in range(meta.propertyOffset(), meta.propertyCount()):
         name = meta.property(index).name()
-        if name not in _VIRTUAL:
+        if name not in _VIRTUAL and (cls.__name__, name) not in _VIRTUAL_OF:
             setattr(cls, name, _qt_property(name))
 
 
@@ -359,6 +360,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
         node = self._standin_scene.AddNewNodeByClass(kind, self.baseName)
         if self.selectNodeUponCreation:
             self.setCurrentNode(node)
+        self.nodeAdded.emit(node)
+        self.nodeAddedByUser.emit(node)
         return node
 
 
@@ -403,6 +406,88 @@ class ctkSliderWidget(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
 
     def setValue(self, value: float) -> None:
         self.value = min(max(float(value), self.minimum), self.maximum)
+
+
+class qMRMLSegmentsTableView(qMRMLWidget, metaclass=_Meta):  # noqa: N801
+    """The segments of a segmentation, some of them selected."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._standin_node: Any = None
+        self._standin_selected: list[str] = []
+
+    def setSegmentationNode(self, node: Any) -> None:
+        self._standin_node = node
+        self.setSelectedSegmentIDs([])
+
+    def segmentationNode(self) -> Any:
+        return self._standin_node
+
+    def selectedSegmentIDs(self) -> tuple[str, ...]:
+        return tuple(self._standin_selected)
+
+    def setSelectedSegmentIDs(self, segment_ids: Any) -> None:
+        if list(segment_ids) != self._standin_selected:
+            self._standin_selected = list(segment_ids)
+            self.selectionChanged.emit(None, None)
+
+
+class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
+    """The Segment Editor: what it edits, and its undo history; its effects are those of a test."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._standin_node: Any = None
+        self._standin_effects: dict[str, Any] = {}
+        self._standin_observes = False
+
+    def setMRMLSegmentEditorNode(self, node: Any) -> None:
+        self._standin_node = node
+
+    def mrmlSegmentEditorNode(self) -> Any:
+        return self._standin_node
+
+    def setSegmentationNode(self, node: Any) -> None:
+        self._standin_node.SetAndObserveSegmentationNode(node)
+
+    def segmentationNode(self) -> Any:
+        return self._standin_node.GetSegmentationNode() if self._standin_node is not None else None
+
+    def setSourceVolumeNode(self, node: Any) -> None:
+        self._standin_node.SetAndObserveSourceVolumeNode(node)
+
+    def sourceVolumeNode(self) -> Any:
+        return self._standin_node.GetSourceVolumeNode() if self._standin_node is not None else None
+
+    def setCurrentSegmentID(self, segment_id: str) -> None:
+        if segment_id != self.currentSegmentID():
+            self._standin_node.SetSelectedSegmentID(segment_id)
+            self.currentSegmentIDChanged.emit(segment_id)
+
+    def currentSegmentID(self) -> str:
+        return str(self._standin_node.GetSelectedSegmentID() or "") if self._standin_node is not None else ""
+
+    def setActiveEffectByName(self, name: str) -> None:
+        if self._standin_node is not None:
+            self._standin_node.SetActiveEffectName(name)
+
+    def effectByName(self, name: str) -> Any:
+        return self._standin_effects.get(name)
+
+    def setupViewObservations(self) -> None:
+        self._standin_observes = True
+
+    def removeViewObservations(self) -> None:
+        self._standin_observes = False
+
+    def saveStateForUndo(self) -> None:
+        self._standin_logic.SaveStateForUndo()
+
+    def undo(self) -> None:
+        self._standin_logic.Undo()
+
+    def redo(self) -> None:
+        self._standin_logic.Redo()
 
 
 class qSlicerScriptedLoadableModule(QObject, metaclass=_Meta):  # noqa: N801
@@ -450,6 +535,10 @@ class qSlicerApplication(QtWidgets.QApplication, metaclass=_Meta):  # noqa: N801
 
     def moduleManager(self) -> Any:
         return self.__dict__.setdefault("_standin_manager", qSlicerModuleManager())
+
+    def layoutManager(self) -> Any:
+        # None is what Slicer gives without its main window.
+        return self.__dict__.get("_standin_layout")
 
     def applicationLogic(self) -> Any:
         return self._standin_core.applicationLogic()

@@ -23,7 +23,8 @@ def test_it_opens_and_says_what_there_is(window: Any) -> None:
     assert window.parent.title == "SAM2 Propagate"
     assert window.parent.categories == ["Segmentation"]
     assert window.ui.volumeStatusLabel.text == "Choose the CT or MR volume that is to be segmented."
-    assert "SAM2Propagate tiny" in window.ui.modelStatusLabel.text
+    assert "SAM2Propagate tiny" in window.ui.modelComboBox.currentText
+    assert window.ui.modelStatusLabel.text.startswith("on this computer")
     assert "starts with the first prompt" in window.ui.workerStatusLabel.text
 
 

@@ -6,6 +6,7 @@ answer is awaited (`Ticker`). A caller without a timer uses `wait`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -44,6 +45,8 @@ from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
 from SAM2PropagateLib.worker.messages import ErrorEvent, FrameEvent, LoadModel, LogEvent, ProgressEvent
 from SAM2PropagateLib.worker.session import WorkerSession
+
+_log = logging.getLogger(__name__)
 
 # Seconds that one poll may take for arrived frames; the rest waits for the next one.
 _BUDGET_SECONDS = 0.008
@@ -113,9 +116,12 @@ class Controller(Pointing):
         self._lost: set[tuple[str, int]] = set()
         self._waiting: deque[Update] = deque()
         self._toldOf: set[str] = set()
-        self._isLoading = False
+        self._isStale = False
         self._isApplying = False
         self._observers = Observers()
+        self._opacity: float | None = None
+        self._knownSegments: tuple[str, ...] = ()
+        self._styled: Any = None
         super().__init__()
 
     # --- what is worked on
@@ -144,8 +150,9 @@ class Controller(Pointing):
 
     @choices.setter
     def choices(self, choices: Choices) -> None:
-        self._choices = choices
-        self.changed.emit(None)
+        if choices != self._choices:
+            self._choices = choices
+            self.changed.emit(None)
 
     @property
     def session(self) -> WorkerSession:
@@ -161,6 +168,11 @@ class Controller(Pointing):
         return self._running is not None
 
     @property
+    def isApplying(self) -> bool:
+        """Whether a result is being written into the segments right now."""
+        return self._isApplying
+
+    @property
     def isWaiting(self) -> bool:
         """Whether `poll` has to be called."""
         return bool(self._waiting) or (self._session is not None and self._session.is_waiting)
@@ -171,12 +183,14 @@ class Controller(Pointing):
         A run on something else is cancelled, and a preview that was not applied is dropped; prompts and
         segments stay.
         """
+        before = (self._volumeNode, self._segmentationNode, self._segmentID, self._workspace)
         if volumeNode is not self._volumeNode or segmentationNode is not self._segmentationNode:
             self._leave()
             self._volumeNode, self._segmentationNode = volumeNode, segmentationNode
         self._segmentID = segmentID
         self._enter()
-        self.changed.emit(None)
+        if before != (volumeNode, segmentationNode, segmentID, self._workspace):
+            self.changed.emit(None)
 
     def _enter(self) -> None:
         """Opens the workspace, if there is none and both nodes can be used."""
@@ -192,6 +206,7 @@ class Controller(Pointing):
         except SAM2PropagateError as error:
             self._say("error", str(error), error.code)
             return
+        self._knownSegments = self._workspace.segmentIDs
         scene = segmentation.GetScene()
         self._observers.add(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._nodesRemoved)
         self._observers.add(scene, slicer.vtkMRMLScene.StartCloseEvent, self._sceneCloses)
@@ -249,6 +264,38 @@ class Controller(Pointing):
         self._session = self._volumes = None
         self._waiting.clear()
         self._volumeNode = self._segmentationNode = None
+
+    # --- segments
+
+    @staticmethod
+    def prepareSegmentation(segmentationNode: Any, volumeNode: Any) -> str:
+        """Gives a new, empty segmentation the volume's grid and its first segment; the segment's ID."""
+        segmentationNode.CreateDefaultDisplayNodes()
+        if volumeNode is not None:
+            segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+            segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        return str(segmentationNode.GetSegmentation().AddEmptySegment("", ""))
+
+    def addSegment(self) -> str:
+        """Add an empty segment, with a name and color of its own; its ID, "" if there is no segmentation."""
+        if self._workspace is None:
+            return ""
+        return str(self._segmentationNode.GetSegmentation().AddEmptySegment("", ""))
+
+    def removeSegment(self) -> None:
+        """Remove the chosen segment with its prompts."""
+        workspace, segmentID = self._workspace, self._segmentID
+        if workspace is None or segmentID not in workspace.segmentIDs:
+            return
+        workspace.markups.remove(segmentID)
+        if workspace.previewFrames(segmentID):
+            workspace.preview.clear(segmentID)
+        workspace.memory.forget(segmentID)
+        workspace.memory.save()
+        self._segmentationNode.GetSegmentation().RemoveSegment(segmentID)
+        workspace.prompts = workspace.markups.read()
+        self._segmentID = ""
+        self.changed.emit(None)
 
     # --- what is possible
 
@@ -509,7 +556,6 @@ class Controller(Pointing):
         assert self._volumes is not None
         model = self._choices.model
         isName = any(one.name == model for one in self._store.models)
-        self._isLoading = not session.is_running or self._isLoading
         session.load_model(
             LoadModel(name=model, device=self._choices.device)
             if isName
@@ -642,6 +688,16 @@ class Controller(Pointing):
         except SAM2PropagateError as error:
             self._fail(error)
             return None
+        except Exception as error:  # of Slicer's own code: the user must not be left without a word
+            _log.exception("A result could not be written")
+            self._fail(
+                SAM2PropagateError(
+                    "commit_failed",
+                    f"The result could not be written into the segment ({type(error).__name__}: {error}).",
+                    "It is still in the preview: try Apply again.",
+                )
+            )
+            return None
         finally:
             self._isApplying = False
         geometry, axis = workspace.geometry, workspace.axis
@@ -688,8 +744,10 @@ class Controller(Pointing):
         if self._isApplying:
             return
         workspace = self._workspace
-        if workspace is not None and self._segmentID and self._segmentID not in workspace.segmentIDs:
-            self._segmentID = ""
+        if workspace is not None and workspace.segmentIDs != self._knownSegments:
+            self._knownSegments = workspace.segmentIDs
+            if self._segmentID not in self._knownSegments:
+                self._segmentID = ""
             self.changed.emit(None)
         if self._whenIdle is not None:
             self._whenIdle()
@@ -710,8 +768,12 @@ class Controller(Pointing):
                 break
         if written and self._workspace is not None and self._workspace.isInScene:
             self._workspace.preview.refresh()
+            self._style()
         if not self._waiting:
             self._finishRun()
+        if self._isStale:
+            self._isStale = False
+            self.changed.emit(None)
         if not self.isWaiting:
             self._ticker.stop()
 
@@ -728,6 +790,18 @@ class Controller(Pointing):
                 return False
             time.sleep(0.005)
 
+    def setPreviewOpacity(self, opacity: float) -> None:
+        """How strongly the preview is filled, 0 to 1; its outline stays."""
+        self._opacity = float(opacity)
+        self._styled = None
+        self._style()
+
+    def _style(self) -> None:
+        node = self._workspace.previewNode if self._workspace is not None else None
+        if node is not None and node is not self._styled and self._opacity is not None:
+            node.GetDisplayNode().SetOpacity2DFill(self._opacity)
+            self._styled = node
+
     def _tick(self) -> None:
         self._ticker.start()
 
@@ -743,9 +817,7 @@ class Controller(Pointing):
         elif isinstance(event, LogEvent) and event.level in ("error", "critical"):
             self._say("warning", event.text, "worker_log")
         if call is not None and call.is_finished:
-            if call.kind == "load_model":
-                self._isLoading = False
-                self.changed.emit(None)
+            self._isStale |= call.kind in ("load_model", "preview")
             self._previews = {key: one for key, one in self._previews.items() if one is not call}
         return False
 

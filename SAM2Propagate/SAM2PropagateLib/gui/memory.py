@@ -62,6 +62,11 @@ class FrameMemory:
         else:
             self.frames.get(segmentID, {}).pop(frame, None)
 
+    def forget(self, segmentID: str) -> None:
+        """Forgets all of a segment."""
+        self.frames.pop(segmentID, None)
+        self.histories.pop(segmentID, None)
+
     def save(self) -> None:
         """Puts everything into the scene."""
         if not self.frames and not self.histories and not self._state.get(_STATE_NAME):

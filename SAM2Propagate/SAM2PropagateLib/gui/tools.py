@@ -54,7 +54,7 @@ def tools() -> tuple[Tool, ...]:
     return tuple(Tool(name, _KEYS[name], *described[name]) for name in TOOLS)
 
 
-def keys() -> tuple[tuple[str, str], ...]:
+def keyList() -> tuple[tuple[str, str], ...]:
     """Every key and what it does, for the panel and the manual."""
     listed = [(tool.key, tool.title) for tool in tools()]
     return (

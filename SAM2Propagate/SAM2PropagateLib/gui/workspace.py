@@ -143,6 +143,11 @@ class Workspace:
         return self._preview
 
     @property
+    def previewNode(self) -> Any:
+        """The preview's segmentation node; None as long as there is none."""
+        return self._preview.node if self._preview is not None else None
+
+    @property
     def hasPreview(self) -> bool:
         """Whether there is a mask in the preview."""
         return self._preview is not None and any(

@@ -1,0 +1,88 @@
+"""Commits through an embedded Segment Editor widget, so that its undo history holds the runs as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.scene.commit import Change
+
+_EFFECTS = ("Paint", "Erase", "Threshold")
+
+
+class EditorSegmentWriter:
+    """Writes through a qMRMLSegmentEditorWidget, with its masking settings and its undo history.
+
+    Args:
+        editor: the widget; its segment editor node is set already.
+        segmentationNode, volumeNode: what is written to, and the source volume of the intensity range.
+    """
+
+    def __init__(self, editor: Any, segmentationNode: Any, volumeNode: Any) -> None:
+        self._editor = editor
+        self._segmentationNode = segmentationNode
+        self._volumeNode = volumeNode
+        self._effect: Any = None
+        self._selected = ""
+
+    def prepare(self) -> Any:
+        node = self._editor.mrmlSegmentEditorNode()
+        if node is None:
+            raise _failed("The Segment Editor has no settings in this scene.")
+        if self._editor.segmentationNode() is not self._segmentationNode:
+            self._editor.setSegmentationNode(self._segmentationNode)
+        if self._editor.sourceVolumeNode() is not self._volumeNode:
+            self._editor.setSourceVolumeNode(self._volumeNode)
+        found = (self._editor.effectByName(name) for name in _EFFECTS)
+        self._effect = next((effect for effect in found if effect is not None), None)
+        grid = self._effect.referenceGeometryImage() if self._effect is not None else None
+        if grid is None:
+            raise _failed("The Segment Editor cannot write into this segmentation.")
+        self._selected = node.GetSelectedSegmentID() or ""
+        return grid
+
+    def saveStateForUndo(self) -> None:
+        self._editor.saveStateForUndo()
+
+    def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
+        # The editable area is computed for the selected segment, not for the one that is written to.
+        self._editor.mrmlSegmentEditorNode().SetSelectedSegmentID(segmentID)
+        # The effect counts its modes as the logic does.
+        modes = slicer.vtkSlicerSegmentEditorLogic
+        mode = modes.ModificationModeAdd if change == "add" else modes.ModificationModeRemove
+        self._effect.modifySegmentByLabelmap(self._segmentationNode, segmentID, labelmap, int(mode))
+
+    def finish(self) -> None:
+        node = self._editor.mrmlSegmentEditorNode()
+        if node is not None and self._selected and node.GetSelectedSegmentID() != self._selected:
+            node.SetSelectedSegmentID(self._selected)
+        self._effect = None
+
+    @property
+    def isMasking(self) -> bool:
+        node = self._editor.mrmlSegmentEditorNode()
+        everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
+        return node is not None and bool(
+            node.GetMaskMode() != everywhere or node.GetSourceVolumeIntensityMask()
+        )
+
+    def undo(self) -> bool:
+        self._editor.undo()
+        return True
+
+    def redo(self) -> bool:
+        self._editor.redo()
+        return True
+
+    def close(self) -> None:
+        """The widget lives on."""
+
+
+def _failed(sentence: str) -> SAM2PropagateError:
+    return SAM2PropagateError(
+        "commit_failed",
+        f"{sentence} Nothing was written.",
+        "Choose the volume and the segmentation again.",
+    )

@@ -1,0 +1,490 @@
+"""The module's panel: which widget says what to the controller, and what is shown of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.gui import events, rules, tools
+from SAM2PropagateLib.gui.controller import Controller
+from SAM2PropagateLib.gui.events import Choices, FrameArrived, Message, Progress, RunEnd
+from SAM2PropagateLib.gui.install import InstallEnd, Installer, Package, bannerText, consentText
+from SAM2PropagateLib.gui.model_list import DownloadEnd, DownloadProgress, ModelList
+from SAM2PropagateLib.gui.navigation import frameInView
+from SAM2PropagateLib.gui.strip_widget import COLORS, makeStripWidget
+from SAM2PropagateLib.gui.texts import tr as _
+
+# Seconds between two drawings of the strip while slices arrive.
+_STRIP_SECONDS = 0.2
+
+
+class Dialogs(Protocol):
+    """Questions to the user."""
+
+    def agree(self, text: str, title: str) -> bool: ...
+
+    def showLog(self, text: str, log: str) -> None: ...
+
+    def chooseWeights(self) -> str: ...
+
+
+class Panel:
+    """Connects the widgets of the .ui file with the controller.
+
+    Args:
+        ui: the widgets by name.
+        controller, models, installer: what they stand for.
+        missing: the packages that are not installed.
+        dialogs: how the user is asked.
+        icons: the folder with the icons, one folder for light and one for dark windows in it.
+        isDark: whether the window is dark.
+        onAddSegment, onRemoveSegment: called for these buttons.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        controller: Controller,
+        models: ModelList,
+        installer: Installer,
+        missing: Callable[[], tuple[Package, ...]],
+        dialogs: Dialogs,
+        icons: Path,
+        isDark: bool,
+    ) -> None:
+        self._ui = ui
+        self._controller = controller
+        self._models = models
+        self._installer = installer
+        self._missing = missing
+        self._dialogs = dialogs
+        self._parameters: Any = None
+        self._isShowing = False
+        self._log: tuple[str, ...] = ()
+        self._drawn = 0.0
+        self._tools = {name: getattr(ui, f"{name}ToolButton") for name in tools.TOOLS}
+        self._strip = makeStripWidget(self._jump)
+        ui.stripPlace.layout().addWidget(self._strip)
+        self._describe(icons / ("Dark" if isDark else "Light"))
+        self._slots: list[tuple[Any, str, Any]] = []
+        self._connectWidgets()
+        for signal, slot in self._signals():
+            signal.connect(slot)
+        self.refresh()
+
+    def close(self) -> None:
+        """Lets go of the widgets and of the controller."""
+        for widget, signal, slot in self._slots:
+            widget.disconnect(signal, slot)
+        self._slots.clear()
+        for signal, slot in self._signals():
+            signal.disconnect(slot)
+
+    def setParameters(self, parameters: Any) -> None:
+        """Shows these parameters, and keeps the user's choices in them; None while no scene is at hand."""
+        self._parameters = parameters
+        self.refresh()
+
+    # --- building
+
+    def _describe(self, icons: Path) -> None:
+        import qt
+
+        for tool in tools.tools():
+            button = self._tools[tool.name]
+            button.text = tool.title
+            button.setIcon(qt.QIcon(str(icons / f"{tool.name}.svg")))
+        ui = self._ui
+        for label in (ui.progressLabel, ui.downloadLabel, ui.installProgressLabel):
+            _put(label, "")
+        for value, text in (
+            (events.BOTH, _("Both directions")),
+            (events.FORWARD, _("Forward only (to higher slice numbers)")),
+            (events.BACKWARD, _("Backward only (to lower slice numbers)")),
+        ):
+            ui.directionComboBox.addItem(text, value)
+        for value, text in (
+            ("auto", _("Automatic (the fastest there is)")),
+            ("cuda", _("NVIDIA GPU (CUDA)")),
+            ("mps", _("Apple GPU (MPS)")),
+            ("cpu", _("Processor")),
+        ):
+            ui.deviceComboBox.addItem(text, value)
+        listed = ", ".join(
+            f"<b>{key}</b>&nbsp;{what.replace(' ', '&nbsp;')}" for key, what in tools.keyList()
+        )
+        ui.keysLabel.text = _("Keys in a slice view: {keys}").format(keys=listed)
+        names = (
+            ("keyframe", _("keyframe")),
+            ("edited", _("edited")),
+            ("propagated", _("propagated")),
+            ("absent", _("absent")),
+            ("locked", _("locked")),
+        )
+        ui.stripLabel.text = " ".join(
+            f'<span style="color:{COLORS[look]}">■</span>&nbsp;{name}' for look, name in names
+        ) + ' <span style="color:#e08a1e">—</span>&nbsp;{}'.format(_("doubt"))
+
+    def _connectWidgets(self) -> None:
+        ui, controller = self._ui, self._controller
+        for name, button in self._tools.items():
+            self._connect(button, "clicked(bool)", lambda _on, name=name: self._chooseTool(name))
+        for button, act in (
+            (ui.undoPromptButton, controller.undoPrompt),
+            (ui.redoPromptButton, controller.redoPrompt),
+            (ui.clearPromptsButton, controller.clearPrompts),
+            (ui.propagateButton, self.propagateOrCancel),
+            (ui.applyButton, controller.apply),
+            (ui.discardButton, controller.discard),
+            (ui.nextDoubtfulButton, self.nextDoubtful),
+            (ui.addSegmentButton, self._addSegment),
+            (ui.removeSegmentButton, self._removeSegment),
+            (ui.installButton, self._install),
+            (ui.logButton, self._showLog),
+            (ui.dismissButton, self.dismiss),
+            (ui.downloadModelButton, self._download),
+            (ui.removeModelButton, self._removeModel),
+            (ui.openModelButton, self._openModel),
+        ):
+            self._connect(button, "clicked()", lambda act=act: act() and None)
+        for box, name in (
+            (ui.directionComboBox, "direction"),
+            (ui.deviceComboBox, "device"),
+            (ui.modelComboBox, "model"),
+        ):
+            self._connect(
+                box, "currentIndexChanged(int)", lambda _n, box=box, name=name: self._chosen(box, name)
+            )
+        self._connect(
+            ui.segmentsTable, "selectionChanged(QItemSelection,QItemSelection)", self._segmentSelected
+        )
+        self._connect(ui.segmentEditor, "currentSegmentIDChanged(QString)", self._segmentEdited)
+
+    def _connect(self, widget: Any, signal: str, slot: Any) -> None:
+        widget.connect(signal, slot)
+        self._slots.append((widget, signal, slot))
+
+    def _signals(self) -> list[tuple[Any, Any]]:
+        return [
+            (self._controller.changed, self._changed),
+            (self._controller.message, self.say),
+            (self._controller.progress, self._progress),
+            (self._controller.finished, self._finished),
+            (self._controller.frameArrived, self._frameArrived),
+            (self._installer.progress, self._installing),
+            (self._installer.finished, self._installed),
+            (self._models.changed, self._changed),
+            (self._models.progress, self._downloading),
+            (self._models.finished, self._downloaded),
+        ]
+
+    # --- what the user does
+
+    def _chooseTool(self, name: str) -> None:
+        if not self._isShowing:
+            self._controller.chooseTool(name)
+            self.refresh()
+
+    def propagateOrCancel(self) -> None:
+        """What the button and its key do."""
+        if self._controller.isRunning:
+            self._controller.cancel()
+        else:
+            self._controller.propagate()
+
+    def nextDoubtful(self) -> None:
+        """Shows the next slice that is worth a look."""
+        self._controller.nextDoubtful()
+        self.showStrip()
+
+    def _jump(self, frame: int) -> None:
+        self._controller.jump(frame)
+        self.showStrip()
+
+    def _chosen(self, box: Any, name: str) -> None:
+        value = box.itemData(box.currentIndex)
+        if not self._isShowing and self._parameters is not None and value is not None:
+            setattr(self._parameters, name, str(value))
+
+    def _segmentSelected(self, *_: Any) -> None:
+        chosen = self._ui.segmentsTable.selectedSegmentIDs()
+        if not self._isShowing and self._parameters is not None and chosen:
+            self._parameters.segmentID = str(chosen[0])
+
+    def _segmentEdited(self, segmentID: str) -> None:
+        # Also sent while a commit goes from segment to segment; it ends where it began.
+        if (
+            not self._isShowing
+            and not self._controller.isApplying
+            and self._parameters is not None
+            and segmentID
+        ):
+            self._parameters.segmentID = str(segmentID)
+
+    def _addSegment(self) -> None:
+        segmentID = self._controller.addSegment()
+        if segmentID and self._parameters is not None:
+            self._parameters.segmentID = segmentID
+
+    def _removeSegment(self) -> None:
+        self._controller.removeSegment()
+        if self._parameters is not None:
+            self._parameters.segmentID = ""
+
+    def dismiss(self) -> None:
+        """Takes the message away."""
+        self._ui.messageFrame.setVisible(False)
+
+    def _showLog(self) -> None:
+        self._dialogs.showLog(self._ui.messageLabel.text, "\n".join(self._log))
+
+    def _install(self) -> None:
+        needed = self._missing()
+        if (
+            needed
+            and not self._installer.isRunning
+            and self._dialogs.agree(consentText(needed), _("Install"))
+        ):
+            self._installer.start()
+        self.refresh()
+
+    def _download(self) -> None:
+        if self._models.isDownloading:
+            self._models.cancel()
+            return
+        name = self._controller.choices.model
+        if self._dialogs.agree(self._models.consentText(name), _("Download a model")):
+            self._models.download(name)
+
+    def _removeModel(self) -> None:
+        name = self._controller.choices.model
+        if not self._dialogs.agree(_("Remove this model from the computer?"), _("Remove a model")):
+            return
+        try:
+            self._models.remove(name)
+        except SAM2PropagateError as error:
+            self.say(Message("error", str(error), error.code))
+
+    def _openModel(self) -> None:
+        path = self._dialogs.chooseWeights()
+        if path and self._parameters is not None:
+            self._parameters.model = path
+
+    # --- what is shown
+
+    def _changed(self, _: None = None) -> None:
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Shows everything as it is now."""
+        if self._isShowing:
+            return
+        self._isShowing = True
+        try:
+            facts = self._controller.facts()
+            self._showButtons(facts)
+            self._showChoices()
+            self._showModels()
+            self._showSegments()
+            self._showBanner()
+            self.showStrip()
+        finally:
+            self._isShowing = False
+
+    def _showButtons(self, facts: rules.Facts) -> None:
+        ui, isRunning = self._ui, self._controller.isRunning
+        promptTools = {tool.name: tool for tool in tools.tools()}
+        for name, button in self._tools.items():
+            tool = promptTools[name]
+            _enable(button, rules.whyNot(rules.PROMPT, facts), f"{tool.help} ({tool.key})")
+            button.checked = self._controller.tool == name
+        for button, action, text in (
+            (ui.undoPromptButton, rules.UNDO_PROMPT, _("Take back the last change of prompts.")),
+            (ui.redoPromptButton, rules.REDO_PROMPT, _("Bring back the change of prompts taken back last.")),
+            (
+                ui.clearPromptsButton,
+                rules.CLEAR_PROMPTS,
+                _("Remove all prompts of the chosen segment; the segment stays."),
+            ),
+            (ui.applyButton, rules.APPLY, _("Write the preview into the segment, as one undo step.")),
+            (ui.discardButton, rules.DISCARD, _("Drop the preview; segment and prompts stay.")),
+            (
+                ui.nextDoubtfulButton,
+                rules.NEXT_DOUBTFUL,
+                _("Show the next slice that is worth a look. ({key})").format(key=tools.NEXT_DOUBTFUL_KEY),
+            ),
+        ):
+            _enable(button, rules.whyNot(action, facts), text)
+        ui.propagateButton.text = _("Cancel") if isRunning else _("Propagate")
+        _enable(
+            ui.propagateButton,
+            rules.whyNot(rules.CANCEL if isRunning else rules.PROPAGATE, facts),
+            (
+                _("End the propagation; finished slices stay in the preview. ({key})")
+                if isRunning
+                else _("Carry the masks through the volume. ({key})")
+            ).format(key=tools.PROPAGATE_KEY),
+        )
+        ui.progressBar.setVisible(isRunning)
+        hasSegmentation = facts.hasSegmentation and not facts.segmentationProblem
+        reason = "" if hasSegmentation else _("Choose or create a segmentation first.")
+        _enable(ui.addSegmentButton, reason, _("Add an empty segment and choose it."))
+        _enable(
+            ui.removeSegmentButton,
+            "" if facts.hasSegment else _("Choose a segment first."),
+            _("Remove the chosen segment with its prompts."),
+        )
+
+    def _showChoices(self) -> None:
+        ui, choices = self._ui, self._controller.choices
+        _choose(ui.directionComboBox, choices.direction)
+        _choose(ui.deviceComboBox, choices.device)
+        ui.reachSpinBox.enabled = choices.reach is not None
+
+    def _showModels(self) -> None:
+        ui, chosen = self._ui, self._controller.choices.model
+        rows = self._models.rows()
+        wanted = [(row.name, row.title if row.isThere else f"{row.title} ↓") for row in rows]
+        if chosen not in [row.name for row in rows]:
+            wanted.append((chosen, Path(chosen).name))
+        box = ui.modelComboBox
+        there = [(box.itemData(n), box.itemText(n)) for n in range(box.count)]
+        if there != wanted:
+            box.clear()
+            for name, title in wanted:
+                box.addItem(title, name)
+        _choose(box, chosen)
+        row = next((one for one in rows if one.name == chosen), None)
+        details = (
+            row.details if row is not None else _("A weights file of your own: {path}").format(path=chosen)
+        )
+        problem = self._controller.modelProblem()
+        ui.modelStatusLabel.text = f"{problem} {details}".strip()
+        isDownloading = self._models.isDownloading
+        ui.downloadModelButton.text = _("Cancel download") if isDownloading else _("Download …")
+        ownFile = _("It is a file of your own.")
+        _enable(
+            ui.downloadModelButton,
+            "" if isDownloading else row.whyNotDownload if row is not None else ownFile,
+            _("Says from where, how large and under which licence, and asks before it downloads."),
+        )
+        _enable(
+            ui.removeModelButton,
+            row.whyNotRemove if row is not None else ownFile,
+            _("Delete this model from the computer."),
+        )
+
+    def _showSegments(self) -> None:
+        ui, controller = self._ui, self._controller
+        workspace = controller.workspace
+        node = workspace.segmentationNode if workspace is not None else None
+        if ui.segmentsTable.segmentationNode() is not node:
+            ui.segmentsTable.setSegmentationNode(node)
+        wanted = [controller.segmentID] if controller.segmentID else []
+        if node is not None and list(ui.segmentsTable.selectedSegmentIDs()) != wanted:
+            ui.segmentsTable.setSelectedSegmentIDs(wanted)
+        editor = ui.segmentEditor
+        if editor.mrmlSegmentEditorNode() is None:
+            return
+        if editor.segmentationNode() is not node:
+            editor.setSegmentationNode(node)
+        volume = workspace.volumeNode if workspace is not None else None
+        if editor.sourceVolumeNode() is not volume:
+            editor.setSourceVolumeNode(volume)
+        if node is not None and controller.segmentID and editor.currentSegmentID() != controller.segmentID:
+            editor.setCurrentSegmentID(controller.segmentID)
+
+    def _showBanner(self) -> None:
+        needed = self._missing()
+        ui = self._ui
+        ui.bannerFrame.setVisible(bool(needed) or self._installer.isRunning)
+        ui.bannerLabel.text = bannerText(needed)
+        ui.installButton.enabled = bool(needed) and not self._installer.isRunning
+
+    def showStrip(self) -> None:
+        """Draws the slices as they are now."""
+        workspace = self._controller.workspace
+        shown = None
+        if workspace is not None and workspace.isInScene:
+            scene = workspace.volumeNode.GetScene()
+            shown = frameInView(scene, workspace.geometry, workspace.axis)
+        self._strip.setStrip(self._controller.strip(), shown)
+        self._drawn = time.monotonic()
+
+    def _frameArrived(self, _arrived: FrameArrived) -> None:
+        if time.monotonic() - self._drawn > _STRIP_SECONDS:
+            self.showStrip()
+
+    def _progress(self, progress: Progress) -> None:
+        ui = self._ui
+        _put(ui.progressLabel, progress.text)
+        ui.progressBar.maximum = max(progress.total, progress.done)
+        ui.progressBar.value = progress.done
+
+    def _finished(self, end: RunEnd) -> None:
+        text = {
+            "done": _("{count} slices were computed and written into the segment.")
+            if end.applied
+            else _("{count} slices were computed."),
+            "cancelled": _("Cancelled: {count} finished slices are in the preview."),
+            "failed": _("Not finished: {count} slices are in the preview."),
+        }[end.state]
+        _put(self._ui.progressLabel, text.format(count=end.frames))
+
+    def say(self, message: Message) -> None:
+        """Shows a message, until it is dismissed or the next one comes."""
+        ui = self._ui
+        self._log = message.log
+        ui.messageLabel.text = message.text
+        ui.logButton.setVisible(bool(message.log))
+        ui.messageFrame.setVisible(True)
+
+    def _installing(self, text: str) -> None:
+        _put(self._ui.installProgressLabel, text)
+        self._ui.installButton.enabled = False
+
+    def _installed(self, end: InstallEnd) -> None:
+        _put(self._ui.installProgressLabel, "")
+        self.say(Message("info" if end.isComplete else "error", end.text, "install", end.log))
+        self.refresh()
+
+    def _downloading(self, progress: DownloadProgress) -> None:
+        _put(self._ui.downloadLabel, progress.text)
+
+    def _downloaded(self, end: DownloadEnd) -> None:
+        _put(self._ui.downloadLabel, "")
+        self.say(Message("error" if end.state == "failed" else "info", end.text, end.state))
+
+
+def choicesOf(parameters: Any) -> Choices:
+    """What the user has chosen, as the parameter node has it."""
+    direction = parameters.direction
+    return Choices(
+        direction=direction if direction in events.DIRECTIONS else events.BOTH,
+        reach=parameters.reach if parameters.limitReach else None,
+        allSegments=parameters.allSegments,
+        applyAutomatically=parameters.applyAutomatically,
+        model=parameters.model,
+        device=parameters.device,
+    )
+
+
+def _put(label: Any, text: str) -> None:
+    """Shows a text; an empty one takes no room."""
+    label.text = text
+    label.setVisible(bool(text))
+
+
+def _enable(button: Any, whyNot: str, text: str) -> None:
+    """Enables a button, or disables it with a tooltip that says why."""
+    button.enabled = not whyNot
+    button.toolTip = whyNot or text
+
+
+def _choose(box: Any, value: str) -> None:
+    index = box.findData(value)
+    if index >= 0 and index != box.currentIndex:
+        box.setCurrentIndex(index)

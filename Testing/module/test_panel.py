@@ -1,0 +1,500 @@
+"""The panel's wiring: buttons and their reasons, choices both ways, messages, commits through the editor.
+
+How widgets behave is not asserted here: they are stand-ins.
+"""
+
+# ruff: noqa: N815
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+import vtk
+
+from Testing.module.conftest import MODULE_FILE
+
+TOOLS = ("positive", "negative", "box", "absent", "lock", "range")
+
+
+class Effect:
+    """An effect of the Segment Editor, as far as commits use one."""
+
+    def __init__(self, editor: Any) -> None:
+        self.editor = editor
+        self.logic = slicer.vtkSlicerSegmentEditorLogic()
+        self.logic.SetMRMLScene(slicer.mrmlScene)
+        self.logic.SetSegmentEditorNode(editor.mrmlSegmentEditorNode())
+        editor._standin_effects = {"Paint": self}
+        editor._standin_logic = self.logic
+
+    def referenceGeometryImage(self) -> Any:  # noqa: N802
+        self.logic.UpdateReferenceGeometryImage()
+        return self.logic.GetReferenceGeometryImage()
+
+    def modifySegmentByLabelmap(self, node: Any, segment: str, labelmap: Any, mode: int) -> None:  # noqa: N802
+        assert self.editor.mrmlSegmentEditorNode().GetSelectedSegmentID() == segment
+        kinds = (self.logic.ModificationModeAdd, self.logic.ModificationModeRemove)
+        kind = next(one for one in kinds if int(one) == mode)
+        self.logic.ModifySegmentByLabelmap(node, segment, labelmap, kind, labelmap.GetExtent(), True, False)
+
+
+class Dialogs:
+    """A user who answers as the test says."""
+
+    def __init__(self, answer: bool = True) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+        self.logs: list[str] = []
+        self.path = ""
+
+    def agree(self, text: str, title: str) -> bool:
+        self.asked.append(text)
+        return self.answer
+
+    def showLog(self, text: str, log: str) -> None:  # noqa: N802
+        self.logs.append(log)
+
+    def chooseWeights(self) -> str:  # noqa: N802
+        return self.path
+
+
+class Desk:
+    """The open window, and a session that answers by itself."""
+
+    def __init__(self, window: Any) -> None:
+        from Testing.gui.fake_session import FakeSession
+
+        self.window, self.ui, self.widget = window, window.ui, window.widget
+        self.logic, self.controller = self.widget.logic, self.widget.logic.controller
+        self.session = FakeSession()
+        self.controller._makeSession = lambda: self.session
+        self.dialogs = Dialogs()
+        self.widget.panel._dialogs = self.dialogs
+        self.parameters = self.logic.getParameterNode()
+
+    def load(self) -> None:
+        """A volume, a segmentation made in the panel, and effects in the editor."""
+        from Testing.headless.boot import boot
+        from Testing.scene.geometries import addCase
+
+        self.volume = addCase(boot(), "plain")
+        self.ui.volumeSelector.setCurrentNode(self.volume)
+        self.segmentation = self.ui.segmentationSelector.addNode()
+        Effect(self.ui.segmentEditor)
+
+    def click(self, frame: int = 8, tool: str = "positive") -> None:
+        workspace = self.controller.workspace
+        self.controller.point(tool, workspace.geometry.ras_of_pixel(12, 15, frame, 2), (0, 0, 1))
+        self.settle()
+
+    def settle(self, until: Callable[[], bool] | None = None) -> None:
+        """Lets Qt's timers run until nothing is awaited."""
+        from PySide6 import QtCore
+
+        until = until or (lambda: not self.controller.isWaiting)
+        end = time.monotonic() + 5
+        while not until() and time.monotonic() < end:
+            QtCore.QCoreApplication.processEvents()
+            time.sleep(0.002)
+        assert until()
+
+    def voxels(self) -> int:
+        from SAM2PropagateLib.scene.segments import SegmentReader
+
+        reader = SegmentReader(
+            self.segmentation, self.controller.segmentID, self.controller.workspace.geometry
+        )
+        return int(reader.array().sum())
+
+
+@pytest.fixture
+def desk(window: Any) -> Iterator[Desk]:
+    return Desk(window)
+
+
+def test_what_is_not_possible_says_why(desk: Desk) -> None:
+    ui = desk.ui
+    for name in TOOLS:
+        button = getattr(ui, f"{name}ToolButton")
+        assert not button.enabled and button.toolTip == "Choose a volume first."
+    for name in ("propagate", "apply", "discard", "undoPrompt", "clearPrompts", "nextDoubtful"):
+        button = getattr(ui, f"{name}Button")
+        assert not button.enabled and button.toolTip.endswith("."), name
+
+
+def test_a_new_segmentation_has_a_segment_and_the_tools_can_be_pressed(desk: Desk) -> None:
+    desk.load()
+    assert desk.segmentation.GetSegmentation().GetNumberOfSegments() == 1
+    assert desk.controller.segmentID == desk.parameters.segmentID != ""
+    assert desk.ui.segmentsTable.selectedSegmentIDs() == (desk.controller.segmentID,)
+    for name in TOOLS:
+        button = getattr(desk.ui, f"{name}ToolButton")
+        assert button.enabled and "(" in button.toolTip
+    assert not desk.ui.propagateButton.enabled and "Click on the structure" in desk.ui.propagateButton.toolTip
+
+
+def test_one_tool_is_on_at_a_time(desk: Desk) -> None:
+    desk.load()
+    desk.ui.positiveToolButton.click()
+    assert desk.controller.tool == "positive"
+    desk.ui.boxToolButton.click()
+    assert desk.controller.tool == "box"
+    assert [name for name in TOOLS if getattr(desk.ui, f"{name}ToolButton").checked] == ["box"]
+    desk.ui.boxToolButton.click()
+    assert desk.controller.tool is None and not desk.ui.boxToolButton.checked
+
+
+def test_a_tool_and_an_effect_take_the_mouse_from_each_other(desk: Desk) -> None:
+    desk.load()
+    desk.ui.positiveToolButton.click()
+    desk.ui.segmentEditor.setActiveEffectByName("Paint")
+    assert desk.controller.tool is None
+    desk.ui.negativeToolButton.click()
+    assert desk.controller.tool == "negative"
+    assert not desk.ui.segmentEditor.mrmlSegmentEditorNode().GetActiveEffectName()
+
+
+def test_choices_are_kept_in_the_parameter_node_both_ways(desk: Desk) -> None:
+    ui, parameters = desk.ui, desk.parameters
+    ui.directionComboBox.setCurrentIndex(1)
+    ui.deviceComboBox.setCurrentIndex(3)
+    ui.limitReachCheckBox.setChecked(True)
+    ui.reachSpinBox.setValue(7)
+    ui.allSegmentsCheckBox.setChecked(True)
+    ui.applyAutomaticallyCheckBox.setChecked(False)
+    choices = desk.controller.choices
+    assert (choices.direction, choices.device, choices.reach) == ("forward", "cpu", 7)
+    assert choices.allSegments and not choices.applyAutomatically
+    parameters.direction = "backward"
+    parameters.limitReach = False
+    parameters.model = "sam2.1_hiera_small"
+    assert ui.directionComboBox.itemData(ui.directionComboBox.currentIndex) == "backward"
+    assert ui.modelComboBox.itemData(ui.modelComboBox.currentIndex) == "sam2.1_hiera_small"
+    assert desk.controller.choices.reach is None and not ui.reachSpinBox.enabled
+    assert "not on this computer yet" in ui.modelStatusLabel.text
+    assert ui.downloadModelButton.enabled and not ui.removeModelButton.enabled
+    desk.load()
+    assert "download it" in ui.positiveToolButton.toolTip
+
+
+def test_a_run_from_click_to_undo_through_the_segment_editor(desk: Desk) -> None:
+    desk.load()
+    desk.click()
+    assert desk.ui.propagateButton.enabled and desk.ui.undoPromptButton.enabled
+    desk.ui.propagateButton.click()
+    assert desk.ui.propagateButton.text == "Cancel"
+    desk.settle()
+    assert desk.ui.propagateButton.text == "Propagate"
+    assert "18 slices" in desk.ui.progressLabel.text
+    assert desk.voxels() > 18
+    # The Segment Editor's own Undo takes the run back.
+    desk.ui.segmentEditor.undo()
+    assert desk.voxels() == 0
+    desk.ui.segmentEditor.redo()
+    assert desk.voxels() > 18
+    desk.ui.undoPromptButton.click()
+    assert desk.controller.workspace.prompts.is_empty
+
+
+def test_cancel_apply_and_discard(desk: Desk) -> None:
+    desk.load()
+    desk.ui.applyAutomaticallyCheckBox.setChecked(False)
+    desk.click()
+    desk.session.framesPerPoll = 1
+    desk.ui.propagateButton.click()
+    desk.settle(lambda: len(desk.controller.workspace.previewFrames(desk.controller.segmentID)) > 3)
+    desk.ui.propagateButton.click()
+    desk.settle()
+    assert desk.ui.progressLabel.text.startswith("Cancelled") and desk.voxels() == 0
+    assert desk.ui.applyButton.enabled
+    desk.ui.applyButton.click()
+    kept = desk.voxels()
+    assert kept > 0 and not desk.ui.applyButton.enabled
+    desk.click(3)
+    desk.ui.discardButton.click()
+    assert not desk.controller.workspace.hasPreview and desk.voxels() == kept
+
+
+def test_the_timer_runs_only_while_an_answer_is_awaited(desk: Desk) -> None:
+    desk.load()
+    timer = desk.controller._ticker._timer
+    assert not timer.isActive()
+    desk.controller.point("positive", desk.controller.workspace.geometry.ras_of_pixel(9, 9, 4, 2))
+    assert timer.isActive()
+    desk.settle()
+    desk.settle(lambda: not timer.isActive())
+
+
+def test_messages_with_their_log_one_click_away(desk: Desk) -> None:
+    from SAM2PropagateLib.errors import SAM2PropagateError
+
+    desk.load()
+    assert desk.ui.messageFrame.isHidden()
+    desk.controller.point("positive", (9999, 0, 0))
+    assert not desk.ui.messageFrame.isHidden() and "outside" in desk.ui.messageLabel.text
+    assert desk.ui.logButton.isHidden()
+    desk.ui.dismissButton.click()
+    assert desk.ui.messageFrame.isHidden()
+    desk.session.dies = SAM2PropagateError("worker_died", "The worker ended unexpectedly.", "Try again.")
+    desk.click()
+    assert "ended unexpectedly" in desk.ui.messageLabel.text
+    desk.ui.logButton.click()
+    assert desk.dialogs.logs == ["last words"]
+
+
+def test_segments_are_added_chosen_and_removed_in_place(desk: Desk) -> None:
+    desk.load()
+    first = desk.controller.segmentID
+    desk.ui.addSegmentButton.click()
+    second = desk.controller.segmentID
+    assert second not in ("", first)
+    assert desk.ui.segmentEditor.currentSegmentID() == second
+    desk.ui.segmentsTable.setSelectedSegmentIDs([first])
+    assert desk.controller.segmentID == first
+    desk.ui.segmentEditor.setCurrentSegmentID(second)
+    assert desk.controller.segmentID == second
+    desk.click()
+    desk.ui.removeSegmentButton.click()
+    assert desk.controller.segmentID == first
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
+    # In another module.
+    desk.segmentation.GetSegmentation().RemoveSegment(first)
+    assert desk.controller.segmentID == "" and not desk.ui.positiveToolButton.enabled
+    desk.segmentation.GetSegmentation().AddEmptySegment("other", "other")
+    assert desk.controller.segmentID == "other" and desk.ui.positiveToolButton.enabled
+
+
+def test_a_commit_leaves_the_chosen_segment_chosen(desk: Desk) -> None:
+    desk.load()
+    first = desk.controller.segmentID
+    desk.click()
+    desk.ui.addSegmentButton.click()
+    second = desk.controller.segmentID
+    desk.controller.point("positive", desk.controller.workspace.geometry.ras_of_pixel(30, 25, 8, 2))
+    desk.ui.allSegmentsCheckBox.setChecked(True)
+    desk.settle()
+    desk.ui.propagateButton.click()
+    desk.settle()
+    assert desk.controller.segmentID == second == desk.ui.segmentEditor.currentSegmentID()
+    assert first != second and desk.voxels() > 18
+
+
+def test_missing_packages_are_offered_and_nothing_is_done_without_consent(
+    window_modules: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from Testing.headless.slicer_modules import ModuleWindow
+
+    module = ModuleWindow(MODULE_FILE)
+    real = module.python.importlib.util.find_spec
+    lacking = {"torch", "sam2"}
+    monkeypatch.setattr(
+        module.python.importlib.util, "find_spec", lambda name: None if name in lacking else real(name)
+    )
+    desk = Desk(module.open())
+    started: list[str] = []
+    monkeypatch.setattr(desk.widget.panel._installer, "start", lambda: started.append("start"))
+    assert not desk.ui.bannerFrame.isHidden() and "torch, sam2" in desk.ui.bannerLabel.text
+    desk.load()
+    assert "Install what is missing first" in desk.ui.positiveToolButton.toolTip
+    desk.dialogs.answer = False
+    desk.ui.installButton.click()
+    assert started == [] and "3 GB" in desk.dialogs.asked[0]
+    desk.dialogs.answer = True
+    desk.ui.installButton.click()
+    assert started == ["start"]
+    lacking.clear()
+    desk.widget.panel.refresh()
+    assert desk.ui.bannerFrame.isHidden() and desk.ui.positiveToolButton.enabled
+    module.close()
+
+
+def test_models_are_downloaded_after_consent_and_own_files_opened(desk: Desk, tmp_path: Any) -> None:
+    from SAM2PropagateLib.errors import Cancelled
+
+    def fetch(entry: Any, store: Any, *, progress: Any, cancelled: Callable[[], bool]) -> None:
+        progress(50 << 20, 100 << 20)
+        while not cancelled():
+            time.sleep(0.002)
+        raise Cancelled()
+
+    desk.logic.modelList._fetch = fetch
+    desk.parameters.model = "sam2.1_hiera_small"
+    desk.dialogs.answer = False
+    desk.ui.downloadModelButton.click()
+    assert not desk.logic.modelList.isDownloading and "Apache-2.0" in desk.dialogs.asked[0]
+    desk.dialogs.answer = True
+    desk.ui.downloadModelButton.click()
+    desk.settle(lambda: "50 MB / 100 MB" in desk.ui.downloadLabel.text)
+    assert desk.ui.downloadModelButton.text == "Cancel download"
+    desk.ui.downloadModelButton.click()
+    desk.settle(lambda: not desk.logic.modelList.isDownloading)
+    assert "cancelled" in desk.ui.messageLabel.text
+    desk.dialogs.path = str(tmp_path / "mine.pt")
+    desk.ui.openModelButton.click()
+    assert desk.controller.choices.model == desk.dialogs.path
+    assert desk.ui.modelComboBox.currentText == "mine.pt"
+
+
+def newInteractors() -> list[Any]:  # noqa: N802
+    """Two, that nobody listens to."""
+    made = [vtk.vtkGenericRenderWindowInteractor() for _ in range(2)]
+    for one in made:
+        one.SetInteractorStyle(None)
+    return made
+
+
+class Layout:
+    """A layout manager with one slice view and one 3D view."""
+
+    threeDViewCount = 1
+
+    def __init__(self) -> None:
+        self.interactors = newInteractors()
+        self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
+        self.slots: list[Any] = []
+
+    def connect(self, signal: str, slot: Any) -> None:
+        self.slots.append((signal, slot))
+
+    def disconnect(self, signal: str, slot: Any) -> None:
+        self.slots = [one for one in self.slots if one != (signal, slot)]
+
+    def sliceViewNames(self) -> tuple[str, ...]:  # noqa: N802
+        return ("Red",)
+
+    def sliceWidget(self, name: str) -> Any:  # noqa: N802
+        return self
+
+    threeDWidget = sliceWidget
+
+    def sliceView(self) -> Any:  # noqa: N802
+        import types
+
+        return types.SimpleNamespace(interactor=lambda: self.interactors[0])
+
+    def threeDView(self) -> Any:  # noqa: N802
+        import types
+
+        return types.SimpleNamespace(interactor=lambda: self.interactors[1])
+
+    def mrmlSliceNode(self) -> Any:  # noqa: N802
+        return self.node
+
+    def observed(self) -> list[bool]:
+        return [
+            any(one.HasObserver(event) for event in ("LeftButtonPressEvent", "KeyPressEvent"))
+            for one in self.interactors
+        ]
+
+
+def test_views_are_listened_to_only_while_the_module_is_open(window: Any) -> None:
+    desk = Desk(window)
+    window.exit()
+    layout = Layout()
+    before = layout.observed()
+    slicer.app.__dict__["_standin_layout"] = layout
+    try:
+        window.enter()
+        assert layout.observed() == [True, True] != before
+        assert desk.ui.segmentEditor._standin_observes and len(layout.slots) == 1
+        desk.load()
+        desk.ui.positiveToolButton.click()
+        window.exit()
+        assert layout.observed() == before and layout.slots == []
+        assert desk.controller.tool is None and not desk.ui.segmentEditor._standin_observes
+        window.enter()
+        # The layout changes: the new views are taken in place of the old ones.
+        (slot,) = [slot for _, slot in layout.slots]
+        old = layout.interactors
+        layout.interactors = newInteractors()
+        slot(3)
+        assert layout.observed() == [True, True]
+        assert not any(one.HasObserver("KeyPressEvent") for one in old)
+        window.exit()
+    finally:
+        slicer.app.__dict__.pop("_standin_layout")
+
+
+def test_closing_the_scene_during_a_run_and_working_on(desk: Desk) -> None:
+    desk.load()
+    desk.click()
+    desk.ui.propagateButton.click()
+    slicer.mrmlScene.Clear(False)
+    assert not desk.controller.isRunning and desk.ui.propagateButton.text == "Propagate"
+    assert desk.ui.volumeSelector.currentNode() is None and not desk.ui.positiveToolButton.enabled
+    desk.parameters = desk.logic.getParameterNode()
+    desk.load()
+    desk.click()
+    desk.ui.propagateButton.click()
+    desk.settle()
+    assert desk.voxels() > 18
+
+
+def test_closing_the_window_during_a_run_leaves_nothing(window_modules: Any) -> None:
+    from Testing.headless.slicer_modules import ModuleWindow
+
+    module = ModuleWindow(MODULE_FILE).open()
+    desk = Desk(module)
+    desk.load()
+    desk.click()
+    desk.ui.propagateButton.click()
+    timer = desk.controller._ticker._timer
+    module.close()
+    assert desk.session.isClosed and not timer.isActive()
+    assert desk.widget.Observations == []
+    scene = window_modules.scene
+    kinds = [scene.GetNthNode(n).GetName() for n in range(scene.GetNumberOfNodes())]
+    assert "SAM2 Propagate preview" not in kinds
+
+
+def test_the_strip_says_what_is_known_and_jumps(desk: Desk) -> None:
+    desk.load()
+    desk.click()
+    desk.ui.propagateButton.click()
+    desk.settle()
+    strip = desk.widget.panel._strip
+    assert len(strip.strip) == 18 and strip.strip.frames[8].look == "keyframe"
+    jumped: list[int] = []
+    desk.controller.jump = jumped.append  # type: ignore[method-assign]
+    desk.widget.panel._jump(5)
+    assert jumped == [5]
+    assert desk.ui.nextDoubtfulButton.enabled
+
+
+def test_the_preview_is_as_opaque_as_chosen(desk: Desk) -> None:
+    desk.load()
+    desk.ui.opacitySlider.setValue(0.8)
+    desk.click()
+    assert desk.controller.workspace.previewNode.GetDisplayNode().GetOpacity2DFill() == pytest.approx(0.8)
+    desk.parameters.previewOpacity = 0.2
+    assert desk.controller.workspace.previewNode.GetDisplayNode().GetOpacity2DFill() == pytest.approx(0.2)
+    assert desk.ui.opacitySlider.value == pytest.approx(0.2)
+
+
+def test_a_script_needs_no_window(window_modules: Any) -> None:
+    from Testing.gui.fake_session import FakeSession
+    from Testing.headless.scenes import addSegmentation
+    from Testing.headless.slicer_modules import ModuleWindow
+    from Testing.scene.geometries import addCase
+
+    module = ModuleWindow(MODULE_FILE)
+    logic = module.python.SAM2PropagateLogic()
+    logic.controller._makeSession = FakeSession
+    volume = addCase(window_modules, "plain")
+    segmentation = addSegmentation(window_modules, volume, {"A": (0, 1, 0)})
+    logic.controller.select(volume, segmentation, "A")
+    ends: list[Any] = []
+    logic.controller.finished.connect(ends.append)
+    geometry = logic.controller.workspace.geometry
+    assert logic.preview("A", geometry.ras_of_pixel(12, 15, 8, 2))
+    assert logic.controller.wait(5) and logic.propagate("A") and logic.controller.wait(5)
+    assert ends[0].state == "done" and ends[0].applied
+    assert np.asarray(logic.controller.workspace.maskNow("A", 3)).any()
+    logic.close()
+    module.close()

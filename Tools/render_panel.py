@@ -1,0 +1,98 @@
+"""Render the module's panel as it looks without a model's run: python Tools/render_panel.py OUTPUT.png
+
+    --dark          in a dark window
+    --scale 1.5     on a display with larger pixels
+    --missing       as before the installation
+
+Slicer's own widgets are stood in for by simple ones (Testing/headless/qt_standins.py), so what is seen is the
+layout and the texts, not Slicer's style.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Render the module's panel.")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--dark", action="store_true")
+    parser.add_argument("--scale", default="1")
+    parser.add_argument("--missing", action="store_true")
+    chosen = parser.parse_args()
+    os.environ["QT_SCALE_FACTOR"] = chosen.scale
+    sys.path[:0] = [str(ROOT), str(ROOT / "SAM2Propagate")]
+    from Testing.headless import qt_standins, slicer_modules
+    from Testing.headless.boot import boot
+
+    headless = boot()
+    with qt_standins.installed() as qt, slicer_modules.installed():
+        if chosen.dark:
+            _darken(qt)
+        window = slicer_modules.ModuleWindow(ROOT / "SAM2Propagate" / "SAM2Propagate.py").open()
+        try:
+            _fill(window, headless, chosen.missing)
+            panel = window.panel
+            panel.resize(440, max(panel.sizeHint().height(), 900))
+            panel.show()
+            qt.QCoreApplication.processEvents()
+            chosen.output.parent.mkdir(parents=True, exist_ok=True)
+            if not panel.grab().save(str(chosen.output)):
+                raise SystemExit(f"{chosen.output} could not be written")
+        finally:
+            window.close()
+
+
+def _darken(qt: Any) -> None:
+    palette = qt.QPalette()
+    roles = qt.QPalette.ColorRole
+    for role, color in (
+        (roles.Window, "#353535"),
+        (roles.WindowText, "#e8e8e8"),
+        (roles.Base, "#242424"),
+        (roles.Text, "#e8e8e8"),
+        (roles.Button, "#404040"),
+        (roles.ButtonText, "#e8e8e8"),
+        (roles.Midlight, "#4a4a4a"),
+        (roles.Mid, "#6a6a6a"),
+    ):
+        palette.setColor(role, qt.QColor(color))
+    for role in (roles.ButtonText, roles.WindowText, roles.Text):
+        palette.setColor(qt.QPalette.ColorGroup.Disabled, role, qt.QColor("#8a8a8a"))
+    qt.QApplication.setPalette(palette)
+
+
+def _fill(window: Any, headless: Any, missing: bool) -> None:
+    """A volume, a segment, and a run's outcome in the strip."""
+    import numpy as np
+
+    from SAM2PropagateLib.gui.events import Message
+    from SAM2PropagateLib.gui.install import PACKAGES
+    from SAM2PropagateLib.gui.strip import FrameFacts, strip
+    from Testing.headless.scenes import addVolume
+
+    if missing:
+        window.widget.logic.neededPackages = lambda: PACKAGES
+        window.widget.panel._missing = lambda: PACKAGES
+    volume = addVolume(headless, np.random.default_rng(0).integers(0, 99, (60, 64, 64)).astype(np.int16))
+    window.ui.volumeSelector.setCurrentNode(volume)
+    window.ui.segmentationSelector.addNode()
+    window.ui.modelCollapsibleButton.collapsed = False
+    doubt = 0.25 + 0.4 * np.sin(np.arange(60) / 4) ** 8
+    facts = {n: FrameFacts("propagated", float(doubt[n]), 0.8, 3.0) for n in range(6, 52)}
+    sets = {"keyframes": {30}, "edited": {20}, "absent": {52}, "locked": {12}, "preview": set(range(40, 46))}
+    window.widget.panel._strip.setStrip(
+        strip(60, facts, **{name: frozenset(frames) for name, frames in sets.items()}), 24
+    )
+    if missing:
+        window.widget.panel.say(Message("info", "A message looks like this. It goes with Dismiss."))
+
+
+if __name__ == "__main__":
+    main()
