@@ -188,6 +188,17 @@ def test_a_click_on_a_propagated_slice_refines_the_mask_that_is_there(case):
     np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE))
 
 
+def test_clicks_come_to_the_worker_in_the_order_in_which_they_were_made(case):
+    signs = ("positive", "negative", "positive", "negative")
+    for number, sign in enumerate(signs):
+        case.click(8 + 7 * number, 15, 8, sign)
+    _, (_, _, said) = case.session.asked[-1]
+    assert [positive for _, _, positive in said.clicks] == [sign == "positive" for sign in signs]
+    case.run()
+    keyframe = case.session.asked[-1][1][1].keyframes[8]
+    assert [round(x) for x, _, _ in keyframe.clicks] == [8, 15, 22, 29]
+
+
 def test_taking_back_the_correction_takes_its_mask_back_too(case):
     case.click(12, 15, 8)
     case.run()

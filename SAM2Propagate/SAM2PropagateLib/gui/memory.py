@@ -5,6 +5,7 @@ which prompts are the history of an edited slice.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -33,6 +34,7 @@ class FrameMemory:
         self._shape: tuple[int, ...] = ()
         self.frames: dict[str, FactsOfFrames] = {}
         self.histories: dict[str, dict[str, frozenset[str]]] = {}
+        self.orders: dict[str, list[str]] = {}
         self._load()
 
     def history(self, segmentID: str) -> dict[str, frozenset[str]]:
@@ -42,6 +44,14 @@ class FrameMemory:
     def setHistory(self, segmentID: str, maskID: str, prompts: frozenset[str]) -> None:
         """These prompts lie on the mask's slice but do not count any more."""
         self.histories.setdefault(segmentID, {})[maskID] = prompts
+
+    def note(self, segmentID: str, clicks: Iterable[str]) -> None:
+        """These clicks are there; new ones came after those that were noted before.
+
+        The scene keeps positive and negative clicks apart, and so does not know who came first.
+        """
+        order = self.orders.setdefault(segmentID, [])
+        order += [click for click in clicks if click not in order]
 
     def facts(self, segmentID: str, geometry: VolumeGeometry, axis: int) -> FactsOfFrames:
         """What is known of the frames of a segment; empty for frames of another axis or size."""
@@ -66,10 +76,11 @@ class FrameMemory:
         """Forgets all of a segment."""
         self.frames.pop(segmentID, None)
         self.histories.pop(segmentID, None)
+        self.orders.pop(segmentID, None)
 
     def save(self) -> None:
         """Puts everything into the scene."""
-        if not self.frames and not self.histories and not self._state.get(_STATE_NAME):
+        if not (self.frames or self.histories or self.orders) and not self._state.get(_STATE_NAME):
             return
         segments = {
             segmentID: {
@@ -89,6 +100,7 @@ class FrameMemory:
             "shape": list(self._shape),
             "frames": segments,
             "histories": histories,
+            "orders": self.orders,
         }
         self._state.set(_STATE_NAME, json.dumps(document, separators=(",", ":")))
 
@@ -106,12 +118,14 @@ class FrameMemory:
                 str(segmentID): {str(mask): frozenset(map(str, names)) for mask, names in one.items()}
                 for segmentID, one in document["histories"].items()
             }
+            orders = {str(name): list(map(str, one)) for name, one in document.get("orders", {}).items()}
             shape = tuple(int(count) for count in document["shape"])
             axis = document["axis"]
         except (ValueError, KeyError, TypeError, AttributeError):
             return
         if axis in (None, 0, 1, 2):
             self.axis, self._shape, self.frames, self.histories = axis, shape, frames, histories
+            self.orders = orders
 
 
 def _facts(values: Any) -> FrameFacts:

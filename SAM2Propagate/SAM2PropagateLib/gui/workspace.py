@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -284,9 +285,13 @@ class Workspace:
         self.prompts = self.markups.read()
 
     def effective(self, segmentID: str) -> SegmentPrompts:
-        """What a worker is to be told of a segment."""
+        """What a worker is to be told of a segment; clicks in the order in which they were made."""
+        said = self.prompts.segment(segmentID)
+        self.memory.note(segmentID, [click.id for click in said.clicks])
+        order = self.memory.orders[segmentID]
+        clicks = tuple(sorted(said.clicks, key=lambda click: order.index(click.id)))
         return keyframes.effective(
-            self.prompts.segment(segmentID),
+            replace(said, clicks=clicks),
             self.memory.history(segmentID),
             lambda frame: self.maskNow(segmentID, frame),
             self.geometry,
