@@ -15,8 +15,8 @@ import qt
 import slicer
 import vtk
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.i18n import getContext, translate
 from slicer.i18n import tr as _
-from slicer.i18n import translate
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
@@ -177,6 +177,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.segmentationSelector.disconnect("nodeAddedByUser(vtkMRMLNode*)", self.onSegmentationAdded)
         if self.logic is not None:
             self.logic.close()
+        texts.setTranslator(None)
 
     def enter(self) -> None:
         """Called whenever the user switches to this module."""
@@ -280,6 +281,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         controller.setPreviewOpacity(node.previewOpacity)
         self.ui.volumeStatusLabel.text = self.logic.volumeText(node.inputVolume)
         self.onChanged()
+        if self.panel is not None:
+            self.panel.refresh()
 
     def onChanged(self, _none: None = None) -> None:
         """Keep what is chosen elsewhere, and say how the worker is."""
@@ -363,7 +366,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self, makeWriter: Any = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        texts.setTranslator(lambda text: translate(texts.CONTEXT, text))
+        texts.setTranslator(lambda text, file: translate(getContext(file), text))
         self._session: WorkerSession | None = None
         self._isComplete = False
         self._idle = qt.QTimer()

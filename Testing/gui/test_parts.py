@@ -69,10 +69,12 @@ def test_every_tool_has_a_key_of_its_own_and_takes_none_of_slicers():
 
 
 def test_texts_are_translated_by_the_function_that_is_given():
-    texts.setTranslator(lambda text: f"<{text}>")
+    files = []
+    texts.setTranslator(lambda text, file: files.append(file) or f"<{text}>")
     try:
         assert rules.whyNot(rules.CANCEL, Facts()) == "<Nothing is running.>"
         assert tools.tools()[0].title == "<Click +>"
+        assert files[0] == rules.__file__ and files[-1] == tools.__file__
     finally:
         texts.setTranslator(None)
     assert rules.whyNot(rules.CANCEL, Facts()) == "Nothing is running."

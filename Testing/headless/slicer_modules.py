@@ -40,6 +40,12 @@ def translate(context: str, text: str) -> str:
     return tr(text)
 
 
+def getContext(sourceFile: str) -> str:
+    """The context of a file's texts."""
+    file = Path(sourceFile)
+    return f"{file.parent.name}.{file.stem}" if (file.parent / "__init__.py").is_file() else file.stem
+
+
 # --- slicer.ScriptedLoadableModule --------------------------------------------------------------------------
 
 
@@ -287,7 +293,7 @@ def _connector(widget: Any) -> tuple[Callable[[], Any], Callable[[Any], None], s
 
 def _standins() -> dict[str, types.ModuleType]:
     modules = {name: types.ModuleType(f"slicer.{name}") for name in _NAMES}
-    modules["i18n"].__dict__.update(tr=tr, translate=translate)
+    modules["i18n"].__dict__.update(tr=tr, translate=translate, getContext=getContext)
     modules["parameterNodeWrapper"].__dict__.update(parameterNodeWrapper=parameterNodeWrapper)
     public = ("", "Widget", "Logic", "Test")
     names = ["ScriptedLoadableModule" + end for end in public]

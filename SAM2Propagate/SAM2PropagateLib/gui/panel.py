@@ -158,6 +158,7 @@ class Panel:
             self._connect(
                 box, "currentIndexChanged(int)", lambda _n, box=box, name=name: self._chosen(box, name)
             )
+        self._connect(ui.opacitySlider, "valueChanged(double)", self._opacityChosen)
         self._connect(
             ui.segmentsTable, "selectionChanged(QItemSelection,QItemSelection)", self._segmentSelected
         )
@@ -208,6 +209,10 @@ class Panel:
         value = box.itemData(box.currentIndex)
         if not self._isShowing and self._parameters is not None and value is not None:
             setattr(self._parameters, name, str(value))
+
+    def _opacityChosen(self, value: float) -> None:
+        if not self._isShowing and self._parameters is not None:
+            self._parameters.previewOpacity = float(value)
 
     def _segmentSelected(self, *_: Any) -> None:
         chosen = self._ui.segmentsTable.selectedSegmentIDs()
@@ -343,6 +348,8 @@ class Panel:
         _choose(ui.directionComboBox, choices.direction)
         _choose(ui.deviceComboBox, choices.device)
         ui.reachSpinBox.enabled = choices.reach is not None
+        if self._parameters is not None:
+            ui.opacitySlider.value = self._parameters.previewOpacity
 
     def _showModels(self) -> None:
         ui, chosen = self._ui, self._controller.choices.model
