@@ -34,8 +34,8 @@ a user gives and end with boolean masks of the native slices. sam2's predictor h
 preprocessed, which is not counted either; the engine windows and resamples them within its time. sam2's
 predictor runs in {official}, with every keyframe conditioning.
 
-- first propagation: a box on the middle slice, carried in both directions; nothing encoded before. The engine
-  stops computing where the structure has ended; how many slices it did compute stands below the table.
+- first propagation: a box on the middle slice, carried in both directions; nothing encoded before. The
+  engine would stop where a structure has ended; here it is told not to, as sam2's predictor does not.
 - first, encoded ahead: the same if the slices were encoded while the user looked at the volume.
 - re-propagation: then the mask of a slice halfway to the end is corrected. sam2's predictor carries both
   directions again from the first slice; the engine runs again. Counted are the slices that each writes.

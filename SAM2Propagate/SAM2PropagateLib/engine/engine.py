@@ -8,7 +8,7 @@ from SAM2PropagateLib.engine import looking
 from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import feature_budgets
-from SAM2PropagateLib.engine.session import EngineSession
+from SAM2PropagateLib.engine.session import PATIENCE, EngineSession
 from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
@@ -21,15 +21,22 @@ class PropagationEngine:
         loaded: the model; the engine takes it over and may change its precision in place.
         cache_megabytes: encoder features kept on the device per session; None: by the free memory.
         batch_size: frames encoded at once; None: 1 on a CPU, where more is not faster, else 8.
+        patience: frames without a trace of a segment after which it counts as ended; None: it never does.
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, cache_megabytes: int | None = None, batch_size: int | None = None
+        self,
+        loaded: LoadedModel,
+        *,
+        cache_megabytes: int | None = None,
+        batch_size: int | None = None,
+        patience: int | None = PATIENCE,
     ) -> None:
         self.steps = ModelSteps(loaded)
         # A model says in its metadata if it was not trained on stretched frames, as SAM 2 was.
         self._style = loaded.metadata.get("view", looking.STRETCHED)
         self._cache_megabytes = cache_megabytes
+        self._patience = patience
         on_cpu = self.steps.device.type == "cpu"
         self._batch_size = batch_size or (1 if on_cpu else 8)
         self._max_batch = 8 if on_cpu else 32
@@ -56,6 +63,7 @@ class PropagationEngine:
             lambda encode: FeatureStore(encode, self.steps.device, budget, host_budget, self._batch_size),
             self._max_batch,
             self._style,
+            self._patience,
         )
 
     @property

@@ -33,7 +33,7 @@ from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 
 # After so many frames without a trace of the segment, it has ended: nothing further out is computed.
-_PATIENCE = 6
+PATIENCE = 6
 
 # Holes and specks up to this many pixels of the model's logit grid are noise (sam2's own limit).
 _NOISE_AREA = 8
@@ -94,11 +94,12 @@ class _Job:
     left: Front | None
     right: Front | None
     pending: list[int]
+    patience: int | None
 
     def has_lost(self, front: Front) -> bool:
         """Whether a front has left its segment behind, and no keyframe says that it comes back."""
         is_open = self.left is None or self.right is None
-        return is_open and front.empty_frames >= _PATIENCE
+        return is_open and self.patience is not None and front.empty_frames >= self.patience
 
 
 class EngineSession:
@@ -110,6 +111,8 @@ class EngineSession:
         view: which part of a frame the model sees; None: for each segment what its prompts ask for.
         store: makes the feature store, given the function that encodes frames.
         max_batch: frames tracked at once at most.
+        style: how a frame that is not square becomes the model's input; see `looking`.
+        patience: frames without a trace of a segment after which it counts as ended; None: it never does.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class EngineSession:
         store: Callable[[Callable[[Sequence[FeatureKey]], list[FrameFeatures]]], FeatureStore],
         max_batch: int,
         style: str = looking.STRETCHED,
+        patience: int | None = PATIENCE,
     ) -> None:
         self._steps = steps
         self._frames = frames
@@ -132,6 +136,7 @@ class EngineSession:
         )
         self.features = store(self._encode)
         self._max_batch = max_batch
+        self._patience = patience
         self._tracks: dict[str, _Track] = {}
         self._latest = ""
 
@@ -411,6 +416,7 @@ class EngineSession:
                 self._front(track, stretch.left, 1, keys, everything),
                 self._front(track, stretch.right, -1, keys, everything),
                 list(stale),
+                self._patience,
             )
             for stretch, mark, stale in work.stretches
         ]
