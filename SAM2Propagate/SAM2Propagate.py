@@ -44,6 +44,7 @@ from SAM2PropagateLib.worker.session import WorkerSession
 LIBRARY = "SAM2PropagateLib"
 SAMPLE_NAME = "SAM2PropagateAbdomenCT"
 SAMPLE_FILE = "abdomen_ct.nii.gz"
+LIVER_IJK = (86, 49, 103)
 SAMPLE_SHA256 = "dbd3ae6d614d1d7ef3a46925c30c70038ed52da6b37fdd6afdc7b9b71387e3e1"
 
 
@@ -492,6 +493,8 @@ def segmentEditorNode() -> Any:
         node.UnRegister(None)
         node.SetSingletonTag(tag)
         node.SetHideFromEditors(True)
+        # Slicer's own default lets a segment take voxels from its neighbours.
+        node.SetOverwriteMode(node.OverwriteNone)
         node = slicer.mrmlScene.AddNode(node)
     return node
 
@@ -509,7 +512,13 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
 
     def runTest(self) -> None:
         """Run every test of this class."""
-        for test in (self.test_sample, self.test_parameterNode, self.test_badVolume, self.test_nothingStarts):
+        for test in (
+            self.test_sample,
+            self.test_parameterNode,
+            self.test_badVolume,
+            self.test_nothingStarts,
+            self.test_clickToSegment,
+        ):
             self.setUp()
             test()
 
@@ -545,3 +554,34 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
         self.assertFalse(logic.workerSession().is_running)
         self.assertEqual(logic.workerSession().starts, 0)
         logic.close()
+
+    def test_clickToSegment(self) -> None:
+        """A click in the liver of the sample becomes a mask on its slice, and on both neighbours."""
+        logic = SAM2PropagateLogic()
+        if missing := logic.missingPackages():
+            logic.close()
+            self.skipTest(f"not installed: {', '.join(missing)}")
+        self.delayDisplay("Segmenting the sample")
+        volume = slicer.util.loadVolume(str(samplePath()))
+        segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+        segmentID = Controller.prepareSegmentation(segmentation, volume)
+        controller = logic.controller
+        problems: list[str] = []
+        controller.message.connect(lambda message: problems.append(message.text))
+        try:
+            controller.select(volume, segmentation, segmentID)
+            geometry = volumeGeometry(volume)
+            self.assertTrue(logic.preview(segmentID, geometry.ijk_to_world(LIVER_IJK)), problems)
+            self.assertTrue(controller.wait(120), problems)
+            workspace = controller.workspace
+            assert workspace is not None
+            frame = LIVER_IJK[workspace.axis]
+            self.assertEqual(workspace.previewFrames(segmentID), {frame}, problems)
+            self.assertTrue(logic.propagate(segmentID, reach=1), problems)
+            self.assertTrue(controller.wait(120), problems)
+            voxels = [int(workspace.maskNow(segmentID, frame + step).sum()) for step in (-2, -1, 0, 1, 2)]
+            self.assertEqual([count > 500 for count in voxels], [False, True, True, True, False], voxels)
+            self.assertTrue(controller.undo())
+            self.assertFalse(workspace.maskNow(segmentID, frame).any())
+        finally:
+            logic.close()

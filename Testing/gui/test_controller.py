@@ -121,6 +121,14 @@ def test_only_what_is_chosen_is_run_or_all_with_prompts(case):
     assert case.frames("A") == list(range(18))
 
 
+def test_finished_work_in_other_segments_is_left_alone(case):
+    case.paint(9, disc(20, 20, SHAPE), "B")
+    case.controller.choices = Choices(allSegments=True)
+    case.click(12, 15, 8)
+    case.run()
+    assert case.frames("A") == list(range(18)) and case.frames("B") == [9]
+
+
 def test_a_preview_is_kept_until_it_is_applied_or_dropped(headless):
     case = Case(headless, choices=KEEP)
     case.click(12, 15, 8)

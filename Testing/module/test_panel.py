@@ -285,6 +285,32 @@ def test_a_commit_leaves_the_chosen_segment_chosen(desk: Desk) -> None:
     assert first != second and desk.voxels() > 18
 
 
+def test_a_neighbour_stays_whole_unless_the_user_says_otherwise(desk: Desk) -> None:
+    desk.load()
+    first = desk.controller.segmentID
+    desk.click()
+    desk.ui.propagateButton.click()
+    desk.settle()
+    whole = desk.voxels()
+    desk.ui.addSegmentButton.click()
+    desk.click()
+    desk.ui.propagateButton.click()
+    desk.settle()
+    assert desk.voxels() == whole
+    desk.ui.segmentsTable.setSelectedSegmentIDs([first])
+    assert desk.voxels() == whole
+    # The same with "Overwrite all" in the embedded Segment Editor: the second run takes the voxels.
+    desk.ui.segmentEditor.undo()
+    node = desk.ui.segmentEditor.mrmlSegmentEditorNode()
+    node.SetOverwriteMode(node.OverwriteAllSegments)
+    desk.ui.addSegmentButton.click()
+    desk.click()
+    desk.ui.propagateButton.click()
+    desk.settle()
+    desk.ui.segmentsTable.setSelectedSegmentIDs([first])
+    assert desk.voxels() == 0
+
+
 def test_missing_packages_are_offered_and_nothing_is_done_without_consent(
     window_modules: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -352,15 +352,17 @@ class Controller(Pointing):
         workspace = self._workspace
         if workspace is None:
             return ()
-        wanted = workspace.segmentIDs if self._choices.allSegments else (self._segmentID,)
-        return tuple(
+        # What was painted by hand starts a run of the chosen segment only: in others it is finished work.
+        startable = [
             one
-            for one in wanted
-            if one in workspace.segmentIDs
-            and (
-                workspace.speaking(one).has_positive or any(e.prompt.mask.any() for e in workspace.edits(one))
-            )
-        )
+            for one in workspace.segmentIDs
+            if (self._choices.allSegments or one == self._segmentID) and workspace.speaking(one).has_positive
+        ]
+        chosen = self._segmentID
+        isOpen = chosen in workspace.segmentIDs and chosen not in startable
+        if isOpen and any(one.prompt.mask.any() for one in workspace.edits(chosen)):
+            startable.append(chosen)
+        return tuple(startable)
 
     def strip(self, segmentID: str | None = None) -> SliceStrip:
         """What there is to know of every slice, for the chosen segment or another one."""
@@ -737,7 +739,9 @@ class Controller(Pointing):
         if workspace is None or not workspace.isInScene:
             return
         for segmentID in workspace.segmentIDs:
-            workspace.edits(segmentID)
+            # Looking through a segment takes a moment: those that were never worked on here are left out.
+            if segmentID == self._segmentID or not workspace.prompts.segment(segmentID).is_empty:
+                workspace.edits(segmentID)
         self.changed.emit(None)
 
     def _segmentsChanged(self) -> None:

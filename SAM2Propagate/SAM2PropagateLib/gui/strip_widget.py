@@ -63,6 +63,12 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
             self._draw(painter, int(self.width), int(self.height))
             painter.end()
 
+        @staticmethod
+        def _pen(color: str) -> Any:
+            pen = qt.QPen(qt.QColor(color))
+            pen.setWidth(2)
+            return pen
+
         def _draw(self, painter: Any, width: int, height: int) -> None:
             count = len(self.strip)
             palette = self.palette
@@ -85,7 +91,7 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
             limit = int(top * (1 - DOUBTFUL))
             painter.setPen(palette.color(qt.QPalette.Mid))
             painter.drawLine(0, limit, width, limit)
-            painter.setPen(qt.QPen(qt.QColor(_DOUBT), 2))
+            painter.setPen(self._pen(_DOUBT))
             before = None
             for one in self.strip.frames:
                 if one.doubt is None:
@@ -100,7 +106,7 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
                 before = (x, y)
             if self.shownFrame is not None and self.shownFrame < count:
                 x = (edges[self.shownFrame] + edges[self.shownFrame + 1]) // 2
-                painter.setPen(qt.QPen(qt.QColor(_SHOWN), 2))
+                painter.setPen(self._pen(_SHOWN))
                 painter.drawLine(x, 0, x, height)
 
     return SliceStripWidget()

@@ -1,7 +1,7 @@
 """The window's texts: written in English in this package, translated by the function that the window gives.
 
 In Slicer that is `slicer.i18n.translate` with the context of the file in which the text is written; without
-it texts stay English. The modules here write `_("...")`, as tools that collect texts for translation expect it,
+it texts stay English. The modules here write `_("...")`, as tools that collect texts for translation expect,
 and fill in values with `str.format` afterwards. The sentences of errors come from the rest of the library, in
 English.
 """
