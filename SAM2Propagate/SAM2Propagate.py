@@ -42,6 +42,7 @@ from SAM2PropagateLib.worker.command import worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 
 LIBRARY = "SAM2PropagateLib"
+PREPARED = "SAM2Propagate.Prepared"
 SAMPLE_NAME = "SAM2PropagateAbdomenCT"
 SAMPLE_FILE = "abdomen_ct.nii.gz"
 LIVER_IJK = (86, 49, 103)
@@ -493,9 +494,11 @@ def segmentEditorNode() -> Any:
         node.UnRegister(None)
         node.SetSingletonTag(tag)
         node.SetHideFromEditors(True)
-        # Slicer's own default lets a segment take voxels from its neighbours.
-        node.SetOverwriteMode(node.OverwriteNone)
         node = slicer.mrmlScene.AddNode(node)
+    if not node.GetAttribute(PREPARED):
+        # By Slicer's own default, which closing the scene restores, a segment takes voxels from its neighbours.
+        node.SetOverwriteMode(node.OverwriteNone)
+        node.SetAttribute(PREPARED, "1")
     return node
 
 
