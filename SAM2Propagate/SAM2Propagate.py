@@ -496,7 +496,7 @@ def segmentEditorNode() -> Any:
         node.SetHideFromEditors(True)
         node = slicer.mrmlScene.AddNode(node)
     if not node.GetAttribute(PREPARED):
-        # By Slicer's own default, which closing the scene restores, a segment takes voxels from its neighbours.
+        # Slicer's own default, which closing the scene restores, lets a segment take its neighbours' voxels.
         node.SetOverwriteMode(node.OverwriteNone)
         node.SetAttribute(PREPARED, "1")
     return node

@@ -111,8 +111,9 @@ def test_opening_changes_no_node_of_the_user(window_modules: Any) -> None:
     load_sample()
     slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "theirs")
     scene = window_modules.scene
-    # The parameter node of an earlier window is ours, and stays in the scene when that is cleared.
+    # These nodes of an earlier window are ours, and stay in the scene when that is cleared.
     scene.RemoveNode(scene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode"))
+    scene.RemoveNode(scene.GetSingletonNode("SAM2Propagate", "vtkMRMLSegmentEditorNode"))
     before = {
         scene.GetNthNode(i).GetID(): scene.GetNthNode(i).GetMTime() for i in range(scene.GetNumberOfNodes())
     }
