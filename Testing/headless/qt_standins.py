@@ -407,6 +407,17 @@ class ctkSliderWidget(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
     def setValue(self, value: float) -> None:
         self.value = min(max(float(value), self.minimum), self.maximum)
 
+    def sizeHint(self) -> Any:
+        return QtCore.QSize(120, 24)
+
+    def paintEvent(self, event: Any) -> None:
+        painter = QtGui.QPainter(self)
+        part = (self.value - self.minimum) / max(self.maximum - self.minimum, 1e-9)
+        color = self.palette.color(QtGui.QPalette.ColorRole.Mid)
+        painter.fillRect(0, self.height // 2 - 2, self.width - 60, 4, color)
+        painter.fillRect(int(part * (self.width - 68)), self.height // 2 - 8, 8, 16, color)
+        painter.drawText(self.width - 48, self.height // 2 + 5, f"{self.value:.{self.decimals}f}")
+
 
 class qMRMLSegmentsTableView(qMRMLWidget, metaclass=_Meta):  # noqa: N801
     """The segments of a segmentation, some of them selected."""
@@ -422,6 +433,18 @@ class qMRMLSegmentsTableView(qMRMLWidget, metaclass=_Meta):  # noqa: N801
 
     def segmentationNode(self) -> Any:
         return self._standin_node
+
+    def paintEvent(self, event: Any) -> None:
+        painter = QtGui.QPainter(self)
+        painter.fillRect(self.rect, self.palette.color(QtGui.QPalette.ColorRole.Base))
+        segmentation = self._standin_node.GetSegmentation() if self._standin_node is not None else None
+        for row in range(segmentation.GetNumberOfSegments() if segmentation is not None else 0):
+            segment = segmentation.GetNthSegment(row)
+            painter.fillRect(6, 6 + 20 * row, 12, 12, QtGui.QColor.fromRgbF(*segment.GetColor()))
+            chosen = segmentation.GetNthSegmentID(row) in self._standin_selected
+            role = QtGui.QPalette.ColorRole.Highlight if chosen else QtGui.QPalette.ColorRole.Base
+            painter.fillRect(24, 2 + 20 * row, self.width, 20, self.palette.color(role))
+            painter.drawText(28, 17 + 20 * row, segment.GetName())
 
     def selectedSegmentIDs(self) -> tuple[str, ...]:
         return tuple(self._standin_selected)

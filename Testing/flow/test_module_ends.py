@@ -1,0 +1,106 @@
+"""The module reloaded, the scene closed and Slicer quit during a run: no process, thread or file is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import slicer
+
+from SAM2PropagateLib.worker.session import WorkerSession
+from SAM2PropagateLib.worker.shared import SharedFolder
+from Testing.module.conftest import MODULE_FILE, window_modules  # noqa: F401
+from Testing.worker.helpers import Workers, is_running, own_threads, soon
+
+SLOW = {"steps": {"frame": 0.05}}
+
+
+class Running:
+    """The module's window with a run under way in a real worker process whose engine needs no model."""
+
+    def __init__(self, headless: Any, folder: Path) -> None:
+        from Testing.headless.slicer_modules import ModuleWindow
+        from Testing.scene.geometries import addCase
+
+        self.folder = folder
+        self.workers = Workers(SLOW)
+        self.window = ModuleWindow(MODULE_FILE).open()
+        self.controller = self.window.widget.logic.controller
+        self.controller._makeSession = lambda: WorkerSession(self.workers, folder=SharedFolder([folder]))
+        self.window.ui.volumeSelector.setCurrentNode(addCase(headless, "plain"))
+        self.window.ui.segmentationSelector.addNode()
+        geometry = self.controller.workspace.geometry
+        assert self.controller.point("positive", geometry.ras_of_pixel(12, 15, 8, 2), (0, 0, 1))
+        assert self.controller.wait(20)
+        self.window.ui.propagateButton.click()
+        self.settle(lambda: bool(self.controller._running.frames))
+        assert self.controller.isRunning and is_running(self.workers.pids[-1])
+        assert list(folder.rglob("*")), "the volume is shared"
+
+    @staticmethod
+    def settle(until: Callable[[], bool]) -> None:
+        from PySide6 import QtCore
+
+        def turned() -> bool:
+            QtCore.QCoreApplication.processEvents()
+            return until()
+
+        assert soon(turned)
+
+    def check_nothing_is_left(self) -> None:
+        assert soon(lambda: not any(is_running(pid) for pid in self.workers.pids)), "an orphan"
+        assert soon(lambda: own_threads() == []), own_threads()
+        assert [path for path in self.folder.rglob("*") if path.is_file()] == []
+        scene = slicer.mrmlScene
+        names = [scene.GetNthNode(n).GetName() for n in range(scene.GetNumberOfNodes())]
+        assert "SAM2 Propagate preview" not in names and "SAM2Propagate commit" not in names
+
+
+@pytest.fixture
+def running(window_modules: Any, tmp_path: Path) -> Iterator[Running]:  # noqa: F811
+    return Running(window_modules, tmp_path)
+
+
+def test_quitting_during_a_run(running: Running) -> None:
+    running.window.close()
+    running.check_nothing_is_left()
+
+
+def test_reloading_the_module_during_a_run(running: Running) -> None:
+    import sys
+
+    before = {name: module for name, module in sys.modules.items() if name.startswith("SAM2PropagateLib")}
+    old = running.window.widget
+    try:
+        running.window.widget.onReload()
+        assert running.window.widget is not old
+        running.check_nothing_is_left()
+        assert running.window.ui.segmentationSelector.currentNode() is not None
+        running.window.close()
+    finally:
+        # Other tests hold classes of the library as it was.
+        sys.modules.update(before)
+
+
+def test_closing_the_scene_during_a_run_keeps_the_worker_but_no_volume(running: Running) -> None:
+    slicer.mrmlScene.Clear(False)
+    assert not running.controller.isRunning
+    running.settle(lambda: not running.controller.isWaiting)
+    # What is left is the empty lock of the folder.
+    assert soon(lambda: not any(path.stat().st_size for path in running.folder.rglob("*") if path.is_file()))
+    assert is_running(running.workers.pids[-1]), "it is kept warm"
+    running.window.close()
+    running.check_nothing_is_left()
+
+
+def test_switching_the_module_lets_the_run_go_on(running: Running) -> None:
+    ends: list[Any] = []
+    running.controller.finished.connect(ends.append)
+    running.window.exit()
+    running.settle(lambda: bool(ends))
+    assert ends[0].state == "done"
+    running.window.enter()
+    running.window.close()
+    running.check_nothing_is_left()
