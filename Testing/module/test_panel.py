@@ -524,3 +524,34 @@ def test_a_script_needs_no_window(window_modules: Any) -> None:
     assert np.asarray(logic.controller.workspace.maskNow("A", 3)).any()
     logic.close()
     module.close()
+
+
+def test_the_next_day_the_window_shows_everything_again(
+    desk: Desk, window_modules: Any, tmp_path: Any
+) -> None:
+    desk.load()
+    desk.click()
+    desk.ui.directionComboBox.setCurrentIndex(2)
+    desk.ui.directionComboBox.setCurrentIndex(0)
+    desk.ui.limitReachCheckBox.setChecked(True)
+    desk.ui.reachSpinBox.setValue(5)
+    desk.ui.propagateButton.click()
+    desk.settle()
+    voxels, segment = desk.voxels(), desk.controller.segmentID
+    looks = [one.look for one in desk.controller.strip().frames]
+    window_modules.saveScene(tmp_path / "scene.mrb")
+    slicer.mrmlScene.Clear(False)
+    assert desk.controller.workspace is None
+    window_modules.loadScene(tmp_path / "scene.mrb")
+    assert desk.controller.workspace is not None and desk.controller.segmentID == segment
+    desk.segmentation = desk.controller.segmentationNode
+    assert desk.ui.volumeSelector.currentNode() is desk.controller.volumeNode
+    assert desk.ui.reachSpinBox.value == 5 and desk.controller.choices.reach == 5
+    assert desk.voxels() == voxels
+    assert [one.look for one in desk.controller.strip().frames] == looks
+    assert len(desk.widget.panel._strip.strip) == 18
+    Effect(desk.ui.segmentEditor)
+    desk.click(12)
+    desk.ui.propagateButton.click()
+    desk.settle()
+    assert desk.voxels() > voxels
