@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 
 from SAM2PropagateLib.engine.build import LoadedModel, load_model, recognize_config
+from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import atomic_output, check_output
@@ -112,7 +112,15 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
     recipe = _limited(job, structures)
     learning = unfreeze(loaded.model, job.further)
     keeps = IMAGE not in learning.parts
-    pool = LookPool(sources, shelf, recipe, loaded.input_size, stocking(loaded, learning), folder / "looks")
+    pool = LookPool(
+        sources,
+        shelf,
+        recipe,
+        loaded.input_size,
+        stocking(loaded, learning),
+        folder / "looks",
+        loaded.metadata.get("view", STRETCHED),
+    )
     validation = Validation(measured, shelf, most=recipe.most_targets, keeps_features=keeps)
     about = {
         "cases": [[s.case.name, *s.structures] for s in sources],
@@ -209,8 +217,8 @@ def _fingerprint(path: Path) -> str:
 
 def _write_model(job: FinetuneJob, loaded: LoadedModel, progress: Progress, best: dict[str, Any]) -> None:
     """The whole model as float safetensors that says how it is to be built."""
-    state, metadata = read_state(job.model)
-    state = {name: tensor.cpu().contiguous() for name, tensor in loaded.model.state_dict().items()}
+    metadata = read_state(job.model)[1]
+    state = {name: tensor.cpu().clone() for name, tensor in loaded.model.state_dict().items()}
     described = job.config or metadata.get("config") or recognize_config(state, job.model.name)
     about = {
         "config": _with_size(described, loaded.input_size),
@@ -226,11 +234,7 @@ def _write_model(job: FinetuneJob, loaded: LoadedModel, progress: Progress, best
     }
     about.update({key: metadata[key] for key in ("licence", "view") if key in metadata})
     with atomic_output(job.out, job.overwrite) as file:
-        file.write(save({name: _compact(tensor) for name, tensor in state.items()}, about))
-
-
-def _compact(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.clone() if tensor.is_floating_point() else tensor
+        file.write(save(state, about))
 
 
 def _with_size(config: str, size: int) -> str:

@@ -52,7 +52,13 @@ class Look:
 StockFrames = Callable[[torch.Tensor], FrameStock]
 
 
-def draw_look(target: LoadedTarget, size: int, stock: StockFrames, rng: np.random.Generator) -> Look | None:
+def draw_look(
+    target: LoadedTarget,
+    size: int,
+    stock: StockFrames,
+    rng: np.random.Generator,
+    style: str = looking.STRETCHED,
+) -> Look | None:
     """A look at a structure, drawn at random; None if what was drawn shows too little of it.
 
     Args:
@@ -60,6 +66,7 @@ def draw_look(target: LoadedTarget, size: int, stock: StockFrames, rng: np.rando
         size: side of the model's input.
         stock: encodes the frames.
         rng: decides everything.
+        style: how a frame that is not square becomes the model's input; see `engine.looking`.
     """
     axis = _axis(target, rng)
     frames = FrameStack(target.frames.array, target.geometry, axis, _window(target.frames.window, rng))
@@ -71,7 +78,7 @@ def draw_look(target: LoadedTarget, size: int, stock: StockFrames, rng: np.rando
     prompted = (
         int(areas.argmax()) if rng.random() < 0.5 else int(rng.choice(filled, p=areas[filled] / areas.sum()))
     )
-    view = _view(frames, masks[prompted], size, rng)
+    view = _view(frames, masks[prompted], size, style, rng)
     tone = _tone(rng)
     images, seen = [], []
     for frame in chosen:
@@ -122,9 +129,9 @@ def _frames(masks: BoolArray, rng: np.random.Generator) -> tuple[list[int], int]
     return frames, thickness
 
 
-def _view(frames: FrameStack, mask: BoolArray, size: int, rng: np.random.Generator) -> FrameView:
+def _view(frames: FrameStack, mask: BoolArray, size: int, style: str, rng: np.random.Generator) -> FrameView:
     """As the engine looks, but with other amounts of context; now and then the whole frame all the same."""
-    whole = looking.whole_view(frames, size)
+    whole = looking.whole_view(frames, size, style)
     x0, y0, x1, y1 = box_around(mask)
     grow_x, grow_y = (float(rng.uniform(-0.1, 0.5)) * side for side in (x1 - x0, y1 - y0))
     shift_x, shift_y = float(rng.uniform(-0.5, 0.5)) * grow_x, float(rng.uniform(-0.5, 0.5)) * grow_y
@@ -134,7 +141,7 @@ def _view(frames: FrameStack, mask: BoolArray, size: int, rng: np.random.Generat
         x1 + grow_x / 2 + shift_x,
         y1 + grow_y / 2 + shift_y,
     )
-    close = looking.close_view(frames, size, region)
+    close = looking.close_view(frames, size, region, style)
     return whole if rng.random() < 0.25 else close
 
 

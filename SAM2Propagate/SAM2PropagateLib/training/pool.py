@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.training.cases import Case, LoadedCase
 from SAM2PropagateLib.training.features import FrameStock
@@ -55,6 +56,7 @@ class LookPool:
     """The looks of each step: which they are depends on the step and the recipe's seed alone.
 
     Args:
+        style: how a frame that is not square becomes the model's input; see `engine.looking`.
         folder: encoded looks are kept here as well, so that a run taken up again need not encode them.
     """
 
@@ -66,7 +68,9 @@ class LookPool:
         size: int,
         stock: StockFrames,
         folder: Path,
+        style: str = STRETCHED,
     ) -> None:
+        self._style = style
         self._sources = sources
         self._shelf = shelf
         self._recipe = recipe
@@ -110,7 +114,8 @@ class LookPool:
             owner = int(rng.choice(len(self._sources), p=self._weights))
             source = self._sources[owner]
             structure = int(rng.choice(source.structures))
-            look = draw_look(self._shelf.get(source.case).structure(structure), self._size, self._stock, rng)
+            target = self._shelf.get(source.case).structure(structure)
+            look = draw_look(target, self._size, self._stock, rng, self._style)
             if look is not None:
                 look = replace(look, owner=owner)
                 self._store(number, look)

@@ -12,6 +12,7 @@ import numpy as np
 from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.device import compute_dtype
 from SAM2PropagateLib.engine.features import FeatureStore
+from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, evaluate
@@ -73,6 +74,7 @@ class Validation:
         """
         dtype = compute_dtype(loaded.device, "auto")
         steps = ModelSteps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
+        style = loaded.metadata.get("view", STRETCHED)
         found = []
         for number, (source, structure) in enumerate(self._chosen):
             between()
@@ -82,7 +84,7 @@ class Validation:
                 new = FeatureStore(encode, loaded.device, _FEATURE_BYTES, _FEATURE_BYTES)
                 return self._stores.setdefault(number, new) if self._keeps else new
 
-            session = EngineSession(steps, target.frames, None, store, _TRACKED_AT_ONCE)
+            session = EngineSession(steps, target.frames, None, store, _TRACKED_AT_ONCE, style)
             scores = evaluate(target, session, EvaluationOptions(corrections=0))
             found.append(
                 StructureScore(target.target.title, scores.preview, scores.volume, scores.volume_in_range)
