@@ -95,11 +95,10 @@ def _run(result: JobResult) -> dict[str, Any]:
     written = summary.get("frames_written")
     if written is None:
         written = sum(len(segment.scores) for segment in result.segments)
-    encoded = summary.get("frames_encoded", summary.get("encoder_calls"))
     return {
         "slices_written": written,
         "slices_computed": summary.get("frames_computed"),
-        "encoder_calls": encoded,
+        "slices_encoded": summary.get("frames_encoded"),
         "seconds": None if seconds is None else round(float(seconds), 3),
         "slices_per_second": round(written / float(seconds), 3) if seconds else None,
     }

@@ -157,5 +157,5 @@ def test_the_whole_way_with_the_real_worker_and_model(tmp_path: Path) -> None:
         assert 2 * overlap / total > 0.8
     values = json.loads(report.read_text(encoding="utf-8"))
     assert values["model"]["model"] == "sam2propagate_tiny" and values["model"]["device"] == "cpu"
-    assert values["run"]["encoder_calls"] >= 3 and values["segments"][0]["keyframes"] == [k]
+    assert values["run"]["slices_encoded"] >= 3 and values["segments"][0]["keyframes"] == [k]
     assert values["run"]["seconds"] < time.monotonic() - started

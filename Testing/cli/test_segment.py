@@ -197,7 +197,7 @@ def test_the_report_says_what_was_done(tmp_path: Path, volume: Path) -> None:
     assert report["run"] == {
         "slices_written": 8,
         "slices_computed": 7,
-        "encoder_calls": 8,
+        "slices_encoded": 8,
         "seconds": 0.5,
         "slices_per_second": 16.0,
     }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Recall
@@ -369,3 +370,52 @@ def test_when_not_even_one_frame_fits_the_user_is_told_and_the_session_lives() -
     masks, _ = run(opened, segment({8: BRIGHT_BOX}))
     # The keyframe was written before memory ran out.
     assert len(masks) == 19
+
+
+def test_a_gpu_that_stays_full_is_told_after_everything_went_to_the_host() -> None:
+    steps = FullDevice(limit=0)
+    opened = session(blocks(), steps=steps)
+    store = FeatureStore(opened._encode, torch.device("meta"), 1 << 30, 1 << 30)
+    # The fake's tensors are on the CPU: as on a real GPU, what was offloaded counts as the host's.
+    opened.features = store
+    store._fetch = lambda key: store._near.get(key) or store._far[key]  # type: ignore[method-assign]
+    with pytest.raises(SAM2PropagateError) as caught:
+        opened.propagate(RunRequest((segment({8: BRIGHT_BOX}),)), lambda mask: None)
+    assert caught.value.code == "out_of_memory"
+    assert store.nbytes > 0
+
+
+def test_a_far_preview_of_the_running_segment_leaves_the_runs_view_alone() -> None:
+    volume = np.zeros((12, 256, 256), np.uint8)
+    volume[:, 96:120, 96:120] = 200
+    volume[:, 200:224, 200:224] = 120
+    opened = session(volume, auto=True)
+    masks: dict[int, FrameMask] = {}
+    far = FramePrompts(box=(199.5, 199.5, 223.5, 223.5))
+
+    def between() -> None:
+        assert opened.preview(5, far, "bright").mask[212, 212]
+
+    near = segment({4: FramePrompts(box=(95.5, 95.5, 119.5, 119.5))}, last=11)
+    opened.propagate(RunRequest((near,)), lambda m: masks.__setitem__(m.frame, m), between)
+    assert all(same(masks[frame].mask, volume[frame] == 200, 0.2) for frame in range(12))
+    again, _ = run(opened, near)
+    assert not again
+
+
+def test_frames_between_two_absent_marks_are_emptied() -> None:
+    opened = session(blocks())
+    run(opened, segment({2: BRIGHT_BOX, 17: BRIGHT_BOX}))
+    absent = FramePrompts(absent=True)
+    masks, _ = run(opened, segment({2: BRIGHT_BOX, 8: absent, 12: absent, 17: BRIGHT_BOX}))
+    assert all(not masks["bright", frame].mask.any() for frame in range(8, 13))
+    assert all(masks["bright", frame].mask.any() for frame in (7, 13))
+
+
+def test_what_lies_beyond_an_absent_mark_is_emptied_after_a_change_of_window_too() -> None:
+    opened = session(blocks())
+    run(opened, segment({8: BRIGHT_BOX}))
+    opened.set_frames(opened._frames.with_window(Window(300, 150)))
+    masks, _ = run(opened, segment({8: BRIGHT_BOX, 12: FramePrompts(absent=True)}, last=12))
+    assert sorted(frame for _, frame in masks) == list(range(20))
+    assert all(not masks["bright", frame].mask.any() for frame in range(12, 20))

@@ -34,8 +34,7 @@ def middleOf(labels, name):
 
 
 def test_from_the_first_click_to_the_next_day(headless, tmp_path, labels):
-    if not ModelStore().status()[0].there:
-        pytest.skip("the bundled model is not in Resources/Models")
+    assert ModelStore().status()[0].there, "the bundled model is not in Resources/Models"
     seed, truth = middleOf(labels, "liver")
     k = seed[2]
     case = FlowCase(headless, choices=Choices(reach=REACH, device="cpu"))

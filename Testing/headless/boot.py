@@ -60,14 +60,15 @@ class HeadlessSlicer:
 
     def saveScene(self, file: Path | str) -> None:
         """Writes the scene to a .mrb or .mrml file; OSError if that failed."""
-        if not slicer.app.coreIOManager().saveNodes("SceneFile", {"fileName": str(file)}):
+        if not slicer.app.coreIOManager().saveNodes("SceneFile", {"fileName": str(Path(file).absolute())}):
             raise OSError(f"the scene could not be written to {file}")
 
     def loadScene(self, file: Path | str, clear: bool = True) -> None:
         """Reads a .mrb or .mrml file, in place of what is there or (clear=False) in addition; OSError if that
         failed.
         """
-        properties = {"fileName": str(file), "clear": clear}
+        # The reader of .mrb changes the working directory on its way.
+        properties = {"fileName": str(Path(file).absolute()), "clear": clear}
         if not slicer.app.coreIOManager().loadNodes("SceneFile", properties, vtk.vtkCollection()):
             raise OSError(f"the scene could not be read from {file}")
 

@@ -475,9 +475,12 @@ def test_without_a_hint_the_thickest_slices_win(directions, spacing, axis) -> No
 def test_fingerprints_tell_contents_apart() -> None:
     clicks = ((1.0, 2.0, True), (3.0, 4.0, False))
     base = FramePrompts(clicks, (1, 2, 3, 4), blob())
-    same = FramePrompts(clicks[::-1], (1.0, 2.0, 3.0, 4.00001), blob())
+    same = FramePrompts(clicks, (1.0, 2.0, 3.0, 4.00001), blob())
     assert base == same and base.fingerprint == same.fingerprint and hash(base) == hash(same)
     assert base != "prompts"
+    # From scratch all clicks count together; on a mask each builds on those before it.
+    assert FramePrompts(clicks) == FramePrompts(clicks[::-1])
+    assert base != FramePrompts(clicks[::-1], (1, 2, 3, 4), blob())
     others = [
         FramePrompts(clicks[:1], (1, 2, 3, 4), blob()),
         FramePrompts(((1.0, 2.0, False), (3.0, 4.0, False)), (1, 2, 3, 4), blob()),

@@ -262,9 +262,7 @@ def test_what_is_needed_is_installed_once(installed: Path, capsys: pytest.Captur
     assert venv_has(installed, "firstpackage")
     assert run.missing_layers(installed, ("torch",)) == []
     capsys.readouterr()
-    started = time.monotonic()
     run.prepare(installed, ("torch",))
-    assert time.monotonic() - started < 0.5
     assert capsys.readouterr().err == ""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from SAM2PropagateLib.scene.commit import SegmentCommitter
@@ -124,17 +122,15 @@ def test_overlapping_previews_are_both_drawn(headless, openView):
     assert both[2] > alone[2] + 20
 
 
-def test_streaming_with_an_open_view_holds_the_caller_briefly(headless, openView):
+def test_streaming_over_an_open_view_keeps_every_frame(headless, openView):
     case = MaskCase(headless, openView)
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
-    layer.write("A", 0, case.mask)
-    held = []
-    for frame in [*range(18)] * 5:
-        start = time.perf_counter()
-        layer.write("A", frame, case.mask)
-        held.append(time.perf_counter() - start)
-    print(f"held with a view open: median {np.median(held) * 1e3:.3f} ms, longest {max(held) * 1e3:.3f} ms")
-    assert np.median(held) < 5e-3
+    for shift in range(5):
+        for frame in range(18):
+            layer.write("A", frame, np.roll(case.mask, shift, axis=0))
+    masks = layer.masks("A")
+    assert sorted(masks) == list(range(18))
+    assert all(np.array_equal(mask, np.roll(case.mask, 4, axis=0)) for mask in masks.values())
 
 
 def test_a_screenshot_is_upright_and_can_be_written(headless, openView, tmp_path):

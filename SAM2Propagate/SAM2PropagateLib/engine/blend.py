@@ -11,7 +11,7 @@ _LIMIT = 8.0
 
 
 def confidence(tracked: Tracked) -> float:
-    """How far one side may be trusted, in (0, 1]: its predicted IoU if it is sure that something is there."""
+    """How far one side may be trusted, in (0, 1]: its predicted IoU."""
     return max(tracked.iou, 0.05)
 
 

@@ -8,6 +8,13 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+# Above this the whole matrix of weights takes more memory than the gain is worth.
+_MOST_BYTES = 256 << 20
+
+
+def _weight_bytes(query: torch.Tensor, key: torch.Tensor) -> int:
+    return query.numel() // query.shape[-1] * key.shape[-2] * query.element_size()
+
 
 def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """softmax(q k^T / sqrt(d)) v, for (..., tokens, d) each."""
@@ -29,6 +36,6 @@ class PlainAttention(TorchFunctionMode):
         if func is torch.nn.functional.scaled_dot_product_attention:
             settings = dict(kwargs)
             dropout = settings.pop("dropout_p", 0.0)
-            if len(args) == 3 and not settings and not dropout:
+            if len(args) == 3 and not settings and not dropout and _weight_bytes(*args[:2]) <= _MOST_BYTES:
                 return plain_attention(*args)
         return func(*args, **kwargs)

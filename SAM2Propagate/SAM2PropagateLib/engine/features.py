@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -59,8 +60,8 @@ class FeatureStore:
     @property
     def is_full(self) -> bool:
         """Whether a further frame would push an earlier one out."""
-        kept = len(self._near) + len(self._far)
-        return bool(kept) and self.nbytes * (kept + 1) > (self._budget + self._host_budget) * kept
+        kept, capacity = len(self._near) + len(self._far), self._budget + self._host_budget
+        return self.nbytes * (kept + 1) > capacity * kept if kept else capacity <= 0
 
     def clear(self) -> None:
         """Forget every frame: the window changed, or the volume was closed."""
@@ -96,12 +97,9 @@ class FeatureStore:
         done: list[tuple[FeatureKey, FrameFeatures]] = []
         while frames:
             chunk = frames[: self.batch_size]
-            try:
-                features = self._encode(chunk)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._make_room(error)
+            features = self._try_to_encode(chunk)
+            if features is None:
+                self._make_room()
                 continue
             self.encoder_calls += 1
             self.encoded_frames += len(chunk)
@@ -111,21 +109,34 @@ class FeatureStore:
             frames = frames[len(chunk) :]
         return done
 
-    def _make_room(self, error: RuntimeError) -> None:
+    def _try_to_encode(self, frames: list[FeatureKey]) -> list[FrameFeatures] | None:
+        """None if there was too little memory; what the attempt held is free again on return."""
+        try:
+            return self._encode(frames)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _make_room(self) -> None:
         """One rung down: a smaller batch, then the cache to the host, then give up."""
         if self.batch_size > 1:
             self.batch_size //= 2
-        elif self._near:
-            self.offload()
-        else:
-            raise out_of_memory_error(self._device) from error
+        elif not self.offload():
+            raise out_of_memory_error(self._device)
+
+    def offload(self) -> bool:
+        """Free memory on the device for good: move what is kept to the host, or on a CPU drop half of it.
+
+        Returns:
+            Whether anything was freed.
+        """
+        before = self._near_bytes
+        self._budget = before // 2 if self._device.type == "cpu" else 0
+        self._trim()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def offload(self) -> None:
-        """Move everything to the host's memory (on a CPU: drop it); the device keeps nothing from now on."""
-        self._budget = 0
-        self._trim()
+        return self._near_bytes < before
 
     def _fetch(self, frame: FeatureKey) -> FrameFeatures:
         if frame in self._near:
@@ -144,8 +155,10 @@ class FeatureStore:
             frame, features = self._near.popitem(last=False)
             self._near_bytes -= features.nbytes
             if self._host_budget:
-                self._far[frame] = features.to_host()
-                self._far_bytes += features.nbytes
+                # A host that has no memory left to pin loses the frame: it is encoded again when needed.
+                with contextlib.suppress(RuntimeError, MemoryError):
+                    self._far[frame] = features.to_host()
+                    self._far_bytes += features.nbytes
         while self._far and self._far_bytes > self._host_budget:
             _, features = self._far.popitem(last=False)
             self._far_bytes -= features.nbytes

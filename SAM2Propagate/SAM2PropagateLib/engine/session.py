@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, Decoded, FrameFeatu
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+
+_Result = TypeVar("_Result")
 
 # After so many frames without a trace of the segment, it has ended: nothing further out is computed.
 PATIENCE = 6
@@ -61,6 +64,10 @@ class _Track:
     keys: dict[int, _Key] = field(default_factory=dict)
     fronts: dict[tuple[int, str, int], Front] = field(default_factory=dict)
     written: dict[int, tuple[object, ...]] = field(default_factory=dict)
+
+    def seen_anew(self, view: FrameView) -> _Track:
+        """A track that knows which frames were written, but that every one of them is out of date."""
+        return _Track(view, written=dict.fromkeys(self.written, ()))
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,7 @@ class EngineSession:
         self._patience = patience
         self._tracks: dict[str, _Track] = {}
         self._latest = ""
+        self._running: frozenset[str] = frozenset()
 
     # --- frames -------------------------------------------------------------------------------------
 
@@ -150,7 +158,7 @@ class EngineSession:
         """Other frames of the same shape, as after a change of the window: everything is computed anew."""
         self._frames = frames
         self.features.clear()
-        self._tracks.clear()
+        self._tracks = {name: track.seen_anew(track.view) for name, track in self._tracks.items()}
 
     def view_of(self, segment: str) -> FrameView:
         """Which part of the frames the model sees for a segment."""
@@ -161,24 +169,31 @@ class EngineSession:
         images = [imaging.to_model_input([self._frames.frame(frame)], view, device) for view, frame in keys]
         return self._steps.encode(torch.cat(images))
 
-    def _look_at(self, segment: str, keyframes: Mapping[int, FramePrompts]) -> None:
-        """Choose what the model sees of a segment by its prompts, unless they are well in view already."""
-        if not self._follows_prompts:
-            return
+    def _look_at(self, segment: str, keyframes: Mapping[int, FramePrompts]) -> _Track:
+        """Choose what the model sees of a segment by its prompts, unless they are well in view already.
+
+        Returns:
+            What to work with: while the segment is being carried, its run's own view is left alone.
+        """
         track = self._track(segment)
+        if not self._follows_prompts:
+            return track
         found = [self._region(track, frame, said) for frame, said in keyframes.items() if said.is_positive]
         regions = [region for region in found if region is not None]
         if not regions:
-            return
+            return track
         region = looking.union(regions)
         wanted = looking.close_view(self._frames, self._steps.input_size, region, self._style)
         if looking.shows(track.view, region) and (
             track.written or not looking.is_much_closer(wanted, track.view)
         ):
-            return
+            return track
         # Another segment's view saves encoding the same frames twice.
         shared = (t.view for t in self._tracks.values() if looking.serves(t.view, region, wanted))
-        self._tracks[segment] = _Track(next(shared, wanted))
+        changed = track.seen_anew(next(shared, wanted))
+        if segment not in self._running:
+            self._tracks[segment] = changed
+        return changed
 
     def _region(self, track: _Track, frame: int, prompts: FramePrompts) -> looking.PixelBox | None:
         """Where a keyframe's structure is; clicks alone do not tell how large it is, their mask does."""
@@ -219,9 +234,9 @@ class EngineSession:
         Raises:
             SAM2PropagateError: `out_of_memory`.
         """
-        self._look_at(segment, {frame: prompts})
+        track = self._look_at(segment, {frame: prompts})
         self._latest = segment
-        key = self._key(self._track(segment), frame, prompts)
+        key = self._key(track, frame, prompts)
         return self._key_mask(segment, frame, key, PREVIEW)
 
     def _track(self, segment: str) -> _Track:
@@ -239,15 +254,18 @@ class EngineSession:
         if prompts.absent or not (prompts.clicks or prompts.box or prompts.mask is not None):
             return _Key(prompts, _nothing(self._steps.device), np.zeros(self._frames.native_shape, bool))
         features = self.features.get([(view, frame)])[view, frame]
-        if prompts.mask is not None and not prompts.clicks:
-            decoded = self._steps.decode_mask(features, self._seen(prompts.mask, view))
-            return _Key(prompts, decoded, prompts.mask)
-        return _Key(prompts, *self._decode_prompts(features, view, prompts))
+        mask = prompts.mask
+        if mask is not None and not prompts.clicks:
+            decoded = self._with_room(lambda: self._steps.decode_mask(features, self._seen(mask, view)))
+            return _Key(prompts, decoded, mask)
+        return _Key(prompts, *self._with_room(lambda: self._decode_prompts(features, view, prompts)))
 
     def _memory(self, track: _Track, frame: int, key: _Key) -> Memory:
         if key.memory is None:
             features = self.features.get([(track.view, frame)])[track.view, frame]
-            key.memory = self._steps.remember([features], [key.decoded], prompted=True)[0]
+            key.memory = self._with_room(
+                lambda: self._steps.remember([features], [key.decoded], prompted=True)[0]
+            )
         return key.memory
 
     def _decode_prompts(
@@ -345,16 +363,18 @@ class EngineSession:
         """
         started = time.perf_counter()
         encoded = self.features.encoded_frames
-        for segment in run.segments:
-            self._look_at(segment.segment, segment.keyframes)
+        tracks = [self._look_at(segment.segment, segment.keyframes) for segment in run.segments]
         counter = _Counter(on_frame)
         jobs: list[_Job] = []
-        for segment in run.segments:
-            between()
-            jobs += self._prepare(self._work(segment, run), run.everything, counter, between)
+        self._running = frozenset(segment.segment for segment in run.segments)
         try:
+            for segment, track in zip(run.segments, tracks, strict=True):
+                between()
+                work = self._work(segment, track, run)
+                jobs += self._prepare(work, track, run.everything, counter, between)
             self._carry(jobs, counter, between)
         finally:
+            self._running = frozenset()
             for job in jobs:
                 for front in (job.left, job.right):
                     if front is not None:
@@ -369,10 +389,10 @@ class EngineSession:
 
     def expected_frames(self, run: RunRequest) -> int:
         """How many masks a run would write, as far as that is known before it."""
-        return sum(self._work(segment, run).frames for segment in run.segments)
+        return sum(self._work(s, self._track(s.segment), run).frames for s in run.segments)
 
-    def _work(self, segment: ResolvedSegment, run: RunRequest) -> _Work:
-        known = self._track(segment.segment).written
+    def _work(self, segment: ResolvedSegment, track: _Track, run: RunRequest) -> _Work:
+        known = track.written
         written = {} if run.everything else known
         keyframes = tuple(
             frame
@@ -391,10 +411,14 @@ class EngineSession:
         return _Work(segment, keyframes, tuple(stretches), withdrawn)
 
     def _prepare(
-        self, work: _Work, everything: bool, counter: _Counter, between: Callable[[], None]
+        self,
+        work: _Work,
+        track: _Track,
+        everything: bool,
+        counter: _Counter,
+        between: Callable[[], None],
     ) -> list[_Job]:
         segment = work.segment
-        track = self._track(segment.segment)
         keys: dict[int, _Key] = {}
         for frame, prompts in segment.keyframes.items():
             between()
@@ -473,26 +497,41 @@ class EngineSession:
 
     def _advance(self, group: list[Front], seen: Mapping[int, FrameFeatures]) -> None:
         """Track a batch of fronts one frame further; on too little memory in two halves, and so on."""
+        if self._try_to_advance(group, seen):
+            return
+        if len(group) > 1:
+            self._max_batch = max(1, len(group) // 2)
+            self._advance(group[: self._max_batch], seen)
+            self._advance(group[self._max_batch :], seen)
+        elif self.features.offload():
+            self._advance(group, seen)
+        else:
+            raise out_of_memory_error(self._steps.device)
+
+    def _try_to_advance(self, group: list[Front], seen: Mapping[int, FrameFeatures]) -> bool:
+        """Whether there was memory for it; if not, what the attempt held is free again on return."""
         features = [seen[id(front)] for front in group]
         try:
             decoded = self._steps.track(features, [front.recall() for front in group])
             memories = self._steps.remember(features, decoded, prompted=False)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(group) == 1:
-                if self.features.nbytes == 0 or self._steps.device.type == "cpu":
-                    raise out_of_memory_error(self._steps.device) from error
-                self.features.offload()
-                self._max_batch = 1
-                self._advance(group, seen)
-                return
-            self._max_batch = max(1, len(group) // 2)
-            self._advance(group[: self._max_batch], seen)
-            self._advance(group[self._max_batch :], seen)
-            return
+            return False
         for front, answer, memory in zip(group, decoded, memories, strict=True):
             front.advance(answer, memory)
+        return True
+
+    def _with_room(self, work: Callable[[], _Result]) -> _Result:
+        """The result of a step on one frame; where memory is short, once more without kept features."""
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if not self.features.offload():
+                raise out_of_memory_error(self._steps.device)
 
     def _write_finished(self, job: _Job, counter: _Counter) -> None:
         waiting = []
@@ -576,12 +615,13 @@ def _found(job: _Job, front: Front | None, frame: int) -> Tracked | None:
 
 
 def _is_ruled_out(segment: ResolvedSegment, frame: int) -> bool:
-    """Whether a frame lies beyond an absent mark that ends the segment."""
-
-    def ends(edge: int) -> bool:
-        return edge in segment.keyframes and segment.keyframes[edge].absent
-
-    return (frame < segment.first and ends(segment.first)) or (frame > segment.last and ends(segment.last))
+    """Whether only absent marks lie next to a frame: beyond the last one, or between two of them."""
+    if frame in segment.keyframes:
+        return False
+    before = max((key for key in segment.keyframes if key < frame), default=None)
+    after = min((key for key in segment.keyframes if key > frame), default=None)
+    neighbours = [segment.keyframes[key] for key in (before, after) if key is not None]
+    return bool(neighbours) and all(prompts.absent for prompts in neighbours)
 
 
 def _empty_mask(segment: str, frame: int, shape: tuple[int, int]) -> FrameMask:

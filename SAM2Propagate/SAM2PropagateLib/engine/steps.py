@@ -142,8 +142,6 @@ class ModelSteps:
         self.grid = loaded.input_size // model.backbone_stride
         self.slots = model.num_maskmem
         self.max_pointers = model.max_obj_ptrs_in_encoder
-        self.signed_pointers = bool(model.use_signed_tpos_enc_to_obj_ptrs)
-        self.past_pointers_only = bool(model.only_obj_ptrs_in_the_past_for_eval)
         self._image_pe = self._prompts.get_dense_pe().to(self.dtype)
         self._coarse_position = self._position(model.image_encoder.neck.position_encoding, 256)
         memory_position = self._position(model.memory_encoder.position_encoding, model.mem_dim)

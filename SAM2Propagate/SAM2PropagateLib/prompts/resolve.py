@@ -54,10 +54,12 @@ class FramePrompts:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the content: the same for the same prompts in any order and any process; positions are
-        compared to a thousandth of a pixel."""
+        """A hash of the content: the same for the same prompts in any process, and in any order unless they
+        correct a mask; positions are compared to a thousandth of a pixel."""
         digest = hashlib.sha256()
-        digest.update(repr(sorted((_milli(x), _milli(y), bool(sign)) for x, y, sign in self.clicks)).encode())
+        clicks = [(_milli(x), _milli(y), bool(sign)) for x, y, sign in self.clicks]
+        # On a mask each click builds on those before it; from scratch they count together.
+        digest.update(repr(clicks if self.mask is not None else sorted(clicks)).encode())
         digest.update(repr(None if self.box is None else [_milli(edge) for edge in self.box]).encode())
         if self.mask is not None:
             digest.update(repr(self.mask.shape).encode())
