@@ -101,7 +101,8 @@ def demonstrate(out: Path, model: str, device: str, terminal: Terminal) -> None:
 
 
 def _output_files(out: Path) -> dict[str, Path]:
-    files = {what: out / name for what, name in _FILES.items()}
+    # Slicer takes a relative path from its scene's folder, which is another one once a scene is loaded.
+    files = {what: out.absolute() / name for what, name in _FILES.items()}
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
