@@ -123,6 +123,8 @@ def test_killed_at_random_points_nothing_is_lost_and_nothing_is_left(
         before = set(run.frames)
         os.kill(workers.pids[-1], signal.SIGKILL)
         finished(session, run, run.state if run.is_finished else "failed")
+        # After a finished run nobody waits for an answer: the next request must not meet the dying worker.
+        assert soon(lambda: not session.is_running)
         states.append(run.state)
         assert before <= set(run.frames), "a finished frame was lost"
         kept += len(run.frames)
@@ -171,12 +173,13 @@ def test_a_launcher_that_is_killed_takes_its_worker_along(tmp_path: Path) -> Non
         pids = [launched[0].pid, *descendants(launched[0].pid)]
         assert len(pids) == 3
         session.stop_worker()
-        assert soon(lambda: not any(map(is_running, pids)))
+        assert soon(lambda: not any(map(is_running, pids)) and not session.is_running)
         check_that_all_works(session)
         # The worker behind the launcher dies: the launcher ends with it, and the session is told.
         run = session.propagate("ct", SAID, everything=True)
         os.kill(descendants(launched[1].pid)[0], signal.SIGKILL)
         assert session.wait(run, 30) and run.state in ("failed", "done")
+        assert soon(lambda: not session.is_running)
         check_that_all_works(session)
     assert own_threads() == []
 

@@ -420,7 +420,8 @@ def test_what_waits_is_cancelled_at_once(start: Start) -> None:
 def test_cancelling_what_is_not_there_is_answered(start: Start) -> None:
     worker = start()
     done = worker.send(preview())
-    worker.answer(done)
+    # One after the other: when the second is answered, the first is not only answered but put away.
+    worker.answer(worker.send(preview()))
     for target in (done, 12345):
         assert worker.ask(Cancel(target)).result == {"known": False}  # type: ignore[union-attr]
 
