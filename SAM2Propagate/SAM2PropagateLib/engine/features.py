@@ -47,7 +47,6 @@ class FeatureStore:
         self._near_bytes = 0
         self._far_bytes = 0
         self.encoded_frames = 0
-        self.encoder_calls = 0
 
     def __contains__(self, frame: FeatureKey) -> bool:
         return frame in self._near or frame in self._far
@@ -101,7 +100,6 @@ class FeatureStore:
             if features is None:
                 self._make_room()
                 continue
-            self.encoder_calls += 1
             self.encoded_frames += len(chunk)
             for frame, value in zip(chunk, features, strict=True):
                 self._keep(frame, value)
