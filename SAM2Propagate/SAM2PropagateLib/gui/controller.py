@@ -122,6 +122,7 @@ class Controller(Pointing):
         self._opacity: float | None = None
         self._knownSegments: tuple[str, ...] = ()
         self._styled: Any = None
+        self.changed.connect(self._keepPreview)
         super().__init__()
 
     # --- what is worked on
@@ -180,12 +181,22 @@ class Controller(Pointing):
     def select(self, volumeNode: Any, segmentationNode: Any, segmentID: str = "") -> None:
         """Work on these; None for a node that is not chosen.
 
-        A run on something else is cancelled, and a preview that was not applied is dropped; prompts and
-        segments stay.
+        A run on something else is cancelled. A preview that was not applied is kept in the scene with its
+        volume and segmentation, and is shown again when they are selected again.
         """
         before = (self._volumeNode, self._segmentationNode, self._segmentID, self._workspace)
         if volumeNode is not self._volumeNode or segmentationNode is not self._segmentationNode:
-            self._leave()
+            if self._leave():
+                self._say(
+                    "info",
+                    _(
+                        "The preview of “{segmentation}” on “{volume}” is not applied yet. It is kept, and "
+                        "is there again when you choose both again."
+                    ).format(
+                        segmentation=self._segmentationNode.GetName(), volume=self._volumeNode.GetName()
+                    ),
+                    "preview_kept",
+                )
             self._volumeNode, self._segmentationNode = volumeNode, segmentationNode
         self._segmentID = segmentID
         self._enter()
@@ -207,11 +218,17 @@ class Controller(Pointing):
             self._say("error", str(error), error.code)
             return
         self._knownSegments = self._workspace.segmentIDs
+        try:
+            self._workspace.showKeptPreview()
+        except SAM2PropagateError as error:
+            self._say("warning", str(error), error.code)
+        self._style()
         scene = segmentation.GetScene()
         self._observers.add(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._nodesRemoved)
         self._observers.add(scene, slicer.vtkMRMLScene.StartCloseEvent, self._sceneCloses)
 
-    def _leave(self) -> None:
+    def _leave(self, keepsPreview: bool = True) -> bool:
+        """Ends the work on volume and segmentation; whether a preview was kept for later."""
         self._observers.clear()
         self.stopPointing()
         workspace, self._workspace = self._workspace, None
@@ -221,14 +238,17 @@ class Controller(Pointing):
         self._previews.clear()
         self._lost.clear()
         if workspace is None:
-            return
-        if workspace.isInScene:
+            return False
+        hasKept = False
+        if workspace.isInScene and keepsPreview:
+            hasKept = workspace.keepPreview()
             workspace.memory.save()
         workspace.close()
         if self._volumes is not None:
             self._volumes.forget(workspace.volumeID)
         if running is not None:
             self.finished.emit(RunEnd("cancelled", running.segmentIDs, len(running.frames), False))
+        return hasKept
 
     def _nodesRemoved(self) -> None:
         workspace = self._workspace
@@ -236,6 +256,7 @@ class Controller(Pointing):
             return
         scene = workspace.segmentationNode.GetScene() or workspace.volumeNode.GetScene()
         lostSegmentation = workspace.segmentationNode.GetScene() is None
+        hadPreview = workspace.hasPreview
         self._leave()
         if lostSegmentation:
             self._segmentationNode, self._segmentID = None, ""
@@ -243,16 +264,30 @@ class Controller(Pointing):
                 removeOrphans(scene)
         else:
             self._volumeNode = None
+            if hadPreview:
+                self._say(
+                    "warning",
+                    _("The preview went with its volume; what was applied to the segments is still there."),
+                    "preview_gone",
+                )
         self.changed.emit(None)
 
+    def _keepPreview(self, _none: None = None) -> None:
+        """What is on the screen is in the scene, too, whenever that is saved."""
+        workspace = self._workspace
+        # During a run every slice would be packed on its own; its end comes here as well.
+        if workspace is not None and workspace.isInScene and self._running is None:
+            workspace.keepPreview()
+
     def _sceneCloses(self) -> None:
-        self._leave()
+        self._leave(keepsPreview=False)
         self._volumeNode = self._segmentationNode = None
         self._segmentID = ""
         self.changed.emit(None)
 
     def close(self, timeout: float | None = 1.0) -> None:
-        """End everything: the run, the worker and all observing. Nothing of the user's is lost.
+        """End everything: the run, the worker and all observing. Nothing of the user's is lost: a preview
+        that was not applied is kept in the scene.
 
         Args:
             timeout: seconds that the worker may take to end by itself.

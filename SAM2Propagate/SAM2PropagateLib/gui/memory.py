@@ -83,11 +83,7 @@ class FrameMemory:
         if not (self.frames or self.histories or self.orders) and not self._state.get(_STATE_NAME):
             return
         segments = {
-            segmentID: {
-                str(frame): [one.kind, *map(_short, (one.doubt, one.predictedIou, one.objectScore))]
-                for frame, one in facts.items()
-                if one.kind != "preview"
-            }
+            segmentID: {str(frame): factsAsList(one) for frame, one in facts.items() if one.kind != "preview"}
             for segmentID, facts in self.frames.items()
         }
         histories = {
@@ -111,7 +107,7 @@ class FrameMemory:
             if document.get("version") != _VERSION:
                 return
             frames = {
-                str(segmentID): {int(frame): _facts(values) for frame, values in facts.items()}
+                str(segmentID): {int(frame): factsOfList(values) for frame, values in facts.items()}
                 for segmentID, facts in document["frames"].items()
             }
             histories = {
@@ -128,7 +124,17 @@ class FrameMemory:
             self.orders = orders
 
 
-def _facts(values: Any) -> FrameFacts:
+def factsAsList(facts: FrameFacts) -> list[Any]:
+    """As JSON can hold them."""
+    return [facts.kind, *map(_short, (facts.doubt, facts.predictedIou, facts.objectScore))]
+
+
+def factsOfList(values: Any) -> FrameFacts:
+    """The facts again.
+
+    Raises:
+        ValueError, TypeError: it is no list of `factsAsList`.
+    """
     kind, *numbers = values
     doubt, iou, score = (None if value is None else float(value) for value in numbers)
     return FrameFacts(str(kind), doubt, iou, score)

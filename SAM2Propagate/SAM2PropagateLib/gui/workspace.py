@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import slicer
 
+from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.gui import keyframes
-from SAM2PropagateLib.gui.memory import FrameMemory
+from SAM2PropagateLib.gui.memory import FrameMemory, factsAsList, factsOfList
 from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.strip import SliceStrip, strip
 from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
 from SAM2PropagateLib.prompts.values import Prompt, PromptSet, SegmentPrompts
 from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
 from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker
+from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.segments import SegmentReader, segmentIDs
@@ -62,6 +64,7 @@ class Workspace:
         self._makeWriter = makeWriter
         self._committer: SegmentCommitter | None = None
         self._preview: PreviewLayer | None = None
+        self._kept = KeptPreview(segmentationNode, volumeNode)
         self._edits: dict[str, tuple[EditedFrame, ...]] = {}
         # What each segment held after the last commit, to notice that it was undone.
         self._committed: dict[str, Mapping[int, str]] = {}
@@ -82,7 +85,10 @@ class Workspace:
             self._observers.add(segmentationNode, event, self._segmentsChanged)
 
     def close(self) -> None:
-        """Ends all observing and takes the preview out of the scene; prompts and masks stay."""
+        """Ends all observing and takes the preview out of the views; prompts and masks stay.
+
+        Call `keepPreview` before, if the preview is to come back.
+        """
         self._watcher.stop()
         self._observers.clear()
         if self._preview is not None:
@@ -125,7 +131,15 @@ class Workspace:
     _axisByHand = False
 
     def setAxis(self, axis: int | None, isFixed: bool = True) -> None:
-        """Propagate along this axis from now on; None: along that of the next prompt."""
+        """Propagate along this axis from now on; None: along that of the next prompt.
+
+        Raises:
+            InputError: `preview_open` (the preview is along another axis and would be lost).
+        """
+        if self.hasPreview and axis != self.axis:
+            raise InputError(
+                "preview_open", "The preview is along another axis.", "Apply it or discard it first."
+            )
         self._axisByHand = isFixed and axis is not None
         if axis != self.markups.axis:
             self.markups.axis = axis
@@ -158,6 +172,53 @@ class Workspace:
     def previewFrames(self, segmentID: str) -> frozenset[int]:
         """The frames of a segment that are in the preview."""
         return self._preview.frames(segmentID) if self._preview is not None else frozenset()
+
+    def keepPreview(self) -> bool:
+        """Keeps the preview in the scene, as it is now; whether there is one."""
+        preview, geometry = self._preview, self.geometry
+        stamps = preview.stamps() if preview is not None else {}
+
+        def read(segmentID: str, frame: int) -> KeptFrame:
+            assert preview is not None
+            mask = preview.mask(segmentID, frame)
+            facts = self.memory.facts(segmentID, geometry, preview.axis).get(frame)
+            assert mask is not None
+            return KeptFrame(mask, factsAsList(facts) if facts is not None else None)
+
+        self._kept.put(preview.axis if preview is not None else 0, geometry.shape_ijk, stamps, read)
+        return bool(stamps)
+
+    def showKeptPreview(self) -> None:
+        """Shows the preview again that `keepPreview` kept, also in a scene that was saved since.
+
+        Raises:
+            InputError: `bad_preview` (it is not readable), `preview_size` (the volume has changed its size).
+        """
+        try:
+            kept = self._kept.get()
+        except InputError:
+            self._kept.remove()
+            raise
+        if kept is None:
+            return
+        geometry = self.geometry
+        if kept.shape_ijk != geometry.shape_ijk:
+            self._kept.remove()
+            raise InputError(
+                "preview_size",
+                f"The preview that was kept is of another size than “{self.volumeNode.GetName()}” is now.",
+                "Propagate again.",
+            )
+        if kept.axis != self.axis:
+            self.setAxis(kept.axis, isFixed=False)
+        for segmentID, frames in kept.frames.items():
+            if segmentID not in self.segmentIDs:
+                continue
+            for frame, one in frames.items():
+                self.preview.write(segmentID, frame, one.mask, refresh=False)
+                if one.facts is not None:
+                    self.memory.put(segmentID, frame, factsOfList(one.facts), geometry, kept.axis)
+        self.preview.refresh()
 
     def maskNow(self, segmentID: str, frame: int) -> BoolArray:
         """What the user sees of a segment on a frame: its preview if there is one."""

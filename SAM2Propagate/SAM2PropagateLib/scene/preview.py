@@ -52,7 +52,8 @@ class _Layer:
         self.image = image
         self.voxels = voxels
         self.scalars = scalars
-        self.frames: set[int] = set()
+        # When each frame was written last, as a running number.
+        self.frames: dict[int, int] = {}
 
 
 class PreviewLayer:
@@ -77,6 +78,7 @@ class PreviewLayer:
         self._geometry: VolumeGeometry = volumeGeometry(volumeNode)
         self._layers: dict[str, _Layer] = {}
         self._node: Any = None
+        self._writes = 0
 
     @property
     def axis(self) -> int:
@@ -116,7 +118,8 @@ class PreviewLayer:
         self._dropIfClosed()
         layer = self._layers.get(segmentID) or self._addLayer(segmentID)
         native_frame(layer.voxels, frame, self._axis)[...] = pixels
-        layer.frames.add(frame)
+        self._writes += 1
+        layer.frames[frame] = self._writes
         self._changed(layer)
         if refresh:
             self.refresh()
@@ -126,7 +129,7 @@ class PreviewLayer:
         layer = self._layers.get(segmentID)
         if layer is not None and frame in layer.frames:
             native_frame(layer.voxels, frame, self._axis)[...] = 0
-            layer.frames.discard(frame)
+            del layer.frames[frame]
             self._changed(layer)
             self.refresh()
 
@@ -152,6 +155,10 @@ class PreviewLayer:
         """The frames of a segment that have a mask."""
         layer = self._layers.get(segmentID)
         return frozenset(layer.frames) if layer is not None else frozenset()
+
+    def stamps(self) -> dict[str, dict[int, int]]:
+        """Per segment and frame a number that is another one after the frame was written again."""
+        return {segmentID: dict(layer.frames) for segmentID, layer in self._layers.items() if layer.frames}
 
     def mask(self, segmentID: str, frame: int) -> BoolArray | None:
         """The mask of one frame, (rows, columns) bool copy; None if there is none."""

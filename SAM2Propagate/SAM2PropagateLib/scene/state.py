@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 MODULE_NAME = "SAM2PropagateState"
+PREVIEW_MODULE_NAME = "SAM2PropagatePreview"
 SEGMENTATION_ROLE = "SAM2Propagate.Segmentation"
 TRANSFORM_ROLE = "SAM2Propagate.Transform"
 ROLE_ATTRIBUTE = "SAM2Propagate.Role"
@@ -70,7 +71,7 @@ class SceneState:
 def isOurs(node: Any) -> bool:
     """Whether SAM2 Propagate made a node for a segmentation, be that still there or not."""
     if node.IsA("vtkMRMLScriptedModuleNode"):
-        return bool(node.GetModuleName() == MODULE_NAME)
+        return node.GetModuleName() in (MODULE_NAME, PREVIEW_MODULE_NAME)
     return bool(node.GetAttribute(ROLE_ATTRIBUTE) and node.GetAttribute(SEGMENT_ATTRIBUTE))
 
 

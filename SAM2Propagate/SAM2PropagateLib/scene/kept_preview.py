@@ -1,0 +1,160 @@
+"""A preview that is put away in the scene: while the user works on something else, and in a saved scene."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.scene.segments import BoolArray
+from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME, SEGMENTATION_ROLE, nodesOf
+from SAM2PropagateLib.worker.masks import pack, packed_mask
+from SAM2PropagateLib.worker.wire import WireError
+
+VOLUME_ROLE = "SAM2Propagate.Volume"
+_PARAMETER = "preview"
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class KeptFrame:
+    """One frame of a preview.
+
+    Attributes:
+        mask: (rows, columns) bool.
+        facts: what else is to be known of the frame again, anything that JSON can hold.
+    """
+
+    mask: BoolArray
+    facts: Any = None
+
+
+KeptFrames = Mapping[str, Mapping[int, KeptFrame]]
+Stamps = Mapping[str, Mapping[int, int]]
+ReadFrame = Callable[[str, int], KeptFrame]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A preview: its propagation axis, the size of its volume, and its frames per segment ID."""
+
+    axis: int
+    shape_ijk: tuple[int, ...]
+    frames: KeptFrames
+
+
+class KeptPreview:
+    """The place in the scene for the preview of one segmentation on one volume.
+
+    It is a hidden node that points to both, so it is saved, loaded and imported with them.
+
+    Args:
+        segmentationNode, volumeNode: both in a scene.
+    """
+
+    def __init__(self, segmentationNode: Any, volumeNode: Any) -> None:
+        self._segmentationNode = segmentationNode
+        self._volumeNode = volumeNode
+        self._last: tuple[int, tuple[int, ...], Stamps] | None = None
+        # Packing takes a fraction of a millisecond a frame, and only few frames change at a time.
+        self._written: dict[tuple[str, int, int], dict[str, Any]] = {}
+
+    def put(self, axis: int, shapeIJK: tuple[int, ...], stamps: Stamps, read: ReadFrame) -> None:
+        """Keeps a preview in place of what was kept before; nothing is left in the scene for no frames.
+
+        Args:
+            axis, shapeIJK: propagation axis, and the size of the volume.
+            stamps: per segment ID and frame what is another one after the frame has changed.
+            read: gives a frame of a segment; only asked for frames with another stamp than before.
+        """
+        if (axis, shapeIJK, stamps) == self._last:
+            return
+        self._last = (axis, shapeIJK, stamps)
+        known, self._written = self._written, {}
+        for segmentID, frames in stamps.items():
+            for frame, stamp in frames.items():
+                key = (segmentID, frame, stamp)
+                self._written[key] = known.get(key) or _written(read(segmentID, frame))
+        self._removeStranded()
+        if not self._written:
+            self.remove()
+            return
+        segments: dict[str, dict[str, Any]] = {}
+        for (segmentID, frame, _), one in self._written.items():
+            segments.setdefault(segmentID, {})[str(frame)] = one
+        document = {"version": _VERSION, "axis": axis, "shape": list(shapeIJK), "segments": segments}
+        node = next(self._nodes(), None) or self._create()
+        node.SetParameter(_PARAMETER, json.dumps(document, separators=(",", ":")))
+
+    def get(self) -> Kept | None:
+        """What is kept; None if there is nothing.
+
+        Raises:
+            InputError: `bad_preview` (it is not readable).
+        """
+        node = next(self._nodes(), None)
+        if node is None:
+            return None
+        try:
+            document = json.loads(node.GetParameter(_PARAMETER) or "")
+            if document["version"] != _VERSION or document["axis"] not in (0, 1, 2):
+                raise ValueError
+            return Kept(
+                document["axis"],
+                tuple(int(count) for count in document["shape"]),
+                {
+                    str(segmentID): {int(frame): _read(one) for frame, one in frames.items()}
+                    for segmentID, frames in document["segments"].items()
+                },
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, WireError, zlib.error, binascii.Error):
+            raise InputError(
+                "bad_preview",
+                f"The preview of “{self._segmentationNode.GetName()}” that was kept is not readable.",
+                "Update SAM2Propagate if the scene was saved by a newer version, or propagate again.",
+            ) from None
+
+    def remove(self) -> None:
+        """Keeps nothing any more."""
+        self._last = None
+        for node in list(self._nodes()):
+            node.GetScene().RemoveNode(node)
+
+    def _nodes(self) -> Iterator[Any]:
+        for node in nodesOf(self._segmentationNode, "vtkMRMLScriptedModuleNode"):
+            isHere = node.GetNodeReferenceID(VOLUME_ROLE) == self._volumeNode.GetID()
+            if node.GetModuleName() == PREVIEW_MODULE_NAME and isHere:
+                yield node
+
+    def _removeStranded(self) -> None:
+        # MRML clears the reference when the volume is removed; nobody can come back to such a preview.
+        for node in list(nodesOf(self._segmentationNode, "vtkMRMLScriptedModuleNode")):
+            if node.GetModuleName() == PREVIEW_MODULE_NAME and node.GetNodeReference(VOLUME_ROLE) is None:
+                node.GetScene().RemoveNode(node)
+
+    def _create(self) -> Any:
+        scene = self._segmentationNode.GetScene()
+        node = scene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
+        node.UnRegister(None)
+        node.SetName(f"{self._segmentationNode.GetName()} SAM2 Propagate preview")
+        node.SetModuleName(PREVIEW_MODULE_NAME)
+        node.SetHideFromEditors(True)
+        node.SetNodeReferenceID(SEGMENTATION_ROLE, self._segmentationNode.GetID())
+        node.SetNodeReferenceID(VOLUME_ROLE, self._volumeNode.GetID())
+        return scene.AddNode(node)
+
+
+def _written(one: KeptFrame) -> dict[str, Any]:
+    packed = pack(one.mask)
+    bits = base64.b64encode(zlib.compress(bytes(packed.bits))).decode("ascii")
+    return {"shape": packed.shape, "box": packed.box, "bits": bits, "facts": one.facts}
+
+
+def _read(one: Any) -> KeptFrame:
+    bits = zlib.decompress(base64.b64decode(one["bits"], validate=True))
+    return KeptFrame(packed_mask(one["shape"], one["box"], bits).unpack(), one["facts"])
