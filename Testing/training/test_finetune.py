@@ -21,7 +21,7 @@ from SAM2PropagateLib.training.finetune import FinetuneJob, FinetuneResult, fine
 from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, part_of, unfreeze
 from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
 from SAM2PropagateLib.training.recipe import Recipe
-from SAM2PropagateLib.training.trainer import Progress, Trainer, stocking
+from SAM2PropagateLib.training.trainer import ImageHalf, Progress, Trainer
 from SAM2PropagateLib.training.validation import Score, Validation
 from Testing.training.samples import loaded, small_model, write_case, write_model
 
@@ -193,7 +193,8 @@ def test_learning_lowers_the_loss(cases: Path, tmp_path: Path) -> None:
     found, shelf, model = find_cases(cases), CaseShelf(), small_model()
     sources = [Source(case, (0,)) for case in found]
     learning = unfreeze(model.model)
-    pool = LookPool(sources, shelf, QUICK, 64, stocking(model, learning), tmp_path / "looks")
+    half = ImageHalf.of(model, learning)
+    pool = LookPool(sources, shelf, QUICK, 64, half.stock, half.propose, tmp_path / "looks")
     validation = Validation(sources, shelf, most=1, keeps_features=True)
     trainer = Trainer(model, learning, pool, validation, QUICK, tmp_path, {})
     losses = [trainer.step(1) for _ in range(12)]

@@ -52,9 +52,24 @@ def to_model_input(frames: Sequence[np.ndarray], view: FrameView, device: torch.
         align_corners=False,
         antialias=True,
     )
-    mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
-    deviation = torch.tensor(_DEVIATION, device=device).view(1, 3, 1, 1)
-    return (seen / 255.0 - mean) / deviation
+    return _normalised(seen)
+
+
+def _normalised(grey: torch.Tensor) -> torch.Tensor:
+    mean = torch.tensor(_MEAN, device=grey.device).view(1, 3, 1, 1)
+    deviation = torch.tensor(_DEVIATION, device=grey.device).view(1, 3, 1, 1)
+    return (grey / 255.0 - mean) / deviation
+
+
+def from_grey(grey: np.ndarray) -> torch.Tensor:
+    """A picture that has the model's size already, values in [0, 255] (size, size), as its input
+    (1, 3, size, size)."""
+    return _normalised(torch.from_numpy(np.asarray(grey, np.float32))[None, None])
+
+
+def to_grey(images: torch.Tensor) -> torch.Tensor:
+    """The grey values in [0, 255], (frames, 1, size, size), of the encoder's input."""
+    return (images[:, :1] * _DEVIATION[0] + _MEAN[0]) * 255.0
 
 
 def mask_to_model(mask: np.ndarray, view: FrameView, device: torch.device) -> torch.Tensor:

@@ -23,7 +23,7 @@ from SAM2PropagateLib.training.parts import IMAGE, unfreeze
 from SAM2PropagateLib.training.plot import draw_plot
 from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
 from SAM2PropagateLib.training.recipe import Recipe
-from SAM2PropagateLib.training.trainer import Listener, Progress, Trainer, stocking
+from SAM2PropagateLib.training.trainer import ImageHalf, Listener, Progress, Trainer
 from SAM2PropagateLib.training.validation import Validation
 
 # An epoch shows every structure this often on average.
@@ -112,12 +112,14 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
     recipe = _limited(job, structures)
     learning = unfreeze(loaded.model, job.further)
     keeps = IMAGE not in learning.parts
+    image_half = ImageHalf.of(loaded, learning)
     pool = LookPool(
         sources,
         shelf,
         recipe,
         loaded.input_size,
-        stocking(loaded, learning),
+        image_half.stock,
+        image_half.propose,
         folder / "looks",
         loaded.metadata.get("view", STRETCHED),
     )

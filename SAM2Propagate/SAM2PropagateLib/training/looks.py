@@ -68,8 +68,8 @@ def draw_look(
         rng: decides everything.
         style: how a frame that is not square becomes the model's input; see `engine.looking`.
     """
-    axis = _axis(target, rng)
-    frames = FrameStack(target.frames.array, target.geometry, axis, _window(target.frames.window, rng))
+    axis = draw_axis(target, rng)
+    frames = FrameStack(target.frames.array, target.geometry, axis, draw_window(target.frames.window, rng))
     masks = frames_first(target.mask, axis)
     chosen, thickness = _frames(masks, rng)
     areas = masks.sum(axis=(1, 2))
@@ -79,7 +79,7 @@ def draw_look(
         int(areas.argmax()) if rng.random() < 0.5 else int(rng.choice(filled, p=areas[filled] / areas.sum()))
     )
     view = _view(frames, masks[prompted], size, style, rng)
-    tone = _tone(rng)
+    tone = draw_tone(rng)
     images, seen = [], []
     for frame in chosen:
         slab = range(frame, min(frame + thickness, len(masks)))
@@ -89,7 +89,7 @@ def draw_look(
             [imaging.mask_to_model(masks[one], view, torch.device("cpu"))[0, 0] for one in slab]
         )
         seen.append(share.mean(0) >= 0.5)
-    turn = _turn(rng)
+    turn = draw_turn(rng)
     found = turn(torch.stack(seen))
     shown = found.sum(dim=(1, 2)).numpy()
     if shown.max() < _LEAST_PIXELS:
@@ -97,7 +97,7 @@ def draw_look(
     return Look(stock(turn(torch.stack(images))), found, shown)
 
 
-def _axis(target: LoadedTarget, rng: np.random.Generator) -> int:
+def draw_axis(target: LoadedTarget, rng: np.random.Generator) -> int:
     """Mostly the volume's own propagation axis; any, where the voxels are nearly cubes."""
     spacing = target.geometry.spacing
     is_cubic = max(spacing) < 2 * min(spacing)
@@ -106,7 +106,7 @@ def _axis(target: LoadedTarget, rng: np.random.Generator) -> int:
     return target.axis
 
 
-def _window(window: Window, rng: np.random.Generator) -> Window:
+def draw_window(window: Window, rng: np.random.Generator) -> Window:
     width = window.width * float(np.exp(rng.normal(0, 0.2)))
     return Window(width, window.level + float(rng.normal(0, 0.08)) * window.width)
 
@@ -145,7 +145,7 @@ def _view(frames: FrameStack, mask: BoolArray, size: int, style: str, rng: np.ra
     return whole if rng.random() < 0.25 else close
 
 
-def _tone(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+def draw_tone(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
     """Gamma, noise, and now and then black for white."""
     gamma = float(np.exp(rng.normal(0, 0.25)))
     noise = float(rng.uniform(0, 10)) if rng.random() < 0.4 else 0.0
@@ -162,7 +162,7 @@ def _tone(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
     return apply
 
 
-def _turn(rng: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+def draw_turn(rng: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
     """Mirrored and turned by quarters."""
     dims = [dim for dim in (-1, -2) if rng.random() < 0.5]
     transpose = rng.random() < 0.5

@@ -19,11 +19,14 @@ from SAM2PropagateLib.training.cases import Case, LoadedCase
 from SAM2PropagateLib.training.features import FrameStock
 from SAM2PropagateLib.training.looks import Look, StockFrames, draw_look
 from SAM2PropagateLib.training.recipe import Recipe
+from SAM2PropagateLib.training.warps import Propose, draw_warped_look
 
 # Volumes kept in memory.
 _CASE_BYTES = 3_000_000_000
 # Drawing this often without a usable look means that there is none.
 _MOST_DRAWS = 200
+# On so many slices is something to be outlined looked for, before a labelled structure serves instead.
+_MOST_SLICES = 30
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class LookPool:
     """The looks of each step: which they are depends on the step and the recipe's seed alone.
 
     Args:
-        style: how a frame that is not square becomes the model's input; see `engine.looking`.
+        stock: encodes frames. propose: outlines what is on a slice.
         folder: encoded looks are kept here as well, so that a run taken up again need not encode them.
+        style: how a frame that is not square becomes the model's input; see `engine.looking`.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class LookPool:
         recipe: Recipe,
         size: int,
         stock: StockFrames,
+        propose: Propose,
         folder: Path,
         style: str = STRETCHED,
     ) -> None:
@@ -76,6 +81,7 @@ class LookPool:
         self._recipe = recipe
         self._size = size
         self._stock = stock
+        self._propose = propose
         self._folder = folder
         self._kept: dict[int, Look] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,12 +116,16 @@ class LookPool:
 
     def _draw(self, number: int) -> Look:
         rng = np.random.default_rng([self._recipe.seed, 1, number])
-        for _ in range(_MOST_DRAWS):
+        is_warped = rng.random() < self._recipe.warped
+        for attempt in range(_MOST_DRAWS):
             owner = int(rng.choice(len(self._sources), p=self._weights))
             source = self._sources[owner]
             structure = int(rng.choice(source.structures))
             target = self._shelf.get(source.case).structure(structure)
-            look = draw_look(target, self._size, self._stock, rng, self._style)
+            if is_warped and attempt < _MOST_SLICES:
+                look = draw_warped_look(target, self._size, self._stock, self._propose, rng, self._style)
+            else:
+                look = draw_look(target, self._size, self._stock, rng, self._style)
             if look is not None:
                 look = replace(look, owner=owner)
                 self._store(number, look)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from SAM2PropagateLib.engine.cpu_attention import PlainAttention
 from SAM2PropagateLib.engine.device import compute_dtype
 
 _CONVOLUTIONS = (torch.conv2d, torch.conv_transpose2d)
@@ -34,7 +35,7 @@ def mixed_precision(device: torch.device) -> Iterator[None]:
         with torch.autocast("cuda", torch.bfloat16):
             yield
     elif device.type == "cpu" and compute_dtype(device, "auto") == torch.bfloat16:
-        with torch.autocast("cpu", torch.bfloat16), _PreciseConvolutions():
+        with torch.autocast("cpu", torch.bfloat16), _PreciseConvolutions(), PlainAttention():
             yield
     else:
         yield

@@ -33,6 +33,8 @@ class Recipe:
         told: share of the steps in which the memories are told whether the structure is on their frame (the
             masks are always the model's own). A wrong "absent" would rule all frames after it, from which
             little can be learned; in the other steps it does, as in use.
+        warped: share of the looks that are made of a single slice, with anything on it that the image half
+            outlines; see `warps`.
         memory_rate, head_rate, image_rate: highest learning rates of the memory half, the mask decoder, and
             what else is unfrozen. They rise over `warm_up` steps and fall along a cosine to the end.
         clip_norm: longest gradient.
@@ -50,6 +52,7 @@ class Recipe:
     length: int = 6
     warm: tuple[int, ...] = (0, 0, 3, 6, 10)
     told: float = 0.75
+    warped: float = 0.35
     memory_rate: float = 3e-4
     head_rate: float = 4e-5
     image_rate: float = 1e-5

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import atomic_output
 from SAM2PropagateLib.training.clips import Clip, ClipPlan, draw_clip, draw_plan, draw_prompt
 from SAM2PropagateLib.training.features import FrameStock
-from SAM2PropagateLib.training.looks import Look, coarse_target
+from SAM2PropagateLib.training.looks import Look, StockFrames, coarse_target
 from SAM2PropagateLib.training.losses import answer_loss, is_present
 from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, Learning
 from SAM2PropagateLib.training.pool import LookPool
@@ -33,6 +33,7 @@ from SAM2PropagateLib.training.precision import mixed_precision
 from SAM2PropagateLib.training.recipe import Recipe
 from SAM2PropagateLib.training.rollout import Answer, Rollout
 from SAM2PropagateLib.training.validation import Score, Validation
+from SAM2PropagateLib.training.warps import Propose, proposer
 
 _LEAST_RATE = 0.02  # of the highest one, at the end
 _STATE_FILE = "training.pt"
@@ -59,22 +60,35 @@ class Listener(Protocol):
         """The model was measured."""
 
 
-def stocking(loaded: LoadedModel, learning: Learning) -> Callable[[torch.Tensor], FrameStock]:
-    """What is kept of frames: their features, in the engine's own precision, or the images themselves if the
-    image half learns too.
+@dataclass(frozen=True)
+class ImageHalf:
+    """The image half as it is when the training begins: makes and outlines what is learned from.
+
+    Attributes:
+        stock: frames as they are kept: their features, in the engine's own precision, or the images
+            themselves if the image half learns too.
+        propose: outlines what is on a slice.
     """
-    if IMAGE in learning.parts:
-        return lambda images: FrameStock((images.half(),))
-    dtype = compute_dtype(loaded.device, "auto")
-    steps = ModelSteps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
 
-    def encode(images: torch.Tensor) -> FrameStock:
-        found = [steps.encode(image[None].to(loaded.device))[0] for image in images]
-        # Clones: tensors made for inference cannot be learned with.
-        parts = ([f.fine for f in found], [f.middle for f in found], [f.coarse for f in found])
-        return FrameStock(tuple(torch.stack(part).cpu().clone() for part in parts))
+    stock: StockFrames
+    propose: Propose
 
-    return encode
+    @staticmethod
+    def of(loaded: LoadedModel, learning: Learning) -> ImageHalf:
+        """The image half of a model about to learn."""
+        dtype = compute_dtype(loaded.device, "auto")
+        steps = ModelSteps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
+
+        def images(images: torch.Tensor) -> FrameStock:
+            return FrameStock((images.half(),))
+
+        def features(images: torch.Tensor) -> FrameStock:
+            found = [steps.encode(image[None].to(loaded.device))[0] for image in images]
+            # Clones: tensors made for inference cannot be learned with.
+            parts = ([f.fine for f in found], [f.middle for f in found], [f.coarse for f in found])
+            return FrameStock(tuple(torch.stack(part).cpu().clone() for part in parts))
+
+        return ImageHalf(images if IMAGE in learning.parts else features, proposer(steps))
 
 
 class Trainer:
