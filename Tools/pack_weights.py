@@ -19,11 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "SAM2Propagate")
 
 import torch
 from calibration import output_error, pack_for_outputs, second_moments
+from safetensors.torch import load_file
 
 from SAM2PropagateLib.engine.build import build_model, load_model, model_config
-from SAM2PropagateLib.engine.weights import State, pack, read_state, stays_float, write_packed
+from SAM2PropagateLib.engine.weights import SCALE_SUFFIX, State, pack, read_state, stays_float, write_packed
+from SAM2PropagateLib.training.parts import IMAGE, PROMPTS, part_of
 
 LARGEST_FILE = 40_000_000
+# Rounding to integers changes a tensor by less than this.
+LARGEST_DIFFERENCE = 0.03
 
 
 def main() -> None:
@@ -42,6 +46,13 @@ def main() -> None:
         default=[],
         metavar="PREFIX",
         help='tensors whose names start so stay float16 as well; "" keeps all, to compare with',
+    )
+    parser.add_argument(
+        "--image-half-of",
+        type=Path,
+        metavar="PACKED",
+        help="a packed file with the same image half: its integers are kept, so that the next version "
+        "differs only in what has learned",
     )
     parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="volumes, see calibration.py")
     parser.add_argument("--calibrate-every", type=int, default=2, metavar="N", help="use each Nth volume")
@@ -81,6 +92,8 @@ def main() -> None:
             rounded, calibrated = (values * scale for values, scale in (pack(state[name]), packed[name]))
             changes = (output_error(state[name], w, moment) for w in (rounded, calibrated))
             print(*(f"{change:10.5f}" for change in changes), name, flush=True)
+    if options.image_half_of:
+        packed.update(_image_half(options.image_half_of, state))
     write_packed(state, metadata, options.out, keep_float=keep_float, packed=packed)
 
     loaded = load_model(options.out, device="cpu")
@@ -93,6 +106,20 @@ def main() -> None:
     print(f"{options.out}: {len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}")
     if len(content) > LARGEST_FILE:
         sys.exit(f"The file is larger than {LARGEST_FILE} bytes.")
+
+
+def _image_half(path: Path, state: State) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The integers and scales of the parts that training leaves alone, if they are those of `state`."""
+    stored = load_file(str(path))
+    kept = {}
+    for name in state:
+        scale = stored.get(name + SCALE_SUFFIX)
+        if part_of(name) not in (IMAGE, PROMPTS) or scale is None:
+            continue
+        if _relative_error(state[name], stored[name] * scale) > LARGEST_DIFFERENCE:
+            sys.exit(f"{name} is another one in {path.name}: the image half has changed.")
+        kept[name] = stored[name], scale
+    return kept
 
 
 def _relative_error(exact: torch.Tensor, packed: torch.Tensor) -> float:
