@@ -407,3 +407,18 @@ def test_a_changed_image_is_opened_anew(case):
     )
     case.click(12, 15, 9)
     assert case.session.kinds().count("open_volume") == 2
+
+
+def test_an_edit_made_before_the_axis_was_changed_is_kept_by_a_run_along_the_new_one(case):
+    case.click(12, 15, 8)
+    case.run()
+    painted = disc(30, 25, SHAPE)
+    changed = painted ^ case.segment(8)
+    case.paint(8, painted, add=False)
+    case.workspace.setAxis(0)
+    case.controller.lookForEdits()
+    columns = np.flatnonzero(changed.any(axis=0))
+    edited = [one.frame for one in case.controller.strip().frames if one.isEdited]
+    assert edited == columns.tolist()
+    case.run(everything=True)
+    np.testing.assert_array_equal(case.segment(8)[:, columns], painted[:, columns])

@@ -122,13 +122,64 @@ def test_a_neighbour_that_a_run_overwrote_was_not_edited(headless):
     assert case.edited("B") == [3]
 
 
-def test_a_run_along_another_axis_says_nothing_about_this_one(headless):
-    case = EditCase(headless)
-    case.committer.commit({"A": frames(OLD, 0, range(40))}, 0)
-    assert case.edited(axis=2) == []
+def crossed(mask, axis):
+    """The frames along an axis on which a mask has voxels."""
+    return [int(one) for one in np.flatnonzero(np.moveaxis(mask, 2 - axis, 0).any(axis=(1, 2)))]
+
+
+@pytest.mark.parametrize("runAxis", [0, 1, 2])
+@pytest.mark.parametrize("geometry", ["plain", "oblique"])
+def test_an_edit_is_found_along_every_axis(headless, geometry, runAxis):
+    case = EditCase(headless, geometry)
+    case.committer.commit({"A": frames(OLD, runAxis, range(18))}, runAxis)
+    assert [case.edited(axis=axis) for axis in range(3)] == [[], [], []]
+    before = case.read("A")
     case.paint("A", slab(NEW, 6))
-    assert case.edited(axis=2) == []
-    assert case.edited(axis=0) != []
+    changed = case.read("A") ^ before
+    assert changed.any()
+    for axis in range(3):
+        edits = case.tracker.edited("A", axis)
+        assert [edit.frame for edit in edits] == crossed(changed, axis)
+        keyframes = resolve(
+            SegmentPrompts("A", masks=tuple(edit.prompt for edit in edits)), case.geometry, axis
+        ).keyframes
+        for edit in edits:
+            expected = np.take(case.read("A"), edit.frame, 2 - axis)
+            np.testing.assert_array_equal(keyframes[edit.frame].mask, expected)
+
+
+def test_edits_that_a_run_took_up_are_settled_along_every_axis(headless):
+    case = EditCase(headless)
+    case.committer.commit({"A": frames(OLD, 2, range(18))}, 2)
+    case.paint("A", slab(NEW, 6))
+    case.committer.commit({"A": frames(OLD | slab(NEW, 6), 2, range(18))}, 2)
+    assert [case.edited(axis=axis) for axis in range(3)] == [[], [], []]
+    case.committer.undo()
+    assert [case.edited(axis=axis) for axis in range(3)] == [[], [], []]
+
+
+@pytest.mark.parametrize("runAxis", [0, 2])
+def test_an_edit_that_a_run_did_not_reach_stays_one_along_every_axis(headless, runAxis):
+    case = EditCase(headless)
+    case.committer.commit({"A": frames(OLD, 2, range(18))}, 2)
+    case.paint("A", slab(NEW & ~OLD, 9))
+    wanted = {axis: crossed(slab(NEW & ~OLD, 9), axis) for axis in range(3)}
+    beside = min(wanted[runAxis]) - 2
+    case.committer.commit({"A": {beside: np.take(NEW, beside, 2 - runAxis)}}, runAxis)
+    assert case.edited(axis=runAxis) == wanted[runAxis]
+    for axis in range(3):
+        assert set(wanted[axis]) <= set(case.edited(axis=axis))
+
+
+def test_a_record_of_the_first_version_tells_nothing_until_the_next_run(headless):
+    case = EditCase(headless)
+    case.committer.commit({"A": frames(OLD, 2, range(18))}, 2)
+    text = '{"version":1,"axis":2,"shape":[40,36,18],"segments":{"A":[{"6":"0011223344556677"}]}}'
+    SceneState(case.segmentationNode).set("edits", text)
+    assert case.edited() == []
+    case.committer.commit({"A": frames(NEW, 2, range(18))}, 2)
+    case.paint("A", slab(OLD, 6))
+    assert case.edited() == [6]
 
 
 def test_another_grid_says_nothing(headless):

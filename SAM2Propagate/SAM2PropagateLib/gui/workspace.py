@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,9 +65,9 @@ class Workspace:
         self._committer: SegmentCommitter | None = None
         self._preview: PreviewLayer | None = None
         self._kept = KeptPreview(segmentationNode, volumeNode)
-        self._edits: dict[str, tuple[EditedFrame, ...]] = {}
-        # What each segment held after the last commit, to notice that it was undone.
-        self._committed: dict[str, Mapping[int, str]] = {}
+        self._edits: dict[tuple[str, int], tuple[EditedFrame, ...]] = {}
+        # What each segment held after the last commit along an axis, to notice that it was undone.
+        self._committed: dict[tuple[str, int], Mapping[int, str]] = {}
         self.undone: set[str] = set()
         self.prompts = self.markups.read()
         self._past: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
@@ -259,33 +259,36 @@ class Workspace:
 
     def edits(self, segmentID: str) -> tuple[EditedFrame, ...]:
         """The frames of a segment that the user edited since the last run; looked for anew after changes."""
-        if segmentID not in self._edits:
-            self._edits[segmentID] = self.tracker.edited(segmentID, self.axis)
-            self._notice(segmentID)
-        return self._edits[segmentID]
+        key = (segmentID, self.axis)
+        if key not in self._edits:
+            self._edits[key] = self.tracker.edited(*key)
+            self._notice(*key)
+        return self._edits[key]
 
     def knowsEdits(self, segmentID: str) -> bool:
         """Whether `edits` is at hand without looking through the segment."""
-        return segmentID in self._edits
+        return (segmentID, self.axis) in self._edits
 
-    def remember(self, segmentIDs: Any) -> None:
+    def remember(self, segmentIDs: Iterable[str]) -> None:
         """Takes the segments as they are for what a commit left."""
-        self._committed.update(self.tracker.look(segmentIDs, self.axis).hashes)
+        axis = self.axis
+        for segmentID in segmentIDs:
+            self._committed[segmentID, axis] = self.tracker.hashes(segmentID, axis)
         self._edits.clear()
 
-    def _notice(self, segmentID: str) -> None:
+    def _notice(self, segmentID: str, axis: int) -> None:
         """Forgets what is known of frames whose run was undone."""
-        known = self._committed.get(segmentID)
+        known = self._committed.get((segmentID, axis))
         if known is None:
             return
-        now = self.tracker.look([segmentID], self.axis).hashes[segmentID]
-        edited = {one.frame for one in self._edits[segmentID]}
+        now = self.tracker.hashes(segmentID, axis)
+        edited = {one.frame for one in self._edits[segmentID, axis]}
         different = {frame for frame in known.keys() | now.keys() if known.get(frame) != now.get(frame)}
         for frame in different - edited:
             self.memory.drop(segmentID, frame)
         if different - edited:
             self.undone.add(segmentID)
-        self._committed[segmentID] = now
+        self._committed[segmentID, axis] = now
 
     def adoptEdits(self, segmentID: str) -> None:
         """Makes keyframes of the slices that the user edited; the prompts on them become history."""

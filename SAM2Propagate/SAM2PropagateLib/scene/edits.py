@@ -1,8 +1,8 @@
 """Which slices the user edited since the last run.
 
-After every commit a hash of each frame of a segment is remembered in the scene; a frame whose hash differs
-later was painted or erased by the user, and its mask becomes a keyframe of the next run. No copy of a mask is
-kept.
+After every commit a hash of each frame of a segment, along all three axes, is remembered in the scene; a frame
+whose hash differs later was painted or erased by the user, and its mask becomes a keyframe of the next run,
+whatever its axis. No copy of a mask is kept.
 """
 
 from __future__ import annotations
@@ -19,17 +19,22 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.values import MaskPrompt
-from SAM2PropagateLib.scene.segments import BoolArray, SegmentReader
+from SAM2PropagateLib.scene.lattice import EMPTY
+from SAM2PropagateLib.scene.segments import BoolArray, SegmentReader, volumeLattice
 from SAM2PropagateLib.scene.segments import segmentIDs as _segmentIDs
 from SAM2PropagateLib.scene.state import SceneState
 from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.worker.masks import pack
 
 _STATE_NAME = "edits"
-_VERSION = 1
+_VERSION = 2
+_AXES = (0, 1, 2)
 # Enough to recognize that a few runs were undone.
 _MOST_SNAPSHOTS = 6
 
 Hashes = dict[int, str]
+# Along i, j and k.
+AllHashes = tuple[Hashes, Hashes, Hashes]
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,10 @@ class EditedFrame:
 
 @dataclass(frozen=True)
 class Look:
-    """What segments held at one moment: a hash per segment ID and frame."""
+    """What segments held at one moment before a run along `axis`: hashes per segment ID, axis and frame."""
 
     axis: int
-    hashes: Mapping[str, Hashes]
+    hashes: Mapping[str, AllHashes]
 
 
 class EditTracker:
@@ -78,10 +83,10 @@ class EditTracker:
             InputError: `unknown_segment`, or the volume cannot be used.
         """
         geometry = volumeGeometry(self._volumeNode)
-        record = self._load(geometry, axis) or {}
+        record = self._load(geometry) or {}
         present = set(_segmentIDs(self._segmentationNode))
         names = list(dict.fromkeys([*segmentIDs, *(name for name in record if name in present)]))
-        return Look(axis, {name: self._hashes(name, geometry, axis) for name in names})
+        return Look(axis, {name: self._allHashes(name, geometry) for name in names})
 
     def remember(self, before: Look, frames: Mapping[str, Iterable[int]]) -> None:
         """Takes what a commit did for known; an edit that it did not touch stays an edit.
@@ -90,39 +95,36 @@ class EditTracker:
             before: what `look` gave before the commit.
             frames: per segment of the run its frames; the user's edits on them went into the run.
         """
-        geometry, axis = volumeGeometry(self._volumeNode), before.axis
-        record = self._load(geometry, axis) or {}
+        geometry = volumeGeometry(self._volumeNode)
+        record = self._load(geometry) or {}
         for name, old in before.hashes.items():
-            now = self._hashes(name, geometry, axis)
-            # Other segments change too where the run was allowed to overwrite them.
-            settled = set(_different(old, now)) | set(frames.get(name, ()))
+            now = self._allHashes(name, geometry)
             snapshots = record.get(name, [])
-            base = _nearest(snapshots, old)
+            settled = _settled(snapshots, old, now, before.axis, set(frames.get(name, ())))
+            bases = [_nearest([one[axis] for one in snapshots], old[axis]) for axis in _AXES]
             for state in (old, now):
-                known = {
-                    **{f: h for f, h in base.items() if f not in settled},
-                    **{f: h for f, h in state.items() if f in settled},
-                }
+                i, j, k = (_joined(bases[axis], state[axis], settled[axis]) for axis in _AXES)
+                known = (i, j, k)
                 snapshots = [*(one for one in snapshots if one != known), known]
             record[name] = snapshots[-_MOST_SNAPSHOTS:]
-        self._save(record, geometry, axis)
+        self._save(record, geometry)
 
     def edited(self, segmentID: str, axis: int) -> tuple[EditedFrame, ...]:
         """The frames that the user edited since the last run, in order.
 
         Before the first run that is every frame on which the segment has voxels. Undoing a run is not an
-        edit. After a run along another axis or on a volume of another grid nothing can be told, and nothing
-        is reported.
+        edit. An edit is found along every axis, on each frame that it crosses. After a run on a volume of
+        another grid nothing can be told, and nothing is reported.
 
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
         """
         geometry = volumeGeometry(self._volumeNode)
-        record = self._load(geometry, axis)
+        record = self._load(geometry)
         if record is None:
             return ()
-        now = self._hashes(segmentID, geometry, axis)
-        known = _nearest(record.get(segmentID, []), now)
+        now = self.hashes(segmentID, axis)
+        known = _nearest([one[axis] for one in record.get(segmentID, [])], now)
         reader = SegmentReader(self._segmentationNode, segmentID, geometry)
         return tuple(
             EditedFrame(
@@ -140,24 +142,28 @@ class EditTracker:
             del record["segments"][segmentID]
             self._state.set(_STATE_NAME, json.dumps(record, separators=(",", ":")))
 
-    def _hashes(self, segmentID: str, geometry: VolumeGeometry, axis: int) -> Hashes:
-        reader = SegmentReader(self._segmentationNode, segmentID, geometry)
-        hashes = {}
-        for frame in reader.frames(axis):
-            mask = reader.frame(frame, axis)
-            if mask.any():
-                hashes[frame] = _hash(mask)
-        return hashes
+    def hashes(self, segmentID: str, axis: int) -> Hashes:
+        """A hash of every frame on which the segment has voxels now.
 
-    def _load(self, geometry: VolumeGeometry, axis: int) -> dict[str, list[Hashes]] | None:
-        """The snapshots per segment; None when they are of other frames than these."""
+        Raises:
+            InputError: `unknown_segment`, or the volume cannot be used.
+        """
+        return _Frames(self._segmentationNode, segmentID, volumeGeometry(self._volumeNode)).hashes(axis)
+
+    def _allHashes(self, segmentID: str, geometry: VolumeGeometry) -> AllHashes:
+        frames = _Frames(self._segmentationNode, segmentID, geometry)
+        return frames.hashes(0), frames.hashes(1), frames.hashes(2)
+
+    def _load(self, geometry: VolumeGeometry) -> dict[str, list[AllHashes]] | None:
+        """The snapshots per segment; None when they are of another grid than this."""
         record = self._read()
         if not record:
             return {}
-        if record["axis"] != axis or record["shape"] != list(geometry.shape_ijk):
+        # The first version knew frames along one axis only: from it nothing can be told.
+        if record["version"] != _VERSION or record["shape"] != list(geometry.shape_ijk):
             return None
         return {
-            segmentID: [{int(frame): text for frame, text in one.items()} for one in snapshots]
+            segmentID: [(_numbered(i), _numbered(j), _numbered(k)) for i, j, k in snapshots]
             for segmentID, snapshots in record["segments"].items()
         }
 
@@ -167,7 +173,7 @@ class EditTracker:
             return {}
         try:
             record = json.loads(text)
-            known = record["version"] == _VERSION and {"axis", "shape", "segments"} <= set(record)
+            known = record["version"] in (1, _VERSION) and {"shape", "segments"} <= set(record)
         except (ValueError, KeyError, TypeError):
             known = False
         if not known:
@@ -178,13 +184,68 @@ class EditTracker:
             )
         return dict(record)
 
-    def _save(self, record: dict[str, list[Hashes]], geometry: VolumeGeometry, axis: int) -> None:
-        document = {"version": _VERSION, "axis": axis, "shape": list(geometry.shape_ijk), "segments": record}
+    def _save(self, record: dict[str, list[AllHashes]], geometry: VolumeGeometry) -> None:
+        document = {"version": _VERSION, "shape": list(geometry.shape_ijk), "segments": record}
         self._state.set(_STATE_NAME, json.dumps(document, separators=(",", ":")))
 
 
-def _hash(mask: BoolArray) -> str:
-    return hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=8).hexdigest()
+class _Frames:
+    """A segment's voxels, read once for frames along all axes."""
+
+    def __init__(self, segmentationNode: Any, segmentID: str, geometry: VolumeGeometry) -> None:
+        reader = SegmentReader(segmentationNode, segmentID, geometry)
+        self._first = reader.box[::2]
+        isEmpty = reader.box == EMPTY
+        shape = (0, 0, 0)
+        self._voxels = (
+            np.zeros(shape, bool) if isEmpty else reader.onLattice(volumeLattice(geometry).within(reader.box))
+        )
+
+    def hashes(self, axis: int) -> Hashes:
+        """A hash of every frame along an axis that has voxels."""
+        frames = np.moveaxis(self._voxels, 2 - axis, 0)
+        rowAxis, columnAxis = (other for other in (2, 1, 0) if other != axis)
+        row, column = self._first[rowAxis], self._first[columnAxis]
+        filled = np.flatnonzero(frames.any(axis=(1, 2)))
+        return {self._first[axis] + int(one): _hash(frames[one], row, column) for one in filled}
+
+
+def _hash(mask: BoolArray, row: int, column: int) -> str:
+    """Of a mask whose first pixel is at this row and column of its frame; empty margins do not count."""
+    packed = pack(np.ascontiguousarray(mask))
+    row, column, rows, columns = row + packed.box[0], column + packed.box[1], *packed.box[2:]
+    place = np.array([row, column, rows, columns], dtype="<i8").tobytes()
+    return hashlib.blake2b(place + bytes(packed.bits), digest_size=8).hexdigest()
+
+
+def _numbered(hashes: Mapping[str, str]) -> Hashes:
+    return {int(frame): text for frame, text in hashes.items()}
+
+
+def _joined(base: Hashes, state: Hashes, settled: set[int]) -> Hashes:
+    """What is known where these frames are as in `state` and all others as they were known before."""
+    return {
+        **{frame: text for frame, text in base.items() if frame not in settled},
+        **{frame: text for frame, text in state.items() if frame in settled},
+    }
+
+
+def _settled(
+    snapshots: list[AllHashes], old: AllHashes, now: AllHashes, axis: int, run: set[int]
+) -> tuple[set[int], set[int], set[int]]:
+    """The frames along each axis on which nothing is the user's edit any more after a run.
+
+    Args:
+        old, now: what the segment held before and after. axis, run: the run's axis, and its frames.
+    """
+    edited = [set(_different(_nearest([one[n] for one in snapshots], old[n]), old[n])) for n in _AXES]
+    # Other segments change too where the run was allowed to overwrite them.
+    along = set(_different(old[axis], now[axis])) | run
+    everything = [old[n].keys() | now[n].keys() | edited[n] for n in _AXES]
+    # Frames across the run's are settled once no edit is left that they may cross.
+    isLeft = bool(edited[axis] - along)
+    i, j, k = (along if n == axis else everything[n] - edited[n] if isLeft else everything[n] for n in _AXES)
+    return i, j, k
 
 
 def _different(known: Hashes, now: Hashes) -> list[int]:
