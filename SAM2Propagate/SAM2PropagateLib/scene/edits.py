@@ -1,8 +1,8 @@
 """Which slices the user edited since the last run.
 
-After every commit a hash of each frame of a segment, along all three axes, is remembered in the scene; a frame
-whose hash differs later was painted or erased by the user, and its mask becomes a keyframe of the next run,
-whatever its axis. No copy of a mask is kept.
+After every commit a hash of each frame of a segment, along all three axes, is remembered in the scene; a
+frame whose hash differs later was painted or erased by the user, and its mask becomes a keyframe of the next
+run, whatever its axis. No copy of a mask is kept.
 """
 
 from __future__ import annotations
