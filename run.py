@@ -74,7 +74,7 @@ LAYERS = {
 COMMANDS = {
     "demo": ("torch", "worker", "sam2", "slicer"),
     "test": ("torch", "worker", "sam2", "slicer", "test"),
-    "bench": ("torch", "worker", "sam2", "slicer"),
+    "bench": ("torch", "worker", "sam2", "slicer", "test"),
     "cli": ("torch", "worker", "sam2"),
 }
 # On Linux: the library, and the Debian packages that hold it. VTK crashes, without a word, where one of the
@@ -145,7 +145,7 @@ def missing_packages(command: str = "test") -> "list[str]":
     """The Debian packages to install before `command` can draw pictures here; empty where none is missing."""
     if platform.system() != "Linux" or command == "cli":
         return []
-    wanted = dict(RENDERING_LIBRARIES, **(QT_LIBRARIES if command == "test" else {}))
+    wanted = dict(RENDERING_LIBRARIES, **(QT_LIBRARIES if command in ("test", "bench") else {}))
     missing = missing_libraries(wanted)
     return sorted({package for packages in missing.values() for package in packages})
 

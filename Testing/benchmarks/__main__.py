@@ -1,4 +1,4 @@
-"""`python3 run.py bench [accuracy|speed|streaming|all] [options]`."""
+"""`python3 run.py bench [accuracy|speed|streaming|panel|all] [options]`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
-from Testing.benchmarks import accuracy, speed, streaming
+from Testing.benchmarks import accuracy, panel, speed, streaming
 from Testing.benchmarks.machine import ROOT, WAIT_POLICY
 
-BENCHMARKS = {"accuracy": accuracy, "speed": speed, "streaming": streaming}
+BENCHMARKS = {"accuracy": accuracy, "speed": speed, "streaming": streaming, "panel": panel}
 RECORDS = Path(__file__).parent / "results"
 _ABOUT = {
     "accuracy": "Dice over labelled volumes, with one box and after corrections",
     "speed": "slices per second beside sam2's own predictor, previews, memory",
     "streaming": "how long a client is held per arriving slice",
+    "panel": "the same with the module's whole window",
 }
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     main = argparse.ArgumentParser(
-        prog="run.py bench", description="Measure SAM2Propagate on this computer; without a name: all three."
+        prog="run.py bench",
+        description="Measure SAM2Propagate on this computer; without a name: all.",
     )
     commands = main.add_subparsers(dest="benchmark", metavar="NAME")
     for name, module in BENCHMARKS.items():

@@ -46,13 +46,27 @@ is idle again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_size_arguments(parser)
+    parser.add_argument("--no-view", action="store_true", help="draw no slice view")
+
+
+def add_size_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is streamed."""
     parser.add_argument("--columns", type=int, default=512)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument(
         "--interval", type=float, default=30.0, help="milliseconds between masks in the worker"
     )
-    parser.add_argument("--no-view", action="store_true", help="draw no slice view")
+
+
+def check_sizes(arguments: argparse.Namespace) -> None:
+    """Raises InputError `bad_option` for a volume that is none."""
+    for name in ("columns", "rows", "frames"):
+        if getattr(arguments, name) < 2:
+            raise InputError(
+                "bad_option", f"--{name} {getattr(arguments, name)} is too small.", "Give 2 or more."
+            )
 
 
 @dataclass
@@ -92,11 +106,7 @@ class _Stopwatch:
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Stream one run through; the report. None where Slicer's scene is not installed."""
-    for name in ("columns", "rows", "frames"):
-        if getattr(arguments, name) < 2:
-            raise InputError(
-                "bad_option", f"--{name} {getattr(arguments, name)} is too small.", "Give 2 or more."
-            )
+    check_sizes(arguments)
     try:
         import slicer  # noqa: F401
     except ImportError as error:
@@ -167,7 +177,10 @@ def stream(
     geometry = VolumeGeometry(shape[::-1], matrix)
     prompts = PromptSet((first_prompt("box", _SEGMENT, masks, geometry, 2),), axis=2)
     held = Held()
-    with _scene(array, matrix, view_size) as (layer, view), WorkerSession(_command(interval)) as session:
+    with (
+        _scene(array, matrix, view_size) as (layer, view),
+        WorkerSession(scripted_command(interval)) as session,
+    ):
         _finish(session, session.load_model(LoadModel(name="scripted")))
         _finish(session, session.open_volume("ct", array, geometry, axis=2, window=Window(255.0, 127.5)))
         run = session.propagate("ct", prompts)
@@ -246,7 +259,8 @@ def _scene(array: np.ndarray, matrix: np.ndarray, size: tuple[int, int] | None) 
         headless.clear()
 
 
-def _command(interval: float) -> WorkerCommand:
+def scripted_command(interval: float) -> WorkerCommand:
+    """What starts a worker whose scripted engine sends a mask every `interval` seconds."""
     script = json.dumps({"steps": {"frame": interval}})
     command = worker_command(
         sys.executable,

@@ -33,14 +33,14 @@ def test_every_mask_is_measured_and_arrives_in_the_layer() -> None:
 
 
 def test_a_worker_that_dies_gives_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = streaming._command
+    command = streaming.scripted_command
 
     def failing(interval: float) -> WorkerCommand:
         good = command(interval)
         script = json.dumps({"trouble": {"propagate": ["exit", 5]}})
         return WorkerCommand(good.argv, {**good.env, SCRIPT_VARIABLE: script}, good.cwd)
 
-    monkeypatch.setattr(streaming, "_command", failing)
+    monkeypatch.setattr(streaming, "scripted_command", failing)
     with pytest.raises(SAM2PropagateError):
         streaming.stream((24, 40, 50), 0.0, None)
 
