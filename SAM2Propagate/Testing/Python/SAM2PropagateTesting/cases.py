@@ -1,0 +1,97 @@
+"""A volume, a segmentation and a controller with a session that answers by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from SAM2PropagateLib.gui.controller import Controller
+from SAM2PropagateLib.gui.events import Choices, FrameArrived, Message, Progress, RunEnd
+from SAM2PropagateLib.scene.segments import SegmentReader
+from SAM2PropagateTesting.answers import CountingTicker, FakeSession
+from SAM2PropagateTesting.scenes import addCase, addSegmentation, fillSegment
+
+
+class Case:
+    """What the user has in front of them. `A` and `B` are the segments; frames go along k."""
+
+    def __init__(self, geometry: str = "plain", choices: Choices | None = None, **options: Any) -> None:
+        self.volumeNode = addCase(geometry)
+        self.segmentationNode = addSegmentation(self.volumeNode, {"A": (0, 1, 0), "B": (1, 0, 0)})
+        self.start(choices, **options)
+
+    def start(self, choices: Choices | None = None, **options: Any) -> None:
+        """A controller on the nodes, as after opening the module."""
+        self.sessions: list[FakeSession] = []
+        self.ticker = CountingTicker()
+        self.controller = Controller(self._session, self.ticker, **options)
+        self.messages: list[Message] = []
+        self.ends: list[RunEnd] = []
+        self.arrived: list[FrameArrived] = []
+        self.progress: list[Progress] = []
+        self.controller.message.connect(self.messages.append)
+        self.controller.finished.connect(self.ends.append)
+        self.controller.frameArrived.connect(self.arrived.append)
+        self.controller.progress.connect(self.progress.append)
+        if choices is not None:
+            self.controller.choices = choices
+        self.controller.select(self.volumeNode, self.segmentationNode, "A")
+
+    def _session(self) -> Any:
+        self.sessions.append(FakeSession())
+        return self.sessions[-1]
+
+    @property
+    def session(self) -> FakeSession:
+        return self.sessions[-1]
+
+    @property
+    def workspace(self) -> Any:
+        assert self.controller.workspace is not None
+        return self.controller.workspace
+
+    @property
+    def geometry(self) -> Any:
+        return self.workspace.geometry
+
+    def ras(self, x: float, y: float, frame: int, axis: int = 2) -> np.ndarray:
+        return self.geometry.ras_of_pixel(x, y, frame, axis)
+
+    def click(self, x: float, y: float, frame: int, tool: str = "positive", axis: int = 2) -> bool:
+        """A click in a view along an axis, and the answer."""
+        done = self.controller.point(tool, self.ras(x, y, frame, axis), self.geometry.frame_normal(axis))
+        self.controller.wait(5)
+        return done
+
+    def run(self, **options: Any) -> None:
+        """A propagation, up to its end."""
+        assert self.controller.propagate(**options), self.texts
+        assert self.controller.wait(5)
+
+    def shown(self, frame: int, segmentID: str = "A") -> np.ndarray:
+        """What the user sees of the segment: its preview where there is one."""
+        return self.workspace.maskNow(segmentID, frame)
+
+    def segment(self, frame: int, segmentID: str = "A", axis: int = 2) -> np.ndarray:
+        """What is in the segment itself."""
+        return SegmentReader(self.segmentationNode, segmentID, self.geometry).frame(frame, axis)
+
+    def frames(self, segmentID: str = "A") -> list[int]:
+        """The frames on which the segment has voxels."""
+        reader = SegmentReader(self.segmentationNode, segmentID, self.geometry)
+        return [frame for frame in reader.frames(2) if reader.frame(frame, 2).any()]
+
+    def paint(self, frame: int, mask: np.ndarray, segmentID: str = "A", add: bool = True) -> None:
+        """The user's own edit of one slice."""
+        whole = SegmentReader(self.segmentationNode, segmentID, self.geometry).array()
+        whole[frame] = whole[frame] | mask if add else mask
+        fillSegment(self.segmentationNode, segmentID, self.volumeNode, whole)
+
+    @property
+    def texts(self) -> list[str]:
+        return [message.text for message in self.messages]
+
+    @property
+    def codes(self) -> list[str]:
+        return [message.code for message in self.messages]
