@@ -27,7 +27,8 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true")
     chosen = parser.parse_args()
     os.environ["QT_SCALE_FACTOR"] = chosen.scale
-    sys.path[:0] = [str(ROOT), str(ROOT / "SAM2Propagate")]
+    module = ROOT / "SAM2Propagate"
+    sys.path[:0] = [str(ROOT), str(module), str(module / "Testing" / "Python")]
     from Testing.headless import qt_standins, slicer_modules
     from Testing.headless.boot import boot
 
@@ -69,12 +70,13 @@ def _darken(qt: Any) -> None:
 
 
 def _fill(window: Any, headless: Any, missing: bool) -> None:
-    """A volume, a segment, and a run's outcome in the strip."""
+    """A volume, a segment with a click, and a run's outcome in the strip."""
     import numpy as np
 
     from SAM2PropagateLib.gui.events import Message
     from SAM2PropagateLib.gui.install import PACKAGES
     from SAM2PropagateLib.gui.strip import FrameFacts, strip
+    from Testing.gui.fake_session import FakeSession
     from Testing.headless.scenes import addVolume
 
     if missing:
@@ -82,10 +84,21 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
         window.widget.panel._missing = lambda: PACKAGES
     volume = addVolume(headless, np.random.default_rng(0).integers(0, 99, (60, 64, 64)).astype(np.int16))
     window.ui.volumeSelector.setCurrentNode(volume)
-    window.ui.segmentationSelector.addNode()
+    node = window.ui.segmentationSelector.addNode()
+    # Slicer draws it by lot; the picture is to be the same each time.
+    node.GetSegmentation().GetNthSegment(0).SetColor(0.85, 0.4, 0.3)
     window.ui.modelCollapsibleButton.collapsed = False
+    controller = window.widget.logic.controller
+    if not missing:
+        controller._makeSession = FakeSession
+        controller.point("positive", controller.workspace.geometry.ras_of_pixel(30, 30, 30, 2), (0, 0, 1))
+        controller.wait(5)
     doubt = 0.25 + 0.4 * np.sin(np.arange(60) / 4) ** 8
     facts = {n: FrameFacts("propagated", float(doubt[n]), 0.8, 3.0) for n in range(6, 52)}
+    workspace = controller.workspace
+    for frame, one in facts.items() if not missing else ():
+        workspace.memory.put(controller.segmentID, frame, one, workspace.geometry, workspace.axis)
+    window.widget.panel.refresh()
     sets = {"keyframes": {30}, "edited": {20}, "absent": {52}, "locked": {12}, "preview": set(range(40, 46))}
     window.widget.panel._strip.setStrip(
         strip(60, facts, **{name: frozenset(frames) for name, frames in sets.items()}), 24

@@ -98,7 +98,7 @@ def test_progress_is_told_in_words(case):
     text = runText(ProgressEvent(1, "", 12, 90, 8.53, 125.0))
     assert text == "12 of 90 slices · 8.5 slices/s · 2:05 min left"
     case.click(12, 15, 8)
-    assert [one.text for one in case.progress] == ["Loading the model: weights"]
+    assert [one.text for one in case.progress] == ["Loading the model: weights", ""]
 
 
 def test_direction_and_reach(headless):

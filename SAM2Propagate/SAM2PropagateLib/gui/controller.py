@@ -856,6 +856,9 @@ class Controller(Pointing):
         elif isinstance(event, LogEvent) and event.level in ("error", "critical"):
             self._say("warning", event.text, "worker_log")
         if call is not None and call.is_finished:
+            if call.kind == "load_model":
+                # Nothing else would take its text away before the next run.
+                self.progress.emit(Progress(0, 0, None, None, ""))
             self._isStale |= call.kind in ("load_model", "preview")
             self._previews = {key: one for key, one in self._previews.items() if one is not call}
         return False

@@ -126,7 +126,9 @@ class Panel:
         )
         ui.stripLabel.text = " ".join(
             f'<span style="color:{COLORS[look]}">■</span>&nbsp;{name}' for look, name in names
-        ) + ' <span style="color:#e08a1e">—</span>&nbsp;{}'.format(_("doubt"))
+        ) + ' <span style="color:#e08a1e">—</span>&nbsp;{doubt} · {preview}'.format(
+            doubt=_("doubt"), preview=_("notched: preview, not applied yet").replace(" ", "&nbsp;")
+        )
 
     def _connectWidgets(self) -> None:
         ui, controller = self._ui, self._controller
