@@ -856,7 +856,7 @@ class Controller(Pointing):
         elif isinstance(event, LogEvent) and event.level in ("error", "critical"):
             self._say("warning", event.text, "worker_log")
         if call is not None and call.is_finished:
-            if call.kind == "load_model":
+            if call.kind == "load_model" and not isinstance(event, ProgressEvent):
                 # Nothing else would take its text away before the next run.
                 self.progress.emit(Progress(0, 0, None, None, ""))
             self._isStale |= call.kind in ("load_model", "preview")
