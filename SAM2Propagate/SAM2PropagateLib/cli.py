@@ -24,7 +24,7 @@ from SAM2PropagateLib.cli_progress import ProgressPrinter
 from SAM2PropagateLib.cli_segment import SessionFactory, run_segment
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.store import ModelStore
-from SAM2PropagateLib.worker.command import worker_command
+from SAM2PropagateLib.worker.command import OPENMP_SETTINGS, worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -66,10 +66,14 @@ def main(
                 lines = run_models(command, models, progress, interruption)
             elif isinstance(command, SegmentCommand):
                 lines = [run_segment(command, session_factory, models, progress, interruption)]
-            elif isinstance(command, EvaluateCommand):
-                lines = run_evaluate(command, models, progress, interruption)
             else:
-                lines = run_finetune(command, models, progress, interruption)
+                # These two compute in this process, and torch reads the settings when it is imported.
+                for name, value in OPENMP_SETTINGS.items():
+                    os.environ.setdefault(name, value)
+                if isinstance(command, EvaluateCommand):
+                    lines = run_evaluate(command, models, progress, interruption)
+                else:
+                    lines = run_finetune(command, models, progress, interruption)
         progress.close()
         _print(out, lines)
     except SystemExit as done:

@@ -41,7 +41,6 @@ class Front:
         self.source = source
         self.step = step
         self.found: dict[int, Tracked] = {}
-        self.last_found: Tracked | None = None
         self.empty_frames = 0  # in a row, up to now
         self._keyframe = memory
         self._span = max(1, min(frame_count, max_pointers) - 1)
@@ -53,6 +52,17 @@ class Front:
     def next_frame(self) -> int:
         """The frame to be tracked next."""
         return self.source + self.step * (len(self.found) + 1)
+
+    @property
+    def last_found(self) -> Tracked | None:
+        """What was found on the frame tracked last."""
+        return self.found.get(self.next_frame - self.step)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape that `recall` will have."""
+        past = len(self._recent)
+        return 1 + min(self._slots - 1, past), 1 + min(self._span, past)
 
     def recall(self) -> Recall:
         """What the next frame is tracked from."""
@@ -72,7 +82,7 @@ class Front:
     def advance(self, decoded: Decoded, memory: Memory) -> None:
         """Record what was found on the next frame, and go one further."""
         tracked = Tracked(decoded.logits.half(), decoded.iou, decoded.object_score)
-        self.found[self.next_frame] = self.last_found = tracked
+        self.found[self.next_frame] = tracked
         self.empty_frames = 0 if bool((tracked.logits > 0).any()) else self.empty_frames + 1
         self._recent.appendleft(memory)
         if len(self._recent) >= self._slots:
@@ -84,5 +94,5 @@ def batches(fronts: Sequence[Front], limit: int) -> list[list[Front]]:
     """Fronts whose recalls have the same shape, at most `limit` together."""
     groups: dict[tuple[int, int], list[Front]] = {}
     for front in fronts:
-        groups.setdefault(front.recall().shape, []).append(front)
+        groups.setdefault(front.shape, []).append(front)
     return [group[n : n + limit] for group in groups.values() for n in range(0, len(group), limit)]

@@ -97,13 +97,15 @@ def find_python(slicer_home: str | Path | None = None) -> str:
     )
 
 
+# OpenMP threads that wait actively slow torch down twentyfold when others keep the cores busy too.
+OPENMP_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 # Unbuffered, so that the log is complete when it dies; a crash in compiled code names its place there.
-# OpenMP threads that wait actively slow torch down twentyfold when Slicer keeps the cores busy too.
 _PYTHON_SETTINGS = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONIOENCODING": "utf-8",
     "PYTHONFAULTHANDLER": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
+    **OPENMP_SETTINGS,
 }
 
 
