@@ -93,7 +93,7 @@ def add_finetune(commands: Any, **shape: Any) -> argparse.ArgumentParser:
         "--epochs", type=_whole, metavar="N", help=f"rounds through the cases (default: {DEFAULT_EPOCHS})"
     )
     how.add_argument("--minutes", type=_minutes, metavar="M", help="stop after so much training")
-    how.add_argument("--batch", type=_whole, metavar="N", help="clips per step (default: 4)")
+    how.add_argument("--batch", type=_whole, metavar="N", help="clips per step (default: 8)")
     how.add_argument("--seed", type=_seed, default=1, metavar="N", help="of everything drawn (default: 1)")
     how.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
     how.add_argument("--overwrite", action="store_true", help="replace what is there already")

@@ -59,25 +59,26 @@ def draw_plan(recipe: Recipe, rng: np.random.Generator, slots: int, pointers: in
 
 
 def draw_clip(look: Look, plan: ClipPlan, others: list[Look], rng: np.random.Generator) -> Clip:
-    """A clip from a look: a keyframe somewhere in the structure, then one way, mostly past its end.
+    """A clip from a look: a keyframe somewhere in the structure, then one way, often past its end.
 
     Args:
         others: looks at other structures, for frames that do not show this one.
     """
     filled = np.flatnonzero(look.areas)
     large = filled[look.areas[filled] >= max(12, 0.2 * look.areas.max())]
-    step = int(rng.choice([1, 2, 3], p=[0.65, 0.25, 0.1]))
+    step = int(rng.choice([1, 2, 3], p=[0.75, 0.2, 0.05]))
     total = plan.warm + plan.length
     direction = 1 if rng.random() < 0.5 else -1
     end = int(filled[-1] if direction > 0 else filled[0])
     roll = rng.random()
-    if roll < 0.4:
+    if roll < 0.3:
         key = int(look.areas.argmax())
-    elif roll < 0.75:
+    elif roll < 0.5:
         # So that the structure's end falls among the frames learned from.
         before_end = plan.warm + int(rng.integers(0, plan.length))
         key = int(large[np.abs(large - (end - direction * step * before_end)).argmin()])
     else:
+        # As often on its way to a larger slice: otherwise what is learned is that masks shrink.
         key = int(rng.choice(large))
     path = [key + direction * step * (n + 1) for n in range(total)]
     count = len(look.areas)

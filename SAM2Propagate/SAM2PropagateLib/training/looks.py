@@ -116,8 +116,8 @@ def _frames(masks: BoolArray, rng: np.random.Generator) -> tuple[list[int], int]
     filled = np.flatnonzero(masks.any(axis=(1, 2)))
     length = int(filled[-1] - filled[0]) + 1
     thickness = 1
-    if length >= 12 and rng.random() < 0.35:
-        thickness = int(rng.integers(2, max(3, min(6, length // 5))))
+    if length >= 12 and rng.random() < 0.15:
+        thickness = int(rng.integers(2, max(3, min(5, length // 5))))
     first = max(0, int(filled[0]) - _BEYOND * thickness)
     last = min(len(masks) - 1, int(filled[-1]) + _BEYOND * thickness)
     frames = list(range(first, last + 1, thickness))

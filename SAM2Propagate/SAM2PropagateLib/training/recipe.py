@@ -18,7 +18,7 @@ class LossWeights:
     dice: float = 1.0
     iou: float = 0.5
     present: float = 1.0
-    missed: float = 1.5
+    missed: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Recipe:
     seed: int = 1
     steps: int = 0
     minutes: float = 0.0
-    batch: int = 4
+    batch: int = 8
     length: int = 6
-    warm: tuple[int, ...] = (0, 0, 3, 6, 10)
+    warm: tuple[int, ...] = (0, 0, 2, 5, 10, 16)
     told: float = 0.75
     warped: float = 0.35
     memory_rate: float = 3e-4

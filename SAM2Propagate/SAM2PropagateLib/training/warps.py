@@ -216,10 +216,12 @@ class _Growth:
 
     def __init__(self, depth: float, rng: np.random.Generator) -> None:
         self._depth = depth
-        self._length = float(rng.uniform(3, 0.9 * _FRAMES))
+        # Most end far beyond the frames of the look: a structure that always ends soon teaches that masks
+        # shrink, and a long one would then fade away.
+        self._length = float(np.exp(rng.uniform(np.log(5), np.log(5 * _FRAMES))))
         # Blunt ends are the rule in anatomy: most of a structure's width is lost on its last slices.
         self._power = float(rng.uniform(1.5, 5))
-        self._swell = float(rng.uniform(-0.1, 0.35)) * depth if rng.random() < 0.5 else 0.0
+        self._swell = float(rng.uniform(-0.2, 0.35)) * depth if rng.random() < 0.5 else 0.0
 
     def eaten(self, away: int) -> float:
         """Pixels that the structure has lost all around, so many frames away."""
