@@ -77,6 +77,7 @@ class PromptMarkups:
         self._volumeNode = volumeNode
         self._state = SceneState(segmentationNode)
         self._unwatched = 0
+        self._busyNode: Any = None
 
     @contextlib.contextmanager
     def unwatched(self) -> Iterator[None]:
@@ -86,6 +87,15 @@ class PromptMarkups:
             yield
         finally:
             self._unwatched -= 1
+
+    @contextlib.contextmanager
+    def keeping(self, node: Any) -> Iterator[None]:
+        """Within it, `node` stays in the scene even without points: Slicer is at work on it."""
+        self._busyNode, before = node, self._busyNode
+        try:
+            yield
+        finally:
+            self._busyNode = before
 
     @property
     def isUnwatched(self) -> bool:
@@ -280,7 +290,8 @@ class PromptMarkups:
                     node.RemoveNthControlPoint(index)
                 elif np.abs(np.subtract(place, _pointPlace(node, index))).max() > _SAME_PLACE:
                     node.SetNthControlPointPositionWorld(index, *place)
-            if not left and node.GetNumberOfControlPoints() == 0:
+            # Slicer goes on with the node, and with its widget, after telling that its last point is gone.
+            if not left and node.GetNumberOfControlPoints() == 0 and node is not self._busyNode:
                 removeNode(node)
         if left:
             node = self._pointNode(segmentID, role)

@@ -105,7 +105,8 @@ class PromptWatcher:
 
     def _tell(self, node: Any) -> None:
         segmentID, role = node.GetAttribute(SEGMENT_ATTRIBUTE), node.GetAttribute(ROLE_ATTRIBUTE)
-        self._onChange(PromptChange(segmentID, role, node, viewNormal(self._scene)))
+        with self._markups.keeping(node):
+            self._onChange(PromptChange(segmentID, role, node, viewNormal(self._scene)))
 
 
 def viewNormal(scene: Any) -> FloatArray | None:
