@@ -1,14 +1,11 @@
 """A volume, a segmentation and a controller with a session that answers by itself, in a headless Slicer."""
 
-# ruff: noqa: N803
-
 from __future__ import annotations
 
 from typing import Any
 
-from SAM2PropagateTesting import cases
-
 from SAM2PropagateLib.gui.events import Choices
+from SAM2PropagateTesting import cases
 from Testing.headless.boot import HeadlessSlicer
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from SAM2PropagateTesting import scenes
 from SAM2PropagateTesting.scenes import GEOMETRIES, SHAPE_IJK, block, rotation
-
 from Testing.headless.boot import HeadlessSlicer
 
 __all__ = ["GEOMETRIES", "SHAPE_IJK", "addCase", "block", "rotation"]

@@ -1,1 +1,1 @@
-"""What the tests that run inside Slicer share with those that run without it: a desk to work at, and cases."""
+"""What the tests that run inside Slicer share with those that run without it: a desk and cases."""

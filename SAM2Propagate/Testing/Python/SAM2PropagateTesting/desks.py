@@ -1,4 +1,4 @@
-"""Where tests work: inside Slicer, or at a desk with the same drawers that a test without Slicer brings along."""
+"""Where tests work: inside Slicer, or at a desk like it that a test without Slicer brings along."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ class SlicerDesk:
         self._layoutBefore: int | None = None
         self._annotationsBefore = False
 
-    def openView(
-        self, name: str = "Red", orientation: str = "Axial", size: tuple[int, int] = (0, 0)
-    ) -> View:
+    def openView(self, name: str = "Red", orientation: str = "Axial", size: tuple[int, int] = (0, 0)) -> View:
         layout = slicer.app.layoutManager()
         if layout is None:
             raise unittest.SkipTest("slice views need Slicer's main window")

@@ -29,9 +29,7 @@ def expanded(cls: type) -> type:
         delattr(cls, name)
         for combination in itertools.product(*values.values()):
             words = (re.sub(r"\W+", "_", str(value)) for value in combination)
-            setattr(
-                cls, "_".join((name, *words)), _with(test, dict(zip(values, combination, strict=True)))
-            )
+            setattr(cls, "_".join((name, *words)), _with(test, dict(zip(values, combination, strict=True))))
     return cls
 
 

@@ -1,4 +1,4 @@
-"""Nodes for tests: volumes that lie in the patient in every way that goes wrong, and segmentations on them."""
+"""Nodes for tests: volumes that lie in the patient in every way that goes wrong, and segmentations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slice view under the hands and eyes of a user; what it is drawn on is Slicer's window or an offscreen one."""
+"""A slice view under the hands and eyes of a user, in Slicer's window or offscreen."""
 
 from __future__ import annotations
 
