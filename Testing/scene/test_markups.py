@@ -263,7 +263,8 @@ def test_prompts_look_like_their_segment_and_only_on_their_slice(headless):
         assert not display.GetPointLabelsVisibility()
         assert not display.GetSliceProjection()
         assert not display.GetVisibility3D()
-        np.testing.assert_allclose(display.GetSelectedColor(), (0.95, 0.6, 0.55), atol=1e-6)
+        if node.GetAttribute("SAM2Propagate.Role") != "negative":
+            np.testing.assert_allclose(display.GetSelectedColor(), (0.95, 0.6, 0.55), atol=1e-6)
     glyphs = {node.GetDisplayNode().GetGlyphTypeAsString() for node in case.markups.nodes("A")}
     assert {"ThickCross2D", "Dash2D"} <= glyphs
     case.segmentationNode.GetSegmentation().GetSegment("A").SetColor(0, 0, 1)
@@ -271,6 +272,25 @@ def test_prompts_look_like_their_segment_and_only_on_their_slice(headless):
     np.testing.assert_allclose(
         case.markups.nodes("A")[0].GetDisplayNode().GetSelectedColor(), (0.5, 0.5, 1), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [(0.5, 0.68, 0.5), (0.9, 0.2, 0.1), (1, 0, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1), (0.87, 0.4, 0.3)],
+)
+def test_negative_clicks_differ_from_positive_ones_and_from_their_segment(headless, segment):
+    case = MarkupCase(headless)
+    case.markups.write(case.prompts())
+    case.segmentationNode.GetSegmentation().GetSegment("A").SetColor(*segment)
+    case.markups.updateDisplay()
+    positive, negative = (case.markups.clickNode("A", sign).GetDisplayNode() for sign in (True, False))
+    assert positive.GetGlyphTypeAsString() != negative.GetGlyphTypeAsString()
+    assert negative.GetGlyphScale() > positive.GetGlyphScale()
+    color = np.array(negative.GetSelectedColor())
+    np.testing.assert_allclose(negative.GetColor(), color)
+    for other in (positive.GetSelectedColor(), segment, (0, 0, 0), (1, 1, 1)):
+        assert np.linalg.norm(color - other) > 0.3
+    assert color[0] > 0.7 and color[2] < 0.3
 
 
 def test_prompts_of_a_removed_segment_are_hidden_and_come_back_with_it(headless):

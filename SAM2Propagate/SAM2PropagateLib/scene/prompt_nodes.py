@@ -30,19 +30,23 @@ _FOLDER_SUFFIX = "prompts"
 class _Look:
     name: str
     glyph: str
+    scale: float = 4.0
 
 
 _LOOKS = {
-    POSITIVE: _Look("positive clicks", "ThickCross2D"),
-    NEGATIVE: _Look("negative clicks", "Dash2D"),
+    POSITIVE: _Look("positive clicks", "ThickCross2D", 5.0),
+    NEGATIVE: _Look("negative clicks", "Dash2D", 7.0),
     ABSENT: _Look("absent marks", "Circle2D"),
     LOCK: _Look("locks", "Square2D"),
     RANGE: _Look("range", "Triangle2D"),
     BOX: _Look("box", "Vertex2D"),
 }
-_GLYPH_SCALE = 4.0
 # A prompt must stand out from the mask of its own segment.
 _LIGHTER = 0.5
+# What does not belong is red, with a touch of its segment's color; yellow where the segment itself is red.
+_NOT, _NOT_OF_RED = (1.0, 0.05, 0.05), (1.0, 0.85, 0.0)
+_RED_ENOUGH = 0.35
+_TOUCH = 0.25
 _BOX_LINE = 0.35
 
 
@@ -79,7 +83,9 @@ def createPromptNode(segmentationNode: Any, volumeNode: Any, segmentID: str, rol
 
 
 def colorPromptNode(segmentationNode: Any, node: Any) -> None:
-    """Gives a prompt node its segment's color, lighter; hides it when its segment is gone."""
+    """Gives a prompt node its segment's color, lighter, or a negative one its red; hides it when its segment
+    is gone.
+    """
     display = node.GetDisplayNode()
     segmentID = node.GetAttribute(SEGMENT_ATTRIBUTE)
     if display is None:
@@ -88,13 +94,20 @@ def colorPromptNode(segmentationNode: Any, node: Any) -> None:
     if bool(display.GetVisibility()) != exists:
         display.SetVisibility(exists)
     if exists:
-        color = tuple(value + (1.0 - value) * _LIGHTER for value in segmentColor(segmentationNode, segmentID))
+        color = _color(segmentColor(segmentationNode, segmentID), node.GetAttribute(ROLE_ATTRIBUTE))
         for get, set_ in (
             (display.GetColor, display.SetColor),
             (display.GetSelectedColor, display.SetSelectedColor),
         ):
             if not np.allclose(get(), color, atol=1e-6):
                 set_(*color)
+
+
+def _color(segment: tuple[float, float, float], role: str) -> tuple[float, ...]:
+    if role != NEGATIVE:
+        return tuple(value + (1.0 - value) * _LIGHTER for value in segment)
+    base = _NOT if np.linalg.norm(np.subtract(segment, _NOT)) > _RED_ENOUGH else _NOT_OF_RED
+    return tuple(there + (own - there) * _TOUCH for there, own in zip(base, segment, strict=True))
 
 
 def boxOrientation(geometry: VolumeGeometry, axis: int) -> FloatArray:
@@ -175,7 +188,7 @@ def _style(display: Any, role: str) -> None:
     display.SetVisibility3D(False)
     display.SetGlyphTypeFromString(_LOOKS[role].glyph)
     display.SetUseGlyphScale(True)
-    display.SetGlyphScale(_GLYPH_SCALE)
+    display.SetGlyphScale(_LOOKS[role].scale)
     if role == BOX:
         display.SetFillVisibility(False)
         display.SetLineThickness(_BOX_LINE)
