@@ -307,6 +307,9 @@ class PromptMarkups:
         for name, (_, node) in there.items():
             if name not in wanted:
                 removeNode(node)
+        for node in list(promptNodes(self._segmentationNode, one.segment, BOX)):
+            if isDeletedBox(node) and node is not self._busyNode:
+                removeNode(node)
         for box in one.boxes:
             axis, frame, pixels = placed[one.segment, box.id]
             if box.id in there:
@@ -433,8 +436,15 @@ def _unique(name: str, node: Any, used: set[str]) -> str:
 
 def _isPlaced(roiNode: Any) -> bool:
     return (
-        bool(roiNode.GetControlPointPlacementComplete()) and sum(size > 0 for size in roiNode.GetSize()) >= 2
+        bool(roiNode.GetControlPointPlacementComplete())
+        and sum(size > 0 for size in roiNode.GetSize()) >= 2
+        and not isDeletedBox(roiNode)
     )
+
+
+def isDeletedBox(roiNode: Any) -> bool:
+    """Whether the user deleted a box with Slicer's own key, which leaves its node without a point."""
+    return boxAxis(roiNode) is not None and roiNode.GetNumberOfControlPoints() == 0
 
 
 def _rectangle(

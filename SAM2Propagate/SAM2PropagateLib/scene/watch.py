@@ -10,7 +10,7 @@ import numpy as np
 import slicer
 
 from SAM2PropagateLib.frames.geometry import FloatArray
-from SAM2PropagateLib.scene.markups import PromptMarkups
+from SAM2PropagateLib.scene.markups import PromptMarkups, isDeletedBox
 from SAM2PropagateLib.scene.prompt_nodes import BOX, boxAxis, promptNodes
 from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, SEGMENT_ATTRIBUTE
 
@@ -78,11 +78,9 @@ class PromptWatcher:
             if inScene and not self._markups.isUnwatched:
                 self._tell(node)
         for node in present - set(self._observed):
-            events = [node.PointPositionDefinedEvent, node.PointEndInteractionEvent]
-            if node.GetAttribute(ROLE_ATTRIBUTE) != BOX:  # finishing a box removes one of its two points
-                events.append(node.PointRemovedEvent)
-            for event in events:
+            for event in (node.PointPositionDefinedEvent, node.PointEndInteractionEvent):
                 self._observe(node, event, lambda caller, _event: self._changed(caller))
+            self._observe(node, node.PointRemovedEvent, lambda caller, _event: self._pointRemoved(caller))
 
     def _inScene(self) -> bool:
         return self._markups.segmentationNode.GetScene() is self._scene
@@ -102,6 +100,13 @@ class PromptWatcher:
             if not self._markups.finishBox(node, axis):
                 return
         self._tell(node)
+
+    def _pointRemoved(self, node: Any) -> None:
+        if node.GetAttribute(ROLE_ATTRIBUTE) != BOX:
+            self._changed(node)
+        # Finishing a box removes one of its two points; deleting it, the last one.
+        elif isDeletedBox(node) and not self._markups.isUnwatched:
+            self._tell(node)
 
     def _tell(self, node: Any) -> None:
         segmentID, role = node.GetAttribute(SEGMENT_ATTRIBUTE), node.GetAttribute(ROLE_ATTRIBUTE)

@@ -652,6 +652,38 @@ class SAM2PropagateToolViewTest(DeskTest):
         self.assertEqual(case.voxelsOf("positive"), [MIDDLE])
         np.testing.assert_array_equal(case.shown(frame), shown)
 
+    @each(view=TOOL_VIEWS)
+    def test_aBoxIsDeletedWithTheKeyAndBroughtBack(self, view: str) -> None:
+        case = self.case(view)
+        case.controller.chooseTool("box")
+        x, y = case.xy(MIDDLE)
+        case.view.drag((x - 25, y - 20), (x + 25, y + 20))
+        case.controller.wait(5)
+        frame = MIDDLE[case.workspace.axis]
+        shown = case.shown(frame)
+        (box,) = case.workspace.prompts.segment("A").boxes
+        case.controller.chooseTool(None)
+        case.view.screenshot()
+        case.key("Delete")  # on the box's middle
+        self.assertEqual(case.workspace.prompts.segment("A").boxes, ())
+        self.assertFalse(case.shown(frame).any())
+        self.assertTrue(case.controller.undoPrompt())
+        case.controller.wait(5)
+        (back,) = case.workspace.prompts.segment("A").boxes
+        self.assertEqual(back.id, box.id)
+        np.testing.assert_array_equal(case.shown(frame), shown)
+        (_,) = promptNodes(case.segmentationNode, "A", "box")
+
+    def test_allClicksOfASignAreDeletedAtOnce(self) -> None:
+        case = self.case()
+        case.clickOn(MIDDLE, "positive")
+        case.clickOn((10, 10, 9), "positive")
+        case.view.screenshot()
+        case.key("Delete", shift=True)
+        self.assertTrue(case.workspace.prompts.is_empty)
+        case.clickOn((10, 10, 9), "positive")
+        self.assertEqual(case.voxelsOf("positive"), [(10, 10, 9)])
+
     def test_aClickBesideTheImageIsRefused(self) -> None:
         case = self.case()
         case.controller.chooseTool("positive")
