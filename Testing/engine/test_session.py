@@ -95,7 +95,7 @@ def test_a_second_run_without_changes_writes_nothing() -> None:
     assert summary.frames_computed == summary.frames_encoded == 0
     masks, summary = run(opened, segment({8: BRIGHT_BOX}), everything=True)
     assert len(masks) == 20
-    assert summary.frames_encoded == 0
+    assert summary.frames_encoded == summary.frames_computed == 0
 
 
 def test_a_correction_computes_only_the_stretches_beside_it_and_encodes_nothing() -> None:
@@ -215,7 +215,8 @@ def test_memories_are_the_keyframe_and_the_newest_frames() -> None:
     assert steps.recalls[0].shape == (1, 1)
 
 
-def test_cancel_keeps_what_is_finished_and_the_next_run_goes_on_there() -> None:
+@pytest.mark.parametrize("everything", [False, True])
+def test_cancel_keeps_what_is_finished_and_the_next_run_goes_on_there(everything: bool) -> None:
     opened = session(blocks())
     masks: list[int] = []
     calls = 0
@@ -229,8 +230,8 @@ def test_cancel_keeps_what_is_finished_and_the_next_run_goes_on_there() -> None:
     with pytest.raises(Cancelled):
         opened.propagate(RunRequest((segment({0: BRIGHT_BOX}),)), lambda m: masks.append(m.frame), between)
     assert masks == [0, 1, 2, 3, 4]
-    rest, summary = run(opened, segment({0: BRIGHT_BOX}))
-    assert sorted(frame for _, frame in rest) == list(range(5, 20))
+    rest, summary = run(opened, segment({0: BRIGHT_BOX}), everything=everything)
+    assert sorted(frame for _, frame in rest) == list(range(0 if everything else 5, 20))
     assert summary.frames_computed == 15
 
 

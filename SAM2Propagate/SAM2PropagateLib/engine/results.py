@@ -42,7 +42,8 @@ class RunRequest:
         segments: what the user said, on frames; all of them are carried in one pass.
         direction: `both`, `forward` (to higher frame indices) or `backward`.
         reach: frames further than this from every keyframe are left alone; None: no limit.
-        everything: write every frame again, also those whose keyframes have not changed since the last run.
+        everything: write every frame again, also those whose keyframes have not changed since the last run
+            (of which only what was not finished has to be computed).
     """
 
     segments: tuple[ResolvedSegment, ...]

@@ -371,7 +371,7 @@ class EngineSession:
             for segment, track in zip(run.segments, tracks, strict=True):
                 between()
                 work = self._work(segment, track, run)
-                jobs += self._prepare(work, track, run.everything, counter, between)
+                jobs += self._prepare(work, track, counter, between)
             self._carry(jobs, counter, between)
         finally:
             self._running = frozenset()
@@ -414,7 +414,6 @@ class EngineSession:
         self,
         work: _Work,
         track: _Track,
-        everything: bool,
         counter: _Counter,
         between: Callable[[], None],
     ) -> list[_Job]:
@@ -437,22 +436,20 @@ class EngineSession:
                 stretch,
                 mark,
                 track,
-                self._front(track, stretch.left, 1, keys, everything),
-                self._front(track, stretch.right, -1, keys, everything),
+                self._front(track, stretch.left, 1, keys),
+                self._front(track, stretch.right, -1, keys),
                 list(stale),
                 self._patience,
             )
             for stretch, mark, stale in work.stretches
         ]
 
-    def _front(
-        self, track: _Track, source: int | None, step: int, keys: Mapping[int, _Key], anew: bool
-    ) -> Front | None:
+    def _front(self, track: _Track, source: int | None, step: int, keys: Mapping[int, _Key]) -> Front | None:
         if source is None:
             return None
         key = keys[source]
         name = (source, key.fingerprint, step)
-        if anew or name not in track.fronts:
+        if name not in track.fronts:
             track.fronts[name] = Front(
                 source,
                 step,

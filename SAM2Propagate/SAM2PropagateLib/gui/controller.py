@@ -615,7 +615,7 @@ class Controller(Pointing):
         Args:
             segmentIDs: None: the chosen segment, or all with prompts if that is chosen.
             direction, reach: None: as chosen.
-            everything: compute also what has not changed since the last run.
+            everything: write also what has not changed since the last run.
 
         Returns:
             False if it could not be started; `message` has said why.

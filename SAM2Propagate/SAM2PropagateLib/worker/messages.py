@@ -227,7 +227,7 @@ class Propagate(Request):
     Attributes:
         prompts: as in `Preview`. segments: those to propagate, by name.
         direction: "both", "forward" or "backward". reach: frames from the keyframes; None: up to the ends.
-        everything: compute all again instead of what changed since the last run.
+        everything: write all again instead of what changed since the last run.
     """
 
     type: ClassVar[str] = "propagate"

@@ -252,7 +252,7 @@ class WorkerSession:
         Args:
             name: of the open volume. segments: which; None: all that have prompts.
             direction: "both", "forward" or "backward". reach: frames from the keyframes; None: to the ends.
-            everything: compute all again instead of what changed since the last run.
+            everything: write all again instead of what changed since the last run.
 
         Raises:
             SAM2PropagateError: unknown_volume, no_model, worker_not_started.
