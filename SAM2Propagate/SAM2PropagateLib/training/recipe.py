@@ -38,6 +38,8 @@ class Recipe:
         memory_rate, head_rate, image_rate: highest learning rates of the memory half, the mask decoder, and
             what else is unfrozen. They rise over `warm_up` steps and fall along a cosine to the end.
         clip_norm: longest gradient.
+        average: how slowly the weights that are measured and kept follow the ones that learn: their running
+            mean over about 1 / (1 - average) steps, which is steadier than any of them.
         first_looks: looks encoded before the first step; every `steps_per_look` steps another one comes,
             and of more than `most_looks` the oldest goes.
         validations: how often the model is measured on the way, evenly spread; and once before, once after.
@@ -59,6 +61,7 @@ class Recipe:
     weight_decay: float = 0.02
     warm_up: int = 40
     clip_norm: float = 1.0
+    average: float = 0.98
     first_looks: int = 24
     steps_per_look: int = 2
     most_looks: int = 220

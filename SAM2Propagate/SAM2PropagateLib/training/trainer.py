@@ -133,6 +133,7 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(
             groups, lr=recipe.memory_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
         )
+        self._mean = self._copied()
         self.best = self._copied()
 
     def run(self, listener: Listener) -> None:
@@ -190,6 +191,7 @@ class Trainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(self._weights.values()), recipe.clip_norm)
         self._optimizer.step()
+        self._average(number)
         return float(loss.detach())
 
     def _target(self, clips: Sequence[Clip], n: int) -> torch.Tensor:
@@ -211,6 +213,13 @@ class Trainer:
             losses.append(answer_loss(answer, targets[n], counts, self.recipe.loss))
         return torch.stack(losses).mean()
 
+    @torch.no_grad()
+    def _average(self, number: int) -> None:
+        # In the beginning over fewer steps: the first weights are not worth remembering for long.
+        kept = min(self.recipe.average, (1 + number) / (10 + number))
+        for name, weight in self._weights.items():
+            self._mean[name].lerp_(weight.detach().cpu(), 1 - kept)
+
     def _rate(self, number: int) -> float:
         rise = min(1.0, (number + 1) / max(1, self.recipe.warm_up))
         return rise * (_LEAST_RATE + (1 - _LEAST_RATE) * (1 + math.cos(math.pi * self.share_done)) / 2)
@@ -218,14 +227,17 @@ class Trainer:
     # --- measuring and saving -----------------------------------------------------------------------
 
     def _measure(self, listener: Listener) -> None:
+        learned = self._copied()
+        self._put(self._mean)
         score = self._validation.score(self.loaded)
+        self._put(learned)
         progress = self.progress
         progress.scores.append(
             {"step": progress.step, "seconds": round(progress.seconds, 1), **score.to_dict()}
         )
         if score.volume > progress.best:
             progress.best = score.volume
-            self.best = self._copied()
+            self.best = {name: weight.clone() for name, weight in self._mean.items()}
         self.save()
         listener.measured(progress, score)
 
@@ -248,6 +260,7 @@ class Trainer:
             "recipe": _plain(asdict(self.recipe)),
             "progress": asdict(self.progress),
             "weights": self._copied(),
+            "mean": self._mean,
             "best": self.best,
             "optimizer": self._optimizer.state_dict(),
         }
@@ -278,6 +291,7 @@ class Trainer:
                     "Repeat the options it was started with, or start again with --overwrite.",
                 )
         self._put(state["weights"])
+        self._mean = state["mean"]
         self.best = state["best"]
         self._optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
