@@ -48,6 +48,11 @@ def same(mask: np.ndarray, expected: np.ndarray, share: float = 0.02) -> bool:
     return int((mask ^ expected).sum()) <= max(4, expected.sum() * share)
 
 
+def overlap(mask: np.ndarray, expected: np.ndarray) -> float:
+    """Their IoU."""
+    return int((mask & expected).sum()) / int((mask | expected).sum())
+
+
 def bright(volume: np.ndarray, frame: int) -> np.ndarray:
     return volume[frame] == 200
 
@@ -188,9 +193,41 @@ def test_two_keyframes_meet_in_one_blended_mask() -> None:
     keyframes = {0: FramePrompts(mask=wide), 19: GREY_CLICK}
     masks, _ = run(session(volume), segment(keyframes))
     grey = volume[0] == 120
-    assert same(masks["bright", 1].mask, wide)
-    assert same(masks["bright", 18].mask, grey)
+    assert overlap(masks["bright", 1].mask, wide) > 0.85 > 0.1 > overlap(masks["bright", 1].mask, grey)
+    assert overlap(masks["bright", 18].mask, grey) > 0.6 > 0.1 > overlap(masks["bright", 18].mask, wide)
     assert masks["bright", 9].doubt > masks["bright", 19].doubt
+
+
+def test_where_the_sides_disagree_the_shapes_on_the_keyframes_decide() -> None:
+    # The structure is grey half way, which the forward side takes for its end and the backward side never
+    # sees: what is known of both keyframes fills in.
+    volume = blocks()
+    volume[8:12, 8:24, 8:24] = 60
+    painted = bright(volume, 0)
+    keyframes = {0: FramePrompts(mask=painted), 19: FramePrompts(mask=painted)}
+    empty, _ = run(session(volume), segment({0: FramePrompts(mask=painted)}))
+    assert not any(empty["bright", frame].mask.any() for frame in range(8, 12))
+    one_sided = blocks()
+    one_sided[8:, 8:24, 8:24] = 60
+    masks, _ = run(session(one_sided), segment(keyframes))
+    assert overlap(masks["bright", 4].mask, painted) > 0.9
+    # Where both say that it is not there, it is not.
+    masks, _ = run(session(volume), segment(keyframes))
+    assert not any(masks["bright", frame].mask.any() for frame in range(8, 12))
+
+
+def test_before_an_absent_mark_a_structure_closes() -> None:
+    volume = blocks()
+    keyframes = {4: BRIGHT_BOX, 16: FramePrompts(absent=True)}
+    opened = session(volume)
+    masks, _ = run(opened, segment(keyframes))
+    areas = [int(masks["bright", frame].mask.sum()) for frame in range(4, 17)]
+    assert areas[0] == areas[3] and areas[-1] == 0
+    assert areas == sorted(areas, reverse=True) and areas[-2] < 0.5 * areas[0] < areas[7]
+    assert same(masks["bright", 0].mask, bright(volume, 0))  # the other side is as it was
+    # The same stretch without the mark, given as a range, does not close.
+    masks, _ = run(opened, segment({4: BRIGHT_BOX}, last=15))
+    assert same(masks["bright", 15].mask, bright(volume, 15))
 
 
 def test_several_segments_share_one_pass() -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 
 from SAM2PropagateLib.engine.front import Tracked
+from SAM2PropagateLib.engine.shape import Shape, between
 
 # Beyond this a logit says nothing more: without a limit one sure side would always outvote the other.
 _LIMIT = 8.0
+
+# Logits per pixel that the keyframes' shapes count where the two sides agree nowhere.
+_SHAPE_WEIGHT = 2.0
 
 
 def confidence(tracked: Tracked) -> float:
@@ -15,14 +19,28 @@ def confidence(tracked: Tracked) -> float:
     return max(tracked.iou, 0.05)
 
 
+def disagreement(left: Tracked, right: Tracked) -> float:
+    """How much of what either side found only one of them found, 0 to 1."""
+    one, other = left.logits > 0, right.logits > 0
+    either = int((one | other).sum())
+    return 1 - int((one & other).sum()) / either if either else 0.0
+
+
 def blended(
-    left: Tracked | None, right: Tracked | None, from_left: int, from_right: int
+    left: Tracked | None,
+    right: Tracked | None,
+    from_left: int,
+    from_right: int,
+    shapes: tuple[Shape, Shape] | None = None,
 ) -> tuple[torch.Tensor, float, float]:
     """The logits of a frame from one or both sides.
+
+    Where the sides disagree, the shape halfway between those on the keyframes decides with them.
 
     Args:
         left: the side that came forward, `from_left` frames from its keyframe; or None.
         right: the side that came backward, `from_right` frames from its keyframe; or None.
+        shapes: on the left and the right keyframe; None: unknown.
 
     Returns:
         Logits (float32, 4h x 4w), predicted IoU and object score, each weighted by nearness and confidence.
@@ -36,6 +54,11 @@ def blended(
     share = weight_left / (weight_left + weight_right)
     logits = share * left.logits.float().clamp(-_LIMIT, _LIMIT)
     logits = logits + (1 - share) * right.logits.float().clamp(-_LIMIT, _LIMIT)
+    if shapes is not None:
+        trust = _SHAPE_WEIGHT * min(1.0, 2 * disagreement(left, right))
+        if trust:
+            way = from_left / (from_left + from_right)
+            logits = logits + trust * between(*shapes, way).to(logits.device)
     iou = share * left.iou + (1 - share) * right.iou
     score = share * left.object_score + (1 - share) * right.object_score
     return logits, iou, score

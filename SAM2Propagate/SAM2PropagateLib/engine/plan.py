@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
@@ -21,6 +21,7 @@ class Stretch:
         first, last: the frames to be written, inclusive, without the keyframes.
         left: the keyframe that is carried forward over them, or None.
         right: the keyframe that is carried backward over them, or None.
+        absent: the keyframe beside them on which the segment is not there, if one ends them; or None.
     """
 
     segment: str
@@ -28,6 +29,7 @@ class Stretch:
     last: int
     left: int | None
     right: int | None
+    absent: int | None = None
 
     @property
     def frames(self) -> range:
@@ -54,8 +56,16 @@ def plan(segment: ResolvedSegment, direction: str = BOTH, reach: int | None = No
             continue
         left = before if before in sources and direction != BACKWARD else None
         right = after if after in sources and direction != FORWARD else None
-        stretches += _within_reach(segment.segment, first, last, left, right, reach)
+        parts = _within_reach(segment.segment, first, last, left, right, reach)
+        stretches += [replace(part, absent=_end_of(part, segment.keyframes)) for part in parts]
     return tuple(stretches)
+
+
+def _end_of(stretch: Stretch, keyframes: Mapping[int, FramePrompts]) -> int | None:
+    if stretch.left is not None and stretch.right is not None:
+        return None
+    beyond = stretch.last + 1 if stretch.right is None else stretch.first - 1
+    return beyond if beyond in keyframes and keyframes[beyond].absent else None
 
 
 def _within_reach(
@@ -84,4 +94,4 @@ def signature(stretch: Stretch, keyframes: Mapping[int, FramePrompts]) -> tuple[
     def source(key: int | None) -> tuple[int, str] | None:
         return None if key is None else (key, keyframes[key].fingerprint)
 
-    return stretch.first, stretch.last, source(stretch.left), source(stretch.right)
+    return stretch.first, stretch.last, source(stretch.left), source(stretch.right), stretch.absent

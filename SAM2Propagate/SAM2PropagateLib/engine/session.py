@@ -28,6 +28,7 @@ from SAM2PropagateLib.engine.results import (
     RunRequest,
     RunSummary,
 )
+from SAM2PropagateLib.engine.shape import Shape, closed, depth
 from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, Decoded, FrameFeatures, Memory, ModelSteps
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
@@ -102,6 +103,17 @@ class _Job:
     right: Front | None
     pending: list[int]
     patience: int | None
+    shapes: tuple[Shape, Shape] | None = None
+
+    @property
+    def end(self) -> Front | None:
+        """The front that has to reach the absent mark before it is known where the segment closes."""
+        return None if self.stretch.absent is None else self.left or self.right
+
+    @property
+    def beside_absent(self) -> int:
+        """The frame next to the absent mark."""
+        return self.stretch.last if self.right is None else self.stretch.first
 
     def has_lost(self, front: Front) -> bool:
         """Whether a front has left its segment behind, and no keyframe says that it comes back."""
@@ -440,6 +452,7 @@ class EngineSession:
                 self._front(track, stretch.right, -1, keys),
                 list(stale),
                 self._patience,
+                _shapes(stretch, keys),
             )
             for stretch, mark, stale in work.stretches
         ]
@@ -531,6 +544,8 @@ class EngineSession:
                 raise out_of_memory_error(self._steps.device)
 
     def _write_finished(self, job: _Job, counter: _Counter) -> None:
+        if job.end is not None and _found(job, job.end, job.beside_absent) is None:
+            return
         waiting = []
         for frame in job.pending:
             left = _found(job, job.left, frame)
@@ -549,7 +564,12 @@ class EngineSession:
             right,
             0 if stretch.left is None else frame - stretch.left,
             0 if stretch.right is None else stretch.right - frame,
+            job.shapes,
         )
+        if job.end is not None and stretch.absent is not None:
+            last = _found(job, job.end, job.beside_absent)
+            share = (frame - job.end.source) / (stretch.absent - job.end.source)
+            logits = closed(logits, depth(last.logits) if last is not None else 0.0, share)
         view = job.track.view
         mask = _native_mask(logits, view)
         evidence = Evidence.of(logits, iou, score, left, right, is_cut=looking.is_cut(mask, view))
@@ -583,13 +603,24 @@ def _active_fronts(jobs: list[_Job]) -> list[_Active]:
     for job in jobs:
         if not job.pending:
             continue
-        for front, end in ((job.left, job.pending[-1]), (job.right, job.pending[0])):
+        reach = (job.pending[-1], job.pending[0])
+        if job.end is not None:
+            reach = (job.beside_absent, job.beside_absent)
+        for front, end in zip((job.left, job.right), reach, strict=True):
             if front is None or job.has_lost(front) or (end - front.next_frame) * front.step < 0:
                 continue
             known = active.get(id(front))
             if known is None or (end - known.end) * front.step > 0:
                 active[id(front)] = _Active(front, end, job.track.view)
     return list(active.values())
+
+
+def _shapes(stretch: Stretch, keys: Mapping[int, _Key]) -> tuple[Shape, Shape] | None:
+    """The shapes on the keyframes on both sides of a stretch."""
+    if stretch.left is None or stretch.right is None:
+        return None
+    left, right = (Shape.of(keys[key].decoded.logits) for key in (stretch.left, stretch.right))
+    return None if left is None or right is None else (left, right)
 
 
 def _native_mask(logits: torch.Tensor, view: FrameView) -> np.ndarray:
