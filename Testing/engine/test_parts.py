@@ -45,7 +45,7 @@ def test_plan_between_and_beyond_keyframes() -> None:
 def test_plan_does_not_start_from_absent_marks() -> None:
     assert plan(resolved({4: HERE, 7: ABSENT}, last=7)) == (
         Stretch("s", 0, 3, None, 4),
-        Stretch("s", 5, 6, 4, None),
+        Stretch("s", 5, 6, 4, None, absent=7),
     )
     assert plan(resolved({4: ABSENT})) == ()
 
