@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,10 +32,12 @@ def run(
     opened: EngineSession, *segments: ResolvedSegment, **options: object
 ) -> tuple[dict[tuple[str, int], FrameMask], RunSummary]:
     masks: dict[tuple[str, int], FrameMask] = {}
+    times: Counter[tuple[str, int]] = Counter()
 
     def on_frame(mask: FrameMask) -> None:
-        assert (mask.segment, mask.frame) not in masks, "each frame is written once"
         masks[mask.segment, mask.frame] = mask
+        times[mask.segment, mask.frame] += 1
+        assert times[mask.segment, mask.frame] <= 2, "each frame is written once, after one draft at most"
 
     request = RunRequest(segments, **options)  # type: ignore[arg-type]
     expected = opened.expected_frames(request)
@@ -230,6 +233,73 @@ def test_before_an_absent_mark_a_structure_closes() -> None:
     assert same(masks["bright", 15].mask, bright(volume, 15))
 
 
+WAITING = {
+    "until the segment's end is known": {2: BRIGHT_BOX, 18: FramePrompts(absent=True)},
+    "for the other side": {2: BRIGHT_BOX, 18: BRIGHT_BOX},
+}
+
+
+@pytest.mark.parametrize("keyframes", WAITING.values(), ids=WAITING.keys())
+def test_a_frame_that_has_to_wait_is_shown_as_a_draft_which_cancel_leaves(
+    keyframes: dict[int, FramePrompts],
+) -> None:
+    volume = blocks()
+    request = RunRequest((segment(keyframes),))
+    opened = session(volume)
+    expected, both = opened.expected_frames(request), len(keyframes) == 2 and not keyframes[18].absent
+    shown: list[FrameMask] = []
+    reached: list[float] = []
+
+    def between(done: float) -> None:
+        reached.append(done)
+        if len({mask.frame for mask in shown}) >= 12:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        opened.propagate(request, shown.append, between)
+    drafts = [mask for mask in shown if 2 < mask.frame < 18]
+    frames = [mask.frame for mask in drafts]
+    assert len(frames) == len(set(frames)) >= 6 and min(frames) == 3 and (max(frames) == 17) == both
+    assert all(same(mask.mask, bright(volume, mask.frame)) for mask in drafts)
+    # They came one by one, and the progress went on with them: those with one side of two count by half.
+    assert reached == sorted(reached) and len(set(reached[-4:])) == 4 and reached[-1] < expected
+    final = len(shown) - len(drafts)
+    assert reached[-1] == final + len(drafts) / (2 if both else 1)
+
+    rest, summary = run(opened, segment(keyframes))
+    assert set(frames) <= {frame for _, frame in rest} and not {2, 18} & {frame for _, frame in rest}
+    whole, straight = run(session(volume), segment(keyframes))
+    assert all(np.array_equal(mask.mask, whole[key].mask) for key, mask in rest.items())
+    assert summary.frames_computed < straight.frames_computed
+    # What has a mask keeps it until there is a better one.
+    shown.clear()
+    changed = {**keyframes, 2: FramePrompts(box=(7.0, 7.0, 24.0, 24.0))}
+    opened.propagate(RunRequest((segment(changed),)), shown.append)
+    assert len(shown) == len({mask.frame for mask in shown})
+
+
+def test_drafts_beyond_an_absent_mark_are_emptied() -> None:
+    opened = session(blocks())
+    shown: list[int] = []
+
+    def between(done: float) -> None:
+        if len(shown) > 10:
+            raise Cancelled
+
+    far = {0: BRIGHT_BOX, 18: FramePrompts(absent=True)}
+    with pytest.raises(Cancelled):
+        opened.propagate(RunRequest((segment(far),)), lambda mask: shown.append(mask.frame), between)
+    masks, _ = run(opened, segment({0: BRIGHT_BOX, 5: FramePrompts(absent=True)}))
+    assert max(shown) > 5
+    for frame in range(6, max(frame for frame in shown if frame < 18) + 1):
+        assert not masks["bright", frame].mask.any() and masks["bright", frame].kind == "absent"
+
+
+def test_a_mask_that_was_cut_before_an_absent_mark_is_doubtful() -> None:
+    masks, _ = run(session(blocks()), segment({4: BRIGHT_BOX, 16: FramePrompts(absent=True)}))
+    assert masks["bright", 15].doubt > 0.5 > masks["bright", 6].doubt
+
+
 def test_several_segments_share_one_pass() -> None:
     volume = blocks()
     steps = FakeSteps()
@@ -258,7 +328,7 @@ def test_cancel_keeps_what_is_finished_and_the_next_run_goes_on_there(everything
     masks: list[int] = []
     calls = 0
 
-    def between() -> None:
+    def between(done: float) -> None:
         nonlocal calls
         calls += 1
         if calls > 6:
@@ -287,7 +357,7 @@ def test_previews_between_two_steps_do_not_disturb_a_run() -> None:
     opened = session(volume)
     masks: dict[int, FrameMask] = {}
 
-    def between() -> None:
+    def between(done: float) -> None:
         assert opened.preview(3, GREY_CLICK, "other").mask.any()
         assert opened.preview(5, GREY_CLICK, "bright").mask.any()
 
@@ -431,7 +501,7 @@ def test_a_far_preview_of_the_running_segment_leaves_the_runs_view_alone() -> No
     masks: dict[int, FrameMask] = {}
     far = FramePrompts(box=(199.5, 199.5, 223.5, 223.5))
 
-    def between() -> None:
+    def between(done: float) -> None:
         assert opened.preview(5, far, "bright").mask[212, 212]
 
     near = segment({4: FramePrompts(box=(95.5, 95.5, 119.5, 119.5))}, last=11)

@@ -149,17 +149,17 @@ class FakeSession:
         return len(self._todo(plan))
 
     def propagate(
-        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[], None]
+        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[float], None]
     ) -> Mapping[str, Any]:
         todo = self._todo(plan)
         for done, (segment, frame, mark) in enumerate(todo):
             if self._engine.trouble("propagate", done) != "deaf":
-                between()
+                between(done)
             self._engine.pause("frame")
             mask = fake_mask(self._frames.frame(frame), segment, mark)
             on_frame(FakeMask(segment, frame, mask, 0.8, 3.0, 0.25, "propagated"))
             self._written[segment, frame] = mark
-        between()
+        between(len(todo))
         return {"frames_computed": len(todo)}
 
     def _todo(self, plan: RunPlan) -> list[tuple[str, int, str]]:

@@ -10,7 +10,7 @@ from SAM2PropagateLib.engine.shape import Shape, between
 # Beyond this a logit says nothing more: without a limit one sure side would always outvote the other.
 _LIMIT = 8.0
 
-# Logits per pixel that the keyframes' shapes count where the two sides agree nowhere.
+# Logits per pixel that the keyframes' shapes count at most.
 _SHAPE_WEIGHT = 2.0
 
 
@@ -35,7 +35,8 @@ def blended(
 ) -> tuple[torch.Tensor, float, float]:
     """The logits of a frame from one or both sides.
 
-    Where the sides disagree, the shape halfway between those on the keyframes decides with them.
+    Where the sides disagree, the shape on the way between those on the keyframes decides with them: the more,
+    the less they agree, up to half.
 
     Args:
         left: the side that came forward, `from_left` frames from its keyframe; or None.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from SAM2PropagateLib.engine.front import Tracked
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -17,7 +15,8 @@ class Evidence:
     Attributes:
         iou: the model's own guess of the mask's IoU, 0 to 1.
         object_score: logit that the segment is on the frame.
-        agreement: Dice of the masks that came from the two sides; 1 where only one side came.
+        agreement: Dice of the masks that came from the two sides, or of what the model found and what was
+            left of it before an absent mark; 1 where only one side came.
         sharpness: share of the mask's pixels whose logit is clearly away from 0, 0 to 1.
         is_cut: the mask reaches the edge of what the model sees, while the frame goes on beyond it.
     """
@@ -30,23 +29,19 @@ class Evidence:
 
     @staticmethod
     def of(
-        logits: torch.Tensor,
-        iou: float,
-        score: float,
-        left: Tracked | None,
-        right: Tracked | None,
-        *,
-        is_cut: bool = False,
+        logits: torch.Tensor, iou: float, score: float, agreement: float = 1.0, *, is_cut: bool = False
     ) -> Evidence:
         """The evidence of a propagated frame; logits are (4h, 4w)."""
-        agreement = 1.0
-        if left is not None and right is not None:
-            one, other = left.logits > 0, right.logits > 0
-            total = float(one.sum() + other.sum())
-            agreement = 1.0 if total == 0 else 2 * float((one & other).sum()) / total
         area = float((logits > 0).sum())
         unsure = float((logits.abs() < 1).sum())
         return Evidence(iou, score, agreement, area / (area + unsure) if area + unsure else 1.0, is_cut)
+
+
+def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Dice of the masks of two logits of the same shape, 0 to 1; 1 where both are empty."""
+    first, second = one > 0, other > 0
+    total = float(first.sum() + second.sum())
+    return 2 * float((first & second).sum()) / total if total else 1.0
 
 
 def doubt_of(evidence: Evidence) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.blend import blended
-from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
+from SAM2PropagateLib.engine.doubt import Evidence, doubt_of, overlap
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.front import Front, Tracked, batches
 from SAM2PropagateLib.engine.memory_limits import is_out_of_memory, out_of_memory_error
@@ -104,6 +105,23 @@ class _Job:
     pending: list[int]
     patience: int | None
     shapes: tuple[Shape, Shape] | None = None
+    drafts: int = 0
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether it has to be known first where the segment closes before its absent mark."""
+        return self.end is not None and _found(self, self.end, self.beside_absent) is None
+
+    @property
+    def done(self) -> float:
+        """How much of the work on the frames that are not finished yet is done, in frames."""
+        return self.drafts / (2 if self.left is not None and self.right is not None else 1)
+
+    @cached_property
+    def too_deep(self) -> float:
+        """How deep the mask still is beside the absent mark, in pixels of the logit grid."""
+        last = _found(self, self.end, self.beside_absent)
+        return 0.0 if last is None else depth(last.logits)
 
     @property
     def end(self) -> Front | None:
@@ -357,7 +375,7 @@ class EngineSession:
         self,
         run: RunRequest,
         on_frame: Callable[[FrameMask], None],
-        between: Callable[[], None] = lambda: None,
+        between: Callable[[float], None] = lambda done: None,
     ) -> RunSummary:
         """Carry the keyframes over their stretches.
 
@@ -366,9 +384,11 @@ class EngineSession:
 
         Args:
             run: what to do.
-            on_frame: takes each finished frame, once.
-            between: called between two steps; what it raises (as `Cancelled`) ends the run, and what was
-                finished until then stays.
+            on_frame: takes each finished frame, once; before that a draft of it, if it has no mask yet and
+                has to wait for the other keyframe's side, or until it is known how its segment ends.
+            between: called between two steps with how many of the `expected_frames` are done, a frame that
+                waits for its other side by half; what it raises (as `Cancelled`) ends the run, and what was
+                finished or drafted until then stays.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
@@ -381,7 +401,7 @@ class EngineSession:
         self._running = frozenset(segment.segment for segment in run.segments)
         try:
             for segment, track in zip(run.segments, tracks, strict=True):
-                between()
+                between(counter.written)
                 work = self._work(segment, track, run)
                 jobs += self._prepare(work, track, counter, between)
             self._carry(jobs, counter, between)
@@ -427,12 +447,12 @@ class EngineSession:
         work: _Work,
         track: _Track,
         counter: _Counter,
-        between: Callable[[], None],
+        between: Callable[[float], None],
     ) -> list[_Job]:
         segment = work.segment
         keys: dict[int, _Key] = {}
         for frame, prompts in segment.keyframes.items():
-            between()
+            between(counter.written)
             keys[frame] = self._key(track, frame, prompts)
             if frame in work.keyframes:
                 kind = ABSENT if prompts.absent else KEYFRAME
@@ -481,15 +501,18 @@ class EngineSession:
             if name[0] in keyframes and keyframes[name[0]].fingerprint == name[1]
         }
 
-    def _carry(self, jobs: list[_Job], counter: _Counter, between: Callable[[], None]) -> None:
+    def _carry(self, jobs: list[_Job], counter: _Counter, between: Callable[[float], None]) -> None:
+        def pause() -> None:
+            between(counter.written + sum(job.done for job in jobs))
+
         for job in jobs:
-            self._write_finished(job, counter)
+            self._write_finished(job, counter, pause)
         while active := _active_fronts(jobs):
-            between()
+            pause()
             # No more at once than make a batch: what they remember takes memory.
             self._step(active[: self._max_batch], counter)
             for job in jobs:
-                self._write_finished(job, counter)
+                self._write_finished(job, counter, pause)
 
     def _step(self, active: list[_Active], counter: _Counter) -> None:
         """Every front one frame further."""
@@ -543,19 +566,38 @@ class EngineSession:
             if not self.features.offload():
                 raise out_of_memory_error(self._steps.device)
 
-    def _write_finished(self, job: _Job, counter: _Counter) -> None:
-        if job.end is not None and _found(job, job.end, job.beside_absent) is None:
-            return
+    def _write_finished(self, job: _Job, counter: _Counter, pause: Callable[[], None]) -> None:
         waiting = []
+        is_open_ended, finished, drafts = job.is_open_ended, 0, 0
         for frame in job.pending:
             left = _found(job, job.left, frame)
             right = _found(job, job.right, frame)
-            if (job.left is not None and left is None) or (job.right is not None and right is None):
+            lacks_left = job.left is not None and left is None
+            lacks_right = job.right is not None and right is None
+            if lacks_left or lacks_right or is_open_ended:
                 waiting.append(frame)
+                if left is not None or right is not None:
+                    drafts += 1
+                    self._draft(job, frame, left, right, counter)
                 continue
+            if finished:
+                # Many at once, where their fronts were there already: still one may cancel or preview.
+                pause()
+            finished += 1
             counter.write(self._finished(job, frame, left, right))
             job.track.written[frame] = job.signature
-        job.pending = waiting
+        job.pending, job.drafts = waiting, drafts
+
+    def _draft(
+        self, job: _Job, frame: int, left: Tracked | None, right: Tracked | None, counter: _Counter
+    ) -> None:
+        """Show what is known of a frame that has no mask yet; the next run knows it as out of date."""
+        if frame in job.track.written:
+            return
+        found = left if left is not None else right
+        assert found is not None
+        counter.show(self._propagated(job, frame, found.logits.float(), found.iou, found.object_score))
+        job.track.written[frame] = ()
 
     def _finished(self, job: _Job, frame: int, left: Tracked | None, right: Tracked | None) -> FrameMask:
         stretch = job.stretch
@@ -566,14 +608,27 @@ class EngineSession:
             0 if stretch.right is None else stretch.right - frame,
             job.shapes,
         )
+        kept = 1.0
         if job.end is not None and stretch.absent is not None:
-            last = _found(job, job.end, job.beside_absent)
             share = (frame - job.end.source) / (stretch.absent - job.end.source)
-            logits = closed(logits, depth(last.logits) if last is not None else 0.0, share)
+            before, logits = logits, closed(logits, job.too_deep, share)
+            kept = overlap(before, logits)
+        agreement = kept if left is None or right is None else overlap(left.logits, right.logits)
+        return self._propagated(job, frame, logits, iou, score, agreement)
+
+    def _propagated(
+        self,
+        job: _Job,
+        frame: int,
+        logits: torch.Tensor,
+        iou: float,
+        score: float,
+        agreement: float = 1.0,
+    ) -> FrameMask:
         view = job.track.view
         mask = _native_mask(logits, view)
-        evidence = Evidence.of(logits, iou, score, left, right, is_cut=looking.is_cut(mask, view))
-        return FrameMask(stretch.segment, frame, mask, iou, score, doubt_of(evidence), PROPAGATED)
+        evidence = Evidence.of(logits, iou, score, agreement, is_cut=looking.is_cut(mask, view))
+        return FrameMask(job.stretch.segment, frame, mask, iou, score, doubt_of(evidence), PROPAGATED)
 
 
 class _Counter:
@@ -587,6 +642,10 @@ class _Counter:
     def write(self, mask: FrameMask) -> None:
         self._on_frame(mask)
         self.written += 1
+
+    def show(self, draft: FrameMask) -> None:
+        """Hand on what will come again."""
+        self._on_frame(draft)
 
 
 @dataclass(frozen=True)

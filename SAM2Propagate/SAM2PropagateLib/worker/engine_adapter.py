@@ -98,7 +98,7 @@ class _Session:
         return self._session.expected_frames(_run_request(plan))
 
     def propagate(
-        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[], None]
+        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[float], None]
     ) -> Mapping[str, Any]:
         summary = self._session.propagate(_run_request(plan), on_frame, between)
         return dataclasses.asdict(summary)

@@ -56,10 +56,11 @@ class EngineSession(Protocol):
         """How many frames `propagate` will hand out, as far as that is known beforehand."""
 
     def propagate(
-        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[], None]
+        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[float], None]
     ) -> Mapping[str, Any]:
-        """Run; hands each finished frame to `on_frame`, calls `between` between two steps (it may raise
-        `Cancelled`, and it may preview). Returns JSON-able facts about the run."""
+        """Run; hands each finished frame to `on_frame`, some before that as a draft, and calls `between`
+        between two steps with how many of the expected frames are done (it may raise `Cancelled`, and it
+        may preview). Returns JSON-able facts about the run."""
 
     def set_frames(self, frames: FrameStack) -> None:
         """Go on with other frames of the same shape (another window)."""

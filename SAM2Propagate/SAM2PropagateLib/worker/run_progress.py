@@ -12,29 +12,40 @@ _INTERVAL_SECONDS = 0.1
 
 
 class RunProgress:
-    """Counts a run's frames and says so, at most every tenth of a second."""
+    """How much of a run is done, said at most every tenth of a second; that it is said shows that it lives.
+
+    Args:
+        total: frames that the run is expected to finish.
+    """
 
     def __init__(self, total: int, request_id: int, outlet: Outlet) -> None:
         self._total = total
         self._request_id = request_id
         self._outlet = outlet
-        self._done = 0
+        self._done = 0.0
+        self._sent: set[tuple[str, int]] = set()
         self._started = time.perf_counter()
         self._said = self._started
         self.send()
 
-    def count(self) -> None:
-        self._done += 1
+    def sent(self, segment: str, frame: int) -> None:
+        """A mask went out; it may be a draft, and come again."""
+        self._sent.add((segment, frame))
+
+    def reached(self, done: float) -> None:
+        """So many of the frames are done; one that waits for its other side may count in part."""
+        self._done = done
         if time.perf_counter() - self._said >= _INTERVAL_SECONDS:
             self.send()
 
     def facts(self) -> dict[str, Any]:
-        return {"frames_written": self._done, "seconds": time.perf_counter() - self._started}
+        return {"frames_written": len(self._sent), "seconds": time.perf_counter() - self._started}
 
     def send(self, is_last: bool = False) -> None:
         self._said = time.perf_counter()
         seconds = self._said - self._started
-        total = self._done if is_last else max(self._total, self._done)
-        rate = self._done / seconds if self._done and seconds > 0 else None
-        left = None if rate is None else (total - self._done) / rate
-        self._outlet.send(ProgressEvent(self._request_id, "", self._done, total, rate, left))
+        done = len(self._sent) if is_last else int(self._done)
+        total = done if is_last else max(self._total, done)
+        rate = done / seconds if done and seconds > 0 else None
+        left = None if rate is None else (total - done) / rate
+        self._outlet.send(ProgressEvent(self._request_id, "", done, total, rate, left))

@@ -219,12 +219,13 @@ class WorkerServer:
 
         def on_frame(mask: Mask) -> None:
             self._send_frame(request_id, request.volume, mask)
-            run.count()
+            run.sent(mask.segment, mask.frame)
 
         def fits(received: Received) -> bool:
             return _fits_between(received.request, request.volume)
 
-        def between() -> None:
+        def between(done: float) -> None:
+            run.reached(done)
             self._inbox.check(request_id)
             while (received := self._inbox.take_if(fits)) is not None:
                 self._serve(received)
