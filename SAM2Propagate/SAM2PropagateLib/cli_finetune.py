@@ -191,21 +191,29 @@ class _Printing:
 
     def measured(self, progress: Progress, score: Score) -> None:
         """The model was measured."""
+        steps = "1 step" if progress.step == 1 else f"{progress.step} steps"
         self._progress.note(
-            f"After {progress.step} steps, mean Dice on the cases to measure on: prompted slice "
+            f"After {steps}, mean Dice on the cases to measure on: prompted slice "
             f"{score.preview:.3f}, volume {score.volume:.3f}, with the ends given {score.in_range:.3f}."
         )
 
 
 def _told(result: FinetuneResult) -> list[str]:
     first, best = result.first, result.best
-    return [
+    lines = [
         f"Wrote {result.out} after {result.steps} steps in {result.seconds / 60:.1f} minutes.",
         f"Mean Dice, before -> after: prompted slice {first['preview']:.3f} -> {best['preview']:.3f}, "
         f"volume {first['volume']:.3f} -> {best['volume']:.3f}, "
         f"with the ends given {first['in_range']:.3f} -> {best['in_range']:.3f}.",
         f"Plot: {result.plot}. Report: {result.report}.",
     ]
+    if best["step"] == first["step"]:
+        lines.insert(
+            1,
+            "No weights did better on the cases to measure on than those of the start, so it holds those: "
+            "train longer or on more cases.",
+        )
+    return lines
 
 
 def _whole(text: str) -> int:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from SAM2PropagateLib.cli import main
+from SAM2PropagateLib.cli_finetune import _told
 from SAM2PropagateLib.engine.build import build_model, model_config
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.errors import InputError
@@ -254,3 +255,11 @@ def test_bad_words_on_the_command_line(cases: Path, model: Path, tmp_path: Path)
     ):
         code, out, err = cli(tmp_path, *words)
         assert code == 2 and not out and sentence in err, err
+
+
+def test_a_training_that_did_not_help_says_so() -> None:
+    start = {"step": 0, "preview": 0.9, "volume": 0.7, "in_range": 0.8}
+    later = {**start, "step": 5, "volume": 0.75}
+    result = FinetuneResult(Path("n.safetensors"), Path("n.png"), Path("n.json"), start, start, 9, 60.0)
+    assert "holds those" in _told(result)[1] and "volume 0.700 -> 0.700" in _told(result)[2]
+    assert not any("holds those" in line for line in _told(replace(result, best=later)))

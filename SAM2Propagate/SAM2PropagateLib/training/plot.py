@@ -21,6 +21,7 @@ def draw_plot(progress: Progress, path: Path, title: str) -> None:
     # Late and without pyplot: no window system is asked for, and nothing is kept between plots.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -29,7 +30,8 @@ def draw_plot(progress: Progress, path: Path, title: str) -> None:
     losses = np.array(progress.losses)
     steps = np.arange(1, len(losses) + 1)
     left.plot(steps, losses, color="0.8", linewidth=0.8, label="each step")
-    width = min(_SMOOTH_STEPS, len(losses))
+    # Of a short training a third at most: otherwise nothing would be left of its course.
+    width = min(_SMOOTH_STEPS, len(losses) // 3)
     if width > 1:
         smooth = np.convolve(losses, np.ones(width) / width, "valid")
         left.plot(steps[width - 1 :], smooth, color="C0", label=f"mean of {width} steps")
@@ -44,5 +46,7 @@ def draw_plot(progress: Progress, path: Path, title: str) -> None:
         right.plot(at, [score[name] for score in progress.scores], marker="o", label=label)
     right.set(xlabel="step", ylabel="mean Dice, validation", ylim=(0, 1))
     right.legend(loc="lower right")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     with atomic_output(path, True) as file:
         figure.savefig(file, format="png", dpi=110)
