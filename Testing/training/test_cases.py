@@ -20,6 +20,7 @@ from SAM2PropagateLib.training.cases import (
     patient_of,
     split,
 )
+from Testing.cli.dicom_files import write_series
 from Testing.training.samples import SHAPE, ball, write_case, write_image
 
 
@@ -89,7 +90,7 @@ def test_bad_folders_and_cases_are_refused(tmp_path: Path) -> None:
     def refused() -> str:
         return code_of(LoadedCase, find_cases(tmp_path)[0])
 
-    write_image(ball().astype(np.uint8), label, spacing=(1, 1, 3))
+    write_image(ball().astype(np.uint8), label, spacing=(1, 1, 1.9))
     assert refused() == "label_mismatch"
     write_image(ball()[:8].astype(np.uint8), label)
     assert refused() == "label_mismatch"
@@ -104,6 +105,78 @@ def test_bad_folders_and_cases_are_refused(tmp_path: Path) -> None:
     assert code_of(find_cases, other) == "case_without_label"
 
 
+def refusal(folder: Path) -> InputError:
+    with pytest.raises(InputError) as error:
+        find_cases(folder)
+    assert error.value.hint
+    return error.value
+
+
+def test_nothing_that_looks_like_a_case_is_left_out_silently(tmp_path: Path) -> None:
+    array = ball().astype(np.uint8)
+
+    def folder(name: str, *files: str) -> Path:
+        for file in files:
+            write_image(array, tmp_path / name / file)
+        return tmp_path / name
+
+    for name, files, code, told in (
+        ("other", ("b/ct.nii.gz", "b/label.nii.gz"), "case_unclear", "'ct.nii.gz'"),
+        ("two", ("b/image.nii.gz", "b/image.nrrd", "b/label.nrrd"), "case_unclear", "'image.nrrd'"),
+        ("three", ("b/image.nii.gz", "b/label.nii", "b/label.mha"), "case_unclear", "'label.nii'"),
+        ("alone", ("a1.nrrd", "a1_label.nrrd", "a2_label.nrrd"), "label_without_image", "'a2_label.nrrd'"),
+        ("pair", ("a1.nrrd", "a1_label.nrrd", "a1_seg.nrrd"), "case_unclear", "'a1_seg.nrrd'"),
+        ("twice", ("a1.nrrd", "a1.nii.gz", "a1_label.nrrd"), "case_unclear", "'a1.nii.gz'"),
+        ("mixed", ("b/image.nrrd", "b/label.nrrd", "c/ct.mha"), "case_unclear", "'c'"),
+    ):
+        error = refusal(folder(name, *files))
+        assert error.code == code and told in error.sentence, (name, error)
+    beside = folder("beside", "b/image.nii.gz", "b/label.nii.gz")
+    write_segmentation(
+        beside / "b" / "mine.seg.nrrd",
+        [Segment("ball", (1, 0, 0), ball())],
+        read_volume(beside / "b" / "image.nii.gz").geometry,
+    )
+    assert "'mine.seg.nrrd'" in refusal(beside).sentence
+    # What is no volume may lie there.
+    good = folder("good", "b/image.nii.gz", "b/label.nii.gz", "a.nrrd", "a_mask.nrrd")
+    (good / "notes").mkdir()
+    (good / "notes" / "read.txt").write_text("x")
+    (good / "._a.nrrd").write_bytes(b"x")
+    assert [case.name for case in find_cases(good)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd", ".hdr", ".gipl", ".vtk", ".tif", ".nhdr"])
+def test_every_format_that_can_be_read_can_be_a_case(tmp_path: Path, ending: str) -> None:
+    rng = np.random.default_rng(0)
+    for stem, array in (("image", rng.integers(0, 90, SHAPE)), ("label", ball())):
+        write_image(array.astype(np.uint8), tmp_path / "side" / f"a{'_label' * (stem == 'label')}{ending}")
+        write_image(array.astype(np.uint8), tmp_path / "in" / "a" / (stem + ending))
+    for folder in ("side", "in"):
+        (case,) = find_cases(tmp_path / folder)
+        assert LoadedCase(case).names == ["1"]
+
+
+def test_a_dicom_series_can_be_the_image_of_a_case(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16)
+    write_series(tmp_path / "a" / "image", array)
+    geometry = read_volume(tmp_path / "a" / "image").geometry
+    write_segmentation(tmp_path / "a" / "label.seg.nrrd", [Segment("ball", (1, 0, 0), ball())], geometry)
+    case = LoadedCase(find_cases(tmp_path)[0])
+    assert case.names == ["ball"] and np.array_equal(case.structure(0).mask, ball())
+
+
+def test_the_fingerprint_follows_the_voxels(tmp_path: Path) -> None:
+    folder = write_case(tmp_path, "a")
+    (case,) = find_cases(tmp_path)
+    before = LoadedCase(case).fingerprint()
+    assert LoadedCase(case).fingerprint() == before
+    label = ball().astype(np.uint8)
+    label[5, 18, 22] = 0
+    write_image(label, folder / "label.nii.gz")
+    assert LoadedCase(case).fingerprint() != before
+
+
 def test_what_one_prompt_cannot_mean_is_not_usable(tmp_path: Path) -> None:
     folder = write_case(tmp_path, "c1")
     label = ball().astype(np.uint8)
@@ -114,8 +187,32 @@ def test_what_one_prompt_cannot_mean_is_not_usable(tmp_path: Path) -> None:
     assert case.names == ["1", "2", "3"] and case.usable() == [0]
 
 
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("sts_008_ct", "sts_008"),
+        ("sts_008_mr_t1", "sts_008"),
+        ("BraTS20_Training_001", "BraTS20_Training_001"),
+        ("BraTS20_Training_001_flair", "BraTS20_Training_001"),
+        ("msd_task03_liver_12", "msd_task03_liver_12"),
+        ("LIDC-IDRI-0001", "LIDC-IDRI-0001"),
+        ("sub-01_ses-02_T1w", "sub-01"),
+        ("p01_ct", "p01"),
+        ("p01_2", "p01"),
+        ("Patient12.2", "Patient12"),
+        ("case12", "case12"),
+        ("aorta7b", "aorta7"),
+        ("TCGA-DK-A1A6", "TCGA-DK-A1"),
+        # Names by date do not say who: all of a year are one, which is refused or told, and never mixed up.
+        ("2024-01-05_x", "2024"),
+        ("aorta", "aorta"),
+    ],
+)
+def test_the_patient_in_a_name(name: str, patient: str) -> None:
+    assert patient_of(name) == patient
+
+
 def test_patients_stay_on_one_side(tmp_path: Path) -> None:
-    assert [patient_of(name) for name in ("sts_008_mr_t1", "p07", "aorta")] == ["sts_008", "p07", "aorta"]
     names = [f"sts_{patient:03d}_{kind}" for patient in range(10) for kind in ("ct", "mr")]
     cases = [Case(name, patient_of(name), tmp_path, tmp_path) for name in names]
     train, validation = split(cases, 0.2, seed=3)
@@ -125,4 +222,6 @@ def test_patients_stay_on_one_side(tmp_path: Path) -> None:
     assert any(split(cases, 0.2, seed=seed)[1] != validation for seed in range(4, 8))
     check_apart(train, validation)
     assert code_of(check_apart, train, [*validation, train[0]]) == "patient_on_both_sides"
-    assert code_of(split, cases[:2], 0.2, 3) == "too_few_cases"
+    with pytest.raises(InputError, match=r"manifest\.json") as error:
+        split(cases[:2], 0.2, 3)
+    assert error.value.code == "too_few_cases"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,10 +22,16 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window, window_for
 
 MANIFEST = "manifest.json"
-_GRID_TOLERANCE_MM = 0.01
 # More separate parts than this cannot be meant by one box.
-_MOST_PARTS = 20
-_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+MOST_PARTS = 20
+# The files that `read_volume` reads; of a pair, .hdr comes before .img.
+ENDINGS = (
+    *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img"),
+    *(".gipl", ".gipl.gz", ".vtk", ".tif", ".tiff", ".dcm"),
+)
+# How far, in voxels along each axis, two grids may be apart anywhere and still be the same: far more than
+# the rounding of headers, far less than what moves an outline.
+_GRID_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class LoadedTarget:
     @property
     def is_scattered(self) -> bool:
         """Whether it has too many parts for one box to mean it; such a target is left out of means."""
-        return self.parts > _MOST_PARTS
+        return self.parts > MOST_PARTS
 
     @cached_property
     def baselines(self) -> dict[str, float]:
@@ -118,7 +125,7 @@ def find_targets(folder: Path) -> tuple[Target, ...]:
         return _of_manifest(folder)
     targets = []
     for case in sorted(path for path in folder.iterdir() if path.is_dir()):
-        image, label = _file(case, "image"), _file(case, "label")
+        image, label = first_file(case, "image"), first_file(case, "label")
         if image is not None and label is not None:
             targets.append(Target(case.name, "label", image, label))
     if not targets:
@@ -130,10 +137,30 @@ def find_targets(folder: Path) -> tuple[Target, ...]:
     return tuple(targets)
 
 
-def _file(folder: Path, stem: str) -> Path | None:
-    return next(
-        (folder / (stem + ending) for ending in _ENDINGS if (folder / (stem + ending)).is_file()), None
-    )
+def first_file(folder: Path, stem: str) -> Path | None:
+    """The volume of that name in a folder, whichever its format; None if there is none."""
+    paths = (folder / (stem + ending) for ending in ENDINGS)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def default_axis(geometry: VolumeGeometry) -> int:
+    """The propagation axis where nobody tells: the one with the largest spacing, of equal ones the last."""
+    return max(range(3), key=lambda axis: (round(geometry.spacing[axis], 3), axis))
+
+
+def grid_offset(label: VolumeGeometry, image: VolumeGeometry) -> tuple[int, int, int] | None:
+    """Where the label's first voxel lies in the image, (i, j, k); None if their grids are different.
+
+    The grids are the same if every corner of the label lies on a voxel of the image's grid, within a tenth of
+    a voxel along each axis; a label may cover a part of the image or reach beyond it.
+    """
+    ends = [(0, size - 1) for size in label.shape_ijk]
+    corners = np.array(list(itertools.product(*ends)), dtype=float)
+    there = image.ras_to_ijk(label.ijk_to_world(corners))
+    start = np.rint(there[0])
+    if np.abs(there - (start + corners)).max() > _GRID_TOLERANCE:
+        return None
+    return int(start[0]), int(start[1]), int(start[2])
 
 
 def _of_manifest(folder: Path) -> tuple[Target, ...]:
@@ -159,8 +186,8 @@ def _target(folder: Path, pair: Mapping[str, Any], wanted: int | str) -> Target:
     return Target(
         case=str(pair["name"]),
         name=" + ".join(str(pair["labels"][str(value)]) for value in values),
-        image=_file(folder / pair["name"], "image") or folder / pair["name"] / "image.nii.gz",
-        label=_file(folder / pair["name"], "label") or folder / pair["name"] / "label.nii.gz",
+        image=first_file(folder / pair["name"], "image") or folder / pair["name"] / "image.nii.gz",
+        label=first_file(folder / pair["name"], "label") or folder / pair["name"] / "label.nii.gz",
         values=values,
         axis=pair.get("propagation_axis_ijk"),
         modality=str(pair.get("modality", "")).partition(" ")[0],
@@ -187,10 +214,7 @@ def load_target(target: Target, window: Window | None = None) -> LoadedTarget:
         raise InputError(
             "label_empty", f"'{target.label}' has no voxel of “{target.name}”.", "Check the label's values."
         )
-    axis = target.axis
-    if axis is None:
-        spacing = volume.geometry.spacing
-        axis = max(range(3), key=lambda one: (round(spacing[one], 3), one))
+    axis = default_axis(volume.geometry) if target.axis is None else target.axis
     if window is None:
         window = window_for(volume.array, target.modality or volume.modality or "")
     mask.setflags(write=False)
@@ -198,13 +222,7 @@ def load_target(target: Target, window: Window | None = None) -> LoadedTarget:
 
 
 def _check_grid(target: Target, image: VolumeGeometry, label: VolumeGeometry | None) -> None:
-    fits = label is not None and label.shape_ijk == image.shape_ijk
-    if fits and label is not None:
-        corner = np.array(image.shape_ijk, dtype=float) - 1
-        ends = np.stack([np.zeros(3), corner])
-        apart = np.abs(image.ijk_to_world(ends) - label.ijk_to_world(ends)).max()
-        fits = bool(apart <= _GRID_TOLERANCE_MM * max(1.0, *corner))
-    if not fits:
+    if label is None or label.shape_ijk != image.shape_ijk or grid_offset(label, image) != (0, 0, 0):
         raise InputError(
             "label_mismatch",
             f"The label '{target.label}' does not lie on the voxels of its image.",

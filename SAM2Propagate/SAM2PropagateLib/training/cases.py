@@ -6,17 +6,19 @@ A folder of cases is one of these:
   of that name with `image.*` and `label.*`; `patient`, `modality` ("CT", "MR") and `propagation_axis_ijk`
   (0 to 2) may be given. With "pairs" in place of "cases", only each case's `recommended_targets` count
   ("1+2": both labels together are one structure).
-* subfolders, each with `image.*` and `label.*` (or one `*.seg.nrrd`);
+* subfolders, each with `image.*` (or a DICOM folder `image`) and `label.*` (or one `*.seg.nrrd`);
 * files side by side: `NAME.nii.gz` with `NAME_label.nii.gz` or `NAME.seg.nrrd`.
 
-Every value of a label but 0, and every segment of a `.seg.nrrd`, is a structure.
+Every value of a label but 0, and every segment of a `.seg.nrrd`, is a structure. What looks like a case but
+is not clearly one is refused, never left out silently.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,24 +28,31 @@ from scipy import ndimage
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.metrics import BoolArray
-from SAM2PropagateLib.evaluation.targets import MANIFEST, LoadedTarget, Target
+from SAM2PropagateLib.evaluation.targets import (
+    ENDINGS,
+    MANIFEST,
+    MOST_PARTS,
+    LoadedTarget,
+    Target,
+    default_axis,
+    grid_offset,
+)
 from SAM2PropagateLib.files.image import read_image
 from SAM2PropagateLib.files.segmentation import SUFFIX, read_segmentation
 from SAM2PropagateLib.files.volume import Volume, read_volume
-from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import window_for
 
-_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-_LABEL_WORDS = ("_label", "-label", "_seg", "-seg", "_segmentation", "_mask")
+_LABEL_WORDS = ("_label", "-label", "_seg", "-seg", "_segmentation", "-segmentation", "_mask", "-mask")
+# A number that names a patient: alone between separators, or after a word for a patient.
+_PATIENT = re.compile(
+    r"(?:.*?[-_. ])??(?:p|pt|pat|patient|s|sub|subj|subject|case|id)?\d+(?=[-_. ]|$)", re.IGNORECASE
+)
 # Fewer voxels than this are a mark, not a structure.
 _LEAST_VOXELS = 20
-# More separate parts than this cannot be meant by one prompt.
-_MOST_PARTS = 20
 # More values than this are an image, not a label.
 _MOST_VALUES = 1000
 _LARGEST_VALUE = 65535
-_GRID_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Case:
     Attributes:
         name: for the user.
         patient: whose it is: two cases of one patient never stand on both sides of a split.
-        image, label: files; the label may be a `.seg.nrrd`.
+        image, label: files; the image may be a DICOM folder, the label a `.seg.nrrd`.
         names: of the label's values, as far as somebody tells.
         wanted: the structures, each the values that make it up; None: every value is one.
         axis: propagation axis; None: the one with the largest spacing.
@@ -71,8 +80,14 @@ class Case:
 
 
 def patient_of(name: str) -> str:
-    """The patient in a case's name: everything up to its first number ("sts_008_ct" -> "sts_008")."""
-    found = re.match(r"\D*\d+", name)
+    """The patient in a case's name: everything up to the number that tells whose it is.
+
+    That is the first number that stands alone ("sts_008_mr_t1" -> "sts_008"; "BraTS20_Training_001" as it is)
+    or follows a word for a patient ("p01_2" -> "p01"); else the first number ("aorta7b" -> "aorta7"); without
+    a number the whole name. A name that begins with a date says no more than its year this way: a manifest
+    has to say whose cases those are.
+    """
+    found = _PATIENT.match(name) or re.match(r"\D*\d+", name)
     return found.group() if found else name
 
 
@@ -83,15 +98,16 @@ def find_cases(folder: Path) -> tuple[Case, ...]:
     """The cases in a folder (see above), sorted by name.
 
     Raises:
-        InputError: `no_cases`, `manifest_unreadable`, `case_without_label`.
+        InputError: `no_cases`, `manifest_unreadable`, `case_without_label`, `label_without_image`,
+            `case_unclear`: it could be read in more than one way.
     """
     if not folder.is_dir():
         raise InputError("no_cases", f"There is no folder '{folder}'.", "Check the path.")
     if (folder / MANIFEST).is_file():
         cases = _of_manifest(folder)
     else:
-        cases = [_of_subfolder(path) for path in sorted(folder.iterdir()) if _holds_an_image(path)]
-        cases += _side_by_side(folder)
+        folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and _seems_a_case(path)]
+        cases = [*map(_of_subfolder, folders), *_side_by_side(folder)]
     if not cases:
         raise InputError(
             "no_cases",
@@ -118,14 +134,14 @@ def _of_manifest(folder: Path) -> list[Case]:
 
 def _of_entry(folder: Path, entry: Mapping[str, Any]) -> Case:
     name = str(entry["name"])
-    image, label = _files_of(folder / name)
+    images, labels = _files_of(folder / name)
     names = {int(value): str(title) for value, title in entry["labels"].items()}
     wanted = entry.get("recommended_targets")
     return Case(
         name,
         str(entry.get("patient") or patient_of(name)),
-        image or folder / name / "image.nii.gz",
-        label or folder / name / "label.nii.gz",
+        _only(name, images) or folder / name / "image.nii.gz",
+        _only(name, labels) or folder / name / "label.nii.gz",
         names,
         tuple(tuple(int(value) for value in str(one).split("+")) for one in wanted or names),
         entry.get("propagation_axis_ijk"),
@@ -133,13 +149,22 @@ def _of_entry(folder: Path, entry: Mapping[str, Any]) -> Case:
     )
 
 
-def _holds_an_image(path: Path) -> bool:
-    return path.is_dir() and _files_of(path)[0] is not None
+def _seems_a_case(folder: Path) -> bool:
+    """Whether a subfolder holds volumes; others may lie beside the cases."""
+    return any(_files_of(folder)) or any(True for _ in _volumes(folder))
 
 
 def _of_subfolder(folder: Path) -> Case:
-    image, label = _files_of(folder)
-    assert image is not None
+    images, labels = _files_of(folder)
+    image, label = _only(folder.name, images), _only(folder.name, labels)
+    if image is None:
+        held = [path.name for path, _, _ in _volumes(folder)]
+        raise InputError(
+            "case_unclear",
+            f"The folder '{folder.name}' holds {_listed(held)} but no image.",
+            "Call its volume image.nii.gz (or .nrrd, .mha, ...), put a DICOM series into a folder 'image', "
+            "or move the folder elsewhere if it is no case.",
+        )
     if label is None:
         raise _without_label(
             folder.name, "Put its label.nii.gz (or .nrrd, .mha, .seg.nrrd) beside the image."
@@ -147,36 +172,77 @@ def _of_subfolder(folder: Path) -> Case:
     return Case(folder.name, patient_of(folder.name), image, label)
 
 
-def _files_of(folder: Path) -> tuple[Path | None, Path | None]:
-    """A case's image and label."""
-    image = _first(folder / f"image{ending}" for ending in _ENDINGS)
-    label = _first(folder / f"label{ending}" for ending in (SUFFIX, *_ENDINGS))
-    if label is None and folder.is_dir():
-        label = _first(sorted(folder.glob("*" + SUFFIX)))
-    return image, label
+def _files_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What may be a case's image, and what its label."""
+    stems: dict[str, list[Path]] = {"image": [], "label": []}
+    segmentations = []
+    for path, stem, ending in _volumes(folder):
+        if ending == SUFFIX:
+            segmentations.append(path)
+        elif stem in stems:
+            stems[stem].append(path)
+    if (folder / "image").is_dir():
+        stems["image"].append(folder / "image")
+    return stems["image"], stems["label"] + segmentations
 
 
 def _side_by_side(folder: Path) -> list[Case]:
-    found: dict[str, Path] = {}
-    labels: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = next((e for e in (SUFFIX, *_ENDINGS) if path.name.lower().endswith(e)), None)
-        if ending is None or not path.is_file():
-            continue
-        stem = path.name[: -len(ending)]
+    images: dict[str, list[Path]] = {}
+    labels: dict[str, list[Path]] = {}
+    for path, stem, ending in _volumes(folder):
         word = next((w for w in _LABEL_WORDS if stem.lower().endswith(w)), "")
-        if ending == SUFFIX or word:
-            labels[stem[: len(stem) - len(word)]] = path
-        else:
-            found[stem] = path
-    missing = sorted(found.keys() - labels.keys())
+        found = labels if ending == SUFFIX or word else images
+        found.setdefault(stem[: len(stem) - len(word)], []).append(path)
+    alone = sorted(path.name for stem in labels.keys() - images.keys() for path in labels[stem])
+    if alone:
+        raise InputError(
+            "label_without_image",
+            f"There is no image for {_listed(alone)}.",
+            "Put each image beside its label under the same name without the label's ending "
+            "(a1.nii.gz for a1_label.nii.gz), or move these files elsewhere.",
+        )
+    missing = sorted(images.keys() - labels.keys())
     if missing:
         raise _without_label(missing[0], f"Put its label beside it as {missing[0]}_label.nii.gz.")
-    return [Case(stem, patient_of(stem), image, labels[stem]) for stem, image in found.items()]
+    cases = []
+    for stem, volumes in images.items():
+        image, label = _only(stem, volumes), _only(stem, labels[stem])
+        assert image is not None and label is not None
+        cases.append(Case(stem, patient_of(stem), image, label))
+    return cases
 
 
-def _first(paths: Any) -> Path | None:
-    return next((path for path in paths if path.is_file()), None)
+def _volumes(folder: Path) -> Iterator[tuple[Path, str, str]]:
+    """The volumes and segmentations in a folder: path, name without its ending, ending in lower case."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in paths:
+        ending = next((e for e in (SUFFIX, *ENDINGS) if path.name.lower().endswith(e)), None)
+        if ending is None or path.name.startswith(".") or not path.is_file():
+            continue
+        if ending == ".img" and path.with_suffix(".hdr").is_file():
+            continue  # the voxels of a pair: the header stands for both
+        yield path, path.name[: -len(ending)], ending
+
+
+def _only(name: str, paths: Sequence[Path]) -> Path | None:
+    """The one path, or None if there is none.
+
+    Raises:
+        InputError: `case_unclear`: there are several.
+    """
+    if len(paths) > 1:
+        raise InputError(
+            "case_unclear",
+            f"The case '{name}' has {_listed([path.name for path in paths])}: which one counts is not clear.",
+            "Keep one of them there.",
+        )
+    return paths[0] if paths else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a sentence, the first few of many."""
+    shown = ", ".join(f"'{name}'" for name in names[:4])
+    return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _without_label(name: str, hint: str) -> InputError:
@@ -200,10 +266,7 @@ class LoadedCase:
     def __init__(self, case: Case) -> None:
         self.case = case
         volume = read_volume(case.image)
-        axis = case.axis
-        if axis is None:
-            spacing = volume.geometry.spacing
-            axis = max(range(3), key=lambda one: (round(spacing[one], 3), one))
+        axis = default_axis(volume.geometry) if case.axis is None else case.axis
         window = window_for(volume.array, case.modality or volume.modality or "")
         self.frames = FrameStack(volume.array, volume.geometry, axis, window)
         if not case.label.is_file():
@@ -221,7 +284,7 @@ class LoadedCase:
 
     def _read_label(self, volume: Volume) -> None:
         label = read_image(self.case.label)
-        if label.geometry is None or _offset(label.geometry, volume.geometry) != (0, 0, 0):
+        if label.geometry is None or grid_offset(label.geometry, volume.geometry) != (0, 0, 0):
             raise _mismatch(self.case)
         if label.geometry.shape_ijk != volume.geometry.shape_ijk:
             raise _mismatch(self.case)
@@ -242,7 +305,7 @@ class LoadedCase:
 
     def _read_segments(self, volume: Volume) -> None:
         segmentation = read_segmentation(self.case.label)
-        offset = _offset(segmentation.geometry, volume.geometry)
+        offset = grid_offset(segmentation.geometry, volume.geometry)
         if offset is None:
             raise _mismatch(self.case)
         for segment in segmentation.segments:
@@ -287,6 +350,13 @@ class LoadedCase:
                 found.append(number)
         return found
 
+    def fingerprint(self) -> str:
+        """Changes when a voxel of the image or of the label does."""
+        digest = hashlib.sha256()
+        for array in (self.frames.array, *([] if self._array is None else [self._array]), *self._masks):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
     @property
     def nbytes(self) -> int:
         """Bytes in memory, about."""
@@ -298,17 +368,7 @@ def _is_one_thing(mask: BoolArray) -> bool:
     if np.count_nonzero(mask) < _LEAST_VOXELS:
         return False
     where = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return bool(ndimage.label(mask[where], structure=np.ones((3, 3, 3)))[1] <= _MOST_PARTS)
-
-
-def _offset(label: VolumeGeometry, image: VolumeGeometry) -> tuple[int, int, int] | None:
-    """Where the label's first voxel lies in the image, (i, j, k); None if their grids are different."""
-    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float) * (np.array(label.shape_ijk) - 1)
-    there = image.ras_to_ijk(label.ijk_to_world(corners))
-    start = np.rint(there[0])
-    if np.abs(there - (start + corners)).max() > _GRID_TOLERANCE * max(1.0, *corners.max(0)):
-        return None
-    return int(start[0]), int(start[1]), int(start[2])
+    return bool(ndimage.label(mask[where], structure=np.ones((3, 3, 3)))[1] <= MOST_PARTS)
 
 
 def _placed(mask: BoolArray, offset: tuple[int, int, int], shape: tuple[int, ...]) -> BoolArray | None:
@@ -360,7 +420,8 @@ def split(cases: Sequence[Case], share: float, seed: int) -> tuple[tuple[Case, .
             f"All cases are of one patient ('{patients[0]}'), so none can be kept for measuring."
             if patients
             else "There are no cases.",
-            "Add cases of other patients, or give cases of others with --val.",
+            "Add cases of other patients, or give cases of others with --val. If these are several patients, "
+            'a manifest.json can say so: each case\'s "patient".',
         )
     count = min(len(patients) - 1, max(1, round(share * len(patients))))
     held = set(np.random.default_rng([seed, 0]).permutation(patients)[:count].tolist())
