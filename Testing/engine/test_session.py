@@ -196,8 +196,8 @@ def test_two_keyframes_meet_in_one_blended_mask() -> None:
     keyframes = {0: FramePrompts(mask=wide), 19: GREY_CLICK}
     masks, _ = run(session(volume), segment(keyframes))
     grey = volume[0] == 120
-    assert overlap(masks["bright", 1].mask, wide) > 0.85 > 0.1 > overlap(masks["bright", 1].mask, grey)
-    assert overlap(masks["bright", 18].mask, grey) > 0.6 > 0.1 > overlap(masks["bright", 18].mask, wide)
+    assert overlap(masks["bright", 1].mask, wide) > 0.95 > 0.1 > overlap(masks["bright", 1].mask, grey)
+    assert overlap(masks["bright", 18].mask, grey) > 0.95 > 0.1 > overlap(masks["bright", 18].mask, wide)
     assert masks["bright", 9].doubt > masks["bright", 19].doubt
 
 

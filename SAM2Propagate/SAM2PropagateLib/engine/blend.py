@@ -56,9 +56,11 @@ def blended(
     logits = share * left.logits.float().clamp(-_LIMIT, _LIMIT)
     logits = logits + (1 - share) * right.logits.float().clamp(-_LIMIT, _LIMIT)
     if shapes is not None:
-        trust = _SHAPE_WEIGHT * min(1.0, 2 * disagreement(left, right))
+        way = from_left / (from_left + from_right)
+        # Beside a keyframe its own side sees more than any shape on the way to another one.
+        far = min(1.0, 8 * way * (1 - way))
+        trust = _SHAPE_WEIGHT * far * min(1.0, 2 * disagreement(left, right))
         if trust:
-            way = from_left / (from_left + from_right)
             logits = logits + trust * between(*shapes, way).to(logits.device)
     iou = share * left.iou + (1 - share) * right.iou
     score = share * left.object_score + (1 - share) * right.object_score
