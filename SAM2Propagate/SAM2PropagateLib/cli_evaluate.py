@@ -88,7 +88,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
 
 def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
     """What the parsed arguments ask for."""
-    out = namespace.out or Path(f"evaluation_{Path(namespace.model).stem}.json")
+    out = namespace.out or Path(f"evaluation_{_short_name(namespace.model)}.json")
     return EvaluateCommand(
         cases=namespace.cases,
         model=namespace.model,
@@ -101,6 +101,13 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
         overwrite=namespace.overwrite,
         debug=namespace.debug,
     )
+
+
+def _short_name(model: str) -> str:
+    """A model's name, or that of its file without its ending; a name may have dots of its own."""
+    name = Path(model).name
+    ending = next((e for e in (".safetensors", ".pt", ".pth") if name.lower().endswith(e)), "")
+    return name[: len(name) - len(ending)]
 
 
 def run_evaluate(

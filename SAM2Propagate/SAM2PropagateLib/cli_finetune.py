@@ -25,8 +25,8 @@ _STAGE = "Training"
 _EPILOG = """\
 A case is a subfolder with image.nii.gz and label.nii.gz (or .nrrd, .mha; the label may be a .seg.nrrd), or
 a file NAME.nii.gz with NAME_label.nii.gz or NAME.seg.nrrd beside it. Every label value and every segment is a
-structure. Cases whose names are the same up to their first number (p07_ct, p07_mr) are of one patient; a
-manifest.json can say otherwise.
+structure. Cases whose names are the same up to the number of the patient (p07_ct, p07_mr) are of one patient;
+a manifest.json can say otherwise.
 
 example:
   finetune --cases my_livers --from sam2propagate_tiny --out liver.safetensors --minutes 60
@@ -143,10 +143,10 @@ def run_finetune(
 
     Raises:
         InputError, SAM2PropagateError: as `training.finetune.finetune` and `ModelStore.resolve`.
-        Cancelled: the state is kept; --resume goes on with it.
+        Cancelled: the state is kept, if training had begun; --resume goes on with it.
     """
     # Late: they bring torch along.
-    from SAM2PropagateLib.training.finetune import FinetuneJob, finetune
+    from SAM2PropagateLib.training.finetune import FinetuneJob, can_resume, finetune
     from SAM2PropagateLib.training.recipe import Recipe
 
     path, entry = store.resolve(command.model)
@@ -167,7 +167,11 @@ def run_finetune(
         resume=command.resume,
         overwrite=command.overwrite,
     )
-    result = finetune(job, _Printing(progress, should_cancel), lambda text: progress.note(text + "."))
+    try:
+        result = finetune(job, _Printing(progress, should_cancel), lambda text: progress.note(text + "."))
+    except (Cancelled, KeyboardInterrupt):
+        hint = "Add --resume to go on with it." if can_resume(command.out) else "Nothing was written."
+        raise Cancelled(sentence="The training was stopped.", hint=hint) from None
     return _told(result)
 
 
@@ -186,8 +190,7 @@ class _Printing:
             f"loss {sum(recent) / len(recent):.3f}"
         )
         self._progress(_STAGE, ProgressEvent(None, text))
-        if self._should_cancel():
-            raise Cancelled(sentence="The training was stopped.", hint="Go on with it with --resume.")
+        self.check()
 
     def measured(self, progress: Progress, score: Score) -> None:
         """The model was measured."""
@@ -196,6 +199,11 @@ class _Printing:
             f"After {steps}, mean Dice on the cases to measure on: prompted slice "
             f"{score.preview:.3f}, volume {score.volume:.3f}, with the ends given {score.in_range:.3f}."
         )
+
+    def check(self) -> None:
+        """Raises Cancelled if the user asked for that."""
+        if self._should_cancel():
+            raise Cancelled
 
 
 def _told(result: FinetuneResult) -> list[str]:

@@ -10,7 +10,9 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its usual name
 import torch
 from safetensors.torch import save_file
+from scipy import ndimage
 
+from SAM2PropagateLib.engine import imaging
 from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config
 
 CONFIG = (
@@ -69,3 +71,10 @@ def write_model(path: Path) -> Path:
 def loaded(path: Path) -> LoadedModel:
     """A weights file as the engine loads it."""
     return load_model(path, device="cpu", precision="float32")
+
+
+def outline_the_bright(image: torch.Tensor, points: np.ndarray) -> list[np.ndarray]:
+    """Stands for the image half of a model that has learned something: what is bright, if anything is."""
+    grey = imaging.to_grey(image)[0, 0].numpy()
+    parts, count = ndimage.label(ndimage.gaussian_filter(grey, 1) > 0.6 * grey.max())
+    return [parts == number for number in range(1, count + 1)] if len(points) else []

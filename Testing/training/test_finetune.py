@@ -1,22 +1,21 @@
-"""Fine-tuning: what learns and what stays, going on after a kill, what is refused, and both commands."""
+"""Fine-tuning: what learns and what stays, going on after a kill, and what is refused."""
 
 from __future__ import annotations
 
-import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from SAM2PropagateLib.cli import main
-from SAM2PropagateLib.cli_finetune import _told
-from SAM2PropagateLib.engine.build import build_model, model_config
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.training import finetune as module
+from SAM2PropagateLib.training import trainer as trainer_module
 from SAM2PropagateLib.training.cases import find_cases
 from SAM2PropagateLib.training.finetune import FinetuneJob, FinetuneResult, finetune, work_folder
 from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, part_of, unfreeze
@@ -24,7 +23,7 @@ from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
 from SAM2PropagateLib.training.recipe import Recipe
 from SAM2PropagateLib.training.trainer import ImageHalf, Progress, Trainer
 from SAM2PropagateLib.training.validation import Score, Validation
-from Testing.training.samples import loaded, small_model, write_case, write_model
+from Testing.training.samples import CONFIG, SHAPE, loaded, small_model, write_case, write_image
 
 QUICK = Recipe(
     steps=4,
@@ -38,7 +37,9 @@ QUICK = Recipe(
     validations=0,
     save_minutes=0.0,
     memory_rate=1e-3,
+    warped=0.6,
 )
+pytestmark = pytest.mark.usefixtures("outlines")
 
 
 class Killed(BaseException):
@@ -46,10 +47,12 @@ class Killed(BaseException):
 
 
 class Killer:
-    """Ends a run after a step; 0: never."""
+    """Ends a run after a step (0: never), or when it asks for the n-th time whether it may go on."""
 
-    def __init__(self, after: int = 0) -> None:
+    def __init__(self, after: int = 0, check: int = 0) -> None:
         self.after = after
+        self.check_at = check
+        self.checks = 0
         self.steps: list[int] = []
         self.scores: list[Score] = []
 
@@ -61,18 +64,10 @@ class Killer:
     def measured(self, progress: Progress, score: Score) -> None:
         self.scores.append(score)
 
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cases")
-    for number in range(3):
-        write_case(folder, f"p{number}", seed=number)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "start.safetensors")
+    def check(self) -> None:
+        self.checks += 1
+        if self.checks == self.check_at:
+            raise Killed
 
 
 def job_for(cases: Path, model: Path, out: Path, recipe: Recipe = QUICK) -> FinetuneJob:
@@ -84,7 +79,9 @@ def run(job: FinetuneJob, killer: Killer | None = None) -> FinetuneResult:
 
 
 @pytest.fixture(scope="module")
-def straight(cases: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
+def straight(
+    outlines: None, cases: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> FinetuneResult:
     """A run that nothing stopped."""
     return run(job_for(cases, model, tmp_path_factory.mktemp("straight") / "new.safetensors"))
 
@@ -138,8 +135,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     with pytest.raises(Killed):
         run(job, Killer(killed_after))
     assert not job.out.exists()
-    # A file that was being written then.
     looks = sorted((work_folder(job.out) / "looks").glob("look_*.safetensors"))
+    # Among them are some made of one slice: the volumes have ten slices.
+    lengths = [len(load_file(path)["masks"]) for path in looks]
+    assert 20 in lengths and min(lengths) < 20
+    # A file that was being written then.
     looks[-1].write_bytes(looks[-1].read_bytes()[:-100])
     with pytest.raises(InputError) as error:
         run(job)
@@ -156,7 +156,128 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
+def test_a_run_killed_before_it_has_learned_anything(
+    cases: Path, model: Path, straight: FinetuneResult, tmp_path: Path
+) -> None:
+    job = job_for(cases, model, tmp_path / "new.safetensors", replace(QUICK, steps=1))
+    folder = work_folder(job.out)
+    with pytest.raises(Killed):
+        run(job, Killer(check=2))  # while the cases are read
+    assert not folder.exists()
+    # A folder without a state is of a run that was killed before there was one.
+    (folder / "looks").mkdir(parents=True)
+    (folder / "looks" / "look_000000.safetensors").write_bytes(b"of another run")
+    with pytest.raises(InputError) as error:
+        run(replace(job, resume=True))
+    assert error.value.code == "nothing_to_resume"
+    with pytest.raises(Killed):
+        run(job, Killer(check=6))  # while it is measured for the first time
+    assert (folder / "training.pt").is_file() and not list((folder / "looks").iterdir())
+    killer = Killer()
+    result = run(replace(job, resume=True), killer)
+    assert killer.steps == [1] and len(killer.scores) == 2 and not folder.exists()
+    report = json.loads(result.report.read_text())
+    assert report["losses"] == json.loads(straight.report.read_text())["losses"][:1]
+
+
+def test_a_run_killed_while_it_ends(
+    cases: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_arguments: object, **_options: object) -> None:
+        raise Killed
+
+    job = job_for(cases, model, tmp_path / "new.safetensors", replace(QUICK, steps=1))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, "_write_model", killed)
+        run(job)
+    assert job.out.with_suffix(".png").is_file() and job.out.with_suffix(".json").is_file()
+    assert not job.out.exists()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module.shutil, "rmtree", killed)
+        run(replace(job, resume=True))
+    written = job.out.read_bytes()
+    killer = Killer()
+    result = run(replace(job, resume=True), killer)
+    assert not killer.steps and not killer.scores and not work_folder(job.out).exists()
+    assert state_of(result.out).keys() and len(result.out.read_bytes()) == len(written)
+
+
+def test_a_state_of_something_else_is_not_taken_up(cases: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(cases, tmp_path / "cases")
+    job = job_for(tmp_path / "cases", model, tmp_path / "new.safetensors")
+    with pytest.raises(Killed):
+        run(job, Killer(check=6))
+    path = work_folder(job.out) / "training.pt"
+    state = torch.load(path, weights_only=True)
+    state["about"]["device"] = "cuda:0"
+
+    def refused(job: FinetuneJob) -> str:
+        with pytest.raises(InputError) as error:
+            run(replace(job, resume=True))
+        assert error.value.code == "resume_mismatch"
+        return error.value.sentence
+
+    assert "another configuration" in refused(replace(job, config=CONFIG))
+    torch.save(state, path)
+    assert "another device" in refused(job)
+    write_case(tmp_path / "cases", "p1", seed=9)
+    assert "another content of the cases" in refused(job)
+    assert path.is_file()
+
+
+def test_time_counts_from_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self) -> float:
+            return self.now
+
+        monotonic = perf_counter
+
+    class Slow:
+        """A pool whose first looks take longer than the whole training may."""
+
+        is_new = True
+
+        def prepare(self, step: int, between: object) -> None:
+            clock.now += 100 if self.is_new else 0
+            self.is_new = False
+
+    class Measured:
+        def score(self, loaded: object, between: object) -> Score:
+            clock.now += 30
+            return Score(0.5, 0.5, 0.5, ())
+
+    def step(number: int) -> float:
+        clock.now += 1
+        return 1.0
+
+    clock = Clock()
+    monkeypatch.setattr(trainer_module, "time", clock)
+    recipe = replace(QUICK, steps=0, minutes=10 / 60, validations=1, save_minutes=1e9)
+    start = small_model()
+    trainer = Trainer(start, unfreeze(start.model), Slow(), Measured(), recipe, tmp_path, {})  # type: ignore[arg-type]
+    monkeypatch.setattr(trainer, "step", step)
+    trainer.run(Killer())
+    assert trainer.progress.step == 10 and trainer.progress.seconds == pytest.approx(10)
+    assert [score["step"] for score in trainer.progress.scores] == [0, 5, 10]
+
+
+def test_measuring_keeps_features_within_a_budget_and_can_be_ended(cases: Path) -> None:
+    found, shelf = find_cases(cases)[:2], CaseShelf()
+    sources = [Source(case, (0,)) for case in found]
+    roomy = Validation(sources, shelf, most=2, keeps_features=True)
+    tight = Validation(sources, shelf, most=2, keeps_features=True, budget=1)
+    loaded_model, killer = small_model(), Killer()
+    assert roomy.score(loaded_model, killer.check) == tight.score(loaded_model)
+    assert roomy.kept_bytes and not tight.kept_bytes
+    assert killer.checks > 6  # heard from within a structure, too
+    with pytest.raises(Killed):
+        roomy.score(loaded_model, Killer(check=3).check)
+
+
 def test_more_can_be_unfrozen(cases: Path, model: Path, tmp_path: Path) -> None:
+    assert {part_of(name) for name in ("no_mem_embed", "no_mem_pos_enc")} == {IMAGE}
     recipe = replace(QUICK, steps=1, image_rate=1e-3)
     job = replace(job_for(cases, model, tmp_path / "new.safetensors", recipe), further=("image",))
     killer = Killer(1)
@@ -181,8 +302,15 @@ def test_what_cannot_be_trained_on_is_refused(cases: Path, model: Path, tmp_path
     write_case(alone, "p7")
     assert code(job_for(alone, model, out)) == "too_few_cases"
     write_case(alone, "p7_again")
-    assert code(replace(job_for(alone, model, out), overwrite=True)) == "too_few_cases"
-    same = replace(job_for(cases, model, out), validation=cases, overwrite=True)
+    assert code(job_for(alone, model, out)) == "too_few_cases"
+    empty = tmp_path / "empty"
+    for name in ("p1", "p2"):
+        write_case(empty, name)
+        label = np.zeros(SHAPE, np.uint8)
+        label[2, 2, 2:5] = 1
+        write_image(label, empty / name / "label.nii.gz")
+    assert code(job_for(empty, model, out)) == "nothing_to_learn"
+    same = replace(job_for(cases, model, out), validation=cases)
     assert code(same) == "patient_on_both_sides"
     assert (
         code(replace(job_for(cases, model, tmp_path / "b.safetensors"), further=("hat",))) == "unknown_part"
@@ -192,6 +320,8 @@ def test_what_cannot_be_trained_on_is_refused(cases: Path, model: Path, tmp_path
     )
     (tmp_path / "d.safetensors").write_bytes(b"")
     assert code(job_for(cases, model, tmp_path / "d.safetensors")) == "output_exists"
+    # A refusal leaves nothing behind that would be in the way of the next try.
+    assert not list(tmp_path.glob("*.training"))
 
 
 def test_learning_lowers_the_loss(cases: Path, tmp_path: Path) -> None:
@@ -205,61 +335,3 @@ def test_learning_lowers_the_loss(cases: Path, tmp_path: Path) -> None:
     trainer = Trainer(model, learning, pool, validation, QUICK, tmp_path, {})
     losses = [trainer.step(1) for _ in range(12)]
     assert losses[-1] < 0.6 * losses[0]
-
-
-# --- the commands
-
-
-def cli(tmp_path: Path, *words: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    store = ModelStore(cache=tmp_path / "cache", resources=tmp_path / "resources")
-    code = main([str(word) for word in words], store=store, stdout=out, stderr=err)
-    return code, out.getvalue(), err.getvalue()
-
-
-def test_an_official_checkpoint_goes_through_both_commands(cases: Path, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    official = tmp_path / "sam2.1_hiera_tiny.pt"
-    torch.save({"model": build_model(model_config("sam2.1_hiera_t.yaml", 64)).state_dict()}, official)
-    new, small = tmp_path / "mine.safetensors", ("--input-size", 64, "--device", "cpu")
-    words = ("finetune", "--cases", cases, "--from", official, "--out", new, "--epochs", 1, *small)
-    code, out, err = cli(tmp_path, *words)
-    assert code == 0, err
-    assert f"Wrote {new} after 2 steps" in out and "prompted slice" in out
-    assert "Training on 2 structures of 2 cases" in err and "After 2 steps" in err
-    assert loaded(new).input_size == 64  # its configuration comes along
-    table = tmp_path / "table.json"
-    code, out, err = cli(
-        tmp_path, "evaluate", "--cases", cases, "--model", new, "--out", table, "--device", "cpu"
-    )
-    assert code == 0, err
-    lines = out.splitlines()
-    assert lines[0].split()[:3] == ["TARGET", "PREVIEW", "VOLUME"] and lines[4].startswith("MEAN OF 3")
-    written = json.loads(table.read_text())
-    assert len(written["targets"]) == 3 and written["input_size"] == 64
-    for target in written["targets"]:
-        assert 0 <= target["volume"] <= 1 and len(target["scores"]["after"]) == 3
-    mean = np.mean([target["preview"] for target in written["targets"]])
-    assert written["mean"]["preview"] == pytest.approx(mean)
-
-
-def test_bad_words_on_the_command_line(cases: Path, model: Path, tmp_path: Path) -> None:
-    given = ("finetune", "--cases", cases, "--from", model)
-    for words, sentence in (
-        ((*given, "--out", tmp_path / "a.pt"), "is not the name of a weights file"),
-        ((*given, "--out", tmp_path / "a.safetensors", "--epochs", "0"), "whole number above 0"),
-        ((*given, "--out", tmp_path / "a.safetensors", "--minutes", "-3"), "number of minutes"),
-        ((*given, "--out", tmp_path / "a.safetensors", "--device", "tpu"), "no device"),
-        (("evaluate", "--cases", tmp_path / "none", "--out", tmp_path / "t.json"), "There is no folder"),
-        (("evaluate", "--cases", cases, "--model", "nobody", "--out", tmp_path / "t.json"), "nobody"),
-    ):
-        code, out, err = cli(tmp_path, *words)
-        assert code == 2 and not out and sentence in err, err
-
-
-def test_a_training_that_did_not_help_says_so() -> None:
-    start = {"step": 0, "preview": 0.9, "volume": 0.7, "in_range": 0.8}
-    later = {**start, "step": 5, "volume": 0.75}
-    result = FinetuneResult(Path("n.safetensors"), Path("n.png"), Path("n.json"), start, start, 9, 60.0)
-    assert "holds those" in _told(result)[1] and "volume 0.700 -> 0.700" in _told(result)[2]
-    assert not any("holds those" in line for line in _told(replace(result, best=later)))

@@ -11,30 +11,23 @@ from SAM2PropagateLib.engine import imaging
 from SAM2PropagateLib.training.cases import LoadedCase, find_cases
 from SAM2PropagateLib.training.features import FrameStock
 from SAM2PropagateLib.training.warps import draw_warped_look
-from Testing.training.samples import write_case
+from Testing.training.samples import outline_the_bright, write_case
 
 SIZE = 64
 
 
-def outline_the_bright(image: torch.Tensor, points: np.ndarray) -> list[np.ndarray]:
-    """Stands for the image half: what is bright on the picture, if anything is."""
-    grey = imaging.to_grey(image)[0, 0].numpy()
-    parts, count = ndimage.label(ndimage.gaussian_filter(grey, 1) > 0.6 * grey.max())
-    return [parts == number for number in range(1, count + 1)] if len(points) else []
-
-
 @pytest.fixture
-def target(tmp_path):
+def volume(tmp_path):
     write_case(tmp_path, "a")
     case = LoadedCase(find_cases(tmp_path)[0])
-    return case.structure(case.usable()[0])
+    return case.frames
 
 
-def looks(target, count=12):
+def looks(volume, count=12):
     found = []
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        look = draw_warped_look(target, SIZE, lambda i: FrameStock((i,)), outline_the_bright, rng)
+        look = draw_warped_look(volume, SIZE, lambda i: FrameStock((i,)), outline_the_bright, rng)
         if look is not None:
             found.append(look)
         if len(found) == count:
@@ -42,14 +35,14 @@ def looks(target, count=12):
     raise AssertionError(f"only {len(found)} of 60 draws gave a look")
 
 
-def test_same_seed_same_look(target):
-    first, again = looks(target, 1)[0], looks(target, 1)[0]
+def test_same_seed_same_look(volume):
+    first, again = looks(volume, 1)[0], looks(volume, 1)[0]
     assert torch.equal(first.frames.parts[0], again.frames.parts[0])
     assert torch.equal(first.masks, again.masks)
 
 
-def test_masks_stay_on_what_they_outline(target):
-    for look in looks(target):
+def test_masks_stay_on_what_they_outline(volume):
+    for look in looks(volume):
         grey = imaging.to_grey(look.frames.parts[0])[:, 0]
         for picture, mask in zip(grey, look.masks, strict=True):
             if mask.sum() < 40:
@@ -59,9 +52,9 @@ def test_masks_stay_on_what_they_outline(target):
             assert abs(float(picture[mask].mean() - picture[around].mean())) > 10
 
 
-def test_structures_move_a_little_and_end(target):
+def test_structures_move_a_little_and_end(volume):
     ended = 0
-    for look in looks(target):
+    for look in looks(volume):
         areas = look.areas
         assert areas.max() >= 0.006 * SIZE * SIZE * 0.5
         filled = np.flatnonzero(areas)
@@ -73,6 +66,6 @@ def test_structures_move_a_little_and_end(target):
     assert ended >= 3  # many structures end among the frames
 
 
-def test_nothing_outlined_gives_no_look(target):
+def test_nothing_outlined_gives_no_look(volume):
     rng = np.random.default_rng(0)
-    assert draw_warped_look(target, SIZE, lambda i: FrameStock((i,)), lambda i, p: [], rng) is None
+    assert draw_warped_look(volume, SIZE, lambda i: FrameStock((i,)), lambda i, p: [], rng) is None

@@ -35,6 +35,11 @@ class FrameStock:
     def __len__(self) -> int:
         return len(self.parts[0])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return sum(part.nbytes for part in self.parts)
+
     def pick(self, indices: Sequence[int]) -> FrameStock:
         """Some of the frames, in this order."""
         return FrameStock(tuple(part[list(indices)] for part in self.parts))

@@ -23,10 +23,10 @@ from SAM2PropagateLib.training.parts import IMAGE, unfreeze
 from SAM2PropagateLib.training.plot import draw_plot
 from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
 from SAM2PropagateLib.training.recipe import Recipe
-from SAM2PropagateLib.training.trainer import ImageHalf, Listener, Progress, Trainer
+from SAM2PropagateLib.training.trainer import STATE_FILE, ImageHalf, Listener, Progress, Trainer
 from SAM2PropagateLib.training.validation import Validation
 
-# An epoch shows every structure this often on average.
+# An epoch has so many clips per structure; those of warped slices (see `warps`) are among them.
 _CLIPS_PER_EPOCH = 8
 _FEWEST_CASES = 2
 # With few structures fewer looks do for the beginning.
@@ -46,7 +46,8 @@ class FinetuneJob:
         validation: folder to measure on; None: `share` of the patients of `cases`.
         further: parts to unfreeze beside the memory half and the heads.
         epochs: 0: no limit but the recipe's.
-        resume: go on with the run that was stopped. overwrite: begin anew whatever is there.
+        resume: go on with the run that was stopped; what it wrote already is written again. overwrite:
+            begin anew whatever is there.
     """
 
     cases: Path
@@ -83,8 +84,15 @@ def work_folder(out: Path) -> Path:
     return out.with_name(out.name + ".training")
 
 
+def can_resume(out: Path) -> bool:
+    """Whether the state of a run that was stopped is there."""
+    return (work_folder(out) / STATE_FILE).is_file()
+
+
 def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) -> FinetuneResult:
-    """Train, and write the model, the plot and the report.
+    """Train, and write the plot, the report and, last, the model.
+
+    Nothing is left behind by a run that is refused; one that is stopped later can be resumed.
 
     Args:
         listener: is told how the training goes; what it raises ends it, to be resumed later.
@@ -97,13 +105,14 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
         SAM2PropagateError: as `load_model`; `disk_full`.
     """
     plot, report = job.out.with_suffix(".png"), job.out.with_suffix(".json")
+    _check_state(job)
     for path in (job.out, plot, report):
-        check_output(path, job.overwrite)
-    folder = _prepared_folder(job)
+        check_output(path, job.overwrite or job.resume)
     train, validate = _cases(job)
-    tell(f"Reading {len(train)} cases to learn from and {len(validate)} to measure on")
+    tell(f"Reading {_counted(train)} to learn from and {_counted(validate)} to measure on")
     shelf = CaseShelf()
-    sources, measured = _sources(train, shelf), _sources(validate, shelf)
+    sources = _sources(train, shelf, listener.check, tell)
+    measured = _sources(validate, shelf, listener.check, tell)
     structures = sum(len(source.structures) for source in sources)
     tell("Loading the model")
     loaded = load_model(
@@ -113,6 +122,11 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
     learning = unfreeze(loaded.model, job.further)
     keeps = IMAGE not in learning.parts
     image_half = ImageHalf.of(loaded, learning)
+    # Only now, when nothing is left to be refused.
+    folder = work_folder(job.out)
+    if folder.exists() and not job.resume:
+        shutil.rmtree(folder)
+    folder.mkdir(exist_ok=True)
     pool = LookPool(
         sources,
         shelf,
@@ -127,7 +141,10 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
     about = {
         "cases": [[s.case.name, *s.structures] for s in sources],
         "validation cases": [[s.case.name, *s.structures] for s in measured],
+        "content of the cases": [s.fingerprint for s in (*sources, *measured)],
         "model": _fingerprint(job.model),
+        "configuration": job.config or "",
+        "device": str(loaded.device),
         "input size": loaded.input_size,
         "parts": sorted(learning.parts),
     }
@@ -141,31 +158,33 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
     trainer.run(listener)
     progress = trainer.progress
     first, best = progress.scores[0], max(progress.scores, key=lambda score: float(score["volume"]))
-    _write_model(job, loaded, progress, best)
     draw_plot(progress, plot, f"{job.out.stem}: {len(sources)} cases, {progress.seconds / 60:.0f} minutes")
     _write_report(report, job, recipe, about, progress, first, best)
+    # Last: where the model is, all is.
+    _write_model(job, loaded, progress, best)
     shutil.rmtree(folder)
     return FinetuneResult(job.out, plot, report, first, best, progress.step, progress.seconds)
 
 
-def _prepared_folder(job: FinetuneJob) -> Path:
+def _check_state(job: FinetuneJob) -> None:
+    """A folder without a state is no training: its run was stopped before it had begun."""
     folder = work_folder(job.out)
-    if folder.exists() and not job.resume:
-        if not job.overwrite:
-            raise InputError(
-                "training_unfinished",
-                f"A training for '{job.out.name}' was stopped before its end.",
-                "Add --resume to go on with it, or --overwrite to start again.",
-            )
-        shutil.rmtree(folder)
-    if not folder.exists() and job.resume:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(
+            "output_exists", f"'{folder}' is in the way of this training's folder.", "Move it elsewhere."
+        )
+    if can_resume(job.out) and not job.resume and not job.overwrite:
+        raise InputError(
+            "training_unfinished",
+            f"A training for '{job.out.name}' was stopped before its end.",
+            "Add --resume to go on with it, or --overwrite to start again.",
+        )
+    if job.resume and not can_resume(job.out):
         raise InputError(
             "nothing_to_resume",
             f"There is no training to resume for '{job.out.name}'.",
             "Leave out --resume.",
         )
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def _cases(job: FinetuneJob) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
@@ -183,12 +202,31 @@ def _cases(job: FinetuneJob) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     return split(cases, job.share, job.recipe.seed)
 
 
-def _sources(cases: Sequence[Case], shelf: CaseShelf) -> list[Source]:
+def _counted(cases: Sequence[Case]) -> str:
+    """So many cases of so many patients, for a sentence."""
+    patients = len({case.patient for case in cases})
+    return (
+        f"{len(cases)} {'case' if len(cases) == 1 else 'cases'} "
+        f"of {patients} {'patient' if patients == 1 else 'patients'}"
+    )
+
+
+def _sources(
+    cases: Sequence[Case], shelf: CaseShelf, check: Callable[[], None], tell: Callable[[str], None]
+) -> list[Source]:
     found = []
     for case in cases:
-        usable = shelf.get(case).usable()
+        check()
+        loaded = shelf.get(case)
+        usable = loaded.usable()
+        left_out = [name for number, name in enumerate(loaded.names) if number not in usable]
+        if left_out:
+            tell(
+                f"Left out of '{case.name}', being a few voxels or many parts: {', '.join(left_out[:5])}"
+                + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+            )
         if usable:
-            found.append(Source(case, tuple(usable)))
+            found.append(Source(case, tuple(usable), loaded.fingerprint()))
     if not found:
         raise InputError(
             "nothing_to_learn",
@@ -235,7 +273,7 @@ def _write_model(job: FinetuneJob, loaded: LoadedModel, progress: Progress, best
         ),
     }
     about.update({key: metadata[key] for key in ("licence", "view") if key in metadata})
-    with atomic_output(job.out, job.overwrite) as file:
+    with atomic_output(job.out, job.overwrite or job.resume) as file:
         file.write(save(state, about))
 
 

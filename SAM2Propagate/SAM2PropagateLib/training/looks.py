@@ -24,7 +24,7 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.training.features import FrameStock
 
 # Frames of one look at most: the whole of most structures with what lies beyond their ends.
-_MOST_FRAMES = 28
+MOST_FRAMES = 28
 # Frames beyond either end of the structure that a look shows if the volume has them.
 _BEYOND = 8
 # A structure that nowhere covers this many pixels of the model's input cannot be learned from.
@@ -39,13 +39,18 @@ class Look:
         frames: consecutive frames.
         masks: bool (frames, size, size), the structure on the model's input.
         areas: pixels of each mask.
-        owner: number of the case that it is of.
+        owner: number of the patient that it is of.
     """
 
     frames: FrameStock
     masks: torch.Tensor
     areas: np.ndarray
     owner: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.frames.nbytes + self.masks.nbytes + self.areas.nbytes
 
 
 # Makes what is kept of float32 images (n, 3, size, size).
@@ -68,7 +73,7 @@ def draw_look(
         rng: decides everything.
         style: how a frame that is not square becomes the model's input; see `engine.looking`.
     """
-    axis = draw_axis(target, rng)
+    axis = draw_axis(target.frames, rng)
     frames = FrameStack(target.frames.array, target.geometry, axis, draw_window(target.frames.window, rng))
     masks = frames_first(target.mask, axis)
     chosen, thickness = _frames(masks, rng)
@@ -97,13 +102,13 @@ def draw_look(
     return Look(stock(turn(torch.stack(images))), found, shown)
 
 
-def draw_axis(target: LoadedTarget, rng: np.random.Generator) -> int:
+def draw_axis(frames: FrameStack, rng: np.random.Generator) -> int:
     """Mostly the volume's own propagation axis; any, where the voxels are nearly cubes."""
-    spacing = target.geometry.spacing
+    spacing = frames.geometry.spacing
     is_cubic = max(spacing) < 2 * min(spacing)
-    if is_cubic and rng.random() < 0.4 and min(target.geometry.shape_ijk) >= 16:
+    if is_cubic and rng.random() < 0.4 and min(frames.geometry.shape_ijk) >= 16:
         return int(rng.integers(3))
-    return target.axis
+    return frames.axis
 
 
 def draw_window(window: Window, rng: np.random.Generator) -> Window:
@@ -121,11 +126,11 @@ def _frames(masks: BoolArray, rng: np.random.Generator) -> tuple[list[int], int]
     first = max(0, int(filled[0]) - _BEYOND * thickness)
     last = min(len(masks) - 1, int(filled[-1]) + _BEYOND * thickness)
     frames = list(range(first, last + 1, thickness))
-    if len(frames) > _MOST_FRAMES:
+    if len(frames) > MOST_FRAMES:
         # A part of a long structure: one of its ends two times out of three.
-        spare = len(frames) - _MOST_FRAMES
+        spare = len(frames) - MOST_FRAMES
         start = int(rng.choice([0, spare, int(rng.integers(spare + 1))]))
-        frames = frames[start : start + _MOST_FRAMES]
+        frames = frames[start : start + MOST_FRAMES]
     return frames, thickness
 
 

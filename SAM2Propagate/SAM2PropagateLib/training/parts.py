@@ -30,8 +30,15 @@ _MEMORY_NAMES = (
     "sam_mask_decoder.pred_obj_score_head.",
     "sam_mask_decoder.obj_score_token.",
 )
-# These are in the mask decoder but work on the image alone, once per frame.
-_IMAGE_NAMES = ("image_encoder.", "sam_mask_decoder.conv_s0.", "sam_mask_decoder.conv_s1.")
+_IMAGE_NAMES = (
+    "image_encoder.",
+    # These are in the mask decoder but work on the image alone, once per frame.
+    "sam_mask_decoder.conv_s0.",
+    "sam_mask_decoder.conv_s1.",
+    # Added to the image's features where there is no memory yet: nothing that a prompt says.
+    "no_mem_embed",
+    "no_mem_pos_enc",
+)
 
 
 def part_of(name: str) -> str:

@@ -4,37 +4,46 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 
 from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.atomic import write_failure
 from SAM2PropagateLib.training.cases import Case, LoadedCase
 from SAM2PropagateLib.training.features import FrameStock
-from SAM2PropagateLib.training.looks import Look, StockFrames, draw_look
+from SAM2PropagateLib.training.looks import MOST_FRAMES, Look, StockFrames, draw_look
 from SAM2PropagateLib.training.recipe import Recipe
 from SAM2PropagateLib.training.warps import Propose, draw_warped_look
 
 # Volumes kept in memory.
 _CASE_BYTES = 3_000_000_000
+# Looks kept in memory; the others are read from their files when they are wanted.
+_LOOK_BYTES = 4_000_000_000
+# Looks kept in files, about: enough for all that the default recipe wants at 384 pixels and below.
+_FILE_BYTES = 10_000_000_000
+# Per pixel of a frame: four features of two bytes each, and the mask.
+_BYTES_PER_PIXEL = 9
 # Drawing this often without a usable look means that there is none.
 _MOST_DRAWS = 200
-# On so many slices is something to be outlined looked for, before a labelled structure serves instead.
-_MOST_SLICES = 30
+# So many draws, of a few slices each, look for something to be outlined, before a labelled structure serves
+# instead.
+_MOST_WARPED_DRAWS = 30
 
 
 @dataclass(frozen=True)
 class Source:
-    """A case and those of its structures that can be learned from."""
+    """A case, those of its structures that can be learned from, and its `LoadedCase.fingerprint`."""
 
     case: Case
     structures: tuple[int, ...]
+    fingerprint: str = ""
 
 
 class CaseShelf:
@@ -55,13 +64,24 @@ class CaseShelf:
         return self._kept[key]
 
 
+def most_looks(recipe: Recipe, size: int) -> int:
+    """How many looks are in use at most: what the recipe says, fewer where their files would fill the disk.
+
+    It depends on the recipe and the size of the model's input alone, so that every computer learns the same.
+    """
+    room = _FILE_BYTES // (MOST_FRAMES * _BYTES_PER_PIXEL * size * size)
+    return max(recipe.batch, min(recipe.most_looks, room))
+
+
 class LookPool:
     """The looks of each step: which they are depends on the step and the recipe's seed alone.
 
     Args:
         stock: encodes frames. propose: outlines what is on a slice.
-        folder: encoded looks are kept here as well, so that a run taken up again need not encode them.
+        folder: encoded looks are kept here, so that they need not all be in memory, and a run taken up again
+            need not encode them.
         style: how a frame that is not square becomes the model's input; see `engine.looking`.
+        budget: bytes of looks kept in memory.
     """
 
     def __init__(
@@ -74,6 +94,7 @@ class LookPool:
         propose: Propose,
         folder: Path,
         style: str = STRETCHED,
+        budget: int = _LOOK_BYTES,
     ) -> None:
         self._style = style
         self._sources = sources
@@ -83,26 +104,69 @@ class LookPool:
         self._stock = stock
         self._propose = propose
         self._folder = folder
-        self._kept: dict[int, Look] = {}
+        self._budget = budget
+        self._most = most_looks(recipe, size)
+        self._there: set[int] = set()  # looks whose files are whole
+        self._kept: OrderedDict[int, Look] = OrderedDict()  # least recently used first
         folder.mkdir(parents=True, exist_ok=True)
         # A volume with many structures comes more often, but not in proportion: its neighbours are alike.
         weights = np.array([min(4.0, len(source.structures) ** 0.5) for source in sources])
         self._weights = weights / weights.sum()
+        self._patients = sorted({source.case.patient for source in sources})
 
-    def at(self, step: int) -> list[Look]:
-        """The looks from which step `step` draws its clips."""
+    def numbers(self, step: int) -> range:
+        """The looks from which step `step` draws its clips, by their numbers."""
         last = max(self._recipe.batch, self._recipe.first_looks) + step // self._recipe.steps_per_look
-        first = max(0, last - max(self._recipe.batch, self._recipe.most_looks))
-        for number in [n for n in self._kept if n < first]:
-            del self._kept[number]
+        return range(max(0, last - self._most), last)
+
+    def prepare(self, step: int, between: Callable[[], None] = lambda: None) -> None:
+        """Encode what step `step` needs and is not there, and throw away what no later step needs.
+
+        Args:
+            between: called before each look; what it raises ends the work.
+
+        Raises:
+            InputError: `nothing_to_learn`.
+            SAM2PropagateError: `disk_full`.
+        """
+        numbers = self.numbers(step)
+        for number in [n for n in self._there if n < numbers.start]:
+            self._there.discard(number)
+            self._kept.pop(number, None)
             self._file(number).unlink(missing_ok=True)
-        for number in range(first, last):
-            if number not in self._kept:
-                self._kept[number] = self._load(number) or self._draw(number)
-        return [self._kept[number] for number in range(first, last)]
+        for number in numbers:
+            if number not in self._there:
+                between()
+                if not self._is_whole(number):
+                    self._keep(number, self._draw(number))
+                self._there.add(number)
+
+    def look(self, number: int) -> Look:
+        """A look that is prepared; drawn again if its file is gone.
+
+        Raises:
+            InputError, SAM2PropagateError: as `prepare`.
+        """
+        if number not in self._kept:
+            self._keep(number, self._load(number) or self._draw(number))
+        self._kept.move_to_end(number)
+        return self._kept[number]
+
+    def _keep(self, number: int, look: Look) -> None:
+        self._kept[number] = look
+        while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > self._budget:
+            self._kept.popitem(last=False)
 
     def _file(self, number: int) -> Path:
         return self._folder / f"look_{number:06d}.safetensors"
+
+    def _is_whole(self, number: int) -> bool:
+        """Whether a look's file is there and as long as its header says."""
+        try:
+            with safe_open(str(self._file(number)), framework="pt") as file:
+                return "owner" in file.keys()  # noqa: SIM118 - the file is no dictionary
+        except (OSError, SafetensorError):
+            return False
 
     def _load(self, number: int) -> Look | None:
         try:
@@ -118,16 +182,15 @@ class LookPool:
         rng = np.random.default_rng([self._recipe.seed, 1, number])
         is_warped = rng.random() < self._recipe.warped
         for attempt in range(_MOST_DRAWS):
-            owner = int(rng.choice(len(self._sources), p=self._weights))
-            source = self._sources[owner]
+            source = self._sources[int(rng.choice(len(self._sources), p=self._weights))]
             structure = int(rng.choice(source.structures))
-            target = self._shelf.get(source.case).structure(structure)
-            if is_warped and attempt < _MOST_SLICES:
-                look = draw_warped_look(target, self._size, self._stock, self._propose, rng, self._style)
+            case = self._shelf.get(source.case)
+            if is_warped and attempt < _MOST_WARPED_DRAWS:
+                look = draw_warped_look(case.frames, self._size, self._stock, self._propose, rng, self._style)
             else:
-                look = draw_look(target, self._size, self._stock, rng, self._style)
+                look = draw_look(case.structure(structure), self._size, self._stock, rng, self._style)
             if look is not None:
-                look = replace(look, owner=owner)
+                look = replace(look, owner=self._patients.index(source.case.patient))
                 self._store(number, look)
                 return look
         raise InputError(
@@ -143,5 +206,9 @@ class LookPool:
         content["owner"] = torch.tensor(look.owner)
         path = self._file(number)
         unfinished = path.with_suffix(".part")
-        save_file(content, str(unfinished))
-        os.replace(unfinished, path)  # noqa: PTH105 - atomic on every system
+        try:
+            unfinished.write_bytes(save(content))
+            os.replace(unfinished, path)  # noqa: PTH105 - atomic on every system
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise write_failure(path, error) from error

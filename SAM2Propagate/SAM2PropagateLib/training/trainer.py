@@ -21,7 +21,7 @@ import torch
 from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.device import compute_dtype
 from SAM2PropagateLib.engine.steps import ModelSteps
-from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.errors import Cancelled, InputError
 from SAM2PropagateLib.files.atomic import atomic_output
 from SAM2PropagateLib.training.clips import Clip, ClipPlan, draw_clip, draw_plan, draw_prompt
 from SAM2PropagateLib.training.features import FrameStock
@@ -36,7 +36,7 @@ from SAM2PropagateLib.training.validation import Score, Validation
 from SAM2PropagateLib.training.warps import Propose, proposer
 
 _LEAST_RATE = 0.02  # of the highest one, at the end
-_STATE_FILE = "training.pt"
+STATE_FILE = "training.pt"
 
 
 @dataclass
@@ -58,6 +58,9 @@ class Listener(Protocol):
 
     def measured(self, progress: Progress, score: Score) -> None:
         """The model was measured."""
+
+    def check(self) -> None:
+        """Called often while something takes long: cases are read, looks drawn, the model measured."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class Trainer:
         validation: measures the model; the weights that did best at it are the run's result.
         recipe: how.
         folder: where the state is saved.
-        about: what the run is of (cases, model, ...); a state of another run is not taken up.
+        about: what the run is of (cases, model, ...), in what `torch.save` writes without code; a state of
+            another run is not taken up.
     """
 
     def __init__(
@@ -137,24 +141,52 @@ class Trainer:
         self.best = self._copied()
 
     def run(self, listener: Listener) -> None:
-        """Train to the end of the recipe; afterwards the model has the weights that did best."""
-        recipe, progress = self.recipe, self.progress
-        saved_at = time.monotonic()
-        if not progress.scores:
-            self._measure(listener)
-        while self.share_done < 1:
+        """Train to the end of the recipe; afterwards the model has the weights that did best.
+
+        Raises:
+            Cancelled: by the listener; the state is saved as it is then.
+            InputError, SAM2PropagateError: as `LookPool.prepare` and `save`.
+        """
+        try:
+            self._run(listener)
+        except Cancelled:
+            self.save()
+            raise
+        self._put(self.best)
+
+    def _run(self, listener: Listener) -> None:
+        progress = self.progress
+        saved_at = -math.inf
+        is_prepared = False
+        while True:
+            if self._is_due:
+                # Measuring takes long: what was learned until here is not risked.
+                self.save()
+                self._measure(listener)
+                saved_at = time.monotonic()
+            if self.share_done >= 1:
+                return
+            if not is_prepared:
+                # Before the clock starts: the first looks are many.
+                self._pool.prepare(progress.step, listener.check)
+                is_prepared = True
             started = time.perf_counter()
+            self._pool.prepare(progress.step, listener.check)
             progress.losses.append(self.step(progress.step))
             progress.step += 1
             progress.seconds += time.perf_counter() - started
-            if self.share_done * (recipe.validations + 1) >= len(progress.scores):
-                self._measure(listener)
-                saved_at = time.monotonic()
-            elif time.monotonic() - saved_at > recipe.save_minutes * 60:
+            if time.monotonic() - saved_at > self.recipe.save_minutes * 60:
                 self.save()
                 saved_at = time.monotonic()
             listener.stepped(progress, self.share_done)
-        self._put(self.best)
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the model is to be measured before it goes on."""
+        scores = self.progress.scores
+        if scores and scores[-1]["step"] == self.progress.step:
+            return False
+        return self.share_done * (self.recipe.validations + 1) >= len(scores)
 
     @property
     def share_done(self) -> float:
@@ -168,10 +200,10 @@ class Trainer:
     def step(self, number: int) -> float:
         """Learn from one batch of clips; returns its loss before that."""
         recipe, model = self.recipe, self.loaded.model
-        looks = self._pool.at(number)
+        numbers = self._pool.numbers(number)
         rng = np.random.default_rng([recipe.seed, 2, number])
         plan = draw_plan(recipe, rng, model.num_maskmem, model.max_obj_ptrs_in_encoder)
-        chosen = [looks[n] for n in rng.choice(len(looks), recipe.batch, replace=False)]
+        chosen = [self._pool.look(numbers[n]) for n in rng.choice(len(numbers), recipe.batch, replace=False)]
         clips = [draw_clip(look, plan, _of_others(chosen, look), rng) for look in chosen]
         prompts = [draw_prompt(plan.prompt, clip.masks[0].numpy(), rng) for clip in clips]
         frames = [
@@ -229,8 +261,10 @@ class Trainer:
     def _measure(self, listener: Listener) -> None:
         learned = self._copied()
         self._put(self._mean)
-        score = self._validation.score(self.loaded)
-        self._put(learned)
+        try:
+            score = self._validation.score(self.loaded, listener.check)
+        finally:
+            self._put(learned)
         progress = self.progress
         progress.scores.append(
             {"step": progress.step, "seconds": round(progress.seconds, 1), **score.to_dict()}
@@ -264,7 +298,7 @@ class Trainer:
             "best": self.best,
             "optimizer": self._optimizer.state_dict(),
         }
-        with atomic_output(self._folder / _STATE_FILE, True) as file:
+        with atomic_output(self._folder / STATE_FILE, True) as file:
             torch.save(state, file)
 
     def resume(self) -> None:
@@ -274,7 +308,7 @@ class Trainer:
             InputError: `nothing_to_resume`; `resume_mismatch`: that run was of other cases, another model or
                 another recipe.
         """
-        path = self._folder / _STATE_FILE
+        path = self._folder / STATE_FILE
         if not path.is_file():
             raise InputError(
                 "nothing_to_resume",

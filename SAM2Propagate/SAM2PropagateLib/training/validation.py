@@ -13,12 +13,15 @@ from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.device import compute_dtype
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.looking import STRETCHED
+from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import ModelSteps
-from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, evaluate
+from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Session, evaluate
+from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.training.pool import CaseShelf, Source
 
-_FEATURE_BYTES = 1_000_000_000  # kept per structure
+_STRUCTURE_BYTES = 1_000_000_000  # of features, while a structure is measured
+_FEATURE_BYTES = 3_000_000_000  # kept from one measuring to the next, of all structures together
 _TRACKED_AT_ONCE = 8
 
 
@@ -52,25 +55,39 @@ class Validation:
         sources: structures to measure on.
         most: of these at most so many, spread over the cases.
         keeps_features: the image half stays as it is, so that its features need be computed only once.
+        budget: bytes of features that are kept for that; a structure beyond it is encoded each time.
     """
 
     def __init__(
-        self, sources: Sequence[Source], shelf: CaseShelf, *, most: int, keeps_features: bool
+        self,
+        sources: Sequence[Source],
+        shelf: CaseShelf,
+        *,
+        most: int,
+        keeps_features: bool,
+        budget: int = _FEATURE_BYTES,
     ) -> None:
         self._chosen = _spread(sources, most)
         self._shelf = shelf
         self._keeps = keeps_features
+        self._budget = budget
         self._stores: dict[int, FeatureStore] = {}
 
     @property
     def structure_count(self) -> int:
         return len(self._chosen)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Features in memory."""
+        return sum(store.nbytes for store in self._stores.values())
+
     def score(self, loaded: LoadedModel, between: Callable[[], None] = lambda: None) -> Score:
         """Measure a model; it is left as it is.
 
         Args:
-            between: called before each structure; what it raises ends the measuring.
+            between: called often, before each structure and with each frame; what it raises ends the
+                measuring.
         """
         dtype = compute_dtype(loaded.device, "auto")
         steps = ModelSteps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
@@ -81,16 +98,36 @@ class Validation:
             target = self._shelf.get(source.case).structure(structure)
 
             def store(encode: Any, number: int = number) -> FeatureStore:
-                new = FeatureStore(encode, loaded.device, _FEATURE_BYTES, _FEATURE_BYTES)
+                new = FeatureStore(encode, loaded.device, _STRUCTURE_BYTES, _STRUCTURE_BYTES)
                 return self._stores.setdefault(number, new) if self._keeps else new
 
             session = EngineSession(steps, target.frames, None, store, _TRACKED_AT_ONCE, style)
-            scores = evaluate(target, session, EvaluationOptions(corrections=0))
+            scores = evaluate(target, _Heard(session, between), EvaluationOptions(corrections=0))
+            if self.kept_bytes > self._budget:
+                self._stores[number].clear()
             found.append(
                 StructureScore(target.target.title, scores.preview, scores.volume, scores.volume_in_range)
             )
         means = np.mean([[s.preview, s.volume, s.in_range] for s in found], axis=0)
         return Score(float(means[0]), float(means[1]), float(means[2]), tuple(found))
+
+
+class _Heard:
+    """A session that calls `between` with every frame, so that a long run can be ended."""
+
+    def __init__(self, session: Session, between: Callable[[], None]) -> None:
+        self._session = session
+        self._between = between
+
+    def preview(self, frame: int, prompts: FramePrompts, segment: str = "") -> FrameMask:
+        return self._session.preview(frame, prompts, segment)
+
+    def propagate(self, run: RunRequest, on_frame: Callable[[FrameMask], None]) -> RunSummary:
+        def take(answer: FrameMask) -> None:
+            self._between()
+            on_frame(answer)
+
+        return self._session.propagate(run, take)
 
 
 def _spread(sources: Sequence[Source], most: int) -> list[tuple[Source, int]]:

@@ -17,7 +17,6 @@ from scipy import ndimage
 from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.evaluation.metrics import BoolArray
-from SAM2PropagateLib.evaluation.targets import LoadedTarget
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.training.looks import Look, StockFrames, draw_axis, draw_tone, draw_turn, draw_window
 
@@ -58,7 +57,7 @@ def _part_at(mask: BoolArray, point: list[int]) -> BoolArray:
 
 
 def draw_warped_look(
-    target: LoadedTarget,
+    volume: FrameStack,
     size: int,
     stock: StockFrames,
     propose: Propose,
@@ -68,15 +67,15 @@ def draw_warped_look(
     """A look at something on one slice of a volume; None if nothing was found there.
 
     Args:
-        target: the volume; what is labelled in it does not matter.
+        volume: the volume; what is labelled in it does not matter.
         size: side of the model's input.
         stock: encodes the frames.
         propose: outlines structures.
         rng: decides everything.
         style: how a frame that is not square becomes the model's input; see `engine.looking`.
     """
-    window = draw_window(target.frames.window, rng)
-    frames = FrameStack(target.frames.array, target.geometry, draw_axis(target, rng), window)
+    window = draw_window(volume.window, rng)
+    frames = FrameStack(volume.array, volume.geometry, draw_axis(volume, rng), window)
     tone = draw_tone(rng)
     for _ in range(_ATTEMPTS):
         image, mask = _scene(frames, size, propose, rng, style)

@@ -1,0 +1,18 @@
+"""The command line with `outline_the_bright` in the place of a model's image half: a process to be killed.
+
+`python -m Testing.training.outlining_cli CACHE finetune ...`
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from SAM2PropagateLib.cli import main
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.training import trainer
+from Testing.training.samples import outline_the_bright
+
+if __name__ == "__main__":
+    trainer.proposer = lambda steps: outline_the_bright
+    sys.exit(main(sys.argv[2:], store=ModelStore(cache=Path(sys.argv[1]))))

@@ -1,0 +1,190 @@
+"""`finetune` and `evaluate` on the command line, and `segment` with what came out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from SAM2PropagateLib.cli import main
+from SAM2PropagateLib.cli_args import parse_arguments
+from SAM2PropagateLib.cli_evaluate import EvaluateCommand
+from SAM2PropagateLib.cli_finetune import _told
+from SAM2PropagateLib.engine.build import build_model, model_config
+from SAM2PropagateLib.engine.weights import read_state
+from SAM2PropagateLib.files.segmentation import read_segmentation
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.training.finetune import FinetuneResult, can_resume, work_folder
+from SAM2PropagateLib.training.parts import PROMPTS, part_of
+from Testing.training.samples import loaded, write_case
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("outlines")
+posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+
+
+def cli(tmp_path: Path, *words: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    store = ModelStore(cache=tmp_path / "cache", resources=tmp_path / "resources")
+    code = main([str(word) for word in words], store=store, stdout=out, stderr=err)
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_an_official_checkpoint_goes_through_the_commands(cases: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    official = tmp_path / "sam2.1_hiera_tiny.pt"
+    torch.save({"model": build_model(model_config("sam2.1_hiera_t.yaml", 64)).state_dict()}, official)
+    new, small = tmp_path / "mine.safetensors", ("--input-size", 64, "--device", "cpu")
+    words = ("finetune", "--cases", cases, "--from", official, "--out", new, "--epochs", 1, *small)
+    code, out, err = cli(tmp_path, *words)
+    assert code == 0, err
+    assert f"Wrote {new} after 2 steps" in out and "prompted slice" in out
+    assert "Reading 2 cases of 2 patients to learn from and 1 case of 1 patient to measure on" in err
+    assert "Training on 2 structures of 2 cases" in err and "After 2 steps" in err
+    assert re.search(r"Training: step 1, 50% done, \d+\.\d min, loss \d+\.\d{3}", err)
+    assert loaded(new).input_size == 64  # its configuration comes along
+    table = tmp_path / "table.json"
+    code, out, err = cli(tmp_path, "evaluate", "--cases", cases, "--model", official, "--out", table, *small)
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[0].split()[:3] == ["TARGET", "PREVIEW", "VOLUME"] and lines[4].startswith("MEAN OF 3")
+    written = json.loads(table.read_text())
+    assert len(written["targets"]) == 3 and written["input_size"] == 64
+    for target in written["targets"]:
+        assert 0 <= target["volume"] <= 1 and len(target["scores"]["after"]) == 3
+    mean = np.mean([target["preview"] for target in written["targets"]])
+    assert written["mean"]["preview"] == pytest.approx(mean)
+    # With the real worker: the file needs no --config.
+    found = tmp_path / "found.seg.nrrd"
+    code, out, err = cli(
+        tmp_path,
+        *("segment", cases / "p0" / "image.nii.gz", "--model", new, "--device", "cpu", "--range", 4, 6),
+        *("--point-ras", -20, -16, 10, "--out", found),
+    )
+    assert code == 0, err
+    assert read_segmentation(found).geometry.shape_ijk == (48, 40, 10)
+
+
+def test_cases_to_measure_on_and_further_parts(cases: Path, model: Path, tmp_path: Path) -> None:
+    write_case(tmp_path / "val", "q7", seed=5)
+    new = tmp_path / "mine.safetensors"
+    code, _, err = cli(
+        tmp_path,
+        *("finetune", "--cases", cases, "--val", tmp_path / "val", "--from", model, "--out", new),
+        *("--epochs", 1, "--batch", 2, "--unfreeze", "prompts", "--device", "cpu", "--overwrite"),
+    )
+    assert code == 0, err
+    assert "Reading 3 cases of 3 patients to learn from and 1 case of 1 patient to measure on" in err
+    report = json.loads(new.with_suffix(".json").read_text())
+    assert [case[0] for case in report["trained_on"]] == ["p0", "p1", "p2"]
+    assert [case[0] for case in report["measured_on"]] == ["q7"]
+    assert report["recipe"]["batch"] == 2 and report["steps"] == 12
+    before, after = read_state(model)[0], read_state(new)[0]
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    best_is_the_start = report["kept"]["step"] == 0
+    prompts = {name for name in moved if part_of(name) == PROMPTS}
+    assert best_is_the_start or prompts
+    assert all(name.startswith("sam_prompt_encoder.") for name in prompts)
+
+
+# --- as a process of its own
+
+
+def start(tmp_path: Path, *words: object) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(ROOT / "SAM2Propagate"), str(ROOT)])
+    return subprocess.Popen(
+        [sys.executable, "-m", "Testing.training.outlining_cli", str(tmp_path / "cache"), *map(str, words)],
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
+        text=True,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    """Read stderr up to a line with `text`."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"it ended without saying {text!r}")
+
+
+@posix_only
+def test_a_process_that_is_stopped_and_killed_goes_on_to_the_same_weights(
+    cases: Path, model: Path, tmp_path: Path
+) -> None:
+    given = ("finetune", "--cases", cases, "--from", model, "--epochs", 1, "--batch", 4, "--device", "cpu")
+    whole, new = tmp_path / "whole.safetensors", tmp_path / "new.safetensors"
+    started = time.monotonic()
+    code, _, err = cli(tmp_path, *given, "--out", whole)
+    assert code == 0, err
+    seconds = time.monotonic() - started
+    words = (*given, "--out", new)
+    with start(tmp_path, *words) as process:
+        wait_for(process, "Training on")
+        time.sleep(random.uniform(0, 0.8 * seconds))
+        process.kill()
+    with start(tmp_path, *words, *(["--resume"] if can_resume(new) else [])) as process:
+        wait_for(process, "Training on")
+        time.sleep(random.uniform(0, 0.2 * seconds))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    if process.returncode != 0:
+        assert process.returncode == 130 and "The training was stopped. Add --resume" in err, err
+        assert "Traceback" not in err
+    if not new.exists():
+        code, _, err = cli(tmp_path, *words, *(["--resume"] if can_resume(new) else []))
+        assert code == 0, err
+    assert not work_folder(new).exists()
+    wanted, found = read_state(whole)[0], read_state(new)[0]
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    reports = [json.loads(path.with_suffix(".json").read_text()) for path in (whole, new)]
+    assert reports[0]["losses"] == reports[1]["losses"] and len(reports[1]["losses"]) == 4
+    assert [score["volume"] for score in reports[0]["scores"]] == [s["volume"] for s in reports[1]["scores"]]
+
+
+def test_bad_words_on_the_command_line(cases: Path, model: Path, tmp_path: Path) -> None:
+    given = ("finetune", "--cases", cases, "--from", model)
+    for words, sentence in (
+        ((*given, "--out", tmp_path / "a.pt"), "is not the name of a weights file"),
+        ((*given, "--out", tmp_path / "a.safetensors", "--epochs", "0"), "whole number above 0"),
+        ((*given, "--out", tmp_path / "a.safetensors", "--minutes", "-3"), "number of minutes"),
+        ((*given, "--out", tmp_path / "a.safetensors", "--device", "tpu"), "no device"),
+        (("evaluate", "--cases", tmp_path / "none", "--out", tmp_path / "t.json"), "There is no folder"),
+        (("evaluate", "--cases", cases, "--model", "nobody", "--out", tmp_path / "t.json"), "nobody"),
+    ):
+        code, out, err = cli(tmp_path, *words)
+        assert code == 2 and not out and sentence in err, err
+
+
+def test_a_training_that_did_not_help_says_so() -> None:
+    start = {"step": 0, "preview": 0.9, "volume": 0.7, "in_range": 0.8}
+    later = {**start, "step": 5, "volume": 0.75}
+    result = FinetuneResult(Path("n.safetensors"), Path("n.png"), Path("n.json"), start, start, 9, 60.0)
+    assert "holds those" in _told(result)[1] and "volume 0.700 -> 0.700" in _told(result)[2]
+    assert not any("holds those" in line for line in _told(replace(result, best=later)))
+
+
+def test_the_default_file_of_an_evaluation_has_the_model_s_name() -> None:
+    for model, name in (
+        ("sam2.1_hiera_tiny", "evaluation_sam2.1_hiera_tiny.json"),
+        ("sam2.1_hiera_small", "evaluation_sam2.1_hiera_small.json"),
+        ("x/My.model.v2.safetensors", "evaluation_My.model.v2.json"),
+        ("sam2.1_hiera_tiny.pt", "evaluation_sam2.1_hiera_tiny.json"),
+    ):
+        command = parse_arguments(["evaluate", "--cases", "c", "--model", model])
+        assert isinstance(command, EvaluateCommand) and command.out == Path(name)
