@@ -2,9 +2,9 @@
 
     python Tools/pack_weights.py IMAGE_HALF MEMORY_HALF --out OUT.safetensors --name NAME --version 1 ...
 
-A tensor of a later file replaces the one of an earlier file. The configuration is read from the metadata of
-the last file that has one. The same input gives the same bytes (with --calibrate: on the same computer with
-the same version of torch).
+A tensor of a later file replaces the one of an earlier file. The configuration, and how frames are looked at
+("view"), are read from the metadata of the last file that has them. The same input gives the same bytes (with
+--calibrate: on the same computer with the same version of torch).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from SAM2PropagateLib.engine.weights import SCALE_SUFFIX, State, pack, read_stat
 from SAM2PropagateLib.training.parts import IMAGE, PROMPTS, part_of
 
 LARGEST_FILE = 40_000_000
-# Rounding to integers changes a tensor by less than this.
+# Rounding to integers changes a tensor by less than this, rounding to float16 by less than that.
 LARGEST_DIFFERENCE = 0.03
+LARGEST_FLOAT_DIFFERENCE = 1e-3
 
 
 def main() -> None:
@@ -59,11 +60,12 @@ def main() -> None:
     options = parser.parse_args()
 
     state: State = {}
-    config = ""
+    config, view = "", ""
     for path in options.inputs:
         part, metadata = read_state(path)
         state.update(part)
         config = metadata.get("config", config)
+        view = metadata.get("view", view)
     if not config:
         sys.exit("None of the inputs says in its metadata which configuration it belongs to.")
     metadata = {
@@ -72,6 +74,7 @@ def main() -> None:
         "version": options.version,
         "licence": options.licence,
         "origin": options.origin,
+        **({"view": view} if view else {}),
     }
     prefixes = tuple(options.keep_float)
 
@@ -109,16 +112,22 @@ def main() -> None:
 
 
 def _image_half(path: Path, state: State) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The integers and scales of the parts that training leaves alone, if they are those of `state`."""
+    """The integers and scales of the parts that training leaves alone; they must be those of `state`, and
+    what is kept as floats there as well."""
     stored = load_file(str(path))
     kept = {}
     for name in state:
-        scale = stored.get(name + SCALE_SUFFIX)
-        if part_of(name) not in (IMAGE, PROMPTS) or scale is None:
+        if part_of(name) not in (IMAGE, PROMPTS):
             continue
-        if _relative_error(state[name], stored[name] * scale) > LARGEST_DIFFERENCE:
+        if name not in stored or stored[name].shape != state[name].shape:
+            sys.exit(f"{name} is not the same in {path.name}: that is another model.")
+        scale = stored.get(name + SCALE_SUFFIX)
+        found = stored[name].float() if scale is None else stored[name] * scale
+        most = LARGEST_FLOAT_DIFFERENCE if scale is None else LARGEST_DIFFERENCE
+        if _relative_error(state[name], found) > most:
             sys.exit(f"{name} is another one in {path.name}: the image half has changed.")
-        kept[name] = stored[name], scale
+        if scale is not None:
+            kept[name] = stored[name], scale
     return kept
 
 

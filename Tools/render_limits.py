@@ -45,9 +45,11 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|FILE")
     options = parser.parse_args()
 
-    chosen = [t for text in options.targets for t in find_targets(options.data) if text in t.title]
+    there = [target for target in find_targets(options.data) if target.is_there]
+    # In the order of the texts; a target that several of them name is drawn once.
+    chosen = list({t.title: t for text in options.targets for t in there if text in t.title}.values())
     if not chosen:
-        sys.exit(f"No target's name contains {' or '.join(options.targets)}.")
+        sys.exit(f"No target whose files are there has a name with {' or '.join(options.targets)}.")
     path, _ = ModelStore().resolve(options.model)
     engine = PropagationEngine(load_model(path, device="cpu"))
     figure = Figure(figsize=(2.0 * COLUMNS, 2.9 * len(chosen) + 0.4), layout="constrained", facecolor="black")
