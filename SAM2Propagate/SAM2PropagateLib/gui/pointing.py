@@ -73,6 +73,12 @@ class Pointing:
         if self._tool is not None:
             self._say("warning", _("Prompts are placed in the slice views, not in the 3D view."), "3d_view")
 
+    def refuseKey(self) -> None:
+        """A key that is about the slice under the mouse was pressed with the mouse elsewhere."""
+        self._say(
+            "info", _("Point at the slice first: this key is about the slice under the mouse."), "no_slice"
+        )
+
     def refuseBox(self) -> None:
         """A drag with the box tool made no box."""
         self._say("warning", _("Drag a box from one corner to the opposite one, inside the image."), "no_box")

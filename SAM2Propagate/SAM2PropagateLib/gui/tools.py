@@ -10,8 +10,12 @@ POSITIVE, NEGATIVE, BOX, ABSENT, LOCK, RANGE = "positive", "negative", "box", "a
 CLICK_TOOLS = (POSITIVE, NEGATIVE)
 TOOLS = (POSITIVE, NEGATIVE, BOX, ABSENT, LOCK, RANGE)
 
+EDITOR_TAG = "SAM2Propagate"
+"""The singleton tag of the vtkMRMLSegmentEditorNode of the module's Segment Editor."""
+
 # Keys that Slicer's slice views, markups and Segment Editor leave free: theirs are among others
-# B F G Q R S T V W X Z, the digits, the arrows, Space, Delete and Escape.
+# B F G I Q R S T V W Y Z, the digits, the arrows, Space, Delete and Escape. Effects of the Segment Editor
+# have keys, too (Draw: A and X): those come first while one is on.
 _KEYS = {POSITIVE: "A", NEGATIVE: "D", BOX: "O", ABSENT: "E", LOCK: "L", RANGE: "K"}
 PROPAGATE_KEY, NEXT_DOUBTFUL_KEY = "P", "N"
 
@@ -61,6 +65,8 @@ def keyList() -> tuple[tuple[str, str], ...]:
         *listed,
         (PROPAGATE_KEY, _("Propagate, or cancel")),
         (NEXT_DOUBTFUL_KEY, _("Next doubtful slice")),
+        # The effect has the mouse then, and Draw has the key A.
+        (", ".join(_KEYS[name] for name in (*CLICK_TOOLS, BOX)), _("not while an effect is on")),
     )
 
 

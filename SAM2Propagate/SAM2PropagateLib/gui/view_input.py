@@ -2,7 +2,8 @@
 
 Everything is observed on the views' interactors, so that it works in Slicer and in offscreen views alike, and
 only between `start` and `stop`. With a tool on, a click in a slice view is a prompt, unless the mouse is on a
-prompt that is there: that can be dragged, as ever. All other events go where they always go.
+prompt that is there: that can be dragged, as ever. Keys come after the Segment Editor's effects, and leave it
+the mouse while one is on. All other events go where they always go.
 """
 
 from __future__ import annotations
@@ -10,22 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import slicer
+
 from SAM2PropagateLib.gui.controller import Controller
 from SAM2PropagateLib.gui.navigation import viewNormal, xyToRas
 from SAM2PropagateLib.gui.tools import (
     ABSENT,
     BOX,
     CLICK_TOOLS,
+    EDITOR_TAG,
     LOCK,
     NEXT_DOUBTFUL_KEY,
     PROPAGATE_KEY,
     RANGE,
     toolOfKey,
 )
-from SAM2PropagateLib.scene.box_drag import BoxDrag
+from SAM2PropagateLib.scene.box_drag import BoxDrag, hasModifier
 
 # Above the priority of Slicer's interactor styles; below that of a box being drawn.
 _PRIORITY = 9.0
+# Below that of the Segment Editor (1), whose effects have keys of their own; above that of the views (0).
+_KEY_PRIORITY = 0.5
 # Pixels; a longer way between press and release is no click.
 _LONGEST_CLICK = 4
 
@@ -52,6 +58,8 @@ class ViewInput:
         self._others: list[Any] = []
         self._tags: list[tuple[Any, int]] = []
         self._pressed: tuple[Any, Xy] | None = None
+        self._clicked: tuple[Any, Xy] | None = None
+        self._mouse: tuple[Any, Xy] | None = None
         self._boxes: BoxDrag | None = None
         self._boxesFor: Any = None
 
@@ -84,8 +92,13 @@ class ViewInput:
             return
         for interactor, _ in self._slices:
             self._observe(interactor, "LeftButtonPressEvent", self._press)
+            # Comes in the place of a second press; left alone, Slicer would make the view fill the window.
+            self._observe(interactor, "LeftButtonDoubleClickEvent", self._pressAgain)
             self._observe(interactor, "LeftButtonReleaseEvent", self._release)
-            self._observe(interactor, "KeyPressEvent", self._key)
+            self._observe(interactor, "KeyPressEvent", self._key, _KEY_PRIORITY)
+            for event in ("EnterEvent", "MouseMoveEvent"):
+                self._observe(interactor, event, self._follows)
+            self._observe(interactor, "LeaveEvent", self._leave)
         for interactor in self._others:
             self._observe(interactor, "LeftButtonPressEvent", self._pressElsewhere)
             self._observe(interactor, "LeftButtonReleaseEvent", self._releaseElsewhere)
@@ -98,16 +111,18 @@ class ViewInput:
         for interactor, tag in self._tags:
             interactor.RemoveObserver(tag)
         self._tags.clear()
-        self._pressed = None
+        self._pressed = self._clicked = self._mouse = None
         self._dropBoxes()
 
-    def _observe(self, interactor: Any, event: str, handle: Callable[[Any], bool]) -> None:
+    def _observe(
+        self, interactor: Any, event: str, handle: Callable[[Any], bool], priority: float = _PRIORITY
+    ) -> None:
         def observer(caller: Any, _event: str) -> None:
             command = caller.GetCommand(tag)
             if handle(caller):
                 command.AbortFlagOn()  # nobody else gets the event
 
-        tag = interactor.AddObserver(event, observer, _PRIORITY)
+        tag = interactor.AddObserver(event, observer, priority)
         self._tags.append((interactor, tag))
 
     # --- boxes
@@ -143,9 +158,20 @@ class ViewInput:
 
     # --- mouse
 
+    def _follows(self, interactor: Any) -> bool:
+        self._mouse = (interactor, interactor.GetEventPosition())
+        return False
+
+    def _leave(self, interactor: Any) -> bool:
+        # The next view may have been entered before this one was left.
+        if self._mouse is not None and self._mouse[0] is interactor:
+            self._mouse = None
+        return False
+
     def _press(self, interactor: Any) -> bool:
+        self._clicked = None
         tool = self._controller.tool
-        if tool is None or tool == BOX or _hasModifier(interactor):
+        if tool is None or tool == BOX or hasModifier(interactor):
             return False
         # Marks are about the whole slice; with a click tool, a prompt under the mouse is to be dragged.
         if tool in CLICK_TOOLS and self._isOnPrompt():
@@ -153,13 +179,23 @@ class ViewInput:
         self._pressed = (interactor, interactor.GetEventPosition())
         return True
 
+    def _pressAgain(self, interactor: Any) -> bool:
+        """The second of two fast presses: a click like any other, unless it is at the place of the first."""
+        clicked, self._clicked = self._clicked, None
+        xy = interactor.GetEventPosition()
+        if clicked is None or clicked[0] is not interactor or not _isNear(clicked[1], xy):
+            return self._press(interactor)
+        # What the first one said was said; nobody else is to take this for a double click.
+        return not hasModifier(interactor)
+
     def _release(self, interactor: Any) -> bool:
         pressed, self._pressed = self._pressed, None
         if pressed is None or pressed[0] is not interactor:
             return False
         tool = self._controller.tool
         if tool is not None and _isNear(pressed[1], interactor.GetEventPosition()):
-            self._point(tool, interactor, pressed[1])
+            self._point(tool, *pressed)
+            self._clicked = pressed
         return True
 
     def _point(self, tool: str, interactor: Any, xy: Xy) -> None:
@@ -167,16 +203,8 @@ class ViewInput:
         self._controller.point(tool, xyToRas(sliceNode, xy), viewNormal(sliceNode))
 
     def _isOnPrompt(self) -> bool:
-        """Whether the mouse is on a prompt, which it then drags."""
         workspace = self._controller.workspace
-        for node in () if workspace is None else workspace.markups.nodes():
-            display = node.GetDisplayNode()
-            if display is not None and display.GetActiveComponentType() not in (
-                display.ComponentNone,
-                display.ComponentPlane,
-            ):
-                return True
-        return False
+        return workspace is not None and workspace.markups.isUnderMouse()
 
     def _pressElsewhere(self, interactor: Any) -> bool:
         self._pressed = (interactor, interactor.GetEventPosition())
@@ -192,7 +220,7 @@ class ViewInput:
     # --- keys
 
     def _key(self, interactor: Any) -> bool:
-        if interactor.GetControlKey() or interactor.GetAltKey() or interactor.GetShiftKey():
+        if hasModifier(interactor):
             return False
         key = str(interactor.GetKeySym() or "").upper()
         if key in self._actions:
@@ -201,16 +229,23 @@ class ViewInput:
         tool = toolOfKey(key)
         if tool is None:
             return False
-        if tool in (ABSENT, LOCK, RANGE):
-            # These are about the slice under the mouse: no click is needed.
-            self._point(tool, interactor, interactor.GetEventPosition())
-        else:
+        if tool not in (ABSENT, LOCK, RANGE):
+            # A slip of the hand must not take the mouse from an effect, with what is half drawn.
+            if _isEffectOn():
+                return False
             self._controller.chooseTool(tool)
+        elif self._mouse is None:
+            self._controller.refuseKey()
+        else:
+            # About the slice under the mouse, whichever view has the keyboard: no click is needed.
+            self._point(tool, *self._mouse)
         return True
 
 
-def _hasModifier(interactor: Any) -> bool:
-    return bool(interactor.GetControlKey() or interactor.GetShiftKey() or interactor.GetAltKey())
+def _isEffectOn() -> bool:
+    """Whether an effect of the module's Segment Editor has the mouse."""
+    editor = slicer.mrmlScene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
+    return editor is not None and bool(editor.GetActiveEffectName())
 
 
 def _isNear(a: Xy, b: Xy) -> bool:

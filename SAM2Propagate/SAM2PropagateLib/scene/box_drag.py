@@ -37,6 +37,8 @@ class _Drag:
 class BoxDrag:
     """While it is on, dragging with the left button in one of its views draws a box for a segment.
 
+    A drag with a modifier key stays Slicer's, and one that begins on a prompt drags that prompt.
+
     The box lies on the frame under the mouse, along the volume axis nearest to the view's normal, and grows
     as the mouse moves. After one box the tool is off again. The end of the drag reaches a `PromptWatcher`
     like any other.
@@ -74,7 +76,9 @@ class BoxDrag:
         self.stop()
         self._segmentID = segmentID
         for interactor, _ in self._views:
-            self._observe(interactor, "LeftButtonPressEvent", self._press)
+            # A second press that follows fast comes as a double click.
+            for event in ("LeftButtonPressEvent", "LeftButtonDoubleClickEvent"):
+                self._observe(interactor, event, self._press)
             self._observe(interactor, "MouseMoveEvent", self._move)
             self._observe(interactor, "LeftButtonReleaseEvent", self._release)
 
@@ -102,6 +106,8 @@ class BoxDrag:
             self._onEnd(roiNode)
 
     def _press(self, interactor: Any) -> bool:
+        if hasModifier(interactor) or self._markups.isUnderMouse():
+            return False
         sliceNode = next(node for view, node in self._views if view is interactor)
         self._drag = _Drag(interactor, sliceNode, interactor.GetEventPosition())
         return True
@@ -147,6 +153,11 @@ class BoxDrag:
                 drag.roiNode = self._markups.beginBox(self._segmentID, axis)
             setBox(drag.roiNode, geometry, axis, frame, pixels)
         return True
+
+
+def hasModifier(interactor: Any) -> bool:
+    """Whether a key is held with which the mouse is Slicer's: Shift, Ctrl or Alt."""
+    return bool(interactor.GetControlKey() or interactor.GetShiftKey() or interactor.GetAltKey())
 
 
 def _normal(toRas: FloatArray) -> FloatArray:

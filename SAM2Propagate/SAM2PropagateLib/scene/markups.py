@@ -271,6 +271,17 @@ class PromptMarkups:
         """The markups nodes of all prompts or of one segment's."""
         return tuple(promptNodes(self._segmentationNode, segmentID))
 
+    def isUnderMouse(self) -> bool:
+        """Whether the mouse is on a prompt, or on a handle of a box, which a press would drag."""
+        for node in self.nodes():
+            display = node.GetDisplayNode()
+            if display is not None and display.GetActiveComponentType() not in (
+                display.ComponentNone,
+                display.ComponentPlane,
+            ):
+                return True
+        return False
+
     def updateDisplay(self) -> None:
         """Gives the prompts their segments' colors, and hides those of segments that are gone."""
         for node in promptNodes(self._segmentationNode):

@@ -54,6 +54,17 @@ def loadScene(file: Path, clear: bool = True) -> None:
     slicer.util.loadScene(str(file), {"clear": clear})
 
 
+def editorNode() -> Any:
+    """The settings of the module's Segment Editor; made if there are none."""
+    node = slicer.mrmlScene.GetSingletonNode("SAM2Propagate", "vtkMRMLSegmentEditorNode")
+    if node is None:
+        node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+        node.UnRegister(None)
+        node.SetSingletonTag("SAM2Propagate")
+        node = slicer.mrmlScene.AddNode(node)
+    return node
+
+
 def voxel(k: int, j: int, i: int) -> tuple[slice, slice, slice]:
     return (slice(k, k + 1), slice(j, j + 1), slice(i, i + 1))
 
@@ -598,7 +609,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case = self.case()
         seen: list[str] = []
         interactor = case.view.interactor
-        tag = interactor.AddObserver("KeyPressEvent", lambda caller, _: seen.append(caller.GetKeySym()), 1.0)
+        tag = interactor.AddObserver("KeyPressEvent", lambda caller, _: seen.append(caller.GetKeySym()), 0.1)
         self.addCleanup(interactor.RemoveObserver, tag)
         case.key("a")
         self.assertEqual(case.controller.tool, "positive")
@@ -615,6 +626,166 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.key("a", ctrl=True)
         self.assertEqual(seen, ["v", "r", "g", "Escape", "Delete", "a"])
         self.assertIsNone(case.controller.tool)
+
+    def test_whatAnEffectTakesIsItsOwnAndTheOtherKeysStillWork(self) -> None:
+        case = self.case()
+        editor = editorNode()
+        self.addCleanup(editor.SetActiveEffectName, None)
+        interactor = case.view.interactor
+        taken: list[str] = []
+
+        def draw(caller: Any, _event: str) -> None:
+            # As the Segment Editor does for Draw, at its priority.
+            if editor.GetActiveEffectName() == "Draw" and caller.GetKeySym() in ("a", "Return", "x", "n"):
+                taken.append(caller.GetKeySym())
+                interactor.GetCommand(tag).AbortFlagOn()
+
+        tag = interactor.AddObserver("KeyPressEvent", draw, 1.0)
+        self.addCleanup(interactor.RemoveObserver, tag)
+        editor.SetActiveEffectName("Draw")
+        for key in ("a", "x", "n", "d", "o"):
+            case.key(key)
+        self.assertEqual(taken, ["a", "x", "n"], "the effect's keys come to the effect alone")
+        self.assertIsNone(case.controller.tool, "no key takes the mouse from the effect")
+        self.assertEqual(case.pressed, [])
+        case.key("p")
+        case.key("e")
+        self.assertEqual(case.pressed, ["P"])
+        self.assertTrue(case.controller.strip().frames[MIDDLE[2]].isAbsent)
+        editor.SetActiveEffectName("Paint")  # does not want these keys, but has the mouse
+        case.key("a")
+        self.assertIsNone(case.controller.tool)
+        editor.SetActiveEffectName(None)
+        case.key("a")
+        self.assertEqual(case.controller.tool, "positive")
+
+    @each(key=("e", "l", "k"))
+    def test_aKeyIsAboutTheSliceUnderTheMouseWhicheverViewHasTheKeyboard(self, key: str) -> None:
+        case = self.case()
+        other = self.desk.openView("Green", "Axial", (260, 240))
+        other.show(case.volumeNode)
+        other.jumpTo(case.geometry.ijk_to_world((20, 18, 4)))
+        case.input.stop()
+        case.input.addSliceView(other.interactor, other.node)
+        case.input.start()
+
+        def marked() -> list[tuple[int, ...]]:
+            role = {"e": "absent", "l": "lock", "k": "range"}[key]
+            return [ijk[2:] for ijk in case.voxelsOf(role)]
+
+        # The keyboard stays where the user clicked last: in the first view.
+        case.view.move(case.xy(MIDDLE))
+        keyboard = case.xy(MIDDLE)
+        for frame in (4, 6) if key == "k" else (4,):
+            other.jumpTo(case.geometry.ijk_to_world((20, 18, frame)))
+            case.view.event("LeaveEvent", keyboard)
+            place = other.rasToXy(case.geometry.ijk_to_world((20, 18, frame)))
+            other.event("EnterEvent", place)
+            other.move(place)
+            case.view.event("KeyPressEvent", keyboard, key=key, code=key)
+        self.assertEqual(marked(), [(4,), (6,)] if key == "k" else [(4,)])
+        # In no slice view at all, it is about none.
+        before = case.workspace.prompts
+        other.event("LeaveEvent", place)
+        case.view.event("KeyPressEvent", keyboard, key=key, code=key)
+        self.assertEqual(case.codes[-1], "no_slice")
+        self.assertEqual(case.workspace.prompts, before)
+
+    def test_theViewThatWasEnteredBeforeTheOtherWasLeftHasTheMouse(self) -> None:
+        case = self.case()
+        other = self.desk.openView("Green", "Axial", (260, 240))
+        other.show(case.volumeNode)
+        other.jumpTo(case.geometry.ijk_to_world((20, 18, 4)))
+        case.input.stop()
+        case.input.addSliceView(other.interactor, other.node)
+        case.input.start()
+        case.view.move(case.xy(MIDDLE))
+        place = other.rasToXy(case.geometry.ijk_to_world((20, 18, 4)))
+        other.event("EnterEvent", place)
+        case.view.event("LeaveEvent", case.xy(MIDDLE))
+        case.view.event("KeyPressEvent", case.xy(MIDDLE), key="l", code="l")
+        self.assertEqual([ijk[2] for ijk in case.voxelsOf("lock")], [4])
+
+    def doubleClick(self, case: ToolCase, first: Any, second: Any) -> None:
+        """Two fast clicks, as Qt tells of them: no press event comes for the second one."""
+        case.view.click(first)
+        case.view.event("LeftButtonDoubleClickEvent", second)
+        case.view.event("LeftButtonReleaseEvent", second)
+        case.controller.wait(5)
+
+    def doubleClicksSeen(self, case: ToolCase) -> list[str]:
+        seen: list[str] = []
+        interactor = case.view.interactor
+        tag = interactor.AddObserver("LeftButtonDoubleClickEvent", lambda *_: seen.append("double"), 0.5)
+        self.addCleanup(interactor.RemoveObserver, tag)
+        return seen
+
+    def test_twoFastClicksAreTwoAndOneAtItsOwnPlaceIsOne(self) -> None:
+        case = self.case()
+        seen = self.doubleClicksSeen(case)
+        case.controller.chooseTool("positive")
+        self.doubleClick(case, case.xy(MIDDLE), case.xy((26, 18, 9)))
+        self.assertEqual(case.voxelsOf("positive"), [MIDDLE, (26, 18, 9)])
+        self.doubleClick(case, case.xy((12, 12, 9)), case.xy((12, 12, 9)))
+        self.assertEqual(case.voxelsOf("positive"), [MIDDLE, (26, 18, 9), (12, 12, 9)])
+        case.controller.chooseTool("lock")
+        self.doubleClick(case, case.xy((30, 30, 9)), case.xy((30, 30, 9)))
+        self.assertEqual([ijk[2] for ijk in case.voxelsOf("lock")], [9], "not locked and unlocked")
+        self.assertEqual(seen, [], "Slicer would maximize the view")
+        # Without a tool, and with a modifier, a double click is Slicer's.
+        self.doubleClick(case, case.xy(MIDDLE), case.xy(MIDDLE))
+        self.assertEqual(seen, ["double"])
+        case.controller.chooseTool("positive")
+        case.view.event("LeftButtonDoubleClickEvent", case.xy((8, 8, 9)), ctrl=True)
+        self.assertEqual(seen, ["double", "double"])
+
+    def test_aBoxThatFollowsFastOnAClickIsABox(self) -> None:
+        case = self.case()
+        seen = self.doubleClicksSeen(case)
+        case.controller.chooseTool("box")
+        x, y = case.xy(MIDDLE)
+        case.view.click((x - 25, y - 20))
+        case.view.event("LeftButtonDoubleClickEvent", (x - 25, y - 20))
+        case.view.move((x + 10, y + 10))
+        case.view.move((x + 25, y + 20))
+        case.view.event("LeftButtonReleaseEvent", (x + 25, y + 20))
+        case.controller.wait(5)
+        self.assertEqual(len(case.workspace.prompts.segment("A").boxes), 1)
+        self.assertEqual(seen, [])
+
+    def test_aDragWithAModifierIsSlicersWithTheBoxToolToo(self) -> None:
+        case = self.case()
+        case.controller.chooseTool("box")
+        x, y = case.xy(MIDDLE)
+        before = case.xy(MIDDLE)
+        case.view.drag((x - 25, y - 20), (x + 25, y + 20), shift=True)
+        self.assertTrue(case.workspace.prompts.is_empty)
+        self.assertEqual(list(promptNodes(case.segmentationNode, "A", "box")), [])
+        self.assertEqual(case.codes, [])
+        self.assertGreater(np.abs(np.subtract(case.xy(MIDDLE), before)).max(), 20, "the view was panned")
+
+    def test_aBoxIsResizedAndAClickDraggedWithTheBoxToolOn(self) -> None:
+        case = self.case()
+        case.controller.chooseTool("positive")
+        case.clickAt((6, 6, 9))
+        case.controller.chooseTool("box")
+        x, y = case.xy(MIDDLE)
+        case.view.drag((x - 25, y - 20), (x + 25, y + 20))
+        case.controller.wait(5)
+        (box,) = case.workspace.prompts.segment("A").boxes
+        wide = case.shown(9).sum()
+        case.view.screenshot()
+        case.view.drag((x + 25, y + 20), (x + 45, y + 35))
+        case.controller.wait(5)
+        (same,) = case.workspace.prompts.segment("A").boxes
+        self.assertEqual(same.id, box.id)
+        self.assertNotEqual(same, box)
+        self.assertGreater(case.shown(9).sum(), wide * 1.3)
+        case.view.screenshot()
+        case.view.drag(case.xy((6, 6, 9)), case.xy((6, 12, 9)))
+        case.controller.wait(5)
+        self.assertEqual(case.voxelsOf("positive"), [(6, 12, 9)])
+        self.assertEqual(len(case.workspace.prompts.segment("A").boxes), 1)
 
     def test_withoutAToolAndWithAModifierClicksAreSlicers(self) -> None:
         case = self.case()
