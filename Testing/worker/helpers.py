@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -145,3 +146,12 @@ def soon(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def hold_interpreter(seconds: float) -> None:
+    """Waits without giving the interpreter's lock away, as Slicer's main thread does between two timers."""
+    # A function called through PyDLL keeps the lock.
+    if sys.platform == "win32":
+        ctypes.PyDLL("kernel32").Sleep(int(seconds * 1000))
+    else:
+        ctypes.PyDLL(None).usleep(int(seconds * 1e6))

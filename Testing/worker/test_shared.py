@@ -81,6 +81,28 @@ def test_views_are_written_in_c_order(view: Any, tmp_path: Path) -> None:
     folder.close()
 
 
+@pytest.mark.parametrize(("view", "pieces"), [("as it lies", 1), ("flipped", 4)])
+def test_a_volume_is_written_in_large_pieces(
+    view: str, pieces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each piece the thread waits for the interpreter's lock, which inside Slicer may take a while."""
+    written: list[int] = []
+    write = shared._write_all
+
+    def counted(file: Any, part: Any) -> None:
+        written.append(part.nbytes)
+        write(file, part)
+
+    monkeypatch.setattr(shared, "_write_all", counted)
+    monkeypatch.setattr(shared, "_PIECE_BYTES", 8 * 100 * 90)
+    array = np.random.default_rng(2).integers(0, 99, (30, 100, 90)).astype(np.int8)
+    array = array[:, ::-1] if view == "flipped" else array
+    folder = SharedFolder([tmp_path])
+    assert folder.write(array).path.read_bytes() == np.ascontiguousarray(array).tobytes()
+    assert len(written) == pieces and sum(written) == array.nbytes
+    folder.close()
+
+
 def test_nothing_is_made_before_it_is_needed_and_nothing_is_left(tmp_path: Path) -> None:
     folder = SharedFolder([tmp_path])
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.worker.command import WorkerCommand
 from SAM2PropagateLib.worker.transport import LOG_LINES, PopenTransport
 from SAM2PropagateLib.worker.wire import Message
-from Testing.worker.helpers import is_running, own_threads, soon
+from Testing.worker.helpers import hold_interpreter, is_running, own_threads, soon
 
 FRAME = """
 import json, struct, sys
@@ -61,6 +61,25 @@ def test_messages_arrive_in_order_with_their_payloads(start: Start) -> None:
     assert [message.header["n"] for message in messages] == list(range(200))
     assert all(bytes(m.payload) == bytes([n]) * n for n, m in enumerate(messages))
     assert transport.exit_code == 0 and transport.failure is None
+
+
+def test_messages_arrive_though_the_main_thread_keeps_the_interpreters_lock(start: Start) -> None:
+    """As inside Slicer: the reading thread gets its turn in a poll only, and takes what waits then."""
+    transport = start(
+        "import time\n"
+        "for n in range(300): say({'at': time.time()}, b'x' * 3000); time.sleep(0.001)\n"
+        "time.sleep(600)"
+    )
+    polls: list[float] = []
+    waited: list[int] = []
+    while len(waited) < 300 and len(polls) < 2000:
+        hold_interpreter(0.02)
+        polls.append(time.time())
+        for message in transport.receive():
+            # How many polls it was overlooked by.
+            waited.append(sum(poll > message.header["at"] for poll in polls[:-1]))
+    assert len(waited) == 300
+    assert sorted(waited)[270] <= 3
 
 
 def test_a_worker_that_reads_nothing_holds_nobody_up(start: Start) -> None:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +35,8 @@ _SUFFIX = ".volume"
 # A folder without a lock file is one that is being made, unless it is older than this.
 _UNLOCKED_AGE_SECONDS = 3600.0
 _SPARE_BYTES = 16 << 20
+# What is copied and written at once: large, as the thread waits for the interpreter's lock after each piece.
+_PIECE_BYTES = 32 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 
 
@@ -145,7 +147,7 @@ class SharedFolder:
         try:
             # Written, not mapped: a full file system is an error here, where a mapping would end the process.
             with path.open("xb", buffering=0) as file:
-                for part in array if array.ndim > 1 else [array]:
+                for part in _pieces(array):
                     _write_all(file, np.ascontiguousarray(part))
         except BaseException:
             path.unlink(missing_ok=True)
@@ -321,6 +323,16 @@ else:
         except OSError:
             return False
         return True
+
+
+def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The array in parts of some slices each; whole, where its bytes can be written as they lie."""
+    if array.ndim < 2 or not len(array) or array.flags.c_contiguous:
+        yield array
+        return
+    count = max(1, _PIECE_BYTES * len(array) // max(array.nbytes, 1))
+    for first in range(0, len(array), count):
+        yield array[first : first + count]
 
 
 def _write_all(file: Any, part: NDArray[Any]) -> None:

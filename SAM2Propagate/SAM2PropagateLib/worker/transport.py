@@ -6,6 +6,7 @@ The caller's thread only ever puts something into a queue or takes it out of one
 from __future__ import annotations
 
 import contextlib
+import io
 import queue
 import threading
 import time
@@ -21,8 +22,11 @@ from SAM2PropagateLib.worker.wire import Message, MessageReader, Readable, WireE
 
 LOG_LINES = 400
 _LINE_CHARACTERS = 2000
-_WRITE_BYTES = 1 << 18
+# Large pieces: after each one the thread has to wait for the interpreter's lock again.
+_WRITE_BYTES = 1 << 21
 _READ_BYTES = 1 << 16
+# Slicer's main thread keeps the interpreter's lock from one poll to the next: this long the threads get it.
+_TURN_SECONDS = 0.001
 # A process that closed its output may take this long to end by itself.
 _EXIT_PATIENCE_SECONDS = 2.0
 _JOIN_SECONDS = 5.0
@@ -125,6 +129,8 @@ class PopenTransport:
         self._outgoing.put((request, outgoing))
 
     def receive(self) -> list[Message]:
+        if self._is_open:
+            time.sleep(_TURN_SECONDS)
         # Cleared first: what arrives from here on sets it again.
         self._arrived.clear()
         messages = []
@@ -189,7 +195,9 @@ class PopenTransport:
 
     def _read(self, tree: ProcessTree) -> None:
         noise: list[str] = []
-        reader = MessageReader(cast(Readable, tree.stdout), noise)
+        # Buffered: what waits in the pipe comes with one wait for the lock, not three a message.
+        stream = io.BufferedReader(cast(io.RawIOBase, tree.stdout), _READ_BYTES)
+        reader = MessageReader(cast(Readable, stream), noise)
         patience = _EXIT_PATIENCE_SECONDS
         try:
             while (message := reader.read()) is not None:
@@ -213,7 +221,7 @@ class PopenTransport:
             self._reading_ended = True
             self._arrived.set()
             with contextlib.suppress(OSError):
-                tree.stdout.close()
+                stream.close()
 
     def _write(self, tree: ProcessTree) -> None:
         try:
