@@ -9,7 +9,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import qt
 import slicer
@@ -17,7 +17,7 @@ import vtk
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import getContext, translate
 from slicer.i18n import tr as _
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -32,7 +32,7 @@ from SAM2PropagateLib.gui.controller import Controller
 from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter
 from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.model_list import ModelList
-from SAM2PropagateLib.gui.panel import Panel, choicesOf
+from SAM2PropagateLib.gui.panel import REACH, Panel, choicesOf
 from SAM2PropagateLib.gui.slicer_packages import SlicerPackageTools
 from SAM2PropagateLib.gui.view_input import ViewInput
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
@@ -118,7 +118,8 @@ class SAM2PropagateParameterNode:
     segmentID: str
     direction: str = "both"
     limitReach: bool = False
-    reach: int = 20
+    # Without the bounds Slicer lets the spin box go below zero, whatever the .ui file says.
+    reach: Annotated[int, WithinRange(*REACH)] = 20
     allSegments: bool = False
     applyAutomatically: bool = True
     model: str = DEFAULT_MODEL
@@ -138,6 +139,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._views: ViewInput | None = None
         self._parameterNode: Any = None
         self._guiTag: Any = None
+        self._guiObservers: list[int] = []
         self._editorNode: Any = None
         self._effect = ""
         self._tool: str | None = None
@@ -163,9 +165,14 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         self._views = ViewInput(self.logic.controller, self.panel.propagateOrCancel, self.panel.nextDoubtful)
         self.ui.segmentationSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self.onSegmentationAdded)
+        self.ui.volumeSelector.connect("nodeActivated(vtkMRMLNode*)", self.onVolumeActivated)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        # Below the Segment Editor's own priority: it chooses the first segment then, and we put ours back.
+        self.addObserver(
+            slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.onSceneEndBatch, priority=-1.0
+        )
         self.logic.controller.changed.connect(self.onChanged)
         self.initializeParameterNode()
 
@@ -177,14 +184,23 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.panel is not None:
             self.panel.close()
             self.ui.segmentationSelector.disconnect("nodeAddedByUser(vtkMRMLNode*)", self.onSegmentationAdded)
+            self.ui.volumeSelector.disconnect("nodeActivated(vtkMRMLNode*)", self.onVolumeActivated)
         if self.logic is not None:
             self.logic.close()
+        if self.ui is not None:
+            # After a reload Slicer keeps this widget, hidden: it must not write into the new one's settings.
+            self.ui.segmentEditor.setMRMLSegmentEditorNode(None)
         texts.setTranslator(None)
 
     def enter(self) -> None:
         """Called whenever the user switches to this module."""
         self.initializeParameterNode()
         self.enterViews()
+        layout = slicer.app.layoutManager()
+        if layout is not None:
+            # Slicer enters twice after a reload.
+            layout.disconnect("layoutChanged(int)", self.enterViews)
+            layout.connect("layoutChanged(int)", self.enterViews)
 
     def exit(self) -> None:
         """Called whenever the user switches to another module; a run goes on."""
@@ -211,8 +227,6 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for number in range(layout.threeDViewCount):
             self._views.add3DView(layout.threeDWidget(number).threeDView().interactor())
         self._views.start()
-        layout.disconnect("layoutChanged(int)", self.enterViews)
-        layout.connect("layoutChanged(int)", self.enterViews)
         self.ui.segmentEditor.setupViewObservations()
 
     def leaveViews(self) -> None:
@@ -238,6 +252,27 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneEndBatch(self, caller: Any, event: Any) -> None:
+        """Many nodes have come or gone: show what is chosen, whatever the widgets made of it."""
+        if self._parameterNode is not None and self.panel is not None:
+            self.panel.refresh()
+
+    def onVolumeActivated(self, volumeNode: Any) -> None:
+        """The user chose a volume in the panel: the slice views that do not show it yet do so now."""
+        layout = slicer.app.layoutManager()
+        if volumeNode is None or layout is None:
+            return
+        sliceLogics = layout.mrmlSliceLogics()
+        for index in range(sliceLogics.GetNumberOfItems()):
+            sliceLogic = sliceLogics.GetItemAsObject(index)
+            layers = sliceLogic.GetSliceCompositeNode()
+            background, foreground = layers.GetBackgroundVolumeID(), layers.GetForegroundVolumeID()
+            if volumeNode.GetID() in (background, foreground):
+                continue
+            layers.SetBackgroundVolumeID(volumeNode.GetID())
+            if not background and not foreground:  # else the user has the view where it is wanted
+                sliceLogic.FitSliceToBackground()
+
     def onSegmentationAdded(self, node: Any) -> None:
         """The user made a segmentation in the panel: it gets the volume's grid and a first segment."""
         if node is not None and self._parameterNode is not None:
@@ -256,21 +291,49 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setParameterNode(self, parameterNode: Any) -> None:
         """Show this parameter node in the panel and follow it; None: let go of the present one."""
         if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameters)
+            self.disconnectGui(self._parameterNode)
+            self.removeObserver(
+                self._parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameters
+            )
             self.removeObserver(self._editorNode, vtk.vtkCommand.ModifiedEvent, self.onEditor)
             self._editorNode = None
         self._parameterNode = parameterNode
-        self._guiTag = None
+        if parameterNode is not None and self.panel is not None:
+            # First of all: the widget chooses the first segment by itself when it gets its settings.
+            self._editorNode = segmentEditorNode()
+            self.panel.setEditorNode(self._editorNode)
         if self.panel is not None:
             self.panel.setParameters(parameterNode)
         if parameterNode is not None:
-            self._editorNode = segmentEditorNode()
-            self.ui.segmentEditor.setMRMLSegmentEditorNode(self._editorNode)
             self.addObserver(self._editorNode, vtk.vtkCommand.ModifiedEvent, self.onEditor)
-            self._guiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameters)
+            self.connectGui(parameterNode)
+            # The node itself: of each typed one that it is told, the mixin would keep a reference for ever.
+            self.addObserver(parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameters)
             self.onParameters()
+
+    def connectGui(self, parameterNode: Any) -> None:
+        """Connect the widgets that name a parameter with it."""
+        observe = parameterNode.AddObserver
+
+        def remember(*arguments: Any) -> int:
+            self._guiObservers.append(observe(*arguments))
+            return self._guiObservers[-1]
+
+        # Slicer 5.10 leaves an observer behind that brings the application down once the node's Python part
+        # is gone; its tag is to be had only while it is made.
+        parameterNode.AddObserver = remember
+        try:
+            self._guiTag = parameterNode.connectGui(self.ui)
+        finally:
+            del parameterNode.AddObserver
+
+    def disconnectGui(self, parameterNode: Any) -> None:
+        """Take back what `connectGui` did, all of it."""
+        parameterNode.disconnectGui(self._guiTag)
+        self._guiTag = None
+        for tag in self._guiObservers:
+            parameterNode.RemoveObserver(tag)
+        self._guiObservers.clear()
 
     def onParameters(self, caller: Any = None, event: Any = None) -> None:
         """The user has chosen something: hand it on, and say what there is to work with."""

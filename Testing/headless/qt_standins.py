@@ -456,25 +456,119 @@ class qMRMLSegmentsTableView(qMRMLWidget, metaclass=_Meta):  # noqa: N801
 
 
 class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
-    """The Segment Editor: what it edits, and its undo history; its effects are those of a test."""
+    """The Segment Editor: what it edits, which segment it chooses by itself and what it does to the slice
+    views then, and its undo history; its effects are those of a test.
+    """
+
+    autoShowSourceVolumeNode = _stored("bool", "autoShowSourceVolumeNode", True)
+    unorderedEffectsVisible = _stored("bool", "unorderedEffectsVisible", True)
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
         self._standin_node: Any = None
+        self._standin_node_tag = 0
+        self._standin_segmentation: Any = None
+        self._standin_volume: Any = None
+        self._standin_selected: list[str] = []
         self._standin_effects: dict[str, Any] = {}
+        self._standin_order: list[str] = []
         self._standin_observes = False
+        # As named in the real one's .ui file.
+        self._standin_frame = QtWidgets.QWidget(self)
+        self._standin_frame.setObjectName("SegmentsTableResizableFrame")
+        self._standin_table = QtWidgets.QWidget(self._standin_frame)
+        self._standin_table.setObjectName("SegmentsTableView")
+
+    def setMRMLScene(self, scene: Any) -> None:
+        if scene is self.mrmlScene():
+            return
+        super().setMRMLScene(scene)
+        self.updateWidgetFromMRML()
+        for event in (scene.EndCloseEvent, scene.EndBatchProcessEvent):
+            scene.AddObserver(event, lambda *_: self.updateWidgetFromMRML())
 
     def setMRMLSegmentEditorNode(self, node: Any) -> None:
+        if node is self._standin_node:
+            return
+        if self._standin_node is not None:
+            self._standin_node.RemoveObserver(self._standin_node_tag)
         self._standin_node = node
+        if node is not None:
+            self._standin_node_tag = node.AddObserver("ModifiedEvent", lambda *_: self.updateWidgetFromMRML())
+            self.updateWidgetFromMRML()
 
     def mrmlSegmentEditorNode(self) -> Any:
         return self._standin_node
 
+    def updateWidgetFromMRML(self) -> None:
+        scene, node = self.mrmlScene(), self._standin_node
+        if scene is None or scene.IsClosing() or scene.IsBatchProcessing() or node is None:
+            return
+        was = node.StartModify()
+        try:
+            self._show_segmentation()
+            self._show_volume()
+            chosen = node.GetSelectedSegmentID() or ""
+            self._select([chosen] if chosen in self._segment_ids() else [])
+        finally:
+            node.EndModify(was)
+
+    def _segment_ids(self) -> list[str]:
+        if self._standin_segmentation is None:
+            return []
+        segmentation = self._standin_segmentation.GetSegmentation()
+        return [segmentation.GetNthSegmentID(row) for row in range(segmentation.GetNumberOfSegments())]
+
+    def _show_segmentation(self) -> None:
+        segmentation = self._standin_node.GetSegmentationNode()
+        if segmentation is self._standin_segmentation:
+            return
+        self._standin_segmentation = segmentation
+        self._standin_selected = []
+        if segmentation is not None:
+            role = segmentation.GetReferenceImageGeometryReferenceRole()
+            self._standin_node.SetAndObserveSourceVolumeNode(segmentation.GetNodeReference(role))
+            # The first one, whatever the settings say.
+            self._select(self._segment_ids()[:1])
+            for view in self._views():
+                view.SetLabelVolumeID(None)
+        self.segmentationNodeChanged.emit(segmentation)
+
+    def _show_volume(self) -> None:
+        volume = self._standin_node.GetSourceVolumeNode()
+        if self._standin_segmentation is None or volume is self._standin_volume:
+            return
+        self._standin_volume = volume
+        for view in self._views() if volume is not None and self.autoShowSourceVolumeNode else ():
+            if volume.GetID() not in (view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()):
+                view.SetBackgroundVolumeID(volume.GetID())
+                view.SetForegroundVolumeID(None)
+                view.SetLabelVolumeID(None)
+
+    def _views(self) -> list[Any]:
+        scene, kind = self.mrmlScene(), "vtkMRMLSliceCompositeNode"
+        return [scene.GetNthNodeByClass(n, kind) for n in range(scene.GetNumberOfNodesByClass(kind))]
+
+    def _select(self, segment_ids: list[str]) -> None:
+        """What is selected in the editor's own list; also what a click of the user there does."""
+        if segment_ids == self._standin_selected:
+            return
+        self._standin_selected = segment_ids
+        chosen = segment_ids[0] if segment_ids else ""
+        # Nobody is told of what the settings say already: setting a segment sends no signal.
+        if chosen == (self._standin_node.GetSelectedSegmentID() or ""):
+            return
+        self._standin_node.SetSelectedSegmentID(chosen or None)
+        self.updateWidgetFromMRML()
+        self.currentSegmentIDChanged.emit(chosen)
+
     def setSegmentationNode(self, node: Any) -> None:
-        self._standin_node.SetAndObserveSegmentationNode(node)
+        if node is not self._standin_node.GetSegmentationNode():
+            self._standin_node.SetAndObserveSegmentationNode(node)
+            self._standin_node.SetActiveEffectName("")
 
     def segmentationNode(self) -> Any:
-        return self._standin_node.GetSegmentationNode() if self._standin_node is not None else None
+        return self._standin_segmentation
 
     def setSourceVolumeNode(self, node: Any) -> None:
         self._standin_node.SetAndObserveSourceVolumeNode(node)
@@ -483,9 +577,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
         return self._standin_node.GetSourceVolumeNode() if self._standin_node is not None else None
 
     def setCurrentSegmentID(self, segment_id: str) -> None:
-        if segment_id != self.currentSegmentID():
+        if self._standin_node is not None:
             self._standin_node.SetSelectedSegmentID(segment_id)
-            self.currentSegmentIDChanged.emit(segment_id)
 
     def currentSegmentID(self) -> str:
         return str(self._standin_node.GetSelectedSegmentID() or "") if self._standin_node is not None else ""
@@ -493,6 +586,12 @@ class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
     def setActiveEffectByName(self, name: str) -> None:
         if self._standin_node is not None:
             self._standin_node.SetActiveEffectName(name)
+
+    def setEffectNameOrder(self, names: Any) -> None:
+        self._standin_order = list(names)
+
+    def effectNameOrder(self) -> tuple[str, ...]:
+        return tuple(self._standin_order)
 
     def effectByName(self, name: str) -> Any:
         return self._standin_effects.get(name)

@@ -141,11 +141,20 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
 # --- slicer.parameterNodeWrapper ----------------------------------------------------------------------------
 
 
+class WithinRange:
+    """Bounds of a number, for `Annotated`: of what can be written, and of the widget."""
+
+    def __init__(self, minimum: float, maximum: float) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
+
+
 class _Text:
     """A parameter that is kept as text."""
 
-    def __init__(self, kind: type, default: Any) -> None:
+    def __init__(self, kind: type, default: Any, bounds: WithinRange | None = None) -> None:
         self.kind = kind
+        self.bounds = bounds
         self.default = kind() if default is None else default
 
     def read(self, node: Any, name: str) -> Any:
@@ -155,6 +164,8 @@ class _Text:
     def write(self, node: Any, name: str, value: Any) -> None:
         if type(value) is not self.kind:
             raise TypeError(f"parameter {name} is a {self.kind.__name__}, not {value!r}")
+        if self.bounds is not None and not self.bounds.minimum <= value <= self.bounds.maximum:
+            raise ValueError(f"parameter {name} cannot be {value!r}")
         node.SetParameter(name, str(value))
 
     def isIn(self, node: Any, name: str) -> bool:
@@ -184,9 +195,11 @@ class _Node:
 def parameterNodeWrapper(cls: type) -> type:
     """Turns the annotated names of a class into typed parameters of a vtkMRMLScriptedModuleNode."""
     kinds: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(cls).items():
+    for name, annotated in typing.get_type_hints(cls, include_extras=True).items():
+        kind, *notes = typing.get_args(annotated) if hasattr(annotated, "__metadata__") else (annotated,)
         if kind in (str, int, float, bool):
-            kinds[name] = _Text(kind, getattr(cls, name, None))
+            bounds = next((one for one in notes if isinstance(one, WithinRange)), None)
+            kinds[name] = _Text(kind, getattr(cls, name, None), bounds)
         elif isinstance(kind, type) and kind.__name__.startswith("vtkMRML"):
             kinds[name] = _Node(kind)
         else:
@@ -239,6 +252,10 @@ class _Wrapper:
                 if name not in self._kinds:
                     raise ValueError(f"a widget names the parameter {name!r}, which there is not")
                 pairs.append((name, _connector(widget)))
+                if widget.className() == "QSpinBox":
+                    # Without bounds any number that fits, whatever the .ui file says.
+                    bounds = self._kinds[name].bounds or WithinRange(-(2**31), 2**31 - 1)
+                    widget.setRange(bounds.minimum, bounds.maximum)
         tag = self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._toGui(pairs))
         slots = []
         for name, (read, _, signal, widget) in pairs:
@@ -254,10 +271,9 @@ class _Wrapper:
         return tag
 
     def disconnectGui(self, tag: int | None) -> None:
+        # The observer stays, as in Slicer 5.10.
         for widget, signal, slot in self._guis.pop(tag, ()):
             widget.disconnect(signal, slot)
-        if tag is not None:
-            self.RemoveObserver(tag)
 
     def _toGui(self, pairs: list[Any]) -> None:
         if self._updating:
@@ -294,7 +310,9 @@ def _connector(widget: Any) -> tuple[Callable[[], Any], Callable[[Any], None], s
 def _standins() -> dict[str, types.ModuleType]:
     modules = {name: types.ModuleType(f"slicer.{name}") for name in _NAMES}
     modules["i18n"].__dict__.update(tr=tr, translate=translate, getContext=getContext)
-    modules["parameterNodeWrapper"].__dict__.update(parameterNodeWrapper=parameterNodeWrapper)
+    modules["parameterNodeWrapper"].__dict__.update(
+        parameterNodeWrapper=parameterNodeWrapper, WithinRange=WithinRange
+    )
     public = ("", "Widget", "Logic", "Test")
     names = ["ScriptedLoadableModule" + end for end in public]
     modules["ScriptedLoadableModule"].__dict__.update(

@@ -257,8 +257,8 @@ def test_segments_are_added_chosen_and_removed_in_place(desk: Desk) -> None:
     assert desk.ui.segmentEditor.currentSegmentID() == second
     desk.ui.segmentsTable.setSelectedSegmentIDs([first])
     assert desk.controller.segmentID == first
-    desk.ui.segmentEditor.setCurrentSegmentID(second)
-    assert desk.controller.segmentID == second
+    desk.ui.segmentsTable.setSelectedSegmentIDs([second])
+    assert desk.controller.segmentID == second == desk.ui.segmentEditor.currentSegmentID()
     desk.click()
     desk.ui.removeSegmentButton.click()
     assert desk.controller.segmentID == first
@@ -268,6 +268,129 @@ def test_segments_are_added_chosen_and_removed_in_place(desk: Desk) -> None:
     assert desk.controller.segmentID == "" and not desk.ui.positiveToolButton.enabled
     desk.segmentation.GetSegmentation().AddEmptySegment("other", "other")
     assert desk.controller.segmentID == "other" and desk.ui.positiveToolButton.enabled
+
+
+def test_the_editor_choosing_a_segment_by_itself_changes_no_choice(desk: Desk) -> None:
+    desk.load()
+    editor = desk.ui.segmentEditor
+    desk.ui.addSegmentButton.click()
+    second = desk.controller.segmentID
+    # As after its segmentation was replaced.
+    editor._select([desk.segmentation.GetSegmentation().GetNthSegmentID(0)])
+    assert desk.controller.segmentID == second == desk.parameters.segmentID == editor.currentSegmentID()
+    desk.window.exit()
+    desk.window.enter()
+    assert desk.controller.segmentID == second == desk.parameters.segmentID == editor.currentSegmentID()
+
+
+def test_the_chosen_segment_is_there_when_the_module_is_opened_anew(window_modules: Any) -> None:
+    from Testing.headless.slicer_modules import ModuleWindow
+
+    desk = Desk(ModuleWindow(MODULE_FILE).open())
+    desk.load()
+    desk.ui.addSegmentButton.click()
+    second = desk.controller.segmentID
+    desk.window.close()
+    # The new editor begins with the first segment.
+    desk = Desk(ModuleWindow(MODULE_FILE).open())
+    assert desk.controller.segmentID == second == desk.parameters.segmentID
+    assert desk.ui.segmentEditor.currentSegmentID() == second
+    desk.window.close()
+
+
+def test_the_chosen_segment_comes_back_with_the_scene(desk: Desk, window_modules: Any, tmp_path: Any) -> None:
+    desk.load()
+    desk.ui.addSegmentButton.click()
+    second = desk.controller.segmentID
+    window_modules.saveScene(tmp_path / "scene.mrb")
+    for is_open in (True, False):
+        slicer.mrmlScene.Clear(False)
+        if not is_open:
+            desk.window.exit()
+        window_modules.loadScene(tmp_path / "scene.mrb")
+        if not is_open:
+            desk.window.enter()
+        assert desk.logic.getParameterNode().segmentID == second == desk.controller.segmentID
+        assert desk.ui.segmentEditor.currentSegmentID() == second
+        assert desk.ui.segmentsTable.selectedSegmentIDs() == (second,)
+
+
+def test_a_reload_leaves_the_old_editor_without_a_hand_in_the_new_one(desk: Desk) -> None:
+    desk.load()
+    desk.ui.addSegmentButton.click()
+    second = desk.controller.segmentID
+    old = desk.ui.segmentEditor
+    import sys
+
+    before = {name: module for name, module in sys.modules.items() if name.startswith("SAM2PropagateLib")}
+    try:
+        desk.widget.onReload()
+        assert old.mrmlSegmentEditorNode() is None
+        assert desk.window.widget.logic.controller.segmentID == second
+    finally:
+        sys.modules.update(before)
+
+
+def test_the_embedded_editor_shows_what_corrects_a_slice_and_no_second_list(desk: Desk) -> None:
+    editor = desk.ui.segmentEditor
+    assert editor.effectNameOrder() == ("Paint", "Erase", "Scissors", "Islands", "Smoothing")
+    assert not editor.unorderedEffectsVisible
+    assert editor._standin_frame.isHidden() and not desk.ui.segmentsTable.isHidden()
+
+
+def test_the_views_keep_what_they_show_until_the_user_chooses_a_volume_here(
+    window_modules: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from Testing.headless.boot import boot
+    from Testing.headless.scenes import addSegmentation
+    from Testing.headless.slicer_modules import ModuleWindow
+    from Testing.scene.geometries import addCase
+
+    shown, other = addCase(boot(), "plain"), addCase(boot(), "plain")
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "theirs")
+    logics = []
+    for name in ("Red", "Yellow"):
+        logic = slicer.vtkMRMLSliceLogic()
+        logic.SetMRMLScene(slicer.mrmlScene)
+        logic.AddSliceNode(name)
+        logics.append(logic)
+    red, empty = (logic.GetSliceCompositeNode() for logic in logics)
+    red.SetBackgroundVolumeID(shown.GetID())
+    red.SetForegroundVolumeID(labels.GetID())
+    red.SetLabelVolumeID(labels.GetID())
+    empty.SetBackgroundVolumeID(None)
+    window = ModuleWindow(MODULE_FILE).open()
+    try:
+        window.ui.segmentationSelector.setCurrentNode(addSegmentation(boot(), other, {"A": (0, 1, 0)}))
+        window.ui.volumeSelector.setCurrentNode(other)
+        assert window.widget.logic.controller.workspace is not None
+        assert red.GetBackgroundVolumeID() == shown.GetID() and empty.GetBackgroundVolumeID() is None
+        assert red.GetForegroundVolumeID() == red.GetLabelVolumeID() == labels.GetID()
+        # With the mouse, in the panel.
+        layout = Layout()
+        layout.logics = logics
+        slicer.app.__dict__["_standin_layout"] = layout
+        window.ui.volumeSelector.nodeActivated.emit(other)
+        assert red.GetBackgroundVolumeID() == other.GetID() == empty.GetBackgroundVolumeID()
+        assert red.GetForegroundVolumeID() == red.GetLabelVolumeID() == labels.GetID()
+    finally:
+        slicer.app.__dict__.pop("_standin_layout", None)
+        window.close()
+        for logic in logics:
+            logic.SetMRMLScene(None)
+
+
+def test_a_reach_that_leads_nowhere_cannot_be_chosen(desk: Desk) -> None:
+    ui, parameters = desk.ui, desk.parameters
+    ui.limitReachCheckBox.setChecked(True)
+    for wrong, right in ((0, 1), (-5, 1), (2**31 - 1, 9999)):
+        ui.reachSpinBox.setValue(wrong)
+        assert ui.reachSpinBox.value == right == parameters.reach == desk.controller.choices.reach
+        with pytest.raises(ValueError):
+            parameters.reach = wrong
+    # What an older scene may hold.
+    parameters.parameterNode.SetParameter("reach", "-3")
+    assert desk.controller.choices.reach == 1
 
 
 def test_a_commit_leaves_the_chosen_segment_chosen(desk: Desk) -> None:
@@ -384,8 +507,17 @@ class Layout:
         self.interactors = newInteractors()
         self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
         self.slots: list[Any] = []
+        self.logics: list[Any] = []
+        self.connections = 0
+
+    def mrmlSliceLogics(self) -> Any:  # noqa: N802
+        made = vtk.vtkCollection()
+        for one in self.logics:
+            made.AddItem(one)
+        return made
 
     def connect(self, signal: str, slot: Any) -> None:
+        self.connections += 1
         self.slots.append((signal, slot))
 
     def disconnect(self, signal: str, slot: Any) -> None:
@@ -441,6 +573,8 @@ def test_views_are_listened_to_only_while_the_module_is_open(window: Any) -> Non
         layout.interactors = newInteractors()
         slot(3)
         assert layout.observed() == [True, True]
+        # Not taken out and put in again by its own slot.
+        assert layout.slots == [("layoutChanged(int)", slot)] and layout.connections == 2
         assert not any(one.HasObserver("KeyPressEvent") for one in old)
         window.exit()
     finally:

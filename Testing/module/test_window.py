@@ -138,6 +138,19 @@ def test_every_observer_is_gone_after_closing(window_modules: Any) -> None:
     assert not parameters.HasObserver(vtk.vtkCommand.ModifiedEvent)
 
 
+def test_entering_again_and_again_adds_no_observer(window: Any) -> None:
+    import gc
+
+    kind = type(window.widget.logic.getParameterNode())
+    counts = []
+    for _ in range(3):
+        window.exit()
+        window.enter()
+        gc.collect()
+        counts.append(sum(type(one) is kind for one in gc.get_objects()))
+    assert counts == [1, 1, 1]
+
+
 def test_reload_takes_the_library_anew(window: Any) -> None:
     node = load_sample()
     window.ui.volumeSelector.setCurrentNode(node)

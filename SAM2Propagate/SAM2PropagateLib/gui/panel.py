@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
+
+import slicer.util
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui import events, rules, tools
@@ -17,6 +20,12 @@ from SAM2PropagateLib.gui.navigation import frameInView
 from SAM2PropagateLib.gui.strip_widget import COLORS, makeStripWidget
 from SAM2PropagateLib.gui.texts import tr as _
 
+# The effects of the Segment Editor that are offered here: what corrects a slice by hand.
+EFFECTS = ("Paint", "Erase", "Scissors", "Islands", "Smoothing")
+# The smallest and the largest reach of a run that can be chosen, in slices.
+REACH = (1, 9999)
+# The Segment Editor's own list of segments: the panel has one already.
+_EDITORS_LIST = "SegmentsTableResizableFrame"
 # Seconds between two drawings of the strip while slices arrive.
 _STRIP_SECONDS = 0.2
 
@@ -88,6 +97,23 @@ class Panel:
         self._parameters = parameters
         self.refresh()
 
+    def setEditorNode(self, editorNode: Any) -> None:
+        """Gives the embedded Segment Editor its settings; the user's label layers stay in the views."""
+        editor = self._ui.segmentEditor
+        with self._choosing(), _labelLayersKept():
+            editor.setMRMLSegmentEditorNode(editorNode)
+            # The same settings may have another segmentation now, as after a scene was loaded.
+            editor.updateWidgetFromMRML()
+
+    @contextlib.contextmanager
+    def _choosing(self) -> Iterator[None]:
+        """While widgets are set: what they choose meanwhile is no choice of the user."""
+        before, self._isShowing = self._isShowing, True
+        try:
+            yield
+        finally:
+            self._isShowing = before
+
     # --- building
 
     def _describe(self, icons: Path) -> None:
@@ -98,6 +124,10 @@ class Panel:
             button.text = tool.title
             button.setIcon(qt.QIcon(str(icons / f"{tool.name}.svg")))
         ui = self._ui
+        ui.segmentEditor.setEffectNameOrder(list(EFFECTS))
+        # Not found in a later Slicer, the list is only there twice.
+        for frame in slicer.util.findChildren(ui.segmentEditor, name=_EDITORS_LIST):
+            frame.hide()
         for label in (ui.progressLabel, ui.downloadLabel, ui.installProgressLabel):
             _put(label, "")
         for value, text in (
@@ -164,7 +194,7 @@ class Panel:
         self._connect(
             ui.segmentsTable, "selectionChanged(QItemSelection,QItemSelection)", self._segmentSelected
         )
-        self._connect(ui.segmentEditor, "currentSegmentIDChanged(QString)", self._segmentEdited)
+        self._connect(ui.segmentEditor, "currentSegmentIDChanged(QString)", self._editorChose)
 
     def _connect(self, widget: Any, signal: str, slot: Any) -> None:
         widget.connect(signal, slot)
@@ -221,15 +251,10 @@ class Panel:
         if not self._isShowing and self._parameters is not None and chosen:
             self._parameters.segmentID = str(chosen[0])
 
-    def _segmentEdited(self, segmentID: str) -> None:
-        # Also sent while a commit goes from segment to segment; it ends where it began.
-        if (
-            not self._isShowing
-            and not self._controller.isApplying
-            and self._parameters is not None
-            and segmentID
-        ):
-            self._parameters.segmentID = str(segmentID)
+    def _editorChose(self, _segmentID: str) -> None:
+        # By itself, as when a scene was loaded: the list where the user chooses is the panel's.
+        if not self._isShowing and not self._controller.isApplying and self._parameters is not None:
+            self.refresh()
 
     def _addSegment(self) -> None:
         segmentID = self._controller.addSegment()
@@ -289,8 +314,7 @@ class Panel:
         """Shows everything as it is now."""
         if self._isShowing:
             return
-        self._isShowing = True
-        try:
+        with self._choosing():
             facts = self._controller.facts()
             self._showButtons(facts)
             self._showChoices()
@@ -298,8 +322,6 @@ class Panel:
             self._showSegments()
             self._showBanner()
             self.showStrip()
-        finally:
-            self._isShowing = False
 
     def _showButtons(self, facts: rules.Facts) -> None:
         ui, isRunning = self._ui, self._controller.isRunning
@@ -399,11 +421,13 @@ class Panel:
         if editor.mrmlSegmentEditorNode() is None:
             return
         if editor.segmentationNode() is not node:
-            editor.setSegmentationNode(node)
+            with _labelLayersKept():
+                editor.setSegmentationNode(node)
         volume = workspace.volumeNode if workspace is not None else None
         if editor.sourceVolumeNode() is not volume:
             editor.setSourceVolumeNode(volume)
-        if node is not None and controller.segmentID and editor.currentSegmentID() != controller.segmentID:
+        isThere = workspace is not None and controller.segmentID in workspace.segmentIDs
+        if isThere and editor.currentSegmentID() != controller.segmentID:
             editor.setCurrentSegmentID(controller.segmentID)
 
     def _showBanner(self) -> None:
@@ -473,12 +497,26 @@ def choicesOf(parameters: Any) -> Choices:
     direction = parameters.direction
     return Choices(
         direction=direction if direction in events.DIRECTIONS else events.BOTH,
-        reach=parameters.reach if parameters.limitReach else None,
+        # A scene may hold any number.
+        reach=min(max(parameters.reach, REACH[0]), REACH[1]) if parameters.limitReach else None,
         allSegments=parameters.allSegments,
         applyAutomatically=parameters.applyAutomatically,
         model=parameters.model,
         device=parameters.device,
     )
+
+
+@contextlib.contextmanager
+def _labelLayersKept() -> Iterator[None]:
+    """The Segment Editor clears the label layer of all slice views when it gets a segmentation."""
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    before = [view.GetLabelVolumeID() for view in views]
+    try:
+        yield
+    finally:
+        for view, volumeID in zip(views, before, strict=True):
+            if view.GetLabelVolumeID() != volumeID:
+                view.SetLabelVolumeID(volumeID)
 
 
 def _put(label: Any, text: str) -> None:
