@@ -219,3 +219,38 @@ def test_an_unreadable_record_is_told(headless):
     with pytest.raises(SAM2PropagateError) as failed:
         case.edited()
     assert failed.value.code == "bad_edit_record"
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_looking_again_finds_what_looking_for_the_first_time_finds(headless, geometry):
+    """Only what has changed is hashed anew, also where the segment grows, shrinks, moves or vanishes."""
+    case = EditCase(headless, geometry)
+    random = np.random.default_rng(7)
+    shape = OLD.shape
+
+    def box():
+        first = [int(random.integers(0, size)) for size in shape]
+        mask = np.zeros(shape, bool)
+        mask[tuple(slice(one, one + int(random.integers(1, 9))) for one in first)] = True
+        return mask
+
+    def check():
+        fresh = EditTracker(case.segmentationNode, case.volumeNode)
+        for axis in (0, 1, 2):
+            assert case.tracker.hashes("A", axis) == fresh.hashes("A", axis)
+            mine, theirs = case.tracker.edited("A", axis), fresh.edited("A", axis)
+            assert mine == theirs
+            assert case.tracker.edited("A", axis) == mine, "and nothing changed since"
+
+    check()
+    for step in range(12):
+        case.paint("A", box(), erase=step % 4 == 3)
+        if step % 2:
+            check()
+        if step == 5:
+            case.committer.commit({"A": frames(OLD, 2, range(4, 12))}, 2)
+            check()
+    case.paint("A", np.ones(shape, bool), erase=True)
+    check()
+    case.paint("A", box())
+    check()

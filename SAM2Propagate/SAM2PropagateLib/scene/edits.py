@@ -2,7 +2,8 @@
 
 After every commit a hash of each frame of a segment, along all three axes, is remembered in the scene; a
 frame whose hash differs later was painted or erased by the user, and its mask becomes a keyframe of the next
-run, whatever its axis. No copy of a mask is kept.
+run, whatever its axis. The scene holds no copy of a mask; in memory there is one of each segment that was
+looked at, so that looking again hashes only what has changed since.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.values import MaskPrompt
-from SAM2PropagateLib.scene.lattice import EMPTY
+from SAM2PropagateLib.scene.lattice import EMPTY, Extent, union
 from SAM2PropagateLib.scene.segments import BoolArray, SegmentReader, volumeLattice
 from SAM2PropagateLib.scene.segments import segmentIDs as _segmentIDs
 from SAM2PropagateLib.scene.state import SceneState
 from SAM2PropagateLib.scene.volume import volumeGeometry
-from SAM2PropagateLib.worker.masks import pack
 
 _STATE_NAME = "edits"
 _VERSION = 2
@@ -33,6 +34,7 @@ _AXES = (0, 1, 2)
 _MOST_SNAPSHOTS = 6
 
 Hashes = dict[int, str]
+Indices = npt.NDArray[np.intp]
 # Along i, j and k.
 AllHashes = tuple[Hashes, Hashes, Hashes]
 
@@ -75,6 +77,8 @@ class EditTracker:
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
         self._state = SceneState(segmentationNode)
+        self._seen: dict[str, _Seen] = {}
+        self._parsed: tuple[str, VolumeGeometry, dict[str, list[AllHashes]]] | None = None
 
     def look(self, segmentIDs: Iterable[str], axis: int) -> Look:
         """The segments as they are before a commit: those of the run, and all that were remembered before.
@@ -123,17 +127,9 @@ class EditTracker:
         record = self._load(geometry)
         if record is None:
             return ()
-        now = self.hashes(segmentID, axis)
-        known = _nearest([one[axis] for one in record.get(segmentID, [])], now)
-        reader = SegmentReader(self._segmentationNode, segmentID, geometry)
-        return tuple(
-            EditedFrame(
-                segmentID,
-                frame,
-                mask_at(reader.frame(frame, axis), frame, geometry, axis, f"edit-{'ijk'[axis]}{frame}"),
-            )
-            for frame in _different(known, now)
-        )
+        seen = self._look(segmentID, geometry)
+        known = _nearest([one[axis] for one in record.get(segmentID, [])], seen.hashes(axis))
+        return tuple(seen.edited(frame, axis) for frame in _different(known, seen.hashes(axis)))
 
     def forget(self, segmentID: str) -> None:
         """Forgets a segment: all its frames count as edited by the user."""
@@ -148,24 +144,40 @@ class EditTracker:
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
         """
-        return _Frames(self._segmentationNode, segmentID, volumeGeometry(self._volumeNode)).hashes(axis)
+        return dict(self._look(segmentID, volumeGeometry(self._volumeNode)).hashes(axis))
 
     def _allHashes(self, segmentID: str, geometry: VolumeGeometry) -> AllHashes:
-        frames = _Frames(self._segmentationNode, segmentID, geometry)
-        return frames.hashes(0), frames.hashes(1), frames.hashes(2)
+        seen = self._look(segmentID, geometry)
+        return dict(seen.hashes(0)), dict(seen.hashes(1)), dict(seen.hashes(2))
+
+    def _look(self, segmentID: str, geometry: VolumeGeometry) -> _Seen:
+        """The segment as it is now."""
+        reader = SegmentReader(self._segmentationNode, segmentID, geometry)
+        seen = self._seen.get(segmentID)
+        if seen is None or not seen.isOn(geometry):
+            self._seen = {name: one for name, one in self._seen.items() if one.isOn(geometry)}
+            seen = self._seen[segmentID] = _Seen(segmentID, geometry)
+        seen.update(reader)
+        return seen
 
     def _load(self, geometry: VolumeGeometry) -> dict[str, list[AllHashes]] | None:
         """The snapshots per segment; None when they are of another grid than this."""
+        text = self._state.get(_STATE_NAME) or ""
+        if self._parsed is not None and self._parsed[:2] == (text, geometry):
+            return dict(self._parsed[2])
         record = self._read()
         if not record:
             return {}
         # The first version knew frames along one axis only: from it nothing can be told.
         if record["version"] != _VERSION or record["shape"] != list(geometry.shape_ijk):
             return None
-        return {
+        segments = {
             segmentID: [(_numbered(i), _numbered(j), _numbered(k)) for i, j, k in snapshots]
             for segmentID, snapshots in record["segments"].items()
         }
+        # Reading it takes longer than looking at a segment that has hardly changed.
+        self._parsed = (text, geometry, segments)
+        return dict(segments)
 
     def _read(self) -> dict[str, Any]:
         text = self._state.get(_STATE_NAME)
@@ -189,33 +201,135 @@ class EditTracker:
         self._state.set(_STATE_NAME, json.dumps(document, separators=(",", ":")))
 
 
-class _Frames:
-    """A segment's voxels, read once for frames along all axes."""
+class _Seen:
+    """What a segment held when it was last looked at, cropped to its voxels, and the hashes of its frames.
 
-    def __init__(self, segmentationNode: Any, segmentID: str, geometry: VolumeGeometry) -> None:
-        reader = SegmentReader(segmentationNode, segmentID, geometry)
-        self._first = reader.box[::2]
-        isEmpty = reader.box == EMPTY
-        shape = (0, 0, 0)
-        self._voxels = (
-            np.zeros(shape, bool) if isEmpty else reader.onLattice(volumeLattice(geometry).within(reader.box))
-        )
+    Args:
+        segmentID: the segment. geometry: of the volume.
+    """
+
+    def __init__(self, segmentID: str, geometry: VolumeGeometry) -> None:
+        self._segmentID = segmentID
+        self._geometry = geometry
+        self._box: Extent = EMPTY
+        self._voxels: BoolArray = np.zeros((0, 0, 0), bool)
+        self._hashes: AllHashes = ({}, {}, {})
+        # The frames along each axis that changed since they were hashed.
+        self._stale: tuple[set[int], set[int], set[int]] = (set(), set(), set())
+        self._edited: dict[tuple[int, int], tuple[str | None, EditedFrame]] = {}
+
+    def isOn(self, geometry: VolumeGeometry) -> bool:
+        """Whether it was looked at on this grid."""
+        return self._geometry == geometry
+
+    def update(self, reader: SegmentReader) -> None:
+        """Takes the segment as it is now."""
+        box, voxels = _cropped(reader, self._geometry)
+        both = union(box, self._box)
+        if both == EMPTY:
+            return
+        if box == self._box:
+            # As bytes: several times as fast as comparing truth values.
+            changed = (voxels.view(np.uint8) ^ self._voxels.view(np.uint8)).view(bool)
+        else:
+            changed = _pasted(self._voxels, self._box, both)
+            changed[_part(box, both)] ^= voxels
+        for axis, filled in enumerate(_filled(changed)):
+            self._stale[axis].update((filled + both[2 * axis]).tolist())
+        self._box, self._voxels = box, voxels
 
     def hashes(self, axis: int) -> Hashes:
-        """A hash of every frame along an axis that has voxels."""
-        frames = np.moveaxis(self._voxels, 2 - axis, 0)
-        rowAxis, columnAxis = (other for other in (2, 1, 0) if other != axis)
-        row, column = self._first[rowAxis], self._first[columnAxis]
-        filled = np.flatnonzero(frames.any(axis=(1, 2)))
-        return {self._first[axis] + int(one): _hash(frames[one], row, column) for one in filled}
+        """A hash of every frame along an axis that has voxels; not to be changed."""
+        hashes, stale = self._hashes[axis], self._stale[axis]
+        first, last = self._box[2 * axis : 2 * axis + 2]
+        within = sorted(frame for frame in stale if first <= frame <= last)
+        for frame in stale:
+            hashes.pop(frame, None)
+        if within:
+            frames = np.moveaxis(self._voxels, 2 - axis, 0)
+            chosen = frames if len(within) == len(frames) else frames[[one - first for one in within]]
+            row, column = (self._box[2 * other] for other in (2, 1, 0) if other != axis)
+            new = _hashed(np.ascontiguousarray(chosen), row, column)
+            hashes.update((frame, text) for frame, text in zip(within, new, strict=True) if text)
+        stale.clear()
+        return hashes
+
+    def edited(self, frame: int, axis: int) -> EditedFrame:
+        """A frame as an edit; the same object again as long as the frame is the same."""
+        text = self.hashes(axis).get(frame)
+        known = self._edited.get((axis, frame))
+        if known is None or known[0] != text:
+            name = f"edit-{'ijk'[axis]}{frame}"
+            prompt = mask_at(self._mask(frame, axis), frame, self._geometry, axis, name)
+            known = self._edited[axis, frame] = (text, EditedFrame(self._segmentID, frame, prompt))
+        return known[1]
+
+    def _mask(self, frame: int, axis: int) -> BoolArray:
+        mask = np.zeros(self._geometry.frame_shape(axis), dtype=bool)
+        first, last = self._box[2 * axis : 2 * axis + 2]
+        if first <= frame <= last:
+            part = np.moveaxis(self._voxels, 2 - axis, 0)[frame - first]
+            row, column = (self._box[2 * other] for other in (2, 1, 0) if other != axis)
+            mask[row : row + part.shape[0], column : column + part.shape[1]] = part
+        return mask
 
 
-def _hash(mask: BoolArray, row: int, column: int) -> str:
-    """Of a mask whose first pixel is at this row and column of its frame; empty margins do not count."""
-    packed = pack(np.ascontiguousarray(mask))
-    row, column, rows, columns = row + packed.box[0], column + packed.box[1], *packed.box[2:]
-    place = np.array([row, column, rows, columns], dtype="<i8").tobytes()
-    return hashlib.blake2b(place + bytes(packed.bits), digest_size=8).hexdigest()
+def _cropped(reader: SegmentReader, geometry: VolumeGeometry) -> tuple[Extent, BoolArray]:
+    """A segment's voxels on the volume's grid, and the smallest box that holds them all."""
+    if reader.box == EMPTY:
+        return EMPTY, np.zeros((0, 0, 0), bool)
+    voxels = reader.onLattice(volumeLattice(geometry).within(reader.box))
+    filled = _filled(voxels)
+    if not len(filled[0]):
+        return EMPTY, np.zeros((0, 0, 0), bool)
+    i, j, k = (slice(int(one[0]), int(one[-1]) + 1) for one in filled)
+    i0, j0, k0 = reader.box[::2]
+    box = (i0 + i.start, i0 + i.stop - 1, j0 + j.start, j0 + j.stop - 1, k0 + k.start, k0 + k.stop - 1)
+    # A copy where there is much to leave out: a view would keep the whole box.
+    cropped = voxels[k, j, i]
+    return box, cropped if cropped.size * 2 > voxels.size else cropped.copy()
+
+
+def _filled(voxels: BoolArray) -> tuple[Indices, Indices, Indices]:
+    """The frames along i, j and k that hold anything of a (K, J, I) array."""
+    k = np.flatnonzero(np.any(voxels, axis=(1, 2)))
+    if not len(k):
+        return k, k, k
+    plane = np.any(voxels[k[0] : k[-1] + 1], axis=0)
+    return np.flatnonzero(np.any(plane, axis=0)), np.flatnonzero(np.any(plane, axis=1)), k
+
+
+def _pasted(voxels: BoolArray, box: Extent, into: Extent) -> BoolArray:
+    """A box of voxels in a larger one."""
+    i, j, k = (int(into[2 * axis + 1] - into[2 * axis] + 1) for axis in range(3))
+    whole = np.zeros((k, j, i), dtype=bool)
+    whole[_part(box, into)] = voxels
+    return whole
+
+
+def _part(box: Extent, of: Extent) -> tuple[slice, slice, slice]:
+    """Where a box lies in an array over a larger one; empty for an empty box."""
+    if box == EMPTY:
+        return (slice(0, 0),) * 3
+    i, j, k = (slice(box[2 * n] - of[2 * n], box[2 * n + 1] - of[2 * n] + 1) for n in range(3))
+    return k, j, i
+
+
+def _hashed(masks: BoolArray, row: int, column: int) -> list[str]:
+    """Of each of (n, rows, columns) masks whose first pixels are at this row and column of their frames: a
+    hash in which empty margins do not count, "" for an empty mask.
+    """
+    rows, columns = np.any(masks, axis=2), np.any(masks, axis=1)
+    texts = []
+    for mask, inRow, inColumn in zip(masks, rows, columns, strict=True):
+        r, c = np.flatnonzero(inRow), np.flatnonzero(inColumn)
+        if not len(r):
+            texts.append("")
+            continue
+        inside = mask[r[0] : r[-1] + 1, c[0] : c[-1] + 1]
+        place = np.array([row + r[0], column + c[0], *inside.shape], dtype="<i8").tobytes()
+        texts.append(hashlib.blake2b(place + np.packbits(inside).tobytes(), digest_size=8).hexdigest())
+    return texts
 
 
 def _numbered(hashes: Mapping[str, str]) -> Hashes:

@@ -102,7 +102,7 @@ def resample(labels: npt.NDArray[np.uint8], source: Lattice, target: Lattice) ->
         target: where they are wanted.
 
     Returns:
-        (K, J, I) uint8 over `target`.
+        (K, J, I) uint8 over `target`; a view of `labels` where nothing has to be moved.
     """
     if source.isEmpty or target.isEmpty:
         return np.zeros(target.shape, dtype=np.uint8)
@@ -138,7 +138,6 @@ def _resampleAligned(
     axes: tuple[int, int, int],
 ) -> npt.NDArray[np.uint8]:
     # Target axis t runs along source axis axes[t]: one index list per axis says it all.
-    out = np.zeros(target.shape, dtype=np.uint8)
     picked: list[npt.NDArray[np.intp]] = [np.zeros(0, dtype=np.intp)] * 3
     filled: list[slice] = []
     for axis in range(3):
@@ -147,15 +146,30 @@ def _resampleAligned(
         position = np.floor(matrix[along, axis] * index + matrix[along, 3] + 0.5).astype(np.intp)
         inside = (position >= source.extent[2 * along]) & (position <= source.extent[2 * along + 1])
         if not inside.any():
-            return out
+            return np.zeros(target.shape, dtype=np.uint8)
         first, last = int(inside.argmax()), len(inside) - int(inside[::-1].argmax())
         filled.append(slice(first, last))
         picked[along] = position[first:last] - source.extent[2 * along]
-    chosen = labels[np.ix_(picked[2], picked[1], picked[0])]
+    i, j, k = (_asSlice(one) for one in picked)
+    # Neighbours in order are a view; picking every voxel one by one takes many times as long.
+    isView = i is not None and j is not None and k is not None
+    chosen = labels[k, j, i] if isView else labels[np.ix_(picked[2], picked[1], picked[0])]
     # `chosen` has the source's axis order (k, j, i); numpy axis 2 - along becomes numpy axis 2 - axis.
     chosen = chosen.transpose([2 - axes[2 - n] for n in range(3)])
+    if chosen.shape == target.shape and chosen.flags.c_contiguous:
+        return chosen
+    out = np.zeros(target.shape, dtype=np.uint8)
     out[filled[2], filled[1], filled[0]] = chosen
     return out
+
+
+def _asSlice(indices: npt.NDArray[np.intp]) -> slice | None:
+    """The indices as a slice, where each is the next or the previous one's neighbour."""
+    first, last = int(indices[0]), int(indices[-1])
+    step = 1 if last >= first else -1
+    if len(indices) != abs(last - first) + 1 or (np.diff(indices) != step).any():
+        return None
+    return slice(first, None if last + step < 0 else last + step, step)
 
 
 def _resampleOblique(
