@@ -37,6 +37,12 @@ class Effect:
         self.logic.UpdateReferenceGeometryImage()
         return self.logic.GetReferenceGeometryImage()
 
+    def maskLabelmap(self) -> Any:  # noqa: N802
+        return self.logic.GetMaskLabelmap() if self.logic.UpdateMaskLabelmap() else None
+
+    def sourceVolumeImageData(self) -> Any:  # noqa: N802
+        return self.logic.GetAlignedSourceVolume() if self.logic.UpdateAlignedSourceVolume() else None
+
     def modifySegmentByLabelmap(self, node: Any, segment: str, labelmap: Any, mode: int) -> None:  # noqa: N802
         assert self.editor.mrmlSegmentEditorNode().GetSelectedSegmentID() == segment
         kinds = (self.logic.ModificationModeAdd, self.logic.ModificationModeRemove)
@@ -432,6 +438,81 @@ def test_a_neighbour_stays_whole_unless_the_user_says_otherwise(desk: Desk) -> N
     desk.settle()
     desk.ui.segmentsTable.setSelectedSegmentIDs([first])
     assert desk.voxels() == 0
+
+
+@pytest.mark.parametrize("broken", ["segment", "area", "range"])
+def test_masking_that_fails_is_told_as_such_and_nothing_is_written(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    desk.load()
+    desk.click()
+    node = desk.ui.segmentEditor.mrmlSegmentEditorNode()
+    modes = slicer.vtkMRMLSegmentationNode
+    if broken == "segment":
+        node.SetMaskMode(modes.EditAllowedInsideSingleSegment)
+        node.SetMaskSegmentID("gone")
+    elif broken == "area":
+        node.SetMaskMode(modes.EditAllowedOutsideAllSegments)
+        monkeypatch.setattr(Effect, "maskLabelmap", lambda self: None)
+    else:
+        node.SetSourceVolumeIntensityMask(True)
+        monkeypatch.setattr(Effect, "sourceVolumeImageData", lambda self: None)
+    desk.ui.applyButton.click()
+    wanted = {
+        "segment": "only in a segment that this segmentation lacks",
+        "area": "“Editable area” of the Segment Editor could not be computed",
+        "range": "“Editable intensity range” of the Segment Editor could not be applied",
+    }
+    assert wanted[broken] in desk.ui.messageLabel.text and "Nothing was written" in desk.ui.messageLabel.text
+    assert desk.voxels() == 0 and desk.controller.workspace.hasPreview
+    # Without the obstacle the same preview is written.
+    monkeypatch.undo()
+    node.SetMaskMode(modes.EditAllowedEverywhere)
+    node.SetSourceVolumeIntensityMask(False)
+    desk.ui.applyButton.click()
+    assert desk.voxels() > 0
+
+
+def test_masking_that_works_is_applied(desk: Desk) -> None:
+    desk.load()
+    desk.click()
+    node = desk.ui.segmentEditor.mrmlSegmentEditorNode()
+    node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideAllSegments)
+    desk.ui.applyButton.click()
+    assert desk.voxels() == 0
+
+
+# Slicer's Qt 5 has no other name for it.
+@pytest.mark.filterwarnings("ignore:Function. 'QMouseEvent.pos:DeprecationWarning")
+def test_hovering_over_the_strip_says_what_is_known_of_that_slice(desk: Desk) -> None:
+    import qt
+
+    desk.load()
+    desk.click()
+    desk.ui.propagateButton.click()
+    desk.settle()
+    strip = desk.widget.panel._strip
+    strip.resize(180, 56)  # ten pixels for each of the 18 slices
+    texts = {}
+    for frame in (0, 8, 17):
+        at = qt.QPointF(10 * frame + 4, 20)
+        move, button = qt.QEvent.Type.MouseMove, qt.Qt.MouseButton.NoButton
+        none = qt.Qt.KeyboardModifier.NoModifier
+        qt.QApplication.sendEvent(strip, qt.QMouseEvent(move, at, at, button, button, none))
+        texts[frame] = strip.toolTip
+    facts = {frame: desk.controller.strip().frames[frame] for frame in texts}
+    assert texts[8].splitlines()[:2] == ["Slice 9 of 18", "keyframe with prompts"]
+    for frame in (0, 17):
+        doubt, estimate = facts[frame].doubt, facts[frame].facts.predictedIou
+        assert texts[frame].splitlines() == [
+            f"Slice {frame + 1} of 18",
+            "propagated",
+            f"Doubt {doubt:.0%} · model's own estimate of overlap {estimate:.0%}",
+        ]
+    assert len({facts[frame].doubt for frame in texts}) > 1, "else any slice's number would do"
+    at = qt.QPointF(500, 20)
+    qt.QApplication.sendEvent(strip, qt.QMouseEvent(move, at, at, button, button, none))
+    assert strip.toolTip == ""
 
 
 def test_missing_packages_are_offered_and_nothing_is_done_without_consent(

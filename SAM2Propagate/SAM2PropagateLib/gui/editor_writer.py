@@ -28,6 +28,7 @@ class EditorSegmentWriter:
         self._selected = ""
 
     def prepare(self) -> Any:
+        """See `SegmentWriter.prepare`."""
         node = self._editor.mrmlSegmentEditorNode()
         if node is None:
             raise _failed("The Segment Editor has no settings in this scene.")
@@ -40,8 +41,30 @@ class EditorSegmentWriter:
         grid = self._effect.referenceGeometryImage() if self._effect is not None else None
         if grid is None:
             raise _failed("The Segment Editor cannot write into this segmentation.")
+        self._checkMasking(node)
         self._selected = node.GetSelectedSegmentID() or ""
         return grid
+
+    def _checkMasking(self, node: Any) -> None:
+        """The editor writes nothing, and says so at best on the console, when it cannot mask."""
+        modes = slicer.vtkMRMLSegmentationNode
+        if node.GetMaskMode() == modes.EditAllowedInsideSingleSegment:
+            inside = node.GetMaskSegmentID()
+            if not inside or self._segmentationNode.GetSegmentation().GetSegment(inside) is None:
+                raise _maskingFailed(
+                    "The Segment Editor allows changes only in a segment that this segmentation lacks.",
+                    "Choose another “Editable area” under “Edit by hand”.",
+                )
+        if node.GetMaskMode() != modes.EditAllowedEverywhere and self._effect.maskLabelmap() is None:
+            raise _maskingFailed(
+                "The “Editable area” of the Segment Editor could not be computed.",
+                "Choose another “Editable area” under “Edit by hand”.",
+            )
+        if node.GetSourceVolumeIntensityMask() and self._effect.sourceVolumeImageData() is None:
+            raise _maskingFailed(
+                "The “Editable intensity range” of the Segment Editor could not be applied to the volume.",
+                "Switch it off under “Edit by hand”.",
+            )
 
     def saveStateForUndo(self) -> None:
         self._editor.saveStateForUndo()
@@ -86,3 +109,7 @@ def _failed(sentence: str) -> SAM2PropagateError:
         f"{sentence} Nothing was written.",
         "Choose the volume and the segmentation again.",
     )
+
+
+def _maskingFailed(sentence: str, hint: str) -> SAM2PropagateError:
+    return SAM2PropagateError("masking_failed", f"{sentence} Nothing was written.", hint)
