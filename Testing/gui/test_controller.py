@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui.events import Choices
+from SAM2PropagateLib.worker.masks import pack
+from SAM2PropagateLib.worker.messages import FrameEvent
 from Testing.gui.cases import Case
-from Testing.gui.fake_session import disc
+from Testing.gui.fake_session import FakeSession, disc
 from Testing.scene.geometries import GEOMETRIES
 
 SHAPE = (36, 40)
@@ -422,3 +426,87 @@ def test_an_edit_made_before_the_axis_was_changed_is_kept_by_a_run_along_the_new
     assert edited == columns.tolist()
     case.run(everything=True)
     np.testing.assert_array_equal(case.segment(8)[:, columns], painted[:, columns])
+
+
+class Drafts(FakeSession):
+    """Sends a draft of every slice of a run before its mask, as the engine does where a slice has to wait."""
+
+    def propagate(self, name, prompts, segments, **options):
+        run = super().propagate(name, prompts, segments, **options)
+        events = self._calls[-1][1]
+        frames = [one for one in events if isinstance(one, FrameEvent) and one.kind == "propagated"]
+        empty = pack(np.zeros(SHAPE, bool))
+        events[:0] = [replace(one, doubt=0.9, packed=empty) for one in frames]
+        return run
+
+
+@pytest.fixture
+def drafting(case):
+    case.controller.close()
+    case._session = lambda: case.sessions.append(Drafts(2)) or case.sessions[-1]
+    case.start(KEEP)
+    return case
+
+
+def test_a_draft_is_shown_and_gives_way_to_the_mask(drafting):
+    case = drafting
+    case.click(12, 15, 8)
+    assert case.controller.propagate()
+    case.controller.poll()
+    (first, *_) = [one.frame for one in case.arrived if one.kind == "propagated"]
+    assert not case.shown(first).any() and case.controller.strip().frames[first].doubt == 0.9
+    assert case.controller.wait(5)
+    assert (case.ends[-1].state, case.ends[-1].frames) == ("done", 18), "each slice counts once"
+    assert [one.frame for one in case.arrived].count(first) == 2
+    for frame in range(18):
+        np.testing.assert_array_equal(case.shown(frame), disc(12, 15, SHAPE))
+    strip = case.controller.strip()
+    assert all(one.isPreview and one.doubt != 0.9 for one in strip.frames)
+    case.controller.apply()
+    assert case.frames() == list(range(18)) and not case.workspace.hasPreview
+    assert case.controller.undo()
+    assert case.frames() == []
+
+
+def test_a_click_or_a_lock_between_draft_and_mask_has_the_last_word(drafting):
+    case = drafting
+    case.click(12, 15, 8)
+    assert case.controller.propagate()
+    while not any(one.frame == 17 for one in case.arrived):
+        case.controller.poll()
+    case.session.nextPollServesPreviews()
+    assert case.controller.point("positive", case.ras(20, 20, 15), (0, 0, 1))
+    assert case.controller.point("lock", case.ras(20, 20, 16), (0, 0, 1))
+    locked = case.shown(16)
+    assert case.controller.wait(5)
+    assert case.shown(15)[20, 20], "the run's own mask of this slice is out of date"
+    np.testing.assert_array_equal(case.shown(16), locked)
+
+
+class Stubborn(FakeSession):
+    """Goes on with a run that was cancelled, as a worker does that is in the middle of a slice."""
+
+    def cancel(self, call):
+        self.asked.append(("cancel", call))
+
+
+def test_a_cancelled_run_is_over_at_once_and_what_it_still_sends_is_dropped(case):
+    case.controller.close()
+    case._session = lambda: case.sessions.append(Stubborn(4)) or case.sessions[-1]
+    case.start()
+    case.click(12, 15, 8)
+    assert case.controller.propagate()
+    case.controller.poll()
+    case.controller.cancel()
+    assert [end.state for end in case.ends] == ["cancelled"] and not case.controller.isRunning
+    assert case.controller.isWaiting and case.controller.whyNot("propagate") == ""
+    finished = case.workspace.previewFrames("A")
+    assert 0 < len(finished) < 18
+    case.controller.cancel()
+    case.controller.poll()
+    case.controller.poll()
+    assert case.workspace.previewFrames("A") == finished and len(case.ends) == 1
+    # The next one is asked for while the worker is still at the first.
+    assert case.controller.propagate() and case.controller.wait(5)
+    assert [end.state for end in case.ends] == ["cancelled", "done"] and case.ends[1].applied
+    assert case.frames() == list(range(18)) and [code for code in case.codes if code] == []

@@ -659,10 +659,18 @@ class Controller(Pointing):
         return True
 
     def cancel(self) -> None:
-        """End the run; the slices that are finished stay in the preview."""
-        if self._running is not None:
-            self.session.cancel(self._running.call)
-            self.changed.emit(None)
+        """End the run, at once: the slices that are finished stay in the preview, and the next run can be
+        started while the worker still finds its way out of this one.
+        """
+        running = self._running
+        if running is None:
+            return
+        self.session.cancel(running.call)
+        # What has arrived is finished and stays; what the worker sends from now on is dropped.
+        self._takeArrived()
+        self._finishRun()
+        if self._running is running:
+            self._endRun("cancelled")
 
     def apply(self) -> CommitSummary | None:
         """Write the preview into the segments, as one undo step; None if there is nothing or it failed."""
@@ -798,16 +806,7 @@ class Controller(Pointing):
         if self._session is None:
             self._ticker.stop()
             return
-        self._waiting.extend(self._session.poll())
-        end = time.perf_counter() + _BUDGET_SECONDS
-        written = False
-        while self._waiting:
-            written |= self._take(self._waiting.popleft())
-            if time.perf_counter() >= end:
-                break
-        if written and self._workspace is not None and self._workspace.isInScene:
-            self._workspace.preview.refresh()
-            self._style()
+        self._takeArrived(_BUDGET_SECONDS)
         if not self._waiting:
             self._finishRun()
         if self._isStale:
@@ -815,6 +814,20 @@ class Controller(Pointing):
             self.changed.emit(None)
         if not self.isWaiting:
             self._ticker.stop()
+
+    def _takeArrived(self, budget: float | None = None) -> None:
+        """Handles what has arrived; after `budget` seconds the rest is left for the next poll."""
+        assert self._session is not None
+        self._waiting.extend(self._session.poll())
+        end = None if budget is None else time.perf_counter() + budget
+        written = False
+        while self._waiting:
+            written |= self._take(self._waiting.popleft())
+            if end is not None and time.perf_counter() >= end:
+                break
+        if written and self._workspace is not None and self._workspace.isInScene:
+            self._workspace.preview.refresh()
+            self._style()
 
     def wait(self, timeout: float = 60.0) -> bool:
         """Poll until nothing is awaited any more, for scripts; False if that took longer than `timeout`
@@ -912,11 +925,14 @@ class Controller(Pointing):
         self._fail(call.error if call is not None and call.error is not None else event.error, event.log)
 
     def _finishRun(self) -> None:
+        if self._running is not None and self._running.call.is_finished:
+            self._endRun(self._running.call.state)
+
+    def _endRun(self, state: str) -> None:
         running, workspace = self._running, self._workspace
-        if running is None or not running.call.is_finished:
+        if running is None:
             return
         self._running = None
-        state = running.call.state
         applied = False
         if workspace is not None and workspace.isInScene:
             if state != "done":

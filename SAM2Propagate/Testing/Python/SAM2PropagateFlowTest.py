@@ -25,8 +25,8 @@ from SAM2PropagateTesting.scenes import addSegmentation, fillSegment, nodesOfCla
 # As few slices as show everything: this runs on any machine.
 REACH = 4
 CHOICES = Choices(reach=REACH, device="cpu")
-# Slices that may be on their way when a run is cancelled: one under way, those sent and not yet taken.
-MOST_AFTER_CANCEL = 4
+# Slices that may have arrived and not been taken yet when a run is cancelled.
+MOST_AT_CANCEL = 4
 
 
 def sampleLabels(sample: Path) -> tuple[np.ndarray, dict[str, int]]:
@@ -225,20 +225,19 @@ class SAM2PropagateFlowTest(DeskTest):
         case.arrived.clear()
         case.start(reach=50)
         self.assertTrue(case.until(lambda: len(case.arrived) >= 3))
+        before = len(case.arrived)
         case.controller.cancel()
-        atCancel, kept = len(case.arrived), case.preview()
-        self.assertTrue(case.controller.isRunning and case.controller.facts().isCancelling)
-        self.assertNotEqual(case.controller.whyNot(rules.PROPAGATE), "")
-        self.assertTrue(case.wait())
 
-        # At most what was on its way came after it.
-        self.assertLessEqual(len(case.arrived) - atCancel, MOST_AFTER_CANCEL)
+        # At once, whatever the worker is at: what had arrived stays, and the next run could begin.
         (end,) = case.ends
+        atCancel, kept = len(case.arrived), case.preview()
+        self.assertLessEqual(atCancel - before, MOST_AT_CANCEL)
         finished = {one.frame for one in case.arrived}
         self.assertEqual((end.state, end.frames, end.applied), ("cancelled", len(finished), False))
-        self.assertFalse(case.controller.isRunning or case.controller.isWaiting)
-        self.assertFalse(case.controller.facts().isCancelling)
+        self.assertFalse(case.controller.isRunning or case.controller.facts().isCancelling)
         self.assertEqual(case.controller.whyNot(rules.PROPAGATE), "")
+        self.assertTrue(case.wait())
+        self.assertEqual((len(case.arrived), len(case.ends)), (atCancel, 1), "what came later was dropped")
 
         # What was finished is in the preview, as it was, and nowhere else.
         masks = case.preview()
@@ -250,10 +249,11 @@ class SAM2PropagateFlowTest(DeskTest):
 
         # The next run takes over while the finished slices stay on the screen, and applies them all.
         case.arrived.clear()
-        reach = max(abs(frame - k) for frame in finished) + 1
+        reach = max(abs(frame - k) for frame in finished) + 4
         case.start(reach=reach)
         self.assertTrue(case.until(lambda: bool(case.arrived)))
-        self.assertLessEqual(set(masks), set(case.preview()))
+        if case.controller.isRunning:  # a fast machine may have finished and applied it by now
+            self.assertLessEqual(set(masks), set(case.preview()))
         self.assertTrue(case.wait())
         self.assertEqual((case.ends[-1].state, case.ends[-1].applied), ("done", True))
         whole = case.segment()
