@@ -6,6 +6,7 @@ import argparse
 import gc
 import json
 import os
+import random
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from SAM2PropagateLib.evaluation.simulated_user import first_prompt
 from SAM2PropagateLib.files.image import read_image
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.prompts.place import box_at
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.worker.calls import Run
 from SAM2PropagateLib.worker.command import WorkerCommand, worker_command
@@ -28,13 +31,15 @@ from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel
 from SAM2PropagateLib.worker.session import WorkerSession
 from Testing.benchmarks.machine import ROOT, child_environment
 from Testing.benchmarks.report import Report, table
-from Testing.benchmarks.scenario import SAMPLE
-from Testing.benchmarks.statistics import mean, percentile
+from Testing.benchmarks.scenario import SAMPLE, sample_scenario
+from Testing.benchmarks.statistics import mean, percentile, spread
+from Testing.worker.helpers import hold_interpreter
 
 WANTED_MS = 5.0
 TICK_SECONDS = 0.02
 _LIVER = 5
 _SEGMENT = "liver"
+_CANCEL_FRAMES = 100
 _METHOD = """\
 A worker process with a scripted engine sends {frames} masks of {columns} × {rows} pixels, one about every
 {interval:g} ms, over the real protocol; their outlines are those of a real liver, enlarged. The client does
@@ -48,6 +53,14 @@ is idle again."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_size_arguments(parser)
     parser.add_argument("--no-view", action="store_true", help="draw no slice view")
+    parser.add_argument(
+        "--locked",
+        action="store_true",
+        help="keep Python's lock between two ticks, as Slicer's main thread does",
+    )
+    parser.add_argument(
+        "--cancels", type=int, default=10, help="how often a run of the bundled model is cancelled; 0: never"
+    )
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +92,7 @@ class Held:
         unpack, write: the parts per mask. ticks: per tick on which masks came.
         drawing: per drawing of the slice view.
         idle: per tick on which nothing came.
+        late: how much later than the worker's own end the run was over here, once.
     """
 
     frames: list[float] = field(default_factory=list)
@@ -88,6 +102,7 @@ class Held:
     ticks: list[float] = field(default_factory=list)
     idle: list[float] = field(default_factory=list)
     drawing: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -113,7 +128,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         print(f"streaming: skipped, Slicer's scene is not installed here ({error}).\n")
         return None
     shape = (arguments.frames, arguments.rows, arguments.columns)
-    names = ("columns", "rows", "frames", "interval", "no_view")
+    names = ("columns", "rows", "frames", "interval", "no_view", "locked", "cancels")
     report = Report("streaming", "Streaming", {name: getattr(arguments, name) for name in names})
     size = (800, 600)
     report.say(
@@ -126,7 +141,11 @@ def run(arguments: argparse.Namespace) -> Report | None:
             size=f"{size[0]} × {size[1]}",
         )
     )
-    held, written = stream(shape, arguments.interval / 1e3, None if arguments.no_view else size)
+    if arguments.locked:
+        report.say("Between two ticks the thread keeps Python's lock, as Slicer's main thread does.")
+    held, written = stream(
+        shape, arguments.interval / 1e3, None if arguments.no_view else size, is_locked=arguments.locked
+    )
     report.say(_table(held))
     worst = percentile(held.frames, 99)
     word = "reached" if worst <= WANTED_MS else "missed"
@@ -137,7 +156,53 @@ def run(arguments: argparse.Namespace) -> Report | None:
     )
     report.figures["milliseconds"] = dict(vars(held))
     report.figures["percentile_99"] = worst
+    if arguments.cancels:
+        seconds = cancel_seconds(worker_command(), LoadModel(name=DEFAULT_MODEL), arguments.cancels)
+        report.say(
+            f"Cancel, amid a run of the bundled model on {_CANCEL_FRAMES} slices of the sample CT: "
+            f"{spread(seconds).text()} s until the worker has ended the run ({len(seconds)} times). The "
+            "module's window does not wait for that: for it the run is over at once."
+        )
+        report.figures["cancel_seconds"] = seconds
     return report
+
+
+def cancel_seconds(command: WorkerCommand, model: LoadModel, count: int) -> list[float]:
+    """Seconds from asking for the end of a run to the worker's word that it has ended, several times.
+
+    Raises:
+        SAM2PropagateError: `bench_failed`, or what the worker fails with.
+    """
+    scenario = sample_scenario(_CANCEL_FRAMES)
+    geometry, axis = scenario.frames.geometry, scenario.frames.axis
+    box = box_at(scenario.box(0), scenario.start, geometry, axis)
+    prompts = PromptSet(axis=axis).add(_SEGMENT, box)
+    chance = random.Random(0)
+    seconds: list[float] = []
+    with WorkerSession(command) as session:
+        _finish(session, session.load_model(model))
+        while len(seconds) < count:
+            # Opened anew, so that nothing is known of the slices.
+            _finish(
+                session,
+                session.open_volume(
+                    "ct", scenario.frames.array, geometry, axis=axis, window=scenario.frames.window
+                ),
+            )
+            run = session.propagate("ct", prompts)
+            wanted = chance.randrange(1, _CANCEL_FRAMES // 4)
+            while len(run.frames) < wanted and not run.is_finished:
+                session.poll()
+                time.sleep(TICK_SECONDS / 4)
+            time.sleep(chance.uniform(0.0, 0.1))
+            begin = time.perf_counter()
+            session.cancel(run)
+            session.wait(run)
+            run.raise_error()
+            if run.state != "cancelled":
+                raise SAM2PropagateError("bench_failed", "A run was over before it could be cancelled.")
+            seconds.append(time.perf_counter() - begin)
+    return seconds
 
 
 def liver_masks(shape: tuple[int, int, int]) -> np.ndarray:
@@ -156,13 +221,18 @@ def liver_masks(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def stream(
-    shape: tuple[int, int, int], interval: float, view_size: tuple[int, int] | None
+    shape: tuple[int, int, int],
+    interval: float,
+    view_size: tuple[int, int] | None,
+    *,
+    is_locked: bool = False,
 ) -> tuple[Held, int]:
     """One run of a scripted worker into a scene.
 
     Args:
         shape: (frames, rows, columns). interval: seconds between masks in the worker.
         view_size: of the slice view that is drawn; None: none is.
+        is_locked: Python's lock is kept between two ticks.
 
     Returns:
         What was measured, and how many masks are in the preview layer.
@@ -183,15 +253,17 @@ def stream(
     ):
         _finish(session, session.load_model(LoadModel(name="scripted")))
         _finish(session, session.open_volume("ct", array, geometry, axis=2, window=Window(255.0, 127.5)))
+        begin = time.perf_counter()
         run = session.propagate("ct", prompts)
         while not run.is_finished:
-            time.sleep(TICK_SECONDS)
+            (hold_interpreter if is_locked else time.sleep)(TICK_SECONDS)
             _tick(session, layer, held)
             if view is not None and held.ticks:
                 watch = _Stopwatch.start()
                 view.render()
                 held.drawing.append(watch.milliseconds()[0])
         _check(run)
+        held.late.append((time.perf_counter() - begin - float(run.result["seconds"])) * 1e3)
         stored = layer.masks(_SEGMENT)
     wrong = [frame for frame in range(shape[0]) if not np.array_equal(stored.get(frame), masks[frame])]
     if wrong:
@@ -291,6 +363,7 @@ def _table(held: Held) -> str:
         "ticks": "held per tick with masks",
         "idle": "held per tick without",
         "drawing": "drawing the slice view",
+        "late": "the run's end, later than in the worker",
     }
     rows = []
     for name, title in titles.items():

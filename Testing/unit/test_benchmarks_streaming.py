@@ -11,6 +11,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.worker.command import WorkerCommand
+from SAM2PropagateLib.worker.messages import LoadModel
 from Testing.benchmarks import streaming
 from Testing.worker.fake_worker import SCRIPT_VARIABLE
 
@@ -30,6 +31,17 @@ def test_every_mask_is_measured_and_arrives_in_the_layer() -> None:
     # What a tick took is shared out among its masks, no more and no less.
     assert sum(held.frames) == pytest.approx(sum(held.ticks))
     assert all(whole >= part for whole, part in zip(held.frames, held.write, strict=True))
+
+
+def test_the_lock_may_be_kept_between_two_ticks() -> None:
+    held, written = streaming.stream((24, 40, 50), 0.002, None, is_locked=True)
+    assert written == len(held.frames) == 24 and len(held.late) == 1
+
+
+def test_every_cancel_is_timed() -> None:
+    command = streaming.scripted_command(0.01)
+    seconds = streaming.cancel_seconds(command, LoadModel(name="scripted"), 3)
+    assert len(seconds) == 3 and min(seconds) > 0
 
 
 def test_a_worker_that_dies_gives_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
