@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,11 +15,14 @@ import numpy as np
 import pytest
 
 from SAM2PropagateLib.gui.events import Choices
+from SAM2PropagateLib.worker.command import worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
+from SAM2PropagateLib.worker.transport import PopenTransport
 from Testing.gui.cases import Case
-from Testing.headless.scenes import fillSegment
+from Testing.headless.scenes import addSegmentation, addVolume, fillSegment
 from Testing.worker.helpers import Workers, is_running, own_threads, soon
+from Testing.worker.test_real_worker import sample
 
 STEPS = {"load": 0.01, "open": 0.005, "preview": 0.02, "frame": 0.01}
 KILLED = {"worker_died", "worker_not_started", "worker_not_responding"}
@@ -73,24 +77,101 @@ def test_the_worker_may_be_killed_at_any_time(headless, tmp_path, seed):
         stop.set()
         thread.join()
     assert len(workers.started) > 2, "the worker was hardly killed"
+    check_that_nothing_was_lost(case, said, painted)
+    check_that_nothing_is_left(case, workers.pids, tmp_path)
+
+
+def check_that_nothing_was_lost(case, said, painted, seconds=20.0):
+    """All clicks and the painted segment are there, and the work goes on now that nobody kills the worker."""
     assert {code for code in case.codes if code} <= KILLED | {"not_possible"}
     assert len(case.workspace.prompts.segment("A").clicks) == said
+    count = case.geometry.frame_count(2)
     if painted is not None:
-        np.testing.assert_array_equal(np.stack([case.segment(frame, "B") for frame in range(18)]), painted)
-    # Now that nobody kills it, the work goes on.
-    assert case.controller.wait(20)
-    assert case.controller.propagate() and case.controller.wait(20)
+        np.testing.assert_array_equal(np.stack([case.segment(frame, "B") for frame in range(count)]), painted)
+    assert case.controller.wait(seconds)
+    assert case.controller.propagate() and case.controller.wait(seconds)
     assert case.ends[-1].state == "done"
-    shown = [case.shown(frame) for frame in range(18)]
-    assert case.workspace.previewFrames("A") == set(range(18)) and any(mask.any() for mask in shown)
+    shown = [case.shown(frame) for frame in range(count)]
+    assert case.workspace.previewFrames("A") == set(range(count)) and any(mask.any() for mask in shown)
     assert case.controller.apply() is not None
-    for frame in range(18):
+    for frame in range(count):
         np.testing.assert_array_equal(case.segment(frame), shown[frame])
-    pids = workers.pids
+
+
+def check_that_nothing_is_left(case, pids, folder):
+    """No process, no thread, no file."""
     case.controller.close()
     assert soon(lambda: not any(is_running(pid) for pid in pids)), "orphans"
     assert soon(lambda: own_threads() == [])
-    assert [path for path in Path(tmp_path).rglob("*") if path.is_file()] == []
+    assert [path for path in Path(folder).rglob("*") if path.is_file()] == []
+
+
+class CtCase(Case):
+    """Some slices of the shipped CT with the left kidney, and sessions with the real worker."""
+
+    def __init__(self, headless, folder):
+        self.headless = headless
+        self.started = []
+        self._folder = folder
+        array, geometry, self.kidney = sample()
+        self.volumeNode = addVolume(headless, array, geometry.ijk_to_ras)
+        self.segmentationNode = addSegmentation(headless, self.volumeNode, {"A": (0, 1, 0), "B": (1, 0, 0)})
+        self.start(Choices(applyAutomatically=False, device="cpu"))
+
+    def _session(self):
+        def transport():
+            self.started.append(PopenTransport(worker_command(sys.executable)))
+            return self.started[-1]
+
+        self.sessions.append(WorkerSession(transport, folder=SharedFolder([self._folder])))
+        return self.sessions[-1]
+
+    def click(self, frame, chance):
+        """A click on a voxel of the kidney; no answer is waited for."""
+        rows, columns = np.nonzero(self.kidney[frame])
+        n = chance.randrange(len(rows))
+        assert self.controller.point("positive", self.ras(columns[n], rows[n], frame), (0, 0, 1)), self.texts
+
+    def until(self, condition, seconds=60.0):
+        def polled():
+            self.controller.poll()
+            return condition()
+
+        return soon(polled, seconds)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills with a signal")
+def test_the_real_worker_may_be_killed_at_any_time(headless, tmp_path):
+    """With the bundled model: once while it starts or loads, then while it previews, then amid a run."""
+    chance = random.Random(5)
+    case = CtCase(headless, tmp_path)
+    painted = np.zeros(case.kidney.shape, bool)
+    painted[2, 3:9, 3:9] = True
+    fillSegment(case.segmentationNode, "B", case.volumeNode, painted)
+    said = 0
+    kept = {}
+    for moment in ("starting", "previewing", "running"):
+        for frame in chance.sample(range(len(case.kidney)), 2):
+            case.click(frame, chance)
+            said += 1
+        if moment == "starting":
+            end = time.monotonic() + chance.uniform(0.2, 2.5)
+            case.until(lambda end=end: time.monotonic() > end)
+        elif moment == "previewing":
+            assert case.until(lambda: len(case.arrived) >= 1)
+            case.click(chance.randrange(len(case.kidney)), chance)
+            said += 1
+        else:
+            assert case.controller.wait(60) and case.controller.propagate()
+            assert case.until(lambda: len(case.controller._running.frames) >= 2)
+            kept = {frame: case.shown(frame) for _, frame in case.controller._running.frames}
+        os.kill(case.started[-1].pid, signal.SIGKILL)
+        assert case.controller.wait(60)
+    assert len(case.started) == 3 and case.ends[-1].state == "failed" and len(kept) >= 2
+    for frame, mask in kept.items():
+        np.testing.assert_array_equal(case.shown(frame), mask, "a finished slice was lost")
+    check_that_nothing_was_lost(case, said, painted, 60.0)
+    check_that_nothing_is_left(case, [one.pid for one in case.started], tmp_path)
 
 
 def test_a_worker_that_hangs_is_ended_and_the_next_click_works(headless, tmp_path):
