@@ -144,20 +144,23 @@ class EditTracker:
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
         """
-        return dict(self._look(segmentID, volumeGeometry(self._volumeNode)).hashes(axis))
+        # Asked for right after an edit or a commit was looked at: the segment has hardly changed since.
+        seen = self._look(segmentID, volumeGeometry(self._volumeNode), trustsStamp=True)
+        return dict(seen.hashes(axis))
 
     def _allHashes(self, segmentID: str, geometry: VolumeGeometry) -> AllHashes:
         seen = self._look(segmentID, geometry)
         return dict(seen.hashes(0)), dict(seen.hashes(1)), dict(seen.hashes(2))
 
-    def _look(self, segmentID: str, geometry: VolumeGeometry) -> _Seen:
-        """The segment as it is now."""
+    def _look(self, segmentID: str, geometry: VolumeGeometry, trustsStamp: bool = False) -> _Seen:
+        """The segment as it is now; a stamp that is trusted tells that the labelmap is still the same."""
         reader = SegmentReader(self._segmentationNode, segmentID, geometry)
         seen = self._seen.get(segmentID)
         if seen is None or not seen.isOn(geometry):
             self._seen = {name: one for name, one in self._seen.items() if one.isOn(geometry)}
             seen = self._seen[segmentID] = _Seen(segmentID, geometry)
-        seen.update(reader)
+        if not (trustsStamp and seen.stamp == reader.stamp):
+            seen.update(reader)
         return seen
 
     def _load(self, geometry: VolumeGeometry) -> dict[str, list[AllHashes]] | None:
@@ -211,6 +214,7 @@ class _Seen:
     def __init__(self, segmentID: str, geometry: VolumeGeometry) -> None:
         self._segmentID = segmentID
         self._geometry = geometry
+        self.stamp: object = None
         self._box: Extent = EMPTY
         self._voxels: BoolArray = np.zeros((0, 0, 0), bool)
         self._hashes: AllHashes = ({}, {}, {})
@@ -224,6 +228,7 @@ class _Seen:
 
     def update(self, reader: SegmentReader) -> None:
         """Takes the segment as it is now."""
+        self.stamp = reader.stamp
         box, voxels = _cropped(reader, self._geometry)
         both = union(box, self._box)
         if both == EMPTY:

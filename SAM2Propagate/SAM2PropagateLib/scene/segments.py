@@ -108,6 +108,13 @@ class SegmentReader:
         self._voxels, self._lattice = _layer(image, segmentationNode)
         # The part of the volume in which the segment can have voxels.
         self.box = self._lattice.boxIn(volumeLattice(geometry))
+        # The same as long as the labelmap was not marked as modified, nor moved.
+        self.stamp = (
+            0 if image is None else int(image.GetMTime()),
+            self._label,
+            self._lattice.extent,
+            self._lattice.ijkToWorld.tobytes(),
+        )
 
     def frame(self, index: int, axis: int) -> BoolArray:
         """The segment on one frame: (rows, columns) bool."""
