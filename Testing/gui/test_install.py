@@ -158,3 +158,64 @@ def test_what_is_still_missing_afterwards_is_named(tools, tmp_path):
     installer.start()
     tools.finish()
     assert "Still missing" in ends[0].text and "torch" in ends[0].text
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (
+            (
+                "ERROR: Could not find a version that satisfies the requirement wheel (from versions: none)",
+                "ERROR: No matching distribution found for wheel",
+                "[notice] A new release of pip is available",
+                "Command '['PythonSlicer', '-m', 'pip']' returned non-zero exit status 1.",
+            ),
+            "failed: No matching distribution found for wheel. Slicer",
+        ),
+        (
+            (
+                "  error: subprocess-exited-with-error",
+                "error: metadata-generation-failed",
+                "× Encountered error while generating package metadata.",
+                "note: This is an issue with the package mentioned above, not pip.",
+                "hint: See above for details.",
+            ),
+            "failed: Encountered error while generating package metadata. Slicer",
+        ),
+        (
+            ("OSError: [Errno 28] No space left on device", "Command 'pip' returned non-zero exit status 2."),
+            "failed: OSError: [Errno 28] No space left on device. Slicer",
+        ),
+        (("Command 'pip' returned non-zero exit status 2.",), "non-zero exit status 2. Slicer"),
+        ((), "failed: no reason was given. Slicer"),
+    ],
+)
+def test_the_reason_is_what_pip_said_last_of_it(tools, tmp_path, lines, reason):
+    def pip(arguments, environment, log, completed):
+        for line in lines:
+            log(line)
+        completed(False)
+
+    tools.pipInstall = pip
+    installer, ends, _ = installing(tools, tmp_path)
+    # What went well before is no reason.
+    tools.installTorch = lambda version, log, completed: (log("ERROR: a conflict"), completed(True))
+    installer.start()
+    assert reason in ends[0].text
+    assert ends[0].log[-len(lines) :] == lines or not lines
+
+
+def test_replaced_packages_ask_for_a_new_start_of_slicer(tools, tmp_path):
+    installer, ends, _ = installing(tools, tmp_path)
+    torch = tools.installTorch
+
+    def install_torch(version, log, completed):
+        log("    Found existing installation: numpy 1.26.4")
+        log("      Successfully uninstalled numpy-1.26.4")
+        torch(version, log, completed)
+
+    tools.installTorch = install_torch
+    installer.start()
+    tools.finish()
+    assert ends[0].isComplete
+    assert "of numpy: start Slicer again" in ends[0].text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import types
 
@@ -12,6 +13,7 @@ import slicer.util
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui.install import SAM2_ENVIRONMENT
 from SAM2PropagateLib.gui.slicer_packages import SlicerPackageTools
+from Testing.headless.boot import boot
 
 
 @pytest.fixture
@@ -27,9 +29,29 @@ def calls(monkeypatch):
 
 
 def packaging(monkeypatch, made):
+    """Slicer's module for packages as of 5.12, outside its testing mode."""
+
+    def pip_install(
+        requirements,
+        blocking=True,
+        show_progress=True,
+        requester=None,
+        logCallback=None,  # noqa: N803
+        completedCallback=None,  # noqa: N803
+    ):
+        made.append(
+            (requirements, blocking, os.environ.get("SAM2_BUILD_CUDA"), logCallback, completedCallback)
+        )
+
     module = types.ModuleType("slicer.packaging")
-    module.pip_ensure = lambda requirements, **options: made.append(("ensure", requirements, options))
+    module.pip_install = pip_install
     monkeypatch.setitem(sys.modules, "slicer.packaging", module)
+    monkeypatch.setattr(slicer.app, "testingEnabled", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def booted():
+    boot()
 
 
 def test_torch_comes_through_its_extension_only(monkeypatch, calls):
@@ -38,11 +60,13 @@ def test_torch_comes_through_its_extension_only(monkeypatch, calls):
     class Logic:
         def installTorch(self, **options):  # noqa: N802
             asked.append(options)
+            print("Collecting torch")
             return object()
 
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=Logic))
-    done = []
-    SlicerPackageTools().installTorch(">=2.5.1", lambda line: None, done.append)
+    lines, done = [], []
+    SlicerPackageTools().installTorch(">=2.5.1", lines.append, done.append)
+    assert lines[-1] == "Collecting torch"
     assert asked == [{"askConfirmation": False, "torchVersionRequirement": ">=2.5.1"}]
     assert done == [True] and calls == []
 
@@ -53,15 +77,30 @@ def test_without_the_pytorch_extension_a_sentence_says_so(monkeypatch):
         SlicerPackageTools().installTorch(">=2.5.1", lambda line: None, lambda done: None)
 
 
-def test_pip_ensure_where_it_exists(monkeypatch, calls):
+def test_slicer_goes_on_while_pip_works_where_it_can(monkeypatch, calls):
     packaging(monkeypatch, calls)
+    monkeypatch.delenv("SAM2_BUILD_CUDA", raising=False)
+    lines, done = [], []
+    arguments = ["--no-deps", "--require-hashes", "-r", "file.txt"]
+    SlicerPackageTools().pipInstall(arguments, dict(SAM2_ENVIRONMENT), lines.append, done.append)
+    ((given, blocking, cuda, says, ended),) = calls
+    assert (given, blocking, cuda) == (arguments, False, "0")
+    assert "SAM2_BUILD_CUDA" not in os.environ, "the process has it by now, Slicer must not keep it"
+    assert done == []
+    says("Collecting sam2")
+    ended(0)
+    assert lines[-1] == "Collecting sam2" and done == [True]
+    ended(1)
+    assert done == [True, False]
+
+
+def test_in_slicers_testing_mode_the_end_is_told_all_the_same(monkeypatch, calls):
+    packaging(monkeypatch, calls)
+    monkeypatch.setattr(slicer.app, "testingEnabled", lambda: True)
     done = []
-    SlicerPackageTools().pipInstall(
-        ["--prefer-binary", "tqdm>=4.66", "wheel"], {}, lambda line: None, done.append
-    )
-    kind, requirements, options = calls[0]
-    assert (kind, requirements, options["prompt_install"]) == ("ensure", ["tqdm>=4.66", "wheel"], False)
-    assert done == [True]
+    SlicerPackageTools().pipInstall(["wheel"], {}, lambda line: None, done.append)
+    ((_, blocking, _, says, ended),) = calls
+    assert blocking and says is None and ended is None and done == [True]
 
 
 def test_pip_install_before(monkeypatch, calls):
@@ -70,13 +109,24 @@ def test_pip_install_before(monkeypatch, calls):
     assert calls == [("util", ["tqdm>=4.66"], None)]
 
 
-def test_a_requirements_file_with_its_options_and_environment(monkeypatch, calls):
-    packaging(monkeypatch, calls)
-    monkeypatch.delenv("SAM2_BUILD_CUDA", raising=False)
-    arguments = ["--no-deps", "--require-hashes", "-r", "file.txt"]
-    SlicerPackageTools().pipInstall(arguments, dict(SAM2_ENVIRONMENT), lambda line: None, lambda done: None)
-    assert calls == [("util", arguments, "0")]
-    assert "SAM2_BUILD_CUDA" not in os.environ
+def test_before_what_pip_prints_is_logged_and_printed(monkeypatch, capsys):
+    def pip_install(requirements):
+        print("Collecting tqdm")
+        print("ERROR: No matching distribution found for tqdm")
+        raise subprocess.CalledProcessError(1, ["pip"])
+
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    monkeypatch.setattr(slicer.util, "pip_install", pip_install, raising=False)
+    lines, done = [], []
+    SlicerPackageTools().pipInstall(["tqdm>=4.66"], {}, lines.append, done.append)
+    assert lines[:3] == [
+        "pip install tqdm>=4.66",
+        "Collecting tqdm",
+        "ERROR: No matching distribution found for tqdm",
+    ]
+    assert done == [False] and "Collecting tqdm" in capsys.readouterr().out
+    print("later")
+    assert "later" not in lines
 
 
 def test_a_failure_is_told_and_logged(monkeypatch):

@@ -544,6 +544,21 @@ def test_missing_packages_are_offered_and_nothing_is_done_without_consent(
     module.close()
 
 
+def test_what_pip_says_is_shown_while_it_works_and_is_in_the_log(desk: Desk) -> None:
+    from SAM2PropagateLib.gui.install import InstallEnd
+
+    installer = desk.widget.panel._installer
+    installer.progress.emit("Installing small packages … (step 1 of 2)")
+    installer.logged.emit("Collecting " + 200 * "x")
+    shown = desk.ui.installProgressLabel.text.splitlines()
+    assert shown[0].startswith("Installing small packages") and shown[1].startswith("Collecting x")
+    assert len(shown[1]) == 80 and shown[1].endswith("…")
+    installer.finished.emit(InstallEnd(False, "It failed.", ("Collecting", "ERROR: no")))
+    assert desk.ui.installProgressLabel.text == ""
+    desk.ui.logButton.click()
+    assert desk.dialogs.logs == ["Collecting\nERROR: no"]
+
+
 def test_models_are_downloaded_after_consent_and_own_files_opened(desk: Desk, tmp_path: Any) -> None:
     from SAM2PropagateLib.errors import Cancelled
 

@@ -7,6 +7,7 @@ has agreed to the plan's text before. Nothing is imported to find out what is th
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ SAM2_OPTIONS = ("--no-build-isolation", "--no-deps", "--require-hashes")
 # Else its build looks for a CUDA compiler, and downloads a second torch to do so.
 SAM2_ENVIRONMENT = {"SAM2_BUILD_CUDA": "0"}
 TORCH_VERSION = ">=2.5.1"
+
+# How pip begins the lines that say why it failed, and those that never do.
+_WRONG = re.compile(r"(?:error:|×)\s*", re.IGNORECASE)
+_BESIDES = ("pip install ", "[notice]", "warning:", "note:", "hint:", "command ", "calledprocesserror")
 
 Log = Callable[[str], None]
 Completed = Callable[[bool], None]
@@ -167,6 +172,7 @@ class Installer:
         self._find = find
         self._steps: list[tuple[str, Callable[[], None]]] = []
         self._log: list[str] = []
+        self._begun = 0
         self._isRunning = False
         self._count = 0
 
@@ -199,6 +205,7 @@ class Installer:
             return
         text, step = self._steps.pop(0)
         number = self._count - len(self._steps)
+        self._begun = len(self._log)
         self.progress.emit(
             _("{text} (step {number} of {count})").format(text=text, number=number, count=self._count)
         )
@@ -208,9 +215,7 @@ class Installer:
             self._fail(str(error))
         except Exception as error:  # whatever pip or another extension throws must not leave a dead panel
             self._line(f"{type(error).__name__}: {error}")
-            self._fail(
-                _("The installation failed: {reason}").format(reason=str(error) or type(error).__name__)
-            )
+            self._completed(False)
 
     def _torch(self) -> None:
         self._tools.installTorch(TORCH_VERSION, self._line, self._completed)
@@ -243,8 +248,21 @@ class Installer:
         self._fail(_("The installation failed: {reason}").format(reason=self._reason()))
 
     def _reason(self) -> str:
-        wrong = [line for line in self._log if line.lower().startswith("error")]
-        return (wrong or self._log or [_("no reason was given")])[-1]
+        """What pip said last of why the present step failed."""
+        lines = [line.strip() for line in self._log[self._begun :] if line.strip()]
+        wrong = [line[match.end() :] for line in lines if (match := _WRONG.match(line))]
+        telling = [line for line in lines if not line.lower().startswith(_BESIDES)]
+        return next((said[-1] for said in (wrong, telling, lines) if said), _("no reason was given"))
+
+    def _replaced(self) -> str:
+        """A sentence on packages in the place of which others came; Slicer may have the old ones loaded."""
+        found = [re.match(r"\s*Successfully uninstalled (\S+)-\d", line) for line in self._log]
+        names = sorted({match.group(1) for match in found if match is not None})
+        if not names:
+            return ""
+        return _("Other versions were there before of {names}: start Slicer again before you go on.").format(
+            names=", ".join(names)
+        )
 
     def _line(self, line: str) -> None:
         self._log.append(line)
@@ -265,6 +283,7 @@ class Installer:
             self._fail(_("Still missing after the installation: {names}").format(names=names))
             return
         text = _("Everything is installed. The first click starts the worker.")
+        text = f"{text} {self._replaced()}".rstrip()
         self._finish(InstallEnd(True, text, tuple(self._log)))
 
     def _finish(self, end: InstallEnd) -> None:

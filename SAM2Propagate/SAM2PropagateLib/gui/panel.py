@@ -28,6 +28,8 @@ REACH = (1, 9999)
 _EDITORS_LIST = "SegmentsTableResizableFrame"
 # Seconds between two drawings of the strip while slices arrive.
 _STRIP_SECONDS = 0.2
+# Characters of a line of pip's that are shown while it works; the log has all.
+_LINE = 80
 
 
 class Dialogs(Protocol):
@@ -73,6 +75,7 @@ class Panel:
         self._parameters: Any = None
         self._isShowing = False
         self._log: tuple[str, ...] = ()
+        self._installStep = ""
         self._drawn = 0.0
         self._tools = {name: getattr(ui, f"{name}ToolButton") for name in tools.TOOLS}
         self._strip = makeStripWidget(self._jump)
@@ -208,6 +211,7 @@ class Panel:
             (self._controller.finished, self._finished),
             (self._controller.frameArrived, self._frameArrived),
             (self._installer.progress, self._installing),
+            (self._installer.logged, self._installLogged),
             (self._installer.finished, self._installed),
             (self._models.changed, self._changed),
             (self._models.progress, self._downloading),
@@ -476,8 +480,14 @@ class Panel:
         ui.messageFrame.setVisible(True)
 
     def _installing(self, text: str) -> None:
+        self._installStep = text
         _put(self._ui.installProgressLabel, text)
         self._ui.installButton.enabled = False
+
+    def _installLogged(self, line: str) -> None:
+        # Else nothing would move for minutes.
+        short = line.strip() if len(line) <= _LINE else line.strip()[: _LINE - 1] + "…"
+        _put(self._ui.installProgressLabel, f"{self._installStep}\n{short}")
 
     def _installed(self, end: InstallEnd) -> None:
         _put(self._ui.installProgressLabel, "")

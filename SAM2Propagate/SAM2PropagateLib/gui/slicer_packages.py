@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import os
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import slicer
@@ -15,13 +18,15 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui.install import Completed, Log
 from SAM2PropagateLib.gui.texts import tr as _
 
-REQUESTER = "SAM2 Propagate"
+# With these, Slicer's `pip_install` comes back at once and tells what pip says.
+_CALLBACKS = {"blocking", "show_progress", "logCallback", "completedCallback"}
 
 
 class SlicerPackageTools:
-    """Through the PyTorch extension, `slicer.packaging` where there is one, else `slicer.util.pip_install`.
+    """Through the PyTorch extension, and Slicer's `pip_install`.
 
-    These show Slicer's own progress, and come back when they have finished. Having installed torch, the
+    From Slicer 5.12 on, that works while Slicer goes on; before, and in the PyTorch extension, the call comes
+    back when it has finished. Either way what pip says is logged line by line. Having installed torch, the
     PyTorch extension itself imports it once; nothing of this project does so in Slicer's process.
     """
 
@@ -35,37 +40,74 @@ class SlicerPackageTools:
                 _("Install it in the Extensions Manager and start Slicer again."),
             ) from error
         log(f"PyTorchUtils: torch{version}")
-        torch = utilities.PyTorchUtilsLogic().installTorch(
-            askConfirmation=False, torchVersionRequirement=version
-        )
+        with _printed(log):
+            torch = utilities.PyTorchUtilsLogic().installTorch(
+                askConfirmation=False, torchVersionRequirement=version
+            )
         completed(torch is not None)
 
     def pipInstall(
         self, arguments: list[str], environment: dict[str, str], log: Log, completed: Completed
     ) -> None:
         log("pip install " + " ".join(arguments))
-        requirements = [one for one in arguments if not one.startswith("-")]
+        install = _pipInstall()
+        # In its testing mode Slicer takes the callbacks and never calls them.
+        isAsync = set(inspect.signature(install).parameters) >= _CALLBACKS and not slicer.app.testingEnabled()
+        options: dict[str, Any] = {}
+        if isAsync:
+            options = {"blocking": False, "show_progress": False, "logCallback": log}
+            options["completedCallback"] = lambda code: completed(code == 0)
         try:
-            with _environment(environment):
-                packaging = _packaging()
-                if packaging is not None and "-r" not in arguments:
-                    # The user has agreed already, in the module's own window.
-                    packaging.pip_ensure(requirements, prompt_install=False, requester=REQUESTER)
-                else:
-                    slicer.util.pip_install(arguments)
-        except Exception as error:  # pip's failure is a CalledProcessError, a refusal a RuntimeError
+            # A process that goes on afterwards has taken the environment over by then.
+            with _environment(environment), contextlib.nullcontext() if isAsync else _printed(log):
+                install(arguments, **options)
+        except subprocess.CalledProcessError as error:
+            log(str(error))  # pip has said before what was wrong
+            completed(False)
+        except Exception as error:  # a refusal of Slicer's is a RuntimeError
             log(f"ERROR: {error}")
             completed(False)
-            return
-        completed(True)
+        else:
+            if not isAsync:
+                completed(True)
 
 
-def _packaging() -> Any:
-    """Slicer's module for packages, which Slicer 5.10 does not have."""
+def _pipInstall() -> Callable[..., Any]:
+    """Slicer's own: of `slicer.packaging`, which Slicer 5.10 does not have, else of `slicer.util`."""
     with contextlib.suppress(ImportError):
-        module = importlib.import_module("slicer.packaging")
-        return module if hasattr(module, "pip_ensure") else None
-    return None
+        packaging = importlib.import_module("slicer.packaging")
+        if hasattr(packaging, "pip_install"):
+            return packaging.pip_install
+    return slicer.util.pip_install
+
+
+class _Tee:
+    """An output stream that hands every line on to a log as well."""
+
+    def __init__(self, stream: Any, log: Log) -> None:
+        self._stream = stream
+        self._log = log
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._log(line.rstrip())
+        if self._stream is not None:  # a Python without a console
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _printed(log: Log) -> Iterator[None]:
+    """With what is printed logged, too: where there is no other way to what pip says."""
+    with contextlib.redirect_stdout(_Tee(sys.stdout, log)):
+        yield
 
 
 @contextlib.contextmanager
