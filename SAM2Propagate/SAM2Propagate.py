@@ -198,7 +198,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.enterViews()
         layout = slicer.app.layoutManager()
         if layout is not None:
-            # Slicer enters twice after a reload.
+            # Once, however often Slicer says that the module was entered.
             layout.disconnect("layoutChanged(int)", self.enterViews)
             layout.connect("layoutChanged(int)", self.enterViews)
 

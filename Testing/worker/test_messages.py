@@ -205,3 +205,10 @@ def test_bad_frames_are_refused(field: str, value: Any) -> None:
     message = EVENT_EXAMPLES[3].message()
     with pytest.raises(WireError):
         parse_event(Message({**message.header, field: value}, message.payload))
+
+
+@pytest.mark.parametrize("reach", [0, -1])
+def test_a_reach_that_leads_nowhere_is_refused_before_it_is_sent(reach: int) -> None:
+    with pytest.raises(SAM2PropagateError) as refused:
+        Propagate(volume="v", prompts={}, segments=("a",), reach=reach)
+    assert refused.value.code == "bad_reach"

@@ -238,6 +238,13 @@ class Propagate(Request):
     reach: int | None = _checked(_or_none(_count), default=None)
     everything: bool = _checked(_flag, default=False)
 
+    def __post_init__(self) -> None:
+        # As the engine says it, but before anything is sent.
+        if self.reach is not None and self.reach < 1:
+            raise SAM2PropagateError(
+                "bad_reach", f"A reach of {self.reach} slices leads nowhere.", "Give 1 or more, or none."
+            )
+
 
 @dataclass(frozen=True)
 class Cancel(Request):
