@@ -268,6 +268,10 @@ def test_a_frame_that_has_to_wait_is_shown_as_a_draft_which_cancel_leaves(
 
     rest, summary = run(opened, segment(keyframes))
     assert set(frames) <= {frame for _, frame in rest} and not {2, 18} & {frame for _, frame in rest}
+    assert all(mask.doubt >= 0.5 for mask in drafts)
+    reached.clear()
+    session(volume).propagate(request, lambda mask: None, reached.append)
+    assert reached == sorted(reached) and expected - 2 <= reached[-1] <= expected
     whole, straight = run(session(volume), segment(keyframes))
     assert all(np.array_equal(mask.mask, whole[key].mask) for key, mask in rest.items())
     assert summary.frames_computed < straight.frames_computed
@@ -293,6 +297,21 @@ def test_drafts_beyond_an_absent_mark_are_emptied() -> None:
     assert max(shown) > 5
     for frame in range(6, max(frame for frame in shown if frame < 18) + 1):
         assert not masks["bright", frame].mask.any() and masks["bright", frame].kind == "absent"
+
+
+def test_what_was_emptied_is_emptied_again_when_everything_is_written() -> None:
+    # As after a cancelled run, of which nothing that came too late was taken.
+    opened = session(blocks())
+    run(opened, segment({8: BRIGHT_BOX}))
+    marked = segment({8: BRIGHT_BOX, 12: FramePrompts(absent=True)})
+    run(opened, marked)
+    again, _ = run(opened, marked)
+    assert not again
+    again, _ = run(opened, marked, everything=True)
+    assert all(again["bright", frame].kind == "absent" for frame in range(12, 20))
+    # Without the mark it is found again.
+    masks, _ = run(opened, segment({8: BRIGHT_BOX}))
+    assert all(masks["bright", frame].mask.any() for frame in range(12, 20))
 
 
 def test_a_mask_that_was_cut_before_an_absent_mark_is_doubtful() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -39,6 +39,13 @@ _Result = TypeVar("_Result")
 
 # After so many frames without a trace of the segment, it has ended: nothing further out is computed.
 PATIENCE = 6
+
+# What marks a frame that was emptied, and one that has only a draft.
+_WITHDRAWN: tuple[object, ...] = ("withdrawn",)
+_DRAFTED: tuple[object, ...] = ("draft",)
+
+# A draft lacks what the other side, or the segment's end, will say: it is worth a look until then.
+_DRAFT_DOUBT = 0.5
 
 # Holes and specks up to this many pixels of the model's logit grid are noise (sam2's own limit).
 _NOISE_AREA = 8
@@ -438,7 +445,11 @@ class EngineSession:
             if stale:
                 stretches.append((stretch, mark, stale))
         withdrawn = tuple(
-            frame for frame in sorted(known) if _is_ruled_out(segment, frame) and frame not in segment.locked
+            frame
+            for frame in sorted(known)
+            if _is_ruled_out(segment, frame)
+            and frame not in segment.locked
+            and written.get(frame) != _WITHDRAWN
         )
         return _Work(segment, keyframes, tuple(stretches), withdrawn)
 
@@ -460,7 +471,7 @@ class EngineSession:
                 track.written[frame] = _key_mark(prompts)
         for frame in work.withdrawn:
             counter.write(_empty_mask(segment.segment, frame, self._frames.native_shape))
-            del track.written[frame]
+            track.written[frame] = _WITHDRAWN
         track.keys = keys
         self._drop_old_fronts(track, segment.keyframes)
         return [
@@ -584,6 +595,7 @@ class EngineSession:
                 # Many at once, where their fronts were there already: still one may cancel or preview.
                 pause()
             finished += 1
+            job.drafts = max(0, job.drafts - 1)
             counter.write(self._finished(job, frame, left, right))
             job.track.written[frame] = job.signature
         job.pending, job.drafts = waiting, drafts
@@ -596,8 +608,9 @@ class EngineSession:
             return
         found = left if left is not None else right
         assert found is not None
-        counter.show(self._propagated(job, frame, found.logits.float(), found.iou, found.object_score))
-        job.track.written[frame] = ()
+        draft = self._propagated(job, frame, found.logits.float(), found.iou, found.object_score)
+        counter.show(replace(draft, doubt=max(draft.doubt, _DRAFT_DOUBT)))
+        job.track.written[frame] = _DRAFTED
 
     def _finished(self, job: _Job, frame: int, left: Tracked | None, right: Tracked | None) -> FrameMask:
         stretch = job.stretch
