@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -133,7 +134,9 @@ class LookPool:
         for number in [n for n in self._there if n < numbers.start]:
             self._there.discard(number)
             self._kept.pop(number, None)
-            self._file(number).unlink(missing_ok=True)
+            # Windows keeps a file that is mapped; the folder goes at the end anyway.
+            with contextlib.suppress(OSError):
+                self._file(number).unlink()
         for number in numbers:
             if number not in self._there:
                 between()

@@ -104,7 +104,7 @@ class Validation:
             session = EngineSession(steps, target.frames, None, store, _TRACKED_AT_ONCE, style)
             scores = evaluate(target, _Heard(session, between), EvaluationOptions(corrections=0))
             if self.kept_bytes > self._budget:
-                self._stores[number].clear()
+                self._stores.pop(number, None)
             found.append(
                 StructureScore(target.target.title, scores.preview, scores.volume, scores.volume_in_range)
             )
