@@ -26,8 +26,9 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from SAM2PropagateLib import texts
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.gui import install, texts
+from SAM2PropagateLib.gui import install
 from SAM2PropagateLib.gui.controller import Controller
 from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter
 from SAM2PropagateLib.gui.install import Installer
@@ -190,7 +191,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.ui is not None:
             # After a reload Slicer keeps this widget, hidden: it must not write into the new one's settings.
             self.ui.segmentEditor.setMRMLSegmentEditorNode(None)
-        texts.setTranslator(None)
+        texts.set_translator(None)
 
     def enter(self) -> None:
         """Called whenever the user switches to this module."""
@@ -431,7 +432,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self, makeWriter: Any = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        texts.setTranslator(lambda text, file: translate(getContext(file), text))
+        texts.set_translator(lambda text, file: translate(getContext(file), text))
         self._session: WorkerSession | None = None
         self._isComplete = False
         self._idle = qt.QTimer()

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from SAM2PropagateLib import segment_job
-from SAM2PropagateLib.gui import rules, strip, texts, tools
+from SAM2PropagateLib import segment_job, texts
+from SAM2PropagateLib.gui import rules, strip, tools
 from SAM2PropagateLib.gui.rules import Facts
 from SAM2PropagateLib.gui.signals import Signal
 from SAM2PropagateLib.gui.strip import FrameFacts
@@ -71,13 +71,13 @@ def test_every_tool_has_a_key_of_its_own_and_takes_none_of_slicers():
 
 def test_texts_are_translated_by_the_function_that_is_given():
     files = []
-    texts.setTranslator(lambda text, file: files.append(file) or f"<{text}>")
+    texts.set_translator(lambda text, file: files.append(file) or f"<{text}>")
     try:
         assert rules.whyNot(rules.CANCEL, Facts()) == "<Nothing is running.>"
         assert tools.tools()[0].title == "<Click +>"
         assert files[0] == rules.__file__ and files[-1] == tools.__file__
     finally:
-        texts.setTranslator(None)
+        texts.set_translator(None)
     assert rules.whyNot(rules.CANCEL, Facts()) == "Nothing is running."
 
 

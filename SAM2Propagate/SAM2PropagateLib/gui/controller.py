@@ -31,7 +31,6 @@ from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.pointing import Pointing
 from SAM2PropagateLib.gui.signals import Signal
 from SAM2PropagateLib.gui.strip import FrameFacts, SliceStrip
-from SAM2PropagateLib.gui.texts import tr as _
 from SAM2PropagateLib.gui.volumes import OpenVolumes
 from SAM2PropagateLib.gui.wording import runText
 from SAM2PropagateLib.gui.workspace import Workspace, WriterMaker
@@ -42,6 +41,7 @@ from SAM2PropagateLib.scene.commit import CommitSummary
 from SAM2PropagateLib.scene.markups import removeOrphans
 from SAM2PropagateLib.scene.segments import checkSegmentation
 from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
 from SAM2PropagateLib.worker.messages import ErrorEvent, FrameEvent, LoadModel, LogEvent, ProgressEvent
 from SAM2PropagateLib.worker.session import WorkerSession
@@ -738,8 +738,10 @@ class Controller(Pointing):
             self._fail(
                 SAM2PropagateError(
                     "commit_failed",
-                    f"The result could not be written into the segment ({type(error).__name__}: {error}).",
-                    "It is still in the preview: try Apply again.",
+                    _("The result could not be written into the segment ({kind}: {error}).").format(
+                        kind=type(error).__name__, error=error
+                    ),
+                    _("It is still in the preview: try Apply again."),
                 )
             )
             return None
@@ -960,12 +962,12 @@ class Controller(Pointing):
         if self._workspace is None:
             raise InputError(
                 "nothing_selected",
-                "No volume and segmentation are selected.",
-                "Select a volume and a segmentation first.",
+                _("No volume and segmentation are selected."),
+                _("Select a volume and a segmentation first."),
             )
         return self._workspace
 
     def _segment(self) -> str:
         if self._segmentID not in self._require().segmentIDs:
-            raise InputError("no_segment", "No segment is selected.", "Add or select a segment first.")
+            raise InputError("no_segment", _("No segment is selected."), _("Add or select a segment first."))
         return self._segmentID

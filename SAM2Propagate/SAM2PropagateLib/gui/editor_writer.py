@@ -8,6 +8,7 @@ import slicer
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.scene.commit import Change
+from SAM2PropagateLib.texts import tr as _
 
 _EFFECTS = ("Paint", "Erase", "Threshold")
 
@@ -31,7 +32,7 @@ class EditorSegmentWriter:
         """See `SegmentWriter.prepare`."""
         node = self._editor.mrmlSegmentEditorNode()
         if node is None:
-            raise _failed("The Segment Editor has no settings in this scene.")
+            raise _failed(_("The Segment Editor has no settings in this scene."))
         if self._editor.segmentationNode() is not self._segmentationNode:
             self._editor.setSegmentationNode(self._segmentationNode)
         if self._editor.sourceVolumeNode() is not self._volumeNode:
@@ -40,7 +41,7 @@ class EditorSegmentWriter:
         self._effect = next((effect for effect in found if effect is not None), None)
         grid = self._effect.referenceGeometryImage() if self._effect is not None else None
         if grid is None:
-            raise _failed("The Segment Editor cannot write into this segmentation.")
+            raise _failed(_("The Segment Editor cannot write into this segmentation."))
         self._checkMasking(node)
         self._selected = node.GetSelectedSegmentID() or ""
         return grid
@@ -52,18 +53,18 @@ class EditorSegmentWriter:
             inside = node.GetMaskSegmentID()
             if not inside or self._segmentationNode.GetSegmentation().GetSegment(inside) is None:
                 raise _maskingFailed(
-                    "The Segment Editor allows changes only in a segment that this segmentation lacks.",
-                    "Choose another “Editable area” under “Edit by hand”.",
+                    _("The Segment Editor allows changes only in a segment that this segmentation lacks."),
+                    _("Choose another “Editable area” under “Edit by hand”."),
                 )
         if node.GetMaskMode() != modes.EditAllowedEverywhere and self._effect.maskLabelmap() is None:
             raise _maskingFailed(
-                "The “Editable area” of the Segment Editor could not be computed.",
-                "Choose another “Editable area” under “Edit by hand”.",
+                _("The “Editable area” of the Segment Editor could not be computed."),
+                _("Choose another “Editable area” under “Edit by hand”."),
             )
         if node.GetSourceVolumeIntensityMask() and self._effect.sourceVolumeImageData() is None:
             raise _maskingFailed(
-                "The “Editable intensity range” of the Segment Editor could not be applied to the volume.",
-                "Switch it off under “Edit by hand”.",
+                _("The “Editable intensity range” of the Segment Editor could not be applied to the volume."),
+                _("Switch it off under “Edit by hand”."),
             )
 
     def saveStateForUndo(self) -> None:
@@ -106,10 +107,12 @@ class EditorSegmentWriter:
 def _failed(sentence: str) -> SAM2PropagateError:
     return SAM2PropagateError(
         "commit_failed",
-        f"{sentence} Nothing was written.",
-        "Choose the volume and the segmentation again.",
+        _("{sentence} Nothing was written.").format(sentence=sentence),
+        _("Choose the volume and the segmentation again."),
     )
 
 
 def _maskingFailed(sentence: str, hint: str) -> SAM2PropagateError:
-    return SAM2PropagateError("masking_failed", f"{sentence} Nothing was written.", hint)
+    return SAM2PropagateError(
+        "masking_failed", _("{sentence} Nothing was written.").format(sentence=sentence), hint
+    )

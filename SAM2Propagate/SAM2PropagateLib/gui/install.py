@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui.signals import Signal
-from SAM2PropagateLib.gui.texts import tr as _
+from SAM2PropagateLib.texts import tr as _
 
 TORCH, REGISTRY, SAM2 = "torch", "registry", "sam2"
 

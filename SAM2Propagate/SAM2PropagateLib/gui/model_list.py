@@ -15,12 +15,12 @@ from typing import Any
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.gui.events import NoTicker, Ticker
 from SAM2PropagateLib.gui.signals import Signal
-from SAM2PropagateLib.gui.texts import tr as _
 from SAM2PropagateLib.gui.wording import size
 from SAM2PropagateLib.models.download import download
 from SAM2PropagateLib.models.memory import available_host_memory
 from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.models.store import ModelStatus, ModelStore
+from SAM2PropagateLib.texts import tr as _
 
 
 @dataclass(frozen=True)

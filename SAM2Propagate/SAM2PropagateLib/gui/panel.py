@@ -18,7 +18,7 @@ from SAM2PropagateLib.gui.install import InstallEnd, Installer, Package, bannerT
 from SAM2PropagateLib.gui.model_list import DownloadEnd, DownloadProgress, ModelList
 from SAM2PropagateLib.gui.navigation import frameInView
 from SAM2PropagateLib.gui.strip_widget import COLORS, makeStripWidget
-from SAM2PropagateLib.gui.texts import tr as _
+from SAM2PropagateLib.texts import tr as _
 
 # The effects of the Segment Editor that are offered here: what corrects a slice by hand.
 EFFECTS = ("Paint", "Erase", "Scissors", "Islands", "Smoothing")

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.gui import keyframes, rules
-from SAM2PropagateLib.gui.texts import tr as _
 from SAM2PropagateLib.gui.tools import ABSENT, BOX, CLICK_TOOLS, LOCK, POSITIVE, RANGE, TOOLS
 from SAM2PropagateLib.prompts.place import mask_at, range_at
 from SAM2PropagateLib.prompts.values import (
@@ -25,6 +24,7 @@ from SAM2PropagateLib.prompts.values import (
     new_id,
     to_ras,
 )
+from SAM2PropagateLib.texts import tr as _
 
 if TYPE_CHECKING:
     from SAM2PropagateLib.gui.workspace import Workspace

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from SAM2PropagateLib.gui.texts import tr as _
+from SAM2PropagateLib.texts import tr as _
 
 PROMPT, PROPAGATE, CANCEL, APPLY, DISCARD, NEXT_DOUBTFUL = (
     "prompt",

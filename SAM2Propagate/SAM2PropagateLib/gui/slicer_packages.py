@@ -16,7 +16,7 @@ import slicer.util
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui.install import Completed, Log
-from SAM2PropagateLib.gui.texts import tr as _
+from SAM2PropagateLib.texts import tr as _
 
 # With these, Slicer's `pip_install` comes back at once and tells what pip says.
 _CALLBACKS = {"blocking", "show_progress", "logCallback", "completedCallback"}

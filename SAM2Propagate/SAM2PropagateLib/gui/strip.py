@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from SAM2PropagateLib.gui.texts import tr as _
+from SAM2PropagateLib.texts import tr as _
 
 DOUBTFUL = 0.5
 """From this doubt on a slice is worth a look."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from SAM2PropagateLib.gui.texts import tr as _
+from SAM2PropagateLib.texts import tr as _
 
 POSITIVE, NEGATIVE, BOX, ABSENT, LOCK, RANGE = "positive", "negative", "box", "absent", "lock", "range"
 CLICK_TOOLS = (POSITIVE, NEGATIVE)

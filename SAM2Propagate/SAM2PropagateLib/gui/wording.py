@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from SAM2PropagateLib.gui.texts import tr as _
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 

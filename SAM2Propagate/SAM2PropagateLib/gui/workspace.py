@@ -25,6 +25,7 @@ from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.segments import SegmentReader, segmentIDs
 from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher
+from SAM2PropagateLib.texts import tr as _
 
 BoolArray = npt.NDArray[np.bool_]
 WriterMaker = Callable[[Any, Any], SegmentWriter]
@@ -138,7 +139,7 @@ class Workspace:
         """
         if self.hasPreview and axis != self.axis:
             raise InputError(
-                "preview_open", "The preview is along another axis.", "Apply it or discard it first."
+                "preview_open", _("The preview is along another axis."), _("Apply it or discard it first.")
             )
         self._axisByHand = isFixed and axis is not None
         if axis != self.markups.axis:
@@ -206,8 +207,10 @@ class Workspace:
             self._kept.remove()
             raise InputError(
                 "preview_size",
-                f"The preview that was kept is of another size than “{self.volumeNode.GetName()}” is now.",
-                "Propagate again.",
+                _("The preview that was kept is of another size than “{volume}” is now.").format(
+                    volume=self.volumeNode.GetName()
+                ),
+                _("Propagate again."),
             )
         if kept.axis != self.axis:
             self.setAxis(kept.axis, isFixed=False)

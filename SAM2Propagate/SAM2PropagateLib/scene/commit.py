@@ -25,6 +25,7 @@ from SAM2PropagateLib.scene.segments import (
     volumeLattice,
 )
 from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.texts import tr as _
 
 Change = Literal["add", "remove"]
 FrameMasks = Mapping[int, BoolArray]
@@ -169,8 +170,10 @@ class SegmentCommitter:
         if summary.protected and not (summary.added or summary.removed or self._writer.isMasking):
             raise SAM2PropagateError(
                 "commit_failed",
-                f"The result could not be written into “{self._segmentationNode.GetName()}”.",
-                "Save the scene, load it again and repeat the run.",
+                _("The result could not be written into “{segmentation}”.").format(
+                    segmentation=self._segmentationNode.GetName()
+                ),
+                _("Save the scene, load it again and repeat the run."),
             )
         return summary
 
@@ -255,8 +258,8 @@ class LogicSegmentWriter:
         self._shelf.remember()
         if not self._logic.UpdateReferenceGeometryImage():
             raise _maskingFailed(
-                "The grid of the segmentation is unknown.",
-                "Choose a source volume for it in the Segment Editor.",
+                _("The grid of the segmentation is unknown."),
+                _("Choose a source volume for it in the Segment Editor."),
             )
         self._checkMasking()
         return self._logic.GetReferenceGeometryImage()
@@ -265,8 +268,8 @@ class LogicSegmentWriter:
         if not self._logic.SaveStateForUndo():
             raise SAM2PropagateError(
                 "undo_failed",
-                "The segmentation could not be saved for Undo, so nothing was changed.",
-                "Save the scene and load it again.",
+                _("The segmentation could not be saved for Undo, so nothing was changed."),
+                _("Save the scene and load it again."),
             )
 
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
@@ -314,8 +317,8 @@ class LogicSegmentWriter:
         if scene is None or self._volumeNode.GetScene() is not scene:
             raise InputError(
                 "node_removed",
-                "The segmentation or the volume is no longer in the scene.",
-                "Select another segmentation and volume.",
+                _("The segmentation or the volume is no longer in the scene."),
+                _("Select another segmentation and volume."),
             )
         return scene
 
@@ -343,18 +346,18 @@ class LogicSegmentWriter:
             inside = node.GetMaskSegmentID()
             if not inside or self._segmentationNode.GetSegmentation().GetSegment(inside) is None:
                 raise _maskingFailed(
-                    "The Segment Editor allows changes only in a segment that this segmentation lacks.",
-                    "Choose another “Editable area” in the Segment Editor.",
+                    _("The Segment Editor allows changes only in a segment that this segmentation lacks."),
+                    _("Choose another “Editable area” in the Segment Editor."),
                 )
         if node.GetMaskMode() != modes.EditAllowedEverywhere and not self._logic.UpdateMaskLabelmap():
             raise _maskingFailed(
-                "The “Editable area” of the Segment Editor could not be computed.",
-                "Choose another “Editable area” in the Segment Editor.",
+                _("The “Editable area” of the Segment Editor could not be computed."),
+                _("Choose another “Editable area” in the Segment Editor."),
             )
         if node.GetSourceVolumeIntensityMask() and not self._logic.UpdateAlignedSourceVolume():
             raise _maskingFailed(
-                "The “Editable intensity range” of the Segment Editor could not be applied to the volume.",
-                "Switch it off in the Segment Editor.",
+                _("The “Editable intensity range” of the Segment Editor could not be applied to the volume."),
+                _("Switch it off in the Segment Editor."),
             )
 
 
@@ -382,7 +385,9 @@ class _SubjectHierarchyPlace:
 
 
 def _maskingFailed(sentence: str, hint: str) -> SAM2PropagateError:
-    return SAM2PropagateError("masking_failed", f"{sentence} Nothing was written.", hint)
+    return SAM2PropagateError(
+        "masking_failed", _("{sentence} Nothing was written.").format(sentence=sentence), hint
+    )
 
 
 def _checkMasks(frames: FrameMasks, geometry: VolumeGeometry, axis: int) -> None:
@@ -391,14 +396,18 @@ def _checkMasks(frames: FrameMasks, geometry: VolumeGeometry, axis: int) -> None
         if not 0 <= index < geometry.frame_count(axis):
             raise InputError(
                 "outside_volume",
-                f"The volume has no slice {index + 1} along this axis, only {geometry.frame_count(axis)}.",
-                "Run the propagation again on this volume.",
+                _("The volume has no slice {number} along this axis, only {count}.").format(
+                    number=index + 1, count=geometry.frame_count(axis)
+                ),
+                _("Run the propagation again on this volume."),
             )
         if np.shape(mask) != shape:
             raise InputError(
                 "mask_shape",
-                f"A mask has {np.shape(mask)} pixels, but the slices of the volume have {shape}.",
-                "Run the propagation again on this volume.",
+                _("A mask has {pixels} pixels, but the slices of the volume have {wanted}.").format(
+                    pixels=np.shape(mask), wanted=shape
+                ),
+                _("Run the propagation again on this volume."),
             )
 
 

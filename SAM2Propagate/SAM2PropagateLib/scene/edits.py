@@ -26,6 +26,7 @@ from SAM2PropagateLib.scene.segments import BoolArray, SegmentReader, volumeLatt
 from SAM2PropagateLib.scene.segments import segmentIDs as _segmentIDs
 from SAM2PropagateLib.scene.state import SceneState
 from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.texts import tr as _
 
 _STATE_NAME = "edits"
 _VERSION = 2
@@ -194,8 +195,10 @@ class EditTracker:
         if not known:
             raise SAM2PropagateError(
                 "bad_edit_record",
-                f"What is known of edited slices of “{self._segmentationNode.GetName()}” is not readable.",
-                "Update SAM2Propagate if the scene was saved by a newer version.",
+                _("What is known of edited slices of “{segmentation}” is not readable.").format(
+                    segmentation=self._segmentationNode.GetName()
+                ),
+                _("Update SAM2Propagate if the scene was saved by a newer version."),
             )
         return dict(record)
 

@@ -13,6 +13,7 @@ from typing import Any
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.scene.segments import BoolArray
 from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME, SEGMENTATION_ROLE, nodesOf
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.masks import pack, packed_mask
 from SAM2PropagateLib.worker.wire import WireError
 
@@ -85,7 +86,7 @@ class KeptPreview:
             self.remove()
             return
         segments: dict[str, dict[str, Any]] = {}
-        for (segmentID, frame, _), one in self._written.items():
+        for (segmentID, frame, _stamp), one in self._written.items():
             segments.setdefault(segmentID, {})[str(frame)] = one
         document = {"version": _VERSION, "axis": axis, "shape": list(shapeIJK), "segments": segments}
         node = next(self._nodes(), None) or self._create()
@@ -115,8 +116,10 @@ class KeptPreview:
         except (ValueError, KeyError, TypeError, AttributeError, WireError, zlib.error, binascii.Error):
             raise InputError(
                 "bad_preview",
-                f"The preview of “{self._segmentationNode.GetName()}” that was kept is not readable.",
-                "Update SAM2Propagate if the scene was saved by a newer version, or propagate again.",
+                _("The preview of “{segmentation}” that was kept is not readable.").format(
+                    segmentation=self._segmentationNode.GetName()
+                ),
+                _("Update SAM2Propagate if the scene was saved by a newer version, or propagate again."),
             ) from None
 
     def remove(self) -> None:

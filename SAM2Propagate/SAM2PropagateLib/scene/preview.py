@@ -24,6 +24,7 @@ from SAM2PropagateLib.frames.stack import native_frame
 from SAM2PropagateLib.scene.segments import BoolArray, binaryLabelmapName, checkSegment, segmentColor
 from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE
 from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.texts import tr as _
 
 ROLE = "preview"
 _FILL_OPACITY = 0.35
@@ -106,14 +107,16 @@ class PreviewLayer:
         if not 0 <= frame < self._geometry.frame_count(self._axis):
             raise InputError(
                 "outside_volume",
-                f"The volume has no slice {frame + 1} along this axis.",
-                "Run the propagation again on this volume.",
+                _("The volume has no slice {number} along this axis.").format(number=frame + 1),
+                _("Run the propagation again on this volume."),
             )
         if pixels.shape != self._geometry.frame_shape(self._axis):
             raise InputError(
                 "mask_shape",
-                f"A mask has {pixels.shape} pixels, the slices {self._geometry.frame_shape(self._axis)}.",
-                "Run the propagation again on this volume.",
+                _("A mask has {pixels} pixels, the slices {wanted}.").format(
+                    pixels=pixels.shape, wanted=self._geometry.frame_shape(self._axis)
+                ),
+                _("Run the propagation again on this volume."),
             )
         self._dropIfClosed()
         layer = self._layers.get(segmentID) or self._addLayer(segmentID)

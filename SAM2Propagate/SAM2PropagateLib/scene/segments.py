@@ -14,6 +14,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.scene.lattice import EMPTY, Lattice, resample
 from SAM2PropagateLib.scene.transforms import parentToWorld, toArray
+from SAM2PropagateLib.texts import tr as _
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -31,18 +32,24 @@ def checkSegmentation(segmentationNode: Any) -> None:
     """
     if segmentationNode is None:
         raise InputError(
-            "no_segmentation", "No segmentation is selected.", "Select or create a segmentation."
+            "no_segmentation", _("No segmentation is selected."), _("Select or create a segmentation.")
         )
-    name = f"“{segmentationNode.GetName()}”"
+    name = segmentationNode.GetName()
     if not segmentationNode.IsA("vtkMRMLSegmentationNode"):
-        raise InputError("not_a_segmentation", f"{name} is not a segmentation.", "Select a segmentation.")
+        raise InputError(
+            "not_a_segmentation",
+            _("“{name}” is not a segmentation.").format(name=name),
+            _("Select a segmentation."),
+        )
     segmentation = segmentationNode.GetSegmentation()
     source = segmentation.GetSourceRepresentationName()
     if segmentation.GetNumberOfSegments() and source != binaryLabelmapName():
         raise InputError(
             "segmentation_not_labelmap",
-            f"{name} is stored as {source.lower()}, which has no voxels to edit.",
-            "Make the binary labelmap its source representation in the Segmentations module first.",
+            _("“{name}” is stored as {source}, which has no voxels to edit.").format(
+                name=name, source=source.lower()
+            ),
+            _("Make the binary labelmap its source representation in the Segmentations module first."),
         )
 
 
@@ -53,8 +60,10 @@ def checkSegment(segmentationNode: Any, segmentID: str) -> Any:
     if segment is None:
         raise InputError(
             "unknown_segment",
-            f"“{segmentationNode.GetName()}” has no segment “{segmentID}”.",
-            "Select a segment of this segmentation.",
+            _("“{name}” has no segment “{segment}”.").format(
+                name=segmentationNode.GetName(), segment=segmentID
+            ),
+            _("Select a segment of this segmentation."),
         )
     return segment
 

@@ -9,6 +9,7 @@ import vtk
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import FloatArray
+from SAM2PropagateLib.texts import tr as _
 
 
 def parentToWorld(node: Any) -> FloatArray:
@@ -24,8 +25,10 @@ def parentToWorld(node: Any) -> FloatArray:
     if not transform.IsTransformToWorldLinear():
         raise InputError(
             "nonlinear_transform",
-            f"“{node.GetName()}” is under a non-linear transform, along which its slices are not flat.",
-            "Harden the transform (Data module, right-click on its icon) or take the node out of it.",
+            _("“{name}” is under a non-linear transform, along which its slices are not flat.").format(
+                name=node.GetName()
+            ),
+            _("Harden the transform (Data module, right-click on its icon) or take the node out of it."),
         )
     matrix = vtk.vtkMatrix4x4()
     transform.GetMatrixTransformToWorld(matrix)

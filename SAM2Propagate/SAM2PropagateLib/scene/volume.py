@@ -16,6 +16,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window, window_for
 from SAM2PropagateLib.scene.transforms import parentToWorld, toArray
+from SAM2PropagateLib.texts import tr as _
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,32 +87,51 @@ def _voxels(volumeNode: Any) -> npt.NDArray[Any]:
 
 def _checkKind(node: Any) -> None:
     if node is None:
-        raise InputError("no_volume", "No volume is selected.", "Load or select a CT or MR volume.")
-    name = f"“{node.GetName()}”"
+        raise InputError("no_volume", _("No volume is selected."), _("Load or select a CT or MR volume."))
+    name = node.GetName()
     if not node.IsA("vtkMRMLScalarVolumeNode"):
-        raise InputError("not_a_volume", f"{name} is not an image volume.", "Select a CT or MR volume.")
+        raise InputError(
+            "not_a_volume",
+            _("“{name}” is not an image volume.").format(name=name),
+            _("Select a CT or MR volume."),
+        )
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise InputError(
-            "label_volume", f"{name} is a label map, not an image.", "Select the image that it was drawn on."
+            "label_volume",
+            _("“{name}” is a label map, not an image.").format(name=name),
+            _("Select the image that it was drawn on."),
         )
     image = node.GetImageData()
     if image is None or image.GetPointData() is None or image.GetPointData().GetScalars() is None:
-        raise InputError("empty", f"{name} holds no image.", "Load the image again or select another volume.")
+        raise InputError(
+            "empty",
+            _("“{name}” holds no image.").format(name=name),
+            _("Load the image again or select another volume."),
+        )
     if min(image.GetDimensions()) < 1:
-        raise InputError("empty", f"{name} is empty.", "Load the image again or select another volume.")
+        raise InputError(
+            "empty",
+            _("“{name}” is empty.").format(name=name),
+            _("Load the image again or select another volume."),
+        )
     components = image.GetNumberOfScalarComponents()
     if components != 1:
         raise InputError(
             "multi_component",
-            f"{name} has {components} values per voxel (color or vector image).",
-            "Convert it to a scalar volume first (module Vector to Scalar Volume).",
+            _("“{name}” has {count} values per voxel (color or vector image).").format(
+                name=name, count=components
+            ),
+            _("Convert it to a scalar volume first (module Vector to Scalar Volume)."),
         )
     sequence = _sequenceOf(node)
     if sequence:
         raise InputError(
             "sequence_volume",
-            f"{name} is one time point of the sequence “{sequence}”; its image changes while that is played.",
-            "Clone the volume (Data module, right-click, Clone) and select the copy.",
+            _(
+                "“{name}” is one time point of the sequence “{sequence}”; "
+                "its image changes while that is played."
+            ).format(name=name, sequence=sequence),
+            _("Clone the volume (Data module, right-click, Clone) and select the copy."),
         )
 
 
