@@ -170,7 +170,11 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
-        # Below the Segment Editor's own priority: it chooses the first segment then, and we put ours back.
+        # Above the Segment Editor's own priority, as it would take the user's label layers away; and below,
+        # as it has chosen the first segment then, and we put ours back.
+        self.addObserver(
+            slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.onSceneBatchEnding, priority=1.0
+        )
         self.addObserver(
             slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.onSceneEndBatch, priority=-1.0
         )
@@ -252,6 +256,11 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The scene is another one now: start afresh if the module is the one in view."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+
+    def onSceneBatchEnding(self, caller: Any, event: Any) -> None:
+        """Many nodes have come or gone: the embedded editor is shown them while label layers are kept."""
+        if self._parameterNode is not None and self.panel is not None:
+            self.panel.setEditorNode(self._editorNode)
 
     def onSceneEndBatch(self, caller: Any, event: Any) -> None:
         """Many nodes have come or gone: show what is chosen, whatever the widgets made of it."""

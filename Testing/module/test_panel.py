@@ -372,6 +372,13 @@ def test_the_views_keep_what_they_show_until_the_user_chooses_a_volume_here(
         assert window.widget.logic.controller.workspace is not None
         assert red.GetBackgroundVolumeID() == shown.GetID() and empty.GetBackgroundVolumeID() is None
         assert red.GetForegroundVolumeID() == red.GetLabelVolumeID() == labels.GetID()
+        # As while a scene is loaded: the editor sees its segmentation at the end of it.
+        loaded = addSegmentation(boot(), other, {"B": (0, 0, 1)})
+        slicer.mrmlScene.StartState(slicer.vtkMRMLScene.BatchProcessState)
+        window.widget._parameterNode.segmentation = loaded
+        slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+        assert window.ui.segmentEditor._standin_segmentation is loaded
+        assert red.GetForegroundVolumeID() == red.GetLabelVolumeID() == labels.GetID()
         # With the mouse, in the panel.
         layout = Layout()
         layout.logics = logics
@@ -383,7 +390,11 @@ def test_the_views_keep_what_they_show_until_the_user_chooses_a_volume_here(
         slicer.app.__dict__.pop("_standin_layout", None)
         window.close()
         for logic in logics:
+            # Slice nodes outlive the clearing of a scene.
+            nodes = (logic.GetSliceNode(), logic.GetSliceCompositeNode())
             logic.SetMRMLScene(None)
+            for node in nodes:
+                slicer.mrmlScene.RemoveNode(node)
 
 
 def test_a_reach_that_leads_nowhere_cannot_be_chosen(desk: Desk) -> None:

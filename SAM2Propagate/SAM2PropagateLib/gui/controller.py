@@ -348,7 +348,6 @@ class Controller(Pointing):
             hasSegmentation=self._segmentationNode is not None,
             hasSegment=hasSegment,
             isRunning=self._running is not None,
-            isCancelling=self._running is not None and self._running.call.is_cancel_requested,
             canStart=bool(self._startable()),
             hasPreview=workspace is not None and workspace.hasPreview,
             hasPrompts=said is not None and not said.is_empty,
@@ -627,6 +626,10 @@ class Controller(Pointing):
         wanted = tuple(segmentIDs) if segmentIDs is not None else self._startable()
         direction = direction or self._choices.direction
         reach = self._choices.reach if reach is None else reach
+        if reach is not None and reach < 1:
+            text = _("A reach of {reach} slices leads nowhere: give 1 or more, or none.").format(reach=reach)
+            self._say("warning", text, "bad_reach")
+            return False
         try:
             before = workspace.prompts
             told = []
@@ -922,8 +925,8 @@ class Controller(Pointing):
                 return
             if not isinstance(event.error, InputError):
                 self._lost.add(key)
-        if call is not None and call.state == "cancelled" and event.error.code == "worker_stopped":
-            return
+        if call is not None and call.is_cancel_requested:
+            return  # of a run that is over for the user
         self._fail(call.error if call is not None and call.error is not None else event.error, event.log)
 
     def _finishRun(self) -> None:

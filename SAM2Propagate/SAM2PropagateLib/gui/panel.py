@@ -466,7 +466,7 @@ class Panel:
             "done": _("{count} slices were computed and written into the segment.")
             if end.applied
             else _("{count} slices were computed."),
-            "cancelled": _("Cancelled: {count} finished slices are in the preview."),
+            "cancelled": _("Cancelled: {count} slices are in the preview."),
             "failed": _("Not finished: {count} slices are in the preview."),
         }[end.state]
         _put(self._ui.progressLabel, text.format(count=end.frames))

@@ -37,7 +37,7 @@ class Facts:
         missing: packages that are not installed.
         volumeProblem, segmentationProblem, modelProblem: why the chosen one cannot be used; "" if it can.
         hasVolume, hasSegmentation, hasSegment: whether one is chosen.
-        isRunning, isCancelling: of a propagation.
+        isRunning: a propagation.
         canStart: there is something to propagate from: prompts, or slices painted by hand.
         hasPreview: the preview holds masks. hasPrompts: of the chosen segment.
         canUndoPrompt, canRedoPrompt: there is a step. hasDoubt: some slice is doubtful.
@@ -51,7 +51,6 @@ class Facts:
     hasSegmentation: bool = False
     hasSegment: bool = False
     isRunning: bool = False
-    isCancelling: bool = False
     canStart: bool = False
     hasPreview: bool = False
     hasPrompts: bool = False
@@ -100,7 +99,7 @@ def _propagate(facts: Facts) -> str:
 def _cancel(facts: Facts) -> str:
     if not facts.isRunning:
         return _("Nothing is running.")
-    return _("It is being cancelled.") if facts.isCancelling else ""
+    return ""
 
 
 def _apply(facts: Facts) -> str:

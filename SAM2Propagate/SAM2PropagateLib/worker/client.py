@@ -51,8 +51,8 @@ class Deadlines:
     set_window: float = 120.0
     preview: float = 300.0
     propagate: float = 300.0
-    # Nobody waits for it: a run counts as cancelled at once. It only must not end a worker that is merely slow,
-    # and with it the next run.
+    # Nobody waits for it, as a run counts as cancelled at once: it only must not end a worker that is merely
+    # slow, and with it the next run.
     cancel: float = 60.0
     close_volume: float = 120.0
     shutdown: float = 5.0
