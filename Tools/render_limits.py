@@ -52,7 +52,7 @@ def main() -> None:
         sys.exit(f"No target whose files are there has a name with {' or '.join(options.targets)}.")
     path, _ = ModelStore().resolve(options.model)
     engine = PropagationEngine(load_model(path, device="cpu"))
-    figure = Figure(figsize=(2.0 * COLUMNS, 2.9 * len(chosen) + 0.4), layout="constrained", facecolor="black")
+    figure = Figure(figsize=(2.0 * COLUMNS, 3.1 * len(chosen) + 0.4), layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)
     rows = figure.subfigures(len(chosen), 1, squeeze=False)
     for row, target in zip(rows[:, 0], chosen, strict=True):
@@ -92,7 +92,7 @@ def _draw(row: Any, target: LoadedTarget, engine: PropagationEngine) -> None:
         words = "the box's slice" if frame == prompted else f"{frame - prompted:+d} slices"
         score = dice(found[frame], reference[frame])
         text = f"{words}\nDice {score:.2f}" if reference[frame].any() else f"{words}\nnot there"
-        axes.set_title(text, fontsize=10, color=PROMPTED if frame == prompted else "white")
+        axes.set_title(text, fontsize=9, color=PROMPTED if frame == prompted else "white")
     name = f"{target.target.title}: volume Dice {dice(found, reference):.2f}"
     row.suptitle(name, x=0.01, horizontalalignment="left", color="white", fontsize=12)
 

@@ -26,6 +26,7 @@ from SAM2PropagateLib.engine.build import (
 from SAM2PropagateLib.engine.memory_limits import is_out_of_memory
 from SAM2PropagateLib.engine.weights import read_state, write_packed
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL, find_model
 from SAM2PropagateLib.models.store import ModelStore, resource_folder
 
 TINY = "configs/sam2.1/sam2.1_hiera_t.yaml"
@@ -55,7 +56,7 @@ def refused(code: str, call: Any, *arguments: Any, **options: Any) -> InputError
 
 def test_the_bundled_weights_are_complete_and_say_what_they_are() -> None:
     loaded = load_model(BUNDLED, device="cpu")
-    assert (loaded.name, loaded.input_size) == ("sam2propagate_tiny", 256)
+    assert (loaded.name, loaded.input_size) == (DEFAULT_MODEL, find_model(DEFAULT_MODEL).input_size)
     assert loaded.metadata["licence"] == "Apache-2.0"
     assert loaded.metadata["version"] and "Meta" in loaded.metadata["origin"]
     config = json.loads(loaded.metadata["config"])

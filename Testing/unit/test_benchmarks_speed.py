@@ -85,7 +85,7 @@ def test_the_agreement_leaves_out_slices_without_any_mask() -> None:
 
 def test_cases_by_device_and_by_name() -> None:
     on_cpu = speed._cases("sam2propagate_tiny", "cpu")
-    assert [case.name for case in on_cpu] == ["bundled-256", "tiny-512", "tiny-1024"]
+    assert [case.name for case in on_cpu] == ["bundled-384", "tiny-512", "tiny-1024"]
     on_gpu = speed._cases("sam2propagate_tiny", "cuda")
     assert [case.name for case in on_gpu][1:] == ["tiny-1024", "small-1024", "base_plus-1024", "large-1024"]
     letters = [case.config.removesuffix(".yaml").rpartition("_")[2] for case in on_gpu[1:]]

@@ -14,6 +14,7 @@ import pytest
 from SAM2PropagateLib.files.volume import read_image
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL, find_model
 from SAM2PropagateLib.prompts.values import Box, PromptSet, to_ras
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, worker_command
 from SAM2PropagateLib.worker.messages import LoadModel
@@ -57,7 +58,7 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
         assert session.wait(preview, 120), session.log
         assert preview.state == "done", preview.error
         told = [loaded.result[key] for key in ("model", "device", "input_size")]
-        assert told == ["sam2propagate_tiny", "cpu", 256] and loaded.result["dtype"]
+        assert told == [DEFAULT_MODEL, "cpu", find_model(DEFAULT_MODEL).input_size] and loaded.result["dtype"]
         assert preview.mask is not None and dice(preview.mask, kidney[middle]) > 0.7
         assert preview.frame is not None and 0 <= (preview.frame.doubt or 0) <= 1
 
