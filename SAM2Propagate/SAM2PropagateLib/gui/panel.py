@@ -149,7 +149,7 @@ class Panel:
         listed = ", ".join(
             f"<b>{key}</b>&nbsp;{what.replace(' ', '&nbsp;')}" for key, what in tools.keyList()
         )
-        ui.keysLabel.text = _("Keys in a slice view: {keys}").format(keys=listed)
+        ui.keysLabel.text = _("Keys in a slice view: {keys}.").format(keys=listed) + " " + tools.keyNote()
         names = (
             ("keyframe", _("keyframe")),
             ("edited", _("edited")),

@@ -65,9 +65,13 @@ def keyList() -> tuple[tuple[str, str], ...]:
         *listed,
         (PROPAGATE_KEY, _("Propagate, or cancel")),
         (NEXT_DOUBTFUL_KEY, _("Next doubtful slice")),
-        # The effect has the mouse then, and Draw has the key A.
-        (", ".join(_KEYS[name] for name in (*CLICK_TOOLS, BOX)), _("not while an effect is on")),
     )
+
+
+def keyNote() -> str:
+    """Which keys wait while an effect of the Segment Editor is on: it has the mouse, and Draw the key A."""
+    keys = ", ".join(_KEYS[name] for name in (*CLICK_TOOLS, BOX))
+    return _("With an effect of “Edit by hand” on, {keys} do nothing.").format(keys=keys)
 
 
 def toolOfKey(key: str) -> str | None:
