@@ -355,10 +355,11 @@ def test_the_views_keep_what_they_show_until_the_user_chooses_a_volume_here(
     shown, other = addCase(boot(), "plain"), addCase(boot(), "plain")
     labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "theirs")
     logics = []
-    for name in ("Red", "Yellow"):
+    # Slice nodes outlive the clearing of a scene: these are nobody else's, and can be saved and loaded.
+    for name in ("Theirs1", "Theirs2"):
         logic = slicer.vtkMRMLSliceLogic()
         logic.SetMRMLScene(slicer.mrmlScene)
-        logic.AddSliceNode(name)
+        logic.AddSliceNode(name).SetOrientation("Axial")
         logics.append(logic)
     red, empty = (logic.GetSliceCompositeNode() for logic in logics)
     red.SetBackgroundVolumeID(shown.GetID())
@@ -390,11 +391,7 @@ def test_the_views_keep_what_they_show_until_the_user_chooses_a_volume_here(
         slicer.app.__dict__.pop("_standin_layout", None)
         window.close()
         for logic in logics:
-            # Slice nodes outlive the clearing of a scene.
-            nodes = (logic.GetSliceNode(), logic.GetSliceCompositeNode())
             logic.SetMRMLScene(None)
-            for node in nodes:
-                slicer.mrmlScene.RemoveNode(node)
 
 
 def test_a_reach_that_leads_nowhere_cannot_be_chosen(desk: Desk) -> None:
