@@ -139,7 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="beside those with random weights"
     )
     parser.add_argument(
-        "--cases", nargs="+", metavar="NAME", help="such as bundled-256, tiny-512; default: all"
+        "--cases", nargs="+", metavar="NAME", help="such as bundled-384, tiny-512; default: all"
     )
     parser.add_argument("--frames", type=int, help="slices; default: by the size of the model")
     parser.add_argument("--pairs", type=int, help="rounds; default: by the size of the model")
