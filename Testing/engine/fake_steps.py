@@ -5,13 +5,13 @@ Exact and fast, so that the session's bookkeeping can be tested frame by frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SAM2PropagateLib.engine.features import FeatureStore
+from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Memory, Recall
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -21,6 +21,8 @@ from SAM2PropagateLib.frames.window import Window
 
 SIZE = 64
 GRID = SIZE // 4
+
+Encode = Callable[[Sequence[FeatureKey]], list[FrameFeatures]]
 
 
 class FakeSteps:
@@ -94,7 +96,12 @@ def blocks(frames: int = 20, size: int = SIZE) -> np.ndarray:
 
 
 def session(
-    volume: np.ndarray, *, steps: FakeSteps | None = None, auto: bool = False, batch_size: int = 1
+    volume: np.ndarray,
+    *,
+    steps: FakeSteps | None = None,
+    auto: bool = False,
+    batch_size: int = 1,
+    store: Callable[[Encode], FeatureStore] | None = None,
 ) -> EngineSession:
     """A session of the fake model over a volume along axis k."""
     count, rows, columns = volume.shape
@@ -104,6 +111,6 @@ def session(
         steps or FakeSteps(),  # type: ignore[arg-type]
         frames,
         view,
-        lambda encode: FeatureStore(encode, torch.device("cpu"), 1 << 30, batch_size=batch_size),
+        store or (lambda encode: FeatureStore(encode, torch.device("cpu"), 1 << 30, batch_size=batch_size)),
         max_batch=8,
     )

@@ -501,10 +501,13 @@ def test_when_not_even_one_frame_fits_the_user_is_told_and_the_session_lives() -
 
 def test_a_gpu_that_stays_full_is_told_after_everything_went_to_the_host() -> None:
     steps = FullDevice(limit=0)
-    opened = session(blocks(), steps=steps)
-    store = FeatureStore(opened._encode, torch.device("meta"), 1 << 30, 1 << 30)
+    opened = session(
+        blocks(),
+        steps=steps,
+        store=lambda encode: FeatureStore(encode, torch.device("meta"), 1 << 30, 1 << 30),
+    )
+    store = opened.features
     # The fake's tensors are on the CPU: as on a real GPU, what was offloaded counts as the host's.
-    opened.features = store
     store._fetch = lambda key: store._near.get(key) or store._far[key]  # type: ignore[method-assign]
     with pytest.raises(SAM2PropagateError) as caught:
         opened.propagate(RunRequest((segment({8: BRIGHT_BOX}),)), lambda mask: None)

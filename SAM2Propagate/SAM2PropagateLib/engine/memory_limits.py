@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import available_host_memory
 
 _MEGABYTE = 1 << 20
+
+_Result = TypeVar("_Result")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -28,6 +33,26 @@ def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
         f"{where} has not enough free memory for this model, even one slice at a time.",
         "Close other programs that use it, choose a smaller model or input size, or use the CPU.",
     )
+
+
+def with_room(work: Callable[[], _Result], offload: Callable[[], bool], device: torch.device) -> _Result:
+    """The result of a step on one frame; where memory is short, once more without kept features.
+
+    Args:
+        offload: gives kept memory back; whether there was any.
+
+    Raises:
+        SAM2PropagateError: `out_of_memory`.
+    """
+    while True:
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Beyond the handler, so that what the attempt held is free again.
+        if not offload():
+            raise out_of_memory_error(device)
 
 
 def feature_budgets(device: torch.device, megabytes: int | None = None) -> tuple[int, int]:

@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy import ndimage
+
+from SAM2PropagateLib.engine import imaging
+from SAM2PropagateLib.frames.view import FrameView
+
+# Holes and specks up to this many pixels of the model's logit grid are noise (sam2's own limit).
+_NOISE_AREA = 8
+
+
+def native_mask(logits: torch.Tensor, view: FrameView) -> np.ndarray:
+    """bool (rows, columns): logits (4h, 4w) on the native frame, without holes and specks."""
+    mask = imaging.logits_to_native(logits, view) > 0
+    x0, y0, x1, y1 = view.crop
+    pixels = (x1 - x0) * (y1 - y0) / (logits.shape[-1] * logits.shape[-2])
+    return clean(mask, _NOISE_AREA * pixels)
 
 
 def clean(mask: np.ndarray, area: float) -> np.ndarray:

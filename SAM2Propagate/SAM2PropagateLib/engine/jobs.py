@@ -1,0 +1,180 @@
+"""What a run has to do, and how far it is: per segment, per stretch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from SAM2PropagateLib.engine.front import Front, Tracked
+from SAM2PropagateLib.engine.keys import Key
+from SAM2PropagateLib.engine.plan import Stretch, plan, signature
+from SAM2PropagateLib.engine.results import RunRequest
+from SAM2PropagateLib.engine.shape import Shape, depth
+from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+
+# What marks a frame that was emptied, and one that has only a draft.
+WITHDRAWN: tuple[object, ...] = ("withdrawn",)
+DRAFTED: tuple[object, ...] = ("draft",)
+
+
+@dataclass
+class Track:
+    """What is kept of one segment between runs, and how the model looks at it."""
+
+    view: FrameView
+    keys: dict[int, Key] = field(default_factory=dict)
+    fronts: dict[tuple[int, str, int], Front] = field(default_factory=dict)
+    written: dict[int, tuple[object, ...]] = field(default_factory=dict)
+
+    def seen_anew(self, view: FrameView) -> Track:
+        """A track that knows which frames were written, but that every one of them is out of date."""
+        return Track(view, written=dict.fromkeys(self.written, ()))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has to do for one segment: what of its masks is not up to date.
+
+    Attributes:
+        keyframes: to be written.
+        stretches: with their signatures and the frames to be written.
+        withdrawn: frames of an earlier run that now lie beyond an absent mark, to be emptied.
+    """
+
+    segment: ResolvedSegment
+    keyframes: tuple[int, ...]
+    stretches: tuple[tuple[Stretch, tuple[object, ...], tuple[int, ...]], ...]
+    withdrawn: tuple[int, ...]
+
+    @property
+    def frames(self) -> int:
+        stale = sum(len(frames) for _, _, frames in self.stretches)
+        return len(self.keyframes) + stale + len(self.withdrawn)
+
+
+def work_of(segment: ResolvedSegment, track: Track, run: RunRequest) -> Work:
+    """What of a segment's masks is not up to date."""
+    known = track.written
+    written = {} if run.everything else known
+    keyframes = tuple(
+        frame
+        for frame, prompts in segment.keyframes.items()
+        if frame not in segment.locked and written.get(frame) != key_mark(prompts)
+    )
+    stretches = []
+    for stretch in plan(segment, run.direction, run.reach):
+        mark = signature(stretch, segment.keyframes)
+        stale = tuple(f for f in stretch.frames if f not in segment.locked and written.get(f) != mark)
+        if stale:
+            stretches.append((stretch, mark, stale))
+    withdrawn = tuple(
+        frame
+        for frame in sorted(known)
+        if _is_ruled_out(segment, frame) and frame not in segment.locked and written.get(frame) != WITHDRAWN
+    )
+    return Work(segment, keyframes, tuple(stretches), withdrawn)
+
+
+@dataclass
+class Job:
+    """A stretch of the run under way, with the fronts that cross it."""
+
+    stretch: Stretch
+    signature: tuple[object, ...]
+    track: Track
+    left: Front | None
+    right: Front | None
+    pending: list[int]
+    patience: int | None
+    shapes: tuple[Shape, Shape] | None = None
+    drafts: int = 0
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether it has to be known first where the segment closes before its absent mark."""
+        return self.end is not None and self.found(self.end, self.beside_absent) is None
+
+    @property
+    def done(self) -> float:
+        """How much of the work on the frames that are not finished yet is done, in frames."""
+        return self.drafts / (2 if self.left is not None and self.right is not None else 1)
+
+    @cached_property
+    def too_deep(self) -> float:
+        """How deep the mask still is beside the absent mark, in pixels of the logit grid."""
+        last = self.found(self.end, self.beside_absent)
+        return 0.0 if last is None else depth(last.logits)
+
+    @property
+    def end(self) -> Front | None:
+        """The front that has to reach the absent mark before it is known where the segment closes."""
+        return None if self.stretch.absent is None else self.left or self.right
+
+    @property
+    def beside_absent(self) -> int:
+        """The frame next to the absent mark."""
+        return self.stretch.last if self.right is None else self.stretch.first
+
+    def has_lost(self, front: Front) -> bool:
+        """Whether a front has left its segment behind, and no keyframe says that it comes back."""
+        is_open = self.left is None or self.right is None
+        return is_open and self.patience is not None and front.empty_frames >= self.patience
+
+    def found(self, front: Front | None, frame: int) -> Tracked | None:
+        """What a front found on a frame; where it has lost its segment, what it found last; None: not yet."""
+        if front is None:
+            return None
+        known = front.found.get(frame)
+        return front.last_found if known is None and self.has_lost(front) else known
+
+
+@dataclass(frozen=True)
+class Active:
+    """A front that still has frames to go, the last frame it is wanted on, and how it looks at them."""
+
+    front: Front
+    end: int
+    view: FrameView
+
+
+def active_fronts(jobs: list[Job]) -> list[Active]:
+    """The fronts that have to go on, each once, however many jobs it serves."""
+    active: dict[int, Active] = {}
+    for job in jobs:
+        if not job.pending:
+            continue
+        reach = (job.pending[-1], job.pending[0])
+        if job.end is not None:
+            reach = (job.beside_absent, job.beside_absent)
+        for front, end in zip((job.left, job.right), reach, strict=True):
+            if front is None or job.has_lost(front) or (end - front.next_frame) * front.step < 0:
+                continue
+            known = active.get(id(front))
+            if known is None or (end - known.end) * front.step > 0:
+                active[id(front)] = Active(front, end, job.track.view)
+    return list(active.values())
+
+
+def shapes_beside(stretch: Stretch, keys: Mapping[int, Key]) -> tuple[Shape, Shape] | None:
+    """The shapes on the keyframes on both sides of a stretch."""
+    if stretch.left is None or stretch.right is None:
+        return None
+    left, right = (Shape.of(keys[key].decoded.logits) for key in (stretch.left, stretch.right))
+    return None if left is None or right is None else (left, right)
+
+
+def key_mark(prompts: FramePrompts) -> tuple[object, ...]:
+    """What a keyframe's mask depends on, as `signature` says it of a stretch."""
+    return "keyframe", prompts.fingerprint
+
+
+def _is_ruled_out(segment: ResolvedSegment, frame: int) -> bool:
+    """Whether only absent marks lie next to a frame: beyond the last one, or between two of them."""
+    if frame in segment.keyframes:
+        return False
+    before = max((key for key in segment.keyframes if key < frame), default=None)
+    after = min((key for key in segment.keyframes if key > frame), default=None)
+    neighbours = [segment.keyframes[key] for key in (before, after) if key is not None]
+    return bool(neighbours) and all(prompts.absent for prompts in neighbours)

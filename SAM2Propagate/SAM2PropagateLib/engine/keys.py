@@ -1,0 +1,160 @@
+"""Keyframes: what the user said on a frame, decoded to a mask and to what later frames remember of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from SAM2PropagateLib.engine import imaging, looking
+from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
+from SAM2PropagateLib.engine.features import FeatureStore
+from SAM2PropagateLib.engine.memory_limits import with_room
+from SAM2PropagateLib.engine.postprocess import native_mask
+from SAM2PropagateLib.engine.refine import refined, toggled
+from SAM2PropagateLib.engine.results import FrameMask
+from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, Decoded, FrameFeatures, Memory, ModelSteps
+from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.prompts.resolve import FramePrompts
+
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Key:
+    """A decoded keyframe; its memory is made when it is carried, not for a preview."""
+
+    prompts: FramePrompts
+    decoded: Decoded
+    mask: np.ndarray
+    memory: Memory | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        return self.prompts.fingerprint
+
+    def as_mask(self, segment: str, frame: int, kind: str) -> FrameMask:
+        """Its mask as a result of a segment's frame; a mask that the user gave is beyond doubt."""
+        given = self.decoded.iou >= 1.0
+        return FrameMask(
+            segment,
+            frame,
+            self.mask,
+            self.decoded.iou,
+            self.decoded.object_score,
+            0.0 if given else doubt_of(Evidence(self.decoded.iou, self.decoded.object_score)),
+            kind,
+        )
+
+
+class KeyDecoder:
+    """Decodes keyframes.
+
+    Args:
+        steps: the model.
+        features: of the frames.
+        native_shape: (rows, columns) of a frame.
+    """
+
+    def __init__(self, steps: ModelSteps, features: FeatureStore, native_shape: tuple[int, int]) -> None:
+        self._steps = steps
+        self._features = features
+        self._native_shape = native_shape
+
+    def decoded(self, view: FrameView, frame: int, prompts: FramePrompts) -> Key:
+        """A keyframe from its prompts, as one looks at the frame through `view`; absent ones are empty.
+
+        Raises:
+            SAM2PropagateError: `out_of_memory`.
+        """
+        if prompts.absent or not (prompts.clicks or prompts.box or prompts.mask is not None):
+            return Key(prompts, _nothing(self._steps.device), np.zeros(self._native_shape, bool))
+        features = self._features.get([(view, frame)])[view, frame]
+        mask = prompts.mask
+        if mask is not None and not prompts.clicks:
+            decoded = self._with_room(lambda: self._steps.decode_mask(features, self._seen(mask, view)))
+            return Key(prompts, decoded, mask)
+        return Key(prompts, *self._with_room(lambda: self._decode_prompts(features, view, prompts)))
+
+    def memory(self, view: FrameView, frame: int, key: Key) -> Memory:
+        """What later frames remember of a keyframe; made once.
+
+        Raises:
+            SAM2PropagateError: `out_of_memory`.
+        """
+        if key.memory is None:
+            features = self._features.get([(view, frame)])[view, frame]
+            key.memory = self._with_room(
+                lambda: self._steps.remember([features], [key.decoded], prompted=True)[0]
+            )
+        return key.memory
+
+    def _decode_prompts(
+        self, features: FrameFeatures, view: FrameView, prompts: FramePrompts
+    ) -> tuple[Decoded, np.ndarray]:
+        if prompts.mask is None:
+            decoded = self._decode_points(features, view, prompts.box, prompts.clicks)
+            return decoded, native_mask(decoded.logits, view)
+        mask = self._corrected(features, view, prompts)
+        return self._steps.decode_mask(features, self._seen(mask, view)), mask
+
+    def _corrected(self, features: FrameFeatures, view: FrameView, prompts: FramePrompts) -> np.ndarray:
+        """The prompts' mask after its clicks, each taken on what those before it made of it."""
+        assert prompts.mask is not None
+        mask = prompts.mask
+        for count, click in enumerate(prompts.clicks, 1):
+            start = self._as_logits(mask, view)
+            decoded = self._decode_points(features, view, prompts.box, prompts.clicks[:count], start)
+            changed = refined(mask, native_mask(decoded.logits, view), click)
+            if changed is mask:
+                # Starting from the mask, the model stays with it: ask what lies at the click by itself.
+                x, y, _ = click
+                alone = self._decode_points(features, view, None, ((x, y, True),))
+                changed = toggled(mask, native_mask(alone.logits, view), click)
+            mask = changed
+        return mask
+
+    def _decode_points(
+        self,
+        features: FrameFeatures,
+        view: FrameView,
+        box: looking.PixelBox | None,
+        clicks: Sequence[tuple[float, float, bool]],
+        start: torch.Tensor | None = None,
+    ) -> Decoded:
+        points: list[tuple[float, float]] = []
+        labels: list[int] = []
+        if box is not None:
+            points += [box[:2], box[2:]]
+            labels += [2, 3]
+        points += [(x, y) for x, y, _ in clicks]
+        labels += [int(positive) for _, _, positive in clicks]
+        device = self._steps.device
+        # The prompt encoder counts from pixel centres, the view from pixel edges.
+        where = torch.tensor(view.to_model(np.array(points)) - 0.5, dtype=torch.float32, device=device)
+        what = torch.tensor(labels, dtype=torch.int32, device=device)
+        return self._steps.decode_prompts(features, where, what, start)
+
+    def _as_logits(self, mask: np.ndarray, view: FrameView) -> torch.Tensor:
+        """(1, 1, 4h, 4w): a mask as the decoder takes one to start from."""
+        return torch.nn.functional.interpolate(
+            (self._seen(mask, view) * 2 - 1) * MASK_PROMPT_LOGIT,
+            scale_factor=0.25,
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+
+    def _seen(self, mask: np.ndarray, view: FrameView) -> torch.Tensor:
+        return imaging.mask_to_model(mask, view, self._steps.device)
+
+    def _with_room(self, work: Callable[[], _Result]) -> _Result:
+        return with_room(work, self._features.offload, self._steps.device)
+
+
+def _nothing(device: torch.device) -> Decoded:
+    empty = torch.zeros(1, 1, device=device)
+    return Decoded(empty, 1.0, -MASK_PROMPT_LOGIT, empty[0])
