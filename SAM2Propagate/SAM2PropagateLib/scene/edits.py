@@ -90,6 +90,7 @@ class EditTracker:
         geometry = volumeGeometry(self._volumeNode)
         record = self._load(geometry) or {}
         present = set(_segmentIDs(self._segmentationNode))
+        self._seen = {name: one for name, one in self._seen.items() if name in present}
         names = list(dict.fromkeys([*segmentIDs, *(name for name in record if name in present)]))
         return Look(axis, {name: self._allHashes(name, geometry) for name in names})
 
