@@ -18,7 +18,7 @@ from SAM2PropagateLib.training import finetune as module
 from SAM2PropagateLib.training import trainer as trainer_module
 from SAM2PropagateLib.training.cases import find_cases
 from SAM2PropagateLib.training.finetune import FinetuneJob, FinetuneResult, finetune, work_folder
-from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, part_of, unfreeze
+from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, PROMPTS, part_of, unfreeze
 from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
 from SAM2PropagateLib.training.recipe import Recipe
 from SAM2PropagateLib.training.trainer import ImageHalf, Progress, Trainer
@@ -276,18 +276,17 @@ def test_measuring_keeps_features_within_a_budget_and_can_be_ended(cases: Path) 
         roomy.score(loaded_model, Killer(check=3).check)
 
 
-def test_more_can_be_unfrozen(cases: Path, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [PROMPTS, IMAGE])
+def test_more_can_be_unfrozen(cases: Path, model: Path, tmp_path: Path, part: str) -> None:
     assert {part_of(name) for name in ("no_mem_embed", "no_mem_pos_enc")} == {IMAGE}
     recipe = replace(QUICK, steps=1, image_rate=1e-3)
-    job = replace(job_for(cases, model, tmp_path / "new.safetensors", recipe), further=("image",))
-    killer = Killer(1)
+    job = replace(job_for(cases, model, tmp_path / "new.safetensors", recipe), further=(part,))
     with pytest.raises(Killed):
-        run(job, killer)
-    state = torch.load(work_folder(job.out) / "training.pt", weights_only=True)
-    start = small_model().model.state_dict()
-    name = "image_encoder.trunk.patch_embed.proj.weight"
-    assert not torch.equal(state["weights"][name], start[name])
-    assert "sam_prompt_encoder.no_mask_embed.weight" not in state["weights"]
+        run(job, Killer(1))
+    learned = torch.load(work_folder(job.out) / "training.pt", weights_only=True)["weights"]
+    assert {part_of(name) for name in learned} == {MEMORY, HEADS, part}
+    start = state_of(model)
+    assert any(not torch.equal(start[name], one) for name, one in learned.items() if part_of(name) == part)
 
 
 def test_what_cannot_be_trained_on_is_refused(cases: Path, model: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.files.segmentation import read_segmentation
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.training.finetune import FinetuneResult, can_resume, work_folder
-from SAM2PropagateLib.training.parts import PROMPTS, part_of
+from SAM2PropagateLib.training.parts import HEADS, MEMORY, PROMPTS, part_of
 from Testing.training.samples import loaded, write_case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,10 +93,9 @@ def test_cases_to_measure_on_and_further_parts(cases: Path, model: Path, tmp_pat
     assert report["recipe"]["batch"] == 2 and report["steps"] == 12
     before, after = read_state(model)[0], read_state(new)[0]
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    best_is_the_start = report["kept"]["step"] == 0
-    prompts = {name for name in moved if part_of(name) == PROMPTS}
-    assert best_is_the_start or prompts
-    assert all(name.startswith("sam_prompt_encoder.") for name in prompts)
+    # That prompts learn at all is seen in `test_finetune`: the file holds what did best, maybe the start.
+    assert {part_of(name) for name in moved} <= {MEMORY, HEADS, PROMPTS}
+    assert bool(moved) == (report["kept"]["step"] > 0)
 
 
 # --- as a process of its own
