@@ -145,3 +145,52 @@ def test_places_of_the_strip():
     one = doubts(*[0.1] * 10)
     assert [one.frameAt(x, 200) for x in (-1, 0, 19.9, 20, 199.9, 200)] == [None, 0, 0, 1, 9, None]
     assert strip.SliceStrip().frameAt(3, 200) is None
+
+
+@pytest.mark.parametrize("count", [300, 500, 800, 3000])
+@pytest.mark.parametrize("width", [378, 150])
+def test_no_mark_is_lost_where_slices_share_a_pixel(count, width):
+    marks = {"keyframes": (7, 8, 201), "edited": (9, 200), "absent": (10, 299), "locked": (0, 202)}
+    facts = {frame: FrameFacts("propagated", 0.1) for frame in range(count)}
+    one = strip.strip(count, facts, **{name: frozenset(frames) for name, frames in marks.items()})
+    columns = one.columns(width)
+    assert len(columns) == width
+    for frame in sorted(frame for frames in marks.values() for frame in frames):
+        first, end = one.place(frame, width)
+        assert end - first >= 2 and first >= 0 and end <= width
+        for x in range(first, end):
+            assert one.frames[frame].look in columns[x].looks
+        # Clicks there come to it, the next one to the next of them.
+        reached = [one.frameAt(first, width)]
+        for _ in range(len(one.framesAt(first, width)) - 1):
+            reached.append(one.frameAt(first, width, reached[-1]))
+        assert frame in reached
+    assert columns[width // 2 + 40].looks == ("propagated",)
+
+
+def test_marks_on_one_pixel_share_its_height_the_strongest_first():
+    one = strip.strip(1000, {}, keyframes=frozenset({500}), locked=frozenset({501}), edited=frozenset({502}))
+    assert one.columns(100)[50].looks == ("locked", "edited", "keyframe")
+    assert one.framesAt(50, 100) == (501, 502, 500)
+    assert [one.frameAt(50, 100, shown) for shown in (None, 501, 502, 500, 7)] == [501, 502, 500, 501, 501]
+
+
+def test_a_click_beside_a_mark_comes_to_it_or_to_the_middle_slice():
+    one = strip.strip(800, {}, keyframes=frozenset({400}), locked=frozenset({799}))
+    first, end = one.place(400, 400)
+    assert (first, end) == (200, 202)
+    reached = [one.frameAt(x, 400) for x in range(first - 3, end + 3)]
+    assert reached == [395, 400, 400, 400, 400, 400, 400, 409]
+    assert one.frameAt(399, 400) == 799
+    # Where every slice is wide enough to be hit, a click is for the slice under it.
+    assert strip.strip(20, {}, locked=frozenset({3})).frameAt(41, 200) == 4
+
+
+def test_the_curve_keeps_the_greatest_doubt_of_a_pixel_and_its_gaps():
+    values = [0.1] * 1000
+    values[333] = 0.9
+    values[600:620] = [None] * 20
+    curve = doubts(*values).curve(100)
+    assert len(curve) == 100
+    assert dict(curve)[33] == 0.9 and dict(curve)[34] == 0.1 and dict(curve)[61] is None
+    assert doubts(0.1, None, 0.3).curve(90) == [(15, 0.1), (45, None), (75, 0.3)]

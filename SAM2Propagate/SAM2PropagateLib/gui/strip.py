@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from SAM2PropagateLib.texts import tr as _
 
@@ -18,6 +19,11 @@ NOTHING, PROPAGATED, KEYFRAME, EDITED, ABSENT, LOCKED = (
     "absent",
     "locked",
 )
+MARKS = (LOCKED, ABSENT, EDITED, KEYFRAME)
+"""What the user decided, the strongest first."""
+
+# Pixels: how wide a mark is drawn at least, and from how far a click reaches it where slices are narrow.
+_MARK_WIDTH, _REACH = 2, 2
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,22 @@ class StripFrame:
         return self.doubt is not None and self.doubt >= DOUBTFUL
 
 
+@dataclass(frozen=True)
+class Column:
+    """One column of pixels of the strip's band, which may stand for several slices.
+
+    Attributes:
+        looks: what is drawn there, one below the other: every mark, the strongest first, or else what a run
+            left; empty for nothing.
+        isPreview: something of it is in the preview, not in the segment yet.
+        isOutside: no slice of it may change.
+    """
+
+    looks: tuple[str, ...]
+    isPreview: bool
+    isOutside: bool
+
+
 class SliceStrip:
     """All slices of one segment along the propagation axis.
 
@@ -119,11 +141,74 @@ class SliceStrip:
             return None
         return next((frame for frame in wanted if after is None or frame > after), wanted[0])
 
-    def frameAt(self, x: float, width: float) -> int | None:
-        """The slice at a place of the strip drawn `width` wide; None beside it."""
-        if not self.frames or width <= 0 or not 0 <= x < width:
+    # --- places, in pixels of a strip that is drawn `width` wide
+
+    def place(self, frame: int, width: int) -> tuple[int, int]:
+        """The columns (first, end) of a slice; those of a mark are wide enough to be seen."""
+        left, right = self._edges(frame, width)
+        least = _MARK_WIDTH if self.frames[frame].look in MARKS else 1
+        left = max(0, min(left, width - least))
+        return left, min(width, max(right, left + least))
+
+    def middle(self, frame: int, width: int) -> int:
+        """Where the curve and the line of the slice in view go."""
+        left, right = self._edges(frame, width)
+        return (left + right) // 2
+
+    def _edges(self, frame: int, width: int) -> tuple[int, int]:
+        count = len(self.frames)
+        return frame * width // count, (frame + 1) * width // count
+
+    def columns(self, width: int) -> list[Column]:
+        """What is to be drawn, column by column: no mark hides another one."""
+        slices: list[list[StripFrame]] = [[] for _ in range(width)]
+        for one in self.frames:
+            for x in range(*self.place(one.frame, width)):
+                slices[x].append(one)
+        return [_column(here) for here in slices]
+
+    def curve(self, width: int) -> list[tuple[int, float | None]]:
+        """The doubt as (column, doubt): of the slices of a column the most doubtful one; None is a gap."""
+        points: dict[int, float | None] = {}
+        for one in self.frames:
+            x = self.middle(one.frame, width)
+            known = [doubt for doubt in (points.get(x), one.doubt) if doubt is not None]
+            points[x] = max(known, default=None)
+        return list(points.items())
+
+    def framesAt(self, x: float, width: float) -> tuple[int, ...]:
+        """The slices at a place, the most important first; () beside the strip.
+
+        Where slices are narrow these are the marks that are nearest, from two pixels away on; where there
+        are none, the middle one of the slices there.
+        """
+        count, column = len(self.frames), int(x)
+        if not count or width <= 0 or not 0 <= x < width:
+            return ()
+        if width < (2 * _REACH + 1) * count:
+            near: dict[int, list[int]] = {}
+            for frame in self._marks:
+                left, end = self.place(frame, int(width))
+                near.setdefault(max(left - column, column - end + 1, 0), []).append(frame)
+            if near and min(near) <= _REACH:
+                return tuple(near[min(near)])
+        return (min(int((column + 0.5) * count / width), count - 1),)
+
+    def frameAt(self, x: float, width: float, shown: int | None = None) -> int | None:
+        """The slice that a click at a place is for; None beside the strip.
+
+        Of several marks there, it is the one after `shown`: the next click reaches the next one.
+        """
+        here = self.framesAt(x, width)
+        if not here:
             return None
-        return min(int(x * len(self.frames) / width), len(self.frames) - 1)
+        return here[(here.index(shown) + 1) % len(here)] if shown in here else here[0]
+
+    @cached_property
+    def _marks(self) -> tuple[int, ...]:
+        """The slices on which the user decided something, the strongest first."""
+        marked = [one for one in self.frames if one.look in MARKS]
+        return tuple(one.frame for one in sorted(marked, key=lambda one: MARKS.index(one.look)))
 
     def text(self, frame: int) -> str:
         """What hovering over a slice says."""
@@ -138,6 +223,16 @@ class SliceStrip:
                     iou=one.facts.predictedIou
                 )
         return "\n".join(lines)
+
+
+def _column(here: Sequence[StripFrame]) -> Column:
+    looks = {one.look for one in here}
+    marks = tuple(look for look in MARKS if look in looks)
+    return Column(
+        marks or ((PROPAGATED,) if PROPAGATED in looks else ()),
+        any(one.isPreview for one in here),
+        not any(one.isInRange for one in here),
+    )
 
 
 def _words(one: StripFrame) -> list[tuple[bool, str]]:

@@ -1,8 +1,9 @@
-"""The slice strip as a widget: one column per slice, the doubt as a curve above."""
+"""The slice strip as a widget: a band that shows every slice, and the doubt as a curve above."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 from SAM2PropagateLib.gui.strip import (
@@ -12,6 +13,7 @@ from SAM2PropagateLib.gui.strip import (
     KEYFRAME,
     LOCKED,
     PROPAGATED,
+    Column,
     SliceStrip,
 )
 
@@ -23,9 +25,15 @@ COLORS = {
     ABSENT: "#c0504d",
     LOCKED: "#8a8a8a",
 }
-_DOUBT, _SHOWN = "#e08a1e", "#d02090"
+DOUBT, SHOWN = "#e08a1e", "#d02090"
+"""The colors of the curve, and of the line of the slice in view."""
+
 # The height of the colored band as a part of the widget's; the curve has the rest.
 _BAND = 0.35
+# The width of the curve and of the line in pixels.
+_PEN = 2
+# Slices that lie on each other in a strip that hovering names.
+_MOST_NAMED = 4
 
 
 def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
@@ -42,71 +50,84 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
             qt.QWidget.__init__(self)
             self.strip = SliceStrip()
             self.shownFrame: int | None = None
+            self.columns: list[Column] = []
+            self.curve: list[tuple[int, float | None]] = []
             self.setMouseTracking(True)
             self.setMinimumHeight(56)
 
         def setStrip(self, strip: SliceStrip, shownFrame: int | None) -> None:
             self.strip, self.shownFrame = strip, shownFrame
+            self.columns = []
             self.update()
 
+        def setShownFrame(self, frame: int | None) -> None:
+            """Moves the line alone: where it was and where it is now is drawn again, at the next chance."""
+            for one in {self.shownFrame, frame} if frame != self.shownFrame else ():
+                if one is not None and one < len(self.strip):
+                    x = self.strip.middle(one, int(self.width))
+                    self.update(x - _PEN, 0, 2 * _PEN, int(self.height))
+            self.shownFrame = frame
+
         def mousePressEvent(self, event: Any) -> None:
-            frame = self.strip.frameAt(event.pos().x(), self.width)
+            frame = self.strip.frameAt(event.pos().x(), self.width, self.shownFrame)
             if frame is not None:
                 onFrame(frame)
 
         def mouseMoveEvent(self, event: Any) -> None:
-            frame = self.strip.frameAt(event.pos().x(), self.width)
-            self.setToolTip("" if frame is None else self.strip.text(frame))
+            frames = self.strip.framesAt(event.pos().x(), self.width)
+            texts = [self.strip.text(frame) for frame in frames[:_MOST_NAMED]]
+            self.setToolTip("\n".join(texts) + ("\n…" if len(frames) > _MOST_NAMED else ""))
 
         def paintEvent(self, event: Any) -> None:
             painter = qt.QPainter(self)
-            self._draw(painter, int(self.width), int(self.height))
+            self._draw(painter, int(self.width), int(self.height), event.rect())
             painter.end()
 
         @staticmethod
         def _pen(color: str) -> Any:
             pen = qt.QPen(qt.QColor(color))
-            pen.setWidth(2)
+            pen.setWidth(_PEN)
             return pen
 
-        def _draw(self, painter: Any, width: int, height: int) -> None:
-            count = len(self.strip)
-            palette = self.palette
-            painter.fillRect(qt.QRect(0, 0, width, height), palette.color(qt.QPalette.Base))
-            if not count:
+        def _draw(self, painter: Any, width: int, height: int, stale: Any) -> None:
+            """Draws what is stale (a QRect): where the line moved, that is a small part."""
+            base, mid = (self.palette.color(role) for role in (qt.QPalette.Base, qt.QPalette.Mid))
+            painter.fillRect(stale, base)
+            if not len(self.strip):
                 return
+            if len(self.columns) != width:
+                self.columns, self.curve = self.strip.columns(width), self.strip.curve(width)
+            first, end = stale.left(), stale.right() + 1
             top = int(height * (1 - _BAND))
-            edges = [frame * width // count for frame in range(count + 1)]
-            for one in self.strip.frames:
-                left, right = edges[one.frame], max(edges[one.frame] + 1, edges[one.frame + 1])
-                color = COLORS.get(one.look)
-                if color is not None:
-                    painter.fillRect(qt.QRect(left, top, right - left, height - top), qt.QColor(color))
-                elif not one.isInRange:
-                    painter.fillRect(
-                        qt.QRect(left, top, right - left, height - top), palette.color(qt.QPalette.Mid)
-                    )
-                if one.isPreview:  # not in the segment yet: a thinner band
-                    painter.fillRect(qt.QRect(left, top, right - left, 3), palette.color(qt.QPalette.Base))
+            x = max(first, 0)
+            for column, same in groupby(self.columns[x:end]):
+                left, x = x, x + len(list(same))
+                colors = [qt.QColor(COLORS[look]) for look in column.looks] or [mid] * column.isOutside
+                for index, color in enumerate(colors):
+                    low, high = (top + (height - top) * n // len(colors) for n in (index, index + 1))
+                    painter.fillRect(qt.QRect(left, low, x - left, high - low), color)
+                if column.isPreview:  # not in the segment yet: a thinner band
+                    painter.fillRect(qt.QRect(left, top, x - left, 3), base)
             limit = int(top * (1 - DOUBTFUL))
-            painter.setPen(palette.color(qt.QPalette.Mid))
-            painter.drawLine(0, limit, width, limit)
-            painter.setPen(self._pen(_DOUBT))
+            painter.setPen(mid)
+            painter.drawLine(first, limit, end, limit)
+            self._drawCurve(painter, top, first, end)
+            if self.shownFrame is not None and self.shownFrame < len(self.strip):
+                # Not over the band: it would hide a mark.
+                x = self.strip.middle(self.shownFrame, width)
+                painter.setPen(self._pen(SHOWN))
+                painter.drawLine(x, 0, x, top - 2)
+
+        def _drawCurve(self, painter: Any, top: int, first: int, end: int) -> None:
+            painter.setPen(self._pen(DOUBT))
             before = None
-            for one in self.strip.frames:
-                if one.doubt is None:
-                    before = None
-                    continue
-                x = (edges[one.frame] + edges[one.frame + 1]) // 2
-                y = int((top - 2) * (1 - one.doubt)) + 1
-                if before is not None:
-                    painter.drawLine(before[0], before[1], x, y)
-                else:
-                    painter.drawPoint(x, y)
-                before = (x, y)
-            if self.shownFrame is not None and self.shownFrame < count:
-                x = (edges[self.shownFrame] + edges[self.shownFrame + 1]) // 2
-                painter.setPen(self._pen(_SHOWN))
-                painter.drawLine(x, 0, x, height)
+            for x, doubt in self.curve:
+                at = None if doubt is None else (x, int((top - 2) * (1 - doubt)) + 1)
+                if at is not None and x >= first - _PEN and (before or at)[0] <= end + _PEN:
+                    if before is not None:
+                        painter.drawLine(before[0], before[1], x, at[1])
+                    else:
+                        painter.drawPoint(x, at[1])
+                before = at
 
     return SliceStripWidget()
