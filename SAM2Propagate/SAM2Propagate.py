@@ -226,18 +226,22 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if layout is None or self._views is None:  # Slicer without its main window
             return
         self._views.clearViews()
-        for name in layout.sliceViewNames():
-            view = layout.sliceWidget(name)
+        views = [layout.sliceWidget(name) for name in layout.sliceViewNames()]
+        for view in views:
             self._views.addSliceView(view.sliceView().interactor(), view.mrmlSliceNode())
         for number in range(layout.threeDViewCount):
             self._views.add3DView(layout.threeDWidget(number).threeDView().interactor())
         self._views.start()
+        if self.panel is not None:
+            self.panel.followViews([view.mrmlSliceNode() for view in views])
         self.ui.segmentEditor.setupViewObservations()
 
     def leaveViews(self) -> None:
         """Leave the views as they were."""
         if self.logic is not None:
             self.logic.controller.chooseTool(None)
+        if self.panel is not None:
+            self.panel.followViews(())
         layout = slicer.app.layoutManager()
         if layout is None or self._views is None:
             return

@@ -523,6 +523,115 @@ def test_hovering_over_the_strip_says_what_is_known_of_that_slice(desk: Desk) ->
     assert strip.toolTip == ""
 
 
+def test_a_strip_of_more_slices_than_pixels_shows_every_mark(desk: Desk) -> None:
+    import qt
+
+    from SAM2PropagateLib.gui import strip_widget
+    from SAM2PropagateLib.gui.strip import FrameFacts, strip
+
+    drawn = desk.widget.panel._strip
+    facts = {n: FrameFacts("propagated", 0.9 if n == 333 else 0.1) for n in range(800)}
+    marks = {"keyframes": 401, "edited": 402, "absent": 555, "locked": 799}
+    one = strip(800, facts, **{name: frozenset({frame}) for name, frame in marks.items()})
+    drawn.setStrip(one, 401)
+    image = drawn.grab().toImage()
+    width, height = image.width(), image.height()
+    assert 100 < width < 500
+    assert strip_widget.COLORS["propagated"] == qt.QColor(image.pixel(width // 5, height - 1)).name()
+    for frame in marks.values():
+        first, end = one.place(frame, width)
+        seen = {qt.QColor(image.pixel(x, y)).name() for x in range(first, end) for y in range(height)}
+        assert strip_widget.COLORS[one.frames[frame].look] in seen, frame
+    peak = one.middle(333, width)
+    seen = {qt.QColor(image.pixel(x, y)).name() for x in (peak - 1, peak) for y in range(10)}
+    assert strip_widget.DOUBT in seen
+
+
+def test_the_line_of_the_slice_in_view_follows_the_wheel_at_little_cost(
+    window: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PySide6 import QtCore
+
+    desk = Desk(window)
+    layout = Layout()
+    layout.node.SetMappedInLayout(1)
+    event = vtk.vtkCommand.ModifiedEvent
+    before = layout.node.HasObserver(event)
+    slicer.app.__dict__["_standin_layout"] = layout
+    try:
+        window.exit()
+        window.enter()
+        desk.load()
+        layout.node.SetOrientation("Axial")
+        workspace, strip = desk.controller.workspace, desk.widget.panel._strip
+        assert "slice&nbsp;in&nbsp;view" in desk.ui.stripLabel.text
+
+        def scroll(frame: int) -> None:
+            layout.node.JumpSliceByOffsetting(*workspace.geometry.ijk_to_world((12, 15, frame)))
+
+        made: list[int] = []
+        shown: list[int | None] = []
+        move = type(strip).setShownFrame
+        make = type(desk.controller).strip
+        monkeypatch.setattr(
+            type(desk.controller), "strip", lambda self, *_: (made.append(1), make(self, *_))[1]
+        )
+        monkeypatch.setattr(
+            type(strip), "setShownFrame", lambda self, frame: (shown.append(frame), move(self, frame))
+        )
+        for frame in (4, 5, 6):
+            scroll(frame)
+        assert shown == []
+        QtCore.QCoreApplication.processEvents()
+        assert shown == [6] == [strip.shownFrame], "once for all steps"
+        scroll(11)
+        QtCore.QCoreApplication.processEvents()
+        assert strip.shownFrame == 11 and made == [], "the strip itself is not made anew"
+        window.exit()
+        assert layout.node.HasObserver(event) == before
+        scroll(3)
+        QtCore.QCoreApplication.processEvents()
+        assert strip.shownFrame == 11
+        monkeypatch.undo()
+        window.enter()
+        assert strip.shownFrame == 3
+    finally:
+        window.exit()
+        slicer.app.__dict__.pop("_standin_layout")
+
+
+def test_moving_the_line_draws_only_where_it_was_and_is(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    import qt
+
+    from SAM2PropagateLib.gui.strip import strip
+
+    drawn = desk.widget.panel._strip
+    drawn.resize(400, 56)
+    drawn.setStrip(strip(100, {}, keyframes=frozenset({50})), 10)
+    drawn.show()
+    qt.QCoreApplication.processEvents()
+    painted: list[Any] = []
+    draw = type(drawn)._draw
+    monkeypatch.setattr(
+        type(drawn),
+        "_draw",
+        lambda self, painter, width, height, stale: (
+            painted.append(stale),
+            draw(self, painter, width, height, stale),
+        ),
+    )
+    whole = drawn.grab().toImage()
+    painted.clear()
+    for frame in (11, 12, 12):
+        drawn.setShownFrame(frame)
+    qt.QCoreApplication.processEvents()
+    assert len(painted) <= 1 and all(one.width() < 20 for one in painted)
+    moved = drawn.grab().toImage()
+    assert moved != whole
+    drawn.setShownFrame(10)
+    assert drawn.grab().toImage() == whole
+
+
 def test_missing_packages_are_offered_and_nothing_is_done_without_consent(
     window_modules: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import slicer.util
+import vtk
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui import events, rules, tools
@@ -17,7 +18,8 @@ from SAM2PropagateLib.gui.events import Choices, FrameArrived, Message, Progress
 from SAM2PropagateLib.gui.install import InstallEnd, Installer, Package, bannerText, consentText
 from SAM2PropagateLib.gui.model_list import DownloadEnd, DownloadProgress, ModelList
 from SAM2PropagateLib.gui.navigation import frameInView
-from SAM2PropagateLib.gui.strip_widget import COLORS, makeStripWidget
+from SAM2PropagateLib.gui.observing import Observers
+from SAM2PropagateLib.gui.strip_widget import COLORS, DOUBT, SHOWN, makeStripWidget
 from SAM2PropagateLib.texts import tr as _
 
 # The effects of the Segment Editor that are offered here: what corrects a slice by hand.
@@ -78,6 +80,8 @@ class Panel:
         self._installStep = ""
         self._drawn = 0.0
         self._tools = {name: getattr(ui, f"{name}ToolButton") for name in tools.TOOLS}
+        self._views = Observers()
+        self._whenScrolled = self._makeTimer()
         self._strip = makeStripWidget(self._jump)
         ui.stripPlace.layout().addWidget(self._strip)
         self._describe(icons / ("Dark" if isDark else "Light"))
@@ -88,7 +92,9 @@ class Panel:
         self.refresh()
 
     def close(self) -> None:
-        """Lets go of the widgets and of the controller."""
+        """Lets go of the widgets, of the views and of the controller."""
+        self.followViews(())
+        self._whenScrolled.disconnect("timeout()", self._showShown)
         for widget, signal, slot in self._slots:
             widget.disconnect(signal, slot)
         self._slots.clear()
@@ -107,6 +113,23 @@ class Panel:
             editor.setMRMLSegmentEditorNode(editorNode)
             # The same settings may have another segmentation now, as after a scene was loaded.
             editor.updateWidgetFromMRML()
+
+    def followViews(self, sliceNodes: Iterable[Any]) -> None:
+        """Shows from now on which slice these views (vtkMRMLSliceNode) show, in the place of those before."""
+        self._views.clear()
+        self._whenScrolled.stop()
+        for node in sliceNodes:
+            # A view changes several times for each step of the wheel: looked at once, after all of them.
+            self._views.add(node, vtk.vtkCommand.ModifiedEvent, self._whenScrolled.start)
+
+    def _makeTimer(self) -> Any:
+        import qt
+
+        timer = qt.QTimer()
+        timer.setSingleShot(True)
+        timer.setInterval(0)
+        timer.connect("timeout()", self._showShown)
+        return timer
 
     @contextlib.contextmanager
     def _choosing(self) -> Iterator[None]:
@@ -159,8 +182,10 @@ class Panel:
         )
         ui.stripLabel.text = " ".join(
             f'<span style="color:{COLORS[look]}">■</span>&nbsp;{name}' for look, name in names
-        ) + ' <span style="color:#e08a1e">—</span>&nbsp;{doubt} · {preview}'.format(
-            doubt=_("doubt"), preview=_("notched: preview, not applied yet").replace(" ", "&nbsp;")
+        ) + (
+            f' <span style="color:{DOUBT}">—</span>&nbsp;{_("doubt")}'
+            f' <span style="color:{SHOWN}">|</span>&nbsp;{_("slice in view").replace(" ", "&nbsp;")}'
+            f" · {_('notched: preview, not applied yet').replace(' ', '&nbsp;')}"
         )
 
     def _connectWidgets(self) -> None:
@@ -443,13 +468,18 @@ class Panel:
 
     def showStrip(self) -> None:
         """Draws the slices as they are now."""
-        workspace = self._controller.workspace
-        shown = None
-        if workspace is not None and workspace.isInScene:
-            scene = workspace.volumeNode.GetScene()
-            shown = frameInView(scene, workspace.geometry, workspace.axis)
-        self._strip.setStrip(self._controller.strip(), shown)
+        self._strip.setStrip(self._controller.strip(), self._shownFrame())
         self._drawn = time.monotonic()
+
+    def _showShown(self) -> None:
+        """Draws which slice the views show; the user has scrolled."""
+        self._strip.setShownFrame(self._shownFrame())
+
+    def _shownFrame(self) -> int | None:
+        workspace = self._controller.workspace
+        if workspace is None or not workspace.isInScene:
+            return None
+        return frameInView(workspace.volumeNode.GetScene(), workspace.geometry, workspace.axis)
 
     def _frameArrived(self, _arrived: FrameArrived) -> None:
         if time.monotonic() - self._drawn > _STRIP_SECONDS:
