@@ -35,9 +35,11 @@ from SAM2PropagateLib.gui.volumes import OpenVolumes
 from SAM2PropagateLib.gui.wording import runText
 from SAM2PropagateLib.gui.workspace import Workspace, WriterMaker
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.resolve import resolve
-from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.prompts.values import PromptSet, SegmentPrompts
 from SAM2PropagateLib.scene.commit import CommitSummary
+from SAM2PropagateLib.scene.edits import Snapshot
 from SAM2PropagateLib.scene.markups import removeOrphans
 from SAM2PropagateLib.scene.segments import checkSegmentation
 from SAM2PropagateLib.scene.volume import volumeGeometry
@@ -57,14 +59,25 @@ class _Running:
     """The run under way.
 
     Attributes:
+        bases: what the segments held when it began, or after the last commit since.
         overtaken: frames on which the user spoke since it began; its masks for them are out of date.
     """
 
     call: Run
     name: str
     segmentIDs: tuple[str, ...]
+    bases: dict[str, Snapshot]
     overtaken: set[tuple[str, int]] = field(default_factory=set)
     frames: set[tuple[str, int]] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Removed:
+    """What belonged to a segment that was removed, should that be undone."""
+
+    prompts: SegmentPrompts
+    history: dict[str, frozenset[str]]
+    order: list[str]
 
 
 class Controller(Pointing):
@@ -121,6 +134,7 @@ class Controller(Pointing):
         self._observers = Observers()
         self._opacity: float | None = None
         self._knownSegments: tuple[str, ...] = ()
+        self._removed: dict[str, _Removed] = {}
         self._styled: Any = None
         self.changed.connect(self._keepPreview)
         super().__init__()
@@ -198,6 +212,8 @@ class Controller(Pointing):
                     "preview_kept",
                 )
             self._volumeNode, self._segmentationNode = volumeNode, segmentationNode
+        if segmentID != self._segmentID:
+            self.forgetRangeStart()
         self._segmentID = segmentID
         self._enter()
         if before != (volumeNode, segmentationNode, segmentID, self._workspace):
@@ -237,6 +253,7 @@ class Controller(Pointing):
             self._session.cancel(running.call)
         self._previews.clear()
         self._lost.clear()
+        self._removed.clear()
         if workspace is None:
             return False
         hasKept = False
@@ -315,19 +332,32 @@ class Controller(Pointing):
         """Add an empty segment, with a name and color of its own; its ID, "" if there is no segmentation."""
         if self._workspace is None:
             return ""
-        return str(self._segmentationNode.GetSegmentation().AddEmptySegment("", ""))
+        segmentID = str(self._segmentationNode.GetSegmentation().AddEmptySegment("", ""))
+        # IDs are used again: this is not the segment that was removed.
+        self._removed.pop(segmentID, None)
+        return segmentID
 
     def removeSegment(self) -> None:
-        """Remove the chosen segment with its prompts."""
+        """Remove the chosen segment with its prompts, as one undo step: `undo` brings both back."""
         workspace, segmentID = self._workspace, self._segmentID
         if workspace is None or segmentID not in workspace.segmentIDs:
             return
+        before, memory = workspace.prompts, workspace.memory
+        removed = _Removed(
+            before.segment(segmentID), dict(memory.history(segmentID)), list(memory.orders.get(segmentID, ()))
+        )
+        try:
+            workspace.committer.removeSegment(segmentID)
+        except SAM2PropagateError as error:
+            self._fail(error)
+            return
+        self._removed[segmentID] = removed
+        workspace.keep(before)
         workspace.markups.remove(segmentID)
         if workspace.previewFrames(segmentID):
             workspace.preview.clear(segmentID)
         workspace.memory.forget(segmentID)
         workspace.memory.save()
-        self._segmentationNode.GetSegmentation().RemoveSegment(segmentID)
         workspace.prompts = workspace.markups.read()
         self._segmentID = ""
         self.changed.emit(None)
@@ -526,6 +556,7 @@ class Controller(Pointing):
         """Previews of frames whose prompts have changed."""
         workspace = self._require()
         absent, locked = workspace.marked(segmentID)
+        accepted = set()
         if self._running is not None:
             self._running.overtaken |= {(segmentID, frame) for frame in frames}
         for frame in sorted(frames):
@@ -535,6 +566,8 @@ class Controller(Pointing):
                 workspace.effective(segmentID), frame, workspace.geometry, workspace.axis
             )
             if frame in locked:
+                if frame in workspace.previewFrames(segmentID):
+                    accepted.add((segmentID, frame))
                 continue
             if frame not in absent and said.has_positive:
                 self._ask(segmentID, frame, said)
@@ -548,6 +581,9 @@ class Controller(Pointing):
                     ).format(number=frame + 1),
                     "only_negative_clicks",
                 )
+        if accepted:
+            # Nothing will write on them any more: what was locked is what was shown.
+            self._commit(accepted)
 
     def _forget(self, segmentID: str, frame: int) -> None:
         """Takes a frame out of the preview."""
@@ -631,6 +667,7 @@ class Controller(Pointing):
             self._say("warning", text, "bad_reach")
             return False
         try:
+            self._mergeEdits()
             before = workspace.prompts
             told = []
             for segmentID in wanted:
@@ -655,7 +692,7 @@ class Controller(Pointing):
             self._fail(error)
             return False
         workspace.undone -= set(wanted)
-        self._running = _Running(call, name, wanted)
+        self._running = _Running(call, name, wanted, workspace.snapshots(wanted))
         self._toldOf.clear()
         self._tick()
         self.changed.emit(None)
@@ -680,7 +717,24 @@ class Controller(Pointing):
         if reason := self.whyNot(rules.APPLY):
             self._say("warning", reason, "not_possible")
             return None
+        self._mergeEdits()
         return self._commit(None)
+
+    def editBegins(self) -> None:
+        """The user takes up a tool of the Segment Editor: the chosen segment's preview is applied, so that
+        what they paint and erase on is what they see.
+        """
+        workspace = self._workspace
+        if workspace is None or self._segmentID not in workspace.segmentIDs:
+            return
+        self._mergeEdits()
+        shown = {(self._segmentID, frame) for frame in workspace.previewFrames(self._segmentID)}
+        if shown and self._commit(shown) is not None:
+            self._say(
+                "info",
+                _("The preview was applied, so that you edit what you see. Undo takes that back."),
+                "applied_for_edit",
+            )
 
     def discard(self) -> None:
         """Drop the preview; segments and prompts stay."""
@@ -719,11 +773,10 @@ class Controller(Pointing):
         workspace = self._require()
         masks = {}
         for segmentID in workspace.segmentIDs:
-            locked = workspace.marked(segmentID)[1]
             frames = {
                 frame: mask
                 for frame in workspace.previewFrames(segmentID)
-                if frame not in locked and (only is None or (segmentID, frame) in only)
+                if (only is None or (segmentID, frame) in only)
                 and (mask := workspace.preview.mask(segmentID, frame)) is not None
             }  # fmt: skip
             if frames:
@@ -758,6 +811,8 @@ class Controller(Pointing):
                 if frame in facts and facts[frame].kind == "preview":
                     facts[frame] = replace(facts[frame], kind="keyframe")
         workspace.remember(masks)
+        if self._running is not None:
+            self._running.bases.update(workspace.snapshots(self._running.segmentIDs))
         workspace.memory.save()
         if summary.protected:
             self._say(
@@ -769,6 +824,34 @@ class Controller(Pointing):
             )
         self.changed.emit(None)
         return summary
+
+    def _mergeEdits(self) -> None:
+        """Where the user edited a segment under its preview: brings both together, as a keyframe, and writes
+        that into the segment.
+        """
+        workspace = self._require()
+        geometry, axis = workspace.geometry, workspace.axis
+        if not workspace.hasPreview:
+            return
+        merged = {segmentID: workspace.painted(segmentID) for segmentID in workspace.segmentIDs}
+        frames = {(segmentID, frame) for segmentID, masks in merged.items() for frame in masks}
+        if not frames:
+            return
+        before = workspace.prompts
+        for segmentID, masks in merged.items():
+            said = workspace.prompts.segment(segmentID)
+            locked = workspace.marked(segmentID)[1]
+            for frame, mask in masks.items():
+                workspace.putPreview(segmentID, frame, mask)
+                if frame not in locked:
+                    name = keyframes.maskId(keyframes.EDITED, frame, axis)
+                    said = workspace.withMask(said, mask_at(mask, frame, geometry, axis, name), frame)
+            workspace.write(said)
+        if workspace.prompts != before:
+            workspace.keep(before)
+        if self._running is not None:
+            self._running.overtaken |= frames
+        self._commit(frames)
 
     @staticmethod
     def _takeOut(workspace: Workspace, segmentID: str, frames: set[int]) -> None:
@@ -790,19 +873,35 @@ class Controller(Pointing):
             # Looking through a segment takes a moment: those that were never worked on here are left out.
             if segmentID == self._segmentID or not workspace.prompts.segment(segmentID).is_empty:
                 workspace.edits(segmentID)
+        self._mergeEdits()
         self.changed.emit(None)
 
     def _segmentsChanged(self) -> None:
         if self._isApplying:
             return
         workspace = self._workspace
+        if workspace is not None:
+            workspace.restylePreview()
         if workspace is not None and workspace.segmentIDs != self._knownSegments:
+            for segmentID in set(workspace.segmentIDs) - set(self._knownSegments):
+                self._bringBack(workspace, segmentID)
             self._knownSegments = workspace.segmentIDs
             if self._segmentID not in self._knownSegments:
                 self._segmentID = ""
             self.changed.emit(None)
         if self._whenIdle is not None:
             self._whenIdle()
+
+    def _bringBack(self, workspace: Workspace, segmentID: str) -> None:
+        """The prompts of a segment whose removal was undone."""
+        removed = self._removed.get(segmentID)
+        # A new segment may get the ID of the removed one; it is empty.
+        if removed is None or workspace.isEmpty(segmentID):
+            return
+        del self._removed[segmentID]
+        workspace.memory.histories[segmentID] = removed.history
+        workspace.memory.orders[segmentID] = removed.order
+        workspace.write(removed.prompts)
 
     # --- what comes back
 
@@ -898,7 +997,9 @@ class Controller(Pointing):
         if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
             return False
         try:
-            workspace.preview.write(event.segment, event.frame, event.mask, refresh=False)
+            base = self._running.bases.get(event.segment) if self._running is not None else None
+            isOfRun = not isinstance(call, PreviewCall)
+            workspace.putPreview(event.segment, event.frame, event.mask, base if isOfRun else None)
         except InputError as error:  # the volume has changed its size under the run
             self._fail(error)
             return False
@@ -943,10 +1044,25 @@ class Controller(Pointing):
             if state != "done":
                 workspace.undone |= set(running.segmentIDs)
             if state == "done" and self._choices.applyAutomatically:
+                self._mergeEdits()
+                # On the others a newer preview is there, or on its way.
                 applied = self._commit(running.frames - running.overtaken) is not None
+                self._tellOfOvertaken(workspace, running.overtaken)
             workspace.memory.save()
         self.finished.emit(RunEnd(state, running.segmentIDs, len(running.frames), applied))
         self.changed.emit(None)
+
+    def _tellOfOvertaken(self, workspace: Workspace, frames: set[tuple[str, int]]) -> None:
+        """Frames on which the user spoke during a run that has been applied: the segment lacks them."""
+        waiting = {key for key, call in self._previews.items() if not call.is_finished}
+        count = sum(key[1] in workspace.previewFrames(key[0]) or key in waiting for key in frames)
+        if count == 1:
+            text = _("One slice with newer prompts is still a preview: propagate again, or apply it.")
+        elif count:
+            text = _("{count} slices with newer prompts are still a preview: propagate again, or apply them.")
+        else:
+            return
+        self._say("info", text.format(count=count), "newer_prompts")
 
     # --- messages
 

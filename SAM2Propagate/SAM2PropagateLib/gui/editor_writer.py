@@ -33,10 +33,7 @@ class EditorSegmentWriter:
         node = self._editor.mrmlSegmentEditorNode()
         if node is None:
             raise _failed(_("The Segment Editor has no settings in this scene."))
-        if self._editor.segmentationNode() is not self._segmentationNode:
-            self._editor.setSegmentationNode(self._segmentationNode)
-        if self._editor.sourceVolumeNode() is not self._volumeNode:
-            self._editor.setSourceVolumeNode(self._volumeNode)
+        self._useNodes()
         found = (self._editor.effectByName(name) for name in _EFFECTS)
         self._effect = next((effect for effect in found if effect is not None), None)
         grid = self._effect.referenceGeometryImage() if self._effect is not None else None
@@ -45,6 +42,12 @@ class EditorSegmentWriter:
         self._checkMasking(node)
         self._selected = node.GetSelectedSegmentID() or ""
         return grid
+
+    def _useNodes(self) -> None:
+        if self._editor.segmentationNode() is not self._segmentationNode:
+            self._editor.setSegmentationNode(self._segmentationNode)
+        if self._editor.sourceVolumeNode() is not self._volumeNode:
+            self._editor.setSourceVolumeNode(self._volumeNode)
 
     def _checkMasking(self, node: Any) -> None:
         """The editor writes nothing, and says so at best on the console, when it cannot mask."""
@@ -68,6 +71,7 @@ class EditorSegmentWriter:
             )
 
     def saveStateForUndo(self) -> None:
+        self._useNodes()
         self._editor.saveStateForUndo()
 
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:

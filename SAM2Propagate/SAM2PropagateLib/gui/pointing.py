@@ -68,6 +68,10 @@ class Pointing:
         """Switches the tool off."""
         self._tool = self._rangeStart = None
 
+    def forgetRangeStart(self) -> None:
+        """The next click with the range tool is a first one."""
+        self._rangeStart = None
+
     def refuse3D(self) -> None:
         """The user clicked into the 3D view with a tool."""
         if self._tool is not None:
@@ -106,6 +110,7 @@ class Pointing:
                 return False
             axis = workspace.axisFor(viewNormal)
             frame = geometry.frame_of(place, axis)
+            self._mergeEdits()
             before = workspace.prompts
             after = self._pointed(tool, workspace, place, frame)
             if after is None:
@@ -119,6 +124,7 @@ class Pointing:
         """Adds a box by two opposite corners (RAS) on one frame, as a script does; the mouse draws them."""
         try:
             workspace = self._require()
+            self._mergeEdits()
             box = Box(new_id(), to_ras(cornerA), to_ras(cornerB))
             before = workspace.prompts
             return self._put(before, before.segment(self._segment()).add(box))
@@ -243,6 +249,9 @@ class Pointing:
         raise NotImplementedError
 
     def _say(self, level: str, text: str, code: str = "", log: tuple[str, ...] = ()) -> None:
+        raise NotImplementedError
+
+    def _mergeEdits(self) -> None:
         raise NotImplementedError
 
     def _settle(self, before: Any, viewNormal: Any) -> None:

@@ -19,7 +19,7 @@ from SAM2PropagateLib.gui.strip import SliceStrip, strip
 from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
 from SAM2PropagateLib.prompts.values import Prompt, PromptSet, SegmentPrompts
 from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
-from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker
+from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
 from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.preview import PreviewLayer
@@ -70,6 +70,8 @@ class Workspace:
         # What each segment held after the last commit along an axis, to notice that it was undone.
         self._committed: dict[tuple[str, int], Mapping[int, str]] = {}
         self.undone: set[str] = set()
+        # What a segment held under a frame of the preview when that was asked for.
+        self._bases: dict[tuple[str, int], Snapshot] = {}
         self.prompts = self.markups.read()
         self._past: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
         self._future: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
@@ -126,8 +128,8 @@ class Workspace:
 
     @property
     def _isFixed(self) -> bool:
-        """Whether the axis was chosen by hand, or masks are kept along it."""
-        return self._axisByHand or bool(self.memory.frames)
+        """Whether the axis was chosen by hand, or a preview lies along it."""
+        return self._axisByHand or self.hasPreview
 
     _axisByHand = False
 
@@ -174,6 +176,48 @@ class Workspace:
         """The frames of a segment that are in the preview."""
         return self._preview.frames(segmentID) if self._preview is not None else frozenset()
 
+    def putPreview(self, segmentID: str, frame: int, mask: BoolArray, base: Snapshot | None = None) -> None:
+        """Writes a frame of the preview, without redrawing the views.
+
+        Args:
+            base: what the segment held when the mask was asked for; None: what it holds now.
+
+        Raises:
+            InputError: see `PreviewLayer.write`.
+        """
+        self.preview.write(segmentID, frame, mask, refresh=False)
+        self._bases[segmentID, frame] = self.tracker.snapshot(segmentID) if base is None else base
+
+    def restylePreview(self) -> None:
+        """Gives the preview the names and colors that the segments have now."""
+        if self._preview is not None:
+            self._preview.restyle()
+
+    def snapshots(self, segmentIDs: Iterable[str]) -> dict[str, Snapshot]:
+        """What segments hold now."""
+        return {one: self.tracker.snapshot(one) for one in segmentIDs if one in self.segmentIDs}
+
+    def isEmpty(self, segmentID: str) -> bool:
+        """Whether a segment has no voxels on the volume."""
+        return not self.tracker.snapshot(segmentID).voxels.any()
+
+    def painted(self, segmentID: str) -> dict[int, BoolArray]:
+        """The frames of the preview under which the user edited the segment since, (rows, columns) each: what
+        the edit changed is as the user left it, everything else as in the preview.
+        """
+        frames = self.previewFrames(segmentID)
+        found: dict[int, BoolArray] = {}
+        for one in self.edits(segmentID) if frames else ():
+            base = self._bases.get((segmentID, one.frame))
+            if one.frame not in frames or base is None:
+                continue
+            now = one.prompt.mask
+            changed = now != base.frame(one.frame, self.axis)
+            shown = self.preview.mask(segmentID, one.frame)
+            if changed.any() and shown is not None:
+                found[one.frame] = np.where(changed, now, shown)
+        return found
+
     def keepPreview(self) -> bool:
         """Keeps the preview in the scene, as it is now; whether there is one."""
         preview, geometry = self._preview, self.geometry
@@ -218,7 +262,7 @@ class Workspace:
             if segmentID not in self.segmentIDs:
                 continue
             for frame, one in frames.items():
-                self.preview.write(segmentID, frame, one.mask, refresh=False)
+                self.putPreview(segmentID, frame, one.mask)
                 if one.facts is not None:
                     self.memory.put(segmentID, frame, factsOfList(one.facts), geometry, kept.axis)
         self.preview.refresh()
@@ -275,6 +319,12 @@ class Workspace:
     def remember(self, segmentIDs: Iterable[str]) -> None:
         """Takes the segments as they are for what a commit left."""
         axis = self.axis
+        # Other segments may have lost voxels to it: nobody painted there.
+        self._bases = {
+            (name, frame): self.tracker.snapshot(name)
+            for name, frame in self._bases
+            if frame in self.previewFrames(name)
+        }
         for segmentID in segmentIDs:
             self._committed[segmentID, axis] = self.tracker.hashes(segmentID, axis)
         self._edits.clear()
@@ -289,6 +339,8 @@ class Workspace:
         different = {frame for frame in known.keys() | now.keys() if known.get(frame) != now.get(frame)}
         for frame in different - edited:
             self.memory.drop(segmentID, frame)
+            if (segmentID, frame) in self._bases:
+                self._bases[segmentID, frame] = self.tracker.snapshot(segmentID)
         if different - edited:
             self.undone.add(segmentID)
         self._committed[segmentID, axis] = now
@@ -343,8 +395,9 @@ class Workspace:
             self.memory.save()
 
     def restore(self, prompts: PromptSet) -> None:
-        """Makes the scene hold exactly these prompts."""
-        everything = prompts
+        """Makes the scene hold exactly these prompts, of the segments that there still are."""
+        there = tuple(one for one in prompts.segments if one.segment in self.segmentIDs)
+        prompts = everything = replace(prompts, segments=there)
         for segmentID in self.segmentIDs:
             if segmentID not in prompts.names:
                 everything = everything.with_segment(SegmentPrompts(segmentID))

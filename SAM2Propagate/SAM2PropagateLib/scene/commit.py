@@ -177,6 +177,16 @@ class SegmentCommitter:
             )
         return summary
 
+    def removeSegment(self, segmentID: str) -> None:
+        """Removes a segment, as one undo step.
+
+        Raises:
+            InputError: `unknown_segment`. SAM2PropagateError: `undo_failed`; it is still there then.
+        """
+        checkSegment(self._segmentationNode, segmentID)
+        self._writer.saveStateForUndo()
+        self._segmentationNode.GetSegmentation().RemoveSegment(segmentID)
+
     def undo(self) -> bool:
         """Takes back the last commit; False if there is none."""
         return self._writer.undo()
@@ -265,6 +275,7 @@ class LogicSegmentWriter:
         return self._logic.GetReferenceGeometryImage()
 
     def saveStateForUndo(self) -> None:
+        self._useOwnNode()
         if not self._logic.SaveStateForUndo():
             raise SAM2PropagateError(
                 "undo_failed",

@@ -64,6 +64,29 @@ class Look:
     hashes: Mapping[str, AllHashes]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a segment held at one moment.
+
+    Attributes:
+        voxels: bool (K, J, I) of the box; not to be changed. box: where they lie on the volume's grid.
+    """
+
+    box: Extent
+    voxels: BoolArray
+    geometry: VolumeGeometry
+
+    def frame(self, frame: int, axis: int) -> BoolArray:
+        """The mask of one frame, (rows, columns)."""
+        mask = np.zeros(self.geometry.frame_shape(axis), dtype=bool)
+        first, last = self.box[2 * axis : 2 * axis + 2]
+        if first <= frame <= last:
+            part = np.moveaxis(self.voxels, 2 - axis, 0)[frame - first]
+            row, column = (self.box[2 * other] for other in (2, 1, 0) if other != axis)
+            mask[row : row + part.shape[0], column : column + part.shape[1]] = part
+        return mask
+
+
 class EditTracker:
     """Tells the user's edits of a segmentation from what runs wrote.
 
@@ -139,6 +162,14 @@ class EditTracker:
         if segmentID in record.get("segments", {}):
             del record["segments"][segmentID]
             self._state.set(_STATE_NAME, json.dumps(record, separators=(",", ":")))
+
+    def snapshot(self, segmentID: str) -> Snapshot:
+        """What the segment holds now; shares its memory with what is kept here to find edits.
+
+        Raises:
+            InputError: `unknown_segment`, or the volume cannot be used.
+        """
+        return self._look(segmentID, volumeGeometry(self._volumeNode), trustsStamp=True).snapshot
 
     def hashes(self, segmentID: str, axis: int) -> Hashes:
         """A hash of every frame on which the segment has voxels now.
@@ -226,6 +257,11 @@ class _Seen:
         self._stale: tuple[set[int], set[int], set[int]] = (set(), set(), set())
         self._edited: dict[tuple[int, int], tuple[str | None, EditedFrame]] = {}
 
+    @property
+    def snapshot(self) -> Snapshot:
+        """What it held; `update` puts other voxels in the place of these and leaves these alone."""
+        return Snapshot(self._box, self._voxels, self._geometry)
+
     def isOn(self, geometry: VolumeGeometry) -> bool:
         """Whether it was looked at on this grid."""
         return self._geometry == geometry
@@ -269,18 +305,9 @@ class _Seen:
         known = self._edited.get((axis, frame))
         if known is None or known[0] != text:
             name = f"edit-{'ijk'[axis]}{frame}"
-            prompt = mask_at(self._mask(frame, axis), frame, self._geometry, axis, name)
+            prompt = mask_at(self.snapshot.frame(frame, axis), frame, self._geometry, axis, name)
             known = self._edited[axis, frame] = (text, EditedFrame(self._segmentID, frame, prompt))
         return known[1]
-
-    def _mask(self, frame: int, axis: int) -> BoolArray:
-        mask = np.zeros(self._geometry.frame_shape(axis), dtype=bool)
-        first, last = self._box[2 * axis : 2 * axis + 2]
-        if first <= frame <= last:
-            part = np.moveaxis(self._voxels, 2 - axis, 0)[frame - first]
-            row, column = (self._box[2 * other] for other in (2, 1, 0) if other != axis)
-            mask[row : row + part.shape[0], column : column + part.shape[1]] = part
-        return mask
 
 
 def _cropped(reader: SegmentReader, geometry: VolumeGeometry) -> tuple[Extent, BoolArray]:

@@ -182,6 +182,22 @@ class PreviewLayer:
                 self._node.GetSegmentation().RemoveSegment(name)
         self.refresh()
 
+    def restyle(self) -> None:
+        """Takes the names and colors that the user's segments have now."""
+        self._dropIfClosed()
+        if self._node is None:
+            return
+        segments, shown = self._segmentationNode.GetSegmentation(), self._node.GetSegmentation()
+        for segmentID in self._layers:
+            target, segment = segments.GetSegment(segmentID), shown.GetSegment(segmentID)
+            if target is None or segment is None:
+                continue
+            if segment.GetName() != target.GetName():
+                segment.SetName(target.GetName())
+            color = self._color(segmentID)
+            if not np.allclose(segment.GetColor(), color):
+                segment.SetColor(*color)
+
     def setVisible(self, visible: bool) -> None:
         """Shows or hides the preview without forgetting it."""
         self._dropIfClosed()
@@ -219,14 +235,16 @@ class PreviewLayer:
         image.SetGeometryFromImageToWorldMatrix(matrix)
         segment = slicer.vtkSegment()
         segment.SetName(target.GetName())
-        segment.SetColor(
-            *(value + (1.0 - value) * _LIGHTER for value in segmentColor(self._segmentationNode, segmentID))
-        )
+        segment.SetColor(*self._color(segmentID))
         segment.SetLabelValue(1)
         segment.AddRepresentation(binaryLabelmapName(), image)
         self._node.GetSegmentation().AddSegment(segment, segmentID)
         layer = self._layers[segmentID] = _Layer(image, voxels, scalars)
         return layer
+
+    def _color(self, segmentID: str) -> tuple[float, ...]:
+        color = segmentColor(self._segmentationNode, segmentID)
+        return tuple(value + (1.0 - value) * _LIGHTER for value in color)
 
     def _createNode(self) -> None:
         scene = self._volumeNode.GetScene()

@@ -1,0 +1,162 @@
+"""Hand edits and an open preview: neither may take away what the other shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from SAM2PropagateLib.gui.events import Choices
+from SAM2PropagateLib.gui.strip import EDITED
+from Testing.gui.cases import Case
+from Testing.gui.fake_session import disc
+
+SHAPE = (36, 40)
+KEEP = Choices(applyAutomatically=False)
+STROKE = disc(30, 25, SHAPE, 2)
+
+
+@pytest.fixture
+def case(headless):
+    one = Case(headless, choices=KEEP)
+    yield one
+    one.controller.close()
+
+
+def cancelled(case: Case) -> int:
+    """A run that was cancelled: its slices are in the preview only. One of them, not the clicked one."""
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    case.controller.poll()
+    case.controller.cancel()
+    case.controller.wait(5)
+    return min(case.workspace.previewFrames("A") - {8})
+
+
+@pytest.mark.parametrize("then", ["look", "apply", "propagate", "click"])
+def test_what_is_painted_on_a_preview_is_added_to_it(case, then):
+    frame = cancelled(case)
+    before = case.shown(frame)
+    assert before.any() and not case.segment(frame).any()
+    case.paint(frame, STROKE)
+    if then == "look":
+        case.controller.lookForEdits()
+    elif then == "apply":
+        case.controller.apply()
+    elif then == "propagate":
+        case.run()
+        case.controller.apply()
+    else:
+        case.click(12, 28, frame)
+    wanted = before | STROKE
+    np.testing.assert_array_equal(case.segment(frame), wanted)
+    mask = next(one for one in case.workspace.prompts.segment("A").masks if one.mask.any())
+    if then != "click":
+        assert case.controller.strip().frames[frame].look == EDITED
+        np.testing.assert_array_equal(case.shown(frame), wanted)
+        np.testing.assert_array_equal(mask.mask, wanted)
+    else:
+        # The click corrects both together.
+        np.testing.assert_array_equal(mask.mask, wanted)
+
+
+def test_what_is_erased_under_a_preview_stays_erased(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.controller.apply()
+    case.click(16, 15, 8)
+    case.run()
+    frame = min(case.workspace.previewFrames("A") - {8})
+    hole = disc(12, 15, SHAPE, 1)
+    shown = case.shown(frame)
+    case.paint(frame, case.segment(frame) & ~hole, add=False)
+    case.controller.lookForEdits()
+    case.controller.apply()
+    np.testing.assert_array_equal(case.segment(frame), shown & ~hole)
+
+
+def test_what_is_painted_during_a_run_survives_its_end(headless):
+    case = Case(headless)
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    case.paint(17, STROKE)
+    assert case.controller.wait(5)
+    assert case.ends[-1].applied
+    assert case.segment(17)[STROKE].all() and case.segment(17)[15, 12]
+    assert case.frames() == list(range(18))
+    case.controller.close()
+
+
+def test_an_undone_run_under_a_preview_is_no_edit(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.controller.apply()
+    case.click(25, 15, 4)
+    shown = case.shown(4)
+    assert case.controller.undo() and case.frames() == []
+    case.controller.apply()
+    np.testing.assert_array_equal(case.segment(4), shown)
+    assert not [one for one in case.workspace.prompts.segment("A").masks if one.id.startswith("edit")]
+
+
+def test_a_commit_of_another_segment_is_no_edit(case):
+    case.paint(9, disc(12, 15, SHAPE, 3))
+    case.click(14, 15, 9)
+    shown, said = case.shown(9), case.workspace.prompts.segment("A")
+    case.controller.select(case.volumeNode, case.segmentationNode, "B")
+    case.click(15, 15, 9)
+    case.controller._commit({("B", 9)})
+    assert not case.segment(9)[15, 12], "the other segment took these voxels"
+    case.controller.lookForEdits()
+    np.testing.assert_array_equal(case.shown(9), shown)
+    assert 9 in case.workspace.previewFrames("A")
+    assert case.workspace.prompts.segment("A") == said
+
+
+def test_taking_up_an_editor_tool_applies_what_is_seen(case):
+    frame = cancelled(case)
+    shown = {one: case.shown(one) for one in case.workspace.previewFrames("A")}
+    case.controller.editBegins()
+    assert case.codes == ["applied_for_edit"] and not case.workspace.hasPreview
+    for one, mask in shown.items():
+        np.testing.assert_array_equal(case.segment(one), mask)
+    # Erasing acts on it now.
+    case.paint(frame, case.segment(frame) & ~disc(12, 15, SHAPE, 1), add=False)
+    case.controller.lookForEdits()
+    assert case.controller.strip().frames[frame].look == EDITED
+    assert case.controller.undo() or case.frames() == []
+
+
+def test_taking_up_a_tool_without_a_preview_says_nothing(case):
+    case.controller.editBegins()
+    case.controller.select(case.volumeNode, None)
+    case.controller.editBegins()
+    assert case.codes == []
+
+
+def test_a_slice_that_is_locked_while_it_is_a_preview_gets_into_the_segment(case):
+    case.click(12, 15, 8)
+    accepted = case.shown(8)
+    case.click(12, 15, 8, "lock")
+    np.testing.assert_array_equal(case.segment(8), accepted)
+    assert 8 not in case.workspace.previewFrames("A")
+    case.run()
+    case.controller.apply()
+    assert case.frames() == list(range(18))
+    np.testing.assert_array_equal(case.segment(8), accepted)
+
+
+def test_newer_prompts_of_a_run_that_was_applied_are_told_of(headless):
+    case = Case(headless)
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    case.controller.point("positive", case.ras(30, 30, 15), (0, 0, 1))
+    case.session.nextPollServesPreviews()
+    case.controller.wait(5)
+    assert case.ends[-1].applied and 15 not in case.frames()
+    assert case.codes == ["newer_prompts"] and 15 in case.workspace.previewFrames("A")
+    case.controller.apply()
+    assert 15 in case.frames()
+    case.controller.close()

@@ -1,0 +1,90 @@
+"""Segments that go, come back, or are renamed while there are prompts and previews of theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from SAM2PropagateLib.gui.events import Choices
+from Testing.gui.cases import Case
+from Testing.gui.fake_session import disc
+
+SHAPE = (36, 40)
+
+
+@pytest.fixture
+def case(headless):
+    one = Case(headless)
+    yield one
+    one.controller.close()
+
+
+def test_undo_brings_a_removed_segment_back_with_its_masks_and_prompts(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.paint(3, disc(30, 25, SHAPE, 2))
+    case.run()
+    before, masks = case.workspace.prompts.segment("A"), [case.segment(n) for n in range(18)]
+    case.controller.removeSegment()
+    assert case.workspace.segmentIDs == ("B",) and "A" not in case.workspace.prompts.names
+    assert case.controller.undo()
+    assert set(case.workspace.segmentIDs) == {"A", "B"}
+    np.testing.assert_array_equal([case.segment(n) for n in range(18)], masks)
+    assert case.workspace.prompts.segment("A") == before
+
+
+def test_a_new_segment_with_the_id_of_a_removed_one_starts_empty(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.controller.removeSegment()
+    # As versions of Slicer do that count their segments.
+    case.segmentationNode.GetSegmentation().AddEmptySegment("A", "A")
+    assert case.workspace.prompts.segment("A").is_empty and case.frames() == []
+
+
+@pytest.mark.parametrize("how", ["in the panel", "elsewhere"])
+def test_prompt_undo_goes_on_past_a_removed_segment(case, how):
+    case.click(12, 15, 8)
+    case.controller.select(case.volumeNode, case.segmentationNode, "B")
+    case.click(20, 20, 9)
+    case.click(22, 20, 10)
+    if how == "in the panel":
+        case.controller.removeSegment()
+    else:
+        case.segmentationNode.GetSegmentation().RemoveSegment("B")
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    for _ in range(5):
+        case.controller.undoPrompt()
+    assert case.workspace.prompts.is_empty and not case.workspace.canUndoPrompt
+    while case.controller.redoPrompt():
+        pass
+    assert len(case.workspace.prompts.segment("A").clicks) == 1
+
+
+def test_the_preview_follows_name_and_color(headless):
+    case = Case(headless, choices=Choices(applyAutomatically=False))
+    case.click(12, 15, 8)
+    segment = case.segmentationNode.GetSegmentation().GetSegment("A")
+    segment.SetName("liver")
+    segment.SetColor(0.0, 0.0, 1.0)
+    shown = case.workspace.previewNode.GetSegmentation().GetSegment("A")
+    assert shown.GetName() == "liver"
+    assert shown.GetColor()[2] == 1.0 and shown.GetColor()[1] < 0.5
+    case.controller.close()
+
+
+def test_a_range_that_was_begun_is_not_another_segments(case):
+    assert case.click(1, 1, 3, "range")
+    case.controller.select(case.volumeNode, case.segmentationNode, "B")
+    assert case.click(1, 1, 9, "range")
+    assert case.workspace.prompts.segment("B").range is None
+    assert case.click(1, 1, 12, "range")
+    assert case.workspace.prompts.segment("B").range is not None
+
+
+def test_without_prompts_the_next_click_decides_the_axis_anew(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.controller.clearPrompts()
+    assert case.click(9, 7, 6, axis=0)
+    assert case.workspace.axis == 0 and 6 in case.workspace.previewFrames("A")
