@@ -8,6 +8,7 @@ the mouse while one is on. All other events go where they always go.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,9 @@ _PRIORITY = 9.0
 _KEY_PRIORITY = 0.5
 # Pixels; a longer way between press and release is no click.
 _LONGEST_CLICK = 4
+# Seconds; a key that is pressed again sooner after its release is still held: with X11 each repeat of a held
+# key comes with a release before it, elsewhere without one.
+_REPEAT = 0.05
 
 Xy = tuple[int, int]
 
@@ -44,6 +48,7 @@ class ViewInput:
     Args:
         controller: who is told.
         onPropagate, onNextDoubtful: called for these two keys.
+        clock: seconds.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class ViewInput:
         controller: Controller,
         onPropagate: Callable[[], None] = lambda: None,
         onNextDoubtful: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._controller = controller
         self._actions = {PROPAGATE_KEY: onPropagate, NEXT_DOUBTFUL_KEY: onNextDoubtful}
@@ -60,6 +66,9 @@ class ViewInput:
         self._pressed: tuple[Any, Xy] | None = None
         self._clicked: tuple[Any, Xy] | None = None
         self._mouse: tuple[Any, Xy] | None = None
+        self._clock = clock
+        self._held = ""
+        self._released: float | None = None
         self._boxes: BoxDrag | None = None
         self._boxesFor: Any = None
 
@@ -96,8 +105,9 @@ class ViewInput:
             self._observe(interactor, "LeftButtonDoubleClickEvent", self._pressAgain)
             self._observe(interactor, "LeftButtonReleaseEvent", self._release)
             self._observe(interactor, "KeyPressEvent", self._key, _KEY_PRIORITY)
-            for event in ("EnterEvent", "MouseMoveEvent"):
-                self._observe(interactor, event, self._follows)
+            self._observe(interactor, "KeyReleaseEvent", self._letGo, _KEY_PRIORITY)
+            self._observe(interactor, "MouseMoveEvent", self._follows)
+            self._observe(interactor, "EnterEvent", self._enter)
             self._observe(interactor, "LeaveEvent", self._leave)
         for interactor in self._others:
             self._observe(interactor, "LeftButtonPressEvent", self._pressElsewhere)
@@ -112,6 +122,7 @@ class ViewInput:
             interactor.RemoveObserver(tag)
         self._tags.clear()
         self._pressed = self._clicked = self._mouse = None
+        self._held = ""
         self._dropBoxes()
 
     def _observe(
@@ -161,6 +172,11 @@ class ViewInput:
     def _follows(self, interactor: Any) -> bool:
         self._mouse = (interactor, interactor.GetEventPosition())
         return False
+
+    def _enter(self, interactor: Any) -> bool:
+        # A release is missed where another window had the keyboard by then.
+        self._held = ""
+        return self._follows(interactor)
 
     def _leave(self, interactor: Any) -> bool:
         # The next view may have been entered before this one was left.
@@ -220,9 +236,22 @@ class ViewInput:
     # --- keys
 
     def _key(self, interactor: Any) -> bool:
-        if hasModifier(interactor):
-            return False
-        key = str(interactor.GetKeySym() or "").upper()
+        key = _keyOf(interactor)
+        isSame = key == self._held
+        if isSame and (self._released is None or self._clock() - self._released < _REPEAT):
+            self._released = None
+            return True  # it is still held: it has said what it says
+        isTaken = not hasModifier(interactor) and self._act(key)
+        self._held, self._released = key if isTaken else "", None
+        return isTaken
+
+    def _letGo(self, interactor: Any) -> bool:
+        if _keyOf(interactor) == self._held:
+            self._released = self._clock()
+        return False
+
+    def _act(self, key: str) -> bool:
+        """Does what a key says; whether it is one of ours."""
         if key in self._actions:
             self._actions[key]()
             return True
@@ -240,6 +269,10 @@ class ViewInput:
             # About the slice under the mouse, whichever view has the keyboard: no click is needed.
             self._point(tool, *self._mouse)
         return True
+
+
+def _keyOf(interactor: Any) -> str:
+    return str(interactor.GetKeySym() or "").upper()
 
 
 def _isEffectOn() -> bool:

@@ -382,8 +382,12 @@ class ToolCase(Case):
         self.view.show(self.volumeNode)
         self.jumpTo(MIDDLE)
         self.pressed: list[str] = []
+        self.now = 0.0
         self.input = ViewInput(
-            self.controller, lambda: self.pressed.append("P"), lambda: self.pressed.append("N")
+            self.controller,
+            lambda: self.pressed.append("P"),
+            lambda: self.pressed.append("N"),
+            clock=lambda: self.now,
         )
         self.input.addSliceView(self.view.interactor, self.view.node)
         self.input.start()
@@ -410,6 +414,8 @@ class ToolCase(Case):
         self.clickAt(ijk)
 
     def key(self, key: str, ijk: Any = MIDDLE, **modifiers: Any) -> None:
+        """Presses a key and lets it go, a second after the last one."""
+        self.now += 1
         self.view.key(key, self.xy(ijk), **modifiers)
         self.controller.wait(5)
 
@@ -627,6 +633,66 @@ class SAM2PropagateToolViewTest(DeskTest):
         self.assertEqual(seen, ["v", "r", "g", "Escape", "Delete", "a"])
         self.assertIsNone(case.controller.tool)
 
+    @each(releases=(False, True))
+    def test_aKeyThatIsHeldSaysItOnce(self, releases: bool) -> None:
+        """With and without a release before every repeat: systems differ."""
+        case = self.case()
+        seen: list[str] = []
+        interactor = case.view.interactor
+        tag = interactor.AddObserver("KeyPressEvent", lambda caller, _: seen.append(caller.GetKeySym()), 0.1)
+        self.addCleanup(interactor.RemoveObserver, tag)
+        xy = case.xy(MIDDLE)
+
+        def hold(key: str) -> None:
+            case.now += 1
+            case.view.move(xy)
+            for repeat in range(6):
+                case.view.event("KeyPressEvent", xy, key=key, code=key)
+                case.now += 0.5 if repeat == 0 else 0.03
+                if releases:
+                    case.view.event("KeyReleaseEvent", xy, key=key, code=key)
+                    case.now += 0.001
+            case.view.event("KeyReleaseEvent", xy, key=key, code=key)
+            case.controller.wait(5)
+
+        hold("p")
+        hold("p")
+        hold("n")
+        self.assertEqual(case.pressed, ["P", "P", "N"])
+        hold("e")
+        self.assertTrue(case.controller.strip().frames[MIDDLE[2]].isAbsent, "not toggled back")
+        hold("e")
+        self.assertFalse(case.controller.strip().frames[MIDDLE[2]].isAbsent)
+        hold("a")
+        self.assertEqual(case.controller.tool, "positive")
+        self.assertEqual(seen, [], "the repeats are nobody else's either")
+        hold("v")
+        self.assertEqual(seen, ["v"] * 6, "other keys are left alone, however long they are held")
+
+    def test_aReleaseThatWasMissedDoesNotBlockTheKey(self) -> None:
+        case = self.case()
+        xy = case.xy(MIDDLE)
+
+        def press(key: str) -> None:
+            case.view.event("KeyPressEvent", xy, key=key, code=key)
+
+        press("p")
+        press("p")
+        self.assertEqual(case.pressed, ["P"])
+        # The user went to another window with the key down, and came back.
+        case.view.event("LeaveEvent", xy)
+        case.view.event("EnterEvent", xy)
+        press("p")
+        self.assertEqual(case.pressed, ["P", "P"])
+        press("v")
+        press("p")
+        self.assertEqual(case.pressed, ["P"] * 3)
+        # The layout has changed.
+        case.input.stop()
+        case.input.start()
+        press("p")
+        self.assertEqual(case.pressed, ["P"] * 4)
+
     def test_whatAnEffectTakesIsItsOwnAndTheOtherKeysStillWork(self) -> None:
         case = self.case()
         editor = editorNode()
@@ -682,12 +748,13 @@ class SAM2PropagateToolViewTest(DeskTest):
             place = other.rasToXy(case.geometry.ijk_to_world((20, 18, frame)))
             other.event("EnterEvent", place)
             other.move(place)
-            case.view.event("KeyPressEvent", keyboard, key=key, code=key)
+            case.view.tap(key, keyboard)
         self.assertEqual(marked(), [(4,), (6,)] if key == "k" else [(4,)])
         # In no slice view at all, it is about none.
         before = case.workspace.prompts
         other.event("LeaveEvent", place)
-        case.view.event("KeyPressEvent", keyboard, key=key, code=key)
+        case.now += 1
+        case.view.tap(key, keyboard)
         self.assertEqual(case.codes[-1], "no_slice")
         self.assertEqual(case.workspace.prompts, before)
 
@@ -703,7 +770,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         place = other.rasToXy(case.geometry.ijk_to_world((20, 18, 4)))
         other.event("EnterEvent", place)
         case.view.event("LeaveEvent", case.xy(MIDDLE))
-        case.view.event("KeyPressEvent", case.xy(MIDDLE), key="l", code="l")
+        case.view.tap("l", case.xy(MIDDLE))
         self.assertEqual([ijk[2] for ijk in case.voxelsOf("lock")], [4])
 
     def doubleClick(self, case: ToolCase, first: Any, second: Any) -> None:

@@ -144,10 +144,15 @@ class View:
             self.event(name, xy)
 
     def key(self, key: str, xy: Xy, **modifiers: Any) -> None:
-        """Presses a key with the mouse there."""
+        """Presses a key with the mouse there, and lets it go."""
         self.move(xy)
+        self.tap(key, xy, **modifiers)
+
+    def tap(self, key: str, xy: Xy, **modifiers: Any) -> None:
+        """Presses a key, wherever the mouse is, and lets it go."""
         code = chr(127) if key == _DELETE else key if len(key) == 1 else ""
-        self.event("KeyPressEvent", xy, key=key, code=code, **modifiers)
+        for event in ("KeyPressEvent", "KeyReleaseEvent"):
+            self.event(event, xy, key=key, code=code, **modifiers)
 
     def startPlacing(self, markupsNode: Any) -> None:
         """Puts the mouse into Slicer's own place mode for a markups node."""
