@@ -255,6 +255,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
         """The scene is about to be closed: its parameter node goes with it."""
         self.setParameterNode(None)
+        if self.panel is not None:
+            self.panel.forgetErrors()
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
         """The scene is another one now: start afresh if the module is the one in view."""
@@ -381,6 +383,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         effect = str(self._editorNode.GetActiveEffectName() or "") if self._editorNode is not None else ""
         if effect and effect != self._effect and self.logic is not None:
             self.logic.controller.chooseTool(None)
+            self.logic.editSoon()
         self._effect = effect
 
     @staticmethod
@@ -451,6 +454,10 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         self._idle = qt.QTimer()
         self._idle.setSingleShot(True)
         self._idle.setInterval(700)
+        # Once the editor has done what it is at.
+        self._editing = qt.QTimer()
+        self._editing.setSingleShot(True)
+        self._editing.setInterval(0)
         ticker, downloads = QtTicker(), QtTicker()
         self.controller = Controller(
             self.workerSession,
@@ -463,6 +470,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         ticker.calls(self.controller.poll)
         downloads.calls(self.modelList.poll)
         self._idle.connect("timeout()", self.controller.lookForEdits)
+        self._editing.connect("timeout()", self.controller.editBegins)
 
     def getParameterNode(self) -> Any:
         """The scene's parameter node, typed; made if there is none."""
@@ -477,6 +485,10 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
     def propagate(self, *segmentIDs: str, **options: Any) -> bool:
         """Start a run of these segments, or of what is chosen; see `Controller.propagate`."""
         return self.controller.propagate(segmentIDs or None, **options)
+
+    def editSoon(self) -> None:
+        """The user has taken up a tool of the Segment Editor; see `Controller.editBegins`."""
+        self._editing.start()
 
     def volumeInViews(self) -> Any:
         """The volume that Slicer shows in its views, or None."""
@@ -511,6 +523,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
     def close(self) -> None:
         """End the run, the worker and downloads; prompts and segments stay in the scene."""
         self._idle.stop()
+        self._editing.stop()
         self.modelList.close()
         self.controller.close()
         if self._session is not None:

@@ -166,6 +166,17 @@ def test_a_tool_and_an_effect_take_the_mouse_from_each_other(desk: Desk) -> None
     assert not desk.ui.segmentEditor.mrmlSegmentEditorNode().GetActiveEffectName()
 
 
+def test_an_effect_works_on_what_the_preview_shows(desk: Desk) -> None:
+    desk.load()
+    desk.click()
+    assert desk.voxels() == 0 and desk.controller.workspace.hasPreview
+    shown = int(desk.controller.workspace.maskNow(desk.controller.segmentID, 8).sum())
+    desk.ui.segmentEditor.setActiveEffectByName("Erase")
+    desk.settle(lambda: not desk.controller.workspace.hasPreview)
+    assert desk.voxels() == shown > 0
+    assert "Undo takes that back" in desk.ui.messageLabel.text
+
+
 def test_choices_are_kept_in_the_parameter_node_both_ways(desk: Desk) -> None:
     ui, parameters = desk.ui, desk.parameters
     ui.directionComboBox.setCurrentIndex(1)
@@ -252,6 +263,98 @@ def test_messages_with_their_log_one_click_away(desk: Desk) -> None:
     assert "ended unexpectedly" in desk.ui.messageLabel.text
     desk.ui.logButton.click()
     assert desk.dialogs.logs == ["last words"]
+
+
+def test_errors_look_like_errors_and_the_last_one_can_be_shown_again(desk: Desk) -> None:
+    from SAM2PropagateLib.gui.events import Message
+
+    panel, ui = desk.widget.panel, desk.ui
+    assert not ui.errorButton.enabled and ui.errorButton.toolTip == "No error has happened."
+    looks = {}
+    for level in ("info", "warning", "error"):
+        panel.say(Message(level, f"{level}.", log=("last words",) if level == "error" else ()))
+        image = ui.messageIcon.pixmap.toImage()
+        looks[level] = {image.pixel(x, y) for x in range(image.width()) for y in range(image.height())}
+        assert ui.messageLabel.text == f"{level}." and not ui.messageFrame.isHidden()
+    assert ui.messageIcon.toolTip == "Error"
+    assert looks["info"] != looks["warning"] != looks["error"] != looks["info"]
+    assert ui.logButton.text == "Log …" and not ui.logButton.isHidden()
+    # A hint comes after it, and takes nothing away.
+    panel.say(Message("info", "hint."))
+    assert ui.logButton.text == "Last error …" and not ui.logButton.isHidden()
+    ui.logButton.click()
+    ui.dismissButton.click()
+    ui.errorButton.click()
+    assert desk.dialogs.logs == ["last words"] * 2
+    # The log of another message is its own.
+    panel.say(Message("warning", "warning.", log=("its own",)))
+    ui.logButton.click()
+    assert desk.dialogs.logs[-1] == "its own"
+    panel.say(Message("error", "another."))
+    ui.errorButton.click()
+    assert desk.dialogs.logs[-1] == "" and ui.logButton.isHidden()
+    slicer.mrmlScene.Clear(False)
+    assert not ui.errorButton.enabled and ui.logButton.isHidden()
+
+
+def test_devices_that_this_computer_cannot_have_are_disabled_and_say_why(
+    window_modules: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import qt
+
+    from SAM2PropagateLib.gui import devices
+    from Testing.headless.slicer_modules import ModuleWindow
+
+    def listed(box: Any) -> dict[str, tuple[bool, str]]:
+        return {
+            box.itemData(n): (
+                box.model().item(n).isEnabled(),
+                box.itemData(n, qt.Qt.ItemDataRole.ToolTipRole) or "",
+            )
+            for n in range(box.count)
+        }
+
+    for system, machine, driver, off in (
+        ("linux", "x86_64", True, {"mps"}),
+        ("win32", "AMD64", False, {"mps"}),
+        ("darwin", "arm64", False, {"cuda"}),
+        ("darwin", "x86_64", False, {"cuda", "mps"}),
+    ):
+        monkeypatch.setattr(devices.sys, "platform", system)
+        monkeypatch.setattr(devices.platform, "machine", lambda machine=machine: machine)
+        monkeypatch.setattr(devices, "hasDriver", lambda driver=driver: driver)
+        made = {one.name: one for one in devices.devices()}
+        assert {name for name, one in made.items() if one.whyNot} == off
+        assert bool(made["cuda"].help) == (system != "darwin" and not driver)
+    monkeypatch.undo()
+    monkeypatch.setattr(devices.sys, "platform", "linux")
+    monkeypatch.setattr(devices, "hasDriver", lambda: False)
+    module = ModuleWindow(MODULE_FILE)
+    desk = Desk(module.open())
+    box = desk.ui.deviceComboBox
+    found = listed(box)
+    assert found["mps"] == (False, "Only Macs with Apple silicon have this.")
+    assert found["cuda"] == (True, "No driver of NVIDIA was found on this computer.")
+    assert found["auto"] == found["cpu"] == (True, "")
+    assert box.toolTip == "What the model runs on."
+    # As a scene from another computer has it.
+    desk.parameters.device = "mps"
+    assert box.itemData(box.currentIndex) == "mps" == desk.controller.choices.device
+    assert box.toolTip.endswith("Only Macs with Apple silicon have this.")
+    module.close()
+
+
+def test_what_is_grey_in_the_panel_says_why(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    ui = desk.ui
+    assert not ui.reachSpinBox.enabled and "At most" in ui.reachSpinBox.toolTip
+    ui.limitReachCheckBox.setChecked(True)
+    assert ui.reachSpinBox.enabled and ui.reachSpinBox.toolTip == "Slices from every keyframe."
+    installer = desk.widget.panel._installer
+    monkeypatch.setattr(type(installer), "isRunning", True)
+    installer.progress.emit("Installing …")
+    assert not ui.installButton.enabled and ui.installButton.toolTip == "The installation is running."
+    desk.widget.panel.refresh()
+    assert not ui.installButton.enabled and ui.installButton.toolTip == "The installation is running."
 
 
 def test_segments_are_added_chosen_and_removed_in_place(desk: Desk) -> None:

@@ -12,7 +12,7 @@ import slicer.util
 import vtk
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.gui import events, rules, tools
+from SAM2PropagateLib.gui import devices, events, rules, tools
 from SAM2PropagateLib.gui.controller import Controller
 from SAM2PropagateLib.gui.events import Choices, FrameArrived, Message, Progress, RunEnd
 from SAM2PropagateLib.gui.install import InstallEnd, Installer, Package, bannerText, consentText
@@ -32,6 +32,8 @@ _EDITORS_LIST = "SegmentsTableResizableFrame"
 _STRIP_SECONDS = 0.2
 # Characters of a line of pip's that are shown while it works; the log has all.
 _LINE = 80
+# The size of a message's icon in pixels.
+_ICON = 22
 
 
 class Dialogs(Protocol):
@@ -76,7 +78,8 @@ class Panel:
         self._dialogs = dialogs
         self._parameters: Any = None
         self._isShowing = False
-        self._log: tuple[str, ...] = ()
+        self._message: Message | None = None
+        self._error: Message | None = None
         self._installStep = ""
         self._drawn = 0.0
         self._tools = {name: getattr(ui, f"{name}ToolButton") for name in tools.TOOLS}
@@ -156,19 +159,19 @@ class Panel:
             frame.hide()
         for label in (ui.progressLabel, ui.downloadLabel, ui.installProgressLabel):
             _put(label, "")
+        self._showLogButtons()
         for value, text in (
             (events.BOTH, _("Both directions")),
             (events.FORWARD, _("Forward only (to higher slice numbers)")),
             (events.BACKWARD, _("Backward only (to lower slice numbers)")),
         ):
             ui.directionComboBox.addItem(text, value)
-        for value, text in (
-            ("auto", _("Automatic (the fastest there is)")),
-            ("cuda", _("NVIDIA GPU (CUDA)")),
-            ("mps", _("Apple GPU (MPS)")),
-            ("cpu", _("Processor")),
-        ):
-            ui.deviceComboBox.addItem(text, value)
+        self._devices = {one.name: one for one in devices.devices()}
+        for index, device in enumerate(self._devices.values()):
+            ui.deviceComboBox.addItem(device.title, device.name)
+            # One that a scene brings along stays chosen, whatever this computer is.
+            ui.deviceComboBox.model().item(index).setEnabled(not device.whyNot)
+            ui.deviceComboBox.setItemData(index, device.whyNot or device.help, qt.Qt.ToolTipRole)
         listed = ", ".join(
             f"<b>{key}</b>&nbsp;{what.replace(' ', '&nbsp;')}" for key, what in tools.keyList()
         )
@@ -204,6 +207,7 @@ class Panel:
             (ui.removeSegmentButton, self._removeSegment),
             (ui.installButton, self._install),
             (ui.logButton, self._showLog),
+            (ui.errorButton, self._showError),
             (ui.dismissButton, self.dismiss),
             (ui.downloadModelButton, self._download),
             (ui.removeModelButton, self._removeModel),
@@ -300,7 +304,17 @@ class Panel:
         self._ui.messageFrame.setVisible(False)
 
     def _showLog(self) -> None:
-        self._dialogs.showLog(self._ui.messageLabel.text, "\n".join(self._log))
+        if self._message is not None and self._message.log:
+            self._showMessage(self._message)
+        else:
+            self._showError()
+
+    def _showError(self) -> None:
+        if self._error is not None:
+            self._showMessage(self._error)
+
+    def _showMessage(self, message: Message) -> None:
+        self._dialogs.showLog(message.text, "\n".join(message.log))
 
     def _install(self) -> None:
         needed = self._missing()
@@ -400,7 +414,14 @@ class Panel:
         ui, choices = self._ui, self._controller.choices
         _choose(ui.directionComboBox, choices.direction)
         _choose(ui.deviceComboBox, choices.device)
-        ui.reachSpinBox.enabled = choices.reach is not None
+        device = self._devices.get(choices.device)
+        said = (device.whyNot or device.help) if device is not None else ""
+        ui.deviceComboBox.toolTip = f"{_('What the model runs on.')} {said}".strip()
+        _enable(
+            ui.reachSpinBox,
+            "" if choices.reach is not None else _("Check “At most” first: the run has no limit now."),
+            _("Slices from every keyframe."),
+        )
         if self._parameters is not None:
             ui.opacitySlider.value = self._parameters.previewOpacity
 
@@ -464,7 +485,15 @@ class Panel:
         ui = self._ui
         ui.bannerFrame.setVisible(bool(needed) or self._installer.isRunning)
         ui.bannerLabel.text = bannerText(needed)
-        ui.installButton.enabled = bool(needed) and not self._installer.isRunning
+        self._showInstallButton(bool(needed))
+
+    def _showInstallButton(self, isNeeded: bool) -> None:
+        whyNot = "" if isNeeded else _("Nothing is missing.")
+        _enable(
+            self._ui.installButton,
+            _("The installation is running.") if self._installer.isRunning else whyNot,
+            _("Says what will be installed, from where and how large, and asks before it does."),
+        )
 
     def showStrip(self) -> None:
         """Draws the slices as they are now."""
@@ -502,17 +531,42 @@ class Panel:
         _put(self._ui.progressLabel, text.format(count=end.frames))
 
     def say(self, message: Message) -> None:
-        """Shows a message, until it is dismissed or the next one comes."""
-        ui = self._ui
-        self._log = message.log
+        """Shows a message, until it is dismissed or the next one comes; the last error can be shown again."""
+        import qt
+
+        ui, self._message = self._ui, message
+        if message.level == "error":
+            self._error = message
+        picture, level = {
+            "error": (qt.QStyle.SP_MessageBoxCritical, _("Error")),
+            "warning": (qt.QStyle.SP_MessageBoxWarning, _("Warning")),
+        }.get(message.level, (qt.QStyle.SP_MessageBoxInformation, _("Information")))
+        # The style's own: it can be told from the others in light and dark windows.
+        ui.messageIcon.setPixmap(ui.messageFrame.style().standardIcon(picture).pixmap(qt.QSize(_ICON, _ICON)))
+        ui.messageIcon.toolTip = level
         ui.messageLabel.text = message.text
-        ui.logButton.setVisible(bool(message.log))
         ui.messageFrame.setVisible(True)
+        self._showLogButtons()
+
+    def forgetErrors(self) -> None:
+        """The scene is closed: its last error is of no interest any more."""
+        self._error = None
+        self._showLogButtons()
+
+    def _showLogButtons(self) -> None:
+        ui = self._ui
+        hasLog = self._message is not None and bool(self._message.log)
+        isLater = self._error is not None and self._error is not self._message
+        ui.logButton.setVisible(hasLog or isLater)
+        ui.logButton.text = _("Log …") if hasLog else _("Last error …")
+        again = _("Show the last error again, with what the worker printed then.")
+        ui.logButton.toolTip = _("Show what the worker printed last.") if hasLog else again
+        _enable(ui.errorButton, "" if self._error is not None else _("No error has happened."), again)
 
     def _installing(self, text: str) -> None:
         self._installStep = text
         _put(self._ui.installProgressLabel, text)
-        self._ui.installButton.enabled = False
+        self._showInstallButton(True)
 
     def _installLogged(self, line: str) -> None:
         # Else nothing would move for minutes.

@@ -1,0 +1,55 @@
+"""What the model can run on: the choices of the window, and which of them make no sense on this computer.
+
+Only what the system itself tells: torch is never asked here, as this is Slicer's process.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from SAM2PropagateLib.texts import tr as _
+
+AUTO, CUDA, MPS, CPU = "auto", "cuda", "mps", "cpu"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device in the list.
+
+    Attributes:
+        name: as `Choices.device` takes it. title: for the user.
+        whyNot: why it cannot be used on this computer; "" if nothing is known against it.
+        help: what is to be known of it; may be empty.
+    """
+
+    name: str
+    title: str
+    whyNot: str = ""
+    help: str = ""
+
+
+def devices() -> tuple[Device, ...]:
+    """All devices, in the order in which they are shown, in the user's language."""
+    isMac, machine = sys.platform == "darwin", platform.machine()
+    # No reason to disable it: other cards compute under this name, too.
+    driver = "" if isMac or hasDriver() else _("No driver of NVIDIA was found on this computer.")
+    mac = _("PyTorch cannot use graphics cards of NVIDIA on a Mac.") if isMac else ""
+    apple = "" if isMac and machine == "arm64" else _("Only Macs with Apple silicon have this.")
+    return (
+        Device(AUTO, _("Automatic (the fastest there is)")),
+        Device(CUDA, _("NVIDIA GPU (CUDA)"), mac, driver),
+        Device(MPS, _("Apple GPU (MPS)"), apple),
+        Device(CPU, _("Processor")),
+    )
+
+
+def hasDriver() -> bool:
+    """Whether there are signs of NVIDIA's driver; starts no process."""
+    windows = Path(os.environ.get("SYSTEMROOT", "C:/Windows"))
+    files = (Path("/proc/driver/nvidia/version"), windows / "System32" / "nvcuda.dll")
+    return shutil.which("nvidia-smi") is not None or any(file.exists() for file in files)
