@@ -549,8 +549,8 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         return ()
 
     def missingPackages(self) -> list[str]:
-        """The names of these packages."""
-        return [package.module for package in self.neededPackages()]
+        """The names of these packages; "torch 2.5.1 or newer" where an older one is there."""
+        return [package.name for package in self.neededPackages()]
 
     def volumeText(self, volumeNode: Any) -> str:
         """What the panel says of a volume: its size, or why it cannot be segmented."""

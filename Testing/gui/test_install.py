@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ class Tools:
         self.calls = []
         self.failing = ""
         self.waiting = []
+        self.torch = self.torchAfter = "2.5.1"
+
+    def version(self, package):
+        assert package == "torch", "only its version is asked for"
+        if self.torch is None:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return self.torch
 
     def find(self, module):
         return object() if module in self.there else None
@@ -29,6 +37,7 @@ class Tools:
             raise SAM2PropagateError("no_pytorch_extension", "The PyTorch extension is missing.", "Get it.")
         log("Collecting torch")
         self.there.add("torch")
+        self.torch = self.torchAfter
         completed(self.failing != "torch")
 
     def pipInstall(self, arguments, environment, log, completed):  # noqa: N802
@@ -57,7 +66,7 @@ def tools():
 
 
 def installing(tools, folder):
-    installer = Installer(tools, folder, tools.find)
+    installer = Installer(tools, folder, tools.find, tools.version)
     ends, progress = [], []
     installer.finished.connect(ends.append)
     installer.progress.connect(progress.append)
@@ -85,6 +94,48 @@ def test_what_only_builds_sam2_is_not_missing_once_that_is_there(tools):
     tools.there |= {"torch", "hydra", "iopath", "tqdm", "safetensors", "sam2"}
     assert install.missing(tools.find) == ()
     assert install.bannerText(()) == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "isOld"),
+    [
+        ("2.4.1+cu121", True),
+        ("2.5", True),
+        ("1.13.1", True),
+        ("2.5.1", False),
+        ("2.5.1+cpu", False),
+        ("2.10.0", False),
+        ("3.0.0a0+gitabc", False),
+        ("unknown", False),
+        (None, False),
+    ],
+)
+def test_a_torch_that_is_too_old_is_told_without_importing_it(tools, found, isOld):  # noqa: N803
+    tools.there |= {package.module for package in PACKAGES}
+    tools.torch = found
+    needed = install.missing(tools.find, tools.version)
+    assert [one.name for one in needed] == (["torch 2.5.1 or newer"] if isOld else [])
+    banner = install.bannerText(needed)
+    if isOld:
+        assert banner.startswith(f"torch {found} is too old, 2.5.1 or newer is needed.")
+        assert "“PyTorch”" in banner and "Not installed" not in banner
+        assert f"the place of version {found}" in install.consentText(needed)
+        tools.there.remove("hydra")
+        both = install.bannerText(install.missing(tools.find, tools.version))
+        assert both.startswith("Not installed yet: hydra. torch")
+    else:
+        assert banner == ""
+
+
+@pytest.mark.parametrize("after", ["2.8.0", "2.4.1"])
+def test_a_torch_that_is_too_old_is_replaced_through_its_extension(tools, tmp_path, after):
+    tools.there |= {package.module for package in PACKAGES}
+    tools.torch, tools.torchAfter = "2.4.1", after
+    installer, ends, _ = installing(tools, tmp_path)
+    installer.start()
+    assert tools.calls == [("torch", ">=2.5.1")]
+    assert ends[0].isComplete == (after == "2.8.0")
+    assert ends[0].isComplete or "Still missing after the installation: torch 2.5.1 or newer" in ends[0].text
 
 
 def test_the_user_is_told_what_from_where_and_how_large(tools):

@@ -6,10 +6,11 @@ has agreed to the plan's text before. Nothing is imported to find out what is th
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +27,8 @@ SAM2_REQUIREMENT = (
 SAM2_OPTIONS = ("--no-build-isolation", "--no-deps", "--require-hashes")
 # Else its build looks for a CUDA compiler, and downloads a second torch to do so.
 SAM2_ENVIRONMENT = {"SAM2_BUILD_CUDA": "0"}
-TORCH_VERSION = ">=2.5.1"
+OLDEST_TORCH = "2.5.1"
+TORCH_VERSION = f">={OLDEST_TORCH}"
 
 # How pip begins the lines that say why it failed, and those that never do.
 _WRONG = re.compile(r"(?:error:|×)\s*", re.IGNORECASE)
@@ -43,12 +45,21 @@ class Package:
     Attributes:
         module: what is imported. requirement: as pip takes it. way: how it is installed: `TORCH`, `REGISTRY`
             or `SAM2`. megabytes: to download, about.
+        found: the version that is there and too old; "" if there is none.
     """
 
     module: str
     requirement: str
     way: str
     megabytes: int
+    found: str = ""
+
+    @property
+    def name(self) -> str:
+        """What is needed, for the user."""
+        if not self.found:
+            return self.module
+        return _("{module} {version} or newer").format(module=self.module, version=OLDEST_TORCH)
 
 
 PACKAGES = (
@@ -65,13 +76,40 @@ PACKAGES = (
 )
 
 
-def missing(find: Callable[[str], Any] = importlib.util.find_spec) -> tuple[Package, ...]:
-    """The packages that this Python lacks; looks for them, imports none."""
-    needed = [one for one in PACKAGES if not _isThere(one.module, find)]
+def missing(
+    find: Callable[[str], Any] = importlib.util.find_spec,
+    version: Callable[[str], str] = importlib.metadata.version,
+) -> tuple[Package, ...]:
+    """The packages that this Python lacks, and torch if it is too old; looks for them, imports none.
+
+    Args:
+        find: whether a module is there. version: a package's; raises PackageNotFoundError.
+    """
+    needed = []
+    for one in PACKAGES:
+        if not _isThere(one.module, find):
+            needed.append(one)
+        elif one.way == TORCH and (found := _tooOld(one.module, version)):
+            needed.append(replace(one, found=found))
     # What only builds SAM 2 is of no use once that is there.
     if not any(one.way == SAM2 for one in needed):
         needed = [one for one in needed if one.module not in ("setuptools", "wheel")]
     return tuple(needed)
+
+
+def _tooOld(package: str, version: Callable[[str], str]) -> str:
+    """The version of torch if it is older than what is needed; "" if it is not, or cannot be told."""
+    try:
+        found = version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""  # built here, perhaps
+    return found if _release(found) < _release(OLDEST_TORCH) else ""
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """`2.4.1+cu121` as (2, 4, 1)."""
+    match = re.match(r"\d+(\.\d+)*", version or "")
+    return tuple(int(part) for part in match.group().split(".")) if match is not None else (10**9,)
 
 
 def _isThere(module: str, find: Callable[[str], Any]) -> bool:
@@ -82,10 +120,21 @@ def _isThere(module: str, find: Callable[[str], Any]) -> bool:
 
 
 def bannerText(needed: Sequence[Package]) -> str:
-    """The banner's sentence; "" when nothing is missing."""
-    if not needed:
-        return ""
-    return _("Not installed yet: {names}.").format(names=", ".join(one.module for one in needed))
+    """The banner's sentences; "" when nothing is missing."""
+    absent = [one for one in needed if not one.found]
+    texts = []
+    if absent:
+        texts.append(_("Not installed yet: {names}.").format(names=", ".join(one.module for one in absent)))
+    for one in needed:
+        if one.found:
+            texts.append(
+                _(
+                    "{module} {found} is too old, {oldest} or newer is needed. Install gets it through the "
+                    "extension “PyTorch”; if that fails, uninstall and install it in the module “PyTorch "
+                    "Util”. Start Slicer again afterwards."
+                ).format(module=one.module, found=one.found, oldest=OLDEST_TORCH)
+            )
+    return " ".join(texts)
 
 
 def consentText(needed: Sequence[Package]) -> str:
@@ -98,6 +147,11 @@ def consentText(needed: Sequence[Package]) -> str:
                 "about 200 MB for the processor alone, up to 3 GB with CUDA"
             )
         )
+    lines += [
+        _("  (it takes the place of version {version}, for all of Slicer)").format(version=one.found)
+        for one in needed
+        if one.found
+    ]
     registry = [one for one in needed if one.way == REGISTRY]
     if registry:
         lines.append(
@@ -155,21 +209,25 @@ class Installer:
     Args:
         tools: how.
         folder: for a requirements file, which carries the checksum; deleted again.
-        find: see `missing`.
+        find, version: see `missing`.
 
     Signals:
         progress (a sentence), logged (a line), finished (`InstallEnd`).
     """
 
     def __init__(
-        self, tools: PackageTools, folder: Path, find: Callable[[str], Any] = importlib.util.find_spec
+        self,
+        tools: PackageTools,
+        folder: Path,
+        find: Callable[[str], Any] = importlib.util.find_spec,
+        version: Callable[[str], str] = importlib.metadata.version,
     ) -> None:
         self.progress: Signal[str] = Signal()
         self.logged: Signal[str] = Signal()
         self.finished: Signal[InstallEnd] = Signal()
         self._tools = tools
         self._folder = folder
-        self._find = find
+        self._missing = lambda: missing(find, version)
         self._steps: list[tuple[str, Callable[[], None]]] = []
         self._log: list[str] = []
         self._begun = 0
@@ -184,7 +242,7 @@ class Installer:
         """Begins; the user has agreed to `consentText`. Nothing happens while one is running."""
         if self._isRunning:
             return
-        needed = missing(self._find)
+        needed = self._missing()
         self._log, self._steps = [], []
         if any(one.way == TORCH for one in needed):
             self._steps.append((_("Installing PyTorch …"), self._torch))
@@ -277,9 +335,9 @@ class Installer:
 
     def _end(self) -> None:
         importlib.invalidate_caches()
-        left = missing(self._find)
+        left = self._missing()
         if left:
-            names = ", ".join(one.module for one in left)
+            names = ", ".join(one.name for one in left)
             self._fail(_("Still missing after the installation: {names}").format(names=names))
             return
         text = _("Everything is installed. The first click starts the worker.")
