@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
+from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.window import Window
 
-VIEW = FrameView((8, 8), (1, 1), (-0.5, -0.5, 7.5, 7.5), 64)
-OTHER = FrameView((8, 8), (1, 1), (-0.5, -0.5, 3.5, 3.5), 64)
+VIEW = Sight(FrameView((8, 8), (1, 1), (-0.5, -0.5, 7.5, 7.5), 64), Window(255, 127.5))
+OTHER = Sight(FrameView((8, 8), (1, 1), (-0.5, -0.5, 3.5, 3.5), 64), Window(255, 127.5))
 FRAME_BYTES = 3 * 4 * 4
 
 

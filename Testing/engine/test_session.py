@@ -395,13 +395,34 @@ def test_encoding_ahead_spares_the_run_the_encoder() -> None:
     assert session(blocks()).encode_ahead(range(20), lambda: True) == 0
 
 
-def test_another_window_computes_everything_anew() -> None:
-    opened = session(blocks())
+def test_what_was_carried_keeps_its_window_until_everything_is_asked_for() -> None:
+    volume = blocks()
+    opened = session(volume)
     run(opened, segment({8: BRIGHT_BOX}))
     opened.set_frames(opened._frames.with_window(Window(300, 150)))
     masks, summary = run(opened, segment({8: BRIGHT_BOX}))
-    assert len(masks) == 20
-    assert summary.frames_encoded == 20
+    assert not masks and summary.frames_encoded == 0
+    # A correction computes what lies around it, as in the window of before.
+    masks, summary = run(opened, segment({8: BRIGHT_BOX, 12: FramePrompts(mask=bright(volume, 12))}))
+    assert sorted(frame for _, frame in masks) == list(range(9, 20)) and summary.frames_encoded == 0
+    masks, summary = run(opened, segment({8: BRIGHT_BOX}), everything=True)
+    assert len(masks) == summary.frames_encoded == 20
+    assert not run(opened, segment({8: BRIGHT_BOX}))[0]
+
+
+def test_what_was_not_carried_yet_is_seen_through_the_present_window() -> None:
+    opened = session(blocks())
+    run(opened, segment({8: BRIGHT_BOX}))
+    opened.preview(8, GREY_CLICK, "grey")
+    encoded = opened.features.encoded_frames
+    opened.set_frames(opened._frames.with_window(Window(300, 150)))
+    opened.preview(8, GREY_CLICK, "grey")
+    assert opened.features.encoded_frames == encoded + 1
+    opened.encode_ahead(range(20), lambda: False)
+    _, summary = run(opened, segment({8: GREY_CLICK}, "grey"))
+    assert summary.frames_encoded == 0
+    # The first one is still in its own.
+    assert not run(opened, segment({8: BRIGHT_BOX}))[0]
 
 
 def test_clicks_on_a_mask_change_what_they_aim_at_and_nothing_else() -> None:
@@ -542,10 +563,11 @@ def test_frames_between_two_absent_marks_are_emptied() -> None:
     assert all(masks["bright", frame].mask.any() for frame in (7, 13))
 
 
-def test_what_lies_beyond_an_absent_mark_is_emptied_after_a_change_of_window_too() -> None:
+def test_what_lies_beyond_an_absent_mark_is_emptied_in_another_window_too() -> None:
     opened = session(blocks())
     run(opened, segment({8: BRIGHT_BOX}))
     opened.set_frames(opened._frames.with_window(Window(300, 150)))
-    masks, _ = run(opened, segment({8: BRIGHT_BOX, 12: FramePrompts(absent=True)}, last=12))
+    beyond = segment({8: BRIGHT_BOX, 12: FramePrompts(absent=True)}, last=12)
+    masks, _ = run(opened, beyond, everything=True)
     assert sorted(frame for _, frame in masks) == list(range(20))
     assert all(not masks["bright", frame].mask.any() for frame in range(12, 20))

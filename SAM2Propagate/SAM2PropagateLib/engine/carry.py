@@ -72,13 +72,13 @@ class Carrier:
     def _step(self, active: list[Active], counter: Counter) -> None:
         """Every front one frame further."""
         upcoming = (
-            (a.view, a.front.next_frame + a.front.step * ahead)
+            (a.sight, a.front.next_frame + a.front.step * ahead)
             for ahead in range(1, self._features.batch_size + 1)
             for a in active
             if (a.end - a.front.next_frame) * a.front.step >= ahead
         )
-        features = self._features.get([(a.view, a.front.next_frame) for a in active], upcoming)
-        seen = {id(a.front): features[a.view, a.front.next_frame] for a in active}
+        features = self._features.get([(a.sight, a.front.next_frame) for a in active], upcoming)
+        seen = {id(a.front): features[a.sight, a.front.next_frame] for a in active}
         for group in batches([a.front for a in active], self._max_batch):
             self._advance(group, seen)
             counter.computed += len(group)

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.memory_limits import is_out_of_memory, out_of_memory_error
 from SAM2PropagateLib.engine.steps import FrameFeatures
-from SAM2PropagateLib.frames.view import FrameView
 
 # A frame as the model sees it.
-FeatureKey = tuple[FrameView, int]
+FeatureKey = tuple[Sight, int]
 
 
 class FeatureStore:
-    """Features by view and frame index, least recently used out first.
+    """Features by sight and frame index, least recently used out first.
 
     Two tiers on a GPU: the device's memory first, then the host's; on a CPU only one.
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from SAM2PropagateLib.engine.front import Front, Tracked
 from SAM2PropagateLib.engine.keys import Key
+from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
 from SAM2PropagateLib.engine.results import RunRequest
 from SAM2PropagateLib.engine.shape import Shape, depth
@@ -23,14 +24,18 @@ DRAFTED: tuple[object, ...] = ("draft",)
 class Track:
     """What is kept of one segment between runs, and how the model looks at it."""
 
-    view: FrameView
+    sight: Sight
     keys: dict[int, Key] = field(default_factory=dict)
     fronts: dict[tuple[int, str, int], Front] = field(default_factory=dict)
     written: dict[int, tuple[object, ...]] = field(default_factory=dict)
 
-    def seen_anew(self, view: FrameView) -> Track:
+    @property
+    def view(self) -> FrameView:
+        return self.sight.view
+
+    def seen_anew(self, sight: Sight) -> Track:
         """A track that knows which frames were written, but that every one of them is out of date."""
-        return Track(view, written=dict.fromkeys(self.written, ()))
+        return Track(sight, written=dict.fromkeys(self.written, ()))
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class Active:
 
     front: Front
     end: int
-    view: FrameView
+    sight: Sight
 
 
 def active_fronts(jobs: list[Job]) -> list[Active]:
@@ -153,7 +158,7 @@ def active_fronts(jobs: list[Job]) -> list[Active]:
                 continue
             known = active.get(id(front))
             if known is None or (end - known.end) * front.step > 0:
-                active[id(front)] = Active(front, end, job.track.view)
+                active[id(front)] = Active(front, end, job.track.sight)
     return list(active.values())
 
 

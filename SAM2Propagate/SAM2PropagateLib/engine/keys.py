@@ -64,29 +64,29 @@ class KeyDecoder:
         self._features = features
         self._native_shape = native_shape
 
-    def decoded(self, view: FrameView, frame: int, prompts: FramePrompts) -> Key:
-        """A keyframe from its prompts, as one looks at the frame through `view`; absent ones are empty.
+    def decoded(self, sight: looking.Sight, frame: int, prompts: FramePrompts) -> Key:
+        """A keyframe from its prompts, as the model sees the frame; absent ones are empty.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
         """
         if prompts.absent or not (prompts.clicks or prompts.box or prompts.mask is not None):
             return Key(prompts, _nothing(self._steps.device), np.zeros(self._native_shape, bool))
-        features = self._features.get([(view, frame)])[view, frame]
+        features, view = self._features.get([(sight, frame)])[sight, frame], sight.view
         mask = prompts.mask
         if mask is not None and not prompts.clicks:
             decoded = self._with_room(lambda: self._steps.decode_mask(features, self._seen(mask, view)))
             return Key(prompts, decoded, mask)
         return Key(prompts, *self._with_room(lambda: self._decode_prompts(features, view, prompts)))
 
-    def memory(self, view: FrameView, frame: int, key: Key) -> Memory:
+    def memory(self, sight: looking.Sight, frame: int, key: Key) -> Memory:
         """What later frames remember of a keyframe; made once.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
         """
         if key.memory is None:
-            features = self._features.get([(view, frame)])[view, frame]
+            features = self._features.get([(sight, frame)])[sight, frame]
             key.memory = self._with_room(
                 lambda: self._steps.remember([features], [key.decoded], prompted=True)[0]
             )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from SAM2PropagateLib.engine.imaging import whole_pixels
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, PixelBox
 
 # How a frame that is not square becomes the model's square input.
@@ -19,6 +21,14 @@ CONTEXT = 2.5
 
 # A view is given up for a closer one only if that shows the structure this many times larger.
 _MUCH_CLOSER = 1.5
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How the model sees frames: which part of them, and through which window."""
+
+    view: FrameView
+    window: Window
 
 
 def region_of(prompts: FramePrompts) -> PixelBox | None:

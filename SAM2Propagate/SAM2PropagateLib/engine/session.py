@@ -14,6 +14,7 @@ from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.front import Front
 from SAM2PropagateLib.engine.jobs import WITHDRAWN, Job, Track, Work, key_mark, shapes_beside, work_of
 from SAM2PropagateLib.engine.keys import Key, KeyDecoder
+from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.results import (
     ABSENT,
     KEYFRAME,
@@ -78,10 +79,12 @@ class EngineSession:
         return self._frames.count
 
     def set_frames(self, frames: FrameStack) -> None:
-        """Other frames of the same shape, as after a change of the window: everything is computed anew."""
+        """The same frames through another window.
+
+        A segment that has been carried keeps the window that it was carried in, so that a correction
+        changes what lies around it and nothing else, until a run writes everything.
+        """
         self._frames = frames
-        self.features.clear()
-        self._tracks = {name: track.seen_anew(track.view) for name, track in self._tracks.items()}
 
     def view_of(self, segment: str) -> FrameView:
         """Which part of the frames the model sees for a segment."""
@@ -89,16 +92,19 @@ class EngineSession:
 
     def _encode(self, keys: Sequence[FeatureKey]) -> list[FrameFeatures]:
         device = self._steps.device
-        images = [imaging.to_model_input([self._frames.frame(frame)], view, device) for view, frame in keys]
+        images = []
+        for sight, frame in keys:
+            frames = self._frames.with_window(sight.window)
+            images.append(imaging.to_model_input([frames.frame(frame)], sight.view, device))
         return self._steps.encode(torch.cat(images))
 
-    def _look_at(self, segment: str, keyframes: Mapping[int, FramePrompts]) -> Track:
+    def _look_at(self, segment: str, keyframes: Mapping[int, FramePrompts], *, anew: bool = False) -> Track:
         """Choose what the model sees of a segment by its prompts, unless they are well in view already.
 
         Returns:
             What to work with: while the segment is being carried, its run's own view is left alone.
         """
-        track = self._track(segment)
+        track = self._track(segment, anew=anew)
         if not self._follows_prompts:
             return track
         found = [self._region(track, frame, said) for frame, said in keyframes.items() if said.is_positive]
@@ -113,7 +119,7 @@ class EngineSession:
             return track
         # Another segment's view saves encoding the same frames twice.
         shared = (t.view for t in self._tracks.values() if looking.serves(t.view, region, wanted))
-        changed = track.seen_anew(next(shared, wanted))
+        changed = track.seen_anew(Sight(next(shared, wanted), self._frames.window))
         if segment not in self._running:
             self._tracks[segment] = changed
         return changed
@@ -137,8 +143,8 @@ class EngineSession:
             How many frames were encoded.
         """
         before = self.features.encoded_frames
-        view = self._tracks[self._latest].view if self._latest in self._tracks else self._view
-        todo = [(view, index) for index in order if (view, index) not in self.features]
+        sight = self._track(self._latest).sight if self._latest in self._tracks else self._sight
+        todo = [(sight, index) for index in order if (sight, index) not in self.features]
         size = self.features.batch_size
         for start in range(0, len(todo), size):
             if should_stop() or self.features.is_full:
@@ -162,14 +168,24 @@ class EngineSession:
         key = self._key(track, frame, prompts)
         return key.as_mask(segment, frame, PREVIEW)
 
-    def _track(self, segment: str) -> Track:
-        return self._tracks.setdefault(segment, Track(self._view))
+    @property
+    def _sight(self) -> Sight:
+        """How a segment is seen of which nothing is known yet."""
+        return Sight(self._view, self._frames.window)
+
+    def _track(self, segment: str, *, anew: bool = False) -> Track:
+        """What is kept of a segment; in the present window if it was not carried yet, or `anew`."""
+        track = self._tracks.setdefault(segment, Track(self._sight))
+        window = self._frames.window
+        if track.sight.window != window and segment not in self._running and (anew or not track.written):
+            track = self._tracks[segment] = track.seen_anew(Sight(track.view, window))
+        return track
 
     def _key(self, track: Track, frame: int, prompts: FramePrompts) -> Key:
         known = track.keys.get(frame)
         if known is not None and known.fingerprint == prompts.fingerprint:
             return known
-        key = self._keys.decoded(track.view, frame, prompts)
+        key = self._keys.decoded(track.sight, frame, prompts)
         track.keys[frame] = key
         return key
 
@@ -199,7 +215,9 @@ class EngineSession:
         """
         started = time.perf_counter()
         encoded = self.features.encoded_frames
-        tracks = [self._look_at(segment.segment, segment.keyframes) for segment in run.segments]
+        tracks = [
+            self._look_at(segment.segment, segment.keyframes, anew=run.everything) for segment in run.segments
+        ]
         counter = Counter(on_frame)
         jobs: list[Job] = []
         self._running = frozenset(segment.segment for segment in run.segments)
@@ -271,7 +289,7 @@ class EngineSession:
             track.fronts[name] = Front(
                 source,
                 step,
-                self._keys.memory(track.view, source, key),
+                self._keys.memory(track.sight, source, key),
                 self.frame_count,
                 self._steps.slots,
                 self._steps.max_pointers,
