@@ -42,7 +42,7 @@ from SAM2PropagateLib.scene.commit import CommitSummary
 from SAM2PropagateLib.scene.edits import Snapshot
 from SAM2PropagateLib.scene.markups import removeOrphans
 from SAM2PropagateLib.scene.segments import checkSegmentation
-from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.scene.volume import displayWindow, volumeGeometry
 from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
 from SAM2PropagateLib.worker.messages import ErrorEvent, FrameEvent, LoadModel, LogEvent, ProgressEvent
@@ -692,11 +692,28 @@ class Controller(Pointing):
             self._fail(error)
             return False
         workspace.undone -= set(wanted)
+        self._tellOfWindow(workspace, wanted, everything or undone)
         self._running = _Running(call, name, wanted, workspace.snapshots(wanted))
         self._toldOf.clear()
         self._tick()
         self.changed.emit(None)
         return True
+
+    def _tellOfWindow(self, workspace: Workspace, segmentIDs: Iterable[str], everything: bool) -> None:
+        """Says once of every window and level that segments which were carried in others stay in these."""
+        window = displayWindow(workspace.volumeNode)
+        older = workspace.carriedIn(segmentIDs, window, everything)
+        if older and workspace.toldOfWindow != window:
+            workspace.toldOfWindow = window
+            names = [self._segmentationNode.GetSegmentation().GetSegment(one).GetName() for one in older]
+            self._say(
+                "info",
+                _(
+                    "The model sees “{names}” in the window and level of the first propagation, so that only "
+                    "what you correct changes. For the present ones: All slices anew."
+                ).format(names="”, “".join(names)),
+                "older_window",
+            )
 
     def cancel(self) -> None:
         """End the run, at once: the slices that are finished stay in the preview, and the next run can be

@@ -12,6 +12,7 @@ import slicer
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.gui import keyframes
 from SAM2PropagateLib.gui.memory import FrameMemory, factsAsList, factsOfList
 from SAM2PropagateLib.gui.observing import Observers
@@ -70,6 +71,9 @@ class Workspace:
         # What each segment held after the last commit along an axis, to notice that it was undone.
         self._committed: dict[tuple[str, int], Mapping[int, str]] = {}
         self.undone: set[str] = set()
+        # The window in which each segment was carried last, and the one of which the user was told so.
+        self.windows: dict[str, Window] = {}
+        self.toldOfWindow: Window | None = None
         # What a segment held under a frame of the preview when that was asked for.
         self._bases: dict[tuple[str, int], Snapshot] = {}
         self.prompts = self.markups.read()
@@ -192,6 +196,20 @@ class Workspace:
         """Gives the preview the names and colors that the segments have now."""
         if self._preview is not None:
             self._preview.restyle()
+
+    def carriedIn(self, segmentIDs: Iterable[str], window: Window, everything: bool) -> tuple[str, ...]:
+        """Notes that segments are carried again while the volume is shown in a window.
+
+        Args:
+            everything: all of their slices.
+
+        Returns:
+            Those that are carried on in the window that they were carried in before, and not in this one.
+        """
+        for segmentID in segmentIDs:
+            if everything or segmentID not in self.windows:
+                self.windows[segmentID] = window
+        return tuple(one for one in segmentIDs if self.windows[one] != window)
 
     def snapshots(self, segmentIDs: Iterable[str]) -> dict[str, Snapshot]:
         """What segments hold now."""
