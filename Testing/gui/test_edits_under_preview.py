@@ -160,3 +160,17 @@ def test_newer_prompts_of_a_run_that_was_applied_are_told_of(headless):
     case.controller.apply()
     assert 15 in case.frames()
     case.controller.close()
+
+
+def test_an_edit_that_is_taken_back_leaves_the_slice_propagated(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.controller.apply()
+    before, look = case.segment(3), case.controller.strip().frames[3].look
+    case.paint(3, STROKE)
+    case.controller.lookForEdits()
+    assert case.controller.strip().frames[3].look == EDITED
+    case.paint(3, before, add=False)
+    case.controller.lookForEdits()
+    assert case.controller.strip().frames[3].look == look
+    assert case.controller.strip().frames[3].doubt is not None

@@ -166,6 +166,19 @@ def test_a_tool_and_an_effect_take_the_mouse_from_each_other(desk: Desk) -> None
     assert not desk.ui.segmentEditor.mrmlSegmentEditorNode().GetActiveEffectName()
 
 
+def test_all_slices_can_be_computed_anew(desk: Desk) -> None:
+    desk.load()
+    assert not desk.ui.propagateAnewButton.enabled and desk.ui.propagateAnewButton.toolTip.endswith(".")
+    desk.click()
+    desk.ui.propagateAnewButton.click()
+    assert not desk.ui.propagateAnewButton.enabled
+    desk.settle()
+    assert desk.session.asked[-1][1][2]["everything"]
+    desk.ui.propagateButton.click()
+    desk.settle()
+    assert not desk.session.asked[-1][1][2]["everything"]
+
+
 def test_an_effect_works_on_what_the_preview_shows(desk: Desk) -> None:
     desk.load()
     desk.click()
@@ -804,6 +817,10 @@ def test_models_are_downloaded_after_consent_and_own_files_opened(desk: Desk, tm
     desk.ui.openModelButton.click()
     assert desk.controller.choices.model == desk.dialogs.path
     assert desk.ui.modelComboBox.currentText == "mine.pt"
+    assert "There is no weights file" in desk.ui.modelStatusLabel.text
+    (tmp_path / "mine.pt").write_bytes(b"weights")
+    desk.widget.panel.refresh()
+    assert "There is no weights file" not in desk.ui.modelStatusLabel.text
 
 
 def newInteractors() -> list[Any]:  # noqa: N802

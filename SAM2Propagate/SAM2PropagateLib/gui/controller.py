@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -403,7 +404,14 @@ class Controller(Pointing):
     def modelProblem(self) -> str:
         """Why the chosen model cannot be loaded; "" if nothing is known against it."""
         entry = next((one for one in self._store.models if one.name == self._choices.model), None)
-        if entry is None or self._store.path_of(entry).is_file():
+        if entry is None:
+            path = Path(self._choices.model).expanduser()
+            if path.is_file():
+                return ""
+            return _(
+                "There is no weights file “{path}”: open another one, or choose a model of the list."
+            ).format(path=path)
+        if self._store.path_of(entry).is_file():
             return ""
         if entry.resource is not None:
             return _("The model that comes with the extension is missing: install the extension again.")

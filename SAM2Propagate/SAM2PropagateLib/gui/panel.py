@@ -200,6 +200,7 @@ class Panel:
             (ui.redoPromptButton, controller.redoPrompt),
             (ui.clearPromptsButton, controller.clearPrompts),
             (ui.propagateButton, self.propagateOrCancel),
+            (ui.propagateAnewButton, self._propagateAnew),
             (ui.applyButton, controller.apply),
             (ui.discardButton, controller.discard),
             (ui.nextDoubtfulButton, self.nextDoubtful),
@@ -253,6 +254,9 @@ class Panel:
         if not self._isShowing:
             self._controller.chooseTool(name)
             self.refresh()
+
+    def _propagateAnew(self) -> None:
+        self._controller.propagate(everything=True)
 
     def propagateOrCancel(self) -> None:
         """What the button and its key do."""
@@ -380,6 +384,14 @@ class Panel:
                 ui.clearPromptsButton,
                 rules.CLEAR_PROMPTS,
                 _("Remove all prompts of the chosen segment; the segment stays."),
+            ),
+            (
+                ui.propagateAnewButton,
+                rules.PROPAGATE_ANEW,
+                _(
+                    "Compute every slice again, also where nothing was corrected, with the window and level "
+                    "of the views. Keyframes and locked slices stay."
+                ),
             ),
             (ui.applyButton, rules.APPLY, _("Write the preview into the segment, as one undo step.")),
             (ui.discardButton, rules.DISCARD, _("Drop the preview; segment and prompts stay.")),

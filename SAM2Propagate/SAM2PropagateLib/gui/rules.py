@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from SAM2PropagateLib.texts import tr as _
 
-PROMPT, PROPAGATE, CANCEL, APPLY, DISCARD, NEXT_DOUBTFUL = (
+PROMPT, PROPAGATE, PROPAGATE_ANEW, CANCEL, APPLY, DISCARD, NEXT_DOUBTFUL = (
     "prompt",
     "propagate",
+    "propagate_anew",
     "cancel",
     "apply",
     "discard",
@@ -19,6 +20,7 @@ UNDO_PROMPT, REDO_PROMPT, CLEAR_PROMPTS = "undo_prompt", "redo_prompt", "clear_p
 ACTIONS = (
     PROMPT,
     PROPAGATE,
+    PROPAGATE_ANEW,
     CANCEL,
     APPLY,
     DISCARD,
@@ -127,6 +129,7 @@ def _clearPrompts(facts: Facts) -> str:
 _RULES: dict[str, Callable[[Facts], str]] = {
     PROMPT: _prompt,
     PROPAGATE: _propagate,
+    PROPAGATE_ANEW: _propagate,
     CANCEL: _cancel,
     APPLY: _apply,
     DISCARD: _apply,

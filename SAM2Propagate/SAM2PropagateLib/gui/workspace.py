@@ -361,7 +361,11 @@ class Workspace:
                 self._bases[segmentID, frame] = self.tracker.snapshot(segmentID)
         if different - edited:
             self.undone.add(segmentID)
-        self._committed[segmentID, axis] = now
+        # What the user edited is known as it was before: taking the edit back is no undone run.
+        self._committed[segmentID, axis] = {
+            **{frame: text for frame, text in now.items() if frame not in edited},
+            **{frame: known[frame] for frame in edited if frame in known},
+        }
 
     def adoptEdits(self, segmentID: str) -> None:
         """Makes keyframes of the slices that the user edited; the prompts on them become history."""
