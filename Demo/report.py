@@ -213,7 +213,7 @@ def _steps(story: Story) -> list[Tile]:
     tiles.append(
         Tile(
             correction.picture,
-            "A doubtful slice of the run",
+            "Where the doubt is high",
             f"{correction.target.segment}, {place}: {highest} {correction.target.doubt:.2f}, "
             f"Dice\u00a0{correction.dice_before:.2f}",
         )
