@@ -1,0 +1,1092 @@
+"""A user who takes every step of the work in a random order while the worker is killed at random moments,
+and, beside it, what must hold: known from what the user did and saw alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from SAM2PropagateLib.gui.events import Choices, RunEnd
+from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
+from SAM2PropagateLib.prompts.values import Box, Click, SegmentPrompts
+from SAM2PropagateLib.scene.commit import LogicSegmentWriter, _labelmap
+from SAM2PropagateLib.scene.segments import SegmentReader
+from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, worker_command
+from SAM2PropagateLib.worker.session import WorkerSession
+from SAM2PropagateLib.worker.shared import SharedFolder
+from SAM2PropagateLib.worker.transport import PopenTransport
+from SAM2PropagateTesting.scenes import nodesOfClass
+from Testing.flow.drawing_worker import carried, drawn
+from Testing.gui.cases import Case
+from Testing.headless.scenes import addSegmentation, addVolume
+from Testing.worker.fake_worker import SCRIPT_VARIABLE
+from Testing.worker.helpers import is_running, own_threads, soon
+from Testing.worker.test_real_worker import sample
+
+BoolArray = NDArray[np.bool_]
+Key = tuple[str, int]
+# The user's own prompts of a segment by id, in a form that can be compared.
+Said = dict[str, tuple[Any, ...]]
+
+SEGMENTS = ("A", "B")
+# The moments at which the worker may be killed, seen from the step that the user takes.
+BEFORE, DURING, AFTER, NEVER = "before", "during", "after", "never"
+# What a message may be about when the worker is killed, and what the user may be refused or told.
+KILLED = {"worker_died", "worker_not_started", "worker_not_running", "worker_not_responding"}
+TOLD = {"not_possible", "range", "preview_kept", "newer_prompts"}
+# What the story of the module is made of, in its order.
+STORY = (
+    ("click",),
+    ("click", "negative"),
+    ("propagate",),
+    ("cancel",),
+    ("propagate", "apply"),
+    ("undo", "redo"),
+    ("paint", "propagate", "apply"),
+    ("erase", "propagate", "apply"),
+    ("correct", "propagate", "apply"),
+    ("save",),
+    ("box", "undo_prompt", "redo_prompt"),
+    ("lock", "propagate", "cancel", "apply", "unlock"),
+    ("load",),
+    ("absent", "click", "propagate", "apply"),
+    ("paint", "undo"),
+    ("begin", "click", "paint", "propagate", "apply"),
+    ("propagate", "paint", "erase", "apply"),
+    ("range", "propagate", "click", "discard"),
+    ("click", "lock", "begin", "save", "apply", "unlock"),
+    ("leave",),
+    ("reopen",),
+)
+STEPS = tuple(dict.fromkeys(itertools.chain.from_iterable(STORY)))
+# Steps that ask the worker for something.
+ASKING = {"click", "negative", "correct", "box", "propagate", "begin", "cancel"}
+
+
+@dataclass
+class Painted:
+    """A slice that was painted by hand.
+
+    Attributes:
+        mask: how it was left. stroke, adds: the last stroke. clicks: those on the slice since.
+        is_exact: just this is to stay; else a run that was under way, or an undo, may have a say outside the
+            stroke.
+    """
+
+    mask: BoolArray
+    stroke: BoolArray
+    adds: bool
+    is_exact: bool = True
+    clicks: list[tuple[float, float, bool]] = field(default_factory=list)
+
+    def on(self, mask: BoolArray) -> BoolArray:
+        """A mask with the stroke."""
+        return mask | self.stroke if self.adds else mask & ~self.stroke
+
+
+Hand = dict[Key, Painted]
+
+
+def copied(hand: Hand) -> Hand:
+    """The same, to which later clicks are not added."""
+    return {key: replace(one, clicks=list(one.clicks)) for key, one in hand.items()}
+
+
+@dataclass
+class Known:
+    """What must hold.
+
+    Attributes:
+        said: per segment the user's clicks, boxes, marks and range.
+        voxels: per segment (K, J, I) bool.
+        history, at: the states that Undo and Redo go through, each with the slices painted by hand, and which
+            of them it is. maybe: those that may be no states of their own.
+        seen: the preview's masks.
+        hand: the slices that were painted.
+    """
+
+    said: dict[str, Said] = field(default_factory=lambda: {name: {} for name in SEGMENTS})
+    past: list[dict[str, Said]] = field(default_factory=list)
+    future: list[dict[str, Said]] = field(default_factory=list)
+    voxels: dict[str, BoolArray] = field(default_factory=dict)
+    history: list[tuple[dict[str, BoolArray], Hand]] = field(default_factory=list)
+    at: int = 0
+    maybe: set[int] = field(default_factory=set)
+    seen: dict[Key, BoolArray] = field(default_factory=dict)
+    hand: Hand = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was in the scene when it was saved. `seen` is None if a run was going on."""
+
+    file: Path
+    said: dict[str, Said]
+    masks: dict[str, dict[str, Any]]
+    voxels: dict[str, BoolArray]
+    seen: dict[Key, BoolArray] | None
+    hand: Hand
+    edited: dict[str, set[int]]
+
+
+def observed(case: Case) -> tuple[list[bool], list[bool]]:
+    """How much of the scene and the user's nodes is observed, as far as VTK tells."""
+    scene, segmentation = slicer.vtkMRMLScene, slicer.vtkSegmentation
+    of_scene = (
+        scene.NodeAddedEvent,
+        scene.NodeRemovedEvent,
+        scene.StartCloseEvent,
+        scene.EndBatchProcessEvent,
+    )
+    of_segments = (
+        segmentation.SourceRepresentationModified,
+        segmentation.SegmentModified,
+        segmentation.SegmentAdded,
+        segmentation.SegmentRemoved,
+    )
+    return (
+        [case.headless.scene.HasObserver(event) for event in of_scene],
+        [case.segmentationNode.HasObserver(event) for event in of_segments],
+    )
+
+
+class Walk(Case):
+    """The user, the worker's killer, and what must hold.
+
+    Args:
+        headless: the scene. folder: for shared files and saved scenes. seed: of every choice.
+        steps: seconds per step of the engine that draws. automatic: runs are applied at their end.
+    """
+
+    draws = True
+    patience = 30.0
+
+    def __init__(
+        self,
+        headless: Any,
+        folder: Path,
+        seed: int,
+        steps: dict[str, float] | None = None,
+        automatic: bool = False,
+    ) -> None:
+        self.choices = Choices(applyAutomatically=automatic, device="cpu")
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.folder = folder
+        self.shared = folder / "shared"
+        self.shared.mkdir()
+        self.steps = steps or {}
+        self.workers: list[PopenTransport] = []
+        self.writer: Any = None
+        self.log: list[str] = []
+        self.done: Counter[str] = Counter()
+        self.kills: Counter[str] = Counter()
+        self.killed: set[int] = set()
+        self.saved: Saved | None = None
+        self.told: dict[str, ResolvedSegment] = {}
+        self.spoken: set[Key] = set()
+        self.name = "A"
+        self.begin(headless)
+        self.known = Known()
+        self.note()
+
+    def begin(self, headless: Any) -> None:
+        """The volume, its segmentation, and the module opened."""
+        super().__init__(headless)
+        self.controller.close()
+        self.unobserved = observed(self)
+        self.start(self.choices)
+
+    # --- the module
+
+    def start(self, choices: Choices | None = None, **options: Any) -> None:
+        super().start(choices, makeWriter=self.make_writer, **options)
+        self.applied: list[RunEnd] = []
+        self.controller.finished.connect(lambda end: self.applied.append(end) if end.applied else None)
+
+    def make_writer(self, segmentation: Any, volume: Any) -> Any:
+        """The history that runs and the user's own edits share, as in the embedded Segment Editor."""
+        settings = slicer.vtkMRMLSegmentEditorNode()
+        settings.SetOverwriteMode(settings.OverwriteNone)
+        self.writer = LogicSegmentWriter(segmentation, volume, settings)
+        return self.writer
+
+    def _session(self) -> Any:
+        self.sessions.append(WorkerSession(self.transport, folder=SharedFolder([self.shared])))
+        return self.sessions[-1]
+
+    def transport(self) -> PopenTransport:
+        root = LIBRARY_FOLDER.parent
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(LIBRARY_FOLDER), str(root)]),
+            SCRIPT_VARIABLE: json.dumps({"steps": self.steps}),
+        }
+        command = worker_command(sys.executable, module="Testing.flow.drawing_worker", base_env=env)
+        self.workers.append(PopenTransport(replace(command, cwd=root)))
+        return self.workers[-1]
+
+    def array(self, name: str) -> BoolArray:
+        return SegmentReader(self.segmentationNode, name, self.geometry).array()
+
+    @property
+    def count(self) -> int:
+        return int(self.geometry.frame_count(2))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.geometry.frame_shape(2)
+        return int(rows), int(columns)
+
+    # --- the killer
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the newest worker was killed."""
+        # AssertionError: it is not started yet.
+        with contextlib.suppress(AssertionError, IndexError):
+            return self.workers[-1].pid in self.killed
+        return False
+
+    def kill(self, moment: str) -> None:
+        """Kills the worker, if there is one."""
+        # AssertionError: the newest one is not started yet; ProcessLookupError: it has just ended.
+        with contextlib.suppress(AssertionError, ProcessLookupError, IndexError):
+            pid = self.workers[-1].pid
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+                self.killed.add(pid)
+                self.kills[moment] += 1
+                self.log.append(f"killed {moment}")
+
+    def noticed(self) -> None:
+        """Waits until this side of the pipe knows that the worker is dead."""
+        sessions = self.sessions[-1:]
+        assert soon(lambda: not self.is_dead or not any(one.is_running for one in sessions)), "unnoticed"
+
+    # --- one step
+
+    def take(self, step: str, moment: str) -> bool:
+        """A step of the user, with the worker killed at a moment of it; False if it was not possible."""
+        self.check()
+        self.log.append(f"{step}, killed {moment}" if moment != NEVER else step)
+        if moment == BEFORE:
+            self.kill(self.phase(step, BEFORE))
+        elif moment == NEVER and step in ASKING:
+            self.settle()
+        timer = None
+        if moment == DURING:
+            delay = self.chance.uniform(0, 0.5 if step in ASKING else 0.03)
+            timer = threading.Timer(delay, lambda: self.kill(self.phase(step, DURING)))
+            timer.start()
+        try:
+            done = getattr(self, f"do_{step}")(moment)
+        finally:
+            if timer is not None:
+                self.poll_for(self.chance.uniform(0, 0.3))
+                timer.join()
+        if moment == AFTER:
+            self.kill(self.phase(step, AFTER))
+        if self.chance.random() < 0.5:
+            self.poll_for(self.chance.uniform(0, 0.05))
+        self.check()
+        if not done:
+            self.log.append(f"  no {step}: {self.texts[-1] if self.texts else ''}")
+        self.done[step] += done
+        return bool(done)
+
+    def phase(self, step: str, moment: str) -> str:
+        """What is under way, for the count of kills."""
+        waits = self.controller.isWaiting
+        what = "run" if self.controller.isRunning else "preview" if waits else "idle"
+        if step == "cancel" and waits and not self.controller.isRunning:
+            what = "cancel"
+        return f"{moment} {step} ({what})"
+
+    def poll_for(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            self.controller.poll()
+            if time.monotonic() > end:
+                return
+            time.sleep(0.003)
+
+    def settle(self) -> None:
+        """Nothing is awaited any more, nobody kills."""
+        assert self.controller.wait(self.patience), self.where()
+        self.noticed()
+        self.check()
+
+    def until(self, condition: Callable[[], bool]) -> bool:
+        def polled() -> bool:
+            self.controller.poll()
+            return condition()
+
+        return soon(polled, self.patience)
+
+    # --- the user's steps
+
+    def choose(self, name: str) -> None:
+        """The segment that the user works on now."""
+        self.name = name
+        self.controller.select(self.volumeNode, self.segmentationNode, name)
+
+    def within(self) -> tuple[int, int]:
+        """The frames that a run may touch."""
+        chosen = self.workspace.prompts.segment(self.name).range
+        if chosen is None:
+            return 0, self.count - 1
+        first, last = sorted(self.geometry.frame_of(end, 2) for end in (chosen.first, chosen.last))
+        return first, last
+
+    def marked(self, kind: str) -> set[int]:
+        return {one[1] for one in self.known.said[self.name].values() if one[0] == kind}
+
+    def clicked(self) -> set[int]:
+        kinds = ("click", "box")
+        return {one[1] for one in self.known.said[self.name].values() if one[0] in kinds and one[-1]}
+
+    def frame(self, where: Callable[[int], bool] = lambda frame: True) -> int | None:
+        """A frame of the range, neither locked nor absent, for which a condition holds."""
+        first, last = self.within()
+        closed = self.marked("lock") | self.marked("absent")
+        free = [one for one in range(first, last + 1) if one not in closed and where(one)]
+        # As often as not one of the few that matter.
+        shown = [one for one in free if (self.name, one) in self.known.seen]
+        if shown and self.chance.random() < 0.5:
+            free = shown
+        return self.chance.choice(free) if free else None
+
+    def place(self, frame: int, tool: str) -> tuple[float, float]:
+        """Where to click."""
+        return self.chance.uniform(8, 32), self.chance.uniform(8, 28)
+
+    def do_click(self, moment: str, tool: str = "positive", where: Any = None) -> bool:
+        frame = self.frame(where or (lambda frame: True))
+        if frame is None:
+            return False
+        x, y = self.place(frame, tool)
+        return self.click_at(x, y, frame, tool, moment)
+
+    def click_at(self, x: float, y: float, frame: int, tool: str, moment: str) -> bool:
+        key = (self.name, frame)
+        self.speak(key)
+        ras = self.ras(x, y, frame)
+        assert self.controller.point(tool, ras, (0, 0, 1)), self.where()
+        value = ("click", frame, *np.round(ras, 3).tolist(), tool == "positive")
+        self.said(lambda said: {**said, "new": value})
+        if key in self.known.hand:
+            self.known.hand[key].clicks.append((x, y, tool == "positive"))
+        if moment == NEVER:
+            self.expect_preview(key)
+        return True
+
+    def do_negative(self, moment: str) -> bool:
+        clicked = self.clicked()
+        return self.do_click(moment, "negative", lambda frame: frame in clicked)
+
+    def do_correct(self, moment: str) -> bool:
+        """A click on a slice that was propagated or painted."""
+        voxels, tool = self.known.voxels[self.name], self.chance.choice(("positive", "positive", "negative"))
+        return self.do_click(moment, tool, lambda frame: bool(voxels[frame].sum() > 60))
+
+    def do_box(self, moment: str) -> bool:
+        frame = self.frame(lambda frame: (self.name, frame) not in self.known.hand)
+        if frame is None:
+            return False
+        key = (self.name, frame)
+        self.speak(key)
+        corners = self.corners(frame)
+        assert self.controller.addBox(*corners), self.where()
+        value = ("box", frame, *np.round(corners, 3).ravel().tolist(), True)
+        self.said(
+            lambda said: {
+                **{name: one for name, one in said.items() if one[:2] != ("box", frame)},
+                "new": value,
+            }
+        )
+        if moment == NEVER:
+            self.expect_preview(key)
+        return True
+
+    def corners(self, frame: int) -> tuple[Any, Any]:
+        x, y = self.chance.uniform(6, 16), self.chance.uniform(6, 14)
+        return self.ras(x, y, frame), self.ras(
+            x + self.chance.uniform(5, 16), y + self.chance.uniform(5, 14), frame
+        )
+
+    def expect_preview(self, key: Key) -> None:
+        """Nobody has killed the worker since: the preview comes."""
+        assert self.controller.wait(self.patience), self.where()
+        assert key in self.previews(), f"no preview of {key}; {self.where()}"
+        if self.draws:
+            resolved = resolve(
+                self.workspace.effective(key[0]), self.geometry, 2, need_positive=False
+            ).keyframes[key[1]]
+            np.testing.assert_array_equal(self.previews()[key], drawn(resolved, self.shape), self.where())
+        self.done["preview"] += 1
+
+    def do_absent(self, moment: str) -> bool:
+        spoken = self.clicked()
+        keys = self.known.hand
+        frame = self.frame(lambda frame: (self.name, frame) not in keys and bool(spoken - {frame}))
+        return frame is not None and self.mark("absent", frame)
+
+    def mark(self, kind: str, frame: int) -> bool:
+        key = (self.name, frame)
+        self.speak(key)
+        is_there = frame in self.marked(kind)
+        ras = self.ras(5, 5, frame)
+        seen = self.previews().get(key)
+        assert self.controller.point(kind, ras, (0, 0, 1)), self.where()
+
+        def after(said: Said) -> Said:
+            if is_there:
+                return {name: one for name, one in said.items() if one[:2] != (kind, frame)}
+            kept = said
+            if kind == "absent":
+                placed = (("click", frame), ("box", frame))
+                kept = {name: one for name, one in said.items() if one[:2] not in placed}
+            return {**kept, "new": (kind, frame)}
+
+        self.said(after)
+        if kind == "lock" and not is_there and seen is not None:
+            # What is seen on a slice that is locked is what is locked.
+            self.changed({self.name: {frame: [seen]}})
+            np.testing.assert_array_equal(self.shown(frame, self.name), seen, self.where())
+        return True
+
+    def do_lock(self, moment: str) -> bool:
+        spoken = self.clicked()
+        frame = self.frame(lambda frame: bool(spoken - {frame}))
+        return frame is not None and self.mark("lock", frame)
+
+    def do_unlock(self, moment: str) -> bool:
+        locked = sorted(self.marked("lock"))
+        return bool(locked) and self.mark("lock", self.chance.choice(locked))
+
+    def do_range(self, moment: str) -> bool:
+        prompts = self.workspace.prompts.segment(self.name)
+        ends = [self.geometry.frame_of(one.origin, 2) for one in prompts.masks]
+        ends += [one[1] for one in self.known.said[self.name].values() if one[0] != "range"]
+        ends += [frame for name, frame in self.known.hand if name == self.name]
+        ends += [frame for frame in range(self.count) if self.known.voxels[self.name][frame].any()]
+        if not ends:
+            return False
+        first, last = self.chance.randint(0, min(ends)), self.chance.randint(max(ends), self.count - 1)
+        for frame in (first, last):
+            assert self.controller.point("range", self.ras(5, 5, frame), (0, 0, 1)), self.where()
+        self.said(lambda said: {**said, "range": ("range", first, last)})
+        return True
+
+    def do_undo_prompt(self, moment: str) -> bool:
+        return self.step_prompts(self.controller.undoPrompt, self.known.past, self.known.future)
+
+    def do_redo_prompt(self, moment: str) -> bool:
+        return self.step_prompts(self.controller.redoPrompt, self.known.future, self.known.past)
+
+    def step_prompts(
+        self, step: Callable[[], bool], source: list[dict[str, Said]], target: list[dict[str, Said]]
+    ) -> bool:
+        before = self.known.said
+        done = step()
+        assert done or not source, self.where()
+        if not done:
+            return False
+        for name in SEGMENTS:
+            frames = {one[1] for one in {**before[name], **self.known.said[name]}.values()}
+            frames |= {one[1] for one in (source[-1] if source else before)[name].values()}
+            for frame in frames:
+                self.speak((name, frame))
+        now = {name: self.user(name) for name in SEGMENTS}
+        # Besides the user's own steps there are those that made keyframes of painted slices.
+        if source and now == source[-1]:
+            target.append(before)
+            self.known.said = source.pop()
+        return True
+
+    def do_propagate(self, moment: str) -> bool:
+        if not self.propagate(moment):
+            return False
+        if moment == NEVER:
+            self.finish()
+        else:
+            self.some_frames()
+        return True
+
+    def do_begin(self, moment: str) -> bool:
+        """A run that goes on while the user does something else."""
+        if not self.propagate(moment):
+            return False
+        self.until(lambda: len(self.arrived) >= 3 or not self.controller.isRunning)
+        return True
+
+    def propagate(self, moment: str = NEVER) -> bool:
+        if self.controller.isRunning:
+            assert self.until(lambda: not self.controller.isRunning), self.where()
+            self.check()
+        if not self.clicked():
+            return False
+        self.spoken.clear()
+        if not self.controller.propagate():
+            # It may have died within the call.
+            assert moment != NEVER and self.codes[-1] in KILLED, self.where()
+            return False
+        self.told = {self.name: resolve(self.workspace.effective(self.name), self.geometry, 2)}
+        return True
+
+    def some_frames(self) -> None:
+        """Looks on for a while: until some frames have arrived, or the worker dies."""
+        wanted = self.chance.randrange(self.count // 2)
+        ends = len(self.ends)
+        end = time.monotonic() + 2
+        self.until(lambda: len(self.ends) > ends or len(self.arrived) >= wanted or time.monotonic() > end)
+
+    def finish(self) -> None:
+        """Nobody kills the worker: the run ends, and all is there that it must find."""
+        assert self.controller.wait(self.patience), self.where()
+        assert self.ends[-1].state == "done", self.where()
+        if not self.draws:
+            return
+        for name, segment in self.told.items():
+            for frame in range(segment.first, segment.last + 1):
+                if frame not in segment.locked and (name, frame) not in self.spoken:
+                    np.testing.assert_array_equal(
+                        self.shown(frame, name),
+                        carried(segment, frame, self.shape),
+                        f"{name} {frame}; {self.where()}",
+                    )
+        self.done["whole run"] += 1
+
+    def do_cancel(self, moment: str) -> bool:
+        if not self.controller.isRunning and not self.propagate(moment):
+            return False
+        self.some_frames()
+        if moment == DURING and self.chance.random() < 0.5:
+            self.kill("just before cancel")
+        was_running = self.controller.isRunning
+        ends = len(self.ends)
+        self.controller.cancel()
+        assert not self.controller.isRunning
+        if was_running:
+            assert len(self.ends) == ends + 1, self.where()
+            assert self.ends[-1].state in ("cancelled", "failed", "done"), self.where()
+        if moment == DURING and self.controller.isWaiting:
+            self.kill("while it cancels")
+        return was_running and self.ends[-1].state == "cancelled"
+
+    def do_apply(self, moment: str) -> bool:
+        if self.controller.isRunning:
+            assert self.until(lambda: not self.controller.isRunning), self.where()
+            self.check()
+        previews = self.previews()
+        locked = {
+            (name, value[1]) for name in SEGMENTS for value in self.known.said[name].values()
+            if value[0] == "lock"
+        }  # fmt: skip
+        masks = {key: mask for key, mask in previews.items() if key not in locked}
+        # Where a run went over a slice that was being painted, both are brought together first.
+        open_ = {key for key in masks if key in self.known.hand and not self.known.hand[key].is_exact}
+        summary = self.controller.apply()
+        assert (summary is not None) == bool(masks) or masks.keys() == open_, self.where()
+        self.merged(open_)
+        after = {name: array.copy() for name, array in self.known.voxels.items()}
+        for name, frame in masks:
+            self.may_go.add((name, frame))
+            assert (name, frame) not in self.previews(), "applied, and still in the preview"
+            if (name, frame) not in open_:
+                after[name][frame] = masks[name, frame]
+        self.becomes(after)
+        return bool(masks)
+
+    def merged(self, keys: set[Key]) -> None:
+        """What a run found may have come to what was being painted meanwhile, as a step of its own."""
+        after = {name: array.copy() for name, array in self.known.voxels.items()}
+        for name, frame in keys:
+            now = self.array(name)[frame]
+            painted = self.known.hand[name, frame]
+            if not np.array_equal(now, after[name][frame]):
+                assert self.is_kept(painted, now), f"the stroke on {name} {frame}; {self.where()}"
+                after[name][frame] = now
+                self.known.hand[name, frame] = replace(painted, mask=now.copy(), is_exact=not painted.clicks)
+                self.may_go.add((name, frame))
+        self.becomes(after, maybe=True)
+
+    def do_undo(self, moment: str) -> bool:
+        return self.step_segments(self.controller.undo, -1)
+
+    def do_redo(self, moment: str) -> bool:
+        return self.step_segments(self.controller.redo, 1)
+
+    def step_segments(self, step: Callable[[], bool], by: int) -> bool:
+        known = self.known
+        if self.controller.isRunning:
+            assert self.until(lambda: not self.controller.isRunning), self.where()
+            self.check()
+        last = len(known.history) - 1
+        done = step()
+        # The history holds a few steps only.
+        must_be = 0 <= known.at + by <= last and (by > 0 or last - known.at < 3)
+        assert done or not must_be, self.where()
+        if not done:
+            return False
+        known.at += by
+        now = {name: self.array(name) for name in SEGMENTS}
+        if known.at in known.maybe and not self.is_at(now, known.at):
+            known.at += by
+        assert self.is_at(now, known.at), f"{step.__name__} gives something else; {self.where()}"
+        known.voxels, hand = known.history[known.at]
+        known.hand = {key: replace(one, is_exact=False) for key, one in hand.items()}
+        return True
+
+    def is_at(self, now: dict[str, BoolArray], step: int) -> bool:
+        """Whether the segments are what they were after a step of the history."""
+        history = self.known.history
+        assert 0 <= step < len(history), f"an undo step that nobody made; {self.where()}"
+        return all(np.array_equal(now[name], history[step][0][name]) for name in SEGMENTS)
+
+    def do_paint(self, moment: str) -> bool:
+        return self.edit("add")
+
+    def do_erase(self, moment: str) -> bool:
+        return self.edit("remove")
+
+    def edit(self, change: Any) -> bool:
+        """The user's own brush on a slice."""
+        name = self.name
+        filled = self.known.voxels[name]
+        awaited = {*self.controller._previews, *self.controller._lost}
+        frame = self.frame(
+            lambda frame: (name, frame) not in awaited and (change == "add" or bool(filled[frame].sum() > 40))
+        )
+        if frame is None:
+            return False
+        stroke = self.stroke(frame, filled[frame], change)
+        key, previews = (name, frame), self.previews()
+        before, seen = filled[frame].copy(), previews.get(key)
+        self.speak(key)
+        assert self.workspace.committer is not None
+        grid = self.writer.prepare()
+        self.writer.saveStateForUndo()
+        whole = np.zeros(filled.shape, bool)
+        whole[frame] = stroke
+        extent = (0, whole.shape[2] - 1, 0, whole.shape[1] - 1, 0, whole.shape[0] - 1)
+        self.writer.modify(name, _labelmap(whole, extent, grid), change)
+        self.writer.finish()
+        # As when the user lifts the pen.
+        self.controller.lookForEdits()
+        # What had been previewed may have been applied by this.
+        allowed: dict[str, dict[int, list[BoolArray]]] = {one: {} for one in SEGMENTS}
+        for (other, n), mask in previews.items():
+            allowed[other][n] = [mask]
+            self.may_go.add((other, n))
+        painted = Painted(before, stroke, change == "add", not self.controller.isRunning)
+        bases = [before] if seen is None else [before, seen]
+        old = self.known.hand.get(key)
+        if old is not None and not old.is_exact:
+            bases += [old.on(base) for base in bases]
+        for (other, n), one in self.known.hand.items():
+            if not one.is_exact and n in allowed[other]:
+                allowed[other][n] += [one.on(mask) for mask in allowed[other][n]]
+        allowed[name][frame] = [painted.on(base) for base in bases]
+        self.changed(allowed, must=(key, painted))
+        painted = replace(painted, mask=self.known.voxels[name][frame].copy())
+        self.known.hand[key] = self.known.history[self.known.at][1][key] = painted
+        shown = self.shown(frame, name)
+        assert shown[stroke].all() if change == "add" else not shown[stroke].any(), (
+            f"what was painted on {key} is not seen; {self.where()}"
+        )
+        return True
+
+    def stroke(self, frame: int, filled: BoolArray, change: str) -> BoolArray:
+        """Some pixels that the brush changes, never all."""
+        stroke = np.zeros(self.shape, bool)
+        if change == "remove":
+            rows, columns = np.nonzero(filled)
+            n = self.chance.randrange(len(rows))
+            stroke[max(0, rows[n] - 2) : rows[n] + 2, max(0, columns[n] - 2) : columns[n] + 2] = True
+        else:
+            while not (stroke & ~filled).any():
+                row, column = (self.chance.randint(2, size - 8) for size in self.shape)
+                stroke[row : row + 5, column : column + 4] = True
+        return stroke
+
+    def do_discard(self, moment: str) -> bool:
+        if self.controller.isRunning or not self.previews():
+            return False
+        self.may_go |= set(self.previews())
+        self.controller.discard()
+        assert not self.previews(), self.where()
+        return True
+
+    def do_leave(self, moment: str) -> bool:
+        """Another segmentation, and back."""
+        was_running = self.controller.isRunning
+        before = self.previews()
+        self.controller.select(self.volumeNode, None)
+        if self.chance.random() < 0.5:
+            self.poll_for(0.05)
+        self.controller.select(self.volumeNode, self.segmentationNode, self.name)
+        self.fresh(before, was_running)
+        return True
+
+    def do_reopen(self, moment: str) -> bool:
+        """The module closed and opened again."""
+        was_running = self.controller.isRunning
+        before = self.previews()
+        self.controller.close()
+        self.start(self.choices)
+        self.choose(self.name)
+        self.fresh(before, was_running)
+        return True
+
+    def fresh(self, before: dict[Key, BoolArray], was_running: bool) -> None:
+        """The undo histories are new; the preview is what it was."""
+        self.same(self.previews(), before)
+        self.known.past.clear()
+        self.known.future.clear()
+        self.known.history = [(dict(self.known.voxels), dict(self.known.hand))]
+        self.known.at = 0
+        self.known.maybe.clear()
+
+    def do_save(self, moment: str) -> bool:
+        if not self.controller.isRunning:
+            self.controller.poll()
+            self.check()
+        known = self.known
+        self.saved = Saved(
+            self.folder / f"scene{len(self.log)}.mrb",
+            {name: dict(one) for name, one in known.said.items()},
+            self.masks(),
+            dict(known.voxels),
+            None if self.controller.isRunning else self.previews(),
+            copied(known.hand),
+            self.edited(),
+        )
+        self.headless.saveScene(self.saved.file)
+        return True
+
+    def do_load(self, moment: str) -> bool:
+        if self.saved is None:
+            self.do_save(moment)
+        saved = self.saved
+        assert saved is not None
+        if self.chance.random() < 0.5:
+            self.headless.clear()
+            self.poll_for(0.02)
+        self.headless.loadScene(saved.file)
+        (self.volumeNode,) = nodesOfClass("vtkMRMLScalarVolumeNode")
+        (self.segmentationNode,) = (
+            node for node in nodesOfClass("vtkMRMLSegmentationNode") if not node.GetHideFromEditors()
+        )
+        if self.chance.random() < 0.3:
+            self.controller.close()
+            self.start(self.choices)
+        self.controller.select(self.volumeNode, self.segmentationNode, self.name)
+        self.known = Known(
+            said={name: dict(one) for name, one in saved.said.items()},
+            voxels=dict(saved.voxels),
+            hand=copied(saved.hand),
+        )
+        if saved.seen is not None:
+            self.same(self.previews(), saved.seen)
+        for name, masks in self.masks().items():
+            assert masks.keys() == saved.masks[name].keys(), self.where()
+            for key, mask in masks.items():
+                np.testing.assert_array_equal(mask, saved.masks[name][key], self.where())
+        assert self.edited() == saved.edited, self.where()
+        self.arrived.clear()
+        self.applied.clear()
+        self.known.seen = self.previews()
+        self.known.history = [(dict(self.known.voxels), dict(self.known.hand))]
+        return True
+
+    # --- what must hold
+
+    def speak(self, key: Key) -> None:
+        """The user says or does something on a slice: its preview may change."""
+        self.may_go.add(key)
+        self.spoken.add(key)
+
+    def said(self, after: Callable[[Said], Said]) -> None:
+        """The user has said something; the id of what is new is taken from the scene."""
+        known, name = self.known, self.name
+        now, before = self.user(name), known.said
+        wanted = after(dict(before[name]))
+        if "new" in wanted:
+            new = now.keys() - before[name].keys()
+            assert len(new) == 1, f"{before[name]} {now} {wanted}; {self.where()}"
+            wanted[new.pop()] = wanted.pop("new")
+        known.said = {**before, name: wanted}
+        if known.said != before:
+            known.past.append(before)
+            known.future.clear()
+
+    def user(self, name: str) -> Said:
+        """What the user said of a segment, as the scene has it."""
+        prompts: SegmentPrompts = self.workspace.prompts.segment(name)
+        geometry = self.geometry
+        said: Said = {}
+        for one in (*prompts.clicks, *prompts.boxes):
+            if isinstance(one, Click):
+                place, sign = np.round(one.ras, 3).tolist(), one.positive
+                said[one.id] = ("click", geometry.frame_of(one.ras, 2), *place, sign)
+            elif isinstance(one, Box):
+                corners = np.round([one.corner_a, one.corner_b], 3).ravel().tolist()
+                said[one.id] = ("box", geometry.frame_of(one.corner_a, 2), *corners, True)
+        for kind, marks in (("absent", prompts.absent), ("lock", prompts.locks)):
+            said.update({mark.id: (kind, geometry.frame_of(mark.ras, 2)) for mark in marks})
+        if prompts.range is not None:
+            ends = sorted(geometry.frame_of(end, 2) for end in (prompts.range.first, prompts.range.last))
+            said["range"] = ("range", *ends)
+        return said
+
+    def masks(self) -> dict[str, dict[str, Any]]:
+        """The masks among the prompts, which the module made."""
+        return {
+            name: {one.id: one.mask for one in self.workspace.prompts.segment(name).masks}
+            for name in SEGMENTS
+        }
+
+    def edited(self) -> dict[str, set[int]]:
+        """The slices that the strip shows as edited."""
+        for name in SEGMENTS:
+            self.workspace.edits(name)
+        return {
+            name: {n for n, one in enumerate(self.controller.strip(name).frames) if one.isEdited}
+            for name in SEGMENTS
+        }
+
+    def previews(self) -> dict[Key, BoolArray]:
+        workspace = self.workspace
+        return {
+            (name, frame): workspace.maskNow(name, frame)
+            for name in SEGMENTS
+            for frame in workspace.previewFrames(name)
+        }
+
+    def becomes(self, after: dict[str, BoolArray], maybe: bool = False) -> None:
+        """A step has made the segments this: one that Undo takes back, if it changed anything.
+
+        Args:
+            maybe: or it is part of the next one.
+        """
+        known = self.known
+        if any((after[name] != known.voxels[name]).any() for name in SEGMENTS):
+            known.history = [*known.history[: known.at + 1], (dict(after), dict(known.hand))]
+            known.at += 1
+            known.maybe = {step for step in known.maybe if step < known.at}
+            if maybe:
+                known.maybe.add(known.at)
+        known.voxels = after
+
+    def changed(
+        self, allowed: dict[str, dict[int, list[BoolArray]]], must: tuple[Key, Painted] | None = None
+    ) -> None:
+        """A step may have made these slices one of these masks; others are what they were."""
+        after = {name: self.array(name) for name in SEGMENTS}
+        steps = 0
+        for name in SEGMENTS:
+            before = self.known.voxels[name]
+            for frame in np.flatnonzero((after[name] != before).any(axis=(1, 2))).tolist():
+                masks = allowed.get(name, {}).get(frame, [])
+                is_known = any(np.array_equal(after[name][frame], mask) for mask in masks)
+                assert is_known, f"{name} {frame} has changed; {self.where()}"
+                steps += must is not None and (name, frame) != must[0]
+        if must is not None:
+            # The stroke, and then what had been previewed.
+            (name, frame), painted = must
+            first = {one: array.copy() for one, array in self.known.voxels.items()}
+            first[name][frame] = allowed[name][frame][0]
+            if steps or not np.array_equal(first[name][frame], after[name][frame]):
+                self.becomes(first)
+                mask = first[name][frame].copy()
+                self.known.history[self.known.at][1][name, frame] = replace(painted, mask=mask)
+        self.becomes(after)
+
+    def note(self) -> None:
+        self.known.voxels = {name: self.array(name) for name in SEGMENTS}
+        self.known.history = [(dict(self.known.voxels), {})]
+        self.may_go = set()
+
+    def check(self) -> None:
+        """Nothing is lost."""
+        known = self.known
+        codes = {code for code in self.codes if code}
+        assert codes <= KILLED | TOLD, f"{codes} {self.texts[-3:]}; {self.where()}"
+        self.merged({key for key, one in known.hand.items() if not one.is_exact})
+        if self.applied:
+            self.run_applied()
+        for name in SEGMENTS:
+            assert self.user(name) == known.said[name], f"the prompts of {name}; {self.where()}"
+            now = self.array(name)
+            if not np.array_equal(now, known.voxels[name]):
+                frames = np.flatnonzero((now != known.voxels[name]).any(axis=(1, 2))).tolist()
+                raise AssertionError(f"{name} differs on {frames}; {self.where()}")
+        arrived = {(one.segmentID, one.frame) for one in self.arrived}
+        previews = self.previews()
+        for key, mask in known.seen.items():
+            if key not in self.may_go | arrived:
+                assert key in previews, f"the preview of {key} is lost; {self.where()}"
+                np.testing.assert_array_equal(previews[key], mask, f"{key}; {self.where()}")
+        new = previews.keys() - known.seen.keys() - arrived
+        assert not new, f"a preview of {new} from nowhere; {self.where()}"
+        for key, painted in known.hand.items():
+            name, frame = key
+            for what, mask in (("holds", known.voxels[name][frame]), ("shows", self.shown(frame, name))):
+                if what == "holds" or painted.is_exact:
+                    assert self.is_kept(painted, mask), f"{key}: painted, but {what} it not; {self.where()}"
+        known.seen = previews
+        self.arrived.clear()
+        self.may_go = set()
+
+    def run_applied(self) -> None:
+        """A run was applied at its end: what it found is in the segment."""
+        self.applied.clear()
+        allowed: dict[str, dict[int, list[BoolArray]]] = {}
+        for name, segment in self.told.items():
+            frames = set(range(segment.first, segment.last + 1)) - segment.locked
+            frames -= {frame for other, frame in self.spoken if other == name}
+            allowed[name] = {frame: [carried(segment, frame, self.shape)] for frame in frames}
+            self.may_go |= {(name, frame) for frame in frames}
+        self.changed(allowed)
+
+    def is_kept(self, painted: Painted, mask: BoolArray) -> bool:
+        """Whether a slice is as it was painted, corrected with any of the clicks since."""
+        if not painted.is_exact:
+            stroke = painted.stroke & ~drawn(self.discs(painted), self.shape)
+            return bool(mask[stroke].all() if painted.adds else not mask[stroke].any())
+        if not painted.clicks:
+            return np.array_equal(mask, painted.mask)
+        if not self.draws:
+            return bool((mask & painted.mask).sum() > 0.8 * painted.mask.sum())
+        counts = range(len(painted.clicks) + 1)
+        some = (one for n in counts for one in itertools.combinations(painted.clicks, n))
+        states = (drawn(FramePrompts(clicks=one, mask=painted.mask), self.shape) for one in some)
+        return any(np.array_equal(mask, state) for state in states)
+
+    @staticmethod
+    def discs(painted: Painted) -> FramePrompts:
+        """Where clicks may have changed a slice since it was painted."""
+        return FramePrompts(clicks=tuple((x, y, True) for x, y, _ in painted.clicks))
+
+    def same(self, now: dict[Key, BoolArray], before: dict[Key, BoolArray]) -> None:
+        """Both are the same masks."""
+        assert now.keys() == before.keys(), f"{now.keys() ^ before.keys()}; {self.where()}"
+        for key, mask in before.items():
+            np.testing.assert_array_equal(now[key], mask, f"{key}; {self.where()}")
+
+    def where(self) -> str:
+        """How to come here again."""
+        steps = "\n  ".join(self.log[-25:])
+        return f"seed {self.seed}, after {len(self.log)} entries, the last:\n  {steps}\n  {self.texts[-2:]}"
+
+    # --- whole walks
+
+    def story(self, kills: float) -> None:
+        """Every step once in the order of the work; the worker is killed in this part of them."""
+        for group in STORY:
+            self.group("A", group, kills)
+
+    def stroll(self, groups: int, kills: float) -> None:
+        """Steps in a random order."""
+        deck: list[tuple[str, ...]] = []
+        for _ in range(groups):
+            if not deck:
+                deck = self.chance.sample(STORY, len(STORY))
+            self.group(self.chance.choice("AAB"), deck.pop(), kills)
+
+    def group(self, name: str, group: tuple[str, ...], kills: float) -> None:
+        self.choose(name)
+        for step in group:
+            is_killed = self.chance.random() < kills
+            self.take(step, self.chance.choice((BEFORE, DURING, AFTER)) if is_killed else NEVER)
+
+    def complete(self) -> None:
+        """Steps that were not possible so far."""
+        for _ in range(5):
+            missing = {step for step in STEPS if not self.done[step]}
+            for group in STORY:
+                if missing & set(group):
+                    self.group("A", group, 0.0)
+        assert not missing, f"never done: {missing}; {self.where()}"
+
+    def end(self) -> None:
+        """Nobody kills any more: all works, and nothing is left over."""
+        self.settle()
+        self.take("click", NEVER)
+        if not self.clicked():
+            self.click_at(*self.place(8, "positive"), 8, "positive", NEVER)
+            self.check()
+        assert self.propagate()
+        self.finish()
+        self.check()
+        self.take("apply", NEVER)
+        self.controller.close()
+        for name in SEGMENTS:
+            now = slicer.util.arrayFromSegmentBinaryLabelmap(self.segmentationNode, name, self.volumeNode)
+            np.testing.assert_array_equal(now > 0, self.known.voxels[name])
+        self.check_nothing_is_left()
+
+    def check_nothing_is_left(self) -> None:
+        """No process, no thread, no file, no observer, no helper's node."""
+        pids = [one.pid for one in self.workers]
+        assert soon(lambda: not any(is_running(pid) for pid in pids)), "an orphan"
+        assert soon(lambda: own_threads() == []), own_threads()
+        assert [path for path in self.shared.rglob("*") if path.is_file()] == []
+        scene = self.headless.scene
+        names = [scene.GetNthNode(n).GetName() for n in range(scene.GetNumberOfNodes())]
+        assert "SAM2 Propagate preview" not in names and "SAM2Propagate commit" not in names
+        assert observed(self) == self.unobserved, "something is still observed"
+
+
+class CtWalk(Walk):
+    """On some slices of the shipped CT with the left kidney, with the real worker and the bundled model."""
+
+    draws = False
+    patience = 120.0
+
+    def begin(self, headless: Any) -> None:
+        self.headless = headless
+        array, geometry, self.kidney = sample()
+        self.volumeNode = addVolume(headless, array, geometry.ijk_to_ras)
+        self.segmentationNode = addSegmentation(headless, self.volumeNode, {"A": (0, 1, 0), "B": (1, 0, 0)})
+        self.unobserved = observed(self)
+        self.start(self.choices)
+
+    def transport(self) -> PopenTransport:
+        self.workers.append(PopenTransport(worker_command(sys.executable)))
+        return self.workers[-1]
+
+    def place(self, frame: int, tool: str) -> tuple[float, float]:
+        """On the kidney, or a little beside it."""
+        kidney = self.kidney[frame]
+        near = ndimage.binary_dilation(kidney, iterations=6) & ~ndimage.binary_dilation(kidney, iterations=3)
+        rows, columns = np.nonzero(kidney if tool == "positive" else near)
+        n = self.chance.randrange(len(rows))
+        return float(columns[n]), float(rows[n])
+
+    def corners(self, frame: int) -> tuple[Any, Any]:
+        rows, columns = np.nonzero(self.kidney[frame])
+        return (
+            self.ras(columns.min() - 1.0, rows.min() - 1.0, frame),
+            self.ras(columns.max() + 1.0, rows.max() + 1.0, frame),
+        )
