@@ -174,3 +174,39 @@ def test_an_edit_that_is_taken_back_leaves_the_slice_propagated(case):
     case.controller.lookForEdits()
     assert case.controller.strip().frames[3].look == look
     assert case.controller.strip().frames[3].doubt is not None
+
+
+def test_a_preview_that_arrives_over_a_stroke_keeps_it(case):
+    case.controller.point("positive", case.ras(12, 15, 8), (0, 0, 1))
+    case.paint(8, STROKE)
+    case.controller.lookForEdits()
+    assert case.controller.wait(5)
+    summary = case.controller.apply()
+    np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE) | STROKE)
+    assert summary is not None and summary.added > 0
+
+
+@pytest.mark.parametrize("how", ["prompt undone", "unlocked", "locked and unlocked"])
+def test_what_was_painted_is_not_previewed_over(headless, how):
+    case = Case(headless)
+    case.click(12, 15, 8)
+    case.click(20, 15, 8)
+    case.run()
+    if how == "unlocked":
+        case.click(1, 1, 8, "lock")
+    case.paint(8, STROKE)
+    case.controller.lookForEdits()
+    painted = case.segment(8)
+    if how == "prompt undone":
+        case.controller.undoPrompt()
+    elif how == "unlocked":
+        case.click(1, 1, 8, "lock")
+    else:
+        case.click(1, 1, 8, "lock")
+        case.click(1, 1, 8, "lock")
+    case.controller.wait(5)
+    case.controller.apply()
+    np.testing.assert_array_equal(case.segment(8), painted)
+    case.run()
+    np.testing.assert_array_equal(case.segment(8), painted)
+    case.controller.close()

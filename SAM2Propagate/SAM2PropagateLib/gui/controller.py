@@ -127,6 +127,8 @@ class Controller(Pointing):
         self._choices = Choices()
         self._running: _Running | None = None
         self._previews: dict[tuple[str, int], PreviewCall] = {}
+        # What the segments held when previews of theirs were asked for.
+        self._asked: dict[tuple[str, int], Snapshot] = {}
         self._lost: set[tuple[str, int]] = set()
         self._waiting: deque[Update] = deque()
         self._toldOf: set[str] = set()
@@ -253,6 +255,7 @@ class Controller(Pointing):
         if running is not None and self._session is not None:
             self._session.cancel(running.call)
         self._previews.clear()
+        self._asked.clear()
         self._lost.clear()
         self._removed.clear()
         if workspace is None:
@@ -548,14 +551,15 @@ class Controller(Pointing):
     # --- previews
 
     def preview(self, frame: int, segmentID: str | None = None) -> bool:
-        """Ask for the mask of one frame from its prompts; False if they do not say where the structure is.
+        """Ask for the mask of one frame from its prompts; False if they do not say where the structure is, or
+        the user has painted on the frame since: what they painted is its mask.
 
         The mask appears in the preview, and `frameArrived` tells.
         """
         workspace = self._require()
         wanted = segmentID or self._segmentID
         said = keyframes.onFrame(workspace.effective(wanted), frame, workspace.geometry, workspace.axis)
-        if not said.has_positive:
+        if not said.has_positive or workspace.hasOpenEdit(wanted, frame):
             return False
         self._ask(wanted, frame, said)
         return True
@@ -577,7 +581,7 @@ class Controller(Pointing):
                 if frame in workspace.previewFrames(segmentID):
                     accepted.add((segmentID, frame))
                 continue
-            if frame not in absent and said.has_positive:
+            if frame not in absent and said.has_positive and not workspace.hasOpenEdit(segmentID, frame):
                 self._ask(segmentID, frame, said)
                 continue
             self._forget(segmentID, frame)
@@ -623,6 +627,7 @@ class Controller(Pointing):
         except SAM2PropagateError as error:
             self._fail(error)
             return
+        self._asked[segmentID, frame] = workspace.tracker.snapshot(segmentID)
         self._toldOf.clear()
         self._tick()
         lost, self._lost = self._lost - {(segmentID, frame)}, set()
@@ -742,8 +747,8 @@ class Controller(Pointing):
         if reason := self.whyNot(rules.APPLY):
             self._say("warning", reason, "not_possible")
             return None
-        self._mergeEdits()
-        return self._commit(None)
+        merged, rest = self._mergeEdits(), self._commit(None)
+        return rest if merged is None else merged if rest is None else merged + rest
 
     def editBegins(self) -> None:
         """The user takes up a tool of the Segment Editor: the chosen segment's preview is applied, so that
@@ -850,18 +855,18 @@ class Controller(Pointing):
         self.changed.emit(None)
         return summary
 
-    def _mergeEdits(self) -> None:
+    def _mergeEdits(self) -> CommitSummary | None:
         """Where the user edited a segment under its preview: brings both together, as a keyframe, and writes
-        that into the segment.
+        that into the segment; None if there was no such place, or it failed.
         """
         workspace = self._require()
         geometry, axis = workspace.geometry, workspace.axis
         if not workspace.hasPreview:
-            return
+            return None
         merged = {segmentID: workspace.painted(segmentID) for segmentID in workspace.segmentIDs}
         frames = {(segmentID, frame) for segmentID, masks in merged.items() for frame in masks}
         if not frames:
-            return
+            return None
         before = workspace.prompts
         for segmentID, masks in merged.items():
             said = workspace.prompts.segment(segmentID)
@@ -876,7 +881,7 @@ class Controller(Pointing):
             workspace.keep(before)
         if self._running is not None:
             self._running.overtaken |= frames
-        self._commit(frames)
+        return self._commit(frames)
 
     @staticmethod
     def _takeOut(workspace: Workspace, segmentID: str, frames: set[int]) -> None:
@@ -1022,9 +1027,9 @@ class Controller(Pointing):
         if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
             return False
         try:
-            base = self._running.bases.get(event.segment) if self._running is not None else None
-            isOfRun = not isinstance(call, PreviewCall)
-            workspace.putPreview(event.segment, event.frame, event.mask, base if isOfRun else None)
+            bases = self._running.bases if self._running is not None else {}
+            base = self._asked.get(key) if isinstance(call, PreviewCall) else bases.get(event.segment)
+            workspace.putPreview(event.segment, event.frame, event.mask, base)
         except InputError as error:  # the volume has changed its size under the run
             self._fail(error)
             return False

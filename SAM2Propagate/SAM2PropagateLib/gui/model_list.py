@@ -109,7 +109,9 @@ class ModelList:
             whyNotRemove = _("It is not on this computer.")
         elif self.isDownloading and self._name == entry.name:
             whyNotRemove = _("It is being downloaded.")
-        return ModelRow(entry.name, entry.title, _details(status), status.there, whyNotDownload, whyNotRemove)
+        return ModelRow(
+            entry.name, entry.listed_title, _details(status), status.there, whyNotDownload, whyNotRemove
+        )
 
     def consentText(self, name: str) -> str:
         """What is downloaded from where, how large, under which licence: to be agreed to."""

@@ -251,7 +251,7 @@ class Pointing:
     def _say(self, level: str, text: str, code: str = "", log: tuple[str, ...] = ()) -> None:
         raise NotImplementedError
 
-    def _mergeEdits(self) -> None:
+    def _mergeEdits(self) -> Any:
         raise NotImplementedError
 
     def _settle(self, before: Any, viewNormal: Any) -> None:

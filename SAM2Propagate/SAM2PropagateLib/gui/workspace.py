@@ -370,31 +370,33 @@ class Workspace:
     def adoptEdits(self, segmentID: str) -> None:
         """Makes keyframes of the slices that the user edited; the prompts on them become history."""
         said = self.prompts.segment(segmentID)
-        geometry, axis = self.geometry, self.axis
         locked = self.marked(segmentID)[1]
         for one in self.edits(segmentID):
             if one.frame not in locked:
-                said = self._adopted(said, one, geometry, axis)
+                said = self._adopted(said, one)
         self.write(said)
+
+    def hasOpenEdit(self, segmentID: str, frame: int) -> bool:
+        """Whether the user edited a frame and its prompts do not know of that yet."""
+        said = self.prompts.segment(segmentID)
+        return any(one.frame == frame and not self._isAdopted(said, one) for one in self.edits(segmentID))
 
     def adoptEdit(self, said: SegmentPrompts, frame: int) -> SegmentPrompts:
         """The prompts with the user's edit of one frame, if there is one, as its mask."""
         for one in self.edits(said.segment):
             if one.frame == frame:
-                return self._adopted(said, one, self.geometry, self.axis)
+                return self._adopted(said, one)
         return said
 
-    def _adopted(
-        self, said: SegmentPrompts, one: EditedFrame, geometry: VolumeGeometry, axis: int
-    ) -> SegmentPrompts:
-        frames = keyframes.framesOf(said, geometry, axis)
-        for mask in said.masks:
-            # It was adopted before, and perhaps corrected with clicks since.
-            if frames.get(mask.id) == one.frame and mask == one.prompt:
-                return said
-        if not one.prompt.mask.any() and any(frames.get(mark.id) == one.frame for mark in said.absent):
-            return said
-        return self.withMask(said, one.prompt, one.frame)
+    def _adopted(self, said: SegmentPrompts, one: EditedFrame) -> SegmentPrompts:
+        return said if self._isAdopted(said, one) else self.withMask(said, one.prompt, one.frame)
+
+    def _isAdopted(self, said: SegmentPrompts, one: EditedFrame) -> bool:
+        frames = keyframes.framesOf((*said.masks, *said.absent), self.geometry, self.axis)
+        # It was adopted before, and perhaps corrected with clicks since.
+        if any(frames.get(mask.id) == one.frame and mask == one.prompt for mask in said.masks):
+            return True
+        return not one.prompt.mask.any() and any(frames.get(mark.id) == one.frame for mark in said.absent)
 
     def withMask(self, said: SegmentPrompts, mask: Any, frame: int) -> SegmentPrompts:
         """The prompts with this mask; clicks and boxes that are on its frame now become its history."""

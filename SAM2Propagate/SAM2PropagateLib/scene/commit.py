@@ -95,6 +95,11 @@ class CommitSummary:
     removed: int
     protected: int
 
+    def __add__(self, other: CommitSummary) -> CommitSummary:
+        return CommitSummary(
+            self.added + other.added, self.removed + other.removed, self.protected + other.protected
+        )
+
 
 @dataclass(frozen=True)
 class _Difference:
