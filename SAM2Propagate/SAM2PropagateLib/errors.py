@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from SAM2PropagateLib.texts import parts_of, restored
+from SAM2PropagateLib.texts import tr as _
 
 
 class SAM2PropagateError(Exception):
@@ -23,16 +27,25 @@ class SAM2PropagateError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code, self.sentence, self.hint)
 
-    def to_dict(self) -> dict[str, str]:
-        """The error as JSON-able values, for the worker's `error` event."""
+    def to_dict(self) -> dict[str, Any]:
+        """The error as JSON-able values, for the worker's `error` event.
+
+        Beside the plain texts, `parts` holds what they are made of, where they remember it.
+        """
         kind = "input" if isinstance(self, InputError) else "failure"
-        return {"code": self.code, "sentence": self.sentence, "hint": self.hint, "kind": kind}
+        values = {"code": self.code, "sentence": self.sentence, "hint": self.hint, "kind": kind}
+        made_of = {"sentence": parts_of(self.sentence), "hint": parts_of(self.hint)}
+        parts = {name: one for name, one in made_of.items() if one is not None}
+        return {**values, "parts": parts} if parts else values
 
     @staticmethod
-    def from_dict(values: dict[str, str]) -> SAM2PropagateError:
-        """The error that `to_dict` described: an `InputError` if it was one."""
+    def from_dict(values: Mapping[str, Any]) -> SAM2PropagateError:
+        """The error that `to_dict` described: an `InputError` if it was one, in the user's language."""
         kind = InputError if values.get("kind") == "input" else SAM2PropagateError
-        return kind(values["code"], values["sentence"], values.get("hint", ""))
+        parts = values.get("parts")
+        parts = parts if isinstance(parts, Mapping) else {}
+        sentence = restored(parts.get("sentence"), values["sentence"])
+        return kind(values["code"], sentence, restored(parts.get("hint"), values.get("hint", "")))
 
 
 class InputError(SAM2PropagateError):
@@ -42,5 +55,5 @@ class InputError(SAM2PropagateError):
 class Cancelled(SAM2PropagateError):  # noqa: N818  not an error: the user wanted it
     """The user cancelled; what was finished stays."""
 
-    def __init__(self, code: str = "cancelled", sentence: str = "Cancelled.", hint: str = "") -> None:
-        super().__init__(code, sentence, hint)
+    def __init__(self, code: str = "cancelled", sentence: str = "", hint: str = "") -> None:
+        super().__init__(code, sentence or _("Cancelled."), hint)

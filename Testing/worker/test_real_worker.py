@@ -47,7 +47,7 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
     middle = FRAMES // 2
     rows, columns = np.nonzero(kidney[middle])
     corners = [
-        to_ras(geometry.ras_of_pixel(float(x), float(y), middle, 2), "A corner")
+        to_ras(geometry.ras_of_pixel(float(x), float(y), middle, 2))
         for x, y in ((columns.min(), rows.min()), (columns.max(), rows.max()))
     ]
     said = PromptSet().add("kidney", Box("b", *corners))

@@ -26,6 +26,7 @@ from SAM2PropagateLib.engine.memory_limits import is_out_of_memory
 from SAM2PropagateLib.engine.weights import State, is_mapped, parameter_count, read_state
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.texts import tr as _
 
 log = logging.getLogger(__name__)
 
@@ -208,8 +209,10 @@ def build_model(
         except (TypeError, AssertionError, KeyError, AttributeError, IndexError, ZeroDivisionError) as error:
             raise InputError(
                 "config_not_allowed",
-                f"sam2 cannot build a model from this configuration ({type(error).__name__}: {error}).",
-                "Use one of sam2's own configurations as a start.",
+                _("sam2 cannot build a model from this configuration ({kind}: {reason}).").format(
+                    kind=type(error).__name__, reason=error
+                ),
+                _("Use one of sam2's own configurations as a start."),
             ) from error
     model.eval()
     return model.requires_grad_(False)
@@ -232,8 +235,10 @@ def check_input_size(size: int) -> int:
     ):
         raise InputError(
             "bad_input_size",
-            f"The model cannot take an input of {size} pixels.",
-            f"Choose a multiple of {INPUT_STEP} from {SMALLEST_INPUT} to {LARGEST_INPUT}.",
+            _("The model cannot take an input of {size} pixels.").format(size=size),
+            _("Choose a multiple of {step} from {least} to {most}.").format(
+                step=INPUT_STEP, least=SMALLEST_INPUT, most=LARGEST_INPUT
+            ),
         )
     return size
 
@@ -263,8 +268,8 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
         if not OmegaConf.is_dict(tree) or not OmegaConf.is_dict(tree.get("model")):
             raise InputError(
                 "config_unreadable",
-                f'The configuration "{base.name}" has no section "model".',
-                "Use one as sam2's folder configs holds them, not a training configuration.",
+                _('The configuration "{name}" has no section "model".').format(name=base.name),
+                _("Use one as sam2's folder configs holds them, not a training configuration."),
             )
         tree = OmegaConf.create({"model": tree.model})
         for key, value in _INTERACTIVE.items():
@@ -276,15 +281,17 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(
             "config_unreadable",
-            f'The configuration "{base.name}" cannot be read ({" ".join(str(error).split())[:160]}).',
-            "It must be a YAML file of the form that sam2's folder configs holds.",
+            _('The configuration "{name}" cannot be read ({reason}).').format(
+                name=base.name, reason=" ".join(str(error).split())[:160]
+            ),
+            _("It must be a YAML file of the form that sam2's folder configs holds."),
         ) from error
     if values.get("_target_") in _PREDICTORS:
         values["_target_"] = _MODEL_CLASS
         for setting in _PREDICTOR_SETTINGS:
             values.pop(setting, None)
     if values.get("_target_") != _MODEL_CLASS:
-        raise _not_allowed(f'the model is "{values.get("_target_")}"')
+        raise _not_allowed(_('the model is "{value}"').format(value=values.get("_target_")))
     _check_blocks(values)
     _set_input_size(
         values, check_input_size(input_size if input_size is not None else values.get("image_size", 0))
@@ -306,8 +313,8 @@ def recognize_config(state: Mapping[str, torch.Tensor], file_name: str = "the fi
     if letter is None:
         raise InputError(
             "config_unknown",
-            f'The weights in "{file_name}" are of none of the eight SAM 2 models.',
-            "Name the configuration that they were trained with.",
+            _('The weights in "{file}" are of none of the eight SAM 2 models.').format(file=file_name),
+            _("Name the configuration that they were trained with."),
         )
     family = "sam2.1" if "obj_ptr_tpos_proj.weight" in state else "sam2"
     return f"configs/{family}/{family}_hiera_{letter}.yaml"
@@ -319,13 +326,13 @@ def _base_and_overrides(config: ConfigLike) -> tuple[Path, dict[str, Any]]:
             config = json.loads(config)
         except json.JSONDecodeError as error:
             raise InputError(
-                "config_unreadable", f"The configuration is not valid JSON ({error})."
+                "config_unreadable", _("The configuration is not valid JSON ({reason}).").format(reason=error)
             ) from error
     if isinstance(config, Mapping):
         overrides = config.get("overrides") or {}
         if not isinstance(config.get("base"), str) or not isinstance(overrides, Mapping):
             raise InputError(
-                "config_unreadable", 'A configuration needs "base" (a name) and "overrides" (a table).'
+                "config_unreadable", _('A configuration needs "base" (a name) and "overrides" (a table).')
             )
         for key, value in overrides.items():
             plain = (
@@ -334,7 +341,9 @@ def _base_and_overrides(config: ConfigLike) -> tuple[Path, dict[str, Any]]:
                 or (isinstance(value, list | tuple) and all(isinstance(v, bool | int | float) for v in value))
             )
             if not str(key).startswith("model.") or not plain:
-                raise _not_allowed(f'the override "{key}" is not a number, a truth value or a list of them')
+                raise _not_allowed(
+                    _('the override "{key}" is not a number, a truth value or a list of them').format(key=key)
+                )
         return _named_config(config["base"]), dict(overrides)
     path = Path(config)
     if path.suffix in (".yaml", ".yml") and path.is_file():
@@ -351,8 +360,8 @@ def _named_config(name: str) -> Path:
             return _sam2_folder() / known
     raise InputError(
         "config_unknown",
-        f'There is no model configuration "{name}".',
-        f"Name a YAML file or one of: {', '.join(names)}.",
+        _('There is no model configuration "{name}".').format(name=name),
+        _("Name a YAML file or one of: {names}.").format(names=", ".join(names)),
     )
 
 
@@ -365,8 +374,8 @@ def _sam2_folder() -> Path:
 def _not_allowed(what: str) -> InputError:
     return InputError(
         "config_not_allowed",
-        f"This model configuration is not allowed: {what}.",
-        "It may only combine SAM 2's own building blocks.",
+        _("This model configuration is not allowed: {what}.").format(what=what),
+        _("It may only combine SAM 2's own building blocks."),
     )
 
 
@@ -376,9 +385,9 @@ def _check_blocks(values: Any) -> None:
         for key, value in values.items():
             if key == "_target_":
                 if value not in _BUILDING_BLOCKS:
-                    raise _not_allowed(f'it asks for "{value}"')
+                    raise _not_allowed(_('it asks for "{value}"').format(value=value))
             elif str(key).startswith("_") or (key == "weights_path" and value is not None):
-                raise _not_allowed(f'it sets "{key}"')
+                raise _not_allowed(_('it sets "{key}"').format(key=key))
             _check_blocks(value)
     elif isinstance(values, list):
         for value in values:
@@ -459,32 +468,54 @@ def _load_strictly(model: torch.nn.Module, state: State, file_name: str) -> None
     shapes = [name for name in sorted(own.keys() & state.keys()) if own[name].shape != state[name].shape]
     problems = []
     if missing:
-        problems.append(f"{_count(missing)} missing (such as {missing[0]})")
+        problems.append(
+            _("{tensors} missing (such as {name})").format(tensors=_count(missing), name=missing[0])
+        )
     if unexpected:
-        problems.append(f"{_count(unexpected)} the model does not have (such as {unexpected[0]})")
+        problems.append(
+            _("{tensors} the model does not have (such as {name})").format(
+                tensors=_count(unexpected), name=unexpected[0]
+            )
+        )
     if shapes:
         first = shapes[0]
         problems.append(
-            f"{_count(shapes)} of another shape (such as {first}: {list(state[first].shape)}, not "
-            f"{list(own[first].shape)})"
+            _("{tensors} of another shape (such as {name}: {shape}, not {own})").format(
+                tensors=_count(shapes),
+                name=first,
+                shape=list(state[first].shape),
+                own=list(own[first].shape),
+            )
         )
     if problems:
         raise InputError(
             "weights_do_not_match",
-            f'The weights in "{file_name}" do not belong to this configuration: {"; ".join(problems)}.',
-            "Name the configuration that they were trained with; SAM 2 and SAM 2.1 have different ones.",
+            _('The weights in "{file}" do not belong to this configuration: {problems}.').format(
+                file=file_name, problems=_listed(problems)
+            ),
+            _("Name the configuration that they were trained with; SAM 2 and SAM 2.1 have different ones."),
         )
     for name in sorted(own):
         if not bool(torch.isfinite(state[name]).all()):
             raise InputError(
                 "weights_damaged",
-                f'The weights in "{file_name}" have values that are not numbers, in {name}.',
+                _('The weights in "{file}" have values that are not numbers, in {name}.').format(
+                    file=file_name, name=name
+                ),
             )
     model.load_state_dict(state, strict=True)
 
 
 def _count(names: list[str]) -> str:
-    return f"{len(names)} tensor{'' if len(names) == 1 else 's'}"
+    return _("1 tensor") if len(names) == 1 else _("{count} tensors").format(count=len(names))
+
+
+def _listed(problems: list[str]) -> str:
+    # Not joined as text, which would forget how the parts are made.
+    listed, *others = problems
+    for problem in others:
+        listed = _("{one}; {other}").format(one=listed, other=problem)
+    return listed
 
 
 # --- memory
@@ -508,18 +539,19 @@ def _check_room(label: str, device: torch.device, parameters: int, input_size: i
     needed = memory_needed(parameters, input_size, copies=copies)
     free = free_memory(device)
     if free is not None and needed > free:
-        raise _does_not_fit(label, device, f"it needs about {_gib(needed)}, and {_gib(free)} are free")
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+        why = _("it needs about {needed:.1f} GiB, and {free:.1f} GiB are free").format(
+            needed=needed / 2**30, free=free / 2**30
+        )
+        raise _does_not_fit(label, device, why)
 
 
 def _does_not_fit(label: str, device: torch.device, why: str) -> SAM2PropagateError:
     return SAM2PropagateError(
         "model_does_not_fit",
-        f'The model "{label}" does not fit into the memory of {device} ({why}).',
-        "Close other programs, or choose a smaller model, a smaller input size or another device.",
+        _('The model "{label}" does not fit into the memory of {device} ({why}).').format(
+            label=label, device=device, why=why
+        ),
+        _("Close other programs, or choose a smaller model, a smaller input size or another device."),
     )
 
 
@@ -528,8 +560,8 @@ def _memory_errors(label: str, device: torch.device) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise _does_not_fit(label, device, "the system refused more memory") from error
+        raise _does_not_fit(label, device, _("the system refused more memory")) from error
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise _does_not_fit(label, device, "the system refused more memory") from error
+        raise _does_not_fit(label, device, _("the system refused more memory")) from error

@@ -10,6 +10,7 @@ import torch
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.models.memory import available_host_memory
+from SAM2PropagateLib.texts import tr as _
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +50,25 @@ def pick_device(name: str = "auto") -> torch.device:
             if reason is None:
                 return torch.device(candidate)
             log.warning("%s is there but cannot compute: %s", candidate, reason)
-        raise InputError("device_unusable", "No device of this computer can compute with torch.")
-    choices = f"Choose one of: auto, {', '.join(there)}."
+        raise InputError("device_unusable", _("No device of this computer can compute with torch."))
+    choices = _("Choose one of: auto, {names}.").format(names=", ".join(there))
     kind, separator, index = wanted.partition(":")
     if kind not in ("cuda", "mps", "cpu") or (separator and not (kind == "cuda" and index.isdecimal())):
-        raise InputError("unknown_device", f'There is no device called "{name}".', choices)
+        raise InputError(
+            "unknown_device", _('There is no device called "{name}".').format(name=name), choices
+        )
     if wanted == "cuda" and "cuda:0" in there:
         wanted = "cuda:0"
     if wanted not in there:
-        raise InputError("device_unavailable", f'The device "{name}" is not available here.', choices)
+        raise InputError(
+            "device_unavailable", _('The device "{name}" is not available here.').format(name=name), choices
+        )
     reason = _why_unusable(wanted)
     if reason is not None:
         raise InputError(
-            "device_unusable", f'The device "{name}" is there but cannot compute ({reason}).', choices
+            "device_unusable",
+            _('The device "{name}" is there but cannot compute ({reason}).').format(name=name, reason=reason),
+            choices,
         )
     return torch.device(wanted)
 
@@ -74,7 +81,7 @@ def _why_unusable(name: str) -> str | None:
         answer = float((torch.ones(2, device=name) + 1).sum().item())
     except (RuntimeError, AssertionError) as error:
         return " ".join(str(error).split())[:200]
-    return None if answer == 4.0 else f"1 + 1 gave {answer / 2:g}"
+    return None if answer == 4.0 else _("1 + 1 gave {answer:g}").format(answer=answer / 2)
 
 
 def describe(device: torch.device) -> str:
@@ -131,8 +138,8 @@ def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     if precision != "auto":
         raise InputError(
             "unknown_precision",
-            f'There is no precision called "{precision}".',
-            f"Choose one of: auto, {', '.join(PRECISIONS)}.",
+            _('There is no precision called "{precision}".').format(precision=precision),
+            _("Choose one of: auto, {names}.").format(names=", ".join(PRECISIONS)),
         )
     if device.type == "cuda":
         major, _minor = torch.cuda.get_device_capability(device)

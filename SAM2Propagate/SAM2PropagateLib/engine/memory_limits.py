@@ -9,6 +9,7 @@ import torch
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import available_host_memory
+from SAM2PropagateLib.texts import tr as _
 
 _MEGABYTE = 1 << 20
 
@@ -27,11 +28,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
     """What the user is told when even the smallest step did not fit."""
-    where = "The graphics card" if device.type == "cuda" else "This computer"
+    where = _("The graphics card") if device.type == "cuda" else _("This computer")
     return SAM2PropagateError(
         "out_of_memory",
-        f"{where} has not enough free memory for this model, even one slice at a time.",
-        "Close other programs that use it, choose a smaller model or input size, or use the CPU.",
+        _("{where} has not enough free memory for this model, even one slice at a time.").format(where=where),
+        _("Close other programs that use it, choose a smaller model or input size, or use the CPU."),
     )
 
 

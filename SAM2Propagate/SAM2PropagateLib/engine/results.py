@@ -9,6 +9,7 @@ import numpy as np
 from SAM2PropagateLib.engine.plan import BOTH, DIRECTIONS
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.prompts.resolve import ResolvedSegment
+from SAM2PropagateLib.texts import tr as _
 
 PREVIEW, KEYFRAME, PROPAGATED, ABSENT = "preview", "keyframe", "propagated", "absent"
 
@@ -55,12 +56,14 @@ class RunRequest:
         if self.direction not in DIRECTIONS:
             raise InputError(
                 "unknown_direction",
-                f"There is no direction '{self.direction}'.",
-                f"Use one of: {', '.join(DIRECTIONS)}.",
+                _("There is no direction '{direction}'.").format(direction=self.direction),
+                _("Use one of: {names}.").format(names=", ".join(DIRECTIONS)),
             )
         if self.reach is not None and self.reach < 1:
             raise InputError(
-                "bad_reach", f"A reach of {self.reach} slices leads nowhere.", "Give 1 or more, or none."
+                "bad_reach",
+                _("A reach of {reach} slices leads nowhere.").format(reach=self.reach),
+                _("Give 1 or more, or none."),
             )
 
 

@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.texts import tr as _
 
 PACKED_FORMAT = "sam2propagate-1"
 SCALE_SUFFIX = ".scale"
 SMALLEST_PACKED = 1024
 
-_GET_AGAIN = "Get the file again from where it was published."
 
 State = dict[str, torch.Tensor]
 
@@ -91,27 +91,34 @@ def _is_mappable(path: Path) -> bool:
 def _kind(path: Path) -> str:
     if path.is_dir():
         raise InputError(
-            "weights_not_weights", f'"{path}" is a folder, not a weights file.', "Name the file inside it."
+            "weights_not_weights",
+            _('"{path}" is a folder, not a weights file.').format(path=path),
+            _("Name the file inside it."),
         )
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(9)
     except FileNotFoundError as error:
-        raise InputError("weights_missing", f'There is no weights file "{path}".') from error
+        raise InputError(
+            "weights_missing", _('There is no weights file "{path}".').format(path=path)
+        ) from error
     except OSError as error:
         raise InputError(
-            "weights_missing", f'The weights file "{path}" cannot be read ({error.strerror or error}).'
+            "weights_missing",
+            _('The weights file "{path}" cannot be read ({reason}).').format(
+                path=path, reason=error.strerror or error
+            ),
         ) from error
     if len(start) == 9 and start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= 100_000_000:
         return "safetensors"
     if start[:1] == b"\x80" or (start[:4] == b"PK\x03\x04" and not _is_other_archive(path)):
         return "checkpoint"  # a bare pickle, or a ZIP archive, as torch writes now
-    what = "is empty" if size == 0 else "is not a weights file"
+    sentence = _('"{name}" is empty.') if size == 0 else _('"{name}" is not a weights file.')
     raise InputError(
         "weights_not_weights",
-        f'"{path.name}" {what}.',
-        "Weights are a .safetensors file or a PyTorch checkpoint (.pt) as Meta publishes them.",
+        sentence.format(name=path.name),
+        _("Weights are a .safetensors file or a PyTorch checkpoint (.pt) as Meta publishes them."),
     )
 
 
@@ -125,10 +132,20 @@ def _is_other_archive(path: Path) -> bool:
 
 
 def _damaged(path: Path, reason: object) -> InputError:
-    text = " ".join(str(reason).split())[:160]
+    line = " ".join(str(reason).split())[:160]
     return InputError(
-        "weights_damaged", f'The weights file "{path.name}" is cut off or damaged ({text}).', _GET_AGAIN
+        "weights_damaged",
+        _('The weights file "{name}" is cut off or damaged ({reason}).').format(
+            # As it is where nothing had to be cut: a text of ours is translated with the sentence.
+            name=path.name,
+            reason=reason if reason == line else line,
+        ),
+        _get_again(),
     )
+
+
+def _get_again() -> str:
+    return _("Get the file again from where it was published.")
 
 
 # --- safetensors
@@ -145,8 +162,10 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
     if file_format.startswith("sam2propagate-") and file_format != PACKED_FORMAT:
         raise InputError(
             "weights_newer",
-            f'The weights file "{path.name}" has the format "{file_format}", which this version cannot read.',
-            "Update the extension.",
+            _(
+                'The weights file "{name}" has the format "{file_format}", which this version cannot read.'
+            ).format(name=path.name, file_format=file_format),
+            _("Update the extension."),
         )
     if file_format != PACKED_FORMAT:
         return {name: _as_float(tensor) for name, tensor in stored.items()}, metadata
@@ -164,12 +183,12 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 def _unpacked(path: Path, name: str, values: torch.Tensor, stored: State) -> torch.Tensor:
     scale = stored.get(name + SCALE_SUFFIX)
     if scale is None:
-        raise _damaged(path, f"{name} has no scale")
+        raise _damaged(path, _("{name} has no scale").format(name=name))
     fits = scale.ndim == values.ndim and all(
         s in (1, v) for s, v in zip(scale.shape, values.shape, strict=True)
     )
     if not fits or not bool(torch.isfinite(scale).all()):
-        raise _damaged(path, f"the scale of {name} does not fit")
+        raise _damaged(path, _("the scale of {name} does not fit").format(name=name))
     return values.to(torch.float32).mul_(scale.to(torch.float32))
 
 
@@ -187,8 +206,10 @@ def _read_checkpoint(path: Path) -> State:
         if any(sign in str(error).lower() for sign in ("unsupported", "blocked", "can only")):
             raise InputError(
                 "weights_unsafe",
-                f'"{path.name}" holds more than weights: loading it could run code, so it was not loaded.',
-                "Use only checkpoints from people you trust, and ask them for one with plain tensors.",
+                _(
+                    '"{name}" holds more than weights: loading it could run code, so it was not loaded.'
+                ).format(name=path.name),
+                _("Use only checkpoints from people you trust, and ask them for one with plain tensors."),
             ) from error
         raise _damaged(path, error) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
@@ -196,14 +217,18 @@ def _read_checkpoint(path: Path) -> State:
     if not isinstance(loaded, Mapping) or not isinstance(loaded.get("model"), Mapping):
         raise InputError(
             "weights_no_model",
-            f'"{path.name}" is a PyTorch file without the key "model" of a SAM 2 checkpoint.',
-            "Use a checkpoint as Meta's training code writes it.",
+            _('"{name}" is a PyTorch file without the key "model" of a SAM 2 checkpoint.').format(
+                name=path.name
+            ),
+            _("Use a checkpoint as Meta's training code writes it."),
         )
     model = loaded["model"]
     for name, tensor in model.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise InputError(
-                "weights_no_model", f'In "{path.name}", "{name}" under "model" is not a tensor.', _GET_AGAIN
+                "weights_no_model",
+                _('In "{file}", "{name}" under "model" is not a tensor.').format(file=path.name, name=name),
+                _get_again(),
             )
     return {name: _as_float(tensor.detach()) for name, tensor in model.items()}
 

@@ -11,6 +11,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.stack import check_array
 from SAM2PropagateLib.frames.window import blocks, finite_range
+from SAM2PropagateLib.texts import tr as _
 
 
 def check_volume(array: npt.NDArray[Any], geometry: VolumeGeometry, axis: int | None = None) -> None:
@@ -32,17 +33,22 @@ def check_volume(array: npt.NDArray[Any], geometry: VolumeGeometry, axis: int | 
         if geometry.frame_count(candidate) < 2:
             raise InputError(
                 "too_few_slices",
-                f"The volume has a single slice along its {AXIS_NAMES[candidate]} axis; "
-                "propagation needs at least 2 slices.",
-                "Choose a 3D volume, not a single image.",
+                _(
+                    "The volume has a single slice along its {axis} axis; propagation needs at least 2 "
+                    "slices."
+                ).format(axis=AXIS_NAMES[candidate]),
+                _("Choose a 3D volume, not a single image."),
             )
     if not _has_contrast(array):
         smallest, largest = finite_range(array)
         if smallest == largest:
             raise InputError(
                 "constant_volume",
-                f"All voxels of the volume have the same value ({smallest:g}): there is nothing to segment.",
-                "Choose another volume, or check how it was made.",
+                _(
+                    "All voxels of the volume have the same value ({smallest:g}): there is nothing to "
+                    "segment."
+                ).format(smallest=smallest),
+                _("Choose another volume, or check how it was made."),
             )
 
 

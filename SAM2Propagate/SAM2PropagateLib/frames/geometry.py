@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.texts import tr as _
 
 FloatArray = npt.NDArray[np.float64]
 
 AXIS_NAMES = ("i", "j", "k")
 # (x axis, y axis) of the pixels of a frame, per propagation axis.
 _PIXEL_AXES = ((1, 2), (0, 2), (0, 1))
-_PLANES = ("sagittal", "coronal", "axial")
 # Points this little (in voxels) outside still count as inside: rounding of matrices and of text files.
 EDGE_TOLERANCE = 1e-3
 # Below this ratio of the determinant to the product of the axis lengths, two axes count as parallel.
@@ -37,7 +37,11 @@ _FLAT_RATIO = 1e-6
 def check_axis(axis: int) -> int:
     """`axis` itself when it is 0, 1 or 2. Raises InputError `bad_axis` otherwise."""
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not 0 <= axis <= 2:
-        raise InputError("bad_axis", f"There is no propagation axis {axis!r}.", "Use i, j or k (0, 1 or 2).")
+        raise InputError(
+            "bad_axis",
+            _("There is no propagation axis {axis}.").format(axis=repr(axis)),
+            _("Use i, j or k (0, 1 or 2)."),
+        )
     return int(axis)
 
 
@@ -69,14 +73,16 @@ class VolumeGeometry:
         if len(shape) != 3:
             raise InputError(
                 "not_3d",
-                f"The volume has {len(shape)} dimensions instead of 3.",
-                "Choose one 3D volume, for example one time point of a series.",
+                _("The volume has {count} dimensions instead of 3.").format(count=len(shape)),
+                _("Choose one 3D volume, for example one time point of a series."),
             )
         if min(shape) < 1:
             raise InputError(
                 "empty",
-                f"The volume is empty: its size is {shape[0]} x {shape[1]} x {shape[2]} voxels.",
-                "Choose a volume with image data.",
+                _("The volume is empty: its size is {i} x {j} x {k} voxels.").format(
+                    i=shape[0], j=shape[1], k=shape[2]
+                ),
+                _("Choose a volume with image data."),
             )
         try:
             # Adding 0.0 turns -0.0 into 0.0, so that equal matrices have equal bytes.
@@ -84,16 +90,18 @@ class VolumeGeometry:
         except (TypeError, ValueError):
             matrix = np.zeros(0)
         if matrix.shape != (4, 4):
-            raise _degenerate("its IJK-to-RAS matrix is not a 4x4 matrix of numbers")
+            raise _degenerate(_("its IJK-to-RAS matrix is not a 4x4 matrix of numbers"))
         if not np.isfinite(matrix).all():
-            raise _degenerate("its IJK-to-RAS matrix has entries that are not finite numbers")
+            raise _degenerate(_("its IJK-to-RAS matrix has entries that are not finite numbers"))
         if not np.allclose(matrix[3], (0.0, 0.0, 0.0, 1.0), rtol=0, atol=1e-9):
-            raise _degenerate("its IJK-to-RAS matrix is not affine (the last row is not 0 0 0 1)")
+            raise _degenerate(_("its IJK-to-RAS matrix is not affine (the last row is not 0 0 0 1)"))
         lengths = np.linalg.norm(matrix[:3, :3], axis=0)
         if lengths.min() <= 1e-12:
-            raise _degenerate(f"its spacing along {AXIS_NAMES[int(lengths.argmin())]} is zero")
+            raise _degenerate(
+                _("its spacing along {axis} is zero").format(axis=AXIS_NAMES[int(lengths.argmin())])
+            )
         if abs(np.linalg.det(matrix[:3, :3] / lengths)) < _FLAT_RATIO:
-            raise _degenerate("two of its axes are parallel")
+            raise _degenerate(_("two of its axes are parallel"))
         inverse = np.linalg.inv(matrix)
         matrix.setflags(write=False)
         inverse.setflags(write=False)
@@ -161,8 +169,8 @@ class VolumeGeometry:
         if not math.isfinite(length) or length == 0.0:
             raise InputError(
                 "bad_normal",
-                "The view's plane has no direction.",
-                "Reset the slice view or choose the propagation axis by hand.",
+                _("The view's plane has no direction."),
+                _("Reset the slice view or choose the propagation axis by hand."),
             )
         cosines = [abs(float(self.frame_normal(axis) @ normal)) / length for axis in range(3)]
         # Rounded so that a view exactly between two axes gives the same answer on every machine.
@@ -170,7 +178,8 @@ class VolumeGeometry:
 
     def plane_name(self, axis: int) -> str:
         """`sagittal`, `coronal` or `axial`: the anatomical plane nearest to the frames of `axis`."""
-        return _PLANES[int(np.argmax(np.round(np.abs(self.frame_normal(axis)), 9)))]
+        names = (_("sagittal"), _("coronal"), _("axial"))
+        return names[int(np.argmax(np.round(np.abs(self.frame_normal(axis)), 9)))]
 
     # Frames
 
@@ -190,7 +199,8 @@ class VolumeGeometry:
 
     def slice_words(self, frame: int, axis: int) -> str:
         """A frame for a sentence, counted from 1 as a reader counts: `slice 12 of 30`."""
-        return f"slice {int(frame) + 1} of {self.frame_count(axis)}"
+        count = self.frame_count(axis)
+        return _("slice {number} of {count}").format(number=int(frame) + 1, count=count)
 
     def frame_coordinate(self, ras: npt.ArrayLike, axis: int) -> float:
         """Continuous frame index of a RAS point, unchecked."""
@@ -201,15 +211,13 @@ class VolumeGeometry:
         ijk = self.ras_to_ijk(ras)
         return bool(np.isfinite(ijk).all()) and all(self._inside(float(ijk[axis]), axis) for axis in range(3))
 
-    def frame_of(
-        self, ras: npt.ArrayLike, axis: int, *, what: str = "The point", in_plane: bool = True
-    ) -> int:
+    def frame_of(self, ras: npt.ArrayLike, axis: int, *, what: str = "", in_plane: bool = True) -> int:
         """The frame of `axis` that a RAS point lies on.
 
         Args:
             ras: (3,) mm.
             axis: propagation axis.
-            what: the subject of the sentence in case of an error.
+            what: the subject of the sentence in case of an error, in the user's language; "": the point.
             in_plane: also demand that the point lies within the frame; False looks along `axis` only.
 
         Raises:
@@ -218,28 +226,35 @@ class VolumeGeometry:
         axis = check_axis(axis)
         ijk = self.ras_to_ijk(ras)
         position = float(ijk[axis])
-        count = self.frame_count(axis)
         if not self._inside(position, axis):
-            if math.isfinite(position):
-                beyond = -0.5 - position if position < 0 else position - count + 0.5
-                end = "before slice 1" if position < 0 else f"after slice {count}"
-                where = f"{beyond * self.slice_spacing(axis):.1f} mm {end} of {count}"
-            else:
-                where = "nowhere"
             raise InputError(
                 "outside_volume",
-                f"{what} at {ras_words(ras)} lies outside the volume, {where}.",
-                "Place it on a slice of the volume.",
+                _("{what} at {point} lies outside the volume, {where}.").format(
+                    what=what or _("The point"), point=ras_words(ras), where=self._beyond(position, axis)
+                ),
+                _("Place it on a slice of the volume."),
             )
         frame = self.nearest_frame(position, axis)
         if in_plane and not self.contains(ras):
             raise InputError(
                 "outside_volume",
-                f"{what} at {ras_words(ras)} lies outside the volume, beside the image of "
-                f"{self.slice_words(frame, axis)}.",
-                "Place it within the image.",
+                _("{what} at {point} lies outside the volume, beside the image of {slice}.").format(
+                    what=what or _("The point"), point=ras_words(ras), slice=self.slice_words(frame, axis)
+                ),
+                _("Place it within the image."),
             )
         return frame
+
+    def _beyond(self, position: float, axis: int) -> str:
+        """Where a frame index outside is, for a sentence: `12.0 mm after slice 30 of 30`."""
+        count = self.frame_count(axis)
+        if not math.isfinite(position):
+            return _("nowhere")
+        if position < 0:
+            words, distance = _("{distance:.1f} mm before slice 1 of {count}"), -0.5 - position
+        else:
+            words, distance = _("{distance:.1f} mm after slice {count} of {count}"), position - count + 0.5
+        return words.format(distance=distance * self.slice_spacing(axis), count=count)
 
     def nearest_frame(self, position: float, axis: int) -> int:
         """The frame nearest to a continuous frame index, held within the volume."""
@@ -284,12 +299,12 @@ class VolumeGeometry:
         except (KeyError, TypeError) as error:
             raise InputError(
                 "bad_geometry",
-                "The description of the volume's geometry is incomplete.",
-                "It needs shape_ijk and ijk_to_ras.",
+                _("The description of the volume's geometry is incomplete."),
+                _("It needs shape_ijk and ijk_to_ras."),
             ) from error
         if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
             raise InputError(
-                "bad_geometry", "The volume's size is not given in whole numbers.", "Correct shape_ijk."
+                "bad_geometry", _("The volume's size is not given in whole numbers."), _("Correct shape_ijk.")
             )
         return VolumeGeometry(sizes, matrix)
 
@@ -309,6 +324,6 @@ def _transform(matrix: FloatArray, points: npt.ArrayLike) -> FloatArray:
 def _degenerate(reason: str) -> InputError:
     return InputError(
         "degenerate_geometry",
-        f"The volume's geometry cannot be used: {reason}.",
-        "Check the image's header and its parent transforms.",
+        _("The volume's geometry cannot be used: {reason}.").format(reason=reason),
+        _("Check the image's header and its parent transforms."),
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.window import Window, check_dtype
+from SAM2PropagateLib.texts import tr as _
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,20 +77,23 @@ def check_array(array: npt.NDArray[Any], geometry: VolumeGeometry) -> None:
     if array.ndim != 3:
         raise InputError(
             "not_3d",
-            f"The volume has {array.ndim} dimensions instead of 3.",
-            "Choose a 3D volume with one value per voxel; split time series and colour images first.",
+            _("The volume has {count} dimensions instead of 3.").format(count=array.ndim),
+            _("Choose a 3D volume with one value per voxel; split time series and colour images first."),
         )
     check_dtype(array.dtype)
     if not array.size:
         raise InputError(
             "empty",
-            f"The volume is empty: its size is {' x '.join(map(str, array.shape[::-1]))} voxels.",
-            "Choose a volume with image data.",
+            _("The volume is empty: its size is {size} voxels.").format(
+                size=" x ".join(map(str, array.shape[::-1]))
+            ),
+            _("Choose a volume with image data."),
         )
     if array.shape[::-1] != geometry.shape_ijk:
         raise InputError(
             "shape_mismatch",
-            f"The volume has {' x '.join(map(str, array.shape[::-1]))} voxels, but its geometry speaks of "
-            f"{' x '.join(map(str, geometry.shape_ijk))}.",
-            "Load the volume again.",
+            _("The volume has {size} voxels, but its geometry speaks of {other}.").format(
+                size=" x ".join(map(str, array.shape[::-1])), other=" x ".join(map(str, geometry.shape_ijk))
+            ),
+            _("Load the volume again."),
         )

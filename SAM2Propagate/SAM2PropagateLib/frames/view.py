@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.texts import tr as _
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,15 @@ class FrameView:
         spacing = tuple(float(step) for step in self.frame_spacing)
         crop = tuple(float(edge) for edge in self.crop)
         if len(shape) != 2 or min(shape) < 1 or len(spacing) != 2 or int(self.size) < 1:
-            raise _bad_view(f"A frame of {self.frame_shape} pixels cannot be given to the model")
+            raise _bad_view(
+                _("A frame of {shape} pixels cannot be given to the model.").format(shape=self.frame_shape)
+            )
         if not all(math.isfinite(step) and step > 0 for step in spacing):
-            raise _bad_view(f"A pixel spacing of {self.frame_spacing} mm cannot be used")
+            raise _bad_view(
+                _("A pixel spacing of {spacing} mm cannot be used.").format(spacing=self.frame_spacing)
+            )
         if len(crop) != 4 or not all(map(math.isfinite, crop)) or crop[2] <= crop[0] or crop[3] <= crop[1]:
-            raise _bad_view(f"The region {self.crop} has no area")
+            raise _bad_view(_("The region {region} has no area.").format(region=self.crop))
         object.__setattr__(self, "frame_shape", shape)
         object.__setattr__(self, "frame_spacing", spacing)
         object.__setattr__(self, "crop", crop)
@@ -111,12 +116,14 @@ class FrameView:
             InputError: `bad_view`.
         """
         if len(box_native) != 4 or not all(math.isfinite(value) for value in box_native):
-            raise _bad_view(f"The region {box_native} is not made of finite numbers")
+            raise _bad_view(_("The region {region} is not made of finite numbers.").format(region=box_native))
         if not (math.isfinite(context) and context >= 1):
-            raise _bad_view(f"A context of {context} cannot be used: it starts at 1")
+            raise _bad_view(
+                _("A context of {context} cannot be used: it starts at 1.").format(context=context)
+            )
         least = size / 4 if minimum is None else float(minimum)
         if not (math.isfinite(least) and least >= 0):
-            raise _bad_view(f"A least region of {minimum} pixels cannot be used")
+            raise _bad_view(_("A least region of {minimum} pixels cannot be used.").format(minimum=minimum))
         rows, columns = frame_shape
         row_mm, column_mm = frame_spacing
         x0, x1 = (min(max(x, -0.5), columns - 0.5) for x in sorted((box_native[0], box_native[2])))
@@ -147,4 +154,4 @@ def _inside(center: float, length: float, count: int) -> float:
 
 
 def _bad_view(sentence: str) -> InputError:
-    return InputError("bad_view", f"{sentence}.", "Choose another region of the slice.")
+    return InputError("bad_view", sentence, _("Choose another region of the slice."))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.texts import tr as _
 
 # Width and level in Hounsfield units.
 PRESETS = MappingProxyType(
@@ -61,18 +62,22 @@ class Window:
         if not (math.isfinite(width) and math.isfinite(level)):
             raise InputError(
                 "bad_window",
-                f"The window {self.width!r}, level {self.level!r} is not a pair of finite numbers.",
-                "Give a width and a level, for example 400 40.",
+                _("The window {width}, level {level} is not a pair of finite numbers.").format(
+                    width=repr(self.width), level=repr(self.level)
+                ),
+                _("Give a width and a level, for example 400 40."),
             )
         if width <= 0:
             raise InputError(
                 "bad_window",
-                f"A window width of {width:g} cannot be used.",
-                "Give a width above 0, for example 400.",
+                _("A window width of {width:g} cannot be used.").format(width=width),
+                _("Give a width above 0, for example 400."),
             )
         if not (math.isfinite(level - width / 2) and math.isfinite(level + width / 2)):
             raise InputError(
-                "bad_window", f"The window {width:g}, level {level:g} is too large.", "Give smaller numbers."
+                "bad_window",
+                _("The window {width:g}, level {level:g} is too large.").format(width=width, level=level),
+                _("Give smaller numbers."),
             )
         object.__setattr__(self, "width", width)
         object.__setattr__(self, "level", level)
@@ -131,8 +136,8 @@ class Window:
         if key not in PRESETS:
             raise InputError(
                 "unknown_preset",
-                f"There is no window preset “{name}”.",
-                f"Choose one of {', '.join(PRESETS)}, or give a width and a level.",
+                _("There is no window preset “{name}”.").format(name=name),
+                _("Choose one of {names}, or give a width and a level.").format(names=", ".join(PRESETS)),
             )
         return Window(*PRESETS[key])
 
@@ -142,8 +147,8 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "biuf":
         raise InputError(
             "bad_dtype",
-            f"Voxels of the type {dtype} cannot be shown as grey values.",
-            "Choose a scalar volume of whole or real numbers.",
+            _("Voxels of the type {dtype} cannot be shown as grey values.").format(dtype=dtype),
+            _("Choose a scalar volume of whole or real numbers."),
         )
 
 
@@ -165,8 +170,10 @@ def percentile_window(array: npt.ArrayLike, low: float = 0.5, high: float = 99.5
     if not 0 <= low < high <= 100:
         raise InputError(
             "bad_percentiles",
-            f"The percentiles {low!r} and {high!r} cannot make a window.",
-            "Give two different numbers from 0 to 100, the lower one first.",
+            _("The percentiles {low} and {high} cannot make a window.").format(
+                low=repr(low), high=repr(high)
+            ),
+            _("Give two different numbers from 0 to 100, the lower one first."),
         )
     values = np.asarray(array)
     sample = _finite_sample(values)
@@ -270,12 +277,12 @@ def _stride(shape: tuple[int, ...]) -> int:
 def _check_values(values: npt.NDArray[Any]) -> None:
     check_dtype(values.dtype)
     if not values.size:
-        raise InputError("empty", "The volume has no voxels.", "Choose a volume with image data.")
+        raise InputError("empty", _("The volume has no voxels."), _("Choose a volume with image data."))
 
 
 def _all_nan() -> InputError:
     return InputError(
         "all_nan",
-        "The volume holds no finite value, only NaN or infinity.",
-        "Choose another volume, or check how it was computed.",
+        _("The volume holds no finite value, only NaN or infinity."),
+        _("Choose another volume, or check how it was computed."),
     )

@@ -23,6 +23,7 @@ from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.models.verify import sha256_of
+from SAM2PropagateLib.texts import tr as _
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,9 @@ def download(
             `disk_full`, `cache_not_writable`.
     """
     if entry.url is None:
-        raise InputError("model_bundled", f'The model "{entry.name}" comes with the extension.')
+        raise InputError(
+            "model_bundled", _('The model "{name}" comes with the extension.').format(name=entry.name)
+        )
     target = store.path_of(entry)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,8 +132,10 @@ class _Download:
                 if left == 0:
                     raise SAM2PropagateError(
                         "download_interrupted",
-                        f'The download of "{self._entry.name}" was interrupted ({error}).',
-                        "Start it again: it goes on from where it stopped.",
+                        _('The download of "{name}" was interrupted ({reason}).').format(
+                            name=self._entry.name, reason=error
+                        ),
+                        _("Start it again: it goes on from where it stopped."),
                     ) from error
                 log.info("download of %s interrupted (%s), going on", self._entry.name, error)
                 pause(1.0)
@@ -143,9 +148,13 @@ class _Download:
                     continue
                 raise SAM2PropagateError(
                     "download_wrong_file",
-                    f'What {self._url} sent is not the published model "{self._entry.name}" ({error}). '
-                    "It was deleted.",
-                    "Try again later, or on another network: something between here and there changes files.",
+                    _(
+                        'What {url} sent is not the published model "{name}" ({reason}). It was deleted.'
+                    ).format(url=self._url, name=self._entry.name, reason=error),
+                    _(
+                        "Try again later, or on another network: something between here and there changes "
+                        "files."
+                    ),
                 ) from error
         self._part.replace(self._target)
         return self._store.verified(self._entry)
@@ -155,11 +164,13 @@ class _Download:
 
     def _check(self) -> None:
         if self._cancelled():
-            raise Cancelled("cancelled", f'The download of "{self._entry.name}" was cancelled.')
+            raise Cancelled(
+                "cancelled", _('The download of "{name}" was cancelled.').format(name=self._entry.name)
+            )
 
     def _compare(self) -> None:
         if sha256_of(self._part, self._check) != self._entry.sha256:
-            raise _WrongFileError("its checksum differs")
+            raise _WrongFileError(_("its checksum differs"))
 
     def _transfer(self) -> None:
         self._check()
@@ -174,18 +185,20 @@ class _Download:
                 return  # nothing is left to send: the checksum tells whether that is because all is there
             raise SAM2PropagateError(
                 "download_failed",
-                f'The model "{self._entry.name}" cannot be downloaded: {self._url} answers {error.code} '
-                f"({error.reason}).",
-                "Try again later.",
+                _('The model "{name}" cannot be downloaded: {url} answers {code} ({reason}).').format(
+                    name=self._entry.name, url=self._url, code=error.code, reason=error.reason
+                ),
+                _("Try again later."),
             ) from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             if there:
                 raise _InterruptedError(_reason(error)) from error
             raise SAM2PropagateError(
                 "download_failed",
-                f'The model "{self._entry.name}" cannot be downloaded: no connection to {self._url} '
-                f"({_reason(error)}).",
-                "Check the network, or choose a model that is on this computer.",
+                _('The model "{name}" cannot be downloaded: no connection to {url} ({reason}).').format(
+                    name=self._entry.name, url=self._url, reason=_reason(error)
+                ),
+                _("Check the network, or choose a model that is on this computer."),
             ) from error
         with response:
             there, total = _start_and_total(response, there)
@@ -210,7 +223,8 @@ class _Download:
         needed = (total or self._entry.bytes or 0) - there
         free = shutil.disk_usage(self._target.parent).free
         if needed + _SPARE > free:
-            raise OSError(errno.ENOSPC, f"{needed >> 20} MB needed, {free >> 20} MB free")
+            words = _("{needed} MB needed, {free} MB free")
+            raise OSError(errno.ENOSPC, words.format(needed=needed >> 20, free=free >> 20))
 
     def _receive(
         self, response: http.client.HTTPResponse, file: IO[bytes], there: int, total: int | None
@@ -231,11 +245,11 @@ class _Download:
                 break
             there += len(piece)
             if there > limit:
-                raise _WrongFileError("it is too long")
+                raise _WrongFileError(_("it is too long"))
             file.write(piece)
         file.flush()
         if total is not None and there < total:
-            raise _InterruptedError(f"{there} of {total} bytes arrived")
+            raise _InterruptedError(_("{there} of {total} bytes arrived").format(there=there, total=total))
         self._progress(there, total)
 
 
@@ -244,7 +258,7 @@ def _start_and_total(response: http.client.HTTPResponse, asked: int) -> tuple[in
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
         if match is None or int(match[1]) > asked:
-            raise _WrongFileError("the server sent another part than asked for")
+            raise _WrongFileError(_("the server sent another part than asked for"))
         return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("Content-Length")
     return 0, int(length) if length is not None and length.isdecimal() else None
@@ -268,13 +282,17 @@ def _storage_error(error: OSError, folder: Path) -> SAM2PropagateError:
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return SAM2PropagateError(
             "disk_full",
-            f'There is not enough room on the disk of "{folder}" for the model ({error.strerror or error}).',
-            "Free some space, or choose another folder with the environment variable SAM2PROPAGATE_CACHE.",
+            _('There is not enough room on the disk of "{folder}" for the model ({reason}).').format(
+                folder=folder, reason=error.strerror or error
+            ),
+            _("Free some space, or choose another folder with the environment variable SAM2PROPAGATE_CACHE."),
         )
     return SAM2PropagateError(
         "cache_not_writable",
-        f'The folder for models "{folder}" cannot be written to ({error.strerror or error}).',
-        "Choose another folder with the environment variable SAM2PROPAGATE_CACHE.",
+        _('The folder for models "{folder}" cannot be written to ({reason}).').format(
+            folder=folder, reason=error.strerror or error
+        ),
+        _("Choose another folder with the environment variable SAM2PROPAGATE_CACHE."),
     )
 
 
@@ -285,8 +303,8 @@ def _only_one(lock_file: Path, entry: ModelEntry) -> Iterator[None]:
         if not _lock(file):
             raise SAM2PropagateError(
                 "download_running",
-                f'The model "{entry.name}" is being downloaded by another program.',
-                "Wait until it has finished.",
+                _('The model "{name}" is being downloaded by another program.').format(name=entry.name),
+                _("Wait until it has finished."),
             )
         yield
     # Left in place: deleting it could take the lock away under another process that has just opened it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.texts import tr as _
 
 DEFAULT_MODEL = "sam2propagate_tiny"
 
@@ -15,7 +16,7 @@ class ModelEntry:
 
     Attributes:
         name: what the user and the command line call it.
-        title: for a list that people read.
+        title: for people.
         url: where to download it from; None if it comes with the extension.
         sha256: of the whole file, in hexadecimal.
         bytes: size of the file, where it is known before it is there.
@@ -40,6 +41,13 @@ class ModelEntry:
     parameters: float
     memory_mb: int
     resource: str | None = None
+
+    @property
+    def listed_title(self) -> str:
+        """The title for a list that people read; it says so if the model comes with the extension."""
+        if self.resource is None:
+            return self.title
+        return _("{title} (comes with the extension)").format(title=self.title)
 
     @property
     def file_name(self) -> str:
@@ -80,7 +88,7 @@ def _meta(
 MODELS: tuple[ModelEntry, ...] = (
     ModelEntry(
         name=DEFAULT_MODEL,
-        title="SAM2Propagate tiny (comes with the extension)",
+        title="SAM2Propagate tiny",
         url=None,
         sha256="aab1ad508bdeaa8466858c3f30d9c80aee351418fbf38e41dfb0409863cbc916",
         bytes=38_903_096,
@@ -136,6 +144,6 @@ def find_model(name: str) -> ModelEntry:
             return entry
     raise InputError(
         "unknown_model",
-        f'There is no model "{name}".',
-        f"Choose one of {', '.join(model_names())}, or name a weights file.",
+        _('There is no model "{name}".').format(name=name),
+        _("Choose one of {names}, or name a weights file.").format(names=", ".join(model_names())),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, MODELS, ModelEntry, find_model
 from SAM2PropagateLib.models.verify import ChecksumMemory
+from SAM2PropagateLib.texts import tr as _
 
 CACHE_VARIABLE = "SAM2PROPAGATE_CACHE"
 
@@ -143,22 +144,30 @@ class ModelStore:
             if entry.resource is not None:
                 raise SAM2PropagateError(
                     "model_not_there",
-                    f'The model "{entry.name}", which comes with the extension, is not there ("{path}").',
-                    "Install the extension again.",
+                    _('The model "{name}", which comes with the extension, is not there ("{path}").').format(
+                        name=entry.name, path=path
+                    ),
+                    _("Install the extension again."),
                 )
             raise InputError(
                 "model_not_there",
-                f'The model "{entry.name}" is not on this computer yet.',
-                f'Download it, or, without a network, put "{entry.file_name}" from {entry.url} into '
-                f'"{path.parent}".',
+                _('The model "{name}" is not on this computer yet.').format(name=entry.name),
+                _('Download it, or, without a network, put "{file}" from {url} into "{folder}".').format(
+                    file=entry.file_name, url=entry.url, folder=path.parent
+                ),
             )
         if self._sha256(entry, path) != entry.sha256:
-            again = "Install the extension" if entry.resource is not None else "Remove it and download it"
+            if entry.resource is not None:
+                hint = _("Install the extension again.")
+            else:
+                hint = _("Remove it and download it again.")
             raise SAM2PropagateError(
                 "model_changed",
-                f'The file "{path}" is not the published model "{entry.name}": its checksum differs. '
-                "It was not loaded.",
-                f"{again} again.",
+                _(
+                    'The file "{path}" is not the published model "{name}": its checksum differs. It was '
+                    "not loaded."
+                ).format(path=path, name=entry.name),
+                hint,
             )
         return path
 
@@ -175,7 +184,8 @@ class ModelStore:
         entry = self.find(name)
         if entry.resource is not None:
             raise InputError(
-                "model_bundled", f'The model "{name}" comes with the extension and stays with it.'
+                "model_bundled",
+                _('The model "{name}" comes with the extension and stays with it.').format(name=name),
             )
         freed = 0
         for path in (self.path_of(entry), self.unfinished_path_of(entry)):
@@ -187,8 +197,10 @@ class ModelStore:
             except OSError as error:
                 raise SAM2PropagateError(
                     "model_in_use",
-                    f'"{path}" cannot be removed ({error.strerror or error}).',
-                    "Stop the worker, or close the program that uses the model, and try again.",
+                    _('"{path}" cannot be removed ({reason}).').format(
+                        path=path, reason=error.strerror or error
+                    ),
+                    _("Stop the worker, or close the program that uses the model, and try again."),
                 ) from error
             freed += size
         self.checksums.forget(self.path_of(entry))
@@ -201,7 +213,10 @@ class ModelStore:
             return self.checksums.sha256(path)
         except OSError as error:
             raise SAM2PropagateError(
-                "model_unreadable", f'The weights file "{path}" cannot be read ({error.strerror or error}).'
+                "model_unreadable",
+                _('The weights file "{path}" cannot be read ({reason}).').format(
+                    path=path, reason=error.strerror or error
+                ),
             ) from error
 
     def _refuse(self, text: str, path: Path) -> None:
@@ -211,11 +226,13 @@ class ModelStore:
         if looks_like_path:
             raise InputError(
                 "weights_missing",
-                f'There is no weights file "{path}".',
-                f"Check the path, or choose one of {', '.join(entry.name for entry in self.models)}.",
+                _('There is no weights file "{path}".').format(path=path),
+                _("Check the path, or choose one of {names}.").format(
+                    names=", ".join(entry.name for entry in self.models)
+                ),
             )
         find_model(text)
-        raise InputError("unknown_model", f'There is no model "{text}".')
+        raise InputError("unknown_model", _('There is no model "{text}".').format(text=text))
 
 
 def _size(path: Path) -> int | None:

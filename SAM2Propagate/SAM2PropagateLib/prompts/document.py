@@ -24,6 +24,7 @@ from SAM2PropagateLib.prompts.values import (
     Ras,
     SegmentPrompts,
 )
+from SAM2PropagateLib.texts import tr as _
 
 FORMAT = "sam2propagate-prompts"
 VERSION = 1
@@ -53,24 +54,32 @@ def from_document(document: Any) -> PromptSet:
         InputError: `bad_document` (the sentence names the place in the document), `future_version`,
             `duplicate_id`, `duplicate_segment`.
     """
-    root = _Fields(document, "the document")
+    root = _Fields(document)
     if root.take("format") != FORMAT:
-        root.fail("is not a list of prompts", f"Its “format” must be “{FORMAT}”.")
+        root.fail(_("is not a list of prompts"), _("Its “format” must be “{format}”.").format(format=FORMAT))
     version = root.take("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        root.fail(f"has the version {_short(version)}", f"The version is a whole number, now {VERSION}.")
+        root.fail(
+            _("has the version {version}").format(version=_short(version)),
+            _("The version is a whole number, now {version}.").format(version=VERSION),
+        )
     if version > VERSION:
         raise InputError(
             "future_version",
-            f"These prompts were written in version {version} of their format; this SAM2Propagate reads "
-            f"up to version {VERSION}.",
-            "Update SAM2Propagate, or save the prompts in the older version.",
+            _(
+                "These prompts were written in version {version} of their format; this SAM2Propagate reads "
+                "up to version {own}."
+            ).format(version=version, own=VERSION),
+            _("Update SAM2Propagate, or save the prompts in the older version."),
         )
     if root.take("coordinates", "RAS") != "RAS":
-        root.fail("is not in RAS coordinates", "Turn its points to RAS (negate x and y of LPS points).")
+        root.fail(_("is not in RAS coordinates"), _("Turn its points to RAS (negate x and y of LPS points)."))
     axis = root.take("axis", None)
     if axis is not None and axis not in _AXES:
-        root.fail(f"has the axis {_short(axis)}", "Use “i”, “j”, “k” or null for automatic.")
+        root.fail(
+            _("has the axis {axis}").format(axis=_short(axis)),
+            _("Use “i”, “j”, “k” or null for automatic."),
+        )
     segments = tuple(_read_segment(fields) for fields in root.items("segments", required=True))
     root.end()
     return PromptSet(segments, None if axis is None else _AXES.index(axis))
@@ -90,8 +99,8 @@ def loads(text: str | bytes) -> PromptSet:
     except (ValueError, RecursionError) as error:
         raise InputError(
             "bad_document",
-            f"The prompts are not readable as JSON ({error}).",
-            "Check the file, or save the prompts again.",
+            _("The prompts are not readable as JSON ({reason}).").format(reason=error),
+            _("Check the file, or save the prompts again."),
         ) from error
     return from_document(document)
 
@@ -112,9 +121,11 @@ def unpack_mask(text: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
         # One byte more than needed shows that there is too much, without unpacking all of it.
         data = unpacker.decompress(packed, expected + 1)
     except (binascii.Error, zlib.error, UnicodeEncodeError) as error:
-        raise ValueError(f"its bits cannot be unpacked ({error})") from error
+        raise ValueError(_("its bits cannot be unpacked ({reason})").format(reason=error)) from error
     if len(data) != expected or not unpacker.eof or unpacker.unused_data:
-        raise ValueError(f"its bits do not fill {shape[0]} rows of {shape[1]} pixels")
+        raise ValueError(
+            _("its bits do not fill {rows} rows of {columns} pixels").format(rows=shape[0], columns=shape[1])
+        )
     bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count)
     return bits.reshape(shape).astype(bool)
 
@@ -182,13 +193,15 @@ def _read_mask(item: _Fields, prompt_id: str) -> MaskPrompt:
         or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
         or shape[0] * shape[1] > _MOST_PIXELS
     ):
-        item.fail(f"has the shape {_short(shape)}", "Give its number of rows and columns.")
+        item.fail(
+            _("has the shape {shape}").format(shape=_short(shape)), _("Give its number of rows and columns.")
+        )
     if item.take("codec") != CODEC:
-        item.fail("is packed in an unknown way", f"Its “codec” must be “{CODEC}”.")
+        item.fail(_("is packed in an unknown way"), _("Its “codec” must be “{codec}”.").format(codec=CODEC))
     try:
         mask = unpack_mask(item.text("bits"), (shape[0], shape[1]))
     except ValueError as error:
-        item.fail(f"is damaged: {error}", "Save the prompts again.")
+        item.fail(_("is damaged: {reason}").format(reason=error.args[0]), _("Save the prompts again."))
     return MaskPrompt(
         prompt_id, item.point("origin"), item.point("column_step"), item.point("row_step"), mask
     )
@@ -211,55 +224,63 @@ def _read_id(item: _Fields, default: str, ids: set[str]) -> str:
 
 
 class _Fields:
-    """An object of the document, read field by field; what is left at the end is refused."""
+    """An object of the document, read field by field; what is left at the end is refused.
 
-    def __init__(self, value: Any, where: str) -> None:
+    Args:
+        value: the object. where: its place in the document; "" for the document itself.
+    """
+
+    def __init__(self, value: Any, where: str = "") -> None:
         self.where = where
         if not isinstance(value, dict):
-            self.fail("is not an object with named fields", "Correct the document.")
+            self.fail(_("is not an object with named fields"), _("Correct the document."))
         self.values: dict[str, Any] = value
         self.left = set(value)
 
     def fail(self, what: str, hint: str) -> NoReturn:
-        raise InputError("bad_document", f"{_upper(self.where)} {what}.", hint)
+        place = _upper(self.where) or _("The document")
+        raise InputError("bad_document", _("{place} {what}.").format(place=place, what=what), hint)
 
     def take(self, key: str, *default: Any) -> Any:
         if key not in self.values:
             if default:
                 return default[0]
-            self.fail(f"lacks the field “{key}”", "Add it.")
+            self.fail(_("lacks the field “{key}”").format(key=key), _("Add it."))
         self.left.discard(key)
         return self.values[key]
 
     def text(self, key: str) -> str:
         value = self.take(key)
         if not isinstance(value, str) or not value.strip():
-            self.fail(f"has {_short(value)} for “{key}”", "Give a text that is not empty.")
+            self.fail(_has(value, key), _("Give a text that is not empty."))
         return str(value)
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self.take(key, default)
         if not isinstance(value, bool):
-            self.fail(f"has {_short(value)} for “{key}”", "Give true or false.")
+            self.fail(_has(value, key), _("Give true or false."))
         return bool(value)
 
     def point(self, key: str) -> Ras:
         value = self.take(key)
         if isinstance(value, list) and len(value) == 3 and all(map(_is_number, value)):
             return float(value[0]), float(value[1]), float(value[2])
-        self.fail(f"has {_short(value)} for “{key}”", "Give three finite numbers: R, A and S in mm.")
+        self.fail(_has(value, key), _("Give three finite numbers: R, A and S in mm."))
 
     def items(self, key: str, required: bool = False) -> Iterator[_Fields]:
         value = self.take(key) if required else self.take(key, [])
         if not isinstance(value, list):
-            self.fail(f"has {_short(value)} for “{key}”", "Give a list.")
-        where = key if self.where == "the document" else f"{self.where}.{key}"
+            self.fail(_has(value, key), _("Give a list."))
+        where = f"{self.where}.{key}" if self.where else key
         return (_Fields(item, f"{where}[{index}]") for index, item in enumerate(value))
 
     def end(self) -> None:
         if self.left:
             names = ", ".join(f"“{name}”" for name in sorted(map(str, self.left)))
-            self.fail(f"has fields that are not known: {names}", "Correct their spelling or remove them.")
+            self.fail(
+                _("has fields that are not known: {names}").format(names=names),
+                _("Correct their spelling or remove them."),
+            )
 
 
 def _is_number(value: Any) -> bool:
@@ -272,7 +293,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise InputError("bad_document", f"The prompts hold the value {name}.", "Give finite numbers.")
+    raise InputError(
+        "bad_document",
+        _("The prompts hold the value {name}.").format(name=name),
+        _("Give finite numbers."),
+    )
 
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -281,9 +306,15 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise InputError(
-            "bad_document", f"The prompts hold the field “{twice}” twice.", "Remove one of them."
+            "bad_document",
+            _("The prompts hold the field “{name}” twice.").format(name=twice),
+            _("Remove one of them."),
         )
     return values
+
+
+def _has(value: Any, key: str) -> str:
+    return _("has {value} for “{key}”").format(value=_short(value), key=key)
 
 
 def _short(value: Any) -> str:

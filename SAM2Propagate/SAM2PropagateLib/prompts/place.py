@@ -8,6 +8,7 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
 from SAM2PropagateLib.prompts.values import Box, Click, FrameMark, FrameRange, MaskPrompt, Ras, new_id, to_ras
+from SAM2PropagateLib.texts import tr as _
 
 
 def click_at(
@@ -53,8 +54,8 @@ def box_around(
     """
     places = np.asarray(points, dtype=np.float64)
     if places.ndim != 2 or places.shape[1] != 3 or not len(places) or not np.isfinite(places).all():
-        raise InputError("bad_point", "The box has no corners.", "Draw it again.")
-    frame = geometry.frame_of(places.mean(axis=0), axis, what="The centre of the box")
+        raise InputError("bad_point", _("The box has no corners."), _("Draw it again."))
+    frame = geometry.frame_of(places.mean(axis=0), axis, what=_("The centre of the box"))
     pixels = np.array([geometry.pixel_of(place, axis) for place in places])
     (x0, y0), (x1, y1) = pixels.min(axis=0), pixels.max(axis=0)
     return box_at((float(x0), float(y0), float(x1), float(y1)), frame, geometry, axis, prompt_id)
@@ -75,9 +76,10 @@ def mask_at(
     if pixels.shape != geometry.frame_shape(axis):
         raise InputError(
             "mask_geometry",
-            f"A mask of {pixels.shape} pixels does not fit {geometry.slice_words(frame, axis)} with "
-            f"{geometry.frame_shape(axis)}.",
-            "Give the mask of the whole slice.",
+            _("A mask of {shape} pixels does not fit {slice} with {other}.").format(
+                shape=pixels.shape, slice=geometry.slice_words(frame, axis), other=geometry.frame_shape(axis)
+            ),
+            _("Give the mask of the whole slice."),
         )
     column_step, row_step = geometry.pixel_steps(axis)
     origin = geometry.ras_of_pixel(0, 0, frame, axis)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry, check_axis, ras_words
 from SAM2PropagateLib.prompts.values import Box, Click, MaskPrompt, PromptSet, SegmentPrompts
+from SAM2PropagateLib.texts import tr as _
 
 PixelBox = tuple[float, float, float, float]
 
@@ -26,7 +27,6 @@ _SAME_PLACE = 0.5
 _GRID_TOLERANCE = 0.25
 # Slice spacings this close count as equal.
 _SAME_SPACING = 0.01
-_TURN_VIEW = "Give two opposite corners on the same slice; turn the view to the volume's own plane first."
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,21 +126,14 @@ def choose_axis(
         return check_axis(prompts.axis)
     if view_normal is not None:
         return geometry.axis_nearest(view_normal)
-    flat: dict[int, str] = {}
+    flat: dict[int, tuple[Box | MaskPrompt, str]] = {}
     for segment in prompts.segments:
         for box in segment.boxes:
-            flat.setdefault(_flat_axis(box, geometry), _box_words(box, segment.segment))
+            flat.setdefault(_flat_axis(box, geometry), (box, segment.segment))
         for mask in segment.masks:
-            flat.setdefault(_mask_axis(mask, geometry), _mask_words(segment.segment))
+            flat.setdefault(_mask_axis(mask, geometry), (mask, segment.segment))
     if len(flat) > 1:
-        (axis_a, what_a), (axis_b, what_b) = list(flat.items())[:2]
-        raise InputError(
-            "mixed_axes",
-            f"{what_a} lies on {_frames_words(axis_a, geometry)}, but {_lower(what_b)} lies on "
-            f"{_frames_words(axis_b, geometry)}.",
-            "Propagation follows one axis: draw all boxes and masks in the same view, or choose the axis and "
-            "remove the others.",
-        )
+        raise _mixed_axes(flat, geometry)
     if flat:
         return next(iter(flat))
     spacings = [geometry.slice_spacing(axis) for axis in range(3)]
@@ -171,9 +164,9 @@ def resolve(
     axis = check_axis(axis)
     frames = _Frames(segment, geometry, axis)
     for mark in segment.locks:
-        frames.locked.add(frames.frame_of(mark.ras, "The lock"))
+        frames.locked.add(frames.frame_of(mark.ras, _("The lock")))
     for mark in segment.absent:
-        frames.absent.add(frames.frame_of(mark.ras, "The absent mark"))
+        frames.absent.add(frames.frame_of(mark.ras, _("The absent mark")))
     first, last = frames.range()
     for mask in segment.masks:
         frames.put_mask(mask)
@@ -186,8 +179,8 @@ def resolve(
     if need_positive and not positive:
         raise InputError(
             "no_prompts",
-            f"Nothing says where segment “{segment.segment}” is.",
-            "Click on the structure, draw a box around it or paint it on one slice.",
+            _("Nothing says where segment “{segment}” is.").format(segment=segment.segment),
+            _("Click on the structure, draw a box around it or paint it on one slice."),
         )
     if positive:
         absent = [frame for frame, prompts in keyframes.items() if prompts.absent]
@@ -215,27 +208,30 @@ class _Frames:
         return self.geometry.slice_words(frame, self.axis)
 
     def where(self, frame: int) -> str:
-        return f"on {self.words(frame)} for segment “{self.segment.segment}”"
+        return _("on {slice} for segment “{segment}”").format(
+            slice=self.words(frame), segment=self.segment.segment
+        )
 
     def range(self) -> tuple[int, int]:
         if self.segment.range is None:
             return 0, self.geometry.frame_count(self.axis) - 1
         ends = [
-            self.frame_of(end, "The range's end")
+            self.frame_of(end, _("The range's end"))
             for end in (self.segment.range.first, self.segment.range.last)
         ]
         return min(ends), max(ends)
 
     def put_click(self, click: Click) -> None:
-        what = f"The {_sign(click.positive)} click"
+        what = _("The positive click") if click.positive else _("The negative click")
         frame = self.geometry.frame_of(click.ras, self.axis, what=what)
         x, y = self.geometry.pixel_of(click.ras, self.axis)
         for other_x, other_y, positive in self.clicks.get(frame, ()):
             if positive != click.positive and math.hypot(x - other_x, y - other_y) <= _SAME_PLACE:
                 raise _contradiction(
-                    f"A positive and a negative click lie at the same place {ras_words(click.ras)} "
-                    f"{self.where(frame)}",
-                    "Remove one of them.",
+                    _("A positive and a negative click lie at the same place {point} {where}.").format(
+                        point=ras_words(click.ras), where=self.where(frame)
+                    ),
+                    _("Remove one of them."),
                 )
         self.clicks.setdefault(frame, []).append((x, y, click.positive))
 
@@ -244,16 +240,16 @@ class _Frames:
         known = self.boxes.setdefault(frame, pixels)
         if max(abs(a - b) for a, b in zip(known, pixels, strict=True)) > 0.01:
             raise _contradiction(
-                f"Two different boxes lie {self.where(frame)}",
-                "One box per slice and segment is possible: remove one; clicks can refine the other.",
+                _("Two different boxes lie {where}.").format(where=self.where(frame)),
+                _("One box per slice and segment is possible: remove one; clicks can refine the other."),
             )
 
     def put_mask(self, mask: MaskPrompt) -> None:
         frame, pixels = place_mask(mask, self.geometry, self.axis, self.segment.segment)
         if frame in self.masks and not np.array_equal(self.masks[frame], pixels):
             raise _contradiction(
-                f"Two different masks lie {self.where(frame)}",
-                "One mask per slice and segment is possible: remove one.",
+                _("Two different masks lie {where}.").format(where=self.where(frame)),
+                _("One mask per slice and segment is possible: remove one."),
             )
         self.masks[frame] = pixels
 
@@ -280,59 +276,74 @@ class _Frames:
                 if need_positive and not prompts.is_positive:
                     raise InputError(
                         "only_negative_clicks",
-                        f"There are only negative clicks {self.where(frame)}.",
-                        "Add a positive click, a box or a mask there, or mark the structure as absent there.",
+                        _("There are only negative clicks {where}.").format(where=self.where(frame)),
+                        _(
+                            "Add a positive click, a box or a mask there, or mark the structure as absent "
+                            "there."
+                        ),
                     )
                 keyframes[frame] = prompts
         return keyframes
 
+    def _named(self, frame: int) -> dict[str, Any]:
+        """The values of a sentence about this frame of the segment."""
+        count = self.geometry.frame_count(self.axis)
+        return {"number": frame + 1, "count": count, "segment": self.segment.segment}
+
     def _said(self, frame: int, filled: bool) -> str:
         """The first thing on this frame that says that the structure is there, or ''."""
         if any(positive for _, _, positive in self.clicks.get(frame, ())):
-            return "a positive click"
+            return _("a positive click")
         if frame in self.boxes:
-            return "a box"
-        return "a mask" if filled else ""
+            return _("a box")
+        return _("a mask") if filled else ""
 
     def _check_lock(self, frame: int, mask: npt.NDArray[np.bool_] | None, filled: bool) -> None:
         if frame in self.absent and filled:
             raise _contradiction(
-                f"{_upper(self.words(frame))} is locked with a mask of segment “{self.segment.segment}”, and "
-                "marked as absent",
-                "Unlock that slice or remove the absent mark.",
+                _(
+                    "Slice {number} of {count} is locked with a mask of segment “{segment}”, and marked as "
+                    "absent."
+                ).format(**self._named(frame)),
+                _("Unlock that slice or remove the absent mark."),
             )
         if mask is None and frame not in self.absent and (frame in self.clicks or frame in self.boxes):
-            what = "a click" if frame in self.clicks else "a box"
+            what = _("a click") if frame in self.clicks else _("a box")
             raise _contradiction(
-                f"{_upper(self.words(frame))} is locked, but segment “{self.segment.segment}” has {what} on "
-                "it",
-                "Unlock that slice to change it, or remove the prompt.",
+                _("Slice {number} of {count} is locked, but segment “{segment}” has {what} on it.").format(
+                    what=what, **self._named(frame)
+                ),
+                _("Unlock that slice to change it, or remove the prompt."),
             )
 
     def _check_absent(self, frame: int, mask: npt.NDArray[np.bool_] | None, filled: bool) -> None:
         said = self._said(frame, filled)
         if frame in self.absent and said:
             raise _contradiction(
-                f"{_upper(self.words(frame))} is marked as absent, but segment “{self.segment.segment}” has "
-                f"{said} on it",
-                "Remove the absent mark or the other prompt.",
+                _(
+                    "Slice {number} of {count} is marked as absent, but segment “{segment}” has {what} on it."
+                ).format(what=said, **self._named(frame)),
+                _("Remove the absent mark or the other prompt."),
             )
         if mask is not None and not filled and said:
             raise _contradiction(
-                f"{_upper(self.words(frame))} has an empty mask of segment “{self.segment.segment}”, and "
-                f"{said}",
-                "Remove the empty mask or the other prompt.",
+                _("Slice {number} of {count} has an empty mask of segment “{segment}”, and {what}.").format(
+                    what=said, **self._named(frame)
+                ),
+                _("Remove the empty mask or the other prompt."),
             )
 
     def _check_range(self, frame: int, first: int, last: int) -> None:
         if frame in self.absent:
             return
-        what = "A click" if frame in self.clicks else "A box" if frame in self.boxes else "A mask"
+        what = _("A click") if frame in self.clicks else _("A box") if frame in self.boxes else _("A mask")
         raise InputError(
             "outside_range",
-            f"{what} of segment “{self.segment.segment}” lies on {self.words(frame)}, outside the range from "
-            f"slice {first + 1} to slice {last + 1}.",
-            "Widen the range or remove the prompt.",
+            _(
+                "{what} of segment “{segment}” lies on slice {number} of {count}, outside the range from "
+                "slice {first} to slice {last}."
+            ).format(what=what, first=first + 1, last=last + 1, **self._named(frame)),
+            _("Widen the range or remove the prompt."),
         )
 
 
@@ -349,8 +360,8 @@ def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") 
     if abs(corners[0, axis] - corners[1, axis]) > _FLAT + 1e-6:
         raise _not_flat(what, corners, geometry, axis)
     center = geometry.ijk_to_world(corners.mean(axis=0))
-    of = f" of segment “{segment}”" if segment else ""
-    frame = geometry.frame_of(center, axis, what=f"The centre of the box{of}")
+    centre = _("The centre of the box of segment “{segment}”") if segment else _("The centre of the box")
+    frame = geometry.frame_of(center, axis, what=centre.format(segment=segment))
     (xa, ya), (xb, yb) = (geometry.pixel_of(corner, axis) for corner in (box.corner_a, box.corner_b))
     rows, columns = geometry.frame_shape(axis)
     x0, x1 = (min(max(x, -0.5), columns - 0.5) for x in sorted((xa, xb)))
@@ -358,9 +369,10 @@ def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") 
     if x1 - x0 < _FLAT or y1 - y0 < _FLAT:
         raise InputError(
             "empty_box",
-            f"{what} has no area on {geometry.slice_words(frame, axis)}: it is {x1 - x0:.1f} x {y1 - y0:.1f} "
-            "pixels.",
-            "Draw it from one corner of the structure to the opposite one.",
+            _("{what} has no area on {slice}: it is {width:.1f} x {height:.1f} pixels.").format(
+                what=what, slice=geometry.slice_words(frame, axis), width=x1 - x0, height=y1 - y0
+            ),
+            _("Draw it from one corner of the structure to the opposite one."),
         )
     return frame, (x0, y0, x1, y1)
 
@@ -381,11 +393,13 @@ def place_mask(
     if flat != axis:
         raise InputError(
             "mask_geometry",
-            f"{what} lies on {_frames_words(flat, geometry)}, but propagation goes through "
-            f"{_frames_words(axis, geometry)}.",
-            f"Propagate along axis {AXIS_NAMES[flat]}, or remove the mask.",
+            _("{what} lies on {slices}, but propagation goes through {others}.").format(
+                what=what, slices=_frames_words(flat, geometry), others=_frames_words(axis, geometry)
+            ),
+            _("Propagate along axis {axis}, or remove the mask.").format(axis=AXIS_NAMES[flat]),
         )
-    frame = geometry.frame_of(mask.origin, axis, what=f"The corner of {_lower(what)}", in_plane=False)
+    corner = _("The corner of a mask of segment “{segment}”") if segment else _("The corner of a mask")
+    frame = geometry.frame_of(mask.origin, axis, what=corner.format(segment=segment), in_plane=False)
     start = np.rint(geometry.ras_to_ijk(mask.origin)).astype(int)
     column_step, row_step = _mask_steps(mask, geometry)
     rows, columns = np.nonzero(mask.mask)
@@ -396,8 +410,10 @@ def place_mask(
     if x.size and (min(x.min(), y.min()) < 0 or x.max() >= pixels.shape[1] or y.max() >= pixels.shape[0]):
         raise InputError(
             "outside_volume",
-            f"{what} on {geometry.slice_words(frame, axis)} reaches out of the image.",
-            "It may belong to another volume: remove it, or choose its volume.",
+            _("{what} on {slice} reaches out of the image.").format(
+                what=what, slice=geometry.slice_words(frame, axis)
+            ),
+            _("It may belong to another volume: remove it, or choose its volume."),
         )
     pixels[y, x] = True
     pixels.setflags(write=False)
@@ -413,8 +429,8 @@ def _flat_axis(box: Box, geometry: VolumeGeometry) -> int:
     if flat:
         raise InputError(
             "empty_box",
-            f"{_box_words(box)} has no area: its two corners lie on one line of voxels.",
-            "Draw it from one corner of the structure to the opposite one.",
+            _("{what} has no area: its two corners lie on one line of voxels.").format(what=_box_words(box)),
+            _("Draw it from one corner of the structure to the opposite one."),
         )
     raise _not_flat(_box_words(box), corners, geometry, None)
 
@@ -426,22 +442,61 @@ def _not_flat(
     if axis is None:
         return InputError(
             "box_not_flat",
-            f"{what} does not lie on one slice along any axis of the volume.",
-            _TURN_VIEW,
+            _("{what} does not lie on one slice along any axis of the volume.").format(what=what),
+            _turn_view(),
         )
     ends = sorted(geometry.nearest_frame(float(corner[axis]), axis) + 1 for corner in corners)
-    sentence = (
-        f"{what} does not lie on one of the {_frames_words(axis, geometry)}: it reaches from slice "
-        f"{ends[0]} to slice {ends[1]} of {geometry.frame_count(axis)}."
+    sentence = _(
+        "{what} does not lie on one of the {slices}: it reaches from slice {first} to slice {last} of "
+        "{count}."
+    ).format(
+        what=what,
+        slices=_frames_words(axis, geometry),
+        first=ends[0],
+        last=ends[1],
+        count=geometry.frame_count(axis),
     )
     if flat:
-        hint = (
-            f"It lies on one of the {_frames_words(flat[0], geometry)}: propagate along axis "
-            f"{AXIS_NAMES[flat[0]]}, or give two corners on the same slice."
+        hint = _(
+            "It lies on one of the {slices}: propagate along axis {axis}, or give two corners on the same "
+            "slice."
+        ).format(slices=_frames_words(flat[0], geometry), axis=AXIS_NAMES[flat[0]])
+    else:
+        hint = _turn_view()
+    return InputError("box_not_flat", sentence, hint)
+
+
+def _turn_view() -> str:
+    return _("Give two opposite corners on the same slice; turn the view to the volume's own plane first.")
+
+
+def _mixed_axes(flat: Mapping[int, tuple[Box | MaskPrompt, str]], geometry: VolumeGeometry) -> InputError:
+    """The error for prompts that lie flat along different axes.
+
+    Args:
+        flat: axis -> a prompt that lies flat along it, and its segment's name.
+    """
+    (axis_a, (first, segment_a)), (axis_b, (second, segment_b)) = list(flat.items())[:2]
+    what_a = _box_words(first, segment_a) if isinstance(first, Box) else _mask_words(segment_a)
+    if isinstance(second, Box):
+        what_b = _("the box of segment “{segment}” with corners {a} and {b}").format(
+            segment=segment_b, a=ras_words(second.corner_a), b=ras_words(second.corner_b)
         )
     else:
-        hint = _TURN_VIEW
-    return InputError("box_not_flat", sentence, hint)
+        what_b = _("a mask of segment “{segment}”").format(segment=segment_b)
+    return InputError(
+        "mixed_axes",
+        _("{one} lies on {slices}, but {other} lies on {others}.").format(
+            one=what_a,
+            slices=_frames_words(axis_a, geometry),
+            other=what_b,
+            others=_frames_words(axis_b, geometry),
+        ),
+        _(
+            "Propagation follows one axis: draw all boxes and masks in the same view, or choose the axis and "
+            "remove the others."
+        ),
+    )
 
 
 def _mask_axis(mask: MaskPrompt, geometry: VolumeGeometry) -> int:
@@ -467,39 +522,32 @@ def _mask_steps(
     if not unit or (np.abs(steps[0]) == np.abs(steps[1])).all() or error > _GRID_TOLERANCE:
         raise InputError(
             "mask_geometry",
-            f"The pixels of a mask at {ras_words(mask.origin)} are not pixels of this volume.",
-            "It may belong to another volume, or the volume was moved or resampled since: paint it again.",
+            _("The pixels of a mask at {point} are not pixels of this volume.").format(
+                point=ras_words(mask.origin)
+            ),
+            _("It may belong to another volume, or the volume was moved or resampled since: paint it again."),
         )
     return steps[0], steps[1]
 
 
 def _frames_words(axis: int, geometry: VolumeGeometry) -> str:
-    return f"{geometry.plane_name(axis)} slices (axis {AXIS_NAMES[axis]})"
+    return _("{plane} slices (axis {axis})").format(plane=geometry.plane_name(axis), axis=AXIS_NAMES[axis])
 
 
 def _box_words(box: Box, segment: str = "") -> str:
-    of = f" of segment “{segment}”" if segment else ""
-    return f"The box{of} with corners {ras_words(box.corner_a)} and {ras_words(box.corner_b)}"
+    if segment:
+        words = _("The box of segment “{segment}” with corners {a} and {b}")
+    else:
+        words = _("The box with corners {a} and {b}")
+    return words.format(segment=segment, a=ras_words(box.corner_a), b=ras_words(box.corner_b))
 
 
 def _mask_words(segment: str) -> str:
-    return f"A mask of segment “{segment}”" if segment else "A mask"
-
-
-def _sign(positive: bool) -> str:
-    return "positive" if positive else "negative"
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return _("A mask of segment “{segment}”").format(segment=segment) if segment else _("A mask")
 
 
 def _contradiction(sentence: str, hint: str) -> InputError:
-    return InputError("contradiction", f"{sentence}.", hint)
+    return InputError("contradiction", sentence, hint)
 
 
 def _milli(value: float) -> int:

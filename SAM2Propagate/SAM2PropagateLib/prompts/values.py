@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import check_axis
+from SAM2PropagateLib.texts import tr as _
 
 Ras: TypeAlias = tuple[float, float, float]
 MarkKind: TypeAlias = Literal["absent", "lock"]
@@ -27,8 +28,8 @@ def new_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def to_ras(value: Any, what: str = "The point") -> Ras:
-    """Three finite floats. Raises InputError `bad_point` for anything else."""
+def to_ras(value: Any, what: Callable[[], str] = lambda: _("The point")) -> Ras:
+    """Three finite floats. Raises InputError `bad_point` for anything else; `what` begins its sentence."""
     try:
         point = tuple(float(coordinate) for coordinate in value)
     except (TypeError, ValueError, OverflowError):
@@ -36,8 +37,8 @@ def to_ras(value: Any, what: str = "The point") -> Ras:
     if len(point) != 3 or not all(map(math.isfinite, point)):
         raise InputError(
             "bad_point",
-            f"{what} {_short(value)} is not a position in the patient.",
-            "Give three finite numbers: R, A and S in mm.",
+            _("{what} {value} is not a position in the patient.").format(what=what(), value=_short(value)),
+            _("Give three finite numbers: R, A and S in mm."),
         )
     return point[0], point[1], point[2]
 
@@ -52,7 +53,7 @@ class Click:
 
     def __post_init__(self) -> None:
         _check_id(self.id)
-        object.__setattr__(self, "ras", to_ras(self.ras, "The click at"))
+        object.__setattr__(self, "ras", to_ras(self.ras, lambda: _("The click at")))
         object.__setattr__(self, "positive", bool(self.positive))
 
 
@@ -70,8 +71,8 @@ class Box:
 
     def __post_init__(self) -> None:
         _check_id(self.id)
-        object.__setattr__(self, "corner_a", to_ras(self.corner_a, "The corner of the box at"))
-        object.__setattr__(self, "corner_b", to_ras(self.corner_b, "The corner of the box at"))
+        object.__setattr__(self, "corner_a", to_ras(self.corner_a, lambda: _("The corner of the box at")))
+        object.__setattr__(self, "corner_b", to_ras(self.corner_b, lambda: _("The corner of the box at")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,15 +95,15 @@ class MaskPrompt:
 
     def __post_init__(self) -> None:
         _check_id(self.id)
-        object.__setattr__(self, "origin", to_ras(self.origin, "The mask's origin"))
-        object.__setattr__(self, "column_step", to_ras(self.column_step, "The mask's column step"))
-        object.__setattr__(self, "row_step", to_ras(self.row_step, "The mask's row step"))
+        object.__setattr__(self, "origin", to_ras(self.origin, lambda: _("The mask's origin")))
+        object.__setattr__(self, "column_step", to_ras(self.column_step, lambda: _("The mask's column step")))
+        object.__setattr__(self, "row_step", to_ras(self.row_step, lambda: _("The mask's row step")))
         mask = np.array(self.mask, dtype=bool, order="C")
         if mask.ndim != 2 or not mask.size:
             raise InputError(
                 "mask_geometry",
-                f"The mask has the shape {mask.shape} instead of rows and columns.",
-                "Give the mask of one slice.",
+                _("The mask has the shape {shape} instead of rows and columns.").format(shape=mask.shape),
+                _("Give the mask of one slice."),
             )
         mask.setflags(write=False)
         object.__setattr__(self, "mask", mask)
@@ -127,7 +128,7 @@ class FrameMark:
 
     def __post_init__(self) -> None:
         _check_id(self.id)
-        object.__setattr__(self, "ras", to_ras(self.ras, "The mark at"))
+        object.__setattr__(self, "ras", to_ras(self.ras, lambda: _("The mark at")))
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ class FrameRange:
     last: Ras
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "first", to_ras(self.first, "The range's end at"))
-        object.__setattr__(self, "last", to_ras(self.last, "The range's end at"))
+        object.__setattr__(self, "first", to_ras(self.first, lambda: _("The range's end at")))
+        object.__setattr__(self, "last", to_ras(self.last, lambda: _("The range's end at")))
 
 
 Prompt: TypeAlias = Click | Box | MaskPrompt | FrameMark
@@ -163,7 +164,7 @@ class SegmentPrompts:
 
     def __post_init__(self) -> None:
         if not isinstance(self.segment, str) or not self.segment.strip():
-            raise InputError("bad_segment", "A segment has no name.", "Name every segment.")
+            raise InputError("bad_segment", _("A segment has no name."), _("Name every segment."))
         for name, kind in _KINDS.items():
             items = tuple(getattr(self, name))
             if not all(isinstance(item, kind) for item in items):
@@ -174,8 +175,10 @@ class SegmentPrompts:
             if item.id in seen:
                 raise InputError(
                     "duplicate_id",
-                    f"Two prompts of segment “{self.segment}” have the same id “{item.id}”.",
-                    "Give every prompt its own id.",
+                    _("Two prompts of segment “{segment}” have the same id “{id}”.").format(
+                        segment=self.segment, id=item.id
+                    ),
+                    _("Give every prompt its own id."),
                 )
             seen.add(item.id)
 
@@ -269,8 +272,8 @@ class SegmentPrompts:
                     return name, item
         raise InputError(
             "unknown_prompt",
-            f"Segment “{self.segment}” has no prompt “{prompt_id}”.",
-            "It may have been removed already.",
+            _("Segment “{segment}” has no prompt “{id}”.").format(segment=self.segment, id=prompt_id),
+            _("It may have been removed already."),
         )
 
 
@@ -308,8 +311,8 @@ class PromptSet:
             if names.count(name) > 1:
                 raise InputError(
                     "duplicate_segment",
-                    f"Segment “{name}” appears twice.",
-                    "Put all prompts of a segment in one place.",
+                    _("Segment “{name}” appears twice.").format(name=name),
+                    _("Put all prompts of a segment in one place."),
                 )
 
     @property
@@ -360,7 +363,11 @@ class PromptSet:
 
 def _check_id(prompt_id: Any) -> None:
     if not isinstance(prompt_id, str) or not prompt_id.strip():
-        raise InputError("bad_id", f"The id {_short(prompt_id)} of a prompt is not a text.", "Use new_id().")
+        raise InputError(
+            "bad_id",
+            _("The id {id} of a prompt is not a text.").format(id=_short(prompt_id)),
+            _("Use new_id()."),
+        )
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.messages import (
     DEVICE_LOST,
     PROTOCOL_VERSION,
@@ -197,7 +198,7 @@ class WorkerClient:
         """End the worker with all its children, at once; open requests get `reason` as their error."""
         if self._worker is not None:
             self._collect()
-            self._end_worker(reason or SAM2PropagateError("worker_stopped", "The worker was stopped."))
+            self._end_worker(reason or SAM2PropagateError("worker_stopped", _("The worker was stopped.")))
 
     def close(self, timeout: float | None = None) -> None:
         """End the worker, kindly for `timeout` seconds (None: the shutdown deadline), and all threads.
@@ -212,7 +213,7 @@ class WorkerClient:
             self._next_id += 1
             worker.transport.close(patience)
             self._collect()
-            self._fail_all(SAM2PropagateError("worker_stopped", "The worker was stopped."))
+            self._fail_all(SAM2PropagateError("worker_stopped", _("The worker was stopped.")))
             self._log = worker.transport.log
             self._worker = None
         for transport in self._retired:
@@ -252,9 +253,10 @@ class WorkerClient:
         self._end_worker(
             SAM2PropagateError(
                 "protocol_mismatch",
-                f"The worker speaks version {ready.protocol} of the protocol, this program version "
-                f"{PROTOCOL_VERSION}.",
-                "Install the same version of SAM2Propagate on both sides.",
+                _("The worker speaks version {version} of the protocol, this program version {own}.").format(
+                    version=ready.protocol, own=PROTOCOL_VERSION
+                ),
+                _("Install the same version of SAM2Propagate on both sides."),
             )
         )
         return False
@@ -331,34 +333,41 @@ def _counted_from(worker: _Worker, waiting: _Open) -> float:
 
 
 def _not_running() -> SAM2PropagateError:
-    return SAM2PropagateError("worker_not_running", "The worker is not running.", "Try again.")
+    return SAM2PropagateError("worker_not_running", _("The worker is not running."), _("Try again."))
 
 
 def _no_answer(waiting: _Open) -> SAM2PropagateError:
     if isinstance(waiting.request, Hello):
-        sentence = f"The worker did not start within {waiting.deadline:g} seconds."
+        sentence = _("The worker did not start within {seconds:g} seconds.")
     else:
-        sentence = f"The worker did not answer within {waiting.deadline:g} seconds and was ended."
+        sentence = _("The worker did not answer within {seconds:g} seconds and was ended.")
     return SAM2PropagateError(
         "worker_not_responding",
-        sentence,
-        "Try again: it starts anew, and your prompts and finished slices are kept.",
+        sentence.format(seconds=waiting.deadline),
+        _("Try again: it starts anew, and your prompts and finished slices are kept."),
     )
 
 
 def _death(worker: _Worker) -> SAM2PropagateError:
     code = worker.transport.exit_code
     last = next(reversed(worker.transport.log), "")
-    how = f" (signal {-code})" if code is not None and code < 0 else f" (exit code {code})" if code else ""
+    how = ""
+    if code:
+        how = _(" (signal {number})") if code < 0 else _(" (exit code {number})")
+    how = how.format(number=abs(code or 0))
     if worker.ready_at is None:
+        if last:
+            sentence = _("The worker ended before it was ready{how}: {last}")
+        else:
+            sentence = _("The worker ended before it was ready{how}.")
         return SAM2PropagateError(
             "worker_not_started",
-            f"The worker ended before it was ready{how}{f': {last}' if last else '.'}",
-            "Check that its Python has what SAM2Propagate needs; the log says more.",
+            sentence.format(how=how, last=last),
+            _("Check that its Python has what SAM2Propagate needs; the log says more."),
         )
-    reason = "This is often a lack of memory. " if code == -9 else ""
+    again = _("Try again: it starts anew, and your prompts and finished slices are kept.")
     return SAM2PropagateError(
         "worker_died",
-        f"The worker ended unexpectedly{how}.",
-        f"{reason}Try again: it starts anew, and your prompts and finished slices are kept.",
+        _("The worker ended unexpectedly{how}.").format(how=how),
+        _("This is often a lack of memory. {again}").format(again=again) if code == -9 else again,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
 
 WORKER_MODULE = "SAM2PropagateLib.worker"
 LIBRARY_FOLDER = Path(__file__).resolve().parents[2]
@@ -92,8 +93,8 @@ def find_python(slicer_home: str | Path | None = None) -> str:
         return str(own)
     raise SAM2PropagateError(
         "no_python",
-        "No Python was found that could run the worker.",
-        "Name the executable PythonSlicer of your Slicer, or any Python with torch and sam2.",
+        _("No Python was found that could run the worker."),
+        _("Name the executable PythonSlicer of your Slicer, or any Python with torch and sam2."),
     )
 
 
@@ -113,8 +114,8 @@ def _ssh(host: str, python: str, folder: str | None, module: str) -> tuple[str, 
     if not _HOST.fullmatch(host):
         raise InputError(
             "bad_host",
-            f'"{host}" is no host that ssh could reach.',
-            'Give a name such as "gpu1" or "me@gpu1".',
+            _('"{host}" is no host that ssh could reach.').format(host=host),
+            _('Give a name such as "gpu1" or "me@gpu1".'),
         )
     settings = dict(_PYTHON_SETTINGS) if folder is None else {**_PYTHON_SETTINGS, "PYTHONPATH": folder}
     words = ["exec", "env", *(f"{name}={value}" for name, value in settings.items()), python, "-m", module]

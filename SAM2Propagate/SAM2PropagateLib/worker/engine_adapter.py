@@ -13,6 +13,7 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress, RunPlan
 from SAM2PropagateLib.worker.messages import LoadModel
 
@@ -33,7 +34,7 @@ class SAM2Engine:
         # The former model's memory is wanted for the new one.
         self._engine = None
         self.release_memory()
-        progress("Starting PyTorch", 0, 3)
+        progress(_("Starting PyTorch"), 0, 3)
         try:
             from SAM2PropagateLib.engine.build import load_model
             from SAM2PropagateLib.engine.engine import PropagationEngine
@@ -41,10 +42,10 @@ class SAM2Engine:
             raise _not_installed(error) from error
         from SAM2PropagateLib.models.store import ModelStore
 
-        progress("Checking the model's file", 1, 3)
+        progress(_("Checking the model's file"), 1, 3)
         path, entry = ModelStore().resolve(request.path or request.name)
         config = request.config if request.config is not None or entry is None else entry.config
-        progress("Loading the model", 2, 3)
+        progress(_("Loading the model"), 2, 3)
         loaded = load_model(
             path,
             config=config,
@@ -54,7 +55,7 @@ class SAM2Engine:
         )
         megabytes = None if request.cache_megabytes is None else int(request.cache_megabytes)
         self._engine = PropagationEngine(loaded, cache_megabytes=megabytes)
-        progress("The model is loaded", 3, 3)
+        progress(_("The model is loaded"), 3, 3)
         return {
             "model": loaded.name,
             "device": str(loaded.device),
@@ -64,7 +65,7 @@ class SAM2Engine:
 
     def open(self, frames: FrameStack, crop: Crop) -> EngineSession:
         if self._engine is None:
-            raise SAM2PropagateError("no_model", "No model is loaded.", "Load a model first.")
+            raise SAM2PropagateError("no_model", _("No model is loaded."), _("Load a model first."))
         from SAM2PropagateLib.frames.view import FrameView
 
         view: FrameView | str | None = "auto" if crop == "auto" else None
@@ -120,6 +121,6 @@ def _not_installed(error: ImportError) -> SAM2PropagateError:
     missing = error.name or str(error)
     return SAM2PropagateError(
         "not_installed",
-        f'The Python package "{missing}" that the worker needs cannot be imported.',
-        "Install what SAM2Propagate needs, then try again.",
+        _('The Python package "{missing}" that the worker needs cannot be imported.').format(missing=missing),
+        _("Install what SAM2Propagate needs, then try again."),
     )

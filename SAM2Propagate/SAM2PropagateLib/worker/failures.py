@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.messages import DEVICE_LOST
 
 _log = logging.getLogger(__name__)
@@ -20,8 +21,8 @@ class DeviceLostError(SAM2PropagateError):
     def __init__(self) -> None:
         super().__init__(
             DEVICE_LOST,
-            "The GPU reported an error that ends this worker.",
-            "Try again: it starts anew. If it happens again, update the driver or choose the CPU.",
+            _("The GPU reported an error that ends this worker."),
+            _("Try again: it starts anew. If it happens again, update the driver or choose the CPU."),
         )
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -41,8 +42,8 @@ def told(error: Exception) -> SAM2PropagateError:
         _log.info("%s", text, exc_info=error)
         return SAM2PropagateError(
             "out_of_memory",
-            "There is not enough memory for this.",
-            "Choose a smaller model or input size, close other programs, or use another device.",
+            _("There is not enough memory for this."),
+            _("Choose a smaller model or input size, close other programs, or use another device."),
         )
     # At this level it stays in the log; the client has its error event.
     _log.info("Unexpected: %s", text, exc_info=error)
@@ -50,8 +51,8 @@ def told(error: Exception) -> SAM2PropagateError:
         return DeviceLostError()
     return SAM2PropagateError(
         "internal",
-        f"The worker met an unexpected error ({type(error).__name__}).",
-        "Try again; if it happens again, report it with the log.",
+        _("The worker met an unexpected error ({kind}).").format(kind=type(error).__name__),
+        _("Try again; if it happens again, report it with the log."),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.wire import Payload, WireError
 
 MAX_SIDE = 1 << 16
@@ -73,13 +74,21 @@ def packed_mask(shape: Any, box: Any, bits: Payload) -> PackedMask:
         WireError: shape, box and bits do not belong together.
     """
     if not _counts(shape, 2) or not _counts(box, 4):
-        raise WireError("A mask's shape or box is not a list of whole numbers.")
+        raise WireError(_("A mask's shape or box is not a list of whole numbers."))
     row, column, rows, columns = box
     fits = row + rows <= shape[0] and column + columns <= shape[1] and max(shape) <= MAX_SIDE
     if not fits or (rows == 0) != (columns == 0):
-        raise WireError(f"A mask's box {list(box)} does not lie in its frame of {list(shape)} pixels.")
+        raise WireError(
+            _("A mask's box {box} does not lie in its frame of {shape} pixels.").format(
+                box=list(box), shape=list(shape)
+            )
+        )
     if len(bits) != (rows * columns + 7) // 8:
-        raise WireError(f"A mask of {rows} x {columns} pixels came with {len(bits)} bytes.")
+        raise WireError(
+            _("A mask of {rows} x {columns} pixels came with {count} bytes.").format(
+                rows=rows, columns=columns, count=len(bits)
+            )
+        )
     return PackedMask((shape[0], shape[1]), (row, column, rows, columns), bits)
 
 

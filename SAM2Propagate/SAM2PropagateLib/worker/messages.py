@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.texts import parts_of, restored
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.masks import PackedMask, packed_mask
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Both ends must speak the same one; raised with every change that an older end would misread."""
 
 DEVICE_LOST = "device_lost"
@@ -111,15 +113,27 @@ class _Fields:
                 continue
             if item.name not in header:
                 if item.default is MISSING and item.default_factory is MISSING:
-                    raise _bad(f'The message "{cls.type}" lacks "{item.name}".')
+                    raise _bad(
+                        _('The message "{message}" lacks "{field}".').format(
+                            message=cls.type, field=item.name
+                        )
+                    )
                 continue
             value = header[item.name]
             if not item.metadata["check"](value):
-                raise _bad(f'The message "{cls.type}" has an impossible "{item.name}" ({_shown(value)}).')
+                raise _bad(
+                    _('The message "{message}" has an impossible "{field}" ({value}).').format(
+                        message=cls.type, field=item.name, value=_shown(value)
+                    )
+                )
             taken[item.name] = tuple(value) if isinstance(value, list) else value
         unknown = sorted(set(header) - set(taken) - {"type", *known} - {item.name for item in fields(cls)})  # type: ignore[arg-type]
         if unknown:
-            raise _bad(f'The message "{cls.type}" has the unknown field "{unknown[0]}".')
+            raise _bad(
+                _('The message "{message}" has the unknown field "{field}".').format(
+                    message=cls.type, field=unknown[0]
+                )
+            )
         return taken
 
 
@@ -169,7 +183,7 @@ class LoadModel(Request):
 
     def __post_init__(self) -> None:
         if (self.name is None) == (self.path is None):
-            raise _bad('The message "load_model" needs either "name" or "path".')
+            raise _bad(_('The message "load_model" needs either "name" or "path".'))
 
 
 @dataclass(frozen=True)
@@ -242,7 +256,9 @@ class Propagate(Request):
         # As the engine says it, but before anything is sent.
         if self.reach is not None and self.reach < 1:
             raise SAM2PropagateError(
-                "bad_reach", f"A reach of {self.reach} slices leads nowhere.", "Give 1 or more, or none."
+                "bad_reach",
+                _("A reach of {reach} slices leads nowhere.").format(reach=self.reach),
+                _("Give 1 or more, or none."),
             )
 
 
@@ -294,9 +310,9 @@ def parse_request(message: Message) -> Received:
     header = message.header
     kind = REQUESTS.get(header["type"]) if isinstance(header.get("type"), str) else None
     if kind is None:
-        raise _bad(f"There is no request of the type {_shown(header.get('type'))}.")
+        raise _bad(_("There is no request of the type {type}.").format(type=_shown(header.get("type"))))
     if not _count(header.get("id")):
-        raise _bad(f'The request "{kind.type}" has no usable id.')
+        raise _bad(_('The request "{message}" has no usable id.').format(message=kind.type))
     return Received(header["id"], kind(**kind.take(header, ("id",))), message.payload)
 
 
@@ -343,7 +359,8 @@ class ProgressEvent(Event):
     """How far a request is.
 
     Attributes:
-        text: what is being done. done, total: frames of a run, bytes of a file or steps; total 0: not known.
+        text: what is being done, in the user's language at the client (its parts travel with it).
+        done, total: frames of a run, bytes of a file or steps; total 0: not known.
         frames_per_second, seconds_left: of a run; None while they are not known.
     """
 
@@ -353,6 +370,16 @@ class ProgressEvent(Event):
     total: int = _checked(_count, default=0)
     frames_per_second: float | None = _checked(_or_none(_number), default=None)
     seconds_left: float | None = _checked(_or_none(_number), default=None)
+
+    def message(self) -> Message:
+        message = super().message()
+        parts = parts_of(self.text)
+        return message if parts is None else Message({**message.header, "parts": parts})
+
+    @classmethod
+    def parse(cls, request: int | None, message: Message) -> ProgressEvent:
+        event = cls(request=request, **cls.take(message.header, ("request", "parts")))
+        return replace(event, text=restored(message.header.get("parts"), event.text))
 
 
 @dataclass(frozen=True)
@@ -405,10 +432,10 @@ class FrameEvent(Event):
             scores = [header[key] for key in ("predicted_iou", "object_score", "doubt")]
             packed = packed_mask(header["shape"], header["box"], message.payload)
         except KeyError as error:
-            raise _bad(f'The message "frame" lacks {error}.') from error
+            raise _bad(_('The message "frame" lacks {reason}.').format(reason=error)) from error
         right = _text(volume) and _text(segment) and _count(frame) and kind in FRAME_KINDS
         if not right or not all(score is None or _number(score) for score in scores):
-            raise _bad('The message "frame" has an impossible field.')
+            raise _bad(_('The message "frame" has an impossible field.'))
         return cls(request, volume, segment, frame, kind, scores[0], scores[1], scores[2], packed)
 
 
@@ -445,9 +472,9 @@ class ErrorEvent(Event):
     def parse(cls, request: int | None, message: Message) -> ErrorEvent:
         values = message.header.get("error")
         if not isinstance(values, Mapping) or not all(_text(values.get(key)) for key in ("code", "sentence")):
-            raise _bad('The message "error" does not say what is wrong.')
-        texts = {str(key): str(value) for key, value in values.items()}
-        return cls(request, SAM2PropagateError.from_dict(texts))
+            raise _bad(_('The message "error" does not say what is wrong.'))
+        plain = {str(key): str(value) for key, value in values.items() if key != "parts"}
+        return cls(request, SAM2PropagateError.from_dict({**plain, "parts": values.get("parts")}))
 
 
 @dataclass(frozen=True)
@@ -475,9 +502,9 @@ def parse_event(message: Message) -> Event:
     request = header.get("request")
     try:
         if kind is None:
-            raise _bad(f"There is no event of the type {_shown(header.get('type'))}.")
+            raise _bad(_("There is no event of the type {type}.").format(type=_shown(header.get("type"))))
         if request is not None and not _count(request):
-            raise _bad(f'The event "{kind.type}" names no usable request.')
+            raise _bad(_('The event "{message}" names no usable request.').format(message=kind.type))
         return kind.parse(request, message)
     except WireError:
         raise
@@ -491,7 +518,7 @@ def finite(value: float | None) -> float | None:
 
 
 def _bad(sentence: str) -> SAM2PropagateError:
-    hint = "Both ends must be of the same version of SAM2Propagate."
+    hint = _("Both ends must be of the same version of SAM2Propagate.")
     return SAM2PropagateError("bad_message", sentence, hint)
 
 

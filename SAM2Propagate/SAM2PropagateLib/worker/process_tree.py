@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
 
 TREE_VARIABLE = "SAM2PROPAGATE_TREE"
 """The tree's token, in the environment of the child and of all that it starts. It also tells the child that
@@ -56,8 +57,10 @@ class ProcessTree:
         except (OSError, ValueError) as error:
             raise SAM2PropagateError(
                 "worker_not_started",
-                f"The worker could not be started: {argv[0]} ({getattr(error, 'strerror', None) or error}).",
-                "Check the Python executable in the settings.",
+                _("The worker could not be started: {program} ({reason}).").format(
+                    program=argv[0], reason=getattr(error, "strerror", None) or error
+                ),
+                _("Check the Python executable in the settings."),
             ) from error
         self._job = _Job.holding(self._process)
 

@@ -21,6 +21,8 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.document import from_document
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.texts import remember, set_translator
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.engine_port import Engine, EngineSession, Mask, RunPlan
 from SAM2PropagateLib.worker.failures import DeviceLostError, needs_memory, told
 from SAM2PropagateLib.worker.inbox import Inbox, Outlet
@@ -146,7 +148,9 @@ class WorkerServer:
         if isinstance(request, CloseVolume):
             self._volumes.close(request.volume)
             return {}
-        raise SAM2PropagateError("bad_message", f'The request "{request.type}" cannot be served.')
+        raise SAM2PropagateError(
+            "bad_message", _('The request "{message}" cannot be served.').format(message=request.type)
+        )
 
     def _hello(self, request_id: int, request: Hello) -> None:
         if request.protocol != PROTOCOL_VERSION:
@@ -192,7 +196,7 @@ class WorkerServer:
         volume = self._volumes.get(name)
         if volume.session is None:
             if not self._has_model:
-                raise SAM2PropagateError("no_model", "No model is loaded.", "Load a model first.")
+                raise SAM2PropagateError("no_model", _("No model is loaded."), _("Load a model first."))
             volume.session = self._engine.open(volume.frames, volume.crop)
         return volume, volume.session
 
@@ -211,7 +215,7 @@ class WorkerServer:
         volume, session = self._session(request.volume)
         self._ahead = None
         if not request.segments:
-            raise InputError("no_prompts", "No segment has a prompt.", "Click on a structure first.")
+            raise InputError("no_prompts", _("No segment has a prompt."), _("Click on a structure first."))
         prompts = from_document(request.prompts)
         segments = tuple(_resolved(prompts, name, volume.frames, True) for name in request.segments)
         plan = RunPlan(segments, request.direction, request.reach, request.everything)
@@ -300,7 +304,11 @@ class WorkerServer:
 
 
 def serve(engine: Engine, inbound: Readable, outbound: Writable) -> int:
-    """Set up logging to stderr and serve until the end; returns the exit code."""
+    """Set up logging to stderr and serve until the end; returns the exit code.
+
+    Meant for a process of its own: its texts are from now on such that the client can translate them.
+    """
+    set_translator(remember)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -345,22 +353,29 @@ def _frame_prompts(resolved: ResolvedSegment, frame: int) -> FramePrompts:
     if prompts is None:
         raise InputError(
             "no_prompts",
-            f'Segment "{resolved.segment}" has no prompt on slice {frame + 1}.',
-            "Click on the structure there, or draw a box around it.",
+            _('Segment "{segment}" has no prompt on slice {number}.').format(
+                segment=resolved.segment, number=frame + 1
+            ),
+            _("Click on the structure there, or draw a box around it."),
         )
     if not prompts.absent and not prompts.is_positive:
         raise InputError(
             "only_negative_clicks",
-            f'Segment "{resolved.segment}" has only negative clicks on slice {frame + 1}.',
-            "Add a positive click or a box there.",
+            _('Segment "{segment}" has only negative clicks on slice {number}.').format(
+                segment=resolved.segment, number=frame + 1
+            ),
+            _("Add a positive click or a box there."),
         )
     return prompts
 
 
 def _mismatch(version: int | None) -> SAM2PropagateError:
-    said = "did not say hello" if version is None else f"speaks version {version} of the protocol"
+    if version is None:
+        sentence = _("The client did not say hello; this worker speaks version {own}.")
+    else:
+        sentence = _("The client speaks version {version} of the protocol; this worker speaks version {own}.")
     return SAM2PropagateError(
         "protocol_mismatch",
-        f"The client {said}; this worker speaks version {PROTOCOL_VERSION}.",
-        "Install the same version of SAM2Propagate on both sides.",
+        sentence.format(version=version, own=PROTOCOL_VERSION),
+        _("Install the same version of SAM2Propagate on both sides."),
     )

@@ -20,6 +20,7 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
 from SAM2PropagateLib.worker.client import Deadlines, Prepare, WorkerClient
 from SAM2PropagateLib.worker.command import WorkerCommand
@@ -319,7 +320,7 @@ class WorkerSession:
         for volume in self._volumes.values():
             volume.voxels.release()
         self._volumes.clear()
-        for _, voxels in self._dropped:
+        for _after, voxels in self._dropped:
             voxels.release()
         self._dropped.clear()
         self._folder.close()
@@ -388,7 +389,7 @@ class WorkerSession:
         """A worker with the model and the volume, or on its way there: the calls that it takes."""
         self._volume(name)
         if self._model is None:
-            raise SAM2PropagateError("no_model", "No model is chosen.", "Choose a model first.")
+            raise SAM2PropagateError("no_model", _("No model is chosen."), _("Choose a model first."))
         self._ensure_worker()
         loaded = self._loaded or self._load(self._model, is_replay=True)
         opened = self._opened.get(name) or self._open(name, is_replay=True)
@@ -453,7 +454,9 @@ class WorkerSession:
 
     def _volume(self, name: str) -> _Volume:
         if name not in self._volumes:
-            raise SAM2PropagateError("unknown_volume", f'No volume "{name}" is open.', "Open it first.")
+            raise SAM2PropagateError(
+                "unknown_volume", _('No volume "{name}" is open.').format(name=name), _("Open it first.")
+            )
         return self._volumes[name]
 
     def _drop(self, voxels: Voxels, after: Call) -> None:

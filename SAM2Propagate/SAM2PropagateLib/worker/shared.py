@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
 
 _log = logging.getLogger(__name__)
 
@@ -108,13 +109,17 @@ class SharedFolder:
         if last is not None and last.errno in _NO_ROOM:
             raise SAM2PropagateError(
                 "disk_full",
-                f"There is no room to hand the volume ({megabytes} MB) to the worker in {self._bases[-1]}.",
-                "Free some space there, or set TMPDIR to a folder with more room.",
+                _("There is no room to hand the volume ({megabytes} MB) to the worker in {folder}.").format(
+                    megabytes=megabytes, folder=self._bases[-1]
+                ),
+                _("Free some space there, or set TMPDIR to a folder with more room."),
             ) from last
         raise SAM2PropagateError(
             "shared_folder",
-            f"The volume could not be written for the worker in {self._bases[-1]} ({last}).",
-            "Make the folder for temporary files writable, or set TMPDIR to another one.",
+            _("The volume could not be written for the worker in {folder} ({reason}).").format(
+                folder=self._bases[-1], reason=last
+            ),
+            _("Make the folder for temporary files writable, or set TMPDIR to another one."),
         ) from last
 
     def release(self, shared: SharedArray) -> None:
@@ -170,12 +175,18 @@ class MappedArray:
                 size = os.fstat(file.fileno()).st_size
                 if size != expected or size == 0:
                     raise SAM2PropagateError(
-                        "volume_data", f"The shared volume has {size} bytes where {expected} were announced."
+                        "volume_data",
+                        _("The shared volume has {size} bytes where {expected} were announced.").format(
+                            size=size, expected=expected
+                        ),
                     )
                 self._map: mmap.mmap | None = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except OSError as error:
             raise SAM2PropagateError(
-                "volume_data", f"The shared volume {path} could not be read ({error.strerror or error})."
+                "volume_data",
+                _("The shared volume {path} could not be read ({reason}).").format(
+                    path=path, reason=error.strerror or error
+                ),
             ) from error
         self._array: NDArray[Any] | None = np.frombuffer(self._map, dtype=kind).reshape(tuple(shape))
 

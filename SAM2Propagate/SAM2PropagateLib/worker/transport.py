@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.command import WorkerCommand
 from SAM2PropagateLib.worker.process_tree import ProcessTree
 from SAM2PropagateLib.worker.wire import Message, MessageReader, Readable, WireError, encode
@@ -249,7 +250,9 @@ class PopenTransport:
 
     def _refuse(self, request: int, error: Exception) -> None:
         if not isinstance(error, SAM2PropagateError):
-            what = f"A request to the worker could not be prepared ({type(error).__name__}: {error})."
+            what = _("A request to the worker could not be prepared ({kind}: {reason}).").format(
+                kind=type(error).__name__, reason=error
+            )
             self._keep([what])
             error = SAM2PropagateError("internal", what)
         self._incoming.append(Message({"type": "error", "request": request, "error": error.to_dict()}))

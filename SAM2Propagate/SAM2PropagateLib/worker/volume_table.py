@@ -15,6 +15,7 @@ from SAM2PropagateLib.frames.checks import check_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.engine_port import Crop, EngineSession
 from SAM2PropagateLib.worker.messages import OpenVolume
 from SAM2PropagateLib.worker.shared import MappedArray
@@ -70,7 +71,9 @@ class VolumeTable:
             SAM2PropagateError: unknown_volume.
         """
         if name not in self._volumes:
-            raise SAM2PropagateError("unknown_volume", f'No volume "{name}" is open.', "Open it first.")
+            raise SAM2PropagateError(
+                "unknown_volume", _('No volume "{name}" is open.').format(name=name), _("Open it first.")
+            )
         return self._volumes[name]
 
     def open(
@@ -134,6 +137,10 @@ class VolumeTable:
             voxels = self.get(str(source.get("volume"))).voxels
             array = voxels.array
             if array is None or array.shape != request.shape or array.dtype != np.dtype(request.dtype):
-                raise SAM2PropagateError("volume_data", "The volumes that were to share their voxels differ.")
+                raise SAM2PropagateError(
+                    "volume_data", _("The volumes that were to share their voxels differ.")
+                )
             return voxels
-        raise SAM2PropagateError("bad_message", f"A volume cannot come from {dict(source)!r}.")
+        raise SAM2PropagateError(
+            "bad_message", _("A volume cannot come from {source}.").format(source=repr(dict(source)))
+        )

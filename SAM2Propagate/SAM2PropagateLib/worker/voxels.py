@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.shared import SharedArray, SharedFolder
 from SAM2PropagateLib.worker.wire import Payload
 
@@ -47,7 +48,7 @@ class Voxels:
             return {"kind": "payload", "codec": "zlib"}, compress(self.array)
         with self._guard:
             if self._is_released:
-                raise SAM2PropagateError("volume_closed", "The volume was closed before it was opened.")
+                raise SAM2PropagateError("volume_closed", _("The volume was closed before it was opened."))
             if self._shared is None:
                 self._shared = self._folder.write(self.array)
             return {"kind": "shared", "path": str(self._shared.path)}, b""
@@ -85,9 +86,13 @@ def decompress(data: Payload, dtype: str, shape: tuple[int, ...]) -> NDArray[Any
     except zlib.error as error:
         raise _damaged(str(error)) from error
     if len(raw) != expected or not unpacker.eof:
-        raise _damaged(f"{len(raw)} bytes where {expected} were announced")
+        raise _damaged(
+            _("{got} bytes where {expected} were announced").format(got=len(raw), expected=expected)
+        )
     return np.frombuffer(raw, dtype=kind).reshape(shape)
 
 
 def _damaged(reason: str) -> SAM2PropagateError:
-    return SAM2PropagateError("volume_data", f"The volume arrived damaged ({reason}).", "Send it again.")
+    return SAM2PropagateError(
+        "volume_data", _("The volume arrived damaged ({reason}).").format(reason=reason), _("Send it again.")
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
 
 MAGIC = b"S2P1"
 PREFIX = struct.Struct("<4sIQ")
@@ -31,7 +32,7 @@ class WireError(SAM2PropagateError):
     """
 
     def __init__(self, sentence: str, is_cut: bool = False) -> None:
-        super().__init__("protocol_broken", sentence, "Start the worker again; its log says more.")
+        super().__init__("protocol_broken", sentence, _("Start the worker again; its log says more."))
         self.is_cut = is_cut
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -72,7 +73,9 @@ def encode(message: Message) -> list[Payload]:
     try:
         header = json.dumps(message.header, allow_nan=False, separators=(",", ":")).encode("utf-8")
     except (TypeError, ValueError) as error:
-        raise WireError(f"A message could not be written as JSON ({error}).") from error
+        raise WireError(
+            _("A message could not be written as JSON ({reason}).").format(reason=error)
+        ) from error
     payload = memoryview(message.payload).cast("B") if len(message.payload) else memoryview(b"")
     _check_lengths(len(header), payload.nbytes)
     pieces: list[Payload] = [PREFIX.pack(MAGIC, len(header), payload.nbytes) + header]
@@ -118,10 +121,14 @@ class MessageReader:
         magic, header_length, payload_length = PREFIX.unpack(prefix)
         if magic != MAGIC:
             shown = bytes(prefix).decode("ascii", "replace")
-            raise WireError(f"Something other than the protocol was received (it starts with {shown!r}).")
+            raise WireError(
+                _("Something other than the protocol was received (it starts with {start}).").format(
+                    start=repr(shown)
+                )
+            )
         _check_lengths(header_length, payload_length)
-        header = _parse_header(self._exactly(header_length, "header"))
-        payload = self._exactly(payload_length, "payload") if payload_length else b""
+        header = _parse_header(self._exactly(header_length))
+        payload = self._exactly(payload_length, is_header=False) if payload_length else b""
         return Message(header, payload)
 
     def _prefix(self) -> bytearray | None:
@@ -132,7 +139,9 @@ class MessageReader:
         if not self._in_step:
             return self._skip_noise(prefix[:got])
         if got < PREFIX.size:
-            raise WireError(f"A message was cut {got} bytes after its beginning.", is_cut=True)
+            raise WireError(
+                _("A message was cut {got} bytes after its beginning.").format(got=got), is_cut=True
+            )
         return prefix
 
     def _skip_noise(self, received: bytearray) -> bytearray | None:
@@ -141,7 +150,7 @@ class MessageReader:
         assert noise is not None
         while (start := received.find(MAGIC, max(0, len(received) - PREFIX.size))) < 0:
             if len(received) > MAX_NOISE_BYTES:
-                raise WireError("The worker's output holds other text and no protocol message.")
+                raise WireError(_("The worker's output holds other text and no protocol message."))
             # Byte by byte, so that never more than one frame's beginning is taken from the stream.
             if self._more(received, 1) == 0:
                 noise.extend(_lines(received))
@@ -160,7 +169,7 @@ class MessageReader:
         received += piece[:got]
         return got
 
-    def _exactly(self, length: int, what: str) -> bytearray:
+    def _exactly(self, length: int, is_header: bool = True) -> bytearray:
         # A length that lies must not allocate gigabytes before the bytes are there.
         data = bytearray(min(length, _FIRST_READ_BYTES))
         got = self._fill(memoryview(data))
@@ -168,7 +177,11 @@ class MessageReader:
             data += bytes(min(length - got, max(got, _FIRST_READ_BYTES)))
             got += self._fill(memoryview(data)[got:])
         if got < length:
-            raise WireError(f"A message was cut: {got} of {length} bytes of its {what} arrived.", is_cut=True)
+            if is_header:
+                sentence = _("A message was cut: {got} of {length} bytes of its header arrived.")
+            else:
+                sentence = _("A message was cut: {got} of {length} bytes of its payload arrived.")
+            raise WireError(sentence.format(got=got, length=length), is_cut=True)
         return data
 
     def _fill(self, view: memoryview) -> int:
@@ -177,7 +190,7 @@ class MessageReader:
         while filled < len(view):
             got = self._stream.readinto(view[filled:])
             if got is None:
-                raise WireError("The stream is not blocking, which this reader needs.")
+                raise WireError(_("The stream is not blocking, which this reader needs."))
             if got == 0:
                 break
             filled += got
@@ -192,17 +205,27 @@ def _parse_header(data: bytearray) -> dict[str, Any]:
     try:
         header = json.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise WireError(f"A message's header is not JSON ({error}).") from error
+        raise WireError(_("A message's header is not JSON ({reason}).").format(reason=error)) from error
     if not isinstance(header, dict):
-        raise WireError(f"A message's header is a JSON {type(header).__name__}, not an object.")
+        raise WireError(
+            _("A message's header is a JSON {kind}, not an object.").format(kind=type(header).__name__)
+        )
     return header
 
 
 def _check_lengths(header: int, payload: int) -> None:
     if header == 0 or header > MAX_HEADER_BYTES:
-        raise WireError(f"A message's header is {header} bytes long; 1 to {MAX_HEADER_BYTES} are allowed.")
+        raise WireError(
+            _("A message's header is {header} bytes long; 1 to {most} are allowed.").format(
+                header=header, most=MAX_HEADER_BYTES
+            )
+        )
     if payload > MAX_PAYLOAD_BYTES:
-        raise WireError(f"A message's payload is {payload} bytes long; {MAX_PAYLOAD_BYTES} are the limit.")
+        raise WireError(
+            _("A message's payload is {payload} bytes long; {most} are the limit.").format(
+                payload=payload, most=MAX_PAYLOAD_BYTES
+            )
+        )
 
 
 def _write_all(stream: Writable, data: Payload) -> None:
@@ -210,5 +233,5 @@ def _write_all(stream: Writable, data: Payload) -> None:
     while view.nbytes:
         taken = stream.write(view)
         if taken is None:
-            raise WireError("The stream is not blocking, which this writer needs.")
+            raise WireError(_("The stream is not blocking, which this writer needs."))
         view = view[taken:]
