@@ -673,10 +673,7 @@ class Walk(Case):
         """The user's own brush on a slice."""
         name = self.name
         filled = self.known.voxels[name]
-        awaited = {*self.controller._previews, *self.controller._lost}
-        frame = self.frame(
-            lambda frame: (name, frame) not in awaited and (change == "add" or bool(filled[frame].sum() > 40))
-        )
+        frame = self.frame(lambda frame: change == "add" or bool(filled[frame].sum() > 40))
         if frame is None:
             return False
         stroke = self.stroke(frame, filled[frame], change)
