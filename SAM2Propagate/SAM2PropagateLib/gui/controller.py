@@ -521,6 +521,7 @@ class Controller(Pointing):
         workspace = self._workspace
         if workspace is None or not getattr(workspace, isPossible):
             return False
+        self._mergeEdits()
         before = getattr(workspace, step)()
         for segmentID in workspace.segmentIDs:
             old, new = before.segment(segmentID), workspace.prompts.segment(segmentID)
@@ -533,6 +534,7 @@ class Controller(Pointing):
         workspace = self._workspace
         if workspace is None or not self._segmentID:
             return
+        self._mergeEdits()
         said = workspace.prompts.segment(self._segmentID)
         frames = keyframes.framesOf(said, workspace.geometry, workspace.axis)
         cleared = said
@@ -581,8 +583,9 @@ class Controller(Pointing):
                 if frame in workspace.previewFrames(segmentID):
                     accepted.add((segmentID, frame))
                 continue
-            if frame not in absent and said.has_positive and not workspace.hasOpenEdit(segmentID, frame):
-                self._ask(segmentID, frame, said)
+            if frame not in absent and said.has_positive:
+                if not workspace.hasOpenEdit(segmentID, frame):
+                    self._ask(segmentID, frame, said)
                 continue
             self._forget(segmentID, frame)
             if frame not in absent and said.clicks:
