@@ -628,7 +628,15 @@ class Walk(Case):
                 after[name][frame] = now
                 self.known.hand[name, frame] = replace(painted, mask=now.copy(), is_exact=not painted.clicks)
                 self.may_go.add((name, frame))
+            elif self.shows_no_more((name, frame), now):
+                # With the stroke the preview is what is in the segment already: nothing was to be written.
+                self.may_go.add((name, frame))
         self.becomes(after, maybe=True)
+
+    def shows_no_more(self, key: Key, mask: BoolArray) -> bool:
+        """Whether the preview of a painted slice is, with the stroke, just this mask."""
+        seen = self.known.seen.get(key)
+        return seen is not None and np.array_equal(self.known.hand[key].on(seen), mask)
 
     def do_undo(self, moment: str) -> bool:
         return self.step_segments(self.controller.undo, -1)
