@@ -377,6 +377,9 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             # One of them has the mouse: the one that was pressed last.
             self.ui.segmentEditor.setActiveEffectByName("")
         self._tool = controller.tool
+        if self._effect and not controller.isRunning and controller.facts().hasPreview:
+            # A run has ended under the tool.
+            self.logic.editSoon()
 
     def onEditor(self, caller: Any = None, event: Any = None) -> None:
         """An effect of the Segment Editor was chosen: it has the mouse now."""

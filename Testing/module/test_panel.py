@@ -190,6 +190,19 @@ def test_an_effect_works_on_what_the_preview_shows(desk: Desk) -> None:
     assert "Undo takes that back" in desk.ui.messageLabel.text
 
 
+def test_an_effect_that_is_on_works_on_what_a_run_leaves(desk: Desk) -> None:
+    desk.load()
+    desk.click()
+    desk.ui.applyAutomaticallyCheckBox.setChecked(False)
+    desk.ui.segmentEditor.setActiveEffectByName("Erase")
+    desk.settle(lambda: not desk.controller.workspace.hasPreview)
+    before = desk.voxels()
+    desk.ui.propagateButton.click()
+    desk.settle(lambda: not desk.controller.isRunning)
+    desk.settle(lambda: not desk.controller.workspace.hasPreview)
+    assert desk.voxels() > before
+
+
 def test_choices_are_kept_in_the_parameter_node_both_ways(desk: Desk) -> None:
     ui, parameters = desk.ui, desk.parameters
     ui.directionComboBox.setCurrentIndex(1)
