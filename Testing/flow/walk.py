@@ -97,6 +97,12 @@ class Painted:
     is_exact: bool = True
     clicks: list[tuple[float, float, bool]] = field(default_factory=list)
 
+    def is_in(self, mask: BoolArray, others: list[BoolArray]) -> bool:
+        """Whether a mask has the stroke, and is as one of the others everywhere else."""
+        has = mask[self.stroke].all() if self.adds else not mask[self.stroke].any()
+        same = np.any([mask == other for other in others], axis=0) | self.stroke
+        return bool(has and same.all())
+
     def on(self, mask: BoolArray) -> BoolArray:
         """A mask with the stroke."""
         return mask | self.stroke if self.adds else mask & ~self.stroke
@@ -728,6 +734,8 @@ class Walk(Case):
             rows, columns = np.nonzero(filled)
             n = self.chance.randrange(len(rows))
             stroke[max(0, rows[n] - 2) : rows[n] + 2, max(0, columns[n] - 2) : columns[n] + 2] = True
+            # What a preview shows beyond the segment cannot be erased there.
+            stroke &= filled
         else:
             while not (stroke & ~filled).any():
                 row, column = (self.chance.randint(2, size - 8) for size in self.shape)
@@ -913,18 +921,25 @@ class Walk(Case):
             before = self.known.voxels[name]
             for frame in np.flatnonzero((after[name] != before).any(axis=(1, 2))).tolist():
                 masks = allowed.get(name, {}).get(frame, [])
-                is_known = any(np.array_equal(after[name][frame], mask) for mask in masks)
+                now = after[name][frame]
+                is_known = any(np.array_equal(now, mask) for mask in masks)
+                if not is_known and masks:
+                    # On what was previewed, all that was painted since it was asked for; painting the
+                    # other segment takes from this one.
+                    is_this = must is not None and must[0] == (name, frame)
+                    painted = must[1] if must is not None and is_this else self.known.hand.get((name, frame))
+                    is_known = painted is not None and painted.is_in(now, [before[frame], *masks])
                 assert is_known, f"{name} {frame} has changed; {self.where()}"
                 steps += must is not None and (name, frame) != must[0]
         if must is not None:
             # The stroke, and then what had been previewed.
-            (name, frame), painted = must
+            (name, frame), stroke = must
             first = {one: array.copy() for one, array in self.known.voxels.items()}
             first[name][frame] = allowed[name][frame][0]
             if steps or not np.array_equal(first[name][frame], after[name][frame]):
                 self.becomes(first)
                 mask = first[name][frame].copy()
-                self.known.history[self.known.at][1][name, frame] = replace(painted, mask=mask)
+                self.known.history[self.known.at][1][name, frame] = replace(stroke, mask=mask)
         self.becomes(after)
 
     def note(self) -> None:
