@@ -155,6 +155,11 @@ def test_doubt_grows_with_every_reason() -> None:
     assert doubt_of(Evidence(iou=0.95, object_score=8, is_cut=True)) == 1
     # Surely absent is no reason for doubt, whatever the IoU of the empty mask.
     assert doubt_of(Evidence(iou=0.1, object_score=-9)) < 0.1
+    # But where it was just there.
+    ends = [doubt_of(Evidence(iou=0.1, object_score=-9, lost=lost)) for lost in range(1, 30)]
+    assert ends[0] > 0.6 and ends == sorted(ends, reverse=True) and ends[-1] < 0.02
+    empty, full = (torch.full((4, 4), value) for value in (-9.0, 9.0))
+    assert Evidence.of(empty, 0.9, -9, lost=2).lost == 2 and Evidence.of(full, 0.9, 9, lost=2).lost == 0
 
 
 @given(st.integers(4, 40), st.integers(4, 40), st.sampled_from([16, 32, 64]))

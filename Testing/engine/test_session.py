@@ -571,3 +571,16 @@ def test_what_lies_beyond_an_absent_mark_is_emptied_in_another_window_too() -> N
     masks, _ = run(opened, beyond, everything=True)
     assert sorted(frame for _, frame in masks) == list(range(20))
     assert all(not masks["bright", frame].mask.any() for frame in range(12, 20))
+
+
+def test_where_a_segment_ends_is_doubtful_and_far_beyond_it_is_not() -> None:
+    volume = blocks()
+    volume[12:] = 0
+    masks, _ = run(session(volume), segment({8: BRIGHT_BOX}))
+    doubts = [masks["bright", frame].doubt for frame in range(11, 20)]
+    assert not masks["bright", 12].mask.any() and doubts[0] < 0.3 < 0.5 < doubts[1]
+    assert doubts[1:] == sorted(doubts[1:], reverse=True) and len(set(doubts[1:])) == len(doubts[1:])
+    # An absent mark says that it does end there.
+    marked = segment({8: BRIGHT_BOX, 12: FramePrompts(absent=True)}, last=12)
+    masks, _ = run(session(volume), marked)
+    assert masks["bright", 12].doubt == 0

@@ -160,7 +160,8 @@ class Carrier:
             before, logits = logits, closed(logits, job.too_deep, share)
             kept = overlap(before, logits)
         agreement = kept if left is None or right is None else overlap(left.logits, right.logits)
-        return self._propagated(job, frame, logits, iou, score, agreement)
+        lost = min(one.lost for one in (left, right) if one is not None)
+        return self._propagated(job, frame, logits, iou, score, agreement, lost)
 
     def _propagated(
         self,
@@ -170,8 +171,9 @@ class Carrier:
         iou: float,
         score: float,
         agreement: float = 1.0,
+        lost: int = 0,
     ) -> FrameMask:
         view = job.track.view
         mask = native_mask(logits, view)
-        evidence = Evidence.of(logits, iou, score, agreement, is_cut=looking.is_cut(mask, view))
+        evidence = Evidence.of(logits, iou, score, agreement, is_cut=looking.is_cut(mask, view), lost=lost)
         return FrameMask(job.stretch.segment, frame, mask, iou, score, doubt_of(evidence), PROPAGATED)

@@ -13,11 +13,17 @@ from SAM2PropagateLib.engine.steps import Decoded, Memory, Recall
 
 @dataclass(frozen=True)
 class Tracked:
-    """What a front found on one frame: float16 logits (4h, 4w), predicted IoU, object score (a logit)."""
+    """What a front found on one frame.
+
+    Attributes:
+        logits: float16 (4h, 4w). iou: predicted, 0 to 1. object_score: a logit.
+        lost: frames without a trace of the segment in a row, this one included; 0 where it was found.
+    """
 
     logits: torch.Tensor
     iou: float
     object_score: float
+    lost: int = 0
 
 
 class Front:
@@ -41,7 +47,6 @@ class Front:
         self.source = source
         self.step = step
         self.found: dict[int, Tracked] = {}
-        self.empty_frames = 0  # in a row, up to now
         self._keyframe = memory
         self._span = max(1, min(frame_count, max_pointers) - 1)
         self._slots = slots
@@ -57,6 +62,11 @@ class Front:
     def last_found(self) -> Tracked | None:
         """What was found on the frame tracked last."""
         return self.found.get(self.next_frame - self.step)
+
+    @property
+    def empty_frames(self) -> int:
+        """Frames without a trace of the segment in a row, up to now."""
+        return 0 if self.last_found is None else self.last_found.lost
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -81,9 +91,9 @@ class Front:
 
     def advance(self, decoded: Decoded, memory: Memory) -> None:
         """Record what was found on the next frame, and go one further."""
-        tracked = Tracked(decoded.logits.half(), decoded.iou, decoded.object_score)
-        self.found[self.next_frame] = tracked
-        self.empty_frames = 0 if bool((tracked.logits > 0).any()) else self.empty_frames + 1
+        logits = decoded.logits.half()
+        lost = 0 if bool((logits > 0).any()) else self.empty_frames + 1
+        self.found[self.next_frame] = Tracked(logits, decoded.iou, decoded.object_score, lost)
         self._recent.appendleft(memory)
         if len(self._recent) >= self._slots:
             # Older memories count by their pointer alone.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from SAM2PropagateLib.engine.front import Front, Tracked
@@ -129,10 +129,11 @@ class Job:
 
     def found(self, front: Front | None, frame: int) -> Tracked | None:
         """What a front found on a frame; where it has lost its segment, what it found last; None: not yet."""
-        if front is None:
-            return None
-        known = front.found.get(frame)
-        return front.last_found if known is None and self.has_lost(front) else known
+        known = None if front is None else front.found.get(frame)
+        if front is None or known is not None or not self.has_lost(front) or front.last_found is None:
+            return known
+        beyond = abs(frame - front.next_frame) + 1
+        return replace(front.last_found, lost=front.last_found.lost + beyond)
 
 
 @dataclass(frozen=True)
