@@ -395,7 +395,7 @@ def test_encoding_ahead_spares_the_run_the_encoder() -> None:
     assert session(blocks()).encode_ahead(range(20), lambda: True) == 0
 
 
-def test_what_was_carried_keeps_its_window_until_everything_is_asked_for() -> None:
+def test_what_was_carried_keeps_its_window_until_it_is_asked_for_anew() -> None:
     volume = blocks()
     opened = session(volume)
     run(opened, segment({8: BRIGHT_BOX}))
@@ -405,7 +405,10 @@ def test_what_was_carried_keeps_its_window_until_everything_is_asked_for() -> No
     # A correction computes what lies around it, as in the window of before.
     masks, summary = run(opened, segment({8: BRIGHT_BOX, 12: FramePrompts(mask=bright(volume, 12))}))
     assert sorted(frame for _, frame in masks) == list(range(9, 20)) and summary.frames_encoded == 0
+    # So does writing all of it again.
     masks, summary = run(opened, segment({8: BRIGHT_BOX}), everything=True)
+    assert len(masks) == 20 and summary.frames_encoded == 0
+    masks, summary = run(opened, segment({8: BRIGHT_BOX}), anew=True)
     assert len(masks) == summary.frames_encoded == 20
     assert not run(opened, segment({8: BRIGHT_BOX}))[0]
 

@@ -175,7 +175,7 @@ class FakeSession:
                 near = min(abs(frame - key) for key in keys)
                 if plan.reach is not None and near > plan.reach:
                     continue
-                if plan.everything or self._written.get((segment.segment, frame)) != mark:
+                if plan.everything or plan.anew or self._written.get((segment.segment, frame)) != mark:
                     todo.append((segment.segment, frame, mark))
         return todo
 

@@ -140,6 +140,7 @@ def test_errors_survive_the_wire(kind: type[SAM2PropagateError]) -> None:
         {"type": "propagate", "id": 1, "volume": "v", "prompts": {}, "segments": "s"},
         {"type": "propagate", "id": 1, "volume": "v", "prompts": {}, "segments": [], "direction": "up"},
         {"type": "propagate", "id": 1, "volume": "v", "prompts": {}, "segments": [], "everything": 1},
+        {"type": "propagate", "id": 1, "volume": "v", "prompts": {}, "segments": [], "anew": None},
         {"type": "cancel", "id": 1, "run": None},
     ],
 )

@@ -302,9 +302,10 @@ def test_a_run_brings_each_frame_once_and_then_its_summary(start: Start) -> None
 
 def test_a_run_again_computes_what_changed(start: Start) -> None:
     worker = start()
-    first, again, everything = worker.send(run()), worker.send(run()), worker.send(run(everything=True))
-    worker.answer(everything)
-    assert [len(worker.frames(one)) for one in (first, again, everything)] == [FRAMES, 0, FRAMES]
+    options: list[dict[str, bool]] = [{}, {}, {"everything": True}, {"anew": True}]
+    runs = [worker.send(run(**given)) for given in options]
+    worker.answer(runs[-1])
+    assert [len(worker.frames(one)) for one in runs] == [FRAMES, 0, FRAMES, FRAMES]
 
 
 def test_reach_range_and_locks_arrive(start: Start) -> None:

@@ -62,7 +62,7 @@ class Work:
 def work_of(segment: ResolvedSegment, track: Track, run: RunRequest) -> Work:
     """What of a segment's masks is not up to date."""
     known = track.written
-    written = {} if run.everything else known
+    written = {} if run.writes_all else known
     keyframes = tuple(
         frame
         for frame, prompts in segment.keyframes.items()

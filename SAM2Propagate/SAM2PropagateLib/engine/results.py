@@ -44,13 +44,16 @@ class RunRequest:
         direction: `both`, `forward` (to higher frame indices) or `backward`.
         reach: frames further than this from every keyframe are left alone; None: no limit.
         everything: write every frame again, also those whose keyframes have not changed since the last run
-            (of which only what was not finished has to be computed).
+            (of which only what was not finished has to be computed). A segment keeps the window that it was
+            carried in.
+        anew: write every frame again, in the present window.
     """
 
     segments: tuple[ResolvedSegment, ...]
     direction: str = BOTH
     reach: int | None = None
     everything: bool = False
+    anew: bool = False
 
     def __post_init__(self) -> None:
         if self.direction not in DIRECTIONS:
@@ -65,6 +68,11 @@ class RunRequest:
                 _("A reach of {reach} slices leads nowhere.").format(reach=self.reach),
                 _("Give 1 or more, or none."),
             )
+
+    @property
+    def writes_all(self) -> bool:
+        """Whether what is up to date is written, too."""
+        return self.everything or self.anew
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class EngineSession:
         """The same frames through another window.
 
         A segment that has been carried keeps the window that it was carried in, so that a correction
-        changes what lies around it and nothing else, until a run writes everything.
+        changes what lies around it and nothing else, until a run `anew`.
         """
         self._frames = frames
 
@@ -216,7 +216,7 @@ class EngineSession:
         started = time.perf_counter()
         encoded = self.features.encoded_frames
         tracks = [
-            self._look_at(segment.segment, segment.keyframes, anew=run.everything) for segment in run.segments
+            self._look_at(segment.segment, segment.keyframes, anew=run.anew) for segment in run.segments
         ]
         counter = Counter(on_frame)
         jobs: list[Job] = []

@@ -114,7 +114,7 @@ class _Session:
 def _run_request(plan: RunPlan) -> Any:
     from SAM2PropagateLib.engine.results import RunRequest
 
-    return RunRequest(plan.segments, plan.direction, plan.reach, plan.everything)
+    return RunRequest(plan.segments, plan.direction, plan.reach, plan.everything, plan.anew)
 
 
 def _not_installed(error: ImportError) -> SAM2PropagateError:

@@ -44,6 +44,7 @@ class RunPlan:
     direction: str
     reach: int | None
     everything: bool
+    anew: bool = False
 
 
 class EngineSession(Protocol):
@@ -63,7 +64,10 @@ class EngineSession(Protocol):
         may preview). Returns JSON-able facts about the run."""
 
     def set_frames(self, frames: FrameStack) -> None:
-        """Go on with other frames of the same shape (another window)."""
+        """Go on with other frames of the same shape (another window).
+
+        A segment that was carried keeps its window until a run `anew`.
+        """
 
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
         """Prepare frames in this order until told to stop; returns how many were prepared."""

@@ -20,7 +20,7 @@ from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.masks import PackedMask, packed_mask
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Both ends must speak the same one; raised with every change that an older end would misread."""
 
 DEVICE_LOST = "device_lost"
@@ -212,7 +212,10 @@ class OpenVolume(Request):
 
 @dataclass(frozen=True)
 class SetWindow(Request):
-    """See an open volume through another window: (width, level). Answer: done {}."""
+    """See an open volume through another window: (width, level). Answer: done {}.
+
+    A segment that was carried keeps its window until a run `anew`.
+    """
 
     type: ClassVar[str] = "set_window"
     volume: str = _checked(_text)
@@ -241,7 +244,8 @@ class Propagate(Request):
     Attributes:
         prompts: as in `Preview`. segments: those to propagate, by name.
         direction: "both", "forward" or "backward". reach: frames from the keyframes; None: up to the ends.
-        everything: write all again instead of what changed since the last run.
+        everything: write all again instead of what changed since the last run, each segment in the window
+            that it was carried in. anew: write all again, in the present window.
     """
 
     type: ClassVar[str] = "propagate"
@@ -251,6 +255,7 @@ class Propagate(Request):
     direction: str = _checked(_one_of(*DIRECTIONS), default="both")
     reach: int | None = _checked(_or_none(_count), default=None)
     everything: bool = _checked(_flag, default=False)
+    anew: bool = _checked(_flag, default=False)
 
     def __post_init__(self) -> None:
         # As the engine says it, but before anything is sent.

@@ -218,7 +218,7 @@ class WorkerServer:
             raise InputError("no_prompts", _("No segment has a prompt."), _("Click on a structure first."))
         prompts = from_document(request.prompts)
         segments = tuple(_resolved(prompts, name, volume.frames, True) for name in request.segments)
-        plan = RunPlan(segments, request.direction, request.reach, request.everything)
+        plan = RunPlan(segments, request.direction, request.reach, request.everything, request.anew)
         run = RunProgress(session.expected_frames(plan), request_id, self._outlet)
 
         def on_frame(mask: Mask) -> None:

@@ -190,7 +190,10 @@ class WorkerSession:
         return call
 
     def set_window(self, name: str, window: Window) -> Call:
-        """See an open volume through another window from now on; all its masks are computed anew.
+        """See an open volume through another window from now on.
+
+        A segment that was carried keeps its window until a run `anew`; the next mask of every other one is
+        seen through the present window.
 
         During a run over the volume it waits for the run's end, and so does every preview that is asked for
         after it: do not follow the display's window while a run is going on.
@@ -247,13 +250,15 @@ class WorkerSession:
         direction: str = "both",
         reach: int | None = None,
         everything: bool = False,
+        anew: bool = False,
     ) -> Run:
         """Start a run.
 
         Args:
             name: of the open volume. segments: which; None: all that have prompts.
             direction: "both", "forward" or "backward". reach: frames from the keyframes; None: to the ends.
-            everything: write all again instead of what changed since the last run.
+            everything: write all again instead of what changed since the last run, each segment in the window
+                that it was carried in. anew: write all again, in the present window.
 
         Raises:
             SAM2PropagateError: unknown_volume, no_model, worker_not_started.
@@ -267,6 +272,7 @@ class WorkerSession:
             direction=direction,
             reach=reach,
             everything=everything,
+            anew=anew,
         )
         needs = self._ensure_ready(name)
         wanted = _only(prompts, segments)
