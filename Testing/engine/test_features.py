@@ -60,6 +60,21 @@ def test_the_same_frame_in_another_view_is_another_frame() -> None:
     assert features.encoded_frames == 2
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_is_not_kept_makes_room_in_both_tiers(device: str) -> None:
+    features = store(Encoder(), frames=2, device=device, host=2)
+    size = 2 if device == "cpu" else 4
+    for frame in range(size // 2):
+        features.get([(VIEW, frame)])
+        features.get([(OTHER, frame)])
+    assert features.is_full
+    features.keep_only({OTHER})
+    assert features.nbytes == size // 2 * FRAME_BYTES and not features.is_full
+    assert (OTHER, 0) in features and (VIEW, 0) not in features
+    features.keep_only(())
+    assert features.nbytes == 0 and (OTHER, 0) not in features
+
+
 def test_upcoming_frames_fill_the_batch_up() -> None:
     encoder = Encoder()
     features = store(encoder, batch_size=4)

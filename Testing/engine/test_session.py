@@ -413,6 +413,25 @@ def test_what_was_carried_keeps_its_window_until_it_is_asked_for_anew() -> None:
     assert not run(opened, segment({8: BRIGHT_BOX}))[0]
 
 
+def test_frames_of_a_window_that_nothing_uses_make_room_for_those_of_the_present_one() -> None:
+    volume = blocks()
+    probe = session(volume)
+    probe.encode_ahead(range(20), lambda: False)
+    size = probe.features.nbytes
+    opened = session(volume, store=lambda encode: FeatureStore(encode, torch.device("cpu"), size))
+    assert opened.encode_ahead(range(20), lambda: False) == 20
+    opened.set_frames(opened._frames.with_window(Window(300, 150)))
+    opened.preview(8, GREY_CLICK, "grey")
+    assert opened.encode_ahead(range(20), lambda: False) == 19
+    # What a segment was carried in stays, until it is carried anew.
+    run(opened, segment({8: GREY_CLICK}, "grey"))
+    opened.set_frames(opened._frames.with_window(Window(400, 200)))
+    assert opened.features.nbytes == size
+    assert run(opened, segment({8: GREY_CLICK}, "grey"), everything=True)[1].frames_encoded == 0
+    run(opened, segment({8: GREY_CLICK}, "grey", last=9), anew=True)
+    assert opened.features.nbytes == size // 2
+
+
 def test_what_was_not_carried_yet_is_seen_through_the_present_window() -> None:
     opened = session(blocks())
     run(opened, segment({8: BRIGHT_BOX}))
@@ -461,9 +480,7 @@ def test_a_small_structure_is_looked_at_closely_and_the_view_stays_during_correc
     view = opened.view_of("bright")
     assert view.crop[2] - view.crop[0] <= 64
     assert same(masks["bright", 9].mask, volume[9] == 200, 0.2)
-    _, summary = run(
-        opened, segment({**keyframes, 8: FramePrompts(clicks=((100.0, 100.0, True),))}, last=11)
-    )
+    _, summary = run(opened, segment({**keyframes, 8: FramePrompts(clicks=((100.0, 100.0, True),))}, last=11))
     assert opened.view_of("bright") == view
     assert summary.frames_encoded == 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 
@@ -62,11 +62,12 @@ class FeatureStore:
         kept, capacity = len(self._near) + len(self._far), self._budget + self._host_budget
         return self.nbytes * (kept + 1) > capacity * kept if kept else capacity <= 0
 
-    def clear(self) -> None:
-        """Forget every frame: the window changed, or the volume was closed."""
-        self._near.clear()
-        self._far.clear()
-        self._near_bytes = self._far_bytes = 0
+    def keep_only(self, sights: Collection[Sight]) -> None:
+        """Forget every frame as it is seen in any other way."""
+        self._near = OrderedDict((key, kept) for key, kept in self._near.items() if key[0] in sights)
+        self._far = OrderedDict((key, kept) for key, kept in self._far.items() if key[0] in sights)
+        self._near_bytes = sum(features.nbytes for features in self._near.values())
+        self._far_bytes = sum(features.nbytes for features in self._far.values())
 
     def get(
         self, frames: Sequence[FeatureKey], upcoming: Iterable[FeatureKey] = ()

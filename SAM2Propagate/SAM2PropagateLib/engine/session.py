@@ -85,6 +85,14 @@ class EngineSession:
         changes what lies around it and nothing else, until a run `anew`.
         """
         self._frames = frames
+        self._forget_unused()
+
+    def _forget_unused(self) -> None:
+        """Make room: drop the features of windows that no segment is seen through any more."""
+        present = self._frames.window
+        used = {self._sight, *(Sight(track.view, present) for track in self._tracks.values())}
+        used |= {track.sight for track in self._tracks.values() if track.written}
+        self.features.keep_only(used)
 
     def view_of(self, segment: str) -> FrameView:
         """Which part of the frames the model sees for a segment."""
@@ -218,6 +226,8 @@ class EngineSession:
         tracks = [
             self._look_at(segment.segment, segment.keyframes, anew=run.anew) for segment in run.segments
         ]
+        if run.anew:
+            self._forget_unused()
         counter = Counter(on_frame)
         jobs: list[Job] = []
         self._running = frozenset(segment.segment for segment in run.segments)
