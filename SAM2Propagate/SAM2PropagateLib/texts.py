@@ -29,7 +29,10 @@ _LIBRARY = Path(__file__).resolve().parent
 _FILE = re.compile(r"\w+(/\w+)*\.py", re.ASCII)
 # As templates use them: ".1f", "g", "02d". A width from the wire could ask for gigabytes.
 _NUMBER_FORMAT = re.compile(r"(0?\d)?(\.\d)?[dfg]?", re.ASCII)
+# What parts from the wire may grow to; our own are far smaller.
 _DEPTH = 4
+_LONGEST = 4096
+_MOST_FIELDS = 64
 
 
 def _as_it_is(text: str, _file: str) -> str:
@@ -121,9 +124,11 @@ def _made(parts: Any, depth: int) -> str:
     template, file, given = parts["template"], parts["file"], parts["values"]
     if not depth or not _FILE.fullmatch(file):
         raise ValueError("too many texts within texts, or none of our files")
+    if not isinstance(template, str) or len(template) > _LONGEST or len(given) > _MOST_FIELDS:
+        raise ValueError("no template of ours")
     translated = _translator(template, str(_LIBRARY / file))
     values = {name: _value(value, depth) for name, value in given.items()}
-    return _Filler().vformat(translated, (), values) if values else translated
+    return _Filler(len(translated)).vformat(translated, (), values) if values else translated
 
 
 def _value(value: Any, depth: int) -> Any:
@@ -133,21 +138,32 @@ def _value(value: Any, depth: int) -> Any:
 
 
 class _Filler(string.Formatter):
-    """`str.format` with named values alone: no attributes, no indices, no large widths.
+    """`str.format` with named values alone: no attributes, no indices, no large widths, no long result.
 
     Raises:
         ValueError: the template asks for more. KeyError: for a value that was not given.
     """
 
+    def __init__(self, length: int) -> None:
+        self._fields, self._length = 0, length
+
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
         if not field_name.isidentifier():
             raise ValueError(f"{field_name} is no plain name")
+        self._fields += 1
+        if self._fields > _MOST_FIELDS:
+            raise ValueError("too many fields")
         return kwargs[field_name], field_name
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if not _NUMBER_FORMAT.fullmatch(format_spec):
             raise ValueError(f"{format_spec} is no plain format of a number")
-        return str(super().format_field(value, format_spec))
+        text = str(super().format_field(value, format_spec))
+        # Counted field by field, so that a long text is never put together.
+        self._length += len(text)
+        if self._length > _LONGEST:
+            raise ValueError("too long a text")
+        return text
 
 
 def _plain(value: Any) -> Any:
