@@ -126,11 +126,6 @@ def onFrame(prompts: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis:
     return replace(prompts, **changes)  # type: ignore[arg-type]
 
 
-def saysWhere(prompts: SegmentPrompts) -> bool:
-    """Whether a preview can be made from these prompts of one frame."""
-    return prompts.has_positive
-
-
 def withMask(said: SegmentPrompts, mask: MaskPrompt, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
     """With this mask in place of every other one on its frame."""
     frame = frameOf(mask, geometry, axis)

@@ -237,7 +237,8 @@ class ViewInput:
 
     def _key(self, interactor: Any) -> bool:
         key = _keyOf(interactor)
-        isSame = key == self._held
+        # Some keys have no name: they are none that is held.
+        isSame = bool(key) and key == self._held
         if isSame and (self._released is None or self._clock() - self._released < _REPEAT):
             self._released = None
             return True  # it is still held: it has said what it says
