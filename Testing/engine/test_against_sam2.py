@@ -34,9 +34,7 @@ def moving_discs(frames: int, size: int) -> np.ndarray:
     return volume.clip(0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize(
-    "config", ["configs/sam2.1/sam2.1_hiera_t.yaml", "configs/sam2/sam2_hiera_t.yaml"]
-)
+@pytest.mark.parametrize("config", ["configs/sam2.1/sam2.1_hiera_t.yaml", "configs/sam2/sam2_hiera_t.yaml"])
 def test_both_directions_match_the_official_predictor(config: str) -> None:
     torch.manual_seed(0)
     model = build_model(model_config(config, SIZE))
