@@ -179,6 +179,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.onSceneEndBatch, priority=-1.0
         )
         self.logic.controller.changed.connect(self.onChanged)
+        self.logic.controller.finished.connect(self.onFinished)
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
@@ -377,8 +378,10 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             # One of them has the mouse: the one that was pressed last.
             self.ui.segmentEditor.setActiveEffectByName("")
         self._tool = controller.tool
-        if self._effect and not controller.isRunning and controller.facts().hasPreview:
-            # A run has ended under the tool.
+
+    def onFinished(self, _end: Any) -> None:
+        """A run has ended, perhaps under a tool of the editor: that works on what the run left."""
+        if self._effect and self.logic is not None:
             self.logic.editSoon()
 
     def onEditor(self, caller: Any = None, event: Any = None) -> None:

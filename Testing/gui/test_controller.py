@@ -110,7 +110,12 @@ def test_direction_and_reach(headless):
     case.click(12, 15, 8)
     case.run(direction="forward")
     assert case.frames() == list(range(5, 12))  # the fake knows no direction
-    assert case.session.asked[-1][1][2] == {"direction": "forward", "reach": 3, "everything": False}
+    assert case.session.asked[-1][1][2] == {
+        "direction": "forward",
+        "reach": 3,
+        "everything": False,
+        "anew": False,
+    }
     case.controller.close()
 
 
@@ -531,7 +536,13 @@ def test_a_changed_window_is_told_of_once_where_it_does_not_count(case):
     assert case.codes == ["older_window"] and "All slices anew" in case.texts[0]
     # Everything anew is in the present one, and so is what follows.
     case.run(everything=True)
-    assert case.session.asked[-1][1][2]["everything"]
+    case.run(anew=True)
+    assert case.session.asked[-1][1][2] == {
+        "direction": "both",
+        "reach": None,
+        "everything": True,
+        "anew": True,
+    }
     case.run()
     assert case.codes == ["older_window"]
     # A segment that is new is seen as the volume is shown.

@@ -125,7 +125,7 @@ def test_taking_up_an_editor_tool_applies_what_is_seen(case):
     case.paint(frame, case.segment(frame) & ~disc(12, 15, SHAPE, 1), add=False)
     case.controller.lookForEdits()
     assert case.controller.strip().frames[frame].look == EDITED
-    assert case.controller.undo() or case.frames() == []
+    assert case.controller.undo() and case.frames() == []
 
 
 def test_taking_up_a_tool_without_a_preview_says_nothing(case):
@@ -233,3 +233,89 @@ def test_taking_prompts_back_leaves_what_was_painted_on_the_preview(case, what):
         np.testing.assert_array_equal(case.shown(8), shown)
         assert case.controller.redoPrompt() and case.controller.wait(5)
         np.testing.assert_array_equal(case.shown(8), shown | STROKE)
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "another stroke", "another look", "a tool", "a lock"])
+def test_a_stroke_ahead_of_the_run_survives_commits_on_its_way(headless, meanwhile):
+    case = Case(headless)
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    case.controller.poll()
+    assert 2 in case.workspace.previewFrames("A") and 17 not in case.workspace.previewFrames("A")
+    case.paint(17, STROKE)
+    if meanwhile in ("another look", "a tool", "a lock"):
+        case.controller.lookForEdits()
+    if meanwhile in ("another stroke", "another look"):
+        case.paint(2, STROKE)
+        case.controller.lookForEdits()
+    elif meanwhile == "a tool":
+        case.controller.editBegins()
+    elif meanwhile == "a lock":
+        case.controller.point("lock", case.ras(1, 1, 2), (0, 0, 1))
+    assert case.controller.wait(5) and case.ends[-1].applied
+    np.testing.assert_array_equal(case.segment(17), disc(12, 15, SHAPE) | STROKE)
+    case.controller.close()
+
+
+@pytest.mark.parametrize("how", ["apply", "editBegins"])
+def test_undoing_the_commit_of_one_slice_is_no_edit(case, how):
+    case.click(12, 15, 8)
+    getattr(case.controller, how)()
+    assert case.controller.undo() and case.frames() == []
+    assert case.controller.strip().frames[8].look != EDITED
+    case.run()
+    assert not case.workspace.prompts.segment("A").masks and 9 in case.workspace.previewFrames("A")
+
+
+def test_an_undone_commit_takes_nothing_from_a_newer_preview(case):
+    case.click(12, 15, 8)
+    case.controller.apply()
+    case.click(16, 15, 8)
+    shown = case.shown(8)
+    assert case.controller.undo()
+    case.controller.lookForEdits()
+    np.testing.assert_array_equal(case.shown(8), shown)
+
+
+def test_a_preview_asked_for_before_a_commit_is_newer_than_it(case):
+    case.click(12, 15, 8)
+    case.controller.point("negative", case.ras(14, 15, 8), (0, 0, 1))
+    case.controller.editBegins()
+    assert case.controller.wait(5)
+    shown = case.shown(8)
+    case.paint(8, STROKE)
+    case.controller.lookForEdits()
+    np.testing.assert_array_equal(case.segment(8), shown | STROKE)
+
+
+def test_what_was_under_old_previews_is_let_go_of(case):
+    for frame in range(10):
+        case.click(12, 15, frame)
+        case.controller.apply()
+    assert case.workspace.underlay.segmentIDs == set()
+
+
+def test_a_lock_that_is_dragged_onto_a_painted_preview_keeps_the_stroke(case):
+    case.click(12, 15, 8)
+    case.click(1, 1, 2, "lock")
+    case.paint(8, STROKE)
+    node = case.workspace.markups.markNode("A", "lock")
+    node.SetNthControlPointPositionWorld(0, *(float(value) for value in case.ras(1, 1, 8)))
+    node.InvokeEvent(node.PointEndInteractionEvent)
+    np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE) | STROKE)
+
+
+def test_a_volume_that_became_unusable_is_told_and_raises_nothing(case):
+    import slicer
+
+    case.click(12, 15, 8)
+    bent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
+    case.volumeNode.SetAndObserveTransformNodeID(bent.GetID())
+    case.controller.facts()
+    case.controller.lookForEdits()
+    case.controller.editBegins()
+    case.controller.apply()
+    case.controller.undoPrompt()
+    case.volumeNode.SetAndObserveTransformNodeID(None)
+    np.testing.assert_array_equal(case.shown(8), disc(12, 15, SHAPE))

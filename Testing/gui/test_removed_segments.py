@@ -88,3 +88,57 @@ def test_without_prompts_the_next_click_decides_the_axis_anew(case):
     case.controller.clearPrompts()
     assert case.click(9, 7, 6, axis=0)
     assert case.workspace.axis == 0 and 6 in case.workspace.previewFrames("A")
+
+
+@pytest.mark.parametrize("applied", [False, True])
+def test_undo_brings_an_open_preview_back(headless, applied):
+    case = Case(headless, choices=Choices(applyAutomatically=False))
+    case.click(12, 15, 8)
+    if applied:
+        case.controller.apply()
+    case.run()
+    shown = {frame: case.shown(frame) for frame in case.workspace.previewFrames("A")}
+    said = case.workspace.prompts.segment("A")
+    case.controller.removeSegment()
+    assert case.controller.undo()
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    assert case.workspace.previewFrames("A") == frozenset(shown) and len(shown) > 10
+    for frame, mask in shown.items():
+        np.testing.assert_array_equal(case.shown(frame), mask)
+    assert case.workspace.prompts.segment("A") == said
+    case.controller.close()
+
+
+def test_a_removal_that_is_done_again_leaves_nothing_to_a_new_segment_of_that_id(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.controller.removeSegment()
+    assert case.controller.undo() and case.controller.redo()
+    case.segmentationNode.GetSegmentation().AddEmptySegment("A", "A")
+    assert case.workspace.prompts.segment("A").is_empty and case.frames() == []
+
+
+@pytest.mark.parametrize("how", ["elsewhere", "by redo"])
+@pytest.mark.parametrize("then", ["apply", "run"])
+def test_the_others_go_on_after_a_segment_with_a_preview_went(headless, how, then):
+    case = Case(headless, choices=Choices(applyAutomatically=then == "run"))
+    case.controller.select(case.volumeNode, case.segmentationNode, "B")
+    case.click(12, 15, 8)
+    if how == "by redo":
+        case.controller.apply()
+        case.controller.removeSegment()
+        assert case.controller.undo()
+        case.controller.select(case.volumeNode, case.segmentationNode, "B")
+        case.click(20, 20, 8)
+        assert case.controller.redo()
+    else:
+        case.segmentationNode.GetSegmentation().RemoveSegment("B")
+    assert "B" not in case.workspace.segmentIDs
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    assert case.click(20, 15, 5)
+    if then == "run":
+        case.run()
+        assert case.ends[-1].applied and case.frames() == list(range(18))
+    else:
+        assert case.controller.apply() is not None and case.frames() == [5]
+    case.controller.close()

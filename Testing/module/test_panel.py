@@ -173,10 +173,10 @@ def test_all_slices_can_be_computed_anew(desk: Desk) -> None:
     desk.ui.propagateAnewButton.click()
     assert not desk.ui.propagateAnewButton.enabled
     desk.settle()
-    assert desk.session.asked[-1][1][2]["everything"]
+    assert desk.session.asked[-1][1][2]["anew"]
     desk.ui.propagateButton.click()
     desk.settle()
-    assert not desk.session.asked[-1][1][2]["everything"]
+    assert not desk.session.asked[-1][1][2]["anew"]
 
 
 def test_an_effect_works_on_what_the_preview_shows(desk: Desk) -> None:

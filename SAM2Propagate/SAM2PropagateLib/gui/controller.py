@@ -30,6 +30,7 @@ from SAM2PropagateLib.gui.events import (
 from SAM2PropagateLib.gui.navigation import frameInView, jumpTo
 from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.pointing import Pointing
+from SAM2PropagateLib.gui.removed_segments import RemovedSegments
 from SAM2PropagateLib.gui.signals import Signal
 from SAM2PropagateLib.gui.strip import FrameFacts, SliceStrip
 from SAM2PropagateLib.gui.volumes import OpenVolumes
@@ -38,9 +39,8 @@ from SAM2PropagateLib.gui.workspace import Workspace, WriterMaker
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.resolve import resolve
-from SAM2PropagateLib.prompts.values import PromptSet, SegmentPrompts
+from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.scene.commit import CommitSummary
-from SAM2PropagateLib.scene.edits import Snapshot
 from SAM2PropagateLib.scene.markups import removeOrphans
 from SAM2PropagateLib.scene.segments import checkSegmentation
 from SAM2PropagateLib.scene.volume import displayWindow, volumeGeometry
@@ -60,25 +60,14 @@ class _Running:
     """The run under way.
 
     Attributes:
-        bases: what the segments held when it began, or after the last commit since.
         overtaken: frames on which the user spoke since it began; its masks for them are out of date.
     """
 
     call: Run
     name: str
     segmentIDs: tuple[str, ...]
-    bases: dict[str, Snapshot]
     overtaken: set[tuple[str, int]] = field(default_factory=set)
     frames: set[tuple[str, int]] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class _Removed:
-    """What belonged to a segment that was removed, should that be undone."""
-
-    prompts: SegmentPrompts
-    history: dict[str, frozenset[str]]
-    order: list[str]
 
 
 class Controller(Pointing):
@@ -127,8 +116,6 @@ class Controller(Pointing):
         self._choices = Choices()
         self._running: _Running | None = None
         self._previews: dict[tuple[str, int], PreviewCall] = {}
-        # What the segments held when previews of theirs were asked for.
-        self._asked: dict[tuple[str, int], Snapshot] = {}
         self._lost: set[tuple[str, int]] = set()
         self._waiting: deque[Update] = deque()
         self._toldOf: set[str] = set()
@@ -137,7 +124,7 @@ class Controller(Pointing):
         self._observers = Observers()
         self._opacity: float | None = None
         self._knownSegments: tuple[str, ...] = ()
-        self._removed: dict[str, _Removed] = {}
+        self._removed: RemovedSegments | None = None
         self._styled: Any = None
         self.changed.connect(self._keepPreview)
         super().__init__()
@@ -255,9 +242,8 @@ class Controller(Pointing):
         if running is not None and self._session is not None:
             self._session.cancel(running.call)
         self._previews.clear()
-        self._asked.clear()
         self._lost.clear()
-        self._removed.clear()
+        self._removed = None
         if workspace is None:
             return False
         hasKept = False
@@ -336,35 +322,17 @@ class Controller(Pointing):
         """Add an empty segment, with a name and color of its own; its ID, "" if there is no segmentation."""
         if self._workspace is None:
             return ""
-        segmentID = str(self._segmentationNode.GetSegmentation().AddEmptySegment("", ""))
-        # IDs are used again: this is not the segment that was removed.
-        self._removed.pop(segmentID, None)
-        return segmentID
+        return str(self._segmentationNode.GetSegmentation().AddEmptySegment("", ""))
 
     def removeSegment(self) -> None:
-        """Remove the chosen segment with its prompts, as one undo step: `undo` brings both back."""
+        """Remove the chosen segment, as one undo step: `undo` brings it back with its prompts and preview."""
         workspace, segmentID = self._workspace, self._segmentID
         if workspace is None or segmentID not in workspace.segmentIDs:
             return
-        before, memory = workspace.prompts, workspace.memory
-        removed = _Removed(
-            before.segment(segmentID), dict(memory.history(segmentID)), list(memory.orders.get(segmentID, ()))
-        )
         try:
             workspace.committer.removeSegment(segmentID)
         except SAM2PropagateError as error:
             self._fail(error)
-            return
-        self._removed[segmentID] = removed
-        workspace.keep(before)
-        workspace.markups.remove(segmentID)
-        if workspace.previewFrames(segmentID):
-            workspace.preview.clear(segmentID)
-        workspace.memory.forget(segmentID)
-        workspace.memory.save()
-        workspace.prompts = workspace.markups.read()
-        self._segmentID = ""
-        self.changed.emit(None)
 
     # --- what is possible
 
@@ -373,21 +341,24 @@ class Controller(Pointing):
         workspace, segmentID = self._workspace, self._segmentID
         hasSegment = workspace is not None and segmentID in workspace.segmentIDs
         said = workspace.prompts.segment(segmentID) if workspace is not None and segmentID else None
+        volumeProblem = self._problem(volumeGeometry, self._volumeNode)
+        segmentationProblem = self._problem(checkSegmentation, self._segmentationNode)
+        isUsable = not (volumeProblem or segmentationProblem)
         return rules.Facts(
             missing=tuple(self._missing()),
-            volumeProblem=self._problem(volumeGeometry, self._volumeNode),
-            segmentationProblem=self._problem(checkSegmentation, self._segmentationNode),
+            volumeProblem=volumeProblem,
+            segmentationProblem=segmentationProblem,
             modelProblem=self.modelProblem(),
             hasVolume=self._volumeNode is not None,
             hasSegmentation=self._segmentationNode is not None,
             hasSegment=hasSegment,
             isRunning=self._running is not None,
-            canStart=bool(self._startable()),
+            canStart=isUsable and bool(self._startable()),
             hasPreview=workspace is not None and workspace.hasPreview,
             hasPrompts=said is not None and not said.is_empty,
             canUndoPrompt=workspace is not None and workspace.canUndoPrompt,
             canRedoPrompt=workspace is not None and workspace.canRedoPrompt,
-            hasDoubt=bool(self.strip().doubtful),
+            hasDoubt=isUsable and bool(self.strip().doubtful),
         )
 
     def whyNot(self, action: str) -> str:
@@ -522,10 +493,14 @@ class Controller(Pointing):
         if workspace is None or not getattr(workspace, isPossible):
             return False
         self._mergeEdits()
-        before = getattr(workspace, step)()
-        for segmentID in workspace.segmentIDs:
-            old, new = before.segment(segmentID), workspace.prompts.segment(segmentID)
-            self._follow(segmentID, keyframes.changedFrames(old, new, workspace.geometry, workspace.axis))
+        try:
+            before = getattr(workspace, step)()
+            for segmentID in workspace.segmentIDs:
+                old, new = before.segment(segmentID), workspace.prompts.segment(segmentID)
+                self._follow(segmentID, keyframes.changedFrames(old, new, workspace.geometry, workspace.axis))
+        except SAM2PropagateError as error:  # the volume cannot be used any more
+            self._fail(error)
+            return False
         self.changed.emit(None)
         return True
 
@@ -569,6 +544,7 @@ class Controller(Pointing):
     def _follow(self, segmentID: str, frames: set[int]) -> None:
         """Previews of frames whose prompts have changed."""
         workspace = self._require()
+        self._mergeEdits()
         absent, locked = workspace.marked(segmentID)
         accepted = set()
         if self._running is not None:
@@ -630,7 +606,7 @@ class Controller(Pointing):
         except SAM2PropagateError as error:
             self._fail(error)
             return
-        self._asked[segmentID, frame] = workspace.tracker.snapshot(segmentID)
+        workspace.underlay.ask((segmentID, frame))
         self._toldOf.clear()
         self._tick()
         lost, self._lost = self._lost - {(segmentID, frame)}, set()
@@ -660,6 +636,7 @@ class Controller(Pointing):
         direction: str | None = None,
         reach: int | None = None,
         everything: bool = False,
+        anew: bool = False,
     ) -> bool:
         """Start a run; what it finds appears in the preview, and `finished` tells when it has ended.
 
@@ -667,6 +644,7 @@ class Controller(Pointing):
             segmentIDs: None: the chosen segment, or all with prompts if that is chosen.
             direction, reach: None: as chosen.
             everything: write also what has not changed since the last run.
+            anew: that, and as the model sees it in the window and level of the views now.
 
         Returns:
             False if it could not be started; `message` has said why.
@@ -702,23 +680,26 @@ class Controller(Pointing):
                 wanted,
                 direction=direction,
                 reach=reach,
-                everything=everything or undone,
+                everything=everything or undone or anew,
+                anew=anew,
             )
         except SAM2PropagateError as error:
             self._fail(error)
             return False
         workspace.undone -= set(wanted)
-        self._tellOfWindow(workspace, wanted, everything or undone)
-        self._running = _Running(call, name, wanted, workspace.snapshots(wanted))
+        self._tellOfWindow(workspace, wanted, anew)
+        self._running = _Running(call, name, wanted)
+        workspace.underlay.begin(wanted)
         self._toldOf.clear()
         self._tick()
         self.changed.emit(None)
         return True
 
-    def _tellOfWindow(self, workspace: Workspace, segmentIDs: Iterable[str], everything: bool) -> None:
+    def _tellOfWindow(self, workspace: Workspace, segmentIDs: tuple[str, ...], anew: bool) -> None:
         """Says once of every window and level that segments which were carried in others stay in these."""
         window = displayWindow(workspace.volumeNode)
-        older = workspace.carriedIn(segmentIDs, window, everything)
+        worker = (self.session.starts, self._choices.model, self._choices.device, workspace.axis)
+        older = workspace.carriedIn(segmentIDs, window, worker, anew)
         if older and workspace.toldOfWindow != window:
             workspace.toldOfWindow = window
             names = [self._segmentationNode.GetSegmentation().GetSegment(one).GetName() for one in older]
@@ -818,6 +799,7 @@ class Controller(Pointing):
             return None
         self._isApplying = True
         try:
+            openEdits = workspace.openEdits()
             summary = workspace.committer.commit(masks, workspace.axis)
         except SAM2PropagateError as error:
             self._fail(error)
@@ -843,9 +825,7 @@ class Controller(Pointing):
             for frame in frames:
                 if frame in facts and facts[frame].kind == "preview":
                     facts[frame] = replace(facts[frame], kind="keyframe")
-        workspace.remember(masks)
-        if self._running is not None:
-            self._running.bases.update(workspace.snapshots(self._running.segmentIDs))
+        workspace.remember(masks, openEdits)
         workspace.memory.save()
         if summary.protected:
             self._say(
@@ -863,19 +843,29 @@ class Controller(Pointing):
         that into the segment; None if there was no such place, or it failed.
         """
         workspace = self._require()
-        geometry, axis = workspace.geometry, workspace.axis
         if not workspace.hasPreview:
             return None
+        try:
+            frames = self._withEdits(workspace)
+        except SAM2PropagateError as error:  # the volume cannot be used any more
+            self._fail(error)
+            return None
+        return self._commit(frames) if frames else None
+
+    def _withEdits(self, workspace: Workspace) -> set[tuple[str, int]]:
+        """Puts what the user edited under the preview into it, and makes keyframes of it; where that was."""
+        geometry, axis = workspace.geometry, workspace.axis
         merged = {segmentID: workspace.painted(segmentID) for segmentID in workspace.segmentIDs}
         frames = {(segmentID, frame) for segmentID, masks in merged.items() for frame in masks}
         if not frames:
-            return None
+            return frames
         before = workspace.prompts
         for segmentID, masks in merged.items():
             said = workspace.prompts.segment(segmentID)
             locked = workspace.marked(segmentID)[1]
             for frame, mask in masks.items():
-                workspace.putPreview(segmentID, frame, mask)
+                workspace.preview.write(segmentID, frame, mask, refresh=False)
+                workspace.underlay.put((segmentID, frame))
                 if frame not in locked:
                     name = keyframes.maskId(keyframes.EDITED, frame, axis)
                     said = workspace.withMask(said, mask_at(mask, frame, geometry, axis, name), frame)
@@ -884,7 +874,7 @@ class Controller(Pointing):
             workspace.keep(before)
         if self._running is not None:
             self._running.overtaken |= frames
-        return self._commit(frames)
+        return frames
 
     @staticmethod
     def _takeOut(workspace: Workspace, segmentID: str, frames: set[int]) -> None:
@@ -902,10 +892,13 @@ class Controller(Pointing):
         workspace = self._workspace
         if workspace is None or not workspace.isInScene:
             return
-        for segmentID in workspace.segmentIDs:
-            # Looking through a segment takes a moment: those that were never worked on here are left out.
-            if segmentID == self._segmentID or not workspace.prompts.segment(segmentID).is_empty:
-                workspace.edits(segmentID)
+        try:
+            for segmentID in workspace.segmentIDs:
+                # Looking through a segment takes a moment: those that were never worked on are left out.
+                if segmentID == self._segmentID or not workspace.prompts.segment(segmentID).is_empty:
+                    workspace.edits(segmentID)
+        except SAM2PropagateError as error:  # the volume cannot be used any more
+            self._fail(error)
         self._mergeEdits()
         self.changed.emit(None)
 
@@ -916,25 +909,31 @@ class Controller(Pointing):
         if workspace is not None:
             workspace.restylePreview()
         if workspace is not None and workspace.segmentIDs != self._knownSegments:
-            for segmentID in set(workspace.segmentIDs) - set(self._knownSegments):
-                self._bringBack(workspace, segmentID)
-            self._knownSegments = workspace.segmentIDs
-            if self._segmentID not in self._knownSegments:
-                self._segmentID = ""
+            self._otherSegments(workspace)
             self.changed.emit(None)
         if self._whenIdle is not None:
             self._whenIdle()
 
-    def _bringBack(self, workspace: Workspace, segmentID: str) -> None:
-        """The prompts of a segment whose removal was undone."""
-        removed = self._removed.get(segmentID)
-        # A new segment may get the ID of the removed one; it is empty.
-        if removed is None or workspace.isEmpty(segmentID):
-            return
-        del self._removed[segmentID]
-        workspace.memory.histories[segmentID] = removed.history
-        workspace.memory.orders[segmentID] = removed.order
-        workspace.write(removed.prompts)
+    def _otherSegments(self, workspace: Workspace) -> None:
+        """Segments were added or removed, here or elsewhere."""
+        before, now = self._knownSegments, workspace.segmentIDs
+        self._knownSegments = now
+        if self._removed is None:
+            self._removed = RemovedSegments(workspace)
+        try:
+            for segmentID in set(before) - set(now):
+                self._removed.went(segmentID)
+                self._previews = {key: one for key, one in self._previews.items() if key[0] != segmentID}
+                if self._running is not None and segmentID in self._running.segmentIDs:
+                    # What the run finds of it until it is back, if it comes back, is lost.
+                    workspace.undone.add(segmentID)
+            for segmentID in set(now) - set(before):
+                self._removed.came(segmentID)
+            workspace.prompts = workspace.markups.read()
+        except SAM2PropagateError as error:
+            self._fail(error)
+        if self._segmentID not in now:
+            self._segmentID = ""
 
     # --- what comes back
 
@@ -1011,6 +1010,8 @@ class Controller(Pointing):
                 self.progress.emit(Progress(0, 0, None, None, ""))
             self._isStale |= call.kind in ("load_model", "preview")
             self._previews = {key: one for key, one in self._previews.items() if one is not call}
+            if self._workspace is not None:
+                self._workspace.underlay.keepAsked(self._previews)
         return False
 
     def _takeFrame(self, call: Call | None, event: FrameEvent) -> bool:
@@ -1030,12 +1031,14 @@ class Controller(Pointing):
         if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
             return False
         try:
-            bases = self._running.bases if self._running is not None else {}
-            base = self._asked.get(key) if isinstance(call, PreviewCall) else bases.get(event.segment)
-            workspace.putPreview(event.segment, event.frame, event.mask, base)
+            workspace.preview.write(event.segment, event.frame, event.mask, refresh=False)
         except InputError as error:  # the volume has changed its size under the run
             self._fail(error)
             return False
+        if isinstance(call, PreviewCall):
+            workspace.underlay.answered(key)
+        else:
+            workspace.underlay.arrived(key)
         facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score)
         workspace.memory.put(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
         self.frameArrived.emit(FrameArrived(event.segment, event.frame, event.kind, event.doubt))
@@ -1081,6 +1084,7 @@ class Controller(Pointing):
                 # On the others a newer preview is there, or on its way.
                 applied = self._commit(running.frames - running.overtaken) is not None
                 self._tellOfOvertaken(workspace, running.overtaken)
+            workspace.underlay.end()
             workspace.memory.save()
         self.finished.emit(RunEnd(state, running.segmentIDs, len(running.frames), applied))
         self.changed.emit(None)

@@ -256,7 +256,7 @@ class Panel:
             self.refresh()
 
     def _propagateAnew(self) -> None:
-        self._controller.propagate(everything=True)
+        self._controller.propagate(anew=True)
 
     def propagateOrCancel(self) -> None:
         """What the button and its key do."""

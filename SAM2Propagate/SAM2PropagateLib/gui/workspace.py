@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +17,11 @@ from SAM2PropagateLib.gui import keyframes
 from SAM2PropagateLib.gui.memory import FrameMemory, factsAsList, factsOfList
 from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.strip import SliceStrip, strip
+from SAM2PropagateLib.gui.underlay import Underlay
 from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
 from SAM2PropagateLib.prompts.values import Prompt, PromptSet, SegmentPrompts
 from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
-from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
+from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker
 from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.preview import PreviewLayer
@@ -74,8 +75,8 @@ class Workspace:
         # The window in which each segment was carried last, and the one of which the user was told so.
         self.windows: dict[str, Window] = {}
         self.toldOfWindow: Window | None = None
-        # What a segment held under a frame of the preview when that was asked for.
-        self._bases: dict[tuple[str, int], Snapshot] = {}
+        self._windowsOf: object = None
+        self.underlay = Underlay(self.tracker.snapshot)
         self.prompts = self.markups.read()
         self._past: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
         self._future: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
@@ -180,44 +181,29 @@ class Workspace:
         """The frames of a segment that are in the preview."""
         return self._preview.frames(segmentID) if self._preview is not None else frozenset()
 
-    def putPreview(self, segmentID: str, frame: int, mask: BoolArray, base: Snapshot | None = None) -> None:
-        """Writes a frame of the preview, without redrawing the views.
-
-        Args:
-            base: what the segment held when the mask was asked for; None: what it holds now.
-
-        Raises:
-            InputError: see `PreviewLayer.write`.
-        """
-        self.preview.write(segmentID, frame, mask, refresh=False)
-        self._bases[segmentID, frame] = self.tracker.snapshot(segmentID) if base is None else base
-
     def restylePreview(self) -> None:
         """Gives the preview the names and colors that the segments have now."""
         if self._preview is not None:
             self._preview.restyle()
 
-    def carriedIn(self, segmentIDs: Iterable[str], window: Window, everything: bool) -> tuple[str, ...]:
+    def carriedIn(
+        self, segmentIDs: Sequence[str], window: Window, worker: object, anew: bool
+    ) -> tuple[str, ...]:
         """Notes that segments are carried again while the volume is shown in a window.
 
         Args:
-            everything: all of their slices.
+            worker: what is another one when the worker, its model or the axis is, and nothing of before is
+                known there. anew: all of their slices, in this window.
 
         Returns:
             Those that are carried on in the window that they were carried in before, and not in this one.
         """
+        if worker != self._windowsOf:
+            self._windowsOf, self.windows = worker, {}
         for segmentID in segmentIDs:
-            if everything or segmentID not in self.windows:
+            if anew or segmentID not in self.windows:
                 self.windows[segmentID] = window
         return tuple(one for one in segmentIDs if self.windows[one] != window)
-
-    def snapshots(self, segmentIDs: Iterable[str]) -> dict[str, Snapshot]:
-        """What segments hold now."""
-        return {one: self.tracker.snapshot(one) for one in segmentIDs if one in self.segmentIDs}
-
-    def isEmpty(self, segmentID: str) -> bool:
-        """Whether a segment has no voxels on the volume."""
-        return not self.tracker.snapshot(segmentID).voxels.any()
 
     def painted(self, segmentID: str) -> dict[int, BoolArray]:
         """The frames of the preview under which the user edited the segment since, (rows, columns) each: what
@@ -226,7 +212,7 @@ class Workspace:
         frames = self.previewFrames(segmentID)
         found: dict[int, BoolArray] = {}
         for one in self.edits(segmentID) if frames else ():
-            base = self._bases.get((segmentID, one.frame))
+            base = self.underlay.base((segmentID, one.frame))
             if one.frame not in frames or base is None:
                 continue
             now = one.prompt.mask
@@ -237,8 +223,15 @@ class Workspace:
         return found
 
     def keepPreview(self) -> bool:
-        """Keeps the preview in the scene, as it is now; whether there is one."""
-        preview, geometry = self._preview, self.geometry
+        """Keeps the preview in the scene, as it is now; whether there is one.
+
+        While the volume cannot be used, what was kept before stays.
+        """
+        preview = self._preview
+        try:
+            geometry = self.geometry
+        except InputError:
+            return self.hasPreview
         stamps = preview.stamps() if preview is not None else {}
 
         def read(segmentID: str, frame: int) -> KeptFrame:
@@ -280,7 +273,8 @@ class Workspace:
             if segmentID not in self.segmentIDs:
                 continue
             for frame, one in frames.items():
-                self.putPreview(segmentID, frame, one.mask)
+                self.preview.write(segmentID, frame, one.mask, refresh=False)
+                self.underlay.put((segmentID, frame))
                 if one.facts is not None:
                     self.memory.put(segmentID, frame, factsOfList(one.facts), geometry, kept.axis)
         self.preview.refresh()
@@ -334,18 +328,27 @@ class Workspace:
         """Whether `edits` is at hand without looking through the segment."""
         return (segmentID, self.axis) in self._edits
 
-    def remember(self, segmentIDs: Iterable[str]) -> None:
-        """Takes the segments as they are for what a commit left."""
+    def openEdits(self) -> dict[str, set[int]]:
+        """Per segment the frames that the user edited while a preview or a run of theirs was under way."""
+        known = self.underlay.segmentIDs & set(self.segmentIDs)
+        edits = {name: [one.frame for one in self.edits(name)] for name in known}
+        return self.underlay.edited(edits, self.axis)
+
+    def remember(self, masks: Mapping[str, Collection[int]], openEdits: Mapping[str, set[int]]) -> None:
+        """Takes the segments as they are for what a commit left.
+
+        Args:
+            masks: the frames of each segment that went into it. openEdits: before it.
+        """
         axis = self.axis
-        # Other segments may have lost voxels to it: nobody painted there.
-        self._bases = {
-            (name, frame): self.tracker.snapshot(name)
-            for name, frame in self._bases
-            if frame in self.previewFrames(name)
-        }
-        for segmentID in segmentIDs:
+        for segmentID in masks:
             self._committed[segmentID, axis] = self.tracker.hashes(segmentID, axis)
         self._edits.clear()
+        # Other segments may have lost voxels to it: nobody painted there.
+        self.underlay.renew(
+            {name: frames - set(masks.get(name, ())) for name, frames in openEdits.items()},
+            {name: self.previewFrames(name) for name in self.segmentIDs},
+        )
 
     def _notice(self, segmentID: str, axis: int) -> None:
         """Forgets what is known of frames whose run was undone."""
@@ -357,10 +360,9 @@ class Workspace:
         different = {frame for frame in known.keys() | now.keys() if known.get(frame) != now.get(frame)}
         for frame in different - edited:
             self.memory.drop(segmentID, frame)
-            if (segmentID, frame) in self._bases:
-                self._bases[segmentID, frame] = self.tracker.snapshot(segmentID)
         if different - edited:
             self.undone.add(segmentID)
+            self.underlay.refresh(segmentID, different - edited)
         # What the user edited is known as it was before: taking the edit back is no undone run.
         self._committed[segmentID, axis] = {
             **{frame: text for frame, text in now.items() if frame not in edited},
@@ -413,15 +415,20 @@ class Workspace:
         wanted = self.prompts
         for one in segments:
             wanted = wanted.with_segment(one)
+        wanted = self._present(wanted)
         if wanted != self.prompts:
             self.markups.write(wanted)
             self.prompts = self.markups.read()
             self.memory.save()
 
+    def _present(self, prompts: PromptSet) -> PromptSet:
+        """The prompts of the segments that there still are."""
+        there = self.segmentIDs
+        return replace(prompts, segments=tuple(one for one in prompts.segments if one.segment in there))
+
     def restore(self, prompts: PromptSet) -> None:
         """Makes the scene hold exactly these prompts, of the segments that there still are."""
-        there = tuple(one for one in prompts.segments if one.segment in self.segmentIDs)
-        prompts = everything = replace(prompts, segments=there)
+        prompts = everything = self._present(prompts)
         for segmentID in self.segmentIDs:
             if segmentID not in prompts.names:
                 everything = everything.with_segment(SegmentPrompts(segmentID))

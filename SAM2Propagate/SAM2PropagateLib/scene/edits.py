@@ -163,6 +163,11 @@ class EditTracker:
             del record["segments"][segmentID]
             self._state.set(_STATE_NAME, json.dumps(record, separators=(",", ":")))
 
+    def hasSeenVoxels(self, segmentID: str) -> bool:
+        """Whether the segment, which may be gone, had voxels when it was looked at last."""
+        seen = self._seen.get(segmentID)
+        return seen is not None and bool(seen.snapshot.voxels.any())
+
     def snapshot(self, segmentID: str) -> Snapshot:
         """What the segment holds now; shares its memory with what is kept here to find edits.
 
@@ -406,6 +411,9 @@ def _nearest(snapshots: list[Hashes], now: Hashes) -> Hashes:
     """The state from which the user started editing: the last one, unless runs were undone since."""
     if not snapshots:
         return {}
+    undone = next((one for one in reversed(snapshots) if one == now), None)
+    if undone is not None:
+        return undone
     last = snapshots[-1]
     most = len(_different(last, now))
     nearest = min(reversed(snapshots), key=lambda one: len(_different(one, now)))

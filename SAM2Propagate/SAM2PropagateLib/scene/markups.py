@@ -191,7 +191,15 @@ class PromptMarkups:
                 for role, places in _places(one).items():
                     self._writePoints(segmentID, role, places)
                 self._writeBoxes(one, boxes, geometry)
-            self._writeKept(prompts)
+            self._writeKept(self._withRemoved(prompts))
+
+    def _withRemoved(self, prompts: PromptSet) -> PromptSet:
+        """With the kept masks of segments that are gone, and may come back."""
+        there = {*segmentIDs(self._segmentationNode), *prompts.names}
+        for one in self._readKept().segments:
+            if one.segment not in there:
+                prompts = prompts.with_segment(one)
+        return prompts
 
     def clickNode(self, segmentID: str, positive: bool = True) -> Any:
         """The fiducial node into which clicks of one sign go, made if need be: for Slicer's place mode."""

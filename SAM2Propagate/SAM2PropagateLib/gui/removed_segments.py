@@ -1,0 +1,67 @@
+"""Segments that were removed: what was theirs comes back with them when the removal is undone.
+
+Prompts and facts stay in the scene meanwhile; the preview of a segment that is gone cannot be shown and is
+kept here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.gui.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class _Gone:
+    """Whether a segment had voxels, and its preview: per frame the bits of the mask, and its shape."""
+
+    hadVoxels: bool
+    preview: dict[int, tuple[npt.NDArray[np.uint8], tuple[int, ...]]]
+
+
+class RemovedSegments:
+    """The segments of a workspace that went while it was open.
+
+    Args:
+        workspace: theirs.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._gone: dict[str, _Gone] = {}
+
+    def went(self, segmentID: str) -> None:
+        """A segment is not there any more."""
+        workspace = self._workspace
+        frames = workspace.previewFrames(segmentID)
+        masks = {frame: workspace.preview.mask(segmentID, frame) for frame in frames}
+        preview = {frame: (np.packbits(one), one.shape) for frame, one in masks.items() if one is not None}
+        self._gone[segmentID] = _Gone(workspace.tracker.hasSeenVoxels(segmentID), preview)
+        if preview:
+            workspace.preview.clear(segmentID)
+        workspace.underlay.forget(segmentID)
+
+    def came(self, segmentID: str) -> None:
+        """A segment is there that was not: one that went, or a new one that got the ID of one that went."""
+        workspace, gone = self._workspace, self._gone.pop(segmentID, None)
+        if gone is None:
+            return
+        isEmpty = not workspace.tracker.snapshot(segmentID).voxels.any()
+        if gone.hadVoxels and isEmpty:
+            workspace.markups.remove(segmentID)
+            workspace.memory.forget(segmentID)
+            workspace.windows.pop(segmentID, None)
+            # The worker knows the ID, too.
+            workspace.undone.add(segmentID)
+            return
+        for frame, (bits, shape) in gone.preview.items():
+            mask = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
+            workspace.preview.write(segmentID, frame, mask, refresh=False)
+            workspace.underlay.put((segmentID, frame))
+        if gone.preview:
+            workspace.preview.refresh()
