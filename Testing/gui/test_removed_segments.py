@@ -142,3 +142,14 @@ def test_the_others_go_on_after_a_segment_with_a_preview_went(headless, how, the
     else:
         assert case.controller.apply() is not None and case.frames() == [5]
     case.controller.close()
+
+
+def test_prompts_of_a_segment_that_is_gone_for_good_go_too(case):
+    import slicer
+
+    case.click(12, 15, 8)
+    case.controller.removeSegment()
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 1
+    case.controller.select(case.volumeNode, None)
+    case.controller.select(case.volumeNode, case.segmentationNode, "B")
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0

@@ -77,6 +77,7 @@ class Workspace:
         self.toldOfWindow: Window | None = None
         self._windowsOf: object = None
         self.underlay = Underlay(self.tracker.snapshot)
+        self.markups.removeGone()
         self.prompts = self.markups.read()
         self._past: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
         self._future: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []

@@ -50,7 +50,13 @@ from SAM2PropagateLib.scene.prompt_nodes import (
     setBox,
 )
 from SAM2PropagateLib.scene.segments import checkSegment, checkSegmentation, segmentIDs
-from SAM2PropagateLib.scene.state import SEGMENTATION_ROLE, TRANSFORM_ROLE, SceneState, isOurs
+from SAM2PropagateLib.scene.state import (
+    SEGMENT_ATTRIBUTE,
+    SEGMENTATION_ROLE,
+    TRANSFORM_ROLE,
+    SceneState,
+    isOurs,
+)
 from SAM2PropagateLib.scene.transforms import parentToWorld
 from SAM2PropagateLib.scene.volume import volumeGeometry
 
@@ -265,6 +271,15 @@ class PromptMarkups:
         self._writeKept(
             kept.without_segment(segmentID) if segmentID is not None else PromptSet(axis=kept.axis)
         )
+
+    def removeGone(self) -> None:
+        """Removes the prompts of segments that are gone and will not come back, as after loading a scene: a
+        new segment may get the ID of one of them.
+        """
+        there = set(segmentIDs(self._segmentationNode))
+        said = {node.GetAttribute(SEGMENT_ATTRIBUTE) for node in promptNodes(self._segmentationNode)}
+        for segmentID in {*said, *self._readKept().names} - there:
+            self.remove(segmentID)
 
     @property
     def axis(self) -> int | None:
