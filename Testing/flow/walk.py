@@ -398,12 +398,23 @@ class Walk(Case):
         ras = self.ras(x, y, frame)
         assert self.controller.point(tool, ras, (0, 0, 1)), self.where()
         value = ("click", frame, *np.round(ras, 3).tolist(), tool == "positive")
-        self.said(lambda said: {**said, "new": value})
+
+        def takes(other: tuple[Any, ...]) -> bool:
+            """A click at the place of one of the other sign takes its place."""
+            same = other[:2] == value[:2] and other[-1] != value[-1]
+            return same and bool(np.linalg.norm(np.subtract(other[2:5], value[2:5])) <= 0.5 * self.pixel)
+
+        self.said(lambda said: {**{name: one for name, one in said.items() if not takes(one)}, "new": value})
         if key in self.known.hand:
             self.known.hand[key].clicks.append((x, y, tool == "positive"))
         if moment == NEVER:
             self.expect_preview(key)
         return True
+
+    @property
+    def pixel(self) -> float:
+        """The side of a pixel, mm."""
+        return float(np.linalg.norm(self.ras(1, 0, 0) - self.ras(0, 0, 0)))
 
     def do_negative(self, moment: str) -> bool:
         clicked = self.clicked()
