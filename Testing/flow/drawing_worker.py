@@ -7,9 +7,6 @@ show. The environment variable SAM2PROPAGATE_FAKE holds the script, see `Testing
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +17,7 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.worker.engine_port import Crop, Mask, RunPlan
 from Testing.worker.fake_engine import FakeEngine, FakeMask, FakeSession
-from Testing.worker.fake_worker import SCRIPT_VARIABLE
+from Testing.worker.fake_worker import main
 
 RADIUS = 4.0
 
@@ -101,17 +98,5 @@ class DrawingSession(FakeSession):
         return todo
 
 
-def main() -> None:
-    from SAM2PropagateLib.worker.stdio import claim_streams
-
-    inbound, outbound = claim_streams()
-    from SAM2PropagateLib.worker.server import serve
-
-    script = json.loads(os.environ.get(SCRIPT_VARIABLE, "{}"))
-    code = serve(DrawingEngine(script, outbound), inbound, outbound)
-    sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    main()
+    main(DrawingEngine)

@@ -1,1 +1,12 @@
+import pytest
+
+from Testing.gui.cases import Case
 from Testing.headless.fixtures import headless, openView  # noqa: F401
+
+
+@pytest.fixture
+def case(headless):  # noqa: F811
+    """A volume, a segmentation and a controller; what a run finds is applied automatically."""
+    one = Case(headless)
+    yield one
+    one.controller.close()

@@ -19,13 +19,6 @@ SHAPE = (36, 40)
 KEEP = Choices(applyAutomatically=False)
 
 
-@pytest.fixture
-def case(headless):
-    one = Case(headless)
-    yield one
-    one.controller.close()
-
-
 def test_nothing_is_started_before_the_first_prompt(case):
     assert case.sessions == [] and not case.ticker.isOn
 

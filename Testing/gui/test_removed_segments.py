@@ -12,13 +12,6 @@ from Testing.gui.fake_session import disc
 SHAPE = (36, 40)
 
 
-@pytest.fixture
-def case(headless):
-    one = Case(headless)
-    yield one
-    one.controller.close()
-
-
 def test_undo_brings_a_removed_segment_back_with_its_masks_and_prompts(case):
     case.click(12, 15, 8)
     case.run()

@@ -17,13 +17,6 @@ SHAPE = (36, 40)
 EVENTS = ("NodeRemovedEvent", "NodeAddedEvent", "StartCloseEvent", "EndBatchProcessEvent")
 
 
-@pytest.fixture
-def case(headless):
-    one = Case(headless)
-    yield one
-    one.controller.close()
-
-
 def observed(case):
     """How much of the scene is observed, as far as VTK tells."""
     scene = case.headless.scene

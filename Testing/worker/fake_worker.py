@@ -8,11 +8,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 SCRIPT_VARIABLE = "SAM2PROPAGATE_FAKE"
 
 
-def main() -> None:
+def main(engine: Callable[[Any, Any], Any] | None = None) -> None:
+    """Serves until the end of the requests.
+
+    Args:
+        engine: makes the engine from its script and the stream of events; None: `FakeEngine`.
+    """
     from SAM2PropagateLib.worker.stdio import claim_streams
 
     if os.environ.get("SAM2PROPAGATE_BANNER"):
@@ -22,7 +29,7 @@ def main() -> None:
     from Testing.worker.fake_engine import FakeEngine
 
     script = json.loads(os.environ.get(SCRIPT_VARIABLE, "{}"))
-    code = serve(FakeEngine(script, outbound), inbound, outbound)
+    code = serve((engine or FakeEngine)(script, outbound), inbound, outbound)
     sys.stderr.flush()
     os._exit(code)
 

@@ -30,7 +30,6 @@ from SAM2PropagateLib.gui.events import (
 from SAM2PropagateLib.gui.navigation import frameInView, jumpTo
 from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.pointing import Pointing
-from SAM2PropagateLib.gui.removed_segments import RemovedSegments
 from SAM2PropagateLib.gui.signals import Signal
 from SAM2PropagateLib.gui.strip import FrameFacts, SliceStrip
 from SAM2PropagateLib.gui.volumes import OpenVolumes
@@ -124,7 +123,6 @@ class Controller(Pointing):
         self._observers = Observers()
         self._opacity: float | None = None
         self._knownSegments: tuple[str, ...] = ()
-        self._removed: RemovedSegments | None = None
         self._styled: Any = None
         self.changed.connect(self._keepPreview)
         super().__init__()
@@ -243,7 +241,6 @@ class Controller(Pointing):
             self._session.cancel(running.call)
         self._previews.clear()
         self._lost.clear()
-        self._removed = None
         if workspace is None:
             return False
         hasKept = False
@@ -918,17 +915,15 @@ class Controller(Pointing):
         """Segments were added or removed, here or elsewhere."""
         before, now = self._knownSegments, workspace.segmentIDs
         self._knownSegments = now
-        if self._removed is None:
-            self._removed = RemovedSegments(workspace)
         try:
             for segmentID in set(before) - set(now):
-                self._removed.went(segmentID)
+                workspace.removed.went(segmentID)
                 self._previews = {key: one for key, one in self._previews.items() if key[0] != segmentID}
                 if self._running is not None and segmentID in self._running.segmentIDs:
                     # What the run finds of it until it is back, if it comes back, is lost.
                     workspace.undone.add(segmentID)
             for segmentID in set(now) - set(before):
-                self._removed.came(segmentID)
+                workspace.removed.came(segmentID)
             workspace.prompts = workspace.markups.read()
         except SAM2PropagateError as error:
             self._fail(error)

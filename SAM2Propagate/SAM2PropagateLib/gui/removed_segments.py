@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from SAM2PropagateLib.worker.masks import PackedMask, pack
 
 if TYPE_CHECKING:
     from SAM2PropagateLib.gui.workspace import Workspace
@@ -18,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Gone:
-    """Whether a segment had voxels, and its preview: per frame the bits of the mask, and its shape."""
+    """Whether a segment had voxels, and its preview per frame."""
 
     hadVoxels: bool
-    preview: dict[int, tuple[npt.NDArray[np.uint8], tuple[int, ...]]]
+    preview: dict[int, PackedMask]
 
 
 class RemovedSegments:
@@ -40,7 +39,7 @@ class RemovedSegments:
         workspace = self._workspace
         frames = workspace.previewFrames(segmentID)
         masks = {frame: workspace.preview.mask(segmentID, frame) for frame in frames}
-        preview = {frame: (np.packbits(one), one.shape) for frame, one in masks.items() if one is not None}
+        preview = {frame: pack(one) for frame, one in masks.items() if one is not None}
         self._gone[segmentID] = _Gone(workspace.tracker.hasSeenVoxels(segmentID), preview)
         if preview:
             workspace.preview.clear(segmentID)
@@ -59,9 +58,8 @@ class RemovedSegments:
             # The worker knows the ID, too.
             workspace.undone.add(segmentID)
             return
-        for frame, (bits, shape) in gone.preview.items():
-            mask = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
-            workspace.preview.write(segmentID, frame, mask, refresh=False)
+        for frame, mask in gone.preview.items():
+            workspace.preview.write(segmentID, frame, mask.unpack(), refresh=False)
             workspace.underlay.put((segmentID, frame))
         if gone.preview:
             workspace.preview.refresh()

@@ -99,9 +99,7 @@ def _propagate(facts: Facts) -> str:
 
 
 def _cancel(facts: Facts) -> str:
-    if not facts.isRunning:
-        return _("Nothing is running.")
-    return ""
+    return "" if facts.isRunning else _("Nothing is running.")
 
 
 def _apply(facts: Facts) -> str:

@@ -47,9 +47,7 @@ class Underlay:
 
     def answered(self, key: Key) -> None:
         """The preview that was asked for is shown."""
-        base = self._asked.get(key)
-        self._asked = {one: older for one, older in self._asked.items() if one != key}
-        self._shown[key] = base or self._snapshot(key[0])
+        self._shown[key] = self._asked.pop(key) if key in self._asked else self._snapshot(key[0])
 
     def keepAsked(self, keys: Collection[Key]) -> None:
         """Only these previews are still awaited."""

@@ -16,6 +16,7 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.gui import keyframes
 from SAM2PropagateLib.gui.memory import FrameMemory, factsAsList, factsOfList
 from SAM2PropagateLib.gui.observing import Observers
+from SAM2PropagateLib.gui.removed_segments import RemovedSegments
 from SAM2PropagateLib.gui.strip import SliceStrip, strip
 from SAM2PropagateLib.gui.underlay import Underlay
 from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
@@ -77,6 +78,7 @@ class Workspace:
         self.toldOfWindow: Window | None = None
         self._windowsOf: object = None
         self.underlay = Underlay(self.tracker.snapshot)
+        self.removed = RemovedSegments(self)
         self.markups.removeGone()
         self.prompts = self.markups.read()
         self._past: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
