@@ -90,7 +90,7 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
     window.ui.modelCollapsibleButton.collapsed = False
     controller = window.widget.logic.controller
     if not missing:
-        controller._makeSession = FakeSession
+        controller._worker.makeSession = FakeSession
         controller.point("positive", controller.workspace.geometry.ras_of_pixel(30, 30, 30, 2), (0, 0, 1))
         controller.wait(5)
     doubt = 0.25 + 0.4 * np.sin(np.arange(60) / 4) ** 8

@@ -8,7 +8,7 @@ import pytest
 
 from SAM2PropagateLib import texts
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
-from SAM2PropagateLib.gui import controller, editor_writer
+from SAM2PropagateLib.gui import controller, editor_writer, selection
 from SAM2PropagateLib.scene import segments
 from Testing.headless.scenes import addVolume
 from Testing.scene.geometries import block
@@ -49,4 +49,4 @@ def test_an_error_of_the_window_is_translated(headless, asked):
         editor_writer.EditorSegmentWriter(editor, None, None).prepare()
     words = "<<The Segment Editor has no settings in this scene.> Nothing was written.>"
     assert caught.value.sentence == words
-    assert set(asked) == {controller.__file__, editor_writer.__file__}
+    assert set(asked) == {selection.__file__, editor_writer.__file__}

@@ -79,7 +79,7 @@ class Desk:
         self.window, self.ui, self.widget = window, window.ui, window.widget
         self.logic, self.controller = self.widget.logic, self.widget.logic.controller
         self.session = FakeSession()
-        self.controller._makeSession = lambda: self.session
+        self.controller._worker.makeSession = lambda: self.session
         self.dialogs = Dialogs()
         self.widget.panel._dialogs = self.dialogs
         self.parameters = self.logic.getParameterNode()
@@ -266,7 +266,7 @@ def test_cancel_apply_and_discard(desk: Desk) -> None:
 
 def test_the_timer_runs_only_while_an_answer_is_awaited(desk: Desk) -> None:
     desk.load()
-    timer = desk.controller._ticker._timer
+    timer = desk.controller._worker.ticker._timer
     assert not timer.isActive()
     desk.controller.point("positive", desk.controller.workspace.geometry.ras_of_pixel(9, 9, 4, 2))
     assert timer.isActive()
@@ -952,7 +952,7 @@ def test_closing_the_window_during_a_run_leaves_nothing(window_modules: Any) -> 
     desk.load()
     desk.click()
     desk.ui.propagateButton.click()
-    timer = desk.controller._ticker._timer
+    timer = desk.controller._worker.ticker._timer
     module.close()
     assert desk.session.isClosed and not timer.isActive()
     assert desk.widget.Observations == []
@@ -993,7 +993,7 @@ def test_a_script_needs_no_window(window_modules: Any) -> None:
 
     module = ModuleWindow(MODULE_FILE)
     logic = module.python.SAM2PropagateLogic()
-    logic.controller._makeSession = FakeSession
+    logic.controller._worker.makeSession = FakeSession
     volume = addCase(window_modules, "plain")
     segmentation = addSegmentation(window_modules, volume, {"A": (0, 1, 0)})
     logic.controller.select(volume, segmentation, "A")

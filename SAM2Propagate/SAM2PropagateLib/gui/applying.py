@@ -1,0 +1,236 @@
+"""From the preview into the segments, and what the user edits there by hand: applied, merged, undone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Set
+from dataclasses import replace
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.gui import keyframes, rules
+from SAM2PropagateLib.gui.run_under_way import RunUnderWay
+from SAM2PropagateLib.gui.selection import Selection
+from SAM2PropagateLib.gui.signals import Signal
+from SAM2PropagateLib.gui.situation import Situation
+from SAM2PropagateLib.gui.underlay import Key
+from SAM2PropagateLib.gui.user_messages import UserMessages
+from SAM2PropagateLib.gui.workspace import Workspace
+from SAM2PropagateLib.prompts.place import mask_at
+from SAM2PropagateLib.scene.commit import CommitSummary
+from SAM2PropagateLib.texts import tr as _
+
+_log = logging.getLogger(__name__)
+
+
+class Applying:
+    """Writes the preview into the segments, and brings it together with the user's own edits.
+
+    Args:
+        running: told of frames that the user edited meanwhile.
+        changed: emitted when masks have moved.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        situation: Situation,
+        running: RunUnderWay,
+        changed: Signal[None],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._situation = situation
+        self._running = running
+        self._changed = changed
+        self._isApplying = False
+
+    @property
+    def isApplying(self) -> bool:
+        """Whether a result is being written into the segments right now."""
+        return self._isApplying
+
+    # --- the preview
+
+    def apply(self) -> CommitSummary | None:
+        """Writes the preview into the segments, as one undo step; None if there is nothing or it failed."""
+        if self._situation.refuses(rules.APPLY):
+            return None
+        merged, rest = self.mergeEdits(), self.commit(None)
+        return rest if merged is None else merged if rest is None else merged + rest
+
+    def discard(self) -> None:
+        """Drops the preview; segments and prompts stay."""
+        if self._situation.refuses(rules.DISCARD):
+            return
+        workspace = self._selection.require()
+        for segmentID in workspace.segmentIDs:
+            frames = workspace.previewFrames(segmentID)
+            for frame in frames:
+                workspace.memory.drop(segmentID, frame)
+            if frames:
+                workspace.undone.add(segmentID)
+                workspace.preview.clear(segmentID)
+        workspace.memory.save()
+        self._changed.emit(None)
+
+    def commit(self, only: Set[Key] | None) -> CommitSummary | None:
+        """Writes preview frames into the segments; None if there are none, or it failed.
+
+        Args:
+            only: these frames; None: all.
+        """
+        workspace = self._selection.require()
+        masks = {}
+        for segmentID in workspace.segmentIDs:
+            frames = {
+                frame: mask
+                for frame in workspace.previewFrames(segmentID)
+                if (only is None or (segmentID, frame) in only)
+                and (mask := workspace.preview.mask(segmentID, frame)) is not None
+            }  # fmt: skip
+            if frames:
+                masks[segmentID] = frames
+        if not masks:
+            return None
+        self._isApplying = True
+        try:
+            openEdits = workspace.openEdits()
+            summary = workspace.committer.commit(masks, workspace.axis)
+        except SAM2PropagateError as error:
+            self._messages.fail(error)
+            return None
+        except Exception as error:  # of Slicer's own code: the user must not be left without a word
+            _log.exception("A result could not be written")
+            self._messages.fail(
+                SAM2PropagateError(
+                    "commit_failed",
+                    _("The result could not be written into the segment ({kind}: {error}).").format(
+                        kind=type(error).__name__, error=error
+                    ),
+                    _("It is still in the preview: try Apply again."),
+                )
+            )
+            return None
+        finally:
+            self._isApplying = False
+        geometry, axis = workspace.geometry, workspace.axis
+        for segmentID, frames in masks.items():
+            _takeOut(workspace, segmentID, set(frames))
+            facts = workspace.memory.facts(segmentID, geometry, axis)
+            for frame in frames:
+                if frame in facts and facts[frame].kind == "preview":
+                    facts[frame] = replace(facts[frame], kind="keyframe")
+        workspace.remember(masks, openEdits)
+        workspace.memory.save()
+        if summary.protected:
+            self._messages.say(
+                "info",
+                _(
+                    "{count} voxels were left as they were: the Segment Editor's masking protects them."
+                ).format(count=summary.protected),
+                "protected",
+            )
+        self._changed.emit(None)
+        return summary
+
+    # --- the user's own edits
+
+    def editBegins(self) -> None:
+        """The user takes up a tool of the Segment Editor: the chosen segment's preview is applied, so that
+        what they paint and erase on is what they see.
+        """
+        workspace = self._selection.workspace
+        if workspace is None or self._selection.segmentID not in workspace.segmentIDs:
+            return
+        self.mergeEdits()
+        segmentID = self._selection.segmentID
+        shown = {(segmentID, frame) for frame in workspace.previewFrames(segmentID)}
+        if shown and self.commit(shown) is not None:
+            self._messages.say(
+                "info",
+                _("The preview was applied, so that you edit what you see. Undo takes that back."),
+                "applied_for_edit",
+            )
+
+    def lookForEdits(self) -> None:
+        """Notices slices that the user edited, and runs that were undone; the strip then shows them."""
+        workspace = self._selection.workspace
+        if workspace is None or not workspace.isInScene:
+            return
+        try:
+            for segmentID in workspace.segmentIDs:
+                # Looking through a segment takes a moment: those that were never worked on are left out.
+                isChosen = segmentID == self._selection.segmentID
+                if isChosen or not workspace.prompts.segment(segmentID).is_empty:
+                    workspace.edits(segmentID)
+        except SAM2PropagateError as error:  # the volume cannot be used any more
+            self._messages.fail(error)
+        self.mergeEdits()
+        self._changed.emit(None)
+
+    def mergeEdits(self) -> CommitSummary | None:
+        """Where the user edited a segment under its preview: brings both together, as a keyframe, and writes
+        that into the segment; None if there was no such place, or it failed.
+        """
+        workspace = self._selection.require()
+        if not workspace.hasPreview:
+            return None
+        try:
+            frames = self._withEdits(workspace)
+        except SAM2PropagateError as error:  # the volume cannot be used any more
+            self._messages.fail(error)
+            return None
+        return self.commit(frames) if frames else None
+
+    def _withEdits(self, workspace: Workspace) -> set[Key]:
+        """Puts what the user edited under the preview into it, and makes keyframes of it; where that was."""
+        geometry, axis = workspace.geometry, workspace.axis
+        merged = {segmentID: workspace.painted(segmentID) for segmentID in workspace.segmentIDs}
+        frames = {(segmentID, frame) for segmentID, masks in merged.items() for frame in masks}
+        if not frames:
+            return frames
+        before = workspace.prompts
+        for segmentID, masks in merged.items():
+            said = workspace.prompts.segment(segmentID)
+            locked = workspace.marked(segmentID)[1]
+            for frame, mask in masks.items():
+                workspace.preview.write(segmentID, frame, mask, refresh=False)
+                workspace.underlay.put((segmentID, frame))
+                if frame not in locked:
+                    name = keyframes.maskId(keyframes.EDITED, frame, axis)
+                    said = workspace.withMask(said, mask_at(mask, frame, geometry, axis, name), frame)
+            workspace.write(said)
+        if workspace.prompts != before:
+            workspace.keep(before)
+        self._running.overtake(frames)
+        return frames
+
+    # --- undo of the segments
+
+    def undo(self) -> bool:
+        """Takes back the last run or edit of the segments; False if there is none."""
+        return self._step("undo")
+
+    def redo(self) -> bool:
+        """Brings back what `undo` took; False if there is nothing."""
+        return self._step("redo")
+
+    def _step(self, step: str) -> bool:
+        workspace = self._selection.workspace
+        if workspace is None or self._running.isOn:
+            return False
+        done = bool(getattr(workspace.committer, step)())
+        self.lookForEdits()
+        return done
+
+
+def _takeOut(workspace: Workspace, segmentID: str, frames: set[int]) -> None:
+    """Takes frames out of the preview, all at once."""
+    left = workspace.previewFrames(segmentID) - frames
+    kept = {frame: workspace.preview.mask(segmentID, frame) for frame in left}
+    workspace.preview.clear(segmentID)
+    for frame, mask in kept.items():
+        if mask is not None:
+            workspace.preview.write(segmentID, frame, mask, refresh=False)
+    workspace.preview.refresh()

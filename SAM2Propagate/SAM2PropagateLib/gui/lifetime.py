@@ -1,0 +1,174 @@
+"""Volume and segmentation are entered and left: when others are chosen, when they go, when all ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.gui.events import RunEnd
+from SAM2PropagateLib.gui.observing import Observers
+from SAM2PropagateLib.gui.pointing import Pointing
+from SAM2PropagateLib.gui.preview_opacity import PreviewOpacity
+from SAM2PropagateLib.gui.previews import Previews
+from SAM2PropagateLib.gui.prompt_changes import PromptChanges
+from SAM2PropagateLib.gui.run_under_way import RunUnderWay
+from SAM2PropagateLib.gui.runs import Runs
+from SAM2PropagateLib.gui.segment_changes import SegmentChanges
+from SAM2PropagateLib.gui.selection import Selection
+from SAM2PropagateLib.gui.signals import Signal
+from SAM2PropagateLib.gui.user_messages import UserMessages
+from SAM2PropagateLib.gui.worker_link import WorkerLink
+from SAM2PropagateLib.scene.markups import removeOrphans
+from SAM2PropagateLib.texts import tr as _
+
+
+class Lifetime:
+    """Opens and closes the workspace of what is selected, with all that is under way on it.
+
+    Args:
+        worker: has the volume open. running: the run under way; `runs` lets go of it.
+        previews, pointing: end with the workspace.
+        prompts, segments: follow what changes in it.
+        opacity: of a preview that is shown again.
+        finished: emitted for a run that ends with the workspace.
+        changed: emitted when something else is worked on; the preview is kept in the scene whenever it is.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        worker: WorkerLink,
+        running: RunUnderWay,
+        runs: Runs,
+        previews: Previews,
+        prompts: PromptChanges,
+        segments: SegmentChanges,
+        pointing: Pointing,
+        opacity: PreviewOpacity,
+        finished: Signal[RunEnd],
+        changed: Signal[None],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._worker = worker
+        self._running = running
+        self._runs = runs
+        self._previews = previews
+        self._prompts = prompts
+        self._segments = segments
+        self._pointing = pointing
+        self._opacity = opacity
+        self._finished = finished
+        self._changed = changed
+        self._observers = Observers()
+        changed.connect(self._keepPreview)
+
+    def select(self, volumeNode: Any, segmentationNode: Any, segmentID: str) -> None:
+        """Works on these; for the arguments see `Controller.select`."""
+        chosen = self._selection
+        before = (chosen.volumeNode, chosen.segmentationNode, chosen.segmentID, chosen.workspace)
+        if volumeNode is not chosen.volumeNode or segmentationNode is not chosen.segmentationNode:
+            if self._leave():
+                self._messages.say(
+                    "info",
+                    _(
+                        "The preview of “{segmentation}” on “{volume}” is not applied yet. It is kept, and "
+                        "is there again when you choose both again."
+                    ).format(
+                        segmentation=chosen.segmentationNode.GetName(), volume=chosen.volumeNode.GetName()
+                    ),
+                    "preview_kept",
+                )
+            chosen.volumeNode, chosen.segmentationNode = volumeNode, segmentationNode
+        if segmentID != chosen.segmentID:
+            self._pointing.forgetRangeStart()
+        chosen.segmentID = segmentID
+        self._enter()
+        if before != (volumeNode, segmentationNode, segmentID, chosen.workspace):
+            self._changed.emit(None)
+
+    def close(self, timeout: float | None) -> None:
+        """Ends everything, the worker included.
+
+        Args:
+            timeout: seconds that the worker may take to end by itself.
+        """
+        self._leave()
+        self._worker.close(timeout)
+        self._selection.volumeNode = self._selection.segmentationNode = None
+
+    def _enter(self) -> None:
+        """Opens the workspace, if there is none and both nodes can be used."""
+        try:
+            if not self._selection.open(self._prompts.followScene, self._segments.follow):
+                return
+        except SAM2PropagateError as error:
+            self._messages.say("error", str(error), error.code)
+            return
+        workspace = self._selection.require()
+        self._segments.begin(workspace.segmentIDs)
+        try:
+            workspace.showKeptPreview()
+        except SAM2PropagateError as error:
+            self._messages.say("warning", str(error), error.code)
+        self._opacity.follow()
+        scene = workspace.segmentationNode.GetScene()
+        self._observers.add(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._nodesRemoved)
+        self._observers.add(scene, slicer.vtkMRMLScene.StartCloseEvent, self._sceneCloses)
+
+    def _leave(self, keepsPreview: bool = True) -> bool:
+        """Ends the work on volume and segmentation; whether a preview was kept for later."""
+        self._observers.clear()
+        self._pointing.stop()
+        workspace = self._selection.takeWorkspace()
+        ended = self._runs.abandon()
+        self._previews.clear()
+        if workspace is None:
+            return False
+        hasKept = False
+        if workspace.isInScene and keepsPreview:
+            hasKept = workspace.keepPreview()
+            workspace.memory.save()
+        workspace.close()
+        self._worker.forgetVolume(workspace.volumeID)
+        if ended is not None:
+            self._finished.emit(ended)
+        return hasKept
+
+    def _nodesRemoved(self) -> None:
+        workspace = self._selection.workspace
+        if workspace is None or workspace.isInScene:
+            return
+        scene = workspace.segmentationNode.GetScene() or workspace.volumeNode.GetScene()
+        lostSegmentation = workspace.segmentationNode.GetScene() is None
+        hadPreview = workspace.hasPreview
+        self._leave()
+        if lostSegmentation:
+            self._selection.segmentationNode, self._selection.segmentID = None, ""
+            if scene is not None:
+                removeOrphans(scene)
+        else:
+            self._selection.volumeNode = None
+            if hadPreview:
+                self._messages.say(
+                    "warning",
+                    _("The preview went with its volume; what was applied to the segments is still there."),
+                    "preview_gone",
+                )
+        self._changed.emit(None)
+
+    def _sceneCloses(self) -> None:
+        self._leave(keepsPreview=False)
+        self._selection.volumeNode = self._selection.segmentationNode = None
+        self._selection.segmentID = ""
+        self._changed.emit(None)
+
+    def _keepPreview(self, _none: None = None) -> None:
+        """What is on the screen is in the scene, too, whenever that is saved."""
+        workspace = self._selection.workspace
+        # During a run every slice would be packed on its own; its end comes here as well.
+        if workspace is not None and workspace.isInScene and not self._running.isOn:
+            workspace.keepPreview()

@@ -1,0 +1,194 @@
+"""Runs: how a propagation is started and cancelled, and what follows from its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.gui import rules
+from SAM2PropagateLib.gui.applying import Applying
+from SAM2PropagateLib.gui.arrivals import Arrivals
+from SAM2PropagateLib.gui.events import RunEnd
+from SAM2PropagateLib.gui.previews import Previews
+from SAM2PropagateLib.gui.run_under_way import RunUnderWay
+from SAM2PropagateLib.gui.selection import Selection
+from SAM2PropagateLib.gui.signals import Signal
+from SAM2PropagateLib.gui.situation import Situation
+from SAM2PropagateLib.gui.underlay import Key
+from SAM2PropagateLib.gui.user_messages import UserMessages
+from SAM2PropagateLib.gui.worker_link import WorkerLink
+from SAM2PropagateLib.gui.workspace import Workspace
+from SAM2PropagateLib.prompts.resolve import resolve
+from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.scene.volume import displayWindow
+from SAM2PropagateLib.texts import tr as _
+
+
+class Runs:
+    """Starts and ends runs; what they find meanwhile is taken by `Arrivals`.
+
+    Args:
+        worker: who is asked.
+        running: where the run is kept while it is under way.
+        applying: what writes a finished run into the segments.
+        previews: those that may still come after it.
+        arrivals: asked for what has come when a run is cancelled.
+        finished, changed: emitted when one ends; `changed` also when one starts.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        situation: Situation,
+        worker: WorkerLink,
+        running: RunUnderWay,
+        applying: Applying,
+        previews: Previews,
+        arrivals: Arrivals,
+        finished: Signal[RunEnd],
+        changed: Signal[None],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._situation = situation
+        self._worker = worker
+        self._running = running
+        self._applying = applying
+        self._previews = previews
+        self._arrivals = arrivals
+        self._finished = finished
+        self._changed = changed
+
+    def propagate(
+        self,
+        segmentIDs: Iterable[str] | None,
+        *,
+        direction: str | None,
+        reach: int | None,
+        everything: bool,
+        anew: bool,
+    ) -> bool:
+        """Starts a run; for arguments and result see `Controller.propagate`."""
+        if self._situation.refuses(rules.PROPAGATE):
+            return False
+        workspace, choices = self._selection.require(), self._selection.choices
+        wanted = tuple(segmentIDs) if segmentIDs is not None else self._situation.startable()
+        direction = direction or choices.direction
+        reach = choices.reach if reach is None else reach
+        if reach is not None and reach < 1:
+            text = _("A reach of {reach} slices leads nowhere: give 1 or more, or none.").format(reach=reach)
+            self._messages.say("warning", text, "bad_reach")
+            return False
+        try:
+            self._applying.mergeEdits()
+            before = workspace.prompts
+            told = []
+            for segmentID in wanted:
+                workspace.adoptEdits(segmentID)
+                told.append(workspace.effective(segmentID))
+                # Refused here already, before the worker is troubled.
+                resolve(told[-1], workspace.geometry, workspace.axis)
+            if workspace.prompts != before:
+                workspace.keep(before)
+            # After an undo the worker believes that the segment still has what it had.
+            undone = any(segmentID in workspace.undone for segmentID in wanted)
+            name = self._worker.ready(
+                workspace.volumeNode, workspace.axis, self._selection.choices, isBusy=self._running.isOn
+            )
+            call = self._worker.session.propagate(
+                name,
+                PromptSet(tuple(told), workspace.axis),
+                wanted,
+                direction=direction,
+                reach=reach,
+                everything=everything or undone or anew,
+                anew=anew,
+            )
+        except SAM2PropagateError as error:
+            self._messages.fail(error)
+            return False
+        workspace.undone -= set(wanted)
+        self._tellOfWindow(workspace, wanted, anew)
+        self._running.begin(call, wanted)
+        workspace.underlay.begin(wanted)
+        self._messages.beginAnew()
+        self._worker.startPolling()
+        self._changed.emit(None)
+        return True
+
+    def cancel(self) -> None:
+        """Ends the run, at once; the slices that are finished stay in the preview."""
+        call = self._running.call
+        if call is None:
+            return
+        self._worker.cancel(call)
+        # What has arrived is finished and stays; what the worker sends from now on is dropped.
+        self._arrivals.take()
+        self.finish()
+        if self._running.isOf(call):
+            self._end("cancelled")
+
+    def abandon(self) -> RunEnd | None:
+        """Lets go of the run, as nothing is worked on any more; what there is to be told of it."""
+        run = self._running.end()
+        if run is None:
+            return None
+        self._worker.cancel(run.call)
+        return RunEnd("cancelled", run.segmentIDs, len(run.frames), False)
+
+    def finish(self) -> None:
+        """Ends the run if the worker has finished it."""
+        call = self._running.call
+        if call is not None and call.is_finished:
+            self._end(call.state)
+
+    def _end(self, state: str) -> None:
+        run, workspace = self._running.end(), self._selection.workspace
+        if run is None:
+            return
+        applied = False
+        if workspace is not None and workspace.isInScene:
+            if state != "done":
+                workspace.undone |= set(run.segmentIDs)
+            if state == "done" and self._selection.choices.applyAutomatically:
+                self._applying.mergeEdits()
+                # On the others a newer preview is there, or on its way.
+                applied = self._applying.commit(run.frames - run.overtaken) is not None
+                self._tellOfOvertaken(workspace, run.overtaken)
+            workspace.underlay.end()
+            workspace.memory.save()
+        self._finished.emit(RunEnd(state, run.segmentIDs, len(run.frames), applied))
+        self._changed.emit(None)
+
+    # --- what the user is told
+
+    def _tellOfWindow(self, workspace: Workspace, segmentIDs: tuple[str, ...], anew: bool) -> None:
+        """Says once of every window and level that segments which were carried in others stay in these."""
+        window, choices = displayWindow(workspace.volumeNode), self._selection.choices
+        worker = (self._worker.session.starts, choices.model, choices.device, workspace.axis)
+        older = workspace.carriedIn(segmentIDs, window, worker, anew)
+        if older and workspace.toldOfWindow != window:
+            workspace.toldOfWindow = window
+            segmentation = workspace.segmentationNode.GetSegmentation()
+            names = [segmentation.GetSegment(one).GetName() for one in older]
+            self._messages.say(
+                "info",
+                _(
+                    "The model sees “{names}” in the window and level of the first propagation, so that only "
+                    "what you correct changes. For the present ones: All slices anew."
+                ).format(names="”, “".join(names)),
+                "older_window",
+            )
+
+    def _tellOfOvertaken(self, workspace: Workspace, frames: Set[Key]) -> None:
+        """Frames on which the user spoke during a run that has been applied: the segment lacks them."""
+        waiting = self._previews.waiting
+        count = sum(key[1] in workspace.previewFrames(key[0]) or key in waiting for key in frames)
+        if count == 1:
+            text = _("One slice with newer prompts is still a preview: propagate again, or apply it.")
+        elif count:
+            text = _("{count} slices with newer prompts are still a preview: propagate again, or apply them.")
+        else:
+            return
+        self._messages.say("info", text.format(count=count), "newer_prompts")
