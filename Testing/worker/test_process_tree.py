@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.worker import process_tree
 from SAM2PropagateLib.worker.process_tree import TREE_VARIABLE, ProcessTree, descendants
 from Testing.worker.helpers import is_running, soon
 
@@ -70,6 +71,24 @@ def test_what_an_ended_process_left_is_ended(trees: list[ProcessTree], after: st
         assert soon(lambda: not any(map(is_running, pids)))
     else:
         assert soon(lambda: not is_running(pids[0]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows environments")
+def test_what_was_just_becoming_another_program_is_ended(
+    trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = start(trees, sys.executable, "-S", "-c", PARENT.format(after="sys.exit(7)"))
+    own = int(lines(tree, 3)[1])
+    really, looks = process_tree._environment, []
+
+    def environment(pid: int) -> bytes:
+        # As Linux shows it for a moment when a program is started.
+        looks.extend([pid] * (pid == own))
+        return b"" if pid == own and len(looks) < 3 else really(pid)
+
+    monkeypatch.setattr(process_tree, "_environment", environment)
+    assert tree.finish(10.0) == 7
+    assert soon(lambda: not is_running(own)) and len(looks) >= 3
 
 
 def test_a_process_that_does_not_end_is_killed_after_its_patience(trees: list[ProcessTree]) -> None:

@@ -28,6 +28,9 @@ TREE_VARIABLE = "SAM2PROPAGATE_TREE"
 """The tree's token, in the environment of the child and of all that it starts. It also tells the child that
 its process group holds nothing but the tree."""
 
+# So long what a dead process left behind is looked for, as long as there may be more of it.
+_MARK_SECONDS = 1.0
+
 
 class ProcessTree:
     """A started process with pipes on stdin, stdout and stderr.
@@ -110,7 +113,7 @@ class ProcessTree:
             if not self._is_finished:
                 # What it left behind is ended first: its number is not given away before it is reaped.
                 _kill_group(self._process)
-                _kill_marked(self._token)
+                _kill_marked(self._token, self._process.pid)
                 if self._job is not None:
                     self._job.terminate()
                     self._job.close()
@@ -175,15 +178,39 @@ def _parents() -> dict[int, int]:
     return {}
 
 
-def _marked(entry: bytes) -> list[int]:
-    """The living processes with this entry in their environment, as far as the system shows it (Linux)."""
+def _marked(entry: bytes, root: int) -> tuple[list[int], bool]:
+    """The living processes with this entry in their environment, as far as the system shows it (Linux).
+
+    Returns:
+        Their numbers, and whether there may be more: a process that is just becoming another program, and
+        is no older than `root`, does not show its environment yet.
+    """
     found: list[int] = []
+    is_unsure = False
     if sys.platform.startswith("linux"):
+        oldest = _started_at(root)
         for folder in Path("/proc").glob("[0-9]*"):
+            number = int(folder.name)
             with contextlib.suppress(OSError):
-                if entry in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
-    return found
+                environment = _environment(number)
+                if entry in environment.split(b"\0"):
+                    found.append(number)
+                # Threads of the kernel and processes that have ended have no program.
+                elif not environment and (folder / "exe").readlink():
+                    is_unsure = is_unsure or _started_at(number) >= oldest
+    return found, is_unsure
+
+
+def _environment(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def _started_at(pid: int) -> int:
+    """When a process was started, in ticks since the system was."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 if sys.platform == "win32":
@@ -214,7 +241,7 @@ if sys.platform == "win32":
     def _kill_own_group() -> None:
         """The job ends with this process's parent."""
 
-    def _kill_marked(token: str) -> None:
+    def _kill_marked(token: str, root: int) -> None:
         """Nothing leaves a job."""
 
     def _kill_each(pids: Iterable[int]) -> None:
@@ -311,8 +338,15 @@ else:
     def _kill_own_group() -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
-    def _kill_marked(token: str) -> None:
-        _kill_each(_marked(f"{TREE_VARIABLE}={token}".encode()))
+    def _kill_marked(token: str, root: int) -> None:
+        deadline = time.monotonic() + _MARK_SECONDS
+        while time.monotonic() < deadline:
+            found, is_unsure = _marked(f"{TREE_VARIABLE}={token}".encode(), root)
+            _kill_each(found)
+            # What was found may have started another one before it was killed.
+            if not (found or is_unsure):
+                return
+            time.sleep(0.002)
 
     def _kill_each(pids: Iterable[int]) -> None:
         for pid in pids:
