@@ -24,7 +24,7 @@ import slicer
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from SAM2PropagateLib.gui.events import Choices, RunEnd
+from SAM2PropagateLib.gui.events import Choices, FrameArrived, RunEnd
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import Box, Click, SegmentPrompts
 from SAM2PropagateLib.scene.commit import LogicSegmentWriter, _labelmap
@@ -87,8 +87,8 @@ class Painted:
 
     Attributes:
         mask: how it was left. stroke, adds: the last stroke. clicks: those on the slice since.
-        is_exact: just this is to stay; else a run that was under way, or an undo, may have a say outside the
-            stroke.
+        is_exact: just this is to stay; else a run that was under way, a preview that had not come yet, or an
+            undo may have a say outside the stroke.
     """
 
     mask: BoolArray
@@ -209,6 +209,7 @@ class Walk(Case):
         self.saved: Saved | None = None
         self.told: dict[str, ResolvedSegment] = {}
         self.spoken: set[Key] = set()
+        self.awaited: set[Key] = set()
         self.name = "A"
         self.begin(headless)
         self.known = Known()
@@ -227,6 +228,11 @@ class Walk(Case):
         super().start(choices, makeWriter=self.make_writer, **options)
         self.applied: list[RunEnd] = []
         self.controller.finished.connect(lambda end: self.applied.append(end) if end.applied else None)
+        self.controller.frameArrived.connect(self.came)
+
+    def came(self, arrived: FrameArrived) -> None:
+        if arrived.kind == "preview":
+            self.awaited.discard((arrived.segmentID, arrived.frame))
 
     def make_writer(self, segmentation: Any, volume: Any) -> Any:
         """The history that runs and the user's own edits share, as in the embedded Segment Editor."""
@@ -704,7 +710,7 @@ class Walk(Case):
         stroke = self.stroke(frame, filled[frame], change)
         key, previews = (name, frame), self.previews()
         before, seen = filled[frame].copy(), previews.get(key)
-        self.speak(key)
+        self.speak(key, asks=False)
         assert self.workspace.committer is not None
         grid = self.writer.prepare()
         self.writer.saveStateForUndo()
@@ -720,7 +726,9 @@ class Walk(Case):
         for (other, n), mask in previews.items():
             allowed[other][n] = [mask]
             self.may_go.add((other, n))
-        painted = Painted(before, stroke, change == "add", not self.controller.isRunning)
+        is_awaited = key in self.awaited and frame in self.clicked()
+        is_exact = not (self.controller.isRunning or is_awaited)
+        painted = Painted(before, stroke, change == "add", is_exact)
         bases = [before] if seen is None else [before, seen]
         old = self.known.hand.get(key)
         if old is not None and not old.is_exact:
@@ -751,6 +759,8 @@ class Walk(Case):
             while not (stroke & ~filled).any():
                 row, column = (self.chance.randint(2, size - 8) for size in self.shape)
                 stroke[row : row + 5, column : column + 4] = True
+            # Nor painted what the segment has already and a preview takes away: nothing changes there.
+            stroke &= ~filled
         return stroke
 
     def do_discard(self, moment: str) -> bool:
@@ -790,6 +800,7 @@ class Walk(Case):
         self.known.history = [(dict(self.known.voxels), dict(self.known.hand))]
         self.known.at = 0
         self.known.maybe.clear()
+        self.awaited.clear()
 
     def do_save(self, moment: str) -> bool:
         if not self.controller.isRunning:
@@ -839,16 +850,19 @@ class Walk(Case):
         assert self.edited() == saved.edited, self.where()
         self.arrived.clear()
         self.applied.clear()
+        self.awaited.clear()
         self.known.seen = self.previews()
         self.known.history = [(dict(self.known.voxels), dict(self.known.hand))]
         return True
 
     # --- what must hold
 
-    def speak(self, key: Key) -> None:
-        """The user says or does something on a slice: its preview may change."""
+    def speak(self, key: Key, asks: bool = True) -> None:
+        """The user says or does something on a slice: its preview may change, and may be asked for."""
         self.may_go.add(key)
         self.spoken.add(key)
+        if asks:
+            self.awaited.add(key)
 
     def said(self, after: Callable[[Said], Said]) -> None:
         """The user has said something; the id of what is new is taken from the scene."""

@@ -181,9 +181,29 @@ def test_a_preview_that_arrives_over_a_stroke_keeps_it(case):
     case.paint(8, STROKE)
     case.controller.lookForEdits()
     assert case.controller.wait(5)
-    summary = case.controller.apply()
+    # At once: the user sees their stroke, whatever they do next.
+    np.testing.assert_array_equal(case.shown(8), disc(12, 15, SHAPE) | STROKE)
     np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE) | STROKE)
-    assert summary is not None and summary.added > 0
+    assert case.controller.strip().frames[8].look == EDITED
+
+
+@pytest.mark.parametrize("end", ["done", "cancelled"])
+def test_what_is_painted_during_a_run_is_seen_at_its_end(case, end):
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    case.paint(2, STROKE)
+    case.paint(17, STROKE)
+    if end == "done":
+        assert case.controller.wait(5)
+        np.testing.assert_array_equal(case.shown(17), disc(12, 15, SHAPE) | STROKE)
+    else:
+        case.controller.poll()
+        case.controller.cancel()
+        np.testing.assert_array_equal(case.shown(17), STROKE)
+    assert case.ends[-1].state == end
+    np.testing.assert_array_equal(case.shown(2), disc(12, 15, SHAPE) | STROKE)
+    assert 3 in case.workspace.previewFrames("A")
 
 
 @pytest.mark.parametrize("how", ["prompt undone", "unlocked", "locked and unlocked"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.gui.applying import Applying
 from SAM2PropagateLib.gui.events import FrameArrived, Progress
 from SAM2PropagateLib.gui.preview_opacity import PreviewOpacity
 from SAM2PropagateLib.gui.previews import Previews
@@ -25,6 +26,7 @@ class Arrivals:
     Args:
         worker: whose updates they are.
         running, previews: what is still wanted.
+        applying: what merges edits after.
         opacity: of a preview that they make.
         frameArrived, progress: emitted as they come.
     """
@@ -36,6 +38,7 @@ class Arrivals:
         worker: WorkerLink,
         running: RunUnderWay,
         previews: Previews,
+        applying: Applying,
         opacity: PreviewOpacity,
         frameArrived: Signal[FrameArrived],
         progress: Signal[Progress],
@@ -45,6 +48,7 @@ class Arrivals:
         self._worker = worker
         self._running = running
         self._previews = previews
+        self._applying = applying
         self._opacity = opacity
         self._frameArrived = frameArrived
         self._progress = progress
@@ -52,13 +56,17 @@ class Arrivals:
 
     def take(self, seconds: float | None = None) -> None:
         """Handles what has arrived; what is left after so many seconds is for the next time."""
-        written = False
+        written: set[str] = set()
         for update in self._worker.updates(seconds):
-            written |= self._take(update)
+            if self._take(update) and update.call is not None:
+                written.add(update.call.kind)
         workspace = self._selection.workspace
         if written and workspace is not None and workspace.isInScene:
             workspace.preview.refresh()
             self._opacity.follow()
+            if "preview" in written:
+                # The user may have painted on its slice meanwhile. What a run finds is merged at its end.
+                self._applying.mergeEdits()
 
     def takeStale(self) -> bool:
         """Whether widgets may show something that is out of date since this was asked last."""

@@ -92,8 +92,9 @@ class Controller:
         self._applying = applying = Applying(selection, messages, situation, running, self.changed)
         self._previews = previews = Previews(selection, messages, situation, worker, running, applying)
         self._arrivals = arrivals = Arrivals(
-            selection, messages, worker, running, previews, opacity, self.frameArrived, self.progress
-        )
+            selection, messages, worker, running, previews, applying, opacity,
+            self.frameArrived, self.progress,
+        )  # fmt: skip
         self._runs = runs = Runs(
             selection, messages, situation, worker, running, applying, previews, arrivals,
             self.finished, self.changed,

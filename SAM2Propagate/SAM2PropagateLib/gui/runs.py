@@ -151,8 +151,9 @@ class Runs:
         if workspace is not None and workspace.isInScene:
             if state != "done":
                 workspace.undone |= set(run.segmentIDs)
+            # What the user painted meanwhile is seen on what the run found.
+            self._applying.mergeEdits()
             if state == "done" and self._selection.choices.applyAutomatically:
-                self._applying.mergeEdits()
                 # On the others a newer preview is there, or on its way.
                 applied = self._applying.commit(run.frames - run.overtaken) is not None
                 self._tellOfOvertaken(workspace, run.overtaken)
