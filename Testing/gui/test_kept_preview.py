@@ -13,6 +13,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.gui.events import Choices
 from SAM2PropagateLib.scene.kept_preview import KeptPreview
 from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME
+from SAM2PropagateTesting.scenes import fillSegment
 from Testing.gui.cases import Case
 from Testing.gui.fake_session import disc
 from Testing.headless.scenes import addSegmentation
@@ -241,3 +242,58 @@ def test_the_axis_cannot_be_changed_under_a_preview(case):
     case.controller.discard()
     case.workspace.setAxis(0)
     assert case.workspace.axis == 0
+
+
+STROKE = disc(30, 25, SHAPE, 2)
+
+
+@pytest.mark.parametrize("away", ["left", "closed", "saved"])
+@pytest.mark.parametrize("where", ["preview", "run"])
+def test_what_was_painted_just_before_is_in_a_preview_that_comes_back(case, tmp_path, where, away):
+    case.click(12, 15, 8)
+    if where == "run":
+        case.controller.propagate()
+        case.controller.poll()
+        case.controller.poll()
+    frame = 8 if where == "preview" else 2
+    assert frame in case.workspace.previewFrames("A")
+    # Nobody has looked for edits yet.
+    case.paint(frame, STROKE)
+    if away == "left":
+        case.controller.select(None, None)
+        case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    elif away == "closed":
+        case.controller.close()
+        case.start(KEEP)
+    else:
+        reload(case, tmp_path, ".mrb")
+    case.controller.apply()
+    wanted = disc(12, 15, SHAPE) | STROKE
+    if (where, away) == ("run", "saved"):
+        # What a run finds comes into the scene at its end.
+        wanted = STROKE
+    np.testing.assert_array_equal(case.segment(frame), wanted)
+
+
+def test_a_preview_that_a_stroke_was_added_to_during_a_run_is_not_saved_without_it(case, tmp_path):
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    case.paint(8, STROKE)
+    case.controller.lookForEdits()
+    painted = case.segment(8)
+    np.testing.assert_array_equal(painted, disc(12, 15, SHAPE) | STROKE)
+    reload(case, tmp_path, ".mrb")
+    case.controller.apply()
+    np.testing.assert_array_equal(case.segment(8), painted)
+
+
+def test_what_is_painted_elsewhere_is_added_to_a_preview_that_comes_back(case):
+    case.click(12, 15, 8)
+    case.controller.select(None, None)
+    whole = np.zeros((18, *SHAPE), bool)
+    whole[8] = STROKE
+    fillSegment(case.segmentationNode, "A", case.volumeNode, whole)
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    case.controller.apply()
+    np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE) | STROKE)

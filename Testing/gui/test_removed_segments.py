@@ -146,3 +146,15 @@ def test_prompts_of_a_segment_that_is_gone_for_good_go_too(case):
     case.controller.select(case.volumeNode, None)
     case.controller.select(case.volumeNode, case.segmentationNode, "B")
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
+
+
+def test_a_stroke_on_the_preview_of_a_removed_segment_comes_back_with_it(headless):
+    case = Case(headless, choices=Choices(applyAutomatically=False))
+    case.click(12, 15, 8)
+    stroke = disc(30, 25, SHAPE, 2)
+    case.paint(8, stroke)
+    case.controller.removeSegment()
+    assert case.controller.undo()
+    case.controller.apply()
+    np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE) | stroke)
+    case.controller.close()

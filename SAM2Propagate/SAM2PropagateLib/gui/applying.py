@@ -123,6 +123,9 @@ class Applying:
                     facts[frame] = replace(facts[frame], kind="keyframe")
         workspace.remember(masks, openEdits)
         workspace.memory.save()
+        if self._running.isOn:
+            # Else it is kept with `changed`: what is in the segment must not come back over it.
+            workspace.keepPreview()
         if summary.protected:
             self._messages.say(
                 "info",

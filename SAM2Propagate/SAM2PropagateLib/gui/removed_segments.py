@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from SAM2PropagateLib.scene.edits import Snapshot
 from SAM2PropagateLib.worker.masks import PackedMask, pack
 
 if TYPE_CHECKING:
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Gone:
-    """Whether a segment had voxels, and its preview per frame."""
+    """Whether a segment had voxels; per frame its preview, and what was under that."""
 
     hadVoxels: bool
     preview: dict[int, PackedMask]
+    bases: dict[int, Snapshot | None]
 
 
 class RemovedSegments:
@@ -40,7 +42,8 @@ class RemovedSegments:
         frames = workspace.previewFrames(segmentID)
         masks = {frame: workspace.preview.mask(segmentID, frame) for frame in frames}
         preview = {frame: pack(one) for frame, one in masks.items() if one is not None}
-        self._gone[segmentID] = _Gone(workspace.tracker.hasSeenVoxels(segmentID), preview)
+        bases = {frame: workspace.underlay.base((segmentID, frame)) for frame in preview}
+        self._gone[segmentID] = _Gone(workspace.tracker.hasSeenVoxels(segmentID), preview, bases)
         if preview:
             workspace.preview.clear(segmentID)
         workspace.underlay.forget(segmentID)
@@ -60,6 +63,6 @@ class RemovedSegments:
             return
         for frame, mask in gone.preview.items():
             workspace.preview.write(segmentID, frame, mask.unpack(), refresh=False)
-            workspace.underlay.put((segmentID, frame))
+            workspace.underlay.put((segmentID, frame), gone.bases[frame])
         if gone.preview:
             workspace.preview.refresh()

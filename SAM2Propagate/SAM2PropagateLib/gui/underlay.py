@@ -35,9 +35,9 @@ class Underlay:
         """What was under a frame of the preview; None if that is not known."""
         return self._shown.get(key)
 
-    def put(self, key: Key) -> None:
-        """A frame is shown that goes with what the segment holds now."""
-        self._shown[key] = self._snapshot(key[0])
+    def put(self, key: Key, base: Snapshot | None = None) -> None:
+        """A frame is shown that goes with what the segment held then; None: with what it holds now."""
+        self._shown[key] = base or self._snapshot(key[0])
 
     # --- previews
 

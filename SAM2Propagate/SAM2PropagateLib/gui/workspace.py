@@ -22,7 +22,7 @@ from SAM2PropagateLib.gui.underlay import Underlay
 from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
 from SAM2PropagateLib.prompts.values import Prompt, PromptSet, SegmentPrompts
 from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
-from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker
+from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
 from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.preview import PreviewLayer
@@ -235,14 +235,26 @@ class Workspace:
             geometry = self.geometry
         except InputError:
             return self.hasPreview
-        stamps = preview.stamps() if preview is not None else {}
+        written = preview.stamps() if preview is not None else {}
+
+        def stamp(segmentID: str, frame: int) -> tuple[int, int | None]:
+            base = self.underlay.base((segmentID, frame))
+            return written[segmentID][frame], None if base is None else base.number
 
         def read(segmentID: str, frame: int) -> KeptFrame:
             assert preview is not None
             mask = preview.mask(segmentID, frame)
             facts = self.memory.facts(segmentID, geometry, preview.axis).get(frame)
+            base = self.underlay.base((segmentID, frame))
             assert mask is not None
-            return KeptFrame(mask, factsAsList(facts) if facts is not None else None)
+            return KeptFrame(
+                mask,
+                factsAsList(facts) if facts is not None else None,
+                # An edit that was not looked for yet, or is made elsewhere, can be told when it comes back.
+                base.frame(frame, preview.axis) if base is not None else None,
+            )
+
+        stamps = {name: {frame: stamp(name, frame) for frame in frames} for name, frames in written.items()}
 
         self._kept.put(preview.axis if preview is not None else 0, geometry.shape_ijk, stamps, read)
         return bool(stamps)
@@ -277,7 +289,11 @@ class Workspace:
                 continue
             for frame, one in frames.items():
                 self.preview.write(segmentID, frame, one.mask, refresh=False)
-                self.underlay.put((segmentID, frame))
+                under = one.under
+                self.underlay.put(
+                    (segmentID, frame),
+                    Snapshot.ofFrame(under, frame, kept.axis, geometry) if under is not None else None,
+                )
                 if one.facts is not None:
                     self.memory.put(segmentID, frame, factsOfList(one.facts), geometry, kept.axis)
         self.preview.refresh()

@@ -9,6 +9,7 @@ looked at, so that looking again hashes only what has changed since.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _VERSION = 2
 _AXES = (0, 1, 2)
 # Enough to recognize that a few runs were undone.
 _MOST_SNAPSHOTS = 6
+
+_numbers = itertools.count()
 
 Hashes = dict[int, str]
 Indices = npt.NDArray[np.intp]
@@ -70,11 +73,21 @@ class Snapshot:
 
     Attributes:
         voxels: bool (K, J, I) of the box; not to be changed. box: where they lie on the volume's grid.
+        number: another one as soon as the segment holds something else.
     """
 
     box: Extent
     voxels: BoolArray
     geometry: VolumeGeometry
+    number: int
+
+    @classmethod
+    def ofFrame(cls, mask: BoolArray, frame: int, axis: int, geometry: VolumeGeometry) -> Snapshot:
+        """One of which only this frame is known, from what `frame` gave."""
+        box = list(volumeLattice(geometry).extent)
+        box[2 * axis] = box[2 * axis + 1] = frame
+        voxels = np.moveaxis(mask[np.newaxis], 0, 2 - axis)
+        return cls((box[0], box[1], box[2], box[3], box[4], box[5]), voxels, geometry, next(_numbers))
 
     def frame(self, frame: int, axis: int) -> BoolArray:
         """The mask of one frame, (rows, columns)."""
@@ -257,6 +270,7 @@ class _Seen:
         self.stamp: object = None
         self._box: Extent = EMPTY
         self._voxels: BoolArray = np.zeros((0, 0, 0), bool)
+        self._number = next(_numbers)
         self._hashes: AllHashes = ({}, {}, {})
         # The frames along each axis that changed since they were hashed.
         self._stale: tuple[set[int], set[int], set[int]] = (set(), set(), set())
@@ -265,7 +279,7 @@ class _Seen:
     @property
     def snapshot(self) -> Snapshot:
         """What it held; `update` puts other voxels in the place of these and leaves these alone."""
-        return Snapshot(self._box, self._voxels, self._geometry)
+        return Snapshot(self._box, self._voxels, self._geometry, self._number)
 
     def isOn(self, geometry: VolumeGeometry) -> bool:
         """Whether it was looked at on this grid."""
@@ -284,9 +298,12 @@ class _Seen:
         else:
             changed = _pasted(self._voxels, self._box, both)
             changed[_part(box, both)] ^= voxels
-        for axis, filled in enumerate(_filled(changed)):
-            self._stale[axis].update((filled + both[2 * axis]).tolist())
-        self._box, self._voxels = box, voxels
+        filled = _filled(changed)
+        if not len(filled[0]):
+            return
+        for axis, frames in enumerate(filled):
+            self._stale[axis].update((frames + both[2 * axis]).tolist())
+        self._box, self._voxels, self._number = box, voxels, next(_numbers)
 
     def hashes(self, axis: int) -> Hashes:
         """A hash of every frame along an axis that has voxels; not to be changed."""

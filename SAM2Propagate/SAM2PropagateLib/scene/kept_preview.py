@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,16 @@ class KeptFrame:
     Attributes:
         mask: (rows, columns) bool.
         facts: what else is to be known of the frame again, anything that JSON can hold.
+        under: what the segment held when the mask was asked for; None: that is not known.
     """
 
     mask: BoolArray
     facts: Any = None
+    under: BoolArray | None = None
 
 
 KeptFrames = Mapping[str, Mapping[int, KeptFrame]]
-Stamps = Mapping[str, Mapping[int, int]]
+Stamps = Mapping[str, Mapping[int, Hashable]]
 ReadFrame = Callable[[str, int], KeptFrame]
 
 
@@ -63,7 +65,7 @@ class KeptPreview:
         self._volumeNode = volumeNode
         self._last: tuple[int, tuple[int, ...], Stamps] | None = None
         # Packing takes a fraction of a millisecond a frame, and only few frames change at a time.
-        self._written: dict[tuple[str, int, int], dict[str, Any]] = {}
+        self._written: dict[tuple[str, int, Hashable], dict[str, Any]] = {}
 
     def put(self, axis: int, shapeIJK: tuple[int, ...], stamps: Stamps, read: ReadFrame) -> None:
         """Keeps a preview in place of what was kept before; nothing is left in the scene for no frames.
@@ -153,11 +155,22 @@ class KeptPreview:
 
 
 def _written(one: KeptFrame) -> dict[str, Any]:
-    packed = pack(one.mask)
-    bits = base64.b64encode(zlib.compress(bytes(packed.bits))).decode("ascii")
-    return {"shape": packed.shape, "box": packed.box, "bits": bits, "facts": one.facts}
+    under = {} if one.under is None else {"under": _packed(one.under)}
+    return {**_packed(one.mask), "facts": one.facts, **under}
 
 
 def _read(one: Any) -> KeptFrame:
+    # Earlier versions did not keep what was under it.
+    under = _unpacked(one["under"]) if "under" in one else None
+    return KeptFrame(_unpacked(one), one["facts"], under)
+
+
+def _packed(mask: BoolArray) -> dict[str, Any]:
+    packed = pack(mask)
+    bits = base64.b64encode(zlib.compress(bytes(packed.bits))).decode("ascii")
+    return {"shape": packed.shape, "box": packed.box, "bits": bits}
+
+
+def _unpacked(one: Any) -> BoolArray:
     bits = zlib.decompress(base64.b64decode(one["bits"], validate=True))
-    return KeptFrame(packed_mask(one["shape"], one["box"], bits).unpack(), one["facts"])
+    return packed_mask(one["shape"], one["box"], bits).unpack()
