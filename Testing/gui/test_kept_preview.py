@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pytest
+import slicer
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.gui.events import Choices
@@ -205,6 +206,7 @@ def test_a_preview_of_another_size_or_an_unreadable_one_is_told_and_dropped(case
         (lambda document: document.update(shape=[9, 9, 9]), "preview_size"),
         (lambda document: document.update(version=99), "bad_preview"),
         (lambda document: document["segments"]["A"]["8"].update(bits="?"), "bad_preview"),
+        (lambda document: document["segments"]["A"]["8"]["under"].update(shape=[99, 99]), "bad_preview"),
     ):
         case.controller.select(None, None)
         if not keptNodes(case):
@@ -297,3 +299,29 @@ def test_what_is_painted_elsewhere_is_added_to_a_preview_that_comes_back(case):
     case.controller.select(case.volumeNode, case.segmentationNode, "A")
     case.controller.apply()
     np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE) | STROKE)
+
+
+def test_what_a_commit_on_another_volume_changed_is_no_stroke_of_the_user(case):
+    case.click(12, 15, 8)
+    first = case.volumeNode
+    second = addCase(case.headless, "plain")
+    case.controller.select(second, case.segmentationNode, "A")
+    case.click(30, 25, 8)
+    assert case.controller.apply()
+    case.controller.select(first, case.segmentationNode, "A")
+    np.testing.assert_array_equal(case.shown(8), disc(12, 15, SHAPE))
+    stroke = disc(5, 5, SHAPE, 1)
+    case.paint(8, stroke)
+    case.controller.lookForEdits()
+    np.testing.assert_array_equal(case.shown(8), disc(12, 15, SHAPE) | stroke)
+
+
+def test_a_volume_that_changes_its_size_under_a_run_does_not_keep_it_from_ending(case):
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    case.paint(8, STROKE)
+    voxels = slicer.util.arrayFromVolume(case.volumeNode)
+    slicer.util.updateVolumeFromArray(case.volumeNode, np.zeros_like(voxels, shape=(18, 30, 30)))
+    case.controller.cancel()
+    assert case.ends and case.ends[-1].state == "cancelled"

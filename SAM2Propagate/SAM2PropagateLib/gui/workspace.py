@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import slicer
 
-from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.gui import keyframes
@@ -216,7 +216,8 @@ class Workspace:
         found: dict[int, BoolArray] = {}
         for one in self.edits(segmentID) if frames else ():
             base = self.underlay.base((segmentID, one.frame))
-            if one.frame not in frames or base is None:
+            # The volume's size may have changed under the preview.
+            if one.frame not in frames or base is None or base.geometry.shape_ijk != self.geometry.shape_ijk:
                 continue
             now = one.prompt.mask
             changed = now != base.frame(one.frame, self.axis)
@@ -287,9 +288,11 @@ class Workspace:
         for segmentID, frames in kept.frames.items():
             if segmentID not in self.segmentIDs:
                 continue
+            edited = self._editedFrames(segmentID, kept.axis)
             for frame, one in frames.items():
                 self.preview.write(segmentID, frame, one.mask, refresh=False)
-                under = one.under
+                # Where only commits and their undoing changed the segment meanwhile, nobody painted.
+                under = one.under if frame in edited else None
                 self.underlay.put(
                     (segmentID, frame),
                     Snapshot.ofFrame(under, frame, kept.axis, geometry) if under is not None else None,
@@ -297,6 +300,15 @@ class Workspace:
                 if one.facts is not None:
                     self.memory.put(segmentID, frame, factsOfList(one.facts), geometry, kept.axis)
         self.preview.refresh()
+
+    def _editedFrames(self, segmentID: str, axis: int) -> set[int]:
+        """The frames of a segment that the user edited since the last run; none if that cannot be read, which
+        the user is told when edits are looked for.
+        """
+        try:
+            return {one.frame for one in self.tracker.edited(segmentID, axis)}
+        except SAM2PropagateError:
+            return set()
 
     def maskNow(self, segmentID: str, frame: int) -> BoolArray:
         """What the user sees of a segment on a frame: its preview if there is one."""

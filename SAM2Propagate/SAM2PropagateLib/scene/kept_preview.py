@@ -161,8 +161,10 @@ def _written(one: KeptFrame) -> dict[str, Any]:
 
 def _read(one: Any) -> KeptFrame:
     # Earlier versions did not keep what was under it.
-    under = _unpacked(one["under"]) if "under" in one else None
-    return KeptFrame(_unpacked(one), one["facts"], under)
+    mask, under = _unpacked(one), _unpacked(one["under"]) if "under" in one else None
+    if under is not None and under.shape != mask.shape:
+        raise ValueError("what was under a mask is of another size")
+    return KeptFrame(mask, one["facts"], under)
 
 
 def _packed(mask: BoolArray) -> dict[str, Any]:
