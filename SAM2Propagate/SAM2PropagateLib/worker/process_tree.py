@@ -110,10 +110,14 @@ class ProcessTree:
         if not self._ended_within(patience):
             self.kill()
         with self._guard:
+            # What it left behind is ended first: its number is not given away before it is reaped.
             if not self._is_finished:
-                # What it left behind is ended first: its number is not given away before it is reaped.
                 _kill_group(self._process)
-                _kill_marked(self._token, self._process.pid)
+        if not self._is_finished:
+            # This may take a moment, in which `kill` must not wait.
+            _kill_marked(self._token, self._process.pid)
+        with self._guard:
+            if not self._is_finished:
                 if self._job is not None:
                     self._job.terminate()
                     self._job.close()
