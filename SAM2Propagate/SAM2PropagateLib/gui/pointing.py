@@ -109,16 +109,7 @@ class Pointing:
         )
 
     def point(self, tool: str, ras: npt.ArrayLike, viewNormal: npt.ArrayLike | None = None) -> bool:
-        """What a click does that was made with a tool in a slice view.
-
-        Args:
-            tool: of `tools.TOOLS`, but no box: that is drawn (`addBox`).
-            ras: the place, RAS in mm.
-            viewNormal: (3,) of the view's plane; it decides the propagation axis of the first prompt.
-
-        Returns:
-            False if it was refused; a message has said why.
-        """
+        """What a click does; for arguments and result see `Controller.point`."""
         if self._situation.refuses(rules.PROMPT):
             return False
         try:

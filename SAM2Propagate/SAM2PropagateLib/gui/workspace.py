@@ -288,7 +288,7 @@ class Workspace:
         for segmentID, frames in kept.frames.items():
             if segmentID not in self.segmentIDs:
                 continue
-            edited = self._editedFrames(segmentID, kept.axis)
+            edited = self._editedFrames(segmentID)
             for frame, one in frames.items():
                 self.preview.write(segmentID, frame, one.mask, refresh=False)
                 # Where only commits and their undoing changed the segment meanwhile, nobody painted.
@@ -301,12 +301,12 @@ class Workspace:
                     self.memory.put(segmentID, frame, factsOfList(one.facts), geometry, kept.axis)
         self.preview.refresh()
 
-    def _editedFrames(self, segmentID: str, axis: int) -> set[int]:
+    def _editedFrames(self, segmentID: str) -> set[int]:
         """The frames of a segment that the user edited since the last run; none if that cannot be read, which
         the user is told when edits are looked for.
         """
         try:
-            return {one.frame for one in self.tracker.edited(segmentID, axis)}
+            return {one.frame for one in self.edits(segmentID)}
         except SAM2PropagateError:
             return set()
 

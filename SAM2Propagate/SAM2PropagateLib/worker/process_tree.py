@@ -110,12 +110,12 @@ class ProcessTree:
         if not self._ended_within(patience):
             self.kill()
         with self._guard:
+            if self._is_finished:
+                return self._process.returncode
             # What it left behind is ended first: its number is not given away before it is reaped.
-            if not self._is_finished:
-                _kill_group(self._process)
-        if not self._is_finished:
-            # This may take a moment, in which `kill` must not wait.
-            _kill_marked(self._token, self._process.pid)
+            _kill_group(self._process)
+        # This may take a moment, in which `kill` must not wait.
+        _kill_marked(self._token, self._process.pid)
         with self._guard:
             if not self._is_finished:
                 if self._job is not None:
