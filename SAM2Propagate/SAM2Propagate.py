@@ -30,7 +30,7 @@ from SAM2PropagateLib import texts
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.gui import install
 from SAM2PropagateLib.gui.controller import Controller
-from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter
+from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter, segmentEditorNode
 from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.model_list import ModelList
 from SAM2PropagateLib.gui.panel import REACH, Panel, choicesOf
@@ -43,7 +43,6 @@ from SAM2PropagateLib.worker.command import worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 
 LIBRARY = "SAM2PropagateLib"
-PREPARED = "SAM2Propagate.Prepared"
 SAMPLE_NAME = "SAM2PropagateAbdomenCT"
 SAMPLE_FILE = "abdomen_ct.nii.gz"
 LIVER_IJK = (86, 49, 103)
@@ -317,7 +316,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = parameterNode
         if parameterNode is not None and self.panel is not None:
             # First of all: the widget chooses the first segment by itself when it gets its settings.
-            self._editorNode = segmentEditorNode()
+            self._editorNode = segmentEditorNode(slicer.mrmlScene)
             self.panel.setEditorNode(self._editorNode)
         if self.panel is not None:
             self.panel.setParameters(parameterNode)
@@ -579,23 +578,6 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         if self._session is not None and self._session.is_running:
             return _("The worker is running.")
         return _("The worker is not running; it starts with the first prompt.")
-
-
-def segmentEditorNode() -> Any:
-    """The settings of the embedded Segment Editor in this scene; made if there are none."""
-    tag, kind = "SAM2Propagate", "vtkMRMLSegmentEditorNode"
-    node = slicer.mrmlScene.GetSingletonNode(tag, kind)
-    if node is None:
-        node = slicer.mrmlScene.CreateNodeByClass(kind)
-        node.UnRegister(None)
-        node.SetSingletonTag(tag)
-        node.SetHideFromEditors(True)
-        node = slicer.mrmlScene.AddNode(node)
-    if not node.GetAttribute(PREPARED):
-        # Slicer's own default, which closing the scene restores, lets a segment take its neighbours' voxels.
-        node.SetOverwriteMode(node.OverwriteNone)
-        node.SetAttribute(PREPARED, "1")
-    return node
 
 
 def _isDark() -> bool:

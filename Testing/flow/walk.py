@@ -237,7 +237,6 @@ class Walk(Case):
     def make_writer(self, segmentation: Any, volume: Any) -> Any:
         """The history that runs and the user's own edits share, as in the embedded Segment Editor."""
         settings = slicer.vtkMRMLSegmentEditorNode()
-        settings.SetOverwriteMode(settings.OverwriteNone)
         self.writer = LogicSegmentWriter(segmentation, volume, settings)
         return self.writer
 

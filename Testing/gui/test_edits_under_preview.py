@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import slicer
 
 from SAM2PropagateLib.gui.events import Choices
 from SAM2PropagateLib.gui.strip import EDITED
+from SAM2PropagateLib.scene.commit import LogicSegmentWriter
 from Testing.gui.cases import Case
 from Testing.gui.fake_session import disc
 
@@ -100,7 +102,13 @@ def test_an_undone_run_under_a_preview_is_no_edit(case):
     assert not [one for one in case.workspace.prompts.segment("A").masks if one.id.startswith("edit")]
 
 
-def test_a_commit_of_another_segment_is_no_edit(case):
+def test_a_commit_of_another_segment_is_no_edit(headless):
+    everything = slicer.vtkMRMLSegmentEditorNode.OverwriteAllSegments
+    case = Case(
+        headless,
+        choices=KEEP,
+        makeWriter=lambda *nodes: LogicSegmentWriter(*nodes, overwriteMode=everything),
+    )
     case.paint(9, disc(12, 15, SHAPE, 3))
     case.click(14, 15, 9)
     shown, said = case.shown(9), case.workspace.prompts.segment("A")
@@ -112,6 +120,7 @@ def test_a_commit_of_another_segment_is_no_edit(case):
     np.testing.assert_array_equal(case.shown(9), shown)
     assert 9 in case.workspace.previewFrames("A")
     assert case.workspace.prompts.segment("A") == said
+    case.controller.close()
 
 
 def test_taking_up_an_editor_tool_applies_what_is_seen(case):
@@ -327,8 +336,6 @@ def test_a_lock_that_is_dragged_onto_a_painted_preview_keeps_the_stroke(case):
 
 
 def test_a_volume_that_became_unusable_is_told_and_raises_nothing(case):
-    import slicer
-
     case.click(12, 15, 8)
     bent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
     case.volumeNode.SetAndObserveTransformNodeID(bent.GetID())

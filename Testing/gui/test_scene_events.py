@@ -218,7 +218,6 @@ def test_masking_of_the_segment_editor_keeps_a_neighbour_whole(case):
     settings.UnRegister(None)
     settings.SetSingletonTag("SegmentEditor")
     settings = scene.AddNode(settings)
-    settings.SetOverwriteMode(settings.OverwriteNone)
     settings.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
     case.paint(8, disc(12, 15, SHAPE), "B")
     case.click(15, 15, 8)
@@ -226,7 +225,6 @@ def test_masking_of_the_segment_editor_keeps_a_neighbour_whole(case):
     np.testing.assert_array_equal(case.segment(8, "B"), disc(12, 15, SHAPE))
     np.testing.assert_array_equal(case.segment(8), disc(15, 15, SHAPE) & ~disc(12, 15, SHAPE))
     assert case.codes == ["protected"] and "masking" in case.texts[0]
-    settings.SetOverwriteMode(settings.OverwriteAllSegments)
     settings.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
 
 

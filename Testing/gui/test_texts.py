@@ -44,9 +44,16 @@ def test_an_error_of_the_window_is_translated(headless, asked):
     with pytest.raises(InputError) as caught:
         controller.Controller(lambda: None).jump(3)
     assert caught.value.sentence == "<No volume and segmentation are selected.>"
-    editor = SimpleNamespace(mrmlSegmentEditorNode=lambda: None)
+    node = headless.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    editor = SimpleNamespace(
+        mrmlSegmentEditorNode=lambda: None,
+        setMRMLSegmentEditorNode=lambda settings: None,
+        segmentationNode=lambda: node,
+        sourceVolumeNode=lambda: None,
+        effectByName=lambda name: None,
+    )
     with pytest.raises(SAM2PropagateError) as caught:
-        editor_writer.EditorSegmentWriter(editor, None, None).prepare()
-    words = "<<The Segment Editor has no settings in this scene.> Nothing was written.>"
+        editor_writer.EditorSegmentWriter(editor, node, None).prepare()
+    words = "<<The Segment Editor cannot write into this segmentation.> Nothing was written.>"
     assert caught.value.sentence == words
     assert set(asked) == {selection.__file__, editor_writer.__file__}

@@ -579,6 +579,40 @@ def test_a_neighbour_stays_whole_unless_the_user_says_otherwise(desk: Desk) -> N
     assert desk.voxels() == 0
 
 
+def test_a_neighbor_stays_whole_when_a_script_drives_the_logic_of_a_panel_out_of_view(
+    window_modules: Any,
+) -> None:
+    """Closing the scene has brought Slicer's own default back into the editor's settings."""
+    from SAM2PropagateLib.scene.segments import SegmentReader
+    from Testing.gui.fake_session import FakeSession
+    from Testing.headless.scenes import addSegmentation, fillSegment
+    from Testing.headless.slicer_modules import ModuleWindow
+    from Testing.scene.geometries import addCase
+
+    window = ModuleWindow(MODULE_FILE).open()
+    window.exit()
+    slicer.mrmlScene.Clear(False)
+    editor = window.ui.segmentEditor
+    assert editor.mrmlSegmentEditorNode().GetOverwriteMode() == 0
+    logic = window.widget.logic
+    logic.controller._worker.makeSession = FakeSession
+    volume = addCase(window_modules, "plain")
+    segmentation = addSegmentation(window_modules, volume, {"A": (0, 1, 0), "B": (1, 0, 0)})
+    neighbor = np.zeros((18, 36, 40), bool)
+    neighbor[4:12, 12:20, 10:14] = True
+    fillSegment(segmentation, "B", volume, neighbor)
+    logic.controller.select(volume, segmentation, "A")
+    geometry = logic.controller.workspace.geometry
+    Effect(editor)
+    texts: list[str] = []
+    logic.controller.message.connect(lambda message: texts.append(message.text))
+    assert logic.preview("A", geometry.ras_of_pixel(12, 15, 8, 2)) and logic.controller.wait(5)
+    assert logic.propagate("A") and logic.controller.wait(5)
+    assert SegmentReader(segmentation, "A", geometry).array()[neighbor].any(), texts
+    np.testing.assert_array_equal(SegmentReader(segmentation, "B", geometry).array(), neighbor)
+    window.close()
+
+
 @pytest.mark.parametrize("broken", ["segment", "area", "range"])
 def test_masking_that_fails_is_told_as_such_and_nothing_is_written(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -986,8 +1020,9 @@ def test_the_preview_is_as_opaque_as_chosen(desk: Desk) -> None:
 
 
 def test_a_script_needs_no_window(window_modules: Any) -> None:
+    from SAM2PropagateLib.scene.segments import SegmentReader
     from Testing.gui.fake_session import FakeSession
-    from Testing.headless.scenes import addSegmentation
+    from Testing.headless.scenes import addSegmentation, fillSegment
     from Testing.headless.slicer_modules import ModuleWindow
     from Testing.scene.geometries import addCase
 
@@ -995,7 +1030,10 @@ def test_a_script_needs_no_window(window_modules: Any) -> None:
     logic = module.python.SAM2PropagateLogic()
     logic.controller._worker.makeSession = FakeSession
     volume = addCase(window_modules, "plain")
-    segmentation = addSegmentation(window_modules, volume, {"A": (0, 1, 0)})
+    segmentation = addSegmentation(window_modules, volume, {"A": (0, 1, 0), "B": (1, 0, 0)})
+    neighbor = np.zeros((18, 36, 40), bool)
+    neighbor[4:12, 12:20, 10:14] = True
+    fillSegment(segmentation, "B", volume, neighbor)
     logic.controller.select(volume, segmentation, "A")
     ends: list[Any] = []
     logic.controller.finished.connect(ends.append)
@@ -1004,6 +1042,8 @@ def test_a_script_needs_no_window(window_modules: Any) -> None:
     assert logic.controller.wait(5) and logic.propagate("A") and logic.controller.wait(5)
     assert ends[0].state == "done" and ends[0].applied
     assert np.asarray(logic.controller.workspace.maskNow("A", 3)).any()
+    assert SegmentReader(segmentation, "A", geometry).array()[neighbor].any()
+    np.testing.assert_array_equal(SegmentReader(segmentation, "B", geometry).array(), neighbor)
     logic.close()
     module.close()
 

@@ -104,33 +104,55 @@ def test_a_run_that_changes_nothing_leaves_no_undo_step(headless):
     assert not committer.redo()
 
 
-@pytest.mark.parametrize("mode", [Overwrite.OverwriteNone, Overwrite.OverwriteVisibleSegments])
+@pytest.mark.parametrize("settings", ["no node", "Slicer's default", "visible", "none"])
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_neighbour_is_whole_when_it_must_not_be_overwritten(headless, mode, shared):
+def test_a_neighbor_is_whole_whatever_the_segment_editors_node_says(headless, settings, shared):
     case = Case(headless)
-    neighbour = ball((25, 20, 9), 8)
-    case.fill("A", OLD & ~neighbour if shared else OLD)
-    case.fill("B", neighbour)
-    if mode == Overwrite.OverwriteVisibleSegments:
-        case.segmentationNode.GetDisplayNode().SetSegmentVisibility("B", False)
-    case.settings(OverwriteMode=mode)
+    neighbor = ball((25, 20, 9), 8)
+    case.fill("A", OLD & ~neighbor if shared else OLD)
+    case.fill("B", neighbor)
+    if settings == "no node":
+        # Closing a scene leaves it there.
+        headless.scene.RemoveNode(case.settings())
+    elif settings == "Slicer's default":
+        assert case.settings().GetOverwriteMode() == Overwrite.OverwriteAllSegments
+    else:
+        visible = settings == "visible"
+        case.settings(
+            OverwriteMode=Overwrite.OverwriteVisibleSegments if visible else Overwrite.OverwriteNone
+        )
     SegmentCommitter(case.segmentationNode, case.volumeNode).commit({"A": frames(NEW, 2, range(18))}, 2)
     np.testing.assert_array_equal(case.read("A"), NEW)
-    np.testing.assert_array_equal(case.read("B"), neighbour)
+    np.testing.assert_array_equal(case.read("B"), neighbor)
 
 
-def test_overwriting_takes_from_the_neighbour_only_what_the_segment_gains(headless):
+def test_segments_of_one_run_that_overlap_are_both_whole(headless):
     case = Case(headless)
-    neighbour = ball((25, 20, 9), 8)
-    case.settings(OverwriteMode=Overwrite.OverwriteNone)
+    neighbor = ball((25, 20, 9), 8)
+    assert (NEW & neighbor).any()
     committer = SegmentCommitter(case.segmentationNode, case.volumeNode)
-    committer.commit({"A": frames(OLD, 2, range(18)), "B": frames(neighbour, 2, range(18))}, 2)
-    assert (OLD & neighbour).any()
-    case.settings(OverwriteMode=Overwrite.OverwriteAllSegments)
-    committer.commit({"A": frames(NEW | OLD, 2, range(18))}, 2)
+    for _ in range(2):
+        committer.commit({"A": frames(NEW, 2, range(18)), "B": frames(neighbor, 2, range(18))}, 2)
+        np.testing.assert_array_equal(case.read("A"), NEW)
+        np.testing.assert_array_equal(case.read("B"), neighbor)
+
+
+def test_overwriting_takes_from_the_neighbor_only_what_the_segment_gains(headless):
+    case = Case(headless)
+    neighbor = ball((25, 20, 9), 8)
+    SegmentCommitter(case.segmentationNode, case.volumeNode).commit(
+        {"A": frames(OLD, 2, range(18)), "B": frames(neighbor, 2, range(18))}, 2
+    )
+    assert (OLD & neighbor).any()
+    overwriting = LogicSegmentWriter(
+        case.segmentationNode, case.volumeNode, overwriteMode=Overwrite.OverwriteAllSegments
+    )
+    SegmentCommitter(case.segmentationNode, case.volumeNode, overwriting).commit(
+        {"A": frames(NEW | OLD, 2, range(18))}, 2
+    )
     np.testing.assert_array_equal(case.read("A"), NEW | OLD)
     # Where both were before, both stay: the run did not change the segment there.
-    np.testing.assert_array_equal(case.read("B"), neighbour & ~(NEW & ~OLD))
+    np.testing.assert_array_equal(case.read("B"), neighbor & ~(NEW & ~OLD))
 
 
 @pytest.mark.parametrize("mode", [Mode.EditAllowedOutsideAllSegments, Mode.EditAllowedOutsideVisibleSegments])
@@ -152,7 +174,6 @@ def test_a_protected_neighbour_neither_loses_nor_gives(headless, mode):
 def test_a_masked_voxel_is_not_lost_either(headless):
     case = Case(headless)
     inside = ball((25, 20, 9), 8)
-    case.settings(OverwriteMode=Overwrite.OverwriteNone)
     committer = SegmentCommitter(case.segmentationNode, case.volumeNode)
     committer.commit({"A": frames(OLD, 2, range(18)), "B": frames(inside, 2, range(18))}, 2)
     case.settings(MaskMode=Mode.EditAllowedOutsideAllSegments)
@@ -166,9 +187,7 @@ def test_changes_only_inside_one_segment(headless):
     case = Case(headless)
     inside = ball((25, 20, 9), 8)
     case.fill("B", inside)
-    case.settings(
-        MaskMode=Mode.EditAllowedInsideSingleSegment, MaskSegmentID="B", OverwriteMode=Overwrite.OverwriteNone
-    )
+    case.settings(MaskMode=Mode.EditAllowedInsideSingleSegment, MaskSegmentID="B")
     SegmentCommitter(case.segmentationNode, case.volumeNode).commit({"A": frames(NEW, 2, range(18))}, 2)
     np.testing.assert_array_equal(case.read("A"), NEW & inside)
     np.testing.assert_array_equal(case.read("B"), inside)

@@ -9,7 +9,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts import SegmentPrompts, resolve
-from SAM2PropagateLib.scene.commit import SegmentCommitter
+from SAM2PropagateLib.scene.commit import LogicSegmentWriter, SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditTracker
 from SAM2PropagateLib.scene.state import SceneState
 from Testing.headless.scenes import addVolume
@@ -116,8 +116,11 @@ def test_a_neighbour_that_a_run_overwrote_was_not_edited(headless):
     case = EditCase(headless)
     case.committer.commit({"B": frames(OLD, 2, range(18))}, 2)
     case.paint("B", slab(ball((5, 30, 3), 4), 3))
-    case.settings(OverwriteMode=Overwrite.OverwriteAllSegments)
-    case.committer.commit({"A": frames(NEW, 2, range(5, 18))}, 2)
+    writer = LogicSegmentWriter(
+        case.segmentationNode, case.volumeNode, overwriteMode=Overwrite.OverwriteAllSegments
+    )
+    overwriting = SegmentCommitter(case.segmentationNode, case.volumeNode, writer, case.tracker)
+    overwriting.commit({"A": frames(NEW, 2, range(5, 18))}, 2)
     assert (case.read("B") != OLD).any()
     assert case.edited("B") == [3]
 

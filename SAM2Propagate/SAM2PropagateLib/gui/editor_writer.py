@@ -11,13 +11,32 @@ from SAM2PropagateLib.scene.commit import Change
 from SAM2PropagateLib.texts import tr as _
 
 _EFFECTS = ("Paint", "Erase", "Threshold")
+_SINGLETON_TAG = "SAM2Propagate"
+_PREPARED = "SAM2Propagate.Prepared"
+
+
+def segmentEditorNode(scene: Any) -> Any:
+    """The settings of the embedded Segment Editor in a scene; made if there are none."""
+    kind = "vtkMRMLSegmentEditorNode"
+    node = scene.GetSingletonNode(_SINGLETON_TAG, kind)
+    if node is None:
+        node = scene.CreateNodeByClass(kind)
+        node.UnRegister(None)
+        node.SetSingletonTag(_SINGLETON_TAG)
+        node.SetHideFromEditors(True)
+        node = scene.AddNode(node)
+    if not node.GetAttribute(_PREPARED):
+        # Slicer's own default, which closing the scene restores, lets a segment take its neighbors' voxels.
+        node.SetOverwriteMode(node.OverwriteNone)
+        node.SetAttribute(_PREPARED, "1")
+    return node
 
 
 class EditorSegmentWriter:
     """Writes through a qMRMLSegmentEditorWidget, with its masking settings and its undo history.
 
     Args:
-        editor: the widget; its segment editor node is set already.
+        editor: the widget; it gets the settings of the scene at every commit.
         segmentationNode, volumeNode: what is written to, and the source volume of the intensity range.
     """
 
@@ -30,9 +49,10 @@ class EditorSegmentWriter:
 
     def prepare(self) -> Any:
         """See `SegmentWriter.prepare`."""
-        node = self._editor.mrmlSegmentEditorNode()
-        if node is None:
-            raise _failed(_("The Segment Editor has no settings in this scene."))
+        # A script may run without the panel ever having been in view in this scene.
+        node = segmentEditorNode(self._segmentationNode.GetScene())
+        if self._editor.mrmlSegmentEditorNode() is not node:
+            self._editor.setMRMLSegmentEditorNode(node)
         self._useNodes()
         found = (self._editor.effectByName(name) for name in _EFFECTS)
         self._effect = next((effect for effect in found if effect is not None), None)

@@ -239,19 +239,28 @@ class SegmentCommitter:
 class LogicSegmentWriter:
     """Writes through a vtkSlicerSegmentEditorLogic of its own, with its own undo history.
 
-    Masking (editable area, editable intensity range, overwriting of other segments) is read at every commit
-    from the node of the Segment Editor module, which stays untouched; where the module was never opened,
-    Slicer's defaults hold.
+    Masking (editable area, editable intensity range) is read at every commit from the node of the Segment
+    Editor module, which stays untouched. Its overwrite mode is not: Slicer's default lets a segment take its
+    neighbors' voxels, and nothing tells a default from a choice.
 
     Args:
         segmentationNode, volumeNode: what to write to, and the source volume of the intensity range.
         settingsNode: the vtkMRMLSegmentEditorNode to read the masking from instead.
+        overwriteMode: which other segments lose the voxels that a segment gains, one of the modes of
+            vtkMRMLSegmentEditorNode; None: no segment.
     """
 
-    def __init__(self, segmentationNode: Any, volumeNode: Any, settingsNode: Any = None) -> None:
+    def __init__(
+        self,
+        segmentationNode: Any,
+        volumeNode: Any,
+        settingsNode: Any = None,
+        overwriteMode: int | None = None,
+    ) -> None:
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
         self._settingsNode = settingsNode
+        self._overwriteMode = overwriteMode
         self._editorNode: Any = None
         self._logic = slicer.vtkSlicerSegmentEditorLogic()
         self._logic.SetMRMLScene(segmentationNode.GetScene())
@@ -264,8 +273,9 @@ class LogicSegmentWriter:
             _SEGMENT_EDITOR_TAG, "vtkMRMLSegmentEditorNode"
         )
         node = self._editorNode
+        mode = self._overwriteMode
+        node.SetOverwriteMode(node.OverwriteNone if mode is None else mode)
         if settings is not None:
-            node.SetOverwriteMode(settings.GetOverwriteMode())
             node.SetMaskMode(settings.GetMaskMode())
             node.SetMaskSegmentID(settings.GetMaskSegmentID())
             node.SetSourceVolumeIntensityMask(settings.GetSourceVolumeIntensityMask())

@@ -990,9 +990,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         settings.UnRegister(None)
         settings.SetSingletonTag("SegmentEditor")
         settings = slicer.mrmlScene.AddNode(settings)
-        settings.SetOverwriteMode(settings.OverwriteNone)
         settings.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
-        self.addCleanup(settings.SetOverwriteMode, settings.OverwriteAllSegments)
         self.addCleanup(settings.SetMaskMode, slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
         for frame in range(18):
             case.paint(frame, disc(20, 18, (36, 40), 2.5), "B")
