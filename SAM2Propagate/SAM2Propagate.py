@@ -168,7 +168,11 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.volumeSelector.connect("nodeActivated(vtkMRMLNode*)", self.onVolumeActivated)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        # A scene view that is restored takes nodes away and brings others, too.
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartRestoreEvent, self.onSceneStartImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndRestoreEvent, self.onSceneEndImport)
         # Above the Segment Editor's own priority, as it would take the user's label layers away; and below,
         # as it has chosen the first segment then, and we put ours back.
         self.addObserver(
@@ -227,6 +231,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._views.clearViews()
         views = [layout.sliceWidget(name) for name in layout.sliceViewNames()]
+        # One that is on its way out has no node any more.
+        views = [view for view in views if view.mrmlSliceNode() is not None]
         for view in views:
             self._views.addSliceView(view.sliceView().interactor(), view.mrmlSliceNode())
         for number in range(layout.threeDViewCount):
@@ -234,34 +240,50 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._views.start()
         if self.panel is not None:
             self.panel.followViews([view.mrmlSliceNode() for view in views])
-        self.ui.segmentEditor.setupViewObservations()
 
     def leaveViews(self) -> None:
         """Leave the views as they were."""
         if self.logic is not None:
             self.logic.controller.chooseTool(None)
+        layout = slicer.app.layoutManager()
+        if layout is not None:  # gone already when Slicer quits
+            layout.disconnect("layoutChanged(int)", self.enterViews)
+        if self._views is not None:
+            self._views.clearViews()
         if self.panel is not None:
             self.panel.followViews(())
-        layout = slicer.app.layoutManager()
-        if layout is None or self._views is None:
-            return
-        layout.disconnect("layoutChanged(int)", self.enterViews)
-        self._views.clearViews()
-        self.ui.segmentEditor.setActiveEffectByName("")
-        self.ui.segmentEditor.removeViewObservations()
+            self.panel.putEffectAway()
 
     # --- scene and parameters
 
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
-        """The scene is about to be closed: its parameter node goes with it."""
+        """The scene is about to be closed: nothing here may hold on to its nodes."""
         self.setParameterNode(None)
         if self.panel is not None:
+            self.panel.letGoOfScene()
             self.panel.forgetErrors()
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
-        """The scene is another one now: start afresh if the module is the one in view."""
+        """The scene is empty: start afresh if the module is the one in view."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+            self.enterViews()
+        elif self.panel is not None:
+            # Results are also written while another module is in view.
+            self.panel.setEditorNode(segmentEditorNode())
+
+    def onSceneStartImport(self, caller: Any, event: Any) -> None:
+        """Nodes are about to come in, and views may go: no effect may work on them meanwhile."""
+        if self.panel is not None:
+            self.panel.putEffectAway()
+
+    def onSceneEndImport(self, caller: Any, event: Any) -> None:
+        """The scene is another one now: start afresh if the module is the one in view."""
+        # An effect that was on when the scene was saved would take the mouse, in any module.
+        segmentEditorNode().SetActiveEffectName("")
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+            self.enterViews()
 
     def onSceneBatchEnding(self, caller: Any, event: Any) -> None:
         """Many nodes have come or gone: the embedded editor is shown them while label layers are kept."""

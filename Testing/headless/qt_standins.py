@@ -47,6 +47,9 @@ _DEFAULTS: dict[str, Any] = {
     "float": 0.0,
     "QStringList": [],
 }
+complaints: list[str] = []
+"""What would have brought the real Slicer down; a test that leaves any has failed."""
+
 # Virtual in C++: a Python property of that name would be taken for an override.
 _VIRTUAL = {"sizeHint", "minimumSizeHint"}
 _VIRTUAL_OF = {("QProgressBar", "text")}
@@ -455,9 +458,26 @@ class qMRMLSegmentsTableView(qMRMLWidget, metaclass=_Meta):  # noqa: N801
             self.selectionChanged.emit(None, None)
 
 
+class qSlicerSegmentEditorAbstractEffect(QObject, metaclass=_Meta):  # noqa: N801
+    """An effect of the Segment Editor, on or off."""
+
+    name = _stored("QString", "name")
+
+    def activate(self) -> None:
+        self._standin_on = True
+
+    def deactivate(self) -> None:
+        self._standin_on = False
+
+    def active(self) -> bool:
+        return bool(self.__dict__.get("_standin_on", False))
+
+
 class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
     """The Segment Editor: what it edits, which segment it chooses by itself and what it does to the slice
-    views then, and its undo history; its effects are those of a test.
+    views then, which effect is on, and its undo history; how its effects write is for a test to say.
+
+    It complains where the real one would go on to use nodes that are on their way out.
     """
 
     autoShowSourceVolumeNode = _stored("bool", "autoShowSourceVolumeNode", True)
@@ -473,6 +493,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
         self._standin_effects: dict[str, Any] = {}
         self._standin_order: list[str] = []
         self._standin_observes = False
+        self._standin_active: Any = None
         # As named in the real one's .ui file.
         self._standin_frame = QtWidgets.QWidget(self)
         self._standin_frame.setObjectName("SegmentsTableResizableFrame")
@@ -486,6 +507,22 @@ class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
         self.updateWidgetFromMRML()
         for event in (scene.EndCloseEvent, scene.EndBatchProcessEvent):
             scene.AddObserver(event, lambda *_: self.updateWidgetFromMRML())
+        for event, state in (
+            (scene.StartCloseEvent, "is closed"),
+            (scene.StartImportEvent, "is loaded"),
+            (scene.StartRestoreEvent, "is restored"),
+        ):
+            # After everybody who might have let go of something.
+            scene.AddObserver(event, lambda *_, state=state: self._complain(state), -1000.0)
+
+    def _complain(self, state: str) -> None:
+        kept = ["its observers of the views"] if self._standin_observes else []
+        if self._standin_active is not None and self._standin_active.active():
+            kept.append(f"the effect {self._standin_active.name}")
+        node = self._standin_node
+        if state == "is closed" and node is not None and node.GetSegmentationNode() is not None:
+            kept.append("the segmentation")
+        complaints.extend(f"The Segment Editor keeps {one} while the scene {state}." for one in kept)
 
     def setMRMLSegmentEditorNode(self, node: Any) -> None:
         if node is self._standin_node:
@@ -510,8 +547,32 @@ class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
             self._show_volume()
             chosen = node.GetSelectedSegmentID() or ""
             self._select([chosen] if chosen in self._segment_ids() else [])
+            self._show_effect()
         finally:
             node.EndModify(was)
+
+    def _show_effect(self) -> None:
+        name, before = self._standin_node.GetActiveEffectName() or "", self._standin_active
+        if name == (before.name if before is not None else ""):
+            return
+        if before is not None:
+            before.deactivate()
+        self._standin_active = None
+        if not name:
+            self.removeViewObservations()
+            return
+        self._standin_active = self.__dict__.setdefault("_standin_made", {}).setdefault(
+            name, qSlicerSegmentEditorAbstractEffect(self)
+        )
+        self._standin_active.name = name
+        self.setupViewObservations()
+        interaction = self.mrmlScene().GetNodeByID("vtkMRMLInteractionNodeSingleton")
+        if interaction is not None and interaction.GetCurrentInteractionMode() != interaction.ViewTransform:
+            interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+        self._standin_active.activate()
+
+    def activeEffect(self) -> Any:
+        return self._standin_active
 
     def _segment_ids(self) -> list[str]:
         if self._standin_segmentation is None:

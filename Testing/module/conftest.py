@@ -14,15 +14,20 @@ MODULE_FILE = ROOT / "SAM2Propagate" / "SAM2Propagate.py"
 
 @pytest.fixture
 def window_modules() -> Iterator[Any]:
-    """Slicer's Python modules and Qt's, stood in for; yields the headless Slicer."""
+    """Slicer's Python modules and Qt's, stood in for; yields the headless Slicer.
+
+    The test fails if a stand-in complained.
+    """
     from Testing.headless import qt_standins, slicer_modules
     from Testing.headless.boot import boot
 
     headless = boot()
     headless.clear()
+    qt_standins.complaints.clear()
     with qt_standins.installed(), slicer_modules.installed():
         yield headless
     headless.clear()
+    assert qt_standins.complaints == []
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import vtk
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui import devices, events, rules, tools
 from SAM2PropagateLib.gui.controller import Controller
+from SAM2PropagateLib.gui.embedded_editor import EmbeddedEditor, labelLayersKept
 from SAM2PropagateLib.gui.events import Choices, FrameArrived, Message, Progress, RunEnd
 from SAM2PropagateLib.gui.install import InstallEnd, Installer, Package, bannerText, consentText
 from SAM2PropagateLib.gui.model_list import DownloadEnd, DownloadProgress, ModelList
@@ -56,7 +57,6 @@ class Panel:
         dialogs: how the user is asked.
         icons: the folder with the icons, one folder for light and one for dark windows in it.
         isDark: whether the window is dark.
-        onAddSegment, onRemoveSegment: called for these buttons.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Panel:
         self._installer = installer
         self._missing = missing
         self._dialogs = dialogs
+        self._editor = EmbeddedEditor(ui.segmentEditor)
         self._parameters: Any = None
         self._isShowing = False
         self._message: Message | None = None
@@ -111,11 +112,17 @@ class Panel:
 
     def setEditorNode(self, editorNode: Any) -> None:
         """Gives the embedded Segment Editor its settings; the user's label layers stay in the views."""
-        editor = self._ui.segmentEditor
-        with self._choosing(), _labelLayersKept():
-            editor.setMRMLSegmentEditorNode(editorNode)
-            # The same settings may have another segmentation now, as after a scene was loaded.
-            editor.updateWidgetFromMRML()
+        with self._choosing():
+            self._editor.use(editorNode)
+
+    def putEffectAway(self) -> None:
+        """Ends the effect of the embedded Segment Editor that is on."""
+        self._editor.putEffectAway()
+
+    def letGoOfScene(self) -> None:
+        """Takes nodes and effect from the embedded Segment Editor: the scene is about to be closed."""
+        with self._choosing():
+            self._editor.letGo()
 
     def followViews(self, sliceNodes: Iterable[Any]) -> None:
         """Shows from now on which slice these views (vtkMRMLSliceNode) show, in the place of those before."""
@@ -482,8 +489,11 @@ class Panel:
         editor = ui.segmentEditor
         if editor.mrmlSegmentEditorNode() is None:
             return
+        if workspace is None and editor.activeEffect() is not None:
+            # It would go on to work on a segmentation or a volume that was removed.
+            self._editor.putEffectAway()
         if editor.segmentationNode() is not node:
-            with _labelLayersKept():
+            with labelLayersKept():
                 editor.setSegmentationNode(node)
         volume = workspace.volumeNode if workspace is not None else None
         if editor.sourceVolumeNode() is not volume:
@@ -610,19 +620,6 @@ def choicesOf(parameters: Any) -> Choices:
         model=parameters.model,
         device=parameters.device,
     )
-
-
-@contextlib.contextmanager
-def _labelLayersKept() -> Iterator[None]:
-    """The Segment Editor clears the label layer of all slice views when it gets a segmentation."""
-    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-    before = [view.GetLabelVolumeID() for view in views]
-    try:
-        yield
-    finally:
-        for view, volumeID in zip(views, before, strict=True):
-            if view.GetLabelVolumeID() != volumeID:
-                view.SetLabelVolumeID(volumeID)
 
 
 def _put(label: Any, text: str) -> None:

@@ -1,0 +1,61 @@
+"""The Segment Editor inside the panel: when it gets its settings, and when it has to let go of the scene.
+
+Its widget keeps an effect, and its observers of the views, for as long as nobody takes them away. Nodes and
+views that go while it still has them bring Slicer down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import slicer.util
+
+
+class EmbeddedEditor:
+    """Gives a qMRMLSegmentEditorWidget its settings, and takes effect, nodes and observers away in time.
+
+    Args:
+        widget: the qMRMLSegmentEditorWidget.
+    """
+
+    def __init__(self, widget: Any) -> None:
+        self._widget = widget
+
+    def use(self, editorNode: Any) -> None:
+        """Gives the editor its settings (vtkMRMLSegmentEditorNode); the label layers of the views stay."""
+        with labelLayersKept():
+            self._widget.setMRMLSegmentEditorNode(editorNode)
+            # The same settings may have another segmentation now, as after a scene was loaded.
+            self._widget.updateWidgetFromMRML()
+
+    def putEffectAway(self) -> None:
+        """Ends the active effect, and the editor's observing of the views with it."""
+        effect = self._widget.activeEffect()
+        self._widget.setActiveEffectByName("")
+        if effect is not None and effect.active():
+            # The widget does not follow its settings while a scene is being closed or loaded.
+            effect.deactivate()
+        self._widget.removeViewObservations()
+
+    def letGo(self) -> None:
+        """Ends the effect, and lets go of all nodes: the scene is about to be closed."""
+        self.putEffectAway()
+        if self._widget.mrmlSegmentEditorNode() is not None:
+            self._widget.setSegmentationNode(None)
+            self._widget.setSourceVolumeNode(None)
+            self._widget.setMRMLSegmentEditorNode(None)
+
+
+@contextlib.contextmanager
+def labelLayersKept() -> Iterator[None]:
+    """Within it, the Segment Editor may get a segmentation: it clears the label layer of all slice views."""
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    before = [view.GetLabelVolumeID() for view in views]
+    try:
+        yield
+    finally:
+        for view, volumeID in zip(views, before, strict=True):
+            if view.GetLabelVolumeID() != volumeID:
+                view.SetLabelVolumeID(volumeID)
