@@ -13,7 +13,7 @@ from SAM2PropagateLib import __version__
 from SAM2PropagateLib.files.atomic import atomic_output
 from SAM2PropagateLib.files.volume import Volume
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
-from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.frames.window import FittedWindow
 from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.segment_job import DOUBTFUL, FrameScore, JobResult, SegmentResult
@@ -27,8 +27,7 @@ def report(
     prompts: PromptSet,
     result: JobResult,
     *,
-    window: Window,
-    window_source: str,
+    window: FittedWindow,
     output: Path,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def report(
         volume: that was segmented.
         prompts: that were used.
         result: of the job.
-        window, window_source: what the model saw, and where it came from.
+        window: what the model saw, and why.
         output: the segmentation's file.
         seconds: times measured outside the job, such as `read` and `write`.
     """
@@ -60,7 +59,12 @@ def report(
             "notes": list(volume.notes),
         },
         "axis": AXIS_NAMES[result.axis],
-        "window": {"width": window.width, "level": window.level, "source": window_source},
+        "window": {
+            "width": window.window.width,
+            "level": window.window.level,
+            "source": window.source,
+            "reason": window.reason,
+        },
         "model": {key: result.model.get(key) for key in ("model", "device", "dtype", "input_size")},
         "run": run,
         "seconds": {key: round(value, 3) for key, value in {**seconds, **result.seconds}.items()},
@@ -76,8 +80,8 @@ def write_report(path: Path, values: Mapping[str, Any], overwrite: bool) -> None
         file.write(text.encode("utf-8"))
 
 
-def summary_line(result: JobResult, geometry: VolumeGeometry, output: Path) -> str:
-    """One line: what was written, and per segment its volume, slices and doubtful slices."""
+def summary_line(result: JobResult, geometry: VolumeGeometry, output: Path, window: FittedWindow) -> str:
+    """One line: what was written, per segment its volume, slices and doubtful slices, and the window."""
     parts = []
     for segment in result.segments:
         values = _segment(segment, geometry, result.axis)
@@ -86,7 +90,8 @@ def summary_line(result: JobResult, geometry: VolumeGeometry, output: Path) -> s
             text += f", {len(values['doubtful'])} doubtful"
         parts.append(text)
     unfinished = "" if result.is_complete else " (unfinished)"
-    return " ".join(f"Wrote {output}{unfinished}: {'; '.join(parts)}".splitlines())
+    seen = f"Window {window.window.width:g}, level {window.window.level:g} ({window.reason})."
+    return " ".join(f"Wrote {output}{unfinished}: {'; '.join(parts)}. {seen}".splitlines())
 
 
 def _run(result: JobResult) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from SAM2PropagateLib.files.segmentation import (
     write_segmentation,
 )
 from SAM2PropagateLib.files.volume import Volume, read_volume
-from SAM2PropagateLib.frames.window import Window, looks_like_ct, window_for
+from SAM2PropagateLib.frames.window import FittedWindow, Window, fit_window
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.segment_job import JobOptions, JobResult, Session, resolve_prompts, run_segment_job
@@ -68,7 +68,7 @@ def run_segment(
     seconds["read"] = time.monotonic() - started
     for note in volume.notes:
         progress.note(f"Note: {note}")
-    window, window_source = choose_window(volume, command.window)
+    window = choose_window(volume, command.window)
     prompts = _prompts(command, volume)
     # Refused here, wrong prompts do not have to wait for the worker and its model.
     axis, _ = resolve_prompts(prompts, volume.geometry)
@@ -79,7 +79,7 @@ def run_segment(
         command,
         volume,
         prompts,
-        JobOptions(model, window, command.crop, command.direction, command.reach),
+        JobOptions(model, window.window, command.crop, command.direction, command.reach),
         session_factory,
         progress,
         should_cancel,
@@ -96,38 +96,36 @@ def run_segment(
             prompts,
             result,
             window=window,
-            window_source=window_source,
             output=command.out,
             seconds=seconds,
         )
         write_report(command.report, values, command.overwrite)
-    line = summary_line(result, volume.geometry, command.out)
+    line = summary_line(result, volume.geometry, command.out, window)
     if not result.is_complete:
         progress.note(line)
         raise result.error or Cancelled("cancelled", f"Cancelled; what was finished is in '{command.out}'.")
     return line
 
 
-def choose_window(volume: Volume, wanted: str | tuple[float, float] | None) -> tuple[Window, str]:
-    """The window that the model sees through, and where it comes from.
+def choose_window(volume: Volume, wanted: str | tuple[float, float] | None) -> FittedWindow:
+    """The window that the model sees through, and why it is this one.
 
     Args:
         volume: as read.
         wanted: (width, level), a preset's name, or None: the file's own window, else soft tissue for CT and
-            percentiles for everything else.
+            percentiles for everything else (`fit_window`).
 
     Raises:
         InputError: `unknown_preset`, `bad_window`.
     """
     if isinstance(wanted, tuple):
-        return Window(*wanted), "option"
+        return FittedWindow(Window(*wanted), "option", "as given with --window")
     if wanted is not None:
-        return Window.preset(wanted), f"preset {wanted}"
+        preset = Window.preset(wanted)
+        return FittedWindow(preset, f"preset {wanted}", f"{wanted}, as given with --window")
     if volume.window is not None:
-        return Window(*volume.window), "file"
-    modality = (volume.modality or "").upper()
-    is_ct = modality == "CT" or (not modality and looks_like_ct(volume.array))
-    return window_for(volume.array, modality), "preset soft-tissue (CT)" if is_ct else "percentiles"
+        return FittedWindow(Window(*volume.window), "file", "the display window in the DICOM files")
+    return fit_window(volume.array, volume.modality or "")
 
 
 def _check_outputs(command: SegmentCommand) -> None:

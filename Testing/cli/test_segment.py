@@ -49,6 +49,10 @@ def test_points_become_masks_on_the_right_voxels(tmp_path: Path, volume: Path) -
     # Nothing but the result line on stdout, and all shared things given back.
     ml = disc_at(7, 9, range(8)).sum() * 6.0 / 1000
     assert outcome.out.count("\n") == 1 and f"Wrote {out}: liver: {ml:.1f} ml on 8 slices" in outcome.out
+    shown = session.opened["window"]
+    assert (
+        f". Window {shown.width:g}, level {shown.level:g} (0.5th to 99.5th percentile, because" in outcome.out
+    )
     assert "Propagating" in outcome.err
     assert session.closed_volumes == ["volume"] and session.close_timeouts == [None]
 
@@ -167,6 +171,27 @@ def test_a_dicom_folder_with_its_own_window(tmp_path: Path) -> None:
     assert (session.opened["window"].width, session.opened["window"].level) == (350.0, 60.0)
     report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert report["volume"]["modality"] == "CT" and report["window"]["source"] == "file"
+    assert report["window"]["reason"] in outcome.out and "in the DICOM files" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["lung"], "Window 1500, level -600 (lung, as given with --window)."),
+        ([12.5, 3], "Window 12.5, level 3 (as given with --window)."),
+        ([], "(0.5th to 99.5th percentile, because the values do not look like CT with air)."),
+    ],
+)
+def test_the_line_says_which_window_and_why(
+    tmp_path: Path, volume: Path, given: list[object], told: str
+) -> None:
+    outcome = run(
+        tmp_path,
+        *("segment", volume, "--point-ras", *words(ras_of(7, 9, 3)), "--out", tmp_path / "s.seg.nrrd"),
+        *(["--window", *given] if given else []),
+        session=FakeSession(),
+    )
+    assert outcome.code == 0 and told in outcome.out and outcome.out.count("\n") == 1
 
 
 def test_notes_on_the_volume_are_told(tmp_path: Path) -> None:

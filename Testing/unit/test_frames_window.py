@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from SAM2PropagateLib.frames import (
     PRESETS,
     Window,
     finite_range,
+    fit_window,
     looks_like_ct,
     percentile_window,
     window_for,
@@ -234,6 +236,95 @@ def test_window_for_a_modality() -> None:
     assert window_for(mr) == window_for(mr, "MR") == percentile_window(mr)
     assert window_for(ct, "MR") == percentile_window(ct)
     assert not looks_like_ct(np.array([1.0, np.nan]))
+
+
+def ct_like() -> np.ndarray:
+    """A trunk in air: fat, muscle, organs, lung with its edges, bone; float HU."""
+    rng = np.random.default_rng(5)
+    k, j, i = np.indices((16, 80, 80))
+    radius = np.hypot(j - 40, i - 40)
+    array = rng.normal(-1000, 15, k.shape)
+    for limit, value, noise in ((36, -95, 20), (31, 45, 25)):
+        array = np.where(radius < limit, rng.normal(value, noise, k.shape), array)
+    lung = np.hypot(j - 40, i - 27) < 8
+    edge = np.abs(np.hypot(j - 40, i - 27) - 8) < 0.5
+    array = np.where(lung, rng.normal(-850, 60, k.shape), array)
+    array = np.where(edge, rng.uniform(-850, 45, k.shape), array)
+    return np.where(np.hypot(j - 52, i - 52) < 4, rng.normal(500, 200, k.shape), array)
+
+
+def subtraction_like(scale: float) -> np.ndarray:
+    """MR after minus before contrast agent: noise around 0, a body that enhances, a lesion."""
+    rng = np.random.default_rng(3)
+    k, j, i = np.indices((14, 64, 64))
+    array = rng.normal(0, 190, k.shape)
+    array[(np.hypot(j - 32, i - 32) < 22) & (k > 2)] += 450
+    array[(np.hypot(j - 30, i - 28) < 7) & (k > 4)] += 1100
+    return array * scale
+
+
+SOFT, SHIFTED = Window(400, 40), Window(400, 1064)
+
+
+@pytest.mark.parametrize(
+    ("change", "window"),
+    [
+        pytest.param(lambda ct: ct.astype(np.int16), SOFT, id="as it is"),
+        pytest.param(lambda ct: ct.clip(-1024, 1000), SOFT, id="clipped"),
+        pytest.param(lambda ct: np.where(np.indices(ct.shape)[2] < 20, -2000, ct), SOFT, id="padded"),
+        pytest.param(lambda ct: np.where(np.indices(ct.shape)[2] < 50, -3024, ct), SOFT, id="much padding"),
+        pytest.param(lambda ct: np.where(ct < -900, np.nan, ct), SOFT, id="nan for air"),
+        pytest.param(lambda ct: ct[:, 22:58, 19:35], SOFT, id="lung"),
+        pytest.param(lambda ct: ct + np.random.default_rng(1).normal(0, 90, ct.shape), SOFT, id="noisy"),
+        pytest.param(lambda ct: (ct + 1024).clip(0).astype(np.uint16), SHIFTED, id="stored without a sign"),
+        pytest.param(lambda ct: (ct + 1024).clip(0, 4095).astype(np.float32), SHIFTED, id="the same, floats"),
+        # Nothing tells these from other images.
+        pytest.param(lambda ct: ct[:, 26:52, 40:60], None, id="soft tissue alone"),
+        pytest.param(lambda ct: (ct + 1000) / 2000, None, id="from 0 to 1"),
+        # White throughout in the soft-tissue window.
+        pytest.param(lambda ct: np.where(ct > 250, ct, -1000), None, id="bone cut out"),
+    ],
+)
+def test_ct_is_known_by_its_air_and_its_tissue(change: Any, window: Window | None) -> None:
+    array = change(ct_like())
+    assert window_for(array) == (window or percentile_window(array))
+    assert fit_window(array).source == ("preset soft-tissue" if window else "percentiles")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        *(pytest.param(subtraction_like(scale), id=f"subtraction x {scale}") for scale in (0.3, 1, 2, 4, 9)),
+        pytest.param(np.random.default_rng(0).uniform(-4096, 4095, (9, 40, 40)), id="phase"),
+        pytest.param(np.random.default_rng(0).uniform(-1000, 1000, (9, 40, 40)), id="phase, narrow"),
+        *(
+            pytest.param((mr_like(0.4) - mr_like(0.4).mean()) / mr_like(0.4).std() * scale, id=f"z x {scale}")
+            for scale in (1, 100, 300, 500, 1000, 3000)
+        ),
+        pytest.param(mr_like(0.4) - 1000.0, id="MR on a background of -1000"),
+        *(pytest.param(mr_like(0.4) * scale, id=f"MR x {scale}") for scale in (0.5, 1.0, 1.5, 2.0, 3.0)),
+    ],
+)
+def test_low_values_alone_are_no_ct(array: np.ndarray) -> None:
+    assert window_for(array) == percentile_window(array)
+    assert not looks_like_ct(array)
+
+
+def test_the_reason_of_a_window_is_true() -> None:
+    ct, mr = ct_like(), mr_like(0.5)
+    for array, modality, words in (
+        (ct, "", "values look like CT"),
+        (ct, "CT", "marked as CT"),
+        (ct + 1024, "", "1024 added"),
+        (ct + 1024, "CT", "1024 added"),
+        (ct, "MR", "percentile, because the image is marked as MR"),
+        (mr, "", "percentile, because the values do not look like CT"),
+        ((ct + 1000) / 2000, "CT", "percentile, because the image is marked as CT, but its values are not"),
+    ):
+        fitted = fit_window(array, modality)
+        assert words in fitted.reason and fitted.window == window_for(array, modality), fitted
+    assert fit_window(ct + 1024, "CT").window == SHIFTED
+    assert fit_window((ct + 1000) / 2000, "CT").window == percentile_window((ct + 1000) / 2000)
 
 
 def test_no_float_copy_of_the_volume() -> None:

@@ -6,8 +6,10 @@ from SAM2PropagateLib.frames.stack import FrameStack, native_frame
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.frames.window import (
     PRESETS,
+    FittedWindow,
     Window,
     finite_range,
+    fit_window,
     looks_like_ct,
     percentile_window,
     window_for,
@@ -16,6 +18,7 @@ from SAM2PropagateLib.frames.window import (
 __all__ = [
     "AXIS_NAMES",
     "PRESETS",
+    "FittedWindow",
     "FrameStack",
     "FrameView",
     "VolumeGeometry",
@@ -23,6 +26,7 @@ __all__ = [
     "check_axis",
     "check_volume",
     "finite_range",
+    "fit_window",
     "looks_like_ct",
     "native_frame",
     "percentile_window",

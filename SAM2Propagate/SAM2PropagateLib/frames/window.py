@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.ct_values import hounsfield_offset
 from SAM2PropagateLib.texts import tr as _
 
 # Width and level in Hounsfield units.
@@ -35,8 +36,11 @@ _SAMPLE_SIZE = 400_000
 _BLOCK = 1 << 20
 # A smallest value this frequent is padding or cut-away background, not tissue.
 _PADDING_SHARE = 0.05
-_AIR_LIMIT = -500.0
-_AIR_SHARE = 0.01
+# A volume that is said to be CT, but has nearly nothing in the soft-tissue window, or all of it in a small
+# part of it, is not in Hounsfield units.
+_LEAST_IN_WINDOW = 0.02
+_LEAST_RANGE = 50.0
+_SOFT_TISSUE = "soft-tissue"
 
 
 @dataclass(frozen=True)
@@ -192,32 +196,86 @@ def percentile_window(array: npt.ArrayLike, low: float = 0.5, high: float = 99.5
     return Window(max(width, np.finfo(np.float64).tiny), level)
 
 
+@dataclass(frozen=True)
+class FittedWindow:
+    """A window that was chosen for a volume.
+
+    Attributes:
+        window: the window.
+        source: "preset soft-tissue", "percentiles", or another word of the caller's.
+        reason: which window it is and why, in a few words for the user.
+    """
+
+    window: Window
+    source: str
+    reason: str
+
+
 def looks_like_ct(array: npt.ArrayLike) -> bool:
-    """Whether the values look like Hounsfield units: at least 1 % of a sample is air (at or below -500) and
-    none lies beyond what 16 bits hold."""
-    sample = _finite_sample(np.asarray(array))
-    if float(np.abs(sample[[sample.argmin(), sample.argmax()]]).max()) > 32768:
-        return False
-    return float(np.mean(sample <= _AIR_LIMIT)) >= _AIR_SHARE
+    """Whether the values look like Hounsfield units; see `frames.ct_values`."""
+    return hounsfield_offset(_finite_sample(np.asarray(array))) == 0.0
 
 
 def window_for(array: npt.ArrayLike, modality: str = "") -> Window:
+    """The window of `fit_window`."""
+    return fit_window(array, modality).window
+
+
+def fit_window(array: npt.ArrayLike, modality: str = "") -> FittedWindow:
     """A window for a volume that comes without one.
 
     Args:
         array: any shape and real dtype.
-        modality: as in DICOM, `CT`, `MR`, ...; "" when unknown: CT is then recognised by its values.
+        modality: as in DICOM, `CT`, `MR`, ...; "" when unknown: CT is then recognized by its values.
 
     Returns:
-        the soft-tissue preset for CT, otherwise the percentile window.
+        The soft-tissue preset for CT, moved by 1024 where CT is stored without a sign; otherwise the
+        percentile window.
 
     Raises:
         InputError: as `percentile_window`.
     """
     name = modality.strip().upper()
-    if name == "CT" or (not name and looks_like_ct(array)):
-        return Window.preset("soft-tissue")
-    return percentile_window(array)
+    if name not in ("", "CT"):
+        return _percentiles(array, _("the image is marked as {modality}").format(modality=name))
+    sample = _finite_sample(np.asarray(array))
+    offset = hounsfield_offset(sample)
+    if offset:
+        preset = Window.preset(_SOFT_TISSUE)
+        return FittedWindow(
+            Window(preset.width, preset.level + offset),
+            f"preset {_SOFT_TISSUE}",
+            _("soft tissue, because the values look like CT stored with {offset:g} added").format(
+                offset=offset
+            ),
+        )
+    if name == "CT":
+        if not _fits_soft_tissue(sample):
+            return _percentiles(
+                array, _("the image is marked as CT, but its values are not Hounsfield units")
+            )
+        reason = _("soft tissue, because the image is marked as CT")
+    elif offset is None:
+        return _percentiles(array, _("the values do not look like CT with air"))
+    else:
+        reason = _("soft tissue, because the values look like CT")
+    return FittedWindow(Window.preset(_SOFT_TISSUE), f"preset {_SOFT_TISSUE}", reason)
+
+
+def _percentiles(array: npt.ArrayLike, because: str) -> FittedWindow:
+    return FittedWindow(
+        percentile_window(array),
+        "percentiles",
+        _("0.5th to 99.5th percentile, because {because}").format(because=because),
+    )
+
+
+def _fits_soft_tissue(sample: npt.NDArray[np.float64]) -> bool:
+    """Whether the soft-tissue window shows anything of a volume that is said to be CT."""
+    window = Window.preset(_SOFT_TISSUE)
+    inside = sample[(sample > window.low) & (sample < window.high)]
+    low, high = np.percentile(sample, (0.5, 99.5))
+    return inside.size >= _LEAST_IN_WINDOW * sample.size and bool(high - low >= _LEAST_RANGE)
 
 
 def finite_range(array: npt.ArrayLike) -> tuple[float, float]:
