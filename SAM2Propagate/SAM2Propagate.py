@@ -38,6 +38,7 @@ from SAM2PropagateLib.gui.slicer_packages import SlicerPackageTools
 from SAM2PropagateLib.gui.view_input import ViewInput
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStatus, ModelStore
+from SAM2PropagateLib.scene.names import decoded, encoded, saveIfLoadable
 from SAM2PropagateLib.scene.volume import SceneVolume, readVolume, volumeGeometry
 from SAM2PropagateLib.worker.command import worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
@@ -105,7 +106,7 @@ class SAM2PropagateParameterNode:
     """What the user has chosen; saved with the scene.
 
     inputVolume: the image that is segmented.
-    segmentation, segmentID: what the segments go into, and the one that prompts are for.
+    segmentation, segmentID: what the segments go into, and the one that prompts are for (`names.encoded`).
     direction: "both", "forward" or "backward".
     limitReach, reach: whether a run stops so many slices from every keyframe.
     allSegments: run all segments with prompts. applyAutomatically: write a finished run into the segment.
@@ -270,7 +271,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.enterViews()
         elif self.panel is not None:
             # Results are also written while another module is in view.
-            self.panel.setEditorNode(segmentEditorNode())
+            self.panel.setEditorNode(segmentEditorNode(slicer.mrmlScene))
 
     def onSceneStartImport(self, caller: Any, event: Any) -> None:
         """Nodes are about to come in, and views may go: no effect may work on them meanwhile."""
@@ -280,7 +281,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndImport(self, caller: Any, event: Any) -> None:
         """The scene is another one now: start afresh if the module is the one in view."""
         # An effect that was on when the scene was saved would take the mouse, in any module.
-        segmentEditorNode().SetActiveEffectName("")
+        segmentEditorNode(slicer.mrmlScene).SetActiveEffectName("")
         if self.parent.isEntered:
             self.initializeParameterNode()
             self.enterViews()
@@ -314,8 +315,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSegmentationAdded(self, node: Any) -> None:
         """The user made a segmentation in the panel: it gets the volume's grid and a first segment."""
         if node is not None and self._parameterNode is not None:
-            self._parameterNode.segmentID = Controller.prepareSegmentation(
-                node, self._parameterNode.inputVolume
+            self._parameterNode.segmentID = encoded(
+                Controller.prepareSegmentation(node, self._parameterNode.inputVolume)
             )
 
     def initializeParameterNode(self) -> None:
@@ -407,6 +408,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onEditor(self, caller: Any = None, event: Any = None) -> None:
         """An effect of the Segment Editor was chosen: it has the mouse now."""
+        if self._editorNode is not None:
+            saveIfLoadable(self._editorNode)
         effect = str(self._editorNode.GetActiveEffectName() or "") if self._editorNode is not None else ""
         if effect and effect != self._effect and self.logic is not None:
             self.logic.controller.chooseTool(None)
@@ -419,8 +422,9 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if node.segmentation is None:
             return ""
         segmentation = node.segmentation.GetSegmentation()
-        if node.segmentID and segmentation.GetSegment(node.segmentID) is not None:
-            return str(node.segmentID)
+        segmentID = decoded(node.segmentID)
+        if segmentID and segmentation.GetSegment(segmentID) is not None:
+            return segmentID
         return str(segmentation.GetNthSegmentID(0)) if segmentation.GetNumberOfSegments() else ""
 
 

@@ -241,3 +241,18 @@ def test_the_self_tests_pass_without_slicer(window_modules: Any) -> None:
     # And as the button "Test" in Slicer runs it.
     module.python.SAM2PropagateTest().runTest()
     module.close()
+
+
+@pytest.mark.parametrize("segment_id", ['GTV "boost" <5mm', "Segment_1", "tab\there"])
+def test_the_scene_loads_and_keeps_the_choice_whatever_a_segments_id_is(
+    window: Any, window_modules: Any, tmp_path: Any, segment_id: str
+) -> None:
+    window.ui.volumeSelector.setCurrentNode(load_sample())
+    segmentation = window.ui.segmentationSelector.addNode()
+    segmentation.GetSegmentation().AddEmptySegment(segment_id, segment_id)
+    window.ui.segmentsTable.setSelectedSegmentIDs([segment_id])
+    assert window.widget.logic.controller.segmentID == segment_id
+    window_modules.saveScene(tmp_path / "scene.mrb")
+    window_modules.clear()
+    window_modules.loadScene(tmp_path / "scene.mrb")
+    assert window.widget.logic.controller.segmentID == segment_id

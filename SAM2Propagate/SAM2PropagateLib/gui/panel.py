@@ -21,6 +21,7 @@ from SAM2PropagateLib.gui.model_list import DownloadEnd, DownloadProgress, Model
 from SAM2PropagateLib.gui.navigation import frameInView
 from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.strip_widget import COLORS, DOUBT, SHOWN, makeStripWidget
+from SAM2PropagateLib.scene.names import decoded, encoded
 from SAM2PropagateLib.texts import tr as _
 
 # The effects of the Segment Editor that are offered here: what corrects a slice by hand.
@@ -284,7 +285,7 @@ class Panel:
     def _chosen(self, box: Any, name: str) -> None:
         value = box.itemData(box.currentIndex)
         if not self._isShowing and self._parameters is not None and value is not None:
-            setattr(self._parameters, name, str(value))
+            setattr(self._parameters, name, encoded(str(value)))
 
     def _opacityChosen(self, value: float) -> None:
         if not self._isShowing and self._parameters is not None:
@@ -293,7 +294,7 @@ class Panel:
     def _segmentSelected(self, *_: Any) -> None:
         chosen = self._ui.segmentsTable.selectedSegmentIDs()
         if not self._isShowing and self._parameters is not None and chosen:
-            self._parameters.segmentID = str(chosen[0])
+            self._parameters.segmentID = encoded(str(chosen[0]))
 
     def _editorChose(self, _segmentID: str) -> None:
         # By itself, as when a scene was loaded: the list where the user chooses is the panel's.
@@ -303,7 +304,7 @@ class Panel:
     def _addSegment(self) -> None:
         segmentID = self._controller.addSegment()
         if segmentID and self._parameters is not None:
-            self._parameters.segmentID = segmentID
+            self._parameters.segmentID = encoded(segmentID)
 
     def _removeSegment(self) -> None:
         self._controller.removeSegment()
@@ -357,7 +358,7 @@ class Panel:
     def _openModel(self) -> None:
         path = self._dialogs.chooseWeights()
         if path and self._parameters is not None:
-            self._parameters.model = path
+            self._parameters.model = encoded(path)
 
     # --- what is shown
 
@@ -617,7 +618,7 @@ def choicesOf(parameters: Any) -> Choices:
         reach=min(max(parameters.reach, REACH[0]), REACH[1]) if parameters.limitReach else None,
         allSegments=parameters.allSegments,
         applyAutomatically=parameters.applyAutomatically,
-        model=parameters.model,
+        model=decoded(parameters.model),
         device=parameters.device,
     )
 

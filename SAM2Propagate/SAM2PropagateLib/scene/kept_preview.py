@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.scene.names import safeName
 from SAM2PropagateLib.scene.segments import BoolArray
 from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME, SEGMENTATION_ROLE, nodesOf
 from SAM2PropagateLib.texts import tr as _
@@ -146,7 +147,7 @@ class KeptPreview:
         scene = self._segmentationNode.GetScene()
         node = scene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
         node.UnRegister(None)
-        node.SetName(f"{self._segmentationNode.GetName()} SAM2 Propagate preview")
+        node.SetName(safeName(self._segmentationNode.GetName() or "", "SAM2 Propagate preview"))
         node.SetModuleName(PREVIEW_MODULE_NAME)
         node.SetHideFromEditors(True)
         node.SetNodeReferenceID(SEGMENTATION_ROLE, self._segmentationNode.GetID())

@@ -51,11 +51,11 @@ from SAM2PropagateLib.scene.prompt_nodes import (
 )
 from SAM2PropagateLib.scene.segments import checkSegment, checkSegmentation, segmentIDs
 from SAM2PropagateLib.scene.state import (
-    SEGMENT_ATTRIBUTE,
     SEGMENTATION_ROLE,
     TRANSFORM_ROLE,
     SceneState,
     isOurs,
+    segmentOf,
 )
 from SAM2PropagateLib.scene.transforms import parentToWorld
 from SAM2PropagateLib.scene.volume import volumeGeometry
@@ -277,7 +277,7 @@ class PromptMarkups:
         new segment may get the ID of one of them.
         """
         there = set(segmentIDs(self._segmentationNode))
-        said = {node.GetAttribute(SEGMENT_ATTRIBUTE) for node in promptNodes(self._segmentationNode)}
+        said = {segmentOf(node) for node in promptNodes(self._segmentationNode)}
         for segmentID in {*said, *self._readKept().names} - there:
             self.remove(segmentID)
 

@@ -11,8 +11,9 @@ import slicer
 
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
 from SAM2PropagateLib.prompts.values import new_id
+from SAM2PropagateLib.scene.names import safeName, uniqueName
 from SAM2PropagateLib.scene.segments import segmentColor
-from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, SEGMENT_ATTRIBUTE, SEGMENTATION_ROLE, nodesOf
+from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, SEGMENTATION_ROLE, nodesOf, segmentOf, setSegment
 from SAM2PropagateLib.scene.transforms import parentToWorld, toMatrix
 
 POSITIVE, NEGATIVE, ABSENT, LOCK, RANGE, BOX = "positive", "negative", "absent", "lock", "range", "box"
@@ -56,7 +57,7 @@ def promptNodes(
     """The markups nodes that hold prompts of a segmentation, or only those of one segment or role."""
     for className in (FIDUCIAL_CLASS, ROI_CLASS):
         for node in nodesOf(segmentationNode, className):
-            matches = segmentID is None or node.GetAttribute(SEGMENT_ATTRIBUTE) == segmentID
+            matches = segmentID is None or segmentOf(node) == segmentID
             if matches and node.GetAttribute(ROLE_ATTRIBUTE) in ((role,) if role else (*POINT_ROLES, BOX)):
                 yield node
 
@@ -67,9 +68,9 @@ def createPromptNode(segmentationNode: Any, volumeNode: Any, segmentID: str, rol
     node = scene.CreateNodeByClass(ROI_CLASS if role == BOX else FIDUCIAL_CLASS)
     node.UnRegister(None)
     segment = segmentationNode.GetSegmentation().GetSegment(segmentID)
-    node.SetName(scene.GetUniqueNameByString(f"{segment.GetName()} {_LOOKS[role].name}"))
+    node.SetName(uniqueName(scene, safeName(segment.GetName() or "", _LOOKS[role].name)))
     node.SetAttribute(ROLE_ATTRIBUTE, role)
-    node.SetAttribute(SEGMENT_ATTRIBUTE, segmentID)
+    setSegment(node, segmentID)
     node.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationNode.GetID())
     if role == BOX:
         node.SetAttribute(PROMPT_ID_ATTRIBUTE, new_id())
@@ -87,7 +88,7 @@ def colorPromptNode(segmentationNode: Any, node: Any) -> None:
     is gone.
     """
     display = node.GetDisplayNode()
-    segmentID = node.GetAttribute(SEGMENT_ATTRIBUTE)
+    segmentID = segmentOf(node)
     if display is None:
         return
     exists = segmentationNode.GetSegmentation().GetSegment(segmentID) is not None
@@ -206,6 +207,6 @@ def _shelve(segmentationNode: Any, node: Any) -> None:
     if not item or not segmentation:
         return
     parent = tree.GetItemParent(segmentation)
-    name = f"{segmentationNode.GetName()} {_FOLDER_SUFFIX}"
+    name = safeName(segmentationNode.GetName() or "", _FOLDER_SUFFIX)
     folder = tree.GetItemChildWithName(parent, name) or tree.CreateFolderItem(parent, name)
     tree.SetItemParent(item, folder)

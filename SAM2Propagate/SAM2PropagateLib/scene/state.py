@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from SAM2PropagateLib.scene.names import decoded, encoded, safeName
+
 MODULE_NAME = "SAM2PropagateState"
 PREVIEW_MODULE_NAME = "SAM2PropagatePreview"
 SEGMENTATION_ROLE = "SAM2Propagate.Segmentation"
@@ -61,7 +63,7 @@ class SceneState:
         scene = self._segmentationNode.GetScene()
         node = scene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
         node.UnRegister(None)
-        node.SetName(f"{self._segmentationNode.GetName()} SAM2 Propagate state")
+        node.SetName(safeName(self._segmentationNode.GetName() or "", "SAM2 Propagate state"))
         node.SetModuleName(MODULE_NAME)
         node.SetHideFromEditors(True)
         node.SetNodeReferenceID(SEGMENTATION_ROLE, self._segmentationNode.GetID())
@@ -73,6 +75,16 @@ def isOurs(node: Any) -> bool:
     if node.IsA("vtkMRMLScriptedModuleNode"):
         return node.GetModuleName() in (MODULE_NAME, PREVIEW_MODULE_NAME)
     return bool(node.GetAttribute(ROLE_ATTRIBUTE) and node.GetAttribute(SEGMENT_ATTRIBUTE))
+
+
+def segmentOf(node: Any) -> str:
+    """The ID of the segment that a node is for; "" if it is for none."""
+    return decoded(node.GetAttribute(SEGMENT_ATTRIBUTE))
+
+
+def setSegment(node: Any, segmentID: str) -> None:
+    """Makes a node one for a segment."""
+    node.SetAttribute(SEGMENT_ATTRIBUTE, encoded(segmentID))
 
 
 def nodesOf(segmentationNode: Any, className: str) -> Iterator[Any]:

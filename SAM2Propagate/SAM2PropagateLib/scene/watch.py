@@ -12,7 +12,7 @@ import slicer
 from SAM2PropagateLib.frames.geometry import FloatArray
 from SAM2PropagateLib.scene.markups import PromptMarkups, isDeletedBox
 from SAM2PropagateLib.scene.prompt_nodes import BOX, boxAxis, promptNodes
-from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, SEGMENT_ATTRIBUTE
+from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, segmentOf
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class PromptWatcher:
             self._tell(node)
 
     def _tell(self, node: Any) -> None:
-        segmentID, role = node.GetAttribute(SEGMENT_ATTRIBUTE), node.GetAttribute(ROLE_ATTRIBUTE)
+        segmentID, role = segmentOf(node), node.GetAttribute(ROLE_ATTRIBUTE)
         with self._markups.keeping(node):
             self._onChange(PromptChange(segmentID, role, node, viewNormal(self._scene)))
 

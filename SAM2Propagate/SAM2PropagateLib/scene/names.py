@@ -1,0 +1,75 @@
+"""Names and texts that a saved scene gives back as they were.
+
+MRML does not escape everything that it writes: the name of a node becomes the name of its file, in which an
+ampersand makes the whole scene unreadable, and a control character does so anywhere. Users may call their
+nodes and segments what they like, so what is derived from these names is made harmless here.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+from urllib.parse import quote, unquote
+
+# Characters beside letters, marks and digits that may stay in a name.
+_KEPT = " -_.,()[]{}+="
+# Characters and UTF-8 bytes of a name; file names are cut at 255 bytes.
+_MOST_CHARACTERS, _MOST_BYTES = 40, 120
+_ENCODED = "%:"
+
+
+def safeName(text: str, suffix: str) -> str:
+    """A node's name after what the user called something.
+
+    Args:
+        text: the user's name for it; may be empty.
+        suffix: what the node holds, in plain characters.
+
+    Returns:
+        Both, without characters that MRML, XML or a file system minds, and not too long.
+    """
+    kept = "".join(one if _isHarmless(one) else "_" for one in unicodedata.normalize("NFC", text))
+    kept = re.sub("_+", "_", " ".join(kept.split()))[:_MOST_CHARACTERS]
+    kept = kept.encode("utf-8")[:_MOST_BYTES].decode("utf-8", "ignore").strip(" ._")
+    return f"{kept} {suffix}" if kept else suffix
+
+
+def uniqueName(scene: Any, name: str) -> str:
+    """The name, numbered if a node of the scene has it; names that differ only in case count as the same, as
+    they do for some file systems.
+    """
+    count = scene.GetNumberOfNodes()
+    taken = {(scene.GetNthNode(n).GetName() or "").casefold() for n in range(count)}
+    candidate, number = name, 1
+    while candidate.casefold() in taken:
+        candidate, number = f"{name}_{number}", number + 1
+    return candidate
+
+
+def isPlain(text: str) -> bool:
+    """Whether MRML gives a text back as it was, wherever it is kept."""
+    return text.isprintable() and not set(text) & set("&<>\"'") and not text.startswith(_ENCODED)
+
+
+def encoded(text: str) -> str:
+    """A text as an attribute or a parameter can hold it; plain ones stay as they are."""
+    return text if isPlain(text) else _ENCODED + quote(text, safe="")
+
+
+def decoded(text: str | None) -> str:
+    """The text that `encoded` was given; "" for None."""
+    text = text or ""
+    return unquote(text[len(_ENCODED) :]) if text.startswith(_ENCODED) else text
+
+
+def saveIfLoadable(editorNode: Any) -> None:
+    """Leaves a vtkMRMLSegmentEditorNode out of saved scenes while it names a segment by an ID that would keep
+    the scene from loading: MRML does not escape these IDs.
+    """
+    chosen = (editorNode.GetSelectedSegmentID(), editorNode.GetMaskSegmentID())
+    editorNode.SetSaveWithScene(all(isPlain(one or "") for one in chosen))
+
+
+def _isHarmless(character: str) -> bool:
+    return character in _KEPT or unicodedata.category(character)[0] in "LMN"
