@@ -176,7 +176,8 @@ def test_cancel_keeps_the_finished_slices_in_the_preview(case):
     case.controller.cancel()
     case.controller.wait(5)
     assert case.ends[-1].state == "cancelled" and not case.ends[-1].applied
-    assert finished and case.workspace.previewFrames("A") == finished
+    # On a busy machine some that had come were not looked at yet.
+    assert finished and finished <= case.workspace.previewFrames("A") < set(range(18))
     assert case.frames() == []
     case.run()
     assert case.frames() == list(range(18))

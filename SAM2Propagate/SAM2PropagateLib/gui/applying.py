@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Set
-from dataclasses import replace
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui import keyframes, rules
@@ -65,10 +64,8 @@ class Applying:
             return
         workspace = self._selection.require()
         for segmentID in workspace.segmentIDs:
-            frames = workspace.previewFrames(segmentID)
-            for frame in frames:
-                workspace.memory.drop(segmentID, frame)
-            if frames:
+            workspace.memory.dropPreview(segmentID)
+            if workspace.previewFrames(segmentID):
                 workspace.undone.add(segmentID)
                 workspace.preview.clear(segmentID)
         workspace.memory.save()
@@ -96,6 +93,7 @@ class Applying:
         self._isApplying = True
         try:
             openEdits = workspace.openEdits()
+            workspace.noteState(masks)
             summary = workspace.committer.commit(masks, workspace.axis)
         except SAM2PropagateError as error:
             self._messages.fail(error)
@@ -114,13 +112,9 @@ class Applying:
             return None
         finally:
             self._isApplying = False
-        geometry, axis = workspace.geometry, workspace.axis
         for segmentID, frames in masks.items():
             _takeOut(workspace, segmentID, set(frames))
-            facts = workspace.memory.facts(segmentID, geometry, axis)
-            for frame in frames:
-                if frame in facts and facts[frame].kind == "preview":
-                    facts[frame] = replace(facts[frame], kind="keyframe")
+            workspace.memory.apply(segmentID, frames)
         workspace.remember(masks, openEdits)
         workspace.memory.save()
         if self._running.isOn:

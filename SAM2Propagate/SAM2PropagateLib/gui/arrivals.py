@@ -116,7 +116,7 @@ class Arrivals:
         else:
             workspace.underlay.arrived(key)
         facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score)
-        workspace.memory.put(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
+        workspace.memory.putPreview(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
         self._frameArrived.emit(FrameArrived(event.segment, event.frame, event.kind, event.doubt))
         return True
 

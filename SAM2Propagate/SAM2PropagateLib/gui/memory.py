@@ -5,7 +5,8 @@ which prompts are the history of an edited slice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -21,11 +22,17 @@ FactsOfFrames = dict[int, FrameFacts]
 class FrameMemory:
     """Facts per segment and frame, and the histories of masks; saved with the scene.
 
+    A frame of the preview has facts of its own; those of the segment's own mask are kept under them, and are
+    there again when the preview goes. The preview's facts are saved with the preview.
+
     What an earlier version or a damaged scene holds and cannot be read is left out: it is only a display of
     doubts, and comes back with the next run.
 
     Args:
         segmentationNode: whose segments they are.
+
+    Attributes:
+        frames: what a run left in the segments, per segment ID and frame.
     """
 
     def __init__(self, segmentationNode: Any) -> None:
@@ -33,6 +40,7 @@ class FrameMemory:
         self.axis: int | None = None
         self._shape: tuple[int, ...] = ()
         self.frames: dict[str, FactsOfFrames] = {}
+        self._shown: dict[str, FactsOfFrames] = {}
         self.histories: dict[str, dict[str, frozenset[str]]] = {}
         self.orders: dict[str, list[str]] = {}
         self._load()
@@ -54,36 +62,73 @@ class FrameMemory:
         order += [click for click in clicks if click not in order]
 
     def facts(self, segmentID: str, geometry: VolumeGeometry, axis: int) -> FactsOfFrames:
-        """What is known of the frames of a segment; empty for frames of another axis or size."""
-        if self.axis != axis or self._shape != geometry.shape_ijk:
+        """What is known of the frames of a segment, those of the preview as they are there; empty for frames
+        of another axis or size.
+        """
+        if not self._isOn(geometry, axis):
             return {}
-        return self.frames.get(segmentID, {})
+        return {**self.frames.get(segmentID, {}), **self._shown.get(segmentID, {})}
 
-    def put(self, segmentID: str, frame: int, facts: FrameFacts, geometry: VolumeGeometry, axis: int) -> None:
-        """Remembers facts of a frame. Those of another axis or size are forgotten."""
-        if self.axis != axis or self._shape != geometry.shape_ijk:
-            self.axis, self._shape, self.frames = axis, geometry.shape_ijk, {}
-        self.frames.setdefault(segmentID, {})[frame] = facts
+    def applied(self, segmentID: str, geometry: VolumeGeometry, axis: int) -> FactsOfFrames:
+        """What is known of the masks in the segment itself, whatever the preview shows."""
+        return dict(self.frames.get(segmentID, {})) if self._isOn(geometry, axis) else {}
 
-    def drop(self, segmentID: str, frame: int | None = None) -> None:
-        """Forgets one frame of a segment, or all."""
+    def putPreview(
+        self, segmentID: str, frame: int, facts: FrameFacts, geometry: VolumeGeometry, axis: int
+    ) -> None:
+        """Remembers facts of a frame of the preview. Those of another axis or size are forgotten."""
+        self._begin(geometry, axis)
+        self._shown.setdefault(segmentID, {})[frame] = facts
+
+    def dropPreview(self, segmentID: str, frame: int | None = None) -> None:
+        """A frame of a segment, or all of them, is not in the preview any more."""
         if frame is None:
-            self.frames.pop(segmentID, None)
+            self._shown.pop(segmentID, None)
         else:
-            self.frames.get(segmentID, {}).pop(frame, None)
+            self._shown.get(segmentID, {}).pop(frame, None)
+
+    def apply(self, segmentID: str, frames: Iterable[int]) -> None:
+        """These frames of the preview are in the segment now."""
+        shown = self._shown.get(segmentID, {})
+        for frame in frames:
+            if frame in shown:
+                facts = shown.pop(frame)
+                isOwn = facts.kind == "preview"
+                self.frames.setdefault(segmentID, {})[frame] = (
+                    replace(facts, kind="keyframe") if isOwn else facts
+                )
+
+    def putApplied(
+        self, segmentID: str, facts: Mapping[int, FrameFacts], geometry: VolumeGeometry, axis: int
+    ) -> None:
+        """The segment's masks are those again of which these facts were known."""
+        self._begin(geometry, axis)
+        self.frames[segmentID] = dict(facts)
+
+    def dropApplied(self, segmentID: str, frame: int) -> None:
+        """What is in the segment on a frame came from no run that is known."""
+        self.frames.get(segmentID, {}).pop(frame, None)
 
     def forget(self, segmentID: str) -> None:
         """Forgets all of a segment."""
         self.frames.pop(segmentID, None)
+        self._shown.pop(segmentID, None)
         self.histories.pop(segmentID, None)
         self.orders.pop(segmentID, None)
+
+    def _isOn(self, geometry: VolumeGeometry, axis: int) -> bool:
+        return self.axis == axis and self._shape == geometry.shape_ijk
+
+    def _begin(self, geometry: VolumeGeometry, axis: int) -> None:
+        if not self._isOn(geometry, axis):
+            self.axis, self._shape, self.frames, self._shown = axis, geometry.shape_ijk, {}, {}
 
     def save(self) -> None:
         """Puts everything into the scene."""
         if not (self.frames or self.histories or self.orders) and not self._state.get(_STATE_NAME):
             return
         segments = {
-            segmentID: {str(frame): factsAsList(one) for frame, one in facts.items() if one.kind != "preview"}
+            segmentID: {str(frame): factsAsList(one) for frame, one in facts.items()}
             for segmentID, facts in self.frames.items()
         }
         histories = {

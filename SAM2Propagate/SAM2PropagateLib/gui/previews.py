@@ -102,13 +102,10 @@ class Previews:
     def _takeBack(self, segmentID: str, frame: int) -> None:
         """Takes a frame out of the preview."""
         workspace = self._selection.require()
-        facts = workspace.memory.facts(segmentID, workspace.geometry, workspace.axis).get(frame)
         if frame in workspace.previewFrames(segmentID):
             workspace.preview.erase(segmentID, frame)
-            workspace.memory.drop(segmentID, frame)
             workspace.undone.add(segmentID)
-        elif facts is not None and facts.kind == "preview":
-            workspace.memory.drop(segmentID, frame)
+        workspace.memory.dropPreview(segmentID, frame)
 
     def _ask(self, segmentID: str, frame: int, said: SegmentPrompts) -> None:
         workspace = self._selection.require()

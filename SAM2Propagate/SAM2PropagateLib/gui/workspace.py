@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.gui import keyframes
-from SAM2PropagateLib.gui.memory import FrameMemory, factsAsList, factsOfList
+from SAM2PropagateLib.gui.memory import FactsOfFrames, FrameMemory, factsAsList, factsOfList
 from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.removed_segments import RemovedSegments
 from SAM2PropagateLib.gui.strip import SliceStrip, strip
@@ -34,6 +34,8 @@ BoolArray = npt.NDArray[np.bool_]
 WriterMaker = Callable[[Any, Any], SegmentWriter]
 
 _MOST_UNDO_STEPS = 100
+# More than the Segment Editor can undo.
+_MOST_STATES = 24
 
 
 class Workspace:
@@ -72,6 +74,8 @@ class Workspace:
         self._edits: dict[tuple[str, int], tuple[EditedFrame, ...]] = {}
         # What each segment held after the last commit along an axis, to notice that it was undone.
         self._committed: dict[tuple[str, int], Mapping[int, str]] = {}
+        # What was known of each segment before and after its last commits, by what it held then.
+        self._states: dict[tuple[str, int], dict[frozenset[tuple[int, str]], FactsOfFrames]] = {}
         self.undone: set[str] = set()
         # The window in which each segment was carried last, and the one of which the user was told so.
         self.windows: dict[str, Window] = {}
@@ -298,7 +302,8 @@ class Workspace:
                     Snapshot.ofFrame(under, frame, kept.axis, geometry) if under is not None else None,
                 )
                 if one.facts is not None:
-                    self.memory.put(segmentID, frame, factsOfList(one.facts), geometry, kept.axis)
+                    facts = factsOfList(one.facts)
+                    self.memory.putPreview(segmentID, frame, facts, geometry, kept.axis)
         self.preview.refresh()
 
     def _editedFrames(self, segmentID: str) -> set[int]:
@@ -374,6 +379,7 @@ class Workspace:
         axis = self.axis
         for segmentID in masks:
             self._committed[segmentID, axis] = self.tracker.hashes(segmentID, axis)
+        self.noteState(masks)
         self._edits.clear()
         # Other segments may have lost voxels to it: nobody painted there.
         self.underlay.renew(
@@ -381,17 +387,34 @@ class Workspace:
             {name: self.previewFrames(name) for name in self.segmentIDs},
         )
 
+    def noteState(self, segmentIDs: Iterable[str]) -> None:
+        """Remembers what is known of segments as they are now, for the time when Undo or Redo brings them
+        back to this.
+        """
+        geometry, axis = self.geometry, self.axis
+        for segmentID in segmentIDs:
+            states = self._states.setdefault((segmentID, axis), {})
+            state = frozenset(self.tracker.hashes(segmentID, axis).items())
+            states.pop(state, None)
+            states[state] = self.memory.applied(segmentID, geometry, axis)
+            while len(states) > _MOST_STATES:
+                del states[next(iter(states))]
+
     def _notice(self, segmentID: str, axis: int) -> None:
-        """Forgets what is known of frames whose run was undone."""
+        """Finds out whether runs were undone or brought back, and what is known of the frames then."""
         known = self._committed.get((segmentID, axis))
         if known is None:
             return
         now = self.tracker.hashes(segmentID, axis)
         edited = {one.frame for one in self._edits[segmentID, axis]}
         different = {frame for frame in known.keys() | now.keys() if known.get(frame) != now.get(frame)}
-        for frame in different - edited:
-            self.memory.drop(segmentID, frame)
         if different - edited:
+            facts = self._states.get((segmentID, axis), {}).get(frozenset(now.items()))
+            if facts is not None:
+                self.memory.putApplied(segmentID, facts, self.geometry, axis)
+            else:
+                for frame in different - edited:
+                    self.memory.dropApplied(segmentID, frame)
             self.undone.add(segmentID)
             self.underlay.refresh(segmentID, different - edited)
         # What the user edited is known as it was before: taking the edit back is no undone run.
