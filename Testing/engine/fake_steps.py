@@ -6,6 +6,7 @@ Exact and fast, so that the session's bookkeeping can be tested frame by frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,7 +34,8 @@ class FakeSteps:
     slots = 7
     max_pointers = 16
 
-    def __init__(self) -> None:
+    def __init__(self, *, runs_ahead: bool = False) -> None:
+        self.runs_ahead = runs_ahead
         self.tracked_batches: list[int] = []
         self.recalls: list[Recall] = []
 
@@ -57,34 +59,43 @@ class FakeSteps:
         decoded = self._decoded(features, level, 0.9)
         if mask_logits is None or labels[-1] != 0:
             return decoded
-        kept = torch.where(decoded.logits > 0, -5.0, mask_logits[0, 0])
-        return Decoded(kept, decoded.iou, decoded.object_score, decoded.pointer)
+        return replace(decoded, logits=torch.where(decoded.logits > 0, -5.0, mask_logits[0]))
 
     def decode_mask(self, features: FrameFeatures, mask: torch.Tensor) -> Decoded:
         grid = F.interpolate(mask, size=(GRID, GRID), mode="area")[0, 0]
         inside = features.coarse[0][grid > 0.5]
         level = inside.median() if len(inside) else torch.tensor(float("nan"))
-        return Decoded((grid - 0.5) * 20, 1.0, 10.0 if len(inside) else -10.0, level[None])
+        score = torch.tensor([10.0 if len(inside) else -10.0])
+        return Decoded(((grid - 0.5) * 20)[None], torch.ones(1), score, level[None, None])
 
-    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> list[Decoded]:
+    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> Decoded:
         assert len({recall.shape for recall in recalls}) == 1, "one batch, one shape"
         self.tracked_batches.append(len(features))
         self.recalls.extend(recalls)
-        return [
+        found = [
             self._decoded(f, r.spatial[0][1].pointer[0], 0.8) for f, r in zip(features, recalls, strict=True)
         ]
+        return Decoded(
+            torch.cat([one.logits for one in found]),
+            torch.cat([one.iou for one in found]),
+            torch.cat([one.object_score for one in found]),
+            torch.cat([one.pointer for one in found]),
+        )
+
+    def settled(self, decoded: Decoded) -> Decoded:
+        return decoded
 
     def remember(
-        self, features: Sequence[FrameFeatures], decoded: Sequence[Decoded], *, prompted: bool
+        self, features: Sequence[FrameFeatures], decoded: Decoded, *, prompted: bool
     ) -> list[Memory]:
-        return [Memory(one.pointer, one.pointer) for one in decoded]
+        return [Memory(pointer, pointer) for pointer in decoded.pointer]
 
     @staticmethod
     def _decoded(features: FrameFeatures, level: torch.Tensor, iou: float) -> Decoded:
         near = (features.coarse[0] - level).abs() < 0.2
         logits = torch.where(near, 5.0, -5.0)
-        score = 10.0 if bool((logits > 0).any()) else -10.0
-        return Decoded(logits, iou, score, torch.as_tensor(level)[None])
+        score = torch.tensor([10.0 if bool((logits > 0).any()) else -10.0])
+        return Decoded(logits[None], torch.tensor([iou]), score, torch.as_tensor(level)[None, None])
 
 
 def blocks(frames: int = 20, size: int = SIZE) -> np.ndarray:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.blend import blended
-from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
+from SAM2PropagateLib.engine.doubt import Evidence, doubt_of, figures_of
 from SAM2PropagateLib.engine.front import Tracked
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
-from SAM2PropagateLib.engine.postprocess import clean
+from SAM2PropagateLib.engine.postprocess import clean, native_mask, shown_mask
 from SAM2PropagateLib.engine.refine import refined, toggled
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
@@ -78,7 +78,7 @@ def test_signatures_follow_the_prompts() -> None:
 
 
 def tracked(value: float, iou: float = 0.9, score: float = 5.0) -> Tracked:
-    return Tracked(torch.full((4, 4), value).half(), iou, score)
+    return Tracked(torch.full((4, 4), value).half(), torch.tensor(iou), torch.tensor(score))
 
 
 def test_blending_follows_nearness_and_confidence() -> None:
@@ -93,7 +93,7 @@ def test_blending_follows_nearness_and_confidence() -> None:
     assert (logits > 0).all()
     logits, iou, score = blended(None, tracked(-3, iou=0.7, score=-2), 0, 4)
     assert float(logits[0, 0]) == -3
-    assert (iou, score) == (0.7, -2)
+    assert (float(iou), float(score)) == (pytest.approx(0.7), -2)
 
 
 def test_cleaning_takes_specks_and_holes_but_never_all() -> None:
@@ -158,8 +158,11 @@ def test_doubt_grows_with_every_reason() -> None:
     # But where it was just there.
     ends = [doubt_of(Evidence(iou=0.1, object_score=-9, lost=lost)) for lost in range(1, 30)]
     assert ends[0] > 0.6 and ends == sorted(ends, reverse=True) and ends[-1] < 0.02
-    empty, full = (torch.full((4, 4), value) for value in (-9.0, 9.0))
-    assert Evidence.of(empty, 0.9, -9, lost=2).lost == 2 and Evidence.of(full, 0.9, 9, lost=2).lost == 0
+    numbers = (torch.tensor(0.9), torch.tensor(9.0))
+    empty, full, faint = (figures_of(torch.full((4, 4), value), *numbers).numpy() for value in (-9.0, 9, 0.5))
+    assert Evidence.read(empty, lost=2).lost == 2 and Evidence.read(full, lost=2).lost == 0
+    assert Evidence.read(full).sharpness == 1 and Evidence.read(faint).sharpness == 0.5
+    assert Evidence.read(full).iou == pytest.approx(0.9) and Evidence.read(full).object_score == 9
 
 
 @given(st.integers(4, 40), st.integers(4, 40), st.sampled_from([16, 32, 64]))
@@ -170,7 +173,7 @@ def test_a_mask_survives_the_way_to_the_model_and_back(rows: int, columns: int, 
     mask[: (rows + 1) // 2, : (columns + 1) // 2] = True
     seen = imaging.mask_to_model(mask, view, CPU)
     assert seen.shape == (1, 1, size, size)
-    back = imaging.logits_to_native(seen[0, 0] - 0.5, view) > 0
+    back = native_mask(shown_mask(seen[0, 0] - 0.5, view).numpy(), view, 4 * size)
     wrong = (back ^ mask).sum() / mask.size
     assert wrong <= (rows + columns) * max(1.0, rows / size, columns / size) / mask.size
 
@@ -184,9 +187,12 @@ def test_outside_the_frame_there_is_black_and_outside_the_view_nothing() -> None
     white = (1 - 0.485) / 0.229
     assert torch.allclose(seen[:, 0, :8, :8], torch.tensor(black), atol=1e-4)
     assert torch.allclose(seen[:, 0, 14:, 14:], torch.tensor(white), atol=1e-4)
-    native = imaging.logits_to_native(torch.ones(8, 8), view)
-    assert np.allclose(native[:, :10], 1)
-    assert (native[:, 10:] == imaging.OUTSIDE_LOGIT).all()
+    shown = shown_mask(torch.ones(8, 8), view)
+    assert shown.shape == (10, 10) and shown.all()
+    mask = native_mask(shown.numpy(), view, 8)
+    assert mask[:, :10].all() and not mask[:, 10:].any()
+    aside = FrameView((10, 20), (1, 1), (24.5, -9.5, 34.5, 0.5), 32)
+    assert not native_mask(shown_mask(torch.ones(8, 8), aside).numpy(), aside, 8).any()
 
 
 def test_a_click_and_its_pixel_meet_in_the_model() -> None:

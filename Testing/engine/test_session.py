@@ -512,7 +512,7 @@ class FullDevice(FakeSteps):
         super().__init__()
         self.limit = limit
 
-    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> list[Decoded]:
+    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> Decoded:
         if len(features) > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().track(features, recalls)
@@ -604,3 +604,70 @@ def test_where_a_segment_ends_is_doubtful_and_far_beyond_it_is_not() -> None:
     marked = segment({8: BRIGHT_BOX, 12: FramePrompts(absent=True)}, last=12)
     masks, _ = run(session(volume), marked)
     assert masks["bright", 12].doubt == 0
+
+
+AHEAD: dict[str, tuple[dict[int, FramePrompts], ...]] = {
+    "both ends": ({8: BRIGHT_BOX},),
+    "two keyframes": ({2: BRIGHT_BOX, 17: BRIGHT_BOX},),
+    "an absent mark": ({2: BRIGHT_BOX, 17: FramePrompts(absent=True)},),
+    "two segments": ({8: BRIGHT_BOX}, {3: GREY_CLICK, 11: FramePrompts(absent=True)}),
+}
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("name", AHEAD)
+def test_running_ahead_of_what_is_read_changes_no_mask_and_computes_no_frame_more(
+    name: str, ends: bool
+) -> None:
+    volume = blocks()
+    if ends:
+        volume[12:] = 0
+    segments = [segment(keyframes, str(n)) for n, keyframes in enumerate(AHEAD[name])]
+    expected, straight = run(session(volume), *segments)
+    masks, summary = run(session(volume, steps=FakeSteps(runs_ahead=True)), *segments)
+    assert summary.frames_computed == straight.frames_computed
+    assert masks.keys() == expected.keys()
+    for key, mask in masks.items():
+        assert np.array_equal(mask.mask, expected[key].mask)
+        assert (mask.doubt, mask.kind) == (expected[key].doubt, expected[key].kind)
+
+
+def test_a_frame_is_read_while_the_next_one_is_computed() -> None:
+    tracked = {}
+    for runs_ahead in (False, True):
+        steps = FakeSteps(runs_ahead=runs_ahead)
+        opened = session(blocks(), steps=steps)
+        counts: dict[int, int] = {}
+
+        def on_frame(mask: FrameMask, steps: FakeSteps = steps, counts: dict[int, int] = counts) -> None:
+            counts[mask.frame] = len(steps.tracked_batches)
+
+        opened.propagate(RunRequest((segment({0: BRIGHT_BOX}),)), on_frame)
+        tracked[runs_ahead] = [counts[frame] for frame in range(1, 20)]
+    assert tracked[False] == list(range(1, 20))
+    assert tracked[True] == [*range(2, 20), 19]
+
+
+@pytest.mark.parametrize("steps_done", [3, 5, 6, 7, 8])
+def test_a_run_that_is_cancelled_ahead_goes_on_with_what_it_found(steps_done: int) -> None:
+    volume = blocks()
+    volume[5:] = 0
+    steps = FakeSteps(runs_ahead=True)
+    opened = session(volume, steps=steps)
+    wanted = segment({0: BRIGHT_BOX})
+
+    def between(done: float) -> None:
+        if len(steps.tracked_batches) >= steps_done:
+            raise Cancelled
+
+    written: dict[int, FrameMask] = {}
+    with pytest.raises(Cancelled):
+        opened.propagate(RunRequest((wanted,)), lambda mask: written.__setitem__(mask.frame, mask), between)
+    rest, _ = run(opened, wanted)
+    expected, straight = run(session(volume), wanted)
+    assert len(steps.tracked_batches) == straight.frames_computed
+    written.update({frame: mask for (_, frame), mask in rest.items()})
+    assert sorted(written) == list(range(20))
+    for frame, mask in written.items():
+        assert np.array_equal(mask.mask, expected["bright", frame].mask)
+        assert mask.doubt == expected["bright", frame].doubt

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from SAM2PropagateLib.engine.build import LoadedModel
-from SAM2PropagateLib.engine.front import Front
+from SAM2PropagateLib.engine.front import Front, Tracked
 from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.training.clips import BOX, CLICK, MASK, ClipPlan, ClipPrompt
 from SAM2PropagateLib.training.features import FrameStock
@@ -55,11 +55,11 @@ def test_the_rollout_gives_what_the_engine_gives(kind: str, slots: int, is_there
             features[0], torch.from_numpy(prompt.points).float(), torch.from_numpy(prompt.labels).int()
         )
     pointers = 5
-    front = Front(0, 1, steps.remember([features[0]], [key], prompted=True)[0], pointers, slots, pointers)
+    front = Front(0, 1, steps.remember([features[0]], key, prompted=True)[0], pointers, slots, pointers)
     wanted = [key]
     for feature in features[1:]:
-        (decoded,) = steps.track([feature], [front.recall()])
-        front.advance(decoded, steps.remember([feature], [decoded], prompted=False)[0])
+        decoded = steps.settled(steps.track([feature], [front.recall()]))
+        front.advance(Tracked.of(decoded)[0], steps.remember([feature], decoded, prompted=False)[0])
         wanted.append(decoded)
 
     plan = ClipPlan(kind, 0, FRAMES - 1, slots, pointers)
@@ -67,8 +67,8 @@ def test_the_rollout_gives_what_the_engine_gives(kind: str, slots: int, is_there
     with torch.no_grad():
         answers = Rollout(loaded).run(stocks, [prompt], plan)
     for answer, decoded in zip(answers, wanted, strict=True):
-        assert torch.allclose(answer.logits[0], decoded.logits, atol=2e-3, rtol=1e-3)
-        assert torch.allclose(answer.pointer[0], decoded.pointer, atol=2e-3, rtol=1e-3)
+        assert torch.allclose(answer.logits, decoded.logits, atol=2e-3, rtol=1e-3)
+        assert torch.allclose(answer.pointer, decoded.pointer, atol=2e-3, rtol=1e-3)
     # Otherwise the frames would agree whatever the memories are.
     changes = float((answers[1].pointer - answers[-1].pointer).abs().max())
     assert changes > 0.01 if is_there else changes == 0

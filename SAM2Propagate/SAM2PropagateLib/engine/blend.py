@@ -14,16 +14,16 @@ _LIMIT = 8.0
 _SHAPE_WEIGHT = 2.0
 
 
-def confidence(tracked: Tracked) -> float:
+def confidence(tracked: Tracked) -> torch.Tensor:
     """How far one side may be trusted, in (0, 1]: its predicted IoU."""
-    return max(tracked.iou, 0.05)
+    return tracked.iou.clamp(min=0.05)
 
 
-def disagreement(left: Tracked, right: Tracked) -> float:
+def disagreement(left: Tracked, right: Tracked) -> torch.Tensor:
     """How much of what either side found only one of them found, 0 to 1."""
     one, other = left.logits > 0, right.logits > 0
-    either = int((one | other).sum())
-    return 1 - int((one & other).sum()) / either if either else 0.0
+    either = (one | other).sum()
+    return torch.where(either > 0, 1 - (one & other).sum() / either, 0.0)
 
 
 def blended(
@@ -32,7 +32,7 @@ def blended(
     from_left: int,
     from_right: int,
     shapes: tuple[Shape, Shape] | None = None,
-) -> tuple[torch.Tensor, float, float]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The logits of a frame from one or both sides.
 
     Where the sides disagree, the shape on the way between those on the keyframes decides with them: the more,
@@ -45,6 +45,7 @@ def blended(
 
     Returns:
         Logits (float32, 4h x 4w), predicted IoU and object score, each weighted by nearness and confidence.
+        Nothing of it is read back from the device.
     """
     if left is None or right is None:
         only = left if left is not None else right
@@ -59,9 +60,8 @@ def blended(
         way = from_left / (from_left + from_right)
         # Beside a keyframe its own side sees more than any shape on the way to another one.
         far = min(1.0, 8 * way * (1 - way))
-        trust = _SHAPE_WEIGHT * far * min(1.0, 2 * disagreement(left, right))
-        if trust:
-            logits = logits + trust * between(*shapes, way).to(logits.device)
+        trust = _SHAPE_WEIGHT * far * (2 * disagreement(left, right)).clamp(max=1.0)
+        logits = logits + trust * between(*shapes, way)
     iou = share * left.iou + (1 - share) * right.iou
     score = share * left.object_score + (1 - share) * right.object_score
     return logits, iou, score

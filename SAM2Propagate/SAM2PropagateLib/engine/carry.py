@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
-import torch
-
-from SAM2PropagateLib.engine import looking
 from SAM2PropagateLib.engine.blend import blended
-from SAM2PropagateLib.engine.doubt import Evidence, doubt_of, overlap
+from SAM2PropagateLib.engine.doubt import overlap
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.front import Front, Tracked, batches
 from SAM2PropagateLib.engine.jobs import DRAFTED, Active, Job, active_fronts
 from SAM2PropagateLib.engine.memory_limits import is_out_of_memory, out_of_memory_error
-from SAM2PropagateLib.engine.postprocess import native_mask
-from SAM2PropagateLib.engine.results import PROPAGATED, FrameMask
+from SAM2PropagateLib.engine.report import Ready, Report
+from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.shape import closed
 from SAM2PropagateLib.engine.steps import FrameFeatures, ModelSteps
 
-# A draft lacks what the other side, or the segment's end, will say: it is worth a look until then.
-_DRAFT_DOUBT = 0.5
+# Masks that are read back at once at most.
+_MOST_MASKS = 32
 
 
 class Counter:
@@ -55,21 +52,38 @@ class Carrier:
         self._max_batch = max_batch
 
     def carry(self, jobs: list[Job], counter: Counter, between: Callable[[float], None]) -> None:
-        """Go on with all jobs until nothing is pending; see `EngineSession.propagate`."""
+        """Go on with all jobs until nothing is pending; see `EngineSession.propagate`.
+
+        One report is read back of each step, if possible while the device computes the next one.
+        """
+        unread: deque[Report] = deque()
 
         def pause() -> None:
             between(counter.written + sum(job.done for job in jobs))
 
-        for job in jobs:
-            self._write_finished(job, counter, pause)
-        while active := active_fronts(jobs):
-            pause()
-            # No more at once than make a batch: what they remember takes memory.
-            self._step(active[: self._max_batch], counter)
+        try:
+            self._write_known(jobs, counter, pause)
+            while active := active_fronts(jobs):
+                pause()
+                # No more at once than make a batch: what they remember takes memory.
+                tracked = self._step(active[: self._max_batch], counter)
+                unread.append(Report(tracked, self._ready(jobs)))
+                while len(unread) > 1 or (unread and self._must_know(jobs)):
+                    self._write(unread.popleft(), counter, pause)
+            if unread:
+                self._write(unread.popleft(), counter, pause)
+            self._write_known(jobs, counter, pause)
+        finally:
+            # Nor does a run that was ended leave a front behind that does not know what it found.
             for job in jobs:
-                self._write_finished(job, counter, pause)
+                for front in job.fronts:
+                    front.catch_up()
 
-    def _step(self, active: list[Active], counter: Counter) -> None:
+    def _must_know(self, jobs: list[Job]) -> bool:
+        """Whether the host has to read what the last step found before it asks for the next one."""
+        return not self._steps.runs_ahead or any(job.may_have_lost(f) for job in jobs for f in job.fronts)
+
+    def _step(self, active: list[Active], counter: Counter) -> list[Front]:
         """Every front one frame further."""
         upcoming = (
             (a.sight, a.front.next_frame + a.front.step * ahead)
@@ -79,9 +93,11 @@ class Carrier:
         )
         features = self._features.get([(a.sight, a.front.next_frame) for a in active], upcoming)
         seen = {id(a.front): features[a.sight, a.front.next_frame] for a in active}
-        for group in batches([a.front for a in active], self._max_batch):
+        fronts = [a.front for a in active]
+        for group in batches(fronts, self._max_batch):
             self._advance(group, seen)
             counter.computed += len(group)
+        return fronts
 
     def _advance(self, group: list[Front], seen: Mapping[int, FrameFeatures]) -> None:
         """Track a batch of fronts one frame further; on too little memory in two halves, and so on."""
@@ -100,52 +116,68 @@ class Carrier:
         """Whether there was memory for it; if not, what the attempt held is free again on return."""
         features = [seen[id(front)] for front in group]
         try:
+            # All of it stays on the device. What else is known of these frames can change logits, IoU and
+            # object score between these steps: the masks are made, and remembered, from what is settled.
             decoded = self._steps.track(features, [front.recall() for front in group])
-            memories = self._steps.remember(features, decoded, prompted=False)
+            settled = self._steps.settled(decoded)
+            memories = self._steps.remember(features, settled, prompted=False)
+            found = Tracked.of(settled)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return False
-        for front, answer, memory in zip(group, decoded, memories, strict=True):
-            front.advance(answer, memory)
+        for front, one, memory in zip(group, found, memories, strict=True):
+            front.advance(one, memory)
         return True
 
-    def _write_finished(self, job: Job, counter: Counter, pause: Callable[[], None]) -> None:
-        waiting = []
-        is_open_ended, finished, drafts = job.is_open_ended, 0, 0
-        for frame in job.pending:
-            left = job.found(job.left, frame)
-            right = job.found(job.right, frame)
-            lacks_left = job.left is not None and left is None
-            lacks_right = job.right is not None and right is None
-            if lacks_left or lacks_right or is_open_ended:
-                waiting.append(frame)
-                if left is not None or right is not None:
-                    drafts += 1
-                    self._draft(job, frame, left, right, counter)
+    # --- what is known ------------------------------------------------------------------------------
+
+    def _write_known(self, jobs: list[Job], counter: Counter, pause: Callable[[], None]) -> None:
+        """Write what needs no further step."""
+        while ready := self._ready(jobs):
+            self._write(Report([], ready), counter, pause)
+
+    def _write(self, report: Report, counter: Counter, pause: Callable[[], None]) -> None:
+        finished = 0
+        for one, mask in report.masks():
+            if one.is_draft:
+                counter.show(mask)
                 continue
             if finished:
                 # Many at once, where their fronts were there already: still one may cancel or preview.
                 pause()
             finished += 1
-            job.drafts = max(0, job.drafts - 1)
-            counter.write(self._finished(job, frame, left, right))
-            job.track.written[frame] = job.signature
-        job.pending, job.drafts = waiting, drafts
+            one.job.begun.discard(one.frame)
+            counter.write(mask)
+            one.job.track.written[one.frame] = one.job.signature
 
-    def _draft(
-        self, job: Job, frame: int, left: Tracked | None, right: Tracked | None, counter: Counter
-    ) -> None:
-        """Show what is known of a frame that has no mask yet; the next run knows it as out of date."""
-        if frame in job.track.written:
-            return
-        found = left if left is not None else right
-        assert found is not None
-        draft = self._propagated(job, frame, found.logits.float(), found.iou, found.object_score)
-        counter.show(replace(draft, doubt=max(draft.doubt, _DRAFT_DOUBT)))
-        job.track.written[frame] = DRAFTED
+    def _ready(self, jobs: list[Job]) -> list[Ready]:
+        """The next frames whose masks can be finished, and drafts of those that have to wait and have none.
 
-    def _finished(self, job: Job, frame: int, left: Tracked | None, right: Tracked | None) -> FrameMask:
+        They stop being pending; of a draft the next run knows that it is out of date.
+        """
+        ready: list[Ready] = []
+        for job in jobs:
+            waiting, is_open_ended = [], job.is_open_ended
+            for frame in job.pending:
+                left, right = job.found(job.left, frame), job.found(job.right, frame)
+                found = left if left is not None else right
+                if found is None or len(ready) >= _MOST_MASKS:
+                    waiting.append(frame)
+                elif is_open_ended or job.lacks(left, right):
+                    waiting.append(frame)
+                    job.begun.add(frame)
+                    if frame not in job.track.written:
+                        parts = (found.logits.float(), found.iou, found.object_score)
+                        ready.append(Ready.of(job, frame, *parts, is_draft=True))
+                        job.track.written[frame] = DRAFTED
+                else:
+                    ready.append(self._finished(job, frame, left, right))
+            job.pending = waiting
+        return ready
+
+    @staticmethod
+    def _finished(job: Job, frame: int, left: Tracked | None, right: Tracked | None) -> Ready:
         stretch = job.stretch
         logits, iou, score = blended(
             left,
@@ -154,26 +186,9 @@ class Carrier:
             0 if stretch.right is None else stretch.right - frame,
             job.shapes,
         )
-        kept = 1.0
+        agreement = None if left is None or right is None else overlap(left.logits, right.logits)
         if job.end is not None and stretch.absent is not None:
             share = (frame - job.end.source) / (stretch.absent - job.end.source)
             before, logits = logits, closed(logits, job.too_deep, share)
-            kept = overlap(before, logits)
-        agreement = kept if left is None or right is None else overlap(left.logits, right.logits)
-        lost = min(one.lost for one in (left, right) if one is not None)
-        return self._propagated(job, frame, logits, iou, score, agreement, lost)
-
-    def _propagated(
-        self,
-        job: Job,
-        frame: int,
-        logits: torch.Tensor,
-        iou: float,
-        score: float,
-        agreement: float = 1.0,
-        lost: int = 0,
-    ) -> FrameMask:
-        view = job.track.view
-        mask = native_mask(logits, view)
-        evidence = Evidence.of(logits, iou, score, agreement, is_cut=looking.is_cut(mask, view), lost=lost)
-        return FrameMask(job.stretch.segment, frame, mask, iou, score, doubt_of(evidence), PROPAGATED)
+            agreement = overlap(before, logits)
+        return Ready.of(job, frame, logits, iou, score, agreement)

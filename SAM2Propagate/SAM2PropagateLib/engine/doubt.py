@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 # How often it is wrong that a segment has ended, on the first frame without it, and how that fades from frame
@@ -34,27 +35,35 @@ class Evidence:
     lost: int = 0
 
     @staticmethod
-    def of(
-        logits: torch.Tensor,
-        iou: float,
-        score: float,
-        agreement: float = 1.0,
-        *,
-        is_cut: bool = False,
-        lost: int = 0,
-    ) -> Evidence:
-        """The evidence of a propagated frame; logits are (4h, 4w)."""
-        area = float((logits > 0).sum())
-        unsure = float((logits.abs() < 1).sum())
+    def read(figures: np.ndarray, *, is_cut: bool = False, lost: int = 0) -> Evidence:
+        """The evidence of a propagated frame.
+
+        Args:
+            figures: what `figures_of` gave, read back.
+        """
+        iou, score, agreement, area, unsure = figures.tolist()
         sharpness = area / (area + unsure) if area + unsure else 1.0
         return Evidence(iou, score, agreement, sharpness, is_cut, 0 if area else lost)
 
 
-def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Dice of the masks of two logits of the same shape, 0 to 1; 1 where both are empty."""
+def figures_of(
+    logits: torch.Tensor, iou: torch.Tensor, score: torch.Tensor, agreement: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What `Evidence.read` needs to know of a frame, on the device: float32 (5,).
+
+    Args:
+        logits: (4h, 4w). The others are single numbers; see `Evidence`.
+    """
+    area, unsure = (logits > 0).sum(), (logits.abs() < 1).sum()
+    agreed = torch.ones_like(iou) if agreement is None else agreement
+    return torch.stack([part.float() for part in (iou, score, agreed, area, unsure)])
+
+
+def overlap(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Dice of the masks of two logits of the same shape, 0 to 1, on the device; 1 where both are empty."""
     first, second = one > 0, other > 0
-    total = float(first.sum() + second.sum())
-    return 2 * float((first & second).sum()) / total if total else 1.0
+    total = first.sum() + second.sum()
+    return torch.where(total > 0, 2 * (first & second).sum() / total, 1.0)
 
 
 def doubt_of(evidence: Evidence) -> float:

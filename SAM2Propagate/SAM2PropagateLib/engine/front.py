@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,17 +13,24 @@ from SAM2PropagateLib.engine.steps import Decoded, Memory, Recall
 
 @dataclass(frozen=True)
 class Tracked:
-    """What a front found on one frame.
+    """What a front found on one frame, on the device.
 
     Attributes:
-        logits: float16 (4h, 4w). iou: predicted, 0 to 1. object_score: a logit.
-        lost: frames without a trace of the segment in a row, this one included; 0 where it was found.
+        logits: float16 (4h, 4w). iou: float32 (), predicted, 0 to 1. object_score: float32 (), a logit.
+        lost: frames without a trace of the segment in a row, this one included; 0 where it was found, and as
+            long as nothing is read back of it.
     """
 
     logits: torch.Tensor
-    iou: float
-    object_score: float
+    iou: torch.Tensor
+    object_score: torch.Tensor
     lost: int = 0
+
+    @staticmethod
+    def of(decoded: Decoded) -> list[Tracked]:
+        """The answers for a batch of frames."""
+        parts = (decoded.logits.half(), decoded.iou, decoded.object_score)
+        return [Tracked(*one) for one in zip(*parts, strict=True)]
 
 
 class Front:
@@ -47,6 +54,7 @@ class Front:
         self.source = source
         self.step = step
         self.found: dict[int, Tracked] = {}
+        self._told = 0
         self._keyframe = memory
         self._span = max(1, min(frame_count, max_pointers) - 1)
         self._slots = slots
@@ -64,9 +72,21 @@ class Front:
         return self.found.get(self.next_frame - self.step)
 
     @property
+    def unread(self) -> int:
+        """Frames that are found, but of which the host does not know yet whether the segment is on them."""
+        return len(self.found) - self._told
+
+    @property
     def empty_frames(self) -> int:
-        """Frames without a trace of the segment in a row, up to now."""
-        return 0 if self.last_found is None else self.last_found.lost
+        """Frames without a trace of the segment in a row, up to the last one that was read."""
+        return self.found[self.source + self.step * self._told].lost if self._told else 0
+
+    def tell(self, is_there: bool) -> None:
+        """Take what was read of the first frame that nothing was known of: whether the segment is on it."""
+        lost = 0 if is_there else self.empty_frames + 1
+        self._told += 1
+        frame = self.source + self.step * self._told
+        self.found[frame] = replace(self.found[frame], lost=lost)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,11 +109,14 @@ class Front:
         for memory in (self._keyframe, *self._recent):
             memory.projected = None
 
-    def advance(self, decoded: Decoded, memory: Memory) -> None:
+    def catch_up(self) -> None:
+        """Read what nobody has read, one frame after the other."""
+        while self.unread:
+            self.tell(bool((self.found[self.source + self.step * (self._told + 1)].logits > 0).any()))
+
+    def advance(self, found: Tracked, memory: Memory) -> None:
         """Record what was found on the next frame, and go one further."""
-        logits = decoded.logits.half()
-        lost = 0 if bool((logits > 0).any()) else self.empty_frames + 1
-        self.found[self.next_frame] = Tracked(logits, decoded.iou, decoded.object_score, lost)
+        self.found[self.next_frame] = found
         self._recent.appendleft(memory)
         if len(self._recent) >= self._slots:
             # Older memories count by their pointer alone.

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from SAM2PropagateLib.engine.transfer import uploaded
 from SAM2PropagateLib.frames.view import FrameView
 
 # Mean and deviation that SAM 2's image encoder was trained with (ImageNet's).
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
-
-OUTSIDE_LOGIT = -32.0
 
 
 def whole_pixels(view: FrameView) -> FrameView:
@@ -44,7 +43,7 @@ def to_model_input(frames: Sequence[np.ndarray], view: FrameView, device: torch.
         float32 tensor (frames, 3, size, size), normalised with ImageNet's mean and deviation.
         What lies outside the frame is black (0 before normalising).
     """
-    stack = torch.from_numpy(np.stack(frames)).to(device)[:, None]
+    stack = uploaded(torch.from_numpy(np.stack(frames)), device)[:, None]
     seen = F.interpolate(
         _cut(stack, view).float(),
         size=(view.size, view.size),
@@ -56,9 +55,9 @@ def to_model_input(frames: Sequence[np.ndarray], view: FrameView, device: torch.
 
 
 def _normalised(grey: torch.Tensor) -> torch.Tensor:
-    mean = torch.tensor(_MEAN, device=grey.device).view(1, 3, 1, 1)
-    deviation = torch.tensor(_DEVIATION, device=grey.device).view(1, 3, 1, 1)
-    return (grey / 255.0 - mean) / deviation
+    # By numbers, not by a tensor of them, which would first have to be brought to the device.
+    channels = [(grey / 255.0 - mean) / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)]
+    return torch.cat(channels, dim=1)
 
 
 def from_grey(grey: np.ndarray) -> torch.Tensor:
@@ -81,7 +80,7 @@ def mask_to_model(mask: np.ndarray, view: FrameView, device: torch.device) -> to
     Returns:
         float32 tensor (1, 1, size, size) in [0, 1]: the share of each model pixel that the mask covers.
     """
-    stack = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.uint8)).to(device)[None, None]
+    stack = uploaded(torch.from_numpy(np.ascontiguousarray(mask, dtype=np.uint8)), device)[None, None]
     return F.interpolate(
         _cut(stack, view).float(),
         size=(view.size, view.size),
@@ -91,17 +90,25 @@ def mask_to_model(mask: np.ndarray, view: FrameView, device: torch.device) -> to
     )
 
 
-def logits_to_native(logits: torch.Tensor, view: FrameView) -> np.ndarray:
-    """Low-resolution mask logits as logits on the native frame.
+def shown_part(view: FrameView) -> tuple[slice, slice]:
+    """The rows and columns of the native frame that a view shows."""
+    rows, columns = view.frame_shape
+    x0, y0, x1, y1 = (round(edge + 0.5) for edge in view.crop)
+    top, left = min(max(y0, 0), rows), min(max(x0, 0), columns)
+    return slice(top, max(min(y1, rows), top)), slice(left, max(min(x1, columns), left))
+
+
+def logits_to_native(logits: torch.Tensor, view: FrameView) -> torch.Tensor:
+    """Low-resolution mask logits as logits of native pixels, on the same device.
 
     Args:
         logits: float tensor (height, width) over the view's square.
 
     Returns:
-        float32 array (rows, columns); pixels outside the view get `OUTSIDE_LOGIT`.
+        float32 tensor: the pixels of `shown_part`. Beyond it there is nothing.
     """
-    rows, columns = view.frame_shape
     x0, y0, x1, y1 = (round(edge + 0.5) for edge in view.crop)
+    rows, columns = shown_part(view)
     native = F.interpolate(
         logits.float()[None, None],
         size=(y1 - y0, x1 - x0),
@@ -109,9 +116,5 @@ def logits_to_native(logits: torch.Tensor, view: FrameView) -> np.ndarray:
         align_corners=False,
         # A crop much larger than the logits' grid is the rule; antialiasing only matters for tiny frames.
         antialias=(y1 - y0) < logits.shape[-2],
-    )[0, 0].cpu()
-    out = np.full((rows, columns), OUTSIDE_LOGIT, np.float32)
-    top, bottom, left, right = max(y0, 0), min(y1, rows), max(x0, 0), min(x1, columns)
-    if top < bottom and left < right:
-        out[top:bottom, left:right] = native[top - y0 : bottom - y0, left - x0 : right - x0].numpy()
-    return out
+    )[0, 0]
+    return native[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]

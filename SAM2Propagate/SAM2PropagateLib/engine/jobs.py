@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
+
 from SAM2PropagateLib.engine.front import Front, Tracked
 from SAM2PropagateLib.engine.keys import Key
 from SAM2PropagateLib.engine.looking import Sight
@@ -84,7 +86,12 @@ def work_of(segment: ResolvedSegment, track: Track, run: RunRequest) -> Work:
 
 @dataclass
 class Job:
-    """A stretch of the run under way, with the fronts that cross it."""
+    """A stretch of the run under way, with the fronts that cross it.
+
+    Attributes:
+        pending: frames whose masks have not been asked for yet.
+        begun: frames of which something is found, but whose masks are not written yet.
+    """
 
     stretch: Stretch
     signature: tuple[object, ...]
@@ -94,7 +101,7 @@ class Job:
     pending: list[int]
     patience: int | None
     shapes: tuple[Shape, Shape] | None = None
-    drafts: int = 0
+    begun: set[int] = field(default_factory=set)
 
     @property
     def is_open_ended(self) -> bool:
@@ -104,13 +111,19 @@ class Job:
     @property
     def done(self) -> float:
         """How much of the work on the frames that are not finished yet is done, in frames."""
-        return self.drafts / (2 if self.left is not None and self.right is not None else 1)
+        return len(self.begun) / len(self.fronts)
 
     @cached_property
-    def too_deep(self) -> float:
-        """How deep the mask still is beside the absent mark, in pixels of the logit grid."""
+    def too_deep(self) -> torch.Tensor:
+        """How deep the mask still is beside the absent mark, float32 (), in pixels of the logit grid."""
         last = self.found(self.end, self.beside_absent)
-        return 0.0 if last is None else depth(last.logits)
+        assert last is not None, "asked for when the front that ends there has come to its end"
+        return depth(last.logits)
+
+    @property
+    def fronts(self) -> list[Front]:
+        """Those that cross it, one or two."""
+        return [front for front in (self.left, self.right) if front is not None]
 
     @property
     def end(self) -> Front | None:
@@ -122,10 +135,21 @@ class Job:
         """The frame next to the absent mark."""
         return self.stretch.last if self.right is None else self.stretch.first
 
+    def lacks(self, left: Tracked | None, right: Tracked | None) -> bool:
+        """Whether a side has still to come."""
+        return (self.left is not None and left is None) or (self.right is not None and right is None)
+
     def has_lost(self, front: Front) -> bool:
         """Whether a front has left its segment behind, and no keyframe says that it comes back."""
+        return self._gives_up(front.empty_frames)
+
+    def may_have_lost(self, front: Front) -> bool:
+        """Whether that could come out when what was found last is read."""
+        return front.unread > 0 and self._gives_up(front.empty_frames + front.unread)
+
+    def _gives_up(self, empty_frames: int) -> bool:
         is_open = self.left is None or self.right is None
-        return is_open and self.patience is not None and front.empty_frames >= self.patience
+        return is_open and self.patience is not None and empty_frames >= self.patience
 
     def found(self, front: Front | None, frame: int) -> Tracked | None:
         """What a front found on a frame; where it has lost its segment, what it found last; None: not yet."""
@@ -167,8 +191,8 @@ def shapes_beside(stretch: Stretch, keys: Mapping[int, Key]) -> tuple[Shape, Sha
     """The shapes on the keyframes on both sides of a stretch."""
     if stretch.left is None or stretch.right is None:
         return None
-    left, right = (Shape.of(keys[key].decoded.logits) for key in (stretch.left, stretch.right))
-    return None if left is None or right is None else (left, right)
+    left, right = (Shape.of(keys[key].decoded.logits[0]) for key in (stretch.left, stretch.right))
+    return left, right
 
 
 def key_mark(prompts: FramePrompts) -> tuple[object, ...]:

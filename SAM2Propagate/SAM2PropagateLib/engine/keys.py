@@ -13,10 +13,11 @@ from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import with_room
-from SAM2PropagateLib.engine.postprocess import native_mask
+from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
 from SAM2PropagateLib.engine.refine import refined, toggled
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, Decoded, FrameFeatures, Memory, ModelSteps
+from SAM2PropagateLib.engine.transfer import Readback, uploaded
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 
@@ -25,11 +26,19 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class Key:
-    """A decoded keyframe; its memory is made when it is carried, not for a preview."""
+    """A decoded keyframe; its memory is made when it is carried, not for a preview.
+
+    Attributes:
+        decoded: a batch of one, on the device.
+        mask: bool, (rows, columns) of the native frame.
+        iou, object_score: as in `decoded`.
+    """
 
     prompts: FramePrompts
     decoded: Decoded
     mask: np.ndarray
+    iou: float
+    object_score: float
     memory: Memory | None = None
 
     @property
@@ -38,16 +47,9 @@ class Key:
 
     def as_mask(self, segment: str, frame: int, kind: str) -> FrameMask:
         """Its mask as a result of a segment's frame; a mask that the user gave is beyond doubt."""
-        given = self.decoded.iou >= 1.0
-        return FrameMask(
-            segment,
-            frame,
-            self.mask,
-            self.decoded.iou,
-            self.decoded.object_score,
-            0.0 if given else doubt_of(Evidence(self.decoded.iou, self.decoded.object_score)),
-            kind,
-        )
+        given = self.iou >= 1.0
+        doubt = 0.0 if given else doubt_of(Evidence(self.iou, self.object_score))
+        return FrameMask(segment, frame, self.mask, self.iou, self.object_score, doubt, kind)
 
 
 class KeyDecoder:
@@ -71,13 +73,10 @@ class KeyDecoder:
             SAM2PropagateError: `out_of_memory`.
         """
         if prompts.absent or not (prompts.clicks or prompts.box or prompts.mask is not None):
-            return Key(prompts, _nothing(self._steps.device), np.zeros(self._native_shape, bool))
+            empty = np.zeros(self._native_shape, bool)
+            return Key(prompts, _nothing(self._steps.device), empty, 1.0, -MASK_PROMPT_LOGIT)
         features, view = self._features.get([(sight, frame)])[sight, frame], sight.view
-        mask = prompts.mask
-        if mask is not None and not prompts.clicks:
-            decoded = self._with_room(lambda: self._steps.decode_mask(features, self._seen(mask, view)))
-            return Key(prompts, decoded, mask)
-        return Key(prompts, *self._with_room(lambda: self._decode_prompts(features, view, prompts)))
+        return self._with_room(lambda: self._decode_prompts(features, view, prompts))
 
     def memory(self, sight: looking.Sight, frame: int, key: Key) -> Memory:
         """What later frames remember of a keyframe; made once.
@@ -88,34 +87,41 @@ class KeyDecoder:
         if key.memory is None:
             features = self._features.get([(sight, frame)])[sight, frame]
             key.memory = self._with_room(
-                lambda: self._steps.remember([features], [key.decoded], prompted=True)[0]
+                lambda: self._steps.remember([features], key.decoded, prompted=True)[0]
             )
         return key.memory
 
-    def _decode_prompts(
-        self, features: FrameFeatures, view: FrameView, prompts: FramePrompts
-    ) -> tuple[Decoded, np.ndarray]:
+    def _decode_prompts(self, features: FrameFeatures, view: FrameView, prompts: FramePrompts) -> Key:
         if prompts.mask is None:
             decoded = self._decode_points(features, view, prompts.box, prompts.clicks)
-            return decoded, native_mask(decoded.logits, view)
-        mask = self._corrected(features, view, prompts)
-        return self._steps.decode_mask(features, self._seen(mask, view)), mask
+            shown, figures = Readback([shown_mask(decoded.logits[0], view), _figures(decoded)]).arrays()
+            mask = native_mask(shown, view, decoded.logits.shape[-1])
+        else:
+            mask = self._corrected(features, view, prompts)
+            decoded = self._steps.decode_mask(features, self._seen(mask, view))
+            (figures,) = Readback([_figures(decoded)]).arrays()
+        return Key(prompts, decoded, mask, *figures.tolist())
 
     def _corrected(self, features: FrameFeatures, view: FrameView, prompts: FramePrompts) -> np.ndarray:
-        """The prompts' mask after its clicks, each taken on what those before it made of it."""
+        """The prompts' mask after its clicks, if any, each taken on what those before it made of it."""
         assert prompts.mask is not None
         mask = prompts.mask
         for count, click in enumerate(prompts.clicks, 1):
             start = self._as_logits(mask, view)
             decoded = self._decode_points(features, view, prompts.box, prompts.clicks[:count], start)
-            changed = refined(mask, native_mask(decoded.logits, view), click)
+            changed = refined(mask, self._mask_of(decoded, view), click)
             if changed is mask:
                 # Starting from the mask, the model stays with it: ask what lies at the click by itself.
                 x, y, _ = click
                 alone = self._decode_points(features, view, None, ((x, y, True),))
-                changed = toggled(mask, native_mask(alone.logits, view), click)
+                changed = toggled(mask, self._mask_of(alone, view), click)
             mask = changed
         return mask
+
+    @staticmethod
+    def _mask_of(decoded: Decoded, view: FrameView) -> np.ndarray:
+        (shown,) = Readback([shown_mask(decoded.logits[0], view)]).arrays()
+        return native_mask(shown, view, decoded.logits.shape[-1])
 
     def _decode_points(
         self,
@@ -134,8 +140,8 @@ class KeyDecoder:
         labels += [int(positive) for _, _, positive in clicks]
         device = self._steps.device
         # The prompt encoder counts from pixel centres, the view from pixel edges.
-        where = torch.tensor(view.to_model(np.array(points)) - 0.5, dtype=torch.float32, device=device)
-        what = torch.tensor(labels, dtype=torch.int32, device=device)
+        where = uploaded(torch.tensor(view.to_model(np.array(points)) - 0.5, dtype=torch.float32), device)
+        what = uploaded(torch.tensor(labels, dtype=torch.int32), device)
         return self._steps.decode_prompts(features, where, what, start)
 
     def _as_logits(self, mask: np.ndarray, view: FrameView) -> torch.Tensor:
@@ -156,5 +162,9 @@ class KeyDecoder:
 
 
 def _nothing(device: torch.device) -> Decoded:
-    empty = torch.zeros(1, 1, device=device)
-    return Decoded(empty, 1.0, -MASK_PROMPT_LOGIT, empty[0])
+    one = torch.ones(1, device=device)
+    return Decoded(torch.zeros(1, 1, 1, device=device), one, -MASK_PROMPT_LOGIT * one, one[None])
+
+
+def _figures(decoded: Decoded) -> torch.Tensor:
+    return torch.cat([decoded.iou, decoded.object_score])

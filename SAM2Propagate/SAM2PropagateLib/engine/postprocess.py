@@ -1,4 +1,4 @@
-"""Holes and specks: removed the same way on every device, on the native frame, on the CPU."""
+"""Masks on the native frame; holes and specks are removed on the CPU, the same way whatever the device."""
 
 from __future__ import annotations
 
@@ -13,12 +13,25 @@ from SAM2PropagateLib.frames.view import FrameView
 _NOISE_AREA = 8
 
 
-def native_mask(logits: torch.Tensor, view: FrameView) -> np.ndarray:
-    """bool (rows, columns): logits (4h, 4w) on the native frame, without holes and specks."""
-    mask = imaging.logits_to_native(logits, view) > 0
+def shown_mask(logits: torch.Tensor, view: FrameView) -> torch.Tensor:
+    """Mask logits (4h, 4w) as a mask, on the same device: bool, the native pixels that the view shows."""
+    return imaging.logits_to_native(logits, view) > 0
+
+
+def native_mask(shown: np.ndarray, view: FrameView, grid: int) -> np.ndarray:
+    """A mask of the native pixels that a view shows, on the whole frame, without holes and specks.
+
+    Args:
+        shown: bool, as `shown_mask` gives it.
+        grid: side of the square of logits that it comes from.
+
+    Returns:
+        bool (rows, columns).
+    """
     x0, y0, x1, y1 = view.crop
-    pixels = (x1 - x0) * (y1 - y0) / (logits.shape[-1] * logits.shape[-2])
-    return clean(mask, _NOISE_AREA * pixels)
+    mask = np.zeros(view.frame_shape, bool)
+    mask[imaging.shown_part(view)] = clean(shown, _NOISE_AREA * (x1 - x0) * (y1 - y0) / grid**2)
+    return mask
 
 
 def clean(mask: np.ndarray, area: float) -> np.ndarray:

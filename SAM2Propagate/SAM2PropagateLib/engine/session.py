@@ -240,9 +240,8 @@ class EngineSession:
         finally:
             self._running = frozenset()
             for job in jobs:
-                for front in (job.left, job.right):
-                    if front is not None:
-                        front.rest()
+                for front in job.fronts:
+                    front.rest()
         return RunSummary(
             counter.written,
             counter.computed,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.cpu_attention import PlainAttention
 from SAM2PropagateLib.engine.memory_reader import MemoryReader, Projected
+from SAM2PropagateLib.engine.transfer import uploaded
 
 # The logit that sam2 writes where it says that the object is not in the frame.
 NO_OBJECT_LOGIT = -1024.0
@@ -54,25 +55,26 @@ class FrameFeatures:
 
         def copied(part: torch.Tensor) -> torch.Tensor:
             host = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
-            return host.copy_(part)
+            # Only the device reads it again, later in the same order: nobody has to wait.
+            return host.copy_(part, non_blocking=True)
 
         return FrameFeatures(copied(self.fine), copied(self.middle), copied(self.coarse))
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The mask decoder's answer for one frame and one segment.
+    """The mask decoder's answers for a batch of frames; they stay on the device.
 
     Attributes:
-        logits: float32 (4h, 4w), mask logits; all `NO_OBJECT_LOGIT` where the object is absent.
-        iou: predicted IoU in [0, 1].
-        object_score: logit that the object is in the frame; above 0 means yes.
-        pointer: (256,), the object pointer.
+        logits: float32 (n, 4h, 4w), mask logits.
+        iou: float32 (n,), predicted IoU in [0, 1].
+        object_score: float32 (n,), logits that the object is in the frame; above 0 means yes.
+        pointer: (n, 256), the object pointers.
     """
 
     logits: torch.Tensor
-    iou: float
-    object_score: float
+    iou: torch.Tensor
+    object_score: torch.Tensor
     pointer: torch.Tensor
 
 
@@ -123,6 +125,8 @@ class ModelSteps:
         self.device: torch.device = loaded.device
         self.dtype: torch.dtype = loaded.dtype
         self.input_size: int = loaded.input_size
+        # A GPU works on while the host does other things; a CPU would only answer later.
+        self.runs_ahead: bool = self.device.type != "cpu"
         model = loaded.model
         on_cpu = self.device.type == "cpu"
         half_on_cpu = on_cpu and self.dtype != torch.float32
@@ -143,6 +147,10 @@ class ModelSteps:
         self.slots = model.num_maskmem
         self.max_pointers = model.max_obj_ptrs_in_encoder
         self._image_pe = self._prompts.get_dense_pe().to(self.dtype)
+        nowhere, nothing = torch.zeros(1, 1, 2), -torch.ones(1, 1, dtype=torch.int32)
+        self._no_points = (nowhere.to(self.device), nothing.to(self.device))
+        with torch.inference_mode():
+            self._no_prompts = self._prompts(points=self._no_points, boxes=None, masks=None)
         self._coarse_position = self._position(model.image_encoder.neck.position_encoding, 256)
         memory_position = self._position(model.memory_encoder.position_encoding, model.mem_dim)
         times = model.maskmem_tpos_enc[:, 0, 0].detach().to(self.dtype)
@@ -187,7 +195,7 @@ class ModelSteps:
         labels: torch.Tensor | None,
         mask_logits: torch.Tensor | None = None,
     ) -> Decoded:
-        """The mask of one frame from its prompts alone.
+        """The mask of one frame from its prompts alone, as a batch of one.
 
         Unlike sam2, which may answer that a prompted object is absent, this always gives a mask: where the
         user clicks, there is something.
@@ -207,11 +215,14 @@ class ModelSteps:
             mask_logits,
             multimask,
             is_there=True,
-        )[0]
+        )
 
     @torch.inference_mode()
-    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> list[Decoded]:
-        """The masks of a batch of frames from their memories; all recalls have the same shape."""
+    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> Decoded:
+        """What the decoder makes of a batch of frames from their memories; all recalls have the same shape.
+
+        The masks are as decoded, whatever the object score says: see `settled`.
+        """
         coarse = torch.stack([f.coarse for f in features])
         conditioned = self._condition(coarse, recalls)
         return self._decode(conditioned, features, None, None, self._multimask(0, False))
@@ -235,10 +246,8 @@ class ModelSteps:
             splits = channels // model.mem_dim
             tokens = tokens.reshape(batch, count * splits, model.mem_dim)
             if model.add_tpos_enc_to_obj_ptrs:
-                distance = torch.tensor(
-                    [[d / r.span for d, _ in r.pointers] for r in recalls],
-                    device=coarse.device,
-                    dtype=torch.float32,
+                distance = uploaded(
+                    torch.tensor([[d / r.span for d, _ in r.pointers] for r in recalls]), self.device
                 )
                 dim = channels if model.proj_tpos_enc_in_obj_ptrs else model.mem_dim
                 code = model.obj_ptr_tpos_proj(get_1d_sine_pe(distance, dim=dim))
@@ -263,12 +272,12 @@ class ModelSteps:
         mask_logits: torch.Tensor | None,
         multimask: bool,
         is_there: bool = False,
-    ) -> list[Decoded]:
+    ) -> Decoded:
         batch = len(coarse)
-        if points is None:
-            coordinates = torch.zeros(batch, 1, 2, device=self.device)
-            points = (coordinates, -torch.ones(batch, 1, dtype=torch.int32, device=self.device))
-        sparse, dense = self._prompts(points=points, boxes=None, masks=mask_logits)
+        if points is None and mask_logits is None:
+            sparse, dense = (part.expand(batch, *part.shape[1:]) for part in self._no_prompts)
+        else:
+            sparse, dense = self._prompts(points=points or self._no_points, boxes=None, masks=mask_logits)
         masks, ious, tokens, score = self._decoder(
             image_embeddings=coarse,
             image_pe=self._image_pe,
@@ -288,16 +297,22 @@ class ModelSteps:
         if multimask and tokens.shape[1] > 1:
             token = tokens[rows, best]
         pointer = self._pointer(token)
-        if self._model.pred_obj_scores and not is_there:
-            present = (score > 0).float()
-            masks = torch.where(present[:, None, None] > 0, masks, NO_OBJECT_LOGIT)
-            pointer = self._with_absence(pointer, present)
-        else:
+        if is_there or not self._model.pred_obj_scores:
             # The user says that it is there, or the model has no opinion.
             score = torch.full((batch, 1), MASK_PROMPT_LOGIT, device=self.device)
-        chosen, chosen_iou = masks[rows, best], ious[rows, best]
-        values = torch.stack([chosen_iou, score[:, 0].float()], dim=1).cpu().tolist()
-        return [Decoded(chosen[n], values[n][0], values[n][1], pointer[n]) for n in range(batch)]
+        return Decoded(masks[rows, best], ious[rows, best], score[:, 0].float(), pointer)
+
+    @torch.inference_mode()
+    def settled(self, decoded: Decoded) -> Decoded:
+        """Answers in which those that are absent by their object score have no mask and nothing's pointer."""
+        if not self._model.pred_obj_scores:
+            return decoded
+        present = (decoded.object_score > 0)[:, None]
+        return replace(
+            decoded,
+            logits=torch.where(present[..., None], decoded.logits, NO_OBJECT_LOGIT),
+            pointer=self._with_absence(decoded.pointer, present),
+        )
 
     def _with_absence(self, pointer: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         present = present.to(pointer.dtype)
@@ -309,7 +324,7 @@ class ModelSteps:
 
     @torch.inference_mode()
     def decode_mask(self, features: FrameFeatures, mask: torch.Tensor) -> Decoded:
-        """A mask that the user gave, as an answer of the decoder: honoured as it is.
+        """A mask that the user gave, as an answer of the decoder (a batch of one): honoured as it is.
 
         Args:
             mask: float32 (1, 1, size, size) in [0, 1].
@@ -323,20 +338,20 @@ class ModelSteps:
             antialias=True,
         )
         pointer = torch.zeros(1, self._model.hidden_dim, device=self.device, dtype=self.dtype)
-        present = bool(binary.any())
+        present = binary.any()[None]
         if self._model.use_obj_ptrs_in_encoder:
             # Only the pointer of this pass is used; sam2 gives the decoder no memory here.
-            pointer = self._decode(
-                features.coarse[None], [features], None, self._model.mask_downsample(binary), False
-            )[0].pointer[None]
+            downsampled = self._model.mask_downsample(binary)
+            found = self._decode(features.coarse[None], [features], None, downsampled, False)
+            pointer = self.settled(found).pointer
             if self._model.pred_obj_scores:
-                pointer = self._with_absence(pointer, torch.full((1, 1), float(present), device=self.device))
-        score = MASK_PROMPT_LOGIT if present else -MASK_PROMPT_LOGIT
-        return Decoded(logits[0, 0], 1.0, score, pointer[0])
+                pointer = self._with_absence(pointer, present[:, None])
+        score = (2 * present.float() - 1) * MASK_PROMPT_LOGIT
+        return Decoded(logits[:, 0], torch.ones(1, device=self.device), score, pointer)
 
     @torch.inference_mode()
     def remember(
-        self, features: Sequence[FrameFeatures], decoded: Sequence[Decoded], *, prompted: bool
+        self, features: Sequence[FrameFeatures], decoded: Decoded, *, prompted: bool
     ) -> list[Memory]:
         """Encode what was decided on each frame into a memory for later frames.
 
@@ -344,10 +359,8 @@ class ModelSteps:
             prompted: the masks come from the user's prompts and are remembered as hard masks.
         """
         model = self._model
-        logits = torch.stack([d.logits for d in decoded])[:, None]
-        full = F.interpolate(
-            logits, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False
-        )
+        size = (self.input_size, self.input_size)
+        full = F.interpolate(decoded.logits[:, None], size=size, mode="bilinear", align_corners=False)
         if prompted and model.binarize_mask_from_pts_for_mem_enc:
             shown = (full > 0).float()
         else:
@@ -359,11 +372,11 @@ class ModelSteps:
         )
         spatial = encoded["vision_features"].to(self.dtype)
         if model.no_obj_embed_spatial is not None:
-            absent = torch.tensor([[float(d.object_score <= 0)] for d in decoded], device=self.device)
+            absent = (decoded.object_score <= 0)[:, None].to(spatial.dtype)
             embedding = model.no_obj_embed_spatial.detach().to(spatial.dtype)
-            spatial = spatial + (absent.to(spatial.dtype) * embedding)[..., None, None]
+            spatial = spatial + (absent * embedding)[..., None, None]
         flat = spatial.flatten(2).transpose(1, 2)
-        return [Memory(flat[n].clone(), d.pointer) for n, d in enumerate(decoded)]
+        return [Memory(flat[n].clone(), pointer) for n, pointer in enumerate(decoded.pointer)]
 
 
 def _keep_position_codes(trunk: Any) -> None:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from SAM2PropagateLib.engine.build import LoadedModel
-from SAM2PropagateLib.engine.front import Front
-from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, NO_OBJECT_LOGIT, Decoded, Memory, Recall
+from SAM2PropagateLib.engine.front import Front, Tracked
+from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, NO_OBJECT_LOGIT, Memory, Recall
 from SAM2PropagateLib.training.clips import ClipPlan, ClipPrompt
 from SAM2PropagateLib.training.features import Features, FrameStock
 
@@ -96,7 +96,7 @@ class Rollout:
                     features, front.recall(), None if present is None else present[number][:, None]
                 )
                 memory = self.remember(features, answer, prompted=False)
-            front.advance(Decoded(answer.logits.detach(), 0.0, 0.0, answer.pointer), memory)
+            front.advance(Tracked(answer.logits.detach(), answer.ious, answer.score), memory)
             if learns:
                 answers.append(answer)
         return answers

@@ -40,8 +40,8 @@ def proposer(steps: ModelSteps) -> Propose:
         found = []
         for point in torch.from_numpy(points).float().to(steps.device):
             decoded = steps.decode_prompts(features, point[None], positive)
-            if decoded.iou >= _LEAST_IOU:
-                logits = decoded.logits[None, None].float()
+            if float(decoded.iou) >= _LEAST_IOU:
+                logits = decoded.logits[None]
                 full = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
                 found.append(_part_at(full[0, 0].cpu().numpy() > 0, point.round().int().tolist()))
         return found

@@ -1,0 +1,90 @@
+"""What a step tells the host: masks and what speaks for them, read back from the device all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from SAM2PropagateLib.engine import looking
+from SAM2PropagateLib.engine.doubt import Evidence, doubt_of, figures_of
+from SAM2PropagateLib.engine.front import Front
+from SAM2PropagateLib.engine.jobs import Job
+from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
+from SAM2PropagateLib.engine.results import PROPAGATED, FrameMask
+from SAM2PropagateLib.engine.transfer import Readback
+
+# A draft lacks what the other side, or the segment's end, will say: it is worth a look until then.
+_DRAFT_DOUBT = 0.5
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A frame whose mask is known, on the device.
+
+    Attributes:
+        is_draft: the frame will come again.
+        grid: side of the square of logits that the mask comes from.
+        figures: see `doubt.figures_of`.
+        shown: bool, the mask on the native pixels that the view shows.
+    """
+
+    job: Job
+    frame: int
+    is_draft: bool
+    grid: int
+    figures: torch.Tensor
+    shown: torch.Tensor
+
+    @staticmethod
+    def of(
+        job: Job,
+        frame: int,
+        logits: torch.Tensor,
+        iou: torch.Tensor,
+        score: torch.Tensor,
+        agreement: torch.Tensor | None = None,
+        *,
+        is_draft: bool = False,
+    ) -> Ready:
+        """The mask that logits (4h, 4w) mean; for the single numbers see `doubt.Evidence`."""
+        figures, shown = figures_of(logits, iou, score, agreement), shown_mask(logits, job.track.view)
+        return Ready(job, frame, is_draft, logits.shape[-1], figures, shown)
+
+    def mask(self, figures: np.ndarray, shown: np.ndarray) -> FrameMask:
+        """The frame's mask from what was read back."""
+        job = self.job
+        mask = native_mask(shown, job.track.view, self.grid)
+        sides = [job.found(front, self.frame) for front in job.fronts]
+        lost = 0 if self.is_draft else min(side.lost for side in sides if side is not None)
+        evidence = Evidence.read(figures, is_cut=looking.is_cut(mask, job.track.view), lost=lost)
+        doubt = max(doubt_of(evidence), _DRAFT_DOUBT) if self.is_draft else doubt_of(evidence)
+        iou, score = evidence.iou, evidence.object_score
+        return FrameMask(job.stretch.segment, self.frame, mask, iou, score, doubt, PROPAGATED)
+
+
+class Report:
+    """All that is read back of one step. It is on its way at once, and waited for when it is asked.
+
+    Args:
+        tracked: the fronts that went one frame further.
+        ready: the frames whose masks are known by that.
+    """
+
+    def __init__(self, tracked: Sequence[Front], ready: Sequence[Ready]) -> None:
+        self._tracked, self._ready = list(tracked), list(ready)
+        there = [(front.found[front.next_frame - front.step].logits > 0).any() for front in tracked]
+        parts = [torch.stack(there)] if there else []
+        for one in ready:
+            parts += [one.figures, one.shown]
+        self._readback = Readback(parts)
+
+    def masks(self) -> Iterator[tuple[Ready, FrameMask]]:
+        """Tell the fronts what they found; then the masks, one after the other."""
+        read = iter(self._readback.arrays())
+        if self._tracked:
+            for front, is_there in zip(self._tracked, next(read), strict=True):
+                front.tell(bool(is_there))
+        return ((one, one.mask(next(read), next(read))) for one in self._ready)
