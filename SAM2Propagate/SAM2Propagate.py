@@ -269,9 +269,6 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
             self.enterViews()
-        elif self.panel is not None:
-            # Results are also written while another module is in view.
-            self.panel.setEditorNode(segmentEditorNode(slicer.mrmlScene))
 
     def onSceneStartImport(self, caller: Any, event: Any) -> None:
         """Nodes are about to come in, and views may go: no effect may work on them meanwhile."""

@@ -1,4 +1,4 @@
-"""What the strip says of a slice goes with its mask: back and forth with Undo and Redo, and under previews."""
+"""What the strip says of a slice goes with its mask: with Undo and Redo, and under previews."""
 
 from __future__ import annotations
 

@@ -57,12 +57,6 @@ def test_closing_the_scene_ends_the_effect_first(desk: Desk, name: str) -> None:
     desk.settle(lambda: desk.voxels() > 0)
 
 
-def test_results_are_written_after_a_scene_was_closed_in_another_module(desk: Desk) -> None:
-    desk.window.exit()
-    slicer.mrmlScene.Clear(False)
-    assert desk.ui.segmentEditor.mrmlSegmentEditorNode() is not None
-
-
 def test_the_stand_in_complains_of_an_editor_that_lets_go_of_nothing(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

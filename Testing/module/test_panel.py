@@ -29,11 +29,12 @@ class Effect:
         self.editor = editor
         self.logic = slicer.vtkSlicerSegmentEditorLogic()
         self.logic.SetMRMLScene(slicer.mrmlScene)
-        self.logic.SetSegmentEditorNode(editor.mrmlSegmentEditorNode())
         editor._standin_effects = {"Paint": self}
         editor._standin_logic = self.logic
 
     def referenceGeometryImage(self) -> Any:  # noqa: N802
+        # The editor may have got other settings since.
+        self.logic.SetSegmentEditorNode(self.editor.mrmlSegmentEditorNode())
         self.logic.UpdateReferenceGeometryImage()
         return self.logic.GetReferenceGeometryImage()
 
@@ -592,8 +593,8 @@ def test_a_neighbor_stays_whole_when_a_script_drives_the_logic_of_a_panel_out_of
     window = ModuleWindow(MODULE_FILE).open()
     window.exit()
     slicer.mrmlScene.Clear(False)
-    editor = window.ui.segmentEditor
-    assert editor.mrmlSegmentEditorNode().GetOverwriteMode() == 0
+    settings = slicer.mrmlScene.GetSingletonNode("SAM2Propagate", "vtkMRMLSegmentEditorNode")
+    assert settings.GetOverwriteMode() == 0
     logic = window.widget.logic
     logic.controller._worker.makeSession = FakeSession
     volume = addCase(window_modules, "plain")
@@ -603,7 +604,7 @@ def test_a_neighbor_stays_whole_when_a_script_drives_the_logic_of_a_panel_out_of
     fillSegment(segmentation, "B", volume, neighbor)
     logic.controller.select(volume, segmentation, "A")
     geometry = logic.controller.workspace.geometry
-    Effect(editor)
+    Effect(window.ui.segmentEditor)
     texts: list[str] = []
     logic.controller.message.connect(lambda message: texts.append(message.text))
     assert logic.preview("A", geometry.ras_of_pixel(12, 15, 8, 2)) and logic.controller.wait(5)
