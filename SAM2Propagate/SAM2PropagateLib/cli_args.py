@@ -61,6 +61,7 @@ class SegmentCommand:
     segments: tuple[SegmentArguments, ...]
     prompts_file: Path | None
     series: str | None
+    part: str | None
     axis: int | None
     model: str
     config: str | None
@@ -153,7 +154,18 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "volume", type=Path, metavar="VOLUME", help="NRRD, NIfTI, MHA or the folder of a DICOM series"
     )
-    parser.add_argument("--series", metavar="UID", help="the series to read from a folder that holds several")
+    parser.add_argument(
+        "--series",
+        metavar="UID|all",
+        help="the series to read from a folder that holds several; all reads them as one",
+    )
+    parser.add_argument(
+        "--part",
+        type=_part,
+        metavar="N|all",
+        help="which acquisition, time point or echo of a DICOM series that holds several, by the number in "
+        "the error message; all reads them together",
+    )
     what = parser.add_argument_group("what to segment")
     what.add_argument("--segment", action=_Said, metavar="NAME", help="start a segment of this name")
     ras: dict[str, Any] = {"action": _Said, "type": _coordinate}
@@ -255,6 +267,7 @@ def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
         segments=segments,
         prompts_file=namespace.prompts,
         series=namespace.series,
+        part=namespace.part,
         axis=_AXES[namespace.axis],
         model=namespace.model,
         config=namespace.config,
@@ -362,6 +375,12 @@ def _count(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
     return int(text)
+
+
+def _part(text: str) -> str:
+    if text != "all" and not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number from 1 nor all")
+    return text
 
 
 def _window(text: str | None) -> str | tuple[float, float] | None:

@@ -64,7 +64,7 @@ def run_segment(
     model = _model(command, store)
     started = time.monotonic()
     progress("read")
-    volume = read_volume(command.volume, command.series)
+    volume = read_volume(command.volume, command.series, command.part)
     seconds["read"] = time.monotonic() - started
     for note in volume.notes:
         progress.note(f"Note: {note}")

@@ -16,7 +16,7 @@ from scipy import ndimage
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.metrics import BoolArray, adjacent_slice_dice, copy_max_slice_dice
 from SAM2PropagateLib.files.image import read_image
-from SAM2PropagateLib.files.volume import read_volume
+from SAM2PropagateLib.files.volume import read_only_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window, window_for
@@ -24,7 +24,7 @@ from SAM2PropagateLib.frames.window import Window, window_for
 MANIFEST = "manifest.json"
 # More separate parts than this cannot be meant by one box.
 MOST_PARTS = 20
-# The files that `read_volume` reads; of a pair, .hdr comes before .img.
+# The files that `read_only_volume` reads; of a pair, .hdr comes before .img.
 ENDINGS = (
     *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img"),
     *(".gipl", ".gipl.gz", ".vtk", ".tif", ".tiff", ".dcm"),
@@ -203,10 +203,10 @@ def load_target(target: Target, window: Window | None = None) -> LoadedTarget:
         window: what the model sees as black and white; None: `window_for` the volume and its modality.
 
     Raises:
-        InputError: as `read_volume` and `read_image`; `label_mismatch`: the label lies on another grid;
+        InputError: as `read_only_volume` and `read_image`; `label_mismatch`: the label lies on another grid;
             `label_empty`: the structure is nowhere in it.
     """
-    volume = read_volume(target.image)
+    volume = read_only_volume(target.image)
     label = read_image(target.label)
     _check_grid(target, volume.geometry, label.geometry)
     mask = np.isin(label.array, target.values) if target.values else label.array != 0

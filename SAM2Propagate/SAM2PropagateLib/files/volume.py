@@ -7,23 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk  # noqa: N813 - its usual name
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.files.dicom_headers import (
-    FolderScan,
-    ImageHeader,
-    Series,
-    choose_series,
-    is_dicom_file,
-    read_header,
-    scan_folder,
-)
+from SAM2PropagateLib.files.dicom_file import OtherObject, read_headers
+from SAM2PropagateLib.files.dicom_headers import ALL_SERIES, Series, choose_series, scan_folder
 from SAM2PropagateLib.files.dicom_series import read_series
 from SAM2PropagateLib.files.image import ImageInfo, check_file, image_info, read_image
 from SAM2PropagateLib.frames.checks import check_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
+_DICOMDIR = "Media Storage Directory"
 _SUFFIXES = (".nii.gz", ".nrrd", ".nhdr", ".nii", ".mha", ".mhd", ".hdr", ".img", ".dcm", ".gipl", ".vtk")
+
+
+_OTHER_SUFFIXES = tuple(suffix for suffix in _SUFFIXES if suffix != ".dcm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +49,26 @@ class Volume:
     notes: tuple[str, ...] = ()
 
 
-def read_volume(path: Path | str, series: str | None = None) -> Volume:
+def read_volume(path: Path | str, series: str | None = None, part: str | None = None) -> Volume:
     """Read a volume: NRRD, NIfTI, MetaImage, a DICOM series folder or a multi-frame DICOM file.
 
     Args:
-        path: a file, or a folder with DICOM files (its subfolders are searched if it holds none itself).
-        series: the SeriesInstanceUID to read from a folder that holds several.
+        path: a file, or a folder with DICOM files, there or in its subfolders.
+        series: the SeriesInstanceUID to read from a folder that holds several; "all" reads them as one.
+        part: which of several stacks (acquisitions, time points, echoes) in a DICOM series: its number
+            from 1, as the refusal lists them; "all" reads them together.
 
     Raises:
         InputError: one sentence on what is wrong. Files: `file_missing`, `file_unreadable`, `file_empty`,
             `file_damaged`, `unknown_format`, `skewed_geometry`. Contents: `not_3d`, `multi_component`,
             `too_few_slices`, `all_nan`, `constant_volume`, `is_segmentation`, and the others of
-            `check_volume`. DICOM: `no_dicom`, `several_series`, `series_unknown`, `single_dicom_slice`, and
-            those of `read_series`. `series_without_folder` if `series` is given with a file.
+            `check_volume`. DICOM: `no_dicom`, `no_image`, `several_series`, `series_unknown`,
+            `single_dicom_slice`, and those of `read_series`. `series_without_folder` if `series` is given
+            with a file, `part_without_dicom` if `part` is given with a file that is not DICOM.
     """
     path = Path(path)
     if path.is_dir():
-        volume = _from_folder(path, series)
+        volume = _from_folder(path, series, part)
     else:
         if series is not None:
             raise InputError(
@@ -76,10 +77,25 @@ def read_volume(path: Path | str, series: str | None = None) -> Volume:
                 "Leave out --series.",
             )
         check_file(path)
-        volume = _from_dicom_file(path) if is_dicom_file(path) else _from_image_file(path)
+        volume = _from_dicom_file(path, part) or _from_image_file(path, part)
     check_volume(volume.array, volume.geometry)
     volume.array.setflags(write=False)
     return volume
+
+
+def read_only_volume(path: Path | str) -> Volume:
+    """Read a volume for a command that has no options to choose a series or a part of it.
+
+    Raises:
+        InputError: as `read_volume`, but with other ways out.
+    """
+    try:
+        return read_volume(path)
+    except InputError as error:
+        if "--series" not in error.hint and "--part" not in error.hint:
+            raise
+        hint = "Give a folder with the files of one of them alone, or one of them as an NRRD file."
+        raise InputError(error.code, error.sentence, hint) from error
 
 
 def volume_name(path: Path) -> str:
@@ -91,8 +107,8 @@ def volume_name(path: Path) -> str:
     return name
 
 
-def _from_folder(folder: Path, uid: str | None) -> Volume:
-    scan: FolderScan = scan_folder(folder)
+def _from_folder(folder: Path, uid: str | None, part: str | None) -> Volume:
+    scan = scan_folder(folder)
     series = choose_series(scan.series, uid, folder)
     notes = []
     if uid is None and len(scan.series) > 1:
@@ -100,15 +116,13 @@ def _from_folder(folder: Path, uid: str | None) -> Volume:
         notes.append(
             f"The series {series.describe()} is the only one with several slices; {left} other left out."
         )
-    if scan.others:
-        names = ", ".join(f"'{other.name}'" for other in scan.others[:3])
-        more = ", ..." if len(scan.others) > 3 else ""
-        notes.append(f"DICOM files that are no images or are damaged were left out: {names}{more}.")
-    return _from_series(series, folder, notes)
+    if uid == ALL_SERIES and len(scan.series) > 1:
+        notes.append(f"{len(scan.series)} series are read as one.")
+    return _from_series(series, folder, [*notes, *scan.notes()], part)
 
 
-def _from_series(series: Series, source: Path, notes: list[str]) -> Volume:
-    read = read_series(series)
+def _from_series(series: Series, source: Path, notes: list[str], part: str | None) -> Volume:
+    read = read_series(series, part)
     first = read.first
     return Volume(
         array=read.array,
@@ -122,24 +136,56 @@ def _from_series(series: Series, source: Path, notes: list[str]) -> Volume:
     )
 
 
-def _from_dicom_file(path: Path) -> Volume:
-    header: ImageHeader | None = read_header(path)
-    if header is None:
-        raise InputError(
-            "file_damaged",
-            f"'{path}' is a DICOM file without a readable image: another kind of object, or cut short.",
-            "Give the folder of a CT or MR series.",
-        )
-    if header.frames == 1:
+def _from_dicom_file(path: Path, part: str | None) -> Volume | None:
+    """The volume in a multi-frame DICOM file; None if the file is not DICOM."""
+    headers = read_headers(path)
+    if headers is None:
+        return None
+    if isinstance(headers, OtherObject):
+        if not headers.kind and path.name.lower().endswith(_OTHER_SUFFIXES):
+            # The voxels of an Analyze or NIfTI pair may begin like a DICOM file without preamble.
+            return None
+        raise _no_image(headers)
+    first = headers[0]
+    if len(headers) == 1 and first.position is not None:
         raise InputError(
             "single_dicom_slice",
             f"'{path}' is a single slice of a DICOM series.",
             f"Give the folder that holds the series: '{path.parent}'.",
         )
-    return _from_series(Series(header.series, (header,)), path, [])
+    return _from_series(Series(first.series, headers), path, [], part)
 
 
-def _from_image_file(path: Path) -> Volume:
+def _no_image(other: OtherObject) -> InputError:
+    path = other.path
+    if not other.kind:
+        return InputError(
+            "file_damaged",
+            f"'{path}' is a DICOM file that is damaged or cut short.",
+            "Export or copy it again.",
+        )
+    if other.kind == _DICOMDIR:
+        hint = f"Give the folder with the files that it lists: '{path.parent}'."
+    else:
+        hint = "Give the CT or MR series itself: the folder of its files, or a multi-frame file."
+    code = "is_segmentation" if other.is_segmentation else "no_image"
+    return InputError(code, f"'{path}' is no image but another DICOM object ({other.kind}).", hint)
+
+
+def _from_image_file(path: Path, part: str | None) -> Volume:
+    if part is not None:
+        raise InputError(
+            "part_without_dicom",
+            f"'{path}' is no DICOM file, so it holds no parts to choose.",
+            "Leave out --part.",
+        )
+    if sitk.ImageFileReader.GetImageIOFromFileName(str(path)) == "GDCMImageIO":
+        # Read as an ordinary image, its voxels would silently be taken as 1 mm wide.
+        raise InputError(
+            "file_damaged",
+            f"'{path}' seems to be a DICOM file, but the beginning of it is missing.",
+            "Export or copy it again.",
+        )
     info = image_info(path)
     _check_kind(info)
     image = read_image(path)

@@ -39,7 +39,7 @@ from SAM2PropagateLib.evaluation.targets import (
 )
 from SAM2PropagateLib.files.image import read_image
 from SAM2PropagateLib.files.segmentation import SUFFIX, read_segmentation
-from SAM2PropagateLib.files.volume import Volume, read_volume
+from SAM2PropagateLib.files.volume import Volume, read_only_volume
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import window_for
 
@@ -259,13 +259,14 @@ class LoadedCase:
         case: which.
 
     Raises:
-        InputError: as `read_volume` and `read_image`; `case_without_label`: a file is missing or the label is
-            empty; `label_mismatch`: the label lies on another grid; `label_not_whole`: it is no label.
+        InputError: as `read_only_volume` and `read_image`; `case_without_label`: a file is missing or the
+            label is empty; `label_mismatch`: the label lies on another grid; `label_not_whole`: it is no
+            label.
     """
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        volume = read_volume(case.image)
+        volume = read_only_volume(case.image)
         axis = default_axis(volume.geometry) if case.axis is None else case.axis
         window = window_for(volume.array, case.modality or volume.modality or "")
         self.frames = FrameStack(volume.array, volume.geometry, axis, window)
