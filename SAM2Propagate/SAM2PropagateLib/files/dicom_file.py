@@ -355,11 +355,7 @@ def _marks(fields: _Fields, dimensions: Sequence[tuple[int, str]]) -> dict[str, 
         value = next((found for found in map(fields.get, keywords) if found is not None), None)
         if value is None:
             continue
-        parts = _listed(value)
-        text = "\\".join(
-            _short(part) if unit or name == "gradient direction" else str(part).strip() for part in parts
-        )
-        marks[name] = text + unit
+        marks[name] = "\\".join(_short(part, bool(unit)) for part in _listed(value)) + unit
     indices = _listed(fields.get("DimensionIndexValues"))
     for number, name in dimensions:
         if number < len(indices):
@@ -367,10 +363,10 @@ def _marks(fields: _Fields, dimensions: Sequence[tuple[int, str]]) -> dict[str, 
     return marks
 
 
-def _short(value: Any) -> str:
-    """A number with three digits: echo times and the like are written with noise in the others."""
-    number = _number(value)
-    return str(value) if number is None else f"{number:.3g}"
+def _short(value: Any, is_number: bool) -> str:
+    """Numbers with three digits: echo times and the like are written with noise in the others."""
+    number = _number(value) if is_number or isinstance(value, float) else None
+    return str(value).strip() if number is None else f"{float(f'{number:.3g}'):g}"
 
 
 def _times(fields: _Fields) -> dict[str, float]:
