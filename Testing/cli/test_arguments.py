@@ -96,11 +96,12 @@ def test_the_defaults() -> None:
 
 def test_every_option_arrives() -> None:
     command = segment(
-        "--prompts p.json --series 1.2.3 --axis j --direction backward --reach 7 --crop none "
+        "--prompts p.json --series 1.2.3 --part 2 --axis j --direction backward --reach 7 --crop none "
         "--model my.pt --config my.yaml --device cuda:1 --input-size 512 --report r.json "
         "--overwrite --keep-partial --debug"
     )
     assert command.prompts_file == Path("p.json") and command.series == "1.2.3" and command.axis == 1
+    assert command.part == "2" and segment("--point-ras 1 2 3 --part all").part == "all"
     assert (command.direction, command.reach, command.crop) == ("backward", 7, None)
     assert (command.model, command.config, command.device) == ("my.pt", "my.yaml", "cuda:1")
     assert command.input_size == 512 and command.report == Path("r.json")
@@ -122,6 +123,8 @@ def test_every_option_arrives() -> None:
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 -inf", "--point-ras"),
         ("segment v.nrrd --out o.seg.nrrd --range -1 4", "'-1' is not a slice index"),
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --reach 0", "'0' is not a whole number"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --part 0", "'0' is neither a number"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --part one", "'one' is neither a number"),
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --axis x", "invalid choice: 'x'"),
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --window 400", "'400' is not a window"),
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --window", "--window"),

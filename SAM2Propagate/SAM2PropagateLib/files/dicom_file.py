@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom import dcmread
-from pydicom.datadict import dictionary_description, dictionary_keyword
+from pydicom.datadict import dictionary_description, dictionary_keyword, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
@@ -64,6 +64,14 @@ _KEYWORDS = frozenset(
         *(keyword for _, keywords, _ in _MARKS for keyword in keywords),
     ]
 )
+
+
+_SEQUENCES = frozenset(keyword for keyword in _KEYWORDS if keyword.endswith("Sequence"))
+_WANTED = {
+    tag: keyword
+    for keyword in (_KEYWORDS - _SEQUENCES) | {"DimensionIndexValues"}
+    if (tag := tag_for_keyword(keyword)) is not None
+}
 
 
 @dataclass(frozen=True)
@@ -227,7 +235,7 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
         if not bits or remaining < int(rows) * int(columns) * frames * samples * bits // 8:
             return OtherObject(path)
     palette = str(dataset.get("PhotometricInterpretation", "")).strip() == "PALETTE COLOR"
-    shared = _macros(dataset.get("SharedFunctionalGroupsSequence"), 0)
+    of_file = _Fields(dataset, *_macros(dataset.get("SharedFunctionalGroupsSequence"), 0))
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
     dimensions = _dimensions(dataset)
     # Without functional groups what the file says holds for its first frame alone.
@@ -235,7 +243,8 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
     positions = _nuclear_positions(dataset, frames)
     headers = []
     for frame in range(frames):
-        fields = _Fields([*_macros(per_frame, frame), *shared, dataset])
+        macros = _macros(per_frame, frame)
+        fields = _Fields(*macros, outer=of_file) if macros else of_file
         orientation = fields.numbers("ImageOrientationPatient", 6)
         position = fields.numbers("ImagePositionPatient", 3) if has_groups or frame == 0 else None
         if positions is not None:
@@ -270,21 +279,23 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
 
 
 class _Fields:
-    """Looks up a field of one slice: in its own functional groups, the shared ones, then the file's."""
+    """The fields of one slice that are wanted: the file's, then those of the functional groups it is in."""
 
-    def __init__(self, places: Iterable[Dataset]) -> None:
-        self._places = list(places)
+    def __init__(self, place: Dataset, *inner: Dataset, outer: _Fields | None = None) -> None:
+        self._values: dict[str, Any] = dict(outer._values) if outer is not None else {}
+        for dataset in (place, *inner):
+            for tag in dataset.keys() & _WANTED.keys():
+                try:
+                    value = dataset[tag].value
+                except (ValueError, TypeError, OverflowError):
+                    # A value that cannot be converted counts as absent.
+                    continue
+                if value is not None and value != "":
+                    self._values[_WANTED[tag]] = value
 
     def get(self, keyword: str) -> Any:
-        """The value, or None; a value that cannot be converted counts as absent."""
-        for place in self._places:
-            try:
-                value = place.get(keyword)
-            except (ValueError, TypeError, OverflowError):
-                continue
-            if value is not None and value != "":
-                return value
-        return None
+        """The value, or None."""
+        return self._values.get(keyword)
 
     def text(self, keyword: str) -> str:
         value = self.get(keyword)
@@ -407,13 +418,13 @@ def _nuclear_positions(
     Its detector says where the first slice lies; the others follow along the normal, or against it where the
     distance is negative.
     """
-    kind = _Fields([dataset]).text("ImageType").upper().split("\\")
+    kind = _Fields(dataset).text("ImageType").upper().split("\\")
     if frames < 2 or dataset.get("Modality") != "NM" or "RECON TOMO" not in kind:
         return None
     detectors = list(dataset.get("DetectorInformationSequence") or [])
     if len(detectors) != 1:
         return None
-    fields = _Fields([detectors[0]])
+    fields = _Fields(detectors[0])
     orientation = fields.numbers("ImageOrientationPatient", 6)
     first = fields.numbers("ImagePositionPatient", 3)
     distance = _number(dataset.get("SpacingBetweenSlices"))

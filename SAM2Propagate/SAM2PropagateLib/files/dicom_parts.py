@@ -20,6 +20,8 @@ _TIME_MARK = "acquisition time"
 _ORDERS = ("acquisition time", "instance number")
 # Fewer slices than this in a row are no pass over the patient.
 _LEAST_PASS = 3
+# Steps within a pass differ by no more than this share.
+_SAME_STEP = 0.4
 _LISTED = 12
 
 
@@ -243,20 +245,25 @@ def _sort_key(value: str) -> tuple[float, str]:
 
 
 def _passes(images: Sequence[ImageHeader], order: str) -> list[str] | None:
-    """Which pass over the patient each image belongs to: a new one begins where the direction turns."""
+    """Which pass over the patient each image belongs to.
+
+    A new one begins where, in this order, the direction turns or the step is another one than usual.
+    """
     if any(order not in image.times for image in images):
         return None
     positions = along(images)
     ordered = sorted(range(len(images)), key=lambda number: (images[number].times[order], positions[number]))
+    steps = np.diff(positions[ordered])
+    usual = float(np.median(np.abs(steps)))
     numbers = [0] * len(images)
     current, direction, sizes = 0, 0.0, [1]
-    for last, this in pairwise(ordered):
-        step = float(np.sign(round(positions[this] - positions[last], 2)))
-        if step == 0 or (direction and step != direction):
+    for this, step in zip(ordered[1:], steps, strict=True):
+        turns = direction != 0 and np.sign(step) != direction
+        if turns or abs(abs(step) - usual) > _SAME_STEP * usual or usual == 0:
             current, direction = current + 1, 0.0
             sizes.append(0)
         else:
-            direction = step
+            direction = float(np.sign(step))
         numbers[this] = current
         sizes[-1] += 1
     if min(sizes) < _LEAST_PASS:
