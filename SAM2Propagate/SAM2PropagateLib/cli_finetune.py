@@ -208,8 +208,9 @@ class _Printing:
 
 def _told(result: FinetuneResult) -> list[str]:
     first, best = result.first, result.best
+    steps = "1 step" if result.steps == 1 else f"{result.steps} steps"
     lines = [
-        f"Wrote {result.out} after {result.steps} steps in {result.seconds / 60:.1f} minutes.",
+        f"Wrote {result.out} after {steps} in {result.seconds / 60:.1f} minutes.",
         f"Mean Dice, before -> after: prompted slice {first['preview']:.3f} -> {best['preview']:.3f}, "
         f"volume {first['volume']:.3f} -> {best['volume']:.3f}, "
         f"with the ends given {first['in_range']:.3f} -> {best['in_range']:.3f}.",

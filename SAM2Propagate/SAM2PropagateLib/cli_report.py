@@ -85,7 +85,8 @@ def summary_line(result: JobResult, geometry: VolumeGeometry, output: Path, wind
     parts = []
     for segment in result.segments:
         values = _segment(segment, geometry, result.axis)
-        text = f"{segment.name}: {values['ml']:.1f} ml on {values['slices']} slices"
+        slices = "slice" if values["slices"] == 1 else "slices"
+        text = f"{segment.name}: {values['ml']:.1f} ml on {values['slices']} {slices}"
         if values["doubtful"]:
             text += f", {len(values['doubtful'])} doubtful"
         parts.append(text)

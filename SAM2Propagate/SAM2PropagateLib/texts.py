@@ -57,6 +57,11 @@ def tr(text: str) -> str:
     return _translator(text, sys._getframe(1).f_code.co_filename)
 
 
+def plural(count: int, one: str, many: str) -> str:
+    """The text for so many things: `one` for a single one, else `many`; both are translated already."""
+    return one if count == 1 else many
+
+
 # --- from one process to another
 
 

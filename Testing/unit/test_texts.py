@@ -342,3 +342,26 @@ def test_a_translator_that_fails_gives_the_english_text():
         assert texts.restored(GOOD, "It is empty.") == "It is empty."
     finally:
         texts.set_translator(None)
+
+
+def test_one_thing_is_not_several():
+    assert texts.plural(1, "slice", "slices") == "slice"
+    assert [texts.plural(count, "slice", "slices") for count in (0, 2, 11, 21)] == ["slices"] * 4
+
+
+# A count that can be 1, and the plural of what is counted.
+_COUNTED = re.compile(r"\{(count|done|total)\}( of \{total\})? (slices|voxels|dimensions|tensors)\b")
+
+
+@pytest.mark.parametrize("path", [MODULE / "SAM2Propagate.py", *SOURCES], ids=lambda path: path.stem)
+def test_what_is_counted_has_a_text_for_one_of_it(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    chosen = {
+        part
+        for one in ast.walk(tree)
+        if (isinstance(one, ast.Call) and _called(one) == "plural") or isinstance(one, ast.IfExp)
+        for part in ast.walk(one)
+    }
+    literals = [one for one in ast.walk(tree) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    lacking = [one.value for one in literals if one not in chosen and _COUNTED.search(one.value)]
+    assert not lacking, "write plural(count, _(one), _(several)) for these"

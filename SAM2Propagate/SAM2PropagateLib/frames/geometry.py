@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
 
 FloatArray = npt.NDArray[np.float64]
@@ -73,7 +74,11 @@ class VolumeGeometry:
         if len(shape) != 3:
             raise InputError(
                 "not_3d",
-                _("The volume has {count} dimensions instead of 3.").format(count=len(shape)),
+                plural(
+                    len(shape),
+                    _("The volume has {count} dimension instead of 3."),
+                    _("The volume has {count} dimensions instead of 3."),
+                ).format(count=len(shape)),
                 _("Choose one 3D volume, for example one time point of a series."),
             )
         if min(shape) < 1:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.window import Window, check_dtype
+from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
 
 
@@ -77,7 +78,11 @@ def check_array(array: npt.NDArray[Any], geometry: VolumeGeometry) -> None:
     if array.ndim != 3:
         raise InputError(
             "not_3d",
-            _("The volume has {count} dimensions instead of 3.").format(count=array.ndim),
+            plural(
+                array.ndim,
+                _("The volume has {count} dimension instead of 3."),
+                _("The volume has {count} dimensions instead of 3."),
+            ).format(count=array.ndim),
             _("Choose a 3D volume with one value per voxel; split time series and colour images first."),
         )
     check_dtype(array.dtype)

@@ -16,6 +16,7 @@ from SAM2PropagateLib.gui.user_messages import UserMessages
 from SAM2PropagateLib.gui.workspace import Workspace
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.scene.commit import CommitSummary
+from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
 
 _log = logging.getLogger(__name__)
@@ -123,8 +124,10 @@ class Applying:
         if summary.protected:
             self._messages.say(
                 "info",
-                _(
-                    "{count} voxels were left as they were: the Segment Editor's masking protects them."
+                plural(
+                    summary.protected,
+                    _("{count} voxel was left as it was: the Segment Editor's masking protects it."),
+                    _("{count} voxels were left as they were: the Segment Editor's masking protects them."),
                 ).format(count=summary.protected),
                 "protected",
             )

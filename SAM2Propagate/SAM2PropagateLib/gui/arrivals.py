@@ -117,6 +117,7 @@ class Arrivals:
             workspace.underlay.arrived(key)
         facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score)
         workspace.memory.putPreview(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
+        self._messages.answered(call)
         self._frameArrived.emit(FrameArrived(event.segment, event.frame, event.kind, event.doubt))
         return True
 
@@ -137,4 +138,4 @@ class Arrivals:
         if call is not None and call.is_cancel_requested:
             return  # of a run that is over for the user
         error = call.error if call is not None and call.error is not None else event.error
-        self._messages.fail(error, event.log)
+        self._messages.fail(error, event.log, isOfWorker=True)

@@ -62,8 +62,9 @@ class Controller:
             when they are needed.
 
     Signals:
-        frameArrived, progress, finished (`RunEnd`), message (refusals, errors), changed (anything that
-        widgets show may have changed; carries None).
+        frameArrived, progress, finished (`RunEnd`), message (refusals, errors), recovered (the worker has
+        succeeded since it failed), changed (anything that widgets show may have changed); the last two carry
+        None.
     """
 
     def __init__(
@@ -80,10 +81,11 @@ class Controller:
         self.progress: Signal[Progress] = Signal()
         self.finished: Signal[RunEnd] = Signal()
         self.message: Signal[Message] = Signal()
+        self.recovered: Signal[None] = Signal()
         self.changed: Signal[None] = Signal()
         store = store or ModelStore()
         # Each part is given those before it that it needs, and no other.
-        self._messages = messages = UserMessages(self.message)
+        self._messages = messages = UserMessages(self.message, self.recovered)
         self._selection = selection = Selection(makeWriter)
         self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), store)
         self._running = running = RunUnderWay()

@@ -38,12 +38,14 @@ class Message:
     Attributes:
         level: "info", "warning" or "error". text: one or two sentences.
         log: the worker's last lines, where they may help.
+        isOfWorker: the worker failed; it is out of date once the worker has succeeded again.
     """
 
     level: str
     text: str
     code: str = ""
     log: tuple[str, ...] = ()
+    isOfWorker: bool = False
 
 
 @dataclass(frozen=True)

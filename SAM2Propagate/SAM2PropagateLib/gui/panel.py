@@ -21,7 +21,9 @@ from SAM2PropagateLib.gui.model_list import DownloadEnd, DownloadProgress, Model
 from SAM2PropagateLib.gui.navigation import frameInView
 from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.strip_widget import COLORS, DOUBT, SHOWN, makeStripWidget
+from SAM2PropagateLib.gui.wording import endText
 from SAM2PropagateLib.scene.names import decoded, encoded
+from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
 
 # The effects of the Segment Editor that are offered here: what corrects a slice by hand.
@@ -82,6 +84,8 @@ class Panel:
         self._isShowing = False
         self._message: Message | None = None
         self._error: Message | None = None
+        self._isOfScene = False
+        self._outcome: tuple[bool, tuple[Any, ...]] | None = None
         self._installStep = ""
         self._drawn = 0.0
         self._tools = {name: getattr(ui, f"{name}ToolButton") for name in tools.TOOLS}
@@ -231,6 +235,7 @@ class Panel:
             self._connect(
                 box, "currentIndexChanged(int)", lambda _n, box=box, name=name: self._chosen(box, name)
             )
+        self._connect(ui.reachSpinBox, "valueChanged(int)", self._showReach)
         self._connect(ui.opacitySlider, "valueChanged(double)", self._opacityChosen)
         self._connect(
             ui.segmentsTable, "selectionChanged(QItemSelection,QItemSelection)", self._segmentSelected
@@ -244,7 +249,8 @@ class Panel:
     def _signals(self) -> list[tuple[Any, Any]]:
         return [
             (self._controller.changed, self._changed),
-            (self._controller.message, self.say),
+            (self._controller.message, self._told),
+            (self._controller.recovered, self._recovered),
             (self._controller.progress, self._progress),
             (self._controller.finished, self._finished),
             (self._controller.frameArrived, self._frameArrived),
@@ -363,6 +369,7 @@ class Panel:
     # --- what is shown
 
     def _changed(self, _: None = None) -> None:
+        self._forgetOutcome()
         self.refresh()
 
     def refresh(self) -> None:
@@ -444,6 +451,11 @@ class Panel:
         )
         if self._parameters is not None:
             ui.opacitySlider.value = self._parameters.previewOpacity
+
+    def _showReach(self, reach: int) -> None:
+        self._ui.reachSpinBox.suffix = plural(
+            reach, _(" slice from a keyframe"), _(" slices from a keyframe")
+        )
 
     def _showModels(self) -> None:
         ui, chosen = self._ui, self._controller.choices.model
@@ -544,20 +556,33 @@ class Panel:
         ui.progressBar.value = progress.done
 
     def _finished(self, end: RunEnd) -> None:
-        text = {
-            "done": _("{count} slices were computed and written into the segment.")
-            if end.applied
-            else _("{count} slices were computed."),
-            "cancelled": _("Cancelled: {count} slices are in the preview."),
-            "failed": _("Not finished: {count} slices are in the preview."),
-        }[end.state]
-        _put(self._ui.progressLabel, text.format(count=end.frames))
+        _put(self._ui.progressLabel, endText(end))
+        self._outcome = (end.applied, self._standing(end.applied))
+
+    def _standing(self, isApplied: bool) -> tuple[Any, ...]:
+        """What has to stay as it is for the words on a run's end to be true."""
+        workspace = self._controller.workspace
+        segmentID = self._controller.segmentID
+        if workspace is None:
+            return (None, segmentID)
+        # What is not in the segment has to be in the preview.
+        return (workspace, segmentID, workspace.turns, isApplied or workspace.hasPreview)
+
+    def _forgetOutcome(self) -> None:
+        """Takes the words on a run's end away if they are not true any more."""
+        if self._outcome is None:
+            return
+        isApplied, standing = self._outcome
+        if self._controller.isRunning or self._standing(isApplied) != standing:
+            self._outcome = None
+            if not self._controller.isRunning:
+                _put(self._ui.progressLabel, "")
 
     def say(self, message: Message) -> None:
         """Shows a message, until it is dismissed or the next one comes; the last error can be shown again."""
         import qt
 
-        ui, self._message = self._ui, message
+        ui, self._message, self._isOfScene = self._ui, message, False
         if message.level == "error":
             self._error = message
         picture, level = {
@@ -571,8 +596,19 @@ class Panel:
         ui.messageFrame.setVisible(True)
         self._showLogButtons()
 
+    def _told(self, message: Message) -> None:
+        self.say(message)
+        self._isOfScene = True
+
+    def _recovered(self, _: None = None) -> None:
+        if self._message is not None and self._message.isOfWorker:
+            self.dismiss()
+
     def forgetErrors(self) -> None:
-        """The scene is closed: its last error is of no interest any more."""
+        """The scene is closed: what was said of it, and its last error, are of no interest any more."""
+        if self._isOfScene:
+            self.dismiss()
+            self._message = None
         self._error = None
         self._showLogButtons()
 

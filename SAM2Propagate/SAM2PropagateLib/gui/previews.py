@@ -124,10 +124,10 @@ class Previews:
                 replaces=not any(key[0] == segmentID and key[1] != frame for key in self.waiting),
             )
         except SAM2PropagateError as error:
-            self._messages.fail(error)
+            self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
             return
         workspace.underlay.ask((segmentID, frame))
-        self._messages.beginAnew()
+        self._messages.beginAnew(self._calls[segmentID, frame])
         self._worker.startPolling()
         lost, self._lost = self._lost - {(segmentID, frame)}, set()
         for other, otherFrame in sorted(lost):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Set
 
-from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.gui import rules
 from SAM2PropagateLib.gui.applying import Applying
 from SAM2PropagateLib.gui.arrivals import Arrivals
@@ -21,6 +21,7 @@ from SAM2PropagateLib.gui.workspace import Workspace
 from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.scene.volume import displayWindow
+from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
 
 
@@ -106,13 +107,13 @@ class Runs:
                 anew=anew,
             )
         except SAM2PropagateError as error:
-            self._messages.fail(error)
+            self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
             return False
         workspace.undone -= set(wanted)
         self._tellOfWindow(workspace, wanted, anew)
         self._running.begin(call, wanted)
         workspace.underlay.begin(wanted)
-        self._messages.beginAnew()
+        self._messages.beginAnew(call)
         self._worker.startPolling()
         self._changed.emit(None)
         return True
@@ -186,10 +187,11 @@ class Runs:
         """Frames on which the user spoke during a run that has been applied: the segment lacks them."""
         waiting = self._previews.waiting
         count = sum(key[1] in workspace.previewFrames(key[0]) or key in waiting for key in frames)
-        if count == 1:
-            text = _("One slice with newer prompts is still a preview: propagate again, or apply it.")
-        elif count:
-            text = _("{count} slices with newer prompts are still a preview: propagate again, or apply them.")
-        else:
+        if not count:
             return
+        text = plural(
+            count,
+            _("{count} slice with newer prompts is still a preview: propagate again, or apply it."),
+            _("{count} slices with newer prompts are still a preview: propagate again, or apply them."),
+        )
         self._messages.say("info", text.format(count=count), "newer_prompts")

@@ -91,6 +91,9 @@ class WorkerLink:
         """Closes a volume in the worker."""
         if self._volumes is not None:
             self._volumes.forget(volumeID)
+            if self.isWaiting:
+                # Nobody else asks for the answers once the scene is closed.
+                self.startPolling()
 
     def cancel(self, call: Call) -> None:
         """Nobody wants the answer to this any more."""

@@ -77,6 +77,8 @@ class Workspace:
         # What was known of each segment before and after its last commits, by what it held then.
         self._states: dict[tuple[str, int], dict[frozenset[tuple[int, str]], FactsOfFrames]] = {}
         self.undone: set[str] = set()
+        # How often runs were undone or brought back.
+        self.turns = 0
         # The window in which each segment was carried last, and the one of which the user was told so.
         self.windows: dict[str, Window] = {}
         self.toldOfWindow: Window | None = None
@@ -415,6 +417,7 @@ class Workspace:
             else:
                 for frame in different - edited:
                     self.memory.dropApplied(segmentID, frame)
+            self.turns += 1
             self.undone.add(segmentID)
             self.underlay.refresh(segmentID, different - edited)
         # What the user edited is known as it was before: taking the edit back is no undone run.

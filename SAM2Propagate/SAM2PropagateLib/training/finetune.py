@@ -152,13 +152,14 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
     if job.resume:
         trainer.resume()
     tell(
-        f"Training on {structures} structures of {len(sources)} cases, "
+        f"Training on {_some(structures, 'structure')} of {_some(len(sources), 'case')}, "
         f"measuring on {validation.structure_count} of {len(measured)}"
     )
     trainer.run(listener)
     progress = trainer.progress
     first, best = progress.scores[0], max(progress.scores, key=lambda score: float(score["volume"]))
-    draw_plot(progress, plot, f"{job.out.stem}: {len(sources)} cases, {progress.seconds / 60:.0f} minutes")
+    spent = _some(round(progress.seconds / 60), "minute")
+    draw_plot(progress, plot, f"{job.out.stem}: {_some(len(sources), 'case')}, {spent}")
     _write_report(report, job, recipe, about, progress, first, best)
     # Last: where the model is, all is.
     _write_model(job, loaded, progress, best)
@@ -196,7 +197,8 @@ def _cases(job: FinetuneJob) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     if len(cases) < _FEWEST_CASES:
         raise InputError(
             "too_few_cases",
-            f"'{job.cases}' holds {len(cases)} case; one to learn from and one to measure on are needed.",
+            f"'{job.cases}' holds {_some(len(cases), 'case')}; one to learn from and one to measure on are "
+            "needed.",
             "Add cases of other patients.",
         )
     return split(cases, job.share, job.recipe.seed)
@@ -205,10 +207,12 @@ def _cases(job: FinetuneJob) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
 def _counted(cases: Sequence[Case]) -> str:
     """So many cases of so many patients, for a sentence."""
     patients = len({case.patient for case in cases})
-    return (
-        f"{len(cases)} {'case' if len(cases) == 1 else 'cases'} "
-        f"of {patients} {'patient' if patients == 1 else 'patients'}"
-    )
+    return f"{_some(len(cases), 'case')} of {_some(patients, 'patient')}"
+
+
+def _some(count: int, thing: str) -> str:
+    """`1 case`, `2 cases`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _sources(
