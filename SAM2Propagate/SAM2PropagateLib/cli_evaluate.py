@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from SAM2PropagateLib.cli_finetune import add_sequence
 from SAM2PropagateLib.cli_progress import ProgressPrinter
 from SAM2PropagateLib.errors import Cancelled
 from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Scores, evaluate
 from SAM2PropagateLib.evaluation.simulated_user import CORRECTIONS, FIRST_PROMPTS
 from SAM2PropagateLib.files.atomic import atomic_output, check_output
+from SAM2PropagateLib.frames.window import FittedWindow
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.messages import ProgressEvent
@@ -36,6 +39,7 @@ class EvaluateCommand:
     """`evaluate`: everything it was given."""
 
     cases: Path
+    sequence: str
     model: str
     config: str | None
     device: str
@@ -49,11 +53,12 @@ class EvaluateCommand:
 
 @dataclass(frozen=True)
 class EvaluatedTarget:
-    """One structure; `counts`: whether it is part of the mean."""
+    """One structure; `counts`: whether it is part of the mean; `window`: through which it was seen."""
 
     target: str
     counts: bool
     scores: Scores
+    window: FittedWindow
 
 
 def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
@@ -63,6 +68,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
         "evaluate", help="measure a model on segmented volumes", epilog=_EPILOG, **shape
     )
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR", help="as for finetune")
+    add_sequence(parser)
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME|FILE", help=f"default: {DEFAULT_MODEL}"
     )
@@ -91,6 +97,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
     out = namespace.out or Path(f"evaluation_{_short_name(namespace.model)}.json")
     return EvaluateCommand(
         cases=namespace.cases,
+        sequence=namespace.sequence,
         model=namespace.model,
         config=namespace.config,
         device=namespace.device,
@@ -125,10 +132,11 @@ def run_evaluate(
     # Late: they bring torch along.
     from SAM2PropagateLib.engine.build import load_model
     from SAM2PropagateLib.engine.engine import PropagationEngine
-    from SAM2PropagateLib.training.cases import LoadedCase, find_cases
+    from SAM2PropagateLib.training.cases import find_cases
+    from SAM2PropagateLib.training.loaded_case import LoadedCase
 
     check_output(command.out, command.overwrite)
-    cases = find_cases(command.cases)
+    cases = find_cases(command.cases, command.sequence)
     path, entry = store.resolve(command.model)
     loaded = load_model(
         path,
@@ -142,6 +150,8 @@ def run_evaluate(
     found: list[EvaluatedTarget] = []
     for number, case in enumerate(cases, 1):
         one = LoadedCase(case)
+        for note in one.notes:
+            progress.note(f"Note on '{case.name}': {note}")
         usable = set(one.usable())
         for structure in range(len(one.names)):
             if should_cancel():
@@ -150,10 +160,16 @@ def run_evaluate(
             progress(_STAGE, ProgressEvent(None, f"{target.target.title} (case {number} of {len(cases)})"))
             # A new session each: slices encoded before must not make this one faster.
             scores = evaluate(target, engine.open(target.frames, "auto"), options)
-            found.append(EvaluatedTarget(target.target.title, structure in usable, scores))
+            found.append(EvaluatedTarget(target.target.title, structure in usable, scores, one.window))
     with atomic_output(command.out, command.overwrite) as file:
         file.write(_document(found, command, about))
-    return [*table(found), f"Wrote {command.out}"]
+    return [*table(found), *_windows(found), f"Wrote {command.out}"]
+
+
+def _windows(found: Sequence[EvaluatedTarget]) -> list[str]:
+    """Through which windows the structures were seen, and why."""
+    counts = Counter(one.window.reason for one in found)
+    return [f"Window of {count} of {len(found)} structures: {reason}." for reason, count in counts.items()]
 
 
 def table(found: Sequence[EvaluatedTarget]) -> list[str]:
@@ -203,6 +219,7 @@ def _document(found: Sequence[EvaluatedTarget], command: EvaluateCommand, about:
     content = {
         **about,
         "cases": str(command.cases),
+        "sequence": command.sequence,
         "prompt": command.prompt,
         "correction": command.correction,
         "mean": dict(zip(names, _means(counted), strict=True)) if counted else {},
@@ -210,6 +227,7 @@ def _document(found: Sequence[EvaluatedTarget], command: EvaluateCommand, about:
             {
                 "target": one.target,
                 "counts": one.counts,
+                "window": {**asdict(one.window.window), "reason": one.window.reason},
                 **dict(zip(names, _figures(one.scores), strict=True)),
                 "scores": asdict(one.scores),
             }

@@ -24,9 +24,10 @@ _STAGE = "Training"
 
 _EPILOG = """\
 A case is a subfolder with image.nii.gz and label.nii.gz (or .nrrd, .mha; the label may be a .seg.nrrd), or
-a file NAME.nii.gz with NAME_label.nii.gz or NAME.seg.nrrd beside it. Every label value and every segment is a
-structure. Cases whose names are the same up to the number of the patient (p07_ct, p07_mr) are of one patient;
-a manifest.json can say otherwise.
+a file NAME.nii.gz with NAME_label.nii.gz or NAME.seg.nrrd beside it. Data sets of nnU-Net, the Medical
+Segmentation Decathlon, TotalSegmentator and BraTS are read as they come. Every label value and every segment
+is a structure. Cases whose names are the same up to the number of the patient (p07_ct, p07_mr) are of one
+patient; a manifest.json can say otherwise.
 
 example:
   finetune --cases my_livers --from sam2propagate_tiny --out liver.safetensors --minutes 60
@@ -39,6 +40,7 @@ class FinetuneCommand:
     """`finetune`: everything it was given. With neither epochs nor minutes: `DEFAULT_EPOCHS`."""
 
     cases: Path
+    sequence: str
     model: str
     out: Path
     config: str | None
@@ -62,6 +64,7 @@ def add_finetune(commands: Any, **shape: Any) -> argparse.ArgumentParser:
         "finetune", help="teach a model on your own segmented volumes", epilog=_EPILOG, **shape
     )
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR", help="segmented volumes")
+    add_sequence(parser)
     parser.add_argument(
         "--from",
         dest="model",
@@ -101,6 +104,16 @@ def add_finetune(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def add_sequence(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses an image of cases that have several."""
+    parser.add_argument(
+        "--sequence",
+        default="",
+        metavar="NAME|N",
+        help="which image of cases with several: its name (flair, t1ce, ...) or its number from 0",
+    )
+
+
 def finetune_command(namespace: argparse.Namespace) -> FinetuneCommand:
     """What the parsed arguments ask for.
 
@@ -116,6 +129,7 @@ def finetune_command(namespace: argparse.Namespace) -> FinetuneCommand:
     epochs = namespace.epochs or (0 if namespace.minutes else DEFAULT_EPOCHS)
     return FinetuneCommand(
         cases=namespace.cases,
+        sequence=namespace.sequence,
         model=namespace.model,
         out=namespace.out,
         config=namespace.config,
@@ -155,6 +169,7 @@ def run_finetune(
         recipe = Recipe(seed=command.seed, minutes=command.minutes, batch=command.batch)
     job = FinetuneJob(
         cases=command.cases,
+        sequence=command.sequence,
         model=path,
         out=command.out,
         config=command.config or (entry.config if entry is not None else None),

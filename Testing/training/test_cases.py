@@ -12,14 +12,9 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.segmentation import Segment, write_segmentation
 from SAM2PropagateLib.files.volume import read_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
-from SAM2PropagateLib.training.cases import (
-    Case,
-    LoadedCase,
-    check_apart,
-    find_cases,
-    patient_of,
-    split,
-)
+from SAM2PropagateLib.training.case import Case, patient_of
+from SAM2PropagateLib.training.cases import check_apart, find_cases, split
+from SAM2PropagateLib.training.loaded_case import LoadedCase
 from Testing.cli.dicom_files import write_series
 from Testing.training.samples import SHAPE, ball, write_case, write_image
 

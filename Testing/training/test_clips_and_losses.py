@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from SAM2PropagateLib.training.cases import LoadedCase, find_cases
+from SAM2PropagateLib.training.cases import find_cases
 from SAM2PropagateLib.training.clips import BOX, CLICK, CLICKS, MASK, ClipPlan, draw_clip, draw_prompt
 from SAM2PropagateLib.training.features import FrameStock
+from SAM2PropagateLib.training.loaded_case import LoadedCase
 from SAM2PropagateLib.training.looks import Look, coarse_target, draw_look
 from SAM2PropagateLib.training.losses import answer_loss
 from SAM2PropagateLib.training.recipe import LossWeights

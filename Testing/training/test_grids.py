@@ -7,9 +7,9 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
 from scipy.spatial.transform import Rotation
 
-from SAM2PropagateLib.evaluation.targets import grid_offset
 from SAM2PropagateLib.files.image import itk_geometry
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.grids import grid_offset
 
 SHAPE = (512, 512, 60)
 SPACING = (0.703125, 0.703125, 3.2)

@@ -8,8 +8,9 @@ import torch
 from scipy import ndimage
 
 from SAM2PropagateLib.engine import imaging
-from SAM2PropagateLib.training.cases import LoadedCase, find_cases
+from SAM2PropagateLib.training.cases import find_cases
 from SAM2PropagateLib.training.features import FrameStock
+from SAM2PropagateLib.training.loaded_case import LoadedCase
 from SAM2PropagateLib.training.warps import draw_warped_look
 from Testing.training.samples import outline_the_bright, write_case
 

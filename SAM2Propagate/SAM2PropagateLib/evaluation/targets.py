@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from scipy import ndimage
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.metrics import BoolArray, adjacent_slice_dice, copy_max_slice_dice
-from SAM2PropagateLib.files.image import read_image
+from SAM2PropagateLib.files.labels import read_labels
 from SAM2PropagateLib.files.volume import read_only_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
@@ -29,9 +28,6 @@ ENDINGS = (
     *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img"),
     *(".gipl", ".gipl.gz", ".vtk", ".tif", ".tiff", ".dcm"),
 )
-# How far, in voxels along each axis, two grids may be apart anywhere and still be the same: far more than
-# the rounding of headers, far less than what moves an outline.
-_GRID_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Target:
     Attributes:
         case: the volume's name.
         name: the structure's.
-        image, label: files that SimpleITK reads, on the same grid.
+        image, label: files that SimpleITK reads, in the same place; the voxels may be in another order.
         values: of the label file that belong to the structure; empty: every one but 0.
         axis: propagation axis; None: the one with the largest spacing.
         modality: "CT", "MR", ... or "" if nobody tells.
@@ -148,21 +144,6 @@ def default_axis(geometry: VolumeGeometry) -> int:
     return max(range(3), key=lambda axis: (round(geometry.spacing[axis], 3), axis))
 
 
-def grid_offset(label: VolumeGeometry, image: VolumeGeometry) -> tuple[int, int, int] | None:
-    """Where the label's first voxel lies in the image, (i, j, k); None if their grids are different.
-
-    The grids are the same if every corner of the label lies on a voxel of the image's grid, within a tenth of
-    a voxel along each axis; a label may cover a part of the image or reach beyond it.
-    """
-    ends = [(0, size - 1) for size in label.shape_ijk]
-    corners = np.array(list(itertools.product(*ends)), dtype=float)
-    there = image.ras_to_ijk(label.ijk_to_world(corners))
-    start = np.rint(there[0])
-    if np.abs(there - (start + corners)).max() > _GRID_TOLERANCE:
-        return None
-    return int(start[0]), int(start[1]), int(start[2])
-
-
 def _of_manifest(folder: Path) -> tuple[Target, ...]:
     path = folder / MANIFEST
     try:
@@ -203,13 +184,11 @@ def load_target(target: Target, window: Window | None = None) -> LoadedTarget:
         window: what the model sees as black and white; None: `window_for` the volume and its modality.
 
     Raises:
-        InputError: as `read_only_volume` and `read_image`; `label_mismatch`: the label lies on another grid;
-            `label_empty`: the structure is nowhere in it.
+        InputError: as `read_only_volume` and `read_labels`; `label_empty`: the structure is nowhere in it.
     """
     volume = read_only_volume(target.image)
-    label = read_image(target.label)
-    _check_grid(target, volume.geometry, label.geometry)
-    mask = np.isin(label.array, target.values) if target.values else label.array != 0
+    labels = read_labels(target.label, volume.geometry).array
+    mask = np.isin(labels, target.values) if target.values else labels != 0
     if not mask.any():
         raise InputError(
             "label_empty", f"'{target.label}' has no voxel of “{target.name}”.", "Check the label's values."
@@ -219,12 +198,3 @@ def load_target(target: Target, window: Window | None = None) -> LoadedTarget:
         window = window_for(volume.array, target.modality or volume.modality or "")
     mask.setflags(write=False)
     return LoadedTarget(target, FrameStack(volume.array, volume.geometry, axis, window), mask)
-
-
-def _check_grid(target: Target, image: VolumeGeometry, label: VolumeGeometry | None) -> None:
-    if label is None or label.shape_ijk != image.shape_ijk or grid_offset(label, image) != (0, 0, 0):
-        raise InputError(
-            "label_mismatch",
-            f"The label '{target.label}' does not lie on the voxels of its image.",
-            "Resample it to the image's grid first.",
-        )

@@ -90,12 +90,16 @@ def image_info(path: Path) -> ImageInfo:
     )
 
 
-def read_image(path: Path) -> FileImage:
+def read_image(path: Path, channel: int | None = None) -> FileImage:
     """Read a whole image file.
+
+    Args:
+        path: the file.
+        channel: which volume of a file that holds several, from 0; None: all that it holds.
 
     Raises:
         InputError: as `image_info`; also `file_damaged` where the reader itself would fill in zeros or pass
-            on wrong voxels: a truncated NIfTI file, a wrong checksum in a compressed file.
+            on wrong voxels: a truncated NIfTI file, a wrong checksum in a compressed file. `no_such_channel`.
     """
     info = image_info(path)
     reader = _reader(path)
@@ -103,13 +107,43 @@ def read_image(path: Path) -> FileImage:
         image = reader.Execute()
     except RuntimeError as error:
         raise _reading_failure(path, error) from error
-    array = sitk.GetArrayFromImage(image)
-    _check_integrity(info, array)
-    size = image.GetSize()
-    if len(size) == 4 and size[3] == 1:
-        image, array = image[:, :, :, 0], array[0]
+    _check_integrity(info, sitk.GetArrayViewFromImage(image))
+    image = _without_single_axes(image)
+    if channel is not None:
+        image = _channel_of(path, image, channel)
     geometry = itk_geometry(image) if image.GetDimension() == 3 else None
-    return FileImage(array, geometry, info.header)
+    return FileImage(sitk.GetArrayFromImage(image), geometry, info.header)
+
+
+def no_such_channel(path: Path, channel: int, count: int) -> InputError:
+    """`no_such_channel`: a file holds `count` volumes, and not one of this number."""
+    volumes = "one volume" if count == 1 else f"{count} volumes"
+    return InputError(
+        "no_such_channel",
+        f"'{path}' holds {volumes}, so there is no number {channel}.",
+        "Leave out --sequence." if count == 1 else f"Give a number from 0 to {count - 1}.",
+    )
+
+
+def _without_single_axes(image: sitk.Image) -> sitk.Image:
+    """Without axes of size 1 beyond the third."""
+    for axis in range(image.GetDimension() - 1, 2, -1):
+        if image.GetSize()[axis] == 1:
+            where: list[slice | int] = [slice(None)] * image.GetDimension()
+            where[axis] = 0
+            image = image[tuple(where)]
+    return image
+
+
+def _channel_of(path: Path, image: sitk.Image, channel: int) -> sitk.Image:
+    """One volume of several: along a fourth axis, or of several values per voxel."""
+    components = image.GetNumberOfComponentsPerPixel()
+    count = image.GetSize()[3] if image.GetDimension() == 4 else components
+    if channel >= count or (image.GetDimension() == 4 and components > 1):
+        raise no_such_channel(path, channel, count)
+    if image.GetDimension() == 4:
+        return image[:, :, :, channel]
+    return sitk.VectorIndexSelectionCast(image, channel) if components > 1 else image
 
 
 def itk_geometry(image: sitk.Image) -> VolumeGeometry:

@@ -13,7 +13,7 @@ import numpy as np
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import atomic_output
-from SAM2PropagateLib.files.image import read_image
+from SAM2PropagateLib.files.image import image_info, read_image
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
 SUFFIX = ".seg.nrrd"
@@ -145,6 +145,11 @@ def read_segmentation(path: Path | str) -> Segmentation:
             "Save it again in 3D Slicer.",
         ) from error
     return Segmentation(tuple(segments), image.geometry, header)
+
+
+def holds_segments(path: Path) -> bool:
+    """Whether the header of a file describes segments. Raises InputError as `image_info`."""
+    return "Segment0_ID" in image_info(path).header
 
 
 def _read_segment(header: Mapping[str, str], prefix: str, voxels: np.ndarray) -> Segment:

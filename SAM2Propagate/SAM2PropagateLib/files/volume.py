@@ -13,7 +13,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.dicom_file import OtherObject, read_headers
 from SAM2PropagateLib.files.dicom_headers import ALL_SERIES, Series, choose_series, scan_folder
 from SAM2PropagateLib.files.dicom_series import read_series
-from SAM2PropagateLib.files.image import ImageInfo, check_file, image_info, read_image
+from SAM2PropagateLib.files.image import ImageInfo, check_file, image_info, no_such_channel, read_image
 from SAM2PropagateLib.frames.checks import check_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
@@ -49,7 +49,13 @@ class Volume:
     notes: tuple[str, ...] = ()
 
 
-def read_volume(path: Path | str, series: str | None = None, part: str | None = None) -> Volume:
+def read_volume(
+    path: Path | str,
+    series: str | None = None,
+    part: str | None = None,
+    *,
+    channel: int | None = None,
+) -> Volume:
     """Read a volume: NRRD, NIfTI, MetaImage, a DICOM series folder or a multi-frame DICOM file.
 
     Args:
@@ -57,6 +63,7 @@ def read_volume(path: Path | str, series: str | None = None, part: str | None = 
         series: the SeriesInstanceUID to read from a folder that holds several; "all" reads them as one.
         part: which of several stacks (acquisitions, time points, echoes) in a DICOM series: its number
             from 1, as the refusal lists them; "all" reads them together.
+        channel: which volume of a file that is not DICOM and holds several, from 0; None: it must hold one.
 
     Raises:
         InputError: one sentence on what is wrong. Files: `file_missing`, `file_unreadable`, `file_empty`,
@@ -64,10 +71,13 @@ def read_volume(path: Path | str, series: str | None = None, part: str | None = 
             `too_few_slices`, `all_nan`, `constant_volume`, `is_segmentation`, and the others of
             `check_volume`. DICOM: `no_dicom`, `no_image`, `several_series`, `series_unknown`,
             `single_dicom_slice`, and those of `read_series`. `series_without_folder` if `series` is given
-            with a file, `part_without_dicom` if `part` is given with a file that is not DICOM.
+            with a file, `part_without_dicom` if `part` is given with a file that is not DICOM;
+            `no_such_channel`.
     """
     path = Path(path)
     if path.is_dir():
+        if channel:
+            raise no_such_channel(path, channel, 1)
         volume = _from_folder(path, series, part)
     else:
         if series is not None:
@@ -77,20 +87,26 @@ def read_volume(path: Path | str, series: str | None = None, part: str | None = 
                 "Leave out --series.",
             )
         check_file(path)
-        volume = _from_dicom_file(path, part) or _from_image_file(path, part)
+        found = _from_dicom_file(path, part)
+        if found is not None and channel:
+            raise no_such_channel(path, channel, 1)
+        volume = found or _from_image_file(path, part, channel)
     check_volume(volume.array, volume.geometry)
     volume.array.setflags(write=False)
     return volume
 
 
-def read_only_volume(path: Path | str) -> Volume:
+def read_only_volume(path: Path | str, channel: int | None = None) -> Volume:
     """Read a volume for a command that has no options to choose a series or a part of it.
+
+    Args:
+        path, channel: as for `read_volume`.
 
     Raises:
         InputError: as `read_volume`, but with other ways out.
     """
     try:
-        return read_volume(path)
+        return read_volume(path, channel=channel)
     except InputError as error:
         if "--series" not in error.hint and "--part" not in error.hint:
             raise
@@ -172,7 +188,7 @@ def _no_image(other: OtherObject) -> InputError:
     return InputError(code, f"'{path}' is no image but another DICOM object ({other.kind}).", hint)
 
 
-def _from_image_file(path: Path, part: str | None) -> Volume:
+def _from_image_file(path: Path, part: str | None, channel: int | None) -> Volume:
     if part is not None:
         raise InputError(
             "part_without_dicom",
@@ -187,15 +203,14 @@ def _from_image_file(path: Path, part: str | None) -> Volume:
             "Export or copy it again.",
         )
     info = image_info(path)
-    _check_kind(info)
-    image = read_image(path)
-    array = image.array
-    geometry = image.geometry
-    if geometry is None:
+    if channel is None:
+        _check_kind(info)
+    image = read_image(path, channel)
+    if image.geometry is None:
         raise _not_3d(info)
     return Volume(
-        array=array,
-        geometry=geometry,
+        array=image.array,
+        geometry=image.geometry,
         name=volume_name(path),
         modality=_modality(info.header),
         window=None,

@@ -1,4 +1,4 @@
-"""Segmented volumes to learn from and to measure on: finding them, reading them, keeping patients apart.
+"""Segmented volumes to learn from and to measure on: finding them, and keeping patients apart.
 
 A folder of cases is one of these:
 
@@ -6,7 +6,9 @@ A folder of cases is one of these:
   of that name with `image.*` and `label.*`; `patient`, `modality` ("CT", "MR") and `propagation_axis_ijk`
   (0 to 2) may be given. With "pairs" in place of "cases", only each case's `recommended_targets` count
   ("1+2": both labels together are one structure).
-* subfolders, each with `image.*` (or a DICOM folder `image`) and `label.*` (or one `*.seg.nrrd`);
+* a data set of the Medical Segmentation Decathlon or of nnU-Net (`layouts`);
+* subfolders, each with `image.*` (or a DICOM folder `image`) and `label.*` (or one `*.seg.nrrd`), or as
+  TotalSegmentator and BraTS have it (`layouts`);
 * files side by side: `NAME.nii.gz` with `NAME_label.nii.gz` or `NAME.seg.nrrd`.
 
 Every value of a label but 0, and every segment of a `.seg.nrrd`, is a structure. What looks like a case but
@@ -15,106 +17,83 @@ is not clearly one is refused, never left out silently.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.evaluation.metrics import BoolArray
-from SAM2PropagateLib.evaluation.targets import (
-    ENDINGS,
-    MANIFEST,
-    MOST_PARTS,
-    LoadedTarget,
-    Target,
-    default_axis,
-    grid_offset,
+from SAM2PropagateLib.evaluation.targets import MANIFEST
+from SAM2PropagateLib.files.segmentation import SUFFIX
+from SAM2PropagateLib.training.case import (
+    Case,
+    label_word,
+    listed,
+    only,
+    patient_of,
+    volumes_in,
+    with_channel,
+    without_label,
 )
-from SAM2PropagateLib.files.image import read_image
-from SAM2PropagateLib.files.segmentation import SUFFIX, read_segmentation
-from SAM2PropagateLib.files.volume import Volume, read_only_volume
-from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.frames.window import window_for
+from SAM2PropagateLib.training.layouts import dataset_cases, is_dataset, masked_case, sequences_case
 
-_LABEL_WORDS = ("_label", "-label", "_seg", "-seg", "_segmentation", "-segmentation", "_mask", "-mask")
-# A number that names a patient: alone between separators, or after a word for a patient.
-_PATIENT = re.compile(
-    r"(?:.*?[-_. ])??(?:p|pt|pat|patient|s|sub|subj|subject|case|id)?\d+(?=[-_. ]|$)", re.IGNORECASE
-)
-# Fewer voxels than this are a mark, not a structure.
-_LEAST_VOXELS = 20
-# More values than this are an image, not a label.
-_MOST_VALUES = 1000
-_LARGEST_VALUE = 65535
-
-
-@dataclass(frozen=True)
-class Case:
-    """A segmented volume on disk.
-
-    Attributes:
-        name: for the user.
-        patient: whose it is: two cases of one patient never stand on both sides of a split.
-        image, label: files; the image may be a DICOM folder, the label a `.seg.nrrd`.
-        names: of the label's values, as far as somebody tells.
-        wanted: the structures, each the values that make it up; None: every value is one.
-        axis: propagation axis; None: the one with the largest spacing.
-        modality: "CT", "MR", ... or "" if nobody tells.
-    """
-
-    name: str
-    patient: str
-    image: Path
-    label: Path
-    names: Mapping[int, str] = field(default_factory=dict, compare=False)
-    wanted: tuple[tuple[int, ...], ...] | None = None
-    axis: int | None = None
-    modality: str = ""
-
-
-def patient_of(name: str) -> str:
-    """The patient in a case's name: everything up to the number that tells whose it is.
-
-    That is the first number that stands alone ("sts_008_mr_t1" -> "sts_008"; "BraTS20_Training_001" as it is)
-    or follows a word for a patient ("p01_2" -> "p01"); else the first number ("aorta7b" -> "aorta7"); without
-    a number the whole name. A name that begins with a date says no more than its year this way: a manifest
-    has to say whose cases those are.
-    """
-    found = _PATIENT.match(name) or re.match(r"\D*\d+", name)
-    return found.group() if found else name
-
+# What a Mac's archives leave beside the cases.
+_LEFTOVERS = "__MACOSX"
 
 # --- finding
 
 
-def find_cases(folder: Path) -> tuple[Case, ...]:
+def find_cases(folder: Path, sequence: str = "") -> tuple[Case, ...]:
     """The cases in a folder (see above), sorted by name.
+
+    Args:
+        folder: that holds them.
+        sequence: which image is meant where a case has several, by its name ("flair") or its number from 0;
+            "": every case has one.
 
     Raises:
         InputError: `no_cases`, `manifest_unreadable`, `case_without_label`, `label_without_image`,
-            `case_unclear`: it could be read in more than one way.
+            `image_missing`; `case_unclear`: it could be read in more than one way; `sequence_unclear`,
+            `sequence_unknown`.
     """
     if not folder.is_dir():
         raise InputError("no_cases", f"There is no folder '{folder}'.", "Check the path.")
     if (folder / MANIFEST).is_file():
-        cases = _of_manifest(folder)
+        cases = [with_channel(case, sequence) for case in _of_manifest(folder)]
+    elif is_dataset(folder):
+        cases = dataset_cases(folder, sequence)
     else:
-        folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and _seems_a_case(path)]
-        cases = [*map(_of_subfolder, folders), *_side_by_side(folder)]
+        cases = [_of_subfolder(path, sequence) for path in _subfolders(folder) if _seems_a_case(path)]
+        cases += [with_channel(case, sequence) for case in _side_by_side(folder)]
     if not cases:
-        raise InputError(
-            "no_cases",
-            f"'{folder}' holds no cases.",
-            "Put each case into a subfolder as image.nii.gz and label.nii.gz (or .nrrd, .mha, .seg.nrrd).",
-        )
+        raise _no_cases(folder)
     return tuple(sorted(cases, key=lambda case: case.name))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and path.name != _LEFTOVERS
+    ]
+
+
+def _no_cases(folder: Path) -> InputError:
+    inside = [
+        path.name
+        for path in _subfolders(folder)
+        if is_dataset(path) or any(map(_seems_a_case, _subfolders(path)))
+    ]
+    if inside:
+        hint = f"Give one of its folders, which seem to hold some: {listed(inside)}."
+    else:
+        hint = (
+            "Put each case into a subfolder as image.nii.gz and label.nii.gz (or .nrrd, .mha, .seg.nrrd), or "
+            "give the folder of a data set with its dataset.json."
+        )
+    return InputError("no_cases", f"'{folder}' holds no cases.", hint)
 
 
 def _of_manifest(folder: Path) -> list[Case]:
@@ -140,8 +119,8 @@ def _of_entry(folder: Path, entry: Mapping[str, Any]) -> Case:
     return Case(
         name,
         str(entry.get("patient") or patient_of(name)),
-        _only(name, images) or folder / name / "image.nii.gz",
-        _only(name, labels) or folder / name / "label.nii.gz",
+        only(name, images) or folder / name / "image.nii.gz",
+        only(name, labels) or folder / name / "label.nii.gz",
         names,
         tuple(tuple(int(value) for value in str(one).split("+")) for one in wanted or names),
         entry.get("propagation_axis_ijk"),
@@ -151,32 +130,35 @@ def _of_entry(folder: Path, entry: Mapping[str, Any]) -> Case:
 
 def _seems_a_case(folder: Path) -> bool:
     """Whether a subfolder holds volumes; others may lie beside the cases."""
-    return any(_files_of(folder)) or any(True for _ in _volumes(folder))
+    return any(_files_of(folder)) or any(True for _ in volumes_in(folder))
 
 
-def _of_subfolder(folder: Path) -> Case:
+def _of_subfolder(folder: Path, sequence: str) -> Case:
     images, labels = _files_of(folder)
-    image, label = _only(folder.name, images), _only(folder.name, labels)
+    if not (images and labels):
+        found = masked_case(folder, sequence) or (None if images else sequences_case(folder, sequence))
+        if found is not None:
+            return found
+    image, label = only(folder.name, images), only(folder.name, labels)
     if image is None:
-        held = [path.name for path, _, _ in _volumes(folder)]
+        held = [path.name for path, _, _ in volumes_in(folder)]
         raise InputError(
             "case_unclear",
-            f"The folder '{folder.name}' holds {_listed(held)} but no image.",
-            "Call its volume image.nii.gz (or .nrrd, .mha, ...), put a DICOM series into a folder 'image', "
-            "or move the folder elsewhere if it is no case.",
+            f"In the folder '{folder.name}' it is not clear which is the image and which the label: it holds "
+            f"{listed(held)}.",
+            "Call them image.nii.gz and label.nii.gz (or .nrrd, .mha, ...), or end the label's name in _seg, "
+            "or put a DICOM series into a folder 'image'; move the folder elsewhere if it is no case.",
         )
     if label is None:
-        raise _without_label(
-            folder.name, "Put its label.nii.gz (or .nrrd, .mha, .seg.nrrd) beside the image."
-        )
-    return Case(folder.name, patient_of(folder.name), image, label)
+        raise without_label(folder.name, "Put its label.nii.gz (or .nrrd, .mha, .seg.nrrd) beside the image.")
+    return with_channel(Case(folder.name, patient_of(folder.name), image, label), sequence)
 
 
 def _files_of(folder: Path) -> tuple[list[Path], list[Path]]:
     """What may be a case's image, and what its label."""
     stems: dict[str, list[Path]] = {"image": [], "label": []}
     segmentations = []
-    for path, stem, ending in _volumes(folder):
+    for path, stem, ending in volumes_in(folder):
         if ending == SUFFIX:
             segmentations.append(path)
         elif stem in stems:
@@ -189,216 +171,27 @@ def _files_of(folder: Path) -> tuple[list[Path], list[Path]]:
 def _side_by_side(folder: Path) -> list[Case]:
     images: dict[str, list[Path]] = {}
     labels: dict[str, list[Path]] = {}
-    for path, stem, ending in _volumes(folder):
-        word = next((w for w in _LABEL_WORDS if stem.lower().endswith(w)), "")
+    for path, stem, ending in volumes_in(folder):
+        word = label_word(stem)
         found = labels if ending == SUFFIX or word else images
         found.setdefault(stem[: len(stem) - len(word)], []).append(path)
     alone = sorted(path.name for stem in labels.keys() - images.keys() for path in labels[stem])
     if alone:
         raise InputError(
             "label_without_image",
-            f"There is no image for {_listed(alone)}.",
+            f"There is no image for {listed(alone)}.",
             "Put each image beside its label under the same name without the label's ending "
             "(a1.nii.gz for a1_label.nii.gz), or move these files elsewhere.",
         )
     missing = sorted(images.keys() - labels.keys())
     if missing:
-        raise _without_label(missing[0], f"Put its label beside it as {missing[0]}_label.nii.gz.")
+        raise without_label(missing[0], f"Put its label beside it as {missing[0]}_label.nii.gz.")
     cases = []
     for stem, volumes in images.items():
-        image, label = _only(stem, volumes), _only(stem, labels[stem])
+        image, label = only(stem, volumes), only(stem, labels[stem])
         assert image is not None and label is not None
         cases.append(Case(stem, patient_of(stem), image, label))
     return cases
-
-
-def _volumes(folder: Path) -> Iterator[tuple[Path, str, str]]:
-    """The volumes and segmentations in a folder: path, name without its ending, ending in lower case."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    for path in paths:
-        ending = next((e for e in (SUFFIX, *ENDINGS) if path.name.lower().endswith(e)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
-            continue
-        if ending == ".img" and path.with_suffix(".hdr").is_file():
-            continue  # the voxels of a pair: the header stands for both
-        yield path, path.name[: -len(ending)], ending
-
-
-def _only(name: str, paths: Sequence[Path]) -> Path | None:
-    """The one path, or None if there is none.
-
-    Raises:
-        InputError: `case_unclear`: there are several.
-    """
-    if len(paths) > 1:
-        raise InputError(
-            "case_unclear",
-            f"The case '{name}' has {_listed([path.name for path in paths])}: which one counts is not clear.",
-            "Keep one of them there.",
-        )
-    return paths[0] if paths else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names for a sentence, the first few of many."""
-    shown = ", ".join(f"'{name}'" for name in names[:4])
-    return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _without_label(name: str, hint: str) -> InputError:
-    return InputError("case_without_label", f"The case '{name}' has no label.", hint)
-
-
-# --- reading
-
-
-class LoadedCase:
-    """A case in memory, its structures made one at a time.
-
-    Args:
-        case: which.
-
-    Raises:
-        InputError: as `read_only_volume` and `read_image`; `case_without_label`: a file is missing or the
-            label is empty; `label_mismatch`: the label lies on another grid; `label_not_whole`: it is no
-            label.
-    """
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        volume = read_only_volume(case.image)
-        axis = default_axis(volume.geometry) if case.axis is None else case.axis
-        window = window_for(volume.array, case.modality or volume.modality or "")
-        self.frames = FrameStack(volume.array, volume.geometry, axis, window)
-        if not case.label.is_file():
-            raise _without_label(case.name, f"There is no file '{case.label}'.")
-        self._masks: list[BoolArray] = []
-        self._array: np.ndarray | None = None
-        self._values: list[tuple[int, ...]] = []
-        self.names: list[str] = []
-        if case.label.name.lower().endswith(SUFFIX):
-            self._read_segments(volume)
-        else:
-            self._read_label(volume)
-        if not self.names:
-            raise _without_label(case.name, f"'{case.label}' is empty: label its structures first.")
-
-    def _read_label(self, volume: Volume) -> None:
-        label = read_image(self.case.label)
-        if label.geometry is None or grid_offset(label.geometry, volume.geometry) != (0, 0, 0):
-            raise _mismatch(self.case)
-        if label.geometry.shape_ijk != volume.geometry.shape_ijk:
-            raise _mismatch(self.case)
-        array = label.array
-        if array.dtype.kind == "f":
-            if not bool(np.isfinite(array).all()) or bool((array != np.rint(array)).any()):
-                raise _not_whole(self.case)
-            array = array.astype(np.int32)
-        present = np.unique(array)
-        if len(present) > _MOST_VALUES:
-            raise _not_whole(self.case)
-        there = {int(value) for value in present} - {0}
-        wanted = self.case.wanted or tuple((value,) for value in sorted(there))
-        self._array = array
-        self._values = [values for values in wanted if there.intersection(values)]
-        names = self.case.names
-        self.names = [" + ".join(names.get(value, str(value)) for value in values) for values in self._values]
-
-    def _read_segments(self, volume: Volume) -> None:
-        segmentation = read_segmentation(self.case.label)
-        offset = grid_offset(segmentation.geometry, volume.geometry)
-        if offset is None:
-            raise _mismatch(self.case)
-        for segment in segmentation.segments:
-            mask = _placed(segment.mask, offset, volume.array.shape)
-            if mask is None:
-                raise _mismatch(self.case)
-            if mask.any():
-                self._masks.append(mask)
-                self.names.append(segment.name)
-
-    def structure(self, number: int) -> LoadedTarget:
-        """One structure, by its place in `names`."""
-        if self._masks:
-            values: tuple[int, ...] = ()
-            mask = self._masks[number]
-        else:
-            assert self._array is not None
-            values = self._values[number]
-            mask = np.isin(self._array, values)
-        case = self.case
-        target = Target(
-            case.name, self.names[number], case.image, case.label, values, self.frames.axis, case.modality
-        )
-        return LoadedTarget(target, self.frames, mask)
-
-    def usable(self) -> list[int]:
-        """The structures that one prompt can mean: not a few voxels, not many parts."""
-        if self._array is None:
-            return [number for number, mask in enumerate(self._masks) if _is_one_thing(mask)]
-        if int(self._array.min()) < 0 or int(self._array.max()) > _LARGEST_VALUE:
-            return [n for n in range(len(self.names)) if _is_one_thing(self.structure(n).mask)]
-        # Each structure within its own bounds: a whole-body label has a hundred of them.
-        bounds = ndimage.find_objects(self._array.astype(np.int32, copy=False))
-        found = []
-        for number, values in enumerate(self._values):
-            there = [bounds[value - 1] for value in values if 0 < value <= len(bounds)]
-            boxes = [box for box in there if box is not None]
-            part = tuple(
-                slice(min(box[n].start for box in boxes), max(box[n].stop for box in boxes)) for n in range(3)
-            )
-            if _is_one_thing(np.isin(self._array[part], values)):
-                found.append(number)
-        return found
-
-    def fingerprint(self) -> str:
-        """Changes when a voxel of the image or of the label does."""
-        digest = hashlib.sha256()
-        for array in (self.frames.array, *([] if self._array is None else [self._array]), *self._masks):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory, about."""
-        label = 0 if self._array is None else self._array.nbytes
-        return int(self.frames.array.nbytes + label + sum(mask.nbytes for mask in self._masks))
-
-
-def _is_one_thing(mask: BoolArray) -> bool:
-    if np.count_nonzero(mask) < _LEAST_VOXELS:
-        return False
-    where = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return bool(ndimage.label(mask[where], structure=np.ones((3, 3, 3)))[1] <= MOST_PARTS)
-
-
-def _placed(mask: BoolArray, offset: tuple[int, int, int], shape: tuple[int, ...]) -> BoolArray | None:
-    """A mask (K, J, I) of a part of the volume on the whole of it; None if it reaches beyond."""
-    starts = offset[::-1]
-    if mask.shape == shape and not any(starts):
-        return mask
-    inside = all(s >= 0 and s + n <= whole for s, n, whole in zip(starts, mask.shape, shape, strict=True))
-    if not inside:
-        return None
-    whole = np.zeros(shape, bool)
-    whole[tuple(slice(s, s + n) for s, n in zip(starts, mask.shape, strict=True))] = mask
-    return whole
-
-
-def _mismatch(case: Case) -> InputError:
-    return InputError(
-        "label_mismatch",
-        f"The label '{case.label}' does not lie on the voxels of its image.",
-        "Resample it to the image's grid first.",
-    )
-
-
-def _not_whole(case: Case) -> InputError:
-    return InputError(
-        "label_not_whole",
-        f"'{case.label}' holds other values than the whole numbers of a label.",
-        "Give a label volume: 0 outside, one number per structure.",
-    )
 
 
 # --- keeping patients apart

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import atomic_output, check_output
-from SAM2PropagateLib.training.cases import Case, check_apart, find_cases, split
+from SAM2PropagateLib.training.case import Case
+from SAM2PropagateLib.training.cases import check_apart, find_cases, split
 from SAM2PropagateLib.training.parts import IMAGE, unfreeze
 from SAM2PropagateLib.training.plot import draw_plot
 from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
@@ -40,7 +42,7 @@ class FinetuneJob:
     """What to fine-tune on what.
 
     Attributes:
-        cases: folder to learn from; see `training.cases`.
+        cases: folder to learn from; see `training.cases`. sequence: which image of cases that have several.
         model: weights file to start from. config: its configuration, where the file does not tell.
         out: the file to write; `.png` and `.json` beside it get the plot and the report.
         validation: folder to measure on; None: `share` of the patients of `cases`.
@@ -54,6 +56,7 @@ class FinetuneJob:
     model: Path
     out: Path
     config: str | None = None
+    sequence: str = ""
     validation: Path | None = None
     share: float = 0.15
     device: str = "auto"
@@ -189,9 +192,9 @@ def _check_state(job: FinetuneJob) -> None:
 
 
 def _cases(job: FinetuneJob) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    cases = find_cases(job.cases)
+    cases = find_cases(job.cases, job.sequence)
     if job.validation is not None:
-        validation = find_cases(job.validation)
+        validation = find_cases(job.validation, job.sequence)
         check_apart(cases, validation)
         return cases, validation
     if len(cases) < _FEWEST_CASES:
@@ -219,9 +222,13 @@ def _sources(
     cases: Sequence[Case], shelf: CaseShelf, check: Callable[[], None], tell: Callable[[str], None]
 ) -> list[Source]:
     found = []
+    windows: Counter[str] = Counter()
     for case in cases:
         check()
         loaded = shelf.get(case)
+        for note in loaded.notes:
+            tell(f"Note on '{case.name}': {note.rstrip('.')}")
+        windows[loaded.window.reason] += 1
         usable = loaded.usable()
         left_out = [name for number, name in enumerate(loaded.names) if number not in usable]
         if left_out:
@@ -231,6 +238,8 @@ def _sources(
             )
         if usable:
             found.append(Source(case, tuple(usable), loaded.fingerprint()))
+    for reason, count in windows.items():
+        tell(f"Window of {count} of {len(cases)} cases: {reason}")
     if not found:
         raise InputError(
             "nothing_to_learn",

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save
 from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import write_failure
-from SAM2PropagateLib.training.cases import Case, LoadedCase
+from SAM2PropagateLib.training.case import Case
 from SAM2PropagateLib.training.features import FrameStock
+from SAM2PropagateLib.training.loaded_case import LoadedCase
 from SAM2PropagateLib.training.looks import MOST_FRAMES, Look, StockFrames, draw_look
 from SAM2PropagateLib.training.recipe import Recipe
 from SAM2PropagateLib.training.warps import Propose, draw_warped_look

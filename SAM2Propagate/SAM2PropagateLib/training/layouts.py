@@ -1,0 +1,293 @@
+"""Data sets as they come: Medical Segmentation Decathlon, nnU-Net, TotalSegmentator, BraTS.
+
+* With a `dataset.json`, or with the folders `imagesTr` and `labelsTr`: the Decathlon and nnU-Net, version 1
+  and 2. An image is one file with all channels, or one file `NAME_0000`, `NAME_0001`, ... for each.
+* A subfolder with `ct.*`, `mri.*` or `image.*` and a folder `segmentations` with a mask of each structure:
+  TotalSegmentator.
+* A subfolder with one label, by its name, and an image for each sequence: BraTS and others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.segmentation import SUFFIX
+from SAM2PropagateLib.training.case import (
+    Case,
+    choose_sequence,
+    label_word,
+    listed,
+    only,
+    patient_of,
+    stem_of,
+    volumes_in,
+    with_channel,
+    without_label,
+)
+
+DATASET = "dataset.json"
+_IMAGES, _LABELS = "imagesTr", "labelsTr"
+_MASKS = "segmentations"
+# What a volume beside a folder of masks is called, and what it is then.
+_MASKED = {"ct": "CT", "mri": "MR", "mr": "MR", "image": ""}
+_MR = re.compile(r"mr|t1|t2|flair|adc|dwi|swi|pd\b", re.IGNORECASE)
+_CHANNEL = re.compile(r"^(.+)_(\d{4})$")
+_BACKGROUND, _IGNORE = "background", "ignore"
+
+
+# --- Medical Segmentation Decathlon and nnU-Net
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is laid out as the Decathlon or as nnU-Net has it."""
+    return (folder / DATASET).is_file() or all((folder / name).is_dir() for name in (_IMAGES, _LABELS))
+
+
+def dataset_cases(folder: Path, sequence: str) -> list[Case]:
+    """The training cases of a data set of the Decathlon or nnU-Net.
+
+    Args:
+        folder: with `imagesTr`, `labelsTr` and, if it is there, `dataset.json`.
+        sequence: the channel's name or number; "": the only one.
+
+    Raises:
+        InputError: `manifest_unreadable`, `case_without_label`, `label_without_image`, `sequence_unclear`,
+            `sequence_unknown`.
+    """
+    description = _description(folder)
+    found = description.listed or _from_folders(folder, description.ending)
+    return [_dataset_case(name, images, label, description, sequence) for name, images, label in found]
+
+
+# A case's name, the files of its image (or where they should be), and its label.
+_Listed = tuple[str, list[Path], Path]
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What a `dataset.json` says.
+
+    Attributes:
+        channels: their names, in their order; empty if nobody tells.
+        names: of the label's values, also of those that are no structures. regions: of several values.
+        wanted: the structures; None: every value is one.
+        ending: of the files; "": any.
+        listed: the cases, where they are listed.
+    """
+
+    channels: tuple[str, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
+    regions: Mapping[tuple[int, ...], str] = field(default_factory=dict)
+    wanted: tuple[tuple[int, ...], ...] | None = None
+    ending: str = ""
+    listed: tuple[_Listed, ...] = ()
+
+
+def _description(folder: Path) -> _Description:
+    path = folder / DATASET
+    if not path.is_file():
+        return _Description()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        names, regions, wanted = _label_names(content["labels"])
+        channels = content.get("channel_names") or content.get("modality") or {}
+        ordered = sorted(channels.items(), key=lambda item: int(item[0]))
+        return _Description(
+            channels=tuple(str(name) for _, name in ordered),
+            names=names,
+            regions=regions,
+            wanted=wanted,
+            ending=str(content.get("file_ending", "")),
+            listed=tuple(_listed_cases(folder, content)),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "manifest_unreadable",
+            f"'{path}' cannot be used ({type(error).__name__}: {error}).",
+            'It must describe the "labels" as the Medical Segmentation Decathlon or nnU-Net does.',
+        ) from error
+
+
+def _label_names(
+    labels: Mapping[str, Any],
+) -> tuple[dict[int, str], dict[tuple[int, ...], str], tuple[tuple[int, ...], ...]]:
+    """The names of the values and of regions, and the structures.
+
+    Decathlon and nnU-Net 1: `{"1": "liver"}`; nnU-Net 2: `{"liver": 1, "tumor": [2, 3]}`.
+    """
+    if all(str(key).isdecimal() for key in labels):
+        parts: list[tuple[str, tuple[int, ...]]] = [
+            (str(name), (int(value),)) for value, name in labels.items()
+        ]
+    else:
+        parts = [
+            (str(name), tuple(int(value) for value in (values if isinstance(values, list) else [values])))
+            for name, values in labels.items()
+        ]
+    names = {values[0]: name for name, values in parts if len(values) == 1}
+    regions = {values: name for name, values in parts if len(values) > 1}
+    wanted = [
+        values for name, values in parts if values != (0,) and name.lower() not in (_BACKGROUND, _IGNORE)
+    ]
+    return names, regions, tuple(wanted)
+
+
+def _listed_cases(folder: Path, content: Mapping[str, Any]) -> list[_Listed]:
+    if isinstance(content.get("dataset"), dict):
+        return [
+            (str(name), [folder / image for image in entry["images"]], folder / entry["label"])
+            for name, entry in content["dataset"].items()
+        ]
+    entries = [entry for entry in content.get("training") or () if isinstance(entry, dict)]
+    found = []
+    for entry in entries:
+        image, label = folder / entry["image"], folder / entry["label"]
+        if not label.name.startswith("."):
+            found.append((stem_of(label), _channel_files(image), label))
+    return found
+
+
+def _channel_files(image: Path) -> list[Path]:
+    """The file itself, or its channels: nnU-Net 1 lists `NAME` where the files are `NAME_0000`, ..."""
+    if image.is_file():
+        return [image]
+    name = stem_of(image)
+    channels = [path for path, stem, _ in volumes_in(image.parent) if _channel_number(stem, name) is not None]
+    return channels or [image]
+
+
+def _channel_number(stem: str, name: str) -> int | None:
+    """3 for `NAME_0003`; None if a file is no channel of the image `name`."""
+    match = _CHANNEL.match(stem)
+    return int(match.group(2)) if match and match.group(1) == name else None
+
+
+def _from_folders(folder: Path, ending: str) -> list[_Listed]:
+    """The cases as the folders have them: each label with its channels, or with its image of that name."""
+    labels = {stem: path for path, stem, _ in volumes_in(folder / _LABELS) if path.name.endswith(ending)}
+    images: dict[str, list[Path]] = {}
+    for path, stem, _ in volumes_in(folder / _IMAGES):
+        if path.name.endswith(ending):
+            channel = _CHANNEL.match(stem)
+            name = channel.group(1) if channel and stem not in labels else stem
+            images.setdefault(name, []).append(path)
+    if alone := sorted(labels.keys() - images.keys()):
+        raise InputError(
+            "label_without_image",
+            f"There is no image in {_IMAGES} for {listed([labels[name].name for name in alone])}.",
+            f"Put it there as {alone[0]}_0000 with the label's ending, or move the label elsewhere.",
+        )
+    if missing := sorted(images.keys() - labels.keys()):
+        raise without_label(
+            missing[0], f"Put it into {_LABELS} as {missing[0]} with its image's ending, or move the image."
+        )
+    return [(name, images[name], labels[name]) for name in sorted(labels)]
+
+
+def _dataset_case(
+    name: str, images: Sequence[Path], label: Path, description: _Description, sequence: str
+) -> Case:
+    numbers = [_channel_number(stem_of(path), name) for path in images]
+    in_one_file = len(images) == 1 and numbers[0] is None
+    if in_one_file:
+        channels = list(description.channels) or [stem_of(images[0])]
+    else:
+        known = dict(enumerate(description.channels))
+        places = [place if number is None else number for place, number in enumerate(numbers)]
+        channels = [known.get(place, f"{place:04d}") for place in places]
+    by_number = in_one_file and len(channels) == 1 and sequence.isdecimal()
+    chosen = 0 if by_number else choose_sequence(name, channels, sequence)
+    image = images[0] if in_one_file else images[chosen]
+    if not image.is_file():
+        raise InputError(
+            "image_missing",
+            f"There is no image '{image}' for the case '{name}'.",
+            f"Put it there, or take the case out of {DATASET}.",
+        )
+    case = Case(
+        name,
+        patient_of(name),
+        image,
+        label,
+        description.names,
+        description.wanted,
+        modality=modality_of(channels[chosen]) if description.channels else "",
+        channel=chosen if in_one_file and len(channels) > 1 else None,
+        regions=description.regions,
+    )
+    return with_channel(case, sequence) if by_number else case
+
+
+def modality_of(channel: str) -> str:
+    """The modality that a channel's name tells, as in DICOM; "" if it tells none."""
+    if channel.strip().upper().startswith("CT"):
+        return "CT"
+    return "MR" if _MR.search(channel) else ""
+
+
+# --- one subfolder for each case
+
+
+def masked_case(folder: Path, sequence: str) -> Case | None:
+    """The case in a subfolder with an image and a folder of masks; None if this is no such folder.
+
+    Raises:
+        InputError: `case_unclear`, `sequence_unclear`, `sequence_unknown`.
+    """
+    if not (folder / _MASKS).is_dir():
+        return None
+    found: dict[str, list[Path]] = {}
+    for path, stem, _ in volumes_in(folder):
+        if stem.lower() in _MASKED:
+            found.setdefault(stem.lower(), []).append(path)
+    if not found:
+        return None
+    stems = list(found)
+    stem = stems[choose_sequence(folder.name, stems, sequence)]
+    image = only(folder.name, found[stem])
+    assert image is not None
+    return Case(folder.name, patient_of(folder.name), image, folder / _MASKS, modality=_MASKED[stem])
+
+
+def sequences_case(folder: Path, sequence: str) -> Case | None:
+    """The case in a subfolder with one label, by its name, and one or several images; None if there is none.
+
+    Raises:
+        InputError: `sequence_unclear`, `sequence_unknown`.
+    """
+    labels, images = [], []
+    for path, stem, ending in volumes_in(folder):
+        if ending == SUFFIX or label_word(stem):
+            labels.append(path)
+        else:
+            images.append((stem, path))
+    if len(labels) != 1 or not images:
+        return None
+    names = _sequence_names(folder.name, [stem for stem, _ in images])
+    if len(set(names)) != len(names):
+        return None
+    image = images[choose_sequence(folder.name, names, sequence)][1]
+    return Case(folder.name, patient_of(folder.name), image, labels[0])
+
+
+def _shared_start(names: Sequence[str]) -> str:
+    shortest = min(names, key=len)
+    length = next((n for n, letter in enumerate(shortest) if any(name[n] != letter for name in names)), None)
+    return shortest[:length]
+
+
+def _sequence_names(case: str, stems: Sequence[str]) -> list[str]:
+    """What is left of the files' names without what they share: t1, t1ce, t2, flair."""
+    prefix = case if all(stem.startswith(case) for stem in stems) else _shared_start(stems)
+    if len(stems) == 1 and prefix == stems[0]:
+        prefix = ""
+    # A part that they share by chance stays: t1 and t2 are no 1 and 2.
+    if not all(stem[len(prefix) :][:1] in ("_", "-", ".", " ", "") for stem in stems):
+        prefix = prefix[: max((prefix.rfind(mark) for mark in "_-. "), default=-1) + 1]
+    return [stem[len(prefix) :].strip("_-. ") or stem for stem in stems]
