@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its usual name
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.nifti_header import (
+    around_the_middle,
+    at_right_angles,
+    farthest,
+    read_nifti_header,
+)
+from SAM2PropagateLib.files.unreadable import (
+    EXPORT,
+    damaged,
+    missing_voxels,
+    other_encoding,
+    text_header,
+    unknown_format,
+)
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
+_T = TypeVar("_T")
 _CHUNK = 1 << 20
-_EXPORT = "Export or copy the file again."
+_PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"
+# In voxels, anywhere in a grid: two places in a header that are closer are the same one,
+_SAME = 0.1
+# axes that are put right may move a voxel so far,
+_MOST_MOVED = 0.5
+# and so little is nothing but the rounding of numbers in the header.
+_ROUNDING = 0.002
 
 
 @dataclass(frozen=True)
@@ -46,11 +69,13 @@ class FileImage:
         array: slowest axis first, (K, J, I) for a volume; the components come last where there are several.
         geometry: IJK to RAS; None unless the image has three axes (or a fourth of size 1, which is dropped).
         header: the file's fields as text.
+        notes: what was put right or chosen, one sentence each, for the user.
     """
 
     array: np.ndarray
     geometry: VolumeGeometry | None
     header: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def check_file(path: Path) -> None:
@@ -66,21 +91,18 @@ def check_file(path: Path) -> None:
             "file_unreadable", f"'{path}' cannot be read: {reason}.", "Check the path and its permissions."
         ) from error
     if not first:
-        raise InputError("file_empty", f"The file '{path}' is empty.", _EXPORT)
+        raise InputError("file_empty", f"The file '{path}' is empty.", EXPORT)
 
 
 def image_info(path: Path) -> ImageInfo:
     """The size and the header of an image file, without its voxels.
 
     Raises:
-        InputError: as `check_file`; `unknown_format`; `file_damaged`; `skewed_geometry`.
+        InputError: as `check_file`; `unknown_format`; `unknown_name`; `unknown_encoding`; `file_damaged`.
     """
     check_file(path)
     reader = _reader(path)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _reading_failure(path, error) from error
+    _attempt(path, reader.ReadImageInformation)
     return ImageInfo(
         path=path,
         size=tuple(int(size) for size in reader.GetSize()),
@@ -99,20 +121,21 @@ def read_image(path: Path, channel: int | None = None) -> FileImage:
 
     Raises:
         InputError: as `image_info`; also `file_damaged` where the reader itself would fill in zeros or pass
-            on wrong voxels: a truncated NIfTI file, a wrong checksum in a compressed file. `no_such_channel`.
+            on wrong voxels: a truncated NIfTI file, a wrong checksum in a compressed file. `no_such_channel`;
+            `skewed_geometry`.
     """
     info = image_info(path)
     reader = _reader(path)
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise _reading_failure(path, error) from error
+    image = _attempt(path, reader.Execute)
     _check_integrity(info, sitk.GetArrayViewFromImage(image))
     image = _without_single_axes(image)
     if channel is not None:
         image = _channel_of(path, image, channel)
-    geometry = itk_geometry(image) if image.GetDimension() == 3 else None
-    return FileImage(sitk.GetArrayFromImage(image), geometry, info.header)
+    geometry: VolumeGeometry | None = None
+    notes: tuple[str, ...] = ()
+    if image.GetDimension() == 3:
+        geometry, notes = _placed(path, itk_geometry(image))
+    return FileImage(sitk.GetArrayFromImage(image), geometry, info.header, notes)
 
 
 def no_such_channel(path: Path, channel: int, count: int) -> InputError:
@@ -161,33 +184,114 @@ def _reader(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
+def _attempt(path: Path, read: Callable[[], _T]) -> _T:
+    """What ITK reads, without its warnings: `_placed` says what they say. Raises InputError."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.GlobalWarningDisplayOff()
+    try:
+        return read()
+    except RuntimeError as error:
+        if "orthonormal" not in str(error):
+            raise _reading_failure(path, error) from error
+        with _skewed_axes(), _failures_told(path):
+            return read()
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+@contextlib.contextmanager
+def _failures_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise _reading_failure(path, error) from error
+
+
+@contextlib.contextmanager
+def _skewed_axes() -> Iterator[None]:
+    """Lets ITK read a NIfTI file whose axes are not at right angles: `_placed` decides about it."""
+    before = os.environ.get(_PERMISSIVE)
+    os.environ[_PERMISSIVE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PERMISSIVE]
+        else:
+            os.environ[_PERMISSIVE] = before
+
+
+def _placed(path: Path, geometry: VolumeGeometry) -> tuple[VolumeGeometry, tuple[str, ...]]:
+    """The grid that counts, given that of ITK, and what there is to say of it.
+
+    Raises:
+        InputError: `skewed_geometry`.
+    """
+    header = read_nifti_header(path.with_suffix(".hdr")) if path.suffix.lower() == ".img" else None
+    header = header or (read_nifti_header(path) if _is_nifti(path) else None)
+    if header is None:
+        return geometry, ()
+    forms = [("qform", header.qform), ("sform", header.sform)]
+    given = [(name, form, *farthest(geometry, form)) for name, form in forms if form is not None]
+    if not given:
+        return geometry, ()
+    if len(given) == 1 or min(apart for *_, apart in given) > _SAME:
+        # No place in the header is the one that ITK has made of it: its axes were put right.
+        return _put_right(path, geometry, given[-1][1])
+    taken = min(given, key=lambda one: one[3])
+    other = max(given, key=lambda one: one[3])
+    if other[3] <= _SAME:
+        return geometry, ()
+    return geometry, (
+        f"The header of '{path}' holds two places, which are up to {other[2]:.3g} mm apart; its {taken[0]} "
+        f"counts, not its {other[0]}.",
+    )
+
+
+def _put_right(
+    path: Path, geometry: VolumeGeometry, form: np.ndarray
+) -> tuple[VolumeGeometry, tuple[str, ...]]:
+    axes = at_right_angles(form)
+    if axes is None:
+        return geometry, ()
+    regular = VolumeGeometry(geometry.shape_ijk, around_the_middle(axes, form, geometry.shape_ijk))
+    millimeters, voxels = farthest(regular, form)
+    if voxels > _MOST_MOVED:
+        raise InputError(
+            "skewed_geometry",
+            f"The axes of '{path}' are not at right angles to each other: putting them right would move "
+            f"voxels by up to {millimeters:.3g} mm.",
+            "Resample it to a regular grid, for instance in Python with nibabel: "
+            "nibabel.processing.resample_to_output(nibabel.load(FILE)).to_filename(NEW).",
+        )
+    if voxels <= _ROUNDING:
+        return geometry, ()
+    return regular, (
+        f"The axes of '{path}' are not quite at right angles to each other; they were put right, which moves "
+        f"no voxel by more than {millimeters:.2g} mm.",
+    )
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz", ".hdr"))
+
+
 def _reading_failure(path: Path, error: RuntimeError) -> InputError:
     text = str(error)
     if _is_gzip(path) and not _gzip_length(path):
-        return _damaged(path)
+        return damaged(path)
+    found = missing_voxels(path) or other_encoding(path)
+    if found is not None:
+        return found
     if "Unable to determine ImageIO" in text:
-        return InputError(
-            "unknown_format",
-            f"'{path}' is not an image file that can be read.",
-            "Give an NRRD, NIfTI or MetaImage file, or the folder of a DICOM series.",
-        )
-    if "orthonormal" in text:
-        return InputError(
-            "skewed_geometry",
-            f"The axes of '{path}' are not at right angles to each other.",
-            "Resample it to a regular grid, for instance with Slicer's Crop Volume, and save that.",
-        )
+        return unknown_format(path)
     if path.suffix.lower() in (".mhd", ".nhdr"):
         return InputError(
             "file_damaged",
-            f"'{path}', or the file with the voxels that it names, is missing, damaged or cut short.",
-            _EXPORT,
+            f"'{path}', or the file with the voxels that it names, is damaged or cut short.",
+            EXPORT,
         )
-    return _damaged(path)
-
-
-def _damaged(path: Path) -> InputError:
-    return InputError("file_damaged", f"'{path}' is damaged or cut short.", _EXPORT)
+    return damaged(path)
 
 
 def _check_integrity(info: ImageInfo, array: np.ndarray) -> None:
@@ -217,7 +321,7 @@ def _check_integrity(info: ImageInfo, array: np.ndarray) -> None:
     else:
         length = _zlib_length(path, offset)
     if length < expected:
-        raise _damaged(path)
+        raise damaged(path)
 
 
 def _is_gzip(path: Path) -> bool:
@@ -260,24 +364,11 @@ def _voxels_of(path: Path) -> tuple[int | None, str]:
     with path.open("rb") as file:
         magic = file.read(4)
     if magic == b"NRRD":
-        fields, offset = _text_header(path, b"")
+        fields, offset = text_header(path, b"")
         if {"data file", "datafile", "byte skip", "line skip"} & fields.keys():
             return None, ""
-        return (offset, "gzip") if fields.get("encoding") in ("gzip", "gz") else (None, "")
+        return (offset, "gzip") if fields.get("encoding", "").lower() in ("gzip", "gz") else (None, "")
     if path.suffix.lower() == ".mha":
-        fields, offset = _text_header(path, b"elementdatafile")
+        fields, offset = text_header(path, b"elementdatafile")
         return (offset, "zlib") if fields.get("compresseddata", "").lower() == "true" else (None, "")
     return None, ""
-
-
-def _text_header(path: Path, last: bytes) -> tuple[dict[str, str], int]:
-    """The fields of a text header, keys in lower case, up to an empty line or the line with key `last`."""
-    fields: dict[str, str] = {}
-    with path.open("rb") as file:
-        for line in iter(file.readline, b""):
-            text = line.strip()
-            key, _, value = text.partition(b"=" if last else b":")
-            fields[key.strip().decode("latin-1").lower()] = value.strip().decode("latin-1").lower()
-            if not text or (last and key.strip().lower() == last):
-                break
-        return fields, file.tell()

@@ -61,7 +61,7 @@ def read_labels(path: Path, image: VolumeGeometry) -> Labels:
         raise _not_whole(
             path, f"{len(present)} different values, as an image has", "Give the label, not the image."
         )
-    notes = []
+    notes = list(label.notes)
     negative = [int(value) for value in present if value < 0]
     if negative:
         shown = ", ".join(str(value) for value in negative[:5]) + (", ..." if len(negative) > 5 else "")

@@ -216,6 +216,7 @@ def _from_image_file(path: Path, part: str | None, channel: int | None) -> Volum
         window=None,
         source=path,
         header=info.header,
+        notes=image.notes,
     )
 
 
@@ -248,7 +249,8 @@ def _not_3d(info: ImageInfo) -> InputError:
     return InputError(
         "not_3d",
         f"'{info.path}' has {len(info.size)} dimensions ({' x '.join(map(str, info.size))}) instead of 3.",
-        "Give one volume at a time, for instance one time point.",
+        "Give one of its volumes as a file of its own, for instance in Python with SimpleITK: "
+        f"SimpleITK.WriteImage(SimpleITK.ReadImage(FILE)[:, :, :{', 0' * (len(info.size) - 3)}], NEW).",
     )
 
 

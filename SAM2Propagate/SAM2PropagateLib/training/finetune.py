@@ -202,7 +202,7 @@ def _cases(job: FinetuneJob) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
             "too_few_cases",
             f"'{job.cases}' holds {_some(len(cases), 'case')}; one to learn from and one to measure on are "
             "needed.",
-            "Add cases of other patients.",
+            "Add cases of other patients, or give cases to measure on with --val.",
         )
     return split(cases, job.share, job.recipe.seed)
 

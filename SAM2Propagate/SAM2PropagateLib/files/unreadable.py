@@ -1,0 +1,184 @@
+"""Why a file cannot be read, found by looking into it, and what helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.nifti_header import read_nifti_header
+
+EXPORT = "Export or copy the file again."
+_FORMATS = "Give an NRRD, NIfTI or MetaImage file, or the folder of a DICOM series."
+# What a compressed file or an archive begins with.
+_COMPRESSED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"PK\3\4", "zip"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+)
+# Read here: what ITK is built with.
+_ENCODINGS = ("raw", "gzip", "gz", "hex", "ascii", "text", "txt")
+_FREESURFER = (".mgz", ".mgh")
+
+
+def text_header(path: Path, last: bytes) -> tuple[dict[str, str], int]:
+    """The fields of a text header, keys in lower case, up to an empty line or the line with key `last`.
+
+    Returns:
+        The fields with their values as they are, and where the header ends.
+    """
+    fields: dict[str, str] = {}
+    with path.open("rb") as file:
+        for line in iter(file.readline, b""):
+            text = line.strip()
+            key, _, value = text.partition(b"=" if last else b":")
+            fields[key.strip().decode("latin-1").lower()] = value.strip().decode("utf-8", "replace")
+            if not text or (last and key.strip().lower() == last):
+                break
+        return fields, file.tell()
+
+
+def damaged(path: Path) -> InputError:
+    """`file_damaged`."""
+    return InputError("file_damaged", f"'{path}' is damaged or cut short.", EXPORT)
+
+
+def other_encoding(path: Path) -> InputError | None:
+    """`unknown_encoding` if a file is an NRRD file whose voxels are compressed in a way that is not read."""
+    with path.open("rb") as file:
+        if file.read(4) != b"NRRD":
+            return None
+    encoding = text_header(path, b"")[0].get("encoding", "raw")
+    if encoding.lower() in _ENCODINGS:
+        return None
+    return InputError(
+        "unknown_encoding",
+        f"The voxels of '{path}' are stored with the encoding {encoding}, which is not read.",
+        "Save it with the encoding gzip, for instance in Python with pynrrd: data, header = "
+        "nrrd.read(FILE); header['encoding'] = 'gzip'; nrrd.write(NEW, data, header).",
+    )
+
+
+def missing_voxels(path: Path) -> InputError | None:
+    """`file_damaged` if a header names another file for its voxels, and that is not there."""
+    suffix = path.suffix.lower()
+    if suffix == ".mhd":
+        named = text_header(path, b"elementdatafile")[0].get("elementdatafile", "")
+        named = "" if named.upper() in ("LOCAL", "LIST") or "%" in named else named
+    elif suffix == ".nhdr":
+        fields = text_header(path, b"")[0]
+        named = fields.get("data file", fields.get("datafile", ""))
+        named = "" if named.upper().startswith("LIST") or "%" in named else named
+    elif suffix in (".hdr", ".img"):
+        return _missing_half(path)
+    else:
+        return None
+    if not named or (path.parent / named).is_file():
+        return None
+    return InputError(
+        "file_damaged",
+        f"The file with the voxels of '{path}' is not there: '{path.parent / named}'.",
+        "Copy it there; both files belong together.",
+    )
+
+
+def _missing_half(path: Path) -> InputError | None:
+    """As `missing_voxels`, for a pair of Analyze or NIfTI files."""
+    others = (".img", ".img.gz") if path.suffix.lower() == ".hdr" else (".hdr",)
+    stem = path.name[: -len(path.suffix)]
+    if any((path.parent / (stem + ending)).is_file() for ending in others):
+        return None
+    if any((path.parent / (stem + ending.upper())).is_file() for ending in others):
+        return None
+    part = "voxels" if path.suffix.lower() == ".hdr" else "header"
+    return InputError(
+        "file_damaged",
+        f"The file with the {part} of '{path}' is not there: '{path.parent / (stem + others[0])}'.",
+        "Copy it there; both files belong together.",
+    )
+
+
+def unknown_format(path: Path) -> InputError:
+    """`unknown_format`, or `unknown_name` if the file only needs another name."""
+    for look in (_nifti_2, _freesurfer, _compressed, _without_ending, _voxels_alone):
+        found = look(path)
+        if found is not None:
+            return found
+    return InputError("unknown_format", f"'{path}' is not an image file that can be read.", _FORMATS)
+
+
+def _nifti_2(path: Path) -> InputError | None:
+    header = read_nifti_header(path)
+    if header is None or header.version != 2:
+        return None
+    return InputError(
+        "unknown_format",
+        f"'{path}' is a NIfTI-2 file; only NIfTI-1 is read.",
+        "Save it as NIfTI-1, for instance in Python with nibabel: "
+        "nibabel.Nifti1Image.from_image(nibabel.load(FILE)).to_filename(NEW).",
+    )
+
+
+def _compressed(path: Path) -> InputError | None:
+    with path.open("rb") as file:
+        start = file.read(8)
+    name = next((name for magic, name in _COMPRESSED if start.startswith(magic)), "")
+    if not name:
+        return None
+    if name == "gzip" and read_nifti_header(path) is not None:
+        return _named(path, "a compressed NIfTI file", ".nii.gz")
+    if path.suffix.lower() in (".nii", ".nrrd", ".mha", ".hdr", ".img"):
+        told = f"'{path}' is compressed with {name}, which its name does not say."
+    else:
+        told = f"'{path}' is compressed with {name}."
+    return InputError("unknown_format", told, f"Unpack it first{_unpacking(name)}, and give what is inside.")
+
+
+def _unpacking(name: str) -> str:
+    return f" ({name})" if name in ("zip", "7z") else f" (with {name} -d)"
+
+
+def _without_ending(path: Path) -> InputError | None:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"NRRD" and path.suffix.lower() not in (".nrrd", ".nhdr"):
+        return _named(path, "an NRRD file", ".nrrd")
+    if read_nifti_header(path) is not None and not path.name.lower().endswith((".nii", ".hdr", ".img")):
+        return _named(path, "a NIfTI file", ".nii")
+    return None
+
+
+def _named(path: Path, kind: str, ending: str) -> InputError:
+    stem = path.name
+    for known in (".nii.gz", ".nii", ".gz"):
+        if stem.lower().endswith(known):
+            stem = stem[: -len(known)]
+            break
+    return InputError(
+        "unknown_name",
+        f"'{path}' is {kind}, but its name does not end in {ending}.",
+        f"Rename it to '{stem}{ending}'.",
+    )
+
+
+def _freesurfer(path: Path) -> InputError | None:
+    if path.suffix.lower() not in _FREESURFER:
+        return None
+    return InputError(
+        "unknown_format",
+        f"'{path}' is a FreeSurfer file ({path.suffix}), which is not read.",
+        "Save it as NIfTI, for instance in Python with nibabel: "
+        "nibabel.Nifti1Image.from_image(nibabel.load(FILE)).to_filename(NEW).",
+    )
+
+
+def _voxels_alone(path: Path) -> InputError | None:
+    headers = (path.with_suffix(ending) for ending in (".mhd", ".nhdr", ".hdr"))
+    header = next((one for one in headers if one.is_file()), None)
+    if header is None or path.suffix.lower() == header.suffix:
+        return None
+    return InputError(
+        "unknown_format", f"'{path}' holds voxels without a header.", f"Give its header '{header}' instead."
+    )

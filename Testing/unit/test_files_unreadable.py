@@ -1,0 +1,241 @@
+"""Files that are not read: the reason is true, the advice works; and axes nearly at right angles."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 - its usual name
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.image import FileImage, read_image
+from SAM2PropagateLib.files.volume import read_volume
+
+SHAPE = (6, 20, 30)
+ARRAY = np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16)
+MATRIX = np.array([[-0.8, 0, 0, 12], [0, 0.8, 0, -7], [0, 0, 3, 40], [0, 0, 0, 1]], float)
+# Of a NIfTI-1 header.
+Q_CODE, S_CODE, Q_OFFSET, ROWS = 252, 254, 268, 280
+
+
+def write(path: Path) -> Path:
+    image = sitk.GetImageFromArray(ARRAY)
+    image.SetSpacing((0.8, 0.8, 3))
+    image.SetOrigin((-12, 7, 40))
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def nifti(path: Path, sform: np.ndarray | None, qform: bool = False) -> Path:
+    """A NIfTI file with the places that are wanted; its qform is that of MATRIX."""
+    content = bytearray(write(path).read_bytes())
+    struct.pack_into("<hh", content, Q_CODE, int(qform), int(sform is not None))
+    if sform is not None:
+        struct.pack_into("<12f", content, ROWS, *sform[:3].ravel())
+    path.write_bytes(content)
+    return path
+
+
+def skewed(by: float, *, where: tuple[int, int] = (0, 1)) -> np.ndarray:
+    matrix = MATRIX.copy()
+    matrix[where] += by
+    return matrix
+
+
+def refusal(path: Path) -> InputError:
+    with pytest.raises(InputError) as error:
+        read_volume(path)
+    assert error.value.hint
+    return error.value
+
+
+# --- names and encodings
+
+
+def test_the_encoding_of_an_nrrd_file_is_named(tmp_path: Path) -> None:
+    content = write(tmp_path / "a.nrrd").read_bytes()
+    header, _, voxels = content.partition(b"\n\n")
+    if b"encoding: gzip" in header:
+        voxels = gzip.decompress(voxels)
+    header = header.replace(b"encoding: gzip", b"encoding: raw")
+    path = tmp_path / "b.nrrd"
+    for name, packed in (("bzip2", bz2.compress(voxels)), ("bz2", bz2.compress(voxels)), ("zrl", voxels)):
+        path.write_bytes(header.replace(b"encoding: raw", b"encoding: " + name.encode()) + b"\n\n" + packed)
+        error = refusal(path)
+        assert error.code == "unknown_encoding" and f"encoding {name}," in error.sentence
+    # What can be read stays readable.
+    for name, packed in (
+        ("raw", voxels),
+        ("GZIP", gzip.compress(voxels)),
+        ("gz", gzip.compress(voxels)),
+        ("hex", voxels.hex().encode()),
+        ("ascii", " ".join(map(str, ARRAY.ravel())).encode()),
+    ):
+        path.write_bytes(header.replace(b"encoding: raw", b"encoding: " + name.encode()) + b"\n\n" + packed)
+        assert np.array_equal(read_volume(path).array, ARRAY), name
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("order", "<>")
+def test_nifti_2_is_named(tmp_path: Path, ending: str, order: str) -> None:
+    content = struct.pack(order + "i", 540) + b"n+2\0\r\n\x1a\n" + bytes(2000)
+    path = tmp_path / ("a" + ending)
+    path.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    error = refusal(path)
+    assert "NIfTI-2" in error.sentence and "nibabel" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("a.nii.gz", "a.nii", "a.nii.gz"),
+        ("a.nii.gz", "a", "a.nii.gz"),
+        ("a.nii.gz", "a.gz", "a.nii.gz"),
+        ("a.nii", "a", "a.nii"),
+        ("a.nii", "a.dat", "a.dat.nii"),
+        ("a.nrrd", "scan", "scan.nrrd"),
+    ],
+)
+def test_a_file_that_needs_another_name_is_told_which(
+    tmp_path: Path, name: str, given: str, wanted: str
+) -> None:
+    path = write(tmp_path / name).rename(tmp_path / given)
+    error = refusal(path)
+    assert error.code == "unknown_name" and error.hint == f"Rename it to '{wanted}'."
+    assert np.array_equal(read_volume(path.rename(tmp_path / wanted)).array, ARRAY)
+
+
+@pytest.mark.parametrize(
+    ("pack", "name"), [(bz2.compress, "bzip2"), (lzma.compress, "xz"), (lambda data: b"PK\3\4" + data, "zip")]
+)
+def test_other_compression_is_named(tmp_path: Path, pack: object, name: str) -> None:
+    assert callable(pack)
+    for given in ("a.nii.bz2", "a.nii", "a"):
+        path = tmp_path / given
+        path.write_bytes(pack(write(tmp_path / "b.nii").read_bytes()))
+        error = refusal(path)
+        assert f"compressed with {name}" in error.sentence and "Unpack" in error.hint
+
+
+def test_voxels_without_their_header_and_headers_without_their_voxels(tmp_path: Path) -> None:
+    for header, voxels in (("a.mhd", "a.raw"), ("b.nhdr", "b.raw")):
+        write(tmp_path / header)
+        if not (tmp_path / voxels).exists():
+            voxels = "b.raw.gz"
+        error = refusal(tmp_path / voxels)
+        if voxels.endswith(".raw"):
+            assert f"'{tmp_path / header}'" in error.hint
+        shutil.move(tmp_path / voxels, tmp_path / "elsewhere")
+        error = refusal(tmp_path / header)
+        assert error.code == "file_damaged" and f"'{tmp_path / voxels}'" in error.sentence
+        assert "is not there" in error.sentence
+        shutil.move(tmp_path / "elsewhere", tmp_path / voxels)
+        assert np.array_equal(read_volume(tmp_path / header).array, ARRAY)
+    write(tmp_path / "c.hdr")
+    for half, other in ((".hdr", ".img"), (".img", ".hdr")):
+        alone = tmp_path / half[1:]
+        alone.mkdir()
+        shutil.copy(tmp_path / f"c{half}", alone)
+        assert f"'{alone / ('c' + other)}'" in refusal(alone / f"c{half}").sentence
+
+
+def test_what_is_no_image_at_all_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear colleague, " * 50)
+    assert refusal(path).code == "unknown_format" and "not an image file" in refusal(path).sentence
+
+
+def test_the_advice_for_several_volumes_works(tmp_path: Path) -> None:
+    volume = sitk.ReadImage(str(write(tmp_path / "a.nii")))
+    sitk.WriteImage(sitk.JoinSeries([volume, volume + 1]), str(tmp_path / "four.nii"))
+    error = refusal(tmp_path / "four.nii")
+    assert error.code == "not_3d" and "[:, :, :, 0]" in error.hint
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "four.nii"))[:, :, :, 0], str(tmp_path / "one.nii"))
+    assert np.array_equal(read_volume(tmp_path / "one.nii").array, ARRAY)
+
+
+# --- axes
+
+
+def places(image: FileImage) -> np.ndarray:
+    assert image.geometry is not None
+    return image.geometry.ijk_to_ras
+
+
+@pytest.mark.parametrize("by", [1e-3, 3e-3, 0.01])
+@pytest.mark.parametrize("where", [(0, 1), (2, 0)])
+def test_axes_nearly_at_right_angles_are_put_right_and_told(
+    tmp_path: Path, by: float, where: tuple[int, int]
+) -> None:
+    given = skewed(by, where=where)
+    image = read_image(nifti(tmp_path / "a.nii", given))
+    assert np.array_equal(image.array, ARRAY) and len(image.notes) == 1 and "put right" in image.notes[0]
+    matrix = places(image)
+    axes = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
+    assert np.allclose(axes.T @ axes, np.eye(3), atol=1e-6)
+    assert np.allclose(
+        np.linalg.norm(matrix[:3, :3], axis=0), np.linalg.norm(given[:3, :3], axis=0), atol=1e-6
+    )
+    # The middle stays, and no voxel moves farther than is said.
+    middle = np.array([(size - 1) / 2 for size in SHAPE[::-1]] + [1.0])
+    assert np.allclose(matrix @ middle, given @ middle, atol=1e-4)
+    k, j, i = (np.array([0, size - 1]) for size in SHAPE)
+    corners = np.stack([*np.meshgrid(i, j, k), np.ones((2, 2, 2))]).reshape(4, -1)
+    moved = np.linalg.norm((matrix @ corners - given @ corners)[:3], axis=0).max()
+    told = float(image.notes[0].split("more than ")[1].split(" mm")[0])
+    assert moved == pytest.approx(told, rel=0.06)
+    assert read_volume(tmp_path / "a.nii").notes == image.notes
+
+
+def test_compressed_and_in_other_units_too(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", skewed(3e-3) * [[1e-3], [1e-3], [1e-3], [1]])
+    content = bytearray(path.read_bytes())
+    content[123] = 1  # meters
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(content))
+    image = read_image(tmp_path / "b.nii.gz")
+    assert "put right" in image.notes[0] and np.allclose(places(image), MATRIX, atol=0.05)
+
+
+@pytest.mark.parametrize("by", [0.3, 1.0])
+def test_axes_far_from_right_angles_are_refused(tmp_path: Path, by: float) -> None:
+    error = refusal(nifti(tmp_path / "a.nii", skewed(by)))
+    assert error.code == "skewed_geometry" and " mm." in error.sentence and "nibabel" in error.hint
+
+
+def test_two_places_in_a_header_are_told(tmp_path: Path) -> None:
+    moved = MATRIX.copy()
+    moved[0, 3] += 100
+    image = read_image(nifti(tmp_path / "a.nii", moved, qform=True))
+    assert len(image.notes) == 1 and "100 mm apart" in image.notes[0]
+    taken = "sform" if np.allclose(places(image), moved, atol=1e-3) else "qform"
+    assert f"its {taken} counts" in image.notes[0]
+    # A skewed sform beside a qform: ITK takes the qform.
+    image = read_image(nifti(tmp_path / "b.nii", skewed(0.5), qform=True))
+    assert (
+        np.allclose(places(image), MATRIX, atol=1e-3) and "its qform counts, not its sform" in image.notes[0]
+    )
+
+
+def test_one_place_given_twice_is_not_worth_a_word(tmp_path: Path) -> None:
+    for sform, qform in ((MATRIX, True), (MATRIX, False), (None, True), (None, False), (skewed(1e-5), False)):
+        assert read_image(nifti(tmp_path / "a.nii", sform, qform)).notes == ()
+    assert read_image(write(tmp_path / "a.nrrd")).notes == ()
+
+
+def test_itks_settings_are_left_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import os
+
+    monkeypatch.delenv("ITK_NIFTI_SFORM_PERMISSIVE", raising=False)
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    read_image(nifti(tmp_path / "a.nii", skewed(1e-3)))
+    assert "ITK_NIFTI_SFORM_PERMISSIVE" not in os.environ
+    assert sitk.ProcessObject.GetGlobalWarningDisplay() == shown and "WARNING" not in capfd.readouterr().err
