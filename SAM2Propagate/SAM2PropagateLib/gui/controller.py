@@ -216,7 +216,7 @@ class Controller:
     def jump(self, frame: int) -> None:
         """Show a slice in the views along the propagation axis."""
         workspace = self._selection.require()
-        jumpTo(workspace.volumeNode.GetScene(), workspace.geometry, workspace.axis, frame)
+        jumpTo(workspace.volumeNode.GetScene(), workspace.worldGeometry, workspace.axis, frame)
 
     def nextDoubtful(self) -> int | None:
         """Show the next slice that is worth a look, after the one in view; None if there is none."""
@@ -224,7 +224,7 @@ class Controller:
         if workspace is None:
             return None
         scene = workspace.volumeNode.GetScene()
-        shown = frameInView(scene, workspace.geometry, workspace.axis)
+        shown = frameInView(scene, workspace.worldGeometry, workspace.axis)
         frame = self.strip().nextDoubtful(shown)
         if frame is None:
             self._messages.say("info", self.whyNot(rules.NEXT_DOUBTFUL), "no_doubt")

@@ -543,7 +543,7 @@ class Panel:
         workspace = self._controller.workspace
         if workspace is None or not workspace.isInScene:
             return None
-        return frameInView(workspace.volumeNode.GetScene(), workspace.geometry, workspace.axis)
+        return frameInView(workspace.volumeNode.GetScene(), workspace.worldGeometry, workspace.axis)
 
     def _frameArrived(self, _arrived: FrameArrived) -> None:
         if time.monotonic() - self._drawn > _STRIP_SECONDS:

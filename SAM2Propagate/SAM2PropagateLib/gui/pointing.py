@@ -26,7 +26,6 @@ from SAM2PropagateLib.prompts.values import (
     Ras,
     SegmentPrompts,
     new_id,
-    to_ras,
 )
 from SAM2PropagateLib.texts import tr as _
 
@@ -113,8 +112,8 @@ class Pointing:
         if self._situation.refuses(rules.PROMPT):
             return False
         try:
-            place = to_ras(ras)
             workspace = self._selection.require()
+            place = workspace.fromWorld(ras)
             geometry = workspace.geometry
             if not geometry.contains(place):
                 self._messages.say("warning", _("That is outside the image of the volume."), "outside_volume")
@@ -136,7 +135,7 @@ class Pointing:
         try:
             workspace = self._selection.require()
             self._applying.mergeEdits()
-            box = Box(new_id(), to_ras(cornerA), to_ras(cornerB))
+            box = Box(new_id(), workspace.fromWorld(cornerA), workspace.fromWorld(cornerB))
             before = workspace.prompts
             return self._prompts.put(before, before.segment(self._selection.requireSegment()).add(box))
         except SAM2PropagateError as error:

@@ -117,7 +117,7 @@ class Previews:
             )
             self._calls[segmentID, frame] = self._worker.session.preview(
                 name,
-                PromptSet((said,), workspace.axis),
+                self._worker.placed(workspace.volumeNode, workspace.axis, PromptSet((said,), workspace.axis)),
                 segmentID,
                 frame,
                 # Waiting previews of other slices are still wanted.

@@ -169,7 +169,7 @@ class PromptChanges:
             if isinstance(prompt, Box) and _isAcross(prompt, geometry, axis):
                 return _(
                     "Boxes belong into the {plane} views: the propagation goes through the {plane} slices."
-                ).format(plane=geometry.plane_name(axis))
+                ).format(plane=workspace.worldGeometry.plane_name(axis))
             if frame in locked:
                 return _("Slice {number} is locked. Unlock it to change it.").format(number=frame + 1)
             if frame in absent:

@@ -89,7 +89,7 @@ class Runs:
                 workspace.adoptEdits(segmentID)
                 told.append(workspace.effective(segmentID))
                 # Refused here already, before the worker is troubled.
-                resolve(told[-1], workspace.geometry, workspace.axis)
+                resolve(workspace.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
             if workspace.prompts != before:
                 workspace.keep(before)
             # After an undo the worker believes that the segment still has what it had.
@@ -99,7 +99,9 @@ class Runs:
             )
             call = self._worker.session.propagate(
                 name,
-                PromptSet(tuple(told), workspace.axis),
+                self._worker.placed(
+                    workspace.volumeNode, workspace.axis, PromptSet(tuple(told), workspace.axis)
+                ),
                 wanted,
                 direction=direction,
                 reach=reach,

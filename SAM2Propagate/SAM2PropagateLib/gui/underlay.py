@@ -119,6 +119,13 @@ class Underlay:
         self._asked = renewed(self._asked)
         self._shown = {key: base for key, base in renewed(self._shown).items() if key[1] in shown[key[0]]}
 
+    def rebase(self, segmentIDs: Iterable[str]) -> None:
+        """Segmentation and volume were moved against each other: what these segments hold now is the base."""
+        now = {one: self._snapshot(one) for one in self.segmentIDs if one in set(segmentIDs)}
+        for bases in (self._shown, self._asked, self._kept):
+            bases.update({key: now[key[0]] for key in bases if key[0] in now})
+        self._run.update({name: now[name] for name in self._run if name in now})
+
     def refresh(self, segmentID: str, frames: Iterable[int]) -> None:
         """On these frames a commit was undone."""
         keys = [(segmentID, frame) for frame in frames if (segmentID, frame) in self._shown]

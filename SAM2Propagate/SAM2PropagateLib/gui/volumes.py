@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.scene.volume import displayWindow, readVolume, volumeGeometry
+from SAM2PropagateLib.prompts.move import moved
+from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.scene.volume import displayWindow, ownGeometry, readVolume, volumeGeometry
 from SAM2PropagateLib.worker.session import WorkerSession
 
 
@@ -36,7 +40,10 @@ class OpenVolumes:
         return f"{volumeNode.GetID()}/{'ijk'[axis]}"
 
     def ensure(self, volumeNode: Any, axis: int, *, isBusy: bool = False) -> str:
-        """The name of the volume's frames, opened as they are now: image, place, window and level.
+        """The name of the volume's frames, opened as they are now: image, spacing, window and level.
+
+        A volume that only moved stays open: for the model nothing has changed. `placed` tells where prompts
+        are in it.
 
         Args:
             isBusy: a run goes over them: the window then stays as it is, as a new one would wait for the
@@ -50,13 +57,15 @@ class OpenVolumes:
         scalars: Any = image.GetPointData().GetScalars() if image is not None else None
         known = self._open.get((volumeNode.GetID(), axis))
         same = known is not None and scalars is known.scalars and scalars.GetMTime() == known.time
-        if known is not None and same and volumeGeometry(volumeNode) == known.geometry:
+        if known is not None and same and _looksAlike(volumeGeometry(volumeNode), known.geometry):
             window = displayWindow(volumeNode)
             if window != known.window and not isBusy:
                 self._session.set_window(name, window)
                 known.window = window
             return name
         volume = readVolume(volumeNode)
+        own = ownGeometry(volumeNode)
+        geometry = own if _looksAlike(volume.geometry, own) else volume.geometry
         other = next(
             (
                 self.name(volumeNode, axisOf)
@@ -69,12 +78,21 @@ class OpenVolumes:
             None,
         )
         self._session.open_volume(
-            name, volume.array, volume.geometry, axis=axis, window=volume.window, voxels_of=other
+            name, volume.array, geometry, axis=axis, window=volume.window, voxels_of=other
         )
-        self._open[volumeNode.GetID(), axis] = _Open(
-            scalars, scalars.GetMTime(), volume.geometry, volume.window
-        )
+        self._open[volumeNode.GetID(), axis] = _Open(scalars, scalars.GetMTime(), geometry, volume.window)
         return name
+
+    def placed(self, volumeNode: Any, axis: int, prompts: PromptSet) -> PromptSet:
+        """Prompts in the volume's own space now, on the same voxels of the volume as it was opened.
+
+        Raises:
+            InputError: the volume cannot be used any more.
+        """
+        opened, own = self._open[volumeNode.GetID(), axis].geometry, ownGeometry(volumeNode)
+        if opened == own:
+            return prompts
+        return moved(prompts, np.asarray(opened.ijk_to_ras @ own.ras_to_ijk_matrix, dtype=np.float64))
 
     def isOpen(self, name: str) -> bool:
         """Whether the session has frames of this name."""
@@ -87,3 +105,11 @@ class OpenVolumes:
             name = f"{nodeId}/{'ijk'[axis]}"
             if self.isOpen(name):
                 self._session.close_volume(name)
+
+
+def _looksAlike(geometry: VolumeGeometry, other: VolumeGeometry) -> bool:
+    """Whether two volumes differ by a rigid motion at most, which no model sees."""
+    if geometry.shape_ijk != other.shape_ijk:
+        return False
+    one, two = (axes.T @ axes for axes in (geometry.ijk_to_ras[:3, :3], other.ijk_to_ras[:3, :3]))
+    return bool(np.allclose(one, two, rtol=0, atol=1e-5 * float(np.abs(one).max())))

@@ -10,6 +10,7 @@ from typing import Any
 from SAM2PropagateLib.gui.events import Choices, Ticker
 from SAM2PropagateLib.gui.volumes import OpenVolumes
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.worker.calls import Call, Update
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.session import WorkerSession
@@ -86,6 +87,11 @@ class WorkerLink:
             else LoadModel(path=model, device=choices.device)
         )
         return self._volumes.ensure(volumeNode, axis, isBusy=isBusy)
+
+    def placed(self, volumeNode: Any, axis: int, prompts: PromptSet) -> PromptSet:
+        """Prompts as the worker is told of them; see `OpenVolumes.placed`. After `ready`."""
+        assert self._volumes is not None
+        return self._volumes.placed(volumeNode, axis, prompts)
 
     def forgetVolume(self, volumeID: str) -> None:
         """Closes a volume in the worker."""

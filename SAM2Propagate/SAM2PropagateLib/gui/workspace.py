@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import slicer
+import vtk
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -19,14 +20,17 @@ from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.removed_segments import RemovedSegments
 from SAM2PropagateLib.gui.strip import SliceStrip, strip
 from SAM2PropagateLib.gui.underlay import Underlay
+from SAM2PropagateLib.prompts.move import moved, moved_segment
 from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
-from SAM2PropagateLib.prompts.values import Prompt, PromptSet, SegmentPrompts
+from SAM2PropagateLib.prompts.values import MaskPrompt, Prompt, PromptSet, Ras, SegmentPrompts, to_ras
+from SAM2PropagateLib.scene.anchor import Move, settleOthers
 from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
 from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
 from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.segments import SegmentReader, segmentIDs
+from SAM2PropagateLib.scene.transforms import parentToWorld
 from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher
 from SAM2PropagateLib.texts import tr as _
 
@@ -90,7 +94,8 @@ class Workspace:
         self._past: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
         self._future: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
         self._onSegments = onSegments
-        self._watcher = PromptWatcher(self.markups, onPrompts)
+        self._placement: dict[str, tuple[float, ...]] = {}
+        self._watcher = PromptWatcher(self.markups, onPrompts, self.follow)
         self._observers = Observers()
         segmentation = slicer.vtkSegmentation
         for event in (
@@ -100,6 +105,12 @@ class Workspace:
             segmentation.SegmentRemoved,
         ):
             self._observers.add(segmentationNode, event, self._segmentsChanged)
+        transformed = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+        self._observers.add(segmentationNode, transformed, self.follow)
+        self._observers.add(volumeNode, transformed, self.follow)
+        self._observers.add(volumeNode, vtk.vtkCommand.ModifiedEvent, self.follow)
+        scene = segmentationNode.GetScene()
+        self._observers.add(scene, slicer.vtkMRMLScene.EndBatchProcessEvent, self.follow)
 
     def close(self) -> None:
         """Ends all observing and takes the preview out of the views; prompts and masks stay.
@@ -120,12 +131,73 @@ class Workspace:
         scene = self.segmentationNode.GetScene()
         return scene is not None and self.volumeNode.GetScene() is scene
 
+    # --- transforms
+
+    def follow(self) -> None:
+        """The volume, the segmentation, a prompt or a transform above one of them has changed: prompts and
+        preview stay on the volume's voxels.
+        """
+        if not self.isInScene or self.segmentationNode.GetScene().IsBatchProcessing():
+            return
+        try:
+            move = self.markups.settle()
+            if self._preview is not None:
+                self._preview.follow()
+            settleOthers(self.segmentationNode, self.volumeNode)
+            if move is not None:
+                self._carry(move)
+            self._followPlacement()
+        except SAM2PropagateError:
+            return  # said when the volume is needed
+
+    def _carry(self, move: Move) -> None:
+        """The coordinates of the prompts are others than before."""
+        self.prompts = self.markups.read()
+        if move.matrix is None:
+            # Another image: no step back leads anywhere.
+            self._past.clear()
+            self._future.clear()
+        else:
+            for steps in (self._past, self._future):
+                steps[:] = [(moved(prompts, move.matrix), histories) for prompts, histories in steps]
+        self._edits.clear()
+
+    def _followPlacement(self) -> None:
+        """Where segmentation and volume were moved against each other, nobody has painted."""
+        before, self._placement = self._placement, self._placementNow()
+        if any(before.get(name, place) != place for name, place in self._placement.items()):
+            self._edits.clear()
+            self.underlay.rebase(self.segmentIDs)
+            self._onSegments()
+
+    def _placementNow(self) -> dict[str, tuple[float, ...]]:
+        """How the labelmap of each segment lies on the volume's voxels."""
+        found = {}
+        for segmentID in self.segmentIDs:
+            matrix = self._reader(segmentID).toVolume
+            if matrix is not None:
+                found[segmentID] = tuple(np.round(matrix, 4).ravel().tolist())
+        return found
+
     # --- slices
 
     @property
     def geometry(self) -> VolumeGeometry:
-        """The volume's, as it is now."""
+        """The volume's, as it is now in its own space, below its parent transforms: where prompts are."""
         return self.markups.geometry
+
+    @property
+    def worldGeometry(self) -> VolumeGeometry:
+        """The volume's, as it is now in the world: where the views are."""
+        return self.markups.worldGeometry
+
+    def fromWorld(self, ras: npt.ArrayLike) -> Ras:
+        """A point of the world in the volume's own space."""
+        return to_ras(self.markups.fromWorld(to_ras(ras)))
+
+    def inWorld(self, said: SegmentPrompts) -> SegmentPrompts:
+        """Prompts as they lie in the world."""
+        return moved_segment(said, parentToWorld(self.volumeNode))
 
     @property
     def axis(self) -> int:
@@ -136,7 +208,7 @@ class Workspace:
     def axisFor(self, viewNormal: npt.ArrayLike | None) -> int:
         """The axis for a prompt in a view with this normal: the view's, as long as nothing else was said."""
         if viewNormal is not None and self.prompts.is_empty and not self._isFixed:
-            axis = self.geometry.axis_nearest(viewNormal)
+            axis = self.worldGeometry.axis_nearest(viewNormal)
             self.setAxis(axis, isFixed=False)
         return self.axis
 
@@ -322,14 +394,17 @@ class Workspace:
         shown = self._preview.mask(segmentID, frame) if self._preview is not None else None
         if shown is not None:
             return shown
-        return SegmentReader(self.segmentationNode, segmentID, self.geometry).frame(frame, self.axis)
+        return self._reader(segmentID).frame(frame, self.axis)
 
     def maskToCorrect(self, segmentID: str, frame: int) -> BoolArray:
         """The mask that a run left on a frame; what shows only prompts that are gone does not count."""
         facts = self.memory.facts(segmentID, self.geometry, self.axis).get(frame)
         if facts is None or facts.kind != "preview":
             return self.maskNow(segmentID, frame)
-        return SegmentReader(self.segmentationNode, segmentID, self.geometry).frame(frame, self.axis)
+        return self._reader(segmentID).frame(frame, self.axis)
+
+    def _reader(self, segmentID: str) -> SegmentReader:
+        return SegmentReader(self.segmentationNode, segmentID, self.geometry, self.volumeNode)
 
     @property
     def segmentIDs(self) -> tuple[str, ...]:
@@ -359,6 +434,7 @@ class Workspace:
         key = (segmentID, self.axis)
         if key not in self._edits:
             self._edits[key] = self.tracker.edited(*key)
+            self._placement = {**self._placementNow(), **self._placement}
             self._notice(*key)
         return self._edits[key]
 
@@ -383,6 +459,7 @@ class Workspace:
             self._committed[segmentID, axis] = self.tracker.hashes(segmentID, axis)
         self.noteState(masks)
         self._edits.clear()
+        self._placement = self._placementNow()
         # Other segments may have lost voxels to it: nobody painted there.
         self.underlay.renew(
             {name: frames - set(masks.get(name, ())) for name, frames in openEdits.items()},
@@ -453,7 +530,7 @@ class Workspace:
     def _isAdopted(self, said: SegmentPrompts, one: EditedFrame) -> bool:
         frames = keyframes.framesOf((*said.masks, *said.absent), self.geometry, self.axis)
         # It was adopted before, and perhaps corrected with clicks since.
-        if any(frames.get(mask.id) == one.frame and mask == one.prompt for mask in said.masks):
+        if any(frames.get(mask.id) == one.frame and _isSame(mask, one.prompt) for mask in said.masks):
             return True
         return not one.prompt.mask.any() and any(frames.get(mark.id) == one.frame for mark in said.absent)
 
@@ -585,3 +662,8 @@ class Workspace:
             preview=self.previewFrames(segmentID),
             inRange=inRange,
         )
+
+
+def _isSame(mask: MaskPrompt, other: MaskPrompt) -> bool:
+    """Whether two masks on the same frame are the same; their places may differ by rounding."""
+    return mask.id == other.id and np.array_equal(mask.mask, other.mask)

@@ -142,9 +142,9 @@ class BoxDrag:
         toRas = np.array(drag.sliceNode.GetXYToRAS().GetData()).reshape(4, 4)
         corners = [toRas @ (x, y, 0.0, 1.0) for x in (drag.start[0], end[0]) for y in (drag.start[1], end[1])]
         geometry = self._markups.geometry
-        axis = geometry.axis_nearest(_normal(toRas))
+        axis = self._markups.worldGeometry.axis_nearest(_normal(toRas))
         try:
-            box = box_around(np.array(corners)[:, :3], geometry, axis)
+            box = box_around(self._markups.fromWorld(np.array(corners)[:, :3]), geometry, axis)
             frame, pixels = place_box(box, geometry, axis)
         except InputError:  # beside the volume, or less than a pixel of it
             return False

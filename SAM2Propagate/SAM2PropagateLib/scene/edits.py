@@ -26,7 +26,7 @@ from SAM2PropagateLib.scene.lattice import EMPTY, Extent, union
 from SAM2PropagateLib.scene.segments import BoolArray, SegmentReader, volumeLattice
 from SAM2PropagateLib.scene.segments import segmentIDs as _segmentIDs
 from SAM2PropagateLib.scene.state import SceneState
-from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.scene.volume import ownGeometry
 from SAM2PropagateLib.texts import tr as _
 
 _STATE_NAME = "edits"
@@ -123,7 +123,7 @@ class EditTracker:
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
         """
-        geometry = volumeGeometry(self._volumeNode)
+        geometry = ownGeometry(self._volumeNode)
         record = self._load(geometry) or {}
         present = set(_segmentIDs(self._segmentationNode))
         self._seen = {name: one for name, one in self._seen.items() if name in present}
@@ -137,7 +137,7 @@ class EditTracker:
             before: what `look` gave before the commit.
             frames: per segment of the run its frames; the user's edits on them went into the run.
         """
-        geometry = volumeGeometry(self._volumeNode)
+        geometry = ownGeometry(self._volumeNode)
         record = self._load(geometry) or {}
         for name, old in before.hashes.items():
             now = self._allHashes(name, geometry)
@@ -161,7 +161,7 @@ class EditTracker:
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
         """
-        geometry = volumeGeometry(self._volumeNode)
+        geometry = ownGeometry(self._volumeNode)
         record = self._load(geometry)
         if record is None:
             return ()
@@ -187,7 +187,7 @@ class EditTracker:
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
         """
-        return self._look(segmentID, volumeGeometry(self._volumeNode), trustsStamp=True).snapshot
+        return self._look(segmentID, ownGeometry(self._volumeNode), trustsStamp=True).snapshot
 
     def hashes(self, segmentID: str, axis: int) -> Hashes:
         """A hash of every frame on which the segment has voxels now.
@@ -196,7 +196,7 @@ class EditTracker:
             InputError: `unknown_segment`, or the volume cannot be used.
         """
         # Asked for right after an edit or a commit was looked at: the segment has hardly changed since.
-        seen = self._look(segmentID, volumeGeometry(self._volumeNode), trustsStamp=True)
+        seen = self._look(segmentID, ownGeometry(self._volumeNode), trustsStamp=True)
         return dict(seen.hashes(axis))
 
     def _allHashes(self, segmentID: str, geometry: VolumeGeometry) -> AllHashes:
@@ -205,7 +205,7 @@ class EditTracker:
 
     def _look(self, segmentID: str, geometry: VolumeGeometry, trustsStamp: bool = False) -> _Seen:
         """The segment as it is now; a stamp that is trusted tells that the labelmap is still the same."""
-        reader = SegmentReader(self._segmentationNode, segmentID, geometry)
+        reader = SegmentReader(self._segmentationNode, segmentID, geometry, self._volumeNode)
         seen = self._seen.get(segmentID)
         if seen is None or not seen.isOn(geometry):
             self._seen = {name: one for name, one in self._seen.items() if one.isOn(geometry)}

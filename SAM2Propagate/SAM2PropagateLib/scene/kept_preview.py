@@ -13,12 +13,11 @@ from typing import Any
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.scene.names import safeName
 from SAM2PropagateLib.scene.segments import BoolArray
-from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME, SEGMENTATION_ROLE, nodesOf
+from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME, SEGMENTATION_ROLE, VOLUME_ROLE, nodesOf
 from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.masks import pack, packed_mask
 from SAM2PropagateLib.worker.wire import WireError
 
-VOLUME_ROLE = "SAM2Propagate.Volume"
 _PARAMETER = "preview"
 _VERSION = 1
 

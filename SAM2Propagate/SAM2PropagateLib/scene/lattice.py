@@ -20,6 +20,8 @@ EMPTY: Extent = (0, -1, 0, -1, 0, -1)
 # Voxels; positions this close to an integer or axes this close to aligned count as exact. Matrices read from
 # image headers carry about 7 digits.
 _TOLERANCE = 1e-3
+# Voxels; a position halfway between two voxels belongs to the upper one, rounding or not.
+_HALFWAY = 0.5 + 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ def _resampleAligned(
     for axis in range(3):
         along = axes[axis]
         index = np.arange(target.extent[2 * axis], target.extent[2 * axis + 1] + 1)
-        position = np.floor(matrix[along, axis] * index + matrix[along, 3] + 0.5).astype(np.intp)
+        position = np.floor(matrix[along, axis] * index + matrix[along, 3] + _HALFWAY).astype(np.intp)
         inside = (position >= source.extent[2 * along]) & (position <= source.extent[2 * along + 1])
         if not inside.any():
             return np.zeros(target.shape, dtype=np.uint8)
@@ -184,7 +186,7 @@ def _resampleOblique(
         positions = [
             np.floor(
                 matrix[axis, 0] * i[None, :]
-                + (matrix[axis, 1] * j[:, None] + matrix[axis, 2] * k + matrix[axis, 3] + 0.5)
+                + (matrix[axis, 1] * j[:, None] + matrix[axis, 2] * k + matrix[axis, 3] + _HALFWAY)
             ).astype(np.intp)
             for axis in range(3)
         ]

@@ -1,19 +1,19 @@
 """Prompts as markups in the scene, and back.
 
 Clicks and marks are control points of fiducial nodes, one node per segment and role; every box is a flat ROI
-node on its frame. Both are saved with the scene, can be dragged in the slice views, and follow a parent
-transform. Masks and the propagation axis, which no markup can show, are kept in the scene beside them. Nodes
-that SAM2 Propagate did not make are never read or changed.
+node on its frame. Both are saved with the scene, can be dragged in the slice views, and stay on the voxels of
+their volume (`anchor.py`). Masks and the propagation axis, which no markup can show, are kept in the scene
+beside them. Nodes that SAM2 Propagate did not make are never read or changed.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import vtk
 
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry, check_axis
@@ -30,6 +30,7 @@ from SAM2PropagateLib.prompts.values import (
     SegmentPrompts,
     to_ras,
 )
+from SAM2PropagateLib.scene.anchor import KEPT_NAME, Move, PromptAnchor
 from SAM2PropagateLib.scene.prompt_nodes import (
     ABSENT,
     BOX,
@@ -42,25 +43,29 @@ from SAM2PropagateLib.scene.prompt_nodes import (
     RANGE,
     ROI_CLASS,
     boxAxis,
-    boxCorners,
     colorPromptNode,
     createPromptNode,
+    definedPoints,
+    isDeletedBox,
+    isPlaced,
+    nodeCorners,
     orientBox,
+    pointName,
+    pointPlace,
     promptNodes,
+    rectangle,
     setBox,
 )
 from SAM2PropagateLib.scene.segments import checkSegment, checkSegmentation, segmentIDs
 from SAM2PropagateLib.scene.state import (
     SEGMENTATION_ROLE,
-    TRANSFORM_ROLE,
     SceneState,
     isOurs,
     segmentOf,
 )
 from SAM2PropagateLib.scene.transforms import parentToWorld
-from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.scene.volume import ownGeometry, volumeGeometry
 
-_STATE_NAME = "prompts"
 # mm; a point that is nearer than this to where it should be is not moved.
 _SAME_PLACE = 1e-6
 
@@ -82,6 +87,7 @@ class PromptMarkups:
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
         self._state = SceneState(segmentationNode)
+        self._anchor = PromptAnchor(segmentationNode, volumeNode)
         self._unwatched = 0
         self._busyNode: Any = None
 
@@ -115,8 +121,43 @@ class PromptMarkups:
 
     @property
     def geometry(self) -> VolumeGeometry:
-        """The volume's geometry as it is now."""
+        """The volume's geometry as it is now in its own space, below its parent transforms, in which prompts
+        are kept.
+        """
+        return ownGeometry(self._volumeNode)
+
+    @property
+    def worldGeometry(self) -> VolumeGeometry:
+        """The volume's geometry as it is now in the world, in which the views are."""
         return volumeGeometry(self._volumeNode)
+
+    def fromWorld(self, points: npt.ArrayLike) -> FloatArray:
+        """Points of the world, (..., 3) mm, in the volume's own space.
+
+        Raises:
+            InputError: `nonlinear_transform`.
+        """
+        values = np.asarray(points, dtype=np.float64)
+        if self._volumeNode.GetParentTransformNode() is None:
+            return values
+        matrix = np.linalg.inv(parentToWorld(self._volumeNode))
+        return np.asarray(values @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
+
+    def isUnderTransform(self, node: Any) -> bool:
+        """Whether a prompt node is under the transform of the volume."""
+        return bool(node.GetTransformNodeID() == self._volumeNode.GetTransformNodeID())
+
+    def settle(self) -> Move | None:
+        """Puts the prompts back onto their voxels after the volume, or a transform above it, has changed.
+
+        Returns:
+            What became of their coordinates; None if they are the same.
+
+        Raises:
+            InputError: they cannot be put back now.
+        """
+        with self.unwatched():
+            return self._anchor.settle()
 
     # From the scene
 
@@ -124,18 +165,20 @@ class PromptMarkups:
         """All prompts that are in the scene now, of the segments that exist, in the segmentation's order.
 
         Control points that are not placed yet (or were skipped) and boxes that are not finished are left out;
-        a locked point counts like any other. Positions are world RAS, parent transforms included.
+        a locked point counts like any other. Positions are the volume's own RAS, below its parent transforms.
 
         Raises:
             InputError: `nonlinear_transform` (a box under a non-linear transform), `bad_document` (the kept
                 masks are not readable).
         """
+        self.settle()
         kept = self._readKept()
         segments = []
         for segmentID in segmentIDs(self._segmentationNode):
             prompts = self._readSegment(segmentID, kept.segment(segmentID).masks)
             if not prompts.is_empty:
                 segments.append(prompts)
+        self._anchor.note()
         return PromptSet(tuple(segments), kept.axis)
 
     def _readSegment(self, segmentID: str, masks: tuple[MaskPrompt, ...]) -> SegmentPrompts:
@@ -157,17 +200,17 @@ class PromptMarkups:
 
     def _points(self, segmentID: str, role: str, used: set[str]) -> Iterator[tuple[str, Ras]]:
         for node in promptNodes(self._segmentationNode, segmentID, role):
-            for index in _definedPoints(node):
-                yield _unique(_pointName(node, index, role), node, used), _pointPlace(node, index)
+            for index in definedPoints(node):
+                yield _unique(pointName(node, index, role), node, used), pointPlace(node, index)
 
     def _boxes(self, segmentID: str, used: set[str]) -> Iterator[tuple[Box, Any]]:
         geometry = self.geometry
         for node in promptNodes(self._segmentationNode, segmentID, BOX):
             axis = boxAxis(node)
-            if axis is None or not _isPlaced(node):
+            if axis is None or not isPlaced(node):
                 continue
             name = _unique(node.GetAttribute(PROMPT_ID_ATTRIBUTE), node, used)
-            frame, (x0, y0, x1, y1) = _rectangle(boxCorners(node), geometry, axis)
+            frame, (x0, y0, x1, y1) = rectangle(nodeCorners(node), geometry, axis)
             a, b = (to_ras(geometry.ras_of_pixel(x, y, frame, axis)) for x, y in ((x0, y0), (x1, y1)))
             yield Box(name, a, b), node
 
@@ -183,6 +226,7 @@ class PromptMarkups:
             InputError: `unknown_segment`, `box_not_flat` (a box whose corners lie on no common frame), or the
                 volume cannot be used; nothing was written then.
         """
+        self.settle()
         geometry = self.geometry
         for one in prompts.segments:
             checkSegment(self._segmentationNode, one.segment)
@@ -198,6 +242,7 @@ class PromptMarkups:
                     self._writePoints(segmentID, role, places)
                 self._writeBoxes(one, boxes, geometry)
             self._writeKept(self._withRemoved(prompts))
+            self._anchor.note()
 
     def _withRemoved(self, prompts: PromptSet) -> PromptSet:
         """With the kept masks of segments that are gone, and may come back."""
@@ -224,6 +269,7 @@ class PromptMarkups:
             InputError: `unknown_segment`, or the volume cannot be used.
         """
         checkSegment(self._segmentationNode, segmentID)
+        self.settle()
         node = createPromptNode(self._segmentationNode, self._volumeNode, segmentID, BOX)
         orientBox(node, self.geometry, check_axis(axis))
         return node
@@ -240,14 +286,14 @@ class PromptMarkups:
             False when the box is not placed yet or has no area; it is then left as it is.
         """
         geometry = self.geometry
-        if not _isPlaced(roiNode):
+        if not isPlaced(roiNode):
             return False
-        corners = boxCorners(roiNode)
+        corners = nodeCorners(roiNode)
         if axis is None:
             axis = next((one for one in (boxAxis(roiNode), self.axis) if one is not None), None)
         if axis is None:
             axis = int(np.ptp(geometry.ras_to_ijk(corners), axis=0).argmin())
-        frame, pixels = _rectangle(corners, geometry, check_axis(axis))
+        frame, pixels = rectangle(corners, geometry, check_axis(axis))
         if pixels[2] - pixels[0] <= 0 or pixels[3] - pixels[1] <= 0:
             return False
         inside = min(max(frame, 0), geometry.frame_count(axis) - 1)
@@ -312,25 +358,26 @@ class PromptMarkups:
 
     def _pointNode(self, segmentID: str, role: str) -> Any:
         checkSegment(self._segmentationNode, segmentID)
+        self.settle()
         node = next(promptNodes(self._segmentationNode, segmentID, role), None)
         return node or createPromptNode(self._segmentationNode, self._volumeNode, segmentID, role)
 
     def _writePoints(self, segmentID: str, role: str, places: dict[str, Ras]) -> None:
         left = dict(places)
         for node in list(promptNodes(self._segmentationNode, segmentID, role)):
-            for index in reversed(list(_definedPoints(node))):
-                place = left.pop(_pointName(node, index, role), None)
+            for index in reversed(list(definedPoints(node))):
+                place = left.pop(pointName(node, index, role), None)
                 if place is None:
                     node.RemoveNthControlPoint(index)
-                elif np.abs(np.subtract(place, _pointPlace(node, index))).max() > _SAME_PLACE:
-                    node.SetNthControlPointPositionWorld(index, *place)
+                elif np.abs(np.subtract(place, pointPlace(node, index))).max() > _SAME_PLACE:
+                    node.SetNthControlPointPosition(index, *place)
             # Slicer goes on with the node, and with its widget, after telling that its last point is gone.
             if not left and node.GetNumberOfControlPoints() == 0 and node is not self._busyNode:
                 removeNode(node)
         if left:
             node = self._pointNode(segmentID, role)
             for name, place in left.items():
-                index = node.AddControlPointWorld(vtk.vtkVector3d(*place))
+                index = node.AddControlPoint(vtk.vtkVector3d(*place))
                 node.SetNthControlPointDescription(index, name)
 
     def _writeBoxes(
@@ -360,28 +407,16 @@ class PromptMarkups:
     # What no markup can show
 
     def _readKept(self) -> PromptSet:
-        text = self._state.get(_STATE_NAME)
+        text = self._state.get(KEPT_NAME)
         if not text:
             return PromptSet()
-        kept = loads(text)
-        toWorld = parentToWorld(self._anchor()) if self._anchor() is not None else np.eye(4)
-        return PromptSet(tuple(_moved(one, toWorld) for one in kept.segments), kept.axis)
+        return loads(text)
 
     def _writeKept(self, prompts: PromptSet) -> None:
         segments = [SegmentPrompts(one.segment, masks=one.masks) for one in prompts.segments if one.masks]
-        if not segments and prompts.axis is None and not self._state.get(_STATE_NAME):
+        if not segments and prompts.axis is None and not self._state.get(KEPT_NAME):
             return
-        # Like the markups, masks are kept in the coordinates of the volume's parent, so that they follow it.
-        fromWorld = np.asarray(np.linalg.inv(parentToWorld(self._volumeNode)), dtype=np.float64)
-        text = dumps(PromptSet(tuple(_moved(one, fromWorld) for one in segments), prompts.axis))
-        self._state.set(_STATE_NAME, text)
-        self._state.node().SetNodeReferenceID(TRANSFORM_ROLE, self._volumeNode.GetTransformNodeID())
-
-    def _anchor(self) -> Any:
-        """A stand-in for a node under the transform that the kept masks are relative to, or None."""
-        node = self._state.node()
-        transform = node.GetNodeReference(TRANSFORM_ROLE) if node is not None else None
-        return _Under(transform) if transform is not None else None
+        self._state.set(KEPT_NAME, dumps(PromptSet(tuple(segments), prompts.axis)))
 
 
 def removeOrphans(scene: Any) -> int:
@@ -401,33 +436,6 @@ def removeOrphans(scene: Any) -> int:
 _Placed = tuple[int, int, tuple[float, float, float, float]]
 
 
-@dataclass(frozen=True)
-class _Under:
-    """Looks to `parentToWorld` like a node under a transform."""
-
-    transform: Any
-
-    def GetParentTransformNode(self) -> Any:
-        return self.transform
-
-    def GetName(self) -> str:
-        return str(self.transform.GetName())
-
-
-def _moved(one: SegmentPrompts, matrix: FloatArray) -> SegmentPrompts:
-    """A segment's masks after a linear transform."""
-    masks = tuple(
-        replace(
-            mask,
-            origin=to_ras(matrix[:3, :3] @ mask.origin + matrix[:3, 3]),
-            column_step=to_ras(matrix[:3, :3] @ mask.column_step),
-            row_step=to_ras(matrix[:3, :3] @ mask.row_step),
-        )
-        for mask in one.masks
-    )
-    return SegmentPrompts(one.segment, masks=masks)
-
-
 def _places(one: SegmentPrompts) -> dict[str, dict[str, Ras]]:
     """Where the points of each role belong, by prompt id."""
     places: dict[str, dict[str, Ras]] = {role: {} for role in POINT_ROLES}
@@ -440,25 +448,6 @@ def _places(one: SegmentPrompts) -> dict[str, dict[str, Ras]]:
     return places
 
 
-def _definedPoints(node: Any) -> list[int]:
-    return [
-        index
-        for index in range(node.GetNumberOfControlPoints())
-        if node.GetNthControlPointPositionStatus(index) == node.PositionDefined
-    ]
-
-
-def _pointName(node: Any, index: int, role: str) -> str:
-    """A prompt's id: the one it was written with, else the control point's own."""
-    return node.GetNthControlPointDescription(index) or f"{role}-{node.GetNthControlPointID(index)}"
-
-
-def _pointPlace(node: Any, index: int) -> Ras:
-    place = [0.0, 0.0, 0.0]
-    node.GetNthControlPointPositionWorld(index, place)
-    return to_ras(place)
-
-
 def _unique(name: str, node: Any, used: set[str]) -> str:
     # A node or a point that the user duplicated brings its ids with it.
     candidate, count = name, 1
@@ -466,30 +455,6 @@ def _unique(name: str, node: Any, used: set[str]) -> str:
         candidate, count = f"{name}-{node.GetID()}-{count}", count + 1
     used.add(candidate)
     return candidate
-
-
-def _isPlaced(roiNode: Any) -> bool:
-    return (
-        bool(roiNode.GetControlPointPlacementComplete())
-        and sum(size > 0 for size in roiNode.GetSize()) >= 2
-        and not isDeletedBox(roiNode)
-    )
-
-
-def isDeletedBox(roiNode: Any) -> bool:
-    """Whether the user deleted a box with Slicer's own key, which leaves its node without a point."""
-    return boxAxis(roiNode) is not None and roiNode.GetNumberOfControlPoints() == 0
-
-
-def _rectangle(
-    corners: FloatArray, geometry: VolumeGeometry, axis: int
-) -> tuple[int, tuple[float, float, float, float]]:
-    """The frame of a box's middle (not held within the volume) and its rectangle in pixels."""
-    ijk = geometry.ras_to_ijk(corners)
-    x, y = (n for n in range(3) if n != axis)
-    frame = int(np.floor(ijk[:, axis].mean() + 0.5))
-    low, high = ijk.min(axis=0), ijk.max(axis=0)
-    return frame, (float(low[x]), float(low[y]), float(high[x]), float(high[y]))
 
 
 def _place(segment: str, box: Box, geometry: VolumeGeometry) -> _Placed:

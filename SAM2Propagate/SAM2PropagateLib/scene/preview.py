@@ -23,7 +23,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.stack import native_frame
 from SAM2PropagateLib.scene.segments import BoolArray, binaryLabelmapName, checkSegment, segmentColor
 from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE
-from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.scene.volume import ownGeometry
 from SAM2PropagateLib.texts import tr as _
 
 ROLE = "preview"
@@ -76,7 +76,7 @@ class PreviewLayer:
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
         self._axis = check_axis(axis)
-        self._geometry: VolumeGeometry = volumeGeometry(volumeNode)
+        self._geometry: VolumeGeometry = ownGeometry(volumeNode)
         self._layers: dict[str, _Layer] = {}
         self._node: Any = None
         self._writes = 0
@@ -141,9 +141,24 @@ class PreviewLayer:
         self._dropIfClosed()
         if self._node is None:
             return
+        self.follow()
+        self._node.GetDisplayNode().Modified()
+
+    def follow(self) -> None:
+        """Stays on the volume's voxels after the volume, or a transform above it, was changed."""
+        self._dropIfClosed()
+        if self._node is None:
+            return
         if self._node.GetTransformNodeID() != self._volumeNode.GetTransformNodeID():
             self._node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
-        self._node.GetDisplayNode().Modified()
+        matrix, shown = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+        self._volumeNode.GetIJKToRASMatrix(matrix)
+        for layer in self._layers.values():
+            layer.image.GetImageToWorldMatrix(shown)
+            if not np.allclose(shown.GetData(), matrix.GetData(), rtol=0, atol=1e-9):
+                layer.image.SetGeometryFromImageToWorldMatrix(matrix)
+                self._changed(layer)
+                self._node.GetDisplayNode().Modified()
 
     def masks(self, segmentID: str) -> dict[int, BoolArray]:
         """The masks of a segment per frame, (rows, columns) bool copies, as `SegmentCommitter.commit` takes

@@ -10,7 +10,7 @@ import numpy as np
 import slicer
 
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
-from SAM2PropagateLib.prompts.values import new_id
+from SAM2PropagateLib.prompts.values import Ras, new_id, to_ras
 from SAM2PropagateLib.scene.names import safeName, uniqueName
 from SAM2PropagateLib.scene.segments import segmentColor
 from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, SEGMENTATION_ROLE, nodesOf, segmentOf, setSegment
@@ -112,7 +112,7 @@ def _color(segment: tuple[float, float, float], role: str) -> tuple[float, ...]:
 
 
 def boxOrientation(geometry: VolumeGeometry, axis: int) -> FloatArray:
-    """(3, 3) right-handed unit vectors (columns, world) along which a box on a frame of `axis` lies.
+    """(3, 3) right-handed unit vectors (columns) along which a box on a frame of `axis` lies.
 
     Columns follow the volume's i, j and k; the one of `axis` is the frames' normal.
     """
@@ -129,23 +129,37 @@ def boxOrientation(geometry: VolumeGeometry, axis: int) -> FloatArray:
 
 
 def orientBox(roiNode: Any, geometry: VolumeGeometry, axis: int) -> None:
-    """Turns a box to the volume's axes, so that corners placed on a frame make a box on that frame."""
+    """Turns a box to the volume's axes, so that corners placed on a frame make a box on that frame.
+
+    Args:
+        geometry: of the volume in its own space, in which the node is, too. axis: of the frames.
+    """
     _setObjectMatrix(roiNode, boxOrientation(geometry, axis), np.zeros(3))
 
 
 def boxCorners(roiNode: Any) -> FloatArray:
     """(8, 3) world corners of a box."""
+    matrix = parentToWorld(roiNode)
+    return np.asarray(nodeCorners(roiNode) @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
+
+
+def nodeCorners(roiNode: Any) -> FloatArray:
+    """(8, 3) corners of a box below its parent transforms."""
     half = np.array(roiNode.GetSize()) / 2
     matrix = np.array(roiNode.GetObjectToNodeMatrix().GetData()).reshape(4, 4)
     signs = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)], dtype=np.float64)
-    points = (parentToWorld(roiNode) @ matrix @ np.c_[signs * half, np.ones(8)].T).T
+    points = (matrix @ np.c_[signs * half, np.ones(8)].T).T
     return np.asarray(points[:, :3], dtype=np.float64)
 
 
 def setBox(
     roiNode: Any, geometry: VolumeGeometry, axis: int, frame: int, pixels: tuple[float, float, float, float]
 ) -> None:
-    """Lays a box flat on a frame, around a rectangle (x0, y0, x1, y1) of its pixels."""
+    """Lays a box flat on a frame, around a rectangle (x0, y0, x1, y1) of its pixels.
+
+    Args:
+        geometry: of the volume in its own space, in which the node is, too.
+    """
     x0, y0, x1, y1 = pixels
     orientation = boxOrientation(geometry, axis)
     corners = np.array([geometry.ras_of_pixel(x, y, frame, axis) for x in (x0, x1) for y in (y0, y1)])
@@ -155,13 +169,10 @@ def setBox(
     size[axis] = geometry.slice_spacing(axis) * _BOX_THICKNESS
     wasModifying = roiNode.StartModify()
     try:
-        # A linear parent may scale: sizes are the node's own.
-        toNode = np.linalg.inv(parentToWorld(roiNode))
-        lengths = np.linalg.norm(toNode[:3, :3] @ orientation, axis=0)
         center = orientation @ middle
         _setObjectMatrix(roiNode, orientation, center)
-        roiNode.SetSize(*(float(value) for value in size * lengths))
-        roiNode.SetCenterWorld(*(float(value) for value in center))
+        roiNode.SetSize(*(float(value) for value in size))
+        roiNode.SetCenter(*(float(value) for value in center))
         roiNode.SetAttribute(AXIS_ATTRIBUTE, "ijk"[axis])
     finally:
         roiNode.EndModify(wasModifying)
@@ -173,12 +184,55 @@ def boxAxis(roiNode: Any) -> int | None:
     return "ijk".index(name) if name in ("i", "j", "k") else None
 
 
+def definedPoints(node: Any) -> list[int]:
+    """The control points of a node that are placed."""
+    return [
+        index
+        for index in range(node.GetNumberOfControlPoints())
+        if node.GetNthControlPointPositionStatus(index) == node.PositionDefined
+    ]
+
+
+def pointName(node: Any, index: int, role: str) -> str:
+    """A prompt's id: the one it was written with, else the control point's own."""
+    return node.GetNthControlPointDescription(index) or f"{role}-{node.GetNthControlPointID(index)}"
+
+
+def pointPlace(node: Any, index: int) -> Ras:
+    """Where a control point is, below the parent transforms of its node."""
+    place = [0.0, 0.0, 0.0]
+    node.GetNthControlPointPosition(index, place)
+    return to_ras(place)
+
+
+def isPlaced(roiNode: Any) -> bool:
+    """Whether a box is finished."""
+    return (
+        bool(roiNode.GetControlPointPlacementComplete())
+        and sum(size > 0 for size in roiNode.GetSize()) >= 2
+        and not isDeletedBox(roiNode)
+    )
+
+
+def isDeletedBox(roiNode: Any) -> bool:
+    """Whether the user deleted a box with Slicer's own key, which leaves its node without a point."""
+    return boxAxis(roiNode) is not None and roiNode.GetNumberOfControlPoints() == 0
+
+
+def rectangle(
+    corners: FloatArray, geometry: VolumeGeometry, axis: int
+) -> tuple[int, tuple[float, float, float, float]]:
+    """The frame of a box's middle (not held within the volume) and its rectangle in pixels."""
+    ijk = geometry.ras_to_ijk(corners)
+    x, y = (n for n in range(3) if n != axis)
+    frame = int(np.floor(ijk[:, axis].mean() + 0.5))
+    low, high = ijk.min(axis=0), ijk.max(axis=0)
+    return frame, (float(low[x]), float(low[y]), float(high[x]), float(high[y]))
+
+
 def _setObjectMatrix(roiNode: Any, orientation: FloatArray, center: FloatArray) -> None:
-    toNode = np.linalg.inv(parentToWorld(roiNode))
     matrix = np.eye(4)
-    matrix[:3, :3] = toNode[:3, :3] @ orientation
-    matrix[:3, :3] /= np.linalg.norm(matrix[:3, :3], axis=0)
-    matrix[:3, 3] = toNode[:3, :3] @ center + toNode[:3, 3]
+    matrix[:3, :3], matrix[:3, 3] = orientation, center
     roiNode.SetAndObserveObjectToNodeMatrix(toMatrix(matrix))
 
 

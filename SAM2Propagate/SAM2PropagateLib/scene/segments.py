@@ -11,9 +11,9 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
 from SAM2PropagateLib.scene.lattice import EMPTY, Lattice, resample
-from SAM2PropagateLib.scene.transforms import parentToWorld, toArray
+from SAM2PropagateLib.scene.transforms import between, parentToWorld, toArray
 from SAM2PropagateLib.texts import tr as _
 
 BoolArray = npt.NDArray[np.bool_]
@@ -92,9 +92,13 @@ def volumeLattice(geometry: VolumeGeometry) -> Lattice:
 
 def imageLattice(image: Any, node: Any) -> Lattice:
     """The grid of a vtkOrientedImageData that belongs to a (possibly transformed) node."""
+    return _imageLattice(image, parentToWorld(node))
+
+
+def _imageLattice(image: Any, space: FloatArray) -> Lattice:
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    return Lattice(parentToWorld(node) @ toArray(matrix), tuple(image.GetExtent()))
+    return Lattice(space @ toArray(matrix), tuple(image.GetExtent()))
 
 
 class SegmentReader:
@@ -103,18 +107,25 @@ class SegmentReader:
     Args:
         segmentationNode: the vtkMRMLSegmentationNode.
         segmentID: ID of one of its segments.
-        geometry: of the volume.
+        geometry: of the volume, in the world; with `volumeNode` in that volume's own space.
+        volumeNode: the volume, where `geometry` is its `ownGeometry`: the reader's stamp then stays the same
+            when both nodes move together, and nothing is rounded on the way through the world.
 
     Raises:
         InputError: as `checkSegment`; `nonlinear_transform`.
     """
 
-    def __init__(self, segmentationNode: Any, segmentID: str, geometry: VolumeGeometry) -> None:
+    def __init__(
+        self, segmentationNode: Any, segmentID: str, geometry: VolumeGeometry, volumeNode: Any = None
+    ) -> None:
         segment = checkSegment(segmentationNode, segmentID)
         self._geometry = geometry
         self._label = segment.GetLabelValue()
         image = segment.GetRepresentation(binaryLabelmapName())
-        self._voxels, self._lattice = _layer(image, segmentationNode)
+        space = (
+            parentToWorld(segmentationNode) if volumeNode is None else between(segmentationNode, volumeNode)
+        )
+        self._voxels, self._lattice = _layer(image, space)
         # The part of the volume in which the segment can have voxels.
         self.box = self._lattice.boxIn(volumeLattice(geometry))
         # The same as long as the labelmap was not marked as modified, nor moved.
@@ -124,6 +135,13 @@ class SegmentReader:
             self._lattice.extent,
             self._lattice.ijkToWorld.tobytes(),
         )
+
+    @property
+    def toVolume(self) -> FloatArray | None:
+        """The (4, 4) matrix from the labelmap's voxels to the volume's; None without a labelmap."""
+        if self._lattice.isEmpty:
+            return None
+        return np.asarray(self._geometry.ras_to_ijk_matrix @ self._lattice.ijkToWorld, dtype=np.float64)
 
     def frame(self, index: int, axis: int) -> BoolArray:
         """The segment on one frame: (rows, columns) bool."""
@@ -171,9 +189,9 @@ class SegmentReader:
         return resample(own, self._lattice.within(box), target).view(bool)
 
 
-def _layer(image: Any, node: Any) -> tuple[npt.NDArray[Any], Lattice]:
+def _layer(image: Any, space: FloatArray) -> tuple[npt.NDArray[Any], Lattice]:
     scalars = image.GetPointData().GetScalars() if image is not None else None
     if scalars is None or image.GetNumberOfPoints() == 0:
         return np.zeros((0, 0, 0), dtype=np.uint8), Lattice(np.eye(4), EMPTY)
-    lattice = imageLattice(image, node)
+    lattice = _imageLattice(image, space)
     return vtk_to_numpy(scalars).reshape(lattice.shape), lattice

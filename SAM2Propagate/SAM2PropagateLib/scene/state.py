@@ -11,6 +11,7 @@ MODULE_NAME = "SAM2PropagateState"
 PREVIEW_MODULE_NAME = "SAM2PropagatePreview"
 SEGMENTATION_ROLE = "SAM2Propagate.Segmentation"
 TRANSFORM_ROLE = "SAM2Propagate.Transform"
+VOLUME_ROLE = "SAM2Propagate.Volume"
 ROLE_ATTRIBUTE = "SAM2Propagate.Role"
 SEGMENT_ATTRIBUTE = "SAM2Propagate.SegmentID"
 

@@ -30,9 +30,32 @@ def parentToWorld(node: Any) -> FloatArray:
             ),
             _("Harden the transform (Data module, right-click on its icon) or take the node out of it."),
         )
+    return transformToWorld(transform)
+
+
+def transformToWorld(transformNode: Any) -> FloatArray:
+    """The 4x4 matrix of a linear transform node and those above it, up to the world."""
     matrix = vtk.vtkMatrix4x4()
-    transform.GetMatrixTransformToWorld(matrix)
+    transformNode.GetMatrixTransformToWorld(matrix)
     return toArray(matrix)
+
+
+def isLinear(node: Any) -> bool:
+    """Whether all parent transforms of a transformable node are linear."""
+    transform = node.GetParentTransformNode()
+    return transform is None or bool(transform.IsTransformToWorldLinear())
+
+
+def between(node: Any, other: Any) -> FloatArray:
+    """The 4x4 matrix from the space of one transformable node, below its parent transforms, to that of
+    another; exactly the identity under the same transform.
+
+    Raises:
+        InputError: `nonlinear_transform` when a transform between them is not linear.
+    """
+    if node.GetTransformNodeID() == other.GetTransformNodeID():
+        return np.eye(4)
+    return np.asarray(np.linalg.solve(parentToWorld(other), parentToWorld(node)), dtype=np.float64)
 
 
 def toArray(matrix: Any) -> FloatArray:

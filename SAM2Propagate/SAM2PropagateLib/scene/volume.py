@@ -12,7 +12,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.checks import check_volume
-from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window, window_for
 from SAM2PropagateLib.scene.transforms import parentToWorld, toArray
@@ -62,11 +62,28 @@ def volumeGeometry(volumeNode: Any) -> VolumeGeometry:
         InputError: as `readVolume`, but for what depends on the voxels' values.
     """
     _checkKind(volumeNode)
+    return VolumeGeometry(
+        volumeNode.GetImageData().GetDimensions(), parentToWorld(volumeNode) @ ijkToRas(volumeNode)
+    )
+
+
+def ownGeometry(volumeNode: Any) -> VolumeGeometry:
+    """Shape and place of a volume node below its parent transforms: IJK to the volume's own RAS, in which
+    prompts are kept.
+
+    Raises:
+        InputError: as `volumeGeometry`, also for a non-linear parent transform.
+    """
+    _checkKind(volumeNode)
+    parentToWorld(volumeNode)
+    return VolumeGeometry(volumeNode.GetImageData().GetDimensions(), ijkToRas(volumeNode))
+
+
+def ijkToRas(volumeNode: Any) -> FloatArray:
+    """The (4, 4) matrix from a volume's voxels to its own RAS, below its parent transforms."""
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
-    return VolumeGeometry(
-        volumeNode.GetImageData().GetDimensions(), parentToWorld(volumeNode) @ toArray(matrix)
-    )
+    return toArray(matrix)
 
 
 def displayWindow(volumeNode: Any) -> Window:

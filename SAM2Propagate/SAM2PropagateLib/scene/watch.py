@@ -10,8 +10,8 @@ import numpy as np
 import slicer
 
 from SAM2PropagateLib.frames.geometry import FloatArray
-from SAM2PropagateLib.scene.markups import PromptMarkups, isDeletedBox
-from SAM2PropagateLib.scene.prompt_nodes import BOX, boxAxis, promptNodes
+from SAM2PropagateLib.scene.markups import PromptMarkups
+from SAM2PropagateLib.scene.prompt_nodes import BOX, boxAxis, isDeletedBox, promptNodes
 from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, segmentOf
 
 
@@ -41,11 +41,18 @@ class PromptWatcher:
     Args:
         markups: whose prompts to watch; nodes that appear later are watched too.
         onChange: called with a `PromptChange`.
+        onTransform: called when a prompt was put under another transform than the volume's.
     """
 
-    def __init__(self, markups: PromptMarkups, onChange: Callable[[PromptChange], None]) -> None:
+    def __init__(
+        self,
+        markups: PromptMarkups,
+        onChange: Callable[[PromptChange], None],
+        onTransform: Callable[[], None] = lambda: None,
+    ) -> None:
         self._markups = markups
         self._onChange = onChange
+        self._onTransform = onTransform
         self._scene = markups.segmentationNode.GetScene()
         self._observed: dict[Any, list[int]] = {}
         scene = slicer.vtkMRMLScene
@@ -80,6 +87,7 @@ class PromptWatcher:
         for node in present - set(self._observed):
             for event in (node.PointPositionDefinedEvent, node.PointEndInteractionEvent):
                 self._observe(node, event, lambda caller, _event: self._changed(caller))
+            self._observe(node, node.TransformModifiedEvent, lambda caller, _event: self._transformed(caller))
             self._observe(node, node.PointRemovedEvent, lambda caller, _event: self._pointRemoved(caller))
 
     def _inScene(self) -> bool:
@@ -96,10 +104,14 @@ class PromptWatcher:
             normal = viewNormal(self._scene)
             axis = boxAxis(node)
             if axis is None and normal is not None:
-                axis = self._markups.geometry.axis_nearest(normal)
+                axis = self._markups.worldGeometry.axis_nearest(normal)
             if not self._markups.finishBox(node, axis):
                 return
         self._tell(node)
+
+    def _transformed(self, node: Any) -> None:
+        if not self._markups.isUnwatched and not self._markups.isUnderTransform(node):
+            self._onTransform()
 
     def _pointRemoved(self, node: Any) -> None:
         if node.GetAttribute(ROLE_ATTRIBUTE) != BOX:

@@ -1,0 +1,402 @@
+"""Keeps the prompts of a segmentation on the voxels of their volume, whatever becomes of the transforms.
+
+Prompt nodes hang under the volume's transform, so that their own coordinates are those of the volume, below
+all transforms. In the scene it is noted where they were when they were read or written last, and how the volume
+lay then. After a change of either they are put back: under the transform that the volume has now, on the
+voxels that they were on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from vtk.util.numpy_support import vtk_to_numpy
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
+from SAM2PropagateLib.prompts.document import dumps, loads
+from SAM2PropagateLib.prompts.move import moved
+from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.scene.prompt_nodes import (
+    BOX,
+    PROMPT_ID_ATTRIBUTE,
+    boxAxis,
+    definedPoints,
+    isPlaced,
+    nodeCorners,
+    pointName,
+    pointPlace,
+    promptNodes,
+    rectangle,
+    setBox,
+)
+from SAM2PropagateLib.scene.state import (
+    MODULE_NAME,
+    ROLE_ATTRIBUTE,
+    SEGMENTATION_ROLE,
+    TRANSFORM_ROLE,
+    VOLUME_ROLE,
+    SceneState,
+    segmentOf,
+)
+from SAM2PropagateLib.scene.transforms import isLinear, toArray, transformToWorld
+from SAM2PropagateLib.scene.volume import ijkToRas
+
+KEPT_NAME = "prompts"
+_STATE_NAME = "places"
+_VERSION = 1
+# mm; a point nearer than this to where it was has not been moved: files hold fewer digits than memory.
+_SAME_PLACE = 1e-4
+# Voxels along each axis that are looked at to tell whether an image is still the same.
+_SAMPLES = 24
+
+Places = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What became of the coordinates of prompts.
+
+    Attributes:
+        matrix: (4, 4), from the volume's own space before to the one now; None: no matrix says it.
+    """
+
+    matrix: FloatArray | None
+
+
+@dataclass(frozen=True)
+class _Record:
+    """How the volume lay, and where prompts were in its own space.
+
+    Attributes:
+        shape: of the volume, voxels. ijkToRas: (4, 4). image: a digest of the voxels.
+        isWarped: whether it was under a non-linear transform, put on after these were noted.
+        places: numbers per segment, role and prompt.
+    """
+
+    shape: tuple[int, int, int]
+    ijkToRas: FloatArray
+    image: str
+    isWarped: bool
+    places: Places
+
+
+class PromptAnchor:
+    """Notes where prompts are, and puts them back.
+
+    Args:
+        segmentationNode: whose prompts they are. volumeNode: on whose voxels they are.
+    """
+
+    def __init__(self, segmentationNode: Any, volumeNode: Any) -> None:
+        self._segmentationNode = segmentationNode
+        self._volumeNode = volumeNode
+        self._state = SceneState(segmentationNode)
+        self._digest: tuple[Any, int, str] | None = None
+        self._parsed: tuple[str, _Record | None] = ("", None)
+
+    def note(self) -> None:
+        """Notes where the prompts and the volume are now."""
+        shape = self._shape()
+        if shape is None or not self._hasPrompts():
+            self._state.set(_STATE_NAME, "")
+            return
+        known = self._read()
+        isWarped = not isLinear(self._volumeNode)
+        if isWarped and known is not None:
+            # What was noted before it was warped tells later whether the warp was taken off or hardened.
+            record = _Record(known.shape, known.ijkToRas, known.image, True, self._places())
+        else:
+            record = _Record(shape, ijkToRas(self._volumeNode), self._image(), isWarped, self._places())
+        document = {
+            "version": _VERSION,
+            "shape": list(record.shape),
+            "ijk_to_ras": record.ijkToRas.ravel().tolist(),
+            "image": record.image,
+            "warped": record.isWarped,
+            "places": record.places,
+        }
+        text = json.dumps(document, separators=(",", ":"))
+        if self._state.get(_STATE_NAME) != text:
+            self._state.set(_STATE_NAME, text)
+        node = self._state.node()
+        for role, wanted in (
+            (VOLUME_ROLE, self._volumeNode.GetID()),
+            (TRANSFORM_ROLE, self._volumeNode.GetTransformNodeID()),
+        ):
+            if node.GetNodeReferenceID(role) != wanted:
+                node.SetNodeReferenceID(role, wanted)
+
+    def settle(self) -> Move | None:
+        """Puts the prompts back under the volume's transform and onto their voxels.
+
+        Returns:
+            What became of their coordinates; None if they are the same.
+
+        Raises:
+            InputError: they cannot be put back now, as under a singular transform.
+        """
+        shape = self._shape()
+        if shape is None:
+            return None
+        if not self._hasPrompts():
+            self._state.set(_STATE_NAME, "")
+            return None
+        record = self._read()
+        if record is None or self._state.node().GetNodeReference(VOLUME_ROLE) is not self._volumeNode:
+            self._adopt()
+            return None
+        isHere = self._isUnderTransform(self._state.node().GetNodeReferenceID(TRANSFORM_ROLE))
+        isWarped = not isLinear(self._volumeNode)
+        own = ijkToRas(self._volumeNode)
+        isSame = _isClose(own, record.ijkToRas) and isWarped == record.isWarped
+        if isHere and (isSame or (isWarped and record.isWarped)):
+            return None
+        move = Move(np.eye(4)) if isWarped else self._moveSince(record, shape, own)
+        self._carry(record, move)
+        self.note()
+        return None if move.matrix is not None and np.array_equal(move.matrix, np.eye(4)) else move
+
+    # --- what there is
+
+    def _nodes(self) -> list[Any]:
+        return list(promptNodes(self._segmentationNode))
+
+    def _hasPrompts(self) -> bool:
+        return bool(self._state.get(KEPT_NAME)) or bool(self._nodes())
+
+    def _isUnderTransform(self, noted: str | None) -> bool:
+        """Whether the volume, and all prompts, are under the transform that was noted."""
+        wanted = self._volumeNode.GetTransformNodeID()
+        return noted == wanted and all(node.GetTransformNodeID() == wanted for node in self._nodes())
+
+    def _shape(self) -> tuple[int, int, int] | None:
+        image = self._volumeNode.GetImageData()
+        if image is None or not image.GetNumberOfPoints():
+            return None
+        i, j, k = image.GetDimensions()
+        return int(i), int(j), int(k)
+
+    def _image(self) -> str:
+        scalars = self._volumeNode.GetImageData().GetPointData().GetScalars()
+        if scalars is None:
+            return ""
+        known = self._digest
+        if known is None or known[0] is not scalars or known[1] != scalars.GetMTime():
+            i, j, k = self._volumeNode.GetImageData().GetDimensions()
+            voxels = vtk_to_numpy(scalars).reshape(k, j, i, -1)
+            steps = tuple(slice(None, None, max(1, count // _SAMPLES)) for count in voxels.shape[:3])
+            sample = np.ascontiguousarray(voxels[steps])
+            text = hashlib.blake2b(sample.tobytes(), digest_size=8).hexdigest()
+            self._digest = known = (scalars, scalars.GetMTime(), text)
+        return known[2]
+
+    def _places(self) -> Places:
+        found: Places = {}
+        for node in self._nodes():
+            for key, place in _placesOf(node):
+                found[key] = [round(value, 6) for value in place]
+        return found
+
+    def _read(self) -> _Record | None:
+        text = self._state.get(_STATE_NAME)
+        if self._parsed[0] != text:
+            self._parsed = (text, _parsed(text))
+        return self._parsed[1]
+
+    # --- what became of it
+
+    def _moveSince(self, record: _Record, shape: tuple[int, int, int], own: FloatArray) -> Move:
+        """How the volume's voxels have moved in its own space; no matrix where it has other voxels now."""
+        isImage = record.shape == shape and record.image == self._image()
+        if record.isWarped:
+            # Taken off, or hardened: then the image was resampled.
+            isSame = isImage and _isClose(own, record.ijkToRas)
+            return Move(np.eye(4) if isSame else None)
+        if _isClose(own, record.ijkToRas):
+            return Move(np.eye(4))
+        before = self._state.node().GetNodeReference(TRANSFORM_ROLE)
+        hardened = None
+        if before is not None and before.IsTransformToWorldLinear():
+            hardened = transformToWorld(before) @ record.ijkToRas
+        isHardened = hardened is not None and np.allclose(own, hardened, rtol=0, atol=1e-6)
+        if isImage or isHardened:
+            return Move(np.asarray(own @ np.linalg.inv(record.ijkToRas), dtype=np.float64))
+        # Another image in the node: resampled, cropped or reordered. The patient is where they were.
+        return Move(None)
+
+    def _carry(self, record: _Record, move: Move) -> None:
+        noted = self._state.node().GetNodeReferenceID(TRANSFORM_ROLE)
+        matrix = move.matrix
+        before = None if matrix is None else VolumeGeometry(record.shape, record.ijkToRas)
+        tasks: list[Callable[[], None]] = []
+        for node in self._nodes():
+            isHere = node.GetTransformNodeID() == noted
+            isUntouched = all(_isNear(record.places.get(key), place) for key, place in _placesOf(node))
+            if matrix is None or not (isHere or isUntouched):
+                # It was moved or hardened by itself, or there are other voxels: what is drawn counts.
+                tasks.append(self._toDrawnPlace(node))
+            elif np.array_equal(matrix, np.eye(4)):
+                tasks.append(self._toTransform(node))
+            else:
+                tasks.append(self._toVoxels(node, before, matrix))
+        kept = self._movedMasks(matrix)
+        for task in tasks:
+            task()
+        if kept is not None:
+            self._state.set(KEPT_NAME, dumps(kept))
+
+    def _adopt(self) -> None:
+        """Prompts of another volume, or of a scene that notes nothing: they stay where they are drawn."""
+        other = self._state.node().GetNodeReference(VOLUME_ROLE) if self._state.node() is not None else None
+        if other is not None and other is not self._volumeNode and self._read() is not None:
+            PromptAnchor(self._segmentationNode, other).settle()
+        tasks = [self._toDrawnPlace(node) for node in self._nodes()]
+        kept = self._movedMasks(None)
+        for task in tasks:
+            task()
+        if kept is not None:
+            self._state.set(KEPT_NAME, dumps(kept))
+        self.note()
+
+    def _movedMasks(self, matrix: FloatArray | None) -> PromptSet | None:
+        """The kept masks in the volume's own space now; None if they are as they were.
+
+        Args:
+            matrix: how they moved; None: they stay where they are drawn.
+        """
+        text = self._state.get(KEPT_NAME)
+        if not text:
+            return None
+        if matrix is None:
+            transform = self._state.node().GetNodeReference(TRANSFORM_ROLE)
+            volume = self._volumeNode.GetParentTransformNode()
+            if transform is volume:
+                return None
+            if any(one is not None and not one.IsTransformToWorldLinear() for one in (transform, volume)):
+                # A warp does not leave them flat; what the segment holds there is warped with it.
+                kept = loads(text)
+                return PromptSet(axis=kept.axis)
+            toWorld, parent = (
+                np.eye(4) if one is None else transformToWorld(one) for one in (transform, volume)
+            )
+            matrix = np.asarray(np.linalg.solve(parent, toWorld), dtype=np.float64)
+        if np.array_equal(matrix, np.eye(4)):
+            return None
+        return moved(loads(text), matrix)
+
+    # --- where a node goes
+
+    def _toTransform(self, node: Any) -> Callable[[], None]:
+        return lambda: node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
+
+    def _toVoxels(self, node: Any, before: VolumeGeometry | None, matrix: FloatArray) -> Callable[[], None]:
+        """To the same voxels in the volume's own space now."""
+        points = {index: pointPlace(node, index) for index in definedPoints(node)}
+        axis = boxAxis(node) if node.GetAttribute(ROLE_ATTRIBUTE) == BOX else None
+        box = (
+            rectangle(nodeCorners(node), before, axis)
+            if axis is not None and before and isPlaced(node)
+            else None
+        )
+
+        def go() -> None:
+            node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
+            if axis is not None and box is not None:
+                setBox(node, self._geometry(), axis, *box)
+            elif axis is None:
+                for index, place in points.items():
+                    node.SetNthControlPointPosition(index, *(matrix[:3, :3] @ place + matrix[:3, 3]))
+
+        return go
+
+    def _toDrawnPlace(self, node: Any) -> Callable[[], None]:
+        """To where it is drawn now, in the space of the volume."""
+        if node.GetTransformNodeID() == self._volumeNode.GetTransformNodeID():
+            return lambda: None
+        isBox = node.GetAttribute(ROLE_ATTRIBUTE) == BOX
+        axis = boxAxis(node) if isBox else None
+        places = nodeCorners(node) if isBox else np.array([pointPlace(node, n) for n in definedPoints(node)])
+        drawn = [self._drawn(node, place) for place in places]
+
+        def go() -> None:
+            node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
+            if isBox:
+                if axis is not None and isPlaced(node) and isLinear(self._volumeNode):
+                    setBox(node, self._geometry(), axis, *rectangle(np.array(drawn), self._geometry(), axis))
+                return
+            for index, place in zip(definedPoints(node), drawn, strict=True):
+                node.SetNthControlPointPosition(index, *place)
+
+        return go
+
+    def _drawn(self, node: Any, place: Any) -> FloatArray:
+        """Where a point of a node is drawn, in the volume's own space."""
+        world, own = [0.0] * 3, [0.0] * 3
+        node.TransformPointToWorld([float(value) for value in place], world)
+        self._volumeNode.TransformPointFromWorld(world, own)
+        return np.array(own)
+
+    def _geometry(self) -> VolumeGeometry:
+        return VolumeGeometry(self._volumeNode.GetImageData().GetDimensions(), ijkToRas(self._volumeNode))
+
+
+def settleOthers(segmentationNode: Any, volumeNode: Any) -> None:
+    """Puts the prompts of all other segmentations back that are on the voxels of a volume."""
+    scene, className = volumeNode.GetScene(), "vtkMRMLScriptedModuleNode"
+    for node in [
+        scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className))
+    ]:
+        other = node.GetNodeReference(SEGMENTATION_ROLE)
+        isOn = node.GetModuleName() == MODULE_NAME and node.GetNodeReference(VOLUME_ROLE) is volumeNode
+        if isOn and other is not None and other is not segmentationNode:
+            with contextlib.suppress(InputError):  # said when they are needed
+                PromptAnchor(other, volumeNode).settle()
+
+
+def _parsed(text: str) -> _Record | None:
+    try:
+        document = json.loads(text) if text else {}
+        if document.get("version") != _VERSION:
+            return None
+        i, j, k = (int(count) for count in document["shape"])
+        return _Record(
+            (i, j, k),
+            np.array(document["ijk_to_ras"], dtype=np.float64).reshape(4, 4),
+            str(document["image"]),
+            bool(document["warped"]),
+            {str(key): [float(value) for value in place] for key, place in document["places"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # as a scene of an earlier version: the prompts are where they are drawn
+
+
+def _isClose(matrix: FloatArray, noted: FloatArray) -> bool:
+    """Whether a volume lies as it was noted: image files hold fewer digits than memory."""
+    step, origin = np.abs(matrix - noted)[:3, :3].max(), np.abs(matrix - noted)[:3, 3].max()
+    return bool(step < 1e-6 and origin < _SAME_PLACE)
+
+
+def _placesOf(node: Any) -> list[tuple[str, list[float]]]:
+    """Where the prompts of a node are in its own coordinates, each under a name of its own."""
+    role = node.GetAttribute(ROLE_ATTRIBUTE)
+    if role == BOX:
+        if not isPlaced(node):
+            return []
+        matrix = toArray(node.GetObjectToNodeMatrix())
+        name = node.GetAttribute(PROMPT_ID_ATTRIBUTE)
+        return [(json.dumps([segmentOf(node), role, name]), [*matrix[:3, 3].tolist(), *node.GetSize()])]
+    return [
+        (json.dumps([segmentOf(node), role, pointName(node, index, role)]), list(pointPlace(node, index)))
+        for index in definedPoints(node)
+    ]
+
+
+def _isNear(noted: list[float] | None, place: list[float]) -> bool:
+    return noted is not None and bool(np.allclose(noted, place, rtol=0, atol=_SAME_PLACE))
