@@ -12,6 +12,7 @@ from SAM2PropagateLib.prompts import SegmentPrompts, resolve
 from SAM2PropagateLib.scene.commit import LogicSegmentWriter, SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditTracker
 from SAM2PropagateLib.scene.state import SceneState
+from SAM2PropagateLib.scene.volume import ownGeometry
 from Testing.headless.scenes import addVolume
 from Testing.scene.geometries import GEOMETRIES, block
 from Testing.scene.test_commit import NEW, OLD, Case, Overwrite, ball, frames
@@ -65,7 +66,7 @@ def test_painted_and_erased_slices_become_mask_keyframes(headless, geometry):
     edits = case.tracker.edited("A", 2)
     assert [edit.frame for edit in edits] == [6, 9, 11]
     prompts = SegmentPrompts("A", masks=tuple(edit.prompt for edit in edits))
-    keyframes = resolve(prompts, case.geometry, 2).keyframes
+    keyframes = resolve(prompts, ownGeometry(case.volumeNode), 2).keyframes
     np.testing.assert_array_equal(keyframes[6].mask, (OLD | NEW)[6])
     np.testing.assert_array_equal(keyframes[9].mask, (OLD | NEW)[9])
     assert keyframes[11].absent

@@ -22,7 +22,7 @@ from SAM2PropagateLib.prompts import (
 from SAM2PropagateLib.scene.markups import PromptMarkups, removeOrphans
 from SAM2PropagateLib.scene.prompt_nodes import boxCorners, promptNodes
 from SAM2PropagateLib.scene.state import SEGMENTATION_ROLE, SceneState
-from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.scene.volume import ownGeometry, volumeGeometry
 from Testing.headless.scenes import addTransform
 from Testing.scene.geometries import GEOMETRIES, rotation
 from Testing.scene.test_commit import NEW, Case
@@ -31,6 +31,8 @@ from Testing.scene.test_commit import NEW, Case
 class MarkupCase(Case):
     def __init__(self, headless, geometry="plain", segments=("A", "B")):
         super().__init__(headless, geometry, segments)
+        # Prompts are in the volume's own space.
+        self.geometry = ownGeometry(self.volumeNode)
         self.markups = PromptMarkups(self.segmentationNode, self.volumeNode)
 
     def prompts(self, axis=2):
@@ -203,6 +205,7 @@ def test_prompts_follow_the_transform_of_the_volume(headless):
     case = MarkupCase(headless, "under transforms")
     prompts = case.prompts()
     case.markups.write(prompts)
+    world = volumeGeometry(case.volumeNode).ijk_to_world((9.2, 11.6, 5))
     before = [(frame, one.clicks, one.box) for frame, one in _keyframes(case, prompts).items()]
     transform = case.volumeNode.GetParentTransformNode()
     move = addTransform(
@@ -210,9 +213,12 @@ def test_prompts_follow_the_transform_of_the_volume(headless):
     )
     top = transform.GetParentTransformNode() or transform
     top.SetAndObserveTransformNodeID(move.GetID())
-    case.geometry = volumeGeometry(case.volumeNode)
     read = case.markups.read()
-    assert np.abs(np.subtract(read.segments[0].clicks[0].ras, prompts.segments[0].clicks[0].ras)).max() > 5
+    node = case.markups.clickNode("A")
+    drawn = [0.0] * 3
+    node.GetNthControlPointPositionWorld(0, drawn)
+    assert np.abs(np.subtract(drawn, world)).max() > 5
+    np.testing.assert_allclose(volumeGeometry(case.volumeNode).ras_to_ijk(drawn), (9.2, 11.6, 5), atol=1e-6)
     after = [(frame, one.clicks, one.box) for frame, one in _keyframes(case, read).items()]
     for (frame, clicks, box), (now, nowClicks, nowBox) in zip(before, after, strict=True):
         assert frame == now
@@ -233,7 +239,7 @@ def test_a_box_is_flat_on_its_frame(headless, geometry, axis):
         PromptSet((SegmentPrompts("A", boxes=(box_at((3, 4, 12.5, 13), 6, case.geometry, axis, "b"),)),))
     )
     node = next(promptNodes(case.segmentationNode, role="box"))
-    ijk = case.geometry.ras_to_ijk(boxCorners(node))
+    ijk = volumeGeometry(case.volumeNode).ras_to_ijk(boxCorners(node))
     x, y = (n for n in range(3) if n != axis)
     np.testing.assert_allclose(
         [ijk[:, x].min(), ijk[:, x].max(), ijk[:, y].min(), ijk[:, y].max()], [3, 12.5, 4, 13], atol=1e-4

@@ -1,9 +1,9 @@
 """Keeps the prompts of a segmentation on the voxels of their volume, whatever becomes of the transforms.
 
 Prompt nodes hang under the volume's transform, so that their own coordinates are those of the volume, below
-all transforms. In the scene it is noted where they were when they were read or written last, and how the volume
-lay then. After a change of either they are put back: under the transform that the volume has now, on the
-voxels that they were on.
+all transforms. In the scene it is noted where they were when they were read or written last, and how the
+volume lay then. After a change of either they are put back: under the transform that the volume has now, on
+the voxels that they were on.
 """
 
 from __future__ import annotations

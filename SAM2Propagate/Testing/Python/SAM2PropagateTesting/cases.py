@@ -9,7 +9,6 @@ import numpy as np
 from SAM2PropagateLib.gui.controller import Controller
 from SAM2PropagateLib.gui.events import Choices, FrameArrived, Message, Progress, RunEnd
 from SAM2PropagateLib.scene.segments import SegmentReader
-from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateTesting.answers import CountingTicker, FakeSession
 from SAM2PropagateTesting.scenes import addCase, addSegmentation, fillSegment
 
@@ -55,7 +54,7 @@ class Case:
     @property
     def geometry(self) -> Any:
         """The volume's, in the world."""
-        return volumeGeometry(self.volumeNode)
+        return self.workspace.worldGeometry
 
     def ras(self, x: float, y: float, frame: int, axis: int = 2) -> np.ndarray:
         return self.geometry.ras_of_pixel(x, y, frame, axis)
