@@ -95,7 +95,7 @@ def stream(shape: tuple[int, int, int], interval: float) -> Held:
         middle = shape[0] // 2
         rows, columns = np.nonzero(masks[middle])
         inside = len(rows) // 2
-        geometry = controller.workspace.geometry
+        geometry = controller.workspace.worldGeometry
         ras = geometry.ras_of_pixel(float(columns[inside]), float(rows[inside]), middle, 2)
         if not controller.point("positive", ras, (0, 0, 1)):
             raise SAM2PropagateError("bench_failed", f"The click was refused: {problems}.")

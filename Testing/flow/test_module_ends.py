@@ -33,7 +33,7 @@ class Running:
         )
         self.window.ui.volumeSelector.setCurrentNode(addCase(headless, "plain"))
         self.window.ui.segmentationSelector.addNode()
-        geometry = self.controller.workspace.geometry
+        geometry = self.controller.workspace.worldGeometry
         assert self.controller.point("positive", geometry.ras_of_pixel(12, 15, 8, 2), (0, 0, 1))
         assert self.controller.wait(20)
         self.window.ui.propagateButton.click()

@@ -92,7 +92,7 @@ class FlowCase:
 
     def click(self, ijk: Any, tool: str = "positive") -> bool:
         """A click in an axial view, and its preview."""
-        done = self.controller.point(tool, self.workspace.geometry.ijk_to_world(ijk), (0, 0, 1))
+        done = self.controller.point(tool, self.workspace.worldGeometry.ijk_to_world(ijk), (0, 0, 1))
         return done and self.wait()
 
     def start(self, **options: Any) -> None:
@@ -125,7 +125,7 @@ class FlowCase:
 
     def segment(self, segmentID: str = "A") -> np.ndarray:
         """(K, J, I) bool."""
-        return SegmentReader(self.segmentationNode, segmentID, self.workspace.geometry).array()
+        return SegmentReader(self.segmentationNode, segmentID, self.workspace.worldGeometry).array()
 
     def preview(self) -> dict[int, np.ndarray]:
         """The masks in the preview, by frame."""

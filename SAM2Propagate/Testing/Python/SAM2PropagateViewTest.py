@@ -115,7 +115,7 @@ class PromptCase:
         self.view.click(xy)
 
     def resolved(self, axis: int) -> Any:
-        return resolve(self.markups.read().segment("A"), self.geometry, axis, need_positive=False)
+        return resolve(self.markups.read().segment("A"), self.markups.geometry, axis, need_positive=False)
 
     def drawn(self) -> int:
         """How many pixels have the color of the prompts."""
@@ -161,7 +161,7 @@ class SAM2PropagatePromptViewTest(DeskTest):
         case.jumpTo((9, 22, 11))
         case.place(case.onBrightPixel())
         (click,) = case.markups.read().segment("A").clicks
-        np.testing.assert_array_equal(np.rint(case.geometry.ras_to_ijk(click.ras)), (9, 22, 11))
+        np.testing.assert_array_equal(np.rint(case.markups.geometry.ras_to_ijk(click.ras)), (9, 22, 11))
         (change,) = case.changes
         self.assertEqual((change.segmentID, change.role), ("A", "positive"))
         axis = choose_axis(case.markups.read(), case.geometry, change.viewNormal)
@@ -179,7 +179,7 @@ class SAM2PropagatePromptViewTest(DeskTest):
         before = case.markups.read().segment("A").clicks[0]
         case.view.drag(start, case.onBrightPixel())
         (after,) = case.markups.read().segment("A").clicks
-        np.testing.assert_array_equal(np.rint(case.geometry.ras_to_ijk(after.ras)), MIDDLE)
+        np.testing.assert_array_equal(np.rint(case.markups.geometry.ras_to_ijk(after.ras)), MIDDLE)
         self.assertEqual(after.id, before.id)
         self.assertFalse(after.positive)
         self.assertEqual([change.role for change in case.changes], ["negative", "negative"])
@@ -420,7 +420,7 @@ class ToolCase(Case):
         self.controller.wait(5)
 
     def voxel(self, ras: Any) -> tuple[int, ...]:
-        return tuple(int(n) for n in np.rint(self.geometry.ras_to_ijk(ras)))
+        return tuple(int(n) for n in np.rint(self.workspace.geometry.ras_to_ijk(ras)))
 
     def voxelsOf(self, role: str) -> list[tuple[int, ...]]:
         """Where the control points of the markups node of a role are; [] if there is none."""
@@ -557,7 +557,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         self.assertEqual({ijk[axis] for ijk in case.voxelsOf("range")}, {middle - 3, middle + 4})
         # What another reader finds in the scene.
         prompts = PromptMarkups(case.segmentationNode, case.volumeNode).read()
-        resolved = resolve(prompts.segment("A"), case.geometry, axis)
+        resolved = resolve(prompts.segment("A"), case.workspace.geometry, axis)
         self.assertEqual((resolved.first, resolved.last), (middle - 3, middle + 4))
         case.run()
         written = [n for n in range(case.geometry.frame_count(axis)) if case.segment(n, axis=axis).any()]
