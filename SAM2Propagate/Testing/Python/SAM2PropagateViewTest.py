@@ -428,7 +428,7 @@ class ToolCase(Case):
         for node in promptNodes(self.segmentationNode, "A", role):
             for index in range(node.GetNumberOfControlPoints()):
                 ras = [0.0, 0.0, 0.0]
-                node.GetNthControlPointPositionWorld(index, ras)
+                node.GetNthControlPointPosition(index, ras)
                 found.append(self.voxel(ras))
         return found
 
