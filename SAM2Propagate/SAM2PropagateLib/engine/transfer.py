@@ -35,8 +35,7 @@ class Readback:
         self._arrived = None
         if sent.device.type == "cuda":
             self._bytes = sent.to("cpu", non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._arrived = torch.cuda.current_stream(sent.device).record_event()
         else:
             self._bytes = sent
 
