@@ -35,6 +35,7 @@ from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.model_list import ModelList
 from SAM2PropagateLib.gui.panel import REACH, Panel, choicesOf
 from SAM2PropagateLib.gui.slicer_packages import SlicerPackageTools
+from SAM2PropagateLib.gui.view_drawing import ViewDrawing
 from SAM2PropagateLib.gui.view_input import ViewInput
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStatus, ModelStore
@@ -465,6 +466,19 @@ class QtTicker:
         self._timer.stop()
 
 
+def sliceViews() -> list[tuple[Any, Callable[[], None]]]:
+    """The slice views of the layout, as `ViewDrawing` wants them."""
+    layout = slicer.app.layoutManager()
+    if layout is None:
+        return []
+    widgets = [layout.sliceWidget(name) for name in layout.sliceViewNames()]
+    return [
+        (widget.mrmlSliceNode(), widget.sliceView().scheduleRender)
+        for widget in widgets
+        if widget.mrmlSliceNode() is not None
+    ]
+
+
 class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
     """What the module does, to be driven from a script without its panel as well.
 
@@ -486,11 +500,17 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         self._editing = qt.QTimer()
         self._editing.setSingleShot(True)
         self._editing.setInterval(0)
+        # Views that are drawn a little later.
+        self._drawing = qt.QTimer()
+        self._drawing.setSingleShot(True)
+        drawing = ViewDrawing(sliceViews, lambda seconds: self._drawing.start(max(1, round(seconds * 1000))))
+        self._drawing.connect("timeout()", drawing.flush)
         ticker, downloads = QtTicker(), QtTicker()
         self.controller = Controller(
             self.workerSession,
             ticker,
             makeWriter=makeWriter,
+            drawer=drawing.draw,
             missing=self.missingPackages,
             whenIdle=self._idle.start,
         )
@@ -552,6 +572,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         """End the run, the worker and downloads; prompts and segments stay in the scene."""
         self._idle.stop()
         self._editing.stop()
+        self._drawing.stop()
         self.modelList.close()
         self.controller.close()
         if self._session is not None:

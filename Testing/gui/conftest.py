@@ -1,7 +1,7 @@
 import pytest
 
 from Testing.gui.cases import Case
-from Testing.headless.fixtures import headless, openView  # noqa: F401
+from Testing.headless.fixtures import data_tree, headless, openView  # noqa: F401
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from Testing.headless.boot import HeadlessSlicer, boot
+from Testing.headless.data_tree import DataTree
 from Testing.headless.slice_view import SliceView
 
 
@@ -20,6 +21,14 @@ def headless() -> Iterator[HeadlessSlicer]:
     errors = list(slicerless.messages.errors)
     slicerless.clear()
     assert not errors, "\n".join(errors)
+
+
+@pytest.fixture
+def data_tree(headless: HeadlessSlicer) -> Iterator[DataTree]:
+    """The data tree is kept as Slicer's application does; what that complains about is an error."""
+    tree = DataTree(headless)
+    yield tree
+    tree.stop()
 
 
 @pytest.fixture

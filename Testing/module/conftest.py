@@ -16,18 +16,23 @@ MODULE_FILE = ROOT / "SAM2Propagate" / "SAM2Propagate.py"
 def window_modules() -> Iterator[Any]:
     """Slicer's Python modules and Qt's, stood in for; yields the headless Slicer.
 
-    The test fails if a stand-in complained.
+    The data tree is kept as the application does. The test fails if a stand-in complained, or if there is an
+    error in the log.
     """
     from Testing.headless import qt_standins, slicer_modules
     from Testing.headless.boot import boot
+    from Testing.headless.data_tree import DataTree
 
     headless = boot()
     headless.clear()
+    tree = DataTree(headless)
     qt_standins.complaints.clear()
     with qt_standins.installed(), slicer_modules.installed():
         yield headless
+    errors = list(headless.messages.errors)
     headless.clear()
-    assert qt_standins.complaints == []
+    tree.stop()
+    assert qt_standins.complaints == [] == errors
 
 
 @pytest.fixture

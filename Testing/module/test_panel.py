@@ -892,6 +892,7 @@ class Layout:
         self.slots: list[Any] = []
         self.logics: list[Any] = []
         self.connections = 0
+        self.drawn = 0
 
     def mrmlSliceLogics(self) -> Any:  # noqa: N802
         made = vtk.vtkCollection()
@@ -917,7 +918,10 @@ class Layout:
     def sliceView(self) -> Any:  # noqa: N802
         import types
 
-        return types.SimpleNamespace(interactor=lambda: self.interactors[0])
+        def draw() -> None:
+            self.drawn += 1
+
+        return types.SimpleNamespace(interactor=lambda: self.interactors[0], scheduleRender=draw)
 
     def threeDView(self) -> Any:  # noqa: N802
         import types

@@ -65,7 +65,11 @@ class Layout:
             widgets[name] = self._widget(view)
         self.layouts: list[int] = []
         self.manager = Real(
-            "qSlicerLayoutManager", layout=2, setLayout=self.layouts.append, sliceWidget=widgets.__getitem__
+            "qSlicerLayoutManager",
+            layout=2,
+            setLayout=self.layouts.append,
+            sliceWidget=widgets.__getitem__,
+            sliceViewNames=lambda: tuple(widgets),
         )
 
     @staticmethod
@@ -75,6 +79,7 @@ class Layout:
             interactor=lambda: view.interactor,
             renderWindow=view.interactor.GetRenderWindow,
             forceRender=view.render,
+            scheduleRender=view.render,
         )
         return Real(
             "qMRMLSliceWidget",

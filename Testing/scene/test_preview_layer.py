@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import numpy as np
@@ -98,6 +99,87 @@ def test_it_follows_the_volume_under_another_transform(headless):
     case.volumeNode.SetAndObserveTransformNodeID(transform.GetID())
     layer.write("A", 8, OLD[8])
     assert layer.node.GetParentTransformNode() is transform
+
+
+def test_the_data_tree_finds_it_whenever_it_looks_and_shows_it_never(headless, data_tree, tmp_path):
+    case = Case(headless)
+    before = data_tree.names()
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    for index in (3, 7, 8):
+        layer.write("A", index, OLD[index])
+        layer.write("B", index, NEW[index])
+    display = layer.node.GetDisplayNode()
+    display.SetOpacity2DFill(0.8)  # as anybody may
+    case.segmentationNode.GetSegmentation().GetSegment("A").SetName("liver")
+    case.segmentationNode.GetSegmentation().GetSegment("A").SetColor(0, 0, 1)
+    layer.restyle()
+    layer.setVisible(False)
+    layer.setVisible(True)
+    layer.node.SetAndObserveTransformNodeID(addTransform(headless, np.eye(4)).GetID())
+    assert headless.messages.errors == []
+    assert layer.node.GetSegmentation().GetNumberOfSegments() == 2
+    headless.saveScene(tmp_path / "scene.mrml")
+    assert "SAM2 Propagate preview" not in (tmp_path / "scene.mrml").read_text()
+    layer.clear("A")
+    assert layer.node.GetSegmentation().GetNumberOfSegments() == 1
+    layer.write("A", 5, OLD[5])
+    np.testing.assert_array_equal(layer.mask("A", 5), OLD[5])
+    layer.close()
+    assert headless.messages.errors == []
+    assert data_tree.names() == before == ["A", "B", "Segmentation"]
+    layer.write("A", 5, OLD[5])
+    headless.scene.Clear(False)
+    assert headless.messages.errors == []
+
+
+def test_it_goes_with_the_node_that_it_observes(headless):
+    case = Case(headless)
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    layer.write("A", 5, OLD[5])
+    gone: list[int] = []
+    layer.node.AddObserver("DeleteEvent", lambda *_: gone.append(1))
+    layer.close()
+    gc.collect()
+    assert gone == [1]
+
+
+def test_hidden_segments_have_a_hidden_preview(headless):
+    case = Case(headless)
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    user = case.segmentationNode.GetDisplayNode()
+    user.SetSegmentVisibility("A", False)
+    layer.write("A", 5, OLD[5])
+    layer.write("B", 5, NEW[5])
+    shown = layer.node.GetDisplayNode().GetSegmentVisibility
+    assert not shown("A") and shown("B")
+    user.SetSegmentVisibility("A", True)
+    user.SetSegmentVisibility("B", False)
+    layer.restyle()
+    assert shown("A") and not shown("B")
+    user.SetVisibility(False)
+    layer.restyle()
+    assert not shown("A") and not shown("B")
+    user.SetVisibility(True)
+    layer.restyle()
+    assert shown("A") and not shown("B")
+
+
+def test_whoever_redraws_is_told_of_the_frames_that_were_written(headless):
+    case = Case(headless)
+    drawn: list[list[int]] = []
+    layer = PreviewLayer(
+        case.segmentationNode, case.volumeNode, 2, lambda frames: drawn.append(sorted(frames))
+    )
+    layer.write("A", 5, OLD[5])
+    modified: list[int] = []
+    layer.node.GetDisplayNode().AddObserver("ModifiedEvent", lambda *_: modified.append(1))
+    for frame in (3, 9):
+        layer.write("A", frame, OLD[frame], refresh=False)
+    layer.refresh()
+    layer.refresh()
+    layer.erase("A", 5)
+    assert drawn == [[5], [3, 9], [5]]
+    assert modified == [], "else every view would be drawn, and the data tree would look at it"
 
 
 WRONG = {

@@ -41,7 +41,7 @@ from SAM2PropagateLib.gui.situation import Situation
 from SAM2PropagateLib.gui.strip import SliceStrip
 from SAM2PropagateLib.gui.user_messages import UserMessages
 from SAM2PropagateLib.gui.worker_link import WorkerLink
-from SAM2PropagateLib.gui.workspace import Workspace, WriterMaker
+from SAM2PropagateLib.gui.workspace import Drawer, Workspace, WriterMaker
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.scene.commit import CommitSummary
 from SAM2PropagateLib.worker.session import WorkerSession
@@ -56,7 +56,7 @@ class Controller:
     Args:
         makeSession: makes the worker's session; called when it is first needed, starts nothing by itself.
         ticker: told when `poll` has to be called and when no longer; None: the caller polls.
-        makeWriter: see `Workspace`.
+        makeWriter, drawer: see `Workspace`.
         store: the models of this computer. missing: names of packages that are not installed.
         whenIdle: asked to call `lookForEdits` once the user has stopped editing; None: edits are looked for
             when they are needed.
@@ -73,6 +73,7 @@ class Controller:
         ticker: Ticker | None = None,
         *,
         makeWriter: WriterMaker | None = None,
+        drawer: Drawer | None = None,
         store: ModelStore | None = None,
         missing: Callable[[], Iterable[str]] = lambda: (),
         whenIdle: Callable[[], None] | None = None,
@@ -86,7 +87,7 @@ class Controller:
         store = store or ModelStore()
         # Each part is given those before it that it needs, and no other.
         self._messages = messages = UserMessages(self.message, self.recovered)
-        self._selection = selection = Selection(makeWriter)
+        self._selection = selection = Selection(makeWriter, drawer)
         self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), store)
         self._running = running = RunUnderWay()
         self._opacity = opacity = PreviewOpacity(selection)

@@ -7,7 +7,7 @@ from typing import Any
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.gui.events import Choices
-from SAM2PropagateLib.gui.workspace import Workspace, WriterMaker
+from SAM2PropagateLib.gui.workspace import Drawer, Workspace, WriterMaker
 from SAM2PropagateLib.scene.segments import checkSegmentation
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateLib.scene.watch import PromptChange
@@ -18,7 +18,7 @@ class Selection:
     """What the user has chosen; who changes the nodes closes the workspace of those before.
 
     Args:
-        makeWriter: see `Workspace`.
+        makeWriter, drawer: see `Workspace`.
 
     Attributes:
         volumeNode, segmentationNode: None for one that is not chosen.
@@ -26,8 +26,9 @@ class Selection:
         choices: how to propagate, and with which model.
     """
 
-    def __init__(self, makeWriter: WriterMaker | None = None) -> None:
+    def __init__(self, makeWriter: WriterMaker | None = None, drawer: Drawer | None = None) -> None:
         self._makeWriter = makeWriter
+        self._drawer = drawer
         self._workspace: Workspace | None = None
         self.volumeNode: Any = None
         self.segmentationNode: Any = None
@@ -53,7 +54,9 @@ class Selection:
             return False
         if self.volumeProblem or self.segmentationProblem:
             return False
-        self._workspace = Workspace(volume, segmentation, onPrompts, onSegments, self._makeWriter)
+        self._workspace = Workspace(
+            volume, segmentation, onPrompts, onSegments, self._makeWriter, self._drawer
+        )
         return True
 
     def takeWorkspace(self) -> Workspace | None:

@@ -36,6 +36,8 @@ from SAM2PropagateLib.texts import tr as _
 
 BoolArray = npt.NDArray[np.bool_]
 WriterMaker = Callable[[Any, Any], SegmentWriter]
+# Of a volume, an axis and frames along it.
+Drawer = Callable[[VolumeGeometry, int, Collection[int]], None]
 
 _MOST_UNDO_STEPS = 100
 # More than the Segment Editor can undo.
@@ -51,6 +53,7 @@ class Workspace:
         onSegments: called after anything in the segmentation changed.
         makeWriter: makes what commits are written through, from segmentation and volume; None: a logic of
             its own.
+        drawer: draws the slice views when the preview was written; None: all views are drawn.
 
     Raises:
         InputError: one of the nodes cannot be used.
@@ -63,6 +66,7 @@ class Workspace:
         onPrompts: Callable[[PromptChange], None],
         onSegments: Callable[[], None],
         makeWriter: WriterMaker | None = None,
+        drawer: Drawer | None = None,
     ) -> None:
         self.volumeNode = volumeNode
         self.segmentationNode = segmentationNode
@@ -72,6 +76,7 @@ class Workspace:
         self.tracker = EditTracker(segmentationNode, volumeNode)
         self.memory = FrameMemory(segmentationNode)
         self._makeWriter = makeWriter
+        self._drawer = drawer
         self._committer: SegmentCommitter | None = None
         self._preview: PreviewLayer | None = None
         self._kept = KeptPreview(segmentationNode, volumeNode)
@@ -111,6 +116,8 @@ class Workspace:
         self._observers.add(volumeNode, vtk.vtkCommand.ModifiedEvent, self.follow)
         scene = segmentationNode.GetScene()
         self._observers.add(scene, slicer.vtkMRMLScene.EndBatchProcessEvent, self.follow)
+        event = slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent
+        self._observers.add(segmentationNode, event, self.restylePreview)
 
     def close(self) -> None:
         """Ends all observing and takes the preview out of the views; prompts and masks stay.
@@ -243,7 +250,9 @@ class Workspace:
     def preview(self) -> PreviewLayer:
         """The preview along the present axis, made when it is needed."""
         if self._preview is None:
-            self._preview = PreviewLayer(self.segmentationNode, self.volumeNode, self.axis)
+            axis, drawer = self.axis, self._drawer
+            redraw = None if drawer is None else lambda frames: drawer(self.geometry, axis, frames)
+            self._preview = PreviewLayer(self.segmentationNode, self.volumeNode, axis, redraw)
         return self._preview
 
     @property
@@ -263,8 +272,8 @@ class Workspace:
         return self._preview.frames(segmentID) if self._preview is not None else frozenset()
 
     def restylePreview(self) -> None:
-        """Gives the preview the names and colors that the segments have now."""
-        if self._preview is not None:
+        """Gives the preview the names, colors and visibility that the segments have now."""
+        if self._preview is not None and self.isInScene:
             self._preview.restyle()
 
     def carriedIn(

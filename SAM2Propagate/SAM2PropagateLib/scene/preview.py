@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.stack import native_frame
 from SAM2PropagateLib.scene.segments import BoolArray, binaryLabelmapName, checkSegment, segmentColor
 from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE
+from SAM2PropagateLib.scene.tree_visits import TreeVisits
 from SAM2PropagateLib.scene.volume import ownGeometry
 from SAM2PropagateLib.texts import tr as _
 
@@ -67,12 +69,19 @@ class PreviewLayer:
         segmentationNode: the user's segmentation, whose segments' names and colors the preview takes.
         volumeNode: the volume that the masks lie on.
         axis: propagation axis of the frames.
+        redraw: draws the slice views after these frames were written; None: all views are drawn.
 
     Raises:
         InputError: the volume cannot be used.
     """
 
-    def __init__(self, segmentationNode: Any, volumeNode: Any, axis: int) -> None:
+    def __init__(
+        self,
+        segmentationNode: Any,
+        volumeNode: Any,
+        axis: int,
+        redraw: Callable[[Collection[int]], None] | None = None,
+    ) -> None:
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
         self._axis = check_axis(axis)
@@ -80,6 +89,8 @@ class PreviewLayer:
         self._layers: dict[str, _Layer] = {}
         self._node: Any = None
         self._writes = 0
+        self._redraw = redraw
+        self._stale: set[int] = set()
 
     @property
     def axis(self) -> int:
@@ -123,7 +134,7 @@ class PreviewLayer:
         native_frame(layer.voxels, frame, self._axis)[...] = pixels
         self._writes += 1
         layer.frames[frame] = self._writes
-        self._changed(layer)
+        self._changed(layer, frame)
         if refresh:
             self.refresh()
 
@@ -133,7 +144,7 @@ class PreviewLayer:
         if layer is not None and frame in layer.frames:
             native_frame(layer.voxels, frame, self._axis)[...] = 0
             del layer.frames[frame]
-            self._changed(layer)
+            self._changed(layer, frame)
             self.refresh()
 
     def refresh(self) -> None:
@@ -142,7 +153,11 @@ class PreviewLayer:
         if self._node is None:
             return
         self.follow()
-        self._node.GetDisplayNode().Modified()
+        stale, self._stale = self._stale, set()
+        if self._redraw is None:
+            self._node.GetDisplayNode().Modified()
+        elif stale:
+            self._redraw(stale)
 
     def follow(self) -> None:
         """Stays on the volume's voxels after the volume, or a transform above it, was changed."""
@@ -157,7 +172,7 @@ class PreviewLayer:
             layer.image.GetImageToWorldMatrix(shown)
             if not np.allclose(shown.GetData(), matrix.GetData(), rtol=0, atol=1e-9):
                 layer.image.SetGeometryFromImageToWorldMatrix(matrix)
-                self._changed(layer)
+                self._changed(layer, None)
                 self._node.GetDisplayNode().Modified()
 
     def masks(self, segmentID: str) -> dict[int, BoolArray]:
@@ -198,7 +213,7 @@ class PreviewLayer:
         self.refresh()
 
     def restyle(self) -> None:
-        """Takes the names and colors that the user's segments have now."""
+        """Takes the names and colors that the user's segments have now, and hides those that are hidden."""
         self._dropIfClosed()
         if self._node is None:
             return
@@ -212,6 +227,7 @@ class PreviewLayer:
             color = self._color(segmentID)
             if not np.allclose(segment.GetColor(), color):
                 segment.SetColor(*color)
+            self._showAsTarget(segmentID)
 
     def setVisible(self, visible: bool) -> None:
         """Shows or hides the preview without forgetting it."""
@@ -254,8 +270,26 @@ class PreviewLayer:
         segment.SetLabelValue(1)
         segment.AddRepresentation(binaryLabelmapName(), image)
         self._node.GetSegmentation().AddSegment(segment, segmentID)
+        self._showAsTarget(segmentID)
         layer = self._layers[segmentID] = _Layer(image, voxels, scalars)
         return layer
+
+    def _showAsTarget(self, segmentID: str) -> None:
+        """Shows or hides a segment of the preview as the user's segment is shown in the slice views."""
+        target, display = self._segmentationNode.GetDisplayNode(), self._node.GetDisplayNode()
+        if target is None:
+            return
+        isShown = bool(
+            target.GetVisibility()
+            and target.GetVisibility2D()
+            and target.GetSegmentVisibility(segmentID)
+            and (
+                target.GetSegmentVisibility2DFill(segmentID)
+                or target.GetSegmentVisibility2DOutline(segmentID)
+            )
+        )
+        if bool(display.GetSegmentVisibility(segmentID)) != isShown:
+            display.SetSegmentVisibility(segmentID, isShown)
 
     def _color(self, segmentID: str) -> tuple[float, ...]:
         color = segmentColor(self._segmentationNode, segmentID)
@@ -272,6 +306,7 @@ class PreviewLayer:
         node.SetSaveWithScene(False)
         exclude = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
         node.SetAttribute(exclude, "1")
+        TreeVisits(node)
         scene.AddNode(node)
         node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
         node.CreateDefaultDisplayNodes()
@@ -282,8 +317,9 @@ class PreviewLayer:
         display.SetOpacity2DOutline(_OUTLINE_OPACITY)
         self._node = node
 
-    @staticmethod
-    def _changed(layer: _Layer) -> None:
+    def _changed(self, layer: _Layer, frame: int | None) -> None:
+        if frame is not None:
+            self._stale.add(frame)
         # The slice pipeline looks at the time of the scalars; nothing else learns of it until `refresh`.
         layer.scalars.Modified()
         layer.image.Modified()
