@@ -136,8 +136,41 @@ def test_phases_of_a_heart_are_told_apart_by_the_order_of_their_trigger_times(tm
             dataset.InstanceNumber = 2 * number + phase
 
         write_classic(tmp_path, array, along_z(12), edit=edit, storage=MR, modality="MR", prefix="ab"[phase])
-    assert "2 (number by trigger time 2, 12 slices" in refusal(tmp_path).hint
+    assert "2 (trigger time no. 2, 12 slices" in refusal(tmp_path).hint
     assert np.array_equal(read_volume(tmp_path, part="2").array, OUT)
+
+
+def test_the_list_says_when_each_acquisition_was_taken(tmp_path: Path) -> None:
+    def edit(dataset: Dataset, number: int) -> None:
+        dataset.AcquisitionNumber, dataset.AcquisitionTime = 4, f"0959{number:02d}.250000"
+
+    write_classic(tmp_path, IN, along_z(12), edit=edit, prefix="a")
+    write_classic(tmp_path, OUT, along_z(12, start=-18), edit=by_number(5), prefix="b")
+    assert "1 (acquisition 4, from 09:59:00.25, 12 slices, S" in refusal(tmp_path).hint
+
+
+def test_one_slice_over_time_is_no_volume(tmp_path: Path) -> None:
+    write_classic(tmp_path, IN, [(0, 0, 0)] * 12, edit=lambda dataset, n: by_time_point(n + 1)(dataset, n))
+    error = refusal(tmp_path)
+    assert error.code == "too_few_slices" and "12 images, all of one slice" in error.sentence
+
+
+def test_two_enhanced_files_of_one_series_are_told_apart(tmp_path: Path) -> None:
+    save(enhanced(IN, along_z(12)), tmp_path / "a.dcm")
+    save(enhanced(OUT, along_z(12)), tmp_path / "b.dcm")
+    assert "2 (file b.dcm, 12 slices" in refusal(tmp_path).hint
+    assert np.array_equal(read_volume(tmp_path, part="2").array, OUT)
+
+
+def test_all_series_together_are_told_apart_by_their_descriptions(tmp_path: Path) -> None:
+    for name, array in (("inspiration", IN), ("expiration", OUT)):
+
+        def edit(dataset: Dataset, number: int, name: str = name) -> None:
+            dataset.SeriesDescription, dataset.SeriesInstanceUID = name, f"1.2.826.{len(name)}"
+
+        write_classic(tmp_path, array, along_z(12), edit=edit, prefix=name)
+    assert "1 (series expiration, 12 slices" in refusal(tmp_path, "all").hint
+    assert np.array_equal(read_volume(tmp_path, "all", "2").array, IN)
 
 
 def per_table_pass(dataset: Dataset, number: int) -> None:
@@ -335,6 +368,15 @@ def test_a_folder_of_other_objects_says_what_they_are(tmp_path: Path) -> None:
     error = refusal(tmp_path)
     assert error.code == "no_dicom" and "'rs.dcm' (RT Structure Set)" in error.sentence
     assert refusal(path).code == "no_image" and "RT Structure Set" in refusal(path).sentence
+
+
+def test_an_empty_file_in_the_place_of_a_slice_is_named(tmp_path: Path) -> None:
+    paths = write_classic(tmp_path, IN, along_z(12))
+    paths[-1].write_bytes(b"")
+    (tmp_path / ".keep").write_bytes(b"")
+    volume = read_volume(tmp_path)
+    assert volume.array.shape[0] == 11
+    assert volume.notes == ("DICOM files that are damaged were left out: 'a011.dcm'.",)
 
 
 def test_a_link_to_a_slice_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ _NO_IMAGES = _SEGMENTATIONS | {_STORAGE + "481.2"}
 # What tells apart images at one place: the name for the user, DICOM's keywords (the first that is there
 # counts) and the unit.
 _MARKS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("series", ("SeriesDescription",), ""),
     ("stack", ("StackID",), ""),
     ("image type", ("FrameType", "ImageType"), ""),
     ("component", ("ComplexImageComponent",), ""),
@@ -43,8 +44,9 @@ _MARKS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("tube voltage", ("KVP",), " kV"),
     ("kernel", ("ConvolutionKernel",), ""),
     ("acquisition", ("FrameAcquisitionNumber", "AcquisitionNumber"), ""),
-    ("acquisition time", ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime"), ""),
 )
+TIME_MARK = "acquisition time"
+FILE_MARK = "file"
 _TRIGGER = ("NominalCardiacTriggerDelayTime", "TriggerTime")
 _TIMES = ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime")
 # These dimensions of an enhanced file say where a frame lies, or are marks already.
@@ -271,7 +273,7 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
                 slope=slope or 1.0,
                 intercept=(fields.number("RescaleIntercept") or 0.0) if slope != 0 else 0.0,
                 window=_window(fields, slope or 1.0),
-                marks=_marks(fields, dimensions),
+                marks=_marks(fields, dimensions) | ({FILE_MARK: path.name} if frames > 1 else {}),
                 times=_times(fields),
             )
         )
@@ -367,6 +369,9 @@ def _marks(fields: _Fields, dimensions: Sequence[tuple[int, str]]) -> dict[str, 
         if value is None:
             continue
         marks[name] = "\\".join(_short(part, bool(unit)) for part in _listed(value)) + unit
+    time = next((text for text in map(fields.text, _TIMES) if text), "")
+    if time:
+        marks[TIME_MARK] = _clock(time)
     indices = _listed(fields.get("DimensionIndexValues"))
     for number, name in dimensions:
         if number < len(indices):
@@ -387,6 +392,17 @@ def _times(fields: _Fields) -> dict[str, float]:
         "instance number": fields.number("InstanceNumber"),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _clock(text: str) -> str:
+    """A DICOM time, or date and time, for people."""
+    whole, dot, fraction = text.partition(".")
+    date, time = (whole[:8], whole[8:14]) if len(whole) > 6 else ("", whole)
+    if not whole.isdigit() or len(time) != 6:
+        return text
+    parts = [f"{date[:4]}-{date[4:6]}-{date[6:]} "] if date else []
+    fraction = fraction.rstrip("0") if fraction.isdigit() else ""
+    return "".join([*parts, ":".join((time[:2], time[2:4], time[4:])), dot if fraction else "", fraction])
 
 
 def _seconds(text: str) -> float | None:

@@ -13,6 +13,7 @@ from SAM2PropagateLib.files.dicom_file import ImageHeader, OtherObject, read_hea
 # Chooses the images of all series together.
 ALL_SERIES = "all"
 _LISTED = 12
+_ENDINGS = (".dcm", ".ima", ".dicom")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ def scan_folder(folder: Path) -> FolderScan:
     for path in paths:
         # A DICOMDIR lists files and is none of them.
         found = None if path.name.upper() == "DICOMDIR" else read_headers(path)
+        if found is None and path.suffix.lower() in _ENDINGS and not path.name.startswith("."):
+            # An empty file, or a message in the place of a slice: a failed copy or download.
+            found = OtherObject(path)
         if isinstance(found, OtherObject):
             others.append(found)
         elif found is not None:

@@ -9,14 +9,14 @@ from itertools import pairwise
 import numpy as np
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.files.dicom_file import ImageHeader
+from SAM2PropagateLib.files.dicom_file import FILE_MARK, TIME_MARK, ImageHeader
 from SAM2PropagateLib.files.dicom_stack import LPS_TO_RAS, along, even_step, is_even, places
 
 # Marks by which slices without a double may still belong to different stacks whose slices alternate.
 _ALTERNATING = frozenset({"stack", "component", "echo time", "time point", "acquisition"})
+_LAST_MARKS = (TIME_MARK, FILE_MARK)
 # MR scanners take neighboring slices at different times, CT scanners do not.
 _IN_ORDER = frozenset({"CT"})
-_TIME_MARK = "acquisition time"
 _ORDERS = ("acquisition time", "instance number")
 # Fewer slices than this in a row are no pass over the patient.
 _LEAST_PASS = 3
@@ -41,7 +41,10 @@ class Part:
         """One short line for a list of choices: what it is, how many slices, and where."""
         count = len(self.images)
         slices = f"{count} {'slice' if count == 1 else 'slices'}"
-        return ", ".join([*self.labels, slices, _extent(self.images)])
+        times = sorted(image.marks[TIME_MARK] for image in self.images if TIME_MARK in image.marks)
+        is_new = bool(times) and not any(label.startswith(TIME_MARK) for label in self.labels)
+        when = [f"from {times[0]}"] if is_new else []
+        return ", ".join([*self.labels, *when, slices, _extent(self.images)])
 
 
 def by_geometry(images: Sequence[ImageHeader]) -> list[Part]:
@@ -187,13 +190,13 @@ def _apart(part: Part) -> list[Part]:
     doubles = has_doubles(images)
     in_order = images[0].modality in _IN_ORDER
     names = list(dict.fromkeys(name for image in images for name in image.marks))
-    if _TIME_MARK in names:
-        # Times differ for many reasons, so they count last.
-        names.remove(_TIME_MARK)
-        names.append(_TIME_MARK)
+    # Times differ for many reasons, and files, too: they count last.
+    names = [name for name in names if name not in _LAST_MARKS] + [
+        name for name in _LAST_MARKS if name in names
+    ]
     for name in names:
         values = [image.marks.get(name, "") for image in images]
-        may_alternate = name in _ALTERNATING or (name == _TIME_MARK and in_order)
+        may_alternate = name in _ALTERNATING or (name == TIME_MARK and in_order)
         if _tells_apart(images, values, may_alternate):
             return _grouped(part, values, name)
     if doubles or in_order:
@@ -205,7 +208,7 @@ def _apart(part: Part) -> list[Part]:
         for name in ("trigger time", *_ORDERS):
             ranks = _ranks(images, name)
             if ranks is not None:
-                return _grouped(part, ranks, f"number by {name}")
+                return _grouped(part, ranks, f"{name} no.")
     return [part]
 
 
@@ -289,7 +292,7 @@ def _end_to_end(part: Part) -> list[Part]:
     """Acquisitions side by side that are even by themselves but not together; else the part as it is."""
     if is_even(part.images) or has_doubles(part.images):
         return [part]
-    for name in ("stack", "acquisition", _TIME_MARK):
+    for name in ("stack", "acquisition", TIME_MARK):
         values = [image.marks.get(name, "") for image in part.images]
         if not 2 <= len(set(values)) <= len(values) // _LEAST_PASS:
             continue

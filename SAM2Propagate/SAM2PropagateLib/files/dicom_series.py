@@ -63,14 +63,10 @@ def read_series(series: Series, part: str | None = None) -> DicomVolume:
         notes.append(f"{copies} {'copy' if copies == 1 else 'copies'} of slices left out.")
     chosen = _chosen(pieces, series, part)
     held = places(chosen.images)
+    if len(held) < 2:
+        raise _too_few(series, len(chosen.images))
     if len(held) < len(chosen.images):
         raise doubles_error(chosen.images)
-    if len(held) < 2:
-        raise InputError(
-            "too_few_slices",
-            f"{series.title[:1].upper()}{series.title[1:]} has one slice only.",
-            "At least 2 slices are needed to propagate.",
-        )
     if chosen.labels:
         notes.append(f"Part {part} is read: {chosen.describe()}.")
     slices = [place[0] for place in held]
@@ -86,6 +82,8 @@ def read_series(series: Series, part: str | None = None) -> DicomVolume:
 
 def _chosen(pieces: Sequence[Part], series: Series, wanted: str | None) -> Part:
     """The stack to read, as `read_series` says."""
+    if len(pieces) == 1 and len(places(pieces[0].images)) == 1:
+        raise _too_few(series, len(pieces[0].images))
     if wanted == ALL_PARTS:
         if len(pieces) > 1:
             raise several(pieces, series.title)
@@ -106,6 +104,15 @@ def _chosen(pieces: Sequence[Part], series: Series, wanted: str | None) -> Part:
             "Give one of these numbers with --part." if len(parts) > 1 else "Leave out --part.",
         )
     return parts[number - 1]
+
+
+def _too_few(series: Series, images: int) -> InputError:
+    held = "one slice only" if images == 1 else f"{images} images, all of one slice"
+    return InputError(
+        "too_few_slices",
+        f"{series.title[:1].upper()}{series.title[1:]} has {held}.",
+        "At least 2 slices at different positions are needed to propagate.",
+    )
 
 
 def _usable(series: Series) -> tuple[list[ImageHeader], list[str]]:
