@@ -20,7 +20,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
-from Testing.cli.dicom_files import CORONAL, some_voxels, write_series
+from Testing.cli.dicom_files import CORONAL, some_voxels, write_series, write_slice
 from Testing.cli.fake_session import FakeSession
 from Testing.cli.running import ras_of, run, words, write_volume
 
@@ -105,6 +105,30 @@ def two_series(folder: Path) -> Path:
     return folder / "series"
 
 
+def two_acquisitions(folder: Path) -> Path:
+    for number, start in ((1, 30.0), (2, 31.0)):
+        write_series(
+            folder / "series",
+            some_voxels(),
+            origin=(-10.0, 20.0, start),
+            prefix=f"a{number}",
+            tags={"0020|0012": str(number)},
+        )
+    return folder / "series"
+
+
+def own_series(folder: Path) -> Path:
+    (folder / "series").mkdir()
+    for number, pixels in enumerate(some_voxels()):
+        write_slice(
+            folder / "series" / f"{number}.dcm",
+            pixels,
+            position=(-10, 20, 3 * number),
+            series=f"1.2.826.3.{number}",
+        )
+    return folder / "series"
+
+
 def prompts_file(content: str) -> Callable[[Path], tuple[object, ...]]:
     def make(folder: Path) -> tuple[object, ...]:
         (folder / "prompts.json").write_text(content, encoding="utf-8")
@@ -143,6 +167,10 @@ CASES = [
     Case("uneven", "not evenly spaced", volume=lambda f: series(f, distances=[0, 1, 3, 4, 6, 6.5])),
     Case("gantry tilt", "gantry tilt", volume=lambda f: series(f, shift_per_mm=(0, 0.3, 0))),
     Case("several series", "--series", volume=two_series),
+    Case("two acquisitions", "--part and its number: 1 (acquisition 1, ", volume=two_acquisitions),
+    Case("no such part", "no part 3", volume=two_acquisitions, arguments=("--part", 3, *POINT)),
+    Case("own series UIDs", "--series all", volume=own_series),
+    Case("a part of an NRRD file", "no DICOM file", arguments=("--part", 1, *POINT)),
     Case("one DICOM file", "single slice of a DICOM", volume=lambda folder: series(folder) / "s00.dcm"),
     # Prompts
     Case("no prompts", "no prompts", arguments=()),

@@ -174,6 +174,25 @@ def test_a_dicom_folder_with_its_own_window(tmp_path: Path) -> None:
     assert report["window"]["reason"] in outcome.out and "in the DICOM files" in outcome.out
 
 
+def test_a_part_of_a_dicom_series_is_segmented(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).integers(0, 300, (5, 16, 16)).astype(np.int16)
+    for number, start in ((1, 0.0), (2, 1.0)):
+        tags, origin = {"0020|0012": str(number)}, (0.0, 0.0, start)
+        write_series(tmp_path / "series", voxels, origin=origin, prefix=f"a{number}", tags=tags)
+    outcome = run(
+        tmp_path,
+        *("segment", tmp_path / "series", "--part", 2, "--point-ras", -5, -6, 6, "--out"),
+        *(tmp_path / "s.seg.nrrd", "--report", tmp_path / "r.json"),
+        session=FakeSession(),
+    )
+    assert outcome.code == 0, outcome.err
+    told = "Part 2 is read: acquisition 2, 5 slices, S 1.0 to 11.0 mm."
+    assert f"Note: {told}" in outcome.err
+    report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert report["volume"]["notes"] == [told] and report["volume"]["shape_ijk"] == [16, 16, 5]
+    assert report["volume"]["spacing_mm"] == pytest.approx([0.7, 0.8, 2.5])
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

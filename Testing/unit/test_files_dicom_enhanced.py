@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ def refusal(path: Path, part: str | None = None) -> InputError:
     with pytest.raises(InputError) as caught:
         read_volume(path, part=part)
     assert "\n" not in str(caught.value)
+    # What is wrong and what to do: no more than three sentences.
+    assert len(re.findall(r"[.!?](?= [A-Z])", str(caught.value))) <= 2
     return caught.value
 
 
@@ -98,7 +101,7 @@ def test_an_uneven_step_is_refused_with_its_range(tmp_path: Path) -> None:
     positions = [(x, y, z + (1.4 if k > 6 else 0)) for k, (x, y, z) in enumerate(along_z(12))]
     error = refusal(save(enhanced(ball(), positions), tmp_path / "e.dcm"))
     assert error.code == "uneven_spacing" and "3.00 to 4.40 mm" in error.sentence
-    assert "harden that transform" in error.hint
+    assert "single slices first" in error.hint and "harden that transform" in error.hint
 
 
 def test_frames_shifted_sideways_are_refused(tmp_path: Path) -> None:

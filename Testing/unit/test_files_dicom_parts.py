@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ def refusal(path: Path, series: str | None = None, part: str | None = None) -> I
     with pytest.raises(InputError) as caught:
         read_volume(path, series, part)
     assert "\n" not in str(caught.value)
+    # What is wrong and what to do: no more than three sentences.
+    assert len(re.findall(r"[.!?](?= [A-Z])", str(caught.value))) <= 2
     return caught.value
 
 
@@ -66,6 +69,14 @@ def by_instance(acquisition: int) -> Edit:
     return edit
 
 
+def by_content_time(acquisition: int) -> Edit:
+    def edit(dataset: Dataset, number: int) -> None:
+        dataset.ContentTime = f"10000{acquisition}.0"
+        del dataset.InstanceNumber
+
+    return edit
+
+
 def by_time_point(acquisition: int) -> Edit:
     def edit(dataset: Dataset, number: int) -> None:
         dataset.TemporalPositionIdentifier = acquisition
@@ -79,6 +90,7 @@ KINDS = {
     "time of each slice": by_time_of_each_slice,
     "number of each slice": by_number_of_each_slice,
     "instance number": by_instance,
+    "content time": by_content_time,
     "time point": by_time_point,
 }
 IN = ball(12)
@@ -194,6 +206,21 @@ def four_rows_downward(dataset: Dataset, number: int) -> None:
     dataset.InstanceNumber = 4 * (3 - number // 4) + number % 4
 
 
+def two_rows_downward(dataset: Dataset, number: int) -> None:
+    dataset.AcquisitionTime = f"1000{30 - number // 2:02d}"
+
+
+def inexact_times(dataset: Dataset, number: int) -> None:
+    dataset.AcquisitionTime = f"10000{(1, 1, 2, 1, 2, 2, 3, 2, 3, 3, 4, 3)[number]}"
+    dataset.ContentTime = f"10000{(1, 2, 1, 2, 1, 2, 1, 2, 3, 3, 2, 3)[number]}"
+    dataset.AcquisitionNumber = 1
+
+
+def some_without_number(dataset: Dataset, number: int) -> None:
+    if number % 2:
+        dataset.AcquisitionNumber = 1
+
+
 def renumbered(dataset: Dataset, number: int) -> None:
     dataset.InstanceNumber = (7, 2, 9, 0, 11, 4, 1, 8, 3, 10, 6, 5)[number]
 
@@ -205,7 +232,18 @@ def region_by_region(dataset: Dataset, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "edit", [per_table_pass, per_slice, downward, four_rows_downward, renumbered, region_by_region]
+    "edit",
+    [
+        per_table_pass,
+        per_slice,
+        downward,
+        four_rows_downward,
+        two_rows_downward,
+        inexact_times,
+        some_without_number,
+        renumbered,
+        region_by_region,
+    ],
 )
 def test_acquisitions_end_to_end_are_one_volume(tmp_path: Path, edit: Edit) -> None:
     write_classic(tmp_path, IN, along_z(12), edit=edit)

@@ -59,7 +59,12 @@ _KEYWORDS = frozenset(
         *("SpecificCharacterSet", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
         *("PhotometricInterpretation", "BitsAllocated", "PixelSpacing", "ImageOrientationPatient"),
         *("ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "WindowWidth", "WindowCenter"),
-        *("InstanceNumber", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+        *(
+            "InstanceNumber",
+            "ContentTime",
+            "SharedFunctionalGroupsSequence",
+            "PerFrameFunctionalGroupsSequence",
+        ),
         *("DimensionIndexSequence", "DetectorInformationSequence", "SliceVector", "SpacingBetweenSlices"),
         *_TRIGGER,
         *_TIMES,
@@ -93,7 +98,7 @@ class ImageHeader:
         window: (width, level) of the slice's own display window, or None.
         marks: what tells it from other images at the same place, name for the user to value.
         times: numbers that put images in the order in which they were taken: "trigger time" (ms),
-            "acquisition time" (s) and "instance number", as far as the file has them.
+            "acquisition time" and "content time" (s) and "instance number", as far as the file has them.
     """
 
     path: Path
@@ -390,6 +395,7 @@ def _times(fields: _Fields) -> dict[str, float]:
         "trigger time": next((n for n in map(fields.number, _TRIGGER) if n is not None), None),
         "acquisition time": next((s for s in map(_seconds, map(fields.text, _TIMES)) if s is not None), None),
         "instance number": fields.number("InstanceNumber"),
+        "content time": _seconds(fields.text("ContentTime")),
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -87,9 +87,10 @@ def scan_folder(folder: Path) -> FolderScan:
     series = tuple(Series(uid, tuple(images)) for uid, images in grouped.items())
     scan = FolderScan(series, tuple(others), tuple(closed))
     if not series:
+        notes = "; ".join(note.removesuffix(".") for note in scan.notes())
         raise InputError(
             "no_dicom",
-            " ".join([f"There is no DICOM image in the folder '{folder}'.", *scan.notes()]),
+            f"There is no DICOM image in the folder '{folder}'{f' ({notes})' if notes else ''}.",
             "Give the folder that holds the files of a series, or an NRRD, NIfTI or MetaImage file.",
         )
     return scan

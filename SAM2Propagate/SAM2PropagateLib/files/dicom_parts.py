@@ -17,7 +17,7 @@ _ALTERNATING = frozenset({"stack", "component", "echo time", "time point", "acqu
 _LAST_MARKS = (TIME_MARK, FILE_MARK)
 # MR scanners take neighboring slices at different times, CT scanners do not.
 _IN_ORDER = frozenset({"CT"})
-_ORDERS = ("acquisition time", "instance number")
+_ORDERS = ("acquisition time", "instance number", "content time")
 # Fewer slices than this in a row are no pass over the patient.
 _LEAST_PASS = 3
 # Steps within a pass differ by no more than this share.
@@ -112,9 +112,7 @@ def several(parts: Sequence[Part], title: str) -> InputError:
         listed = "; ".join(f"{number} ({part.describe()})" for number, part in usable[:_LISTED])
         if len(usable) > _LISTED:
             listed += f"; and {len(usable) - _LISTED} more"
-        first = parts[0].images[0]
-        alone = "save one as NRRD" if first.frames > 1 else "put the files of one into a folder of its own"
-        hint = f"Choose one with --part and its number: {listed}. Or {alone}."
+        hint = f"Choose one with --part and its number: {listed}."
     images = [image for part in parts for image in part.images]
     directions = _by_orientation(images)
     if len(directions) > 1:
@@ -137,31 +135,29 @@ def several(parts: Sequence[Part], title: str) -> InputError:
         )
     if has_doubles(images):
         return doubles_error(images, hint)
-    together = f" {hint} If they are one volume, --part all reads them together." if usable else ""
     stacks = f"The slices of {title} come from {len(parts)} acquisitions or stacks"
     if any(_overlap(one, other) for n, one in enumerate(parts) for other in parts[n + 1 :]):
-        return InputError(
-            "several_acquisitions",
-            f"{stacks} that overlap: slices of one lie between slices of another.",
-            together.strip(),
-        )
+        together = hint and hint[:-1] + "; or --part all, if they are one volume together."
+        sentence = f"{stacks} that overlap: slices of one lie between slices of another."
+        return InputError("several_acquisitions", sentence, together)
     reason = ""
     try:
         even_step([place[0] for place in places(images)])
     except InputError as error:
-        reason = f" {error.sentence}"
-    return InputError("several_acquisitions", f"{stacks} that form no even stack together.{reason}", hint)
+        reason = f" ({error.sentence.removesuffix('.')})"
+    return InputError("several_acquisitions", f"{stacks} that form no even stack together{reason}.", hint)
 
 
 def doubles_error(images: Sequence[ImageHeader], hint: str = "") -> InputError:
     """The error for different images at one position."""
     held = places(images)
     shared = [place for place in held if len(place) > 1]
+    alone = "." if len({image.path for image in images}) == 1 else ", in a folder of its own."
     return InputError(
         "several_images_per_position",
         f"{len(shared)} of {len(held)} slice positions hold more than one image, for instance "
         f"{shared[0][0].name} and {shared[0][1].name}.",
-        hint or "Give one echo, phase or time point at a time, in a folder of its own.",
+        hint or f"Give one echo, phase or time point at a time{alone}",
     )
 
 
@@ -196,8 +192,7 @@ def _apart(part: Part) -> list[Part]:
     ]
     for name in names:
         values = [image.marks.get(name, "") for image in images]
-        may_alternate = name in _ALTERNATING or (name == TIME_MARK and in_order)
-        if _tells_apart(images, values, may_alternate):
+        if _tells_apart(images, values, name in _ALTERNATING and "" not in values):
             return _grouped(part, values, name)
     if doubles or in_order:
         for name in _ORDERS:

@@ -22,6 +22,8 @@ _REGULAR = (
     "Load it in 3D Slicer's DICOM module, which puts a regularizing transform on such a volume; harden that "
     "transform (Data module) and save the volume as NRRD."
 )
+# Slicer regularizes series of single slices alone.
+_SINGLE_FIRST = "Export it as a series of single slices first. "
 
 
 def along(images: Sequence[ImageHeader]) -> np.ndarray:
@@ -65,9 +67,15 @@ def even_step(images: Sequence[ImageHeader]) -> float:
                 f"The slices are not evenly spaced: {distances} in turn, as if two stacks were mixed.",
                 "Give one of the two alone, in a folder of its own.",
             )
-        raise InputError("uneven_spacing", f"The slices are not evenly spaced: {distances}.", _REGULAR)
+        raise InputError(
+            "uneven_spacing", f"The slices are not evenly spaced: {distances}.", _regular(images[0])
+        )
     _check_sideways(images, positions)
     return step
+
+
+def _regular(image: ImageHeader) -> str:
+    return _REGULAR if image.frames == 1 else _SINGLE_FIRST + _REGULAR
 
 
 def _check_sideways(images: Sequence[ImageHeader], positions: np.ndarray) -> None:
@@ -85,7 +93,7 @@ def _check_sideways(images: Sequence[ImageHeader], positions: np.ndarray) -> Non
             "shifted_slices",
             f"The slices are shifted sideways against each other, {images[number].name} by "
             f"{beside[number]:.1f} mm.",
-            _REGULAR,
+            _regular(images[0]),
         )
     length = float(np.linalg.norm(shifts[-1]))
     if length > most:
@@ -94,7 +102,7 @@ def _check_sideways(images: Sequence[ImageHeader], positions: np.ndarray) -> Non
             "gantry_tilt",
             f"The slices are shifted against each other by {length:.1f} mm in all (a gantry tilt of "
             f"{angle:.1f} degrees).",
-            _REGULAR,
+            _regular(images[0]),
         )
 
 
