@@ -56,6 +56,7 @@ class FakeMask:
     object_score: float
     doubt: float
     kind: str
+    edge: Callable[[], NDArray[np.int8]] | None = None
 
 
 class FakeEngine:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from SAM2PropagateLib.engine.transfer import uploaded
 from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.worker.masks import EDGE_REACH, EDGE_STEPS
 
 # Mean and deviation that SAM 2's image encoder was trained with (ImageNet's).
 _MEAN = (0.485, 0.456, 0.406)
@@ -96,6 +97,31 @@ def shown_part(view: FrameView) -> tuple[slice, slice]:
     x0, y0, x1, y1 = (round(edge + 0.5) for edge in view.crop)
     top, left = min(max(y0, 0), rows), min(max(x0, 0), columns)
     return slice(top, max(min(y1, rows), top)), slice(left, max(min(x1, columns), left))
+
+
+def edge_steps(logits: torch.Tensor, view: FrameView) -> np.ndarray:
+    """How the edge of a mask runs between native pixels.
+
+    Args:
+        logits: float tensor (height, width) over the view's square.
+
+    Returns:
+        int8 (rows, columns) of the native frame: the distance of each pixel's center to the edge, in steps of
+        `worker.masks.EDGE_STEPS` to a pixel, above 0 inside; at most `EDGE_REACH` pixels, 0 beyond the view.
+    """
+    native = logits_to_native(logits, view)
+    padded = F.pad(native[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
+    right = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
+    # To first order: the value by how fast it changes.
+    distance = native / torch.sqrt(down * down + right * right).clamp(min=1e-6)
+    limit = EDGE_REACH * EDGE_STEPS
+    steps = (distance * EDGE_STEPS).round().clamp(-limit, limit)
+    # A center just beside the edge stays on its side.
+    steps = torch.where(native > 0, steps.clamp(min=1), steps.clamp(max=-1))
+    whole = np.zeros(view.frame_shape, np.int8)
+    whole[shown_part(view)] = steps.to(torch.int8).cpu().numpy()
+    return whole
 
 
 def logits_to_native(logits: torch.Tensor, view: FrameView) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -32,6 +33,7 @@ class Key:
         decoded: a batch of one, on the device.
         mask: bool, (rows, columns) of the native frame.
         iou, object_score: as in `decoded`.
+        edge: see `FrameMask`.
     """
 
     prompts: FramePrompts
@@ -40,6 +42,7 @@ class Key:
     iou: float
     object_score: float
     memory: Memory | None = None
+    edge: Callable[[], np.ndarray] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -49,7 +52,7 @@ class Key:
         """Its mask as a result of a segment's frame; a mask that the user gave is beyond doubt."""
         given = self.iou >= 1.0
         doubt = 0.0 if given else doubt_of(Evidence(self.iou, self.object_score))
-        return FrameMask(segment, frame, self.mask, self.iou, self.object_score, doubt, kind)
+        return FrameMask(segment, frame, self.mask, self.iou, self.object_score, doubt, kind, self.edge)
 
 
 class KeyDecoder:
@@ -92,15 +95,18 @@ class KeyDecoder:
         return key.memory
 
     def _decode_prompts(self, features: FrameFeatures, view: FrameView, prompts: FramePrompts) -> Key:
+        edge = None
         if prompts.mask is None:
             decoded = self._decode_points(features, view, prompts.box, prompts.clicks)
             shown, figures = Readback([shown_mask(decoded.logits[0], view), _figures(decoded)]).arrays()
             mask = native_mask(shown, view, decoded.logits.shape[-1])
+            edge = partial(imaging.edge_steps, decoded.logits[0], view)
         else:
             mask = self._corrected(features, view, prompts)
             decoded = self._steps.decode_mask(features, self._seen(mask, view))
             (figures,) = Readback([_figures(decoded)]).arrays()
-        return Key(prompts, decoded, mask, *figures.tolist())
+        iou, score = figures.tolist()
+        return Key(prompts, decoded, mask, iou, score, edge=edge)
 
     def _corrected(self, features: FrameFeatures, view: FrameView, prompts: FramePrompts) -> np.ndarray:
         """The prompts' mask after its clicks, if any, each taken on what those before it made of it."""

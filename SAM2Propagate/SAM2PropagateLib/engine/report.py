@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from SAM2PropagateLib.engine import looking
 from SAM2PropagateLib.engine.doubt import Evidence, doubt_of, figures_of
 from SAM2PropagateLib.engine.front import Front
+from SAM2PropagateLib.engine.imaging import edge_steps
 from SAM2PropagateLib.engine.jobs import Job
 from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
 from SAM2PropagateLib.engine.results import PROPAGATED, FrameMask
@@ -29,6 +31,7 @@ class Ready:
         grid: side of the square of logits that the mask comes from.
         figures: see `doubt.figures_of`.
         shown: bool, the mask on the native pixels that the view shows.
+        logits: (4h, 4w), that the mask comes from.
     """
 
     job: Job
@@ -37,6 +40,7 @@ class Ready:
     grid: int
     figures: torch.Tensor
     shown: torch.Tensor
+    logits: torch.Tensor
 
     @staticmethod
     def of(
@@ -51,7 +55,7 @@ class Ready:
     ) -> Ready:
         """The mask that logits (4h, 4w) mean; for the single numbers see `doubt.Evidence`."""
         figures, shown = figures_of(logits, iou, score, agreement), shown_mask(logits, job.track.view)
-        return Ready(job, frame, is_draft, logits.shape[-1], figures, shown)
+        return Ready(job, frame, is_draft, logits.shape[-1], figures, shown, logits)
 
     def mask(self, figures: np.ndarray, shown: np.ndarray) -> FrameMask:
         """The frame's mask from what was read back."""
@@ -62,7 +66,8 @@ class Ready:
         evidence = Evidence.read(figures, is_cut=looking.is_cut(mask, job.track.view), lost=lost)
         doubt = max(doubt_of(evidence), _DRAFT_DOUBT) if self.is_draft else doubt_of(evidence)
         iou, score = evidence.iou, evidence.object_score
-        return FrameMask(job.stretch.segment, self.frame, mask, iou, score, doubt, PROPAGATED)
+        edge = partial(edge_steps, self.logits, job.track.view)
+        return FrameMask(job.stretch.segment, self.frame, mask, iou, score, doubt, PROPAGATED, edge)
 
 
 class Report:

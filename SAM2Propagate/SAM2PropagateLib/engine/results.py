@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,8 @@ class FrameMask:
         object_score: logit that the segment is on the frame; above 0 means yes.
         doubt: how little the mask should be trusted, 0 to 1.
         kind: `preview`, `keyframe`, `propagated` or `absent`.
+        edge: tells how the mask's edge runs between the pixels, see `imaging.edge_steps`; computed when it is
+            called. None for a mask that does not come from logits.
     """
 
     segment: str
@@ -33,6 +36,7 @@ class FrameMask:
     object_score: float
     doubt: float
     kind: str
+    edge: Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

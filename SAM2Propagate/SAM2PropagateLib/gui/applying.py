@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui import keyframes, rules
@@ -16,6 +16,7 @@ from SAM2PropagateLib.gui.user_messages import UserMessages
 from SAM2PropagateLib.gui.workspace import Workspace
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.scene.commit import CommitSummary
+from SAM2PropagateLib.scene.smooth import FrameDetail
 from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
 
@@ -44,6 +45,7 @@ class Applying:
         self._running = running
         self._changed = changed
         self._isApplying = False
+        self._toldOfVoxels: set[tuple[str, tuple[float, float, float]]] = set()
 
     @property
     def isApplying(self) -> bool:
@@ -72,14 +74,16 @@ class Applying:
         workspace.memory.save()
         self._changed.emit(None)
 
-    def commit(self, only: Set[Key] | None) -> CommitSummary | None:
+    def commit(
+        self, only: Set[Key] | None, merged: Mapping[Key, FrameDetail] | None = None
+    ) -> CommitSummary | None:
         """Writes preview frames into the segments; None if there are none, or it failed.
 
         Args:
-            only: these frames; None: all.
+            only: these frames; None: all. merged: details of those that hold what the user edited.
         """
         workspace = self._selection.require()
-        masks = {}
+        masks, details = {}, {}
         for segmentID in workspace.segmentIDs:
             frames = {
                 frame: mask
@@ -89,13 +93,18 @@ class Applying:
             }  # fmt: skip
             if frames:
                 masks[segmentID] = frames
+                details[segmentID] = {
+                    frame: (merged or {}).get((segmentID, frame))
+                    or FrameDetail(workspace.preview.edge(segmentID, frame))
+                    for frame in frames
+                }
         if not masks:
             return None
         self._isApplying = True
         try:
             openEdits = workspace.openEdits()
             workspace.noteState(masks)
-            summary = workspace.committer.commit(masks, workspace.axis)
+            summary = workspace.committer.commit(masks, workspace.axis, details)
         except SAM2PropagateError as error:
             self._messages.fail(error)
             return None
@@ -131,8 +140,32 @@ class Applying:
                 ).format(count=summary.protected),
                 "protected",
             )
+        self._tellOfCoarseVoxels(workspace, summary)
         self._changed.emit(None)
         return summary
+
+    def _tellOfCoarseVoxels(self, workspace: Workspace, summary: CommitSummary) -> None:
+        """Says once of a segmentation that its voxels are too large for the masks."""
+        name, voxel = workspace.segmentationID, summary.coarseVoxel
+        if voxel is None or (name, voxel) in self._toldOfVoxels:
+            return
+        self._toldOfVoxels.add((name, voxel))
+        sizes = (" × ".join(f"{length:.3g}" for length in one) for one in (voxel, workspace.geometry.spacing))
+        own, volume = sizes
+        self._messages.say(
+            "warning",
+            _(
+                "The voxels of “{segmentation}” ({own} mm) are larger than those of “{volume}” ({size} mm): "
+                "its segments are coarser than the preview. To change that, choose “{volume}” as its source "
+                "geometry in the Segment Editor, with the button beside the source volume."
+            ).format(
+                segmentation=workspace.segmentationNode.GetName(),
+                own=own,
+                volume=workspace.volumeNode.GetName(),
+                size=volume,
+            ),
+            "coarse_segmentation",
+        )
 
     # --- the user's own edits
 
@@ -177,25 +210,33 @@ class Applying:
         if not workspace.hasPreview:
             return None
         try:
-            frames = self._withEdits(workspace)
+            merged = self._withEdits(workspace)
         except SAM2PropagateError as error:  # the volume cannot be used any more
             self._messages.fail(error)
             return None
-        return self.commit(frames) if frames else None
+        summary = self.commit(merged.keys(), merged) if merged else None
+        if summary is not None:
+            workspace.renewEdited(merged.keys())
+        return summary
 
-    def _withEdits(self, workspace: Workspace) -> set[Key]:
+    def _withEdits(self, workspace: Workspace) -> dict[Key, FrameDetail]:
         """Puts what the user edited under the preview into it, and makes keyframes of it; where that was."""
         geometry, axis = workspace.geometry, workspace.axis
         merged = {segmentID: workspace.painted(segmentID) for segmentID in workspace.segmentIDs}
-        frames = {(segmentID, frame) for segmentID, masks in merged.items() for frame in masks}
+        frames = {
+            (segmentID, frame): one.detail
+            for segmentID, masks in merged.items()
+            for frame, one in masks.items()
+        }
         if not frames:
             return frames
         before = workspace.prompts
         for segmentID, masks in merged.items():
             said = workspace.prompts.segment(segmentID)
             locked = workspace.marked(segmentID)[1]
-            for frame, mask in masks.items():
-                workspace.preview.write(segmentID, frame, mask, refresh=False)
+            for frame, one in masks.items():
+                mask = one.mask
+                workspace.preview.write(segmentID, frame, mask, refresh=False, edge=one.detail.edge)
                 workspace.underlay.put((segmentID, frame))
                 if frame not in locked:
                     name = keyframes.maskId(keyframes.EDITED, frame, axis)
@@ -203,7 +244,7 @@ class Applying:
             workspace.write(said)
         if workspace.prompts != before:
             workspace.keep(before)
-        self._running.overtake(frames)
+        self._running.overtake(set(frames))
         return frames
 
     # --- undo of the segments
@@ -228,9 +269,10 @@ class Applying:
 def _takeOut(workspace: Workspace, segmentID: str, frames: set[int]) -> None:
     """Takes frames out of the preview, all at once."""
     left = workspace.previewFrames(segmentID) - frames
-    kept = {frame: workspace.preview.mask(segmentID, frame) for frame in left}
-    workspace.preview.clear(segmentID)
-    for frame, mask in kept.items():
+    preview = workspace.preview
+    kept = {frame: (preview.mask(segmentID, frame), preview.edge(segmentID, frame)) for frame in left}
+    preview.clear(segmentID)
+    for frame, (mask, edge) in kept.items():
         if mask is not None:
-            workspace.preview.write(segmentID, frame, mask, refresh=False)
+            preview.write(segmentID, frame, mask, refresh=False, edge=edge)
     workspace.preview.refresh()

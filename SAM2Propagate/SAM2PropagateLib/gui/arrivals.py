@@ -107,7 +107,7 @@ class Arrivals:
         if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
             return False
         try:
-            workspace.preview.write(event.segment, event.frame, event.mask, refresh=False)
+            workspace.preview.write(event.segment, event.frame, event.mask, refresh=False, edge=event.edge)
         except InputError as error:  # the volume has changed its size under the run
             self._messages.fail(error)
             return False

@@ -122,6 +122,7 @@ class Previews:
                 frame,
                 # Waiting previews of other slices are still wanted.
                 replaces=not any(key[0] == segmentID and key[1] != frame for key in self.waiting),
+                edges=workspace.hasOwnGrid,
             )
         except SAM2PropagateError as error:
             self._messages.fail(error, isOfWorker=not isinstance(error, InputError))

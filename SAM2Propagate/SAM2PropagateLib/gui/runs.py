@@ -107,6 +107,7 @@ class Runs:
                 reach=reach,
                 everything=everything or undone or anew,
                 anew=anew,
+                edges=workspace.hasOwnGrid,
             )
         except SAM2PropagateError as error:
             self._messages.fail(error, isOfWorker=not isinstance(error, InputError))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-import numpy as np
-
 from SAM2PropagateLib.scene.edits import Snapshot
 
 Key = tuple[str, int]
@@ -82,9 +80,9 @@ class Underlay:
                 key = (name, frame)
                 bases = (self._shown.get(key), self._asked.get(key), self._kept.get(key), self._run.get(name))
                 for base in bases:
-                    if base is None or base.voxels is now.voxels:
+                    if base is None or base.number == now.number:
                         continue
-                    if not np.array_equal(base.frame(frame, axis), now.frame(frame, axis)):
+                    if now.changedPixels(base, frame, axis).any():
                         found.setdefault(name, set()).add(frame)
                         break
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from SAM2PropagateLib.gui.removed_segments import RemovedSegments
 from SAM2PropagateLib.gui.strip import SliceStrip, strip
 from SAM2PropagateLib.gui.underlay import Underlay
 from SAM2PropagateLib.prompts.move import moved, moved_segment
+from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
 from SAM2PropagateLib.prompts.values import MaskPrompt, Prompt, PromptSet, Ras, SegmentPrompts, to_ras
 from SAM2PropagateLib.scene.anchor import Move, settleOthers
@@ -29,7 +30,8 @@ from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
 from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.preview import PreviewLayer
-from SAM2PropagateLib.scene.segments import SegmentReader, segmentIDs
+from SAM2PropagateLib.scene.segments import SegmentReader, referenceLattice, segmentIDs, volumeLattice
+from SAM2PropagateLib.scene.smooth import FrameDetail, widened
 from SAM2PropagateLib.scene.transforms import parentToWorld
 from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher
 from SAM2PropagateLib.texts import tr as _
@@ -40,6 +42,20 @@ WriterMaker = Callable[[Any, Any], SegmentWriter]
 Drawer = Callable[[VolumeGeometry, int, Collection[int]], None]
 
 _MOST_UNDO_STEPS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """A preview's frame and what the user edited under it, brought together.
+
+    Attributes:
+        mask: (rows, columns) bool. detail: the edge of the preview's mask, and where that may be written.
+    """
+
+    mask: BoolArray
+    detail: FrameDetail
+
+
 # More than the Segment Editor can undo.
 _MOST_STATES = 24
 
@@ -186,6 +202,14 @@ class Workspace:
                 found[segmentID] = tuple(np.round(matrix, 4).ravel().tolist())
         return found
 
+    @property
+    def hasOwnGrid(self) -> bool:
+        """Whether segments are written on another grid than the volume's, where a mask is not all there is to
+        say.
+        """
+        grid = referenceLattice(self.segmentationNode)
+        return not (grid is None or grid.hasVoxelsOf(volumeLattice(self.worldGeometry)))
+
     # --- slices
 
     @property
@@ -295,23 +319,47 @@ class Workspace:
                 self.windows[segmentID] = window
         return tuple(one for one in segmentIDs if self.windows[one] != window)
 
-    def painted(self, segmentID: str) -> dict[int, BoolArray]:
-        """The frames of the preview under which the user edited the segment since, (rows, columns) each: what
-        the edit changed is as the user left it, everything else as in the preview.
+    def painted(self, segmentID: str) -> dict[int, Merged]:
+        """The frames of the preview under which the user edited the segment since: what the edit changed is
+        as the user left it, everything else as in the preview.
         """
         frames = self.previewFrames(segmentID)
-        found: dict[int, BoolArray] = {}
+        found: dict[int, Merged] = {}
         for one in self.edits(segmentID) if frames else ():
             base = self.underlay.base((segmentID, one.frame))
             # The volume's size may have changed under the preview.
             if one.frame not in frames or base is None or base.geometry.shape_ijk != self.geometry.shape_ijk:
                 continue
-            now = one.prompt.mask
-            changed = now != base.frame(one.frame, self.axis)
+            now = self.tracker.snapshot(segmentID)
+            changed = now.changedPixels(base, one.frame, self.axis)
             shown = self.preview.mask(segmentID, one.frame)
-            if changed.any() and shown is not None:
-                found[one.frame] = np.where(changed, now, shown)
+            # Of a base from the scene the pixels are known, not every voxel of a segment on its own grid.
+            isUnknown = now.own is not None and base.own is None
+            if shown is None or not (isUnknown or changed.any()):
+                continue
+            where = widened(shown != base.frame(one.frame, self.axis)) & ~changed
+            edge = self.preview.edge(segmentID, one.frame)
+            found[one.frame] = Merged(np.where(changed, one.prompt.mask, shown), FrameDetail(edge, where))
         return found
+
+    def renewEdited(self, frames: Collection[tuple[str, int]]) -> None:
+        """Takes edited slices as they are in the segment for their keyframes' masks.
+
+        On a grid of its own a segment shows a mask that was written to it, but need not do so to the pixel.
+        """
+        for segmentID in {name for name, _frame in frames}:
+            if self.tracker.snapshot(segmentID).own is None:
+                continue
+            reader = self._reader(segmentID)
+            said = self.prompts.segment(segmentID)
+            edited = keyframes.framesOf(said.masks, self.geometry, self.axis)
+            for mask in said.masks:
+                frame = edited.get(mask.id)
+                if frame is not None and keyframes.isEdited(mask) and (segmentID, frame) in frames:
+                    shown = reader.frame(frame, self.axis, throughout=True)
+                    renewed = mask_at(shown, frame, self.geometry, self.axis, mask.id)
+                    said = keyframes.withMask(said, renewed, self.geometry, self.axis)
+            self.write(said)
 
     def keepPreview(self) -> bool:
         """Keeps the preview in the scene, as it is now; whether there is one.
@@ -325,9 +373,22 @@ class Workspace:
             return self.hasPreview
         written = preview.stamps() if preview is not None else {}
 
-        def stamp(segmentID: str, frame: int) -> tuple[int, int | None]:
+        def stamp(segmentID: str, frame: int) -> tuple[int, int | None, int | None]:
             base = self.underlay.base((segmentID, frame))
-            return written[segmentID][frame], None if base is None else base.number
+            now = self.tracker.snapshot(segmentID) if segmentID in self.segmentIDs else None
+            return (
+                written[segmentID][frame],
+                None if base is None else base.number,
+                None if now is None or now.own is None else now.number,
+            )
+
+        def seen(segmentID: str, frame: int, axis: int) -> str | None:
+            base = self.underlay.base((segmentID, frame))
+            now = self.tracker.snapshot(segmentID) if segmentID in self.segmentIDs else None
+            if now is None or now.own is None or base is None:
+                return None
+            isEdited = base.own is None or now.changedPixels(base, frame, axis).any()
+            return "" if isEdited else self.tracker.hashes(segmentID, axis).get(frame, "-")
 
         def read(segmentID: str, frame: int) -> KeptFrame:
             assert preview is not None
@@ -340,6 +401,8 @@ class Workspace:
                 factsAsList(facts) if facts is not None else None,
                 # An edit that was not looked for yet, or is made elsewhere, can be told when it comes back.
                 base.frame(frame, preview.axis) if base is not None else None,
+                preview.edge(segmentID, frame),
+                seen(segmentID, frame, preview.axis),
             )
 
         stamps = {name: {frame: stamp(name, frame) for frame in frames} for name, frames in written.items()}
@@ -376,10 +439,12 @@ class Workspace:
             if segmentID not in self.segmentIDs:
                 continue
             edited = self._editedFrames(segmentID)
+            hashes = self.tracker.hashes(segmentID, kept.axis)
             for frame, one in frames.items():
-                self.preview.write(segmentID, frame, one.mask, refresh=False)
+                self.preview.write(segmentID, frame, one.mask, refresh=False, edge=one.edge)
                 # Where only commits and their undoing changed the segment meanwhile, nobody painted.
-                under = one.under if frame in edited else None
+                isEdited = frame in edited and (one.seen is None or one.seen != hashes.get(frame, "-"))
+                under = one.under if isEdited else None
                 self.underlay.put(
                     (segmentID, frame),
                     Snapshot.ofFrame(under, frame, kept.axis, geometry) if under is not None else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.stack import native_frame
 from SAM2PropagateLib.scene.edits import EditTracker
 from SAM2PropagateLib.scene.lattice import EMPTY, Extent, Lattice, resample, union
+from SAM2PropagateLib.scene.own_grid import tightBox
 from SAM2PropagateLib.scene.segments import (
     BoolArray,
     SegmentReader,
@@ -24,16 +25,16 @@ from SAM2PropagateLib.scene.segments import (
     imageLattice,
     volumeLattice,
 )
+from SAM2PropagateLib.scene.smooth import BACKGROUND, FOREGROUND, UNTOUCHED, FrameDetail, verdicts
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateLib.texts import tr as _
 
 Change = Literal["add", "remove"]
 FrameMasks = Mapping[int, BoolArray]
+FrameDetails = Mapping[int, FrameDetail]
 
 # Singleton tag of the Segment Editor module's own parameter node.
 _SEGMENT_EDITOR_TAG = "SegmentEditor"
-# What a voxel of the run says: nothing, background, foreground.
-_UNTOUCHED, _BACKGROUND, _FOREGROUND = 0, 1, 2
 _EVERYWHERE: Extent = (-(10**9), 10**9, -(10**9), 10**9, -(10**9), 10**9)
 
 
@@ -89,15 +90,21 @@ class CommitSummary:
     Attributes:
         added, removed: voxels that the segments gained and lost.
         protected: voxels that masking kept as they were against the run's result.
+        coarseVoxel: the size of the segmentation's voxels, mm along its own axes, where they are larger than
+            the volume's, so that the segments cannot be what the masks are; None where they are not.
     """
 
     added: int
     removed: int
     protected: int
+    coarseVoxel: tuple[float, float, float] | None = None
 
     def __add__(self, other: CommitSummary) -> CommitSummary:
         return CommitSummary(
-            self.added + other.added, self.removed + other.removed, self.protected + other.protected
+            self.added + other.added,
+            self.removed + other.removed,
+            self.protected + other.protected,
+            self.coarseVoxel or other.coarseVoxel,
         )
 
 
@@ -135,7 +142,12 @@ class SegmentCommitter:
         self._writer = writer or LogicSegmentWriter(segmentationNode, volumeNode)
         self._edits = edits
 
-    def commit(self, masks: Mapping[str, FrameMasks], axis: int) -> CommitSummary:
+    def commit(
+        self,
+        masks: Mapping[str, FrameMasks],
+        axis: int,
+        details: Mapping[str, FrameDetails] | None = None,
+    ) -> CommitSummary:
         """Makes each segment equal to its masks on the frames that have one, and leaves all other frames
         alone.
 
@@ -143,9 +155,14 @@ class SegmentCommitter:
         voxels. Where the Segment Editor's masking forbids a change, the voxel stays as it was. One undo takes
         back the whole call, however many segments it has.
 
+        On a segmentation's grid that is not the volume's, a mask is written as a smooth surface, and only
+        where it differs from what the segment shows on its frame: what is finer than a pixel there stays.
+
         Args:
             masks: per segment ID the masks per frame index, (rows, columns) bool.
             axis: propagation axis of the frames.
+            details: per segment ID and frame what else is known of some of the masks; of no effect on the
+                volume's own grid.
 
         Raises:
             InputError: `unknown_segment`, `mask_shape`, `outside_volume` (a frame that the volume does not
@@ -161,7 +178,9 @@ class SegmentCommitter:
         try:
             reference = imageLattice(grid, self._segmentationNode)
             changes = [
-                self._difference(segmentID, frames, geometry, axis, reference)
+                self._difference(
+                    segmentID, frames, (details or {}).get(segmentID, {}), geometry, axis, reference
+                )
                 for segmentID, frames in masks.items()
                 if frames
             ]
@@ -172,6 +191,9 @@ class SegmentCommitter:
         if self._edits is not None and before is not None:
             self._edits.remember(before, masks)
         summary = self._summary(changes, geometry)
+        if reference.isCoarserThan(volumeLattice(geometry)):
+            i, j, k = np.linalg.norm(reference.ijkToWorld[:3, :3], axis=0)
+            summary = replace(summary, coarseVoxel=(float(i), float(j), float(k)))
         if summary.protected and not (summary.added or summary.removed or self._writer.isMasking):
             raise SAM2PropagateError(
                 "commit_failed",
@@ -205,15 +227,25 @@ class SegmentCommitter:
         self._writer.close()
 
     def _difference(
-        self, segmentID: str, frames: FrameMasks, geometry: VolumeGeometry, axis: int, reference: Lattice
+        self,
+        segmentID: str,
+        frames: FrameMasks,
+        details: FrameDetails,
+        geometry: VolumeGeometry,
+        axis: int,
+        reference: Lattice,
     ) -> _Difference:
         reader = SegmentReader(self._segmentationNode, segmentID, geometry)
-        volume = volumeLattice(geometry)
-        source = volume.within(_runBox(frames, reader.box, volume.extent, axis))
-        target = reference.within(source.boxIn(reference.within(_EVERYWHERE)))
-        said = resample(_verdicts(frames, source, axis), source, target)
+        volume, grid = volumeLattice(geometry), reference.within(_EVERYWHERE)
+        if reference.hasVoxelsOf(volume):
+            source = volume.within(_runBox(frames, reader.box, volume.extent, axis))
+            target = grid.within(source.boxIn(grid))
+            said = resample(_verdicts(frames, source, axis), source, target)
+        else:
+            frames = {frame: np.asarray(mask, dtype=bool) for frame, mask in frames.items()}
+            target, said = verdicts(reader, frames, details, geometry, axis, grid)
         now = reader.onLattice(target)
-        return _Difference(segmentID, target, (said == _FOREGROUND) & ~now, (said == _BACKGROUND) & now)
+        return _Difference(segmentID, target, (said == FOREGROUND) & ~now, (said == BACKGROUND) & now)
 
     def _write(self, changes: list[_Difference], grid: Any) -> None:
         # What one segment gives up must be free before another may take it.
@@ -444,7 +476,7 @@ def _runBox(frames: FrameMasks, present: Extent, volume: Extent, axis: int) -> E
     box[2 * axis], box[2 * axis + 1] = min(frames), max(frames)
     plane: Extent = EMPTY
     for mask in frames.values():
-        tight = _tightBox(np.asarray(mask, dtype=bool))
+        tight = tightBox(np.asarray(mask, dtype=bool))
         if tight is not None:
             part = [0, 0, 0, 0, 0, 0]
             part[2 * y], part[2 * y + 1] = tight[0].start, tight[0].stop - 1
@@ -463,7 +495,7 @@ def _runBox(frames: FrameMasks, present: Extent, volume: Extent, axis: int) -> E
 
 def _verdicts(frames: FrameMasks, source: Lattice, axis: int) -> npt.NDArray[np.uint8]:
     """What the run says about every voxel of its box, (K, J, I)."""
-    said = np.full(source.shape, _UNTOUCHED, dtype=np.uint8)
+    said = np.full(source.shape, UNTOUCHED, dtype=np.uint8)
     if source.isEmpty:
         return said
     x, y = (n for n in range(3) if n != axis)
@@ -471,24 +503,13 @@ def _verdicts(frames: FrameMasks, source: Lattice, axis: int) -> npt.NDArray[np.
     plane = slice(e[2 * y], e[2 * y + 1] + 1), slice(e[2 * x], e[2 * x + 1] + 1)
     for index, mask in frames.items():
         frame = native_frame(said, index - e[2 * axis], axis)
-        frame[...] = np.where(np.asarray(mask, dtype=bool)[plane], _FOREGROUND, _BACKGROUND)
+        frame[...] = np.where(np.asarray(mask, dtype=bool)[plane], FOREGROUND, BACKGROUND)
     return said
-
-
-def _tightBox(voxels: BoolArray) -> tuple[slice, ...] | None:
-    """The smallest slices around what is True, per numpy axis; None if nothing is."""
-    box = []
-    for axis in range(voxels.ndim):
-        line = np.asarray(voxels.any(axis=tuple(n for n in range(voxels.ndim) if n != axis)))
-        if not line.any():
-            return None
-        box.append(slice(int(line.argmax()), len(line) - int(line[::-1].argmax())))
-    return tuple(box)
 
 
 def _labelmap(voxels: BoolArray, extent: Extent, grid: Any) -> Any:
     """A vtkOrientedImageData on the grid's lattice that holds just the True voxels of a box."""
-    box = _tightBox(voxels)
+    box = tightBox(voxels)
     assert box is not None
     part = np.ascontiguousarray(voxels[box]).view(np.uint8)
     image = slicer.vtkOrientedImageData()

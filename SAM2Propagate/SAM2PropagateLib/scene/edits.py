@@ -4,6 +4,9 @@ After every commit a hash of each frame of a segment, along all three axes, is r
 frame whose hash differs later was painted or erased by the user, and its mask becomes a keyframe of the next
 run, whatever its axis. The scene holds no copy of a mask; in memory there is one of each segment that was
 looked at, so that looking again hashes only what has changed since.
+
+A hash is that of the pixels of the frame. Where the segment has a grid of its own, that of its own voxels
+follows after a point; it counts as long as the segment stays on that grid.
 """
 
 from __future__ import annotations
@@ -19,10 +22,18 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.values import MaskPrompt
 from SAM2PropagateLib.scene.lattice import EMPTY, Extent, union
+from SAM2PropagateLib.scene.own_grid import (
+    FrameSums,
+    OwnVoxels,
+    changedVoxels,
+    isNear,
+    ownVoxels,
+    sameGrid,
+)
 from SAM2PropagateLib.scene.segments import BoolArray, SegmentReader, volumeLattice
 from SAM2PropagateLib.scene.segments import segmentIDs as _segmentIDs
 from SAM2PropagateLib.scene.state import SceneState
@@ -61,10 +72,13 @@ class EditedFrame:
 
 @dataclass(frozen=True)
 class Look:
-    """What segments held at one moment before a run along `axis`: hashes per segment ID, axis and frame."""
+    """What segments held at one moment before a run along `axis`: hashes per segment ID, axis and frame, and
+    per segment ID its own grid as in `_Known`.
+    """
 
     axis: int
     hashes: Mapping[str, AllHashes]
+    grids: Mapping[str, FloatArray | None]
 
 
 @dataclass(frozen=True)
@@ -73,13 +87,15 @@ class Snapshot:
 
     Attributes:
         voxels: bool (K, J, I) of the box; not to be changed. box: where they lie on the volume's grid.
-        number: another one as soon as the segment holds something else.
+        number: changes whenever the segment holds something else.
+        own: its voxels on a grid of its own; None: its grid is the volume's, or that is not known.
     """
 
     box: Extent
     voxels: BoolArray
     geometry: VolumeGeometry
     number: int
+    own: OwnVoxels | None = None
 
     @classmethod
     def ofFrame(cls, mask: BoolArray, frame: int, axis: int, geometry: VolumeGeometry) -> Snapshot:
@@ -99,6 +115,35 @@ class Snapshot:
             mask[row : row + part.shape[0], column : column + part.shape[1]] = part
         return mask
 
+    def changedPixels(self, before: Snapshot, frame: int, axis: int) -> BoolArray:
+        """The pixels of a frame, (rows, columns), in which it differs from an earlier state in any voxel."""
+        changed = self.frame(frame, axis) != before.frame(frame, axis)
+        if self.own is not None and before.own is not None:
+            changed |= self.own.changedPixels(before.own, frame, axis, self.geometry)
+        return changed
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is remembered of a segment.
+
+    Attributes:
+        snapshots: its hashes after the last commits. grid: (4, 4) from the indices of its own grid to the
+            volume's; None: it was the volume's.
+    """
+
+    snapshots: list[AllHashes]
+    grid: FloatArray | None
+
+    def on(self, grid: FloatArray | None) -> list[AllHashes]:
+        """The hashes as far as they can be compared with those of the segment on this grid."""
+        if grid is not None and self.grid is not None and isNear(grid, self.grid):
+            return self.snapshots
+        return [_ofPixels(one) for one in self.snapshots]
+
+
+_UNKNOWN = _Known([], None)
+
 
 class EditTracker:
     """Tells the user's edits of a segmentation from what runs wrote.
@@ -115,7 +160,7 @@ class EditTracker:
         self._volumeNode = volumeNode
         self._state = SceneState(segmentationNode)
         self._seen: dict[str, _Seen] = {}
-        self._parsed: tuple[str, VolumeGeometry, dict[str, list[AllHashes]]] | None = None
+        self._parsed: tuple[str, VolumeGeometry, dict[str, _Known]] | None = None
 
     def look(self, segmentIDs: Iterable[str], axis: int) -> Look:
         """The segments as they are before a commit: those of the run, and all that were remembered before.
@@ -128,7 +173,8 @@ class EditTracker:
         present = set(_segmentIDs(self._segmentationNode))
         self._seen = {name: one for name, one in self._seen.items() if name in present}
         names = list(dict.fromkeys([*segmentIDs, *(name for name in record if name in present)]))
-        return Look(axis, {name: self._allHashes(name, geometry) for name in names})
+        hashes = {name: self._allHashes(name, geometry) for name in names}
+        return Look(axis, hashes, {name: self._seen[name].grid for name in names})
 
     def remember(self, before: Look, frames: Mapping[str, Iterable[int]]) -> None:
         """Takes what a commit did for known; an edit that it did not touch stays an edit.
@@ -140,15 +186,18 @@ class EditTracker:
         geometry = ownGeometry(self._volumeNode)
         record = self._load(geometry) or {}
         for name, old in before.hashes.items():
-            now = self._allHashes(name, geometry)
-            snapshots = record.get(name, [])
+            now, grid = self._allHashes(name, geometry), self._seen[name].grid
+            snapshots = record.get(name, _UNKNOWN).on(grid)
+            oldGrid = before.grids[name]
+            if oldGrid is not None and (grid is None or not isNear(oldGrid, grid)):
+                old = _ofPixels(old)
             settled = _settled(snapshots, old, now, before.axis, set(frames.get(name, ())))
             bases = [_nearest([one[axis] for one in snapshots], old[axis]) for axis in _AXES]
             for state in (old, now):
                 i, j, k = (_joined(bases[axis], state[axis], settled[axis]) for axis in _AXES)
                 known = (i, j, k)
                 snapshots = [*(one for one in snapshots if one != known), known]
-            record[name] = snapshots[-_MOST_SNAPSHOTS:]
+            record[name] = _Known(snapshots[-_MOST_SNAPSHOTS:], grid)
         self._save(record, geometry)
 
     def edited(self, segmentID: str, axis: int) -> tuple[EditedFrame, ...]:
@@ -166,7 +215,8 @@ class EditTracker:
         if record is None:
             return ()
         seen = self._look(segmentID, geometry)
-        known = _nearest([one[axis] for one in record.get(segmentID, [])], seen.hashes(axis))
+        snapshots = record.get(segmentID, _UNKNOWN).on(seen.grid)
+        known = _nearest([one[axis] for one in snapshots], seen.hashes(axis))
         return tuple(seen.edited(frame, axis) for frame in _different(known, seen.hashes(axis)))
 
     def forget(self, segmentID: str) -> None:
@@ -179,7 +229,7 @@ class EditTracker:
     def hasSeenVoxels(self, segmentID: str) -> bool:
         """Whether the segment, which may be gone, had voxels when it was looked at last."""
         seen = self._seen.get(segmentID)
-        return seen is not None and bool(seen.snapshot.voxels.any())
+        return seen is not None and any(seen.hashes(0))
 
     def snapshot(self, segmentID: str) -> Snapshot:
         """What the segment holds now; shares its memory with what is kept here to find edits.
@@ -214,8 +264,8 @@ class EditTracker:
             seen.update(reader)
         return seen
 
-    def _load(self, geometry: VolumeGeometry) -> dict[str, list[AllHashes]] | None:
-        """The snapshots per segment; None when they are of another grid than this."""
+    def _load(self, geometry: VolumeGeometry) -> dict[str, _Known] | None:
+        """What is remembered per segment; None when they are of another grid than this."""
         text = self._state.get(_STATE_NAME) or ""
         if self._parsed is not None and self._parsed[:2] == (text, geometry):
             return dict(self._parsed[2])
@@ -225,8 +275,12 @@ class EditTracker:
         # The first version knew frames along one axis only: from it nothing can be told.
         if record["version"] != _VERSION or record["shape"] != list(geometry.shape_ijk):
             return None
+        grids = record.get("grids", {})
         segments = {
-            segmentID: [(_numbered(i), _numbered(j), _numbered(k)) for i, j, k in snapshots]
+            segmentID: _Known(
+                [(_numbered(i), _numbered(j), _numbered(k)) for i, j, k in snapshots],
+                np.array(grids[segmentID], dtype=np.float64) if segmentID in grids else None,
+            )
             for segmentID, snapshots in record["segments"].items()
         }
         # Reading it takes longer than looking at a segment that has hardly changed.
@@ -252,8 +306,13 @@ class EditTracker:
             )
         return dict(record)
 
-    def _save(self, record: dict[str, list[AllHashes]], geometry: VolumeGeometry) -> None:
-        document = {"version": _VERSION, "shape": list(geometry.shape_ijk), "segments": record}
+    def _save(self, record: dict[str, _Known], geometry: VolumeGeometry) -> None:
+        document = {
+            "version": _VERSION,
+            "shape": list(geometry.shape_ijk),
+            "segments": {name: one.snapshots for name, one in record.items()},
+            "grids": {name: one.grid.tolist() for name, one in record.items() if one.grid is not None},
+        }
         self._state.set(_STATE_NAME, json.dumps(document, separators=(",", ":")))
 
 
@@ -267,6 +326,7 @@ class _Seen:
     def __init__(self, segmentID: str, geometry: VolumeGeometry) -> None:
         self._segmentID = segmentID
         self._geometry = geometry
+        self._volume = volumeLattice(geometry)
         self.stamp: object = None
         self._box: Extent = EMPTY
         self._voxels: BoolArray = np.zeros((0, 0, 0), bool)
@@ -275,11 +335,20 @@ class _Seen:
         # The frames along each axis that changed since they were hashed.
         self._stale: tuple[set[int], set[int], set[int]] = (set(), set(), set())
         self._edited: dict[tuple[int, int], tuple[str | None, EditedFrame]] = {}
+        self._own: OwnVoxels | None = None
+        self._sums = FrameSums(geometry)
+
+    @property
+    def grid(self) -> FloatArray | None:
+        """(4, 4) from the indices of the segment's own grid to the volume's; None if that is the volume's."""
+        if self._own is None or self._own.lattice.isEmpty:
+            return None
+        return self._own.lattice.indexMatrix(self._volume)
 
     @property
     def snapshot(self) -> Snapshot:
         """What it held; `update` puts other voxels in the place of these and leaves these alone."""
-        return Snapshot(self._box, self._voxels, self._geometry, self._number)
+        return Snapshot(self._box, self._voxels, self._geometry, self._number, self._own)
 
     def isOn(self, geometry: VolumeGeometry) -> bool:
         """Whether it was looked at on this grid."""
@@ -288,6 +357,7 @@ class _Seen:
     def update(self, reader: SegmentReader) -> None:
         """Takes the segment as it is now."""
         self.stamp = reader.stamp
+        self._updateOwn(ownVoxels(reader, self._geometry))
         box, voxels = _cropped(reader, self._geometry)
         both = union(box, self._box)
         if both == EMPTY:
@@ -305,8 +375,33 @@ class _Seen:
             self._stale[axis].update((frames + both[2 * axis]).tolist())
         self._box, self._voxels, self._number = box, voxels, next(_numbers)
 
+    def _updateOwn(self, own: OwnVoxels | None) -> None:
+        before = self._own
+        if own is None and before is None:
+            return
+        if before is not None and own is not None and sameGrid(before.lattice, own.lattice, self._volume):
+            changed = changedVoxels(before, own)
+            if not changed.voxels.any():
+                return
+            self._sums.change(changed)
+        else:
+            self._sums = FrameSums(self._geometry)
+            if own is not None:
+                self._sums.change(own)
+        self._own, self._number = own, next(_numbers)
+
     def hashes(self, axis: int) -> Hashes:
         """A hash of every frame along an axis that has voxels; not to be changed."""
+        hashes = self._pixelHashes(axis)
+        own = self._sums.texts(axis)
+        if not own:
+            return hashes
+        return {
+            frame: f"{hashes.get(frame, '')}.{own[frame]}" if frame in own else hashes[frame]
+            for frame in sorted(hashes.keys() | own.keys())
+        }
+
+    def _pixelHashes(self, axis: int) -> Hashes:
         hashes, stale = self._hashes[axis], self._stale[axis]
         first, last = self._box[2 * axis : 2 * axis + 2]
         within = sorted(frame for frame in stale if first <= frame <= last)
@@ -327,7 +422,12 @@ class _Seen:
         known = self._edited.get((axis, frame))
         if known is None or known[0] != text:
             name = f"edit-{'ijk'[axis]}{frame}"
-            prompt = mask_at(self.snapshot.frame(frame, axis), frame, self._geometry, axis, name)
+            own = self._own
+            if own is None or own.lattice.isEmpty:
+                mask = self.snapshot.frame(frame, axis)
+            else:
+                mask = own.frameMask(frame, axis, self._geometry)
+            prompt = mask_at(mask, frame, self._geometry, axis, name)
             known = self._edited[axis, frame] = (text, EditedFrame(self._segmentID, frame, prompt))
         return known[1]
 
@@ -421,14 +521,30 @@ def _settled(
 
 
 def _different(known: Hashes, now: Hashes) -> list[int]:
-    return sorted(frame for frame in known.keys() | now.keys() if known.get(frame) != now.get(frame))
+    return sorted(frame for frame in known.keys() | now.keys() if not _same(known.get(frame), now.get(frame)))
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    """Whether two hashes tell of no difference; None: of an empty frame."""
+    if one == other or one is None or other is None:
+        return one == other
+    (pixels, _, own), (otherPixels, _, otherOwn) = one.partition("."), other.partition(".")
+    return pixels == otherPixels and not (own and otherOwn)
+
+
+def _ofPixels(hashes: AllHashes) -> AllHashes:
+    """The hashes without those of the segment's own voxels."""
+    i, j, k = (
+        {frame: pixels for frame, text in one.items() if (pixels := text.partition(".")[0])} for one in hashes
+    )
+    return i, j, k
 
 
 def _nearest(snapshots: list[Hashes], now: Hashes) -> Hashes:
     """The state from which the user started editing: the last one, unless runs were undone since."""
     if not snapshots:
         return {}
-    undone = next((one for one in reversed(snapshots) if one == now), None)
+    undone = next((one for one in reversed(snapshots) if not _different(one, now)), None)
     if undone is not None:
         return undone
     last = snapshots[-1]

@@ -15,7 +15,7 @@ from SAM2PropagateLib.scene.names import safeName
 from SAM2PropagateLib.scene.segments import BoolArray
 from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME, SEGMENTATION_ROLE, VOLUME_ROLE, nodesOf
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.masks import pack, packed_mask
+from SAM2PropagateLib.worker.masks import PackedEdge, pack, packed_edge, packed_mask
 from SAM2PropagateLib.worker.wire import WireError
 
 _PARAMETER = "preview"
@@ -30,11 +30,16 @@ class KeptFrame:
         mask: (rows, columns) bool.
         facts: what else is to be known of the frame again, anything that JSON can hold.
         under: what the segment held when the mask was asked for; None: that is not known.
+        edge: how the mask's edge runs between the pixels; None: that is not known.
+        seen: for a segment on a grid of its own, of which `under` does not hold every voxel: the hash of its
+            frame, "" if it was edited since `under`. None: it is on the volume's grid, or that is not known.
     """
 
     mask: BoolArray
     facts: Any = None
     under: BoolArray | None = None
+    edge: PackedEdge | None = None
+    seen: str | None = None
 
 
 KeptFrames = Mapping[str, Mapping[int, KeptFrame]]
@@ -155,8 +160,15 @@ class KeptPreview:
 
 
 def _written(one: KeptFrame) -> dict[str, Any]:
-    under = {} if one.under is None else {"under": _packed(one.under)}
-    return {**_packed(one.mask), "facts": one.facts, **under}
+    written = {**_packed(one.mask), "facts": one.facts}
+    if one.under is not None:
+        written["under"] = _packed(one.under)
+    if one.edge is not None:
+        data = base64.b64encode(bytes(one.edge.data)).decode("ascii")
+        written["edge"] = {"box": one.edge.box, "data": data}
+    if one.seen is not None:
+        written["seen"] = one.seen
+    return written
 
 
 def _read(one: Any) -> KeptFrame:
@@ -164,7 +176,10 @@ def _read(one: Any) -> KeptFrame:
     mask, under = _unpacked(one), _unpacked(one["under"]) if "under" in one else None
     if under is not None and under.shape != mask.shape:
         raise ValueError("what was under a mask is of another size")
-    return KeptFrame(mask, one["facts"], under)
+    edge, seen = one.get("edge"), one.get("seen")
+    if edge is not None:
+        edge = packed_edge(one["shape"], edge["box"], base64.b64decode(edge["data"], validate=True))
+    return KeptFrame(mask, one["facts"], under, edge, None if seen is None else str(seen))
 
 
 def _packed(mask: BoolArray) -> dict[str, Any]:

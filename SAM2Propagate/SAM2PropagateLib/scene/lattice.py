@@ -20,8 +20,7 @@ EMPTY: Extent = (0, -1, 0, -1, 0, -1)
 # Voxels; positions this close to an integer or axes this close to aligned count as exact. Matrices read from
 # image headers carry about 7 digits.
 _TOLERANCE = 1e-3
-# Voxels; a position halfway between two voxels belongs to the upper one, rounding or not.
-_HALFWAY = 0.5 + 1e-6
+_BIAS = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +75,36 @@ class Lattice:
         high = np.ceil(points.max(axis=0) - 0.5 - _TOLERANCE).astype(int) + margin
         return intersection((low[0], high[0], low[1], high[1], low[2], high[2]), other.extent)
 
+    def refined(self, factors: tuple[int, int, int]) -> Lattice:
+        """The same box in voxels that are so many times as fine along i, j and k."""
+        split = np.diag([*(1.0 / factor for factor in factors), 1.0])
+        split[:3, 3] = [0.5 / factor - 0.5 for factor in factors]
+        e = self.extent
+        edges = [(e[2 * n] * factors[n], (e[2 * n + 1] + 1) * factors[n] - 1) for n in range(3)]
+        return Lattice(self.ijkToWorld @ split, _extent([edge for pair in edges for edge in pair]))
+
+    def hasVoxelsOf(self, other: Lattice) -> bool:
+        """Whether both grids have the same voxel centers; the axes may be permuted, flipped and shifted."""
+        matrix = self.indexMatrix(other)
+        whole = np.rint(matrix)
+        return bool(
+            np.allclose(matrix, whole, rtol=0, atol=_TOLERANCE)
+            and np.abs(whole[:3, :3]).sum() == 3
+            and abs(np.linalg.det(whole[:3, :3])) == 1
+        )
+
+    def isCoarserThan(self, other: Lattice) -> bool:
+        """Whether its voxels are longer along an axis, or larger where the axes are turned."""
+        matrix = self.indexMatrix(other)
+        steps = np.linalg.norm(matrix[:3, :3], axis=0)
+        isAligned = np.allclose(np.abs(matrix[:3, :3]).max(axis=0), steps, rtol=1e-3)
+        return bool(steps.max() > 1.01 if isAligned else abs(np.linalg.det(matrix[:3, :3])) > 1.05)
+
+    def stepsIn(self, other: Lattice) -> tuple[float, float, float]:
+        """How many voxels of the other grid one step along i, j and k is long."""
+        i, j, k = np.linalg.norm(self.indexMatrix(other)[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
 
 def intersection(a: Any, b: Any) -> Extent:
     """The box common to two boxes of one grid."""
@@ -95,13 +124,17 @@ def union(a: Extent, b: Extent) -> Extent:
     return _extent([min(a[n], b[n]) if n % 2 == 0 else max(a[n], b[n]) for n in range(6)])
 
 
-def resample(labels: npt.NDArray[np.uint8], source: Lattice, target: Lattice) -> npt.NDArray[np.uint8]:
+def resample(
+    labels: npt.NDArray[np.uint8], source: Lattice, target: Lattice, *, isLower: bool = False
+) -> npt.NDArray[np.uint8]:
     """Labels of one grid on another: the nearest voxel's, 0 outside.
 
     Args:
         labels: (K, J, I) over `source`.
         source: where `labels` lies.
         target: where they are wanted.
+        isLower: halfway between two voxels of the source, that counts which lies lower along the target's
+            axes; False: the one with the higher index.
 
     Returns:
         (K, J, I) uint8 over `target`; a view of `labels` where nothing has to be moved.
@@ -110,10 +143,16 @@ def resample(labels: npt.NDArray[np.uint8], source: Lattice, target: Lattice) ->
         return np.zeros(target.shape, dtype=np.uint8)
     matrix = target.indexMatrix(source)
     axes = _alignedAxes(matrix, target)
+    # Which voxel is the nearest must not depend on the last digit of a matrix.
+    half = np.full(3, 0.5 + _BIAS)
+    if isLower:
+        linear = matrix[:3, :3]
+        along = linear[np.arange(3), np.abs(linear).argmax(axis=1)]
+        half = np.where(along > 0, 0.5 - _BIAS, half)
     return (
-        _resampleAligned(labels, source, target, matrix, axes)
+        _resampleAligned(labels, source, target, matrix, axes, half)
         if axes
-        else _resampleOblique(labels, source, target, matrix)
+        else _resampleOblique(labels, source, target, matrix, half)
     )
 
 
@@ -138,6 +177,7 @@ def _resampleAligned(
     target: Lattice,
     matrix: FloatArray,
     axes: tuple[int, int, int],
+    half: FloatArray,
 ) -> npt.NDArray[np.uint8]:
     # Target axis t runs along source axis axes[t]: one index list per axis says it all.
     picked: list[npt.NDArray[np.intp]] = [np.zeros(0, dtype=np.intp)] * 3
@@ -145,7 +185,7 @@ def _resampleAligned(
     for axis in range(3):
         along = axes[axis]
         index = np.arange(target.extent[2 * axis], target.extent[2 * axis + 1] + 1)
-        position = np.floor(matrix[along, axis] * index + matrix[along, 3] + _HALFWAY).astype(np.intp)
+        position = np.floor(matrix[along, axis] * index + matrix[along, 3] + half[along]).astype(np.intp)
         inside = (position >= source.extent[2 * along]) & (position <= source.extent[2 * along + 1])
         if not inside.any():
             return np.zeros(target.shape, dtype=np.uint8)
@@ -175,7 +215,7 @@ def _asSlice(indices: npt.NDArray[np.intp]) -> slice | None:
 
 
 def _resampleOblique(
-    labels: npt.NDArray[np.uint8], source: Lattice, target: Lattice, matrix: FloatArray
+    labels: npt.NDArray[np.uint8], source: Lattice, target: Lattice, matrix: FloatArray, half: FloatArray
 ) -> npt.NDArray[np.uint8]:
     out = np.zeros(target.shape, dtype=np.uint8)
     i = np.arange(target.extent[0], target.extent[1] + 1, dtype=np.float64)
@@ -186,7 +226,7 @@ def _resampleOblique(
         positions = [
             np.floor(
                 matrix[axis, 0] * i[None, :]
-                + (matrix[axis, 1] * j[:, None] + matrix[axis, 2] * k + matrix[axis, 3] + _HALFWAY)
+                + (matrix[axis, 1] * j[:, None] + matrix[axis, 2] * k + matrix[axis, 3] + half[axis])
             ).astype(np.intp)
             for axis in range(3)
         ]

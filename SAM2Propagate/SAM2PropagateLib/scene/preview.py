@@ -27,6 +27,7 @@ from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE
 from SAM2PropagateLib.scene.tree_visits import TreeVisits
 from SAM2PropagateLib.scene.volume import ownGeometry
 from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.worker.masks import PackedEdge
 
 ROLE = "preview"
 _FILL_OPACITY = 0.35
@@ -57,6 +58,7 @@ class _Layer:
         self.scalars = scalars
         # When each frame was written last, as a running number.
         self.frames: dict[int, int] = {}
+        self.edges: dict[int, PackedEdge] = {}
 
 
 class PreviewLayer:
@@ -102,7 +104,15 @@ class PreviewLayer:
         """The vtkMRMLSegmentationNode of the preview; None before the first mask and after `close`."""
         return self._node
 
-    def write(self, segmentID: str, frame: int, mask: npt.ArrayLike, *, refresh: bool = True) -> None:
+    def write(
+        self,
+        segmentID: str,
+        frame: int,
+        mask: npt.ArrayLike,
+        *,
+        refresh: bool = True,
+        edge: PackedEdge | None = None,
+    ) -> None:
         """Shows a mask on a frame, in place of what the preview showed there.
 
         Args:
@@ -110,6 +120,7 @@ class PreviewLayer:
             frame: index along the axis.
             mask: (rows, columns) of the frame, anything that can be read as bool.
             refresh: redraw the slice views; pass False while writing several frames, then call `refresh`.
+            edge: how the mask's edge runs between the pixels; kept with the mask, not shown.
 
         Raises:
             InputError: `unknown_segment`, `outside_volume`, `mask_shape`.
@@ -134,6 +145,9 @@ class PreviewLayer:
         native_frame(layer.voxels, frame, self._axis)[...] = pixels
         self._writes += 1
         layer.frames[frame] = self._writes
+        layer.edges.pop(frame, None)
+        if edge is not None:
+            layer.edges[frame] = edge
         self._changed(layer, frame)
         if refresh:
             self.refresh()
@@ -144,6 +158,7 @@ class PreviewLayer:
         if layer is not None and frame in layer.frames:
             native_frame(layer.voxels, frame, self._axis)[...] = 0
             del layer.frames[frame]
+            layer.edges.pop(frame, None)
             self._changed(layer, frame)
             self.refresh()
 
@@ -199,6 +214,11 @@ class PreviewLayer:
         if layer is None or frame not in layer.frames:
             return None
         return native_frame(layer.voxels, frame, self._axis) != 0
+
+    def edge(self, segmentID: str, frame: int) -> PackedEdge | None:
+        """How the edge of a frame's mask runs between the pixels; None if that is not known."""
+        layer = self._layers.get(segmentID)
+        return layer.edges.get(frame) if layer is not None else None
 
     def allMasks(self) -> dict[str, dict[int, BoolArray]]:
         """The masks of all segments that have some."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from SAM2PropagateLib.scene.transforms import between, parentToWorld, toArray
 from SAM2PropagateLib.texts import tr as _
 
 BoolArray = npt.NDArray[np.bool_]
+# A voxel of the volume is looked at in at most so many steps along each axis.
+_MOST_STEPS = 8
 
 
 def binaryLabelmapName() -> str:
@@ -101,6 +105,62 @@ def _imageLattice(image: Any, space: FloatArray) -> Lattice:
     return Lattice(space @ toArray(matrix), tuple(image.GetExtent()))
 
 
+def referenceLattice(segmentationNode: Any) -> Lattice | None:
+    """The grid on which the Segment Editor writes into a segmentation; None: on the volume's, as it has none
+    of its own yet.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    converter, image = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData()
+    # The first one is empty as long as all segments are.
+    text = segmentation.DetermineCommonLabelmapGeometry(
+        segmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS, None
+    ) or segmentation.GetConversionParameter(converter.GetReferenceImageGeometryParameterName())
+    if not text or not converter.DeserializeImageGeometry(text, image, False):
+        return None
+    return imageLattice(image, segmentationNode)
+
+
+def stepsPerVoxel(volume: Lattice, own: Lattice) -> tuple[int, int, int]:
+    """In how many steps along i, j and k a voxel of the volume has to be looked at to see the voxels of a
+    segment's own grid; 1 where that is not finer.
+    """
+    if own.isEmpty:
+        return 1, 1, 1
+    i, j, k = (min(max(math.ceil(step - 0.01), 1), _MOST_STEPS) for step in volume.stepsIn(own))
+    return i, j, k
+
+
+def frameMask(
+    sample: Callable[[Lattice], BoolArray],
+    box: Lattice,
+    steps: tuple[int, int, int],
+    axis: int,
+    *,
+    throughout: bool = False,
+) -> BoolArray:
+    """A segment of a finer grid on a part of one frame, (rows, columns) bool.
+
+    A pixel belongs to it if at least half of its area does, in the plane of the frame. Where that plane lies
+    between two layers of fine voxels, both count.
+
+    Args:
+        sample: gives the segment on any grid.
+        box: the part of the frame, on the volume's grid. steps: see `stepsPerVoxel`.
+        throughout: look at all layers that the frame covers, not at its plane alone; nothing is overlooked
+            then: if no pixel is half covered, those that are touched at all count.
+    """
+    voxels = np.moveaxis(sample(box.refined(steps)), 2 - axis, 0)
+    layers, middle = len(voxels), len(voxels) // 2
+    if not throughout:
+        voxels = voxels[middle : middle + 1] if layers % 2 else voxels[middle - 1 : middle + 1]
+    plane = voxels.any(axis=0)
+    x, y = (n for n in range(3) if n != axis)
+    blocks = plane.reshape(plane.shape[0] // steps[y], steps[y], plane.shape[1] // steps[x], steps[x])
+    covered = blocks.sum(axis=(1, 3))
+    mask = np.asarray(2 * covered >= steps[x] * steps[y])
+    return np.asarray(covered > 0) if throughout and not mask.any() else mask
+
+
 class SegmentReader:
     """One segment's voxels as they are now, frame by frame on a volume's grid.
 
@@ -128,6 +188,7 @@ class SegmentReader:
         self._voxels, self._lattice = _layer(image, space)
         # The part of the volume in which the segment can have voxels.
         self.box = self._lattice.boxIn(volumeLattice(geometry))
+        self._steps = stepsPerVoxel(volumeLattice(geometry), self._lattice)
         # The same as long as the labelmap was not marked as modified, nor moved.
         self.stamp = (
             0 if image is None else int(image.GetMTime()),
@@ -143,24 +204,37 @@ class SegmentReader:
             return None
         return np.asarray(self._geometry.ras_to_ijk_matrix @ self._lattice.ijkToWorld, dtype=np.float64)
 
-    def frame(self, index: int, axis: int) -> BoolArray:
-        """The segment on one frame: (rows, columns) bool."""
+    def frame(self, index: int, axis: int, *, throughout: bool = False) -> BoolArray:
+        """The segment on one frame: (rows, columns) bool.
+
+        Args:
+            throughout: see `frameMask`; of no effect where the segment's grid is not finer.
+        """
         mask = np.zeros(self._geometry.frame_shape(axis), dtype=bool)
         first, last = self.box[2 * axis], self.box[2 * axis + 1]
         if not first <= index <= last:
             return mask
         box = list(self.box)
         box[2 * axis] = box[2 * axis + 1] = index
-        part = self.onLattice(
-            volumeLattice(self._geometry).within((box[0], box[1], box[2], box[3], box[4], box[5]))
-        )
+        part = volumeLattice(self._geometry).within((box[0], box[1], box[2], box[3], box[4], box[5]))
         x, y = (n for n in range(3) if n != axis)
-        mask[box[2 * y] : box[2 * y + 1] + 1, box[2 * x] : box[2 * x + 1] + 1] = part.squeeze(axis=2 - axis)
+        mask[box[2 * y] : box[2 * y + 1] + 1, box[2 * x] : box[2 * x + 1] + 1] = frameMask(
+            self._sample, part, self._steps, axis, throughout=throughout
+        )
         return mask
 
     def frames(self, axis: int) -> range:
         """The frames on which the segment can have voxels; all others are empty."""
         return range(self.box[2 * axis], self.box[2 * axis + 1] + 1)
+
+    @property
+    def lattice(self) -> Lattice:
+        """The box of the segment's own grid that it may have voxels in; empty where it has no labelmap."""
+        return self._lattice
+
+    def ownVoxels(self) -> BoolArray:
+        """The segment on `lattice`: (K, J, I) bool."""
+        return np.asarray(self._voxels == self._label)
 
     def array(self) -> BoolArray:
         """The segment on the whole volume: (K, J, I) bool."""
@@ -173,6 +247,13 @@ class SegmentReader:
 
     def onLattice(self, target: Lattice) -> BoolArray:
         """The segment on any grid: (K, J, I) bool over `target`."""
+        return self._onLattice(target, isLower=False)
+
+    def _sample(self, target: Lattice) -> BoolArray:
+        # As commits count voxels halfway between two frames: to the upper one.
+        return self._onLattice(target, isLower=True)
+
+    def _onLattice(self, target: Lattice, *, isLower: bool) -> BoolArray:
         if target.isEmpty or self._lattice.isEmpty:
             return np.zeros(target.shape, dtype=bool)
         # Only the part that can matter is compared with the label value.
@@ -186,7 +267,7 @@ class SegmentReader:
             box[0] - e[0] : box[1] - e[0] + 1,
         ]
         own = (part == self._label).view(np.uint8)
-        return resample(own, self._lattice.within(box), target).view(bool)
+        return resample(own, self._lattice.within(box), target, isLower=isLower).view(bool)
 
 
 def _layer(image: Any, space: FloatArray) -> tuple[npt.NDArray[Any], Lattice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,17 @@ def pack(mask: NDArray[Any]) -> PackedMask:
     return PackedMask(shape, box, np.packbits(inside).tobytes())
 
 
+def bits_of(box: Any) -> int:
+    """How many bytes the bits of a mask's box fill.
+
+    Raises:
+        WireError: it is no box.
+    """
+    if not _counts(box, 4):
+        raise WireError(_("A mask's shape or box is not a list of whole numbers."))
+    return (int(box[2]) * int(box[3]) + 7) // 8
+
+
 def packed_mask(shape: Any, box: Any, bits: Payload) -> PackedMask:
     """A `PackedMask` from what came over the wire.
 
@@ -83,13 +95,76 @@ def packed_mask(shape: Any, box: Any, bits: Payload) -> PackedMask:
                 box=list(box), shape=list(shape)
             )
         )
-    if len(bits) != (rows * columns + 7) // 8:
+    if len(bits) != bits_of(box):
         raise WireError(
             _("A mask of {rows} x {columns} pixels came with {count} bytes.").format(
                 rows=rows, columns=columns, count=len(bits)
             )
         )
     return PackedMask((shape[0], shape[1]), (row, column, rows, columns), bits)
+
+
+EDGE_STEPS = 32
+"""Steps per pixel in which distances to a mask's edge travel."""
+
+EDGE_REACH = 2
+"""Pixels; further from the edge its distance says nothing more."""
+
+
+@dataclass(frozen=True)
+class PackedEdge:
+    """How a mask's edge runs between the pixels: the distances of the pixels next to it, inside above 0.
+
+    Attributes:
+        shape: (rows, cols) of the whole frame.
+        box: (first row, first column, rows, cols) of the part that holds every pixel with a distance.
+        data: int8 of the box's pixels row after row, in steps, zlib-compressed; 0: far from the edge.
+    """
+
+    shape: tuple[int, int]
+    box: tuple[int, int, int, int]
+    data: Payload
+
+    def unpack(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The distances in pixels, (rows, cols), and which pixels have one."""
+        row, column, rows, columns = self.box
+        steps = np.frombuffer(zlib.decompress(self.data), np.int8).reshape(rows, columns)
+        distances = np.zeros(self.shape, np.float32)
+        distances[row : row + rows, column : column + columns] = steps / np.float32(EDGE_STEPS)
+        return distances, distances != 0
+
+
+def pack_edge(steps: NDArray[np.int8]) -> PackedEdge | None:
+    """Pack distances to a mask's edge in steps, (rows, cols); None if no pixel is near it."""
+    told = np.where(np.abs(steps) < EDGE_STEPS * EDGE_REACH, steps, 0).astype(np.int8)
+    shape = (int(steps.shape[0]), int(steps.shape[1]))
+    rows, columns = np.flatnonzero(told.any(axis=1)), np.flatnonzero(told.any(axis=0))
+    if rows.size == 0:
+        return None
+    inside = told[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    box = (int(rows[0]), int(columns[0]), int(inside.shape[0]), int(inside.shape[1]))
+    return PackedEdge(shape, box, zlib.compress(inside.tobytes(), 1))
+
+
+def packed_edge(shape: Any, box: Any, data: Payload) -> PackedEdge:
+    """A `PackedEdge` from what came over the wire.
+
+    Raises:
+        WireError: shape, box and data do not belong together.
+    """
+    if not _counts(shape, 2) or not _counts(box, 4):
+        raise WireError(_("A mask's shape or box is not a list of whole numbers."))
+    row, column, rows, columns = box
+    unpacker = zlib.decompressobj()
+    try:
+        # One byte more than needed tells too much from enough.
+        count = len(unpacker.decompress(data, rows * columns + 1))
+    except zlib.error:
+        count = -1
+    fits = row + rows <= shape[0] and column + columns <= shape[1] and max(shape) <= MAX_SIDE
+    if not fits or not unpacker.eof or count != rows * columns:
+        raise WireError(_("The edge of a mask arrived damaged."))
+    return PackedEdge((shape[0], shape[1]), (row, column, rows, columns), data)
 
 
 def _counts(values: Any, length: int) -> bool:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.texts import parts_of, restored
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.masks import PackedMask, packed_mask
+from SAM2PropagateLib.worker.masks import PackedEdge, PackedMask, bits_of, packed_edge, packed_mask
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Both ends must speak the same one; raised with every change that an older end would misread."""
 
 DEVICE_LOST = "device_lost"
@@ -228,6 +228,7 @@ class Preview(Request):
 
     Attributes:
         prompts: a prompt set as `prompts.document.to_document` gives it. segment: whose. frame: its index.
+        edges: tell with the mask how its edge runs between the pixels, where that is known.
     """
 
     type: ClassVar[str] = "preview"
@@ -235,6 +236,7 @@ class Preview(Request):
     prompts: Mapping[str, Any] = _checked(_table)
     segment: str = _checked(_text)
     frame: int = _checked(_count)
+    edges: bool = _checked(_flag, default=False)
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,7 @@ class Propagate(Request):
         direction: "both", "forward" or "backward". reach: frames from the keyframes; None: up to the ends.
         everything: write all again instead of what changed since the last run, each segment in the window
             that it was carried in. anew: write all again, in the present window.
+        edges: as in `Preview`.
     """
 
     type: ClassVar[str] = "propagate"
@@ -256,6 +259,7 @@ class Propagate(Request):
     reach: int | None = _checked(_or_none(_count), default=None)
     everything: bool = _checked(_flag, default=False)
     anew: bool = _checked(_flag, default=False)
+    edges: bool = _checked(_flag, default=False)
 
     def __post_init__(self) -> None:
         # As the engine says it, but before anything is sent.
@@ -395,7 +399,8 @@ class FrameEvent(Event):
         volume, segment, frame: which. kind: "preview", "keyframe", "propagated", "absent" or "locked".
         predicted_iou, object_score: the model's own; None if it gave none.
         doubt: 0 (sure) to 1 (not to be trusted); None if unknown.
-        packed: the mask; `mask` unpacks it.
+        packed: the mask; `mask` unpacks it. edge: how its edge runs between the pixels; None if that was not
+            asked for, or is not known.
     """
 
     type: ClassVar[str] = "frame"
@@ -407,6 +412,7 @@ class FrameEvent(Event):
     object_score: float | None
     doubt: float | None
     packed: PackedMask
+    edge: PackedEdge | None = None
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -427,7 +433,10 @@ class FrameEvent(Event):
             "shape": self.packed.shape,
             "box": self.packed.box,
         }
-        return Message(header, self.packed.bits)
+        if self.edge is None:
+            return Message(header, self.packed.bits)
+        # The bits fill as many bytes as the box needs; the rest is the edge.
+        return Message({**header, "edge": self.edge.box}, bytes(self.packed.bits) + bytes(self.edge.data))
 
     @classmethod
     def parse(cls, request: int | None, message: Message) -> FrameEvent:
@@ -435,13 +444,18 @@ class FrameEvent(Event):
         try:
             volume, segment, frame, kind = (header[key] for key in ("volume", "segment", "frame", "kind"))
             scores = [header[key] for key in ("predicted_iou", "object_score", "doubt")]
-            packed = packed_mask(header["shape"], header["box"], message.payload)
+            bits, data = message.payload, None
+            if header.get("edge") is not None:
+                count = bits_of(header["box"])
+                bits, data = message.payload[:count], message.payload[count:]
+            packed = packed_mask(header["shape"], header["box"], bits)
+            edge = None if data is None else packed_edge(header["shape"], header["edge"], data)
         except KeyError as error:
             raise _bad(_('The message "frame" lacks {reason}.').format(reason=error)) from error
         right = _text(volume) and _text(segment) and _count(frame) and kind in FRAME_KINDS
         if not right or not all(score is None or _number(score) for score in scores):
             raise _bad(_('The message "frame" has an impossible field.'))
-        return cls(request, volume, segment, frame, kind, scores[0], scores[1], scores[2], packed)
+        return cls(request, volume, segment, frame, kind, scores[0], scores[1], scores[2], packed, edge)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.engine_port import Engine, EngineSession, Mask, RunPlan
 from SAM2PropagateLib.worker.failures import DeviceLostError, needs_memory, told
 from SAM2PropagateLib.worker.inbox import Inbox, Outlet
-from SAM2PropagateLib.worker.masks import pack
+from SAM2PropagateLib.worker.masks import pack, pack_edge
 from SAM2PropagateLib.worker.messages import (
     PROTOCOL_VERSION,
     CloseVolume,
@@ -207,7 +207,7 @@ class WorkerServer:
         resolved = _resolved(from_document(request.prompts), request.segment, volume.frames, False)
         prompts = _frame_prompts(resolved, request.frame)
         mask = session.preview(request.frame, prompts, request.segment)
-        self._send_frame(request_id, request.volume, mask)
+        self._send_frame(request_id, request.volume, mask, request.edges)
         self._ahead = (request.volume, request.frame, (resolved.first, resolved.last))
         return {}
 
@@ -222,7 +222,7 @@ class WorkerServer:
         run = RunProgress(session.expected_frames(plan), request_id, self._outlet)
 
         def on_frame(mask: Mask) -> None:
-            self._send_frame(request_id, request.volume, mask)
+            self._send_frame(request_id, request.volume, mask, request.edges)
             run.sent(mask.segment, mask.frame)
 
         def fits(received: Received) -> bool:
@@ -245,7 +245,8 @@ class WorkerServer:
         run.send(is_last=True)
         return {**run.facts(), **summary, "cancelled": False}
 
-    def _send_frame(self, request_id: int, volume: str, mask: Mask) -> None:
+    def _send_frame(self, request_id: int, volume: str, mask: Mask, with_edge: bool) -> None:
+        edge = pack_edge(mask.edge()) if with_edge and mask.edge is not None else None
         self._outlet.send(
             FrameEvent(
                 request_id,
@@ -257,6 +258,7 @@ class WorkerServer:
                 object_score=mask.object_score,
                 doubt=mask.doubt,
                 packed=pack(mask.mask),
+                edge=edge,
             )
         )
 

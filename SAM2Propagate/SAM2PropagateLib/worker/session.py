@@ -211,13 +211,21 @@ class WorkerSession:
         return self._send(call, SetWindow(volume=name, window=values), needs=(self._opened[name],))
 
     def preview(
-        self, name: str, prompts: PromptSet, segment: str, frame: int, *, replaces: bool = True
+        self,
+        name: str,
+        prompts: PromptSet,
+        segment: str,
+        frame: int,
+        *,
+        replaces: bool = True,
+        edges: bool = False,
     ) -> PreviewCall:
         """One frame's mask from its prompts.
 
         Args:
             name: of the open volume. frame: index along its axis.
             replaces: earlier previews of the same segment that are still waiting are given up.
+            edges: tell with the mask how its edge runs between the pixels.
 
         Raises:
             SAM2PropagateError: unknown_volume, no_model, worker_not_started.
@@ -232,7 +240,7 @@ class WorkerSession:
                 ):
                     self._send_cancel(earlier, has_deadline=False)
         wanted = _only(prompts, (segment,))
-        request = Preview(volume=name, prompts={}, segment=segment, frame=frame)
+        request = Preview(volume=name, prompts={}, segment=segment, frame=frame, edges=edges)
 
         def prepare() -> tuple[Request, Payload]:
             return replace(request, prompts=to_document(wanted)), b""
@@ -251,6 +259,7 @@ class WorkerSession:
         reach: int | None = None,
         everything: bool = False,
         anew: bool = False,
+        edges: bool = False,
     ) -> Run:
         """Start a run.
 
@@ -259,6 +268,7 @@ class WorkerSession:
             direction: "both", "forward" or "backward". reach: frames from the keyframes; None: to the ends.
             everything: write all again instead of what changed since the last run, each segment in the window
                 that it was carried in. anew: write all again, in the present window.
+            edges: tell with the masks how their edges run between the pixels.
 
         Raises:
             SAM2PropagateError: unknown_volume, no_model, worker_not_started.
@@ -273,6 +283,7 @@ class WorkerSession:
             reach=reach,
             everything=everything,
             anew=anew,
+            edges=edges,
         )
         needs = self._ensure_ready(name)
         wanted = _only(prompts, segments)

@@ -121,7 +121,14 @@ class FakeSession:
         return Call("close_volume", name)
 
     def preview(
-        self, name: str, prompts: PromptSet, segment: str, frame: int, *, replaces: bool = True
+        self,
+        name: str,
+        prompts: PromptSet,
+        segment: str,
+        frame: int,
+        *,
+        replaces: bool = True,
+        edges: bool = False,
     ) -> PreviewCall:
         self._start()
         # Through a document and back, as on the wire.

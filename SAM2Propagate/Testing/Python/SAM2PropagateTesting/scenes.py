@@ -87,6 +87,24 @@ def addSegmentation(volumeNode: Any, segments: Mapping[str, tuple[float, float, 
     return node
 
 
+def setGrid(segmentationNode: Any, ijkToRas: np.ndarray, shapeIJK: tuple[int, int, int]) -> None:
+    """Gives a segmentation a grid of its own, as the Segment Editor's dialog for its geometry does."""
+    values = [*(repr(float(value)) for value in np.asarray(ijkToRas).ravel())]
+    values += [str(edge) for size in shapeIJK for edge in (0, size - 1)]
+    segmentation = segmentationNode.GetSegmentation()
+    segmentation.SetConversionParameter("Reference image geometry", ";".join(values) + ";")
+
+
+def refinedGrid(
+    ijkToRas: np.ndarray, shapeIJK: tuple[int, int, int], factors: tuple[int, int, int]
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """The same box in voxels so many times as fine: its matrix and size."""
+    split = np.diag([*(1 / factor for factor in factors), 1.0])
+    split[:3, 3] = [0.5 / factor - 0.5 for factor in factors]
+    i, j, k = (size * factor for size, factor in zip(shapeIJK, factors, strict=True))
+    return ijkToRas @ split, (i, j, k)
+
+
 def fillSegment(segmentationNode: Any, segmentID: str, volumeNode: Any, mask: np.ndarray) -> None:
     """Sets a segment to a (K, J, I) mask on the volume's grid, as a script of the user would."""
     slicer.util.updateSegmentBinaryLabelmapFromArray(
