@@ -108,6 +108,7 @@ def test_direction_and_reach(headless):
         "reach": 3,
         "everything": False,
         "anew": False,
+        "edges": False,
     }
     case.controller.close()
 
@@ -536,6 +537,7 @@ def test_a_changed_window_is_told_of_once_where_it_does_not_count(case):
         "reach": None,
         "everything": True,
         "anew": True,
+        "edges": False,
     }
     case.run()
     assert case.codes == ["older_window"]
