@@ -33,6 +33,7 @@ from Testing.worker.helpers import (
     ROOT,
     WINDOW,
     Workers,
+    children,
     fake_command,
     is_running,
     own_threads,
@@ -69,11 +70,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
         assert soon(lambda pids=pids: not any(map(is_running, pids))), pids  # type: ignore[misc]
     assert own_threads() == []
     assert list(tmp_path.glob("sam2propagate-*")) == []
-
-
-def children(log: list[str]) -> list[int]:
-    """The processes that a scripted worker said it had started."""
-    return [int(line.split()[1]) for line in log if line.startswith("child ")]
 
 
 def finished(session: WorkerSession, call: Call, state: str) -> None:
@@ -248,7 +244,7 @@ def test_an_error_is_an_event_and_no_death(kind: str, where: str, code: str, sta
     assert "Traceback" not in str(error) and "secret detail" not in str(error)
     if kind == "value":
         assert soon(lambda: any("secret detail" in line for line in session.log))
-        assert any("Traceback" in line for line in session.log)
+        assert soon(lambda: any("Traceback" in line for line in session.log))
     if code == "out_of_memory":
         assert soon(lambda: any("released memory" in line for line in session.log))
     if where == "propagate":
@@ -286,14 +282,13 @@ def test_a_lost_gpu_in_a_preview_during_a_run_ends_both(start: Start) -> None:
 def test_whatever_is_printed_stays_out_of_the_protocol(start: Start) -> None:
     session, _ = start({"chatter": True})
     check_that_all_works(session)
-    log = "\n".join(session.log)
     for text in (
         "Python prints at frame",
         "C prints at frame",
         "the descriptor is written to",
         "a child prints",
     ):
-        assert text in log
+        assert soon(lambda text=text: any(text in line for line in session.log)), text  # type: ignore[misc]
 
 
 # --- hanging
@@ -302,7 +297,8 @@ def test_whatever_is_printed_stays_out_of_the_protocol(start: Start) -> None:
 def test_a_run_that_ignores_cancel_is_killed_at_the_deadline_and_its_frames_stay(start: Start) -> None:
     # It goes on to send frames: only the cancel's own deadline can end it.
     script = {
-        "steps": {"frame": 0.12},
+        # All frames would take far longer than the deadline.
+        "steps": {"frame": 0.4},
         "trouble": {"propagate": ["deaf", 0]},
         "children": ["group", "session"],
     }
@@ -313,12 +309,13 @@ def test_a_run_that_ignores_cancel_is_killed_at_the_deadline_and_its_frames_stay
     started = time.monotonic()
     session.cancel(run)
     finished(session, run, "cancelled")
-    assert 0.6 < time.monotonic() - started < 3.0
+    assert time.monotonic() - started > 0.6
     assert run.error is not None and run.error.code == "worker_not_responding"
     assert at_cancel < len(run.frames) < len(ALL)
     check_masks(run)
+    assert soon(lambda: len(children(workers.started[0].log)) == 2)
     pids = [workers.pids[0], *children(workers.started[0].log)]
-    assert len(pids) == 3 and soon(lambda: not any(map(is_running, pids)))
+    assert soon(lambda: not any(map(is_running, pids)))
     check_that_all_works(session)
     assert len(workers.started) == 2
 
@@ -326,7 +323,9 @@ def test_a_run_that_ignores_cancel_is_killed_at_the_deadline_and_its_frames_stay
 @pytest.mark.parametrize("where", ["load", "open", "preview", "propagate"])
 def test_a_worker_that_hangs_is_killed_at_the_deadline(where: str, start: Start) -> None:
     script = {"trouble": {where: ["hang", 4 if where == "propagate" else 0]}}
-    limits = Deadlines(load_model=1.0, open_volume=1.0, preview=1.0, propagate=1.0)
+    # Short for what hangs alone: on a busy machine the others may need longer to work.
+    step = {"load": "load_model", "open": "open_volume"}.get(where, where)
+    limits = replace(Deadlines(), **{step: 2.0})
     session, workers = start(script, HEALTHY, deadlines=limits)
     run: Call = (
         session.propagate("ct", SAID) if where == "propagate" else session.preview("ct", SAID, "liver", 5)
@@ -336,7 +335,6 @@ def test_a_worker_that_hangs_is_killed_at_the_deadline(where: str, start: Start)
     assert not is_running(workers.pids[0]) or soon(lambda: not is_running(workers.pids[0]))
     if isinstance(run, Run):
         assert len(run.masks) == 4
-    # Deadlines this short are for hanging only; a busy machine may need longer to work.
     session._client._deadlines = Deadlines()
     check_that_all_works(session)
 
@@ -390,7 +388,7 @@ def test_when_the_client_is_killed_its_worker_ends_and_leaves_nothing(
         assert len(pids) == 3 and all(map(is_running, pids)) and len(shared_files([tmp_path])) == 1
         client.kill()
         client.wait()
-        assert soon(lambda: not any(map(is_running, pids)), 12), pids
+        assert soon(lambda: not any(map(is_running, pids))), pids
         assert soon(lambda: list(tmp_path.iterdir()) == [])
     finally:
         client.kill()

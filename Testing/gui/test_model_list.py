@@ -31,7 +31,7 @@ def listing(store, fetch):
 
 
 def polled(models, ends, count=1):
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while len(ends) < count and time.monotonic() < end:
         models.poll()
         time.sleep(0.002)

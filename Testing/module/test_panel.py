@@ -105,7 +105,7 @@ class Desk:
         from PySide6 import QtCore
 
         until = until or (lambda: not self.controller.isWaiting)
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while not until() and time.monotonic() < end:
             QtCore.QCoreApplication.processEvents()
             time.sleep(0.002)

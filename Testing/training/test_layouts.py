@@ -173,6 +173,28 @@ def test_data_sets_with_something_missing_are_refused(tmp_path: Path) -> None:
     assert error.code == "case_without_label"
 
 
+def test_a_data_set_of_pictures_is_refused(tmp_path: Path) -> None:
+    write_nnunet(tmp_path, {"labels": {"background": 0, "a": 1}, "file_ending": ".png"}, "a_1")
+    error = refusal(tmp_path)
+    assert error.code == "unknown_format" and ".png" in error.sentence
+
+
+def test_a_description_beside_other_cases_is_no_data_set(tmp_path: Path) -> None:
+    write_image(IMAGE, tmp_path / "c1" / "image.nii.gz")
+    write_image(LABEL, tmp_path / "c1" / "label.nii.gz")
+    (tmp_path / "dataset.json").write_text('{"name": "mine", "license": "CC"}')
+    assert [case.name for case in find_cases(tmp_path)] == ["c1"]
+    (tmp_path / "dataset.json").write_text("not JSON")
+    assert refusal(tmp_path).code == "manifest_unreadable"
+
+
+def test_images_without_their_folder_of_labels_are_refused(tmp_path: Path) -> None:
+    folder = write_nnunet(tmp_path, {"labels": {"background": 0, "a": 1}}, "a_1")
+    (folder / "labelsTr").rename(folder / "elsewhere")
+    error = refusal(folder)
+    assert error.code == "case_without_label" and "labelsTr" in error.hint
+
+
 def test_the_folder_above_names_the_data_sets_in_it(tmp_path: Path) -> None:
     write_nnunet(tmp_path / "Dataset001_Liver", None, "a_1")
     write_image(IMAGE, tmp_path / "HGG" / "p1" / "p1_t1.nii.gz")

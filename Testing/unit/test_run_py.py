@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -325,10 +324,17 @@ def test_two_at_once_install_one_after_the_other(
         overlaps.append(running.is_set())
         running.set()
         calls.append(layer.name)
-        time.sleep(0.5)
+        assert waits.wait(60), "the other one does not wait"
         real(root, layer, label)
         running.clear()
 
+    def say(line: str) -> None:
+        really_say(line)
+        if "Another run.py is installing" in line:
+            waits.set()
+
+    waits, really_say = threading.Event(), run.say
+    monkeypatch.setattr(run, "say", say)
     monkeypatch.setattr(run, "install_layer", slow)
     capsys.readouterr()
     threads = [threading.Thread(target=run.prepare, args=(installed, ("torch", "slicer"))) for _ in range(2)]

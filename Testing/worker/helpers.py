@@ -122,11 +122,17 @@ def own_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("sam2propagate")]
 
 
+def children(log: list[str]) -> list[int]:
+    """The processes that a scripted worker said it had started."""
+    return [int(line.split()[1]) for line in log if line.startswith("child ")]
+
+
 def is_running(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
+        # ProcessLookupError: it has ended between the opening and the reading.
         if Path("/proc").is_dir():
             return False
     else:
@@ -138,8 +144,8 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def soon(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Whether the condition becomes true in time."""
+def soon(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Whether the condition becomes true; waits that long only for what never does."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

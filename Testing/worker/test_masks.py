@@ -82,9 +82,9 @@ def test_unpacking_a_large_mask_is_cheap() -> None:
     packed = pack((x - 250) ** 2 + (y - 260) ** 2 < 150**2)
     seconds = []
     for _ in range(50):
-        started = time.perf_counter()
+        started = time.thread_time()
         packed.unpack()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.thread_time() - started)
     median = 1000 * float(np.median(seconds))
     print(f"\nunpacking one 512 x 512 mask of {len(packed.bits)} bytes: {median:.3f} ms")
     assert median < 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -128,3 +129,14 @@ def test_a_command_that_cannot_be_started_is_told(argv: list[str]) -> None:
     with pytest.raises(SAM2PropagateError, match="could not be started") as caught:
         ProcessTree(argv, {})
     assert caught.value.code == "worker_not_started" and argv[0] in str(caught.value)
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_not_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_text(_path: Path) -> str:
+        raise ProcessLookupError(errno.ESRCH, "No such process")
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert not is_running(os.getpid())
+    # The library's own looks at /proc leave such a process out.
+    assert process_tree._parents() == {} or not Path("/proc").is_dir()
+    assert process_tree._started_at(os.getpid()) == 0

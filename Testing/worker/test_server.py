@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -75,7 +76,7 @@ class Direct:
     def send_raw(self, header: Mapping[str, Any]) -> None:
         self.transport.send(0, Message(header))
 
-    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not condition():
             self.events += [parse_event(message) for message in self.transport.receive()]
@@ -390,13 +391,12 @@ def test_nothing_overtakes_what_must_wait_for_the_run(start: Start) -> None:
 
 
 def test_cancel_ends_a_run_between_two_frames_and_the_frames_stay_finished(start: Start) -> None:
-    worker = start({"steps": {"frame": 0.1}})
+    # Slow enough that the cancel comes before the last frame, however busy the machine is.
+    worker = start({"steps": {"frame": 0.4}})
     run_id = worker.send(run())
     worker.until(lambda: len(worker.frames(run_id)) >= 3)
-    started = time.monotonic()
     cancel_id = worker.send(Cancel(run_id))
     answer, said = worker.answer(run_id), worker.answer(cancel_id)
-    assert time.monotonic() - started < 2.0
     assert isinstance(answer, DoneEvent) and answer.cancelled and said.result == {"known": True}  # type: ignore[union-attr]
     count = len(worker.frames(run_id))
     assert 3 <= count < FRAMES and answer.result["frames_written"] == count
@@ -448,11 +448,15 @@ def test_idle_the_frames_around_a_preview_are_prepared_until_asked(start: Start)
     worker.send(LoadModel(name="fake"))
     worker.ask(*opening())
     worker.ask(preview())
-    time.sleep(0.25)
-    second = worker.send(preview())
-    worker.answer(second)
-    prepared = worker.frames(second)[0].doubt
-    assert prepared is not None and 1 <= prepared < FRAMES
+    counts: list[float] = []
+
+    def has_begun() -> bool:
+        second = worker.send(preview())
+        worker.answer(second)
+        counts.append(worker.frames(second)[0].doubt or 0.0)
+        return counts[-1] >= 1
+
+    assert soon(has_begun) and counts[-1] < FRAMES
     assert soon(lambda: _prepared(worker) == FRAMES)
 
 
@@ -489,7 +493,7 @@ def test_shutdown_ends_it_even_during_a_run(start: Start) -> None:
     run_id = worker.send(run())
     worker.until(lambda: bool(worker.frames(run_id)))
     shutdown = worker.send(Shutdown())
-    worker.until(lambda: worker.transport.has_ended, seconds=5)
+    worker.until(lambda: worker.transport.has_ended)
     worker.events += [parse_event(message) for message in worker.transport.receive()]
     assert worker.transport.exit_code == 0
     assert worker.answer(shutdown) == DoneEvent(shutdown)
@@ -509,14 +513,20 @@ def test_no_port_is_open_and_the_pipe_is_not_inherited(start: Start) -> None:
     worker = start({"children": ["group"]})
     links = _descriptors(worker.transport.pid)
     assert links and not any(link.startswith("socket:") for link in links)
+    # The log comes through a thread of its own.
+    assert soon(lambda: any(line.startswith("child") for line in worker.transport.log))
     child = next(line for line in worker.transport.log if line.startswith("child"))
     ours = {str(Path(f"/proc/self/fd/{stream.fileno()}").readlink()) for stream in _pipes(worker)}
     assert ours & links and not ours & _descriptors(int(child.split()[1]))
 
 
 def _descriptors(pid: int) -> set[str]:
-    """What the process has open."""
-    return {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    """What the process has open; what is closed meanwhile is left out."""
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(entry.readlink()))
+    return found
 
 
 def _pipes(worker: Direct) -> list[Any]:

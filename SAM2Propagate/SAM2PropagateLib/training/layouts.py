@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.evaluation.targets import ENDINGS
 from SAM2PropagateLib.files.segmentation import SUFFIX
 from SAM2PropagateLib.training.case import (
     Case,
@@ -45,8 +46,19 @@ _BACKGROUND, _IGNORE = "background", "ignore"
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder is laid out as the Decathlon or as nnU-Net has it."""
-    return (folder / DATASET).is_file() or all((folder / name).is_dir() for name in (_IMAGES, _LABELS))
+    """Whether a folder is laid out as the Decathlon or as nnU-Net has it.
+
+    A `dataset.json` alone is not enough: other data sets have one beside cases of another kind.
+    """
+    folders = [(folder / name).is_dir() for name in (_IMAGES, _LABELS)]
+    if all(folders) or not (folder / DATASET).is_file():
+        return all(folders)
+    try:
+        content = json.loads((folder / DATASET).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return True  # refused when it is read
+    lists = isinstance(content, dict) and bool(content.get("training") or content.get("dataset"))
+    return any(folders) or (lists and "labels" in content)
 
 
 def dataset_cases(folder: Path, sequence: str) -> list[Case]:
@@ -58,9 +70,15 @@ def dataset_cases(folder: Path, sequence: str) -> list[Case]:
 
     Raises:
         InputError: `manifest_unreadable`, `case_without_label`, `label_without_image`, `sequence_unclear`,
-            `sequence_unknown`.
+            `sequence_unknown`; `unknown_format`: pictures, no volumes.
     """
     description = _description(folder)
+    if description.ending and description.ending.lower() not in ENDINGS:
+        raise InputError(
+            "unknown_format",
+            f"'{folder / DATASET}' names files that end in {description.ending}, which are no volumes.",
+            "Save images and labels as .nii.gz files, with this file_ending.",
+        )
     found = description.listed or _from_folders(folder, description.ending)
     return [_dataset_case(name, images, label, description, sequence) for name, images, label in found]
 

@@ -28,8 +28,9 @@ TREE_VARIABLE = "SAM2PROPAGATE_TREE"
 """The tree's token, in the environment of the child and of all that it starts. It also tells the child that
 its process group holds nothing but the tree."""
 
-# So long what a dead process left behind is looked for, as long as there may be more of it.
-_MARK_SECONDS = 1.0
+# Maximum time to search for leftover processes, while there may be more of them. On a busy machine a process
+# that is just becoming another program may need seconds for it.
+_MARK_SECONDS = 10.0
 
 
 class ProcessTree:

@@ -57,6 +57,8 @@ EXIT_DONE, EXIT_DEVICE_LOST, EXIT_ABANDONED = 0, 70, 71
 
 # A run whose client is gone ends between two frames; one that hangs is ended after this time.
 _ABANDONED_SECONDS = 5.0
+# A client that has died gives its locks back at once, or on a busy machine after a while.
+_LOCK_SECONDS = 5.0
 
 
 class WorkerServer:
@@ -300,7 +302,7 @@ class WorkerServer:
     def _clean_up_for_the_client(self) -> None:
         """Delete the shared files of a client that has died; one that lives keeps its lock on them."""
         bases = self._volumes.shared_bases
-        end = time.monotonic() + 1.0
+        end = time.monotonic() + _LOCK_SECONDS
         while bases and remove_stale(bases) == 0 and time.monotonic() < end:
             time.sleep(0.05)
 

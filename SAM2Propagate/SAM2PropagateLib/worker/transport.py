@@ -29,7 +29,7 @@ _READ_BYTES = 1 << 16
 # Slicer's main thread keeps the interpreter's lock from one poll to the next: this long the threads get it.
 _TURN_SECONDS = 0.001
 # A process that closed its output may take this long to end by itself.
-_EXIT_PATIENCE_SECONDS = 2.0
+_EXIT_PATIENCE_SECONDS = 10.0
 _JOIN_SECONDS = 5.0
 
 Outgoing = Message | Callable[[], Message]
