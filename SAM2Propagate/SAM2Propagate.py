@@ -34,6 +34,7 @@ from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter, segmentEdito
 from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.model_list import ModelList
 from SAM2PropagateLib.gui.panel import REACH, Panel, choicesOf
+from SAM2PropagateLib.gui.shortcuts import Shortcuts
 from SAM2PropagateLib.gui.slicer_packages import SlicerPackageTools
 from SAM2PropagateLib.gui.view_drawing import ViewDrawing
 from SAM2PropagateLib.gui.view_input import ViewInput
@@ -145,6 +146,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._editorNode: Any = None
         self._effect = ""
         self._tool: str | None = None
+        self._shortcuts: Shortcuts | None = None
+        self._seenVolume = ""
 
     def setup(self) -> None:
         """Build the panel; called once, when the module is opened for the first time."""
@@ -165,7 +168,12 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             Path(self.resourcePath("Icons")),
             _isDark(),
         )
-        self._views = ViewInput(self.logic.controller, self.panel.propagateOrCancel, self.panel.nextDoubtful)
+        self._views = ViewInput(
+            self.logic.controller,
+            self.panel.propagateOrCancel,
+            self.panel.nextDoubtful,
+            onHover=lambda isOn: self.enableKey("Del", isOn),
+        )
         self.ui.segmentationSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self.onSegmentationAdded)
         self.ui.volumeSelector.connect("nodeActivated(vtkMRMLNode*)", self.onVolumeActivated)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
@@ -183,6 +191,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(
             slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.onSceneEndBatch, priority=-1.0
         )
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        self.addObserver(selection, vtk.vtkCommand.ModifiedEvent, self.onSelection)
         self.logic.controller.changed.connect(self.onChanged)
         self.logic.controller.finished.connect(self.onFinished)
         self.initializeParameterNode()
@@ -190,6 +200,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """Called when Slicer quits and before the module is reloaded: nothing of ours stays behind."""
         self.leaveViews()
+        self.giveKeysBack()
         self.setParameterNode(None)
         self.removeObservers()
         if self.panel is not None:
@@ -206,6 +217,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self) -> None:
         """Called whenever the user switches to this module."""
         self.initializeParameterNode()
+        self.takeKeys()
         self.enterViews()
         layout = slicer.app.layoutManager()
         if layout is not None:
@@ -216,6 +228,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def exit(self) -> None:
         """Called whenever the user switches to another module; a run goes on."""
         self.leaveViews()
+        self.giveKeysBack()
         self.setParameterNode(None)
 
     def onReload(self) -> None:
@@ -256,6 +269,32 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel.followViews(())
             self.panel.putEffectAway()
 
+    # --- keys
+
+    def takeKeys(self) -> None:
+        """Escape and Delete also work while the keyboard is in the panel, or anywhere else in the window."""
+        self.giveKeysBack()
+        if self.logic is not None and self._views is not None:
+            actions = {"Esc": self.putToolAway, "Del": self._views.deletePrompt}
+            self._shortcuts = Shortcuts(slicer.util.mainWindow() or self.parent, actions)
+            self.enableKey("Esc", self.logic.controller.tool is not None)
+
+    def giveKeysBack(self) -> None:
+        """Leave the window's keys as they were."""
+        shortcuts, self._shortcuts = self._shortcuts, None
+        if shortcuts is not None:
+            shortcuts.close()
+
+    def enableKey(self, key: str, isOn: bool) -> None:
+        """Use a key of the window, or leave it to others."""
+        if self._shortcuts is not None:
+            self._shortcuts.enable(key, isOn)
+
+    def putToolAway(self) -> None:
+        """Switch the tool off: the mouse is Slicer's again."""
+        if self.logic is not None:
+            self.logic.controller.chooseTool(None)
+
     # --- scene and parameters
 
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
@@ -291,8 +330,22 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndBatch(self, caller: Any, event: Any) -> None:
         """Many nodes have come or gone: show what is chosen, whatever the widgets made of it."""
+        self.onSelection()
         if self._parameterNode is not None and self.panel is not None:
             self.panel.refresh()
+
+    def onSelection(self, caller: Any = None, event: Any = None) -> None:
+        """Another volume may be in the views, as after loading one: take it if none is chosen yet."""
+        node = self._parameterNode
+        if node is None or self.logic is None or slicer.mrmlScene.IsBatchProcessing():
+            return
+        volumeNode = self.logic.volumeInViews()
+        name = volumeNode.GetID() if volumeNode is not None else ""
+        # Only when it has changed: the user may have chosen none.
+        if name != self._seenVolume:
+            self._seenVolume = name
+            if volumeNode is not None and node.inputVolume is None:
+                node.inputVolume = volumeNode
 
     def onVolumeActivated(self, volumeNode: Any) -> None:
         """The user chose a volume in the panel: the slice views that do not show it yet do so now."""
@@ -321,8 +374,10 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Take the scene's parameter node, and the volume in the views if none is chosen."""
         assert self.logic is not None
         node = self.logic.getParameterNode()
+        shown = self.logic.volumeInViews()
+        self._seenVolume = shown.GetID() if shown is not None else ""
         if node.inputVolume is None:
-            node.inputVolume = self.logic.volumeInViews()
+            node.inputVolume = shown
         self.setParameterNode(node)
 
     def setParameterNode(self, parameterNode: Any) -> None:
@@ -388,6 +443,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onChanged(self, _none: None = None) -> None:
         """Keep what is chosen elsewhere, and say how the worker is."""
+        self.enableKey("Esc", self.logic is not None and self.logic.controller.tool is not None)
         if self._parameterNode is None or self.logic is None:
             return
         node, controller = self._parameterNode, self.logic.controller

@@ -256,3 +256,75 @@ def test_the_scene_loads_and_keeps_the_choice_whatever_a_segments_id_is(
     window_modules.clear()
     window_modules.loadScene(tmp_path / "scene.mrb")
     assert window.widget.logic.controller.segmentID == segment_id
+
+
+def show(volume: Any) -> None:
+    """As the application does with a volume that was loaded."""
+    slicer.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(volume.GetID())
+
+
+def test_a_volume_that_is_loaded_while_the_module_is_open_is_taken(window: Any) -> None:
+    slicer.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(None)
+    assert window.ui.volumeSelector.currentNode() is None
+    hidden, first, second = load_sample(), load_sample(), load_sample()
+    assert window.ui.volumeSelector.currentNode() is None, "it is not in the views"
+    show(first)
+    assert window.ui.volumeSelector.currentNodeID == first.GetID()
+    assert window.widget.logic.getParameterNode().inputVolume is first
+    show(second)
+    assert window.ui.volumeSelector.currentNodeID == first.GetID(), "the choice stays"
+    # Who chooses none gets none.
+    window.ui.volumeSelector.setCurrentNode(None)
+    slicer.app.applicationLogic().GetSelectionNode().Modified()
+    assert window.ui.volumeSelector.currentNode() is None
+    show(hidden)
+    assert window.ui.volumeSelector.currentNodeID == hidden.GetID()
+
+
+def test_a_volume_that_comes_with_many_nodes_is_taken_after_them(window: Any) -> None:
+    scene = slicer.mrmlScene
+    slicer.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(None)
+    scene.StartState(scene.BatchProcessState)
+    show(load_sample())
+    assert window.ui.volumeSelector.currentNode() is None
+    scene.EndState(scene.BatchProcessState)
+    assert window.ui.volumeSelector.currentNode() is not None
+
+
+def test_no_volume_is_taken_while_another_module_is_in_view(window: Any) -> None:
+    slicer.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(None)
+    window.exit()
+    show(load_sample())
+    assert window.widget.logic.getParameterNode().inputVolume is None
+    window.enter()
+    assert window.ui.volumeSelector.currentNode() is not None
+
+
+def keys(window: Any) -> dict[str, bool]:
+    """The window's keys that are the module's, and which of them are on."""
+    import qt
+
+    found = window.panel.findChildren(qt.QShortcut)
+    return {one.key.toString(): bool(one.enabled) for one in found}
+
+
+def test_escape_and_delete_are_taken_only_while_they_have_something_to_do(window: Any) -> None:
+    assert keys(window) == {"Esc": False, "Del": False}
+    controller = window.widget.logic.controller
+    controller._pointing._situation.refuses = lambda action: False
+    controller.chooseTool("box")
+    assert keys(window) == {"Esc": True, "Del": False}
+    window.widget.putToolAway()
+    assert controller.tool is None and keys(window) == {"Esc": False, "Del": False}
+    window.widget._views._tellHover(True)
+    assert keys(window) == {"Esc": False, "Del": True}
+    window.widget._views._tellHover(False)
+    assert keys(window) == {"Esc": False, "Del": False}
+    controller.chooseTool("box")
+    window.exit()
+    assert controller.tool is None
+    assert not any(keys(window).values())
+    window.enter()
+    window.enter()
+    on = keys(window)
+    assert on == {"Esc": False, "Del": False}

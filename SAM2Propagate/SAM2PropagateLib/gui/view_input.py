@@ -4,6 +4,9 @@ Everything is observed on the views' interactors, so that it works in Slicer and
 only between `start` and `stop`. With a tool on, a click in a slice view is a prompt, unless the mouse is on a
 prompt that is there: that can be dragged, as ever. Keys come after the Segment Editor's effects, and leave it
 the mouse while one is on. All other events go where they always go.
+
+The mouse belongs to one of them: a tool ends Slicer's own mouse modes (place, window/level), and each of
+these ends the tool, as with the effects of the Segment Editor.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import slicer
+import vtk
 
 from SAM2PropagateLib.gui.controller import Controller
 from SAM2PropagateLib.gui.navigation import viewNormal, xyToRas
@@ -33,6 +37,7 @@ from SAM2PropagateLib.scene.box_drag import BoxDrag, hasModifier
 _PRIORITY = 9.0
 # Below that of the Segment Editor (1), whose effects have keys of their own; above that of the views (0).
 _KEY_PRIORITY = 0.5
+_ESCAPE, _DELETE = "ESCAPE", "Delete"
 # Pixels; a longer way between press and release is no click.
 _LONGEST_CLICK = 4
 # Seconds; a key that is pressed again sooner after its release is still held: with X11 each repeat of a held
@@ -49,6 +54,7 @@ class ViewInput:
         controller: who is told.
         onPropagate, onNextDoubtful: called for these two keys.
         clock: seconds.
+        onHover: called with whether a prompt is under the mouse, when that has changed.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class ViewInput:
         onPropagate: Callable[[], None] = lambda: None,
         onNextDoubtful: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        onHover: Callable[[bool], None] = lambda _isOn: None,
     ) -> None:
         self._controller = controller
         self._actions = {PROPAGATE_KEY: onPropagate, NEXT_DOUBTFUL_KEY: onNextDoubtful}
@@ -67,6 +74,9 @@ class ViewInput:
         self._clicked: tuple[Any, Xy] | None = None
         self._mouse: tuple[Any, Xy] | None = None
         self._clock = clock
+        self._onHover = onHover
+        self._isHovering = False
+        self._tool: str | None = None
         self._held = ""
         self._released: float | None = None
         self._boxes: BoxDrag | None = None
@@ -112,6 +122,11 @@ class ViewInput:
         for interactor in self._others:
             self._observe(interactor, "LeftButtonPressEvent", self._pressElsewhere)
             self._observe(interactor, "LeftButtonReleaseEvent", self._releaseElsewhere)
+        interaction = slicer.app.applicationLogic().GetInteractionNode()
+        self._tags.append(
+            (interaction, interaction.AddObserver(vtk.vtkCommand.ModifiedEvent, self._modeChanged))
+        )
+        self._tool = None
         self._controller.changed.connect(self._follow)
         self._follow()
 
@@ -123,6 +138,7 @@ class ViewInput:
         self._tags.clear()
         self._pressed = self._clicked = self._mouse = None
         self._held = ""
+        self._tellHover(False)
         self._dropBoxes()
 
     def _observe(
@@ -139,6 +155,21 @@ class ViewInput:
     # --- boxes
 
     def _follow(self, _: None = None) -> None:
+        """The tool may be another one: it takes the mouse from Slicer's own modes."""
+        if self._controller.tool is not None and self._controller.tool != self._tool:
+            interaction = slicer.app.applicationLogic().GetInteractionNode()
+            if interaction.GetCurrentInteractionMode() != interaction.ViewTransform:
+                interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+        self._tool = self._controller.tool
+        self._followBoxes()
+
+    def _modeChanged(self, interaction: Any, _event: str) -> None:
+        """Slicer's own mouse mode may be another one: it takes the mouse from the tool."""
+        isOther = interaction.GetCurrentInteractionMode() != interaction.ViewTransform
+        if isOther and self._controller.tool is not None:
+            self._controller.chooseTool(None)
+
+    def _followBoxes(self) -> None:
         """Switches the drawing of boxes on and off with its tool."""
         workspace = self._controller.workspace
         if workspace is None or self._controller.tool != BOX or not self.isOn:
@@ -171,7 +202,24 @@ class ViewInput:
 
     def _follows(self, interactor: Any) -> bool:
         self._mouse = (interactor, interactor.GetEventPosition())
+        # As the view found at the last move: it takes the event after this, and lets nobody have it then.
+        self._tellHover(self._isOnPrompt())
         return False
+
+    def _tellHover(self, isOn: bool) -> None:
+        if isOn != self._isHovering:
+            self._isHovering = isOn
+            self._onHover(isOn)
+
+    def deletePrompt(self) -> None:
+        """Deletes the prompt under the mouse, as Slicer's own key does in the view that has the keyboard."""
+        if self._mouse is None or not self._isOnPrompt():
+            return
+        interactor, (x, y) = self._mouse
+        interactor.SetEventInformation(x, y, 0, 0, chr(127), 0, _DELETE)
+        interactor.InvokeEvent("KeyPressEvent")
+        interactor.InvokeEvent("KeyReleaseEvent")
+        self._tellHover(False)
 
     def _enter(self, interactor: Any) -> bool:
         # A release is missed where another window had the keyboard by then.
@@ -182,6 +230,7 @@ class ViewInput:
         # The next view may have been entered before this one was left.
         if self._mouse is not None and self._mouse[0] is interactor:
             self._mouse = None
+            self._tellHover(False)
         return False
 
     def _press(self, interactor: Any) -> bool:
@@ -255,6 +304,9 @@ class ViewInput:
         """Does what a key says; whether it is one of ours."""
         if key in self._actions:
             self._actions[key]()
+            return True
+        if key == _ESCAPE and self._controller.tool is not None:
+            self._controller.chooseTool(None)
             return True
         tool = toolOfKey(key)
         if tool is None:

@@ -382,12 +382,14 @@ class ToolCase(Case):
         self.view.show(self.volumeNode)
         self.jumpTo(MIDDLE)
         self.pressed: list[str] = []
+        self.hovered: list[bool] = []
         self.now = 0.0
         self.input = ViewInput(
             self.controller,
             lambda: self.pressed.append("P"),
             lambda: self.pressed.append("N"),
             clock=lambda: self.now,
+            onHover=self.hovered.append,
         )
         self.input.addSliceView(self.view.interactor, self.view.node)
         self.input.start()
@@ -632,6 +634,104 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.key("a", ctrl=True)
         self.assertEqual(seen, ["v", "r", "g", "Escape", "Delete", "a"])
         self.assertIsNone(case.controller.tool)
+
+    def test_aToolAndSlicersMouseModesSwitchEachOtherOff(self) -> None:
+        case = self.case()
+        interaction = slicer.app.applicationLogic().GetInteractionNode()
+        display = case.volumeNode.GetDisplayNode()
+        low, high = case.view.at(0.3, 0.3), case.view.at(0.6, 0.6)
+        for tool in ("positive", "box", "lock"):
+            for start in (case.view.startWindowing, lambda: case.view.startPlacing(self.markup())):
+                start()
+                self.assertTrue(case.controller.chooseTool(tool))
+                self.assertEqual(interaction.GetCurrentInteractionMode(), interaction.ViewTransform)
+                start()
+                self.assertIsNone(case.controller.tool, tool)
+                self.assertNotEqual(interaction.GetCurrentInteractionMode(), interaction.ViewTransform)
+        case.view.startWindowing()
+        before = display.GetWindow(), display.GetLevel()
+        case.view.drag(low, high)
+        self.assertNotEqual((display.GetWindow(), display.GetLevel()), before, "the drag is Slicer's")
+        markup = self.markup()
+        case.view.startPlacing(markup)
+        case.view.click(case.xy(MIDDLE))
+        self.assertEqual(markup.GetNumberOfDefinedControlPoints(), 1)
+        self.assertTrue(case.workspace.prompts.is_empty)
+        # With a tool, the click is a prompt and nothing is left pending.
+        case.view.startPlacing(markup)
+        case.controller.chooseTool("positive")
+        case.clickAt((26, 20, 9))
+        self.assertEqual(len(case.workspace.prompts.segment("A").clicks), 1)
+        self.assertEqual(markup.GetNumberOfControlPoints(), 1)
+
+    def test_slicersModesAreLeftAloneOnceTheModuleIsLeft(self) -> None:
+        case = self.case()
+        case.controller.chooseTool("positive")
+        case.input.stop()
+        case.view.startWindowing()
+        self.assertEqual(case.controller.tool, "positive")
+        interaction = slicer.app.applicationLogic().GetInteractionNode()
+        self.assertEqual(interaction.GetCurrentInteractionMode(), interaction.AdjustWindowLevel)
+        case.view.stopPlacing()
+
+    def markup(self) -> Any:
+        """A point list of the user's own."""
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "theirs")
+        node.CreateDefaultDisplayNodes()
+        return node
+
+    def test_escapePutsTheToolAwayWithWhatIsHalfDrawn(self) -> None:
+        case = self.case()
+        for tool in ("positive", "range"):
+            case.controller.chooseTool(tool)
+            case.key("Escape")
+            self.assertIsNone(case.controller.tool)
+        case.controller.chooseTool("box")
+        low, high = case.view.at(0.4, 0.4), case.view.at(0.6, 0.6)
+        case.view.move(low)
+        case.view.event("LeftButtonPressEvent", low)
+        case.view.move(high)
+        self.assertEqual(len(list(promptNodes(case.segmentationNode, "A", "box"))), 1)
+        case.now += 1
+        case.view.tap("Escape", high)
+        case.view.event("LeftButtonReleaseEvent", high)
+        self.assertIsNone(case.controller.tool)
+        self.assertEqual(list(promptNodes(case.segmentationNode, "A", "box")), [])
+        self.assertTrue(case.workspace.prompts.is_empty)
+
+    @each(role=("positive", "box"))
+    def test_thePromptUnderTheMouseIsDeletedWhoeverHasTheKeyboard(self, role: str) -> None:
+        case = self.case()
+        if role == "box":
+            case.controller.chooseTool("box")
+            case.view.drag(case.xy((14, 12, 9)), case.xy((26, 24, 9)))
+            case.controller.wait(5)
+        else:
+            case.clickOn(MIDDLE, "positive")
+        case.controller.chooseTool(None)
+        case.view.screenshot()
+        aside = case.xy((4, 4, 9))
+
+        def rest(xy: Any) -> None:
+            # A mouse comes to rest in more than one step.
+            case.view.move((xy[0] + 1, xy[1]))
+            case.view.move(xy)
+
+        rest(aside)
+        self.assertFalse(case.hovered and case.hovered[-1])
+        case.input.deletePrompt()
+        self.assertFalse(case.workspace.prompts.is_empty, "nothing is under the mouse")
+        place = case.xy(MIDDLE)
+        rest(place)
+        self.assertTrue(case.hovered[-1])
+        rest(aside)
+        self.assertFalse(case.hovered[-1])
+        rest(place)
+        case.input.deletePrompt()
+        self.assertTrue(case.workspace.prompts.is_empty)
+        self.assertFalse(case.hovered[-1])
+        case.view.event("LeaveEvent", place)
+        case.input.deletePrompt()
 
     @each(releases=(False, True))
     def test_aKeyThatIsHeldSaysItOnce(self, releases: bool) -> None:
