@@ -74,6 +74,14 @@ def test_rounded_positions_make_an_even_stack(tmp_path: Path, rounding: float) -
     assert millilitres(volume) == pytest.approx(MILLILITRES, rel=0.03)
 
 
+@pytest.mark.parametrize("count", range(9, 17))
+@pytest.mark.parametrize("step", [0.5, 0.625, 0.75, 1.25])
+def test_thin_frames_whose_positions_are_rounded_to_a_tenth(tmp_path: Path, step: float, count: int) -> None:
+    positions = [(0.0, 0.0, round(step * number, 1)) for number in range(count)]
+    volume = read_volume(save(enhanced(ball(count), positions), tmp_path / "e.dcm"))
+    assert volume.geometry.spacing[2] == pytest.approx(step, abs=0.1 / (count - 1))
+
+
 @pytest.mark.parametrize("digits", [1, 2, 3, 6])
 def test_oblique_frames_with_rounded_positions(tmp_path: Path, digits: int) -> None:
     angle = np.radians(17)

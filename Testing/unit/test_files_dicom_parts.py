@@ -152,6 +152,15 @@ def test_phases_of_a_heart_are_told_apart_by_the_order_of_their_trigger_times(tm
     assert np.array_equal(read_volume(tmp_path, part="2").array, OUT)
 
 
+@pytest.mark.parametrize("shift", [0.4, 1.5])
+def test_instance_numbers_that_are_used_twice_betray_two_stacks(tmp_path: Path, shift: float) -> None:
+    write_classic(tmp_path, IN, along_z(12), prefix="a")
+    write_classic(tmp_path, OUT, along_z(12, start=-20 + shift), prefix="b")
+    assert refusal(tmp_path).code == "several_acquisitions"
+    assert np.array_equal(read_volume(tmp_path, part="1").array, IN)
+    assert np.array_equal(read_volume(tmp_path, part="2").array, OUT)
+
+
 def test_the_list_says_when_each_acquisition_was_taken(tmp_path: Path) -> None:
     def edit(dataset: Dataset, number: int) -> None:
         dataset.AcquisitionNumber, dataset.AcquisitionTime = 4, f"0959{number:02d}.250000"
@@ -281,8 +290,8 @@ def test_a_missing_slice_stays_one_whatever_the_acquisitions(tmp_path: Path) -> 
 
 
 def test_two_mixed_stacks_that_nothing_tells_apart_are_not_sent_to_slicer(tmp_path: Path) -> None:
-    write_classic(tmp_path, IN, along_z(12), prefix="a")
-    write_classic(tmp_path, OUT, along_z(12, start=-19.3), prefix="b")
+    write_classic(tmp_path, IN, along_z(12), prefix="a", storage=MR, modality="MR")
+    write_classic(tmp_path, OUT, along_z(12, start=-19.3), prefix="b", storage=MR, modality="MR")
     error = refusal(tmp_path)
     assert error.code == "uneven_spacing" and "two stacks" in error.sentence and "Slicer" not in error.hint
 

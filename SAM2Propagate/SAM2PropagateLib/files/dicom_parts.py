@@ -199,6 +199,10 @@ def _apart(part: Part) -> list[Part]:
             passes = _passes(images, name)
             if passes is not None and _tells_apart(images, passes, True):
                 return _grouped(part, passes, "pass")
+    if in_order:
+        numbered = _ranks_by_number(images)
+        if numbered is not None and _tells_apart(images, numbered, True):
+            return _grouped(part, numbered, "same instance number, no.")
     if doubles:
         for name in ("trigger time", *_ORDERS):
             ranks = _ranks(images, name)
@@ -281,6 +285,21 @@ def _ranks(images: Sequence[ImageHeader], order: str) -> list[str] | None:
             return None
         ranks.update({id(image): str(times.index(image.times[order]) + 1) for image in place})
     return [ranks[id(image)] for image in images]
+
+
+def _ranks_by_number(images: Sequence[ImageHeader]) -> list[str] | None:
+    """The place of each image among those with its instance number, if all numbers are used equally often."""
+    positions = along(images)
+    members: dict[float, list[int]] = {}
+    for number, image in enumerate(images):
+        members.setdefault(image.times.get("instance number", 0.0), []).append(number)
+    if len({len(one) for one in members.values()}) > 1 or len(members) < _LEAST_PASS:
+        return None
+    ranks = [""] * len(images)
+    for one in members.values():
+        for rank, number in enumerate(sorted(one, key=lambda number: float(positions[number])), start=1):
+            ranks[number] = str(rank)
+    return ranks
 
 
 def _end_to_end(part: Part) -> list[Part]:

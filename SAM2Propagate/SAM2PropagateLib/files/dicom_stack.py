@@ -14,10 +14,11 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Slices nearer than this are at one position.
 _SAME_MM = 0.01
-# Positions are often rounded; up to a tenth of a slice off an even grid is harmless.
-_EVEN = 0.1
-# From so many slices on, two even halves are no accident.
-_COMBS = 8
+# Positions are often rounded, to a tenth of a millimetre for instance. So far off an even grid is harmless: a
+# tenth of a step, and a tenth of a millimetre where that is no more than a fifth of a step.
+_EVEN, _EVEN_THIN, _ROUNDED_MM = 0.1, 0.2, 0.1
+# From so many slices on, distances that differ by this factor in turn are no accident.
+_COMBS, _IN_TURN = 8, 1.3
 _REGULAR = (
     "Load it in 3D Slicer's DICOM module, which puts a regularizing transform on such a volume; harden that "
     "transform (Data module) and save the volume as NRRD."
@@ -59,9 +60,12 @@ def even_step(images: Sequence[ImageHeader]) -> float:
         raise _missing(images, gaps, usual, wide)
     step = float(positions[-1] - positions[0]) / (len(images) - 1)
     even = positions[0] + step * np.arange(len(images))
-    if np.abs(positions - even).max() > max(_EVEN * step, _SAME_MM):
+    tolerance = max(_EVEN * step, min(_EVEN_THIN * step, _ROUNDED_MM), _SAME_MM)
+    if np.abs(positions - even).max() > tolerance:
         distances = f"their distances are {gaps.min():.2f} to {gaps.max():.2f} mm"
-        if len(images) >= _COMBS and is_even(images[::2]) and is_even(images[1::2]):
+        shift, rest = sorted((float(np.median(gaps[::2])), float(np.median(gaps[1::2]))))
+        halves = len(images) >= _COMBS and rest > _IN_TURN * shift
+        if halves and is_even(images[::2]) and is_even(images[1::2]):
             raise InputError(
                 "uneven_spacing",
                 f"The slices are not evenly spaced: {distances} in turn, as if two stacks were mixed.",
