@@ -7,8 +7,9 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from Testing.benchmarks.statistics import Spread, mean, paired_ratios, spread
 from Testing.benchmarks.worker_latency import describe_worker, measure_worker
 
 FIRST_WANTED, AGAIN_WANTED = 1.5, 4.0
+# A GPU that is lent for ten minutes answers in them, loading included.
+_MINUTES_ON_A_GPU = 9.0
 _SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 _METHOD = """\
 sam2's own `SAM2VideoPredictor` and this project's engine, on the same weights and the same axial slices
@@ -143,13 +146,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--frames", type=int, help="slices; default: by the size of the model")
     parser.add_argument("--pairs", type=int, help="rounds; default: by the size of the model")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="begin no round that would not end in this time; default: "
+        f"{_MINUTES_ON_A_GPU:g} on a GPU, no limit on a CPU",
+    )
 
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Measure every case; the report."""
     device = _device(arguments.device)
     cases = _chosen(_cases(arguments.model, device), arguments)
-    names = ("device", "model", "cases", "frames", "pairs", "threads")
+    minutes = arguments.minutes if arguments.minutes or device == "cpu" else _MINUTES_ON_A_GPU
+    names = ("device", "model", "cases", "frames", "pairs", "minutes", "threads")
     called = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     report = Report("speed", "Speed", called)
     environment = child_environment()
@@ -162,8 +172,12 @@ def run(arguments: argparse.Namespace) -> Report | None:
     )
     if device == "cpu":
         report.say("On CUDA: skipped, this computer has no GPU that torch can use.")
-    for case in cases:
-        _run_case(case, device, arguments.threads or 0, report)
+    measured = [Measured(case, device, {side: [] for side in _sides(device)}) for case in cases]
+    _measure(measured, arguments.threads or 0, Clock(minutes))
+    for one in measured:
+        _describe(one, report)
+    if not any(one.rounds for one in measured):
+        raise SAM2PropagateError("bench_failed", f"Nothing was measured ({measured[0].problem}).")
     return report
 
 
@@ -229,66 +243,145 @@ def _sides(device: str) -> list[Side]:
     ]
 
 
-def _run_case(case: Case, device: str, threads: int, report: Report) -> None:
-    print(f"{case.name}: {case.frames} slices, {case.pairs} rounds ...", flush=True)
-    sides = _sides(device)
-    measured: dict[Side, list[dict[str, Any]]] = {side: [] for side in sides}
-    agreement: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory(prefix="sam2propagate-bench-") as folder:
-        for number in range(case.pairs):
-            masks = {}
-            for side in list(measured):
-                figures, masks[side] = _child(case, side, device, threads, Path(folder))
-                measured[side].append(figures)
-                print(f"  round {number + 1}, {side.title}: {_short(figures)}", flush=True)
-            if number == 0:
-                agreement = [_agreement(masks[sides[0]], masks[side]) for side in sides[1:]]
-                same = [side for side in sides if side.precision == "auto"]
-                if device == "cpu" and measured[same[0]][0]["dtype"] == "float32":
-                    # Auto is float32 here: measuring it twice would say nothing.
-                    measured.pop(same[0])
-    kept = list(measured)
-    report.say(f"## {case.title}, {case.input_size} px, {case.frames} slices, {case.pairs} rounds")
-    report.say(_table(kept, measured))
-    first = measured[kept[0]][0]
+@dataclass
+class Measured:
+    """What is measured of one case so far.
+
+    Attributes:
+        sides: their figures, one entry per round; a side that would only repeat another one leaves.
+        agreement: of the first round's masks with sam2's, by side.
+        worker: the application's figures, one entry per round.
+        seconds: how long the latest round took.
+        problem: why there are no more rounds; "": there is nothing to be said.
+    """
+
+    case: Case
+    device: str
+    sides: dict[Side, list[dict[str, Any]]]
+    agreement: dict[Side, dict[str, float]] = field(default_factory=dict)
+    worker: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    problem: str = ""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that every side has done."""
+        return min(len(figures) for figures in self.sides.values())
+
+    def run_round(self, threads: int, clock: Clock) -> None:
+        """One more round.
+
+        Raises:
+            SAM2PropagateError: `bench_failed`. subprocess.TimeoutExpired: the time was over.
+        """
+        started = time.monotonic()
+        case, number = self.case, self.rounds
+        masks, done = {}, {}
+        with tempfile.TemporaryDirectory(prefix="sam2propagate-bench-") as folder:
+            for side in self.sides:
+                done[side], masks[side] = _child(case, side, self.device, threads, Path(folder), clock.left)
+                print(f"  {case.name}, round {number + 1}, {side.title}: {_short(done[side])}", flush=True)
+        for side, figures in done.items():
+            self.sides[side].append(figures)
+        first, *others = self.sides
+        if number == 0:
+            self.agreement = {side: _agreement(masks[first], masks[side]) for side in others}
+            if self.device == "cpu" and done[others[-1]]["dtype"] == "float32":
+                # Auto is float32 here: measuring it twice would say nothing.
+                self.sides.pop(others[-1])
+        if case.weights:
+            self.worker += measure_worker(case.weights, case.input_size, case.frames, self.device, 1)
+        self.seconds = time.monotonic() - started
+
+
+class Clock:
+    """How much of the time that a run may take is left.
+
+    Args:
+        minutes: None: there is no limit.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, not below 0; None: no limit."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def has(self, seconds: float) -> bool:
+        """Whether so many seconds are left."""
+        left = self.left
+        return left is None or left > seconds
+
+
+def _measure(cases: Sequence[Measured], threads: int, clock: Clock) -> None:
+    """Rounds of all cases in turn, so that each has one before any has the next, as long as there is time."""
+    for number in range(max(one.case.pairs for one in cases)):
+        for one in cases:
+            if one.problem or number >= one.case.pairs:
+                continue
+            if not clock.has(one.seconds):
+                one.problem = "the time was over"
+                continue
+            try:
+                one.run_round(threads, clock)
+            except subprocess.TimeoutExpired:
+                one.problem = "the time was over"
+            except SAM2PropagateError as error:
+                one.problem = error.sentence.removesuffix(".")
+                print(f"  {one.case.name}: {error.sentence}", flush=True)
+
+
+def _describe(one: Measured, report: Report) -> None:
+    case, rounds = one.case, one.rounds
+    report.say(f"## {case.title}, {case.input_size} px, {case.frames} slices, {rounds} rounds")
+    if one.problem:
+        report.say(f"{rounds} of {case.pairs} rounds: {one.problem}.")
+    if not rounds:
+        return
+    sides, measured = list(one.sides), one.sides
+    report.say(_table(sides, measured))
+    first, ours = measured[sides[0]][0], measured[sides[-1]][0]
     report.say(
         f"{first['device']}. Load of the machine during the rounds: "
-        f"{_loads([one for ones in measured.values() for one in ones])}. The engine computed "
-        f"{measured[kept[-1]][0]['first']['computed']} slices in the first propagation and "
-        f"{measured[kept[-1]][0]['again']['computed']} in the re-propagation, and encoded "
-        f"{measured[kept[-1]][0]['again']['encoded']} in the latter. Masks of the first propagation beside "
-        "sam2's: "
+        f"{_loads([figures for ones in measured.values() for figures in ones])}. The engine computed "
+        f"{ours['first']['computed']} slices in the first propagation and {ours['again']['computed']} in the "
+        f"re-propagation, and encoded {ours['again']['encoded']} in the latter. Masks of the first "
+        "propagation beside sam2's: "
         + "; ".join(
-            f"{side.title} Dice {one['dice']:.3f} on {one['filled']:.0f} slices with a mask"
-            for side, one in zip(sides[1:], agreement, strict=True)
+            f"{side.title} Dice {found['dice']:.3f} on {found['filled']:.0f} slices with a mask"
+            for side, found in one.agreement.items()
         )
         + "."
     )
-    ratios = _ratios(kept, measured)
+    ratios = _ratios(sides, measured)
     report.say(_verdict(ratios))
     entry: dict[str, Any] = {
         **asdict(case),
         "weights": Path(case.weights).name,
         "sha256": file_hash(Path(case.weights)) if case.weights else "",
+        "rounds": rounds,
         "sides": {side.title: values for side, values in measured.items()},
         "ratios": {
-            title: {name: one.to_dict() for name, one in row.items()} for title, row in ratios.items()
+            title: {name: ratio.to_dict() for name, ratio in row.items()} for title, row in ratios.items()
         },
-        "agreement": {side.title: one for side, one in zip(sides[1:], agreement, strict=True)},
+        "agreement": {side.title: found for side, found in one.agreement.items()},
     }
-    if case.weights:
-        entry["worker"] = measure_worker(case.weights, case.input_size, case.frames, device, case.pairs)
-        report.say(describe_worker(entry["worker"]))
+    if one.worker:
+        entry["worker"] = one.worker
+        report.say(describe_worker(one.worker))
     report.figures.setdefault("cases", []).append(entry)
 
 
 def _child(
-    case: Case, side: Side, device: str, threads: int, folder: Path
+    case: Case, side: Side, device: str, threads: int, folder: Path, seconds: float | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One measured process.
 
     Raises:
         SAM2PropagateError: `bench_failed`, with the last line of what it printed.
+        subprocess.TimeoutExpired: it took longer than `seconds`, and was ended.
     """
     spec = {
         "side": side.name,
@@ -310,6 +403,7 @@ def _child(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         check=False,
+        timeout=seconds,
     )
     if done.returncode != 0 or not answer.is_file():
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 
 from SAM2PropagateLib.engine import imaging
 from SAM2PropagateLib.engine.postprocess import clean
-from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.evaluation.metrics import dice
 from Testing.benchmarks import speed, speed_child
 from Testing.benchmarks.scenario import sample_scenario
@@ -90,6 +92,74 @@ def test_cases_by_device_and_by_name() -> None:
     assert [case.name for case in on_gpu][1:] == ["tiny-1024", "small-1024", "base_plus-1024", "large-1024"]
     letters = [case.config.removesuffix(".yaml").rpartition("_")[2] for case in on_gpu[1:]]
     assert letters == ["t", "s", "b+", "l"]
+
+
+class Rounds:
+    """Plays the measured processes: each takes ten seconds of a clock that only they move."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: str = "") -> None:
+        self.now = 0.0
+        self.order: list[str] = []
+        self.failing = failing
+        monkeypatch.setattr(speed.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(speed, "_child", self.child)
+
+    def child(
+        self, case: speed.Case, side: speed.Side, device: str, threads: int, folder: Path, left: float | None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        if case.name == self.failing:
+            raise SAM2PropagateError("bench_failed", "It does not fit.", "See above.")
+        if left is not None and left < 10:
+            raise subprocess.TimeoutExpired("child", left)
+        self.now += 10
+        self.order.append(case.name)
+        return figures(1.0, 4), {"first": np.ones((1, 2, 2), bool)}
+
+
+def measured(*names: str) -> list[speed.Measured]:
+    sides = (OFFICIAL, OURS)
+    cases = [speed.Case(name, name, "", TINY, 128, 5, 3) for name in names]
+    return [speed.Measured(case, "cuda", {side: [] for side in sides}) for case in cases]
+
+
+def test_models_take_turns_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    played, cases = Rounds(monkeypatch), measured("a", "b")
+    # Rounds of 20 seconds: the fourth would end after 80.
+    speed._measure(cases, 0, speed.Clock(75 / 60))
+    assert played.order == ["a", "a", "b", "b", "a", "a"]
+    assert [one.rounds for one in cases] == [2, 1]
+    assert {one.problem for one in cases} == {"the time was over"}
+    unlimited = measured("a", "b")
+    speed._measure(unlimited, 0, speed.Clock(None))
+    assert [(one.rounds, one.problem) for one in unlimited] == [(3, ""), (3, "")]
+
+
+def test_a_first_round_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    played, (case,) = Rounds(monkeypatch), measured("a")
+    speed._measure([case], 0, speed.Clock(15 / 60))
+    assert (case.rounds, case.problem) == (0, "the time was over")
+    assert all(not values for values in case.sides.values()) and played.now == 10
+
+
+def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Rounds(monkeypatch, failing="a")
+    cases = measured("a", "b")
+    speed._measure(cases, 0, speed.Clock(None))
+    assert [(one.rounds, one.problem) for one in cases] == [(0, "It does not fit"), (3, "")]
+    for one in cases:
+        for values in one.sides.values():
+            for value in values:
+                value["device"] = "a card"
+                for run in ("first", "again"):
+                    value[run]["encoded"] = 0
+    report = speed.Report("speed", "Speed", {})
+    for one in cases:
+        speed._describe(one, report)
+    assert "0 of 3 rounds: It does not fit." in report.markdown()
+    assert [entry["name"] for entry in report.figures["cases"]] == ["b"]
+    assert report.figures["cases"][0]["rounds"] == 3
 
 
 @pytest.fixture(scope="module")
