@@ -12,6 +12,7 @@ from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.blend import blended
 from SAM2PropagateLib.engine.doubt import Evidence, doubt_of, figures_of
 from SAM2PropagateLib.engine.front import Tracked
+from SAM2PropagateLib.engine.keys import Key
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
 from SAM2PropagateLib.engine.postprocess import clean, native_mask, shown_mask
 from SAM2PropagateLib.engine.refine import refined, toggled
@@ -20,6 +21,7 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.worker.masks import EDGE_STEPS
 
 HERE = FramePrompts(clicks=((1.0, 1.0, True),))
 ABSENT = FramePrompts(absent=True)
@@ -193,6 +195,35 @@ def test_outside_the_frame_there_is_black_and_outside_the_view_nothing() -> None
     assert mask[:, :10].all() and not mask[:, 10:].any()
     aside = FrameView((10, 20), (1, 1), (24.5, -9.5, 34.5, 0.5), 32)
     assert not native_mask(shown_mask(torch.ones(8, 8), aside).numpy(), aside, 8).any()
+
+
+def test_logits_tell_how_the_edge_runs_between_the_pixels() -> None:
+    """A circle in the logits, coarser than the native pixels: its edge is known to a part of a pixel."""
+    rows, columns = np.indices((32, 32))
+    # Logit pixel (r, c) lies on native ((r + 0.5) * 3 - 0.5 + 4, (c + 0.5) * 3 - 0.5 + 10).
+    y, x = (rows + 0.5) * 3 - 0.5 + 4, (columns + 0.5) * 3 - 0.5 + 10
+    center, radius = (50.3, 58.8), 21.4
+    logits = torch.from_numpy(0.7 * (radius - np.hypot(y - center[0], x - center[1]))).float()
+    view = FrameView((110, 130), (1, 1), (9.5, 3.5, 105.5, 99.5), 128)
+    steps = imaging.edge_steps(logits, view)
+    assert steps.shape == (110, 130) and steps.dtype == np.int8
+    shown = shown_mask(logits, view).numpy()
+    mask = np.zeros((110, 130), bool)
+    mask[imaging.shown_part(view)] = shown
+    np.testing.assert_array_equal(steps > 0, mask)
+    assert not steps[:, :10].any() and not steps[100:].any(), "beyond the view nothing is known"
+    native_rows, native_columns = np.indices((110, 130))
+    true = radius - np.hypot(native_rows - center[0], native_columns - center[1])
+    near = np.abs(true) < 1.5
+    error = np.abs(steps / EDGE_STEPS - true)[near]
+    assert error.max() < 0.15 and error.mean() < 0.06
+
+
+def test_only_masks_from_logits_tell_of_their_edge() -> None:
+    given = np.zeros((8, 8), bool)
+    given[2:5, 2:5] = True
+    key = Key(FramePrompts(mask=given), None, given, 1.0, 5.0)  # type: ignore[arg-type]
+    assert key.as_mask("a", 3, "keyframe").edge is None
 
 
 def test_a_click_and_its_pixel_meet_in_the_model() -> None:

@@ -33,6 +33,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress, RunPlan
+from SAM2PropagateLib.worker.masks import EDGE_STEPS
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.wire import MAGIC, PREFIX
 
@@ -56,7 +57,10 @@ class FakeMask:
     object_score: float
     doubt: float
     kind: str
-    edge: Callable[[], NDArray[np.int8]] | None = None
+
+    def edge(self) -> NDArray[np.int8]:
+        """Every pixel is half a pixel from the edge."""
+        return np.where(self.mask, np.int8(EDGE_STEPS // 2), np.int8(-EDGE_STEPS // 2))
 
 
 class FakeEngine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from SAM2PropagateLib.worker.masks import pack, packed_mask
+from SAM2PropagateLib.worker.masks import EDGE_REACH, EDGE_STEPS, pack, pack_edge, packed_edge, packed_mask
 from SAM2PropagateLib.worker.wire import WireError
 
 PROFILE = settings(max_examples=100, deadline=None, database=None)
@@ -88,3 +89,46 @@ def test_unpacking_a_large_mask_is_cheap() -> None:
     median = 1000 * float(np.median(seconds))
     print(f"\nunpacking one 512 x 512 mask of {len(packed.bits)} bytes: {median:.3f} ms")
     assert median < 1.0
+
+
+@PROFILE
+@given(arrays.arrays(np.int8, st.tuples(st.integers(1, 30), st.integers(1, 30))))
+def test_distances_to_an_edge_survive_where_they_are_small(steps: Any) -> None:
+    packed = pack_edge(steps)
+    wanted = np.where(np.abs(steps.astype(int)) < EDGE_STEPS * EDGE_REACH, steps, 0)
+    if packed is None:
+        assert not wanted.any()
+        return
+    received = packed_edge(list(packed.shape), list(packed.box), packed.data)
+    assert received == packed
+    distances, is_known = received.unpack()
+    np.testing.assert_array_equal(distances, wanted / np.float32(EDGE_STEPS))
+    np.testing.assert_array_equal(is_known, wanted != 0)
+
+
+def test_an_edge_takes_a_few_kilobytes() -> None:
+    rows, columns = np.indices((512, 512))
+    distance = (200 - np.hypot(rows - 256.3, columns - 255.6)) * EDGE_STEPS
+    packed = pack_edge(np.clip(distance, -127, 127).astype(np.int8))
+    assert packed is not None and len(packed.data) < 8000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"box": [0, 0, 9, 4]},
+        {"box": [0, 0, 4, 4]},
+        {"box": [0, -1, 4, 4]},
+        {"box": "edge"},
+        {"shape": [4, 4]},
+        {"data": b"no zlib"},
+        {"data": zlib.compress(b"\1" * 26)},
+        {"data": zlib.compress(b"\1" * 24)},
+        {"data": zlib.compress(b"\1" * 25)[:-3]},
+    ],
+)
+def test_a_damaged_edge_is_refused(change: dict[str, Any]) -> None:
+    right: dict[str, Any] = {"shape": [8, 8], "box": [1, 2, 5, 5], "data": zlib.compress(b"\1" * 25)}
+    packed_edge(**right)
+    with pytest.raises(WireError):
+        packed_edge(**{**right, **change})

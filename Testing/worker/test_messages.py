@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
-from SAM2PropagateLib.worker.masks import pack
+from SAM2PropagateLib.worker.masks import pack, pack_edge
 from SAM2PropagateLib.worker.messages import (
     EVENTS,
     REQUESTS,
@@ -36,6 +36,7 @@ from SAM2PropagateLib.worker.messages import (
 from SAM2PropagateLib.worker.wire import Message, MessageReader, WireError, write_message
 
 MASK = np.eye(7, 9, dtype=bool)
+EDGE = pack_edge(np.where(MASK, np.int8(9), np.int8(-20)))
 
 REQUEST_EXAMPLES: list[Request] = [
     Hello(),
@@ -58,6 +59,7 @@ EVENT_EXAMPLES: list[Event] = [
     ProgressEvent(1, "Loading", 3, 10),
     ProgressEvent(1, "", 3, 10, 12.5, 0.5),
     FrameEvent(2, "ct", "liver", 4, "propagated", 0.9, -3.5, 0.1, pack(MASK)),
+    FrameEvent(2, "ct", "liver", 4, "propagated", 0.9, -3.5, 0.1, pack(MASK), EDGE),
     FrameEvent(2, "ct", "liver", 4, "absent", None, None, None, pack(np.zeros((7, 9), bool))),
     DoneEvent(3, {"frames": 12}),
     DoneEvent(3),

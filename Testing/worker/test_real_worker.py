@@ -75,6 +75,14 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
         for key, mask in run.masks.items():
             assert np.array_equal(mask, again.masks[key])
         assert dice(np.stack([again.masks["kidney", frame] for frame in range(FRAMES)]), kidney) > 0.7
+        smooth = session.propagate("ct", said, everything=True, edges=True)
+        assert session.wait(smooth, 120), session.log
+        for (_, frame), event in smooth.frames.items():
+            assert event.edge is not None and np.array_equal(event.mask, again.masks["kidney", frame])
+            distances, is_known = event.edge.unpack()
+            # What post-processing filled or took away is no edge of the model's.
+            assert ((distances > 0) == event.mask)[is_known].mean() > 0.95
+            assert 0 < np.abs(distances[is_known]).min() < 0.25 < np.abs(distances[is_known]).max()
         unchanged = session.propagate("ct", said)
         assert session.wait(unchanged, 60) and unchanged.frames == {}
         assert unchanged.result["frames_encoded"] == 0

@@ -212,6 +212,20 @@ def test_a_preview_shows_the_right_frame_through_the_window(start: Start) -> Non
     assert not np.array_equal(worker.frames(second)[0].mask, frame.mask)
 
 
+def test_edges_travel_only_when_they_are_asked_for(start: Start) -> None:
+    worker = start()
+    for edges in (False, True):
+        for request in (replace(preview(frame=7), edges=edges), replace(run(), edges=edges, everything=True)):
+            request_id = worker.send(request)
+            worker.answer(request_id)
+            for frame in worker.frames(request_id):
+                assert (frame.edge is not None) == edges
+                if frame.edge is not None:
+                    distances, is_known = frame.edge.unpack()
+                    np.testing.assert_array_equal(distances > 0, frame.mask)
+                    assert is_known.all()
+
+
 def test_a_volume_may_come_before_the_model(start: Start) -> None:
     worker = start(is_ready=False)
     worker.send(Hello())

@@ -136,7 +136,8 @@ class PackedEdge:
 
 def pack_edge(steps: NDArray[np.int8]) -> PackedEdge | None:
     """Pack distances to a mask's edge in steps, (rows, cols); None if no pixel is near it."""
-    told = np.where(np.abs(steps) < EDGE_STEPS * EDGE_REACH, steps, 0).astype(np.int8)
+    # Wider first: -128 has no positive in int8.
+    told = np.where(np.abs(steps.astype(np.int16)) < EDGE_STEPS * EDGE_REACH, steps, 0).astype(np.int8)
     shape = (int(steps.shape[0]), int(steps.shape[1]))
     rows, columns = np.flatnonzero(told.any(axis=1)), np.flatnonzero(told.any(axis=0))
     if rows.size == 0:
