@@ -29,6 +29,7 @@ from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
 from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
 from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview
 from SAM2PropagateLib.scene.markups import PromptMarkups
+from SAM2PropagateLib.scene.placement import Placement
 from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.segments import SegmentReader, referenceLattice, segmentIDs, volumeLattice
 from SAM2PropagateLib.scene.smooth import FrameDetail, widened
@@ -115,7 +116,7 @@ class Workspace:
         self._past: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
         self._future: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
         self._onSegments = onSegments
-        self._placement: dict[str, tuple[float, ...]] = {}
+        self.placement = Placement(segmentationNode, volumeNode)
         self._watcher = PromptWatcher(self.markups, onPrompts, self.follow)
         self._observers = Observers()
         segmentation = slicer.vtkSegmentation
@@ -126,6 +127,8 @@ class Workspace:
             segmentation.SegmentRemoved,
         ):
             self._observers.add(segmentationNode, event, self._segmentsChanged)
+        for event in (segmentation.SegmentModified, segmentation.SourceRepresentationModified):
+            self._observers.add(segmentationNode.GetSegmentation(), event, self.placement.restore)
         transformed = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
         self._observers.add(segmentationNode, transformed, self.follow)
         self._observers.add(volumeNode, transformed, self.follow)
@@ -187,20 +190,10 @@ class Workspace:
 
     def _followPlacement(self) -> None:
         """Where segmentation and volume were moved against each other, nobody has painted."""
-        before, self._placement = self._placement, self._placementNow()
-        if any(before.get(name, place) != place for name, place in self._placement.items()):
+        if self.placement.hasMoved():
             self._edits.clear()
             self.underlay.rebase(self.segmentIDs)
             self._onSegments()
-
-    def _placementNow(self) -> dict[str, tuple[float, ...]]:
-        """How the labelmap of each segment lies on the volume's voxels."""
-        found = {}
-        for segmentID in self.segmentIDs:
-            matrix = self._reader(segmentID).toVolume
-            if matrix is not None:
-                found[segmentID] = tuple(np.round(matrix, 4).ravel().tolist())
-        return found
 
     @property
     def hasOwnGrid(self) -> bool:
@@ -500,6 +493,7 @@ class Workspace:
     # --- edits
 
     def _segmentsChanged(self) -> None:
+        self.placement.restoreSurfaces()
         self._edits.clear()
         self._onSegments()
 
@@ -508,7 +502,7 @@ class Workspace:
         key = (segmentID, self.axis)
         if key not in self._edits:
             self._edits[key] = self.tracker.edited(*key)
-            self._placement = {**self._placementNow(), **self._placement}
+            self.placement.note(isNew=True)
             self._notice(*key)
         return self._edits[key]
 
@@ -533,7 +527,7 @@ class Workspace:
             self._committed[segmentID, axis] = self.tracker.hashes(segmentID, axis)
         self.noteState(masks)
         self._edits.clear()
-        self._placement = self._placementNow()
+        self.placement.note()
         # Other segments may have lost voxels to it: nobody painted there.
         self.underlay.renew(
             {name: frames - set(masks.get(name, ())) for name, frames in openEdits.items()},

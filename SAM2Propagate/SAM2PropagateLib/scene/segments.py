@@ -197,13 +197,6 @@ class SegmentReader:
             self._lattice.ijkToWorld.tobytes(),
         )
 
-    @property
-    def toVolume(self) -> FloatArray | None:
-        """The (4, 4) matrix from the labelmap's voxels to the volume's; None without a labelmap."""
-        if self._lattice.isEmpty:
-            return None
-        return np.asarray(self._geometry.ras_to_ijk_matrix @ self._lattice.ijkToWorld, dtype=np.float64)
-
     def frame(self, index: int, axis: int, *, throughout: bool = False) -> BoolArray:
         """The segment on one frame: (rows, columns) bool.
 

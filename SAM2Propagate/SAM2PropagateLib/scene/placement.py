@@ -1,0 +1,155 @@
+"""How the labelmaps of a segmentation lie on the voxels of a volume, to tell a move from an edit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+from SAM2PropagateLib.frames.geometry import FloatArray
+from SAM2PropagateLib.scene.segments import binaryLabelmapName, segmentIDs
+from SAM2PropagateLib.scene.transforms import between, isLinear, parentToWorld, toArray, toMatrix
+from SAM2PropagateLib.scene.volume import ijkToRas
+
+# Decimals to which matrices are compared.
+_DECIMALS = 4
+
+Key = tuple[float, ...]
+
+
+class Placement:
+    """Remembers where labelmaps were, and tells when they were moved against the volume.
+
+    Hardening a transform moves labelmaps within their segmentation, but not against the volume. The states of
+    before that an undo brings back lie where they were then: `restore` puts them where they belong now. It is
+    to be called within the undo, from an event of the vtkSegmentation itself: the undo history would take
+    what comes after for a new step, and would have nothing to redo.
+
+    Args:
+        segmentationNode, volumeNode: both in a scene.
+    """
+
+    def __init__(self, segmentationNode: Any, volumeNode: Any) -> None:
+        self._segmentationNode = segmentationNode
+        self._volumeNode = volumeNode
+        # Per segment its labelmap's matrix in the segmentation, and that to the volume's voxels.
+        self._noted: dict[str, tuple[FloatArray, FloatArray]] = {}
+        self._inputs: object = None
+        self._isRestoring = False
+        # How those moved that were put back during the undo under way.
+        self._restored: dict[str, FloatArray] = {}
+        # Where a labelmap belongs that lies as it did before transforms were hardened.
+        self._hardened: dict[Key, FloatArray] = {}
+
+    def note(self, isNew: bool = False) -> None:
+        """Notes where the labelmaps are now.
+
+        Args:
+            isNew: only those that are not noted yet.
+
+        Raises:
+            InputError: `nonlinear_transform`.
+        """
+        now = self._now()
+        self._noted = {**now, **self._noted} if isNew else now
+
+    def hasMoved(self) -> bool:
+        """Whether a labelmap was moved against the volume since it was noted; notes where they are now.
+
+        Raises:
+            InputError: `nonlinear_transform`.
+        """
+        space, own = between(self._segmentationNode, self._volumeNode), ijkToRas(self._volumeNode)
+        inputs = (_key(space), _key(own), {name: _key(one) for name, one in self._matrices().items()})
+        if inputs == self._inputs:
+            return False
+        self._inputs = inputs
+        before, self._noted = self._noted, self._now()
+        hasMoved = False
+        for name, (matrix, toVolume) in self._noted.items():
+            old, oldToVolume = before.get(name, (matrix, toVolume))
+            if _key(oldToVolume) != _key(toVolume):
+                hasMoved = True
+            elif _key(old) != _key(matrix):
+                self._harden(old, matrix)
+        return hasMoved
+
+    def restore(self) -> None:
+        """Puts labelmaps where they belong that an undo brought back from before a transform was hardened."""
+        if not self._hardened or self._isRestoring:
+            return
+        self._isRestoring = True
+        node = self._segmentationNode
+        parent = parentToWorld(node) if isLinear(node) else np.eye(4)
+        try:
+            images = self._images()
+            for name, matrix in self._matrices().items():
+                wanted = self._hardened.get(_key(matrix))
+                noted = self._noted.get(name)
+                # It is just being hardened back.
+                isHardening = noted is not None and _key(parent @ noted[0]) == _key(matrix)
+                if wanted is not None and not isHardening:
+                    images[name].SetGeometryFromImageToWorldMatrix(toMatrix(wanted))
+                    # Segments may share a labelmap.
+                    for other, image in images.items():
+                        if image is images[name]:
+                            self._restored[other] = wanted @ np.linalg.inv(matrix)
+        finally:
+            self._isRestoring = False
+
+    def restoreSurfaces(self) -> None:
+        """Puts the surfaces where they belong whose labelmaps `restore` has moved; after the undo."""
+        restored, self._restored = self._restored, {}
+        segmentation = self._segmentationNode.GetSegmentation()
+        kind = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+        for name, matrix in restored.items():
+            segment = segmentation.GetSegment(name)
+            surface = segment.GetRepresentation(kind) if segment is not None else None
+            if surface is None:
+                continue
+            transform, mover = vtk.vtkTransform(), vtk.vtkTransformPolyDataFilter()
+            transform.SetMatrix(toMatrix(matrix))
+            mover.SetTransform(transform)
+            mover.SetInputData(surface)
+            mover.Update()
+            surface.DeepCopy(mover.GetOutput())
+        if restored and self._segmentationNode.GetDisplayNode() is not None:
+            self._segmentationNode.GetDisplayNode().Modified()
+
+    def _harden(self, old: FloatArray, new: FloatArray) -> None:
+        self._hardened = {key: new if _key(to) == _key(old) else to for key, to in self._hardened.items()}
+        self._hardened[_key(old)] = new
+        self._hardened.pop(_key(new), None)
+
+    def _now(self) -> dict[str, tuple[FloatArray, FloatArray]]:
+        space = between(self._segmentationNode, self._volumeNode)
+        toVoxels = np.linalg.inv(ijkToRas(self._volumeNode)) @ space
+        return {
+            name: (matrix, np.asarray(toVoxels @ matrix, dtype=np.float64))
+            for name, matrix in self._matrices().items()
+        }
+
+    def _matrices(self) -> dict[str, FloatArray]:
+        found = {}
+        for name, image in self._images().items():
+            matrix = vtk.vtkMatrix4x4()
+            image.GetImageToWorldMatrix(matrix)
+            found[name] = toArray(matrix)
+        return found
+
+    def _images(self) -> dict[str, Any]:
+        """The labelmaps that hold voxels, by segment ID."""
+        segmentation, kind = self._segmentationNode.GetSegmentation(), binaryLabelmapName()
+        images = {
+            name: segmentation.GetSegment(name).GetRepresentation(kind)
+            for name in segmentIDs(self._segmentationNode)
+        }
+        return {
+            name: image for name, image in images.items() if image is not None and image.GetNumberOfPoints()
+        }
+
+
+def _key(matrix: FloatArray) -> Key:
+    return tuple((np.round(matrix, _DECIMALS) + 0.0).ravel().tolist())
