@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import slicer
 import vtk
 
 from SAM2PropagateLib.scene.prompt_nodes import promptNodes
@@ -242,6 +243,44 @@ def test_only_the_volume_moves_and_its_prompts_with_it(case):
     assert drawn(case) == places
     case.run()
     assert case.ends[-1].frames == 0
+
+
+def test_a_run_after_both_were_moved_apart_says_so_and_keeps_the_masks(case):
+    start(case)
+    case.click(18, 16, 8)
+    case.run()
+    shift = np.eye(4)
+    shift[0, 3] = 12.0  # ten voxels of 1.2 mm
+    under(case, addTransform(case.headless, shift, "other"), case.segmentationNode)
+    before = segment(case)
+    assert before.any()
+    case.run()
+    assert case.codes == ["moved_apart"]
+    np.testing.assert_array_equal(segment(case), before)
+    case.run()
+    assert case.codes == ["moved_apart"]
+
+
+def test_a_finer_segmentation_that_moves_along_has_no_edits(case):
+    start(case)
+    grid = vtk.vtkMatrix4x4()
+    case.volumeNode.GetIJKToRASMatrix(grid)
+    fine = slicer.util.arrayFromVTKMatrix(grid) @ np.diag([0.5, 0.5, 0.5, 1])
+    i, j, k = (2 * count for count in case.volumeNode.GetImageData().GetDimensions())
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(0, i - 1, 0, j - 1, 0, k - 1)
+    image.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(fine))
+    text = slicer.vtkSegmentationConverter.SerializeImageGeometry(image)
+    name = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    case.segmentationNode.GetSegmentation().SetConversionParameter(name, text)
+    case.click(18, 16, 8)
+    case.run()
+    before = segment(case)
+    hardened_both(case)
+    assert case.workspace.edits("A") == ()
+    case.run()
+    assert case.ends[-1].frames == 0
+    np.testing.assert_array_equal(segment(case), before)
 
 
 def test_moving_the_segmentation_alone_is_no_painting_under_its_preview(case):

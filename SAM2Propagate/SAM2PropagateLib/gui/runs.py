@@ -84,6 +84,7 @@ class Runs:
         try:
             self._applying.mergeEdits()
             before = workspace.prompts
+            elsewhere = [one for one in wanted if workspace.placement.isElsewhere(one)]
             told = []
             for segmentID in wanted:
                 workspace.adoptEdits(segmentID)
@@ -117,6 +118,7 @@ class Runs:
         self._running.begin(call, wanted)
         workspace.underlay.begin(wanted)
         self._messages.beginAnew(call)
+        self._tellOfMoved(workspace, elsewhere)
         self._worker.startPolling()
         self._changed.emit(None)
         return True
@@ -184,6 +186,25 @@ class Runs:
                     "what you correct changes. For the present ones: All slices anew."
                 ).format(names="”, “".join(names)),
                 "older_window",
+            )
+
+    def _tellOfMoved(self, workspace: Workspace, segmentIDs: list[str]) -> None:
+        """Says that segments were moved against the volume since they were written."""
+        if segmentIDs:
+            workspace.placement.note()  # said once
+            segmentation = workspace.segmentationNode.GetSegmentation()
+            self._messages.say(
+                "warning",
+                _(
+                    "“{segmentation}” and “{volume}” were moved against each other since the last run. The "
+                    "slices of “{names}” count as edited by hand where they are now. If both belong "
+                    "together, put them under the same transform."
+                ).format(
+                    segmentation=workspace.segmentationNode.GetName(),
+                    volume=workspace.volumeNode.GetName(),
+                    names="”, “".join(segmentation.GetSegment(one).GetName() for one in segmentIDs),
+                ),
+                "moved_apart",
             )
 
     def _tellOfOvertaken(self, workspace: Workspace, frames: Set[Key]) -> None:

@@ -1,4 +1,4 @@
-"""What the user said, as immutable values in RAS (world millimetres).
+"""What the user said, as immutable values in RAS (mm), in a scene the volume's own, below its transforms.
 
 Every change gives a new value; nothing here knows of a volume, so the same prompts survive a changed
 propagation axis, a moved volume or another session. `resolve.py` turns them into frames and pixels.

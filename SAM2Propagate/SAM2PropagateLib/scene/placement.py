@@ -37,6 +37,7 @@ class Placement:
         # Per segment its labelmap's matrix in the segmentation, and that to the volume's voxels.
         self._noted: dict[str, tuple[FloatArray, FloatArray]] = {}
         self._inputs: object = None
+        self._written: dict[str, Key] = {}
         self._isRestoring = False
         # How those moved that were put back during the undo under way.
         self._restored: dict[str, FloatArray] = {}
@@ -54,6 +55,17 @@ class Placement:
         """
         now = self._now()
         self._noted = {**now, **self._noted} if isNew else now
+        if not isNew:
+            self._written = {name: _key(toVolume) for name, (_, toVolume) in now.items()}
+
+    def isElsewhere(self, segmentID: str) -> bool:
+        """Whether a segment lies elsewhere on the volume than when all were noted last, after a commit.
+
+        Raises:
+            InputError: `nonlinear_transform`.
+        """
+        written, now = self._written.get(segmentID), self._now().get(segmentID)
+        return written is not None and now is not None and written != _key(now[1])
 
     def hasMoved(self) -> bool:
         """Whether a labelmap was moved against the volume since it was noted; notes where they are now.
