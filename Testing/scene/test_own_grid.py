@@ -7,10 +7,11 @@ import pytest
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
+from SAM2PropagateLib.scene import own_grid
 from SAM2PropagateLib.scene.commit import CommitSummary, SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditTracker
 from SAM2PropagateLib.scene.lattice import Lattice, resample
-from SAM2PropagateLib.scene.own_grid import placesIn
+from SAM2PropagateLib.scene.own_grid import FrameSums, ownVoxels, placesIn
 from SAM2PropagateLib.scene.segments import SegmentReader, volumeLattice
 from SAM2PropagateLib.scene.smooth import FrameDetail
 from SAM2PropagateLib.scene.volume import volumeGeometry
@@ -294,3 +295,17 @@ def test_a_coarser_grid_is_told_in_the_summary(headless):
     coarse = Fine(headless, (PLAIN @ half, (20, 18, 9)))
     summary = coarse.committer.commit({"A": frames(DISC, 2, range(18))}, 2)
     assert summary.coarseVoxel == pytest.approx((2.4, 1.8, 5.0))
+
+
+@pytest.mark.parametrize("name", ["3", "1 1 4", "2 3 1", "2 shifted", "2 shifted by half a voxel"])
+def test_frames_are_told_apart_the_same_way_voxel_by_voxel(headless, monkeypatch, name):
+    fine = Fine(headless, GRIDS[name])
+    fine.put(np.random.default_rng(11).random(fine.lattice.shape) < 0.05)
+    own = ownVoxels(fine.reader, fine.geometry)
+    atOnce, single = FrameSums(fine.geometry), FrameSums(fine.geometry)
+    atOnce.change(own)
+    monkeypatch.setattr(own_grid, "alignedAxes", lambda *_: None)
+    single.change(own)
+    for axis in range(3):
+        assert atOnce.texts(axis) == single.texts(axis)
+        assert len(atOnce.texts(axis)) == SHAPE_IJK[axis]

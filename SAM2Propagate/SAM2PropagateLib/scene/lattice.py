@@ -142,7 +142,7 @@ def resample(
     if source.isEmpty or target.isEmpty:
         return np.zeros(target.shape, dtype=np.uint8)
     matrix = target.indexMatrix(source)
-    axes = _alignedAxes(matrix, target)
+    axes = alignedAxes(matrix, target)
     # Which voxel is the nearest must not depend on the last digit of a matrix.
     half = np.full(3, 0.5 + _BIAS)
     if isLower:
@@ -156,7 +156,7 @@ def resample(
     )
 
 
-def _alignedAxes(matrix: FloatArray, target: Lattice) -> tuple[int, int, int] | None:
+def alignedAxes(matrix: FloatArray, target: Lattice) -> tuple[int, int, int] | None:
     """Per target axis the source axis that runs along it, or None when the grids are turned against each
     other.
     """

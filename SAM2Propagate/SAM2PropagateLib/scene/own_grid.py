@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
-from SAM2PropagateLib.scene.lattice import EMPTY, Extent, Lattice, resample, union
+from SAM2PropagateLib.scene.lattice import EMPTY, Extent, Lattice, alignedAxes, resample, union
 from SAM2PropagateLib.scene.segments import (
     BoolArray,
     SegmentReader,
@@ -99,6 +99,11 @@ class FrameSums:
 
     def change(self, changed: OwnVoxels) -> None:
         """These voxels have changed."""
+        matrix = changed.lattice.indexMatrix(self._volume)
+        axes = alignedAxes(matrix, changed.lattice)
+        if axes is not None:
+            self._changeAligned(changed, matrix, axes)
+            return
         e = changed.lattice.extent
         for layer, plane in enumerate(changed.voxels):
             where = np.argwhere(plane[np.newaxis]) + np.array([layer, 0, 0])
@@ -108,6 +113,32 @@ class FrameSums:
             number = _numbers(where[isInside] + (e[4], e[2], e[0]))
             for axis in _AXES:
                 np.bitwise_xor.at(self._sums[axis], frames[isInside, axis], number)
+
+    def _changeAligned(self, changed: OwnVoxels, matrix: FloatArray, axes: tuple[int, int, int]) -> None:
+        """Many times as fast: all voxels with the same index along an axis lie in the same frame."""
+        e, lines, inside, sums = changed.lattice.extent, [], [], []
+        for own, axis in enumerate(axes):
+            index = np.arange(e[2 * own], e[2 * own + 1] + 1)
+            frame = np.floor(matrix[axis, own] * index + matrix[axis, 3] + 0.5 + _BIAS).astype(np.intp)
+            lines.append(frame)
+            inside.append((frame >= 0) & (frame < len(self._sums[axis])))
+            sums.append(np.zeros(len(index), np.uint64))
+        j, i = np.indices(changed.voxels.shape[1:])
+        index = np.stack([np.zeros(j.size, np.intp), j.ravel() + e[2], i.ravel() + e[0]], axis=1)
+        isInside = inside[1][:, None] & inside[0]
+        for layer in np.flatnonzero(inside[2]):
+            plane = changed.voxels[layer] & isInside
+            if not plane.any():
+                continue
+            index[:, 0] = layer + e[4]
+            numbers = np.where(plane, _numbers(index).reshape(plane.shape), np.uint64(0))
+            rows = np.bitwise_xor.reduce(numbers, axis=1)
+            sums[0] ^= np.bitwise_xor.reduce(numbers, axis=0)
+            sums[1] ^= rows
+            sums[2][layer] = np.bitwise_xor.reduce(rows)
+        for own, axis in enumerate(axes):
+            kept = inside[own]
+            np.bitwise_xor.at(self._sums[axis], lines[own][kept], sums[own][kept])
 
     def texts(self, axis: int) -> dict[int, str]:
         """Per frame that holds anything its number as a text."""

@@ -155,12 +155,15 @@ class _Surfaces:
         axis = self._axis
         x, y = (n for n in range(3) if n != axis)
         k, j, i = np.nonzero(isNear)
+        if not len(k):
+            return
         index = np.stack([i, j, k], axis=1) + np.array(target.extent[::2])
         places = index @ matrix[:3, :3].T + matrix[:3, 3]
         frames = np.floor(places[:, axis] + 0.5).astype(np.intp)
         verdict = np.empty(len(frames), np.uint8)
-        for frame in np.unique(frames):
-            here = np.flatnonzero(frames == frame)
+        order = np.argsort(frames, kind="stable")
+        present, first = np.unique(frames[order], return_index=True)
+        for frame, here in zip(present, np.split(order, first[1:]), strict=True):
             rows = places[here, y] - self._window[0].start
             columns = places[here, x] - self._window[1].start
             own = self._distances(int(frame))
