@@ -63,16 +63,22 @@ class Module:
 
 
 class HeadlessDesk:
-    """The desk in a headless Slicer; see `SAM2PropagateTesting.desks.Desk`."""
+    """The desk in a headless Slicer; see `SAM2PropagateTesting.desks.Desk`.
 
-    def __init__(self, headless: HeadlessSlicer) -> None:
+    Args:
+        headless: the Slicer.
+        size: of all views, whatever a test asks for, as Slicer's layout decides itself; None: as asked for.
+    """
+
+    def __init__(self, headless: HeadlessSlicer, size: tuple[int, int] | None = None) -> None:
         self._headless = headless
+        self._size = size
         self._views: list[SliceView] = []
 
     def openView(
         self, name: str = "Red", orientation: str = "Axial", size: tuple[int, int] = (420, 400)
     ) -> View:
-        view = SliceView(self._headless, name, size=size)
+        view = SliceView(self._headless, name, size=self._size or size)
         self._views.append(view)
         opened = View(OffscreenSurface(view))
         opened.setOrientation(orientation)

@@ -118,6 +118,17 @@ class SliceView:
         former.SetFieldOfView(250.0, 250.0, 1.0)
         return former
 
+    def resize(self, size: tuple[int, int]) -> None:
+        """Gives the view another size in pixels, as a layout does."""
+        self._window.SetSize(*size)
+        self.logic.ResizeSliceNode(*size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        width, height = self._window.GetSize()
+        return width, height
+
     @property
     def interactor(self) -> Any:
         """The view's vtkRenderWindowInteractor."""

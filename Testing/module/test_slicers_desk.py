@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import slicer
+import vtk
 
 import SAM2PropagateFlowTest
 import SAM2PropagateViewTest
@@ -51,18 +52,31 @@ class Real:
         self.__dict__.update(members)
 
 
+# The sizes that views get some turns of events after the layout was set.
+SIZES = ((318, 327), (500, 240), (260, 380))
+_TURNS = 4
+
+
 class Layout:
-    """Slicer's layout of three slice views, which are drawn when events are processed."""
+    """Slicer's layout of three slice views, which are drawn when events are processed.
+
+    They get their final sizes late, and the name of what they show stands in their corner.
+    """
 
     def __init__(self, headless: Any) -> None:
         self._waiting: set[str] = set()
+        self._turns = 0
+        self.texts: dict[str, Any] = {}
         self.views: dict[str, SliceView] = {}
         widgets: dict[str, Real] = {}
         for name, plane in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
             view = SliceView(headless, name, plane, (390, 370))
             view.onRedrawRequest(lambda name=name: self._waiting.add(name))
             self.views[name] = view
-            widgets[name] = self._widget(view)
+            text = self.texts[name] = vtk.vtkCornerAnnotation()
+            text.SetText(0, f"B: {name} shows something with a long name")
+            view.interactor.GetRenderWindow().GetRenderers().GetFirstRenderer().AddViewProp(text)
+            widgets[name] = self._widget(view, text)
         self.layouts: list[int] = []
         self.manager = Real(
             "qSlicerLayoutManager",
@@ -73,13 +87,14 @@ class Layout:
         )
 
     @staticmethod
-    def _widget(view: SliceView) -> Real:
+    def _widget(view: SliceView, text: Any) -> Real:
         drawn = Real(
             "qMRMLSliceView",
             interactor=lambda: view.interactor,
             renderWindow=view.interactor.GetRenderWindow,
             forceRender=view.render,
             scheduleRender=view.render,
+            cornerAnnotation=lambda: text,
         )
         return Real(
             "qMRMLSliceWidget",
@@ -97,6 +112,10 @@ class Layout:
         from PySide6 import QtCore
 
         QtCore.QCoreApplication.processEvents()
+        self._turns += 1
+        if self._turns == _TURNS:
+            for view, size in zip(self.views.values(), SIZES, strict=True):
+                view.resize(size)
         waiting, self._waiting = self._waiting, set()
         for name in waiting:
             self.views[name].render()
@@ -132,6 +151,22 @@ def run(test: unittest.TestCase) -> None:
     assert result.testsRun == 1
 
 
+def test_a_view_is_used_once_it_has_its_size(layout: Layout, annotations: Any) -> None:
+    desk = SlicerDesk()
+    node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
+    node.SetLinkedControl(True)
+    try:
+        for name, size in zip(layout.views, SIZES, strict=True):
+            view = desk.openView(name)
+            assert tuple(view.node.GetDimensions()[:2]) == size == view.screenshot().shape[1::-1]
+            assert layout.texts[name].GetText(0) in (None, "")
+        assert not node.GetLinkedControl()
+    finally:
+        desk.close()
+    assert node.GetLinkedControl()
+    node.SetLinkedControl(False)
+
+
 @pytest.mark.parametrize(("case", "name"), [(case, name) for case in VIEW_TESTS for name in VIEW_TESTS[case]])
 def test_a_view_test_at_slicers_desk(layout: Layout, annotations: Any, case: Any, name: str) -> None:
     before = [
@@ -143,7 +178,8 @@ def test_a_view_test_at_slicers_desk(layout: Layout, annotations: Any, case: Any
     ]
     assert after == before, "the views are left as they were"
     assert layout.layouts == [slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView, 2]
-    assert annotations.shown == [False, True]
+    assert annotations.shown == [True], "Slicer's own way of hiding them leaves them there"
+    assert [view.size for view in layout.views.values()] == list(SIZES)
 
 
 def test_without_a_main_window_the_view_tests_say_why_they_are_skipped(window_modules: Any) -> None:

@@ -225,6 +225,11 @@ def test_the_self_tests_pass_without_slicer(window_modules: Any) -> None:
 
     from Testing.headless.slicer_modules import ModuleWindow
 
+    # The Data Probe has its parameters in the scene, too, and keeps them when it is closed.
+    probe = slicer.vtkMRMLScriptedModuleNode()
+    probe.SetSingletonTag("DataProbe")
+    probe.SetModuleName("DataProbe")
+    probe = slicer.mrmlScene.AddNode(probe)
     module = ModuleWindow(MODULE_FILE)
     path = ROOT / "SAM2Propagate" / "Testing" / "Python" / "SAM2PropagateSceneTest.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -241,6 +246,7 @@ def test_the_self_tests_pass_without_slicer(window_modules: Any) -> None:
     # And as the button "Test" in Slicer runs it.
     module.python.SAM2PropagateTest().runTest()
     module.close()
+    slicer.mrmlScene.RemoveNode(probe)
 
 
 @pytest.mark.parametrize("segment_id", ['GTV "boost" <5mm', "Segment_1", "tab\there"])

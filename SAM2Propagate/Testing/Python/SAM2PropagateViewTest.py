@@ -26,7 +26,7 @@ from SAM2PropagateLib.scene.prompt_nodes import promptNodes
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateLib.scene.watch import PromptWatcher
-from SAM2PropagateTesting.answers import disc
+from SAM2PropagateTesting.answers import RADIUS, disc
 from SAM2PropagateTesting.cases import Case
 from SAM2PropagateTesting.desks import Desk, DeskTest
 from SAM2PropagateTesting.each import each, expanded
@@ -237,21 +237,23 @@ class SAM2PropagatePromptViewTest(DeskTest):
         case.view.click(case.view.at(0.714, 0.75))
         case.view.move(corner)
         self.assertEqual(empty, 0)
-        self.assertGreater(afterClick, 20)
-        self.assertGreater(case.drawn(), afterClick + 300)
+        # A part of the box's outline.
+        width, height = case.view.at(1, 1)
+        outline = 0.3 * (width + height)
+        self.assertGreater(afterClick, 5)
+        self.assertGreater(case.drawn(), afterClick + outline)
         for step in (1, -2):
             case.view.wheel(corner, step)
             self.assertEqual(case.drawn(), 0)
         case.view.wheel(corner, 1)
-        self.assertGreater(case.drawn(), afterClick + 300)
+        self.assertGreater(case.drawn(), afterClick + outline)
 
     @each(geometry=("oblique", "oblique mirrored"), view=("Axial", "Sagittal", "Coronal"))
     def test_aBoxDraggedInAViewThatIsTurnedAgainstTheVolume(self, geometry: str, view: str) -> None:
         """It lies on the frame of its middle, along the nearest axis, and holds what was drawn there."""
         case = self.case(geometry, view, voxel(9, 18, 20))
         case.jumpTo(MIDDLE)
-        x, y = case.onBrightPixel()
-        case.oneDrag((x - 30, y - 30), (x + 30, y + 30))
+        case.oneDrag(*case.view.around(case.onBrightPixel(), 4, 4))
         axis = choose_axis(case.markups.read(), case.geometry, case.changes[0].viewNormal)
         keyframes = case.resolved(axis).keyframes
         self.assertEqual(list(keyframes), [MIDDLE[axis]])
@@ -268,7 +270,7 @@ class SAM2PropagatePromptViewTest(DeskTest):
         tool = BoxDrag(case.markups, ended.append)
         tool.addView(case.view.interactor, case.view.node)
         x, y = case.view.at(0.476, 0.5)
-        for start, end in (((x, y), (x + 2, y + 60)), ((1, 1), (8, 8)), ((x, y), (x, y))):
+        for start, end in (((x, y), (x + 2, y + case.view.pixels(8))), ((1, 1), (8, 8)), ((x, y), (x, y))):
             tool.start("A")
             case.view.drag(start, end)
             self.assertFalse(tool.isOn)
@@ -482,15 +484,15 @@ class SAM2PropagateToolViewTest(DeskTest):
     def test_aBoxIsDraggedAndTheNextOneToo(self, view: str) -> None:
         case = self.case(view)
         case.controller.chooseTool("box")
-        x, y = case.xy(MIDDLE)
-        case.view.drag((x - 25, y - 20), (x + 25, y + 20))
+        low, high = case.view.around(case.xy(MIDDLE), 5, 4)
+        case.view.drag(low, high)
         case.controller.wait(5)
         (box,) = case.workspace.prompts.segment("A").boxes
         frame = MIDDLE[case.workspace.axis]
         self.assertEqual(case.workspace.previewFrames("A"), {frame})
-        self.assertGreater(case.shown(frame).sum(), 20)
+        self.assertGreater(case.shown(frame).sum(), 10)
         self.assertEqual(case.controller.tool, "box")
-        case.view.drag((x - 15, y - 12), (x + 25, y + 20))
+        case.view.drag(case.view.around(case.xy(MIDDLE), 3, 2.4)[0], high)
         case.controller.wait(5)
         (again,) = case.workspace.prompts.segment("A").boxes
         self.assertNotEqual(again.id, box.id)
@@ -518,8 +520,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.input.addSliceView(side.interactor, side.node)
         case.input.start()
         case.controller.chooseTool("box")
-        x, y = side.rasToXy(case.geometry.ijk_to_world(MIDDLE))
-        side.drag((x - 25, y - 20), (x + 25, y + 20))
+        side.drag(*side.around(side.rasToXy(case.geometry.ijk_to_world(MIDDLE)), 5, 4))
         self.assertEqual(case.codes, ["refused"])
         self.assertIn("axial", case.texts[0])
         self.assertEqual(case.workspace.prompts.segment("A").boxes, ())
@@ -910,12 +911,12 @@ class SAM2PropagateToolViewTest(DeskTest):
         case = self.case()
         seen = self.doubleClicksSeen(case)
         case.controller.chooseTool("box")
-        x, y = case.xy(MIDDLE)
-        case.view.click((x - 25, y - 20))
-        case.view.event("LeftButtonDoubleClickEvent", (x - 25, y - 20))
-        case.view.move((x + 10, y + 10))
-        case.view.move((x + 25, y + 20))
-        case.view.event("LeftButtonReleaseEvent", (x + 25, y + 20))
+        low, high = case.view.around(case.xy(MIDDLE), 5, 4)
+        case.view.click(low)
+        case.view.event("LeftButtonDoubleClickEvent", low)
+        case.view.move(case.view.around(case.xy(MIDDLE), 2, 2)[1])
+        case.view.move(high)
+        case.view.event("LeftButtonReleaseEvent", high)
         case.controller.wait(5)
         self.assertEqual(len(case.workspace.prompts.segment("A").boxes), 1)
         self.assertEqual(seen, [])
@@ -923,26 +924,27 @@ class SAM2PropagateToolViewTest(DeskTest):
     def test_aDragWithAModifierIsSlicersWithTheBoxToolToo(self) -> None:
         case = self.case()
         case.controller.chooseTool("box")
-        x, y = case.xy(MIDDLE)
         before = case.xy(MIDDLE)
-        case.view.drag((x - 25, y - 20), (x + 25, y + 20), shift=True)
+        case.view.drag(*case.view.around(before, 5, 4), shift=True)
         self.assertTrue(case.workspace.prompts.is_empty)
         self.assertEqual(list(promptNodes(case.segmentationNode, "A", "box")), [])
         self.assertEqual(case.codes, [])
-        self.assertGreater(np.abs(np.subtract(case.xy(MIDDLE), before)).max(), 20, "the view was panned")
+        self.assertGreater(
+            np.abs(np.subtract(case.xy(MIDDLE), before)).max(), case.view.pixels(4), "the view was panned"
+        )
 
     def test_aBoxIsResizedAndAClickDraggedWithTheBoxToolOn(self) -> None:
         case = self.case()
         case.controller.chooseTool("positive")
         case.clickAt((6, 6, 9))
         case.controller.chooseTool("box")
-        x, y = case.xy(MIDDLE)
-        case.view.drag((x - 25, y - 20), (x + 25, y + 20))
+        low, high = case.view.around(case.xy(MIDDLE), 5, 4)
+        case.view.drag(low, high)
         case.controller.wait(5)
         (box,) = case.workspace.prompts.segment("A").boxes
         wide = case.shown(9).sum()
         case.view.screenshot()
-        case.view.drag((x + 25, y + 20), (x + 45, y + 35))
+        case.view.drag(high, case.view.around(case.xy(MIDDLE), 9, 7)[1])
         case.controller.wait(5)
         (same,) = case.workspace.prompts.segment("A").boxes
         self.assertEqual(same.id, box.id)
@@ -994,8 +996,7 @@ class SAM2PropagateToolViewTest(DeskTest):
     def test_aBoxIsDeletedWithTheKeyAndBroughtBack(self, view: str) -> None:
         case = self.case(view)
         case.controller.chooseTool("box")
-        x, y = case.xy(MIDDLE)
-        case.view.drag((x - 25, y - 20), (x + 25, y + 20))
+        case.view.drag(*case.view.around(case.xy(MIDDLE), 5, 4))
         case.controller.wait(5)
         frame = MIDDLE[case.workspace.axis]
         shown = case.shown(frame)
@@ -1049,9 +1050,8 @@ class SAM2PropagateToolViewTest(DeskTest):
         interactor = case.view.interactor
         case.controller.chooseTool("box")
         case.input.stop()
-        x, y = case.xy(MIDDLE)
-        case.view.drag((x - 25, y - 20), (x + 25, y + 20))
-        case.view.click((x, y))
+        case.view.drag(*case.view.around(case.xy(MIDDLE), 5, 4))
+        case.view.click(case.xy(MIDDLE))
         case.key("a")
         self.assertTrue(case.workspace.prompts.is_empty)
         self.assertEqual(case.controller.tool, "box")
@@ -1075,7 +1075,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case = self.case(view)
         self.assertEqual(case.green(), 0)
         case.clickOn(MIDDLE, "positive")
-        self.assertGreater(case.green(), 100)
+        self.assertGreater(case.green(), 0.3 * np.pi * case.view.pixels(RADIUS) ** 2)
         if view == "oblique":
             # A step is smaller than a frame there, and the plane cuts several frames.
             case.jumpTo(case.onFrame(MIDDLE, MIDDLE[2] + 4))

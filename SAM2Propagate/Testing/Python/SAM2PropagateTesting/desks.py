@@ -17,6 +17,8 @@ from SAM2PropagateTesting.views import View
 
 # Seconds that a requested drawing may take to begin.
 _REDRAW_SECONDS = 0.3
+# Seconds that a view may take to get its size, and how often in a row it must have the same one.
+_SETTLE_SECONDS, _CALM = 5.0, 8
 
 
 class Desk(Protocol):
@@ -60,6 +62,17 @@ class SlicerSurface:
     def interactor(self) -> Any:
         return self._widget.sliceView().interactor()
 
+    def settle(self) -> None:
+        """Waits until the view has the size that the layout gives it, which takes several turns of events."""
+        window, before, calm = self._widget.sliceView().renderWindow(), None, 0
+        end = time.monotonic() + _SETTLE_SECONDS
+        while calm < _CALM and time.monotonic() < end:
+            slicer.app.processEvents()
+            size = (*window.GetSize(), *self.node.GetDimensions()[:2])
+            calm = calm + 1 if size == before and size[:2] == size[2:] else 0
+            before = size
+            time.sleep(0.005)
+
     def screenshot(self) -> np.ndarray:
         # What the scene asked for in the meantime, such as a new image, arrives with the events.
         slicer.app.processEvents()
@@ -102,6 +115,7 @@ class SlicerDesk:
         self._opened: list[tuple[View, Any]] = []
         self._layoutBefore: int | None = None
         self._annotationsBefore = False
+        self._linked: list[Any] = []
 
     def openView(self, name: str = "Red", orientation: str = "Axial", size: tuple[int, int] = (0, 0)) -> View:
         layout = slicer.app.layoutManager()
@@ -112,8 +126,15 @@ class SlicerDesk:
             layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
             # The texts in the corners of the views would be taken for pixels of the image.
             self._annotationsBefore = _showAnnotations(False)
-            slicer.app.processEvents()
-        view = View(SlicerSurface(layout.sliceWidget(name)))
+            # What a test does in one view is for that view alone.
+            links = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+            self._linked = [node for node in links if node.GetLinkedControl()]
+            for node in self._linked:
+                node.SetLinkedControl(False)
+        surface = SlicerSurface(layout.sliceWidget(name))
+        surface.settle()
+        layout.sliceWidget(name).sliceView().cornerAnnotation().ClearAllTexts()
+        view = View(surface)
         before = vtk.vtkMatrix4x4()
         before.DeepCopy(view.node.GetSliceToRAS())
         self._opened.append((view, before))
@@ -150,19 +171,25 @@ class SlicerDesk:
             view.node.UpdateMatrices()
         if self._layoutBefore is not None:
             _showAnnotations(self._annotationsBefore)
+            for node in self._linked:
+                node.SetLinkedControl(True)
             slicer.app.layoutManager().setLayout(self._layoutBefore)
         self._opened.clear()
 
 
 def _showAnnotations(areShown: bool) -> bool:
-    """Switches the texts of the Data Probe in the views on or off; whether they were on."""
+    """Switches the texts of the Data Probe in the views on or off; whether they were on. Those that are drawn
+    already stay.
+    """
     probe = getattr(slicer.modules, "DataProbeInstance", None)
     if probe is None or probe.infoWidget is None:
         return False
     annotations = probe.infoWidget.sliceAnnotations
     before = bool(annotations.sliceViewAnnotationsEnabled)
     annotations.sliceViewAnnotationsEnabled = areShown
-    annotations.updateSliceViewFromGUI()
+    if areShown:
+        # Asked to hide them, it would stop following the views for good.
+        annotations.updateSliceViewFromGUI()
     return before
 
 

@@ -13,6 +13,8 @@ Xy = tuple[float, float]
 # How a plane with its normal along R, A or S is looked at: what is to the right, and what is up.
 _PLANES = (((0, -1, 0), (0, 0, 1)), ((-1, 0, 0), (0, 0, 1)), ((-1, 0, 0), (0, 1, 0)))
 _DELETE = "Delete"
+# How much more than the volume a view shows.
+_ROOM = 1.15
 
 
 class Surface(Protocol):
@@ -63,6 +65,9 @@ class View:
     def fit(self) -> None:
         """Fits the field of view to the volume and snaps the offset to a slice of it."""
         self._surface.logic.FitSliceToAll()
+        # With room around the volume, whatever the view's shape is.
+        field = self.node.GetFieldOfView()
+        self.node.SetFieldOfView(field[0] * _ROOM, field[1] * _ROOM, field[2])
         self._surface.logic.SnapSliceOffsetToIJK()
 
     def setOrientation(self, orientation: str) -> None:
@@ -97,6 +102,15 @@ class View:
         """A place by its fractions of the view's width and height."""
         width, height = self.node.GetDimensions()[:2]
         return round(across * width), round(up * height)
+
+    def pixels(self, millimeters: float) -> float:
+        """A length in the view."""
+        return millimeters * float(self.node.GetDimensions()[0] / self.node.GetFieldOfView()[0])
+
+    def around(self, xy: Xy, across: float, up: float) -> tuple[Xy, Xy]:
+        """Opposite corners of a box around a place, so many millimeters to each side of it."""
+        x, y = self.pixels(across), self.pixels(up)
+        return (xy[0] - x, xy[1] - y), (xy[0] + x, xy[1] + y)
 
     def rasToXy(self, ras: Any) -> Xy:
         """The place of a world point (projected onto the plane)."""
