@@ -722,7 +722,7 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
         self.assertEqual(SAM2PropagateLogic().getParameterNode().inputVolume.GetID(), node.GetID())
         # Other modules have theirs.
         nodes = slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode")
-        self.assertEqual([one.GetModuleName() for one in nodes].count("SAM2Propagate"), 1)
+        self.assertEqual([one.GetAttribute("ModuleName") for one in nodes].count("SAM2Propagate"), 1)
 
     def test_badVolume(self) -> None:
         """A volume without an image is refused in a sentence."""
