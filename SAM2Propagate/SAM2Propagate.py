@@ -113,6 +113,7 @@ class SAM2PropagateParameterNode:
     limitReach, reach: whether a run stops so many slices from every keyframe.
     allSegments: run all segments with prompts. applyAutomatically: write a finished run into the segment.
     model: a model's name or a weights file. device: "auto", "cuda", "mps" or "cpu".
+    motion: carry masks along the image's motion as well as by the model.
     previewOpacity: 0 to 1.
     """
 
@@ -127,6 +128,7 @@ class SAM2PropagateParameterNode:
     applyAutomatically: bool = True
     model: str = DEFAULT_MODEL
     device: str = "auto"
+    motion: bool = True
     previewOpacity: float = 0.35
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from SAM2PropagateLib import __version__
-from SAM2PropagateLib.cli_evaluate import EvaluateCommand, add_evaluate, evaluate_command
+from SAM2PropagateLib.cli_evaluate import EvaluateCommand, add_evaluate, add_motion, evaluate_command
 from SAM2PropagateLib.cli_finetune import FinetuneCommand, add_finetune, finetune_command
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS
@@ -67,6 +67,7 @@ class SegmentCommand:
     config: str | None
     device: str
     input_size: int | None
+    motion: bool
     window: str | tuple[float, float] | None
     crop: str | None
     direction: str
@@ -224,6 +225,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--input-size", type=_count, metavar="N", help="side of the model's input in pixels")
     how.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
+    add_motion(how)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, required=True, metavar="FILE.seg.nrrd", help="the segmentation")
     output.add_argument("--report", type=Path, metavar="FILE.json", help="what was done and measured")
@@ -273,6 +275,7 @@ def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
         config=namespace.config,
         device=namespace.device,
         input_size=namespace.input_size,
+        motion=namespace.motion == "on",
         window=_window(namespace.window),
         crop=None if namespace.crop == "none" else "auto",
         direction=namespace.direction,

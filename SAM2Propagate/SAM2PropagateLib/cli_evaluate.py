@@ -44,6 +44,7 @@ class EvaluateCommand:
     config: str | None
     device: str
     input_size: int | None
+    motion: bool
     prompt: str
     correction: str
     out: Path
@@ -75,6 +76,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="NAME|FILE", help="its configuration, for a file of your own")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
     parser.add_argument("--input-size", type=int, metavar="N", help="side of the model's input in pixels")
+    add_motion(parser)
     parser.add_argument(
         "--prompt", choices=FIRST_PROMPTS, default="box", help="the first prompt (default: box)"
     )
@@ -92,6 +94,16 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def add_motion(parser: Any) -> None:
+    """Add the option that switches the motion between slices on and off."""
+    parser.add_argument(
+        "--motion",
+        choices=("on", "off"),
+        default="on",
+        help="carry masks along the image's motion, too (on, the default), or by the model alone",
+    )
+
+
 def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
     """What the parsed arguments ask for."""
     out = namespace.out or Path(f"evaluation_{_short_name(namespace.model)}.json")
@@ -102,6 +114,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
         config=namespace.config,
         device=namespace.device,
         input_size=namespace.input_size,
+        motion=namespace.motion == "on",
         prompt=namespace.prompt,
         correction=namespace.correction,
         out=out,
@@ -144,8 +157,13 @@ def run_evaluate(
         device=command.device,
         input_size=command.input_size,
     )
-    about = {"model": loaded.name, "device": str(loaded.device), "input_size": loaded.input_size}
-    engine = PropagationEngine(loaded)
+    about = {
+        "model": loaded.name,
+        "device": str(loaded.device),
+        "input_size": loaded.input_size,
+        "motion": command.motion,
+    }
+    engine = PropagationEngine(loaded, motion=command.motion)
     options = EvaluationOptions(command.prompt, command.correction, _CORRECTION_COUNT)
     found: list[EvaluatedTarget] = []
     for number, case in enumerate(cases, 1):

@@ -159,6 +159,7 @@ def _model(command: SegmentCommand, store: ModelStore) -> LoadModel:
         config=command.config,
         device=command.device,
         input_size=command.input_size,
+        motion=command.motion,
         # Nobody looks at single slices here, so there is nothing to prepare for.
         encode_ahead=False,
     )

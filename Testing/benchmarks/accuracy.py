@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     parser.add_argument("--memories", type=int, help="past slices remembered at once, the keyframe included")
     parser.add_argument(
+        "--motion", default="on", choices=("on", "off"), help="carry masks along the image's motion as well"
+    )
+    parser.add_argument(
         "--view",
         default="auto",
         choices=("auto", "whole"),
@@ -98,6 +101,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         "input_size",
         "precision",
         "memories",
+        "motion",
         "view",
         "prompt",
         "correction",
@@ -208,7 +212,7 @@ def open_engine(model: str, arguments: argparse.Namespace) -> tuple[Any, dict[st
         precision=arguments.precision,
         name=None if entry is None else entry.name,
     )
-    engine = PropagationEngine(loaded)
+    engine = PropagationEngine(loaded, motion=arguments.motion == "on")
     if arguments.memories is not None:
         if not 1 <= arguments.memories <= engine.steps.slots:
             raise InputError(

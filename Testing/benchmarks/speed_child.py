@@ -172,7 +172,7 @@ class Ours:
 
     def __init__(self, spec: Spec, scenario: Scenario, device: torch.device) -> None:
         # sam2's predictor does not stop where a structure has ended; neither may the engine here.
-        self._engine = PropagationEngine(_loaded(spec, device), patience=None)
+        self._engine = PropagationEngine(_loaded(spec, device), patience=None, motion=False)
         self._scenario = scenario
         self._session: EngineSession = self._engine.open(scenario.frames)
         self._clicks: dict[int, tuple[tuple[float, float, bool], ...]] = {}

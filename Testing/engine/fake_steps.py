@@ -34,8 +34,9 @@ class FakeSteps:
     slots = 7
     max_pointers = 16
 
-    def __init__(self, *, runs_ahead: bool = False) -> None:
+    def __init__(self, *, runs_ahead: bool = False, iou: float = 0.8) -> None:
         self.runs_ahead = runs_ahead
+        self._iou = iou
         self.tracked_batches: list[int] = []
         self.recalls: list[Recall] = []
 
@@ -73,7 +74,8 @@ class FakeSteps:
         self.tracked_batches.append(len(features))
         self.recalls.extend(recalls)
         found = [
-            self._decoded(f, r.spatial[0][1].pointer[0], 0.8) for f, r in zip(features, recalls, strict=True)
+            self._decoded(f, r.spatial[0][1].pointer[0], self._iou)
+            for f, r in zip(features, recalls, strict=True)
         ]
         return Decoded(
             torch.cat([one.logits for one in found]),
@@ -112,6 +114,7 @@ def session(
     steps: FakeSteps | None = None,
     auto: bool = False,
     batch_size: int = 1,
+    motion_budget: int | None = None,
     store: Callable[[Encode], FeatureStore] | None = None,
 ) -> EngineSession:
     """A session of the fake model over a volume along axis k."""
@@ -124,4 +127,5 @@ def session(
         view,
         store or (lambda encode: FeatureStore(encode, torch.device("cpu"), 1 << 30, batch_size=batch_size)),
         max_batch=8,
+        motion_budget=motion_budget,
     )

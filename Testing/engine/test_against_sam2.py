@@ -44,7 +44,8 @@ def test_both_directions_match_the_official_predictor(config: str) -> None:
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     volume = moving_discs(FRAMES, SIZE)
     frames = FrameStack(volume, VolumeGeometry((SIZE, SIZE, FRAMES), np.eye(4)), 2, Window(255, 127.5))
-    engine = PropagationEngine(LoadedModel(model, torch.device("cpu"), torch.float32, SIZE, "random", {}))
+    loaded = LoadedModel(model, torch.device("cpu"), torch.float32, SIZE, "random", {})
+    engine = PropagationEngine(loaded, motion=False)
     session = engine.open(frames, FrameView((SIZE, SIZE), (1, 1), (-0.5, -0.5, SIZE - 0.5, SIZE - 0.5), SIZE))
     boxes = [(30.0, 40.0, 66.0, 80.0), (80.0, 26.0, 101.0, 50.0)]
     segments = tuple(
@@ -67,7 +68,7 @@ def test_both_directions_match_the_official_predictor(config: str) -> None:
         expected = video_predictor.run(predictor, state, START, boxes, reverse=reverse)
         for number in range(len(boxes)):
             fronts = session._tracks[str(number)].fronts
-            front = next(f for (_, _, direction), f in fronts.items() if direction == step)
+            front = next(f for (_, _, direction, _), f in fronts.items() if direction == step)
             wanted = [n for n in expected if n != START]
             assert any((expected[frame][number] > 0).any() for frame in wanted)
             assert sorted(front.found) == sorted(wanted)

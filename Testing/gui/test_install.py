@@ -16,7 +16,7 @@ class Tools:
     """Package tools that install into a set."""
 
     def __init__(self):
-        self.there = {"setuptools", "scipy", "PIL"}
+        self.there = {"setuptools", "scipy", "cv2", "PIL"}
         self.calls = []
         self.failing = ""
         self.waiting = []

@@ -68,7 +68,7 @@ def lines_and_end(
         def pipInstall(self, arguments: list[str], *rest: Any) -> None:  # noqa: N802
             super().pipInstall(["--no-index", "--disable-pip-version-check", NOWHERE], *rest)
 
-    there = {"torch", "sam2", "hydra", "iopath", "tqdm", "PIL", "scipy"}
+    there = {"torch", "sam2", "hydra", "iopath", "tqdm", "PIL", "scipy", "cv2"}
     installer = Installer(Tools(), tmp_path, lambda name: name if name in there else None)
     lines: list[str] = []
     ends: list[Any] = []

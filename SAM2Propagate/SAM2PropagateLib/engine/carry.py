@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
 
 from SAM2PropagateLib.engine.blend import blended
 from SAM2PropagateLib.engine.doubt import overlap
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.front import Front, Tracked, batches
+from SAM2PropagateLib.engine.fusion import fused, held
 from SAM2PropagateLib.engine.jobs import DRAFTED, Active, Job, active_fronts
 from SAM2PropagateLib.engine.memory_limits import is_out_of_memory, out_of_memory_error
+from SAM2PropagateLib.engine.motion import AHEAD, Flow, MotionStore
 from SAM2PropagateLib.engine.report import Ready, Report
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.shape import closed
@@ -44,10 +48,18 @@ class Carrier:
         steps: the model.
         features: of the frames.
         max_batch: frames tracked at once at most; halved for good when the device runs out of memory.
+        motion: between the frames; None: masks are carried by the model alone.
     """
 
-    def __init__(self, steps: ModelSteps, features: FeatureStore, max_batch: int) -> None:
+    def __init__(
+        self,
+        steps: ModelSteps,
+        features: FeatureStore,
+        max_batch: int,
+        motion: MotionStore | None = None,
+    ) -> None:
         self._steps = steps
+        self._motion = motion
         self._features = features
         self._max_batch = max_batch
 
@@ -85,6 +97,14 @@ class Carrier:
 
     def _step(self, active: list[Active], counter: Counter) -> list[Front]:
         """Every front one frame further."""
+        if self._motion is not None:
+            # Registered on other threads, beside what follows.
+            self._motion.prepare(
+                (a.sight, a.front.next_frame + a.front.step * ahead, a.front.step)
+                for ahead in range(AHEAD)
+                for a in active
+                if (a.end - a.front.next_frame) * a.front.step >= ahead
+            )
         upcoming = (
             (a.sight, a.front.next_frame + a.front.step * ahead)
             for ahead in range(1, self._features.batch_size + 1)
@@ -93,41 +113,51 @@ class Carrier:
         )
         features = self._features.get([(a.sight, a.front.next_frame) for a in active], upcoming)
         seen = {id(a.front): features[a.sight, a.front.next_frame] for a in active}
+        flows = {}
+        if self._motion is not None:
+            flows = {id(a.front): self._motion.get(a.sight, a.front.next_frame, a.front.step) for a in active}
         fronts = [a.front for a in active]
         for group in batches(fronts, self._max_batch):
-            self._advance(group, seen)
+            self._advance(group, seen, flows)
             counter.computed += len(group)
         return fronts
 
-    def _advance(self, group: list[Front], seen: Mapping[int, FrameFeatures]) -> None:
+    def _advance(
+        self, group: list[Front], seen: Mapping[int, FrameFeatures], flows: Mapping[int, Flow]
+    ) -> None:
         """Track a batch of fronts one frame further; on too little memory in two halves, and so on."""
-        if self._try_to_advance(group, seen):
+        if self._try_to_advance(group, seen, flows):
             return
         if len(group) > 1:
             self._max_batch = max(1, len(group) // 2)
-            self._advance(group[: self._max_batch], seen)
-            self._advance(group[self._max_batch :], seen)
+            self._advance(group[: self._max_batch], seen, flows)
+            self._advance(group[self._max_batch :], seen, flows)
         elif self._features.offload():
-            self._advance(group, seen)
+            self._advance(group, seen, flows)
         else:
             raise out_of_memory_error(self._steps.device)
 
-    def _try_to_advance(self, group: list[Front], seen: Mapping[int, FrameFeatures]) -> bool:
+    def _try_to_advance(
+        self, group: list[Front], seen: Mapping[int, FrameFeatures], flows: Mapping[int, Flow]
+    ) -> bool:
         """Whether there was memory for it; if not, what the attempt held is free again on return."""
         features = [seen[id(front)] for front in group]
         try:
-            # All of it stays on the device. What else is known of these frames can change logits, IoU and
-            # object score between these steps: the masks are made, and remembered, from what is settled.
+            # All of it stays on the device. What is fused is what is remembered.
             decoded = self._steps.track(features, [front.recall() for front in group])
-            settled = self._steps.settled(decoded)
+            carried: Sequence[torch.Tensor | None] = [None] * len(group)
+            before = [front.carried for front in group if front.carried is not None]
+            if flows and len(before) == len(group):
+                decoded, carried = fused(decoded, before, [flows[id(front)] for front in group])
+            settled = self._steps.settled(held(decoded, [front.holds for front in group]))
             memories = self._steps.remember(features, settled, prompted=False)
             found = Tracked.of(settled)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return False
-        for front, one, memory in zip(group, found, memories, strict=True):
-            front.advance(one, memory)
+        for front, one, memory, mask in zip(group, found, memories, carried, strict=True):
+            front.advance(one, memory, mask)
         return True
 
     # --- what is known ------------------------------------------------------------------------------

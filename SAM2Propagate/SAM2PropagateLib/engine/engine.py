@@ -7,7 +7,7 @@ import torch
 from SAM2PropagateLib.engine import looking
 from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
-from SAM2PropagateLib.engine.memory_limits import feature_budgets
+from SAM2PropagateLib.engine.memory_limits import feature_budgets, motion_budget
 from SAM2PropagateLib.engine.session import PATIENCE, EngineSession
 from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.frames.stack import FrameStack
@@ -22,6 +22,7 @@ class PropagationEngine:
         cache_megabytes: encoder features kept on the device per session; None: by the free memory.
         batch_size: frames encoded at once; None: 1 on a CPU, where more is not faster, else 8.
         patience: frames without a trace of a segment after which it counts as ended; None: it never does.
+        motion: carry masks along the image's motion as well; else by the model alone, as SAM 2 does.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class PropagationEngine:
         cache_megabytes: int | None = None,
         batch_size: int | None = None,
         patience: int | None = PATIENCE,
+        motion: bool = True,
     ) -> None:
         self.steps = ModelSteps(loaded)
         # A model says in its metadata if it was not trained on stretched frames, as SAM 2 was.
         self._style = loaded.metadata.get("view", looking.STRETCHED)
         self._cache_megabytes = cache_megabytes
         self._patience = patience
+        self._motion_budget = motion_budget() if motion else None
         on_cpu = self.steps.device.type == "cpu"
         self._batch_size = batch_size or (1 if on_cpu else 8)
         self._max_batch = 8 if on_cpu else 32
@@ -64,6 +67,7 @@ class PropagationEngine:
             self._max_batch,
             self._style,
             self._patience,
+            self._motion_budget,
         )
 
     @property

@@ -46,13 +46,25 @@ class Front:
         frame_count: frames of the volume along the axis.
         slots: spatial memories the model uses, the keyframe's included.
         max_pointers: object pointers the model uses, the keyframe's included.
+        carried: the keyframe's mask for the motion to carry; see `fusion.carried`. None: without motion.
+        holds: the segment is on every frame, whatever the model says.
     """
 
     def __init__(
-        self, source: int, step: int, memory: Memory, frame_count: int, slots: int, max_pointers: int
+        self,
+        source: int,
+        step: int,
+        memory: Memory,
+        frame_count: int,
+        slots: int,
+        max_pointers: int,
+        carried: torch.Tensor | None = None,
+        holds: bool = False,
     ) -> None:
         self.source = source
         self.step = step
+        self.carried = carried
+        self.holds = holds
         self.found: dict[int, Tracked] = {}
         self._told = 0
         self._keyframe = memory
@@ -114,9 +126,10 @@ class Front:
         while self.unread:
             self.tell(bool((self.found[self.source + self.step * (self._told + 1)].logits > 0).any()))
 
-    def advance(self, found: Tracked, memory: Memory) -> None:
+    def advance(self, found: Tracked, memory: Memory, carried: torch.Tensor | None = None) -> None:
         """Record what was found on the next frame, and go one further."""
         self.found[self.next_frame] = found
+        self.carried = carried
         self._recent.appendleft(memory)
         if len(self._recent) >= self._slots:
             # Older memories count by their pointer alone.

@@ -28,7 +28,7 @@ class Track:
 
     sight: Sight
     keys: dict[int, Key] = field(default_factory=dict)
-    fronts: dict[tuple[int, str, int], Front] = field(default_factory=dict)
+    fronts: dict[tuple[int, str, int, bool], Front] = field(default_factory=dict)
     written: dict[int, tuple[object, ...]] = field(default_factory=dict)
 
     @property

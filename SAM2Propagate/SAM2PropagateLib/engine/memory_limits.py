@@ -70,3 +70,8 @@ def feature_budgets(device: torch.device, megabytes: int | None = None) -> tuple
         free, _ = torch.cuda.mem_get_info(device)
         return free // 2, host
     return host, 0
+
+
+def motion_budget() -> int:
+    """Bytes of motion between frames kept: a sixteenth of the host's free memory, at most 512 MB."""
+    return min((available_host_memory() or 4096 * _MEGABYTE) // 16, 512 * _MEGABYTE)

@@ -22,6 +22,7 @@ class Stretch:
         left: the keyframe that is carried forward over them, or None.
         right: the keyframe that is carried backward over them, or None.
         absent: the keyframe beside them on which the segment is not there, if one ends them; or None.
+        holds: the user gave the ends, so the segment is on all of these frames.
     """
 
     segment: str
@@ -30,6 +31,7 @@ class Stretch:
     left: int | None
     right: int | None
     absent: int | None = None
+    holds: bool = False
 
     @property
     def frames(self) -> range:
@@ -57,7 +59,9 @@ def plan(segment: ResolvedSegment, direction: str = BOTH, reach: int | None = No
         left = before if before in sources and direction != BACKWARD else None
         right = after if after in sources and direction != FORWARD else None
         parts = _within_reach(segment.segment, first, last, left, right, reach)
-        stretches += [replace(part, absent=_end_of(part, segment.keyframes)) for part in parts]
+        for part in parts:
+            absent = _end_of(part, segment.keyframes)
+            stretches.append(replace(part, absent=absent, holds=segment.is_ranged and absent is None))
     return tuple(stretches)
 
 
@@ -94,4 +98,5 @@ def signature(stretch: Stretch, keyframes: Mapping[int, FramePrompts]) -> tuple[
     def source(key: int | None) -> tuple[int, str] | None:
         return None if key is None else (key, keyframes[key].fingerprint)
 
-    return stretch.first, stretch.last, source(stretch.left), source(stretch.right), stretch.absent
+    sources = source(stretch.left), source(stretch.right)
+    return stretch.first, stretch.last, *sources, stretch.absent, stretch.holds

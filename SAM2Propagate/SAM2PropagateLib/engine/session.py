@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.carry import Carrier, Counter
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.front import Front
+from SAM2PropagateLib.engine.fusion import carried
 from SAM2PropagateLib.engine.jobs import WITHDRAWN, Job, Track, Work, key_mark, shapes_beside, work_of
 from SAM2PropagateLib.engine.keys import Key, KeyDecoder
 from SAM2PropagateLib.engine.looking import Sight
+from SAM2PropagateLib.engine.motion import MotionStore
 from SAM2PropagateLib.engine.results import (
     ABSENT,
     KEYFRAME,
@@ -43,6 +46,8 @@ class EngineSession:
         max_batch: frames tracked at once at most.
         style: how a frame that is not square becomes the model's input; see `looking`.
         patience: frames without a trace of a segment after which it counts as ended; None: it never does.
+        motion_budget: bytes of motion between frames that may be kept; None: masks are carried by the model
+            alone.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class EngineSession:
         max_batch: int,
         style: str = looking.STRETCHED,
         patience: int | None = PATIENCE,
+        motion_budget: int | None = None,
     ) -> None:
         self._steps = steps
         self._frames = frames
@@ -66,10 +72,11 @@ class EngineSession:
         )
         self.features = store(self._encode)
         self._keys = KeyDecoder(steps, self.features, frames.native_shape)
-        self._carrier = Carrier(steps, self.features, max_batch)
+        self.motion = None if motion_budget is None else MotionStore(self._seen_through, motion_budget)
+        self._carrier = Carrier(steps, self.features, max_batch, self.motion)
         self._patience = patience
         self._tracks: dict[str, Track] = {}
-        self._latest = ""
+        self._latest, self._latest_frame = "", 0
         self._running: frozenset[str] = frozenset()
 
     # --- frames -------------------------------------------------------------------------------------
@@ -93,6 +100,12 @@ class EngineSession:
         used = {self._sight, *(Sight(track.view, present) for track in self._tracks.values())}
         used |= {track.sight for track in self._tracks.values() if track.written}
         self.features.keep_only(used)
+        if self.motion is not None:
+            self.motion.keep_only(used)
+
+    def _seen_through(self, sight: Sight, frame: int) -> npt.NDArray[np.uint8]:
+        """uint8 (rows, columns): a native frame through a sight's window."""
+        return self._frames.with_window(sight.window).frame(frame)
 
     def view_of(self, segment: str) -> FrameView:
         """Which part of the frames the model sees for a segment."""
@@ -102,8 +115,7 @@ class EngineSession:
         device = self._steps.device
         images = []
         for sight, frame in keys:
-            frames = self._frames.with_window(sight.window)
-            images.append(imaging.to_model_input([frames.frame(frame)], sight.view, device))
+            images.append(imaging.to_model_input([self._seen_through(sight, frame)], sight.view, device))
         return self._steps.encode(torch.cat(images))
 
     def _look_at(self, segment: str, keyframes: Mapping[int, FramePrompts], *, anew: bool = False) -> Track:
@@ -141,7 +153,8 @@ class EngineSession:
         return looking.region_of(FramePrompts(clicks=prompts.clicks, mask=mask)) if mask.any() else None
 
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
-        """Encode frames, as the segment last previewed is looked at, while nothing else is asked for.
+        """Encode and register frames, as the segment last previewed is looked at, while nothing else is
+        asked for.
 
         Args:
             order: frame indices, most wanted first.
@@ -157,8 +170,15 @@ class EngineSession:
         for start in range(0, len(todo), size):
             if should_stop() or self.features.is_full:
                 break
+            if self.motion is not None and not self.motion.is_full:
+                self.motion.prepare(self._pairs_outward(todo[start : start + size]))
             self.features.get(todo[start : start + size])
         return self.features.encoded_frames - before
+
+    def _pairs_outward(self, keys: Sequence[FeatureKey]) -> list[tuple[Sight, int, int]]:
+        """The pairs of frames by which a run from the frame previewed last comes to these frames."""
+        start = self._latest_frame
+        return [(sight, frame, 1 if frame > start else -1) for sight, frame in keys if frame != start]
 
     # --- previews -----------------------------------------------------------------------------------
 
@@ -172,7 +192,7 @@ class EngineSession:
             SAM2PropagateError: `out_of_memory`.
         """
         track = self._look_at(segment, {frame: prompts})
-        self._latest = segment
+        self._latest, self._latest_frame = segment, frame
         key = self._key(track, frame, prompts)
         return key.as_mask(segment, frame, PREVIEW)
 
@@ -280,8 +300,8 @@ class EngineSession:
                 stretch,
                 mark,
                 track,
-                self._front(track, stretch.left, 1, keys),
-                self._front(track, stretch.right, -1, keys),
+                self._front(track, stretch.left, 1, stretch.holds, keys),
+                self._front(track, stretch.right, -1, stretch.holds, keys),
                 list(stale),
                 self._patience,
                 shapes_beside(stretch, keys),
@@ -289,11 +309,13 @@ class EngineSession:
             for stretch, mark, stale in work.stretches
         ]
 
-    def _front(self, track: Track, source: int | None, step: int, keys: Mapping[int, Key]) -> Front | None:
+    def _front(
+        self, track: Track, source: int | None, step: int, holds: bool, keys: Mapping[int, Key]
+    ) -> Front | None:
         if source is None:
             return None
         key = keys[source]
-        name = (source, key.fingerprint, step)
+        name = (source, key.fingerprint, step, holds)
         if name not in track.fronts:
             track.fronts[name] = Front(
                 source,
@@ -302,6 +324,8 @@ class EngineSession:
                 self.frame_count,
                 self._steps.slots,
                 self._steps.max_pointers,
+                None if self.motion is None else carried(key.decoded.logits[0]),
+                holds,
             )
         return track.fronts[name]
 

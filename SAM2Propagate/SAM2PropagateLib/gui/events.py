@@ -21,6 +21,7 @@ class Choices:
         allSegments: run all segments that have prompts, not only the chosen one.
         applyAutomatically: write a finished run into the segment at once.
         model: a model's name, or the path of a weights file. device: "auto", "cuda", "mps" or "cpu".
+        motion: carry masks along the image's motion as well as by the model.
     """
 
     direction: str = BOTH
@@ -29,6 +30,7 @@ class Choices:
     applyAutomatically: bool = True
     model: str = DEFAULT_MODEL
     device: str = "auto"
+    motion: bool = True
 
 
 @dataclass(frozen=True)

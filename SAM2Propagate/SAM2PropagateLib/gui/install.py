@@ -70,6 +70,7 @@ PACKAGES = (
     Package("PIL", "pillow>=9.4", REGISTRY, 7),
     Package("safetensors", "safetensors>=0.4.3", REGISTRY, 1),
     Package("scipy", "scipy>=1.10", REGISTRY, 40),
+    Package("cv2", "opencv-python-headless>=4.8", REGISTRY, 60),
     Package("setuptools", "setuptools>=61", REGISTRY, 2),
     Package("wheel", "wheel", REGISTRY, 1),
     Package("sam2", SAM2_REQUIREMENT, SAM2, 1),

@@ -656,6 +656,7 @@ def choicesOf(parameters: Any) -> Choices:
         applyAutomatically=parameters.applyAutomatically,
         model=decoded(parameters.model),
         device=parameters.device,
+        motion=parameters.motion,
     )
 
 

@@ -82,9 +82,9 @@ class WorkerLink:
         model = choices.model
         isName = any(one.name == model for one in self._store.models)
         session.load_model(
-            LoadModel(name=model, device=choices.device)
+            LoadModel(name=model, device=choices.device, motion=choices.motion)
             if isName
-            else LoadModel(path=model, device=choices.device)
+            else LoadModel(path=model, device=choices.device, motion=choices.motion)
         )
         return self._volumes.ensure(volumeNode, axis, isBusy=isBusy)
 

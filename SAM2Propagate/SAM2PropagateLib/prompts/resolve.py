@@ -84,6 +84,7 @@ class ResolvedSegment:
         locked: frames that must not change.
         first, last: the frames that a run may touch, inclusive: the range, cut at the absent marks next to
             the outermost positive keyframes (these marks themselves are inside).
+        is_ranged: the user gave a range: the structure is on all of its frames but those marked absent.
     """
 
     segment: str
@@ -91,16 +92,20 @@ class ResolvedSegment:
     locked: frozenset[int] = field(default_factory=frozenset)
     first: int = 0
     last: int = 0
+    is_ranged: bool = False
 
     def __post_init__(self) -> None:
         ordered = {frame: self.keyframes[frame] for frame in sorted(self.keyframes)}
         object.__setattr__(self, "keyframes", MappingProxyType(ordered))
 
     def __hash__(self) -> int:
-        return hash((self.segment, tuple(self.keyframes.items()), self.locked, self.first, self.last))
+        return hash(self._parts(tuple(self.keyframes.items())))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.segment, dict(self.keyframes), self.locked, self.first, self.last)
+        return type(self), self._parts(dict(self.keyframes))
+
+    def _parts(self, keyframes: object) -> tuple[Any, ...]:
+        return self.segment, keyframes, self.locked, self.first, self.last, self.is_ranged
 
     @property
     def positive_frames(self) -> tuple[int, ...]:
@@ -187,7 +192,8 @@ def resolve(
         first = max((frame for frame in absent if frame < positive[0]), default=first)
         last = min((frame for frame in absent if frame > positive[-1]), default=last)
     touched = {frame: prompts for frame, prompts in keyframes.items() if first <= frame <= last}
-    return ResolvedSegment(segment.segment, touched, frozenset(frames.locked), first, last)
+    is_ranged = segment.range is not None
+    return ResolvedSegment(segment.segment, touched, frozenset(frames.locked), first, last, is_ranged)
 
 
 class _Frames:

@@ -54,7 +54,7 @@ class SAM2Engine:
             name=None if entry is None else entry.name,
         )
         megabytes = None if request.cache_megabytes is None else int(request.cache_megabytes)
-        self._engine = PropagationEngine(loaded, cache_megabytes=megabytes)
+        self._engine = PropagationEngine(loaded, cache_megabytes=megabytes, motion=request.motion)
         progress(_("The model is loaded"), 3, 3)
         return {
             "model": loaded.name,

@@ -170,6 +170,7 @@ class LoadModel(Request):
         device: "auto", "cuda", "cuda:N", "mps" or "cpu". input_size: pixels; None: the model's own.
         cache_megabytes: for the features of frames; None: the engine's choice.
         encode_ahead: while idle after a preview, encode the frames around it in advance.
+        motion: carry masks along the image's motion as well; else by the model alone.
     """
 
     type: ClassVar[str] = "load_model"
@@ -180,6 +181,7 @@ class LoadModel(Request):
     input_size: int | None = _checked(_or_none(_count), default=None)
     cache_megabytes: float | None = _checked(_or_none(_number), default=None)
     encode_ahead: bool = _checked(_flag, default=True)
+    motion: bool = _checked(_flag, default=True)
 
     def __post_init__(self) -> None:
         if (self.name is None) == (self.path is None):

@@ -1,0 +1,93 @@
+"""What the model finds on a frame, weighed against the mask before, carried along the image's motion.
+
+The model knows what the structure looks like and where its edge is; the motion knows where the mask before
+has gone to. The model's own guess of how good its mask is says how far to follow it: it is low where the
+model has lost a structure that the motion still holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from SAM2PropagateLib.engine.motion import SIDE, Flow
+from SAM2PropagateLib.engine.steps import Decoded
+from SAM2PropagateLib.engine.transfer import uploaded
+
+# The model's share in the mask: least where its predicted IoU is at most the first of these, most where it is
+# at least the second. Chosen on the training volumes.
+_LEAST, _MOST = 0.05, 0.6
+_LOST, _SURE = 0.2, 0.8
+
+# Beyond this a logit says nothing more: without a limit one sure frame would outvote all later ones.
+_LIMIT = 6.0
+
+# The object score of a segment that must be there, but that the model does not see.
+_BARELY = 0.01
+
+# Carried masks are made crisper by this factor on each frame: resampling blurs them a little each time.
+_CRISPER = 1.15
+
+
+def carried(logits: torch.Tensor) -> torch.Tensor:
+    """A keyframe's mask as the motion carries it: float32 (side, side) from logits (4h, 4w)."""
+    return _resized(logits.float()[None], max(SIDE, logits.shape[-1]))[0].clamp(-_LIMIT, _LIMIT)
+
+
+def fused(
+    decoded: Decoded, before: Sequence[torch.Tensor], flows: Sequence[Flow]
+) -> tuple[Decoded, list[torch.Tensor]]:
+    """What the model found on a batch of frames, with what the motion carried there.
+
+    Args:
+        decoded: as the model tracked it, before absent segments lose their masks.
+        before: each entry's mask on the frame before, as `carried` or this function made it.
+        flows: each entry's motion from the frame before.
+
+    Returns:
+        The answers with fused logits (n, 4h, 4w), and each entry's mask for the next frame.
+    """
+    masks = torch.stack(list(before))
+    side, grid = masks.shape[-1], decoded.logits.shape[-1]
+    moved = _moved(masks, uploaded(torch.from_numpy(np.stack(flows)), masks.device).float())
+    trust = ((decoded.iou - _LOST) / (_SURE - _LOST)).clamp(0, 1)
+    share = (_LEAST + (_MOST - _LEAST) * trust)[:, None, None]
+    found = _resized(decoded.logits, side).clamp(-_LIMIT, _LIMIT)
+    both = share * found + (1 - share) * moved
+    crisp = (both * _CRISPER).clamp(-_LIMIT, _LIMIT)
+    return replace(decoded, logits=F.adaptive_avg_pool2d(both, grid)), list(crisp)
+
+
+def held(decoded: Decoded, holds: Sequence[bool]) -> Decoded:
+    """The answers, with a segment that is known to be there not absent, whatever its object score says.
+
+    A score that said otherwise becomes one that is just on the side of presence, so that the doubt is high.
+    """
+    if not any(holds):
+        return decoded
+    known = uploaded(torch.tensor(holds), decoded.object_score.device)
+    score = torch.where(known, decoded.object_score.clamp(min=_BARELY), decoded.object_score)
+    return replace(decoded, object_score=score)
+
+
+def _resized(logits: torch.Tensor, side: int) -> torch.Tensor:
+    """(n, side, side) from (n, rows, columns)."""
+    if logits.shape[-1] == side:
+        return logits
+    return F.interpolate(logits[:, None], size=(side, side), mode="bilinear", align_corners=False)[:, 0]
+
+
+def _moved(masks: torch.Tensor, flows: torch.Tensor) -> torch.Tensor:
+    """Masks (n, side, side) where the flows (n, SIDE, SIDE, 2) put them; edges are continued outward."""
+    side = masks.shape[-1]
+    flows = flows.movedim(-1, 1)
+    if side != SIDE:
+        flows = F.interpolate(flows, size=(side, side), mode="bilinear", align_corners=False) * (side / SIDE)
+    places = torch.arange(side, device=masks.device, dtype=torch.float32)
+    x, y = places + flows[:, 0], places[:, None] + flows[:, 1]
+    where = torch.stack([x, y], dim=-1) * (2 / (side - 1)) - 1
+    return F.grid_sample(masks[:, None], where, padding_mode="border", align_corners=True)[:, 0]

@@ -1,0 +1,128 @@
+"""How the image moves from frame to frame: dense optical flow, each pair of frames registered once.
+
+The flow is "Fast optical flow using dense inverse search" (Kroeger et al., 2016) as OpenCV implements it. Of
+the methods that were compared (docs/engine.md), it carries outlines furthest for its time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from SAM2PropagateLib.engine import imaging
+from SAM2PropagateLib.engine.looking import Sight
+
+# Side of the square pictures that are registered, whatever the model's input size.
+SIDE = 192
+
+# Chosen on the training volumes. The finest scale matters most; smoothing the flow afterwards, as OpenCV's
+# presets do, blurs it where structures slide along each other.
+_FINEST_SCALE, _PATCH_STRIDE, _DESCENTS, _SMOOTHINGS = 0, 4, 12, 0
+
+# One frame as the model sees it, and the step (+1 or -1) that leads to it.
+_Pair = tuple[Sight, int, int]
+
+
+# float16 (SIDE, SIDE, 2): how far (x, y) from each pixel of a frame its content lay on the frame before, in
+# pixels.
+Flow = npt.NDArray[np.float16]
+
+PAIR_BYTES = SIDE * SIDE * 2 * 2
+
+# Pairs that a run has registered ahead of the frame it is on.
+AHEAD = 4
+
+# Pictures that are kept for the next pairs.
+_PICTURES = 16
+
+
+class MotionStore:
+    """Motion between neighboring frames; the least recently used goes first when the budget is full.
+
+    Pairs are registered on threads of their own: ahead of a run, and beside the work of a GPU.
+
+    Args:
+        frame: a frame's native pixels through a sight's window, uint8 (rows, columns); called on a thread.
+        budget: bytes that may be kept.
+        threads: pairs registered at once.
+    """
+
+    def __init__(
+        self, frame: Callable[[Sight, int], npt.NDArray[np.uint8]], budget: int, threads: int = 1
+    ) -> None:
+        self._frame = frame
+        self._budget = budget
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="motion")
+        self._thread = threading.local()
+        self._kept: OrderedDict[_Pair, Future[Flow]] = OrderedDict()
+        self._picture = lru_cache(_PICTURES)(self._seen)
+        self.registered_pairs = 0
+
+    def __contains__(self, pair: _Pair) -> bool:
+        return pair in self._kept
+
+    def get(self, sight: Sight, frame: int, step: int) -> Flow:
+        """The flow of `frame` from `frame - step`; waits for it.
+
+        Args:
+            step: +1 or -1.
+        """
+        self.prepare([(sight, frame, step)])
+        self._kept.move_to_end((sight, frame, step))
+        return self._kept[sight, frame, step].result()
+
+    def prepare(self, pairs: Iterable[_Pair]) -> None:
+        """Register pairs in the background, first the first; those that are kept already cost nothing."""
+        for pair in pairs:
+            if pair not in self._kept:
+                self._kept[pair] = self._pool.submit(self._registered, *pair)
+                self.registered_pairs += 1
+                self._trim()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a further pair would push an earlier one out."""
+        return (len(self._kept) + 1) * PAIR_BYTES > self._budget
+
+    def keep_only(self, sights: Collection[Sight]) -> None:
+        """Forget the motion seen in any other way."""
+        for pair in [pair for pair in self._kept if pair[0] not in sights]:
+            self._kept.pop(pair).cancel()
+
+    def _trim(self) -> None:
+        # The newest stays, however small the budget is.
+        while len(self._kept) > 1 and len(self._kept) * PAIR_BYTES > self._budget:
+            self._kept.popitem(last=False)[1].cancel()
+
+    def _registered(self, sight: Sight, frame: int, step: int) -> Flow:
+        before, picture = self._picture(sight, frame - step), self._picture(sight, frame)
+        # OpenCV's types do not say that no flow is needed to begin with.
+        flow = self._method().calc(picture, before, None)  # type: ignore[call-overload]
+        return np.asarray(flow, np.float16)
+
+    def _seen(self, sight: Sight, frame: int) -> npt.NDArray[np.uint8]:
+        """uint8 (SIDE, SIDE): a frame as the model sees it."""
+        native = self._frame(sight, frame)
+        view = replace(sight.view, size=SIDE)
+        grey = imaging.to_grey(imaging.to_model_input([native], view, torch.device("cpu")))
+        return np.ascontiguousarray(grey[0, 0].clamp(0, 255).round().byte().numpy())
+
+    def _method(self) -> cv2.DISOpticalFlow:
+        """Each thread has its own: the method keeps buffers while it computes."""
+        if not hasattr(self._thread, "method"):
+            method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+            method.setFinestScale(_FINEST_SCALE)
+            method.setPatchStride(_PATCH_STRIDE)
+            method.setGradientDescentIterations(_DESCENTS)
+            method.setVariationalRefinementIterations(_SMOOTHINGS)
+            self._thread.method = method
+        return self._thread.method
