@@ -54,7 +54,7 @@ def test_a_model_without_trust_in_its_mask_leaves_the_moved_one(grid: int) -> No
     assert dice(answer.logits[0], disc(45, 47, side=grid)) > 0.97
 
 
-@pytest.mark.parametrize(("iou", "frames"), [(1.0, 2), (0.6, 3), (0.0, None)])
+@pytest.mark.parametrize(("iou", "frames"), [(1.0, 1), (0.5, 3), (0.3, 9), (0.0, None)])
 def test_the_surer_the_model_the_sooner_its_mask_prevails(iou: float, frames: int | None) -> None:
     mask, found = carried(disc(40, 48)), disc(60, 48)
     prevailed = None
