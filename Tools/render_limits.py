@@ -1,9 +1,10 @@
 """Draw what the bundled model makes of labelled volumes from one box, for its model card.
 
-    python Tools/render_limits.py DATA OUT.png --targets TEXT [TEXT ...] [--model NAME|FILE]
+    python Tools/render_limits.py DATA OUT.png --targets TEXT [...] [--model NAME|FILE] [--compare-motion]
 
 A row per target: slices from beyond its one end to beyond the other, the reference's outline and the found
-one. DATA is a folder with a manifest or with cases, as for `run.py bench accuracy`.
+one; with --compare-motion also the one found without motion. DATA is a folder with a manifest or with cases,
+as for `run.py bench accuracy`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from SAM2PropagateLib.prompts.resolve import resolve
 COLUMNS = 7
 # Slices shown beyond either end, as a share of the structure's length.
 BEYOND = 0.25
-REFERENCE, FOUND, PROMPTED = "#39d0ff", "#ffb000", "#7dff7d"
+REFERENCE, FOUND, WITHOUT, PROMPTED = "#39d0ff", "#ffb000", "#ff4d6d", "#7dff7d"
 
 
 def main() -> None:
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--targets", nargs="+", required=True, metavar="TEXT", help="parts of their names")
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|FILE")
+    parser.add_argument("--compare-motion", action="store_true", help="show what is found without it, too")
     options = parser.parse_args()
 
     there = [target for target in find_targets(options.data) if target.is_there]
@@ -52,13 +54,17 @@ def main() -> None:
         sys.exit(f"No target whose files are there has a name with {' or '.join(options.targets)}.")
     path, _ = ModelStore().resolve(options.model)
     engine = PropagationEngine(load_model(path, device="cpu"))
+    without = None
+    if options.compare_motion:
+        without = PropagationEngine(load_model(path, device="cpu"), motion=False)
     figure = Figure(figsize=(2.0 * COLUMNS, 3.1 * len(chosen) + 0.4), layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)
     rows = figure.subfigures(len(chosen), 1, squeeze=False)
     for row, target in zip(rows[:, 0], chosen, strict=True):
-        _draw(row, load_target(target), engine)
+        _draw(row, load_target(target), engine, without)
+    colors = "Orange: found." if without is None else "Red: found by the model alone. Orange: with motion."
     figure.suptitle(
-        "One box on one slice (green), nothing said of the ends. Blue: reference. Orange: found.",
+        f"One box on one slice (green), nothing said of the ends. Blue: reference. {colors}",
         color="white",
         fontsize=13,
     )
@@ -66,10 +72,18 @@ def main() -> None:
     print(f"wrote {options.out}")
 
 
-def _draw(row: Any, target: LoadedTarget, engine: PropagationEngine) -> None:
+def _draw(
+    row: Any, target: LoadedTarget, engine: PropagationEngine, without: PropagationEngine | None
+) -> None:
     reference = frames_first(target.mask, target.axis)
     prompted = simulated_user.largest_frame(target.mask, target.axis)
     found = _found(target, engine)
+    shown = [(reference, REFERENCE), (found, FOUND)]
+    name = f"{target.target.title}: volume Dice {dice(found, reference):.2f}"
+    if without is not None:
+        alone = _found(target, without)
+        shown.insert(1, (alone, WITHOUT))
+        name += f", {dice(alone, reference):.2f} without motion"
     first, last = simulated_user.frame_range(target.mask, target.axis)
     more = max(1, round(BEYOND * (last - first + 1)))
     start, stop = max(0, first - more), min(len(reference) - 1, last + more)
@@ -85,15 +99,14 @@ def _draw(row: Any, target: LoadedTarget, engine: PropagationEngine) -> None:
         axes.imshow(
             target.frames.frame(frame)[rows, columns], cmap="gray", vmin=0, vmax=255, aspect=down / across
         )
-        for masks, color in ((reference, REFERENCE), (found, FOUND)):
-            shown = masks[frame][rows, columns]
-            if shown.any():
-                axes.contour(shown, levels=[0.5], colors=color, linewidths=1.4)
+        for masks, color in shown:
+            mask = masks[frame][rows, columns]
+            if mask.any():
+                axes.contour(mask, levels=[0.5], colors=color, linewidths=1.4)
         words = "the box's slice" if frame == prompted else f"{frame - prompted:+d} slices"
         score = dice(found[frame], reference[frame])
         text = f"{words}\nDice {score:.2f}" if reference[frame].any() else f"{words}\nnot there"
         axes.set_title(text, fontsize=9, color=PROMPTED if frame == prompted else "white")
-    name = f"{target.target.title}: volume Dice {dice(found, reference):.2f}"
     row.suptitle(name, x=0.01, horizontalalignment="left", color="white", fontsize=12)
 
 

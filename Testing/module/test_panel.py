@@ -212,9 +212,11 @@ def test_choices_are_kept_in_the_parameter_node_both_ways(desk: Desk) -> None:
     ui.reachSpinBox.setValue(7)
     ui.allSegmentsCheckBox.setChecked(True)
     ui.applyAutomaticallyCheckBox.setChecked(False)
+    assert desk.controller.choices.motion
+    ui.motionCheckBox.setChecked(False)
     choices = desk.controller.choices
     assert (choices.direction, choices.device, choices.reach) == ("forward", "cpu", 7)
-    assert choices.allSegments and not choices.applyAutomatically
+    assert choices.allSegments and not choices.applyAutomatically and not choices.motion
     parameters.direction = "backward"
     parameters.limitReach = False
     parameters.model = "sam2.1_hiera_small"

@@ -69,11 +69,12 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def doubt_of(evidence: Evidence) -> float:
     """Doubt in [0, 1]: 0 sure, 1 not to be trusted.
 
-    Roughly the chance that the mask's Dice is below 0.8. Measured with the second bundled model on 572 frames
-    of 7 labelled volumes that it had not learned from, it was below on 8 % of those with a doubt of 0.2 to
-    0.3 (there is hardly less), a third of those around 0.35, just over half of those around 0.5 and 85 % of
-    those above 0.8. A sure "absent" is worth little where the segment has just ended: two of three such
-    first frames still showed it.
+    Roughly the chance that the mask's Dice is below 0.8. Measured with the second bundled model and motion on
+    665 masks of 24 structures of the training volumes, it was below on none of those with a doubt under 0.3,
+    on 36 % of those from 0.3 to 0.4, 61 % of those from 0.5 to 0.6 and 92 % of those above 0.8; without
+    motion, on 572 masks of volumes that the model had not learned from, on 8 %, a third, just over half and
+    85 %. A sure "absent" is worth little where the segment has just ended: two of three such first frames
+    still showed it.
     """
     if evidence.is_cut:
         return 1.0
