@@ -42,10 +42,10 @@ def shallow(base: str) -> LoadedModel:
 SAM2_1, SAM2 = "configs/sam2.1/sam2.1_hiera_t.yaml", "configs/sam2/sam2_hiera_t.yaml"
 
 
-def opened(loaded: LoadedModel) -> EngineSession:
+def opened(loaded: LoadedModel, motion: bool = True) -> EngineSession:
     volume = np.zeros((FRAMES, SIDE, SIDE), np.uint8)
     frames = FrameStack(volume, VolumeGeometry((SIDE, SIDE, FRAMES), np.eye(4)), 2, Window(255, 127.5))
-    return PropagationEngine(loaded).open(frames, "auto")
+    return PropagationEngine(loaded, motion=motion).open(frames, "auto")
 
 
 def segment(name: str, keyframes: dict[int, FramePrompts]) -> ResolvedSegment:
@@ -87,11 +87,14 @@ def test_no_step_mixes_devices(config: str) -> None:
         assert propagate(session, segment("c", {3: BOX}), reach=1)
 
 
+RANGED = ResolvedSegment("a", {7: BOX}, frozenset(), 4, 10, is_ranged=True)
 RUNS: dict[str, tuple[list[ResolvedSegment], int]] = {
     # Beside them the steps: the longest way of a front, as all of them go together.
     "both directions": ([segment("a", {7: BOX})], 4),
     "to an absent mark": ([segment("a", {7: BOX, 13: ABSENT})], 5),
     "between keyframes": ([segment("a", {5: BOX, 12: FramePrompts(mask=MASK)})], 6),
+    "in a given range": ([RANGED], 3),
+    "by the model alone": ([segment("a", {7: BOX})], 2),
     "two segments": ([segment("a", {7: BOX}), segment("b", {3: BOX, 9: BOX_AND_CLICK})], 5),
 }
 
@@ -99,10 +102,11 @@ RUNS: dict[str, tuple[list[ResolvedSegment], int]] = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_step_is_read_once_and_nothing_else_waits(name: str) -> None:
     segments, steps = RUNS[name]
-    session = opened(shallow(SAM2_1))
+    session = opened(shallow(SAM2_1), motion=name != "by the model alone")
     with QueuedDevice() as device:
         masks = propagate(session, *segments, reach=steps)
     assert len(masks) > steps
+    assert session.motion is None or session.motion.registered_pairs > steps
     keyframes = [said for one in segments for said in one.keyframes.values() if not said.absent]
     assert device.waits == Counter(read=len(keyframes) + steps)
 
