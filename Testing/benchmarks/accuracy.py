@@ -67,7 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     parser.add_argument("--memories", type=int, help="past slices remembered at once, the keyframe included")
     parser.add_argument(
-        "--motion", default="on", choices=("on", "off"), help="carry masks along the image's motion as well"
+        "--motion",
+        nargs="+",
+        default=["on"],
+        choices=("on", "off"),
+        help="carry masks along the image's motion as well; both: one after the other",
     )
     parser.add_argument(
         "--view",
@@ -122,7 +126,8 @@ def run(arguments: argparse.Namespace) -> Report | None:
         ).rstrip()
     )
     for model in arguments.model or [DEFAULT_MODEL]:
-        _run_model(model, targets, options, arguments, report)
+        for motion in arguments.motion:
+            _run_model(model, motion == "on", targets, options, arguments, report)
     return report
 
 
@@ -141,12 +146,13 @@ def _chosen(targets: Sequence[Target], texts: Sequence[str] | None) -> list[Targ
 
 def _run_model(
     model: str,
+    motion: bool,
     targets: Sequence[Target],
     options: EvaluationOptions,
     arguments: argparse.Namespace,
     report: Report,
 ) -> None:
-    engine, facts = open_engine(model, arguments)
+    engine, facts = open_engine(model, arguments, motion=motion)
     results: list[TargetResult] = []
     missing: list[str] = []
     for number, target in enumerate(targets, 1):
@@ -168,7 +174,8 @@ def _run_model(
         rows.append(_mean_row(counted))
     words = (
         f"SHA-256 {facts['sha256'][:12]}, {facts['device']}, {facts['dtype']}, {facts['input_size']} px, "
-        f"{facts['memories']} memories, view {arguments.view}"
+        f"{facts['memories']} memories, view {arguments.view}, "
+        f"motion {'on' if motion else 'off'}"
     )
     report.say(f"## {facts['name']}\n\n{words}.")
     if rows:
@@ -188,7 +195,7 @@ def _run_model(
     )
 
 
-def open_engine(model: str, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+def open_engine(model: str, arguments: argparse.Namespace, *, motion: bool) -> tuple[Any, dict[str, Any]]:
     """A `PropagationEngine` of the model, and what it runs on.
 
     Raises:
@@ -212,7 +219,7 @@ def open_engine(model: str, arguments: argparse.Namespace) -> tuple[Any, dict[st
         precision=arguments.precision,
         name=None if entry is None else entry.name,
     )
-    engine = PropagationEngine(loaded, motion=arguments.motion == "on")
+    engine = PropagationEngine(loaded, motion=motion)
     if arguments.memories is not None:
         if not 1 <= arguments.memories <= engine.steps.slots:
             raise InputError(
@@ -229,6 +236,7 @@ def open_engine(model: str, arguments: argparse.Namespace) -> tuple[Any, dict[st
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "input_size": loaded.input_size,
         "memories": engine.steps.slots,
+        "motion": motion,
     }
 
 

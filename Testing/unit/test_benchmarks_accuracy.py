@@ -55,10 +55,10 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[ThresholdEngine]:
     """Engines made so far, instead of those with a model."""
     made: list[ThresholdEngine] = []
 
-    def open_engine(model: str, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    def open_engine(model: str, arguments: argparse.Namespace, *, motion: bool) -> tuple[Any, dict[str, Any]]:
         made.append(ThresholdEngine())
         facts = {"name": model, "sha256": "0" * 64, "device": "none", "dtype": "bool", "input_size": 8}
-        return made[-1], {**facts, "memories": 1}
+        return made[-1], {**facts, "memories": 1, "motion": motion}
 
     monkeypatch.setattr(accuracy, "open_engine", open_engine)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
