@@ -195,6 +195,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         selection = slicer.app.applicationLogic().GetSelectionNode()
         self.addObserver(selection, vtk.vtkCommand.ModifiedEvent, self.onSelection)
+        slicer.app.connect("paletteChanged(QPalette)", self.onPalette)
         self.logic.controller.changed.connect(self.onChanged)
         self.logic.controller.finished.connect(self.onFinished)
         self.initializeParameterNode()
@@ -206,6 +207,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
         self.removeObservers()
         if self.panel is not None:
+            slicer.app.disconnect("paletteChanged(QPalette)", self.onPalette)
             self.panel.close()
             self.ui.segmentationSelector.disconnect("nodeAddedByUser(vtkMRMLNode*)", self.onSegmentationAdded)
             self.ui.volumeSelector.disconnect("nodeActivated(vtkMRMLNode*)", self.onVolumeActivated)
@@ -335,6 +337,11 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.onSelection()
         if self._parameterNode is not None and self.panel is not None:
             self.panel.refresh()
+
+    def onPalette(self, *_: Any) -> None:
+        """Slicer's window is light or dark now."""
+        if self.panel is not None:
+            self.panel.showIcons(_isDark())
 
     def onSelection(self, caller: Any = None, event: Any = None) -> None:
         """Another volume may be in the views, as after loading one: take it if none is chosen yet."""
@@ -470,6 +477,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if effect and effect != self._effect and self.logic is not None:
             self.logic.controller.chooseTool(None)
             self.logic.editSoon()
+        if effect != self._effect and self.panel is not None:
+            self.panel.fitEditor()
         self._effect = effect
 
     @staticmethod

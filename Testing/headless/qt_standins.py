@@ -27,6 +27,7 @@ from typing import Any
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
+import vtk
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from PySide6.QtCore import Property, QObject, Signal
 
@@ -296,6 +297,16 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
         if scene is not None:
             events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent)
             self._standin_tags = [(scene, scene.AddObserver(event, self._fill)) for event in events]
+
+            def leaves(_scene: Any, _event: str, node: Any) -> None:
+                # It is off the list before it is out of the scene.
+                self.__dict__["_standin_leaving"] = node
+                self._fill()
+                self.__dict__["_standin_leaving"] = None
+
+            leaves.CallDataType = vtk.VTK_OBJECT  # type: ignore[attr-defined]
+            tag = scene.AddObserver(scene.NodeAboutToBeRemovedEvent, leaves)
+            self._standin_tags.append((scene, tag))
         self._fill()
 
     def _nodes(self) -> list[Any]:
@@ -303,7 +314,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
         if scene is None:
             return []
         every = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
-        return [node for node in every if not node.GetHideFromEditors() and self._is_listed(node)]
+        leaving = self.__dict__.get("_standin_leaving")
+        there = [node for node in every if node is not leaving]
+        return [node for node in there if not node.GetHideFromEditors() and self._is_listed(node)]
 
     def _is_listed(self, node: Any) -> bool:
         exact = node.GetClassName() in self.nodeTypes

@@ -18,10 +18,35 @@ class EmbeddedEditor:
 
     Args:
         widget: the qMRMLSegmentEditorWidget.
+        place: the QScrollArea around it: the options of some effects are wider than the panel.
     """
 
-    def __init__(self, widget: Any) -> None:
+    def __init__(self, widget: Any, place: Any) -> None:
+        import qt
+
         self._widget = widget
+        self._place = place
+        # The widget shows an effect's options after its settings have changed.
+        self._whenShown = qt.QTimer()
+        self._whenShown.setSingleShot(True)
+        self._whenShown.setInterval(0)
+        self._whenShown.connect("timeout()", self.fit)
+        self.fit()
+
+    def close(self) -> None:
+        """Lets go of the widget."""
+        self._whenShown.stop()
+        self._whenShown.disconnect("timeout()", self.fit)
+
+    def fitSoon(self) -> None:
+        """Another effect was chosen: makes room for its options."""
+        self._whenShown.start()
+
+    def fit(self) -> None:
+        """Makes the editor's place as high as the editor; it scrolls sideways rather than get wider."""
+        bar = self._place.horizontalScrollBar()
+        height = self._place.widget().layout().totalSizeHint().height()
+        self._place.setMinimumHeight(height + (bar.height if bar.visible else 0))
 
     def use(self, editorNode: Any) -> None:
         """Gives the editor its settings (vtkMRMLSegmentEditorNode); the label layers of the views stay."""

@@ -64,6 +64,12 @@ class Lifetime:
         self._finished = finished
         self._changed = changed
         self._observers = Observers()
+        # As long as there is a scene: a segmentation may also go after it was let go of.
+        self._sceneObservers = Observers()
+        self._scene: Any = None
+        self._segmentations = -1
+        # The volume and segmentation whose preview the user was told to be kept.
+        self._kept: tuple[Any, Any] | None = None
         changed.connect(self._keepPreview)
 
     def select(self, volumeNode: Any, segmentationNode: Any, segmentID: str) -> None:
@@ -72,6 +78,7 @@ class Lifetime:
         before = (chosen.volumeNode, chosen.segmentationNode, chosen.segmentID, chosen.workspace)
         if volumeNode is not chosen.volumeNode or segmentationNode is not chosen.segmentationNode:
             if self._leave():
+                self._kept = (chosen.volumeNode, chosen.segmentationNode)
                 self._messages.say(
                     "info",
                     _(
@@ -86,6 +93,7 @@ class Lifetime:
         if segmentID != chosen.segmentID:
             self._pointing.forgetRangeStart()
         chosen.segmentID = segmentID
+        self._followScene()
         self._enter()
         if before != (volumeNode, segmentationNode, segmentID, chosen.workspace):
             self._changed.emit(None)
@@ -97,6 +105,8 @@ class Lifetime:
             timeout: seconds that the worker may take to end by itself.
         """
         self._leave()
+        self._sceneObservers.clear()
+        self._scene = self._kept = None
         self._worker.close(timeout)
         self._selection.volumeNode = self._selection.segmentationNode = None
 
@@ -138,12 +148,42 @@ class Lifetime:
             self._finished.emit(ended)
         return hasKept
 
+    def _followScene(self) -> None:
+        """Looks for what a segmentation leaves behind in the scene that is worked in."""
+        nodes = (self._selection.segmentationNode, self._selection.volumeNode)
+        scene = next((one.GetScene() for one in nodes if one is not None), None)
+        if scene is None or scene is self._scene:
+            return
+        self._sceneObservers.clear()
+        self._scene = scene
+        for event in (slicer.vtkMRMLScene.NodeRemovedEvent, slicer.vtkMRMLScene.EndBatchProcessEvent):
+            self._sceneObservers.add(scene, event, self._tidyUp)
+        self._sceneObservers.add(scene, slicer.vtkMRMLScene.StartCloseEvent, self._forgetKept)
+
+    def _tidyUp(self) -> None:
+        """Nodes were removed: prompts go with their segmentation."""
+        if self._scene.IsBatchProcessing():  # loading or closing; its end comes here, too
+            return
+        kept = self._kept
+        if kept is not None and any(node.GetScene() is None for node in kept):
+            self._kept = None
+            # What was said of a preview that comes back is not so any more.
+            self._messages.say("info", _("The preview was removed with its volume or segmentation."), "gone")
+        count = self._scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+        if count != self._segmentations:
+            self._segmentations = count
+            removeOrphans(self._scene)
+
+    def _forgetKept(self) -> None:
+        self._kept = None
+
     def _nodesRemoved(self) -> None:
         workspace = self._selection.workspace
         if workspace is None or workspace.isInScene:
             return
         scene = workspace.segmentationNode.GetScene() or workspace.volumeNode.GetScene()
         lostSegmentation = workspace.segmentationNode.GetScene() is None
+        self._kept = None
         hadPreview = workspace.hasPreview
         self._leave()
         if lostSegmentation:

@@ -79,7 +79,7 @@ class Panel:
         self._installer = installer
         self._missing = missing
         self._dialogs = dialogs
-        self._editor = EmbeddedEditor(ui.segmentEditor)
+        self._editor = EmbeddedEditor(ui.segmentEditor, ui.editorScrollArea)
         self._parameters: Any = None
         self._isShowing = False
         self._message: Message | None = None
@@ -93,7 +93,9 @@ class Panel:
         self._whenScrolled = self._makeTimer()
         self._strip = makeStripWidget(self._jump)
         ui.stripPlace.layout().addWidget(self._strip)
-        self._describe(icons / ("Dark" if isDark else "Light"))
+        self._icons = icons
+        self.showIcons(isDark)
+        self._describe()
         self._slots: list[tuple[Any, str, Any]] = []
         self._connectWidgets()
         for signal, slot in self._signals():
@@ -109,6 +111,7 @@ class Panel:
         self._slots.clear()
         for signal, slot in self._signals():
             signal.disconnect(slot)
+        self._editor.close()
 
     def setParameters(self, parameters: Any) -> None:
         """Shows these parameters, and keeps the user's choices in them; None while no scene is at hand."""
@@ -119,6 +122,10 @@ class Panel:
         """Gives the embedded Segment Editor its settings; the user's label layers stay in the views."""
         with self._choosing():
             self._editor.use(editorNode)
+
+    def fitEditor(self) -> None:
+        """Another effect of the embedded Segment Editor was chosen: makes room for its options."""
+        self._editor.fitSoon()
 
     def putEffectAway(self) -> None:
         """Ends the effect of the embedded Segment Editor that is on."""
@@ -157,13 +164,20 @@ class Panel:
 
     # --- building
 
-    def _describe(self, icons: Path) -> None:
+    def showIcons(self, isDark: bool) -> None:
+        """Gives the tools the icons for light or dark windows."""
+        import qt
+
+        folder = self._icons / ("Dark" if isDark else "Light")
+        for name, button in self._tools.items():
+            button.setIcon(qt.QIcon(str(folder / f"{name}.svg")))
+
+    def _describe(self) -> None:
         import qt
 
         for tool in tools.tools():
             button = self._tools[tool.name]
             button.text = tool.title
-            button.setIcon(qt.QIcon(str(icons / f"{tool.name}.svg")))
         ui = self._ui
         ui.segmentEditor.setEffectNameOrder(list(EFFECTS))
         # Not found in a later Slicer, the list is only there twice.

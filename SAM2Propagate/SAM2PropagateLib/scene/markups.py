@@ -48,12 +48,14 @@ from SAM2PropagateLib.scene.prompt_nodes import (
     definedPoints,
     isDeletedBox,
     isPlaced,
+    namePromptNode,
     nodeCorners,
     orientBox,
     pointName,
     pointPlace,
     promptNodes,
     rectangle,
+    removeEmptyFolders,
     setBox,
 )
 from SAM2PropagateLib.scene.segments import checkSegment, checkSegmentation, segmentIDs
@@ -352,8 +354,9 @@ class PromptMarkups:
         return False
 
     def updateDisplay(self) -> None:
-        """Gives the prompts their segments' colors, and hides those of segments that are gone."""
+        """Gives the prompts their segments' names and colors, and hides those of segments that are gone."""
         for node in promptNodes(self._segmentationNode):
+            namePromptNode(self._segmentationNode, node)
             colorPromptNode(self._segmentationNode, node)
 
     def _pointNode(self, segmentID: str, role: str) -> Any:
@@ -430,6 +433,8 @@ def removeOrphans(scene: Any) -> int:
                 gone.append(node)
     for node in gone:
         removeNode(node)
+    if gone:
+        removeEmptyFolders(scene)
     return len(gone)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import slicer
+import vtk
 
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
 from SAM2PropagateLib.prompts.values import Ras, new_id, to_ras
@@ -25,6 +27,9 @@ FIDUCIAL_CLASS, ROI_CLASS = "vtkMRMLMarkupsFiducialNode", "vtkMRMLMarkupsROINode
 # A box ends before the neighbouring slices, so that it is drawn on its own only.
 _BOX_THICKNESS = 0.9
 _FOLDER_SUFFIX = "prompts"
+# Of an item of the data tree: a folder of ours. Of a node: the name that it was given after its segment.
+_FOLDER_ATTRIBUTE = "SAM2Propagate.Folder"
+_NAMED_ATTRIBUTE = "SAM2Propagate.Named"
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,9 @@ def createPromptNode(segmentationNode: Any, volumeNode: Any, segmentID: str, rol
     node = scene.CreateNodeByClass(ROI_CLASS if role == BOX else FIDUCIAL_CLASS)
     node.UnRegister(None)
     segment = segmentationNode.GetSegmentation().GetSegment(segmentID)
-    node.SetName(uniqueName(scene, safeName(segment.GetName() or "", _LOOKS[role].name)))
+    name = safeName(segment.GetName() or "", _LOOKS[role].name)
+    node.SetName(uniqueName(scene, name))
+    node.SetAttribute(_NAMED_ATTRIBUTE, name)
     node.SetAttribute(ROLE_ATTRIBUTE, role)
     setSegment(node, segmentID)
     node.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationNode.GetID())
@@ -81,6 +88,35 @@ def createPromptNode(segmentationNode: Any, volumeNode: Any, segmentID: str, rol
     colorPromptNode(segmentationNode, node)
     _shelve(segmentationNode, node)
     return node
+
+
+def namePromptNode(segmentationNode: Any, node: Any) -> None:
+    """Gives a prompt node the name that its segment has now, unless the user named it."""
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentOf(node))
+    if segment is None:
+        return
+    given, now = node.GetAttribute(_NAMED_ATTRIBUTE), re.sub(r"_\d+$", "", node.GetName() or "")
+    wanted = safeName(segment.GetName() or "", _LOOKS[node.GetAttribute(ROLE_ATTRIBUTE)].name)
+    if given is None and now == wanted:  # of an earlier version
+        node.SetAttribute(_NAMED_ATTRIBUTE, wanted)
+    elif given not in (None, wanted) and now == given:
+        node.SetAttribute(_NAMED_ATTRIBUTE, wanted)
+        node.SetName(uniqueName(node.GetScene(), wanted))
+
+
+def removeEmptyFolders(scene: Any) -> None:
+    """Removes the folders of prompts in the data tree that hold nothing any more."""
+    tree = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    if tree is None:
+        return
+    items = vtk.vtkIdList()
+    tree.GetItemChildren(tree.GetSceneItemID(), items, True)
+    ids = [items.GetId(index) for index in range(items.GetNumberOfIds())]
+    for item in [one for one in ids if tree.HasItemAttribute(one, _FOLDER_ATTRIBUTE)]:
+        inside = vtk.vtkIdList()
+        tree.GetItemChildren(item, inside)
+        if not inside.GetNumberOfIds():
+            tree.RemoveItem(item)
 
 
 def colorPromptNode(segmentationNode: Any, node: Any) -> None:
@@ -262,5 +298,12 @@ def _shelve(segmentationNode: Any, node: Any) -> None:
         return
     parent = tree.GetItemParent(segmentation)
     name = safeName(segmentationNode.GetName() or "", _FOLDER_SUFFIX)
-    folder = tree.GetItemChildWithName(parent, name) or tree.CreateFolderItem(parent, name)
+    # That of the other prompts, whatever the segmentation was called then.
+    others = [tree.GetItemByDataNode(one) for one in promptNodes(segmentationNode) if one is not node]
+    parents = [tree.GetItemParent(one) for one in others if one]
+    folder = next((one for one in parents if tree.HasItemAttribute(one, _FOLDER_ATTRIBUTE)), 0)
+    if folder and tree.GetItemName(folder) != name:
+        tree.SetItemName(folder, name)
+    folder = folder or tree.GetItemChildWithName(parent, name) or tree.CreateFolderItem(parent, name)
+    tree.SetItemAttribute(folder, _FOLDER_ATTRIBUTE, "1")
     tree.SetItemParent(item, folder)
