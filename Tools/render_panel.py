@@ -96,8 +96,8 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
     doubt = 0.25 + 0.4 * np.sin(np.arange(60) / 4) ** 8
     facts = {n: FrameFacts("propagated", float(doubt[n]), 0.8, 3.0) for n in range(6, 52)}
     workspace = controller.workspace
-    for frame, one in facts.items() if not missing else ():
-        workspace.memory.put(controller.segmentID, frame, one, workspace.geometry, workspace.axis)
+    if not missing:
+        workspace.memory.putApplied(controller.segmentID, facts, workspace.geometry, workspace.axis)
     window.widget.panel.refresh()
     sets = {"keyframes": {30}, "edited": {20}, "absent": {52}, "locked": {12}, "preview": set(range(40, 46))}
     window.widget.panel._strip.setStrip(
