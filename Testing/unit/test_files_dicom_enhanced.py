@@ -197,6 +197,63 @@ def test_echoes_at_several_times_are_listed_one_by_one(tmp_path: Path) -> None:
     assert np.array_equal(read_volume(path, part="2").array, array[12:18])
 
 
+def test_empty_slices_of_two_components_are_no_copies(tmp_path: Path) -> None:
+    array = np.repeat(ball(), 2, axis=0)
+    array[1::2] *= -1
+    # Both components are empty on the first slice and on one in the middle.
+    array[:2] = array[12:14] = 0
+    positions = [position for position in along_z(12) for _ in range(2)]
+    path = save(enhanced(array, positions, edit=component), tmp_path / "e.dcm")
+    error = refusal(path)
+    assert error.code == "several_images_per_position" and error.sentence.startswith("12 of 12")
+    for number in range(2):
+        volume = read_volume(path, part=str(number + 1))
+        assert np.array_equal(volume.array, array[number::2])
+
+
+def test_frames_that_only_their_order_tells_apart(tmp_path: Path) -> None:
+    array = np.concatenate([ball(), ball() * 2])
+    slowest = save(enhanced(array, along_z(12) * 2), tmp_path / "slowest.dcm")
+    by_turns = np.stack([array[:12], array[12:]], axis=1).reshape(24, *array.shape[1:])
+    positions = [position for position in along_z(12) for _ in range(2)]
+    fastest = save(enhanced(by_turns, positions), tmp_path / "fastest.dcm")
+    for path in (slowest, fastest):
+        assert "1 (frame no. 1, 12 slices" in refusal(path).hint
+        assert np.array_equal(read_volume(path, part="2").array, array[12:])
+
+
+def test_frames_of_two_stacks_side_by_side(tmp_path: Path) -> None:
+    left = along_z(12)
+    right = [(x + 60, y, z) for x, y, z in left]
+    # The same values, but another place: no copies.
+    path = save(enhanced(np.concatenate([ball(), ball()]), left + right), tmp_path / "e.dcm")
+    assert refusal(path).code == "several_images_per_position"
+    assert read_volume(path, part="2").geometry.ijk_to_ras[0, 3] == pytest.approx(10 - 60)
+
+
+def test_frames_that_call_themselves_localizers_are_left_out(tmp_path: Path) -> None:
+    def edit(group: Dataset, number: int) -> None:
+        flavor = "LOCALIZER" if number >= 12 else "VOLUME"
+        group.CTImageFrameTypeSequence = [item(FrameType=["ORIGINAL", "PRIMARY", flavor, "NONE"])]
+        if number >= 12:
+            group.PlaneOrientationSequence = [item(ImageOrientationPatient=list(CORONAL))]
+
+    array = np.concatenate([ball(), ball(2)])
+    file = enhanced(array, along_z(14), edit=edit, storage=ENHANCED_CT, modality="CT")
+    volume = read_volume(save(file, tmp_path / "e.dcm"))
+    assert np.array_equal(volume.array, ball()) and volume.notes == ("2 localizer images left out.",)
+
+
+def test_private_sequences_of_a_frame_say_nothing_of_it(tmp_path: Path) -> None:
+    def edit(group: Dataset, number: int) -> None:
+        other = item(ImagePositionPatient=[0, 0, 0], RescaleSlope=99, WindowWidth=7, WindowCenter=3)
+        group.private_block(0x2005, "MAKER", create=True).add_new(0x0F, "SQ", [other])
+
+    volume = read_volume(save(enhanced(ball(), along_z(12), edit=edit), tmp_path / "e.dcm"))
+    assert np.array_equal(volume.array, ball()) and volume.window is None
+    assert volume.geometry.spacing == pytest.approx((1, 1, 3))
+
+
 def test_dimensions_of_the_file_tell_frames_apart_when_nothing_else_does(tmp_path: Path) -> None:
     def edit(group: Dataset, number: int) -> None:
         group.FrameContentSequence[0].DimensionIndexValues = [number // 6 + 1, number % 6 + 1]

@@ -47,6 +47,7 @@ _MARKS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 TIME_MARK = "acquisition time"
 FILE_MARK = "file"
+FRAME_ORDER = "frame"
 _TRIGGER = ("NominalCardiacTriggerDelayTime", "TriggerTime")
 _TIMES = ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime")
 # These dimensions of an enhanced file say where a frame lies, or are marks already.
@@ -98,7 +99,8 @@ class ImageHeader:
         window: (width, level) of the slice's own display window, or None.
         marks: what tells it from other images at the same place, name for the user to value.
         times: numbers that put images in the order in which they were taken: "trigger time" (ms),
-            "acquisition time" and "content time" (s) and "instance number", as far as the file has them.
+            "acquisition time" and "content time" (s) and "instance number", as far as the file has them;
+            "frame" in a multi-frame file.
     """
 
     path: Path
@@ -267,7 +269,7 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
                 storage=storage,
                 modality=str(dataset.get("Modality") or ""),
                 description=str(dataset.get("SeriesDescription") or "").strip(),
-                kind=fields.text("ImageType"),
+                kind=fields.text("FrameType") or fields.text("ImageType"),
                 rows=int(rows),
                 columns=int(columns),
                 frames=frames,
@@ -279,7 +281,7 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
                 intercept=(fields.number("RescaleIntercept") or 0.0) if slope != 0 else 0.0,
                 window=_window(fields, slope or 1.0),
                 marks=_marks(fields, dimensions) | ({FILE_MARK: path.name} if frames > 1 else {}),
-                times=_times(fields),
+                times=_times(fields) | ({FRAME_ORDER: float(frame)} if frames > 1 else {}),
             )
         )
     return tuple(headers)
@@ -338,14 +340,17 @@ def _number(value: Any) -> float | None:
 
 
 def _macros(groups: Sequence[Dataset] | None, index: int) -> list[Dataset]:
-    """The first items of the sequences in one functional group, nested ones after them."""
+    """The first items of the sequences in one functional group, nested ones after them.
+
+    Private sequences are left out: they repeat DICOM's fields with values of another kind.
+    """
     if not groups or index >= len(groups):
         return []
     found = []
     waiting = [groups[index]]
     while waiting:
         for element in waiting.pop(0):
-            if element.VR == "SQ" and element.value:
+            if element.VR == "SQ" and element.value and not element.tag.is_private:
                 found.append(element.value[0])
                 waiting.append(element.value[0])
     return found

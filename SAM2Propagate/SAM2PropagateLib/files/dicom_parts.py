@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.files.dicom_file import FILE_MARK, TIME_MARK, ImageHeader
+from SAM2PropagateLib.files.dicom_file import FILE_MARK, FRAME_ORDER, TIME_MARK, ImageHeader
 from SAM2PropagateLib.files.dicom_stack import LPS_TO_RAS, along, even_step, is_even, places
 
 # Marks by which slices without a double may still belong to different stacks whose slices alternate.
@@ -204,7 +204,7 @@ def _apart(part: Part) -> list[Part]:
         if numbered is not None and _tells_apart(images, numbered, True):
             return _grouped(part, numbered, "same instance number, no.")
     if doubles:
-        for name in ("trigger time", *_ORDERS):
+        for name in ("trigger time", *_ORDERS, FRAME_ORDER):
             ranks = _ranks(images, name)
             if ranks is not None:
                 return _grouped(part, ranks, f"{name} no.")

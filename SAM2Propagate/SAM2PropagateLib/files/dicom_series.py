@@ -16,6 +16,8 @@ from SAM2PropagateLib.files.dicom_stack import even_step, places, stack_geometry
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
 ALL_PARTS = "all"
+# Images nearer than this are at one position.
+_SAME_MM = 0.01
 _ORIGINAL = "Give the original CT or MR series, not captured or derived pictures."
 
 
@@ -182,21 +184,26 @@ def _without_copies(
     """Parallel images without the copies of one at the same position, and how many those are.
 
     If the first position with several images holds no copy, the series is taken to hold none: comparing all
-    images of a long time series would read all of it.
+    images of a long time series would read all of it. Nor does it hold any where copies are left out at some
+    positions and images still differ at others: empty slices of two echoes are equal and no copies.
     """
-    held = places(images)
+    held = [place for place in places(images) if len(place) > 1]
     left_out: set[int] = set()
+    kept: set[int] = set()
     for place in held:
-        if len(place) == 1:
-            continue
         values = [pixels.read(image) for image in place]
         copies = {
             id(place[number])
             for number in range(1, len(place))
-            if any(np.array_equal(values[number], values[other]) for other in range(number))
+            if any(
+                np.allclose(np.array(place[number].position), np.array(place[other].position), atol=_SAME_MM)
+                and np.array_equal(values[number], values[other])
+                for other in range(number)
+            )
         }
-        if not copies and not left_out:
-            break
+        kept.add(len(place) - len(copies))
+        if not copies or len(kept) > 1:
+            return tuple(images), 0
         left_out |= copies
     return tuple(image for image in images if id(image) not in left_out), len(left_out)
 
