@@ -5,6 +5,7 @@ starts nothing; `torch` and `sam2` are never imported in Slicer's process, only 
 """
 
 import contextlib
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -557,7 +558,9 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self, makeWriter: Any = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        texts.set_translator(lambda text, file: translate(getContext(file), text))
+        # Asked for with every text, and the same for all of a file.
+        contextOf = functools.cache(getContext)
+        texts.set_translator(lambda text, file: translate(contextOf(file), text))
         self._session: WorkerSession | None = None
         self._isComplete = False
         self._idle = qt.QTimer()

@@ -325,3 +325,51 @@ def test_a_volume_that_changes_its_size_under_a_run_does_not_keep_it_from_ending
     slicer.util.updateVolumeFromArray(case.volumeNode, np.zeros_like(voxels, shape=(18, 30, 30)))
     case.controller.cancel()
     assert case.ends and case.ends[-1].state == "cancelled"
+
+
+def test_a_run_is_packed_while_it_goes_on_and_not_at_its_end(headless, monkeypatch):
+    from SAM2PropagateLib.scene import kept_preview
+
+    case = Case(headless, choices=Choices(applyAutomatically=False))
+    try:
+        case.click(12, 15, 8)
+        packed: list[bool] = []
+        pack = kept_preview._written
+        monkeypatch.setattr(
+            kept_preview, "_written", lambda one: (packed.append(case.controller.isRunning), pack(one))[1]
+        )
+        case.session.framesPerPoll = 1
+        case.run()
+        assert len(case.workspace.previewFrames("A")) == 18
+        assert packed.count(True) >= 17, "a slice with each that comes"
+        assert packed.count(False) <= 1
+        # What is kept is what would have been packed at once.
+        kept = kept_preview.KeptPreview(case.segmentationNode, case.volumeNode).get()
+        assert kept is not None and set(kept.frames["A"]) == set(range(18))
+        for frame, one in kept.frames["A"].items():
+            np.testing.assert_array_equal(one.mask, case.shown(frame))
+            assert one.facts[0] in ("propagated", "keyframe")
+    finally:
+        case.controller.close()
+
+
+def test_slices_that_changed_after_they_were_packed_are_packed_again(headless):
+    from SAM2PropagateLib.scene import kept_preview
+
+    case = Case(headless, choices=Choices(applyAutomatically=False))
+    try:
+        case.click(12, 15, 8)
+        case.session.framesPerPoll = 1
+        assert case.controller.propagate()
+        for _ in range(8):
+            case.controller.poll()
+        # The user corrects a slice that has come.
+        frame = min(case.workspace.previewFrames("A"))
+        case.session.nextPollServesPreviews()
+        case.click(20, 15, frame)
+        case.controller.wait(5)
+        kept = kept_preview.KeptPreview(case.segmentationNode, case.volumeNode).get()
+        assert kept is not None
+        np.testing.assert_array_equal(kept.frames["A"][frame].mask, case.shown(frame))
+    finally:
+        case.controller.close()

@@ -113,3 +113,14 @@ def test_what_cannot_be_used_is_refused(headless, code):
         readVolume(node)
     assert refused.value.code == code
     assert refused.value.sentence.endswith(".") and refused.value.hint.endswith(".")
+
+
+def test_a_geometry_is_made_once_until_something_is_moved(headless):
+    from SAM2PropagateLib.scene.volume import ownGeometry
+
+    node = addVolume(headless, np.zeros((4, 5, 6), np.int16))
+    first = ownGeometry(node)
+    assert ownGeometry(node) is first and volumeGeometry(node) is volumeGeometry(node)
+    node.SetOrigin(1, 2, 3)
+    assert ownGeometry(node) is not first
+    np.testing.assert_allclose(ownGeometry(node).ijk_to_ras[:3, 3], (1, 2, 3))

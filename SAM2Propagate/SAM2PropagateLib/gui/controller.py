@@ -48,6 +48,8 @@ from SAM2PropagateLib.worker.session import WorkerSession
 
 # Seconds that one poll may take for arrived frames; the rest waits for the next one.
 _BUDGET_SECONDS = 0.008
+# Seconds that a poll may take besides, when it has handled all that came.
+_PACKING_SECONDS = 0.003
 
 
 class Controller:
@@ -368,6 +370,7 @@ class Controller:
         if self._worker.isMade:
             self._arrivals.take(_BUDGET_SECONDS)
             if not self._worker.hasUpdates:
+                self._lifetime.prepareKept(_PACKING_SECONDS)
                 self._runs.finish()
             if self._arrivals.takeStale():
                 self.changed.emit(None)

@@ -206,6 +206,12 @@ class Lifetime:
         self._selection.segmentID = ""
         self._changed.emit(None)
 
+    def prepareKept(self, seconds: float) -> None:
+        """During a run: gets what has come ready for being kept at its end, for about so many seconds."""
+        workspace = self._selection.workspace
+        if workspace is not None and workspace.isInScene and self._running.isOn:
+            workspace.prepareKept(seconds)
+
     def _keepPreview(self, _none: None = None) -> None:
         """What is on the screen is in the scene, too, whenever that is saved."""
         workspace = self._selection.workspace

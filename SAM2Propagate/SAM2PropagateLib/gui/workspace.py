@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +28,7 @@ from SAM2PropagateLib.prompts.values import MaskPrompt, Prompt, PromptSet, Ras, 
 from SAM2PropagateLib.scene.anchor import Move, settleOthers
 from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
 from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
-from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview
+from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview, ReadFrame, Stamps
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.placement import Placement
 from SAM2PropagateLib.scene.preview import PreviewLayer
@@ -359,49 +360,75 @@ class Workspace:
 
         While the volume cannot be used, what was kept before stays.
         """
-        preview = self._preview
         try:
-            geometry = self.geometry
+            stamps, read = self._framesToKeep()
         except InputError:
             return self.hasPreview
-        written = preview.stamps() if preview is not None else {}
+        axis = self._preview.axis if self._preview is not None else 0
+        self._kept.put(axis, self.geometry.shape_ijk, stamps, read)
+        return bool(stamps)
 
-        def stamp(segmentID: str, frame: int) -> tuple[int, int | None, int | None]:
-            base = self.underlay.base((segmentID, frame))
-            now = self.tracker.snapshot(segmentID) if segmentID in self.segmentIDs else None
+    def prepareKept(self, seconds: float) -> None:
+        """Gets frames of the preview ready for `keepPreview`, for about so many seconds: all of them at once
+        would hold the window at the end of a run.
+        """
+        with contextlib.suppress(InputError):
+            self._kept.prepare(*self._framesToKeep(), seconds)
+
+    def _framesToKeep(self) -> tuple[Stamps, ReadFrame]:
+        """The frames of the preview: what changes with each, and how each is read.
+
+        Raises:
+            InputError: the volume cannot be used.
+        """
+        preview, geometry = self._preview, self.geometry
+        written = preview.stamps() if preview is not None else {}
+        present = set(self.segmentIDs)
+        # Looked at once for all frames of a segment.
+        snapshots = {name: self.tracker.snapshot(name) if name in present else None for name in written}
+        facts: dict[str, FactsOfFrames] = {}
+        hashes: dict[str, Mapping[int, str]] = {}
+
+        def stamp(segmentID: str, frame: int, write: int) -> tuple[int, int | None, int | None]:
+            base, now = self.underlay.base((segmentID, frame)), snapshots[segmentID]
             return (
-                written[segmentID][frame],
+                write,
                 None if base is None else base.number,
                 None if now is None or now.own is None else now.number,
             )
 
         def seen(segmentID: str, frame: int, axis: int) -> str | None:
-            base = self.underlay.base((segmentID, frame))
-            now = self.tracker.snapshot(segmentID) if segmentID in self.segmentIDs else None
+            base, now = self.underlay.base((segmentID, frame)), snapshots[segmentID]
             if now is None or now.own is None or base is None:
                 return None
-            isEdited = base.own is None or now.changedPixels(base, frame, axis).any()
-            return "" if isEdited else self.tracker.hashes(segmentID, axis).get(frame, "-")
+            if base.own is None or now.changedPixels(base, frame, axis).any():
+                return ""
+            if segmentID not in hashes:
+                hashes[segmentID] = self.tracker.hashes(segmentID, axis)
+            return hashes[segmentID].get(frame, "-")
 
         def read(segmentID: str, frame: int) -> KeptFrame:
             assert preview is not None
             mask = preview.mask(segmentID, frame)
-            facts = self.memory.facts(segmentID, geometry, preview.axis).get(frame)
+            if segmentID not in facts:
+                facts[segmentID] = self.memory.facts(segmentID, geometry, preview.axis)
+            own = facts[segmentID].get(frame)
             base = self.underlay.base((segmentID, frame))
             assert mask is not None
             return KeptFrame(
                 mask,
-                factsAsList(facts) if facts is not None else None,
+                factsAsList(own) if own is not None else None,
                 # An edit that was not looked for yet, or is made elsewhere, can be told when it comes back.
                 base.frame(frame, preview.axis) if base is not None else None,
                 preview.edge(segmentID, frame),
                 seen(segmentID, frame, preview.axis),
             )
 
-        stamps = {name: {frame: stamp(name, frame) for frame in frames} for name, frames in written.items()}
-
-        self._kept.put(preview.axis if preview is not None else 0, geometry.shape_ijk, stamps, read)
-        return bool(stamps)
+        stamps = {
+            name: {frame: stamp(name, frame, write) for frame, write in frames.items()}
+            for name, frames in written.items()
+        }
+        return stamps, read
 
     def showKeptPreview(self) -> None:
         """Shows the preview again that `keepPreview` kept, also in a scene that was saved since.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import time
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,21 @@ class KeptPreview:
         self._last: tuple[int, tuple[int, ...], Stamps] | None = None
         # Packing takes a fraction of a millisecond a frame, and only few frames change at a time.
         self._written: dict[tuple[str, int, Hashable], dict[str, Any]] = {}
+
+    def prepare(self, stamps: Stamps, read: ReadFrame, seconds: float) -> None:
+        """Packs frames that are not packed yet, for a `put` that comes later, for about so many seconds.
+
+        Args:
+            stamps, read: as of `put`.
+        """
+        end = time.perf_counter() + seconds
+        for segmentID, frames in stamps.items():
+            for frame, stamp in frames.items():
+                key = (segmentID, frame, stamp)
+                if key not in self._written:
+                    self._written[key] = _written(read(segmentID, frame))
+                    if time.perf_counter() >= end:
+                        return
 
     def put(self, axis: int, shapeIJK: tuple[int, ...], stamps: Stamps, read: ReadFrame) -> None:
         """Keeps a preview in place of what was kept before; nothing is left in the scene for no frames.

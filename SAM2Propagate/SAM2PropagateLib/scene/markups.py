@@ -90,6 +90,7 @@ class PromptMarkups:
         self._volumeNode = volumeNode
         self._state = SceneState(segmentationNode)
         self._anchor = PromptAnchor(segmentationNode, volumeNode)
+        self._keptText, self._kept = "", PromptSet()
         self._unwatched = 0
         self._busyNode: Any = None
 
@@ -411,9 +412,11 @@ class PromptMarkups:
 
     def _readKept(self) -> PromptSet:
         text = self._state.get(KEPT_NAME)
-        if not text:
-            return PromptSet()
-        return loads(text)
+        if text != self._keptText:
+            # It is asked for with every arriving slice.
+            self._kept = loads(text) if text else PromptSet()
+            self._keptText = text
+        return self._kept
 
     def _writeKept(self, prompts: PromptSet) -> None:
         segments = [SegmentPrompts(one.segment, masks=one.masks) for one in prompts.segments if one.masks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +63,7 @@ def volumeGeometry(volumeNode: Any) -> VolumeGeometry:
         InputError: as `readVolume`, but for what depends on the voxels' values.
     """
     _checkKind(volumeNode)
-    return VolumeGeometry(
-        volumeNode.GetImageData().GetDimensions(), parentToWorld(volumeNode) @ ijkToRas(volumeNode)
-    )
+    return _geometryOf(volumeNode, parentToWorld(volumeNode) @ ijkToRas(volumeNode))
 
 
 def ownGeometry(volumeNode: Any) -> VolumeGeometry:
@@ -76,7 +75,17 @@ def ownGeometry(volumeNode: Any) -> VolumeGeometry:
     """
     _checkKind(volumeNode)
     parentToWorld(volumeNode)
-    return VolumeGeometry(volumeNode.GetImageData().GetDimensions(), ijkToRas(volumeNode))
+    return _geometryOf(volumeNode, ijkToRas(volumeNode))
+
+
+def _geometryOf(volumeNode: Any, matrix: FloatArray) -> VolumeGeometry:
+    return _geometry(volumeNode.GetImageData().GetDimensions(), tuple(matrix.ravel().tolist()))
+
+
+@functools.lru_cache(maxsize=32)
+def _geometry(shape: tuple[int, int, int], matrix: tuple[float, ...]) -> VolumeGeometry:
+    # Asked for several times for each arriving slice, and the same as long as nothing is moved.
+    return VolumeGeometry(shape, np.array(matrix).reshape(4, 4))
 
 
 def ijkToRas(volumeNode: Any) -> FloatArray:
