@@ -263,6 +263,15 @@ def subtraction_like(scale: float) -> np.ndarray:
     return array * scale
 
 
+def signal_loss(tissue: float, lesion: float, noise: float = 15) -> np.ndarray:
+    """A difference image with little noise around 0, a body and a lesion in it."""
+    k, j, i = np.indices((14, 64, 64))
+    array = np.random.default_rng(4).normal(0, noise, k.shape)
+    array[(np.hypot(j - 32, i - 32) < 22) & (k > 2)] += tissue
+    array[(np.hypot(j - 30, i - 28) < 7) & (k > 4)] += lesion
+    return array
+
+
 SOFT, SHIFTED = Window(400, 40), Window(400, 1064)
 
 
@@ -273,6 +282,11 @@ SOFT, SHIFTED = Window(400, 40), Window(400, 1064)
         pytest.param(lambda ct: ct.clip(-1024, 1000), SOFT, id="clipped"),
         pytest.param(lambda ct: np.where(np.indices(ct.shape)[2] < 20, -2000, ct), SOFT, id="padded"),
         pytest.param(lambda ct: np.where(np.indices(ct.shape)[2] < 50, -3024, ct), SOFT, id="much padding"),
+        pytest.param(
+            lambda ct: np.select([np.indices(ct.shape)[2] < n for n in (10, 20)], [-3024, -2000], ct),
+            SOFT,
+            id="padded with two values",
+        ),
         pytest.param(lambda ct: np.where(ct < -900, np.nan, ct), SOFT, id="nan for air"),
         pytest.param(lambda ct: ct[:, 22:58, 19:35], SOFT, id="lung"),
         pytest.param(lambda ct: ct + np.random.default_rng(1).normal(0, 90, ct.shape), SOFT, id="noisy"),
@@ -301,6 +315,12 @@ def test_ct_is_known_by_its_air_and_its_tissue(change: Any, window: Window | Non
             pytest.param((mr_like(0.4) - mr_like(0.4).mean()) / mr_like(0.4).std() * scale, id=f"z x {scale}")
             for scale in (1, 100, 300, 500, 1000, 3000)
         ),
+        pytest.param(signal_loss(0, -900), id="difference with a dark lesion"),
+        pytest.param(signal_loss(-900, 0), id="difference with a dark body"),
+        pytest.param(signal_loss(700, -1700), id="difference with a dark lesion in a bright body"),
+        pytest.param(
+            signal_loss(300, 770), id="difference whose lesion lies where CT without a sign has muscle"
+        ),
         pytest.param(mr_like(0.4) - 1000.0, id="MR on a background of -1000"),
         *(pytest.param(mr_like(0.4) * scale, id=f"MR x {scale}") for scale in (0.5, 1.0, 1.5, 2.0, 3.0)),
     ],
@@ -324,6 +344,8 @@ def test_the_reason_of_a_window_is_true() -> None:
         fitted = fit_window(array, modality)
         assert words in fitted.reason and fitted.window == window_for(array, modality), fitted
     assert fit_window(ct + 1024, "CT").window == SHIFTED
+    # Marked as CT, it may have negative values of noise in air.
+    assert fit_window(ct + 1000, "CT").window == SHIFTED
     assert fit_window((ct + 1000) / 2000, "CT").window == percentile_window((ct + 1000) / 2000)
 
 

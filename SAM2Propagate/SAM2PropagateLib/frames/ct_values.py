@@ -1,7 +1,8 @@
 """Recognize CT by its values: a peak of air near -1000 HU, little between lung and tissue, tissue around 0.
 
 Other images reach low values as well: MR subtraction, phase and velocity images, normalized MR. They have no
-peak of their own at air, or values far below it, or tissue that spreads far beyond that of CT.
+peak of their own at air, or values far below it, or tissue that spreads far beyond that of CT, or most of
+their values around 0, where the tissue of CT has none of its peaks.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _GAP = (-600.0, -300.0)
 _TISSUE = (-150.0, 250.0)
 _WIDE_TISSUE = (-250.0, 300.0)
 _MUSCLE = (0.0, 100.0)
+# Between the peaks of fat and of muscle; where nothing happens, differences and phases lie here.
+_NOTHING = (-40.0, 40.0)
+_BIN = 20.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class _Shares:
         gap_density: values per HU in the gap, compared with those in air.
         gap: values in the gap, compared with the body's.
         tissue, wide, muscle: of the body's values.
+        negative: of all values, before the offset was taken off; padding left out.
+        nothing: of the body's values but 0 itself, which may be padding. peak: where these are densest.
     """
 
     air: float
@@ -44,23 +50,29 @@ class _Shares:
     tissue: float
     wide: float
     muscle: float
+    negative: float
+    nothing: float
+    peak: float
 
 
-def hounsfield_offset(sample: Values) -> float | None:
+def hounsfield_offset(sample: Values, is_ct: bool = False) -> float | None:
     """What was added to the Hounsfield units of a CT.
 
     Args:
         sample: (n,) finite values spread over a volume.
+        is_ct: whether the file says that it is CT.
 
     Returns:
         0.0 for Hounsfield units, `STORED_OFFSET` for CT that is stored without a sign, None if the values
         do not look like CT. CT without any air or padding does not.
     """
-    if _has_hounsfield_units(_shares(sample)):
+    if _has_hounsfield_units(_shares(sample, 0.0)):
         return 0.0
     # Magnitude MR lies in the same range, so more is asked here: of the MR volumes that this was chosen on,
     # none passes as it is, and 1 in 1000 scaled at random.
-    if _has_stored_units(_shares(sample - STORED_OFFSET)):
+    shares = _shares(sample, STORED_OFFSET)
+    # Without a sign nothing is negative, but for a few values that interpolation adds.
+    if _has_stored_units(shares) and (is_ct or shares.negative <= 0.25 * shares.air):
         return STORED_OFFSET
     return None
 
@@ -73,6 +85,7 @@ def _has_hounsfield_units(shares: _Shares) -> bool:
         and (shares.gap <= 0.15 or shares.gap_density < 0.15)
         and shares.wide >= 0.6
         and shares.tissue >= 0.55
+        and not (shares.nothing >= 0.6 and abs(shares.peak) < _BIN / 2)
     )
 
 
@@ -87,8 +100,8 @@ def _has_stored_units(shares: _Shares) -> bool:
     )
 
 
-def _shares(values: Values) -> _Shares:
-    values = _without_padding(values)
+def _shares(stored: Values, offset: float) -> _Shares:
+    values = _without_padding(stored - offset)
     body = values[values > _GAP[1]]
     air = _share(values, _AIR)
     gap = _share(values, _GAP)
@@ -102,17 +115,26 @@ def _shares(values: Values) -> _Shares:
         tissue=_share(body, _TISSUE),
         wide=_share(body, _WIDE_TISSUE),
         muscle=_share(body, _MUSCLE),
+        negative=_share(values, (-np.inf, -offset)),
+        nothing=_share(body[body != 0], _NOTHING),
+        peak=_peak(body[body != 0]),
     )
 
 
+def _peak(values: Values) -> float:
+    """The middle of the bin that holds most of the values around 0."""
+    edges = np.arange(_GAP[1] - _BIN / 2, -_GAP[1] + _BIN, _BIN)
+    counts, _ = np.histogram(values, edges)
+    return float(edges[int(counts.argmax())] + _BIN / 2)
+
+
 def _without_padding(values: Values) -> Values:
-    """Without the one value that fills the corners of the scanner's circle, such as -2000 or -3024."""
+    """Without the one or two values that fill the corners of the scanner's circle, such as -2000 or -3024."""
     below = values[values < _AIR[0]]
     if not below.size:
         return values
     found, counts = np.unique(below, return_counts=True)
-    most = int(counts.argmax())
-    return values[values != found[most]] if 2 * counts[most] >= below.size else values
+    return values[~np.isin(values, found[4 * counts >= below.size])]
 
 
 def _share(values: Values, limits: tuple[float, float]) -> float:

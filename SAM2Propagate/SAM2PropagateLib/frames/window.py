@@ -239,7 +239,7 @@ def fit_window(array: npt.ArrayLike, modality: str = "") -> FittedWindow:
     if name not in ("", "CT"):
         return _percentiles(array, _("the image is marked as {modality}").format(modality=name))
     sample = _finite_sample(np.asarray(array))
-    offset = hounsfield_offset(sample)
+    offset = hounsfield_offset(sample, name == "CT")
     if offset:
         preset = Window.preset(_SOFT_TISSUE)
         return FittedWindow(
