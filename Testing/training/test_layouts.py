@@ -145,6 +145,13 @@ def test_nnunet_without_a_description(tmp_path: Path) -> None:
     assert [case.name for case in cases] == ["case_1", "case_2"] and LoadedCase(cases[0]).names == ["1", "2"]
 
 
+@pytest.mark.parametrize("channels", [["CT"], "CT", {"0": "CT"}])
+def test_channels_as_people_write_them(tmp_path: Path, channels: object) -> None:
+    description = {"labels": {"background": 0, "a": 1, "b": 2}, "channel_names": channels}
+    write_nnunet(tmp_path, {**description, "file_ending": ".nii.gz"}, "a_1")
+    assert [case.modality for case in find_cases(tmp_path)] == ["CT"]
+
+
 def test_nnunet_with_files_elsewhere(tmp_path: Path) -> None:
     write_image(IMAGE, tmp_path / "other" / "x.nii.gz")
     write_image(LABEL, tmp_path / "other" / "y.nii.gz")
@@ -264,6 +271,12 @@ def test_brats(tmp_path: Path, case: str, separator: str, sequences: tuple[str, 
             assert found.name == case and first_voxels(LoadedCase(found)) == 100 * number
     assert LoadedCase(found).names == ["1", "2"]
     assert refusal(tmp_path, "adc").code == "sequence_unknown"
+    # A case with one sequence beside them: leaving the option out would not help.
+    write_image(IMAGE, tmp_path / "other_2" / f"other_2{separator}{sequences[0]}.nii.gz")
+    write_image(LABEL, tmp_path / "other_2" / f"other_2{separator}seg.nii.gz")
+    error = refusal(tmp_path, sequences[1])
+    assert error.code == "sequence_unknown" and "'other_2'" in error.sentence
+    assert "move this case elsewhere" in error.hint
 
 
 def test_files_that_do_not_begin_with_the_cases_name(tmp_path: Path) -> None:

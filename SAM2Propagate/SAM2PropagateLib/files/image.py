@@ -261,7 +261,8 @@ def _put_right(
             "skewed_geometry",
             f"The axes of '{path}' are not at right angles to each other: putting them right would move "
             f"voxels by up to {millimeters:.3g} mm.",
-            "Resample it to a regular grid, for instance in Python with nibabel: "
+            "Resample it to a regular grid, for instance in Python with nibabel and scipy: "
+            "import nibabel.processing; "
             "nibabel.processing.resample_to_output(nibabel.load(FILE)).to_filename(NEW).",
         )
     if voxels <= _ROUNDING:

@@ -157,5 +157,5 @@ def choose_sequence(name: str, sequences: Sequence[str], wanted: str) -> int:
         f"The case '{name}' has {len(matching) or 'no'} images '{wanted}'. It has: {', '.join(sequences)}.",
         f"Give one of these with --sequence, or a number from 0 to {len(sequences) - 1} in this order."
         if len(sequences) > 1
-        else "Leave out --sequence.",
+        else "Leave out --sequence if all cases have one image; otherwise move this case elsewhere.",
     )

@@ -114,10 +114,8 @@ def _description(folder: Path) -> _Description:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         names, regions, wanted = _label_names(content["labels"])
-        channels = content.get("channel_names") or content.get("modality") or {}
-        ordered = sorted(channels.items(), key=lambda item: int(item[0]))
         return _Description(
-            channels=tuple(str(name) for _, name in ordered),
+            channels=_channel_names(content.get("channel_names") or content.get("modality") or {}),
             names=names,
             regions=regions,
             wanted=wanted,
@@ -130,6 +128,15 @@ def _description(folder: Path) -> _Description:
             f"'{path}' cannot be used ({type(error).__name__}: {error}).",
             'It must describe the "labels" as the Medical Segmentation Decathlon or nnU-Net does.',
         ) from error
+
+
+def _channel_names(channels: Any) -> tuple[str, ...]:
+    """The names in their order: `{"0": "CT"}`, or `["CT"]` or `"CT"` as some write it."""
+    if isinstance(channels, str):
+        return (channels,)
+    if isinstance(channels, list):
+        return tuple(str(name) for name in channels)
+    return tuple(str(name) for _, name in sorted(channels.items(), key=lambda item: int(item[0])))
 
 
 def _label_names(
