@@ -31,8 +31,8 @@ def shifted(factors, by):
     return matrix @ move, shape
 
 
-def turned(degrees):
-    matrix, shape = refinedGrid(PLAIN, SHAPE_IJK, (2, 2, 3))
+def turned(degrees, factors=(2, 2, 3)):
+    matrix, shape = refinedGrid(PLAIN, SHAPE_IJK, factors)
     center = PLAIN @ [19.5, 17.5, 8.5, 1]
     there, back = np.eye(4), np.eye(4)
     there[:3, 3], back[:3, 3] = center[:3], -center[:3]
@@ -188,6 +188,35 @@ def test_a_correction_changes_what_is_near_it(fine):
     np.testing.assert_array_equal(fine.own()[far], hand[far])
     now = fine.reader.frame(8, 2)
     assert now[3:5, 3:5].all()
+
+
+@pytest.mark.parametrize("degrees", [8, 17, 25, 40])
+def test_a_segment_on_a_turned_grid_is_not_read_larger_than_it_is(headless, degrees):
+    one = Fine(headless, turned(degrees, (1, 1, 1)))
+    one.committer.commit({"A": frames(DISC, 2, range(18))}, 2)
+    read = one.reader.array()
+    planes = np.stack([one.reader.frame(frame, 2) for frame in range(18)])
+    throughout = np.stack([one.reader.frame(frame, 2, throughout=True) for frame in range(18)])
+    for mask in (planes, throughout, read):
+        assert abs(mask.sum() / DISC.sum() - 1) < 0.06
+        assert 2 * (mask & DISC).sum() / (mask.sum() + DISC.sum()) > 0.92
+
+
+def test_a_mask_that_was_written_is_read_as_large_as_it_was(fine):
+    fine.committer.commit({"A": frames(DISC, 2, range(18))}, 2)
+    read = np.stack([fine.reader.frame(frame, 2) for frame in range(18)])
+    assert abs(read.sum() / DISC.sum() - 1) < 0.02
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_stroke_in_one_of_two_layers_is_read_in_full(headless, layer):
+    one = Fine(headless, GRIDS["2"])
+    stroke = np.zeros(one.lattice.shape, bool)
+    stroke[12 + layer, 20:30, 20:32] = True
+    one.put(stroke)
+    wanted = np.zeros(one.geometry.frame_shape(2), bool)
+    wanted[10:15, 10:16] = True
+    np.testing.assert_array_equal(one.reader.frame(6, 2), wanted)
 
 
 def sphere(lattice, geometry, center, radius):

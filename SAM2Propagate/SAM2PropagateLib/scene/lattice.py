@@ -100,6 +100,10 @@ class Lattice:
         isAligned = np.allclose(np.abs(matrix[:3, :3]).max(axis=0), steps, rtol=1e-3)
         return bool(steps.max() > 1.01 if isAligned else abs(np.linalg.det(matrix[:3, :3])) > 1.05)
 
+    def isFinerThan(self, other: Lattice) -> bool:
+        """Whether its voxels are shorter along an axis, or smaller where the axes are turned."""
+        return other.isCoarserThan(self)
+
     def stepsIn(self, other: Lattice) -> tuple[float, float, float]:
         """How many voxels of the other grid one step along i, j and k is long."""
         i, j, k = np.linalg.norm(self.indexMatrix(other)[:3, :3], axis=0)

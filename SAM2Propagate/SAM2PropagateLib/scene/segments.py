@@ -124,7 +124,7 @@ def stepsPerVoxel(volume: Lattice, own: Lattice) -> tuple[int, int, int]:
     """In how many steps along i, j and k a voxel of the volume has to be looked at to see the voxels of a
     segment's own grid; 1 where that is not finer.
     """
-    if own.isEmpty:
+    if own.isEmpty or not own.isFinerThan(volume):
         return 1, 1, 1
     i, j, k = (min(max(math.ceil(step - 0.01), 1), _MOST_STEPS) for step in volume.stepsIn(own))
     return i, j, k
@@ -141,7 +141,8 @@ def frameMask(
     """A segment of a finer grid on a part of one frame, (rows, columns) bool.
 
     A pixel belongs to it if at least half of its area does, in the plane of the frame. Where that plane lies
-    between two layers of fine voxels, both count.
+    between two layers of fine voxels, each counts for half: a stroke in one of them is seen, and a slanting
+    surface is not seen too large.
 
     Args:
         sample: gives the segment on any grid.
@@ -151,13 +152,15 @@ def frameMask(
     """
     voxels = np.moveaxis(sample(box.refined(steps)), 2 - axis, 0)
     layers, middle = len(voxels), len(voxels) // 2
-    if not throughout:
+    if throughout:
+        voxels = voxels.any(axis=0, keepdims=True)
+    else:
         voxels = voxels[middle : middle + 1] if layers % 2 else voxels[middle - 1 : middle + 1]
-    plane = voxels.any(axis=0)
     x, y = (n for n in range(3) if n != axis)
-    blocks = plane.reshape(plane.shape[0] // steps[y], steps[y], plane.shape[1] // steps[x], steps[x])
-    covered = blocks.sum(axis=(1, 3))
-    mask = np.asarray(2 * covered >= steps[x] * steps[y])
+    count, rows, columns = voxels.shape
+    blocks = voxels.reshape(count, rows // steps[y], steps[y], columns // steps[x], steps[x])
+    covered = blocks.sum(axis=(0, 2, 4))
+    mask = np.asarray(2 * covered >= count * steps[x] * steps[y])
     return np.asarray(covered > 0) if throughout and not mask.any() else mask
 
 
