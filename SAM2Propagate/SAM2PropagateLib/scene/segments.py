@@ -153,7 +153,7 @@ def frameMask(
     voxels = np.moveaxis(sample(box.refined(steps)), 2 - axis, 0)
     layers, middle = len(voxels), len(voxels) // 2
     if throughout:
-        voxels = voxels.any(axis=0, keepdims=True)
+        voxels = np.asarray(voxels.any(axis=0))[np.newaxis]
     else:
         voxels = voxels[middle : middle + 1] if layers % 2 else voxels[middle - 1 : middle + 1]
     x, y = (n for n in range(3) if n != axis)
