@@ -13,6 +13,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.volume import read_only_volume, read_volume
 from Testing.unit.dicom_writing import (
     CORONAL,
+    CT,
     MR,
     Edit,
     along_z,
@@ -128,6 +129,13 @@ def test_alternating_slices_can_be_read_as_the_one_volume_that_they_may_be(tmp_p
     volume = read_volume(folder, part="all")
     assert volume.geometry.spacing == pytest.approx((1, 1, 5))
     assert np.array_equal(volume.array[::2], IN) and np.array_equal(volume.array[1::2], OUT)
+
+
+def test_all_parts_together_are_offered_only_where_they_are_even(tmp_path: Path) -> None:
+    folder = two(tmp_path, "acquisition number", 10.0, 4.0)
+    error = refusal(folder)
+    assert error.code == "several_acquisitions" and "--part all" not in error.hint
+    assert refusal(folder, part="all").code == "uneven_spacing"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "instance number"])
@@ -343,6 +351,32 @@ def test_a_stray_image_does_not_hide_the_series_below(tmp_path: Path) -> None:
     save(stray, tmp_path / "export" / "report.dcm")
     volume = read_volume(tmp_path / "export")
     assert np.array_equal(volume.array, IN) and "1 other left out" in volume.notes[0]
+
+
+def test_captures_without_a_place_do_not_hide_the_series_beside(tmp_path: Path) -> None:
+    write_classic(tmp_path, IN, along_z(12))
+    several = file_of(IN, "1.2.840.10008.5.1.4.1.1.7.2", "OT", "1.2.826.8")
+    save(several, tmp_path / "pictures.dcm")
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.array, IN) and "1 other left out" in volume.notes[0]
+    # In the series itself, too.
+    save(file_of(IN[0], "1.2.840.10008.5.1.4.1.1.7", "OT"), tmp_path / "report.dcm")
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.array, IN)
+    assert volume.notes[1:] == ("1 picture that a program saved, without a place in the patient, left out.",)
+    # What is no capture may be a slice of the series, so leaving it out could leave a hole.
+    save(file_of(IN[0], CT, "CT"), tmp_path / "slice.dcm")
+    error = refusal(tmp_path)
+    assert error.code == "dicom_no_positions" and "slice.dcm" in error.sentence
+    assert "Move the file elsewhere" in error.hint
+
+
+def test_a_slice_of_another_volume_far_away(tmp_path: Path) -> None:
+    write_classic(tmp_path, ball(13), [*along_z(12), (-10, 20, 500)])
+    error = refusal(tmp_path)
+    assert error.code == "missing_slice" and "move them elsewhere" in error.hint
+    (tmp_path / "a012.dcm").unlink()
+    assert read_volume(tmp_path).array.shape[0] == 12
 
 
 def test_scouts_above_do_not_hide_the_series_below(tmp_path: Path) -> None:

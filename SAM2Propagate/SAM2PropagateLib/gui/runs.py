@@ -84,7 +84,7 @@ class Runs:
         try:
             self._applying.mergeEdits()
             before = workspace.prompts
-            elsewhere = [one for one in wanted if workspace.placement.isElsewhere(one)]
+            elsewhere = [one for one in wanted if workspace.isMovedApart(one)]
             told = []
             for segmentID in wanted:
                 workspace.adoptEdits(segmentID)

@@ -196,6 +196,21 @@ class Workspace:
             self.underlay.rebase(self.segmentIDs)
             self._onSegments()
 
+    def isMovedApart(self, segmentID: str) -> bool:
+        """Whether a segment was moved against the volume since the last commit.
+
+        A grid that the user made finer is no move: the segment then holds what it held on most slices.
+
+        Raises:
+            InputError: the volume or the segmentation cannot be used.
+        """
+        if not self.placement.isElsewhere(segmentID):
+            return False
+        if self.placement.isShifted(segmentID):
+            return True
+        frames = self.tracker.hashes(segmentID, self.axis)
+        return 2 * len(self.edits(segmentID)) > len(frames)
+
     @property
     def hasOwnGrid(self) -> bool:
         """Whether segments are written on another grid than the volume's, where a mask is not all there is to

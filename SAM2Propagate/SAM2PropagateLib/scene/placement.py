@@ -67,6 +67,19 @@ class Placement:
         written, now = self._written.get(segmentID), self._now().get(segmentID)
         return written is not None and now is not None and written != _key(now[1])
 
+    def isShifted(self, segmentID: str) -> bool:
+        """Whether a segment that is elsewhere has the voxels that it had, only at another place.
+
+        Otherwise it was turned or scaled, or resampled onto another grid, at the same place.
+
+        Raises:
+            InputError: `nonlinear_transform`.
+        """
+        written, now = self._written.get(segmentID), self._now().get(segmentID)
+        if written is None or now is None:
+            return False
+        return bool(np.array_equal(_linear(written), _linear(_key(now[1]))))
+
     def hasMoved(self) -> bool:
         """Whether a labelmap was moved against the volume since it was noted; notes where they are now.
 
@@ -165,3 +178,7 @@ class Placement:
 
 def _key(matrix: FloatArray) -> Key:
     return tuple((np.round(matrix, _DECIMALS) + 0.0).ravel().tolist())
+
+
+def _linear(key: Key) -> FloatArray:
+    return np.array(key).reshape(4, 4)[:3, :3]
