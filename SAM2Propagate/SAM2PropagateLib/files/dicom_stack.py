@@ -143,7 +143,7 @@ def _missing(images: Sequence[ImageHeader], gaps: np.ndarray, usual: float, wide
         place = f"at RAS {r:.1f}, {a:.1f}, {s:.1f} mm" + (f" ({count} slices)" if count > 1 else "")
         where.append(f"between {below.name} and {above.name} {place}")
     if len(wide) > 4:
-        where.append(f"and at {len(wide) - 4} more places")
+        where.append(f"and at {len(wide) - 4} more {'place' if len(wide) == 5 else 'places'}")
     total = sum(lacking)
     what = "A slice is" if total == 1 else f"{total} slices are"
     return InputError("missing_slice", f"{what} missing from the series: {'; '.join(where)}.", AGAIN)
