@@ -28,6 +28,11 @@ class Series:
         """The series in a sentence."""
         return "all series together" if self.uid == ALL_SERIES else f"the series {self.uid}".rstrip()
 
+    @property
+    def has_places(self) -> bool:
+        """Whether any of its images says where it lies."""
+        return any(image.position is not None for image in self.images)
+
     def describe(self) -> str:
         """One short line for a list of choices."""
         first = self.images[0]
@@ -97,7 +102,7 @@ def scan_folder(folder: Path) -> FolderScan:
 
 
 def choose_series(series: Sequence[Series], uid: str | None, folder: Path) -> Series:
-    """The series with this UID, all as one for "all", or the only one that has at least two slices.
+    """The series with this UID, all as one for "all", or the only one with at least two slices in places.
 
     Raises:
         InputError: `series_unknown`, `several_series`.
@@ -117,6 +122,8 @@ def choose_series(series: Sequence[Series], uid: str | None, folder: Path) -> Se
             "Give one of these.",
         )
     volumes = [one for one in series if len(one.images) > 1]
+    # Captures without places are no volume, so there is nothing to choose beside a series that may be one.
+    volumes = [one for one in volumes if one.has_places] or volumes
     if not volumes and len(series) > 1:
         raise InputError(
             "several_series",

@@ -137,9 +137,10 @@ def several(parts: Sequence[Part], title: str) -> InputError:
         return doubles_error(images, hint)
     stacks = f"The slices of {title} come from {len(parts)} acquisitions or stacks"
     if any(_overlap(one, other) for n, one in enumerate(parts) for other in parts[n + 1 :]):
-        together = hint and hint[:-1] + "; or --part all, if they are one volume together."
         sentence = f"{stacks} that overlap: slices of one lie between slices of another."
-        return InputError("several_acquisitions", sentence, together)
+        if hint and is_even(images):
+            hint = hint[:-1] + "; or --part all, if they are one volume together."
+        return InputError("several_acquisitions", sentence, hint)
     reason = ""
     try:
         even_step([place[0] for place in places(images)])

@@ -118,13 +118,19 @@ def _too_few(series: Series, images: int) -> InputError:
 
 
 def _usable(series: Series) -> tuple[list[ImageHeader], list[str]]:
-    """The images that can form stacks, localizers left out where others remain; and notes on that."""
+    """The images that can form stacks, without localizers and captures where others remain; and notes."""
     images = list(series.images)
     notes = []
     kept = [image for image in images if not image.is_localizer]
     if kept and len(kept) < len(images):
         count = len(images) - len(kept)
         notes.append(f"{count} localizer {'image' if count == 1 else 'images'} left out.")
+        images = kept
+    kept = [image for image in images if not image.is_capture or image.position is not None]
+    if kept and len(kept) < len(images):
+        count = len(images) - len(kept)
+        what = "picture that a program saved" if count == 1 else "pictures that programs saved"
+        notes.append(f"{count} {what}, without a place in the patient, left out.")
         images = kept
     for image in images:
         _check_image(image)
@@ -168,7 +174,9 @@ def _without_place(image: ImageHeader) -> InputError:
     return InputError(
         "dicom_no_positions",
         f"{what} does not say where {'it' if image.frames > 1 else 'its slice'} lies in the patient.",
-        _ORIGINAL,
+        _ORIGINAL
+        if image.frames > 1
+        else f"{_ORIGINAL} Move the file elsewhere if it is none of its slices.",
     )
 
 

@@ -23,6 +23,7 @@ _REGULAR = (
     "Load it in 3D Slicer's DICOM module, which puts a regularizing transform on such a volume; harden that "
     "transform (Data module) and save the volume as NRRD."
 )
+_NOT_ONE = " If the slices on one side of the gap belong to another volume, move them elsewhere."
 # Slicer regularizes series of single slices alone.
 _SINGLE_FIRST = "Export it as a series of single slices first. "
 
@@ -146,4 +147,7 @@ def _missing(images: Sequence[ImageHeader], gaps: np.ndarray, usual: float, wide
         where.append(f"and at {len(wide) - 4} more {'place' if len(wide) == 5 else 'places'}")
     total = sum(lacking)
     what = "A slice is" if total == 1 else f"{total} slices are"
-    return InputError("missing_slice", f"{what} missing from the series: {'; '.join(where)}.", AGAIN)
+    # With two gaps or more, slices of another volume are not likely.
+    is_choice = len(wide) == 1 and all(image.frames == 1 for image in images)
+    hint = AGAIN + (_NOT_ONE if is_choice else "")
+    return InputError("missing_slice", f"{what} missing from the series: {'; '.join(where)}.", hint)

@@ -130,7 +130,7 @@ def _from_folder(folder: Path, uid: str | None, part: str | None) -> Volume:
     if uid is None and len(scan.series) > 1:
         left = len(scan.series) - 1
         notes.append(
-            f"The series {series.describe()} is the only one with several slices; {left} other left out."
+            f"The series {series.describe()} is the only one that can be a volume; {left} other left out."
         )
     if uid == ALL_SERIES and len(scan.series) > 1:
         notes.append(f"{len(scan.series)} series are read as one.")
