@@ -211,3 +211,50 @@ def test_a_coarser_segmentation_is_told_of_once(headless):
     case.run()
     assert case.codes == ["coarse_segmentation"]
     case.controller.close()
+
+
+def resampled(segmentationNode, matrix, shape):
+    """Puts the segments onto another grid, as the Segment Editor's dialog for its geometry does."""
+    setGrid(segmentationNode, matrix, shape)
+    wanted = slicer.vtkOrientedImageData()
+    wanted.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    wanted.SetExtent(*(edge for size in shape for edge in (0, size - 1)))
+    segment = segmentationNode.GetSegmentation().GetSegment("A")
+    image = segment.GetRepresentation("Binary labelmap")
+    slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+        image, wanted, image, False, True
+    )
+    segmentationNode.GetSegmentation().Modified()
+    segmentationNode.Modified()
+
+
+@pytest.mark.parametrize("factors", [(2, 2, 2), (3, 3, 3), (1, 1, 4)])
+def test_a_grid_that_is_made_finer_after_a_run_is_no_move(headless, factors):
+    case = Case(headless)
+    case.click(18, 16, 6)
+    case.run()
+    stroke = np.zeros((36, 40), bool)
+    stroke[8:16, 8:16] = True
+    case.paint(10, stroke)
+    resampled(case.segmentationNode, *refinedGrid(PLAIN, SHAPE_IJK, factors))
+    assert [one.frame for one in case.workspace.edits("A")] == [10]
+    kept = case.segment(10).copy()
+    case.click(30, 28, 2)
+    case.run()
+    assert case.codes == []
+    np.testing.assert_array_equal(case.segment(10), kept)
+    case.controller.close()
+
+
+def test_a_segmentation_that_was_scaled_alone_is_told_of(headless):
+    case = Case(headless)
+    case.click(18, 16, 6)
+    case.run()
+    node = headless.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "scale")
+    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.diag([1.2, 1.2, 1.0, 1.0])))
+    case.segmentationNode.SetAndObserveTransformNodeID(node.GetID())
+    case.segmentationNode.HardenTransform()
+    case.click(30, 28, 2)
+    case.run()
+    assert "moved_apart" in case.codes
+    case.controller.close()
