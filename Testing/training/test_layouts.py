@@ -244,6 +244,18 @@ def test_masks_that_overlap_stay_whole(tmp_path: Path) -> None:
     assert error.code == "label_not_whole" and "all.nii.gz" in error.sentence and "1, 2" in error.sentence
 
 
+def test_a_case_in_place_of_its_folder_is_told(tmp_path: Path) -> None:
+    write_image(IMAGE, tmp_path / "s1" / "ct.nii.gz")
+    write_image(ball().astype(np.uint8), tmp_path / "s1" / "segmentations" / "body.nii.gz")
+    write_image(IMAGE, tmp_path / "c2" / "image.nii.gz")
+    write_image(LABEL, tmp_path / "c2" / "label.nii.gz")
+    for name in ("s1", "c2"):
+        error = refusal(tmp_path / name)
+        assert error.code == "no_cases" and "is a case itself" in error.sentence
+        assert f"'{tmp_path}'" in error.hint
+    assert [case.name for case in find_cases(tmp_path)] == ["c2", "s1"]
+
+
 # --- BraTS
 
 

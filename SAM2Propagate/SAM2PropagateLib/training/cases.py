@@ -37,7 +37,13 @@ from SAM2PropagateLib.training.case import (
     with_channel,
     without_label,
 )
-from SAM2PropagateLib.training.layouts import dataset_cases, is_dataset, masked_case, sequences_case
+from SAM2PropagateLib.training.layouts import (
+    dataset_cases,
+    is_dataset,
+    is_masked,
+    masked_case,
+    sequences_case,
+)
 
 # What a Mac's archives leave beside the cases.
 _LEFTOVERS = "__MACOSX"
@@ -64,6 +70,12 @@ def find_cases(folder: Path, sequence: str = "") -> tuple[Case, ...]:
         cases = [with_channel(case, sequence) for case in _of_manifest(folder)]
     elif is_dataset(folder):
         cases = dataset_cases(folder, sequence)
+    elif _is_one_case(folder):
+        raise InputError(
+            "no_cases",
+            f"'{folder}' is a case itself, not a folder of cases.",
+            f"Give the folder above it: '{folder.resolve().parent}'.",
+        )
     else:
         cases = [_of_subfolder(path, sequence) for path in _subfolders(folder) if _seems_a_case(path)]
         cases += [with_channel(case, sequence) for case in _side_by_side(folder)]
@@ -131,6 +143,12 @@ def _of_entry(folder: Path, entry: Mapping[str, Any]) -> Case:
 def _seems_a_case(folder: Path) -> bool:
     """Whether a subfolder holds volumes; others may lie beside the cases."""
     return any(_files_of(folder)) or any(True for _ in volumes_in(folder))
+
+
+def _is_one_case(folder: Path) -> bool:
+    """Whether a folder holds `image.*` and `label.*`, or an image and a folder of masks."""
+    stems = {stem for _, stem, _ in volumes_in(folder)}
+    return {"image", "label"} <= stems or is_masked(folder)
 
 
 def _of_subfolder(folder: Path, sequence: str) -> Case:

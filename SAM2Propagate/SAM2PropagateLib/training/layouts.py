@@ -259,6 +259,11 @@ def modality_of(channel: str) -> str:
 # --- one subfolder for each case
 
 
+def is_masked(folder: Path) -> bool:
+    """Whether a folder is laid out as a case of TotalSegmentator."""
+    return (folder / _MASKS).is_dir() and any(stem.lower() in _MASKED for _, stem, _ in volumes_in(folder))
+
+
 def masked_case(folder: Path, sequence: str) -> Case | None:
     """The case in a subfolder with an image and a folder of masks; None if this is no such folder.
 
