@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,10 +53,8 @@ def test_a_worker_that_dies_gives_no_figures(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_layer_that_holds_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     write = PreviewLayer.write
 
-    def shifted(
-        self: PreviewLayer, segment: str, frame: int, mask: np.ndarray, *, refresh: bool = True
-    ) -> None:
-        write(self, segment, frame, np.roll(mask, 1, axis=0) if frame == 7 else mask, refresh=refresh)
+    def shifted(self: PreviewLayer, segment: str, frame: int, mask: np.ndarray, **options: Any) -> None:
+        write(self, segment, frame, np.roll(mask, 1, axis=0) if frame == 7 else mask, **options)
 
     monkeypatch.setattr(PreviewLayer, "write", shifted)
     with pytest.raises(SAM2PropagateError, match="1 masks"):
