@@ -45,7 +45,7 @@ def dice(one: torch.Tensor, other: torch.Tensor) -> float:
 NOTHING = torch.full((GRID, GRID), -12.0)
 
 
-@pytest.mark.parametrize("grid", [GRID, 256])
+@pytest.mark.parametrize("grid", [64, GRID, 128, 256])
 def test_a_model_without_trust_in_its_mask_leaves_the_moved_one(grid: int) -> None:
     before = carried(disc(40, 50, side=grid))
     # Ten pixels of the flow's grid are five of the logits': the disc was farther left and farther down.

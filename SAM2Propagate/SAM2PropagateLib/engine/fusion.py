@@ -59,7 +59,7 @@ def fused(
     found = _resized(decoded.logits, side).clamp(-_LIMIT, _LIMIT)
     both = share * found + (1 - share) * moved
     crisp = (both * _CRISPER).clamp(-_LIMIT, _LIMIT)
-    return replace(decoded, logits=F.adaptive_avg_pool2d(both, grid)), list(crisp)
+    return replace(decoded, logits=_averaged(both, grid)), list(crisp)
 
 
 def held(decoded: Decoded, holds: Sequence[bool]) -> Decoded:
@@ -81,6 +81,17 @@ def _resized(logits: torch.Tensor, side: int) -> torch.Tensor:
     return F.interpolate(logits[:, None], size=(side, side), mode="bilinear", align_corners=False)[:, 0]
 
 
+def _averaged(logits: torch.Tensor, side: int) -> torch.Tensor:
+    """(n, side, side) from a grid as fine or finer; each value is the mean of those that it covers."""
+    times, rest = divmod(logits.shape[-1], side)
+    if not rest:
+        return F.avg_pool2d(logits[:, None], times)[:, 0]
+    # Adaptive pooling would do both, but not on Apple's GPUs.
+    return F.interpolate(
+        logits[:, None], size=(side, side), mode="bilinear", align_corners=False, antialias=True
+    )[:, 0]
+
+
 def _moved(masks: torch.Tensor, flows: torch.Tensor) -> torch.Tensor:
     """Masks (n, side, side) where the flows (n, SIDE, SIDE, 2) put them; edges are continued outward."""
     side = masks.shape[-1]
@@ -89,5 +100,6 @@ def _moved(masks: torch.Tensor, flows: torch.Tensor) -> torch.Tensor:
         flows = F.interpolate(flows, size=(side, side), mode="bilinear", align_corners=False) * (side / SIDE)
     places = torch.arange(side, device=masks.device, dtype=torch.float32)
     x, y = places + flows[:, 0], places[:, None] + flows[:, 1]
-    where = torch.stack([x, y], dim=-1) * (2 / (side - 1)) - 1
-    return F.grid_sample(masks[:, None], where, padding_mode="border", align_corners=True)[:, 0]
+    # Held inside by hand: Apple's GPUs do not know grid_sample's padding mode "border".
+    where = (torch.stack([x, y], dim=-1) * (2 / (side - 1)) - 1).clamp(-1, 1)
+    return F.grid_sample(masks[:, None], where, align_corners=True)[:, 0]
