@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from SAM2PropagateLib import __version__
-from SAM2PropagateLib.cli_evaluate import EvaluateCommand, add_evaluate, add_motion, evaluate_command
+from SAM2PropagateLib.cli_evaluate import (
+    PRECISIONS,
+    EvaluateCommand,
+    add_evaluate,
+    add_motion,
+    evaluate_command,
+)
 from SAM2PropagateLib.cli_finetune import FinetuneCommand, add_finetune, finetune_command
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS
@@ -68,6 +74,7 @@ class SegmentCommand:
     device: str
     input_size: int | None
     motion: bool
+    precision: str
     window: str | tuple[float, float] | None
     crop: str | None
     direction: str
@@ -225,6 +232,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--input-size", type=_count, metavar="N", help="side of the model's input in pixels")
     how.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
+    how.add_argument("--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)")
     add_motion(how)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, required=True, metavar="FILE.seg.nrrd", help="the segmentation")
@@ -276,6 +284,7 @@ def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
         device=namespace.device,
         input_size=namespace.input_size,
         motion=namespace.motion == "on",
+        precision=namespace.precision,
         window=_window(namespace.window),
         crop=None if namespace.crop == "none" else "auto",
         direction=namespace.direction,

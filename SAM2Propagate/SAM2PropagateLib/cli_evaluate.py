@@ -23,6 +23,8 @@ from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
+# As `engine.device` names them, which brings torch along.
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 _STAGE = "Evaluating"
 _CORRECTION_COUNT = 3
 _HEADINGS = ("TARGET", "PREVIEW", "VOLUME", "ENDS GIVEN", "NSD 2 MM", "+1", "+3", "SLICES/S")
@@ -45,6 +47,7 @@ class EvaluateCommand:
     device: str
     input_size: int | None
     motion: bool
+    precision: str
     prompt: str
     correction: str
     out: Path
@@ -77,6 +80,9 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
     parser.add_argument("--input-size", type=int, metavar="N", help="side of the model's input in pixels")
     add_motion(parser)
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)"
+    )
     parser.add_argument(
         "--prompt", choices=FIRST_PROMPTS, default="box", help="the first prompt (default: box)"
     )
@@ -115,6 +121,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
         device=namespace.device,
         input_size=namespace.input_size,
         motion=namespace.motion == "on",
+        precision=namespace.precision,
         prompt=namespace.prompt,
         correction=namespace.correction,
         out=out,
@@ -156,10 +163,12 @@ def run_evaluate(
         config=command.config or (entry.config if entry is not None else None),
         device=command.device,
         input_size=command.input_size,
+        precision=command.precision,
     )
     about = {
         "model": loaded.name,
         "device": str(loaded.device),
+        "dtype": loaded.precision,
         "input_size": loaded.input_size,
         "motion": command.motion,
     }

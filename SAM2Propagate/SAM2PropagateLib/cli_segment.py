@@ -160,6 +160,7 @@ def _model(command: SegmentCommand, store: ModelStore) -> LoadModel:
         device=command.device,
         input_size=command.input_size,
         motion=command.motion,
+        precision=command.precision,
         # Nobody looks at single slices here, so there is nothing to prepare for.
         encode_ahead=False,
     )

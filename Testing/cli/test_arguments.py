@@ -97,7 +97,7 @@ def test_the_defaults() -> None:
 def test_every_option_arrives() -> None:
     command = segment(
         "--prompts p.json --series 1.2.3 --part 2 --axis j --direction backward --reach 7 --crop none "
-        "--model my.pt --config my.yaml --device cuda:1 --input-size 512 --report r.json "
+        "--model my.pt --config my.yaml --device cuda:1 --input-size 512 --precision float32 --report r.json "
         "--overwrite --keep-partial --debug"
     )
     assert command.prompts_file == Path("p.json") and command.series == "1.2.3" and command.axis == 1
@@ -105,6 +105,7 @@ def test_every_option_arrives() -> None:
     assert (command.direction, command.reach, command.crop) == ("backward", 7, None)
     assert (command.model, command.config, command.device) == ("my.pt", "my.yaml", "cuda:1")
     assert command.input_size == 512 and command.report == Path("r.json")
+    assert command.precision == "float32" and segment("--point-ras 1 2 3").precision == "auto"
     assert command.overwrite and command.keep_partial and command.debug
 
 

@@ -133,6 +133,7 @@ def test_options_reach_the_worker(tmp_path: Path, volume: Path) -> None:
         tmp_path,
         *("segment", volume, "--point-ras", *words(ras_of(7, 9, 3)), "--out", tmp_path / "s.seg.nrrd"),
         *("--model", own, "--config", "my.yaml", "--device", "cpu", "--input-size", 512, "--motion", "off"),
+        *("--precision", "float32"),
         *("--crop", "none", "--direction", "forward", "--reach", 2, "--window", 150, -20),
         session=session,
     )
@@ -141,6 +142,7 @@ def test_options_reach_the_worker(tmp_path: Path, volume: Path) -> None:
     assert (model.name, model.path, model.config) == (None, str(own), "my.yaml")
     assert (model.device, model.input_size, model.encode_ahead) == ("cpu", 512, False)
     assert not model.motion
+    assert model.precision == "float32"
     assert session.opened["crop"] is None
     assert (session.opened["window"].width, session.opened["window"].level) == (150.0, -20.0)
     assert (session.asked["direction"], session.asked["reach"]) == ("forward", 2)

@@ -108,7 +108,7 @@ def test_precisions_by_name() -> None:
     assert compute_dtype(CPU, "bfloat16") == torch.bfloat16
     assert compute_dtype(torch.device("cuda:0"), "float16") == torch.float16
     with pytest.raises(InputError) as caught:
-        compute_dtype(CPU, "int8")
+        compute_dtype(CPU, "int4")
     assert caught.value.code == "unknown_precision" and "bfloat16" in caught.value.hint
 
 

@@ -41,6 +41,7 @@ EDGE = pack_edge(np.where(MASK, np.int8(9), np.int8(-20)))
 REQUEST_EXAMPLES: list[Request] = [
     Hello(),
     LoadModel(name="tiny"),
+    LoadModel(name="tiny", precision="int8"),
     LoadModel(path="/x.pt", config="c.yaml", device="cuda:1", input_size=512, cache_megabytes=1.5),
     LoadModel(path="/x.pt", config={"base": "b.yaml", "overrides": {"model.image_size": 256}}),
     OpenVolume("ct", {"shape": [1]}, "<i2", (3, 4, 5), {"kind": "shared", "path": "/p"}, (400.0, 40.0), 2),

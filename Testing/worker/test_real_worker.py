@@ -52,13 +52,14 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
     ]
     said = PromptSet().add("kidney", Box("b", *corners))
     with WorkerSession(worker_command(), folder=SharedFolder([tmp_path])) as session:
-        loaded = session.load_model(LoadModel(name="sam2propagate_tiny", device="cpu"))
+        loaded = session.load_model(LoadModel(name="sam2propagate_tiny", device="cpu", precision="float32"))
         session.open_volume("ct", array, geometry, axis=2, window=Window.preset("soft-tissue"))
         preview = session.preview("ct", said, "kidney", middle)
         assert session.wait(preview, 120), session.log
         assert preview.state == "done", preview.error
         told = [loaded.result[key] for key in ("model", "device", "input_size")]
-        assert told == [DEFAULT_MODEL, "cpu", find_model(DEFAULT_MODEL).input_size] and loaded.result["dtype"]
+        assert told == [DEFAULT_MODEL, "cpu", find_model(DEFAULT_MODEL).input_size]
+        assert loaded.result["dtype"] == "float32"
         assert preview.mask is not None and dice(preview.mask, kidney[middle]) > 0.7
         assert preview.frame is not None and 0 <= (preview.frame.doubt or 0) <= 1
 

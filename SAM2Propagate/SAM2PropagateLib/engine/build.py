@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch.overrides import TorchFunctionMode
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from SAM2PropagateLib.engine.device import compute_dtype, free_memory, pick_device
+from SAM2PropagateLib.engine.device import INT8, compute_dtype, free_memory, pick_device, uses_int8
 from SAM2PropagateLib.engine.memory_limits import is_out_of_memory
 from SAM2PropagateLib.engine.weights import State, is_mapped, parameter_count, read_state
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
@@ -92,6 +92,7 @@ class LoadedModel:
         input_size: side of the square image that it takes, in pixels.
         name: for the user and for reports.
         metadata: what the weights file says about itself.
+        int8: whether the image encoder is to compute on 8-bit integers where `dtype` is float32.
     """
 
     model: Any
@@ -100,6 +101,12 @@ class LoadedModel:
     input_size: int
     name: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    int8: bool = False
+
+    @property
+    def precision(self) -> str:
+        """In words: bfloat16, float16, float32 or int8; see `compute_dtype` and `uses_int8`."""
+        return INT8 if self.int8 else str(self.dtype).removeprefix("torch.")
 
 
 def load_model(
@@ -121,18 +128,18 @@ def load_model(
             eight of Meta).
         device: "auto", "cuda", "cuda:N", "mps" or "cpu", or a device.
         input_size: side of the model's input in pixels, a multiple of 32; the configuration's own if None.
-        precision: "auto", "float32", "bfloat16" or "float16"; see `compute_dtype`.
+        precision: "auto", "float32", "bfloat16", "float16" or "int8"; see `compute_dtype` and `uses_int8`.
         name: what to call it; else the metadata's `name`, else the file's name.
 
     Raises:
         InputError: for the file (`read_state`), the device (`pick_device`), `unknown_precision`,
-            `bad_input_size`, `config_unknown`, `config_unreadable`, `config_not_allowed`,
+            `int8_unavailable`, `bad_input_size`, `config_unknown`, `config_unreadable`, `config_not_allowed`,
             `weights_do_not_match`.
         SAM2PropagateError: `model_does_not_fit`: not enough memory on the device or in the computer.
     """
     path = Path(path)
     where = device if isinstance(device, torch.device) else pick_device(device)
-    dtype = compute_dtype(where, precision)
+    dtype, int8 = compute_dtype(where, precision), uses_int8(where, precision)
     if input_size is not None:
         check_input_size(input_size)
     count = parameter_count(path)
@@ -152,8 +159,11 @@ def load_model(
         _load_strictly(model, state, path.name)
         del state
         model = model.to(where)
-    log.info("loaded %s: %.1f million weights, %d px, %s, %s", label, count / 1e6, size, where, dtype)
-    return LoadedModel(model, where, dtype, size, label, metadata)
+    loaded = LoadedModel(model, where, dtype, size, label, metadata, int8)
+    log.info(
+        "loaded %s: %.1f million weights, %d px, %s, %s", label, count / 1e6, size, where, loaded.precision
+    )
+    return loaded
 
 
 def open_model(

@@ -8,16 +8,20 @@ from collections.abc import Callable
 
 import torch
 
+from SAM2PropagateLib.engine.int8_linear import why_no_int8
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.models.memory import available_host_memory
 from SAM2PropagateLib.texts import tr as _
 
 log = logging.getLogger(__name__)
 
+# float32, but for most of the image encoder's matrix products: these are of 8-bit integers.
+INT8 = "int8"
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+    INT8: torch.float32,
 }
 
 
@@ -126,9 +130,10 @@ def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
 
     Args:
         device: where.
-        precision: "auto", "float32", "bfloat16" or "float16". Auto is bfloat16 on a GPU that has it in
-            hardware and float16 on an older one; float32 on mps; on a CPU bfloat16 only where it has
-            instructions for it, as it is slower than float32 where it has to be emulated.
+        precision: "auto", "float32", "bfloat16", "float16" or "int8" (float32; see `uses_int8`). Auto is
+            bfloat16 on a GPU that has it in hardware and float16 on an older one; float32 on mps; on a CPU
+            bfloat16 only where it has instructions for it, as it is slower than float32 where it has to be
+            emulated.
 
     Raises:
         InputError: `unknown_precision`.
@@ -147,6 +152,33 @@ def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     if device.type == "cpu" and cpu_has_bfloat16():
         return torch.bfloat16
     return torch.float32
+
+
+def uses_int8(device: torch.device, precision: str = "auto") -> bool:
+    """Whether the image encoder computes on 8-bit integers.
+
+    Args:
+        device: where.
+        precision: as for `compute_dtype`. Auto: on a CPU without bfloat16, if integers are faster there.
+
+    Raises:
+        InputError: `int8_unavailable`: "int8" is asked for where it does not work.
+    """
+    if precision not in ("auto", INT8):
+        return False
+    if precision == "auto" and (device.type != "cpu" or compute_dtype(device) != torch.float32):
+        return False
+    reason = _("it is for CPUs only") if device.type != "cpu" else why_no_int8()
+    if reason is None:
+        return True
+    if precision == INT8:
+        raise InputError(
+            "int8_unavailable",
+            _("The precision int8 does not work here ({reason}).").format(reason=reason),
+            _("Choose the precision auto."),
+        )
+    log.info("the image encoder computes in float32, not in 8-bit integers: %s", reason)
+    return False
 
 
 def cpu_has_bfloat16() -> bool:

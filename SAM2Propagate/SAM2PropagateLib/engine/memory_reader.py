@@ -2,7 +2,9 @@
 
 In `sam2` every frame projects and rotates the keys of all its memories again, seven times the work of the
 frame itself. Both steps are linear, and a memory's time code only adds to its keys, so that the memory's own
-share and the time code's share can be kept apart and added: the same numbers, but for rounding.
+share and the time code's share can be kept apart and added: the same numbers, but for rounding. The weights
+of a query add up to one, so its values can be projected after they were averaged, when there is one for each
+query instead of one for each token of each memory.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam.transformer import RoPEAttention
 
-# Per layer, (heads, tokens, channels of a head) each.
+from SAM2PropagateLib.engine.cpu_attention import attention_in_pieces
+
+# Keys and values per layer, (heads, tokens, channels of a head) each; values that are projected later are
+# (1, tokens, memory channels).
 Projected = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -25,10 +30,15 @@ class MemoryReader:
     Args:
         attention: the model's memory attention, on its device and in its precision.
         slot_positions: (tokens, channels) each: what is added to a memory's keys in slot n.
+        values_last: project values after the attention. Less work, and less to keep; the attention is then
+            computed in pieces by plain products, as on a CPU.
     """
 
-    def __init__(self, attention: Any, slot_positions: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, attention: Any, slot_positions: Sequence[torch.Tensor], *, values_last: bool = False
+    ) -> None:
         self._attention = attention
+        self._values_last = values_last
         self._layers = list(attention.layers)
         self._slots = [self._slot_keys(layer, slot_positions) for layer in self._layers]
 
@@ -52,7 +62,7 @@ class MemoryReader:
         for layer in self._layers:
             cross = layer.cross_attn_image
             keys = _rotated(cross, _heads(cross, F.linear(spatial, cross.k_proj.weight)))
-            projected.append((keys, _heads(cross, cross.v_proj(spatial))))
+            projected.append((keys, self._values(cross, spatial)))
         return projected
 
     def read(
@@ -99,18 +109,38 @@ class MemoryReader:
             asked = asked + frame_position
         queries = _rotated(cross, _heads(cross, cross.q_proj(asked)))
         slots = self._slots[number]
-        keys = torch.stack(
-            [torch.cat([own[number][0] + slots[slot] for slot, own in entry], dim=-2) for entry in memories]
-        )
-        values = torch.stack([torch.cat([own[number][1] for _, own in entry], dim=-2) for entry in memories])
+        own = [[(slot, projected[number]) for slot, projected in entry] for entry in memories]
+        rows = [[keys + slots[slot] for slot, (keys, _) in entry] for entry in own]
+        values = [[value for _, (_, value) in entry] for entry in own]
         if pointers is not None:
             tokens, codes = pointers
             share = tokens + codes if layer.pos_enc_at_cross_attn_keys else tokens
-            keys = torch.cat([keys, _heads(cross, cross.k_proj(share))], dim=-2)
-            values = torch.cat([values, _heads(cross, cross.v_proj(tokens))], dim=-2)
-        found = F.scaled_dot_product_attention(queries, keys, values)
+            for entry, keys in zip(rows, _heads(cross, cross.k_proj(share)), strict=True):
+                entry.append(keys)
+            for entry, value in zip(values, self._values(cross, tokens), strict=True):
+                entry.append(value)
+        found = self._attended(cross, queries, _batch(rows), _batch(values))
         answer: torch.Tensor = cross.out_proj(cross._recombine_heads(found))
         return answer
+
+    def _values(self, cross: Any, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[..., None, :, :] if self._values_last else _heads(cross, cross.v_proj(tokens))
+
+    def _attended(
+        self, cross: Any, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """(batch, heads, tokens, channels of a head)."""
+        if not self._values_last:
+            return F.scaled_dot_product_attention(queries, keys, values)
+        found = attention_in_pieces(queries, keys, values)
+        weight = cross.v_proj.weight.unflatten(0, (cross.num_heads, -1))
+        return found @ weight.transpose(-1, -2) + cross.v_proj.bias.reshape(cross.num_heads, 1, -1)
+
+
+def _batch(entries: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+    """Parts of each entry one after the other; all entries in a batch."""
+    rows = [torch.cat(list(parts), dim=-2) for parts in entries]
+    return rows[0][None] if len(rows) == 1 else torch.stack(rows)
 
 
 def _heads(attention: Any, tokens: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.cpu_attention import PlainAttention
+from SAM2PropagateLib.engine.encoder import FrameEncoder
 from SAM2PropagateLib.engine.memory_reader import MemoryReader, Projected
 from SAM2PropagateLib.engine.transfer import uploaded
 
@@ -133,8 +134,9 @@ class ModelSteps:
         self._attention_mode: Callable[[], AbstractContextManager[Any]] = (
             PlainAttention if half_on_cpu else nullcontext
         )
-        self._encoder = self._converted(model.image_encoder)
-        _keep_position_codes(self._encoder.trunk)
+        self._encoder = FrameEncoder(
+            model.image_encoder, model.sam_mask_decoder, self.dtype, int8=loaded.int8
+        )
         self._decoder = self._converted(model.sam_mask_decoder)
         # Half precision makes its depthwise convolutions slower on a CPU, not faster.
         self._memory_dtype = torch.float32 if on_cpu else self.dtype
@@ -157,7 +159,9 @@ class ModelSteps:
         # sam2's order: the newest memory has time code 0, a keyframe the last one whatever its distance.
         slot_positions = [memory_position + times[slot - 1] for slot in range(self.slots)]
         with torch.inference_mode():
-            self._reader = MemoryReader(self._converted(model.memory_attention), slot_positions)
+            self._reader = MemoryReader(
+                self._converted(model.memory_attention), slot_positions, values_last=on_cpu
+            )
         self._no_memory = model.no_mem_embed.detach().reshape(1, -1, 1, 1).to(self.dtype)
 
     def _converted(self, module: Any) -> Any:
@@ -174,10 +178,7 @@ class ModelSteps:
     def encode(self, images: torch.Tensor) -> list[FrameFeatures]:
         """Features of a batch of frames: float32 (frames, 3, size, size) in, one `FrameFeatures` each out."""
         with self._attention_mode():
-            pyramid = self._encoder(images.to(self.dtype))["backbone_fpn"]
-        fine = self._decoder.conv_s0(pyramid[0])
-        middle = self._decoder.conv_s1(pyramid[1])
-        coarse = pyramid[2].to(self.dtype)  # the neck answers in float32
+            fine, middle, coarse = self._encoder(images)
         # Clones: a frame that leaves the cache must free its memory, not share its batch's.
         if len(images) == 1:
             return [FrameFeatures(fine[0], middle[0], coarse[0])]
@@ -377,15 +378,3 @@ class ModelSteps:
             spatial = spatial + (absent * embedding)[..., None, None]
         flat = spatial.flatten(2).transpose(1, 2)
         return [Memory(flat[n].clone(), pointer) for n, pointer in enumerate(decoded.pointer)]
-
-
-def _keep_position_codes(trunk: Any) -> None:
-    """Have the image encoder interpolate its position code once per size instead of for every frame."""
-    compute, known = trunk._get_pos_embed, {}
-
-    def kept(size: tuple[int, int]) -> torch.Tensor:
-        if size not in known:
-            known[size] = compute(size)
-        return known[size]
-
-    trunk._get_pos_embed = kept

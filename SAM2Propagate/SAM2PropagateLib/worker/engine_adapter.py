@@ -51,6 +51,7 @@ class SAM2Engine:
             config=config,
             device=request.device,
             input_size=request.input_size,
+            precision=request.precision,
             name=None if entry is None else entry.name,
         )
         megabytes = None if request.cache_megabytes is None else int(request.cache_megabytes)
@@ -59,7 +60,7 @@ class SAM2Engine:
         return {
             "model": loaded.name,
             "device": str(loaded.device),
-            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "dtype": loaded.precision,
             "input_size": loaded.input_size,
         }
 

@@ -162,12 +162,13 @@ class Hello(Request):
 class LoadModel(Request):
     """Load a model, in place of the one that is loaded.
 
-    Answer: progress*, done {model, device, dtype, input_size}.
+    Answer: progress*, done {model, device, dtype, input_size}; dtype is the precision that is in use.
 
     Attributes:
         name: of the registry. path: of a weights file; one of both must be given.
         config: a configuration by name or path, or {"base", "overrides"}; None: what the file says.
         device: "auto", "cuda", "cuda:N", "mps" or "cpu". input_size: pixels; None: the model's own.
+        precision: "auto", "float32", "bfloat16", "float16" or "int8".
         cache_megabytes: for the features of frames; None: the engine's choice.
         encode_ahead: while idle after a preview, encode the frames around it in advance.
         motion: carry masks along the image's motion as well; else by the model alone.
@@ -179,6 +180,7 @@ class LoadModel(Request):
     config: str | Mapping[str, Any] | None = _checked(_config, default=None)
     device: str = _checked(_text, default="auto")
     input_size: int | None = _checked(_or_none(_count), default=None)
+    precision: str = _checked(_text, default="auto")
     cache_megabytes: float | None = _checked(_or_none(_number), default=None)
     encode_ahead: bool = _checked(_flag, default=True)
     motion: bool = _checked(_flag, default=True)

@@ -1,0 +1,94 @@
+"""Linear layers on 8-bit integers, for CPUs that multiply these faster than floats and have no bf16.
+
+Weights are rounded once, with one scale per output channel. Inputs are rounded in every call, with one scale
+per tensor. The products are summed in integers; what comes out is float32 again.
+"""
+
+from __future__ import annotations
+
+import platform
+import warnings
+
+import torch
+import torch.nn.functional as F
+
+# oneDNN's kernels use whatever integer instructions the CPU has.
+_BACKEND = "onednn"
+_LARGEST_WEIGHT = 127
+# Without VNNI a CPU adds two neighboring products, unsigned 8-bit input times signed 8-bit weight, in 16 bits
+# and clips what does not fit.
+_LARGEST_PAIR = 32767 // 255
+
+
+class Int8Linear(torch.nn.Module):
+    """A linear layer that computes on 8-bit integers.
+
+    Args:
+        linear: the layer to take the place of; float32, on the CPU.
+    """
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = linear.weight.detach()
+        scale = _scale(weight).to(torch.float64)
+        zero = torch.zeros(len(scale), dtype=torch.long)
+        with warnings.catch_warnings():
+            # Torch means to remove these tensors some day; `why_no_int8` notices.
+            warnings.simplefilter("ignore", UserWarning)
+            integers = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
+        bias = None if linear.bias is None else linear.bias.detach()
+        before = torch.backends.quantized.engine
+        torch.backends.quantized.engine = _BACKEND
+        try:
+            self._packed = torch.ops.quantized.linear_prepack(integers, bias)
+        finally:
+            torch.backends.quantized.engine = before
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """float32 (..., in) -> float32 (..., out)."""
+        answer: torch.Tensor = torch.ops.quantized.linear_dynamic(values, self._packed)
+        return answer
+
+
+def _scale(weight: torch.Tensor) -> torch.Tensor:
+    """The scale of each output channel.
+
+    As small as the range of the integers allows, and no smaller than keeps the sum of two neighboring
+    products within 16 bits, so that every CPU finds the same.
+    """
+    pairs = F.pad(weight, (0, weight.shape[1] % 2)).unflatten(1, (-1, 2))
+    up, down = pairs.clamp_min(0).sum(-1).amax(1), pairs.clamp_max(0).sum(-1).neg().amax(1)
+    # Rounding can add half a step to each of the two.
+    pair = torch.maximum(up, down) / (_LARGEST_PAIR - 1)
+    return torch.maximum(weight.abs().amax(1) / _LARGEST_WEIGHT, pair).clamp_min(
+        torch.finfo(torch.float32).tiny
+    )
+
+
+def use_int8(module: torch.nn.Module) -> None:
+    """Put an `Int8Linear` in the place of every linear layer inside a module (float32, on the CPU)."""
+    for parent in list(module.modules()):
+        for name, part in list(parent.named_children()):
+            if isinstance(part, torch.nn.Linear):
+                setattr(parent, name, Int8Linear(part))
+
+
+def why_no_int8() -> str | None:
+    """None if 8-bit linear layers work on this computer and are faster than float32; else the reason."""
+    machine = platform.machine().lower()
+    if machine not in ("x86_64", "amd64", "x64"):
+        return f"not known to be faster on {machine or 'this machine'}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    if not capability.startswith("AVX"):
+        return f"the CPU has no AVX2 ({capability})"
+    if _BACKEND not in torch.backends.quantized.supported_engines:
+        return f"this PyTorch was built without {_BACKEND}"
+    try:
+        with torch.inference_mode():
+            float_layer = torch.nn.Linear(8, 8)
+            values = torch.linspace(-1, 1, 32).reshape(4, 8)
+            difference = (Int8Linear(float_layer)(values) - float_layer(values)).abs().max()
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        return " ".join(str(error).split())[:160]
+    return None if float(difference) < 0.05 else f"a small layer was wrong by {float(difference):.2g}"
