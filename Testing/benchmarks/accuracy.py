@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", help="the configuration of a model file that does not name its own")
     parser.add_argument("--input-size", type=int, help="side of the model's input in pixels")
-    parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 or float16")
+    parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16, float16 or int8")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     parser.add_argument("--memories", type=int, help="past slices remembered at once, the keyframe included")
     parser.add_argument(
@@ -233,7 +233,7 @@ def open_engine(model: str, arguments: argparse.Namespace, *, motion: bool) -> t
         "file": path.name,
         "sha256": file_hash(path),
         "device": describe(loaded.device),
-        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "dtype": loaded.precision,
         "input_size": loaded.input_size,
         "memories": engine.steps.slots,
         "motion": motion,

@@ -18,6 +18,13 @@ _PACKAGES = ("torch", "sam2", "numpy", "scipy", "SimpleITK", "slicer-core")
 # Idle threads of torch that spin instead of sleeping slow every other busy process down, and are slowed down
 # themselves, up to 40 times as measured. Both sides of every comparison run with the same setting.
 WAIT_POLICY = "OMP_WAIT_POLICY"
+# By these, torch and the libraries in it can be kept from instructions that the processor has.
+_INSTRUCTION_LIMITS = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "FBGEMM_ENABLE_INSTRUCTIONS",
+)
 
 
 def child_environment(**changes: str) -> dict[str, str]:
@@ -43,6 +50,7 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "wait_policy": os.environ.get(WAIT_POLICY, ""),
+        "limits": {name: os.environ[name] for name in _INSTRUCTION_LIMITS if name in os.environ},
         "load": load(),
     }
 

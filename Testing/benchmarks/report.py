@@ -76,6 +76,11 @@ class Report:
             f"Python {machine['python']}, {packages}",
             f"OMP_WAIT_POLICY={machine['wait_policy'] or 'unset'}; load of the machine when it began: "
             f"{machine['load']}",
+            *(
+                ["kept to older instructions: " + ", ".join(f"{k}={v}" for k, v in machine["limits"].items())]
+                if machine["limits"]
+                else []
+            ),
             "options: " + (", ".join(f"{key}={value}" for key, value in self.options.items()) or "none"),
         ]
         return "\n\n".join([f"# {self.title}", "\n".join(f"- {fact}" for fact in facts), *self.texts]) + "\n"

@@ -144,6 +144,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cases", nargs="+", metavar="NAME", help="such as bundled-384, tiny-512; default: all"
     )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bfloat16", "int8"),
+        default="auto",
+        help="of the engine, which on a CPU is measured in float32 as well; default: auto",
+    )
     parser.add_argument("--frames", type=int, help="slices; default: by the size of the model")
     parser.add_argument("--pairs", type=int, help="rounds; default: by the size of the model")
     parser.add_argument(
@@ -159,7 +165,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
     device = _device(arguments.device)
     cases = _chosen(_cases(arguments.model, device), arguments)
     minutes = arguments.minutes if arguments.minutes or device == "cpu" else _MINUTES_ON_A_GPU
-    names = ("device", "model", "cases", "frames", "pairs", "minutes", "threads")
+    names = ("device", "model", "cases", "precision", "frames", "pairs", "minutes", "threads")
     called = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     report = Report("speed", "Speed", called)
     environment = child_environment()
@@ -172,7 +178,8 @@ def run(arguments: argparse.Namespace) -> Report | None:
     )
     if device == "cpu":
         report.say("On CUDA: skipped, this computer has no GPU that torch can use.")
-    measured = [Measured(case, device, {side: [] for side in _sides(device)}) for case in cases]
+    sides = _sides(device, arguments.precision)
+    measured = [Measured(case, device, {side: [] for side in sides}) for case in cases]
     _measure(measured, arguments.threads or 0, Clock(minutes))
     for one in measured:
         _describe(one, report)
@@ -233,14 +240,11 @@ def _chosen(cases: Sequence[Case], arguments: argparse.Namespace) -> list[Case]:
     ]
 
 
-def _sides(device: str) -> list[Side]:
+def _sides(device: str, precision: str) -> list[Side]:
+    ours = Side("ours", precision, f"ours, {precision}")
     if device != "cpu":
-        return [Side("official", "bfloat16", "sam2, bfloat16"), Side("ours", "auto", "ours, auto")]
-    return [
-        Side("official", "float32", "sam2, float32"),
-        Side("ours", "float32", "ours, float32"),
-        Side("ours", "auto", "ours, auto"),
-    ]
+        return [Side("official", "bfloat16", "sam2, bfloat16"), ours]
+    return [Side("official", "float32", "sam2, float32"), Side("ours", "float32", "ours, float32"), ours]
 
 
 @dataclass
@@ -284,13 +288,16 @@ class Measured:
         for side, figures in done.items():
             self.sides[side].append(figures)
         first, *others = self.sides
+        chosen = others[-1]
         if number == 0:
             self.agreement = {side: _agreement(masks[first], masks[side]) for side in others}
-            if self.device == "cpu" and done[others[-1]]["dtype"] == "float32":
+            if self.device == "cpu" and done[chosen]["dtype"] == "float32":
                 # Auto is float32 here: measuring it twice would say nothing.
-                self.sides.pop(others[-1])
+                self.sides.pop(chosen)
         if case.weights:
-            self.worker += measure_worker(case.weights, case.input_size, case.frames, self.device, 1)
+            self.worker += measure_worker(
+                case.weights, case.input_size, case.frames, self.device, 1, chosen.precision
+            )
         self.seconds = time.monotonic() - started
 
 

@@ -22,7 +22,7 @@ import torch
 
 from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config, recognize_config
-from SAM2PropagateLib.engine.device import compute_dtype, describe, pick_device
+from SAM2PropagateLib.engine.device import compute_dtype, describe, pick_device, uses_int8
 from SAM2PropagateLib.engine.engine import PropagationEngine
 from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession
@@ -179,8 +179,7 @@ class Ours:
         self.summary: RunSummary | None = None
 
     def facts(self) -> dict[str, Any]:
-        dtype = str(self._engine.steps.dtype).removeprefix("torch.")
-        return {"dtype": dtype}
+        return {"dtype": self._engine.steps.loaded.precision}
 
     def reset(self) -> None:
         """As on a volume that was just opened."""
@@ -362,8 +361,8 @@ def _loaded(spec: Spec, device: torch.device) -> LoadedModel:
     torch.manual_seed(SEED)
     model = build_model(model_config(spec.config, spec.input_size), device=device)
     model = _always_there(model).to(device)
-    dtype = compute_dtype(device, spec.precision)
-    return LoadedModel(model, device, dtype, spec.input_size, "random weights", {})
+    dtype, int8 = compute_dtype(device, spec.precision), uses_int8(device, spec.precision)
+    return LoadedModel(model, device, dtype, spec.input_size, "random weights", {}, int8)
 
 
 def main(arguments: list[str]) -> int:

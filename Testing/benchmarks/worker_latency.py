@@ -26,13 +26,13 @@ _BETWEEN_CLICKS = 0.5  # seconds, of a quick user
 
 
 def measure_worker(
-    weights: str, input_size: int, frames: int, device: str, rounds: int
+    weights: str, input_size: int, frames: int, device: str, rounds: int, precision: str = "auto"
 ) -> list[dict[str, Any]]:
     """Seconds as a client waits for them, and the worker's memory, once per round with a new worker."""
-    return [_round(weights, input_size, sample_scenario(frames), device) for _ in range(rounds)]
+    return [_round(weights, input_size, sample_scenario(frames), device, precision) for _ in range(rounds)]
 
 
-def _round(weights: str, input_size: int, scenario: Scenario, device: str) -> dict[str, Any]:
+def _round(weights: str, input_size: int, scenario: Scenario, device: str, precision: str) -> dict[str, Any]:
     command = worker_command(sys.executable, base_env=child_environment())
     transports: list[PopenTransport] = []
 
@@ -52,8 +52,10 @@ def _round(weights: str, input_size: int, scenario: Scenario, device: str) -> di
             return time.perf_counter() - started
 
         started = time.perf_counter()
-        model = LoadModel(path=str(Path(weights)), device=device, input_size=input_size)
-        figures["start_and_load_seconds"] = seconds(session.load_model(model), started)
+        model = LoadModel(path=str(Path(weights)), device=device, input_size=input_size, precision=precision)
+        loading = session.load_model(model)
+        figures["start_and_load_seconds"] = seconds(loading, started)
+        figures["dtype"] = loading.result["dtype"]
 
         def open_volume() -> float:
             started = time.perf_counter()
@@ -103,9 +105,9 @@ def describe_worker(rounds: list[Mapping[str, Any]]) -> str:
     first_click = text([seconds[0] for seconds in clicks], 3)
     further = text([value for seconds in clicks for value in seconds[1:]], 3)
     return (
-        "Through a real worker, as the application uses it (auto precision, close view), as a client waits "
-        f"for it: {starting} s until it has started and loaded the model, {first_click} s from the first "
-        f"click to its preview, {further} s for further clicks on that slice {_BETWEEN_CLICKS} s apart, "
+        f"Through a real worker, as the application uses it ({rounds[0]['dtype']}, close view), as a client "
+        f"waits for it: {starting} s until it has started and loaded the model, {first_click} s from the "
+        f"first click to its preview, {further} s for further clicks on it {_BETWEEN_CLICKS} s apart, "
         f"{rate('first')} slices/s in the first propagation, {rate('again')} in the re-propagation, "
         f"{text(memory, 0) if memory else 'unknown'} MiB of memory at most."
     )
