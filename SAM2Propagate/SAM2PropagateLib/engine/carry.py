@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -99,19 +99,11 @@ class Carrier:
         """Every front one frame further."""
         if self._motion is not None:
             # Registered on other threads, beside what follows.
-            self._motion.prepare(
-                (a.sight, a.front.next_frame + a.front.step * ahead, a.front.step)
-                for ahead in range(AHEAD)
-                for a in active
-                if (a.end - a.front.next_frame) * a.front.step >= ahead
-            )
-        upcoming = (
-            (a.sight, a.front.next_frame + a.front.step * ahead)
-            for ahead in range(1, self._features.batch_size + 1)
-            for a in active
-            if (a.end - a.front.next_frame) * a.front.step >= ahead
+            self._motion.prepare((a.sight, frame, a.front.step) for a, frame in _coming(active, range(AHEAD)))
+        upcoming = _coming(active, range(1, self._features.batch_size + 1))
+        features = self._features.get(
+            [(a.sight, a.front.next_frame) for a in active], ((a.sight, frame) for a, frame in upcoming)
         )
-        features = self._features.get([(a.sight, a.front.next_frame) for a in active], upcoming)
         seen = {id(a.front): features[a.sight, a.front.next_frame] for a in active}
         flows = {}
         if self._motion is not None:
@@ -146,8 +138,8 @@ class Carrier:
             # All of it stays on the device. What is fused is what is remembered.
             decoded = self._steps.track(features, [front.recall() for front in group])
             carried: Sequence[torch.Tensor | None] = [None] * len(group)
-            before = [front.carried for front in group if front.carried is not None]
-            if flows and len(before) == len(group):
+            if flows:
+                before = [front.carried for front in group if front.carried is not None]
                 decoded, carried = fused(decoded, before, [flows[id(front)] for front in group])
             settled = self._steps.settled(held(decoded, [front.holds for front in group]))
             memories = self._steps.remember(features, settled, prompted=False)
@@ -182,7 +174,7 @@ class Carrier:
             one.job.track.written[one.frame] = one.job.signature
 
     def _ready(self, jobs: list[Job]) -> list[Ready]:
-        """The next frames whose masks can be finished, and drafts of those that have to wait and have none.
+        """Collect the next frames whose masks can be finished, and drafts of waiting frames without a mask.
 
         They stop being pending; of a draft the next run knows that it is out of date.
         """
@@ -222,3 +214,11 @@ class Carrier:
             before, logits = logits, closed(logits, job.too_deep, share)
             agreement = overlap(before, logits)
         return Ready.of(job, frame, logits, iou, score, agreement)
+
+
+def _coming(active: Sequence[Active], steps: range) -> Iterator[tuple[Active, int]]:
+    """The frames that fronts come to after so many steps, up to the last that each is wanted on."""
+    for ahead in steps:
+        for one in active:
+            if (one.end - one.front.next_frame) * one.front.step >= ahead:
+                yield one, one.front.next_frame + one.front.step * ahead

@@ -85,7 +85,7 @@ class Front:
 
     @property
     def unread(self) -> int:
-        """Frames that are found, but of which the host does not know yet whether the segment is on them."""
+        """How many found frames the host has not read yet."""
         return len(self.found) - self._told
 
     @property

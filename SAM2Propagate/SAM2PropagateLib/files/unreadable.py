@@ -77,11 +77,7 @@ def missing_voxels(path: Path) -> InputError | None:
         return None
     if not named or (path.parent / named).is_file():
         return None
-    return InputError(
-        "file_damaged",
-        f"The file with the voxels of '{path}' is not there: '{path.parent / named}'.",
-        "Copy it there; both files belong together.",
-    )
+    return _other_half(path, "voxels", named)
 
 
 def _missing_half(path: Path) -> InputError | None:
@@ -93,9 +89,14 @@ def _missing_half(path: Path) -> InputError | None:
     if any((path.parent / (stem + ending.upper())).is_file() for ending in others):
         return None
     part = "voxels" if path.suffix.lower() == ".hdr" else "header"
+    return _other_half(path, part, stem + others[0])
+
+
+def _other_half(path: Path, part: str, name: str) -> InputError:
+    """`file_damaged`: the file beside this one with its voxels or its header is not there."""
     return InputError(
         "file_damaged",
-        f"The file with the {part} of '{path}' is not there: '{path.parent / (stem + others[0])}'.",
+        f"The file with the {part} of '{path}' is not there: '{path.parent / name}'.",
         "Copy it there; both files belong together.",
     )
 

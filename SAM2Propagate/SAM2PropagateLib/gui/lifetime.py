@@ -68,7 +68,7 @@ class Lifetime:
         self._sceneObservers = Observers()
         self._scene: Any = None
         self._segmentations = -1
-        # The volume and segmentation whose preview the user was told to be kept.
+        # The nodes of the preview that the last message says is kept.
         self._kept: tuple[Any, Any] | None = None
         changed.connect(self._keepPreview)
 
@@ -167,7 +167,7 @@ class Lifetime:
         kept = self._kept
         if kept is not None and any(node.GetScene() is None for node in kept):
             self._kept = None
-            # What was said of a preview that comes back is not so any more.
+            # The message that the preview is kept is wrong now.
             self._messages.say("info", _("The preview was removed with its volume or segmentation."), "gone")
         count = self._scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
         if count != self._segmentations:

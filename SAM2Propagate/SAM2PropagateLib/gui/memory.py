@@ -101,7 +101,7 @@ class FrameMemory:
     def putApplied(
         self, segmentID: str, facts: Mapping[int, FrameFacts], geometry: VolumeGeometry, axis: int
     ) -> None:
-        """The segment's masks are those again of which these facts were known."""
+        """Replaces what is known of the segment's own masks, after Undo or Redo brought them back."""
         self._begin(geometry, axis)
         self.frames[segmentID] = dict(facts)
 
