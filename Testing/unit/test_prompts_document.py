@@ -22,8 +22,10 @@ from SAM2PropagateLib.prompts import (
     Click,
     FrameMark,
     FrameRange,
+    Lasso,
     MaskPrompt,
     PromptSet,
+    Scribble,
     SegmentPrompts,
     dumps,
     from_document,
@@ -36,6 +38,7 @@ from Testing.unit.geometries import PROFILE
 DOCS = Path(__file__).parents[2] / "docs" / "prompts.md"
 
 points = st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 3)
+TRIANGLE = ((0, 0, 5), (10, 0, 5), (0, 10, 5))
 names = st.text(min_size=1, max_size=12).filter(lambda text: text.strip())
 
 
@@ -47,7 +50,7 @@ def masks(draw: st.DrawFn) -> np.ndarray:
 
 @st.composite
 def segments(draw: st.DrawFn, name: str) -> SegmentPrompts:
-    ids = iter(draw(st.lists(names, min_size=10, max_size=10, unique=True)))
+    ids = iter(draw(st.lists(names, min_size=14, max_size=14, unique=True)))
 
     def some(value: st.SearchStrategy[Any]) -> tuple[Any, ...]:
         return tuple(draw(st.lists(value, max_size=2)))
@@ -62,6 +65,8 @@ def segments(draw: st.DrawFn, name: str) -> SegmentPrompts:
         tuple(FrameMark(next(ids), ras) for ras in some(points)),
         tuple(FrameMark(next(ids), ras) for ras in some(points)),
         draw(st.none() | st.builds(FrameRange, points, points)),
+        tuple(Scribble(next(ids), line, draw(st.booleans())) for line in some(st.lists(points, min_size=1))),
+        tuple(Lasso(next(ids), TRIANGLE, draw(st.booleans())) for _ in some(st.none())),
     )
 
 
@@ -116,6 +121,20 @@ GOOD: dict[str, Any] = {
         }
     ],
 }
+
+
+STROKES: dict[str, Any] = {
+    "scribbles": [{"id": "s", "points": [[1, 2, 3], [4, 5, 3]], "positive": False}],
+    "lassos": [{"id": "o", "points": [[0, 0, 3], [9, 0, 3], [0, 9, 3]], "exact": True}],
+}
+
+
+def with_strokes(**others: Any) -> dict[str, Any]:
+    """GOOD with a scribble and a lasso, or others, as version 2."""
+    document = copy.deepcopy(GOOD)
+    document["version"] = 2
+    document["segments"][0].update(copy.deepcopy(STROKES | others))
+    return document
 
 
 def changed(path: str, value: Any = None, remove: bool = False) -> dict[str, Any]:
@@ -229,9 +248,46 @@ def test_what_is_no_document(document: Any) -> None:
 
 
 def test_a_document_of_the_future() -> None:
-    error = refusal({**changed("version", 2), "shapes": "unheard of"})
+    error = refusal({**changed("version", 3), "shapes": "unheard of"})
     assert error.code == "future_version"
-    assert "version 2" in str(error) and "up to version 1" in str(error) and "Update" in error.hint
+    assert "version 3" in str(error) and "up to version 2" in str(error) and "Update" in error.hint
+
+
+def test_strokes_raise_the_version_and_nothing_else_does() -> None:
+    document = with_strokes()
+    prompts = from_document(document)
+    segment = prompts.segment("liver")
+    assert segment.scribbles == (Scribble("s", ((1, 2, 3), (4, 5, 3)), positive=False),)
+    assert segment.lassos == (Lasso("o", ((0, 0, 3), (9, 0, 3), (0, 9, 3)), exact=True),)
+    assert to_document(prompts) == document
+    without = segment.remove("s").remove("o")
+    assert to_document(prompts.with_segment(without)) == GOOD, "older readers must still read this"
+
+
+@pytest.mark.parametrize("key", ["scribbles", "lassos"])
+def test_version_one_knows_no_strokes(key: str) -> None:
+    document = {**with_strokes(), "version": 1}
+    del document["segments"][0][{"scribbles": "lassos", "lassos": "scribbles"}[key]]
+    error = refusal(document)
+    assert error.code == "bad_document" and f"“{key}”, which version 1 does not know" in error.sentence
+    assert "“version” to 2" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "stroke", "code", "words"),
+    [
+        ("scribbles", {"points": []}, "bad_document", r"scribbles\[0\] has \[\] for “points”"),
+        ("scribbles", {"points": [[1, 2, 3], [1, 2]]}, "bad_document", r"“points\[1\]”"),
+        ("scribbles", {"points": [[1, 2, 3]], "positive": 1}, "bad_document", "“positive”"),
+        ("scribbles", {"points": [[1, 2, 3]], "exact": True}, "bad_document", "not known: “exact”"),
+        ("lassos", {"points": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}, "empty_lasso", "one line"),
+        ("lassos", {"points": "round"}, "bad_document", "“points”"),
+        ("lassos", {"points": [[n, n * n, 0] for n in range(1001)]}, "too_many_points", "1001 points"),
+    ],
+)
+def test_wrong_strokes_are_named(key: str, stroke: dict[str, Any], code: str, words: str) -> None:
+    error = refusal(with_strokes(**{key: [stroke]}))
+    assert error.code == code and re.search(words, error.sentence), error.sentence
 
 
 def test_what_appears_twice() -> None:
@@ -300,4 +356,4 @@ def test_every_field_is_documented() -> None:
             return set(value) | {key for item in value.values() for key in keys(item)}
         return {key for item in value for key in keys(item)} if isinstance(value, list) else set()
 
-    assert [key for key in sorted(keys(GOOD)) if f"`{key}`" not in text] == []
+    assert [key for key in sorted(keys(with_strokes())) if f"`{key}`" not in text] == []

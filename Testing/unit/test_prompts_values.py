@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from SAM2PropagateLib.prompts import (
     Click,
     FrameMark,
     FrameRange,
+    Lasso,
     MaskPrompt,
     PromptSet,
+    Scribble,
     SegmentPrompts,
     new_id,
 )
@@ -27,6 +30,8 @@ CLICK = Click("c", (1, 2, 3))
 BOX = Box("b", (0, 0, 0), (5, 5, 0))
 MASK = MaskPrompt("m", (0, 0, 0), (1, 0, 0), (0, 1, 0), np.eye(3, dtype=bool))
 MARK = FrameMark("f", (0, 0, 9))
+SCRIBBLE = Scribble("s", ((0, 0, 0), (1, 0, 0), (2, 1, 0)))
+LASSO = Lasso("o", ((0, 0, 0), (9, 0, 0), (9, 9, 0)))
 RANGE = FrameRange((0, 0, 0), (0, 0, 20))
 FULL = (
     SegmentPrompts("liver")
@@ -35,6 +40,8 @@ FULL = (
     .add(MASK)
     .add(MARK, "absent")
     .add(FrameMark("l", (0, 0, 5)), "lock")
+    .add(SCRIBBLE)
+    .add(LASSO)
     .add(RANGE)
 )
 
@@ -44,7 +51,7 @@ def test_adding_keeps_the_old_value() -> None:
     assert empty.is_empty and not empty.has_positive and not FULL.is_empty and FULL.has_positive
     assert FULL.clicks == (CLICK,) and FULL.boxes == (BOX,) and FULL.masks == (MASK,)
     assert FULL.absent == (MARK,) and [mark.id for mark in FULL.locks] == ["l"] and FULL.range == RANGE
-    assert [item.id for item in FULL] == ["c", "b", "m", "f", "l"]
+    assert [item.id for item in FULL] == ["c", "b", "m", "f", "l", "s", "o"]
     assert FULL.get("m") is MASK
     assert not empty.with_range(RANGE).is_empty
     assert FULL.with_range(None).range is None
@@ -67,6 +74,58 @@ def test_moving_and_replacing() -> None:
         FULL.replace(Box("c", (0, 0, 0), (1, 1, 0)))
 
 
+def test_strokes_move_as_a_whole() -> None:
+    moved = FULL.shifted("s", (1, 2, 3)).shifted("o", (0, 0, 5))
+    assert moved.scribbles == (Scribble("s", ((1, 2, 3), (2, 2, 3), (3, 3, 3))),)
+    assert moved.lassos == (Lasso("o", ((0, 0, 5), (9, 0, 5), (9, 9, 5))),)
+    assert moved.shifted("s", (-1, -2, -3)).shifted("o", (0, 0, -5)) == FULL
+    everything = FULL
+    for item in FULL:
+        everything = everything.shifted(item.id, (0, 0, 1))
+    assert everything.clicks[0].ras == (1, 2, 4) and everything.masks[0].origin == (0, 0, 1)
+    assert everything.boxes == (Box("b", (0, 0, 1), (5, 5, 1)),) and everything.locks[0].ras == (0, 0, 6)
+    assert FULL.move("s", (5, 5, 5), (6, 6, 6), (7, 7, 7)).scribbles[0].points[1] == (6, 6, 6)
+    with pytest.raises(ValueError, match="3 point"):
+        FULL.move("s", (1, 1, 1))
+    assert FULL.replace(dataclasses.replace(SCRIBBLE, positive=False)).scribbles[0].positive is False
+    assert PromptSet((FULL,)).shifted("liver", "s", (1, 0, 0)).segment("liver").scribbles[0].points[0] == (
+        1.0,
+        0.0,
+        0.0,
+    )
+
+
+def test_points_of_strokes_that_say_nothing_are_left_out() -> None:
+    assert Scribble("s", [(1, 1, 1)] * 5).points == ((1.0, 1.0, 1.0),)
+    assert Scribble("s", [(1, 1, 1), (1, 1, 1), (2, 1, 1), (1, 1, 1)]).points == (
+        (1.0, 1.0, 1.0),
+        (2.0, 1.0, 1.0),
+        (1.0, 1.0, 1.0),
+    )
+    closed = Lasso("o", [(0, 0, 0), (4, 0, 0), (4, 4, 0), (0, 0, 0), (0, 0, 0)])
+    assert closed == Lasso("o", [(0, 0, 0), (4, 0, 0), (4, 4, 0)]) and hash(closed) == hash(closed)
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "words"),
+    [
+        (lambda: Scribble("s", ()), "empty_scribble", "no points"),
+        (lambda: Scribble("s", [(1, 2)]), "bad_point", "The point of a scribble at"),
+        (lambda: Scribble("s", 5), "bad_point", "scribble"),
+        (lambda: Scribble("", [(1, 2, 3)]), "bad_id", "id"),
+        (lambda: Scribble("s", [(n, 0, 0) for n in range(1001)]), "too_many_points", "1001 points"),
+        (lambda: Lasso("o", [(0, 0, 0), (1, 0, 0)]), "empty_lasso", "no area"),
+        (lambda: Lasso("o", [(0, 0, 0), (1, 1, 1), (0, 0, 0), (2, 2, 2)]), "empty_lasso", "one line"),
+        (lambda: Lasso("o", [(0, 0, 0)] * 3), "empty_lasso", "one line"),
+        (lambda: Lasso("o", [(0, 0, 0), (1, float("nan"), 0), (1, 1, 0)]), "bad_point", "lasso"),
+    ],
+)
+def test_strokes_that_are_none(make: Callable[[], object], code: str, words: str) -> None:
+    with pytest.raises(InputError) as error:
+        make()
+    assert error.value.code == code and words in error.value.sentence and error.value.hint
+
+
 def test_removing() -> None:
     rest = FULL
     for item in FULL:
@@ -84,6 +143,13 @@ def test_what_only_negative_clicks_say() -> None:
     blank = dataclasses.replace(MASK, mask=np.zeros((3, 3)))
     assert not SegmentPrompts("liver", masks=(blank,)).has_positive
     assert not SegmentPrompts("liver", absent=(MARK,), locks=()).has_positive
+
+
+def test_what_strokes_say_of_the_place() -> None:
+    empty = SegmentPrompts("liver")
+    assert empty.add(SCRIBBLE).has_positive and empty.add(LASSO).has_positive
+    assert not empty.add(dataclasses.replace(SCRIBBLE, positive=False)).has_positive
+    assert not empty.add(dataclasses.replace(SCRIBBLE, positive=False)).is_empty
 
 
 def test_ids_are_unique_in_a_segment() -> None:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.prompts.place import mask_at
-from SAM2PropagateLib.prompts.values import Box, MaskPrompt, Prompt, SegmentPrompts
+from SAM2PropagateLib.prompts.strokes import frames_of
+from SAM2PropagateLib.prompts.values import Box, Lasso, MaskPrompt, Prompt, Scribble, SegmentPrompts
 
 BoolArray = npt.NDArray[np.bool_]
 History = Mapping[str, frozenset[str]]
@@ -35,7 +36,10 @@ def isEdited(mask: MaskPrompt) -> bool:
 
 
 def frameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> int | None:
-    """The frame on which a prompt lies; None outside the volume."""
+    """The frame on which a prompt lies, the middle one of a stroke's; None outside the volume."""
+    if isinstance(prompt, Scribble | Lasso):
+        frames = frames_of(prompt, geometry, axis)
+        return frames[len(frames) // 2] if frames else None
     if isinstance(prompt, Box):
         ras = np.add(prompt.corner_a, prompt.corner_b) / 2
     else:

@@ -1,18 +1,34 @@
-"""What the user said: clicks, boxes, masks, absent marks, locks and ranges, kept in RAS. Numpy only."""
+"""What the user said: clicks, scribbles, boxes, lassos, masks, absent marks, locks and ranges, kept in RAS.
+
+Numpy only.
+"""
 
 from SAM2PropagateLib.prompts.document import dumps, from_document, loads, to_document
-from SAM2PropagateLib.prompts.place import box_around, box_at, click_at, mark_at, mask_at, range_at
+from SAM2PropagateLib.prompts.place import (
+    box_around,
+    box_at,
+    click_at,
+    lasso_around,
+    mark_at,
+    mask_at,
+    range_at,
+    scribble_along,
+)
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, choose_axis, resolve
+from SAM2PropagateLib.prompts.strokes import FrameStroke, frames_of, is_across, outline_pixels
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
     FrameMark,
     FrameRange,
+    Lasso,
     MaskPrompt,
     Prompt,
     PromptSet,
     Ras,
+    Scribble,
     SegmentPrompts,
+    Stroke,
     new_id,
 )
 
@@ -22,23 +38,32 @@ __all__ = [
     "FrameMark",
     "FramePrompts",
     "FrameRange",
+    "FrameStroke",
+    "Lasso",
     "MaskPrompt",
     "Prompt",
     "PromptSet",
     "Ras",
     "ResolvedSegment",
+    "Scribble",
     "SegmentPrompts",
+    "Stroke",
     "box_around",
     "box_at",
     "choose_axis",
     "click_at",
     "dumps",
+    "frames_of",
     "from_document",
+    "is_across",
+    "lasso_around",
     "loads",
     "mark_at",
     "mask_at",
     "new_id",
+    "outline_pixels",
     "range_at",
     "resolve",
+    "scribble_along",
     "to_document",
 ]

@@ -19,17 +19,21 @@ from SAM2PropagateLib.prompts.values import (
     Click,
     FrameMark,
     FrameRange,
+    Lasso,
     MaskPrompt,
     PromptSet,
     Ras,
+    Scribble,
     SegmentPrompts,
 )
 from SAM2PropagateLib.texts import tr as _
 
 FORMAT = "sam2propagate-prompts"
-VERSION = 1
+VERSION = 2
 CODEC = "zlib-packbits"
 _AXES = ("i", "j", "k")
+# What came with version 2. Without it a document stays one of version 1, which older readers know.
+_STROKES = ("scribbles", "lassos")
 # No slice of an image is larger; keeps a small, malicious document from asking for all memory.
 _MOST_PIXELS = 1 << 28
 
@@ -37,10 +41,11 @@ T = TypeVar("T")
 
 
 def to_document(prompts: PromptSet) -> dict[str, Any]:
-    """The prompts as JSON-able values of the present version."""
+    """The prompts as JSON-able values, of the oldest version that can say them."""
+    has_strokes = any(segment.scribbles or segment.lassos for segment in prompts.segments)
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if has_strokes else 1,
         "coordinates": "RAS",
         "axis": None if prompts.axis is None else _AXES[prompts.axis],
         "segments": [_write_segment(segment) for segment in prompts.segments],
@@ -80,7 +85,7 @@ def from_document(document: Any) -> PromptSet:
             _("has the axis {axis}").format(axis=_short(axis)),
             _("Use “i”, “j”, “k” or null for automatic."),
         )
-    segments = tuple(_read_segment(fields) for fields in root.items("segments", required=True))
+    segments = tuple(_read_segment(fields, version) for fields in root.items("segments", required=True))
     root.end()
     return PromptSet(segments, None if axis is None else _AXES.index(axis))
 
@@ -131,6 +136,16 @@ def unpack_mask(text: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 
 def _write_segment(segment: SegmentPrompts) -> dict[str, Any]:
+    strokes = {
+        "scribbles": [
+            {"id": one.id, "points": [list(point) for point in one.points], "positive": one.positive}
+            for one in segment.scribbles
+        ],
+        "lassos": [
+            {"id": one.id, "points": [list(point) for point in one.points], "exact": one.exact}
+            for one in segment.lassos
+        ],
+    }
     return {
         "segment": segment.segment,
         "clicks": [{"id": c.id, "ras": list(c.ras), "positive": c.positive} for c in segment.clicks],
@@ -154,11 +169,17 @@ def _write_segment(segment: SegmentPrompts) -> dict[str, Any]:
         "range": None
         if segment.range is None
         else {"first": list(segment.range.first), "last": list(segment.range.last)},
+        **{key: items for key, items in strokes.items() if items},
     }
 
 
-def _read_segment(fields: _Fields) -> SegmentPrompts:
+def _read_segment(fields: _Fields, version: int) -> SegmentPrompts:
     name = fields.text("segment")
+    for key in _STROKES:
+        if version < 2 and key in fields.values:
+            fields.fail(
+                _("has “{key}”, which version 1 does not know").format(key=key), _("Set “version” to 2.")
+            )
     ids = _given_ids(fields)
 
     def all_of(key: str, read: Callable[[_Fields, str], T]) -> tuple[T, ...]:
@@ -175,6 +196,10 @@ def _read_segment(fields: _Fields) -> SegmentPrompts:
     boxes = all_of("boxes", lambda item, i: Box(i, item.point("corner_a"), item.point("corner_b")))
     masks = all_of("masks", _read_mask)
     absent, locks = all_of("absent", mark), all_of("locks", mark)
+    scribbles = all_of(
+        "scribbles", lambda item, i: Scribble(i, item.line("points"), item.boolean("positive", True))
+    )
+    lassos = all_of("lassos", lambda item, i: Lasso(i, item.line("points"), item.boolean("exact", False)))
     frame_range = fields.take("range", None)
     ends = None
     if frame_range is not None:
@@ -182,7 +207,7 @@ def _read_segment(fields: _Fields) -> SegmentPrompts:
         ends = FrameRange(place.point("first"), place.point("last"))
         place.end()
     fields.end()
-    return SegmentPrompts(name, clicks, boxes, masks, absent, locks, ends)
+    return SegmentPrompts(name, clicks, boxes, masks, absent, locks, ends, scribbles, lassos)
 
 
 def _read_mask(item: _Fields, prompt_id: str) -> MaskPrompt:
@@ -208,7 +233,7 @@ def _read_mask(item: _Fields, prompt_id: str) -> MaskPrompt:
 
 
 def _given_ids(fields: _Fields) -> set[str]:
-    lists = (fields.values.get(key) for key in ("clicks", "boxes", "masks", "absent", "locks"))
+    lists = (fields.values.get(key) for key in ("clicks", "boxes", "masks", "absent", "locks", *_STROKES))
     items = (item for one in lists if isinstance(one, list) for item in one if isinstance(item, dict))
     return {item["id"] for item in items if isinstance(item.get("id"), str)}
 
@@ -262,7 +287,16 @@ class _Fields:
         return bool(value)
 
     def point(self, key: str) -> Ras:
+        return self._point(self.take(key), key)
+
+    def line(self, key: str) -> tuple[Ras, ...]:
+        """A list of points."""
         value = self.take(key)
+        if not isinstance(value, list) or not value:
+            self.fail(_has(value, key), _("Give a list of points, each of three numbers."))
+        return tuple(self._point(item, f"{key}[{index}]") for index, item in enumerate(value))
+
+    def _point(self, value: Any, key: str) -> Ras:
         if isinstance(value, list) and len(value) == 3 and all(map(_is_number, value)):
             return float(value[0]), float(value[1]), float(value[2])
         self.fail(_has(value, key), _("Give three finite numbers: R, A and S in mm."))

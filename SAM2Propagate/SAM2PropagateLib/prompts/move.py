@@ -43,6 +43,8 @@ def moved_segment(prompts: SegmentPrompts, matrix: FloatArray) -> SegmentPrompts
         ),
         absent=tuple(replace(one, ras=point(one.ras)) for one in prompts.absent),
         locks=tuple(replace(one, ras=point(one.ras)) for one in prompts.locks),
+        scribbles=tuple(replace(one, points=tuple(map(point, one.points))) for one in prompts.scribbles),
+        lassos=tuple(replace(one, points=tuple(map(point, one.points))) for one in prompts.lassos),
         range=None
         if prompts.range is None
         else FrameRange(point(prompts.range.first), point(prompts.range.last)),

@@ -7,7 +7,19 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
-from SAM2PropagateLib.prompts.values import Box, Click, FrameMark, FrameRange, MaskPrompt, Ras, new_id, to_ras
+from SAM2PropagateLib.prompts.strokes import thinned
+from SAM2PropagateLib.prompts.values import (
+    Box,
+    Click,
+    FrameMark,
+    FrameRange,
+    Lasso,
+    MaskPrompt,
+    Ras,
+    Scribble,
+    new_id,
+    to_ras,
+)
 from SAM2PropagateLib.texts import tr as _
 
 
@@ -61,6 +73,35 @@ def box_around(
     return box_at((float(x0), float(y0), float(x1), float(y1)), frame, geometry, axis, prompt_id)
 
 
+def scribble_along(
+    points: npt.ArrayLike, geometry: VolumeGeometry, positive: bool = True, prompt_id: str | None = None
+) -> Scribble:
+    """A scribble from every place that the mouse came through, without the points that say nothing more.
+
+    Args:
+        points: (n, 3) RAS, in order; see `strokes.thinned`.
+
+    Raises:
+        InputError: `bad_point`, `empty_scribble`.
+    """
+    return Scribble(prompt_id or new_id(), _thinned(points, geometry), positive)
+
+
+def lasso_around(
+    points: npt.ArrayLike, geometry: VolumeGeometry, exact: bool = False, prompt_id: str | None = None
+) -> Lasso:
+    """A lasso from every place that the mouse came through, without the points that say nothing more.
+
+    Args:
+        points: (n, 3) RAS, in order; see `strokes.thinned`.
+        exact: keep it as it was drawn.
+
+    Raises:
+        InputError: `bad_point`, `empty_lasso`.
+    """
+    return Lasso(prompt_id or new_id(), _thinned(points, geometry), exact)
+
+
 def mask_at(
     mask: npt.ArrayLike, frame: int, geometry: VolumeGeometry, axis: int, prompt_id: str | None = None
 ) -> MaskPrompt:
@@ -94,6 +135,11 @@ def mark_at(frame: int, geometry: VolumeGeometry, axis: int, prompt_id: str | No
 def range_at(first: int, last: int, geometry: VolumeGeometry, axis: int) -> FrameRange:
     """The range from frame `first` to frame `last`, both included."""
     return FrameRange(_middle(first, geometry, axis), _middle(last, geometry, axis))
+
+
+def _thinned(points: npt.ArrayLike, geometry: VolumeGeometry) -> tuple[Ras, ...]:
+    given = [to_ras(point, lambda: _("The point of a stroke at")) for point in np.asarray(points)]
+    return thinned(given, geometry) if given else ()
 
 
 def _middle(frame: int, geometry: VolumeGeometry, axis: int) -> Ras:

@@ -14,7 +14,24 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry, check_axis, ras_words
-from SAM2PropagateLib.prompts.values import Box, Click, MaskPrompt, PromptSet, SegmentPrompts
+from SAM2PropagateLib.prompts.strokes import (
+    FrameStroke,
+    flat_axes,
+    is_across,
+    lasso_parts,
+    outline_pixels,
+    scribble_parts,
+)
+from SAM2PropagateLib.prompts.values import (
+    Box,
+    Click,
+    Lasso,
+    MaskPrompt,
+    PromptSet,
+    Scribble,
+    SegmentPrompts,
+    Stroke,
+)
 from SAM2PropagateLib.texts import tr as _
 
 PixelBox = tuple[float, float, float, float]
@@ -38,19 +55,36 @@ class FramePrompts:
         box: (x0, y0, x1, y1) with x0 < x1 and y0 < y1, held within the frame's outer edges.
         mask: (rows, columns) bool of the native frame, exact, read-only, with at least one True pixel.
         absent: the structure is not on this frame; everything else is then empty.
+        strokes: the parts of scribbles on this frame; the engine chooses clicks along them.
+        outlines: the insides of lassos to be tightened, each as `mask`; what they become is added to it.
     """
 
     clicks: tuple[tuple[float, float, bool], ...] = ()
     box: PixelBox | None = None
     mask: npt.NDArray[np.bool_] | None = None
     absent: bool = False
+    strokes: tuple[FrameStroke, ...] = ()
+    outlines: tuple[npt.NDArray[np.bool_], ...] = ()
 
     @property
     def is_positive(self) -> bool:
         """Whether anything says where the structure is on this frame."""
         return (
-            self.box is not None or self.mask is not None or any(positive for _, _, positive in self.clicks)
+            self.box is not None
+            or self.has_shape
+            or any(positive for _, _, positive in self.clicks)
+            or any(stroke.positive for stroke in self.strokes)
         )
+
+    @property
+    def has_shape(self) -> bool:
+        """Whether the user gave the structure's outline on this frame, which clicks then correct."""
+        return self.mask is not None or bool(self.outlines)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was said, not even that the structure is absent."""
+        return not (self.absent or self.clicks or self.strokes or self.box is not None or self.has_shape)
 
     @property
     def fingerprint(self) -> str:
@@ -59,12 +93,20 @@ class FramePrompts:
         digest = hashlib.sha256()
         clicks = [(_milli(x), _milli(y), bool(sign)) for x, y, sign in self.clicks]
         # On a mask each click builds on those before it; from scratch they count together.
-        digest.update(repr(clicks if self.mask is not None else sorted(clicks)).encode())
+        digest.update(repr(clicks if self.has_shape else sorted(clicks)).encode())
         digest.update(repr(None if self.box is None else [_milli(edge) for edge in self.box]).encode())
         if self.mask is not None:
             digest.update(repr(self.mask.shape).encode())
             digest.update(np.packbits(self.mask).tobytes())
         digest.update(repr(bool(self.absent)).encode())
+        if self.strokes or self.outlines:
+            strokes = [
+                (tuple((_milli(x), _milli(y)) for x, y in stroke.points), bool(stroke.positive))
+                for stroke in self.strokes
+            ]
+            digest.update(repr(strokes if self.has_shape else sorted(strokes)).encode())
+            for outline in self.outlines:
+                digest.update(repr(outline.shape).encode() + np.packbits(outline).tobytes())
         return digest.hexdigest()[:32]
 
     def __eq__(self, other: object) -> bool:
@@ -121,7 +163,8 @@ def choose_axis(
     1. the prompts' own `axis`;
     2. the axis whose frames are nearest to parallel to the view that was clicked in (`view_normal`, RAS);
     3. the axis along which the corners of the boxes, and the grids of the masks, lie on one frame;
-    4. the axis with the largest slice spacing; among equals (within 1 %) the one nearest to superior.
+    4. the axis on one frame of which the first lasso lies, or else the first scribble that shows one;
+    5. the axis with the largest slice spacing; among equals (within 1 %) the one nearest to superior.
 
     Raises:
         InputError: `mixed_axes` (boxes or masks that lie flat along different axes), `box_not_flat`,
@@ -141,6 +184,9 @@ def choose_axis(
         raise _mixed_axes(flat, geometry)
     if flat:
         return next(iter(flat))
+    shown = _axis_of_strokes(prompts, geometry)
+    if shown is not None:
+        return shown
     spacings = [geometry.slice_spacing(axis) for axis in range(3)]
     candidates = [axis for axis in range(3) if spacings[axis] >= max(spacings) * (1 - _SAME_SPACING)]
     return max(candidates, key=lambda axis: (round(abs(float(geometry.frame_normal(axis)[2])), 9), axis))
@@ -153,7 +199,8 @@ def resolve(
 
     A locked frame with a mask keeps exactly that mask: clicks and boxes on it are history and left out. A
     locked frame without a mask contributes nothing. An all-False mask is an absent mark. A mask together
-    with clicks is a mask to be corrected by these clicks.
+    with clicks or scribbles is a mask to be corrected by them. A lasso on one frame is a mask, too; several
+    add up. Scribbles and lassos across the frames speak on a few of them, see `strokes`.
 
     Args:
         segment: what was said.
@@ -164,7 +211,8 @@ def resolve(
 
     Raises:
         InputError: `outside_volume`, `outside_range`, `empty_box`, `box_not_flat`, `mask_geometry`,
-            `contradiction`, and if `need_positive`: `no_prompts`, `only_negative_clicks`.
+            `empty_lasso`, `lasso_across`, `contradiction`, and if `need_positive`: `no_prompts`,
+            `only_negative_clicks`.
     """
     axis = check_axis(axis)
     frames = _Frames(segment, geometry, axis)
@@ -179,6 +227,10 @@ def resolve(
         frames.put_click(click)
     for box in segment.boxes:
         frames.put_box(box)
+    for scribble in segment.scribbles:
+        frames.put_scribble(scribble)
+    for lasso in segment.lassos:
+        frames.put_lasso(lasso)
     keyframes = frames.keyframes(first, last, need_positive)
     positive = sorted(frame for frame, prompts in keyframes.items() if prompts.is_positive)
     if need_positive and not positive:
@@ -204,6 +256,9 @@ class _Frames:
         self.clicks: dict[int, list[tuple[float, float, bool]]] = {}
         self.boxes: dict[int, PixelBox] = {}
         self.masks: dict[int, npt.NDArray[np.bool_]] = {}
+        self.strokes: dict[int, list[FrameStroke]] = {}
+        self.lassos: dict[int, list[tuple[npt.NDArray[np.bool_], bool]]] = {}
+        self.crossed: set[int] = set()
         self.absent: set[int] = set()
         self.locked: set[int] = set()
 
@@ -259,9 +314,26 @@ class _Frames:
             )
         self.masks[frame] = pixels
 
+    def put_scribble(self, scribble: Scribble) -> None:
+        parts = scribble_parts(scribble, self.geometry, self.axis, self.segment.segment)
+        for frame, strokes in parts.items():
+            self.strokes.setdefault(frame, []).extend(strokes)
+
+    def put_lasso(self, lasso: Lasso) -> None:
+        name = self.segment.segment
+        if is_across(lasso, self.geometry, self.axis):
+            for frame, (strokes, beyond) in lasso_parts(lasso, self.geometry, self.axis, name).items():
+                self.crossed.add(frame)
+                self.strokes.setdefault(frame, []).extend(strokes)
+                self.strokes[frame] += [FrameStroke((pixel,), False) for pixel in beyond]
+            return
+        frame, pixels = outline_pixels(lasso, self.geometry, self.axis, name)
+        self.lassos.setdefault(frame, []).append((pixels, lasso.exact))
+
     def keyframes(self, first: int, last: int, need_positive: bool) -> dict[int, FramePrompts]:
         keyframes = {}
-        for frame in sorted({*self.clicks, *self.boxes, *self.masks, *self.absent}):
+        said = (self.clicks, self.boxes, self.masks, self.strokes, self.lassos, self.absent)
+        for frame in sorted(set().union(*said)):
             mask = self.masks.get(frame)
             filled = mask is not None and bool(mask.any())
             if frame in self.locked:
@@ -277,12 +349,15 @@ class _Frames:
             elif frame in self.locked:
                 keyframes[frame] = FramePrompts(mask=mask)
             else:
-                clicks = tuple(self.clicks.get(frame, ()))
-                prompts = FramePrompts(clicks, self.boxes.get(frame), mask)
+                prompts = self._prompts(frame, mask)
                 if need_positive and not prompts.is_positive:
                     raise InputError(
                         "only_negative_clicks",
-                        _("There are only negative clicks {where}.").format(where=self.where(frame)),
+                        (
+                            _("There are only negative scribbles {where}.")
+                            if frame in self.strokes and frame not in self.clicks
+                            else _("There are only negative clicks {where}.")
+                        ).format(where=self.where(frame)),
                         _(
                             "Add a positive click, a box or a mask there, or mark the structure as absent "
                             "there."
@@ -290,6 +365,25 @@ class _Frames:
                     )
                 keyframes[frame] = prompts
         return keyframes
+
+    def _prompts(self, frame: int, mask: npt.NDArray[np.bool_] | None) -> FramePrompts:
+        lassos = self.lassos.get(frame, [])
+        if mask is not None and lassos:
+            raise _contradiction(
+                _("A mask and a lasso lie {where}.").format(where=self.where(frame)),
+                _("One mask per slice and segment is possible: remove one of them."),
+            )
+        exact = [pixels for pixels, is_exact in lassos if is_exact]
+        if exact:
+            mask = np.logical_or.reduce(exact)
+            mask.setflags(write=False)
+        return FramePrompts(
+            tuple(self.clicks.get(frame, ())),
+            self.boxes.get(frame),
+            mask,
+            strokes=tuple(self.strokes.get(frame, ())),
+            outlines=tuple(pixels for pixels, is_exact in lassos if not is_exact),
+        )
 
     def _named(self, frame: int) -> dict[str, Any]:
         """The values of a sentence about this frame of the segment."""
@@ -302,6 +396,10 @@ class _Frames:
             return _("a positive click")
         if frame in self.boxes:
             return _("a box")
+        if frame in self.lassos or frame in self.crossed:
+            return _("a lasso")
+        if any(stroke.positive for stroke in self.strokes.get(frame, ())):
+            return _("a positive scribble")
         return _("a mask") if filled else ""
 
     def _check_lock(self, frame: int, mask: npt.NDArray[np.bool_] | None, filled: bool) -> None:
@@ -313,8 +411,15 @@ class _Frames:
                 ).format(**self._named(frame)),
                 _("Unlock that slice or remove the absent mark."),
             )
-        if mask is None and frame not in self.absent and (frame in self.clicks or frame in self.boxes):
-            what = _("a click") if frame in self.clicks else _("a box")
+        kinds = (
+            (self.clicks, _("a click")),
+            (self.boxes, _("a box")),
+            (self.lassos, _("a lasso")),
+            (self.crossed, _("a lasso")),
+            (self.strokes, _("a scribble")),
+        )
+        what = next((words for frames, words in kinds if frame in frames), "")
+        if mask is None and frame not in self.absent and what:
             raise _contradiction(
                 _("Slice {number} of {count} is locked, but segment “{segment}” has {what} on it.").format(
                     what=what, **self._named(frame)
@@ -342,7 +447,14 @@ class _Frames:
     def _check_range(self, frame: int, first: int, last: int) -> None:
         if frame in self.absent:
             return
-        what = _("A click") if frame in self.clicks else _("A box") if frame in self.boxes else _("A mask")
+        kinds = (
+            (self.clicks, _("A click")),
+            (self.boxes, _("A box")),
+            (self.lassos, _("A lasso")),
+            (self.crossed, _("A lasso")),
+            (self.strokes, _("A scribble")),
+        )
+        what = next((words for frames, words in kinds if frame in frames), _("A mask"))
         raise InputError(
             "outside_range",
             _(
@@ -424,6 +536,17 @@ def place_mask(
     pixels[y, x] = True
     pixels.setflags(write=False)
     return frame, pixels
+
+
+def _axis_of_strokes(prompts: PromptSet, geometry: VolumeGeometry) -> int | None:
+    """The axis on one frame of which the first lasso, else the first scribble lies; None: they show none."""
+    strokes: list[Stroke] = [lasso for segment in prompts.segments for lasso in segment.lassos]
+    strokes += [scribble for segment in prompts.segments for scribble in segment.scribbles]
+    for stroke in strokes:
+        axes = flat_axes(stroke, geometry)
+        if len(axes) == 1:
+            return axes[0]
+    return None
 
 
 def _flat_axis(box: Box, geometry: VolumeGeometry) -> int:

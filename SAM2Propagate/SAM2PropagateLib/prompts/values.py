@@ -22,6 +22,11 @@ from SAM2PropagateLib.texts import tr as _
 Ras: TypeAlias = tuple[float, float, float]
 MarkKind: TypeAlias = Literal["absent", "lock"]
 
+# More points say nothing more, and each is kept in the scene.
+MOST_POINTS = 1000
+# Points this far from a line, as a share of its length, lie on it.
+_LINE = 1e-6
+
 
 def new_id() -> str:
     """A short id that no other prompt has."""
@@ -73,6 +78,65 @@ class Box:
         _check_id(self.id)
         object.__setattr__(self, "corner_a", to_ras(self.corner_a, lambda: _("The corner of the box at")))
         object.__setattr__(self, "corner_b", to_ras(self.corner_b, lambda: _("The corner of the box at")))
+
+
+@dataclass(frozen=True)
+class Scribble:
+    """A stroke along the structure (positive) or along what is not part of it (negative).
+
+    Args:
+        id: unique in its segment.
+        points: RAS of the stroke's corners in order; one alone is a click. A point that repeats the one
+            before it is left out. `place.scribble_along` makes them few.
+        positive: whether the stroke lies in the structure.
+
+    Raises:
+        InputError: `bad_id`, `bad_point`, `empty_scribble`, `too_many_points`.
+    """
+
+    id: str
+    points: tuple[Ras, ...]
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        object.__setattr__(self, "points", _stroke(self.points, lambda: _("The point of a scribble at")))
+        object.__setattr__(self, "positive", bool(self.positive))
+        if not self.points:
+            raise InputError("empty_scribble", _("A scribble has no points."), _("Draw it again."))
+
+
+@dataclass(frozen=True)
+class Lasso:
+    """A line around the structure; its last point is joined to its first.
+
+    Args:
+        id: unique in its segment.
+        points: RAS of the line's corners in order, not closed. A point that repeats the one before it, or a
+            last one that repeats the first, is left out. `place.lasso_around` makes them few.
+        exact: keep the line as it was drawn, instead of tightening it to the edge that the model sees.
+
+    Raises:
+        InputError: `bad_id`, `bad_point`, `empty_lasso` (all points on one line), `too_many_points`.
+    """
+
+    id: str
+    points: tuple[Ras, ...]
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        points = _stroke(self.points, lambda: _("The point of a lasso at"))
+        while len(points) > 1 and points[-1] == points[0]:
+            points = points[:-1]
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "exact", bool(self.exact))
+        if _is_straight(points):
+            raise InputError(
+                "empty_lasso",
+                _("A lasso has no area: its points lie on one line."),
+                _("Draw around the structure."),
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +207,8 @@ class FrameRange:
         object.__setattr__(self, "last", to_ras(self.last, lambda: _("The range's end at")))
 
 
-Prompt: TypeAlias = Click | Box | MaskPrompt | FrameMark
+Stroke: TypeAlias = Scribble | Lasso
+Prompt: TypeAlias = Click | Box | MaskPrompt | FrameMark | Scribble | Lasso
 
 
 @dataclass(frozen=True)
@@ -161,6 +226,8 @@ class SegmentPrompts:
     absent: tuple[FrameMark, ...] = ()
     locks: tuple[FrameMark, ...] = ()
     range: FrameRange | None = None
+    scribbles: tuple[Scribble, ...] = ()
+    lassos: tuple[Lasso, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.segment, str) or not self.segment.strip():
@@ -193,9 +260,11 @@ class SegmentPrompts:
 
     @property
     def has_positive(self) -> bool:
-        """Whether anything says where the structure is: a positive click, a box or a mask with pixels."""
-        positive = any(click.positive for click in self.clicks)
-        return positive or bool(self.boxes) or any(mask.mask.any() for mask in self.masks)
+        """Whether anything says where the structure is: a positive click or scribble, a box, a lasso or a
+        mask with pixels."""
+        signed: tuple[Click | Scribble, ...] = (*self.clicks, *self.scribbles)
+        positive = any(one.positive for one in signed)
+        return positive or bool(self.boxes or self.lassos) or any(mask.mask.any() for mask in self.masks)
 
     def get(self, prompt_id: str) -> Prompt:
         """The prompt with this id. Raises InputError `unknown_prompt`."""
@@ -227,18 +296,43 @@ class SegmentPrompts:
         Args:
             prompt_id: id of the prompt.
             points: RAS; one for a click, a mark (its place) or a mask (its origin), two for a box (its
-                corners).
+                corners), as many as it has for a scribble or a lasso.
 
         Raises:
             InputError: `unknown_prompt`, `bad_point`. ValueError: the wrong number of points.
         """
         item = self.get(prompt_id)
+        if isinstance(item, Scribble | Lasso):
+            if len(points) != len(item.points):
+                raise ValueError(
+                    f"this {type(item).__name__} is moved with {len(item.points)} point(s), not {len(points)}"
+                )
+            return self.replace(replace(item, points=points))
         names = {Box: ("corner_a", "corner_b"), MaskPrompt: ("origin",)}.get(type(item), ("ras",))
         if len(points) != len(names):
             kind = type(item).__name__
             raise ValueError(f"a {kind} is moved with {len(names)} point(s), not {len(points)}")
         changes: dict[str, Any] = dict(zip(names, points, strict=True))
         return self.replace(replace(item, **changes))
+
+    def shifted(self, prompt_id: str, offset: Ras) -> SegmentPrompts:
+        """With one prompt moved as a whole.
+
+        Args:
+            prompt_id: id of the prompt.
+            offset: RAS vector, mm.
+
+        Raises:
+            InputError: `unknown_prompt`, `bad_point`.
+        """
+        item = self.get(prompt_id)
+        if isinstance(item, Scribble | Lasso):
+            points = item.points
+        elif isinstance(item, Box):
+            points = (item.corner_a, item.corner_b)
+        else:
+            points = (item.origin if isinstance(item, MaskPrompt) else item.ras,)
+        return self.move(prompt_id, *(to_ras(np.add(point, offset)) for point in points))
 
     def replace(self, item: Prompt) -> SegmentPrompts:
         """With `item` in the place of the prompt of its id, for example a click with its sign turned.
@@ -284,6 +378,8 @@ _KINDS: dict[str, type] = {
     "masks": MaskPrompt,
     "absent": FrameMark,
     "locks": FrameMark,
+    "scribbles": Scribble,
+    "lassos": Lasso,
 }
 
 
@@ -352,6 +448,10 @@ class PromptSet:
         """As `SegmentPrompts.move`."""
         return self.with_segment(self.segment(segment).move(prompt_id, *points))
 
+    def shifted(self, segment: str, prompt_id: str, offset: Ras) -> PromptSet:
+        """As `SegmentPrompts.shifted`."""
+        return self.with_segment(self.segment(segment).shifted(prompt_id, offset))
+
     def replace(self, segment: str, item: Prompt) -> PromptSet:
         """As `SegmentPrompts.replace`."""
         return self.with_segment(self.segment(segment).replace(item))
@@ -368,6 +468,38 @@ def _check_id(prompt_id: Any) -> None:
             _("The id {id} of a prompt is not a text.").format(id=_short(prompt_id)),
             _("Use new_id()."),
         )
+
+
+def _stroke(values: Any, what: Callable[[], str]) -> tuple[Ras, ...]:
+    """A stroke's points without repetitions."""
+    try:
+        given = tuple(values)
+    except TypeError:
+        given = (values,)
+    points: list[Ras] = []
+    for value in given:
+        point = to_ras(value, what)
+        if not points or point != points[-1]:
+            points.append(point)
+    if len(points) > MOST_POINTS:
+        raise InputError(
+            "too_many_points",
+            _("A stroke has {count} points; at most {most} are possible.").format(
+                count=len(points), most=MOST_POINTS
+            ),
+            _("Leave out points that lie on the line between others."),
+        )
+    return tuple(points)
+
+
+def _is_straight(points: tuple[Ras, ...]) -> bool:
+    """Whether all points lie on one line."""
+    if len(points) < 3:
+        return True
+    places = np.asarray(points) - points[0]
+    scale = float(np.abs(places).max())
+    deviations = np.linalg.svd((places - places.mean(axis=0)) / scale, compute_uv=False)
+    return bool(deviations[1] <= _LINE * deviations[0])
 
 
 def _short(value: Any) -> str:
