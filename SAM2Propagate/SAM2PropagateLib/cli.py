@@ -1,5 +1,6 @@
-"""The same job without a screen: `python3 run.py cli segment ...`, `... models`, `... finetune` and
-`... evaluate` (`docs/cli.md`).
+"""The command line: `segment`, `models`, `finetune` and `evaluate` (`docs/cli.md`).
+
+It is started as `python3 run.py cli` in a checkout, and as `sam2propagate` where the package is installed.
 
 stdout carries the result line alone; progress, notes and errors go to stderr. Exit status: 0 the file is
 written, 1 failure, 2 bad input, 130 interrupted.
@@ -84,6 +85,9 @@ def main(
     except SAM2PropagateError as error:
         _tell(progress, error, command)
         return BAD_INPUT if isinstance(error, InputError) else FAILURE
+    except ImportError as error:
+        _tell(progress, error, command, f"The Python package '{error.name or error}' cannot be imported.")
+        return FAILURE
     except MemoryError as error:
         _tell(progress, error, command, "This needs more memory than the computer has free.")
         return FAILURE
@@ -134,7 +138,10 @@ def _tell(
 ) -> None:
     if command is not None and command.debug:
         progress.note("".join(traceback.format_exception(error)).rstrip())
-    progress.note("Error: " + " ".join((sentence or str(error)).split()))
+    text = sentence or str(error)
+    if isinstance(error, ImportError) or getattr(error, "code", "") == "not_installed":
+        text += " docs/install.md lists the commands that install everything."
+    progress.note("Error: " + " ".join(text.split()))
 
 
 def _print(stream: TextIO, lines: Sequence[str]) -> None:
@@ -155,7 +162,12 @@ def _survive_names(stream: Any) -> None:
         stream.reconfigure(errors="backslashreplace")
 
 
-if __name__ == "__main__":
+def console() -> int:
+    """Run the command line as a program of its own; its exit status."""
     _survive_names(sys.stdout)
     _survive_names(sys.stderr)
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(console())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
@@ -140,10 +141,16 @@ class _Said(argparse.Action):
         namespace.said = [*said, (self.dest, values)]
 
 
+def program_name() -> str:
+    """How the user started the command line, for help and hints: the installed script or run.py."""
+    script = "sam2propagate"
+    return script if Path(sys.argv[0]).stem.startswith(script) else "python3 run.py cli"
+
+
 def _parser() -> argparse.ArgumentParser:
     shape: dict[str, Any] = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = _Parser(
-        prog="python3 run.py cli",
+        prog=program_name(),
         description="Segment a CT or MR volume with SAM 2, without a screen.",
         **shape,
     )

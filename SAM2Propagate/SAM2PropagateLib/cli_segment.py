@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from SAM2PropagateLib import __version__
-from SAM2PropagateLib.cli_args import SegmentCommand
+from SAM2PropagateLib.cli_args import SegmentCommand, program_name
 from SAM2PropagateLib.cli_progress import ProgressPrinter
 from SAM2PropagateLib.cli_prompts import prompts_from_arguments, prompts_from_file
 from SAM2PropagateLib.cli_report import report, summary_line, write_report
@@ -150,7 +150,7 @@ def _model(command: SegmentCommand, store: ModelStore) -> LoadModel:
     except InputError as error:
         if error.code != "model_not_there":
             raise
-        hint = f"'python3 run.py cli models --download {command.model} --yes' gets it."
+        hint = f"'{program_name()} models --download {command.model} --yes' gets it."
         raise InputError(error.code, error.sentence, f"{error.hint} {hint}") from error
     by_name = entry is not None and entry.name == command.model
     return LoadModel(

@@ -35,8 +35,13 @@ def cache_folder(environment: Mapping[str, str] | None = None, platform: str = s
 
 
 def resource_folder() -> Path:
-    """The extension's folder of bundled models; nothing is ever written there."""
-    return Path(__file__).resolve().parents[2] / "Resources" / "Models"
+    """The folder of bundled models; nothing is ever written there.
+
+    In the extension it lies beside the library, in an installed wheel within it (`pyproject.toml`).
+    """
+    library = Path(__file__).resolve().parents[1]
+    packaged = library / "bundled_models"
+    return packaged if packaged.is_dir() else library.parent / "Resources" / "Models"
 
 
 @dataclass(frozen=True)
