@@ -41,6 +41,7 @@ from SAM2PropagateLib.gui.view_drawing import ViewDrawing
 from SAM2PropagateLib.gui.view_input import ViewInput
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStatus, ModelStore
+from SAM2PropagateLib.run_options import BOTH
 from SAM2PropagateLib.scene.names import decoded, encoded, saveIfLoadable
 from SAM2PropagateLib.scene.volume import SceneVolume, readVolume, volumeGeometry
 from SAM2PropagateLib.worker.command import worker_command
@@ -121,7 +122,7 @@ class SAM2PropagateParameterNode:
     inputVolume: vtkMRMLScalarVolumeNode
     segmentation: vtkMRMLSegmentationNode
     segmentID: str
-    direction: str = "both"
+    direction: str = BOTH
     limitReach: bool = False
     # Without the bounds Slicer lets the spin box go below zero, whatever the .ui file says.
     reach: Annotated[int, WithinRange(*REACH)] = 20

@@ -22,13 +22,14 @@ from matplotlib.figure import Figure
 
 from SAM2PropagateLib.engine.build import load_model
 from SAM2PropagateLib.engine.engine import PropagationEngine
-from SAM2PropagateLib.engine.results import FrameMask, RunRequest
+from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.evaluation import simulated_user
 from SAM2PropagateLib.evaluation.metrics import BoolArray, dice, frames_first
 from SAM2PropagateLib.evaluation.targets import LoadedTarget, find_targets, load_target
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.prompts.resolve import resolve
+from SAM2PropagateLib.run_options import RunRequest
 
 COLUMNS = 7
 # Slices shown beyond either end, as a share of the structure's length.

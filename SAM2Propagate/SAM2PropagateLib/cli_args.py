@@ -24,6 +24,7 @@ from SAM2PropagateLib.cli_finetune import FinetuneCommand, add_finetune, finetun
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.run_options import BOTH, DIRECTIONS, RunOptions
 
 DEFAULT_SEGMENT = "Segment_1"
 Point = tuple[float, float, float]
@@ -78,8 +79,7 @@ class SegmentCommand:
     precision: str
     window: str | tuple[float, float] | None
     crop: str | None
-    direction: str
-    reach: int | None
+    run: RunOptions
     report: Path | None
     overwrite: bool
     keep_partial: bool
@@ -216,9 +216,9 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--axis", choices=tuple(_AXES), default="auto", help="propagation axis (default: auto)")
     how.add_argument(
         "--direction",
-        choices=("both", "forward", "backward"),
-        default="both",
-        help="forward is to higher slice indices (default: both)",
+        choices=DIRECTIONS,
+        default=BOTH,
+        help=f"forward is to higher slice indices (default: {BOTH})",
     )
     how.add_argument("--reach", type=_count, metavar="N", help="at most N slices away from the prompts")
     how.add_argument(
@@ -294,8 +294,7 @@ def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
         precision=namespace.precision,
         window=_window(namespace.window),
         crop=None if namespace.crop == "none" else "auto",
-        direction=namespace.direction,
-        reach=namespace.reach,
+        run=RunOptions(direction=namespace.direction, reach=namespace.reach),
         report=namespace.report,
         overwrite=namespace.overwrite,
         keep_partial=namespace.keep_partial,

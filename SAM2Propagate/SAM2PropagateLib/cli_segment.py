@@ -79,7 +79,7 @@ def run_segment(
         command,
         volume,
         prompts,
-        JobOptions(model, window.window, command.crop, command.direction, command.reach),
+        JobOptions(model, window.window, command.crop, command.run),
         session_factory,
         progress,
         should_cancel,

@@ -18,6 +18,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import ResolvedSegment, choose_axis, resolve
 from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel, ProgressEvent
 from SAM2PropagateLib.worker.session import Call, Crop, Run, Update
 
@@ -51,9 +52,7 @@ class Session(Protocol):
         name: str,
         prompts: PromptSet,
         segments: tuple[str, ...] | None = None,
-        *,
-        direction: str = "both",
-        reach: int | None = None,
+        options: RunOptions | None = None,
     ) -> Run:
         """See `WorkerSession`."""
 
@@ -80,15 +79,13 @@ class JobOptions:
         model: what the worker loads.
         window: what the model sees as black and white.
         crop: see `WorkerSession.open_volume`.
-        direction: `both`, `forward` (to higher indices) or `backward`.
-        reach: frames further than this from every keyframe are left alone; None: no limit.
+        run: how it is carried.
     """
 
     model: LoadModel
     window: Window
     crop: Crop = "auto"
-    direction: str = "both"
-    reach: int | None = None
+    run: RunOptions = field(default_factory=RunOptions)
 
 
 @dataclass(frozen=True)
@@ -206,8 +203,7 @@ def run_segment_job(
             _VOLUME,
             prompts.with_axis(axis),
             tuple(segment.segment for segment in resolved),
-            direction=options.direction,
-            reach=options.reach,
+            options.run,
         )
         waiting.follow("propagate", run)
     finally:

@@ -24,11 +24,12 @@ from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config, recognize_config
 from SAM2PropagateLib.engine.device import compute_dtype, describe, pick_device, uses_int8
 from SAM2PropagateLib.engine.engine import PropagationEngine
-from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
+from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.evaluation.metrics import BoolArray
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.run_options import RunOptions, RunRequest
 from Testing.benchmarks.machine import load, peak_memory
 from Testing.benchmarks.scenario import Scenario, sample_scenario
 from Testing.engine import video_predictor
@@ -220,7 +221,7 @@ class Ours:
             ResolvedSegment(str(number), said, frozenset(), 0, last) for number, said in enumerate(keyframes)
         )
         answers: list[FrameMask] = []
-        self.summary = self._session.propagate(RunRequest(segments, reach=reach), answers.append)
+        self.summary = self._session.propagate(RunRequest(segments, RunOptions(reach=reach)), answers.append)
         return [(int(answer.segment), answer.frame, answer.mask) for answer in answers]
 
 

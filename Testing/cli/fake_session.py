@@ -15,6 +15,7 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.masks import pack
 from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel, ProgressEvent
 from SAM2PropagateLib.worker.session import Call, Crop, Run, Update
@@ -85,12 +86,10 @@ class FakeSession:
         name: str,
         prompts: PromptSet,
         segments: tuple[str, ...] | None = None,
-        *,
-        direction: str = "both",
-        reach: int | None = None,
+        options: RunOptions | None = None,
     ) -> Run:
         assert segments is not None
-        self.asked = {"prompts": prompts, "segments": segments, "direction": direction, "reach": reach}
+        self.asked = {"prompts": prompts, "segments": segments, **(options or RunOptions()).to_wire()}
         run = Run(name, segments)
         geometry = self.opened["stack"].geometry
         resolved = [resolve(prompts.segment(one), geometry, self.opened["axis"]) for one in segments]

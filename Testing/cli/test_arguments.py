@@ -90,7 +90,12 @@ def test_the_window_takes_a_preset_or_two_numbers(given: list[str], window: obje
 def test_the_defaults() -> None:
     command = segment("--point-ras 1 2 3")
     assert command.model == "sam2propagate_tiny" and command.device == "auto" and command.axis is None
-    assert (command.crop, command.direction, command.reach, command.window) == ("auto", "both", None, None)
+    assert (command.crop, command.run.direction, command.run.reach, command.window) == (
+        "auto",
+        "both",
+        None,
+        None,
+    )
     assert not (command.overwrite or command.keep_partial or command.debug)
 
 
@@ -102,7 +107,7 @@ def test_every_option_arrives() -> None:
     )
     assert command.prompts_file == Path("p.json") and command.series == "1.2.3" and command.axis == 1
     assert command.part == "2" and segment("--point-ras 1 2 3 --part all").part == "all"
-    assert (command.direction, command.reach, command.crop) == ("backward", 7, None)
+    assert (command.run.direction, command.run.reach, command.crop) == ("backward", 7, None)
     assert (command.model, command.config, command.device) == ("my.pt", "my.yaml", "cuda:1")
     assert command.input_size == 512 and command.report == Path("r.json")
     assert command.precision == "float32" and segment("--point-ras 1 2 3").precision == "auto"

@@ -9,12 +9,12 @@ import torch
 from SAM2PropagateLib.engine import imaging
 from SAM2PropagateLib.engine.build import build_model, model_config
 from SAM2PropagateLib.engine.engine import PropagationEngine
-from SAM2PropagateLib.engine.results import RunRequest
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.run_options import RunRequest
 from Testing.engine import video_predictor
 from Testing.engine.models import LoadedModel
 

@@ -12,13 +12,14 @@ import torch
 
 from SAM2PropagateLib.engine.build import LoadedModel, model_config, recognize_config
 from SAM2PropagateLib.engine.engine import PropagationEngine
-from SAM2PropagateLib.engine.results import FrameMask, RunRequest
+from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.run_options import RunRequest
 from Testing.engine.official import OFFICIAL, SMALL_INPUT, loaded_official
 
 

@@ -10,10 +10,11 @@ import torch
 
 from SAM2PropagateLib.engine.fusion import carried, fused, held
 from SAM2PropagateLib.engine.motion import SIDE
-from SAM2PropagateLib.engine.results import FrameMask, RunRequest
+from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Recall
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.run_options import RunRequest
 from Testing.engine.fake_steps import FakeSteps, session
 
 GRID = 96

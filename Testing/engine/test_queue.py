@@ -10,12 +10,13 @@ import torch
 
 from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config
 from SAM2PropagateLib.engine.engine import PropagationEngine
-from SAM2PropagateLib.engine.results import FrameMask, RunRequest
+from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.session import PATIENCE, EngineSession
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.run_options import RunOptions, RunRequest
 from Testing.engine.models import BUNDLED
 from Testing.engine.queued_device import META, QueuedDevice
 
@@ -54,7 +55,7 @@ def segment(name: str, keyframes: dict[int, FramePrompts]) -> ResolvedSegment:
 
 def propagate(session: EngineSession, *segments: ResolvedSegment, **options: object) -> list[FrameMask]:
     masks: list[FrameMask] = []
-    session.propagate(RunRequest(segments, **options), masks.append)  # type: ignore[arg-type]
+    session.propagate(RunRequest(segments, RunOptions(**options)), masks.append)  # type: ignore[arg-type]
     return masks
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from SAM2PropagateLib.engine.features import FeatureStore
-from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
+from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Recall
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.run_options import RunOptions, RunRequest
 from Testing.engine.fake_steps import FakeSteps, blocks, session
 
 BRIGHT_BOX = FramePrompts(box=(7.5, 7.5, 23.5, 23.5))
@@ -39,7 +40,7 @@ def run(
         times[mask.segment, mask.frame] += 1
         assert times[mask.segment, mask.frame] <= 2, "each frame is written once, after one draft at most"
 
-    request = RunRequest(segments, **options)  # type: ignore[arg-type]
+    request = RunRequest(segments, RunOptions(**options))  # type: ignore[arg-type]
     expected = opened.expected_frames(request)
     summary = opened.propagate(request, on_frame)
     assert summary.frames_written == len(masks) == expected
@@ -90,9 +91,9 @@ def test_reach_leaves_far_frames_alone() -> None:
 
 def test_unknown_direction_and_reach_are_refused() -> None:
     with pytest.raises(InputError, match="sideways"):
-        RunRequest((segment({8: BRIGHT_BOX}),), direction="sideways")
+        RunRequest((segment({8: BRIGHT_BOX}),), RunOptions(direction="sideways"))
     with pytest.raises(InputError, match="reach"):
-        RunRequest((segment({8: BRIGHT_BOX}),), reach=0)
+        RunRequest((segment({8: BRIGHT_BOX}),), RunOptions(reach=0))
 
 
 def test_a_second_run_without_changes_writes_nothing() -> None:

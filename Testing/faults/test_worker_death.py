@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from SAM2PropagateLib.prompts.resolve import resolve
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.calls import Call, Run
 from SAM2PropagateLib.worker.client import Deadlines
 from SAM2PropagateLib.worker.messages import LogEvent
@@ -88,7 +89,7 @@ def check_masks(run: Run) -> None:
 def check_that_all_works(session: WorkerSession) -> None:
     """A preview and a whole run, as if nothing had happened."""
     preview = session.preview("ct", SAID, "liver", 5)
-    run = session.propagate("ct", SAID, everything=True)
+    run = session.propagate("ct", SAID, options=RunOptions(everything=True))
     finished(session, run, "done")
     assert preview.state == "done" and preview.mask is not None and preview.mask.any()
     assert set(run.masks) == ALL
@@ -108,7 +109,7 @@ def test_killed_at_random_points_nothing_is_lost_and_nothing_is_left(
     kept = 0
     for _ in range(8):
         preview = session.preview("ct", SAID, "liver", 5)
-        run = session.propagate("ct", SAID, everything=True)
+        run = session.propagate("ct", SAID, options=RunOptions(everything=True))
         # Half the time while it starts and loads, half the time in the middle of the run.
         if rng.random() < 0.5:
             time.sleep(rng.uniform(0.0, 0.45))
@@ -174,7 +175,7 @@ def test_a_launcher_that_is_killed_takes_its_worker_along(tmp_path: Path) -> Non
         assert soon(lambda: not any(map(is_running, pids)) and not session.is_running)
         check_that_all_works(session)
         # The worker behind the launcher dies: the launcher ends with it, and the session is told.
-        run = session.propagate("ct", SAID, everything=True)
+        run = session.propagate("ct", SAID, options=RunOptions(everything=True))
         os.kill(descendants(launched[1].pid)[0], signal.SIGKILL)
         assert session.wait(run, 30) and run.state in ("failed", "done")
         assert soon(lambda: not session.is_running)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
-from SAM2PropagateLib.worker.engine_port import Crop, Mask, RunPlan
+from SAM2PropagateLib.run_options import RunRequest
+from SAM2PropagateLib.worker.engine_port import Crop, Mask
 from Testing.worker.fake_engine import FakeEngine, FakeMask, FakeSession
 from Testing.worker.fake_worker import main
 
@@ -70,10 +71,10 @@ class DrawingSession(FakeSession):
         return FakeMask(segment, frame, mask, 0.9, float("nan"), 0.1, "preview")
 
     def propagate(
-        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[float], None]
+        self, run: RunRequest, on_frame: Callable[[Mask], None], between: Callable[[float], None]
     ) -> Mapping[str, Any]:
-        segments = {one.segment: one for one in plan.segments}
-        todo = self._todo(plan)
+        segments = {one.segment: one for one in run.segments}
+        todo = self._todo(run)
         for done, (name, frame, mark) in enumerate(todo):
             between(done)
             self._engine.pause("frame")
@@ -85,15 +86,17 @@ class DrawingSession(FakeSession):
         between(len(todo))
         return {"frames_computed": len(todo)}
 
-    def _todo(self, plan: RunPlan) -> list[tuple[str, int, str]]:
+    def _todo(self, run: RunRequest) -> list[tuple[str, int, str]]:
         todo = []
-        for segment in plan.segments:
+        for segment in run.segments:
             frames = set(range(segment.first, segment.last + 1)) - segment.locked
             for frame in sorted(frames, key=lambda one: (abs(one - nearest(segment, one)), one)):
                 key = nearest(segment, frame)
                 mark = f"{segment.keyframes[key].fingerprint} {key == frame}"
-                is_near = plan.reach is None or abs(frame - key) <= plan.reach
-                if is_near and (plan.everything or self._written.get((segment.segment, frame)) != mark):
+                is_near = run.options.reach is None or abs(frame - key) <= run.options.reach
+                if is_near and (
+                    run.options.everything or self._written.get((segment.segment, frame)) != mark
+                ):
                     todo.append((segment.segment, frame, mark))
         return todo
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui.events import Choices
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.masks import pack
 from SAM2PropagateLib.worker.messages import FrameEvent
 from Testing.gui.cases import Case
@@ -99,7 +100,7 @@ def test_progress_is_told_in_words(case):
 
 
 def test_direction_and_reach(headless):
-    case = Case(headless, choices=Choices(reach=3))
+    case = Case(headless, choices=Choices(run=RunOptions(reach=3)))
     case.click(12, 15, 8)
     case.run(direction="forward")
     assert case.frames() == list(range(5, 12))  # the fake knows no direction
@@ -111,6 +112,31 @@ def test_direction_and_reach(headless):
         "edges": False,
     }
     case.controller.close()
+
+
+@dataclass(frozen=True)
+class WithTaste(RunOptions):
+    """As if a field had been added."""
+
+    taste: str = "plain"
+
+
+def test_a_new_option_of_runs_is_chosen_or_given_and_reaches_the_session(headless):
+    case = Case(headless, choices=Choices(run=WithTaste(taste="mint")))
+    case.click(12, 15, 8)
+    case.run()
+    case.run(taste="lemon", everything=True)
+    told = [details[2]["taste"] for kind, details in case.session.asked if kind == "propagate"]
+    assert told == ["mint", "lemon"]
+    with pytest.raises(TypeError, match="color"):
+        case.controller.propagate(color="red")
+    case.controller.close()
+
+
+def test_a_reach_that_leads_nowhere_is_refused(case):
+    case.click(12, 15, 8)
+    assert not case.controller.propagate(reach=0)
+    assert "at least 1 slice" in case.texts[-1]
 
 
 def test_only_what_is_chosen_is_run_or_all_with_prompts(case):
@@ -432,8 +458,8 @@ def test_an_edit_made_before_the_axis_was_changed_is_kept_by_a_run_along_the_new
 class Drafts(FakeSession):
     """Sends a draft of every slice of a run before its mask, as the engine does where a slice has to wait."""
 
-    def propagate(self, name, prompts, segments, **options):
-        run = super().propagate(name, prompts, segments, **options)
+    def propagate(self, name, prompts, segments, options):
+        run = super().propagate(name, prompts, segments, options)
         events = self._calls[-1][1]
         frames = [one for one in events if isinstance(one, FrameEvent) and one.kind == "propagated"]
         empty = pack(np.zeros(SHAPE, bool))

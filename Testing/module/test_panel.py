@@ -215,14 +215,14 @@ def test_choices_are_kept_in_the_parameter_node_both_ways(desk: Desk) -> None:
     assert desk.controller.choices.motion
     ui.motionCheckBox.setChecked(False)
     choices = desk.controller.choices
-    assert (choices.direction, choices.device, choices.reach) == ("forward", "cpu", 7)
+    assert (choices.run.direction, choices.device, choices.run.reach) == ("forward", "cpu", 7)
     assert choices.allSegments and not choices.applyAutomatically and not choices.motion
     parameters.direction = "backward"
     parameters.limitReach = False
     parameters.model = "sam2.1_hiera_small"
     assert ui.directionComboBox.itemData(ui.directionComboBox.currentIndex) == "backward"
     assert ui.modelComboBox.itemData(ui.modelComboBox.currentIndex) == "sam2.1_hiera_small"
-    assert desk.controller.choices.reach is None and not ui.reachSpinBox.enabled
+    assert desk.controller.choices.run.reach is None and not ui.reachSpinBox.enabled
     assert "not on this computer yet" in ui.modelStatusLabel.text
     assert ui.downloadModelButton.enabled and not ui.removeModelButton.enabled
     desk.load()
@@ -533,12 +533,12 @@ def test_a_reach_that_leads_nowhere_cannot_be_chosen(desk: Desk) -> None:
     ui.limitReachCheckBox.setChecked(True)
     for wrong, right in ((0, 1), (-5, 1), (2**31 - 1, 9999)):
         ui.reachSpinBox.setValue(wrong)
-        assert ui.reachSpinBox.value == right == parameters.reach == desk.controller.choices.reach
+        assert ui.reachSpinBox.value == right == parameters.reach == desk.controller.choices.run.reach
         with pytest.raises(ValueError):
             parameters.reach = wrong
     # What an older scene may hold.
     parameters.parameterNode.SetParameter("reach", "-3")
-    assert desk.controller.choices.reach == 1
+    assert desk.controller.choices.run.reach == 1
 
 
 def test_a_commit_leaves_the_chosen_segment_chosen(desk: Desk) -> None:
@@ -1075,7 +1075,7 @@ def test_the_next_day_the_window_shows_everything_again(
     assert desk.controller.workspace is not None and desk.controller.segmentID == segment
     desk.segmentation = desk.controller.segmentationNode
     assert desk.ui.volumeSelector.currentNode() is desk.controller.volumeNode
-    assert desk.ui.reachSpinBox.value == 5 and desk.controller.choices.reach == 5
+    assert desk.ui.reachSpinBox.value == 5 and desk.controller.choices.run.reach == 5
     assert desk.voxels() == voxels
     assert [one.look for one in desk.controller.strip().frames] == looks
     assert len(desk.widget.panel._strip.strip) == 18

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from SAM2PropagateLib.engine.plan import plan
-from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
+from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.run_options import RunRequest
 from Testing.benchmarks import __main__ as command
 from Testing.benchmarks import accuracy
 from Testing.unit.test_benchmarks_targets import label_array, manifest, write_case

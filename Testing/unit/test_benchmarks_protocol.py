@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from SAM2PropagateLib.engine.plan import plan
-from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
+from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.metrics import dice
 from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, evaluate
@@ -18,6 +18,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.run_options import RunRequest
 
 SHAPE = (12, 16, 16)
 FIRST, LAST, LARGEST = 3, 8, 5

@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.prompts.resolve import FramePrompts
-from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress, RunPlan
+from SAM2PropagateLib.run_options import RunRequest
+from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress
 from SAM2PropagateLib.worker.masks import EDGE_STEPS
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.wire import MAGIC, PREFIX
@@ -150,13 +151,13 @@ class FakeSession:
         mask = fake_mask(self._frames.frame(frame), segment, prompts.fingerprint)
         return FakeMask(segment, frame, mask, 0.9, float("nan"), float(len(self.encoded)), "preview")
 
-    def expected_frames(self, plan: RunPlan) -> int:
-        return len(self._todo(plan))
+    def expected_frames(self, run: RunRequest) -> int:
+        return len(self._todo(run))
 
     def propagate(
-        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[float], None]
+        self, run: RunRequest, on_frame: Callable[[Mask], None], between: Callable[[float], None]
     ) -> Mapping[str, Any]:
-        todo = self._todo(plan)
+        todo = self._todo(run)
         for done, (segment, frame, mark) in enumerate(todo):
             if self._engine.trouble("propagate", done) != "deaf":
                 between(done)
@@ -167,9 +168,9 @@ class FakeSession:
         between(len(todo))
         return {"frames_computed": len(todo)}
 
-    def _todo(self, plan: RunPlan) -> list[tuple[str, int, str]]:
+    def _todo(self, run: RunRequest) -> list[tuple[str, int, str]]:
         todo = []
-        for segment in plan.segments:
+        for segment in run.segments:
             keys = sorted(segment.keyframes)
             mark = "".join(segment.keyframes[key].fingerprint for key in keys)
             frames = sorted(
@@ -178,9 +179,9 @@ class FakeSession:
             )
             for frame in frames:
                 near = min(abs(frame - key) for key in keys)
-                if plan.reach is not None and near > plan.reach:
+                if run.options.reach is not None and near > run.options.reach:
                     continue
-                if plan.everything or plan.anew or self._written.get((segment.segment, frame)) != mark:
+                if run.options.writes_all or self._written.get((segment.segment, frame)) != mark:
                     todo.append((segment.segment, frame, mark))
         return todo
 

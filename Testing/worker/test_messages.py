@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.masks import pack, pack_edge
 from SAM2PropagateLib.worker.messages import (
     EVENTS,
@@ -49,7 +50,7 @@ REQUEST_EXAMPLES: list[Request] = [
     OpenVolume("ct", {}, ">f8", (3, 4, 5), {}, (1, 0), 1, None),
     SetWindow("ct", (80.0, -40.0)),
     Preview("ct", {"format": "x"}, "liver", 7),
-    Propagate("ct", {}, ("liver", "spleen"), "forward", 5, True),
+    Propagate("ct", {}, ("liver", "spleen"), RunOptions("forward", 5, True)),
     Propagate("ct", {}, ()),
     Cancel(3),
     CloseVolume("ct"),
@@ -141,9 +142,30 @@ def test_errors_survive_the_wire(kind: type[SAM2PropagateError]) -> None:
         {"type": "preview", "id": 1, "volume": "v", "prompts": [], "segment": "s", "frame": 0},
         {"type": "preview", "id": 1, "volume": "v", "prompts": {}, "segment": "s", "frame": 1.5},
         {"type": "propagate", "id": 1, "volume": "v", "prompts": {}, "segments": "s"},
-        {"type": "propagate", "id": 1, "volume": "v", "prompts": {}, "segments": [], "direction": "up"},
-        {"type": "propagate", "id": 1, "volume": "v", "prompts": {}, "segments": [], "everything": 1},
-        {"type": "propagate", "id": 1, "volume": "v", "prompts": {}, "segments": [], "anew": None},
+        {
+            "type": "propagate",
+            "id": 1,
+            "volume": "v",
+            "prompts": {},
+            "segments": [],
+            "options": {"direction": "up"},
+        },
+        {
+            "type": "propagate",
+            "id": 1,
+            "volume": "v",
+            "prompts": {},
+            "segments": [],
+            "options": {"everything": 1},
+        },
+        {
+            "type": "propagate",
+            "id": 1,
+            "volume": "v",
+            "prompts": {},
+            "segments": [],
+            "options": {"anew": None},
+        },
         {"type": "cancel", "id": 1, "run": None},
     ],
 )
@@ -214,5 +236,5 @@ def test_bad_frames_are_refused(field: str, value: Any) -> None:
 @pytest.mark.parametrize("reach", [0, -1])
 def test_a_reach_that_leads_nowhere_is_refused_before_it_is_sent(reach: int) -> None:
     with pytest.raises(SAM2PropagateError) as refused:
-        Propagate(volume="v", prompts={}, segments=("a",), reach=reach)
+        Propagate(volume="v", prompts={}, segments=("a",), options=RunOptions(reach=reach))
     assert refused.value.code == "bad_reach"

@@ -16,6 +16,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, find_model
 from SAM2PropagateLib.prompts.values import Box, PromptSet, to_ras
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, worker_command
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.session import WorkerSession
@@ -76,7 +77,7 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
         for key, mask in run.masks.items():
             assert np.array_equal(mask, again.masks[key])
         assert dice(np.stack([again.masks["kidney", frame] for frame in range(FRAMES)]), kidney) > 0.7
-        smooth = session.propagate("ct", said, everything=True, edges=True)
+        smooth = session.propagate("ct", said, options=RunOptions(everything=True, edges=True))
         assert session.wait(smooth, 120), session.log
         for (_, frame), event in smooth.frames.items():
             assert event.edge is not None and np.array_equal(event.mask, again.masks["kidney", frame])

@@ -17,6 +17,7 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import Click, FrameMark, FrameRange, PromptSet
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.masks import pack
 from SAM2PropagateLib.worker.messages import (
     PROTOCOL_VERSION,
@@ -132,7 +133,7 @@ def preview(frame: int = 5, said: PromptSet | None = None, volume: str = "ct") -
 
 def run(*segments: str, said: PromptSet | None = None, **options: Any) -> Propagate:
     names = segments or ("liver",)
-    return Propagate("ct", to_document(said or prompts(*names)), names, **options)
+    return Propagate("ct", to_document(said or prompts(*names)), names, RunOptions(**options))
 
 
 def expected(frame: int, said: PromptSet, segment: str = "liver", window: Window = WINDOW) -> Any:
@@ -215,7 +216,7 @@ def test_a_preview_shows_the_right_frame_through_the_window(start: Start) -> Non
 def test_edges_travel_only_when_they_are_asked_for(start: Start) -> None:
     worker = start()
     for edges in (False, True):
-        for request in (replace(preview(frame=7), edges=edges), replace(run(), edges=edges, everything=True)):
+        for request in (replace(preview(frame=7), edges=edges), run(edges=edges, everything=True)):
             request_id = worker.send(request)
             worker.answer(request_id)
             for frame in worker.frames(request_id):

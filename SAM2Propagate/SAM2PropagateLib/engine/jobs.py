@@ -12,10 +12,10 @@ from SAM2PropagateLib.engine.front import Front, Tracked
 from SAM2PropagateLib.engine.keys import Key
 from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
-from SAM2PropagateLib.engine.results import RunRequest
 from SAM2PropagateLib.engine.shape import Shape, depth
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.run_options import RunOptions
 
 # What marks a frame that was emptied, and one that has only a draft.
 WITHDRAWN: tuple[object, ...] = ("withdrawn",)
@@ -61,17 +61,17 @@ class Work:
         return len(self.keyframes) + stale + len(self.withdrawn)
 
 
-def work_of(segment: ResolvedSegment, track: Track, run: RunRequest) -> Work:
+def work_of(segment: ResolvedSegment, track: Track, options: RunOptions) -> Work:
     """What of a segment's masks is not up to date."""
     known = track.written
-    written = {} if run.writes_all else known
+    written = {} if options.writes_all else known
     keyframes = tuple(
         frame
         for frame, prompts in segment.keyframes.items()
         if frame not in segment.locked and written.get(frame) != key_mark(prompts)
     )
     stretches = []
-    for stretch in plan(segment, run.direction, run.reach):
+    for stretch in plan(segment, options.direction, options.reach):
         mark = signature(stretch, segment.keyframes)
         stale = tuple(f for f in stretch.frames if f not in segment.locked and written.get(f) != mark)
         if stale:

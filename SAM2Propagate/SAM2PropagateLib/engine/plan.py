@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
-
-BOTH, FORWARD, BACKWARD = "both", "forward", "backward"
-DIRECTIONS = (BOTH, FORWARD, BACKWARD)
+from SAM2PropagateLib.run_options import BACKWARD, BOTH, FORWARD
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from SAM2PropagateLib.engine.results import (
     KEYFRAME,
     PREVIEW,
     FrameMask,
-    RunRequest,
     RunSummary,
 )
 from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, FrameFeatures, ModelSteps
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.run_options import RunRequest
 
 # After so many frames without a trace of the segment, it has ended: nothing further out is computed.
 PATIENCE = 6
@@ -244,9 +244,10 @@ class EngineSession:
         started = time.perf_counter()
         encoded = self.features.encoded_frames
         tracks = [
-            self._look_at(segment.segment, segment.keyframes, anew=run.anew) for segment in run.segments
+            self._look_at(segment.segment, segment.keyframes, anew=run.options.anew)
+            for segment in run.segments
         ]
-        if run.anew:
+        if run.options.anew:
             self._forget_unused()
         counter = Counter(on_frame)
         jobs: list[Job] = []
@@ -254,7 +255,7 @@ class EngineSession:
         try:
             for segment, track in zip(run.segments, tracks, strict=True):
                 between(counter.written)
-                work = work_of(segment, track, run)
+                work = work_of(segment, track, run.options)
                 jobs += self._prepare(work, track, counter, between)
             self._carrier.carry(jobs, counter, between)
         finally:
@@ -272,7 +273,7 @@ class EngineSession:
 
     def expected_frames(self, run: RunRequest) -> int:
         """How many masks a run would write, as far as that is known before it."""
-        return sum(work_of(s, self._track(s.segment), run).frames for s in run.segments)
+        return sum(work_of(s, self._track(s.segment), run.options).frames for s in run.segments)
 
     def _prepare(
         self,

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from SAM2PropagateLib.engine.plan import plan
-from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
+from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation import simulated_user
 from SAM2PropagateLib.evaluation.metrics import BoolArray, dice, frames_first, surface_dice
@@ -19,6 +19,7 @@ from SAM2PropagateLib.evaluation.targets import LoadedTarget
 from SAM2PropagateLib.prompts.place import range_at
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import SegmentPrompts
+from SAM2PropagateLib.run_options import RunRequest
 
 SEGMENT = "target"
 

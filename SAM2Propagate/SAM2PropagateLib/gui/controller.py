@@ -308,26 +308,19 @@ class Controller:
     def propagate(
         self,
         segmentIDs: Iterable[str] | None = None,
-        *,
-        direction: str | None = None,
-        reach: int | None = None,
-        everything: bool = False,
-        anew: bool = False,
+        **options: Any,
     ) -> bool:
         """Start a run; what it finds appears in the preview, and `finished` tells when it has ended.
 
         Args:
             segmentIDs: None: the chosen segment, or all with prompts if that is chosen.
-            direction, reach: None: as chosen.
-            everything: write also what has not changed since the last run.
-            anew: that, and as the model sees it in the window and level of the views now.
+            options: fields of `RunOptions` that differ from the choices in this run, as direction="forward"
+                or reach=30; one that is None is as chosen.
 
         Returns:
             False if it could not be started; `message` has said why.
         """
-        return self._runs.propagate(
-            segmentIDs, direction=direction, reach=reach, everything=everything, anew=anew
-        )
+        return self._runs.propagate(segmentIDs, options)
 
     def cancel(self) -> None:
         """End the run, at once: the slices that are finished stay in the preview, and the next run can be

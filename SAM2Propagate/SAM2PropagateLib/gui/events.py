@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
-
-BOTH, FORWARD, BACKWARD = "both", "forward", "backward"
-DIRECTIONS = (BOTH, FORWARD, BACKWARD)
+from SAM2PropagateLib.run_options import RunOptions
 
 
 @dataclass(frozen=True)
@@ -16,16 +14,14 @@ class Choices:
     """What the user has chosen; the window keeps it in the scene's parameter node.
 
     Attributes:
-        direction: "both", "forward" (to higher slice numbers) or "backward".
-        reach: slices from the keyframes that a run may go; None: as far as it goes.
+        run: how a run is carried out.
         allSegments: run all segments that have prompts, not only the chosen one.
         applyAutomatically: write a finished run into the segment at once.
         model: a model's name, or the path of a weights file. device: "auto", "cuda", "mps" or "cpu".
         motion: carry masks along the image's motion as well as by the model.
     """
 
-    direction: str = BOTH
-    reach: int | None = None
+    run: RunOptions = field(default_factory=RunOptions)
     allSegments: bool = False
     applyAutomatically: bool = True
     model: str = DEFAULT_MODEL

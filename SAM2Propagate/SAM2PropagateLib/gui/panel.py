@@ -12,7 +12,7 @@ import slicer.util
 import vtk
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.gui import devices, events, rules, tools
+from SAM2PropagateLib.gui import devices, rules, tools
 from SAM2PropagateLib.gui.controller import Controller
 from SAM2PropagateLib.gui.embedded_editor import EmbeddedEditor, labelLayersKept
 from SAM2PropagateLib.gui.events import Choices, FrameArrived, Message, Progress, RunEnd
@@ -22,6 +22,7 @@ from SAM2PropagateLib.gui.navigation import frameInView
 from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.strip_widget import COLORS, DOUBT, SHOWN, makeStripWidget
 from SAM2PropagateLib.gui.wording import endText
+from SAM2PropagateLib.run_options import BACKWARD, BOTH, DIRECTIONS, FORWARD, RunOptions
 from SAM2PropagateLib.scene.names import decoded, encoded
 from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
@@ -187,9 +188,9 @@ class Panel:
             _put(label, "")
         self._showLogButtons()
         for value, text in (
-            (events.BOTH, _("Both directions")),
-            (events.FORWARD, _("Forward only (to higher slice numbers)")),
-            (events.BACKWARD, _("Backward only (to lower slice numbers)")),
+            (BOTH, _("Both directions")),
+            (FORWARD, _("Forward only (to higher slice numbers)")),
+            (BACKWARD, _("Backward only (to lower slice numbers)")),
         ):
             ui.directionComboBox.addItem(text, value)
         self._devices = {one.name: one for one in devices.devices()}
@@ -453,14 +454,14 @@ class Panel:
 
     def _showChoices(self) -> None:
         ui, choices = self._ui, self._controller.choices
-        _choose(ui.directionComboBox, choices.direction)
+        _choose(ui.directionComboBox, choices.run.direction)
         _choose(ui.deviceComboBox, choices.device)
         device = self._devices.get(choices.device)
         said = (device.whyNot or device.help) if device is not None else ""
         ui.deviceComboBox.toolTip = f"{_('What the model runs on.')} {said}".strip()
         _enable(
             ui.reachSpinBox,
-            "" if choices.reach is not None else _("Check “At most” first: the run has no limit now."),
+            "" if choices.run.reach is not None else _("Check “At most” first: the run has no limit now."),
             _("Slices from every keyframe."),
         )
         if self._parameters is not None:
@@ -663,9 +664,11 @@ def choicesOf(parameters: Any) -> Choices:
     """What the user has chosen, as the parameter node has it."""
     direction = parameters.direction
     return Choices(
-        direction=direction if direction in events.DIRECTIONS else events.BOTH,
-        # A scene may hold any number.
-        reach=min(max(parameters.reach, REACH[0]), REACH[1]) if parameters.limitReach else None,
+        run=RunOptions(
+            direction=direction if direction in DIRECTIONS else BOTH,
+            # A scene may hold any number.
+            reach=min(max(parameters.reach, REACH[0]), REACH[1]) if parameters.limitReach else None,
+        ),
         allSegments=parameters.allSegments,
         applyAutomatically=parameters.applyAutomatically,
         model=decoded(parameters.model),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
+from typing import Any
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.gui import rules
@@ -64,24 +66,16 @@ class Runs:
     def propagate(
         self,
         segmentIDs: Iterable[str] | None,
-        *,
-        direction: str | None,
-        reach: int | None,
-        everything: bool,
-        anew: bool,
+        changes: Mapping[str, Any],
     ) -> bool:
         """Starts a run; for arguments and result see `Controller.propagate`."""
         if self._situation.refuses(rules.PROPAGATE):
             return False
         workspace, choices = self._selection.require(), self._selection.choices
         wanted = tuple(segmentIDs) if segmentIDs is not None else self._situation.startable()
-        direction = direction or choices.direction
-        reach = choices.reach if reach is None else reach
-        if reach is not None and reach < 1:
-            text = _("A reach of {reach} slices leads nowhere: give 1 or more, or none.").format(reach=reach)
-            self._messages.say("warning", text, "bad_reach")
-            return False
+        given = {name: value for name, value in changes.items() if value is not None}
         try:
+            options = replace(choices.run, **given)
             self._applying.mergeEdits()
             before = workspace.prompts
             elsewhere = [one for one in wanted if workspace.isMovedApart(one)]
@@ -104,17 +98,17 @@ class Runs:
                     workspace.volumeNode, workspace.axis, PromptSet(tuple(told), workspace.axis)
                 ),
                 wanted,
-                direction=direction,
-                reach=reach,
-                everything=everything or undone or anew,
-                anew=anew,
-                edges=workspace.hasOwnGrid,
+                replace(
+                    options,
+                    everything=options.writes_all or undone,
+                    edges=workspace.hasOwnGrid,
+                ),
             )
         except SAM2PropagateError as error:
             self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
             return False
         workspace.undone -= set(wanted)
-        self._tellOfWindow(workspace, wanted, anew)
+        self._tellOfWindow(workspace, wanted, options.anew)
         self._running.begin(call, wanted)
         workspace.underlay.begin(wanted)
         self._messages.beginAnew(call)

@@ -13,11 +13,12 @@ from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.device import compute_dtype
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.looking import STRETCHED
-from SAM2PropagateLib.engine.results import FrameMask, RunRequest, RunSummary
+from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Session, evaluate
 from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.training.pool import CaseShelf, Source
 
 _STRUCTURE_BYTES = 1_000_000_000  # of features, while a structure is measured

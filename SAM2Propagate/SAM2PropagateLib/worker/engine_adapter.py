@@ -13,8 +13,9 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress, RunPlan
+from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress
 from SAM2PropagateLib.worker.messages import LoadModel
 
 if TYPE_CHECKING:
@@ -96,13 +97,13 @@ class _Session:
     def preview(self, frame: int, prompts: FramePrompts, segment: str) -> Mask:
         return self._session.preview(frame, prompts, segment=segment)
 
-    def expected_frames(self, plan: RunPlan) -> int:
-        return self._session.expected_frames(_run_request(plan))
+    def expected_frames(self, run: RunRequest) -> int:
+        return self._session.expected_frames(run)
 
     def propagate(
-        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[float], None]
+        self, run: RunRequest, on_frame: Callable[[Mask], None], between: Callable[[float], None]
     ) -> Mapping[str, Any]:
-        summary = self._session.propagate(_run_request(plan), on_frame, between)
+        summary = self._session.propagate(run, on_frame, between)
         return dataclasses.asdict(summary)
 
     def set_frames(self, frames: FrameStack) -> None:
@@ -110,12 +111,6 @@ class _Session:
 
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
         return self._session.encode_ahead(order, should_stop)
-
-
-def _run_request(plan: RunPlan) -> Any:
-    from SAM2PropagateLib.engine.results import RunRequest
-
-    return RunRequest(plan.segments, plan.direction, plan.reach, plan.everything, plan.anew)
 
 
 def _not_installed(error: ImportError) -> SAM2PropagateError:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.worker.messages import LoadModel
 
 Crop = str | tuple[float, float, float, float] | None
@@ -38,28 +38,17 @@ class Mask(Protocol):
     def edge(self) -> Callable[[], NDArray[np.int8]] | None: ...
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """A run as an engine is asked for it; see the `propagate` request."""
-
-    segments: tuple[ResolvedSegment, ...]
-    direction: str
-    reach: int | None
-    everything: bool
-    anew: bool = False
-
-
 class EngineSession(Protocol):
     """One volume along one axis in an engine."""
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str) -> Mask:
         """The mask of one frame from its prompts alone."""
 
-    def expected_frames(self, plan: RunPlan) -> int:
+    def expected_frames(self, run: RunRequest) -> int:
         """How many frames `propagate` will hand out, as far as that is known beforehand."""
 
     def propagate(
-        self, plan: RunPlan, on_frame: Callable[[Mask], None], between: Callable[[float], None]
+        self, run: RunRequest, on_frame: Callable[[Mask], None], between: Callable[[float], None]
     ) -> Mapping[str, Any]:
         """Run; hands each finished frame to `on_frame`, some before that as a draft, and calls `between`
         between two steps with how many of the expected frames are done (it may raise `Cancelled`, and it

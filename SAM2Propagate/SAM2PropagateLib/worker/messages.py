@@ -14,20 +14,20 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.texts import parts_of, restored
 from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.masks import PackedEdge, PackedMask, bits_of, packed_edge, packed_mask
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Both ends must speak the same one; raised with every change that an older end would misread."""
 
 DEVICE_LOST = "device_lost"
 """The error code after which the worker ends itself."""
 
 FRAME_KINDS = ("preview", "keyframe", "propagated", "absent", "locked")
-DIRECTIONS = ("both", "forward", "backward")
 
 _Check = Callable[[Any], bool]
 
@@ -85,6 +85,13 @@ def _crop(value: Any) -> bool:
 
 def _config(value: Any) -> bool:
     return value is None or _text(value) or _table(value)
+
+
+def _run_options(value: Any) -> bool:
+    try:
+        return RunOptions.from_wire(value) is not None
+    except InputError:
+        return False
 
 
 def _checked(check: _Check, **options: Any) -> Any:
@@ -249,30 +256,22 @@ class Propagate(Request):
 
     Attributes:
         prompts: as in `Preview`. segments: those to propagate, by name.
-        direction: "both", "forward" or "backward". reach: frames from the keyframes; None: up to the ends.
-        everything: write all again instead of what changed since the last run, each segment in the window
-            that it was carried in. anew: write all again, in the present window.
-        edges: as in `Preview`.
+        options: how; on the wire as `RunOptions.to_wire` gives them.
     """
 
     type: ClassVar[str] = "propagate"
     volume: str = _checked(_text)
     prompts: Mapping[str, Any] = _checked(_table)
     segments: tuple[str, ...] = _checked(_list_of(_text))
-    direction: str = _checked(_one_of(*DIRECTIONS), default="both")
-    reach: int | None = _checked(_or_none(_count), default=None)
-    everything: bool = _checked(_flag, default=False)
-    anew: bool = _checked(_flag, default=False)
-    edges: bool = _checked(_flag, default=False)
+    options: RunOptions = field(metadata={"check": _run_options}, default_factory=RunOptions)
 
-    def __post_init__(self) -> None:
-        # As the engine says it, but before anything is sent.
-        if self.reach is not None and self.reach < 1:
-            raise SAM2PropagateError(
-                "bad_reach",
-                _("A reach of {reach} slices leads nowhere.").format(reach=self.reach),
-                _("Give 1 or more, or none."),
-            )
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields(), "options": self.options.to_wire()}
+
+    @classmethod
+    def take(cls, header: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+        taken = super().take(header, known)
+        return {**taken, "options": RunOptions.from_wire(taken.get("options", {}))}
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.document import from_document
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.texts import remember, set_translator
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.engine_port import Engine, EngineSession, Mask, RunPlan
+from SAM2PropagateLib.worker.engine_port import Engine, EngineSession, Mask
 from SAM2PropagateLib.worker.failures import DeviceLostError, needs_memory, told
 from SAM2PropagateLib.worker.inbox import Inbox, Outlet
 from SAM2PropagateLib.worker.masks import pack, pack_edge
@@ -220,18 +221,18 @@ class WorkerServer:
             raise InputError("no_prompts", _("No segment has a prompt."), _("Click on a structure first."))
         prompts = from_document(request.prompts)
         segments = tuple(_resolved(prompts, name, volume.frames, True) for name in request.segments)
-        plan = RunPlan(segments, request.direction, request.reach, request.everything, request.anew)
-        run = RunProgress(session.expected_frames(plan), request_id, self._outlet)
+        run = RunRequest(segments, request.options)
+        progress = RunProgress(session.expected_frames(run), request_id, self._outlet)
 
         def on_frame(mask: Mask) -> None:
-            self._send_frame(request_id, request.volume, mask, request.edges)
-            run.sent(mask.segment, mask.frame)
+            self._send_frame(request_id, request.volume, mask, run.options.edges)
+            progress.sent(mask.segment, mask.frame)
 
         def fits(received: Received) -> bool:
             return _fits_between(received.request, request.volume)
 
         def between(done: float) -> None:
-            run.reached(done)
+            progress.reached(done)
             self._inbox.check(request_id)
             while (received := self._inbox.take_if(fits)) is not None:
                 self._serve(received)
@@ -240,12 +241,12 @@ class WorkerServer:
             self._inbox.check(request_id)
 
         try:
-            summary = session.propagate(plan, on_frame, between)
+            summary = session.propagate(run, on_frame, between)
         except Cancelled:
-            run.send()
-            return {**run.facts(), "cancelled": True}
-        run.send(is_last=True)
-        return {**run.facts(), **summary, "cancelled": False}
+            progress.send()
+            return {**progress.facts(), "cancelled": True}
+        progress.send(is_last=True)
+        return {**progress.facts(), **summary, "cancelled": False}
 
     def _send_frame(self, request_id: int, volume: str, mask: Mask, with_edge: bool) -> None:
         edge = pack_edge(mask.edge()) if with_edge and mask.edge is not None else None

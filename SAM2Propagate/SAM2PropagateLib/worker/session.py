@@ -20,6 +20,7 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
 from SAM2PropagateLib.worker.client import Deadlines, Prepare, WorkerClient
@@ -254,37 +255,20 @@ class WorkerSession:
         name: str,
         prompts: PromptSet,
         segments: tuple[str, ...] | None = None,
-        *,
-        direction: str = "both",
-        reach: int | None = None,
-        everything: bool = False,
-        anew: bool = False,
-        edges: bool = False,
+        options: RunOptions | None = None,
     ) -> Run:
         """Start a run.
 
         Args:
             name: of the open volume. segments: which; None: all that have prompts.
-            direction: "both", "forward" or "backward". reach: frames from the keyframes; None: to the ends.
-            everything: write all again instead of what changed since the last run, each segment in the window
-                that it was carried in. anew: write all again, in the present window.
-            edges: tell with the masks how their edges run between the pixels.
+            options: how; None: as `RunOptions` has it.
 
         Raises:
             SAM2PropagateError: unknown_volume, no_model, worker_not_started.
         """
         if segments is None:
             segments = tuple(segment.segment for segment in prompts.segments if not segment.is_empty)
-        request = Propagate(
-            volume=name,
-            prompts={},
-            segments=segments,
-            direction=direction,
-            reach=reach,
-            everything=everything,
-            anew=anew,
-            edges=edges,
-        )
+        request = Propagate(volume=name, prompts={}, segments=segments, options=options or RunOptions())
         needs = self._ensure_ready(name)
         wanted = _only(prompts, segments)
 

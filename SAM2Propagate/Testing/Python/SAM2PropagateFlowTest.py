@@ -18,13 +18,14 @@ import slicer
 from SAM2PropagateLib.gui import rules
 from SAM2PropagateLib.gui.events import Choices, FrameArrived, Message, RunEnd
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateTesting.desks import Desk, DeskTest
 from SAM2PropagateTesting.scenes import addSegmentation, fillSegment, nodesOfClass
 
 # As few slices as show everything: this runs on any machine.
 REACH = 4
-CHOICES = Choices(reach=REACH, device="cpu")
+CHOICES = Choices(run=RunOptions(reach=REACH), device="cpu")
 # Slices that may have arrived and not been taken yet when a run is cancelled.
 MOST_AT_CANCEL = 4
 

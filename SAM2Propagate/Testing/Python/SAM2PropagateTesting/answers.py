@@ -15,6 +15,7 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.prompts.document import from_document, to_document
 from SAM2PropagateLib.prompts.resolve import FramePrompts, resolve
 from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
 from SAM2PropagateLib.worker.masks import pack
 from SAM2PropagateLib.worker.messages import (
@@ -145,25 +146,25 @@ class FakeSession:
         self._calls.append((call, [self._frame(name, segment, frame, "preview", mask), DoneEvent(None, {})]))
         return call
 
-    def propagate(self, name: str, prompts: PromptSet, segments: tuple[str, ...], **options: Any) -> Run:
+    def propagate(self, name: str, prompts: PromptSet, segments: tuple[str, ...], options: RunOptions) -> Run:
         self._start()
         said = from_document(to_document(prompts))
         stack = self.stacks[name]
         events: list[Event] = []
         for segment in segments:
             resolved = resolve(said.segment(segment), stack.geometry, stack.axis)
-            self.asked.append(("propagate", (segment, resolved, options)))
+            self.asked.append(("propagate", (segment, resolved, options.to_wire())))
             sources = resolved.positive_frames
             for frame in range(resolved.first, resolved.last + 1):
                 near = min(sources, key=lambda source: abs(source - frame))
                 if frame in resolved.locked or (
-                    options["reach"] is not None and abs(near - frame) > options["reach"]
+                    options.reach is not None and abs(near - frame) > options.reach
                 ):
                     continue
                 own = resolved.keyframes.get(frame)
                 prompts_here = own or resolved.keyframes[near]
                 mark = prompts_here.fingerprint + str(near)
-                if not options["everything"] and self.written.get((segment, frame)) == mark:
+                if not options.everything and self.written.get((segment, frame)) == mark:
                     continue
                 self.written[segment, frame] = mark
                 kind = "propagated" if own is None else "absent" if own.absent else "keyframe"

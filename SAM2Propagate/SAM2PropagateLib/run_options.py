@@ -1,0 +1,103 @@
+"""What a run is to do: one value, from the panel or the command line through the worker to the engine.
+
+A new option is a field of `RunOptions` and its use: what lies between hands the value on as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.prompts.resolve import ResolvedSegment
+from SAM2PropagateLib.texts import tr as _
+
+BOTH, FORWARD, BACKWARD = "both", "forward", "backward"
+DIRECTIONS = (BOTH, FORWARD, BACKWARD)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out.
+
+    Attributes:
+        direction: `BOTH`, `FORWARD` (to higher frame indices) or `BACKWARD`.
+        reach: frames further than this from every keyframe are left alone; None: no limit.
+        everything: write every frame again, also those whose keyframes have not changed since the last run
+            (of which only what was not finished has to be computed). A segment keeps the window that it was
+            carried in.
+        anew: write every frame again, in the present window.
+        edges: tell with each mask how its edge runs between the pixels, where that is known.
+
+    Raises:
+        InputError: `unknown_direction`, `bad_reach`, `bad_run_option`.
+    """
+
+    direction: str = BOTH
+    reach: int | None = None
+    everything: bool = False
+    anew: bool = False
+    edges: bool = False
+
+    def __post_init__(self) -> None:
+        if self.direction not in DIRECTIONS:
+            raise InputError(
+                "unknown_direction",
+                _("There is no direction '{direction}'.").format(direction=self.direction),
+                _("Use one of: {names}.").format(names=", ".join(DIRECTIONS)),
+            )
+        if self.reach is not None and not (type(self.reach) is int and self.reach >= 1):
+            raise InputError(
+                "bad_reach",
+                _("The reach must be at least 1 slice, not {reach}.").format(reach=self.reach),
+                _("Give 1 or more, or none."),
+            )
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(one.default, bool) and not isinstance(value, bool):
+                raise _bad_option(one.name, value)
+
+    @property
+    def writes_all(self) -> bool:
+        """Whether what is up to date is written, too."""
+        return self.everything or self.anew
+
+    def to_wire(self) -> dict[str, Any]:
+        """The options as JSON-able values."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @classmethod
+    def from_wire(cls, values: Any) -> RunOptions:
+        """The options that `to_wire` gave.
+
+        Raises:
+            InputError: as for the class; also `bad_run_option` for a name that is no option.
+        """
+        if not isinstance(values, Mapping):
+            raise _bad_option("", values)
+        for name in values:
+            if name not in {one.name for one in fields(cls)}:
+                raise _bad_option(str(name), values[name])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One propagation, as the engine is asked for it.
+
+    Attributes:
+        segments: what the user said, on frames; all of them are carried in one pass.
+        options: how.
+    """
+
+    segments: tuple[ResolvedSegment, ...]
+    options: RunOptions = field(default_factory=RunOptions)
+
+
+def _bad_option(name: str, value: Any) -> InputError:
+    return InputError(
+        "bad_run_option",
+        _("The run has no option “{name}” with the value {value}.").format(name=name, value=repr(value)[:80]),
+        _("Use the options of RunOptions."),
+    )
