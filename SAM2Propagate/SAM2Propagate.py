@@ -116,6 +116,7 @@ class SAM2PropagateParameterNode:
     allSegments: run all segments with prompts. applyAutomatically: write a finished run into the segment.
     model: a model's name or a weights file. device: "auto", "cuda", "mps" or "cpu".
     motion: carry masks along the image's motion as well as by the model.
+    keepAsDrawn: lassos are masks just as they are drawn.
     previewOpacity: 0 to 1.
     """
 
@@ -131,6 +132,7 @@ class SAM2PropagateParameterNode:
     model: str = DEFAULT_MODEL
     device: str = "auto"
     motion: bool = True
+    keepAsDrawn: bool = False
     previewOpacity: float = 0.35
 
 
@@ -177,6 +179,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel.propagateOrCancel,
             self.panel.nextDoubtful,
             onHover=lambda isOn: self.enableKey("Del", isOn),
+            isButtonDown=isLeftButtonDown,
         )
         self.ui.segmentationSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self.onSegmentationAdded)
         self.ui.volumeSelector.connect("nodeActivated(vtkMRMLNode*)", self.onVolumeActivated)
@@ -255,7 +258,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # One that is on its way out has no node any more.
         views = [view for view in views if view.mrmlSliceNode() is not None]
         for view in views:
-            self._views.addSliceView(view.sliceView().interactor(), view.mrmlSliceNode())
+            sliceView = view.sliceView()
+            self._views.addSliceView(sliceView.interactor(), view.mrmlSliceNode(), sliceView.scheduleRender)
         for number in range(layout.threeDViewCount):
             self._views.add3DView(layout.threeDWidget(number).threeDView().interactor())
         self._views.start()
@@ -297,8 +301,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._shortcuts.enable(key, isOn)
 
     def putToolAway(self) -> None:
-        """Switch the tool off: the mouse is Slicer's again."""
-        if self.logic is not None:
+        """Take back what is being drawn; else switch the tool off: the mouse is Slicer's again."""
+        if self.logic is not None and not (self._views is not None and self._views.cancelDrag()):
             self.logic.controller.chooseTool(None)
 
     # --- scene and parameters
@@ -693,6 +697,11 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         if self._session is not None and self._session.is_running:
             return _("The worker is running.")
         return _("The worker is not running; it starts with the first prompt.")
+
+
+def isLeftButtonDown() -> bool:
+    """Whether the left button of the mouse is down."""
+    return bool(qt.QApplication.mouseButtons() & qt.Qt.LeftButton)
 
 
 def _isDark() -> bool:

@@ -258,7 +258,7 @@ class Controller:
         """What a click does that was made with a tool in a slice view.
 
         Args:
-            tool: of `tools.TOOLS`, but no box: that is drawn (`addBox`).
+            tool: of `tools.TOOLS`, but none that is drawn (`addBox`, `addScribble`, `addLasso`).
             ras: the place, RAS in mm.
             viewNormal: (3,) of the view's plane; it decides the propagation axis of the first prompt.
 
@@ -271,6 +271,36 @@ class Controller:
         """Adds a box by two opposite corners (RAS) on one frame, as a script does; the mouse draws them."""
         return self._pointing.addBox(cornerA, cornerB)
 
+    def addScribble(
+        self, points: npt.ArrayLike, positive: bool = True, viewNormal: npt.ArrayLike | None = None
+    ) -> bool:
+        """Adds a scribble.
+
+        Args:
+            points: (n, 3) RAS in mm, every place that the mouse came through.
+            positive: whether it lies in the structure.
+            viewNormal: as for `point`.
+
+        Returns:
+            False if it was refused; a message has said why.
+        """
+        return self._pointing.addScribble(points, positive, viewNormal)
+
+    def addLasso(
+        self, points: npt.ArrayLike, exact: bool | None = None, viewNormal: npt.ArrayLike | None = None
+    ) -> bool:
+        """Adds a lasso, which closes by itself.
+
+        Args:
+            points: (n, 3) RAS in mm, every place that the mouse came through.
+            exact: keep it just as it was drawn; None: as chosen.
+            viewNormal: as for `point`.
+
+        Returns:
+            False if it was refused; a message has said why.
+        """
+        return self._pointing.addLasso(points, exact, viewNormal)
+
     def refuse3D(self) -> None:
         """The user clicked into the 3D view with a tool."""
         self._pointing.refuse3D()
@@ -282,6 +312,10 @@ class Controller:
     def refuseBox(self) -> None:
         """A drag with the box tool made no box."""
         self._pointing.refuseBox()
+
+    def refuseLasso(self) -> None:
+        """A drag with the lasso went around nothing."""
+        self._pointing.refuseLasso()
 
     def undoPrompt(self) -> bool:
         """Takes back the last change of prompts; False if there is none."""

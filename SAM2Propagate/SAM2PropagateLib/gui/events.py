@@ -19,6 +19,7 @@ class Choices:
         applyAutomatically: write a finished run into the segment at once.
         model: a model's name, or the path of a weights file. device: "auto", "cuda", "mps" or "cpu".
         motion: carry masks along the image's motion as well as by the model.
+        keepAsDrawn: lassos that are drawn from now on are masks just as they were drawn.
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -27,6 +28,7 @@ class Choices:
     model: str = DEFAULT_MODEL
     device: str = "auto"
     motion: bool = True
+    keepAsDrawn: bool = False
 
 
 @dataclass(frozen=True)

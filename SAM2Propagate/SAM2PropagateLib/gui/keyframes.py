@@ -15,9 +15,18 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
-from SAM2PropagateLib.prompts.place import mask_at
-from SAM2PropagateLib.prompts.strokes import frames_of
-from SAM2PropagateLib.prompts.values import Box, Lasso, MaskPrompt, Prompt, Scribble, SegmentPrompts
+from SAM2PropagateLib.prompts.place import click_at, mask_at
+from SAM2PropagateLib.prompts.strokes import FrameStroke, frames_of, is_across, lasso_parts, scribble_parts
+from SAM2PropagateLib.prompts.values import (
+    Box,
+    Click,
+    Lasso,
+    MaskPrompt,
+    Prompt,
+    Scribble,
+    SegmentPrompts,
+    to_ras,
+)
 
 BoolArray = npt.NDArray[np.bool_]
 History = Mapping[str, frozenset[str]]
@@ -56,6 +65,24 @@ def framesOf(prompts: Iterable[Prompt], geometry: VolumeGeometry, axis: int) -> 
     return {name: frame for name, frame in found if frame is not None}
 
 
+def everyFrameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> frozenset[int]:
+    """The frames on which a prompt speaks: several of a stroke across them, none outside the volume."""
+    if isinstance(prompt, Scribble | Lasso):
+        return frozenset(frames_of(prompt, geometry, axis))
+    frame = frameOf(prompt, geometry, axis)
+    return frozenset() if frame is None else frozenset((frame,))
+
+
+def everyFrame(prompts: Iterable[Prompt], geometry: VolumeGeometry, axis: int) -> frozenset[int]:
+    """The frames on which any of these prompts speaks."""
+    return frozenset().union(*(everyFrameOf(prompt, geometry, axis) for prompt in prompts))
+
+
+def placed(said: SegmentPrompts) -> tuple[Prompt, ...]:
+    """What makes keyframes: everything but marks."""
+    return (*said.clicks, *said.scribbles, *said.boxes, *said.lassos, *said.masks)
+
+
 def changedFrames(
     before: SegmentPrompts, after: SegmentPrompts, geometry: VolumeGeometry, axis: int
 ) -> set[int]:
@@ -63,8 +90,7 @@ def changedFrames(
     old, new = ({prompt.id: prompt for prompt in one} for one in (before, after))
     changed = [one for one in old.values() if new.get(one.id) != one]
     changed += [one for one in new.values() if old.get(one.id) != one]
-    found = (frameOf(prompt, geometry, axis) for prompt in changed)
-    return {frame for frame in found if frame is not None}
+    return set(everyFrame(changed, geometry, axis))
 
 
 def speaking(
@@ -73,12 +99,18 @@ def speaking(
     """The prompts that count: without those that are the history of a mask on their frame.
 
     A click at the place of an older one of the other sign takes its place. Of two boxes on a frame the newer
-    one counts.
+    one counts. Strokes across the frames are cut into what they say on each, so that all is on one frame.
     """
     frames = framesOf(said, geometry, axis)
     masked = {frames[mask.id] for mask in said.masks if mask.id in frames}
     old = {name for mask in said.masks for name in history.get(mask.id, ()) if mask.id in frames}
-    clicks = tuple(click for click in said.clicks if click.id not in old)
+    over = {
+        (name, frames[mask.id])
+        for mask in said.masks
+        if mask.id in frames
+        for name in history.get(mask.id, ())
+    }
+    clicks = [click for click in said.clicks if click.id not in old]
     newest = {frames[box.id]: box.id for box in said.boxes if box.id in frames}
     boxes = tuple(
         box
@@ -87,7 +119,67 @@ def speaking(
         and frames.get(box.id) not in masked
         and newest.get(frames.get(box.id, -1), box.id) == box.id
     )
-    return replace(said, clicks=clicks, boxes=boxes)
+    scribbles, lassos = [], []
+    for one in said.scribbles:
+        for frame, parts in _scribbleOnFrames(one, geometry, axis).items():
+            scribbles += [] if (one.id, frame) in over else parts
+    for lasso in said.lassos:
+        if lasso.exact or not is_across(lasso, geometry, axis):
+            lassos += [] if lasso.id in old or frames.get(lasso.id) in masked else [lasso]
+            continue
+        for frame, (inside, beyond) in _lassoOnFrames(lasso, geometry, axis).items():
+            if (lasso.id, frame) not in over:
+                scribbles += inside
+                clicks += beyond
+    return replace(said, clicks=tuple(clicks), boxes=boxes, scribbles=tuple(scribbles), lassos=tuple(lassos))
+
+
+def _scribbleOnFrames(
+    scribble: Scribble, geometry: VolumeGeometry, axis: int
+) -> dict[int, tuple[Scribble, ...]]:
+    """What a scribble says on each of its frames; it itself where that is one."""
+    if not is_across(scribble, geometry, axis):
+        return dict.fromkeys(frames_of(scribble, geometry, axis), (scribble,))
+    try:
+        parts = scribble_parts(scribble, geometry, axis)
+    except InputError:  # beside the volume
+        return {}
+    return {
+        frame: tuple(
+            _laid(f"{scribble.id}@{frame}.{number}", piece, frame, geometry, axis)
+            for number, piece in enumerate(pieces)
+        )
+        for frame, pieces in parts.items()
+    }
+
+
+def _lassoOnFrames(
+    lasso: Lasso, geometry: VolumeGeometry, axis: int
+) -> dict[int, tuple[tuple[Scribble, ...], tuple[Click, ...]]]:
+    """What a lasso across the frames says on each: strokes inside it, and clicks beyond it."""
+    try:
+        parts = lasso_parts(lasso, geometry, axis)
+    except InputError:  # beside the volume
+        return {}
+    return {
+        frame: (
+            tuple(
+                _laid(f"{lasso.id}@{frame}.{number}", piece, frame, geometry, axis)
+                for number, piece in enumerate(inside)
+            ),
+            tuple(
+                click_at(x, y, frame, geometry, axis, False, f"{lasso.id}@{frame}-{number}")
+                for number, (x, y) in enumerate(beyond)
+            ),
+        )
+        for frame, (inside, beyond) in parts.items()
+    }
+
+
+def _laid(name: str, piece: FrameStroke, frame: int, geometry: VolumeGeometry, axis: int) -> Scribble:
+    """A piece of a stroke as a scribble on its frame."""
+    points = tuple(to_ras(geometry.ras_of_pixel(x, y, frame, axis)) for x, y in piece.points)
+    return Scribble(name, points, piece.positive)
 
 
 def effective(
@@ -115,6 +207,8 @@ def effective(
         counting,
         clicks=tuple(one for one in counting.clicks if frames.get(one.id) not in locked),
         boxes=tuple(one for one in counting.boxes if frames.get(one.id) not in locked),
+        scribbles=tuple(one for one in counting.scribbles if frames.get(one.id) not in locked),
+        lassos=tuple(one for one in counting.lassos if frames.get(one.id) not in locked),
         masks=tuple(masks),
     )
 
@@ -126,7 +220,8 @@ def onFrame(prompts: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis:
     def here(items: Iterable[Prompt]) -> tuple[Prompt, ...]:
         return tuple(item for item in items if frames.get(item.id) == frame)
 
-    changes = {name: here(getattr(prompts, name)) for name in ("clicks", "boxes", "masks", "locks")}
+    names = ("clicks", "boxes", "masks", "locks", "scribbles", "lassos")
+    changes = {name: here(getattr(prompts, name)) for name in names}
     return replace(prompts, **changes)  # type: ignore[arg-type]
 
 
@@ -147,6 +242,6 @@ def withoutIdleMasks(
 ) -> SegmentPrompts:
     """Without the masks of propagated slices on which no correction is left: they are no keyframes."""
     counting = speaking(said, history, geometry, axis)
-    corrected = set(framesOf(counting.clicks, geometry, axis).values())
+    corrected = set(framesOf((*counting.clicks, *counting.scribbles), geometry, axis).values())
     kept = tuple(mask for mask in said.masks if isEdited(mask) or frameOf(mask, geometry, axis) in corrected)
     return said if len(kept) == len(said.masks) else replace(said, masks=kept)

@@ -95,6 +95,8 @@ class Lifetime:
         chosen.segmentID = segmentID
         self._followScene()
         self._enter()
+        if chosen.workspace is not None:
+            chosen.workspace.markups.choose(segmentID or None)
         if before != (volumeNode, segmentationNode, segmentID, chosen.workspace):
             self._changed.emit(None)
 

@@ -406,7 +406,7 @@ class Panel:
         for name, button in self._tools.items():
             tool = promptTools[name]
             _enable(button, rules.whyNot(rules.PROMPT, facts), f"{tool.help} ({tool.key})")
-            button.checked = self._controller.tool == name
+            button.checked = tools.buttonOf(self._controller.tool) == name
         for button, action, text in (
             (ui.undoPromptButton, rules.UNDO_PROMPT, _("Take back the last change of prompts.")),
             (ui.redoPromptButton, rules.REDO_PROMPT, _("Bring back the change of prompts taken back last.")),
@@ -674,6 +674,7 @@ def choicesOf(parameters: Any) -> Choices:
         model=decoded(parameters.model),
         device=parameters.device,
         motion=parameters.motion,
+        keepAsDrawn=parameters.keepAsDrawn,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy.typing as npt
 
@@ -14,10 +15,21 @@ from SAM2PropagateLib.gui.prompt_changes import PromptChanges
 from SAM2PropagateLib.gui.selection import Selection
 from SAM2PropagateLib.gui.signals import Signal
 from SAM2PropagateLib.gui.situation import Situation
-from SAM2PropagateLib.gui.tools import ABSENT, BOX, CLICK_TOOLS, LOCK, POSITIVE, RANGE, TOOLS
+from SAM2PropagateLib.gui.tools import (
+    ABSENT,
+    BOX,
+    CLICK_TOOLS,
+    LOCK,
+    NEGATIVE_SCRIBBLE,
+    POSITIVE,
+    RANGE,
+    STROKE_TOOLS,
+    TOOLS,
+    toolAfter,
+)
 from SAM2PropagateLib.gui.user_messages import UserMessages
 from SAM2PropagateLib.gui.workspace import Workspace
-from SAM2PropagateLib.prompts.place import range_at
+from SAM2PropagateLib.prompts.place import lasso_around, range_at, scribble_along
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
@@ -25,6 +37,7 @@ from SAM2PropagateLib.prompts.values import (
     MarkKind,
     Ras,
     SegmentPrompts,
+    Stroke,
     new_id,
 )
 from SAM2PropagateLib.texts import tr as _
@@ -68,15 +81,18 @@ class Pointing:
     def chooseTool(self, tool: str | None) -> bool:
         """Switches a tool on, or off with None or the tool that is on; False and a message if it cannot be.
 
+        The scribble that is on becomes the negative one first.
+
         Raises:
             ValueError: there is no such tool.
         """
-        if tool is not None and tool not in TOOLS:
+        if tool not in (None, *TOOLS, NEGATIVE_SCRIBBLE):
             raise ValueError(f"no tool {tool!r}")
         self._rangeStart = None
-        if tool is not None and tool != self._tool and self._situation.refuses(rules.PROMPT):
+        after = toolAfter(tool, self._tool)
+        if after is not None and self._situation.refuses(rules.PROMPT):
             return False
-        self._tool = None if tool == self._tool else tool
+        self._tool = after
         self._changed.emit(None)
         return True
 
@@ -142,6 +158,48 @@ class Pointing:
             self._messages.say("warning", str(error), error.code)
             return False
 
+    def addScribble(
+        self, points: npt.ArrayLike, positive: bool = True, viewNormal: npt.ArrayLike | None = None
+    ) -> bool:
+        """Adds a scribble; for arguments and result see `Controller.addScribble`."""
+        return self._addStroke(
+            lambda places, geometry: scribble_along(places, geometry, positive), points, viewNormal
+        )
+
+    def addLasso(
+        self, points: npt.ArrayLike, exact: bool | None = None, viewNormal: npt.ArrayLike | None = None
+    ) -> bool:
+        """Adds a lasso; for arguments and result see `Controller.addLasso`."""
+        isExact = self._selection.choices.keepAsDrawn if exact is None else exact
+        return self._addStroke(
+            lambda places, geometry: lasso_around(places, geometry, isExact), points, viewNormal
+        )
+
+    def _addStroke(
+        self,
+        make: Callable[[npt.ArrayLike, VolumeGeometry], Stroke],
+        points: npt.ArrayLike,
+        viewNormal: npt.ArrayLike | None,
+    ) -> bool:
+        if self._situation.refuses(rules.PROMPT):
+            return False
+        try:
+            workspace = self._selection.require()
+            stroke = make(workspace.markups.fromWorld(points), workspace.geometry)
+            workspace.axisFor(viewNormal)
+            self._applying.mergeEdits()
+            before = workspace.prompts
+            return self._prompts.put(before, before.segment(self._selection.requireSegment()).add(stroke))
+        except SAM2PropagateError as error:
+            self._messages.say("warning", str(error), error.code)
+            return False
+
+    def refuseLasso(self) -> None:
+        """A drag with the lasso went around nothing."""
+        self._messages.say(
+            "warning", _("Drag the lasso around the structure, in one go, inside the image."), "no_lasso"
+        )
+
     def _pointed(self, tool: str, workspace: Workspace, ras: Ras, frame: int) -> SegmentPrompts | None:
         """The segment's prompts after the click; None if it is only half of something."""
         said = workspace.prompts.segment(self._selection.requireSegment())
@@ -163,7 +221,7 @@ class Pointing:
         return said.with_range(range_at(first, last, geometry, axis))
 
     def _toolUsed(self) -> None:
-        if self._tool not in (*CLICK_TOOLS, BOX):
+        if self._tool not in (*CLICK_TOOLS, BOX, *STROKE_TOOLS):
             self._tool = None
 
 

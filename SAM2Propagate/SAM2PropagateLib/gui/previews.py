@@ -87,7 +87,7 @@ class Previews:
                     self._ask(segmentID, frame, said)
                 continue
             self._takeBack(segmentID, frame)
-            if frame not in absent and said.clicks:
+            if frame not in absent and (said.clicks or said.scribbles):
                 self._messages.say(
                     "info",
                     _(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy.typing as npt
 
-from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.gui import keyframes
 from SAM2PropagateLib.gui.applying import Applying
@@ -15,7 +17,16 @@ from SAM2PropagateLib.gui.selection import Selection
 from SAM2PropagateLib.gui.signals import Signal
 from SAM2PropagateLib.gui.user_messages import UserMessages
 from SAM2PropagateLib.prompts.place import mask_at
-from SAM2PropagateLib.prompts.values import Box, Click, Prompt, PromptSet, SegmentPrompts
+from SAM2PropagateLib.prompts.strokes import is_across, outline_pixels
+from SAM2PropagateLib.prompts.values import (
+    Box,
+    Click,
+    Lasso,
+    Prompt,
+    PromptSet,
+    Scribble,
+    SegmentPrompts,
+)
 from SAM2PropagateLib.scene.watch import PromptChange
 from SAM2PropagateLib.texts import tr as _
 
@@ -82,18 +93,20 @@ class PromptChanges:
             return
         self._applying.mergeEdits()
         said = workspace.prompts.segment(self._selection.segmentID)
-        frames = keyframes.framesOf(said, workspace.geometry, workspace.axis)
-        cleared = said
+        geometry, axis = workspace.geometry, workspace.axis
+        cleared, frames = said, set()
         for one in said:
-            if frame is None or frames.get(one.id) == frame:
+            every = keyframes.everyFrameOf(one, geometry, axis)
+            if frame is None or frame in every:
                 cleared = cleared.remove(one.id)
+                frames |= every
         if frame is None:
             cleared = cleared.with_range(None)
         if cleared == said:
             return
         workspace.keep(workspace.prompts)
         workspace.write(cleared)
-        self._previews.follow(self._selection.segmentID, set(frames.values()) if frame is None else {frame})
+        self._previews.follow(self._selection.segmentID, frames)
         self._changed.emit(None)
 
     # --- the way back
@@ -161,71 +174,85 @@ class PromptChanges:
         for prompt in new:
             if known.get(prompt.id) == prompt:
                 continue
-            frame = keyframes.frameOf(prompt, geometry, axis)
-            if frame is None:
+            frames = keyframes.everyFrameOf(prompt, geometry, axis)
+            if not frames:
                 return _("That is outside the image of the volume.")
-            if not isinstance(prompt, Click | Box):
+            if not isinstance(prompt, Click | Box | Scribble | Lasso):
                 continue
+            plane = workspace.worldGeometry.plane_name(axis)
             if isinstance(prompt, Box) and _isAcross(prompt, geometry, axis):
                 return _(
                     "Boxes belong into the {plane} views: the propagation goes through the {plane} slices."
-                ).format(plane=workspace.worldGeometry.plane_name(axis))
-            if frame in locked:
-                return _("Slice {number} is locked. Unlock it to change it.").format(number=frame + 1)
-            if frame in absent:
+                ).format(plane=plane)
+            if isinstance(prompt, Lasso) and (why := _whyNoLasso(prompt, geometry, axis, plane)):
+                return why
+            if held := frames & locked:
+                return _("Slice {number} is locked. Unlock it to change it.").format(number=min(held) + 1)
+            if held := frames & absent:
                 return _("Slice {number} is marked as absent. Take that mark away first.").format(
-                    number=frame + 1
+                    number=min(held) + 1
                 )
         return ""
 
     def _completed(self, old: SegmentPrompts, new: SegmentPrompts) -> SegmentPrompts:
-        """A segment's prompts with what follows from the change: the mask that a click corrects, no mask
-        where a box starts anew, one box per frame, nothing kept that no correction needs.
+        """A segment's prompts with what follows from the change: the mask that a click or a scribble
+        corrects, no mask where a box or a lasso starts anew, one box per frame or lassos, nothing kept that
+        no correction needs.
         """
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
-        frames = keyframes.framesOf(new, geometry, axis)
+        frames = keyframes.framesOf(new.absent, geometry, axis)
         known = {prompt.id: prompt for prompt in old}
-        placed: tuple[Click | Box, ...] = (*new.clicks, *new.boxes)
-        arrived = [
-            one
-            for one in placed
-            if one.id not in known or keyframes.frameOf(known[one.id], geometry, axis) != frames.get(one.id)
-        ]
         said = new
-        for one in arrived:
-            frame = frames.get(one.id)
-            if frame is None:
-                continue
-            if isinstance(one, Box):
-                said = _oneBox(keyframes.withoutMasks(said, frame, geometry, axis), one, geometry, axis)
-            else:
-                said = self._withMaskToCorrect(said, frame, {click.id for click in arrived})
+        arrived = {
+            one.id: fresh
+            for one in (*new.clicks, *new.boxes, *new.scribbles, *new.lassos)
+            if (fresh := self._freshFrames(one, known.get(one.id)))
+        }
+        for name, fresh in arrived.items():
+            one = new.get(name)
+            for frame in sorted(fresh):
+                if _startsAnew(one, geometry, axis):
+                    said = keyframes.withoutMasks(said, frame, geometry, axis)
+                    said = _oneShape(said, one, frame, geometry, axis)
+                else:
+                    said = self._withMaskToCorrect(said, frame, set(arrived))
         for mark in said.absent:
             if mark.id not in known and mark.id in frames:
                 said = keyframes.withoutMasks(said, frames[mark.id], geometry, axis)
                 said = _withoutPrompts(said, frames[mark.id], geometry, axis)
         return keyframes.withoutIdleMasks(said, workspace.memory.history(said.segment), geometry, axis)
 
+    def _freshFrames(self, one: Prompt, before: Prompt | None) -> frozenset[int]:
+        """The frames on which a prompt speaks and did not before."""
+        workspace = self._selection.require()
+        now = keyframes.everyFrameOf(one, workspace.geometry, workspace.axis)
+        if before is None:
+            return now
+        return now - keyframes.everyFrameOf(before, workspace.geometry, workspace.axis)
+
     def _withMaskToCorrect(self, said: SegmentPrompts, frame: int, arrived: set[str]) -> SegmentPrompts:
-        """With the frame's present mask as what the click corrects: the user's edit, or a propagated mask."""
+        """With the frame's present mask as what is corrected: the user's edit, or a propagated mask.
+
+        Args:
+            arrived: the ids of what corrects it.
+        """
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
-        others = replace(said, clicks=tuple(one for one in said.clicks if one.id not in arrived))
+        others = said
+        for name in arrived & {one.id for one in said}:
+            others = others.remove(name)
         adopted = workspace.adoptEdit(others, frame)
         if adopted is not others:
-            return replace(adopted, clicks=said.clicks)
-        frames = keyframes.framesOf(others, geometry, axis)
-        history = workspace.memory.history(said.segment)
-        counting = keyframes.speaking(others, history, geometry, axis)
-        spoken: tuple[Prompt, ...] = (*counting.clicks, *counting.boxes, *counting.masks)
-        if any(frames.get(one.id) == frame for one in spoken):
+            return replace(said, masks=adopted.masks)
+        counting = keyframes.speaking(others, workspace.memory.history(said.segment), geometry, axis)
+        if frame in keyframes.everyFrame(keyframes.placed(counting), geometry, axis):
             return said
         mask = workspace.maskToCorrect(said.segment, frame)
         if not mask.any():
             return said
         kept = mask_at(mask, frame, geometry, axis, keyframes.maskId(keyframes.REFINED, frame, axis))
-        return replace(workspace.withMask(others, kept, frame), clicks=said.clicks)
+        return replace(said, masks=workspace.withMask(others, kept, frame).masks)
 
 
 def _isAcross(box: Box, geometry: VolumeGeometry, axis: int) -> bool:
@@ -234,20 +261,46 @@ def _isAcross(box: Box, geometry: VolumeGeometry, axis: int) -> bool:
     return abs(ends[0] - ends[1]) > 1.0
 
 
-def _oneBox(said: SegmentPrompts, box: Box, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
-    """Without the other boxes on the frame of this one."""
-    frame = keyframes.frameOf(box, geometry, axis)
-    kept = tuple(
-        one for one in said.boxes if one.id == box.id or keyframes.frameOf(one, geometry, axis) != frame
+def _startsAnew(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> bool:
+    """Whether a prompt draws its frame anew, and does not correct what is there."""
+    return isinstance(prompt, Box) or (isinstance(prompt, Lasso) and not is_across(prompt, geometry, axis))
+
+
+def _whyNoLasso(lasso: Lasso, geometry: VolumeGeometry, axis: int, plane: str) -> str:
+    """Why there can be no such lasso; "" if there can."""
+    if is_across(lasso, geometry, axis):
+        if lasso.exact:
+            return _("Only a lasso in the {plane} view can be kept as drawn.").format(plane=plane)
+        return ""
+    try:
+        outline_pixels(lasso, geometry, axis)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _oneShape(
+    said: SegmentPrompts, shape: Prompt, frame: int, geometry: VolumeGeometry, axis: int
+) -> SegmentPrompts:
+    """Without the shapes on the frame that a new one takes the place of: lassos add up, nothing else."""
+
+    def stays(other: Prompt) -> bool:
+        isSame = other.id == shape.id or (isinstance(other, Lasso) and isinstance(shape, Lasso))
+        isElsewhere = frame not in keyframes.everyFrameOf(other, geometry, axis)
+        return isSame or isElsewhere or not _startsAnew(other, geometry, axis)
+
+    return replace(
+        said,
+        boxes=tuple(one for one in said.boxes if stays(one)),
+        lassos=tuple(one for one in said.lassos if stays(one)),
     )
-    return replace(said, boxes=kept)
 
 
 def _withoutPrompts(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
-    """Without the clicks and boxes of one frame: it is marked as absent."""
-    frames = keyframes.framesOf((*said.clicks, *said.boxes), geometry, axis)
-    return replace(
-        said,
-        clicks=tuple(one for one in said.clicks if frames.get(one.id) != frame),
-        boxes=tuple(one for one in said.boxes if frames.get(one.id) != frame),
-    )
+    """Without the clicks and shapes of one frame: it is marked as absent."""
+
+    def elsewhere(items: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(one for one in items if frame not in keyframes.everyFrameOf(one, geometry, axis))
+
+    names = ("clicks", "boxes", "scribbles", "lassos")
+    return replace(said, **{name: elsewhere(getattr(said, name)) for name in names})

@@ -7,16 +7,30 @@ from dataclasses import dataclass
 from SAM2PropagateLib.texts import tr as _
 
 POSITIVE, NEGATIVE, BOX, ABSENT, LOCK, RANGE = "positive", "negative", "box", "absent", "lock", "range"
+SCRIBBLE, NEGATIVE_SCRIBBLE, LASSO = "scribble", "negativeScribble", "lasso"
 CLICK_TOOLS = (POSITIVE, NEGATIVE)
-TOOLS = (POSITIVE, NEGATIVE, BOX, ABSENT, LOCK, RANGE)
+SCRIBBLE_TOOLS = (SCRIBBLE, NEGATIVE_SCRIBBLE)
+STROKE_TOOLS = (*SCRIBBLE_TOOLS, LASSO)
+TOOLS = (POSITIVE, NEGATIVE, BOX, SCRIBBLE, LASSO, ABSENT, LOCK, RANGE)
+"""Those with a button of their own; that of the scribble turns it into the negative one."""
 
 EDITOR_TAG = "SAM2Propagate"
 """The singleton tag of the vtkMRMLSegmentEditorNode of the module's Segment Editor."""
 
-# Keys that Slicer's slice views, markups and Segment Editor leave free: theirs are among others
-# B F G I Q R S T V W Y Z, the digits, the arrows, Space, Delete and Escape. Effects of the Segment Editor
-# have keys, too (Draw: A and X): those come first while one is on.
-_KEYS = {POSITIVE: "A", NEGATIVE: "D", BOX: "O", ABSENT: "E", LOCK: "L", RANGE: "K"}
+# Keys that Slicer's slice views and markups leave free: theirs are among others B F G I R T V W Y Z, the
+# digits, the arrows, Space, Delete and Escape. Q and S are keys of Slicer's own Segment Editor module, which
+# the embedded one does not have. Its effects have keys, too (Draw: A and X): those come first while one is
+# on.
+_KEYS = {
+    POSITIVE: "A",
+    NEGATIVE: "D",
+    BOX: "O",
+    SCRIBBLE: "S",
+    LASSO: "Q",
+    ABSENT: "E",
+    LOCK: "L",
+    RANGE: "K",
+}
 PROPAGATE_KEY, NEXT_DOUBTFUL_KEY = "P", "N"
 
 
@@ -42,6 +56,12 @@ def tools() -> tuple[Tool, ...]:
         POSITIVE: (_("Click +"), _("Click on the structure: this belongs to it."), True),
         NEGATIVE: (_("Click −"), _("Click beside the structure: this does not belong to it."), True),
         BOX: (_("Box"), _("Drag a box around the structure on one slice."), True),
+        SCRIBBLE: (
+            _("Scribble"),
+            _("Drag along the structure; press the tool again to drag along what does not belong to it."),
+            True,
+        ),
+        LASSO: (_("Lasso"), _("Drag around the structure; the line closes when you let go."), True),
         ABSENT: (
             _("Absent here"),
             _("Click on a slice that the structure does not reach: propagation ends there. Click again to "
@@ -70,10 +90,22 @@ def keyList() -> tuple[tuple[str, str], ...]:
 
 def keyNote() -> str:
     """Which keys wait while an effect of the Segment Editor is on: it has the mouse, and Draw the key A."""
-    keys = ", ".join(_KEYS[name] for name in (*CLICK_TOOLS, BOX))
+    keys = ", ".join(_KEYS[name] for name in (*CLICK_TOOLS, BOX, SCRIBBLE, LASSO))
     return _("With an effect of “Edit by hand” on, {keys} do nothing.").format(keys=keys)
 
 
 def toolOfKey(key: str) -> str | None:
     """The tool that a key presses, None for other keys."""
     return next((name for name, own in _KEYS.items() if own == key.upper()), None)
+
+
+def toolAfter(pressed: str | None, isOn: str | None) -> str | None:
+    """The tool that is on after one was pressed while another, or none, was on."""
+    if pressed == SCRIBBLE and isOn in SCRIBBLE_TOOLS:
+        return NEGATIVE_SCRIBBLE if isOn == SCRIBBLE else None
+    return None if pressed == isOn else pressed
+
+
+def buttonOf(tool: str | None) -> str | None:
+    """The tool of `TOOLS` whose button is down while a tool is on."""
+    return SCRIBBLE if tool == NEGATIVE_SCRIBBLE else tool

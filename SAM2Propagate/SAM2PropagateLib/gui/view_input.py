@@ -1,9 +1,9 @@
 """The mouse and the keys in the views: turned into calls of the controller, without Qt.
 
 Everything is observed on the views' interactors, so that it works in Slicer and in offscreen views alike, and
-only between `start` and `stop`. With a tool on, a click in a slice view is a prompt, unless the mouse is on a
-prompt that is there: that can be dragged, as ever. Keys come after the Segment Editor's effects, and leave it
-the mouse while one is on. All other events go where they always go.
+only between `start` and `stop`. With a tool on, a click or a drag in a slice view is a prompt, unless the
+mouse is on a prompt that is there: that can be dragged, as ever. Keys come after the Segment Editor's
+effects, and leave it the mouse while one is on. All other events go where they always go.
 
 The mouse belongs to one of them: a tool ends Slicer's own mouse modes (place, window/level), and each of
 these ends the tool, as with the effects of the Segment Editor.
@@ -25,13 +25,23 @@ from SAM2PropagateLib.gui.tools import (
     BOX,
     CLICK_TOOLS,
     EDITOR_TAG,
+    LASSO,
     LOCK,
+    NEGATIVE,
+    NEGATIVE_SCRIBBLE,
     NEXT_DOUBTFUL_KEY,
+    POSITIVE,
     PROPAGATE_KEY,
     RANGE,
+    SCRIBBLE,
+    STROKE_TOOLS,
     toolOfKey,
 )
-from SAM2PropagateLib.scene.box_drag import BoxDrag, hasModifier
+from SAM2PropagateLib.scene import prompt_nodes
+from SAM2PropagateLib.scene.box_drag import BoxDrag
+from SAM2PropagateLib.scene.markups import removeNode
+from SAM2PropagateLib.scene.stroke_drag import StrokeDrawing, StrokeMove
+from SAM2PropagateLib.scene.view_drag import Drag, ViewDrag, hasModifier
 
 # Above the priority of Slicer's interactor styles; below that of a box being drawn.
 _PRIORITY = 9.0
@@ -43,6 +53,14 @@ _LONGEST_CLICK = 4
 # Seconds; a key that is pressed again sooner after its release is still held: with X11 each repeat of a held
 # key comes with a release before it, elsewhere without one.
 _REPEAT = 0.05
+# What a stroke tool's prompts are called in the scene.
+_ROLES = {
+    SCRIBBLE: prompt_nodes.SCRIBBLE,
+    NEGATIVE_SCRIBBLE: prompt_nodes.NEGATIVE_SCRIBBLE,
+    LASSO: prompt_nodes.LASSO,
+}
+# The tool of the click that a scribble is when the mouse hardly moves.
+_TAPS = {SCRIBBLE: POSITIVE, NEGATIVE_SCRIBBLE: NEGATIVE}
 
 Xy = tuple[int, int]
 
@@ -55,6 +73,8 @@ class ViewInput:
         onPropagate, onNextDoubtful: called for these two keys.
         clock: seconds.
         onHover: called with whether a prompt is under the mouse, when that has changed.
+        isButtonDown: whether the left button is down, as far as that can be told: a release is missed where
+            another window took the mouse.
     """
 
     def __init__(
@@ -64,10 +84,12 @@ class ViewInput:
         onNextDoubtful: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         onHover: Callable[[bool], None] = lambda _isOn: None,
+        isButtonDown: Callable[[], bool] = lambda: True,
     ) -> None:
         self._controller = controller
         self._actions = {PROPAGATE_KEY: onPropagate, NEXT_DOUBTFUL_KEY: onNextDoubtful}
         self._slices: list[tuple[Any, Any]] = []
+        self._draws: dict[Any, Callable[[], None]] = {}
         self._others: list[Any] = []
         self._tags: list[tuple[Any, int]] = []
         self._pressed: tuple[Any, Xy] | None = None
@@ -81,19 +103,24 @@ class ViewInput:
         self._released: float | None = None
         self._boxes: BoxDrag | None = None
         self._boxesFor: Any = None
+        self._isButtonDown = isButtonDown
+        self._strokes: ViewDrag | None = None
+        self._drawnFor: tuple[Any, ...] = ()
 
     @property
     def isOn(self) -> bool:
         return bool(self._tags)
 
-    def addSliceView(self, interactor: Any, sliceNode: Any) -> None:
+    def addSliceView(self, interactor: Any, sliceNode: Any, draw: Callable[[], None] | None = None) -> None:
         """Makes a slice view one in which prompts are placed; before `start`.
 
         Args:
             interactor: its vtkRenderWindowInteractor, in Slicer `sliceWidget.sliceView().interactor()`.
             sliceNode: its vtkMRMLSliceNode.
+            draw: has it drawn at the next chance; None: it is drawn at once.
         """
         self._slices.append((interactor, sliceNode))
+        self._draws[interactor] = draw or interactor.Render
 
     def add3DView(self, interactor: Any) -> None:
         """Makes a view one in which prompts are refused; before `start`."""
@@ -103,6 +130,7 @@ class ViewInput:
         """Forgets all views, as when the layout has changed; stops."""
         self.stop()
         self._slices.clear()
+        self._draws.clear()
         self._others.clear()
 
     def start(self) -> None:
@@ -126,12 +154,16 @@ class ViewInput:
         self._tags.append(
             (interaction, interaction.AddObserver(vtk.vtkCommand.ModifiedEvent, self._modeChanged))
         )
+        self._strokes = ViewDrag(self._beginStroke, self._isButtonDown)
+        for interactor, sliceNode in self._slices:
+            self._strokes.addView(interactor, sliceNode)
+        self._strokes.start()
         self._tool = None
         self._controller.changed.connect(self._follow)
         self._follow()
 
     def stop(self) -> None:
-        """Listens no longer; a box that is being drawn is dropped."""
+        """Listens no longer; what is being drawn is dropped."""
         self._controller.changed.disconnect(self._follow)
         for interactor, tag in self._tags:
             interactor.RemoveObserver(tag)
@@ -139,7 +171,15 @@ class ViewInput:
         self._pressed = self._clicked = self._mouse = None
         self._held = ""
         self._tellHover(False)
+        strokes, self._strokes = self._strokes, None
+        if strokes is not None:
+            strokes.stop()
         self._dropBoxes()
+
+    def cancelDrag(self) -> bool:
+        """Takes back what is being drawn or moved right now; whether there was something."""
+        isStroke = self._strokes is not None and self._strokes.cancel()
+        return isStroke or (self._boxes is not None and self._boxes.cancel())
 
     def _observe(
         self, interactor: Any, event: str, handle: Callable[[Any], bool], priority: float = _PRIORITY
@@ -160,6 +200,10 @@ class ViewInput:
             interaction = slicer.app.applicationLogic().GetInteractionNode()
             if interaction.GetCurrentInteractionMode() != interaction.ViewTransform:
                 interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+        now = (self._controller.tool, self._controller.segmentID, self._controller.workspace)
+        if now != self._drawnFor and self._strokes is not None:
+            self._strokes.cancel()
+        self._drawnFor = now
         self._tool = self._controller.tool
         self._followBoxes()
 
@@ -177,7 +221,7 @@ class ViewInput:
             return
         if self._boxesFor != (workspace.segmentationID, self._controller.segmentID):
             self._dropBoxes()
-            self._boxes = BoxDrag(workspace.markups, self._boxEnded)
+            self._boxes = BoxDrag(workspace.markups, self._boxEnded, self._isButtonDown)
             for interactor, sliceNode in self._slices:
                 self._boxes.addView(interactor, sliceNode)
             self._boxesFor = (workspace.segmentationID, self._controller.segmentID)
@@ -198,6 +242,48 @@ class ViewInput:
         if boxes is not None:
             boxes.stop()
 
+    # --- strokes
+
+    def _beginStroke(self, interactor: Any, sliceNode: Any, xy: Xy) -> Drag | None:
+        """A press draws a stroke, or moves the one that is under the mouse."""
+        workspace, tool = self._controller.workspace, self._controller.tool
+        if workspace is None or hasModifier(interactor) or not _isMouseFree():
+            return None
+        node = workspace.markups.strokeUnderMouse()
+        if node is not None:
+            return StrokeMove(workspace.markups, node, sliceNode, xy, lambda: self._tapped(interactor, xy))
+        if tool not in STROKE_TOOLS or self._isOnPrompt():
+            return None
+        normal = viewNormal(sliceNode)
+        return StrokeDrawing(
+            interactor,
+            sliceNode,
+            xy,
+            prompt_nodes.promptColor(workspace.segmentationNode, self._controller.segmentID, _ROLES[tool]),
+            tool == LASSO,
+            self._draws[interactor],
+            lambda places: self._drawn(interactor, xy, places, normal),
+        )
+
+    def _drawn(self, interactor: Any, start: Xy, places: Any, normal: Any) -> None:
+        """A stroke was drawn; one of a single place is a tap."""
+        tool = self._controller.tool
+        if len(places) == 1:
+            self._tapped(interactor, start)
+        elif tool == LASSO:
+            self._controller.addLasso(places, viewNormal=normal)
+        else:
+            self._controller.addScribble(places, tool == SCRIBBLE, normal)
+
+    def _tapped(self, interactor: Any, xy: Xy) -> None:
+        """The mouse hardly moved between press and release: a click, where the tool makes any."""
+        tool = self._controller.tool
+        if tool == LASSO:
+            self._controller.refuseLasso()
+        elif tool in _TAPS or tool in CLICK_TOOLS:
+            self._point(_TAPS.get(tool, tool), interactor, xy)
+            self._clicked = (interactor, xy)
+
     # --- mouse
 
     def _follows(self, interactor: Any) -> bool:
@@ -215,11 +301,24 @@ class ViewInput:
         """Deletes the prompt under the mouse, as Slicer's own key does in the view that has the keyboard."""
         if self._mouse is None or not self._isOnPrompt():
             return
+        if self._deleteStroke():
+            return
         interactor, (x, y) = self._mouse
         interactor.SetEventInformation(x, y, 0, 0, chr(127), 0, _DELETE)
         interactor.InvokeEvent("KeyPressEvent")
         interactor.InvokeEvent("KeyReleaseEvent")
         self._tellHover(False)
+
+    def _deleteStroke(self) -> bool:
+        """Deletes the scribble or lasso under the mouse; Slicer's own key knows control points only."""
+        workspace = self._controller.workspace
+        node = workspace.markups.strokeUnderMouse() if workspace is not None else None
+        if node is None:
+            return False
+        self.cancelDrag()
+        removeNode(node)
+        self._tellHover(False)
+        return True
 
     def _enter(self, interactor: Any) -> bool:
         # A release is missed where another window had the keyboard by then.
@@ -236,7 +335,7 @@ class ViewInput:
     def _press(self, interactor: Any) -> bool:
         self._clicked = None
         tool = self._controller.tool
-        if tool is None or tool == BOX or hasModifier(interactor):
+        if tool is None or tool == BOX or tool in STROKE_TOOLS or hasModifier(interactor):
             return False
         # Marks are about the whole slice; with a click tool, a prompt under the mouse is to be dragged.
         if tool in CLICK_TOOLS and self._isOnPrompt():
@@ -305,6 +404,8 @@ class ViewInput:
         if key in self._actions:
             self._actions[key]()
             return True
+        if key == _DELETE.upper() and self._deleteStroke():
+            return True
         if key == _ESCAPE and self._controller.tool is not None:
             self._controller.chooseTool(None)
             return True
@@ -326,6 +427,12 @@ class ViewInput:
 
 def _keyOf(interactor: Any) -> str:
     return str(interactor.GetKeySym() or "").upper()
+
+
+def _isMouseFree() -> bool:
+    """Whether neither an effect of the Segment Editor nor a mode of Slicer's has the mouse."""
+    interaction = slicer.app.applicationLogic().GetInteractionNode()
+    return interaction.GetCurrentInteractionMode() == interaction.ViewTransform and not _isEffectOn()
 
 
 def _isEffectOn() -> bool:

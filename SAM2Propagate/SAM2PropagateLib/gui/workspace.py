@@ -146,6 +146,8 @@ class Workspace:
         """
         self._watcher.stop()
         self._observers.clear()
+        if self.isInScene:
+            self.markups.choose(None)
         if self._preview is not None:
             self._preview.close()
         if self._committer is not None:
@@ -645,10 +647,10 @@ class Workspace:
         return not one.prompt.mask.any() and any(frames.get(mark.id) == one.frame for mark in said.absent)
 
     def withMask(self, said: SegmentPrompts, mask: Any, frame: int) -> SegmentPrompts:
-        """The prompts with this mask; clicks and boxes that are on its frame now become its history."""
-        frames = keyframes.framesOf(said, self.geometry, self.axis)
-        placed: tuple[Prompt, ...] = (*said.clicks, *said.boxes)
-        before = frozenset(one.id for one in placed if frames.get(one.id) == frame)
+        """The prompts with this mask; what else is on its frame now becomes its history."""
+        placed: tuple[Prompt, ...] = (*said.clicks, *said.boxes, *said.scribbles, *said.lassos)
+        geometry, axis = self.geometry, self.axis
+        before = frozenset(one.id for one in placed if frame in keyframes.everyFrameOf(one, geometry, axis))
         self.memory.setHistory(said.segment, mask.id, before)
         return keyframes.withMask(said, mask, self.geometry, self.axis)
 
@@ -755,7 +757,7 @@ class Workspace:
         own = {frames[one.id] for one in counting.masks if keyframes.isEdited(one) and one.id in frames}
         if self.knowsEdits(segmentID):
             own |= {one.frame for one in self.edits(segmentID)}
-        spoken: tuple[Prompt, ...] = (*counting.clicks, *counting.boxes, *counting.masks)
+        spoken = keyframes.placed(counting)
         inRange = None
         if counting.range is not None:
             resolved = resolve(
@@ -765,7 +767,7 @@ class Workspace:
         return strip(
             geometry.frame_count(axis),
             self.memory.facts(segmentID, geometry, axis),
-            keyframes=frozenset(frames[one.id] for one in spoken if one.id in frames),
+            keyframes=keyframes.everyFrame(spoken, geometry, axis),
             edited=frozenset(own),
             absent=absent,
             locked=locked,

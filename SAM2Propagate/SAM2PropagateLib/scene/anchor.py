@@ -29,12 +29,14 @@ from SAM2PropagateLib.scene.prompt_nodes import (
     boxAxis,
     definedPoints,
     isPlaced,
+    isStroke,
     nodeCorners,
     pointName,
     pointPlace,
     promptNodes,
     rectangle,
     setBox,
+    strokePoints,
 )
 from SAM2PropagateLib.scene.state import (
     MODULE_NAME,
@@ -392,6 +394,9 @@ def _placesOf(node: Any) -> list[tuple[str, list[float]]]:
         matrix = toArray(node.GetObjectToNodeMatrix())
         name = node.GetAttribute(PROMPT_ID_ATTRIBUTE)
         return [(json.dumps([segmentOf(node), role, name]), [*matrix[:3, 3].tolist(), *node.GetSize()])]
+    if isStroke(node):
+        name = node.GetAttribute(PROMPT_ID_ATTRIBUTE)
+        return [(json.dumps([segmentOf(node), role, name]), strokePoints(node).ravel().tolist())]
     return [
         (json.dumps([segmentOf(node), role, pointName(node, index, role)]), list(pointPlace(node, index)))
         for index in definedPoints(node)
@@ -399,4 +404,6 @@ def _placesOf(node: Any) -> list[tuple[str, list[float]]]:
 
 
 def _isNear(noted: list[float] | None, place: list[float]) -> bool:
-    return noted is not None and bool(np.allclose(noted, place, rtol=0, atol=_SAME_PLACE))
+    if noted is None or len(noted) != len(place):
+        return False
+    return bool(np.allclose(noted, place, rtol=0, atol=_SAME_PLACE))

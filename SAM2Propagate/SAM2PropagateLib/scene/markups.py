@@ -1,21 +1,24 @@
 """Prompts as markups in the scene, and back.
 
 Clicks and marks are control points of fiducial nodes, one node per segment and role; every box is a flat ROI
-node on its frame. Both are saved with the scene, can be dragged in the slice views, and stay on the voxels of
-their volume (`anchor.py`). Masks and the propagation axis, which no markup can show, are kept in the scene
-beside them. Nodes that SAM2 Propagate did not make are never read or changed.
+node on its frame, every scribble a curve and every lasso a closed one. All are saved with the scene, can be
+dragged in the slice views, and stay on the voxels of their volume (`anchor.py`). Masks and the propagation
+axis, which no markup can show, are kept in the scene beside them. Nodes that SAM2 Propagate did not make are
+never read or changed.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import vtk
 
+from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry, check_axis
 from SAM2PropagateLib.prompts.document import dumps, loads
 from SAM2PropagateLib.prompts.resolve import choose_axis, place_box
@@ -24,24 +27,30 @@ from SAM2PropagateLib.prompts.values import (
     Click,
     FrameMark,
     FrameRange,
+    Lasso,
     MaskPrompt,
     PromptSet,
     Ras,
+    Scribble,
     SegmentPrompts,
+    Stroke,
     to_ras,
 )
 from SAM2PropagateLib.scene.anchor import KEPT_NAME, Move, PromptAnchor
 from SAM2PropagateLib.scene.prompt_nodes import (
     ABSENT,
     BOX,
-    FIDUCIAL_CLASS,
+    EXACT_ATTRIBUTE,
+    LASSO,
     LOCK,
     NEGATIVE,
+    NEGATIVE_SCRIBBLE,
     POINT_ROLES,
     POSITIVE,
+    PROMPT_CLASSES,
     PROMPT_ID_ATTRIBUTE,
     RANGE,
-    ROI_CLASS,
+    SCRIBBLE,
     boxAxis,
     colorPromptNode,
     createPromptNode,
@@ -54,12 +63,17 @@ from SAM2PropagateLib.scene.prompt_nodes import (
     pointName,
     pointPlace,
     promptNodes,
+    quietPromptNode,
     rectangle,
     removeEmptyFolders,
     setBox,
+    setStroke,
+    strokeNodes,
+    strokePoints,
 )
 from SAM2PropagateLib.scene.segments import checkSegment, checkSegmentation, segmentIDs
 from SAM2PropagateLib.scene.state import (
+    ROLE_ATTRIBUTE,
     SEGMENTATION_ROLE,
     SceneState,
     isOurs,
@@ -93,6 +107,7 @@ class PromptMarkups:
         self._keptText, self._kept = "", PromptSet()
         self._unwatched = 0
         self._busyNode: Any = None
+        self._chosen: str | None = None
 
     @contextlib.contextmanager
     def unwatched(self) -> Iterator[None]:
@@ -191,6 +206,7 @@ class PromptMarkups:
             Click(name, ras, role == POSITIVE) for role in (POSITIVE, NEGATIVE) for name, ras in points[role]
         ]
         ends = [ras for _, ras in points[RANGE]]
+        strokes = [stroke for stroke, _ in self._strokes(segmentID, used)]
         return SegmentPrompts(
             segmentID,
             clicks=tuple(clicks),
@@ -199,6 +215,8 @@ class PromptMarkups:
             absent=tuple(FrameMark(name, ras) for name, ras in points[ABSENT]),
             locks=tuple(FrameMark(name, ras) for name, ras in points[LOCK]),
             range=FrameRange(ends[0], ends[1]) if len(ends) >= 2 else None,
+            scribbles=tuple(one for one in strokes if isinstance(one, Scribble)),
+            lassos=tuple(one for one in strokes if isinstance(one, Lasso)),
         )
 
     def _points(self, segmentID: str, role: str, used: set[str]) -> Iterator[tuple[str, Ras]]:
@@ -216,6 +234,14 @@ class PromptMarkups:
             frame, (x0, y0, x1, y1) = rectangle(nodeCorners(node), geometry, axis)
             a, b = (to_ras(geometry.ras_of_pixel(x, y, frame, axis)) for x, y in ((x0, y0), (x1, y1)))
             yield Box(name, a, b), node
+
+    def _strokes(self, segmentID: str, used: set[str]) -> Iterator[tuple[Stroke, Any]]:
+        for node in strokeNodes(self._segmentationNode, segmentID):
+            try:
+                stroke = _stroke(node, node.GetAttribute(PROMPT_ID_ATTRIBUTE) or node.GetID())
+            except InputError:  # too few of its points are left to say anything
+                continue
+            yield replace(stroke, id=_unique(stroke.id, node, used)), node
 
     # Into the scene
 
@@ -244,6 +270,8 @@ class PromptMarkups:
                 for role, places in _places(one).items():
                     self._writePoints(segmentID, role, places)
                 self._writeBoxes(one, boxes, geometry)
+                self._writeStrokes(one)
+            self._quiet()
             self._writeKept(self._withRemoved(prompts))
             self._anchor.note()
 
@@ -354,6 +382,26 @@ class PromptMarkups:
                 return True
         return False
 
+    def strokeUnderMouse(self) -> Any:
+        """The node of the scribble or lasso whose line is under the mouse; None if there is none."""
+        for node in strokeNodes(self._segmentationNode):
+            display = node.GetDisplayNode()
+            if display is not None and display.GetActiveComponentType() == display.ComponentLine:
+                return node
+        return None
+
+    def choose(self, segmentID: str | None) -> None:
+        """Has the mouse drag prompts of this segment only, those of others are just shown; None: all are
+        dragged.
+        """
+        self._chosen = segmentID
+        self._quiet()
+
+    def _quiet(self) -> None:
+        with self.unwatched():
+            for node in self.nodes():
+                quietPromptNode(node, self._chosen is not None and segmentOf(node) != self._chosen)
+
     def updateDisplay(self) -> None:
         """Gives the prompts their segments' names and colors, and hides those of segments that are gone."""
         for node in promptNodes(self._segmentationNode):
@@ -408,6 +456,24 @@ class PromptMarkups:
                 node.SetAttribute(PROMPT_ID_ATTRIBUTE, box.id)
             setBox(node, geometry, axis, frame, pixels)
 
+    def _writeStrokes(self, one: SegmentPrompts) -> None:
+        wanted: dict[tuple[str, str], Stroke] = {
+            (_roleOf(stroke), stroke.id): stroke for stroke in (*one.scribbles, *one.lassos)
+        }
+        there = {(_roleOf(stroke), stroke.id): node for stroke, node in self._strokes(one.segment, set())}
+        for key, node in there.items():
+            if key not in wanted and node is not self._busyNode:
+                removeNode(node)
+        for (role, name), stroke in wanted.items():
+            node = there.get((role, name))
+            if node is None:
+                node = createPromptNode(self._segmentationNode, self._volumeNode, one.segment, role)
+                node.SetAttribute(PROMPT_ID_ATTRIBUTE, name)
+            if not _isAt(node, stroke):
+                setStroke(node, stroke.points)
+            if isinstance(stroke, Lasso) and _isExact(node) != stroke.exact:
+                node.SetAttribute(EXACT_ATTRIBUTE, "1" if stroke.exact else None)
+
     # What no markup can show
 
     def _readKept(self) -> PromptSet:
@@ -428,7 +494,7 @@ class PromptMarkups:
 def removeOrphans(scene: Any) -> int:
     """Removes the prompts of segmentations that are no longer in the scene; how many nodes that were."""
     gone = []
-    for className in (FIDUCIAL_CLASS, ROI_CLASS, "vtkMRMLScriptedModuleNode"):
+    for className in (*PROMPT_CLASSES, "vtkMRMLScriptedModuleNode"):
         for n in range(scene.GetNumberOfNodesByClass(className)):
             node = scene.GetNthNodeByClass(n, className)
             # MRML clears the reference when its node is removed, so only the role tells that it was ours.
@@ -463,6 +529,33 @@ def _unique(name: str, node: Any, used: set[str]) -> str:
         candidate, count = f"{name}-{node.GetID()}-{count}", count + 1
     used.add(candidate)
     return candidate
+
+
+def _stroke(node: Any, name: str) -> Stroke:
+    """What a curve node says. Raises InputError when it has too few points for that."""
+    points = tuple(to_ras(point) for point in strokePoints(node))
+    role = node.GetAttribute(ROLE_ATTRIBUTE)
+    if role == LASSO:
+        return Lasso(name, points, _isExact(node))
+    return Scribble(name, points, role == SCRIBBLE)
+
+
+def _roleOf(stroke: Stroke) -> str:
+    if isinstance(stroke, Lasso):
+        return LASSO
+    return SCRIBBLE if stroke.positive else NEGATIVE_SCRIBBLE
+
+
+def _isExact(node: Any) -> bool:
+    return node.GetAttribute(EXACT_ATTRIBUTE) is not None
+
+
+def _isAt(node: Any, stroke: Stroke) -> bool:
+    """Whether a curve node lies where a stroke does."""
+    points = strokePoints(node)
+    return len(points) == len(stroke.points) and bool(
+        np.abs(points - np.asarray(stroke.points)).max() <= _SAME_PLACE
+    )
 
 
 def _place(segment: str, box: Box, geometry: VolumeGeometry) -> _Placed:

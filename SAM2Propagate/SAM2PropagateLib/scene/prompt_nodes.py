@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import slicer
 import vtk
 
@@ -19,10 +20,17 @@ from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE, SEGMENTATION_ROLE, node
 from SAM2PropagateLib.scene.transforms import parentToWorld, toMatrix
 
 POSITIVE, NEGATIVE, ABSENT, LOCK, RANGE, BOX = "positive", "negative", "absent", "lock", "range", "box"
+SCRIBBLE, NEGATIVE_SCRIBBLE, LASSO = "scribble", "negative scribble", "lasso"
 POINT_ROLES = (POSITIVE, NEGATIVE, ABSENT, LOCK, RANGE)
+STROKE_ROLES = (SCRIBBLE, NEGATIVE_SCRIBBLE, LASSO)
+_ROLES = (*POINT_ROLES, BOX, *STROKE_ROLES)
 AXIS_ATTRIBUTE = "SAM2Propagate.Axis"
 PROMPT_ID_ATTRIBUTE = "SAM2Propagate.PromptID"
+EXACT_ATTRIBUTE = "SAM2Propagate.Exact"
 FIDUCIAL_CLASS, ROI_CLASS = "vtkMRMLMarkupsFiducialNode", "vtkMRMLMarkupsROINode"
+# The class of closed curves is one of the curves.
+CURVE_CLASS, CLOSED_CURVE_CLASS = "vtkMRMLMarkupsCurveNode", "vtkMRMLMarkupsClosedCurveNode"
+PROMPT_CLASSES = (FIDUCIAL_CLASS, ROI_CLASS, CURVE_CLASS)
 
 # A box ends before the neighbouring slices, so that it is drawn on its own only.
 _BOX_THICKNESS = 0.9
@@ -30,6 +38,8 @@ _FOLDER_SUFFIX = "prompts"
 # Of an item of the data tree: a folder of ours. Of a node: the name that it was given after its segment.
 _FOLDER_ATTRIBUTE = "SAM2Propagate.Folder"
 _NAMED_ATTRIBUTE = "SAM2Propagate.Named"
+# Of a node: it was locked because another segment is the chosen one, and not by the user.
+_QUIET_ATTRIBUTE = "SAM2Propagate.Quiet"
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,15 @@ _LOOKS = {
     LOCK: _Look("locks", "Square2D"),
     RANGE: _Look("range", "Triangle2D"),
     BOX: _Look("box", "Vertex2D"),
+    SCRIBBLE: _Look("scribble", "Vertex2D"),
+    NEGATIVE_SCRIBBLE: _Look("negative scribble", "Vertex2D"),
+    LASSO: _Look("lasso", "Vertex2D"),
+}
+_CLASSES = {
+    BOX: ROI_CLASS,
+    SCRIBBLE: CURVE_CLASS,
+    NEGATIVE_SCRIBBLE: CURVE_CLASS,
+    LASSO: CLOSED_CURVE_CLASS,
 }
 # A prompt must stand out from the mask of its own segment.
 _LIGHTER = 0.5
@@ -53,24 +72,36 @@ _LIGHTER = 0.5
 _NOT, _NOT_OF_RED = (1.0, 0.05, 0.05), (1.0, 0.85, 0.0)
 _RED_ENOUGH = 0.35
 _TOUCH = 0.25
-_BOX_LINE = 0.35
+_BOX_LINE, _STROKE_LINE = 0.35, 0.3
 
 
 def promptNodes(
     segmentationNode: Any, segmentID: str | None = None, role: str | None = None
 ) -> Iterator[Any]:
     """The markups nodes that hold prompts of a segmentation, or only those of one segment or role."""
-    for className in (FIDUCIAL_CLASS, ROI_CLASS):
+    for className in PROMPT_CLASSES:
         for node in nodesOf(segmentationNode, className):
             matches = segmentID is None or segmentOf(node) == segmentID
-            if matches and node.GetAttribute(ROLE_ATTRIBUTE) in ((role,) if role else (*POINT_ROLES, BOX)):
+            if matches and node.GetAttribute(ROLE_ATTRIBUTE) in ((role,) if role else _ROLES):
                 yield node
+
+
+def strokeNodes(segmentationNode: Any, segmentID: str | None = None) -> Iterator[Any]:
+    """The markups nodes of scribbles and lassos of a segmentation, or only of one segment."""
+    for node in promptNodes(segmentationNode, segmentID):
+        if isStroke(node):
+            yield node
+
+
+def isStroke(node: Any) -> bool:
+    """Whether a prompt node is a scribble or a lasso."""
+    return node.GetAttribute(ROLE_ATTRIBUTE) in STROKE_ROLES
 
 
 def createPromptNode(segmentationNode: Any, volumeNode: Any, segmentID: str, role: str) -> Any:
     """A new, empty markups node for prompts of one segment, under the volume's parent transform."""
     scene = segmentationNode.GetScene()
-    node = scene.CreateNodeByClass(ROI_CLASS if role == BOX else FIDUCIAL_CLASS)
+    node = scene.CreateNodeByClass(_CLASSES.get(role, FIDUCIAL_CLASS))
     node.UnRegister(None)
     segment = segmentationNode.GetSegmentation().GetSegment(segmentID)
     name = safeName(segment.GetName() or "", _LOOKS[role].name)
@@ -79,8 +110,10 @@ def createPromptNode(segmentationNode: Any, volumeNode: Any, segmentID: str, rol
     node.SetAttribute(ROLE_ATTRIBUTE, role)
     setSegment(node, segmentID)
     node.SetNodeReferenceID(SEGMENTATION_ROLE, segmentationNode.GetID())
-    if role == BOX:
+    if role not in POINT_ROLES:
         node.SetAttribute(PROMPT_ID_ATTRIBUTE, new_id())
+    if role in STROKE_ROLES:
+        node.SetCurveTypeToLinear()
     scene.AddNode(node)
     node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
@@ -131,7 +164,7 @@ def colorPromptNode(segmentationNode: Any, node: Any) -> None:
     if bool(display.GetVisibility()) != exists:
         display.SetVisibility(exists)
     if exists:
-        color = _color(segmentColor(segmentationNode, segmentID), node.GetAttribute(ROLE_ATTRIBUTE))
+        color = promptColor(segmentationNode, segmentID, node.GetAttribute(ROLE_ATTRIBUTE))
         for get, set_ in (
             (display.GetColor, display.SetColor),
             (display.GetSelectedColor, display.SetSelectedColor),
@@ -140,8 +173,21 @@ def colorPromptNode(segmentationNode: Any, node: Any) -> None:
                 set_(*color)
 
 
-def _color(segment: tuple[float, float, float], role: str) -> tuple[float, ...]:
-    if role != NEGATIVE:
+def quietPromptNode(node: Any, isQuiet: bool) -> None:
+    """Has a prompt node let the mouse through, or take it again; one that the user locked stays locked."""
+    wasQuiet = node.GetAttribute(_QUIET_ATTRIBUTE) is not None
+    if isQuiet and not node.GetLocked():
+        node.SetAttribute(_QUIET_ATTRIBUTE, "1")
+        node.SetLocked(True)
+    elif wasQuiet and not isQuiet:
+        node.RemoveAttribute(_QUIET_ATTRIBUTE)
+        node.SetLocked(False)
+
+
+def promptColor(segmentationNode: Any, segmentID: str, role: str) -> tuple[float, ...]:
+    """The color of a segment's prompts of one role: RGB from 0 to 1."""
+    segment = segmentColor(segmentationNode, segmentID)
+    if role not in (NEGATIVE, NEGATIVE_SCRIBBLE):
         return tuple(value + (1.0 - value) * _LIGHTER for value in segment)
     base = _NOT if np.linalg.norm(np.subtract(segment, _NOT)) > _RED_ENOUGH else _NOT_OF_RED
     return tuple(there + (own - there) * _TOUCH for there, own in zip(base, segment, strict=True))
@@ -241,6 +287,33 @@ def pointPlace(node: Any, index: int) -> Ras:
     return to_ras(place)
 
 
+def strokePoints(node: Any) -> FloatArray:
+    """(n, 3) points of a scribble or lasso, below the parent transforms of its node."""
+    places = [pointPlace(node, index) for index in definedPoints(node)]
+    return np.array(places, dtype=np.float64).reshape(-1, 3)
+
+
+def setStroke(node: Any, points: npt.ArrayLike) -> None:
+    """Gives a scribble or lasso these points.
+
+    Args:
+        points: (n, 3), n >= 1, below the parent transforms of the node.
+    """
+    places = np.asarray(points, dtype=np.float64)
+    wasModifying = node.StartModify()
+    try:
+        if node.GetNumberOfControlPoints() != len(places):
+            node.RemoveAllControlPoints()
+            for place in places:
+                # No handles: a stroke is moved as a whole.
+                node.SetNthControlPointVisibility(node.AddControlPoint(vtk.vtkVector3d(*place)), False)
+        else:
+            for index, place in enumerate(places):
+                node.SetNthControlPointPosition(index, *(float(value) for value in place))
+    finally:
+        node.EndModify(wasModifying)
+
+
 def isPlaced(roiNode: Any) -> bool:
     """Whether a box is finished."""
     return (
@@ -280,6 +353,8 @@ def _style(display: Any, role: str) -> None:
     display.SetGlyphTypeFromString(_LOOKS[role].glyph)
     display.SetUseGlyphScale(True)
     display.SetGlyphScale(_LOOKS[role].scale)
+    if role in STROKE_ROLES:
+        display.SetLineThickness(_STROKE_LINE)
     if role == BOX:
         display.SetFillVisibility(False)
         display.SetLineThickness(_BOX_LINE)

@@ -21,7 +21,7 @@ class PromptChange:
 
     Attributes:
         segmentID: the segment whose prompts changed.
-        role: "positive", "negative", "absent", "lock", "range" or "box".
+        role: of the node, as "positive", "box" or "lasso" (`prompt_nodes`).
         node: the markups node; may be on its way out of the scene.
         viewNormal: (3,) RAS unit normal of the slice view under the mouse, None if there is none.
     """
