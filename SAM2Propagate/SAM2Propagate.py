@@ -301,8 +301,8 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._shortcuts.enable(key, isOn)
 
     def putToolAway(self) -> None:
-        """Take back what is being drawn; else switch the tool off: the mouse is Slicer's again."""
-        if self.logic is not None and not (self._views is not None and self._views.cancelDrag()):
+        """Switch the tool off: the mouse is Slicer's again."""
+        if self.logic is not None:
             self.logic.controller.chooseTool(None)
 
     # --- scene and parameters

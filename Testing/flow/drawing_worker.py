@@ -1,8 +1,8 @@
 """`python -m Testing.flow.drawing_worker`: a real worker process whose engine draws what the prompts say.
 
-A click is a disc, a box its rectangle, a mask is kept exactly and clicks correct it; other frames get what
-the nearest keyframe has. So what a run must find follows from the prompts alone, and lost or mixed up ones
-show. The environment variable SAM2PROPAGATE_FAKE holds the script, see `Testing.worker.fake_engine`.
+A click is a disc, a scribble one at each corner, a box its rectangle, a lasso or mask is kept exactly and
+clicks correct it; other frames get what the nearest keyframe has. So what a run must find follows from the
+prompts alone, and lost or mixed up ones show. The environment variable SAM2PROPAGATE_FAKE holds the script, see `Testing.worker.fake_engine`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ def drawn(prompts: FramePrompts, shape: tuple[int, int]) -> BoolArray:
     if prompts.box is not None:
         x0, y0, x1, y1 = (round(edge) for edge in prompts.box)
         mask[y0 : y1 + 1, x0 : x1 + 1] = True
+    for outline in prompts.outlines:
+        mask |= outline
     rows, columns = np.indices(shape)
+    along = [(x, y, stroke.positive) for stroke in prompts.strokes for x, y in stroke.points]
     # Those that say "does not belong" last: the order in which they were made does not matter.
-    for x, y, positive in sorted(prompts.clicks, key=lambda click: not click[2]):
+    for x, y, positive in sorted((*prompts.clicks, *along), key=lambda click: not click[2]):
         mask[(columns - x) ** 2 + (rows - y) ** 2 <= RADIUS**2] = positive
     return mask
 

@@ -18,6 +18,7 @@ import slicer
 import vtk
 
 import SAM2PropagateFlowTest
+import SAM2PropagateStrokeTest
 import SAM2PropagateViewTest
 from SAM2PropagateTesting.desks import SlicerDesk
 from Testing.headless.slice_view import SliceView
@@ -35,6 +36,10 @@ VIEW_TESTS = {
         "test_aSceneIsSavedClearedLoadedAndPromptedAgain_oblique",
     ),
     SAM2PropagateViewTest.SAM2PropagateMaskViewTest: ("test_eachWrittenFrameAsksTheViewToRedraw",),
+    SAM2PropagateStrokeTest.SAM2PropagateStrokeViewTest: (
+        "test_aLassoIsDrawnAndClosesByItself_oblique",
+        "test_aStrokeIsMovedAsAWholeByItsLine_scribble_Axial",
+    ),
 }
 
 
@@ -212,12 +217,13 @@ def test_every_test_class_of_the_folder_is_run_without_slicer() -> None:
         if isinstance(one, type) and issubclass(one, unittest.TestCase)
         for base in one.__mro__
     }
-    for module in (SAM2PropagateFlowTest, SAM2PropagateViewTest):
+    for module in (SAM2PropagateFlowTest, SAM2PropagateStrokeTest, SAM2PropagateViewTest):
         for suite in unittest.TestLoader().loadTestsFromModule(module):
             assert {type(test) for test in suite} <= run_here
     folder = Path(SAM2PropagateViewTest.__file__).parent
     assert {path.stem for path in folder.glob("*.py")} == {
         "SAM2PropagateSceneTest",
         "SAM2PropagateViewTest",
+        "SAM2PropagateStrokeTest",
         "SAM2PropagateFlowTest",
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import vtk
@@ -10,7 +12,9 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.prompts import (
     Box,
     Click,
+    Lasso,
     PromptSet,
+    Scribble,
     SegmentPrompts,
     box_at,
     click_at,
@@ -51,8 +55,23 @@ class MarkupCase(Case):
             locks=(mark_at(10, g, axis, "l1"),),
             range=range_at(1, 14, g, axis),
         )
-        b = SegmentPrompts("B", clicks=(click_at(7, 7, 9, g, axis, True, "c1"),))
+        b = SegmentPrompts(
+            "B",
+            clicks=(click_at(7, 7, 9, g, axis, True, "c1"),),
+            scribbles=(
+                Scribble("s1", self.places(((5, 5), (8, 6.5), (12, 5)), 9, axis)),
+                Scribble("s2", self.places(((5, 12), (9, 13)), 9, axis), positive=False),
+            ),
+            lassos=(
+                Lasso("o1", self.places(((3, 3), (12, 4), (11, 12), (4, 13)), 11, axis)),
+                Lasso("o2", self.places(((2, 2), (9, 3), (6, 14)), 12, axis), exact=True),
+            ),
+        )
         return PromptSet((a, b), axis)
+
+    def places(self, pixels, frame, axis=2):
+        """RAS of pixels of a frame."""
+        return tuple(self.geometry.ras_of_pixel(x, y, frame, axis) for x, y in pixels)
 
 
 def assertSame(case, read, written, axis=2):
@@ -61,11 +80,16 @@ def assertSame(case, read, written, axis=2):
     assert read.names == written.names
     for one in written.segments:
         other = read.segment(one.segment)
-        for kind in ("clicks", "boxes", "masks", "absent", "locks"):
+        for kind in ("clicks", "boxes", "masks", "absent", "locks", "scribbles", "lassos"):
             assert [item.id for item in getattr(other, kind)] == [item.id for item in getattr(one, kind)]
         for click, expected in zip(other.clicks, one.clicks, strict=True):
             np.testing.assert_allclose(click.ras, expected.ras, atol=1e-4)
             assert click.positive == expected.positive
+        for stroke, expected in zip(
+            (*other.scribbles, *other.lassos), (*one.scribbles, *one.lassos), strict=True
+        ):
+            np.testing.assert_allclose(stroke.points, expected.points, atol=1e-4)
+            assert replace(stroke, points=expected.points) == expected
         assert (other.range is None) == (one.range is None)
         now, before = (resolve(value, case.geometry, axis, need_positive=False) for value in (other, one))
         assert (now.first, now.last, now.locked) == (before.first, before.last, before.locked)
@@ -78,6 +102,8 @@ def assertSame(case, read, written, axis=2):
                 np.testing.assert_allclose(found.box, expected.box, atol=1e-3)
             if expected.mask is not None:
                 np.testing.assert_array_equal(found.mask, expected.mask)
+            assert [one.positive for one in found.strokes] == [one.positive for one in expected.strokes]
+            np.testing.assert_array_equal(found.outlines, expected.outlines)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -6,6 +6,7 @@ import zlib
 
 import pytest
 
+import SAM2PropagateStrokeTest
 import SAM2PropagateViewTest
 from Testing.headless.desk import HeadlessDesk
 
@@ -30,4 +31,8 @@ class TestTools(_Headless, SAM2PropagateViewTest.SAM2PropagateToolViewTest):
 
 
 class TestMasks(_Headless, SAM2PropagateViewTest.SAM2PropagateMaskViewTest):
+    pass
+
+
+class TestStrokes(_Headless, SAM2PropagateStrokeTest.SAM2PropagateStrokeViewTest):
     pass

@@ -72,7 +72,7 @@ _LIGHTER = 0.5
 _NOT, _NOT_OF_RED = (1.0, 0.05, 0.05), (1.0, 0.85, 0.0)
 _RED_ENOUGH = 0.35
 _TOUCH = 0.25
-_BOX_LINE, _STROKE_LINE = 0.35, 0.3
+_BOX_LINE, _STROKE_LINE = 0.35, 0.2
 
 
 def promptNodes(

@@ -22,7 +22,7 @@ from SAM2PropagateLib.scene.view_drag import Xy, viewMatrix
 _SHORTEST = 4
 # Pixels; places nearer to the one before are left out: they are the hand's trembling.
 _STEP = 2
-_LINE_WIDTH, _CLOSING_WIDTH = 2.0, 1.0
+_LINE_WIDTH, _CLOSING_WIDTH = 3.0, 1.0
 
 
 class StrokeDrawing:

@@ -162,7 +162,9 @@ class ViewDrag:
         return isOurs
 
     def _key(self, interactor: Any) -> bool:
-        return str(interactor.GetKeySym() or "").upper() == _ESCAPE and self.cancel()
+        if str(interactor.GetKeySym() or "").upper() == _ESCAPE:
+            self.cancel()
+        return False  # it puts the tool away, too
 
 
 def hasModifier(interactor: Any) -> bool:

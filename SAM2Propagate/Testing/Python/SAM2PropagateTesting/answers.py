@@ -1,7 +1,8 @@
 """A worker's session without a worker, for tests of what the window decides: every answer comes with a poll.
 
-Its masks are made of the prompts alone: a disc around every positive click, the box, the given mask; negative
-clicks cut a disc out. A run carries the union of the nearest keyframe to every frame it reaches.
+Its masks are made of the prompts alone: a disc around every positive click and corner of a scribble, the box,
+the given mask, the inside of a lasso; negative ones cut a disc out. A run carries the union of the nearest
+keyframe to every frame it reaches.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def maskOf(prompts: FramePrompts, shape: tuple[int, int]) -> np.ndarray:
         rows, columns = np.indices(shape)
         x0, y0, x1, y1 = prompts.box
         mask |= (columns >= x0) & (columns <= x1) & (rows >= y0) & (rows <= y1)
-    for x, y, positive in prompts.clicks:
+    for outline in prompts.outlines:
+        mask |= outline
+    along = [(x, y, stroke.positive) for stroke in prompts.strokes for x, y in stroke.points]
+    for x, y, positive in (*along, *prompts.clicks):
         mask = mask | disc(x, y, shape) if positive else mask & ~disc(x, y, shape)
     return mask
 
