@@ -2,7 +2,8 @@
 
 A click is a disc, a scribble one at each corner, a box its rectangle, a lasso or mask is kept exactly and
 clicks correct it; other frames get what the nearest keyframe has. So what a run must find follows from the
-prompts alone, and lost or mixed up ones show. The environment variable SAM2PROPAGATE_FAKE holds the script, see `Testing.worker.fake_engine`.
+prompts alone, and lost or mixed up ones show. The environment variable SAM2PROPAGATE_FAKE holds the script,
+see `Testing.worker.fake_engine`.
 """
 
 from __future__ import annotations

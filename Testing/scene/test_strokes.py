@@ -1,4 +1,4 @@
-"""Scribbles and lassos as curves in the scene: how they look, what changes them, and what leaves them alone."""
+"""Scribbles and lassos as curves in the scene: how they look and what changes them."""
 
 from __future__ import annotations
 
