@@ -34,6 +34,8 @@ CT_STORY = (
     ("box", NEVER),
     ("undo_prompt", BEFORE),
     ("redo_prompt", NEVER),
+    ("scribble", NEVER),
+    ("lasso", NEVER),
     ("lock", NEVER),
     ("load", NEVER),
     ("lock", NEVER),

@@ -65,6 +65,8 @@ STORY = (
     ("correct", "propagate", "apply"),
     ("save",),
     ("box", "undo_prompt", "redo_prompt"),
+    ("scribble", "undo_prompt", "redo_prompt", "propagate", "apply"),
+    ("lasso", "propagate", "apply"),
     ("lock", "propagate", "cancel", "apply", "unlock"),
     ("load",),
     ("absent", "click", "propagate", "apply"),
@@ -78,7 +80,7 @@ STORY = (
 )
 STEPS = tuple(dict.fromkeys(itertools.chain.from_iterable(STORY)))
 # Steps that ask the worker for something.
-ASKING = {"click", "negative", "correct", "box", "propagate", "begin", "cancel"}
+ASKING = {"click", "negative", "correct", "box", "scribble", "lasso", "propagate", "begin", "cancel"}
 
 
 @dataclass
@@ -372,7 +374,7 @@ class Walk(Case):
         return {one[1] for one in self.known.said[self.name].values() if one[0] == kind}
 
     def clicked(self) -> set[int]:
-        kinds = ("click", "box")
+        kinds = ("click", "box", "scribble", "lasso")
         return {one[1] for one in self.known.said[self.name].values() if one[0] in kinds and one[-1]}
 
     def frame(self, where: Callable[[int], bool] = lambda frame: True) -> int | None:
@@ -439,12 +441,45 @@ class Walk(Case):
         corners = self.corners(frame)
         assert self.controller.addBox(*corners), self.where()
         value = ("box", frame, *np.round(corners, 3).ravel().tolist(), True)
+        shapes = (("box", frame), ("lasso", frame))
         self.said(
             lambda said: {
-                **{name: one for name, one in said.items() if one[:2] != ("box", frame)},
+                **{name: one for name, one in said.items() if one[:2] not in shapes},
                 "new": value,
             }
         )
+        if moment == NEVER:
+            self.expect_preview(key)
+        return True
+
+    def do_scribble(self, moment: str) -> bool:
+        return self.draw_stroke("scribble", moment)
+
+    def do_lasso(self, moment: str) -> bool:
+        return self.draw_stroke("lasso", moment)
+
+    def draw_stroke(self, kind: str, moment: str) -> bool:
+        """A scribble through some places, or a lasso around the corners of a box."""
+        frame = self.frame(lambda frame: (self.name, frame) not in self.known.hand)
+        if frame is None:
+            return False
+        key = (self.name, frame)
+        self.speak(key)
+        if kind == "lasso":
+            (a, b), normal = self.corners(frame), (0, 0, 1)
+            places = [a, (b[0], a[1], a[2]), b, (a[0], b[1], a[2])]
+            assert self.controller.addLasso(places, self.chance.random() < 0.5, normal), self.where()
+        else:
+            places = [self.ras(*self.place(frame, "positive"), frame) for _ in range(3)]
+            assert self.controller.addScribble(places, True, (0, 0, 1)), self.where()
+
+        def after(said: Said) -> Said:
+            kept = said
+            if kind == "lasso":
+                kept = {name: one for name, one in said.items() if one[:2] != ("box", frame)}
+            return {**kept, "new": (kind, frame, *np.round(places, 3).ravel().tolist(), True)}
+
+        self.said(after)
         if moment == NEVER:
             self.expect_preview(key)
         return True
@@ -485,7 +520,7 @@ class Walk(Case):
                 return {name: one for name, one in said.items() if one[:2] != (kind, frame)}
             kept = said
             if kind == "absent":
-                placed = (("click", frame), ("box", frame))
+                placed = [(one, frame) for one in ("click", "box", "scribble", "lasso")]
                 kept = {name: one for name, one in said.items() if one[:2] not in placed}
             return {**kept, "new": (kind, frame)}
 
@@ -889,6 +924,10 @@ class Walk(Case):
             elif isinstance(one, Box):
                 corners = np.round([one.corner_a, one.corner_b], 3).ravel().tolist()
                 said[one.id] = ("box", geometry.frame_of(one.corner_a, 2), *corners, True)
+        for kind, strokes in (("scribble", prompts.scribbles), ("lasso", prompts.lassos)):
+            for stroke in strokes:
+                places = np.round(stroke.points, 3).ravel().tolist()
+                said[stroke.id] = (kind, geometry.frame_of(stroke.points[0], 2), *places, True)
         for kind, marks in (("absent", prompts.absent), ("lock", prompts.locks)):
             said.update({mark.id: (kind, geometry.frame_of(mark.ras, 2)) for mark in marks})
         if prompts.range is not None:

@@ -63,8 +63,10 @@ class MarkupCase(Case):
                 Scribble("s2", self.places(((5, 12), (9, 13)), 9, axis), positive=False),
             ),
             lassos=(
-                Lasso("o1", self.places(((3, 3), (12, 4), (11, 12), (4, 13)), 11, axis)),
-                Lasso("o2", self.places(((2, 2), (9, 3), (6, 14)), 12, axis), exact=True),
+                Lasso(
+                    "o1", self.places(((3.31, 3.27), (12.43, 4.39), (11.29, 12.47), (4.33, 13.21)), 11, axis)
+                ),
+                Lasso("o2", self.places(((2.23, 2.31), (9.47, 3.37), (6.33, 14.29)), 12, axis), exact=True),
             ),
         )
         return PromptSet((a, b), axis)

@@ -119,7 +119,8 @@ def speaking(
         and frames.get(box.id) not in masked
         and newest.get(frames.get(box.id, -1), box.id) == box.id
     )
-    scribbles, lassos = [], []
+    scribbles: list[Scribble] = []
+    lassos: list[Lasso] = []
     for one in said.scribbles:
         for frame, parts in _scribbleOnFrames(one, geometry, axis).items():
             scribbles += [] if (one.id, frame) in over else parts

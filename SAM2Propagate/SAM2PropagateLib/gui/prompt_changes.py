@@ -94,7 +94,8 @@ class PromptChanges:
         self._applying.mergeEdits()
         said = workspace.prompts.segment(self._selection.segmentID)
         geometry, axis = workspace.geometry, workspace.axis
-        cleared, frames = said, set()
+        cleared = said
+        frames: set[int] = set()
         for one in said:
             every = keyframes.everyFrameOf(one, geometry, axis)
             if frame is None or frame in every:
@@ -204,11 +205,8 @@ class PromptChanges:
         frames = keyframes.framesOf(new.absent, geometry, axis)
         known = {prompt.id: prompt for prompt in old}
         said = new
-        arrived = {
-            one.id: fresh
-            for one in (*new.clicks, *new.boxes, *new.scribbles, *new.lassos)
-            if (fresh := self._freshFrames(one, known.get(one.id)))
-        }
+        placed: tuple[Prompt, ...] = (*new.clicks, *new.boxes, *new.scribbles, *new.lassos)
+        arrived = {one.id: fresh for one in placed if (fresh := self._freshFrames(one, known.get(one.id)))}
         for name, fresh in arrived.items():
             one = new.get(name)
             for frame in sorted(fresh):
@@ -303,4 +301,5 @@ def _withoutPrompts(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, 
         return tuple(one for one in items if frame not in keyframes.everyFrameOf(one, geometry, axis))
 
     names = ("clicks", "boxes", "scribbles", "lassos")
-    return replace(said, **{name: elsewhere(getattr(said, name)) for name in names})
+    changes: dict[str, Any] = {name: elsewhere(getattr(said, name)) for name in names}
+    return replace(said, **changes)

@@ -457,9 +457,8 @@ class PromptMarkups:
             setBox(node, geometry, axis, frame, pixels)
 
     def _writeStrokes(self, one: SegmentPrompts) -> None:
-        wanted: dict[tuple[str, str], Stroke] = {
-            (_roleOf(stroke), stroke.id): stroke for stroke in (*one.scribbles, *one.lassos)
-        }
+        strokes: tuple[Stroke, ...] = (*one.scribbles, *one.lassos)
+        wanted = {(_roleOf(stroke), stroke.id): stroke for stroke in strokes}
         there = {(_roleOf(stroke), stroke.id): node for stroke, node in self._strokes(one.segment, set())}
         for key, node in there.items():
             if key not in wanted and node is not self._busyNode:
