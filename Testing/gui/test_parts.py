@@ -61,10 +61,21 @@ def test_the_first_thing_that_is_missing_is_named(change, words):
 
 def test_every_tool_has_a_key_of_its_own_and_takes_none_of_slicers():
     keys = [key for key, _ in tools.keyList()]
-    assert "A, D, O" in tools.keyNote(), "these take the mouse from an effect"
+    assert "A, D, O, S, Q" in tools.keyNote(), "these take the mouse from an effect"
     assert len(keys) == len(set(keys)) == len(tools.TOOLS) + 2
-    assert not set(keys) & set("BFGIQRSTVWXYZ0123456789")
-    assert tools.toolOfKey("a") == tools.POSITIVE and tools.toolOfKey("Q") is None
+    assert not set(keys) & set("BFGIRTVWXYZ0123456789")
+    assert tools.toolOfKey("a") == tools.POSITIVE and tools.toolOfKey("x") is None
+
+
+def test_the_scribble_is_pressed_again_for_what_does_not_belong():
+    pressed, on = [], None
+    for _ in range(4):
+        on = tools.toolAfter(tools.SCRIBBLE, on)
+        pressed.append(on)
+    assert pressed == [tools.SCRIBBLE, tools.NEGATIVE_SCRIBBLE, None, tools.SCRIBBLE]
+    assert tools.toolAfter(tools.LASSO, tools.NEGATIVE_SCRIBBLE) == tools.LASSO
+    assert tools.toolAfter(tools.LASSO, tools.LASSO) is None
+    assert tools.buttonOf(tools.NEGATIVE_SCRIBBLE) == tools.SCRIBBLE and tools.buttonOf(None) is None
 
 
 def test_texts_are_translated_by_the_function_that_is_given():
