@@ -29,16 +29,18 @@ from slicer.util import VTKObservationMixin
 
 from SAM2PropagateLib import texts
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.gui import install
+from SAM2PropagateLib.gui import install, rules, tools
 from SAM2PropagateLib.gui.controller import Controller
 from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter, segmentEditorNode
 from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.model_list import ModelList
-from SAM2PropagateLib.gui.panel import REACH, Panel, choicesOf
+from SAM2PropagateLib.gui.options import REACH, choicesOf
+from SAM2PropagateLib.gui.panel import Panel
 from SAM2PropagateLib.gui.shortcuts import Shortcuts
 from SAM2PropagateLib.gui.slicer_packages import SlicerPackageTools
 from SAM2PropagateLib.gui.view_drawing import ViewDrawing
 from SAM2PropagateLib.gui.view_input import ViewInput
+from SAM2PropagateLib.gui.widgets import put
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStatus, ModelStore
 from SAM2PropagateLib.run_options import BOTH
@@ -173,11 +175,17 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ModuleDialogs(),
             Path(self.resourcePath("Icons")),
             _isDark(),
+            slicer.app.userSettings(),
+            self.frameSurfaces,
         )
+        self.logic.controller.makeSegment = self.makeSegment
         self._views = ViewInput(
             self.logic.controller,
-            self.panel.propagateOrCancel,
-            self.panel.nextDoubtful,
+            {
+                tools.PROPAGATE_KEY: self.panel.run.propagateOrCancel,
+                tools.NEXT_DOUBTFUL_KEY: self.panel.run.nextDoubtful,
+                tools.ADD_SEGMENT_KEY: self.panel.segments.add,
+            },
             onHover=lambda isOn: self.enableKey("Del", isOn),
             isButtonDown=isLeftButtonDown,
         )
@@ -228,6 +236,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         self.takeKeys()
         self.enterViews()
+        self.takeFirstTool()
         layout = slicer.app.layoutManager()
         if layout is not None:
             # Once, however often Slicer says that the module was entered.
@@ -312,7 +321,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
         if self.panel is not None:
             self.panel.letGoOfScene()
-            self.panel.forgetErrors()
+            self.panel.messages.forgetErrors()
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
         """The scene is empty: start afresh if the module is the one in view."""
@@ -361,6 +370,38 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._seenVolume = name
             if volumeNode is not None and node.inputVolume is None:
                 node.inputVolume = volumeNode
+                self.takeFirstTool()
+
+    def takeFirstTool(self) -> None:
+        """Nothing is segmented yet on the volume: the first click is one on the structure."""
+        node = self._parameterNode
+        if node is None or self.logic is None or node.inputVolume is None or node.segmentation is not None:
+            return
+        controller = self.logic.controller
+        interaction = slicer.app.applicationLogic().GetInteractionNode()
+        isFree = interaction.GetCurrentInteractionMode() == interaction.ViewTransform and not self._effect
+        if isFree and controller.tool is None and not controller.whyNot(rules.PROMPT):
+            controller.chooseTool(tools.POSITIVE)
+
+    def makeSegment(self) -> None:
+        """A prompt needs a segmentation and a segment: make what is missing, and choose it."""
+        node = self._parameterNode
+        if node is None or self.logic is None:
+            return
+        if node.segmentation is not None:
+            node.segmentID = encoded(self.logic.controller.addSegment())
+            return
+        scene = slicer.mrmlScene
+        name = scene.GenerateUniqueName(_("Segmentation"))
+        segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+        node.segmentID = encoded(Controller.prepareSegmentation(segmentation, node.inputVolume))
+        node.segmentation = segmentation
+
+    def frameSurfaces(self) -> None:
+        """Surfaces are shown: bring them into the middle of the 3D view."""
+        layout = slicer.app.layoutManager()
+        if layout is not None and layout.threeDViewCount:
+            layout.threeDWidget(0).threeDView().resetFocalPoint()
 
     def onVolumeActivated(self, volumeNode: Any) -> None:
         """The user chose a volume in the panel: the slice views that do not show it yet do so now."""
@@ -377,6 +418,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             layers.SetBackgroundVolumeID(volumeNode.GetID())
             if not background and not foreground:  # else the user has the view where it is wanted
                 sliceLogic.FitSliceToBackground()
+        self.takeFirstTool()
 
     def onSegmentationAdded(self, node: Any) -> None:
         """The user made a segmentation in the panel: it gets the volume's grid and a first segment."""
@@ -451,10 +493,16 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         controller.choices = choicesOf(node)
         controller.select(node.inputVolume, node.segmentation, self._segmentOf(node))
         controller.setPreviewOpacity(node.previewOpacity)
-        self.ui.volumeStatusLabel.text = self.logic.volumeText(node.inputVolume)
+        self.showVolume(node.inputVolume)
         self.onChanged()
         if self.panel is not None:
             self.panel.refresh()
+
+    def showVolume(self, volumeNode: Any) -> None:
+        """Say what the volume is, and why it cannot be used if that is so."""
+        assert self.logic is not None
+        self.ui.volumeSelector.toolTip = self.logic.volumeText(volumeNode)
+        put(self.ui.volumeStatusLabel, self.logic.controller.facts().volumeProblem)
 
     def onChanged(self, _none: None = None) -> None:
         """Keep what is chosen elsewhere, and say how the worker is."""
@@ -679,7 +727,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
     def volumeText(self, volumeNode: Any) -> str:
         """What the panel says of a volume: its size, or why it cannot be segmented."""
         if volumeNode is None:
-            return _("Choose the CT or MR volume that is to be segmented.")
+            return _("Choose the CT or MR volume to segment.")
         try:
             # Looks at no voxel: this runs at every change of the parameter node.
             geometry = volumeGeometry(volumeNode)

@@ -40,8 +40,9 @@ def main() -> None:
         try:
             _fill(window, headless, chosen.missing)
             panel = window.panel
-            panel.resize(440, max(panel.sizeHint().height(), 900))
             panel.show()
+            qt.QCoreApplication.processEvents()
+            panel.resize(400, panel.layout().totalHeightForWidth(400))
             qt.QCoreApplication.processEvents()
             chosen.output.parent.mkdir(parents=True, exist_ok=True)
             if not panel.grab().save(str(chosen.output)):
@@ -70,41 +71,45 @@ def _darken(qt: Any) -> None:
 
 
 def _fill(window: Any, headless: Any, missing: bool) -> None:
-    """A volume, a segment with a click, and a run's outcome in the strip."""
+    """The CT that ships with the project, three segments, a click, and a run's outcome."""
     import numpy as np
+    import slicer.util
 
     from SAM2PropagateLib.gui.events import Message
     from SAM2PropagateLib.gui.install import PACKAGES
     from SAM2PropagateLib.gui.strip import FrameFacts, strip
     from Testing.gui.fake_session import FakeSession
-    from Testing.headless.scenes import addVolume
 
+    ui, panel = window.ui, window.widget.panel
     if missing:
         window.widget.logic.neededPackages = lambda: PACKAGES
-        window.widget.panel._missing = lambda: PACKAGES
-    volume = addVolume(headless, np.random.default_rng(0).integers(0, 99, (60, 64, 64)).astype(np.int16))
-    window.ui.volumeSelector.setCurrentNode(volume)
-    node = window.ui.segmentationSelector.addNode()
-    # Slicer draws it by lot; the picture is to be the same each time.
-    node.GetSegmentation().GetNthSegment(0).SetColor(0.85, 0.4, 0.3)
-    window.ui.modelCollapsibleButton.collapsed = False
-    controller = window.widget.logic.controller
-    if not missing:
-        controller._worker.makeSession = FakeSession
-        controller.point("positive", controller.workspace.geometry.ras_of_pixel(30, 30, 30, 2), (0, 0, 1))
-        controller.wait(5)
-    doubt = 0.25 + 0.4 * np.sin(np.arange(60) / 4) ** 8
-    facts = {n: FrameFacts("propagated", float(doubt[n]), 0.8, 3.0) for n in range(6, 52)}
-    workspace = controller.workspace
-    if not missing:
-        workspace.memory.putApplied(controller.segmentID, facts, workspace.geometry, workspace.axis)
-    window.widget.panel.refresh()
-    sets = {"keyframes": {30}, "edited": {20}, "absent": {52}, "locked": {12}, "preview": set(range(40, 46))}
-    window.widget.panel._strip.setStrip(
-        strip(60, facts, **{name: frozenset(frames) for name, frames in sets.items()}), 24
-    )
+        panel._banner._missing = lambda: PACKAGES
+    volume = slicer.util.loadVolume(str(ROOT / "Resources" / "Sample" / "abdomen_ct.nii.gz"))
+    ui.volumeSelector.setCurrentNode(volume)
     if missing:
-        window.widget.panel.say(Message("info", "A message looks like this. It goes with Dismiss."))
+        panel.say(Message("info", "A message looks like this. The cross takes it away."))
+        return
+    ui.takeWindowButton.click()
+    node = ui.segmentationSelector.addNode()
+    names = (("liver", (0.87, 0.51, 0.4)), ("left kidney", (0.73, 0.4, 0.28)), ("spleen", (0.62, 0.42, 0.61)))
+    for index, (name, color) in enumerate(names):
+        if index:
+            node.GetSegmentation().AddEmptySegment("", "")
+        # Slicer draws colors by lot; the picture is to be the same each time.
+        node.GetSegmentation().GetNthSegment(index).SetName(name)
+        node.GetSegmentation().GetNthSegment(index).SetColor(*color)
+    controller = window.widget.logic.controller
+    controller._worker.makeSession = FakeSession
+    controller.chooseTool("positive")
+    controller.point("positive", controller.workspace.geometry.ras_of_pixel(86, 49, 103, 2), (0, 0, 1))
+    controller.wait(5)
+    controller.discard()
+    doubt = 0.2 + 0.4 * np.sin(np.arange(112) / 9) ** 16
+    facts = {n: FrameFacts("propagated", float(doubt[n]), 0.8, 3.0) for n in range(112)}
+    sets = {"keyframes": {103}, "edited": {64}, "absent": {5}, "locked": {30}}
+    found = strip(112, facts, **{name: frozenset(frames) for name, frames in sets.items()})
+    controller._situation.strip = lambda *_: found
+    panel.refresh()
 
 
 if __name__ == "__main__":

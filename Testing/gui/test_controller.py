@@ -94,7 +94,7 @@ def test_progress_is_told_in_words(case):
     from SAM2PropagateLib.worker.messages import ProgressEvent
 
     text = runText(ProgressEvent(1, "", 12, 90, 8.53, 125.0))
-    assert text == "12 of 90 slices · 8.5 slices/s · 2:05 min left"
+    assert text == "12 of 90 slices, 8.5/s, 2:05 min left"
     case.click(12, 15, 8)
     assert [one.text for one in case.progress] == ["Loading the model: weights", ""]
 
@@ -554,7 +554,7 @@ def test_a_changed_window_is_told_of_once_where_it_does_not_count(case):
     show(case, 1500, 300)
     case.run()
     case.run()
-    assert case.codes == ["older_window"] and "All slices anew" in case.texts[0]
+    assert case.codes == ["older_window"] and "Recompute all slices" in case.texts[0]
     # Everything anew is in the present one, and so is what follows.
     case.run(everything=True)
     case.run(anew=True)

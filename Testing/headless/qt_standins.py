@@ -381,6 +381,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
         return node
 
 
+# Pixels of the title of a section, as in Slicer 5.12 at 100 %.
+_TITLE = 24
+
+
 class ctkCollapsibleButton(QtWidgets.QAbstractButton, metaclass=_Meta):  # noqa: N801
     """A title that folds what is below it."""
 
@@ -392,14 +396,21 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton, metaclass=_Meta):  # noqa:
         self.text = text
 
     def _changed_collapsed(self) -> None:
-        for child in self.children():
-            if isinstance(child, QtWidgets.QWidget):
-                child.setVisible(not self.collapsed)
+        self.setMaximumHeight(_TITLE if self.collapsed else 16777215)
+        # What is hidden by itself stays so.
+        folded = self.__dict__.setdefault("_standin_folded", [])
+        if self.collapsed:
+            children = [child for child in self.children() if isinstance(child, QtWidgets.QWidget)]
+            folded += [child for child in children if not child.isHidden()]
+        for child in folded:
+            child.setVisible(not self.collapsed)
+        if not self.collapsed:
+            folded.clear()
         self.update()
 
     def paintEvent(self, event: Any) -> None:
         painter = QtGui.QPainter(self)
-        frame = QtCore.QRect(0, 0, self.width, 22)
+        frame = QtCore.QRect(0, 0, self.width, _TITLE)
         painter.fillRect(frame, self.palette.color(QtGui.QPalette.ColorRole.Midlight))
         painter.drawText(frame.adjusted(8, 0, 0, 0), int(QtCore.Qt.AlignmentFlag.AlignVCenter), self.text)
 
@@ -407,7 +418,9 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton, metaclass=_Meta):  # noqa:
         # The content begins below the title.
         if event.type() in (QtCore.QEvent.Type.Polish, QtCore.QEvent.Type.Show) and self.layout() is not None:
             left, _, right, bottom = self.layout().getContentsMargins()
-            self.layout().setContentsMargins(left, 28, right, bottom)
+            self.layout().setContentsMargins(left, _TITLE + 4, right, bottom)
+            if self.collapsed:  # it has got its content since
+                self._changed_collapsed()
         return bool(super().event(event))
 
 
@@ -442,25 +455,47 @@ class qMRMLSegmentsTableView(qMRMLWidget, metaclass=_Meta):  # noqa: N801
         super().__init__(parent)
         self._standin_node: Any = None
         self._standin_selected: list[str] = []
+        self._standin_tags: list[tuple[Any, int]] = []
+        # As in the real one's .ui file.
+        self._standin_view = QtWidgets.QTableWidget(0, 2, self)
+        self._standin_view.setMinimumHeight(75)
+        self._standin_view.horizontalHeader().hide()
+        self._standin_view.verticalHeader().hide()
+        self._standin_view.verticalHeader().setDefaultSectionSize(22)
+        self._standin_view.setColumnWidth(0, 48)
+        self._standin_view.horizontalHeader().setStretchLastSection(True)
+        box = QtWidgets.QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self._standin_view)
+
+    def tableWidget(self) -> Any:
+        return self._standin_view
 
     def setSegmentationNode(self, node: Any) -> None:
+        for observed, tag in self._standin_tags:
+            observed.RemoveObserver(tag)
         self._standin_node = node
+        events = ("SegmentAdded", "SegmentRemoved", "SegmentModified") if node is not None else ()
+        kind = vtk.vtkObject if node is None else type(node.GetSegmentation())
+        self._standin_tags = [(node, node.AddObserver(getattr(kind, one), self._fill)) for one in events]
         self.setSelectedSegmentIDs([])
+        self._fill()
+
+    def _fill(self, *_: Any) -> None:
+        segmentation = self._standin_node.GetSegmentation() if self._standin_node is not None else None
+        count = segmentation.GetNumberOfSegments() if segmentation is not None else 0
+        self._standin_view.setRowCount(count)
+        for row in range(count):
+            segment = segmentation.GetNthSegment(row)
+            color = QtWidgets.QTableWidgetItem()
+            color.setBackground(QtGui.QColor.fromRgbF(*segment.GetColor()))
+            self._standin_view.setItem(row, 0, color)
+            self._standin_view.setItem(row, 1, QtWidgets.QTableWidgetItem(segment.GetName()))
+            chosen = segmentation.GetNthSegmentID(row) in self._standin_selected
+            self._standin_view.item(row, 1).setSelected(chosen)
 
     def segmentationNode(self) -> Any:
         return self._standin_node
-
-    def paintEvent(self, event: Any) -> None:
-        painter = QtGui.QPainter(self)
-        painter.fillRect(self.rect, self.palette.color(QtGui.QPalette.ColorRole.Base))
-        segmentation = self._standin_node.GetSegmentation() if self._standin_node is not None else None
-        for row in range(segmentation.GetNumberOfSegments() if segmentation is not None else 0):
-            segment = segmentation.GetNthSegment(row)
-            painter.fillRect(6, 6 + 20 * row, 12, 12, QtGui.QColor.fromRgbF(*segment.GetColor()))
-            chosen = segmentation.GetNthSegmentID(row) in self._standin_selected
-            role = QtGui.QPalette.ColorRole.Highlight if chosen else QtGui.QPalette.ColorRole.Base
-            painter.fillRect(24, 2 + 20 * row, self.width, 20, self.palette.color(role))
-            painter.drawText(28, 17 + 20 * row, segment.GetName())
 
     def selectedSegmentIDs(self) -> tuple[str, ...]:
         return tuple(self._standin_selected)
@@ -468,6 +503,7 @@ class qMRMLSegmentsTableView(qMRMLWidget, metaclass=_Meta):  # noqa: N801
     def setSelectedSegmentIDs(self, segment_ids: Any) -> None:
         if list(segment_ids) != self._standin_selected:
             self._standin_selected = list(segment_ids)
+            self._fill()
             self.selectionChanged.emit(None, None)
 
 

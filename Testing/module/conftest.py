@@ -19,6 +19,8 @@ def window_modules() -> Iterator[Any]:
     The data tree is kept as the application does. The test fails if a stand-in complained, or if there is an
     error in the log.
     """
+    import slicer
+
     from Testing.headless import qt_standins, slicer_modules
     from Testing.headless.boot import boot
     from Testing.headless.data_tree import DataTree
@@ -28,6 +30,7 @@ def window_modules() -> Iterator[Any]:
     tree = DataTree(headless)
     qt_standins.complaints.clear()
     with qt_standins.installed(), slicer_modules.installed():
+        slicer.app.userSettings().clear()
         yield headless
     errors = list(headless.messages.errors)
     headless.clear()

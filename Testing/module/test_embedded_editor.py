@@ -62,9 +62,9 @@ def test_the_stand_in_complains_of_an_editor_that_lets_go_of_nothing(
 ) -> None:
     from Testing.headless import qt_standins
 
-    panel = type(desk.widget.panel)
-    monkeypatch.setattr(panel, "letGoOfScene", lambda self: None)
-    monkeypatch.setattr(panel, "_showSegments", lambda self: None)
+    panel = desk.widget.panel
+    monkeypatch.setattr(type(panel), "letGoOfScene", lambda self: None)
+    monkeypatch.setattr(type(panel._editor), "show", lambda self, *_: None)
     takeUp(desk, "Paint")
     slicer.mrmlScene.Clear(False)
     assert [text.split(" keeps ")[1] for text in qt_standins.complaints] == [

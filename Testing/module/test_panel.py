@@ -130,7 +130,7 @@ def test_what_is_not_possible_says_why(desk: Desk) -> None:
     for name in TOOLS:
         button = getattr(ui, f"{name}ToolButton")
         assert not button.enabled and button.toolTip == "Choose a volume first."
-    for name in ("propagate", "apply", "discard", "undoPrompt", "clearPrompts", "nextDoubtful"):
+    for name in ("propagate", "apply", "discard", "undo", "clearPrompts", "nextDoubtful"):
         button = getattr(ui, f"{name}Button")
         assert not button.enabled and button.toolTip.endswith("."), name
 
@@ -169,10 +169,10 @@ def test_a_tool_and_an_effect_take_the_mouse_from_each_other(desk: Desk) -> None
 
 def test_all_slices_can_be_computed_anew(desk: Desk) -> None:
     desk.load()
-    assert not desk.ui.propagateAnewButton.enabled and desk.ui.propagateAnewButton.toolTip.endswith(".")
+    assert not desk.widget.panel.run.anew.enabled and desk.widget.panel.run.anew.toolTip.endswith(".")
     desk.click()
-    desk.ui.propagateAnewButton.click()
-    assert not desk.ui.propagateAnewButton.enabled
+    desk.widget.panel.run.anew.trigger()
+    assert not desk.widget.panel.run.anew.enabled
     desk.settle()
     assert desk.session.asked[-1][1][2]["anew"]
     desk.ui.propagateButton.click()
@@ -188,7 +188,7 @@ def test_an_effect_works_on_what_the_preview_shows(desk: Desk) -> None:
     desk.ui.segmentEditor.setActiveEffectByName("Erase")
     desk.settle(lambda: not desk.controller.workspace.hasPreview)
     assert desk.voxels() == shown > 0
-    assert "Undo takes that back" in desk.ui.messageLabel.text
+    assert "Use Undo to revert" in desk.ui.messageLabel.text
 
 
 def test_an_effect_that_is_on_works_on_what_a_run_leaves(desk: Desk) -> None:
@@ -232,36 +232,43 @@ def test_choices_are_kept_in_the_parameter_node_both_ways(desk: Desk) -> None:
 def test_a_run_from_click_to_undo_through_the_segment_editor(desk: Desk) -> None:
     desk.load()
     desk.click()
-    assert desk.ui.propagateButton.enabled and desk.ui.undoPromptButton.enabled
+    assert desk.ui.propagateButton.enabled and desk.ui.undoButton.enabled
     desk.ui.propagateButton.click()
-    assert desk.ui.propagateButton.text == "Cancel"
+    assert desk.ui.runStack.currentWidget() is desk.ui.runningPage and desk.ui.cancelButton.enabled
     desk.settle()
-    assert desk.ui.propagateButton.text == "Propagate"
-    assert "18 slices" in desk.ui.progressLabel.text
+    assert desk.ui.runStack.currentWidget() is desk.ui.idlePage
+    assert desk.ui.resultLabel.text.startswith("18 slices")
     assert desk.voxels() > 18
     # The Segment Editor's own Undo takes the run back.
     desk.ui.segmentEditor.undo()
     assert desk.voxels() == 0
     desk.ui.segmentEditor.redo()
     assert desk.voxels() > 18
-    desk.ui.undoPromptButton.click()
+    desk.ui.undoButton.click()
     assert desk.controller.workspace.prompts.is_empty
 
 
 def test_cancel_apply_and_discard(desk: Desk) -> None:
+    from SAM2PropagateLib.gui.events import Progress
+
     desk.load()
     desk.ui.applyAutomaticallyCheckBox.setChecked(False)
     desk.click()
     desk.session.framesPerPoll = 1
     desk.ui.propagateButton.click()
     desk.settle(lambda: len(desk.controller.workspace.previewFrames(desk.controller.segmentID)) > 3)
-    desk.ui.propagateButton.click()
+    text = "4 of 18 slices, 8.5/s, 2 s left"
+    desk.controller.progress.emit(Progress(4, 18, 8.5, 2.0, text))
+    bar = desk.ui.progressBar
+    assert (bar.format, bar.value, bar.maximum) == (text, 4, 18)
+    desk.ui.cancelButton.click()
     desk.settle()
-    assert desk.ui.progressLabel.text.startswith("Cancelled") and desk.voxels() == 0
-    assert desk.ui.applyButton.enabled
+    assert desk.ui.resultLabel.text.startswith("Cancelled: ") and desk.voxels() == 0
+    assert desk.ui.applyButton.enabled and not desk.ui.applyButton.isHidden()
     desk.ui.applyButton.click()
     kept = desk.voxels()
     assert kept > 0 and not desk.ui.applyButton.enabled
+    assert desk.ui.applyButton.isHidden() and desk.ui.discardButton.isHidden()
     desk.click(3)
     desk.ui.discardButton.click()
     assert not desk.controller.workspace.hasPreview and desk.voxels() == kept
@@ -363,9 +370,9 @@ def test_devices_that_this_computer_cannot_have_are_disabled_and_say_why(
     box = desk.ui.deviceComboBox
     found = listed(box)
     assert found["mps"] == (False, "Only Macs with Apple silicon have this.")
-    assert found["cuda"] == (True, "No driver of NVIDIA was found on this computer.")
+    assert found["cuda"] == (True, "No NVIDIA driver was found on this computer.")
     assert found["auto"] == found["cpu"] == (True, "")
-    assert box.toolTip == "What the model runs on."
+    assert box.toolTip == "Choose what the model runs on."
     # As a scene from another computer has it.
     desk.parameters.device = "mps"
     assert box.itemData(box.currentIndex) == "mps" == desk.controller.choices.device
@@ -378,7 +385,7 @@ def test_what_is_grey_in_the_panel_says_why(desk: Desk, monkeypatch: pytest.Monk
     assert not ui.reachSpinBox.enabled and "At most" in ui.reachSpinBox.toolTip
     ui.limitReachCheckBox.setChecked(True)
     assert ui.reachSpinBox.enabled and ui.reachSpinBox.toolTip == "Slices from every keyframe."
-    installer = desk.widget.panel._installer
+    installer = desk.widget.panel._banner._installer
     monkeypatch.setattr(type(installer), "isRunning", True)
     installer.progress.emit("Installing …")
     assert not ui.installButton.enabled and ui.installButton.toolTip == "The installation is running."
@@ -405,9 +412,9 @@ def test_segments_are_added_chosen_and_removed_in_place(desk: Desk) -> None:
     assert not node.GetDisplayNode().GetVisibility()
     # In another module.
     desk.segmentation.GetSegmentation().RemoveSegment(first)
-    assert desk.controller.segmentID == "" and not desk.ui.positiveToolButton.enabled
+    assert desk.controller.segmentID == "" and not desk.ui.removeSegmentButton.enabled
     desk.segmentation.GetSegmentation().AddEmptySegment("other", "other")
-    assert desk.controller.segmentID == "other" and desk.ui.positiveToolButton.enabled
+    assert desk.controller.segmentID == "other" and desk.ui.removeSegmentButton.enabled
 
 
 def test_the_editor_choosing_a_segment_by_itself_changes_no_choice(desk: Desk) -> None:
@@ -667,7 +674,7 @@ def test_hovering_over_the_strip_says_what_is_known_of_that_slice(desk: Desk) ->
     desk.click()
     desk.ui.propagateButton.click()
     desk.settle()
-    strip = desk.widget.panel._strip
+    strip = desk.widget.panel.run.strip
     strip.resize(180, 56)  # ten pixels for each of the 18 slices
     texts = {}
     for frame in (0, 8, 17):
@@ -675,7 +682,8 @@ def test_hovering_over_the_strip_says_what_is_known_of_that_slice(desk: Desk) ->
         move, button = qt.QEvent.Type.MouseMove, qt.Qt.MouseButton.NoButton
         none = qt.Qt.KeyboardModifier.NoModifier
         qt.QApplication.sendEvent(strip, qt.QMouseEvent(move, at, at, button, button, none))
-        texts[frame] = strip.toolTip
+        texts[frame], _, legend = strip.toolTip.replace("<br>", "\n").partition("<hr>")
+        assert "notched: preview" in legend
     facts = {frame: desk.controller.strip().frames[frame] for frame in texts}
     assert texts[8].splitlines()[:2] == ["Slice 9 of 18", "keyframe with prompts"]
     for frame in (0, 17):
@@ -688,7 +696,7 @@ def test_hovering_over_the_strip_says_what_is_known_of_that_slice(desk: Desk) ->
     assert len({facts[frame].doubt for frame in texts}) > 1, "else any slice's number would do"
     at = qt.QPointF(500, 20)
     qt.QApplication.sendEvent(strip, qt.QMouseEvent(move, at, at, button, button, none))
-    assert strip.toolTip == ""
+    assert "Slice" not in strip.toolTip and "absent" in strip.toolTip
 
 
 def test_a_strip_of_more_slices_than_pixels_shows_every_mark(desk: Desk) -> None:
@@ -697,7 +705,7 @@ def test_a_strip_of_more_slices_than_pixels_shows_every_mark(desk: Desk) -> None
     from SAM2PropagateLib.gui import strip_widget
     from SAM2PropagateLib.gui.strip import FrameFacts, strip
 
-    drawn = desk.widget.panel._strip
+    drawn = desk.widget.panel.run.strip
     facts = {n: FrameFacts("propagated", 0.9 if n == 333 else 0.1) for n in range(800)}
     marks = {"keyframes": 401, "edited": 402, "absent": 555, "locked": 799}
     one = strip(800, facts, **{name: frozenset({frame}) for name, frame in marks.items()})
@@ -731,8 +739,8 @@ def test_the_line_of_the_slice_in_view_follows_the_wheel_at_little_cost(
         window.enter()
         desk.load()
         layout.node.SetOrientation("Axial")
-        workspace, strip = desk.controller.workspace, desk.widget.panel._strip
-        assert "slice&nbsp;in&nbsp;view" in desk.ui.stripLabel.text
+        workspace, strip = desk.controller.workspace, desk.widget.panel.run.strip
+        assert "slice in view" in strip.toolTip
 
         def scroll(frame: int) -> None:
             layout.node.JumpSliceByOffsetting(*workspace.geometry.ijk_to_world((12, 15, frame)))
@@ -773,7 +781,7 @@ def test_moving_the_line_draws_only_where_it_was_and_is(desk: Desk, monkeypatch:
 
     from SAM2PropagateLib.gui.strip import strip
 
-    drawn = desk.widget.panel._strip
+    drawn = desk.widget.panel.run.strip
     drawn.resize(400, 56)
     drawn.setStrip(strip(100, {}, keyframes=frozenset({50})), 10)
     drawn.show()
@@ -813,7 +821,7 @@ def test_missing_packages_are_offered_and_nothing_is_done_without_consent(
     )
     desk = Desk(module.open())
     started: list[str] = []
-    monkeypatch.setattr(desk.widget.panel._installer, "start", lambda: started.append("start"))
+    monkeypatch.setattr(desk.widget.panel._banner._installer, "start", lambda: started.append("start"))
     assert not desk.ui.bannerFrame.isHidden() and "torch, sam2" in desk.ui.bannerLabel.text
     desk.load()
     assert "Install what is missing first" in desk.ui.positiveToolButton.toolTip
@@ -832,7 +840,7 @@ def test_missing_packages_are_offered_and_nothing_is_done_without_consent(
 def test_what_pip_says_is_shown_while_it_works_and_is_in_the_log(desk: Desk) -> None:
     from SAM2PropagateLib.gui.install import InstallEnd
 
-    installer = desk.widget.panel._installer
+    installer = desk.widget.panel._banner._installer
     installer.progress.emit("Installing small packages … (step 1 of 2)")
     installer.logged.emit("Collecting " + 200 * "x")
     shown = desk.ui.installProgressLabel.text.splitlines()
@@ -975,7 +983,7 @@ def test_closing_the_scene_during_a_run_and_working_on(desk: Desk) -> None:
     desk.click()
     desk.ui.propagateButton.click()
     slicer.mrmlScene.Clear(False)
-    assert not desk.controller.isRunning and desk.ui.propagateButton.text == "Propagate"
+    assert not desk.controller.isRunning and desk.ui.runStack.currentWidget() is desk.ui.idlePage
     assert desk.ui.volumeSelector.currentNode() is None and not desk.ui.positiveToolButton.enabled
     desk.parameters = desk.logic.getParameterNode()
     desk.load()
@@ -1007,11 +1015,11 @@ def test_the_strip_says_what_is_known_and_jumps(desk: Desk) -> None:
     desk.click()
     desk.ui.propagateButton.click()
     desk.settle()
-    strip = desk.widget.panel._strip
+    strip = desk.widget.panel.run.strip
     assert len(strip.strip) == 18 and strip.strip.frames[8].look == "keyframe"
     jumped: list[int] = []
     desk.controller.jump = jumped.append  # type: ignore[method-assign]
-    desk.widget.panel._jump(5)
+    desk.widget.panel.run._jump(5)
     assert jumped == [5]
     assert desk.ui.nextDoubtfulButton.enabled
 
@@ -1078,7 +1086,7 @@ def test_the_next_day_the_window_shows_everything_again(
     assert desk.ui.reachSpinBox.value == 5 and desk.controller.choices.run.reach == 5
     assert desk.voxels() == voxels
     assert [one.look for one in desk.controller.strip().frames] == looks
-    assert len(desk.widget.panel._strip.strip) == 18
+    assert len(desk.widget.panel.run.strip.strip) == 18
     Effect(desk.ui.segmentEditor)
     desk.click(12)
     desk.ui.propagateButton.click()

@@ -19,7 +19,7 @@ def test_a_public_method_that_python_cannot_reach_is_unknown(window: Any) -> Non
 
 
 def test_an_unknown_member_cannot_be_written(window: Any) -> None:
-    for widget in (window.ui.volumeSelector, window.ui.volumeLabel, window.ui.dataCollapsibleButton):
+    for widget in (window.ui.volumeSelector, window.ui.volumeLabel, window.ui.modelCollapsibleButton):
         with pytest.raises(AttributeError, match="no member 'colour'"):
             widget.colour = "red"
 
@@ -45,7 +45,7 @@ def test_signals_have_the_real_signatures(window: Any) -> None:
     selector.addNode()
     assert seen == ["vtkMRMLSegmentationNode", True]
     with pytest.raises(ValueError, match="no signal clicked"):
-        window.ui.dataCollapsibleButton.connect("clicked(QString)", seen.append)
+        window.ui.modelCollapsibleButton.connect("clicked(QString)", seen.append)
 
 
 def test_a_connection_can_be_taken_back(window: Any) -> None:

@@ -54,7 +54,7 @@ def test_prompts_and_their_folder_go_with_the_segmentation(desk: Desk, isEntered
 def test_nothing_is_promised_of_the_preview_of_a_segmentation_that_was_removed(desk: Desk) -> None:
     desk.click()
     slicer.mrmlScene.RemoveNode(desk.segmentation)
-    assert "is there again" not in desk.ui.messageLabel.text
+    assert "choose both again" not in desk.ui.messageLabel.text
 
 
 def test_prompts_are_called_as_their_segment_is(desk: Desk, window_modules: Any, tmp_path: Any) -> None:

@@ -24,23 +24,21 @@ def propagate(desk: Desk) -> None:
 
 
 def words(desk: Desk) -> str:
-    """What the line under Propagate says; "" if it is hidden."""
-    label = desk.ui.progressLabel
-    assert bool(label.text) != label.isHidden()
-    return str(label.text)
+    """What the line below the strip says."""
+    return str(desk.ui.resultLabel.text)
 
 
 def applied(desk: Desk) -> None:
     desk.click()
     propagate(desk)
-    assert words(desk) == "18 slices were computed and written into the segment."
+    assert words(desk).startswith("18 slices, ") and "preview" not in words(desk)
 
 
-def cancelled(desk: Desk) -> None:
+def waiting(desk: Desk) -> None:
     desk.ui.applyAutomaticallyCheckBox.setChecked(False)
     desk.click()
     propagate(desk)
-    assert words(desk) == "18 slices were computed."
+    assert words(desk).startswith("18 slices in the preview")
 
 
 def undo(desk: Desk) -> None:
@@ -49,38 +47,56 @@ def undo(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "happens"),
+    ("before", "happens", "after"),
     [
-        (cancelled, lambda desk: desk.ui.applyButton.click()),
-        (cancelled, lambda desk: desk.ui.discardButton.click()),
-        (applied, undo),
-        (applied, lambda desk: desk.ui.addSegmentButton.click()),
-        (applied, lambda desk: desk.ui.segmentationSelector.addNode()),
-        (applied, lambda desk: slicer.mrmlScene.RemoveNode(desk.volume)),
-        (applied, lambda desk: slicer.mrmlScene.Clear(False)),
+        (waiting, lambda desk: desk.ui.applyButton.click(), "18 slices, "),
+        (waiting, lambda desk: desk.ui.discardButton.click(), ""),
+        (applied, undo, ""),
+        (applied, lambda desk: desk.ui.addSegmentButton.click(), ""),
+        (applied, lambda desk: desk.ui.segmentationSelector.addNode(), ""),
+        (applied, lambda desk: slicer.mrmlScene.RemoveNode(desk.volume), ""),
+        (applied, lambda desk: slicer.mrmlScene.Clear(False), ""),
     ],
     ids=["apply", "discard", "undo", "segment", "segmentation", "volume", "scene"],
 )
-def test_the_line_goes_when_it_is_not_so_any_more(desk: Desk, before: Any, happens: Any) -> None:
+def test_the_line_says_what_is_there_now(desk: Desk, before: Any, happens: Any, after: str) -> None:
     before(desk)
     desk.widget.panel.refresh()
     assert words(desk), "nothing has happened yet"
     happens(desk)
-    assert words(desk) == ""
+    assert words(desk).startswith(after) and bool(words(desk)) == bool(after)
+    assert "preview" not in words(desk)
 
 
-def test_the_next_run_says_its_own(desk: Desk) -> None:
+def test_the_line_comes_back_with_the_run_and_with_the_segment(desk: Desk) -> None:
     applied(desk)
-    desk.click(3)
+    said, first = words(desk), desk.controller.segmentID
+    undo(desk)
+    desk.ui.segmentEditor.redo()
+    desk.controller.lookForEdits()
+    assert words(desk) == said
+    desk.ui.addSegmentButton.click()
+    desk.ui.segmentsTable.setSelectedSegmentIDs([first])
+    assert words(desk) == said
+
+
+def test_a_cancelled_run_is_called_so_until_something_else_happens(desk: Desk) -> None:
+    desk.click()
+    desk.session.framesPerPoll = 1
     desk.ui.propagateButton.click()
-    assert "written" not in words(desk) or desk.controller.isRunning
-    desk.settle()
-    assert "written into the segment" in words(desk)
+    desk.settle(lambda: len(desk.controller.workspace.previewFrames(desk.controller.segmentID)) > 3)
+    desk.widget.panel.run.propagateOrCancel()
+    assert words(desk).startswith("Cancelled: ") and "in the preview" in words(desk)
+    desk.ui.discardButton.click()
+    assert words(desk) == ""
+    desk.session.framesPerPoll = 99
+    propagate(desk)
+    assert words(desk).startswith("18 slices, ")
 
 
 def test_one_slice_is_one_slice(desk: Desk) -> None:
-    from SAM2PropagateLib.gui.events import RunEnd
-    from SAM2PropagateLib.gui.wording import endText, runText
+    from SAM2PropagateLib.gui.strip import FrameFacts, strip
+    from SAM2PropagateLib.gui.wording import resultText, runText
     from SAM2PropagateLib.worker.messages import ProgressEvent
 
     ui = desk.ui
@@ -89,11 +105,18 @@ def test_one_slice_is_one_slice(desk: Desk) -> None:
     assert ui.reachSpinBox.suffix == " slice from a keyframe"
     ui.reachSpinBox.setValue(2)
     assert ui.reachSpinBox.suffix == " slices from a keyframe"
-    for state in ("done", "cancelled", "failed"):
-        for applied_ in (True, False):
-            one, two = (endText(RunEnd(state, (), count, applied_)) for count in (1, 2))
-            assert "1 slice " in one + " " and "slices" not in one
-            assert "2 slices " in two
+
+    def said(count: int, waiting: int = 0, doubts: int = 0, state: str = "done") -> str:
+        facts = {n: FrameFacts("propagated", 0.9 if n < doubts else 0.1) for n in range(count)}
+        return resultText(strip(200, facts, preview=frozenset(range(waiting))), state)
+
+    assert said(0) == said(0, state="cancelled") == ""
+    assert said(112, doubts=3) == "112 slices, 3 doubtful"
+    assert said(112) == "112 slices, none doubtful"
+    assert said(112, waiting=1, doubts=1) == "112 slices, 1 in the preview, 1 doubtful"
+    assert said(1) == "1 slice" and said(1, waiting=1) == "1 slice in the preview"
+    assert said(2, waiting=2, state="cancelled") == "Cancelled: 2 slices in the preview, none doubtful"
+    assert said(1, waiting=1, doubts=1, state="failed") == "Not finished: 1 slice in the preview, 1 doubtful"
     assert runText(ProgressEvent(None, "", 0, 1)) == "0 of 1 slice"
     assert runText(ProgressEvent(None, "", 0, 2)) == "0 of 2 slices"
 

@@ -22,7 +22,7 @@ def load_sample() -> Any:
 def test_it_opens_and_says_what_there_is(window: Any) -> None:
     assert window.parent.title == "SAM2 Propagate"
     assert window.parent.categories == ["Segmentation"]
-    assert window.ui.volumeStatusLabel.text == "Choose the CT or MR volume that is to be segmented."
+    assert window.ui.volumeSelector.toolTip == "Choose the CT or MR volume to segment."
     assert "SAM2Propagate tiny" in window.ui.modelComboBox.currentText
     assert window.ui.modelStatusLabel.text.startswith("on this computer")
     assert "starts with the first prompt" in window.ui.workerStatusLabel.text
@@ -30,7 +30,7 @@ def test_it_opens_and_says_what_there_is(window: Any) -> None:
 
 def test_it_says_what_a_volume_is(window: Any) -> None:
     window.ui.volumeSelector.setCurrentNode(load_sample())
-    assert window.ui.volumeStatusLabel.text == "122 × 101 × 112 voxels of 3 × 3 × 3 mm."
+    assert window.ui.volumeSelector.toolTip == "122 × 101 × 112 voxels of 3 × 3 × 3 mm."
 
 
 def test_it_says_why_a_volume_cannot_be_segmented(window: Any) -> None:
@@ -40,8 +40,9 @@ def test_it_says_why_a_volume_cannot_be_segmented(window: Any) -> None:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Photo")
     node.SetAndObserveImageData(image)
     window.ui.volumeSelector.setCurrentNode(node)
-    assert "Photo" in window.ui.volumeStatusLabel.text
-    assert "3 values per voxel" in window.ui.volumeStatusLabel.text
+    for text in (window.ui.volumeStatusLabel.text, window.ui.volumeSelector.toolTip):
+        assert "Photo" in text and "3 values per voxel" in text
+    assert not window.ui.volumeStatusLabel.isHidden()
 
 
 def test_widgets_and_parameter_node_follow_each_other(window: Any) -> None:
@@ -83,7 +84,7 @@ def test_closing_the_scene_starts_afresh(window: Any, window_modules: Any) -> No
     window.ui.volumeSelector.setCurrentNode(load_sample())
     window_modules.scene.Clear(False)
     assert window.ui.volumeSelector.currentNode() is None
-    assert window.ui.volumeStatusLabel.text.startswith("Choose")
+    assert window.ui.volumeSelector.toolTip.startswith("Choose")
     assert window_modules.scene.GetNumberOfNodesByClass("vtkMRMLScriptedModuleNode") == 1
 
 
@@ -91,18 +92,18 @@ def test_closing_the_scene_from_another_module_waits(window: Any, window_modules
     window.ui.volumeSelector.setCurrentNode(load_sample())
     window.exit()
     window_modules.scene.Clear(False)
-    assert window.ui.volumeStatusLabel.text.startswith("122")
+    assert window.ui.volumeSelector.toolTip.startswith("122")
     window.enter()
-    assert window.ui.volumeStatusLabel.text.startswith("Choose")
+    assert window.ui.volumeSelector.toolTip.startswith("Choose")
 
 
 def test_it_does_not_follow_while_another_module_is_in_view(window: Any) -> None:
     parameters = window.widget.logic.getParameterNode()
     window.exit()
     parameters.inputVolume = load_sample()
-    assert window.ui.volumeStatusLabel.text.startswith("Choose")
+    assert window.ui.volumeSelector.toolTip.startswith("Choose")
     window.enter()
-    assert window.ui.volumeStatusLabel.text.startswith("122")
+    assert window.ui.volumeSelector.toolTip.startswith("122")
 
 
 def test_opening_changes_no_node_of_the_user(window_modules: Any) -> None:
@@ -162,7 +163,7 @@ def test_reload_takes_the_library_anew(window: Any) -> None:
         assert sys.modules["SAM2PropagateLib.scene.volume"] is not old_library
         assert old_widget.Observations == []
         assert window.ui.volumeSelector.currentNodeID == node.GetID()
-        assert window.ui.volumeStatusLabel.text.startswith("122")
+        assert window.ui.volumeSelector.toolTip.startswith("122")
     finally:
         # Other tests hold classes of the library as it was.
         sys.modules.update(before)

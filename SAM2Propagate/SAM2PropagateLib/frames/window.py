@@ -19,7 +19,8 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.ct_values import hounsfield_offset
 from SAM2PropagateLib.texts import tr as _
 
-# Width and level in Hounsfield units.
+# Width and level in Hounsfield units: those in common use (Radiopaedia, "Windowing (CT)"); the liver's level
+# is for scans with contrast agent.
 PRESETS = MappingProxyType(
     {
         "soft-tissue": (400.0, 40.0),
@@ -260,6 +261,16 @@ def fit_window(array: npt.ArrayLike, modality: str = "") -> FittedWindow:
     else:
         reason = _("soft tissue, because the values look like CT")
     return FittedWindow(Window.preset(_SOFT_TISSUE), f"preset {_SOFT_TISSUE}", reason)
+
+
+def hounsfield_shift(array: npt.ArrayLike, modality: str = "") -> float | None:
+    """What was added to the Hounsfield units of a CT: 0 as a rule; None if `fit_window` takes it for no CT.
+
+    Args, raises: as `fit_window`.
+    """
+    fitted = fit_window(array, modality)
+    is_ct = fitted.source == f"preset {_SOFT_TISSUE}"
+    return fitted.window.level - PRESETS[_SOFT_TISSUE][1] if is_ct else None
 
 
 def _percentiles(array: npt.ArrayLike, because: str) -> FittedWindow:

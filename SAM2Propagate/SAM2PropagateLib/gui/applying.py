@@ -116,7 +116,7 @@ class Applying:
                     _("The result could not be written into the segment ({kind}: {error}).").format(
                         kind=type(error).__name__, error=error
                     ),
-                    _("It is still in the preview: try Apply again."),
+                    _("It is still in the preview. Press Apply to try again."),
                 )
             )
             return None
@@ -135,8 +135,8 @@ class Applying:
                 "info",
                 plural(
                     summary.protected,
-                    _("{count} voxel was left as it was: the Segment Editor's masking protects it."),
-                    _("{count} voxels were left as they were: the Segment Editor's masking protects them."),
+                    _("{count} voxel is protected by the Segment Editor's masking and did not change."),
+                    _("{count} voxels are protected by the Segment Editor's masking and did not change."),
                 ).format(count=summary.protected),
                 "protected",
             )
@@ -182,7 +182,7 @@ class Applying:
         if shown and self.commit(shown) is not None:
             self._messages.say(
                 "info",
-                _("The preview was applied, so that you edit what you see. Undo takes that back."),
+                _("The preview was applied, so that you edit what you see. Use Undo to revert."),
                 "applied_for_edit",
             )
 

@@ -188,6 +188,21 @@ class Controller:
         """Gives a new, empty segmentation the volume's grid and its first segment; the segment's ID."""
         return segment_changes.prepareSegmentation(segmentationNode, volumeNode)
 
+    @property
+    def makeSegment(self) -> Callable[[], None] | None:
+        """Makes and chooses what is missing of a segmentation and a segment when a prompt needs them; None:
+        prompts are refused then.
+        """
+        return self._selection.makeSegment
+
+    @makeSegment.setter
+    def makeSegment(self, makeSegment: Callable[[], None] | None) -> None:
+        self._selection.makeSegment = makeSegment
+
+    def provideSegment(self) -> None:
+        """Has a segmentation and a segment made (`makeSegment`) if there is none for the chosen volume."""
+        self._selection.provideSegment()
+
     def addSegment(self) -> str:
         """Add an empty segment, with a name and color of its own; its ID, "" if there is no segmentation."""
         return self._segments.add()
@@ -205,6 +220,10 @@ class Controller:
     def whyNot(self, action: str) -> str:
         """Why an action of `rules` is not possible now; "" if it is."""
         return self._situation.whyNot(action)
+
+    def refuses(self, action: str) -> bool:
+        """Whether an action of `rules` is not possible now; a message then says why."""
+        return self._situation.refuses(action)
 
     def modelProblem(self) -> str:
         """Why the chosen model cannot be loaded; "" if nothing is known against it."""

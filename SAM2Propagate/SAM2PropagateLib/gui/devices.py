@@ -37,8 +37,8 @@ def devices() -> tuple[Device, ...]:
     """All devices, in the order in which they are shown, in the user's language."""
     isMac, machine = sys.platform == "darwin", platform.machine()
     # No reason to disable it: other cards compute under this name, too.
-    driver = "" if isMac or hasDriver() else _("No driver of NVIDIA was found on this computer.")
-    mac = _("PyTorch cannot use graphics cards of NVIDIA on a Mac.") if isMac else ""
+    driver = "" if isMac or hasDriver() else _("No NVIDIA driver was found on this computer.")
+    mac = _("PyTorch cannot use NVIDIA graphics cards on a Mac.") if isMac else ""
     apple = "" if isMac and machine == "arm64" else _("Only Macs with Apple silicon have this.")
     return (
         Device(AUTO, _("Automatic (the fastest there is)")),

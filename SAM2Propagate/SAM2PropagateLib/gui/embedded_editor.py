@@ -55,6 +55,29 @@ class EmbeddedEditor:
             # The same settings may have another segmentation now, as after a scene was loaded.
             self._widget.updateWidgetFromMRML()
 
+    def show(self, workspace: Any, segmentID: str) -> None:
+        """Shows what is worked on, and the chosen segment.
+
+        Args:
+            workspace: its volume and segmentation; None: nothing.
+        """
+        editor = self._widget
+        if editor.mrmlSegmentEditorNode() is None:
+            return
+        if workspace is None and editor.activeEffect() is not None:
+            # It would go on to work on a segmentation or a volume that was removed.
+            self.putEffectAway()
+        node = workspace.segmentationNode if workspace is not None else None
+        if editor.segmentationNode() is not node:
+            with labelLayersKept():
+                editor.setSegmentationNode(node)
+        volume = workspace.volumeNode if workspace is not None else None
+        if editor.sourceVolumeNode() is not volume:
+            editor.setSourceVolumeNode(volume)
+        isThere = workspace is not None and segmentID in workspace.segmentIDs
+        if isThere and editor.currentSegmentID() != segmentID:
+            editor.setCurrentSegmentID(segmentID)
+
     def putEffectAway(self) -> None:
         """Ends the active effect, and the editor's observing of the views with it."""
         effect = self._widget.activeEffect()

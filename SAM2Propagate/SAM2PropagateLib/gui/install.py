@@ -149,7 +149,7 @@ def consentText(needed: Sequence[Package]) -> str:
             )
         )
     lines += [
-        _("  (it takes the place of version {version}, for all of Slicer)").format(version=one.found)
+        _("  (replaces version {version}, for all of Slicer)").format(version=one.found)
         for one in needed
         if one.found
     ]
@@ -167,7 +167,7 @@ def consentText(needed: Sequence[Package]) -> str:
                 "less than 1 MB"
             )
         )
-    lines += ["", _("The model comes with the extension: nothing else is downloaded.")]
+    lines += ["", _("The model comes with the extension. Nothing else is downloaded.")]
     return "\n".join(lines)
 
 
@@ -319,9 +319,7 @@ class Installer:
         names = sorted({match.group(1) for match in found if match is not None})
         if not names:
             return ""
-        return _("Other versions were there before of {names}: start Slicer again before you go on.").format(
-            names=", ".join(names)
-        )
+        return _("{names} were replaced. Restart Slicer.").format(names=", ".join(names))
 
     def _line(self, line: str) -> None:
         self._log.append(line)
@@ -329,8 +327,8 @@ class Installer:
 
     def _fail(self, text: str) -> None:
         hint = _(
-            "Slicer works on as before. Check the network and the space on the disk, then press Install "
-            "again: it goes on with what is missing. The log says more."
+            "Slicer keeps working. Check the network and the disk space, then press Install again to "
+            "continue with what is missing. The log says more."
         )
         self._finish(InstallEnd(False, f"{text.rstrip('.')}. {hint}", tuple(self._log)))
 

@@ -82,8 +82,8 @@ class Lifetime:
                 self._messages.say(
                     "info",
                     _(
-                        "The preview of “{segmentation}” on “{volume}” is not applied yet. It is kept, and "
-                        "is there again when you choose both again."
+                        "The preview of “{segmentation}” on “{volume}” is not applied yet. It is kept: "
+                        "choose both again to see it."
                     ).format(
                         segmentation=chosen.segmentationNode.GetName(), volume=chosen.volumeNode.GetName()
                     ),
@@ -197,7 +197,7 @@ class Lifetime:
             if hadPreview:
                 self._messages.say(
                     "warning",
-                    _("The preview went with its volume; what was applied to the segments is still there."),
+                    _("The volume was removed, and its preview with it. Applied segments are unchanged."),
                     "preview_gone",
                 )
         self._changed.emit(None)

@@ -99,12 +99,12 @@ class ModelList:
         if status.there:
             whyNotDownload = _("It is on this computer already.")
         elif entry.url is None:
-            whyNotDownload = _("It comes with the extension: install the extension again.")
+            whyNotDownload = _("It comes with the extension. Reinstall the extension.")
         elif self.isDownloading:
             whyNotDownload = _("Another download is running.")
         whyNotRemove = ""
         if entry.resource is not None:
-            whyNotRemove = _("It comes with the extension and stays with it.")
+            whyNotRemove = _("It is part of the extension and cannot be removed.")
         elif not status.there and not status.bytes_there:
             whyNotRemove = _("It is not on this computer.")
         elif self.isDownloading and self._name == entry.name:
@@ -121,7 +121,7 @@ class ModelList:
             "",
             _("From: {url}").format(url=entry.url),
             _("Size: {size}").format(size=size(entry.bytes)),
-            _("Licence of the weights: {licence}").format(licence=entry.licence),
+            _("License of the weights: {licence}").format(licence=entry.licence),
             _("To: {folder}").format(folder=self._store.path_of(entry).parent),
             _("It is checked against its published SHA-256 before it is used."),
         ]

@@ -92,6 +92,9 @@ class Pointing:
         after = toolAfter(tool, self._tool)
         if after is not None and self._situation.refuses(rules.PROMPT):
             return False
+        if after is not None and after not in (*CLICK_TOOLS, ABSENT, LOCK, RANGE):
+            # What is drawn is drawn for a segment.
+            self._selection.provideSegment()
         self._tool = after
         self._changed.emit(None)
         return True
@@ -108,19 +111,21 @@ class Pointing:
         """The user clicked into the 3D view with a tool."""
         if self._tool is not None:
             self._messages.say(
-                "warning", _("Prompts are placed in the slice views, not in the 3D view."), "3d_view"
+                "warning", _("Place prompts in the slice views, not in the 3D view."), "3d_view"
             )
 
     def refuseKey(self) -> None:
         """A key that is about the slice under the mouse was pressed with the mouse elsewhere."""
         self._messages.say(
-            "info", _("Point at the slice first: this key is about the slice under the mouse."), "no_slice"
+            "info", _("Point at a slice first. This key marks the slice under the mouse."), "no_slice"
         )
 
     def refuseBox(self) -> None:
         """A drag with the box tool made no box."""
         self._messages.say(
-            "warning", _("Drag a box from one corner to the opposite one, inside the image."), "no_box"
+            "warning",
+            _("Drag from one corner of the box to the opposite corner, inside the image."),
+            "no_box",
         )
 
     def point(self, tool: str, ras: npt.ArrayLike, viewNormal: npt.ArrayLike | None = None) -> bool:
@@ -128,11 +133,12 @@ class Pointing:
         if self._situation.refuses(rules.PROMPT):
             return False
         try:
+            self._provideSegment()
             workspace = self._selection.require()
             place = workspace.fromWorld(ras)
             geometry = workspace.geometry
             if not geometry.contains(place):
-                self._messages.say("warning", _("That is outside the image of the volume."), "outside_volume")
+                self._messages.say("warning", _("This place is outside the volume."), "outside_volume")
                 return False
             axis = workspace.axisFor(viewNormal)
             frame = geometry.frame_of(place, axis)
@@ -145,6 +151,12 @@ class Pointing:
         except SAM2PropagateError as error:
             self._messages.say("warning", str(error), error.code)
             return False
+
+    def _provideSegment(self) -> None:
+        """Has a segment made for the first click; the tool stays on."""
+        before = self._tool
+        self._selection.provideSegment()
+        self._tool = before
 
     def addBox(self, cornerA: npt.ArrayLike, cornerB: npt.ArrayLike) -> bool:
         """Adds a box by two opposite corners (RAS) on one frame, as a script does; the mouse draws them."""
@@ -213,7 +225,7 @@ class Pointing:
             raise ValueError(f"nothing can be pointed at with the tool {tool!r}")
         if self._rangeStart is None or self._rangeStart[0] != axis:
             self._rangeStart = (axis, frame)
-            self._messages.say("info", _("Now click on the slice at the other end of the range."), "range")
+            self._messages.say("info", _("Click on the slice at the other end of the range."), "range")
             return None
         first, last = sorted((self._rangeStart[1], frame))
         self._rangeStart = None

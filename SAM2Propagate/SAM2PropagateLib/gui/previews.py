@@ -90,9 +90,9 @@ class Previews:
             if frame not in absent and (said.clicks or said.scribbles):
                 self._messages.say(
                     "info",
-                    _(
-                        "Only “does not belong” is said on slice {number}: click + on the structure, too."
-                    ).format(number=frame + 1),
+                    _("Slice {number} has only negative clicks. Add a positive click.").format(
+                        number=frame + 1
+                    ),
                     "only_negative_clicks",
                 )
         if accepted:

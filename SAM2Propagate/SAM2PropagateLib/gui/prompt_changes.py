@@ -177,20 +177,20 @@ class PromptChanges:
                 continue
             frames = keyframes.everyFrameOf(prompt, geometry, axis)
             if not frames:
-                return _("That is outside the image of the volume.")
+                return _("This place is outside the volume.")
             if not isinstance(prompt, Click | Box | Scribble | Lasso):
                 continue
             plane = workspace.worldGeometry.plane_name(axis)
             if isinstance(prompt, Box) and _isAcross(prompt, geometry, axis):
-                return _(
-                    "Boxes belong into the {plane} views: the propagation goes through the {plane} slices."
-                ).format(plane=plane)
+                return _("Draw boxes in the {plane} views; propagation runs along {plane} slices.").format(
+                    plane=plane
+                )
             if isinstance(prompt, Lasso) and (why := _whyNoLasso(prompt, geometry, axis, plane)):
                 return why
             if held := frames & locked:
                 return _("Slice {number} is locked. Unlock it to change it.").format(number=min(held) + 1)
             if held := frames & absent:
-                return _("Slice {number} is marked as absent. Take that mark away first.").format(
+                return _("Slice {number} is marked as absent. Remove the mark first.").format(
                     number=min(held) + 1
                 )
         return ""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from SAM2PropagateLib.texts import tr as _
 
-PROMPT, PROPAGATE, PROPAGATE_ANEW, CANCEL, APPLY, DISCARD, NEXT_DOUBTFUL = (
+PROMPT, ADD_SEGMENT, PROPAGATE, PROPAGATE_ANEW, CANCEL, APPLY, DISCARD, NEXT_DOUBTFUL = (
     "prompt",
+    "add_segment",
     "propagate",
     "propagate_anew",
     "cancel",
@@ -19,6 +20,7 @@ PROMPT, PROPAGATE, PROPAGATE_ANEW, CANCEL, APPLY, DISCARD, NEXT_DOUBTFUL = (
 UNDO_PROMPT, REDO_PROMPT, CLEAR_PROMPTS = "undo_prompt", "redo_prompt", "clear_prompts"
 ACTIONS = (
     PROMPT,
+    ADD_SEGMENT,
     PROPAGATE,
     PROPAGATE_ANEW,
     CANCEL,
@@ -39,6 +41,7 @@ class Facts:
         missing: packages that are not installed.
         volumeProblem, segmentationProblem, modelProblem: why the chosen one cannot be used; "" if it can.
         hasVolume, hasSegmentation, hasSegment: whether one is chosen.
+        makesSegment: a segmentation and a segment are made and chosen when a prompt needs them.
         isRunning: a propagation.
         canStart: there is something to propagate from: prompts, or slices painted by hand.
         hasPreview: the preview holds masks. hasPrompts: of the chosen segment.
@@ -52,6 +55,7 @@ class Facts:
     hasVolume: bool = False
     hasSegmentation: bool = False
     hasSegment: bool = False
+    makesSegment: bool = False
     isRunning: bool = False
     canStart: bool = False
     hasPreview: bool = False
@@ -70,22 +74,25 @@ def whyNot(action: str, facts: Facts) -> str:
     return _RULES[action](facts)
 
 
-def _notReady(facts: Facts) -> str:
+def _cannotAdd(facts: Facts) -> str:
     if facts.missing:
         return _("Install what is missing first: {names}.").format(names=", ".join(facts.missing))
     if not facts.hasVolume:
         return _("Choose a volume first.")
     if facts.volumeProblem:
         return facts.volumeProblem
-    if not facts.hasSegmentation:
+    if not facts.hasSegmentation and not facts.makesSegment:
         return _("Choose or create a segmentation first.")
-    if facts.segmentationProblem:
-        return facts.segmentationProblem
-    return facts.modelProblem
+    return facts.segmentationProblem
+
+
+def _notReady(facts: Facts) -> str:
+    return _cannotAdd(facts) or facts.modelProblem
 
 
 def _prompt(facts: Facts) -> str:
-    return _notReady(facts) or ("" if facts.hasSegment else _("Choose or add a segment first."))
+    hasSegment = facts.hasSegment or facts.makesSegment
+    return _notReady(facts) or ("" if hasSegment else _("Choose or add a segment first."))
 
 
 def _propagate(facts: Facts) -> str:
@@ -94,7 +101,7 @@ def _propagate(facts: Facts) -> str:
     if reason := _notReady(facts):
         return reason
     if not facts.canStart:
-        return _("Click on the structure, draw a box around it or paint it on one slice first.")
+        return _("Click on the structure, draw a box around it, or paint it on one slice first.")
     return ""
 
 
@@ -126,6 +133,7 @@ def _clearPrompts(facts: Facts) -> str:
 
 _RULES: dict[str, Callable[[Facts], str]] = {
     PROMPT: _prompt,
+    ADD_SEGMENT: _cannotAdd,
     PROPAGATE: _propagate,
     PROPAGATE_ANEW: _propagate,
     CANCEL: _cancel,

@@ -176,8 +176,8 @@ class Runs:
             self._messages.say(
                 "info",
                 _(
-                    "The model sees “{names}” in the window and level of the first propagation, so that only "
-                    "what you correct changes. For the present ones: All slices anew."
+                    "“{names}” keeps the window and level of its first propagation. To use the current ones, "
+                    "press … beside Propagate and choose Recompute all slices."
                 ).format(names="”, “".join(names)),
                 "older_window",
             )
@@ -209,7 +209,7 @@ class Runs:
             return
         text = plural(
             count,
-            _("{count} slice with newer prompts is still a preview: propagate again, or apply it."),
-            _("{count} slices with newer prompts are still a preview: propagate again, or apply them."),
+            _("{count} slice with newer prompts is still in the preview. Propagate again, or apply it."),
+            _("{count} slices with newer prompts are still in the preview. Propagate again, or apply them."),
         )
         self._messages.say("info", text.format(count=count), "newer_prompts")

@@ -24,6 +24,7 @@ class Selection:
         volumeNode, segmentationNode: None for one that is not chosen.
         segmentID: the segment that prompts are for; "" if none is chosen.
         choices: how to propagate, and with which model.
+        makeSegment: makes what is missing of a segmentation and a segment, and chooses it; None: nobody does.
     """
 
     def __init__(self, makeWriter: WriterMaker | None = None, drawer: Drawer | None = None) -> None:
@@ -34,6 +35,7 @@ class Selection:
         self.segmentationNode: Any = None
         self.segmentID = ""
         self.choices = Choices()
+        self.makeSegment: Callable[[], None] | None = None
 
     @property
     def workspace(self) -> Workspace | None:
@@ -87,6 +89,13 @@ class Selection:
                 _("Select a volume and a segmentation first."),
             )
         return self._workspace
+
+    def provideSegment(self) -> None:
+        """Has a segmentation and a segment made if there is none for the volume that is chosen."""
+        workspace = self._workspace
+        isMissing = workspace is None or self.segmentID not in workspace.segmentIDs
+        if isMissing and self.volumeNode is not None and self.makeSegment is not None:
+            self.makeSegment()
 
     def requireSegment(self) -> str:
         """The chosen segment's ID.

@@ -51,6 +51,7 @@ class Situation:
             hasVolume=selection.volumeNode is not None,
             hasSegmentation=selection.segmentationNode is not None,
             hasSegment=hasSegment,
+            makesSegment=selection.makeSegment is not None,
             isRunning=self._running.isOn,
             canStart=isUsable and bool(self.startable()),
             hasPreview=workspace is not None and workspace.hasPreview,
@@ -88,14 +89,14 @@ class Situation:
             if path.is_file():
                 return ""
             return _(
-                "There is no weights file “{path}”: open another one, or choose a model of the list."
+                "There is no weights file “{path}”. Open another one, or choose a model from the list."
             ).format(path=path)
         if self._store.path_of(entry).is_file():
             return ""
         if entry.resource is not None:
-            return _("The model that comes with the extension is missing: install the extension again.")
+            return _("The model that comes with the extension is missing. Reinstall the extension.")
         return _(
-            "The model “{title}” is not on this computer yet: download it, or choose another one."
+            "The model “{title}” is not on this computer yet. Download it, or choose another one."
         ).format(title=entry.title)
 
     def startable(self) -> tuple[str, ...]:

@@ -117,6 +117,21 @@ class SliceStrip:
         return len(self.frames)
 
     @property
+    def found(self) -> int:
+        """How many slices a run or a preview has said something of."""
+        return sum(one.facts is not None for one in self.frames)
+
+    @property
+    def waiting(self) -> int:
+        """How many slices are in the preview, not in the segment yet."""
+        return sum(one.isPreview for one in self.frames)
+
+    @property
+    def doubts(self) -> int:
+        """How many slices are doubtful."""
+        return sum(one.isDoubtful for one in self.frames)
+
+    @property
     def doubtful(self) -> tuple[int, ...]:
         """Where to look, in order: the most doubtful slice of each doubtful stretch."""
         worst: list[StripFrame] = []

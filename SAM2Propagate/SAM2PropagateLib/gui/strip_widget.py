@@ -16,6 +16,7 @@ from SAM2PropagateLib.gui.strip import (
     Column,
     SliceStrip,
 )
+from SAM2PropagateLib.texts import tr as _
 
 # For light and dark windows alike.
 COLORS = {
@@ -28,12 +29,32 @@ COLORS = {
 DOUBT, SHOWN = "#e08a1e", "#d02090"
 """The colors of the curve, and of the line of the slice in view."""
 
+# The least height of the widget in pixels.
+_HEIGHT = 48
 # The height of the colored band as a part of the widget's; the curve has the rest.
 _BAND = 0.35
 # The width of the curve and of the line in pixels.
 _PEN = 2
 # Slices that lie on each other in a strip that hovering names.
 _MOST_NAMED = 4
+
+
+def legend() -> str:
+    """What the colors and lines mean, as rich text."""
+    names = {
+        KEYFRAME: _("keyframe"),
+        EDITED: _("edited"),
+        PROPAGATED: _("propagated"),
+        ABSENT: _("absent"),
+        LOCKED: _("locked"),
+    }
+    lines = [f'<span style="color:{COLORS[look]}">■</span> {name}' for look, name in names.items()]
+    lines += [
+        f'<span style="color:{DOUBT}">—</span> {_("doubt")}',
+        f'<span style="color:{SHOWN}">|</span> {_("slice in view")}',
+        _("notched: preview, not applied yet"),
+    ]
+    return "<br>".join(lines)
 
 
 def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
@@ -53,7 +74,8 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
             self.columns: list[Column] = []
             self.curve: list[tuple[int, float | None]] = []
             self.setMouseTracking(True)
-            self.setMinimumHeight(56)
+            self.setMinimumHeight(_HEIGHT)
+            self.setToolTip(legend())
 
         def setStrip(self, strip: SliceStrip, shownFrame: int | None) -> None:
             self.strip, self.shownFrame = strip, shownFrame
@@ -76,7 +98,9 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
         def mouseMoveEvent(self, event: Any) -> None:
             frames = self.strip.framesAt(event.pos().x(), self.width)
             texts = [self.strip.text(frame) for frame in frames[:_MOST_NAMED]]
-            self.setToolTip("\n".join(texts) + ("\n…" if len(frames) > _MOST_NAMED else ""))
+            texts += ["…"] if len(frames) > _MOST_NAMED else []
+            said = "\n".join(texts).replace("\n", "<br>")
+            self.setToolTip(f"{said}<hr>{legend()}" if said else legend())
 
         def paintEvent(self, event: Any) -> None:
             painter = qt.QPainter(self)

@@ -31,7 +31,8 @@ _KEYS = {
     LOCK: "L",
     RANGE: "K",
 }
-PROPAGATE_KEY, NEXT_DOUBTFUL_KEY = "P", "N"
+PROPAGATE_KEY, NEXT_DOUBTFUL_KEY, ADD_SEGMENT_KEY = "P", "N", "C"
+ACTION_KEYS = (PROPAGATE_KEY, NEXT_DOUBTFUL_KEY, ADD_SEGMENT_KEY)
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Tool:
 def tools() -> tuple[Tool, ...]:
     """All tools, in the order in which they are shown, in the user's language."""
     described = {
-        POSITIVE: (_("Click +"), _("Click on the structure: this belongs to it."), True),
-        NEGATIVE: (_("Click −"), _("Click beside the structure: this does not belong to it."), True),
+        POSITIVE: (_("Click +"), _("Click on what belongs to the structure."), True),
+        NEGATIVE: (_("Click −"), _("Click on what does not belong to the structure."), True),
         BOX: (_("Box"), _("Drag a box around the structure on one slice."), True),
         SCRIBBLE: (
             _("Scribble"),
@@ -64,34 +65,18 @@ def tools() -> tuple[Tool, ...]:
         LASSO: (_("Lasso"), _("Drag around the structure; the line closes when you let go."), True),
         ABSENT: (
             _("Absent here"),
-            _("Click on a slice that the structure does not reach: propagation ends there. Click again to "
-              "take the mark away."),
+            _("Click on a slice without the structure to end propagation there; click again to remove "
+              "the mark."),
             False,
         ),
         LOCK: (
             _("Lock slice"),
-            _("Click on a slice that is right: it never changes again. Click again to unlock it."),
+            _("Click on a correct slice to keep it from changing; click again to unlock it."),
             False,
         ),
         RANGE: (_("Range"), _("Click on the first and on the last slice that may change."), False),
     }  # fmt: skip
     return tuple(Tool(name, _KEYS[name], *described[name]) for name in TOOLS)
-
-
-def keyList() -> tuple[tuple[str, str], ...]:
-    """Every key and what it does, for the panel and the manual."""
-    listed = [(tool.key, tool.title) for tool in tools()]
-    return (
-        *listed,
-        (PROPAGATE_KEY, _("Propagate, or cancel")),
-        (NEXT_DOUBTFUL_KEY, _("Next doubtful slice")),
-    )
-
-
-def keyNote() -> str:
-    """Which keys wait while an effect of the Segment Editor is on: it has the mouse, and Draw the key A."""
-    keys = ", ".join(_KEYS[name] for name in (*CLICK_TOOLS, BOX, SCRIBBLE, LASSO))
-    return _("With an effect of “Edit by hand” on, {keys} do nothing.").format(keys=keys)
 
 
 def toolOfKey(key: str) -> str | None:

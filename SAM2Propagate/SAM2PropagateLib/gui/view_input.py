@@ -12,7 +12,7 @@ these ends the tool, as with the effects of the Segment Editor.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import slicer
@@ -29,9 +29,7 @@ from SAM2PropagateLib.gui.tools import (
     LOCK,
     NEGATIVE,
     NEGATIVE_SCRIBBLE,
-    NEXT_DOUBTFUL_KEY,
     POSITIVE,
-    PROPAGATE_KEY,
     RANGE,
     SCRIBBLE,
     STROKE_TOOLS,
@@ -70,7 +68,7 @@ class ViewInput:
 
     Args:
         controller: who is told.
-        onPropagate, onNextDoubtful: called for these two keys.
+        actions: what keys do that are no tool's.
         clock: seconds.
         onHover: called with whether a prompt is under the mouse, when that has changed.
         isButtonDown: whether the left button is down, as far as that can be told: a release is missed where
@@ -80,14 +78,13 @@ class ViewInput:
     def __init__(
         self,
         controller: Controller,
-        onPropagate: Callable[[], None] = lambda: None,
-        onNextDoubtful: Callable[[], None] = lambda: None,
+        actions: Mapping[str, Callable[[], object]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         onHover: Callable[[bool], None] = lambda _isOn: None,
         isButtonDown: Callable[[], bool] = lambda: True,
     ) -> None:
         self._controller = controller
-        self._actions = {PROPAGATE_KEY: onPropagate, NEXT_DOUBTFUL_KEY: onNextDoubtful}
+        self._actions = dict(actions or {})
         self._slices: list[tuple[Any, Any]] = []
         self._draws: dict[Any, Callable[[], None]] = {}
         self._others: list[Any] = []

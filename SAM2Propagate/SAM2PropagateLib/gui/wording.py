@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-from SAM2PropagateLib.gui.events import RunEnd
+from SAM2PropagateLib.gui.strip import SliceStrip
 from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 
 def runText(event: ProgressEvent) -> str:
-    """`Slice 12 of 90 · 8.5 slices/s · 9 s left`, as far as it is known."""
+    """`12 of 90 slices, 8.5/s, 9 s left`, as far as it is known."""
     counts = plural(event.total, _("{done} of {total} slice"), _("{done} of {total} slices"))
     parts = [counts.format(done=event.done, total=event.total)]
     if event.frames_per_second:
-        parts.append(_("{speed:.1f} slices/s").format(speed=event.frames_per_second))
+        parts.append(_("{speed:.1f}/s").format(speed=event.frames_per_second))
     if event.seconds_left is not None:
         parts.append(_("{time} left").format(time=duration(event.seconds_left)))
-    return " · ".join(parts)
+    return ", ".join(parts)
 
 
-def endText(end: RunEnd) -> str:
-    """What became of a run."""
-    count = end.frames
-    if end.state == "cancelled":
-        text = plural(
-            count,
-            _("Cancelled: {count} slice is in the preview."),
-            _("Cancelled: {count} slices are in the preview."),
-        )
-    elif end.state == "failed":
-        text = plural(
-            count,
-            _("Not finished: {count} slice is in the preview."),
-            _("Not finished: {count} slices are in the preview."),
-        )
-    elif end.applied:
-        text = plural(
-            count,
-            _("{count} slice was computed and written into the segment."),
-            _("{count} slices were computed and written into the segment."),
-        )
+def resultText(strip: SliceStrip, state: str = "done") -> str:
+    """`112 slices, 3 doubtful`: what a run left, and what of it there is to check; "" for nothing.
+
+    Args:
+        state: how the last run ended, as in `RunEnd`.
+    """
+    count, waiting, doubts = strip.found, strip.waiting, strip.doubts
+    if not count:
+        return ""
+    if waiting == count:
+        text = plural(waiting, _("{count} slice in the preview"), _("{count} slices in the preview"))
+        parts = [text.format(count=waiting)]
     else:
-        text = plural(count, _("{count} slice was computed."), _("{count} slices were computed."))
-    return text.format(count=count)
+        parts = [plural(count, _("{count} slice"), _("{count} slices")).format(count=count)]
+        parts += [_("{count} in the preview").format(count=waiting)] if waiting else []
+    if doubts:
+        parts.append(_("{count} doubtful").format(count=doubts))
+    elif count > 1:
+        parts.append(_("none doubtful"))
+    text = ", ".join(parts)
+    if state == "cancelled":
+        return _("Cancelled: {text}").format(text=text)
+    return _("Not finished: {text}").format(text=text) if state == "failed" else text
 
 
 def duration(seconds: float) -> str:

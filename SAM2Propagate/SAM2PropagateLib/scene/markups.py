@@ -391,8 +391,8 @@ class PromptMarkups:
         return None
 
     def choose(self, segmentID: str | None) -> None:
-        """Has the mouse drag prompts of this segment only, those of others are just shown; None: all are
-        dragged.
+        """Has the mouse drag prompts of this segment only, those of others are just shown, and faint; None:
+        all are dragged.
         """
         self._chosen = segmentID
         self._quiet()

@@ -38,7 +38,7 @@ _FOLDER_SUFFIX = "prompts"
 # Of an item of the data tree: a folder of ours. Of a node: the name that it was given after its segment.
 _FOLDER_ATTRIBUTE = "SAM2Propagate.Folder"
 _NAMED_ATTRIBUTE = "SAM2Propagate.Named"
-# Of a node: it was locked because another segment is the chosen one, and not by the user.
+# Of a node: it is faint and locked because another segment is the chosen one, and not by the user.
 _QUIET_ATTRIBUTE = "SAM2Propagate.Quiet"
 
 
@@ -73,6 +73,8 @@ _NOT, _NOT_OF_RED = (1.0, 0.05, 0.05), (1.0, 0.85, 0.0)
 _RED_ENOUGH = 0.35
 _TOUCH = 0.25
 _BOX_LINE, _STROKE_LINE = 0.35, 0.2
+# How much is seen of a prompt whose segment is not the chosen one.
+_FAINT = 0.3
 
 
 def promptNodes(
@@ -174,7 +176,13 @@ def colorPromptNode(segmentationNode: Any, node: Any) -> None:
 
 
 def quietPromptNode(node: Any, isQuiet: bool) -> None:
-    """Has a prompt node let the mouse through, or take it again; one that the user locked stays locked."""
+    """Has a prompt node let the mouse through, faint, or take it again; one that the user locked stays
+    locked.
+    """
+    display = node.GetDisplayNode()
+    opacity = _FAINT if isQuiet else 1.0
+    if display is not None and display.GetOpacity() != opacity:
+        display.SetOpacity(opacity)
     wasQuiet = node.GetAttribute(_QUIET_ATTRIBUTE) is not None
     if isQuiet and not node.GetLocked():
         node.SetAttribute(_QUIET_ATTRIBUTE, "1")

@@ -51,7 +51,7 @@ def readVolume(volumeNode: Any) -> SceneVolume:
             `constant_volume`, ...).
     """
     geometry = volumeGeometry(volumeNode)
-    array = _voxels(volumeNode)
+    array = voxelsOf(volumeNode)
     check_volume(array, geometry)
     return SceneVolume(array, geometry, displayWindow(volumeNode), volumeNode.GetName() or "")
 
@@ -100,10 +100,11 @@ def displayWindow(volumeNode: Any) -> Window:
     display = volumeNode.GetDisplayNode()
     if display is not None and display.IsA("vtkMRMLScalarVolumeDisplayNode") and display.GetWindow() > 0:
         return Window(display.GetWindow(), display.GetLevel())
-    return window_for(_voxels(volumeNode))
+    return window_for(voxelsOf(volumeNode))
 
 
-def _voxels(volumeNode: Any) -> npt.NDArray[Any]:
+def voxelsOf(volumeNode: Any) -> npt.NDArray[Any]:
+    """A volume's voxels as they are, (K, J, I): a view that cannot be written to."""
     image = volumeNode.GetImageData()
     array: npt.NDArray[Any] = vtk_to_numpy(image.GetPointData().GetScalars())
     view = array.reshape(image.GetDimensions()[::-1]).view()

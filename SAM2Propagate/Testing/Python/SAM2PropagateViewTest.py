@@ -6,6 +6,7 @@ offscreen slice views.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import unittest
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 import slicer
 
 from SAM2PropagateLib.gui.navigation import frameInView
+from SAM2PropagateLib.gui.tools import ACTION_KEYS
 from SAM2PropagateLib.gui.view_input import ViewInput
 from SAM2PropagateLib.prompts import box_at, choose_axis, resolve
 from SAM2PropagateLib.scene.box_drag import BoxDrag
@@ -388,8 +390,7 @@ class ToolCase(Case):
         self.now = 0.0
         self.input = ViewInput(
             self.controller,
-            lambda: self.pressed.append("P"),
-            lambda: self.pressed.append("N"),
+            {key: functools.partial(self.pressed.append, key) for key in ACTION_KEYS},
             clock=lambda: self.now,
             onHover=self.hovered.append,
         )

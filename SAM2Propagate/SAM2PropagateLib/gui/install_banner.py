@@ -1,0 +1,103 @@
+"""The banner that names missing packages and offers to install them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from SAM2PropagateLib.gui.dialogs import Dialogs
+from SAM2PropagateLib.gui.events import Message
+from SAM2PropagateLib.gui.install import InstallEnd, Installer, Package, bannerText, consentText
+from SAM2PropagateLib.gui.widgets import Connections, enable, put
+from SAM2PropagateLib.texts import tr as _
+
+# Characters of a line of pip's that are shown while it works; the log has all.
+_LINE = 80
+
+
+class InstallBanner:
+    """Shows what is missing, and how far its installation is.
+
+    Args:
+        ui: the widgets by name.
+        installer: installs; its signals are followed.
+        missing: the packages that are not installed.
+        dialogs: how the user is asked.
+        say: shows a message. changed: called when something may be installed now that was missing.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        installer: Installer,
+        missing: Callable[[], tuple[Package, ...]],
+        dialogs: Callable[[], Dialogs],
+        say: Callable[[Message], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._ui = ui
+        self._installer = installer
+        self._missing = missing
+        self._dialogs = dialogs
+        self._say = say
+        self._changed = changed
+        self._step = ""
+        self._connections = Connections()
+        self._connections.press(ui.installButton, self._install)
+        put(ui.installProgressLabel, "")
+        for signal, slot in self._signals():
+            signal.connect(slot)
+
+    def close(self) -> None:
+        """Lets go of the widgets and of the installer."""
+        self._connections.close()
+        for signal, slot in self._signals():
+            signal.disconnect(slot)
+
+    def _signals(self) -> list[tuple[Any, Any]]:
+        return [
+            (self._installer.progress, self._installing),
+            (self._installer.logged, self._logged),
+            (self._installer.finished, self._installed),
+        ]
+
+    def refresh(self) -> None:
+        """Shows what is missing now."""
+        needed = self._missing()
+        ui = self._ui
+        ui.bannerFrame.setVisible(bool(needed) or self._installer.isRunning)
+        ui.bannerLabel.text = bannerText(needed)
+        self._showButton(bool(needed))
+
+    def _showButton(self, isNeeded: bool) -> None:
+        whyNot = "" if isNeeded else _("Nothing is missing.")
+        enable(
+            self._ui.installButton,
+            _("The installation is running.") if self._installer.isRunning else whyNot,
+            _("Show source and size of what will be installed, and ask before installing."),
+        )
+
+    def _install(self) -> None:
+        needed = self._missing()
+        if (
+            needed
+            and not self._installer.isRunning
+            and self._dialogs().agree(consentText(needed), _("Install"))
+        ):
+            self._installer.start()
+        self._changed()
+
+    def _installing(self, text: str) -> None:
+        self._step = text
+        put(self._ui.installProgressLabel, text)
+        self._showButton(True)
+
+    def _logged(self, line: str) -> None:
+        # Else nothing would move for minutes.
+        short = line.strip() if len(line) <= _LINE else line.strip()[: _LINE - 1] + "…"
+        put(self._ui.installProgressLabel, f"{self._step}\n{short}")
+
+    def _installed(self, end: InstallEnd) -> None:
+        put(self._ui.installProgressLabel, "")
+        self._say(Message("info" if end.isComplete else "error", end.text, "install", end.log))
+        self._changed()

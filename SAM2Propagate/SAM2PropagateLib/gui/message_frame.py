@@ -1,0 +1,104 @@
+"""Messages in the panel: one at a time, until it is dismissed or the next one comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from SAM2PropagateLib.gui.dialogs import Dialogs
+from SAM2PropagateLib.gui.events import Message
+from SAM2PropagateLib.gui.widgets import Connections, enable
+from SAM2PropagateLib.texts import tr as _
+
+# The size of a message's icon in pixels.
+_ICON = 22
+
+
+class MessageFrame:
+    """Shows messages, and the last error again.
+
+    Args:
+        ui: the widgets by name.
+        dialogs: how a log is shown.
+    """
+
+    def __init__(self, ui: Any, dialogs: Callable[[], Dialogs]) -> None:
+        self._ui = ui
+        self._dialogs = dialogs
+        self._message: Message | None = None
+        self._error: Message | None = None
+        self._isOfScene = False
+        self._connections = Connections()
+        for button, act in (
+            (ui.logButton, self._showLog),
+            (ui.errorButton, self._showError),
+            (ui.dismissButton, self.dismiss),
+        ):
+            self._connections.press(button, act)
+        self._showLogButtons()
+
+    def close(self) -> None:
+        """Lets go of the widgets."""
+        self._connections.close()
+
+    def say(self, message: Message, isOfScene: bool = False) -> None:
+        """Shows a message; the last error can be shown again.
+
+        Args:
+            isOfScene: it is of no interest any more once the scene is closed.
+        """
+        import qt
+
+        ui, self._message, self._isOfScene = self._ui, message, isOfScene
+        if message.level == "error":
+            self._error = message
+        picture, level = {
+            "error": (qt.QStyle.SP_MessageBoxCritical, _("Error")),
+            "warning": (qt.QStyle.SP_MessageBoxWarning, _("Warning")),
+        }.get(message.level, (qt.QStyle.SP_MessageBoxInformation, _("Information")))
+        # The style's own: it can be told from the others in light and dark windows.
+        ui.messageIcon.setPixmap(ui.messageFrame.style().standardIcon(picture).pixmap(qt.QSize(_ICON, _ICON)))
+        ui.messageIcon.toolTip = level
+        ui.messageLabel.text = message.text
+        ui.messageFrame.setVisible(True)
+        self._showLogButtons()
+
+    def dismiss(self) -> None:
+        """Takes the message away."""
+        self._ui.messageFrame.setVisible(False)
+
+    def recovered(self, _none: None = None) -> None:
+        """The worker has succeeded since it failed: its error is out of date."""
+        if self._message is not None and self._message.isOfWorker:
+            self.dismiss()
+
+    def forgetErrors(self) -> None:
+        """The scene is closed: what was said of it, and its last error, are of no interest any more."""
+        if self._isOfScene:
+            self.dismiss()
+            self._message = None
+        self._error = None
+        self._showLogButtons()
+
+    def _showLog(self) -> None:
+        if self._message is not None and self._message.log:
+            self._show(self._message)
+        else:
+            self._showError()
+
+    def _showError(self) -> None:
+        if self._error is not None:
+            self._show(self._error)
+
+    def _show(self, message: Message) -> None:
+        self._dialogs().showLog(message.text, "\n".join(message.log))
+
+    def _showLogButtons(self) -> None:
+        ui = self._ui
+        hasLog = self._message is not None and bool(self._message.log)
+        isLater = self._error is not None and self._error is not self._message
+        ui.logButton.setVisible(hasLog or isLater)
+        ui.logButton.text = _("Log …") if hasLog else _("Last error …")
+        again = _("Show the last error and the worker's log.")
+        ui.logButton.toolTip = _("Show what the worker printed last.") if hasLog else again
+        enable(ui.errorButton, "" if self._error is not None else _("No error has happened."), again)

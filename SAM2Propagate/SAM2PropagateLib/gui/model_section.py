@@ -1,0 +1,147 @@
+"""The panel's section on the model and the computer: which model, on what it runs, downloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.gui import devices
+from SAM2PropagateLib.gui.controller import Controller
+from SAM2PropagateLib.gui.dialogs import Dialogs
+from SAM2PropagateLib.gui.events import Message
+from SAM2PropagateLib.gui.model_list import DownloadEnd, DownloadProgress, ModelList
+from SAM2PropagateLib.gui.widgets import Connections, choose, enable, put
+from SAM2PropagateLib.texts import tr as _
+
+
+class ModelSection:
+    """Shows models and devices, and has models downloaded, removed and opened.
+
+    Args:
+        ui: the widgets by name.
+        controller: has the choices. models: what can be loaded; its downloads are followed.
+        dialogs: how the user is asked.
+        say: shows a message. chooseModel: called with the path of a weights file that the user opened.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        controller: Controller,
+        models: ModelList,
+        dialogs: Callable[[], Dialogs],
+        say: Callable[[Message], None],
+        chooseModel: Callable[[str], None],
+    ) -> None:
+        self._ui = ui
+        self._controller = controller
+        self._models = models
+        self._dialogs = dialogs
+        self._say = say
+        self._chooseModel = chooseModel
+        self._connections = Connections()
+        for button, act in (
+            (ui.downloadModelButton, self._download),
+            (ui.removeModelButton, self._remove),
+            (ui.openModelButton, self._open),
+        ):
+            self._connections.press(button, act)
+        self._devices = {one.name: one for one in devices.devices()}
+        self._listDevices()
+        put(ui.downloadLabel, "")
+        models.progress.connect(self._downloading)
+        models.finished.connect(self._downloaded)
+
+    def close(self) -> None:
+        """Lets go of the widgets and of the downloads."""
+        self._connections.close()
+        self._models.progress.disconnect(self._downloading)
+        self._models.finished.disconnect(self._downloaded)
+
+    def _listDevices(self) -> None:
+        import qt
+
+        box = self._ui.deviceComboBox
+        for index, device in enumerate(self._devices.values()):
+            box.addItem(device.title, device.name)
+            # One that a scene brings along stays chosen, whatever this computer is.
+            box.model().item(index).setEnabled(not device.whyNot)
+            box.setItemData(index, device.whyNot or device.help, qt.Qt.ToolTipRole)
+
+    def refresh(self) -> None:
+        """Shows what is chosen, and what may be done with it."""
+        self._showDevice()
+        self._showModel()
+
+    def _showDevice(self) -> None:
+        box, chosen = self._ui.deviceComboBox, self._controller.choices.device
+        choose(box, chosen)
+        device = self._devices.get(chosen)
+        said = (device.whyNot or device.help) if device is not None else ""
+        box.toolTip = f"{_('Choose what the model runs on.')} {said}".strip()
+
+    def _showModel(self) -> None:
+        ui, chosen = self._ui, self._controller.choices.model
+        rows = self._models.rows()
+        wanted = [(row.name, row.title if row.isThere else f"{row.title} ↓") for row in rows]
+        if chosen not in [row.name for row in rows]:
+            wanted.append((chosen, Path(chosen).name))
+        box = ui.modelComboBox
+        there = [(box.itemData(n), box.itemText(n)) for n in range(box.count)]
+        if there != wanted:
+            box.clear()
+            for name, title in wanted:
+                box.addItem(title, name)
+        choose(box, chosen)
+        row = next((one for one in rows if one.name == chosen), None)
+        details = (
+            row.details if row is not None else _("A weights file of your own: {path}").format(path=chosen)
+        )
+        problem = self._controller.modelProblem()
+        ui.modelStatusLabel.text = f"{problem} {details}".strip()
+        isDownloading = self._models.isDownloading
+        ui.downloadModelButton.text = _("Cancel download") if isDownloading else _("Download …")
+        ownFile = _("It is a file of your own.")
+        enable(
+            ui.downloadModelButton,
+            "" if isDownloading else row.whyNotDownload if row is not None else ownFile,
+            _("Stop the download.")
+            if isDownloading
+            else _("Show source, size and license, and ask before downloading."),
+        )
+        enable(
+            ui.removeModelButton,
+            row.whyNotRemove if row is not None else ownFile,
+            _("Delete this model from the computer."),
+        )
+
+    def _download(self) -> None:
+        if self._models.isDownloading:
+            self._models.cancel()
+            return
+        name = self._controller.choices.model
+        if self._dialogs().agree(self._models.consentText(name), _("Download a model")):
+            self._models.download(name)
+
+    def _remove(self) -> None:
+        name = self._controller.choices.model
+        if not self._dialogs().agree(_("Remove this model from the computer?"), _("Remove a model")):
+            return
+        try:
+            self._models.remove(name)
+        except SAM2PropagateError as error:
+            self._say(Message("error", str(error), error.code))
+
+    def _open(self) -> None:
+        path = self._dialogs().chooseWeights()
+        if path:
+            self._chooseModel(path)
+
+    def _downloading(self, progress: DownloadProgress) -> None:
+        put(self._ui.downloadLabel, progress.text)
+
+    def _downloaded(self, end: DownloadEnd) -> None:
+        put(self._ui.downloadLabel, "")
+        self._say(Message("error" if end.state == "failed" else "info", end.text, end.state))

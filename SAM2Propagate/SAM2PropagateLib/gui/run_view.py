@@ -1,0 +1,242 @@
+"""Propagate and Cancel, the strip, and the line that says what there is to check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import vtk
+
+from SAM2PropagateLib.gui import rules, tools
+from SAM2PropagateLib.gui.controller import Controller
+from SAM2PropagateLib.gui.events import FrameArrived, Progress, RunEnd
+from SAM2PropagateLib.gui.navigation import frameInView
+from SAM2PropagateLib.gui.observing import Observers
+from SAM2PropagateLib.gui.strip_widget import legend, makeStripWidget
+from SAM2PropagateLib.gui.widgets import Connections, enable
+from SAM2PropagateLib.gui.wording import resultText
+from SAM2PropagateLib.scene.surfaces import hasSurfaces, showSurfaces
+from SAM2PropagateLib.texts import tr as _
+
+# Seconds between two drawings of the strip while slices arrive.
+_STRIP_SECONDS = 0.2
+
+
+class RunView:
+    """Starts and ends runs, and shows how far they are and what they left.
+
+    Args:
+        ui: the widgets by name.
+        controller: who is told, and whose signals are followed.
+        onSurfaces: called after surfaces were shown in 3D.
+    """
+
+    def __init__(self, ui: Any, controller: Controller, onSurfaces: Callable[[], None]) -> None:
+        self._ui = ui
+        self._controller = controller
+        self._onSurfaces = onSurfaces
+        self._drawn = 0.0
+        # What is said while there is no number of slices yet.
+        self._loading = ""
+        self._end: tuple[str, tuple[Any, ...]] | None = None
+        self._views = Observers()
+        self._whenScrolled = self._makeTimer()
+        self.strip = makeStripWidget(self._jump)
+        ui.stripPlace.layout().addWidget(self.strip)
+        ui.stripPlace.toolTip = legend()
+        self._connections = Connections()
+        self.anew = self._makeMenu()
+        for button, act in (
+            (ui.propagateButton, controller.propagate),
+            (ui.cancelButton, controller.cancel),
+            (ui.applyButton, controller.apply),
+            (ui.discardButton, controller.discard),
+            (ui.nextDoubtfulButton, self.nextDoubtful),
+        ):
+            self._connections.press(button, act)
+        self._connections.add(ui.show3DButton, "clicked(bool)", self._show3D)
+        for signal, slot in self._signals():
+            signal.connect(slot)
+
+    def close(self) -> None:
+        """Lets go of the widgets, of the views and of the controller."""
+        self.followViews(())
+        self._whenScrolled.disconnect("timeout()", self._showShown)
+        self._connections.close()
+        for signal, slot in self._signals():
+            signal.disconnect(slot)
+
+    def _signals(self) -> list[tuple[Any, Any]]:
+        return [
+            (self._controller.progress, self._progress),
+            (self._controller.finished, self._finished),
+            (self._controller.frameArrived, self._frameArrived),
+        ]
+
+    def _makeTimer(self) -> Any:
+        import qt
+
+        timer = qt.QTimer()
+        timer.setSingleShot(True)
+        timer.setInterval(0)
+        timer.connect("timeout()", self._showShown)
+        return timer
+
+    def _makeMenu(self) -> Any:
+        """The menu beside Propagate; its action."""
+        import qt
+
+        menu = qt.QMenu(self._ui.moreButton)
+        menu.toolTipsVisible = True
+        action = qt.QAction(_("Recompute all slices"), menu)
+        menu.addAction(action)
+        self._ui.moreButton.setMenu(menu)
+        self._connections.add(action, "triggered()", self._propagateAnew)
+        return action
+
+    # --- what the user does
+
+    def propagateOrCancel(self) -> None:
+        """What the key does."""
+        if self._controller.isRunning:
+            self._controller.cancel()
+        else:
+            self._controller.propagate()
+
+    def _propagateAnew(self) -> None:
+        self._controller.propagate(anew=True)
+
+    def nextDoubtful(self) -> None:
+        """Shows the next slice that is worth a look."""
+        self._controller.nextDoubtful()
+        self.showStrip()
+
+    def _jump(self, frame: int) -> None:
+        self._controller.jump(frame)
+        self.showStrip()
+
+    def _show3D(self, isOn: bool) -> None:
+        workspace = self._controller.workspace
+        if workspace is not None:
+            showSurfaces(workspace.segmentationNode, bool(isOn))
+            if isOn:
+                self._onSurfaces()
+
+    # --- what is shown
+
+    def refresh(self, facts: rules.Facts) -> None:
+        """Shows everything as it is now."""
+        ui, isRunning = self._ui, self._controller.isRunning
+        self._forgetEnd()
+        page = ui.runningPage if isRunning else ui.idlePage
+        if ui.runStack.currentWidget() is not page:
+            ui.runStack.setCurrentWidget(page)
+            self._showProgress(Progress(0, 0, None, None, ""))
+        for button, action, title, text, key in (
+            (
+                ui.propagateButton,
+                rules.PROPAGATE,
+                _("Propagate"),
+                _("Carry the masks through the volume."),
+                tools.PROPAGATE_KEY,
+            ),
+            (
+                ui.cancelButton,
+                rules.CANCEL,
+                _("Cancel"),
+                _("End the propagation; finished slices stay in the preview."),
+                tools.PROPAGATE_KEY,
+            ),
+            (
+                ui.nextDoubtfulButton,
+                rules.NEXT_DOUBTFUL,
+                _("Next doubtful"),
+                _("Show the worst slice of the next doubtful stretch."),
+                tools.NEXT_DOUBTFUL_KEY,
+            ),
+        ):
+            button.text = f"{title} ({key})"
+            enable(button, rules.whyNot(action, facts), f"{text} ({key})")
+        enable(
+            self.anew,
+            rules.whyNot(rules.PROPAGATE_ANEW, facts),
+            _(
+                "Compute every slice again in the window and level of the views; keyframes and locked "
+                "slices stay."
+            ),
+        )
+        for button, action, text in (
+            (ui.applyButton, rules.APPLY, _("Write the preview into the segment, as one undo step.")),
+            (ui.discardButton, rules.DISCARD, _("Drop the preview; segment and prompts stay.")),
+        ):
+            enable(button, rules.whyNot(action, facts), text)
+            button.setVisible(facts.hasPreview)
+        workspace = self._controller.workspace
+        enable(
+            ui.show3DButton,
+            "" if workspace is not None else _("Choose or create a segmentation first."),
+            _("Show the segments as surfaces in the 3D view, or hide them."),
+        )
+        ui.show3DButton.checked = workspace is not None and hasSurfaces(workspace.segmentationNode)
+        self.showStrip()
+
+    def followViews(self, sliceNodes: Iterable[Any]) -> None:
+        """Shows from now on which slice these views (vtkMRMLSliceNode) show, in the place of those before."""
+        self._views.clear()
+        self._whenScrolled.stop()
+        for node in sliceNodes:
+            # A view changes several times for each step of the wheel: looked at once, after all of them.
+            self._views.add(node, vtk.vtkCommand.ModifiedEvent, self._whenScrolled.start)
+
+    def showStrip(self) -> None:
+        """Draws the slices as they are now, and says what there is to check."""
+        strip = self._controller.strip()
+        self.strip.setStrip(strip, self._shownFrame())
+        state = self._end[0] if self._end is not None else "done"
+        self._ui.resultLabel.text = self._loading or resultText(strip, state)
+        self._drawn = time.monotonic()
+
+    def _showShown(self) -> None:
+        """Draws which slice the views show; the user has scrolled."""
+        self.strip.setShownFrame(self._shownFrame())
+
+    def _shownFrame(self) -> int | None:
+        workspace = self._controller.workspace
+        if workspace is None or not workspace.isInScene:
+            return None
+        return frameInView(workspace.volumeNode.GetScene(), workspace.worldGeometry, workspace.axis)
+
+    def _frameArrived(self, _arrived: FrameArrived) -> None:
+        if time.monotonic() - self._drawn > _STRIP_SECONDS:
+            self.showStrip()
+
+    def _progress(self, progress: Progress) -> None:
+        loading = "" if progress.total else progress.text
+        self._showProgress(progress)
+        if loading != self._loading:
+            self._loading = loading
+            self.showStrip()
+
+    def _showProgress(self, progress: Progress) -> None:
+        bar = self._ui.progressBar
+        bar.maximum = max(progress.total, progress.done)
+        bar.value = progress.done
+        bar.format = bar.toolTip = progress.text
+
+    # --- how the last run ended
+
+    def _finished(self, end: RunEnd) -> None:
+        self._loading = ""
+        self._end = (end.state, self._standing())
+
+    def _standing(self) -> tuple[Any, ...]:
+        """What has to stay as it is for the words on a run's end to be true."""
+        workspace = self._controller.workspace
+        if workspace is None:
+            return (None,)
+        return (workspace, self._controller.segmentID, workspace.turns, workspace.hasPreview)
+
+    def _forgetEnd(self) -> None:
+        if self._end is not None and (self._controller.isRunning or self._standing() != self._end[1]):
+            self._end = None

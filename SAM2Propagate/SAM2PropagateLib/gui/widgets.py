@@ -1,0 +1,71 @@
+"""Small things that all parts of the panel do with widgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def put(label: Any, text: str) -> None:
+    """Shows a text; an empty one takes no room."""
+    label.text = text
+    label.setVisible(bool(text))
+
+
+def enable(button: Any, whyNot: str, text: str) -> None:
+    """Enables a button, or disables it with a tooltip that says why."""
+    button.enabled = not whyNot
+    button.toolTip = whyNot or text
+
+
+def choose(box: Any, value: str) -> None:
+    """Shows the entry of a QComboBox with this value, if there is one."""
+    index = box.findData(value)
+    if index >= 0 and index != box.currentIndex:
+        box.setCurrentIndex(index)
+
+
+class Connections:
+    """Signals of widgets that are connected, and let go of together."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[Any, str, Any]] = []
+
+    def add(self, widget: Any, signal: str, slot: Any) -> None:
+        """Connects a signal, given as text."""
+        widget.connect(signal, slot)
+        self._made.append((widget, signal, slot))
+
+    def press(self, button: Any, act: Any) -> None:
+        """Calls `act` without arguments when a button is pressed."""
+        self.add(button, "clicked()", lambda: act() and None)
+
+    def close(self) -> None:
+        """Disconnects all of them."""
+        for widget, signal, slot in self._made:
+            widget.disconnect(signal, slot)
+        self._made.clear()
+
+
+class Icons:
+    """The icons for light or dark windows.
+
+    Args:
+        folder: has one folder with icons for light windows in it and one for dark ones.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._buttons: dict[str, Any] = {}
+
+    def give(self, name: str, button: Any) -> None:
+        """Gives a button the icon of this name, at the next `show`."""
+        self._buttons[name] = button
+
+    def show(self, isDark: bool) -> None:
+        """Shows the icons for dark or light windows."""
+        import qt
+
+        folder = self._folder / ("Dark" if isDark else "Light")
+        for name, button in self._buttons.items():
+            button.setIcon(qt.QIcon(str(folder / f"{name}.svg")))

@@ -1,0 +1,22 @@
+"""Segments as surfaces in the 3D views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+
+def hasSurfaces(segmentationNode: Any) -> bool:
+    """Whether the segments have surfaces, which the 3D views show."""
+    name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    return bool(segmentationNode.GetSegmentation().ContainsRepresentation(name))
+
+
+def showSurfaces(segmentationNode: Any, isOn: bool) -> None:
+    """Makes the surfaces of all segments and shows them, or takes them away."""
+    if isOn:
+        segmentationNode.CreateClosedSurfaceRepresentation()
+        segmentationNode.GetDisplayNode().SetVisibility3D(True)
+    else:
+        segmentationNode.RemoveClosedSurfaceRepresentation()

@@ -1,0 +1,74 @@
+"""The window and level of a volume's display: presets for CT, Slicer's automatic one, what was answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.window import PRESETS, Window, hounsfield_shift
+from SAM2PropagateLib.scene.volume import volumeGeometry, voxelsOf
+
+# Of a volume: the user was asked whether its wide window is to be changed, and has answered.
+_ANSWERED = "SAM2Propagate.WindowAnswered"
+# Hounsfield units; in a window as wide soft tissue has half of the greys that its own preset gives it.
+_WIDE = 2 * PRESETS["soft-tissue"][0]
+# The code of Hounsfield units (UCUM), with which Slicer marks volumes that it loaded from DICOM.
+_HOUNSFIELD = "[hnsf'U]"
+
+
+def hounsfieldShift(volumeNode: Any) -> float | None:
+    """What was added to the Hounsfield units of a CT; None: it is no CT, or cannot be used."""
+    try:
+        volumeGeometry(volumeNode)
+        units = volumeNode.GetVoxelValueUnits()
+        isMarked = units is not None and units.GetCodeValue() == _HOUNSFIELD
+        return hounsfield_shift(voxelsOf(volumeNode), "CT" if isMarked else "")
+    except InputError:
+        return None
+
+
+def presetWindow(name: str, shift: float = 0.0) -> Window:
+    """The window of a preset of `frames.window.PRESETS`, on values with `shift` added."""
+    preset = Window.preset(name)
+    return Window(preset.width, preset.level + shift)
+
+
+def shownWindow(volumeNode: Any) -> Window | None:
+    """The window that the views show a volume in; None if they show none of it."""
+    display = _display(volumeNode)
+    return Window(display.GetWindow(), display.GetLevel()) if display is not None else None
+
+
+def isAutomatic(volumeNode: Any) -> bool:
+    """Whether Slicer chooses the window by the volume's values."""
+    display = _display(volumeNode)
+    return display is not None and bool(display.GetAutoWindowLevel())
+
+
+def setWindow(volumeNode: Any, window: Window | None) -> None:
+    """Shows a volume in a window in all views; None: in Slicer's automatic one."""
+    display = _display(volumeNode)
+    if display is None:
+        volumeNode.CreateDefaultDisplayNodes()
+        display = _display(volumeNode)
+    display.SetAutoWindowLevel(window is None)
+    if window is not None:
+        display.SetWindowLevel(window.width, window.level)
+
+
+def isToBeAsked(volumeNode: Any) -> bool:
+    """Whether a CT is shown in a wide automatic window, and the user has not answered yet."""
+    window = shownWindow(volumeNode)
+    isWide = window is not None and window.width >= _WIDE
+    return isWide and isAutomatic(volumeNode) and not volumeNode.GetAttribute(_ANSWERED)
+
+
+def noteAnswer(volumeNode: Any) -> None:
+    """The user has answered for this volume; that is saved with the scene."""
+    volumeNode.SetAttribute(_ANSWERED, "yes")
+
+
+def _display(volumeNode: Any) -> Any:
+    display = volumeNode.GetDisplayNode()
+    isScalar = display is not None and display.IsA("vtkMRMLScalarVolumeDisplayNode")
+    return display if isScalar and display.GetWindow() > 0 else None
