@@ -19,10 +19,10 @@ WIDTHS = (390, 410)
 LOOP = (
     "volumeSelector", "windowButton", "segmentationSelector", "segmentsTable", "addSegmentButton",
     "removeSegmentButton", "clearPromptsButton", "positiveToolButton", "negativeToolButton",
-    "boxToolButton",
-    "scribbleToolButton", "lassoToolButton", "absentToolButton", "lockToolButton", "rangeToolButton", "undoButton", "redoButton", "propagateButton",
-    "moreButton", "stripPlace", "resultLabel", "nextDoubtfulButton", "show3DButton",
-    "optionsCollapsibleButton", "editCollapsibleButton", "modelCollapsibleButton",
+    "boxToolButton", "scribbleToolButton", "lassoToolButton", "absentToolButton", "lockToolButton",
+    "rangeToolButton", "undoButton", "redoButton", "propagateButton", "moreButton", "stripPlace",
+    "resultLabel", "nextDoubtfulButton", "show3DButton", "optionsCollapsibleButton",
+    "editCollapsibleButton", "modelCollapsibleButton",
 )  # fmt: skip
 LONG = "Abdomen^Contrast phase venous 1.0 Br36 axial reconstruction 0003"
 
