@@ -209,6 +209,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         selection = slicer.app.applicationLogic().GetSelectionNode()
         self.addObserver(selection, vtk.vtkCommand.ModifiedEvent, self.onSelection)
         slicer.app.connect("paletteChanged(QPalette)", self.onPalette)
+        slicer.app.connect("applicationStateChanged(Qt::ApplicationState)", self.onApplicationState)
         self.logic.controller.changed.connect(self.onChanged)
         self.logic.controller.finished.connect(self.onFinished)
         self.initializeParameterNode()
@@ -221,6 +222,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         if self.panel is not None:
             slicer.app.disconnect("paletteChanged(QPalette)", self.onPalette)
+            slicer.app.disconnect("applicationStateChanged(Qt::ApplicationState)", self.onApplicationState)
             self.panel.close()
             self.ui.segmentationSelector.disconnect("nodeAddedByUser(vtkMRMLNode*)", self.onSegmentationAdded)
             self.ui.volumeSelector.disconnect("nodeActivated(vtkMRMLNode*)", self.onVolumeActivated)
@@ -357,6 +359,11 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Slicer's window is light or dark now."""
         if self.panel is not None:
             self.panel.showIcons(_isDark())
+
+    def onApplicationState(self, state: Any) -> None:
+        """Another application has the mouse, perhaps in the middle of a drag."""
+        if state != qt.Qt.ApplicationActive and self._views is not None:
+            self._views.cancelDrag()
 
     def onSelection(self, caller: Any = None, event: Any = None) -> None:
         """Another volume may be in the views, as after loading one: take it if none is chosen yet."""

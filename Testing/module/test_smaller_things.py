@@ -142,3 +142,14 @@ def test_everything_that_the_worker_imports_is_looked_for() -> None:
     )
     assert {"torch", "sam2", "scipy"} <= others
     assert others <= {one.module for one in PACKAGES}
+
+
+def test_what_is_being_drawn_is_taken_back_when_another_application_takes_the_mouse(desk: Desk) -> None:
+    taken: list[bool] = []
+    views = desk.window.widget._views
+    views.cancelDrag = lambda: taken.append(True)
+    state = type(slicer.app.applicationState())
+    slicer.app.applicationStateChanged.emit(state.ApplicationActive)
+    assert taken == []
+    slicer.app.applicationStateChanged.emit(state.ApplicationInactive)
+    assert taken == [True]

@@ -568,11 +568,13 @@ def _sameRectangle(a: _Placed, b: _Placed) -> bool:
 
 def removeNode(node: Any) -> None:
     """Removes a node with its display and storage nodes."""
-    scene = node.GetScene()
+    scene, others = node.GetScene(), []
     if node.IsA("vtkMRMLDisplayableNode"):
-        for n in reversed(range(node.GetNumberOfDisplayNodes())):
-            if node.GetNthDisplayNode(n) is not None:
-                scene.RemoveNode(node.GetNthDisplayNode(n))
-    if node.IsA("vtkMRMLStorableNode") and node.GetStorageNode() is not None:
-        scene.RemoveNode(node.GetStorageNode())
+        others = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    if node.IsA("vtkMRMLStorableNode"):
+        others.append(node.GetStorageNode())
+    # First of all: the data tree complains of a markup that has no display node any more.
     scene.RemoveNode(node)
+    for other in others:
+        if other is not None and other.GetScene() is scene:
+            scene.RemoveNode(other)
