@@ -153,3 +153,11 @@ def test_what_is_being_drawn_is_taken_back_when_another_application_takes_the_mo
     assert taken == []
     slicer.app.applicationStateChanged.emit(state.ApplicationInactive)
     assert taken == [True]
+
+
+def test_the_scribbles_button_says_when_it_is_the_negative_one(desk: Desk) -> None:
+    button, seen = desk.ui.scribbleToolButton, []
+    for _ in range(4):
+        seen.append((button.text, button.checked))
+        button.click()
+    assert seen == [("S", False), ("S", True), ("S −", True), ("S", False)]

@@ -49,6 +49,8 @@ class ToolRow:
             text = _("{title} ({key}): {help}").format(title=tool.title, key=tool.key, help=tool.help)
             enable(button, rules.whyNot(rules.PROMPT, facts), text)
             button.checked = tools.buttonOf(self._controller.tool) == tool.name
+            isNegative = button.checked and self._controller.tool == tools.NEGATIVE_SCRIBBLE
+            button.text = f"{tool.key} −" if isNegative else tool.key
         ui = self._ui
         enable(ui.undoButton, rules.whyNot(rules.UNDO_PROMPT, facts), _("Undo the last prompt change."))
         enable(ui.redoButton, rules.whyNot(rules.REDO_PROMPT, facts), _("Redo the last prompt change."))
