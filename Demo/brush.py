@@ -15,7 +15,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 
 
 class Brush:
-    """Paints through the Segment Editor's own logic, which masks and can undo.
+    """Paints through the Segment Editor's own logic, which masks.
 
     Args:
         segmentation_node: what to paint in; its grid is the volume's.
@@ -30,7 +30,6 @@ class Brush:
         """Paints some pixels of an axial slice and erases others; (rows, columns) bool."""
         self._editor.prepare()
         try:
-            self._editor.saveStateForUndo()
             if erase.any():
                 self._editor.modify(segment, self._labelmap(erase, frame), "remove")
             if paint.any():
@@ -39,7 +38,7 @@ class Brush:
             self._editor.finish()
 
     def close(self) -> None:
-        """Puts the brush away; its undo history ends."""
+        """Puts the brush away."""
         self._editor.close()
 
     def _labelmap(self, pixels: BoolArray, frame: int) -> Any:

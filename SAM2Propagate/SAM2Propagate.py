@@ -53,6 +53,7 @@ LIBRARY = "SAM2PropagateLib"
 SAMPLE_NAME = "SAM2PropagateAbdomenCT"
 SAMPLE_FILE = "abdomen_ct.nii.gz"
 LIVER_IJK = (86, 49, 103)
+UNDO_KEYS, REDO_KEYS = ("Ctrl+Z",), ("Ctrl+Y", "Ctrl+Shift+Z")
 SAMPLE_SHA256 = "dbd3ae6d614d1d7ef3a46925c30c70038ed52da6b37fdd6afdc7b9b71387e3e1"
 
 
@@ -165,7 +166,9 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         editor = self.ui.segmentEditor
-        self.logic = SAM2PropagateLogic(lambda *nodes: EditorSegmentWriter(editor, *nodes))
+        self.logic = SAM2PropagateLogic(
+            lambda *nodes: EditorSegmentWriter(editor, *nodes), lambda: effectName(self._effect)
+        )
         self.panel = Panel(
             self.ui,
             self.logic.controller,
@@ -293,12 +296,18 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # --- keys
 
     def takeKeys(self) -> None:
-        """Escape and Delete also work while the keyboard is in the panel, or anywhere else in the window."""
+        """Escape, Delete, Undo and Redo work wherever the keyboard is, but in text fields."""
         self.giveKeysBack()
         if self.logic is not None and self._views is not None:
-            actions = {"Esc": self.putToolAway, "Del": self._views.deletePrompt}
+            controller = self.logic.controller
+            actions: dict[str, Callable[[], object]] = {
+                "Esc": self.putToolAway,
+                "Del": self._views.deletePrompt,
+                **dict.fromkeys(UNDO_KEYS, controller.undo),
+                **dict.fromkeys(REDO_KEYS, controller.redo),
+            }
             self._shortcuts = Shortcuts(slicer.util.mainWindow() or self.parent, actions)
-            self.enableKey("Esc", self.logic.controller.tool is not None)
+            self.enableKeys()
 
     def giveKeysBack(self) -> None:
         """Leave the window's keys as they were."""
@@ -310,6 +319,16 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Use a key of the window, or leave it to others."""
         if self._shortcuts is not None:
             self._shortcuts.enable(key, isOn)
+
+    def enableKeys(self) -> None:
+        """Use the keys that have something to do now; the mouse decides on Delete."""
+        if self._shortcuts is None or self.logic is None:
+            return
+        controller = self.logic.controller
+        self.enableKey("Esc", controller.tool is not None)
+        for keys, isOn in ((UNDO_KEYS, controller.canUndo), (REDO_KEYS, controller.canRedo)):
+            for key in keys:
+                self.enableKey(key, isOn)
 
     def putToolAway(self) -> None:
         """Switch the tool off: the mouse is Slicer's again."""
@@ -513,7 +532,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onChanged(self, _none: None = None) -> None:
         """Keep what is chosen elsewhere, and say how the worker is."""
-        self.enableKey("Esc", self.logic is not None and self.logic.controller.tool is not None)
+        self.enableKeys()
         if self._parameterNode is None or self.logic is None:
             return
         node, controller = self._parameterNode, self.logic.controller
@@ -552,6 +571,18 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if segmentID and segmentation.GetSegment(segmentID) is not None:
             return segmentID
         return str(segmentation.GetNthSegmentID(0)) if segmentation.GetNumberOfSegments() else ""
+
+
+def effectName(effect: str) -> str:
+    """An effect of the Segment Editor as the name of an undo step; "" for one that is not offered here."""
+    names = {
+        "Paint": _("paint"),
+        "Erase": _("erase"),
+        "Scissors": _("scissors"),
+        "Islands": _("islands"),
+        "Smoothing": _("smoothing"),
+    }
+    return names.get(effect, "")
 
 
 class ModuleDialogs:
@@ -613,10 +644,10 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
     `controller` has all of it, with its signals; the methods here are the short way for scripts.
 
     Args:
-        makeWriter: see `Controller`; None: commits have an undo history of their own.
+        makeWriter, editName: see `Controller`.
     """
 
-    def __init__(self, makeWriter: Any = None) -> None:
+    def __init__(self, makeWriter: Any = None, editName: Callable[[], str] = lambda: "") -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         # Asked for with every text, and the same for all of a file.
         contextOf = functools.cache(getContext)
@@ -630,6 +661,10 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         self._editing = qt.QTimer()
         self._editing.setSingleShot(True)
         self._editing.setInterval(0)
+        # Once a stroke is in the segment: each is an undo step.
+        self._edited = qt.QTimer()
+        self._edited.setSingleShot(True)
+        self._edited.setInterval(0)
         # Views that are drawn a little later.
         self._drawing = qt.QTimer()
         self._drawing.setSingleShot(True)
@@ -643,12 +678,15 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
             drawer=drawing.draw,
             missing=self.missingPackages,
             whenIdle=self._idle.start,
+            whenEdited=self._edited.start,
+            editName=editName,
         )
         self.modelList = ModelList(ModelStore(), downloads)
         ticker.calls(self.controller.poll)
         downloads.calls(self.modelList.poll)
         self._idle.connect("timeout()", self.controller.lookForEdits)
         self._editing.connect("timeout()", self.controller.editBegins)
+        self._edited.connect("timeout()", self.controller.noteEdits)
 
     def getParameterNode(self) -> Any:
         """The scene's parameter node, typed; made if there is none."""
@@ -702,6 +740,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         """End the run, the worker and downloads; prompts and segments stay in the scene."""
         self._idle.stop()
         self._editing.stop()
+        self._edited.stop()
         self._drawing.stop()
         self.modelList.close()
         self.controller.close()

@@ -60,13 +60,15 @@ STORY = (
     ("cancel",),
     ("propagate", "apply"),
     ("undo", "redo"),
+    ("undo", "undo", "redo", "redo"),
     ("paint", "propagate", "apply"),
     ("erase", "propagate", "apply"),
     ("correct", "propagate", "apply"),
     ("save",),
-    ("box", "undo_prompt", "redo_prompt"),
-    ("scribble", "undo_prompt", "redo_prompt", "propagate", "apply"),
+    ("box", "undo", "redo"),
+    ("scribble", "undo", "redo", "propagate", "apply"),
     ("lasso", "propagate", "apply"),
+    ("paint", "click", "undo", "undo", "redo", "redo"),
     ("lock", "propagate", "cancel", "apply", "unlock"),
     ("load",),
     ("absent", "click", "propagate", "apply"),
@@ -111,6 +113,8 @@ class Painted:
 
 
 Hand = dict[Key, Painted]
+# What was said, what the segments held, and what was painted.
+State = tuple[dict[str, Said], dict[str, BoolArray], Hand]
 
 
 def copied(hand: Hand) -> Hand:
@@ -125,21 +129,47 @@ class Known:
     Attributes:
         said: per segment the user's clicks, boxes, marks and range.
         voxels: per segment (K, J, I) bool.
-        history, at: the states that Undo and Redo go through, each with the slices painted by hand, and which
-            of them it is. maybe: those that may be no states of their own.
-        seen: the preview's masks.
+        history, at: the states that Undo and Redo go through, each with what was said, what the segments held
+            and the slices painted by hand, and which of them it is.
+        maybe: those that may be no states of their own.
+        seen: the preview's masks. ever: all that were seen, per segment and frame.
         hand: the slices that were painted.
     """
 
     said: dict[str, Said] = field(default_factory=lambda: {name: {} for name in SEGMENTS})
-    past: list[dict[str, Said]] = field(default_factory=list)
-    future: list[dict[str, Said]] = field(default_factory=list)
     voxels: dict[str, BoolArray] = field(default_factory=dict)
-    history: list[tuple[dict[str, BoolArray], Hand]] = field(default_factory=list)
+    history: list[State] = field(default_factory=list)
     at: int = 0
     maybe: set[int] = field(default_factory=set)
     seen: dict[Key, BoolArray] = field(default_factory=dict)
+    ever: dict[Key, list[BoolArray]] = field(default_factory=dict)
     hand: Hand = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Nothing can be undone."""
+        self.history = [(self.said, dict(self.voxels), dict(self.hand))]
+        self.at = 0
+        self.maybe.clear()
+
+    def push(self, maybe: bool = False, joins: bool = False) -> None:
+        """What is known now is a state of its own.
+
+        Args:
+            maybe: or it is part of the next one. joins: it takes the place of the present one.
+        """
+        self.at += not joins
+        self.history = [*self.history[: self.at], (self.said, dict(self.voxels), dict(self.hand))]
+        self.maybe = {step for step in self.maybe if step < self.at}
+        if maybe:
+            self.maybe.add(self.at)
+
+    def see(self, seen: dict[Key, BoolArray]) -> None:
+        """The preview shows these masks."""
+        self.seen = seen
+        for key, mask in seen.items():
+            known = self.ever.setdefault(key, [])
+            if not any(np.array_equal(mask, one) for one in known):
+                known.append(mask)
 
 
 @dataclass(frozen=True)
@@ -527,7 +557,7 @@ class Walk(Case):
         self.said(after)
         if kind == "lock" and not is_there and seen is not None:
             # What is seen on a slice that is locked is what is locked.
-            self.changed({self.name: {frame: [seen]}})
+            self.changed({self.name: {frame: [seen]}}, joins=True)
             np.testing.assert_array_equal(self.shown(frame, self.name), seen, self.where())
         return True
 
@@ -552,32 +582,6 @@ class Walk(Case):
         for frame in (first, last):
             assert self.controller.point("range", self.ras(5, 5, frame), (0, 0, 1)), self.where()
         self.said(lambda said: {**said, "range": ("range", first, last)})
-        return True
-
-    def do_undo_prompt(self, moment: str) -> bool:
-        return self.step_prompts(self.controller.undoPrompt, self.known.past, self.known.future)
-
-    def do_redo_prompt(self, moment: str) -> bool:
-        return self.step_prompts(self.controller.redoPrompt, self.known.future, self.known.past)
-
-    def step_prompts(
-        self, step: Callable[[], bool], source: list[dict[str, Said]], target: list[dict[str, Said]]
-    ) -> bool:
-        before = self.known.said
-        done = step()
-        assert done or not source, self.where()
-        if not done:
-            return False
-        for name in SEGMENTS:
-            frames = {one[1] for one in {**before[name], **self.known.said[name]}.values()}
-            frames |= {one[1] for one in (source[-1] if source else before)[name].values()}
-            for frame in frames:
-                self.speak((name, frame))
-        now = {name: self.user(name) for name in SEGMENTS}
-        # Besides the user's own steps there are those that made keyframes of painted slices.
-        if source and now == source[-1]:
-            target.append(before)
-            self.known.said = source.pop()
         return True
 
     def do_propagate(self, moment: str) -> bool:
@@ -664,18 +668,19 @@ class Walk(Case):
         open_ = {key for key in masks if key in self.known.hand and not self.known.hand[key].is_exact}
         summary = self.controller.apply()
         assert (summary is not None) == bool(masks) or masks.keys() == open_, self.where()
-        self.merged(open_)
+        self.merged(open_, maybe=False)
+        joins = self.pushed
         after = {name: array.copy() for name, array in self.known.voxels.items()}
         for name, frame in masks:
             self.may_go.add((name, frame))
             assert (name, frame) not in self.previews(), "applied, and still in the preview"
             if (name, frame) not in open_:
                 after[name][frame] = masks[name, frame]
-        self.becomes(after)
+        self.becomes(after, joins=joins)
         return bool(masks)
 
-    def merged(self, keys: set[Key]) -> None:
-        """What a run found may have come to what was being painted meanwhile, as a step of its own."""
+    def merged(self, keys: set[Key], maybe: bool = True) -> None:
+        """What a run found may have come to what was being painted meanwhile."""
         after = {name: array.copy() for name, array in self.known.voxels.items()}
         for name, frame in keys:
             now = self.array(name)[frame]
@@ -688,7 +693,7 @@ class Walk(Case):
             elif self.shows_no_more((name, frame), now):
                 # With the stroke the preview is what is in the segment already: nothing was to be written.
                 self.may_go.add((name, frame))
-        self.becomes(after, maybe=True)
+        self.becomes(after, maybe=maybe)
 
     def shows_no_more(self, key: Key, mask: BoolArray) -> bool:
         """Whether the preview of a painted slice is, with the stroke, just this mask."""
@@ -696,37 +701,60 @@ class Walk(Case):
         return seen is not None and np.array_equal(self.known.hand[key].on(seen), mask)
 
     def do_undo(self, moment: str) -> bool:
-        return self.step_segments(self.controller.undo, -1)
+        return self.go(self.controller.undo, -1)
 
     def do_redo(self, moment: str) -> bool:
-        return self.step_segments(self.controller.redo, 1)
+        return self.go(self.controller.redo, 1)
 
-    def step_segments(self, step: Callable[[], bool], by: int) -> bool:
+    def go(self, step: Callable[[], bool], by: int) -> bool:
+        """One step back or forth, of prompts, masks or the preview alone, in the order of them all."""
         known = self.known
         if self.controller.isRunning:
             assert self.until(lambda: not self.controller.isRunning), self.where()
             self.check()
         last = len(known.history) - 1
+        text = self.controller.undoText if by < 0 else self.controller.redoText
+        can = self.controller.canUndo if by < 0 else self.controller.canRedo
         done = step()
-        # The history holds a few steps only.
-        must_be = 0 <= known.at + by <= last and (by > 0 or last - known.at < 3)
-        assert done or not must_be, self.where()
+        assert done == can, f"{text}; {self.where()}"
+        assert done or not 0 <= known.at + by <= last, f"{text}; {self.where()}"
         if not done:
             return False
-        known.at += by
-        now = {name: self.array(name) for name in SEGMENTS}
-        if known.at in known.maybe and not self.is_at(now, known.at):
-            known.at += by
-        assert self.is_at(now, known.at), f"{step.__name__} gives something else; {self.where()}"
-        known.voxels, hand = known.history[known.at]
+        self.log.append(f"  {text}")
+        where = known.at + by
+        # What may be part of the one before or after.
+        skips = known.maybe & ({where, known.at} if by < 0 else {where, where + by})
+        if skips and not self.is_at(where):
+            where += by
+        if not self.is_at(where):
+            # A run into the preview, or discarding it: prompts and segments stay.
+            where = known.at
+        assert self.is_at(where), f"{text} gives something else; {self.where()}"
+        for name in SEGMENTS:
+            said, before = known.history[where][0][name], known.said[name]
+            for one in {*said.values(), *before.values()} - ({*said.values()} & {*before.values()}):
+                self.speak((name, one[1]))
+        known.at = where
+        known.said, voxels, hand = known.history[where]
+        known.voxels = dict(voxels)
         known.hand = {key: replace(one, is_exact=False) for key, one in hand.items()}
+        previews = self.previews()
+        for key, mask in previews.items():
+            masks = known.ever.get(key, [])
+            assert any(np.array_equal(mask, one) for one in masks), f"{text}: {key}; {self.where()}"
+        known.see(previews)
         return True
 
-    def is_at(self, now: dict[str, BoolArray], step: int) -> bool:
-        """Whether the segments are what they were after a step of the history."""
+    def is_at(self, step: int) -> bool:
+        """Whether prompts and segments are what they were after a step of the history."""
         history = self.known.history
-        assert 0 <= step < len(history), f"an undo step that nobody made; {self.where()}"
-        return all(np.array_equal(now[name], history[step][0][name]) for name in SEGMENTS)
+        if not 0 <= step < len(history):
+            return False
+        said, voxels, _ = history[step]
+        return all(
+            np.array_equal(self.array(name), voxels[name]) and self.user(name) == said[name]
+            for name in SEGMENTS
+        )
 
     def do_paint(self, moment: str) -> bool:
         return self.edit("add")
@@ -747,7 +775,6 @@ class Walk(Case):
         self.speak(key, asks=False)
         assert self.workspace.committer is not None
         grid = self.writer.prepare()
-        self.writer.saveStateForUndo()
         whole = np.zeros(filled.shape, bool)
         whole[frame] = stroke
         extent = (0, whole.shape[2] - 1, 0, whole.shape[1] - 1, 0, whole.shape[0] - 1)
@@ -773,7 +800,7 @@ class Walk(Case):
         allowed[name][frame] = [painted.on(base) for base in bases]
         self.changed(allowed, must=(key, painted))
         painted = replace(painted, mask=self.known.voxels[name][frame].copy())
-        self.known.hand[key] = self.known.history[self.known.at][1][key] = painted
+        self.known.hand[key] = self.known.history[self.known.at][2][key] = painted
         shown = self.shown(frame, name)
         assert shown[stroke].all() if change == "add" else not shown[stroke].any(), (
             f"what was painted on {key} is not seen; {self.where()}"
@@ -829,11 +856,7 @@ class Walk(Case):
     def fresh(self, before: dict[Key, BoolArray], was_running: bool) -> None:
         """The undo histories are new; the preview is what it was."""
         self.same(self.previews(), before)
-        self.known.past.clear()
-        self.known.future.clear()
-        self.known.history = [(dict(self.known.voxels), dict(self.known.hand))]
-        self.known.at = 0
-        self.known.maybe.clear()
+        self.known.start()
         self.awaited.clear()
 
     def do_save(self, moment: str) -> bool:
@@ -885,8 +908,8 @@ class Walk(Case):
         self.arrived.clear()
         self.applied.clear()
         self.awaited.clear()
-        self.known.seen = self.previews()
-        self.known.history = [(dict(self.known.voxels), dict(self.known.hand))]
+        self.known.see(self.previews())
+        self.known.start()
         return True
 
     # --- what must hold
@@ -909,8 +932,7 @@ class Walk(Case):
             wanted[new.pop()] = wanted.pop("new")
         known.said = {**before, name: wanted}
         if known.said != before:
-            known.past.append(before)
-            known.future.clear()
+            known.push()
 
     def user(self, name: str) -> Said:
         """What the user said of a segment, as the scene has it."""
@@ -959,27 +981,26 @@ class Walk(Case):
             for frame in workspace.previewFrames(name)
         }
 
-    def becomes(self, after: dict[str, BoolArray], maybe: bool = False) -> None:
+    def becomes(self, after: dict[str, BoolArray], maybe: bool = False, joins: bool = False) -> None:
         """A step has made the segments this: one that Undo takes back, if it changed anything.
 
         Args:
-            maybe: or it is part of the next one.
+            maybe, joins: see `Known.push`.
         """
         known = self.known
-        if any((after[name] != known.voxels[name]).any() for name in SEGMENTS):
-            known.history = [*known.history[: known.at + 1], (dict(after), dict(known.hand))]
-            known.at += 1
-            known.maybe = {step for step in known.maybe if step < known.at}
-            if maybe:
-                known.maybe.add(known.at)
+        self.pushed = any((after[name] != known.voxels[name]).any() for name in SEGMENTS)
         known.voxels = after
+        if self.pushed:
+            known.push(maybe, joins)
 
     def changed(
-        self, allowed: dict[str, dict[int, list[BoolArray]]], must: tuple[Key, Painted] | None = None
+        self,
+        allowed: dict[str, dict[int, list[BoolArray]]],
+        must: tuple[Key, Painted] | None = None,
+        joins: bool = False,
     ) -> None:
         """A step may have made these slices one of these masks; others are what they were."""
         after = {name: self.array(name) for name in SEGMENTS}
-        steps = 0
         for name in SEGMENTS:
             before = self.known.voxels[name]
             for frame in np.flatnonzero((after[name] != before).any(axis=(1, 2))).tolist():
@@ -993,21 +1014,12 @@ class Walk(Case):
                     painted = must[1] if must is not None and is_this else self.known.hand.get((name, frame))
                     is_known = painted is not None and painted.is_in(now, [before[frame], *masks])
                 assert is_known, f"{name} {frame} has changed; {self.where()}"
-                steps += must is not None and (name, frame) != must[0]
-        if must is not None:
-            # The stroke, and then what had been previewed.
-            (name, frame), stroke = must
-            first = {one: array.copy() for one, array in self.known.voxels.items()}
-            first[name][frame] = allowed[name][frame][0]
-            if steps or not np.array_equal(first[name][frame], after[name][frame]):
-                self.becomes(first)
-                mask = first[name][frame].copy()
-                self.known.history[self.known.at][1][name, frame] = replace(stroke, mask=mask)
-        self.becomes(after)
+        # With a stroke goes what had been previewed.
+        self.becomes(after, joins=joins)
 
     def note(self) -> None:
         self.known.voxels = {name: self.array(name) for name in SEGMENTS}
-        self.known.history = [(dict(self.known.voxels), {})]
+        self.known.start()
         self.may_go = set()
 
     def check(self) -> None:
@@ -1037,7 +1049,7 @@ class Walk(Case):
             for what, mask in (("holds", known.voxels[name][frame]), ("shows", self.shown(frame, name))):
                 if what == "holds" or painted.is_exact:
                     assert self.is_kept(painted, mask), f"{key}: painted, but {what} it not; {self.where()}"
-        known.seen = previews
+        known.see(previews)
         self.arrived.clear()
         self.may_go = set()
 

@@ -75,7 +75,7 @@ def test_clicks_outside_the_image_are_refused_and_change_nothing(case):
     assert not case.controller.point("positive", case.ras(10, 15, 40), (0, 0, 1))
     assert case.codes == ["outside_volume"] * 2
     assert case.workspace.prompts.is_empty and case.sessions == []
-    assert not case.workspace.canUndoPrompt
+    assert not case.controller.canUndo
 
 
 def test_a_run_fills_the_volume_and_is_applied_as_one_undo_step(case):
@@ -241,10 +241,10 @@ def test_taking_back_the_correction_takes_its_mask_back_too(case):
     case.click(12, 15, 8)
     case.run()
     case.click(14, 15, 3, "negative")
-    assert case.controller.undoPrompt()
+    assert case.controller.undo()
     assert case.workspace.prompts.segment("A").masks == ()
     np.testing.assert_array_equal(case.shown(3), disc(12, 15, SHAPE))
-    assert case.controller.redoPrompt()
+    assert case.controller.redo()
     case.controller.wait(5)
     assert len(case.workspace.prompts.segment("A").masks) == 1
     assert not case.shown(3)[15, 14]

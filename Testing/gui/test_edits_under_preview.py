@@ -90,13 +90,18 @@ def test_what_is_painted_during_a_run_survives_its_end(headless):
     case.controller.close()
 
 
-def test_an_undone_run_under_a_preview_is_no_edit(case):
+def test_a_run_that_another_editor_undoes_under_a_preview_is_no_edit(case):
+    # As the Segment Editor module keeps one of its own.
+    other = slicer.vtkSegmentationHistory()
+    other.SetSegmentation(case.segmentationNode.GetSegmentation())
     case.click(12, 15, 8)
     case.run()
+    other.SaveState()
     case.controller.apply()
     case.click(25, 15, 4)
     shown = case.shown(4)
-    assert case.controller.undo() and case.frames() == []
+    assert other.RestorePreviousState() and case.frames() == []
+    assert case.controller.undoText == "Undo edit"
     case.controller.apply()
     np.testing.assert_array_equal(case.segment(4), shown)
     assert not [one for one in case.workspace.prompts.segment("A").masks if one.id.startswith("edit")]
@@ -134,7 +139,11 @@ def test_taking_up_an_editor_tool_applies_what_is_seen(case):
     case.paint(frame, case.segment(frame) & ~disc(12, 15, SHAPE, 1), add=False)
     case.controller.lookForEdits()
     assert case.controller.strip().frames[frame].look == EDITED
-    assert case.controller.undo() and case.frames() == []
+    # The stroke, and then what was applied: it is in the preview again.
+    assert case.controller.undo() and case.controller.undo() and case.frames() == []
+    assert case.workspace.previewFrames("A") == shown.keys()
+    for one, mask in shown.items():
+        np.testing.assert_array_equal(case.shown(one), mask)
 
 
 def test_taking_up_a_tool_without_a_preview_says_nothing(case):
@@ -215,7 +224,7 @@ def test_what_is_painted_during_a_run_is_seen_at_its_end(case, end):
     assert 3 in case.workspace.previewFrames("A")
 
 
-@pytest.mark.parametrize("how", ["prompt undone", "unlocked", "locked and unlocked"])
+@pytest.mark.parametrize("how", ["undone and redone", "unlocked", "locked and unlocked"])
 def test_what_was_painted_is_not_previewed_over(headless, how):
     case = Case(headless)
     case.click(12, 15, 8)
@@ -226,8 +235,9 @@ def test_what_was_painted_is_not_previewed_over(headless, how):
     case.paint(8, STROKE)
     case.controller.lookForEdits()
     painted = case.segment(8)
-    if how == "prompt undone":
-        case.controller.undoPrompt()
+    if how == "undone and redone":
+        assert case.controller.undo() and not np.array_equal(case.segment(8), painted)
+        assert case.controller.redo()
     elif how == "unlocked":
         case.click(1, 1, 8, "lock")
     else:
@@ -242,26 +252,26 @@ def test_what_was_painted_is_not_previewed_over(headless, how):
 
 
 @pytest.mark.parametrize("what", ["undo", "clear"])
-def test_taking_prompts_back_leaves_what_was_painted_on_the_preview(case, what):
+def test_what_was_painted_on_the_preview_goes_with_its_own_step(case, what):
     case.click(12, 15, 8)
     case.click(20, 15, 8)
     shown = case.shown(8)
     case.paint(8, STROKE)
     if what == "undo":
-        case.controller.undoPrompt()
+        case.controller.undo()
     else:
         case.controller.clearPrompts()
     case.controller.wait(5)
     case.controller.lookForEdits()
-    np.testing.assert_array_equal(case.segment(8), shown | STROKE)
     if what == "clear":
+        np.testing.assert_array_equal(case.segment(8), shown | STROKE)
         assert not case.workspace.hasPreview
     else:
-        # That the slice is a keyframe is taken back first; the preview shows what the clicks alone give.
-        assert len(case.workspace.prompts.segment("A").clicks) == 2
+        # The stroke is the last step, with the preview that it was brought together with.
+        assert len(case.workspace.prompts.segment("A").clicks) == 2 and not case.segment(8).any()
         np.testing.assert_array_equal(case.shown(8), shown)
-        assert case.controller.redoPrompt() and case.controller.wait(5)
-        np.testing.assert_array_equal(case.shown(8), shown | STROKE)
+        assert case.controller.redo()
+        np.testing.assert_array_equal(case.segment(8), shown | STROKE)
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "another stroke", "another look", "a tool", "a lock"])
@@ -291,19 +301,25 @@ def test_a_stroke_ahead_of_the_run_survives_commits_on_its_way(headless, meanwhi
 def test_undoing_the_commit_of_one_slice_is_no_edit(case, how):
     case.click(12, 15, 8)
     getattr(case.controller, how)()
-    assert case.controller.undo() and case.frames() == []
+    assert case.controller.undo() and case.frames() == [] and case.workspace.previewFrames("A") == {8}
     assert case.controller.strip().frames[8].look != EDITED
     case.run()
     assert not case.workspace.prompts.segment("A").masks and 9 in case.workspace.previewFrames("A")
 
 
-def test_an_undone_commit_takes_nothing_from_a_newer_preview(case):
+def test_a_click_after_a_commit_and_the_commit_are_undone_in_their_order(case):
     case.click(12, 15, 8)
+    first = case.shown(8)
     case.controller.apply()
     case.click(16, 15, 8)
     shown = case.shown(8)
-    assert case.controller.undo()
+    assert case.controller.undo() and not case.workspace.hasPreview
+    np.testing.assert_array_equal(case.segment(8), first)
+    assert case.controller.undo() and case.frames() == []
+    np.testing.assert_array_equal(case.shown(8), first)
+    assert case.controller.redo() and case.controller.redo() and case.controller.wait(5)
     case.controller.lookForEdits()
+    np.testing.assert_array_equal(case.segment(8), first)
     np.testing.assert_array_equal(case.shown(8), shown)
 
 
@@ -343,6 +359,6 @@ def test_a_volume_that_became_unusable_is_told_and_raises_nothing(case):
     case.controller.lookForEdits()
     case.controller.editBegins()
     case.controller.apply()
-    case.controller.undoPrompt()
+    case.controller.undo()
     case.volumeNode.SetAndObserveTransformNodeID(None)
     np.testing.assert_array_equal(case.shown(8), disc(12, 15, SHAPE))

@@ -21,8 +21,10 @@ READY = Facts(
     canStart=True,
     hasPreview=True,
     hasPrompts=True,
-    canUndoPrompt=True,
-    canRedoPrompt=True,
+    undoName="click",
+    redoName="click",
+    undoesPrompts=True,
+    redoesPrompts=True,
     hasDoubt=True,
 )
 
@@ -39,6 +41,9 @@ def test_all_is_possible_when_all_is_there():
     running = replace(READY, isRunning=True)
     assert not rules.whyNot(rules.CANCEL, running) and not rules.whyNot(rules.PROMPT, running)
     assert rules.whyNot(rules.PROPAGATE, running) and rules.whyNot(rules.APPLY, running)
+    assert not rules.whyNot(rules.UNDO, running) and not rules.whyNot(rules.REDO, running)
+    of_masks = replace(running, undoesPrompts=False, redoesPrompts=False)
+    assert rules.whyNot(rules.UNDO, of_masks) and rules.whyNot(rules.REDO, of_masks)
 
 
 @pytest.mark.parametrize(

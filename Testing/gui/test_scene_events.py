@@ -123,7 +123,7 @@ def test_a_prompt_that_is_dragged_updates_its_preview(case):
     node.InvokeEvent(node.PointEndInteractionEvent)
     case.controller.wait(5)
     assert case.workspace.previewFrames("A") == {9}
-    assert case.controller.undoPrompt()
+    assert case.controller.undo()
     case.controller.wait(5)
     assert case.workspace.previewFrames("A") == {8}
 
@@ -148,7 +148,7 @@ def test_a_prompt_that_is_deleted_takes_its_preview_along(case):
     case.controller.wait(5)
     assert case.workspace.previewFrames("A") == frozenset()
     assert case.workspace.prompts.is_empty
-    case.controller.undoPrompt()
+    case.controller.undo()
     case.controller.wait(5)
     assert case.workspace.previewFrames("A") == {8}
 

@@ -35,21 +35,21 @@ def test_undo_takes_the_doubts_of_a_run_away_and_redo_brings_them_back(case):
     assert case.controller.strip().doubtful
 
 
-def test_undo_of_the_second_run_shows_what_the_first_one_said(case):
+def test_undo_goes_through_clicks_and_runs_to_what_each_one_showed(case):
     states = [said(case)]
     for x, frame in ((12, 8), (14, 3), (16, 15)):
         case.click(x, 15, frame)
+        states.append(said(case))
         case.run()
         states.append(said(case))
-    doubts = [[doubt for _, doubt in one] for one in states]
-    assert len({str(one) for one in doubts}) == 4
-    for state in (2, 1):
+    assert len({str(one) for one in states}) >= 5
+    for before in reversed(states[:-1]):
         assert case.controller.undo()
-        # The prompts stay, and so do their keyframes.
-        assert [doubt for _, doubt in said(case)] == doubts[state]
-    for state in (2, 3):
+        assert said(case) == before
+    assert not case.controller.undo()
+    for after in states[1:]:
         assert case.controller.redo()
-        assert [doubt for _, doubt in said(case)] == doubts[state]
+        assert said(case) == after
 
 
 def test_a_stroke_between_undone_runs_keeps_its_slice_edited(case):
@@ -75,7 +75,7 @@ def test_a_click_that_is_taken_back_leaves_what_the_run_said(case, back):
     case.click(14, 15, 4)
     assert case.workspace.previewFrames("A") == {4} and said(case)[4] != before[4]
     if back == "undo of the prompt":
-        assert case.controller.undoPrompt()
+        assert case.controller.undo()
         assert said(case) == before
     elif back == "deleted":
         case.controller.clearPrompts(4)
@@ -103,8 +103,10 @@ def test_a_cancelled_run_that_is_discarded_leaves_what_the_run_before_said(headl
         assert case.workspace.hasPreview
         case.controller.discard()
         assert said(case) == before
-        assert case.controller.undo()
-        assert all(doubt is None for _, doubt in said(case))
+        # The discarding, the cancelled run, the applying, the run.
+        for _ in range(4):
+            assert case.controller.undo()
+        assert [frame for frame, (_, doubt) in enumerate(said(case)) if doubt is not None] == [8]
     finally:
         case.controller.close()
 

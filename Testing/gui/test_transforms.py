@@ -164,11 +164,11 @@ def test_steps_back_and_forth_lead_to_the_same_voxels(case, change):
     case.click(10, 9, 8)
     both = drawn(case)
     CHANGES[change](case)
-    assert case.controller.undoPrompt()
+    assert case.controller.undo()
     assert case.controller.wait(5)
     assert drawn(case) == [[18.0, 16.0, 8.0]]
     np.testing.assert_array_equal(case.shown(8), disc(18, 16, SHAPE))
-    assert case.controller.redoPrompt()
+    assert case.controller.redo()
     assert case.controller.wait(5)
     assert drawn(case) == both
     np.testing.assert_array_equal(case.shown(8), disc(18, 16, SHAPE) | disc(10, 9, SHAPE))

@@ -548,6 +548,16 @@ class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
         self._standin_frame.setObjectName("SegmentsTableResizableFrame")
         self._standin_table = QtWidgets.QWidget(self._standin_frame)
         self._standin_table.setObjectName("SegmentsTableView")
+        group = QtWidgets.QFrame(self)
+        group.setObjectName("UndoRedoGroupBox")
+        layout = QtWidgets.QGridLayout(group)
+        for column, (name, text) in enumerate((("UndoButton", "Undo"), ("RedoButton", "Redo"))):
+            button = QtWidgets.QToolButton(group)
+            button.setObjectName(name)
+            button.setText(text)
+            # Where no state is kept, there is never anything to undo.
+            button.setEnabled(False)
+            layout.addWidget(button, 0, column)
 
     def setMRMLScene(self, scene: Any) -> None:
         if scene is self.mrmlScene():
@@ -711,15 +721,6 @@ class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
 
     def removeViewObservations(self) -> None:
         self._standin_observes = False
-
-    def saveStateForUndo(self) -> None:
-        self._standin_logic.SaveStateForUndo()
-
-    def undo(self) -> None:
-        self._standin_logic.Undo()
-
-    def redo(self) -> None:
-        self._standin_logic.Redo()
 
 
 class qSlicerScriptedLoadableModule(QObject, metaclass=_Meta):  # noqa: N801

@@ -30,7 +30,6 @@ class Effect:
         self.logic = slicer.vtkSlicerSegmentEditorLogic()
         self.logic.SetMRMLScene(slicer.mrmlScene)
         editor._standin_effects = {"Paint": self}
-        editor._standin_logic = self.logic
 
     def referenceGeometryImage(self) -> Any:  # noqa: N802
         # The editor may have got other settings since.
@@ -239,13 +238,55 @@ def test_a_run_from_click_to_undo_through_the_segment_editor(desk: Desk) -> None
     assert desk.ui.runStack.currentWidget() is desk.ui.idlePage
     assert desk.ui.resultLabel.text.startswith("18 slices")
     assert desk.voxels() > 18
-    # The Segment Editor's own Undo takes the run back.
-    desk.ui.segmentEditor.undo()
+    # Undo beside the effects takes the run back, as the one of the panel does.
+    undo, redo = editors_buttons(desk)
+    assert undo.enabled and undo.toolTip == desk.ui.undoButton.toolTip == "Undo propagate (18 slices)"
+    assert not redo.enabled and redo.toolTip == "There is nothing to redo."
+    undo.click()
     assert desk.voxels() == 0
-    desk.ui.segmentEditor.redo()
+    assert undo.toolTip == "Undo click" and redo.toolTip == "Redo propagate (18 slices)"
+    redo.click()
     assert desk.voxels() > 18
     desk.ui.undoButton.click()
+    desk.ui.undoButton.click()
     assert desk.controller.workspace.prompts.is_empty
+    assert desk.ui.redoButton.toolTip == redo.toolTip == "Redo click"
+
+
+def editors_buttons(desk: Desk) -> list[Any]:
+    """Undo and Redo in the embedded Segment Editor; those that it brings along are not seen."""
+
+    def found(name: str) -> Any:
+        (button,) = slicer.util.findChildren(desk.ui.segmentEditor, name=name)
+        return button
+
+    assert [found(name).isHidden() for name in ("UndoButton", "RedoButton")] == [True, True]
+    return [found("moduleUndoButton"), found("moduleRedoButton")]
+
+
+def test_edits_are_undone_with_the_name_of_the_effect_one_by_one(desk: Desk) -> None:
+    from Testing.headless.scenes import fillSegment
+
+    desk.load()
+    node = desk.ui.segmentEditor.mrmlSegmentEditorNode()
+    shape = desk.controller.workspace.geometry.shape_ijk[::-1]
+    counts = [desk.voxels()]
+    for number, effect in enumerate(("Paint", "Paint", "Erase")):
+        node.SetActiveEffectName(effect)
+        # The panel has a moment before the first stroke.
+        desk.settle(lambda: desk.controller.workspace.states.isKept)
+        whole = np.zeros(shape, bool)
+        whole[5, 5:10, 5 : 10 + (3 if number == 1 else 0)] = True
+        fillSegment(desk.segmentation, desk.controller.segmentID, desk.volume, whole)
+        desk.settle(lambda: not desk.controller.workspace.states.isChanged)
+        counts.append(desk.voxels())
+    names = []
+    while desk.controller.canUndo:
+        names.append(desk.ui.undoButton.toolTip)
+        assert desk.controller.undo()
+        counts.append(desk.voxels())
+    assert names == ["Undo erase", "Undo paint", "Undo paint"]
+    assert counts[3:] == counts[3::-1] and counts[0] == 0 and counts[2] > counts[1] > 0
 
 
 def test_cancel_apply_and_discard(desk: Desk) -> None:
@@ -578,7 +619,7 @@ def test_a_neighbour_stays_whole_unless_the_user_says_otherwise(desk: Desk) -> N
     desk.ui.segmentsTable.setSelectedSegmentIDs([first])
     assert desk.voxels() == whole
     # The same with "Overwrite all" in the embedded Segment Editor: the second run takes the voxels.
-    desk.ui.segmentEditor.undo()
+    desk.controller.undo()
     node = desk.ui.segmentEditor.mrmlSegmentEditorNode()
     node.SetOverwriteMode(node.OverwriteAllSegments)
     desk.ui.addSegmentButton.click()

@@ -42,8 +42,7 @@ def waiting(desk: Desk) -> None:
 
 
 def undo(desk: Desk) -> None:
-    desk.ui.segmentEditor.undo()
-    desk.controller.lookForEdits()
+    assert desk.controller.undo()
 
 
 @pytest.mark.parametrize(

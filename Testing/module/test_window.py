@@ -317,18 +317,21 @@ def keys(window: Any) -> dict[str, bool]:
     return {one.key.toString(): bool(one.enabled) for one in found}
 
 
+UNDO = {"Ctrl+Z": False, "Ctrl+Y": False, "Ctrl+Shift+Z": False}
+
+
 def test_escape_and_delete_are_taken_only_while_they_have_something_to_do(window: Any) -> None:
-    assert keys(window) == {"Esc": False, "Del": False}
+    assert keys(window) == {"Esc": False, "Del": False, **UNDO}
     controller = window.widget.logic.controller
     controller._pointing._situation.refuses = lambda action: False
     controller.chooseTool("box")
-    assert keys(window) == {"Esc": True, "Del": False}
+    assert keys(window) == {"Esc": True, "Del": False, **UNDO}
     window.widget.putToolAway()
-    assert controller.tool is None and keys(window) == {"Esc": False, "Del": False}
+    assert controller.tool is None and keys(window) == {"Esc": False, "Del": False, **UNDO}
     window.widget._views._tellHover(True)
-    assert keys(window) == {"Esc": False, "Del": True}
+    assert keys(window) == {"Esc": False, "Del": True, **UNDO}
     window.widget._views._tellHover(False)
-    assert keys(window) == {"Esc": False, "Del": False}
+    assert keys(window) == {"Esc": False, "Del": False, **UNDO}
     controller.chooseTool("box")
     window.exit()
     assert controller.tool is None
@@ -336,4 +339,33 @@ def test_escape_and_delete_are_taken_only_while_they_have_something_to_do(window
     window.enter()
     window.enter()
     on = keys(window)
-    assert on == {"Esc": False, "Del": False}
+    assert on == {"Esc": False, "Del": False, **UNDO}
+
+
+def test_the_keys_of_undo_and_redo_are_on_while_there_is_something_to_undo(window: Any) -> None:
+    import qt
+
+    def press(key: str) -> None:
+        (found,) = [one for one in window.panel.findChildren(qt.QShortcut) if one.key.toString() == key]
+        assert found.enabled
+        found.activated.emit()
+
+    show(load_sample())
+    controller = window.widget.logic.controller
+    window.ui.segmentationSelector.addNode()
+    first = controller.workspace.segmentIDs
+    controller.addSegment()
+    assert keys(window) == {"Esc": False, "Del": False, **UNDO, "Ctrl+Z": True}
+    press("Ctrl+Z")
+    assert controller.workspace.segmentIDs == first
+    redo = {"Ctrl+Y": True, "Ctrl+Shift+Z": True}
+    assert keys(window) == {"Esc": False, "Del": False, **UNDO, **redo}
+    for key in redo:
+        press(key)
+        assert len(controller.workspace.segmentIDs) == len(first) + 1
+        press("Ctrl+Z")
+        assert controller.workspace.segmentIDs == first
+    window.exit()
+    assert not any(keys(window).values())
+    window.enter()
+    assert keys(window) == {"Esc": False, "Del": False, **UNDO, **redo}

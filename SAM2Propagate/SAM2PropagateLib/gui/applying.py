@@ -11,9 +11,10 @@ from SAM2PropagateLib.gui.run_under_way import RunUnderWay
 from SAM2PropagateLib.gui.selection import Selection
 from SAM2PropagateLib.gui.signals import Signal
 from SAM2PropagateLib.gui.situation import Situation
+from SAM2PropagateLib.gui.steps import Steps
 from SAM2PropagateLib.gui.underlay import Key
 from SAM2PropagateLib.gui.user_messages import UserMessages
-from SAM2PropagateLib.gui.workspace import Workspace
+from SAM2PropagateLib.gui.workspace import Merged, Workspace
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.scene.commit import CommitSummary
 from SAM2PropagateLib.scene.smooth import FrameDetail
@@ -28,6 +29,7 @@ class Applying:
 
     Args:
         running: told of frames that the user edited meanwhile.
+        steps: what can be undone.
         changed: emitted when masks have moved.
     """
 
@@ -37,12 +39,14 @@ class Applying:
         messages: UserMessages,
         situation: Situation,
         running: RunUnderWay,
+        steps: Steps,
         changed: Signal[None],
     ) -> None:
         self._selection = selection
         self._messages = messages
         self._situation = situation
         self._running = running
+        self._steps = steps
         self._changed = changed
         self._isApplying = False
         self._toldOfVoxels: set[tuple[str, tuple[float, float, float]]] = set()
@@ -58,7 +62,10 @@ class Applying:
         """Writes the preview into the segments, as one undo step; None if there is nothing or it failed."""
         if self._situation.refuses(rules.APPLY):
             return None
-        merged, rest = self.mergeEdits(), self.commit(None)
+        workspace = self._selection.require()
+        count = sum(len(workspace.previewFrames(one)) for one in workspace.segmentIDs)
+        with self._steps.step(_applied(count)):
+            merged, rest = self.mergeEdits(), self.commit(None)
         return rest if merged is None else merged if rest is None else merged + rest
 
     def discard(self) -> None:
@@ -66,12 +73,13 @@ class Applying:
         if self._situation.refuses(rules.DISCARD):
             return
         workspace = self._selection.require()
-        for segmentID in workspace.segmentIDs:
-            workspace.memory.dropPreview(segmentID)
-            if workspace.previewFrames(segmentID):
-                workspace.undone.add(segmentID)
-                workspace.preview.clear(segmentID)
-        workspace.memory.save()
+        with self._steps.step(_("discard preview")):
+            for segmentID in workspace.segmentIDs:
+                workspace.memory.dropPreview(segmentID)
+                if workspace.previewFrames(segmentID):
+                    workspace.undone.add(segmentID)
+                    workspace.preview.clear(segmentID)
+            workspace.memory.save()
         self._changed.emit(None)
 
     def commit(
@@ -179,15 +187,21 @@ class Applying:
         self.mergeEdits()
         segmentID = self._selection.segmentID
         shown = {(segmentID, frame) for frame in workspace.previewFrames(segmentID)}
-        if shown and self.commit(shown) is not None:
+        with self._steps.step(_applied(len(shown))):
+            done = bool(shown) and self.commit(shown) is not None
+        if done:
             self._messages.say(
                 "info",
                 _("The preview was applied, so that you edit what you see. Use Undo to revert."),
                 "applied_for_edit",
             )
 
-    def lookForEdits(self) -> None:
-        """Notices slices that the user edited, and runs that were undone; the strip then shows them."""
+    def lookForEdits(self, merges: bool = True) -> None:
+        """Notices slices that the user edited, and runs that were undone; the strip then shows them.
+
+        Args:
+            merges: brings edits and preview together.
+        """
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
             return
@@ -199,7 +213,8 @@ class Applying:
                     workspace.edits(segmentID)
         except SAM2PropagateError as error:  # the volume cannot be used any more
             self._messages.fail(error)
-        self.mergeEdits()
+        if merges:
+            self.mergeEdits()
         self._changed.emit(None)
 
     def mergeEdits(self) -> CommitSummary | None:
@@ -207,30 +222,33 @@ class Applying:
         that into the segment; None if there was no such place, or it failed.
         """
         workspace = self._selection.require()
+        self._steps.settle()
         if not workspace.hasPreview:
             return None
         try:
-            merged = self._withEdits(workspace)
+            merged = {segmentID: workspace.painted(segmentID) for segmentID in workspace.segmentIDs}
+            if not any(merged.values()):
+                return None
+            with self._steps.merging():
+                frames = self._withEdits(workspace, merged)
+                summary = self.commit(frames.keys(), frames)
+                if summary is not None:
+                    workspace.renewEdited(frames.keys())
         except SAM2PropagateError as error:  # the volume cannot be used any more
             self._messages.fail(error)
             return None
-        summary = self.commit(merged.keys(), merged) if merged else None
-        if summary is not None:
-            workspace.renewEdited(merged.keys())
         return summary
 
-    def _withEdits(self, workspace: Workspace) -> dict[Key, FrameDetail]:
+    def _withEdits(
+        self, workspace: Workspace, merged: Mapping[str, Mapping[int, Merged]]
+    ) -> dict[Key, FrameDetail]:
         """Puts what the user edited under the preview into it, and makes keyframes of it; where that was."""
         geometry, axis = workspace.geometry, workspace.axis
-        merged = {segmentID: workspace.painted(segmentID) for segmentID in workspace.segmentIDs}
         frames = {
             (segmentID, frame): one.detail
             for segmentID, masks in merged.items()
             for frame, one in masks.items()
         }
-        if not frames:
-            return frames
-        before = workspace.prompts
         for segmentID, masks in merged.items():
             said = workspace.prompts.segment(segmentID)
             locked = workspace.marked(segmentID)[1]
@@ -242,28 +260,12 @@ class Applying:
                     name = keyframes.maskId(keyframes.EDITED, frame, axis)
                     said = workspace.withMask(said, mask_at(mask, frame, geometry, axis, name), frame)
             workspace.write(said)
-        if workspace.prompts != before:
-            workspace.keep(before)
         self._running.overtake(set(frames))
         return frames
 
-    # --- undo of the segments
 
-    def undo(self) -> bool:
-        """Takes back the last run or edit of the segments; False if there is none."""
-        return self._step("undo")
-
-    def redo(self) -> bool:
-        """Brings back what `undo` took; False if there is nothing."""
-        return self._step("redo")
-
-    def _step(self, step: str) -> bool:
-        workspace = self._selection.workspace
-        if workspace is None or self._running.isOn:
-            return False
-        done = bool(getattr(workspace.committer, step)())
-        self.lookForEdits()
-        return done
+def _applied(count: int) -> str:
+    return plural(count, _("apply ({count} slice)"), _("apply ({count} slices)")).format(count=count)
 
 
 def _takeOut(workspace: Workspace, segmentID: str, frames: set[int]) -> None:

@@ -38,7 +38,9 @@ from SAM2PropagateLib.gui.segment_changes import SegmentChanges
 from SAM2PropagateLib.gui.selection import Selection
 from SAM2PropagateLib.gui.signals import Signal
 from SAM2PropagateLib.gui.situation import Situation
+from SAM2PropagateLib.gui.steps import Steps
 from SAM2PropagateLib.gui.strip import SliceStrip
+from SAM2PropagateLib.gui.undoing import Undoing
 from SAM2PropagateLib.gui.user_messages import UserMessages
 from SAM2PropagateLib.gui.worker_link import WorkerLink
 from SAM2PropagateLib.gui.workspace import Drawer, Workspace, WriterMaker
@@ -62,6 +64,9 @@ class Controller:
         store: the models of this computer. missing: names of packages that are not installed.
         whenIdle: asked to call `lookForEdits` once the user has stopped editing; None: edits are looked for
             when they are needed.
+        whenEdited: asked to call `noteEdits` as soon as the present edit is done, so that each is an undo
+            step of its own; None: edits become steps when they are needed.
+        editName: what the user edits segments with at present, as the name of a step; "" if unknown.
 
     Signals:
         frameArrived, progress, finished (`RunEnd`), message (refusals, errors), recovered (the worker has
@@ -79,6 +84,8 @@ class Controller:
         store: ModelStore | None = None,
         missing: Callable[[], Iterable[str]] = lambda: (),
         whenIdle: Callable[[], None] | None = None,
+        whenEdited: Callable[[], None] | None = None,
+        editName: Callable[[], str] = lambda: "",
     ) -> None:
         self.frameArrived: Signal[FrameArrived] = Signal()
         self.progress: Signal[Progress] = Signal()
@@ -93,21 +100,23 @@ class Controller:
         self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), store)
         self._running = running = RunUnderWay()
         self._opacity = opacity = PreviewOpacity(selection)
-        self._situation = situation = Situation(selection, messages, running, store, missing)
-        self._applying = applying = Applying(selection, messages, situation, running, self.changed)
+        self._steps = steps = Steps(selection, editName)
+        self._situation = situation = Situation(selection, messages, running, steps, store, missing)
+        self._applying = applying = Applying(selection, messages, situation, running, steps, self.changed)
         self._previews = previews = Previews(selection, messages, situation, worker, running, applying)
         self._arrivals = arrivals = Arrivals(
             selection, messages, worker, running, previews, applying, opacity,
             self.frameArrived, self.progress,
         )  # fmt: skip
         self._runs = runs = Runs(
-            selection, messages, situation, worker, running, applying, previews, arrivals,
+            selection, messages, situation, worker, running, applying, previews, arrivals, steps,
             self.finished, self.changed,
         )  # fmt: skip
-        self._prompts = prompts = PromptChanges(selection, messages, applying, previews, self.changed)
+        self._undoing = Undoing(selection, messages, running, applying, previews, steps, self.changed)
+        self._prompts = prompts = PromptChanges(selection, messages, applying, previews, steps, self.changed)
         self._pointing = pointing = Pointing(selection, messages, situation, applying, prompts, self.changed)
         self._segments = segments = SegmentChanges(
-            selection, messages, running, applying, previews, whenIdle, self.changed
+            selection, messages, running, applying, previews, steps, whenIdle, whenEdited, self.changed
         )
         self._lifetime = Lifetime(
             selection, messages, worker, running, runs, previews, prompts, segments, pointing, opacity,
@@ -336,14 +345,6 @@ class Controller:
         """A drag with the lasso went around nothing."""
         self._pointing.refuseLasso()
 
-    def undoPrompt(self) -> bool:
-        """Takes back the last change of prompts; False if there is none."""
-        return self._prompts.undo()
-
-    def redoPrompt(self) -> bool:
-        """Brings back the change of prompts that was undone last; False if there is none."""
-        return self._prompts.redo()
-
     def clearPrompts(self, frame: int | None = None) -> None:
         """Removes the chosen segment's prompts, on one frame or all; the segment itself stays."""
         self._prompts.clear(frame)
@@ -401,13 +402,42 @@ class Controller:
         """Notice slices that the user edited, and runs that were undone; the strip then shows them."""
         self._applying.lookForEdits()
 
+    def noteEdits(self) -> None:
+        """Make an undo step of what was edited in the segments since the last one."""
+        self._undoing.noteEdits()
+
+    # --- undo
+
+    @property
+    def canUndo(self) -> bool:
+        """Whether `undo` would take something back now; `changed` tells when that is otherwise."""
+        return not self._undoing.whyNot(rules.UNDO)
+
+    @property
+    def canRedo(self) -> bool:
+        """Whether `redo` would bring something back now."""
+        return not self._undoing.whyNot(rules.REDO)
+
+    @property
+    def undoText(self) -> str:
+        """What `undo` takes back, "Undo propagate (112 slices)", or why it cannot."""
+        return self._undoing.undoText
+
+    @property
+    def redoText(self) -> str:
+        """What `redo` brings back, or why it cannot."""
+        return self._undoing.redoText
+
     def undo(self) -> bool:
-        """Take back the last run or edit of the segments; False if there is none."""
-        return self._applying.undo()
+        """Take back what the user did last, be it prompts, masks or the preview; False if it cannot be.
+
+        The order is one for all segments. A run keeps its prompts: they are a step of their own.
+        """
+        return self._undoing.undo()
 
     def redo(self) -> bool:
-        """Bring back what `undo` took; False if there is nothing."""
-        return self._applying.redo()
+        """Bring back what `undo` took last; False if there is nothing, or the user did something since."""
+        return self._undoing.redo()
 
     # --- what comes back
 

@@ -1,4 +1,4 @@
-"""Commits through an embedded Segment Editor widget, so that its undo history holds the runs as well."""
+"""Commits through an embedded Segment Editor widget, with its masking settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def segmentEditorNode(scene: Any) -> Any:
 
 
 class EditorSegmentWriter:
-    """Writes through a qMRMLSegmentEditorWidget, with its masking settings and its undo history.
+    """Writes through a qMRMLSegmentEditorWidget, with its masking settings.
 
     Args:
         editor: the widget; it gets the settings of the scene at every commit.
@@ -90,10 +90,6 @@ class EditorSegmentWriter:
                 _("Switch it off under “Edit by hand”."),
             )
 
-    def saveStateForUndo(self) -> None:
-        self._useNodes()
-        self._editor.saveStateForUndo()
-
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
         # The editable area is computed for the selected segment, not for the one that is written to.
         self._editor.mrmlSegmentEditorNode().SetSelectedSegmentID(segmentID)
@@ -115,14 +111,6 @@ class EditorSegmentWriter:
         return node is not None and bool(
             node.GetMaskMode() != everywhere or node.GetSourceVolumeIntensityMask()
         )
-
-    def undo(self) -> bool:
-        self._editor.undo()
-        return True
-
-    def redo(self) -> bool:
-        self._editor.redo()
-        return True
 
     def close(self) -> None:
         """The widget lives on."""

@@ -7,10 +7,13 @@ views that go while it still has them bring Slicer down.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import slicer.util
+
+# The Segment Editor's own buttons for its own history, which is not used here.
+_OWN_BUTTONS = ("UndoButton", "RedoButton")
 
 
 class EmbeddedEditor:
@@ -19,9 +22,12 @@ class EmbeddedEditor:
     Args:
         widget: the qMRMLSegmentEditorWidget.
         place: the QScrollArea around it: the options of some effects are wider than the panel.
+        undo, redo: what its two buttons for that do.
     """
 
-    def __init__(self, widget: Any, place: Any) -> None:
+    def __init__(
+        self, widget: Any, place: Any, undo: Callable[[], object], redo: Callable[[], object]
+    ) -> None:
         import qt
 
         self._widget = widget
@@ -31,12 +37,41 @@ class EmbeddedEditor:
         self._whenShown.setSingleShot(True)
         self._whenShown.setInterval(0)
         self._whenShown.connect("timeout()", self.fit)
+        self._buttons: list[tuple[Any, Callable[[], object]]] = []
+        for name, act in zip(_OWN_BUTTONS, (undo, redo), strict=True):
+            self._takePlace(name, act)
         self.fit()
 
     def close(self) -> None:
         """Lets go of the widget."""
         self._whenShown.stop()
         self._whenShown.disconnect("timeout()", self.fit)
+        for button, act in self._buttons:
+            button.disconnect("clicked()", act)
+        self._buttons.clear()
+
+    def _takePlace(self, name: str, act: Callable[[], object]) -> None:
+        """Puts a button of ours in the place of one of the editor's: the editor disables its own as it likes.
+
+        Not found in a later Slicer, the editor's own stays, which has nothing to undo.
+        """
+        import qt
+
+        for own in slicer.util.findChildren(self._widget, name=name):
+            button = qt.QToolButton(own.parent())
+            button.setObjectName(f"module{name}")
+            button.text, button.icon = own.text, own.icon
+            button.toolButtonStyle = own.toolButtonStyle
+            own.parent().layout().addWidget(button, 1, _OWN_BUTTONS.index(name))
+            own.hide()
+            button.connect("clicked()", act)
+            self._buttons.append((button, act))
+
+    def showUndo(self, *states: tuple[bool, str]) -> None:
+        """Enables the buttons of Undo and Redo, and says what they do."""
+        for (button, _act), (isOn, text) in zip(self._buttons, states, strict=False):
+            button.enabled = isOn
+            button.toolTip = text
 
     def fitSoon(self) -> None:
         """Another effect was chosen: makes room for its options."""

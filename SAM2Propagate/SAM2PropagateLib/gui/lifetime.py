@@ -121,6 +121,9 @@ class Lifetime:
             self._messages.say("error", str(error), error.code)
             return
         workspace = self._selection.require()
+        if workspace.segmentIDs:
+            # Else the first segment that a new segmentation gets would be a step.
+            workspace.states.keep()
         self._segments.begin(workspace.segmentIDs)
         try:
             workspace.showKeptPreview()

@@ -17,6 +17,7 @@ _STATE_NAME = "frames"
 _VERSION = 1
 
 FactsOfFrames = dict[int, FrameFacts]
+AllFacts = tuple[int | None, tuple[int, ...], dict[str, FactsOfFrames]]
 
 
 class FrameMemory:
@@ -104,6 +105,18 @@ class FrameMemory:
         """Replaces what is known of the segment's own masks, after Undo or Redo brought them back."""
         self._begin(geometry, axis)
         self.frames[segmentID] = dict(facts)
+
+    @property
+    def allApplied(self) -> AllFacts:
+        """What is known of all segments' own masks, for `restoreApplied`."""
+        return self.axis, self._shape, {name: dict(facts) for name, facts in self.frames.items()}
+
+    def restoreApplied(self, known: AllFacts) -> None:
+        """The segments' own masks are again what they were when this was known of them."""
+        axis, shape, frames = known
+        if not self._shown or (axis, shape) == (self.axis, self._shape):
+            self.axis, self._shape = axis, shape
+            self.frames = {name: dict(facts) for name, facts in frames.items()}
 
     def dropApplied(self, segmentID: str, frame: int) -> None:
         """What is in the segment on a frame came from no run that is known."""

@@ -67,7 +67,7 @@ class Panel:
         self._parameters: Any = None
         self._isShowing = False
         self._icons = Icons(icons)
-        self._editor = EmbeddedEditor(ui.segmentEditor, ui.editorScrollArea)
+        self._editor = EmbeddedEditor(ui.segmentEditor, ui.editorScrollArea, controller.undo, controller.redo)
         self.messages = MessageFrame(ui, lambda: self._dialogs)
         self._banner = InstallBanner(
             ui,
@@ -201,5 +201,9 @@ class Panel:
             self._model.refresh()
             self.segments.refresh(facts)
             self._editor.show(self._controller.workspace, self._controller.segmentID)
+            self._editor.showUndo(
+                (self._controller.canUndo, self._controller.undoText),
+                (self._controller.canRedo, self._controller.redoText),
+            )
             self.window.refresh()
             self._banner.refresh()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.gui import keyframes
 from SAM2PropagateLib.gui.applying import Applying
@@ -98,6 +100,13 @@ class Previews:
         if accepted:
             # Nothing will write on them any more: what was locked is what was shown.
             self._applying.commit(accepted)
+
+    def forget(self, keys: Collection[Key]) -> None:
+        """What was asked for these frames, or a run finds for them, is not wanted any more."""
+        self._running.overtake(keys)
+        self._lost.difference_update(keys)
+        self._calls = {key: call for key, call in self._calls.items() if key not in keys}
+        self._selection.require().underlay.keepAsked(self._calls)
 
     def _takeBack(self, segmentID: str, frame: int) -> None:
         """Takes a frame out of the preview."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +15,16 @@ from SAM2PropagateLib.gui.applying import Applying
 from SAM2PropagateLib.gui.previews import Previews
 from SAM2PropagateLib.gui.selection import Selection
 from SAM2PropagateLib.gui.signals import Signal
+from SAM2PropagateLib.gui.steps import Steps
 from SAM2PropagateLib.gui.user_messages import UserMessages
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.strokes import is_across, outline_pixels
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
+    FrameMark,
     Lasso,
+    MaskPrompt,
     Prompt,
     PromptSet,
     Scribble,
@@ -37,6 +40,7 @@ class PromptChanges:
     Args:
         applying: what merges edits before.
         previews: what follows.
+        steps: what can be undone.
         changed: emitted when prompts are others than before.
     """
 
@@ -46,18 +50,24 @@ class PromptChanges:
         messages: UserMessages,
         applying: Applying,
         previews: Previews,
+        steps: Steps,
         changed: Signal[None],
     ) -> None:
         self._selection = selection
         self._messages = messages
         self._applying = applying
         self._previews = previews
+        self._steps = steps
         self._changed = changed
 
     # --- where a change is made
 
-    def put(self, before: PromptSet, after: SegmentPrompts) -> bool:
-        """Puts a segment's prompts in the place of those before; False if they cannot be, a message says why.
+    def put(self, before: PromptSet, after: SegmentPrompts, name: str = "") -> bool:
+        """Puts a segment's prompts in the place of those before, as one undo step; False if they cannot be, a
+        message says why.
+
+        Args:
+            name: of the step, a noun or a verb; "": what it is can be seen from the prompts.
 
         Raises:
             SAM2PropagateError: the volume cannot be used any more.
@@ -65,8 +75,9 @@ class PromptChanges:
         if refusal := self._refusal(before.segment(after.segment), after):
             self._messages.say("warning", refusal, "refused")
             return False
-        self._selection.require().write(after)
-        self._settle(before, None)
+        with self._steps.step(name or changeName(before.segment(after.segment), after)):
+            self._selection.require().write(after)
+            self._settle(before, None)
         self._changed.emit(None)
         return True
 
@@ -80,7 +91,8 @@ class PromptChanges:
             workspace.prompts = workspace.markups.read()
             if workspace.prompts == before:
                 return
-            self._settle(before, change.viewNormal)
+            with self._steps.step(_nameOf(before, workspace.prompts), said=before):
+                self._settle(before, change.viewNormal)
         except SAM2PropagateError as error:
             workspace.restore(before)
             self._messages.say("warning", str(error), error.code)
@@ -105,38 +117,10 @@ class PromptChanges:
             cleared = cleared.with_range(None)
         if cleared == said:
             return
-        workspace.keep(workspace.prompts)
-        workspace.write(cleared)
-        self._previews.follow(self._selection.segmentID, frames)
+        with self._steps.step(_("clear prompts")):
+            workspace.write(cleared)
+            self._previews.follow(self._selection.segmentID, frames)
         self._changed.emit(None)
-
-    # --- the way back
-
-    def undo(self) -> bool:
-        """Takes back the last change of prompts; False if there is none."""
-        return self._step("undoPrompt", "canUndoPrompt")
-
-    def redo(self) -> bool:
-        """Brings back the change of prompts that was undone last; False if there is none."""
-        return self._step("redoPrompt", "canRedoPrompt")
-
-    def _step(self, step: str, isPossible: str) -> bool:
-        workspace = self._selection.workspace
-        if workspace is None or not getattr(workspace, isPossible):
-            return False
-        self._applying.mergeEdits()
-        try:
-            before = getattr(workspace, step)()
-            for segmentID in workspace.segmentIDs:
-                old, new = before.segment(segmentID), workspace.prompts.segment(segmentID)
-                self._previews.follow(
-                    segmentID, keyframes.changedFrames(old, new, workspace.geometry, workspace.axis)
-                )
-        except SAM2PropagateError as error:  # the volume cannot be used any more
-            self._messages.fail(error)
-            return False
-        self._changed.emit(None)
-        return True
 
     # --- what follows
 
@@ -159,7 +143,6 @@ class PromptChanges:
                 self._messages.say("warning", refusal, "refused")
                 return
             changed[segmentID] = keyframes.changedFrames(old, new, geometry, axis)
-        workspace.keep(before)
         for segmentID in changed:
             workspace.write(self._completed(before.segment(segmentID), workspace.prompts.segment(segmentID)))
         for segmentID, frames in changed.items():
@@ -251,6 +234,44 @@ class PromptChanges:
             return said
         kept = mask_at(mask, frame, geometry, axis, keyframes.maskId(keyframes.REFINED, frame, axis))
         return replace(said, masks=workspace.withMask(others, kept, frame).masks)
+
+
+def changeName(before: SegmentPrompts, after: SegmentPrompts) -> str:
+    """What the user did to a segment's prompts, as the name of a step."""
+    old, new = ({one.id: one for one in said} for said in (before, after))
+    came = [one for name, one in new.items() if name not in old]
+    went = [one for name, one in old.items() if name not in new]
+    locks, absent = ({mark.id for said in (before, after) for mark in marks(said)} for marks in _MARKS)
+    for ids, name, back in (
+        (locks, _("lock slice"), _("unlock slice")),
+        (absent, _("absent mark"), _("remove absent mark")),
+    ):
+        if any(one.id in ids for one in came):
+            return name
+        if any(one.id in ids for one in went):
+            return back
+    if before.range != after.range:
+        return _("range")
+    placed = [one for one in came if not isinstance(one, MaskPrompt)]
+    if placed:
+        names = {Box: _("box"), Scribble: _("scribble"), Lasso: _("lasso")}
+        return names.get(type(placed[-1]), _("click"))
+    if any(not isinstance(one, MaskPrompt) for one in went):
+        return _("delete prompt")
+    return _("mask") if came or went else _("move prompt")
+
+
+_MARKS: tuple[Callable[[SegmentPrompts], tuple[FrameMark, ...]], ...] = (
+    lambda said: said.locks,
+    lambda said: said.absent,
+)
+
+
+def _nameOf(before: PromptSet, after: PromptSet) -> str:
+    for name in (*after.names, *before.names):
+        if before.segment(name) != after.segment(name):
+            return changeName(before.segment(name), after.segment(name))
+    return _("move prompt")
 
 
 def _isAcross(box: Box, geometry: VolumeGeometry, axis: int) -> bool:

@@ -17,7 +17,7 @@ PROMPT, ADD_SEGMENT, PROPAGATE, PROPAGATE_ANEW, CANCEL, APPLY, DISCARD, NEXT_DOU
     "discard",
     "next_doubtful",
 )
-UNDO_PROMPT, REDO_PROMPT, CLEAR_PROMPTS = "undo_prompt", "redo_prompt", "clear_prompts"
+UNDO, REDO, CLEAR_PROMPTS = "undo", "redo", "clear_prompts"
 ACTIONS = (
     PROMPT,
     ADD_SEGMENT,
@@ -27,8 +27,8 @@ ACTIONS = (
     APPLY,
     DISCARD,
     NEXT_DOUBTFUL,
-    UNDO_PROMPT,
-    REDO_PROMPT,
+    UNDO,
+    REDO,
     CLEAR_PROMPTS,
 )
 
@@ -45,7 +45,8 @@ class Facts:
         isRunning: a propagation.
         canStart: there is something to propagate from: prompts, or slices painted by hand.
         hasPreview: the preview holds masks. hasPrompts: of the chosen segment.
-        canUndoPrompt, canRedoPrompt: there is a step. hasDoubt: some slice is doubtful.
+        undoName, redoName: of the step that can be undone or redone; "" if there is none.
+        undoesPrompts, redoesPrompts: it changes prompts alone. hasDoubt: some slice is doubtful.
     """
 
     missing: tuple[str, ...] = ()
@@ -60,8 +61,10 @@ class Facts:
     canStart: bool = False
     hasPreview: bool = False
     hasPrompts: bool = False
-    canUndoPrompt: bool = False
-    canRedoPrompt: bool = False
+    undoName: str = ""
+    redoName: str = ""
+    undoesPrompts: bool = False
+    redoesPrompts: bool = False
     hasDoubt: bool = False
 
 
@@ -109,22 +112,28 @@ def _cancel(facts: Facts) -> str:
     return "" if facts.isRunning else _("Nothing is running.")
 
 
+def _ended(facts: Facts) -> str:
+    return _("Wait until the propagation has finished, or cancel it.") if facts.isRunning else ""
+
+
 def _apply(facts: Facts) -> str:
-    if facts.isRunning:
-        return _("Wait until the propagation has finished, or cancel it.")
-    return "" if facts.hasPreview else _("There is no preview.")
+    return _ended(facts) or ("" if facts.hasPreview else _("There is no preview."))
 
 
 def _nextDoubtful(facts: Facts) -> str:
     return "" if facts.hasDoubt else _("No slice is doubtful.")
 
 
-def _undoPrompt(facts: Facts) -> str:
-    return "" if facts.canUndoPrompt else _("There is no prompt to undo.")
+def _undo(facts: Facts) -> str:
+    if not facts.undoName:
+        return _("There is nothing to undo.")
+    return _ended(facts) if facts.isRunning and not facts.undoesPrompts else ""
 
 
-def _redoPrompt(facts: Facts) -> str:
-    return "" if facts.canRedoPrompt else _("There is no prompt to redo.")
+def _redo(facts: Facts) -> str:
+    if not facts.redoName:
+        return _("There is nothing to redo.")
+    return _ended(facts) if facts.isRunning and not facts.redoesPrompts else ""
 
 
 def _clearPrompts(facts: Facts) -> str:
@@ -140,7 +149,7 @@ _RULES: dict[str, Callable[[Facts], str]] = {
     APPLY: _apply,
     DISCARD: _apply,
     NEXT_DOUBTFUL: _nextDoubtful,
-    UNDO_PROMPT: _undoPrompt,
-    REDO_PROMPT: _redoPrompt,
+    UNDO: _undo,
+    REDO: _redo,
     CLEAR_PROMPTS: _clearPrompts,
 }

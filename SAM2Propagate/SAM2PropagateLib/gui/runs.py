@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,11 @@ from SAM2PropagateLib.gui.applying import Applying
 from SAM2PropagateLib.gui.arrivals import Arrivals
 from SAM2PropagateLib.gui.events import RunEnd
 from SAM2PropagateLib.gui.previews import Previews
-from SAM2PropagateLib.gui.run_under_way import RunUnderWay
+from SAM2PropagateLib.gui.run_under_way import RunUnderWay, StartedRun
 from SAM2PropagateLib.gui.selection import Selection
 from SAM2PropagateLib.gui.signals import Signal
 from SAM2PropagateLib.gui.situation import Situation
+from SAM2PropagateLib.gui.steps import Made, Steps
 from SAM2PropagateLib.gui.underlay import Key
 from SAM2PropagateLib.gui.user_messages import UserMessages
 from SAM2PropagateLib.gui.worker_link import WorkerLink
@@ -36,6 +38,7 @@ class Runs:
         applying: what writes a finished run into the segments.
         previews: those that may still come after it.
         arrivals: asked for what has come when a run is cancelled.
+        steps: what can be undone.
         finished, changed: emitted when one ends; `changed` also when one starts.
     """
 
@@ -49,6 +52,7 @@ class Runs:
         applying: Applying,
         previews: Previews,
         arrivals: Arrivals,
+        steps: Steps,
         finished: Signal[RunEnd],
         changed: Signal[None],
     ) -> None:
@@ -60,6 +64,8 @@ class Runs:
         self._applying = applying
         self._previews = previews
         self._arrivals = arrivals
+        self._steps = steps
+        self._begun: Made | None = None
         self._finished = finished
         self._changed = changed
 
@@ -77,16 +83,14 @@ class Runs:
         try:
             options = replace(choices.run, **given)
             self._applying.mergeEdits()
-            before = workspace.prompts
             elsewhere = [one for one in wanted if workspace.isMovedApart(one)]
             told = []
-            for segmentID in wanted:
-                workspace.adoptEdits(segmentID)
-                told.append(workspace.effective(segmentID))
-                # Refused here already, before the worker is troubled.
-                resolve(workspace.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
-            if workspace.prompts != before:
-                workspace.keep(before)
+            with self._steps.step(_("propagate")) as begun:
+                for segmentID in wanted:
+                    workspace.adoptEdits(segmentID)
+                    told.append(workspace.effective(segmentID))
+                    # Refused here already, before the worker is troubled.
+                    resolve(workspace.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
             # After an undo the worker believes that the segment still has what it had.
             undone = any(segmentID in workspace.undone for segmentID in wanted)
             name = self._worker.ready(
@@ -107,6 +111,7 @@ class Runs:
         except SAM2PropagateError as error:
             self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
             return False
+        self._begun = begun
         workspace.undone -= set(wanted)
         self._tellOfWindow(workspace, wanted, options.anew)
         self._running.begin(call, wanted)
@@ -151,16 +156,28 @@ class Runs:
         if workspace is not None and workspace.isInScene:
             if state != "done":
                 workspace.undone |= set(run.segmentIDs)
-            # What the user painted meanwhile is seen on what the run found.
-            self._applying.mergeEdits()
-            if state == "done" and self._selection.choices.applyAutomatically:
-                # On the others a newer preview is there, or on its way.
-                applied = self._applying.commit(run.frames - run.overtaken) is not None
-                self._tellOfOvertaken(workspace, run.overtaken)
+            with self._stepOf(run):
+                # What the user painted meanwhile is seen on what the run found.
+                self._applying.mergeEdits()
+                if state == "done" and self._selection.choices.applyAutomatically:
+                    # On the others a newer preview is there, or on its way.
+                    applied = self._applying.commit(run.frames - run.overtaken) is not None
+                    self._tellOfOvertaken(workspace, run.overtaken)
             workspace.underlay.end()
             workspace.memory.save()
         self._finished.emit(RunEnd(state, run.segmentIDs, len(run.frames), applied))
         self._changed.emit(None)
+
+    def _stepOf(self, run: StartedRun) -> AbstractContextManager[Made | None]:
+        """What the run found, and what is done with it, as one step: back to how it was before the run."""
+        begun, self._begun = self._begun, None
+        count = len(run.frames)
+        name = plural(count, _("propagate ({count} slice)"), _("propagate ({count} slices)"))
+        before = {} if begun is None else begun.since.preview
+        found = {key: before.get(key) for key in run.frames - run.overtaken}
+        # Without a slice it may be a step still: edited slices have become keyframes.
+        text = name.format(count=count) if count else _("propagate")
+        return self._steps.step(text, preview=found, onto=begun)
 
     # --- what the user is told
 

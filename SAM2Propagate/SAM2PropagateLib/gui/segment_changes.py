@@ -11,8 +11,10 @@ from SAM2PropagateLib.gui.previews import Previews
 from SAM2PropagateLib.gui.run_under_way import RunUnderWay
 from SAM2PropagateLib.gui.selection import Selection
 from SAM2PropagateLib.gui.signals import Signal
+from SAM2PropagateLib.gui.steps import Steps
 from SAM2PropagateLib.gui.user_messages import UserMessages
 from SAM2PropagateLib.gui.workspace import Workspace
+from SAM2PropagateLib.texts import tr as _
 
 
 def prepareSegmentation(segmentationNode: Any, volumeNode: Any) -> str:
@@ -31,7 +33,8 @@ class SegmentChanges:
         running: whose masks of a segment that is gone are lost.
         applying: whose own changes are none of the user's.
         previews: not wanted for a segment that is gone.
-        whenIdle: called when something changed in the segments; None: nobody wants to know.
+        steps: what can be undone.
+        whenIdle, whenEdited: called when something changed in the segments; None: nobody wants to know.
         changed: emitted when there are other segments than before.
     """
 
@@ -42,7 +45,9 @@ class SegmentChanges:
         running: RunUnderWay,
         applying: Applying,
         previews: Previews,
+        steps: Steps,
         whenIdle: Callable[[], None] | None,
+        whenEdited: Callable[[], None] | None,
         changed: Signal[None],
     ) -> None:
         self._selection = selection
@@ -50,7 +55,9 @@ class SegmentChanges:
         self._running = running
         self._applying = applying
         self._previews = previews
+        self._steps = steps
         self._whenIdle = whenIdle
+        self._whenEdited = whenEdited
         self._changed = changed
         self._known: tuple[str, ...] = ()
 
@@ -62,7 +69,8 @@ class SegmentChanges:
         """Adds an empty segment; its ID, "" if there is no segmentation."""
         if self._selection.workspace is None:
             return ""
-        return str(self._selection.segmentationNode.GetSegmentation().AddEmptySegment("", ""))
+        with self._steps.step(_("add segment")):
+            return str(self._selection.segmentationNode.GetSegmentation().AddEmptySegment("", ""))
 
     def remove(self) -> None:
         """Removes the chosen segment, as one undo step."""
@@ -70,7 +78,8 @@ class SegmentChanges:
         if workspace is None or segmentID not in workspace.segmentIDs:
             return
         try:
-            workspace.committer.removeSegment(segmentID)
+            with self._steps.step(_("remove segment")):
+                workspace.committer.removeSegment(segmentID)
         except SAM2PropagateError as error:
             self._messages.fail(error)
 
@@ -84,8 +93,9 @@ class SegmentChanges:
         if workspace is not None and workspace.segmentIDs != self._known:
             self._followList(workspace)
             self._changed.emit(None)
-        if self._whenIdle is not None:
-            self._whenIdle()
+        for tell in (self._whenIdle, self._whenEdited):
+            if tell is not None:
+                tell()
 
     def _followList(self, workspace: Workspace) -> None:
         """Segments were added or removed."""

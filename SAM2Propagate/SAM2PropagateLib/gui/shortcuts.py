@@ -14,7 +14,7 @@ class Shortcuts:
         actions: what each key does, by its name in Qt ("Esc", "Ctrl+Z").
     """
 
-    def __init__(self, parent: Any, actions: Mapping[str, Callable[[], None]]) -> None:
+    def __init__(self, parent: Any, actions: Mapping[str, Callable[[], object]]) -> None:
         import qt
 
         self._actions = dict(actions)

@@ -8,6 +8,7 @@ from pathlib import Path
 from SAM2PropagateLib.gui import rules
 from SAM2PropagateLib.gui.run_under_way import RunUnderWay
 from SAM2PropagateLib.gui.selection import Selection
+from SAM2PropagateLib.gui.steps import Steps
 from SAM2PropagateLib.gui.strip import SliceStrip
 from SAM2PropagateLib.gui.user_messages import UserMessages
 from SAM2PropagateLib.models.store import ModelStore
@@ -26,12 +27,14 @@ class Situation:
         selection: Selection,
         messages: UserMessages,
         running: RunUnderWay,
+        steps: Steps,
         store: ModelStore,
         missing: Callable[[], Iterable[str]],
     ) -> None:
         self._selection = selection
         self._messages = messages
         self._running = running
+        self._steps = steps
         self._store = store
         self._missing = missing
 
@@ -43,7 +46,7 @@ class Situation:
         said = workspace.prompts.segment(segmentID) if workspace is not None and segmentID else None
         volumeProblem, segmentationProblem = selection.volumeProblem, selection.segmentationProblem
         isUsable = not (volumeProblem or segmentationProblem)
-        return rules.Facts(
+        facts = rules.Facts(
             missing=tuple(self._missing()),
             volumeProblem=volumeProblem,
             segmentationProblem=segmentationProblem,
@@ -56,10 +59,9 @@ class Situation:
             canStart=isUsable and bool(self.startable()),
             hasPreview=workspace is not None and workspace.hasPreview,
             hasPrompts=said is not None and not said.is_empty,
-            canUndoPrompt=workspace is not None and workspace.canUndoPrompt,
-            canRedoPrompt=workspace is not None and workspace.canRedoPrompt,
             hasDoubt=isUsable and bool(self.strip().doubtful),
         )
+        return self._steps.facts(facts)
 
     def whyNot(self, action: str) -> str:
         """Why an action of `rules` is not possible now; "" if it is."""

@@ -35,8 +35,8 @@ class ToolRow:
             self._connections.add(button, "clicked(bool)", lambda _on, name=tool.name: self._press(name))
         icons.give("undo", ui.undoButton)
         icons.give("redo", ui.redoButton)
-        self._connections.press(ui.undoButton, controller.undoPrompt)
-        self._connections.press(ui.redoButton, controller.redoPrompt)
+        self._connections.press(ui.undoButton, controller.undo)
+        self._connections.press(ui.redoButton, controller.redo)
 
     def close(self) -> None:
         """Lets go of the widgets."""
@@ -52,8 +52,8 @@ class ToolRow:
             isNegative = button.checked and self._controller.tool == tools.NEGATIVE_SCRIBBLE
             button.text = f"{tool.key} −" if isNegative else tool.key
         ui = self._ui
-        enable(ui.undoButton, rules.whyNot(rules.UNDO_PROMPT, facts), _("Undo the last prompt change."))
-        enable(ui.redoButton, rules.whyNot(rules.REDO_PROMPT, facts), _("Redo the last prompt change."))
+        enable(ui.undoButton, rules.whyNot(rules.UNDO, facts), self._controller.undoText)
+        enable(ui.redoButton, rules.whyNot(rules.REDO, facts), self._controller.redoText)
 
     def _press(self, name: str) -> None:
         self._controller.chooseTool(name)

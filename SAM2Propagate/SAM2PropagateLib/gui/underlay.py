@@ -43,6 +43,11 @@ class Underlay:
         """A preview is asked for."""
         self._asked[key] = self._snapshot(key[0])
 
+    @property
+    def asked(self) -> set[Key]:
+        """The frames whose previews are awaited."""
+        return set(self._asked)
+
     def answered(self, key: Key) -> None:
         """The preview that was asked for is shown."""
         self._shown[key] = self._asked.pop(key) if key in self._asked else self._snapshot(key[0])

@@ -16,11 +16,13 @@ from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.gui import keyframes
+from SAM2PropagateLib.gui.history import History
 from SAM2PropagateLib.gui.memory import FactsOfFrames, FrameMemory, factsAsList, factsOfList
+from SAM2PropagateLib.gui.moment import Known, Moment, Record, Said
 from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.removed_segments import RemovedSegments
 from SAM2PropagateLib.gui.strip import SliceStrip, strip
-from SAM2PropagateLib.gui.underlay import Underlay
+from SAM2PropagateLib.gui.underlay import Key, Underlay
 from SAM2PropagateLib.prompts.move import moved, moved_segment
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
@@ -28,12 +30,13 @@ from SAM2PropagateLib.prompts.values import MaskPrompt, Prompt, PromptSet, Ras, 
 from SAM2PropagateLib.scene.anchor import Move, settleOthers
 from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
 from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
-from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview, ReadFrame, Stamps
+from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview, ReadFrame, Stamps, frameOf
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.placement import Placement
 from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.segments import SegmentReader, referenceLattice, segmentIDs, volumeLattice
 from SAM2PropagateLib.scene.smooth import FrameDetail, widened
+from SAM2PropagateLib.scene.states import SegmentationStates
 from SAM2PropagateLib.scene.transforms import parentToWorld
 from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher
 from SAM2PropagateLib.texts import tr as _
@@ -42,8 +45,6 @@ BoolArray = npt.NDArray[np.bool_]
 WriterMaker = Callable[[Any, Any], SegmentWriter]
 # Of a volume, an axis and frames along it.
 Drawer = Callable[[VolumeGeometry, int, Collection[int]], None]
-
-_MOST_UNDO_STEPS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +59,8 @@ class Merged:
     detail: FrameDetail
 
 
-# More than the Segment Editor can undo.
-_MOST_STATES = 24
+# Before and after every commit that can be undone.
+_MOST_STATES = 202
 
 
 class Workspace:
@@ -114,8 +115,8 @@ class Workspace:
         self.removed = RemovedSegments(self)
         self.markups.removeGone()
         self.prompts = self.markups.read()
-        self._past: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
-        self._future: list[tuple[PromptSet, dict[str, dict[str, frozenset[str]]]]] = []
+        self.states = SegmentationStates(segmentationNode)
+        self.history: History[Moment] = History(self._isThere)
         self._onSegments = onSegments
         self.placement = Placement(segmentationNode, volumeNode)
         self._watcher = PromptWatcher(self.markups, onPrompts, self.follow)
@@ -153,6 +154,8 @@ class Workspace:
         if self._committer is not None:
             self._committer.close()
         self._committer = self._preview = None
+        self.history.clear()
+        self.states.close()
 
     @property
     def isInScene(self) -> bool:
@@ -184,11 +187,14 @@ class Workspace:
         self.prompts = self.markups.read()
         if move.matrix is None:
             # Another image: no step back leads anywhere.
-            self._past.clear()
-            self._future.clear()
+            self.history.clear()
         else:
-            for steps in (self._past, self._future):
-                steps[:] = [(moved(prompts, move.matrix), histories) for prompts, histories in steps]
+            matrix = move.matrix
+            self.history.map(
+                lambda one: (
+                    one if one.said is None else replace(one, said=(moved(one.said[0], matrix), one.said[1]))
+                )
+            )
         self._edits.clear()
 
     def _followPlacement(self) -> None:
@@ -473,23 +479,58 @@ class Workspace:
         if kept.axis != self.axis:
             self.setAxis(kept.axis, isFixed=False)
         for segmentID, frames in kept.frames.items():
-            if segmentID not in self.segmentIDs:
-                continue
-            edited = self._editedFrames(segmentID)
-            hashes = self.tracker.hashes(segmentID, kept.axis)
-            for frame, one in frames.items():
-                self.preview.write(segmentID, frame, one.mask, refresh=False, edge=one.edge)
-                # Where only commits and their undoing changed the segment meanwhile, nobody painted.
-                isEdited = frame in edited and (one.seen is None or one.seen != hashes.get(frame, "-"))
-                under = one.under if isEdited else None
-                self.underlay.put(
-                    (segmentID, frame),
-                    Snapshot.ofFrame(under, frame, kept.axis, geometry) if under is not None else None,
-                )
-                if one.facts is not None:
-                    facts = factsOfList(one.facts)
-                    self.memory.putPreview(segmentID, frame, facts, geometry, kept.axis)
+            if segmentID in self.segmentIDs:
+                self._showKept(segmentID, frames, kept.axis)
         self.preview.refresh()
+
+    def _showKept(self, segmentID: str, frames: Mapping[int, KeptFrame], axis: int) -> None:
+        geometry = self.geometry
+        edited = self._editedFrames(segmentID)
+        hashes = self.tracker.hashes(segmentID, axis)
+        for frame, one in frames.items():
+            self.preview.write(segmentID, frame, one.mask, refresh=False, edge=one.edge)
+            # Where only commits and their undoing changed the segment meanwhile, nobody painted.
+            isEdited = frame in edited and (one.seen is None or one.seen != hashes.get(frame, "-"))
+            under = one.under if isEdited else None
+            self.underlay.put(
+                (segmentID, frame),
+                Snapshot.ofFrame(under, frame, axis, geometry) if under is not None else None,
+            )
+            self.memory.dropPreview(segmentID, frame)
+            if one.facts is not None:
+                self.memory.putPreview(segmentID, frame, factsOfList(one.facts), geometry, axis)
+
+    def previewRecords(self) -> dict[Key, Record]:
+        """The preview as it is now, for `showRecords`.
+
+        Raises:
+            InputError: the volume cannot be used.
+        """
+        return self._kept.records(*self._framesToKeep())
+
+    def showRecords(self, records: Mapping[Key, Record | None], axis: int | None) -> None:
+        """Shows frames of the preview as they were; None for one that was not in it.
+
+        Args:
+            axis: theirs. Along another one than the present preview's they cannot be shown.
+        """
+        there = {key: one for key, one in records.items() if key[0] in self.segmentIDs}
+        shown: dict[str, dict[int, KeptFrame]] = {}
+        for (segmentID, frame), record in there.items():
+            if frame in self.previewFrames(segmentID) or record is not None:
+                # What the worker believes to have written is not there any more.
+                self.undone.add(segmentID)
+            if record is not None:
+                shown.setdefault(segmentID, {})[frame] = frameOf(record)
+            elif frame in self.previewFrames(segmentID):
+                self.preview.erase(segmentID, frame)
+                self.memory.dropPreview(segmentID, frame)
+        if shown and axis is not None and axis != self.axis and not self.hasPreview:
+            self.setAxis(axis, isFixed=False)
+        if shown and axis == self.axis:
+            for segmentID, frames in shown.items():
+                self._showKept(segmentID, frames, self.axis)
+            self.preview.refresh()
 
     def _editedFrames(self, segmentID: str) -> set[int]:
         """The frames of a segment that the user edited since the last run; none if that cannot be read, which
@@ -530,7 +571,11 @@ class Workspace:
                 self.segmentationNode, self.volumeNode
             )  # fmt: skip
             self._committer = SegmentCommitter(
-                self.segmentationNode, self.volumeNode, writer=writer, edits=self.tracker
+                self.segmentationNode,
+                self.volumeNode,
+                writer=writer,
+                edits=self.tracker,
+                states=self.states,
             )
         return self._committer
 
@@ -711,40 +756,38 @@ class Workspace:
 
         return of(said.absent), of(said.locks)
 
-    # --- undo of prompts
-
-    def keep(self, before: PromptSet) -> None:
-        """Makes an undo step back to these prompts."""
-        self._past = [*self._past[1 - _MOST_UNDO_STEPS :], (before, self._histories())]
-        self._future.clear()
+    # --- undo
 
     @property
-    def canUndoPrompt(self) -> bool:
-        return bool(self._past)
+    def said(self) -> Said:
+        """The prompts as they are now, for `restoreSaid`."""
+        return self.prompts, {name: dict(one) for name, one in self.memory.histories.items()}
 
-    @property
-    def canRedoPrompt(self) -> bool:
-        return bool(self._future)
+    def restoreMasks(self, state: int, known: Known) -> None:
+        """Makes the segmentation what it was in a state, of which this was known.
 
-    def undoPrompt(self) -> PromptSet:
-        """Takes the last step back; returns the prompts as they were before that."""
-        return self._step(self._past, self._future)
+        Raises:
+            SAM2PropagateError: `undo_failed`.
+        """
+        self.tracker.restore(known.edits)
+        self.states.restore(state)
+        self._edits.clear()
+        for segmentID in self.segmentIDs:
+            if (segmentID, self.axis) in self._committed:
+                # So that an undone run is noticed now, not after it is known what there is instead.
+                self.edits(segmentID)
+        self.memory.restoreApplied(known.facts)
+        self.memory.save()
 
-    def redoPrompt(self) -> PromptSet:
-        """Brings the last step that was undone back; returns the prompts as they were before that."""
-        return self._step(self._future, self._past)
-
-    def _step(self, source: list[Any], target: list[Any]) -> PromptSet:
-        before = self.prompts
-        prompts, histories = source.pop()
-        target.append((before, self._histories()))
-        self.memory.histories = histories
+    def restoreSaid(self, said: Said) -> None:
+        """Makes the scene hold these prompts, of the segments that there still are."""
+        prompts, histories = said
+        self.memory.histories = {name: dict(one) for name, one in histories.items()}
         self.restore(prompts)
         self.memory.save()
-        return before
 
-    def _histories(self) -> dict[str, dict[str, frozenset[str]]]:
-        return {name: dict(one) for name, one in self.memory.histories.items()}
+    def _isThere(self, moment: Moment) -> bool:
+        return moment.masks is None or self.states.isThere(moment.masks)
 
     # --- the strip
 

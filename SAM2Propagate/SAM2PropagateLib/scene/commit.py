@@ -26,6 +26,7 @@ from SAM2PropagateLib.scene.segments import (
     volumeLattice,
 )
 from SAM2PropagateLib.scene.smooth import BACKGROUND, FOREGROUND, UNTOUCHED, FrameDetail, verdicts
+from SAM2PropagateLib.scene.states import SegmentationStates
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateLib.texts import tr as _
 
@@ -39,7 +40,7 @@ _EVERYWHERE: Extent = (-(10**9), 10**9, -(10**9), 10**9, -(10**9), 10**9)
 
 
 class SegmentWriter(Protocol):
-    """Where a commit is written to, with masking and undo: a segment editor logic, or a Segment Editor
+    """Where a commit is written to, with masking: a segment editor logic, or a Segment Editor
     widget.
     """
 
@@ -49,10 +50,6 @@ class SegmentWriter(Protocol):
         Raises:
             SAM2PropagateError: the masking settings cannot be applied.
         """
-        ...
-
-    def saveStateForUndo(self) -> None:
-        """Starts one undo step."""
         ...
 
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
@@ -72,14 +69,6 @@ class SegmentWriter(Protocol):
     @property
     def isMasking(self) -> bool:
         """Whether the settings may keep voxels from being changed."""
-        ...
-
-    def undo(self) -> bool:
-        """Takes back one undo step; False if there is none."""
-        ...
-
-    def redo(self) -> bool:
-        """Brings back one undo step; False if there is none."""
         ...
 
 
@@ -124,6 +113,7 @@ class SegmentCommitter:
         volumeNode: the vtkMRMLScalarVolumeNode on whose frames the masks are.
         writer: where to write; by default a `LogicSegmentWriter` with the Segment Editor's masking settings.
         edits: told of every commit, so that it can tell the user's edits from the commit's.
+        states: where the segmentation is kept before and after every change; by default its own.
 
     Raises:
         InputError: the segmentation cannot be written to.
@@ -135,12 +125,14 @@ class SegmentCommitter:
         volumeNode: Any,
         writer: SegmentWriter | None = None,
         edits: EditTracker | None = None,
+        states: SegmentationStates | None = None,
     ) -> None:
         checkSegmentation(segmentationNode)
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
         self._writer = writer or LogicSegmentWriter(segmentationNode, volumeNode)
         self._edits = edits
+        self._states = states or SegmentationStates(segmentationNode)
 
     def commit(
         self,
@@ -211,20 +203,22 @@ class SegmentCommitter:
             InputError: `unknown_segment`. SAM2PropagateError: `undo_failed`; it is still there then.
         """
         checkSegment(self._segmentationNode, segmentID)
-        self._writer.saveStateForUndo()
+        self._states.keep()
         self._segmentationNode.GetSegmentation().RemoveSegment(segmentID)
+        self._states.keep()
 
     def undo(self) -> bool:
-        """Takes back the last commit; False if there is none."""
-        return self._writer.undo()
+        """Takes back the last change of the segmentation; False if there is none."""
+        return self._states.back()
 
     def redo(self) -> bool:
         """Brings back what `undo` took; False if there is nothing."""
-        return self._writer.redo()
+        return self._states.forward()
 
     def close(self) -> None:
-        """Frees what the writer holds; its undo history ends."""
+        """Frees what the writer holds, and forgets all states."""
         self._writer.close()
+        self._states.close()
 
     def _difference(
         self,
@@ -253,9 +247,11 @@ class SegmentCommitter:
         steps += [(one, one.added, "add") for one in changes]
         steps = [step for step in steps if step[1].any()]
         if steps:
-            self._writer.saveStateForUndo()
+            self._states.keep()
         for one, voxels, change in steps:
             self._writer.modify(one.segmentID, _labelmap(voxels, one.lattice.extent, grid), change)
+        if steps:
+            self._states.keep()
 
     def _summary(self, changes: list[_Difference], geometry: VolumeGeometry) -> CommitSummary:
         added = removed = protected = 0
@@ -269,7 +265,7 @@ class SegmentCommitter:
 
 
 class LogicSegmentWriter:
-    """Writes through a vtkSlicerSegmentEditorLogic of its own, with its own undo history.
+    """Writes through a vtkSlicerSegmentEditorLogic of its own.
 
     Masking (editable area, editable intensity range) is read at every commit from the node of the Segment
     Editor module, which stays untouched. Its overwrite mode is not: Slicer's default lets a segment take its
@@ -296,6 +292,8 @@ class LogicSegmentWriter:
         self._editorNode: Any = None
         self._logic = slicer.vtkSlicerSegmentEditorLogic()
         self._logic.SetMRMLScene(segmentationNode.GetScene())
+        # The states are kept by whoever commits.
+        self._logic.SetMaximumNumberOfUndoStates(0)
         self._shelf = _SubjectHierarchyPlace(segmentationNode)
         self._useOwnNode()
 
@@ -321,15 +319,6 @@ class LogicSegmentWriter:
         self._checkMasking()
         return self._logic.GetReferenceGeometryImage()
 
-    def saveStateForUndo(self) -> None:
-        self._useOwnNode()
-        if not self._logic.SaveStateForUndo():
-            raise SAM2PropagateError(
-                "undo_failed",
-                _("The segmentation could not be saved for Undo, so nothing was changed."),
-                _("Save the scene and load it again."),
-            )
-
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
         logic = self._logic
         # The editable area is computed for the selected segment, not for the one that is written to.
@@ -349,22 +338,8 @@ class LogicSegmentWriter:
             self._editorNode.GetMaskMode() != everywhere or self._editorNode.GetSourceVolumeIntensityMask()
         )
 
-    def undo(self) -> bool:
-        self._useOwnNode()
-        if not self._logic.CanUndo():
-            return False
-        self._logic.Undo()
-        return True
-
-    def redo(self) -> bool:
-        self._useOwnNode()
-        if not self._logic.CanRedo():
-            return False
-        self._logic.Redo()
-        return True
-
     def close(self) -> None:
-        """Takes the writer's own node out of the scene; its undo history ends."""
+        """Takes the writer's own node out of the scene."""
         self._logic.SetSegmentEditorNode(None)
         if self._editorNode is not None and self._editorNode.GetScene() is not None:
             self._editorNode.GetScene().RemoveNode(self._editorNode)

@@ -226,6 +226,16 @@ class EditTracker:
             del record["segments"][segmentID]
             self._state.set(_STATE_NAME, json.dumps(record, separators=(",", ":")))
 
+    @property
+    def record(self) -> str:
+        """All that is remembered, for `restore`."""
+        return self._state.get(_STATE_NAME) or ""
+
+    def restore(self, record: str) -> None:
+        """Remembers what was remembered when the segments were as they are now again, and nothing else."""
+        if record != self.record:
+            self._state.set(_STATE_NAME, record)
+
     def hasSeenVoxels(self, segmentID: str) -> bool:
         """Whether the segment, which may be gone, had voxels when it was looked at last."""
         seen = self._seen.get(segmentID)

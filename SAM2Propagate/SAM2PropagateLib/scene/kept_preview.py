@@ -88,6 +88,21 @@ class KeptPreview:
                     if time.perf_counter() >= end:
                         return
 
+    def records(self, stamps: Stamps, read: ReadFrame) -> dict[tuple[str, int], dict[str, Any]]:
+        """All frames, packed, by segment ID and frame; not to be changed, and to be read with `frameOf`.
+
+        Args:
+            stamps, read: as of `put`.
+        """
+        found = {}
+        for segmentID, frames in stamps.items():
+            for frame, stamp in frames.items():
+                key = (segmentID, frame, stamp)
+                if key not in self._written:
+                    self._written[key] = _written(read(segmentID, frame))
+                found[segmentID, frame] = self._written[key]
+        return found
+
     def put(self, axis: int, shapeIJK: tuple[int, ...], stamps: Stamps, read: ReadFrame) -> None:
         """Keeps a preview in place of what was kept before; nothing is left in the scene for no frames.
 
@@ -173,6 +188,18 @@ class KeptPreview:
         node.SetNodeReferenceID(SEGMENTATION_ROLE, self._segmentationNode.GetID())
         node.SetNodeReferenceID(VOLUME_ROLE, self._volumeNode.GetID())
         return scene.AddNode(node)
+
+
+def frameOf(record: Mapping[str, Any]) -> KeptFrame:
+    """A frame that `KeptPreview.records` gave."""
+    return _read(record)
+
+
+def isSameFrame(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether two frames of `KeptPreview.records` show the same; None: no frame."""
+    if one is None or other is None or one is other:
+        return one is other
+    return all(one.get(name) == other.get(name) for name in ("shape", "box", "bits", "facts", "edge"))
 
 
 def _written(one: KeptFrame) -> dict[str, Any]:

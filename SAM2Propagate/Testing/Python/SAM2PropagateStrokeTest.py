@@ -129,10 +129,10 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         self.assertEqual(node.GetClassName(), "vtkMRMLMarkupsClosedCurveNode")
         self.assertEqual(case.controller.tool, "lasso", "the next drag is the next lasso")
         self.assertEqual(case.looks(), looks)
-        self.assertTrue(case.controller.undoPrompt())
+        self.assertTrue(case.controller.undo())
         self.assertTrue(case.workspace.prompts.is_empty)
         self.assertEqual(nodesOfClass("vtkMRMLMarkupsCurveNode"), [])
-        self.assertTrue(case.controller.redoPrompt())
+        self.assertTrue(case.controller.redo())
         self.assertEqual(case.strokes(), (lasso,))
         self.assertEqual(case.messages, [])
 
@@ -161,7 +161,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         self.assertEqual(case.looks(), looks)
         (node,) = promptNodes(case.segmentationNode, "A", "negative scribble")
         self.assertGreater(node.GetDisplayNode().GetSelectedColor()[0], 0.7, "red")
-        case.controller.undoPrompt()
+        case.controller.undo()
         self.assertEqual([one.positive for one in case.strokes()], [True])
         case.key("S")
         self.assertIsNone(case.controller.tool)
@@ -280,7 +280,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
                     self.assertEqual([code for code in case.codes if code], [])
         case.controller.select(case.volumeNode, case.segmentationNode, "A")
         self.assertTrue(case.workspace.prompts.is_empty)
-        self.assertFalse(case.workspace.canUndoPrompt)
+        self.assertFalse(case.controller.canUndo)
 
     def test_theRightButtonKeepsTheToolAndEscapePutsItAway(self) -> None:
         case = self.case()
@@ -368,9 +368,9 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         toRas = np.array(case.view.node.GetXYToRAS().GetData()).reshape(4, 4)
         np.testing.assert_allclose(offsets[0], (toRas @ (22, 14, 0, 0))[:3], atol=toRas[:3, :2].max() + 1e-6)
         self.assertEqual(case.looks(), looks)
-        self.assertTrue(case.controller.undoPrompt())
+        self.assertTrue(case.controller.undo())
         self.assertEqual(case.strokes(), (stroke,), "one step back")
-        self.assertTrue(case.controller.undoPrompt())
+        self.assertTrue(case.controller.undo())
         self.assertEqual(case.strokes(), ())
         self.assertEqual(case.codes, [])
 
@@ -386,8 +386,8 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         case.view.event("LeftButtonReleaseEvent", start)
         np.testing.assert_allclose(strokePoints(node), stroke.points, atol=1e-9)
         self.assertEqual(case.strokes(), (stroke,))
-        case.controller.undoPrompt()
-        self.assertFalse(case.workspace.canUndoPrompt)
+        case.controller.undo()
+        self.assertFalse(case.controller.canUndo)
 
     @each(tool=STROKES, how=("key", "deletePrompt"))
     def test_aStrokeIsDeletedAndBroughtBack(self, tool: str, how: str) -> None:
@@ -407,7 +407,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         self.assertTrue(case.workspace.prompts.is_empty)
         self.assertEqual(nodesOfClass("vtkMRMLMarkupsCurveNode"), [])
         self.assertEqual(case.workspace.previewFrames("A"), set())
-        self.assertTrue(case.controller.undoPrompt())
+        self.assertTrue(case.controller.undo())
         case.controller.wait(5)
         self.assertEqual(case.strokes(), (stroke,))
         self.assertEqual(case.workspace.previewFrames("A"), {9})

@@ -497,7 +497,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.controller.wait(5)
         (again,) = case.workspace.prompts.segment("A").boxes
         self.assertNotEqual(again.id, box.id)
-        self.assertTrue(case.controller.undoPrompt())
+        self.assertTrue(case.controller.undo())
         (back,) = case.workspace.prompts.segment("A").boxes
         self.assertEqual(back.id, box.id)
 
@@ -988,7 +988,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         self.assertEqual(case.workspace.prompts.segment("A").clicks, ())
         self.assertEqual(case.voxelsOf("positive"), [])
         self.assertFalse(case.shown(frame).any())
-        self.assertTrue(case.controller.undoPrompt())
+        self.assertTrue(case.controller.undo())
         case.controller.wait(5)
         self.assertEqual(case.voxelsOf("positive"), [MIDDLE])
         np.testing.assert_array_equal(case.shown(frame), shown)
@@ -1007,7 +1007,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.key("Delete")  # on the box's middle
         self.assertEqual(case.workspace.prompts.segment("A").boxes, ())
         self.assertFalse(case.shown(frame).any())
-        self.assertTrue(case.controller.undoPrompt())
+        self.assertTrue(case.controller.undo())
         case.controller.wait(5)
         (back,) = case.workspace.prompts.segment("A").boxes
         self.assertEqual(back.id, box.id)

@@ -1,0 +1,108 @@
+"""The one order of all that can be undone: named steps, each with the way back or forth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Step(Generic[M]):
+    """Something that the user did.
+
+    Attributes:
+        name: what it was, as the user reads it. moment: what brings back how things were on the other side.
+    """
+
+    name: str
+    moment: M
+
+
+class History(Generic[M]):
+    """Steps that were made and steps that were undone, in their order.
+
+    Args:
+        isThere: whether a moment can still be brought back: a step of which that is not so, and all beyond
+            it, are forgotten.
+        most: steps that are kept.
+    """
+
+    def __init__(self, isThere: Callable[[M], bool], most: int = 200) -> None:
+        self._isThere = isThere
+        self._most = most
+        self._past: list[Step[M]] = []
+        self._future: list[Step[M]] = []
+
+    def add(self, name: str, moment: M) -> Step[M]:
+        """A step was made: what was undone before cannot be redone any more."""
+        step = Step(name, moment)
+        self._past = [*self._past[1 - self._most :], step] if self._most > 1 else [step]
+        self._future.clear()
+        return step
+
+    def replace(self, step: Step[M], name: str, moment: M) -> Step[M]:
+        """More belongs to the step that was made last.
+
+        Raises:
+            ValueError: another one was made last.
+        """
+        if not self._past or self._past[-1] is not step:
+            raise ValueError("only the last step can be extended")
+        self._past[-1] = Step(name, moment)
+        return self._past[-1]
+
+    @property
+    def last(self) -> Step[M] | None:
+        """The step that Undo takes back; None if there is none."""
+        self._forget(self._past)
+        return self._past[-1] if self._past else None
+
+    @property
+    def next(self) -> Step[M] | None:
+        """The step that Redo brings back; None if there is none."""
+        self._forget(self._future)
+        return self._future[-1] if self._future else None
+
+    def undo(self, swap: Callable[[M], M]) -> bool:
+        """Takes the last step back; False if there is none.
+
+        Args:
+            swap: brings back a moment, and gives the one that was there. If it raises, nothing was undone.
+        """
+        return self._go(self.last, self._past, self._future, swap)
+
+    def redo(self, swap: Callable[[M], M]) -> bool:
+        """Brings back the step that was undone last; False if there is none. See `undo`."""
+        return self._go(self.next, self._future, self._past, swap)
+
+    def map(self, change: Callable[[M], M]) -> None:
+        """Changes all moments, as when what they speak of was moved."""
+        for steps in (self._past, self._future):
+            steps[:] = [Step(step.name, change(step.moment)) for step in steps]
+
+    def clear(self) -> None:
+        """Forgets all steps."""
+        self._past.clear()
+        self._future.clear()
+
+    def _go(
+        self,
+        step: Step[M] | None,
+        source: list[Step[M]],
+        target: list[Step[M]],
+        swap: Callable[[M], M],
+    ) -> bool:
+        if step is None:
+            return False
+        there = swap(step.moment)
+        source.pop()
+        target.append(Step(step.name, there))
+        return True
+
+    def _forget(self, steps: list[Step[M]]) -> None:
+        gone = [n for n, step in enumerate(steps) if not self._isThere(step.moment)]
+        if gone:
+            del steps[: gone[-1] + 1]
