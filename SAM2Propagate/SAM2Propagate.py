@@ -883,6 +883,8 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
             voxels = [int(workspace.maskNow(segmentID, frame + step).sum()) for step in (-2, -1, 0, 1, 2)]
             self.assertEqual([count > 500 for count in voxels], [False, True, True, True, False], voxels)
             self.assertTrue(controller.undo())
-            self.assertFalse(workspace.maskNow(segmentID, frame).any())
+            # The click and its preview are there as before the run.
+            self.assertEqual(workspace.previewFrames(segmentID), {frame})
+            self.assertFalse(workspace.maskNow(segmentID, frame + 1).any())
         finally:
             logic.close()

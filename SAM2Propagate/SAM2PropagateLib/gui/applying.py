@@ -184,6 +184,8 @@ class Applying:
         workspace = self._selection.workspace
         if workspace is None or self._selection.segmentID not in workspace.segmentIDs:
             return
+        if self._steps.settle():
+            self._changed.emit(None)
         self.mergeEdits()
         segmentID = self._selection.segmentID
         shown = {(segmentID, frame) for frame in workspace.previewFrames(segmentID)}
