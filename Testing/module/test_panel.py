@@ -225,7 +225,7 @@ def test_choices_are_kept_in_the_parameter_node_both_ways(desk: Desk) -> None:
     assert "not on this computer yet" in ui.modelStatusLabel.text
     assert ui.downloadModelButton.enabled and not ui.removeModelButton.enabled
     desk.load()
-    assert "download it" in ui.positiveToolButton.toolTip
+    assert "Download it" in ui.positiveToolButton.toolTip
 
 
 def test_a_run_from_click_to_undo_through_the_segment_editor(desk: Desk) -> None:
