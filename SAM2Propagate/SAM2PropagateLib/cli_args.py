@@ -32,6 +32,13 @@ Point = tuple[float, float, float]
 _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+# The options that take a stroke, and of how many points it must be.
+_STROKES = {
+    "scribble_ras": ("--scribble-ras", 1),
+    "negative_scribble_ras": ("--negative-scribble-ras", 1),
+    "lasso_ras": ("--lasso-ras", 3),
+    "exact_lasso_ras": ("--exact-lasso-ras", 3),
+}
 _AXES = {"i": 0, "j": 1, "k": 2, "auto": None}
 
 _SEGMENT_EPILOG = """\
@@ -43,6 +50,7 @@ examples:
   segment ct.nii.gz --segment liver --point-ras -80 10 45 --out liver.seg.nrrd
   segment ct.nii.gz --segment liver --box-ras -140 -40 45 20 90 45 --absent-ras 0 0 160 \\
                     --segment spleen --point-ras 95 -20 60 --out organs.seg.nrrd --report organs.json
+  segment ct.nii.gz --segment aorta --scribble-ras 3 20 45 8 14 45 11 5 45 --out aorta.seg.nrrd
   segment DICOM_FOLDER --prompts prompts.json --out tumor.seg.nrrd --window 350 40
 
 exit status: 0 the file is written; 1 failure; 2 bad input; 130 interrupted.
@@ -51,13 +59,19 @@ exit status: 0 the file is written; 1 failure; 2 bad input; 130 interrupted.
 
 @dataclass(frozen=True)
 class SegmentArguments:
-    """One segment's prompts as given: RAS points in mm, slice indices from 0."""
+    """One segment's prompts as given: RAS points in mm, slice indices from 0.
+
+    Attributes:
+        points, scribbles: each with whether it is in the structure. lassos: each with whether it is exact.
+    """
 
     name: str
     points: tuple[tuple[Point, bool], ...] = ()
     boxes: tuple[tuple[Point, Point], ...] = ()
     absent: tuple[Point, ...] = ()
     range: tuple[int, int] | None = None
+    scribbles: tuple[tuple[tuple[Point, ...], bool], ...] = ()
+    lassos: tuple[tuple[tuple[Point, ...], bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +209,19 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         help="a box around it: two opposite corners on one slice",
         **ras,
     )
+    stroke = {"nargs": "+", "metavar": "R A S", **ras}
+    what.add_argument("--scribble-ras", help="a stroke along the structure: its points in order", **stroke)
+    what.add_argument(
+        "--negative-scribble-ras", help="a stroke along what is not part of the structure", **stroke
+    )
+    what.add_argument(
+        "--lasso-ras",
+        help="a line around the structure, closed by itself; the model tightens it to the edge that it sees",
+        **stroke,
+    )
+    what.add_argument(
+        "--exact-lasso-ras", help="a line around the structure on one slice, kept as it is", **stroke
+    )
     what.add_argument(
         "--absent-ras",
         nargs=3,
@@ -275,7 +302,9 @@ def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
     segments = _segments(said)
     if namespace.prompts is None and not segments:
         raise InputError(
-            "no_prompts", "There are no prompts.", "Give at least one --point-ras or --box-ras, or --prompts."
+            "no_prompts",
+            "There are no prompts.",
+            "Give at least one --point-ras, --scribble-ras, --box-ras or --lasso-ras, or --prompts.",
         )
     _check_device(namespace.device)
     return SegmentCommand(
@@ -334,12 +363,31 @@ def _segments(said: Sequence[tuple[str, Any]]) -> tuple[SegmentArguments, ...]:
 def _with(segment: SegmentArguments, kind: str, values: Sequence[Any]) -> SegmentArguments:
     if kind == "range":
         return replace(segment, range=(values[0], values[1]))
+    if kind in _STROKES:
+        points = _stroke(kind, values)
+        if kind.endswith("scribble_ras"):
+            return replace(segment, scribbles=(*segment.scribbles, (points, kind == "scribble_ras")))
+        return replace(segment, lassos=(*segment.lassos, (points, kind == "exact_lasso_ras")))
     point: Point = (values[0], values[1], values[2])
     if kind == "box_ras":
         return replace(segment, boxes=(*segment.boxes, (point, (values[3], values[4], values[5]))))
     if kind == "absent_ras":
         return replace(segment, absent=(*segment.absent, point))
     return replace(segment, points=(*segment.points, (point, kind == "point_ras")))
+
+
+def _stroke(kind: str, values: Sequence[float]) -> tuple[Point, ...]:
+    """The points that the numbers after an option make."""
+    option, least = _STROKES[kind]
+    if len(values) % 3:
+        raise _bad(
+            f"{option} has {len(values)} numbers, which do not make whole points.",
+            "Give three numbers for each point: R, A and S in mm.",
+        )
+    points = [(values[n], values[n + 1], values[n + 2]) for n in range(0, len(values), 3)]
+    if len(points) < least:
+        raise _bad(f"{option} has fewer than {least} points.", "Give points all around the structure.")
+    return tuple(points)
 
 
 def _prepared(arguments: Sequence[str]) -> list[str]:

@@ -12,7 +12,15 @@ from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
 from SAM2PropagateLib.prompts.document import loads
 from SAM2PropagateLib.prompts.place import range_at
 from SAM2PropagateLib.prompts.resolve import choose_axis
-from SAM2PropagateLib.prompts.values import Box, Click, FrameMark, PromptSet, SegmentPrompts
+from SAM2PropagateLib.prompts.values import (
+    Box,
+    Click,
+    FrameMark,
+    Lasso,
+    PromptSet,
+    Scribble,
+    SegmentPrompts,
+)
 
 
 def prompts_from_arguments(
@@ -53,7 +61,7 @@ def prompts_from_file(path: Path, axis: int | None) -> PromptSet:
 
 
 def _segment(given: SegmentArguments) -> SegmentPrompts:
-    return SegmentPrompts(
+    prompts = SegmentPrompts(
         given.name,
         clicks=tuple(
             Click(f"point-{number}", ras, positive)
@@ -62,6 +70,11 @@ def _segment(given: SegmentArguments) -> SegmentPrompts:
         boxes=tuple(Box(f"box-{number}", *corners) for number, corners in enumerate(given.boxes, start=1)),
         absent=tuple(FrameMark(f"absent-{number}", ras) for number, ras in enumerate(given.absent, start=1)),
     )
+    for number, (points, positive) in enumerate(given.scribbles, start=1):
+        prompts = prompts.add(Scribble(f"scribble-{number}", points, positive))
+    for number, (points, exact) in enumerate(given.lassos, start=1):
+        prompts = prompts.add(Lasso(f"lasso-{number}", points, exact))
+    return prompts
 
 
 def _check_range(given: SegmentArguments, geometry: VolumeGeometry, axis: int) -> None:

@@ -126,6 +126,7 @@ def _segment(segment: SegmentResult, geometry: VolumeGeometry, axis: int) -> dic
         "keyframes": [score.frame for score in segment.scores if score.kind in ("keyframe", "absent")],
         "doubt_threshold": DOUBTFUL,
         "doubtful": [_score(score) for score in segment.doubtful],
+        "notes": [{"slice": score.frame, "note": score.note} for score in segment.noted],
     }
 
 

@@ -84,6 +84,10 @@ def run_segment(
         progress,
         should_cancel,
     )
+    for segment in result.segments:
+        for score in segment.noted:
+            place = volume.geometry.slice_words(score.frame, axis)
+            progress.note(f"Note: {segment.name}, {place}: {score.note}")
     if not result.is_complete and not command.keep_partial:
         raise result.error or _nothing_written()
     started = time.monotonic()

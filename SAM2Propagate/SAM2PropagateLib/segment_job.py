@@ -97,6 +97,7 @@ class FrameScore:
     predicted_iou: float | None
     object_score: float | None
     doubt: float | None
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +119,11 @@ class SegmentResult:
         """The frames with a doubt of at least `DOUBTFUL`, the worst first."""
         found = [score for score in self.scores if score.doubt is not None and score.doubt >= DOUBTFUL]
         return tuple(sorted(found, key=lambda score: (-(score.doubt or 0.0), score.frame)))
+
+    @property
+    def noted(self) -> tuple[FrameScore, ...]:
+        """The frames with a note for the user, ascending."""
+        return tuple(score for score in self.scores if score.note)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +161,9 @@ def resolve_prompts(prompts: PromptSet, geometry: VolumeGeometry) -> tuple[int, 
         InputError: `no_prompts`, and as `choose_axis` and `resolve`.
     """
     if not prompts.segments:
-        raise InputError("no_prompts", "There are no prompts.", "Give at least one point or box.")
+        raise InputError(
+            "no_prompts", "There are no prompts.", "Give at least one point, scribble, box or lasso."
+        )
     axis = choose_axis(prompts, geometry)
     return axis, tuple(resolve(segment, geometry, axis) for segment in prompts.segments)
 
@@ -282,5 +290,9 @@ def _segment(run: Run, name: str, shape: tuple[int, ...], axis: int) -> SegmentR
     for (segment, frame), event in run.frames.items():
         if segment == name:
             frames[frame] = event.mask
-            scores.append(FrameScore(frame, event.kind, event.predicted_iou, event.object_score, event.doubt))
+            scores.append(
+                FrameScore(
+                    frame, event.kind, event.predicted_iou, event.object_score, event.doubt, event.note
+                )
+            )
     return SegmentResult(name, mask, tuple(sorted(scores, key=lambda score: score.frame)))

@@ -31,7 +31,12 @@ def disc(segment: ResolvedSegment, shape: tuple[int, int]) -> np.ndarray:
     if prompts.box is not None:
         x0, y0, x1, y1 = prompts.box
         return (columns >= x0) & (columns <= x1) & (rows >= y0) & (rows <= y1)
-    x, y = next((x, y) for x, y, positive in prompts.clicks if positive)
+    if prompts.has_shape:
+        shapes = [one for one in (prompts.mask, *prompts.outlines) if one is not None]
+        return np.logical_or.reduce(shapes)
+    clicks = [(x, y) for x, y, positive in prompts.clicks if positive]
+    strokes = [stroke.points[0] for stroke in prompts.strokes if stroke.positive]
+    x, y = (*clicks, *strokes)[0]
     return (columns - x) ** 2 + (rows - y) ** 2 <= RADIUS**2
 
 
@@ -42,12 +47,14 @@ class FakeSession:
     Args:
         errors: call kind -> the error that it fails with; a run fails after `frames_before_error` frames.
         seconds_per_frame: how long the run takes.
+        note: what is said of every keyframe.
         on_wait: called whenever somebody waits, for tests that press Ctrl-C.
     """
 
     errors: dict[str, SAM2PropagateError] = field(default_factory=dict)
     frames_before_error: int = 0
     seconds_per_frame: float = 0.0
+    note: str = ""
     on_wait: Callable[[Call], None] = lambda call: None
     loaded: list[LoadModel] = field(default_factory=list)
     opened: dict[str, Any] = field(default_factory=dict)
@@ -151,7 +158,16 @@ class FakeSession:
                 kind = "absent" if is_absent else "keyframe" if prompts is not None else "propagated"
                 doubt = 0.0 if prompts is not None else frame / 10.0
                 yield FrameEvent(
-                    None, name, segment.segment, frame, kind, 0.9, 5.0, min(doubt, 1.0), pack(mask)
+                    None,
+                    name,
+                    segment.segment,
+                    frame,
+                    kind,
+                    0.9,
+                    5.0,
+                    min(doubt, 1.0),
+                    pack(mask),
+                    note=self.note if kind == "keyframe" else "",
                 )
 
     def _settled(self, call: Call, result: dict[str, Any]) -> Call:

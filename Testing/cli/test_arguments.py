@@ -46,6 +46,35 @@ def test_each_prompt_belongs_to_the_segment_before_it() -> None:
     )
 
 
+def test_strokes_have_as_many_points_as_they_need() -> None:
+    (only,) = segment(
+        "--scribble-ras 1 2 3 -4 -5.5 -6 --negative-scribble-ras 7 8 9 --lasso-ras 0 0 3 9 0 3 0 9 3 "
+        "--exact-lasso-ras 0 0 3 9 0 3 0 9 3 --scribble-ras 0 0 0"
+    ).segments
+    assert only.scribbles == (
+        (((1.0, 2.0, 3.0), (-4.0, -5.5, -6.0)), True),
+        (((7.0, 8.0, 9.0),), False),
+        (((0.0, 0.0, 0.0),), True),
+    )
+    corners = ((0.0, 0.0, 3.0), (9.0, 0.0, 3.0), (0.0, 9.0, 3.0))
+    assert only.lassos == ((corners, False), (corners, True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("--scribble-ras 1 2 3 4", "--scribble-ras has 4 numbers, which do not make whole points"),
+        ("--lasso-ras 1 2 3 4 5 6", "--lasso-ras has fewer than 3 points"),
+        ("--exact-lasso-ras 1 2", "--exact-lasso-ras has 2 numbers"),
+        ("--negative-scribble-ras 1 2 x", "'x' is not a number of millimetres"),
+        ("--scribble-ras", "--scribble-ras"),
+    ],
+)
+def test_strokes_of_half_points_are_refused(arguments: str, part: str) -> None:
+    error = refusal("segment", "v.nrrd", "--out", "o.seg.nrrd", *arguments.split())
+    assert error.code == "bad_arguments" and part in str(error)
+
+
 def test_prompts_without_a_segment_get_the_default_one() -> None:
     (only,) = segment("--point-ras 1 2 3 --range 0 4").segments
     assert only.name == "Segment_1" and only.range == (0, 4)

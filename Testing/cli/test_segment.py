@@ -90,6 +90,44 @@ def test_a_box_and_an_absent_mark(tmp_path: Path, volume: Path) -> None:
     assert np.array_equal(segment.mask, expected)
 
 
+def test_a_scribble_and_a_lasso_become_masks_on_the_right_voxels(tmp_path: Path, volume: Path) -> None:
+    out, report, session = tmp_path / "s.seg.nrrd", tmp_path / "r.json", FakeSession(note="Kept as drawn.")
+    corners = [ras_of(i, j, 3) for i, j in ((3.5, 5.5), (12.5, 5.5), (12.5, 11.5), (3.5, 11.5))]
+    outcome = run(
+        tmp_path,
+        *(
+            "segment",
+            volume,
+            "--segment",
+            "a",
+            "--scribble-ras",
+            *words(ras_of(7, 9, 3)),
+            *words(ras_of(9, 9, 3)),
+        ),
+        *("--segment", "b", "--exact-lasso-ras", *(word for corner in corners for word in words(corner))),
+        *("--axis", "k", "--out", out, "--report", report),
+        session=session,
+    )
+    assert outcome.code == 0, outcome.err
+    a, b = read_segmentation(out).segments
+    assert np.array_equal(a.mask, disc_at(7, 9, range(8)))
+    expected = np.zeros(SHAPE, bool)
+    expected[:, 6:12, 4:13] = True
+    assert np.array_equal(b.mask, expected)
+    assert "Note: b, slice 4 of 8: Kept as drawn." in outcome.err
+    values = json.loads(report.read_text(encoding="utf-8"))
+    assert values["segments"][1]["notes"] == [{"slice": 3, "note": "Kept as drawn."}]
+    assert values["prompts"]["version"] == 2 and values["prompts"]["segments"][1]["lassos"][0]["exact"]
+    # The report's prompts give the same segmentation.
+    (tmp_path / "p.json").write_text(json.dumps(values["prompts"]), encoding="utf-8")
+    again = tmp_path / "again.seg.nrrd"
+    outcome = run(
+        tmp_path, "segment", volume, "--prompts", tmp_path / "p.json", "--out", again, session=FakeSession()
+    )
+    assert outcome.code == 0 and "Note: b" not in outcome.err
+    assert np.array_equal(read_segmentation(again).segments[1].mask, expected)
+
+
 def test_overlapping_segments_are_both_kept(tmp_path: Path, volume: Path) -> None:
     out = tmp_path / "s.seg.nrrd"
     outcome = run(

@@ -58,6 +58,7 @@ class FakeMask:
     object_score: float
     doubt: float
     kind: str
+    note: str = ""
 
     def edge(self) -> NDArray[np.int8]:
         """Every pixel is half a pixel from the edge."""

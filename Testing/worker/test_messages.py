@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from SAM2PropagateLib import texts
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.masks import pack, pack_edge
@@ -63,6 +64,7 @@ EVENT_EXAMPLES: list[Event] = [
     FrameEvent(2, "ct", "liver", 4, "propagated", 0.9, -3.5, 0.1, pack(MASK)),
     FrameEvent(2, "ct", "liver", 4, "propagated", 0.9, -3.5, 0.1, pack(MASK), EDGE),
     FrameEvent(2, "ct", "liver", 4, "absent", None, None, None, pack(np.zeros((7, 9), bool))),
+    FrameEvent(2, "ct", "liver", 4, "preview", 1.0, 9.0, 0.0, pack(MASK), EDGE, "Kept as drawn."),
     DoneEvent(3, {"frames": 12}),
     DoneEvent(3),
     LogEvent(None, "warning", "Careful."),
@@ -97,6 +99,33 @@ def test_events_survive_the_wire(event: Event) -> None:
 def test_a_frame_brings_its_mask() -> None:
     event = parse_event(over_the_wire(EVENT_EXAMPLES[3].message()))
     assert isinstance(event, FrameEvent) and np.array_equal(event.mask, MASK)
+
+
+def test_a_note_is_translated_where_it_arrives() -> None:
+    template = "The model sees {count} edges."
+    note = texts.Remembered(template, template, "engine/keys.py").format(count=2)
+    message = over_the_wire(
+        FrameEvent(2, "ct", "a", 4, "preview", 1.0, 9.0, 0.0, pack(MASK), None, note).message()
+    )
+    assert parse_event(message).note == "The model sees 2 edges."  # type: ignore[attr-defined]
+    texts.set_translator(lambda text, file: "Zwei Kanten: {count}." if text == template else text)
+    try:
+        assert parse_event(message).note == "Zwei Kanten: 2."  # type: ignore[attr-defined]
+    finally:
+        texts.set_translator(None)
+
+
+def test_a_frame_of_an_older_worker_has_no_note() -> None:
+    message = over_the_wire(EVENT_EXAMPLES[3].message())
+    assert "note" not in message.header, "an older client must read it"
+    assert parse_event(message).note == ""  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("note", ["text", {}, {"text": ""}, {"text": 5}, 3])
+def test_bad_notes_are_refused(note: Any) -> None:
+    message = EVENT_EXAMPLES[3].message()
+    with pytest.raises(WireError):
+        parse_event(Message({**message.header, "note": note}, message.payload))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

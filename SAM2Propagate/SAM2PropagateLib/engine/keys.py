@@ -10,17 +10,19 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from SAM2PropagateLib.engine import imaging, looking
+from SAM2PropagateLib.engine import imaging, lassos, looking, scribbles
 from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import with_room
 from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
-from SAM2PropagateLib.engine.refine import refined, toggled
+from SAM2PropagateLib.engine.refine import ClickAt, refined, toggled
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, Decoded, FrameFeatures, Memory, ModelSteps
 from SAM2PropagateLib.engine.transfer import Readback, uploaded
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.prompts.strokes import FrameStroke
+from SAM2PropagateLib.texts import tr as _
 
 _Result = TypeVar("_Result")
 
@@ -33,7 +35,7 @@ class Key:
         decoded: a batch of one, on the device.
         mask: bool, (rows, columns) of the native frame.
         iou, object_score: as in `decoded`.
-        edge: see `FrameMask`.
+        edge, note: see `FrameMask`.
     """
 
     prompts: FramePrompts
@@ -43,6 +45,7 @@ class Key:
     object_score: float
     memory: Memory | None = None
     edge: Callable[[], np.ndarray] | None = None
+    note: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -52,7 +55,9 @@ class Key:
         """Its mask as a result of a segment's frame; a mask that the user gave is beyond doubt."""
         given = self.iou >= 1.0
         doubt = 0.0 if given else doubt_of(Evidence(self.iou, self.object_score))
-        return FrameMask(segment, frame, self.mask, self.iou, self.object_score, doubt, kind, self.edge)
+        return FrameMask(
+            segment, frame, self.mask, self.iou, self.object_score, doubt, kind, self.edge, self.note
+        )
 
 
 class KeyDecoder:
@@ -75,7 +80,7 @@ class KeyDecoder:
         Raises:
             SAM2PropagateError: `out_of_memory`.
         """
-        if prompts.absent or not (prompts.clicks or prompts.box or prompts.mask is not None):
+        if prompts.absent or prompts.is_empty:
             empty = np.zeros(self._native_shape, bool)
             return Key(prompts, _nothing(self._steps.device), empty, 1.0, -MASK_PROMPT_LOGIT)
         features, view = self._features.get([(sight, frame)])[sight, frame], sight.view
@@ -95,34 +100,118 @@ class KeyDecoder:
         return key.memory
 
     def _decode_prompts(self, features: FrameFeatures, view: FrameView, prompts: FramePrompts) -> Key:
-        edge = None
-        if prompts.mask is None:
-            decoded = self._decode_points(features, view, prompts.box, prompts.clicks)
-            shown, figures = Readback([shown_mask(decoded.logits[0], view), _figures(decoded)]).arrays()
-            mask = native_mask(shown, view, decoded.logits.shape[-1])
-            edge = partial(imaging.edge_steps, decoded.logits[0], view)
+        decoded, note = None, ""
+        if prompts.has_shape:
+            mask, note = self._shape(features, view, prompts)
+            mask = self._corrected(features, view, prompts, mask)
         else:
-            mask = self._corrected(features, view, prompts)
+            decoded, mask = self._found(features, view, prompts)
+        if not scribbles.is_followed(prompts.strokes, mask):
+            note = note or _("The mask does not follow the whole scribble. Add clicks, or paint by hand.")
+        # A mask that does not come from the decoder is beyond doubt, and the model only remembers it.
+        edge = None if decoded is None else partial(imaging.edge_steps, decoded.logits[0], view)
+        if decoded is None:
             decoded = self._steps.decode_mask(features, self._seen(mask, view))
-            (figures,) = Readback([_figures(decoded)]).arrays()
+        (figures,) = Readback([_figures(decoded)]).arrays()
         iou, score = figures.tolist()
-        return Key(prompts, decoded, mask, iou, score, edge=edge)
+        return Key(prompts, decoded, mask, iou, score, edge=edge, note=note)
 
-    def _corrected(self, features: FrameFeatures, view: FrameView, prompts: FramePrompts) -> np.ndarray:
-        """The prompts' mask after its clicks, if any, each taken on what those before it made of it."""
-        assert prompts.mask is not None
-        mask = prompts.mask
-        for count, click in enumerate(prompts.clicks, 1):
-            start = self._as_logits(mask, view)
-            decoded = self._decode_points(features, view, prompts.box, prompts.clicks[:count], start)
-            changed = refined(mask, self._mask_of(decoded, view), click)
-            if changed is mask:
-                # Starting from the mask, the model stays with it: ask what lies at the click by itself.
-                x, y, _ = click
-                alone = self._decode_points(features, view, None, ((x, y, True),))
-                changed = toggled(mask, self._mask_of(alone, view), click)
-            mask = changed
-        return mask
+    # --- from scratch
+
+    def _found(
+        self, features: FrameFeatures, view: FrameView, prompts: FramePrompts
+    ) -> tuple[Decoded | None, np.ndarray]:
+        """What clicks, scribbles and a box find by themselves; no `Decoded` for a mask that was carved.
+
+        Negative scribbles are taken off what the others find: told together with them, the model often loses
+        the structure.
+        """
+        positive = [stroke for stroke in prompts.strokes if stroke.positive]
+        negative = tuple(stroke for stroke in prompts.strokes if not stroke.positive)
+        clicks = [*prompts.clicks, *scribbles.first_clicks(positive)]
+        decoded = self._decode_points(features, view, prompts.box, clicks)
+        mask = self._mask_of(decoded, view)
+        for _round in range(scribbles.ROUNDS):
+            missed = scribbles.wrong_clicks(positive, mask, clicks)
+            if not missed:
+                break
+            clicks += missed
+            decoded = self._decode_points(features, view, prompts.box, clicks)
+            mask = self._mask_of(decoded, view)
+        carved = self._scribbled(features, view, prompts.box, negative, mask, clicks)
+        return (decoded if carved is mask else None), carved
+
+    # --- from a mask
+
+    def _shape(
+        self, features: FrameFeatures, view: FrameView, prompts: FramePrompts
+    ) -> tuple[np.ndarray, str]:
+        """The mask that the user gave, lassos tightened, and a note on what could not be tightened."""
+        mask, note = prompts.mask, ""
+        for drawn in prompts.outlines:
+            click = (*lassos.middle(drawn), True)
+            start = self._as_logits(drawn, view)
+            found = self._mask_of(self._decode_points(features, view, None, (click,), start), view)
+            tight = lassos.tightened(drawn, found)
+            if tight is None:
+                tight = drawn
+                note = _(
+                    "The model sees another edge than the lasso, which is kept as drawn. Correct it with "
+                    "clicks or by hand."
+                )
+            mask = tight if mask is None else mask | tight
+        assert mask is not None
+        return mask, note
+
+    def _corrected(
+        self, features: FrameFeatures, view: FrameView, prompts: FramePrompts, mask: np.ndarray
+    ) -> np.ndarray:
+        """A mask after clicks and scribbles, if any, each taken on what those before it made of it."""
+        for count in range(1, len(prompts.clicks) + 1):
+            mask = self._clicked(features, view, prompts.box, mask, prompts.clicks[:count])
+        return self._scribbled(features, view, prompts.box, prompts.strokes, mask, prompts.clicks)
+
+    def _scribbled(
+        self,
+        features: FrameFeatures,
+        view: FrameView,
+        box: looking.PixelBox | None,
+        strokes: Sequence[FrameStroke],
+        mask: np.ndarray,
+        clicks: Sequence[ClickAt],
+    ) -> np.ndarray:
+        """A mask after the points of scribbles that it gets wrong, each taken as a click; never emptied.
+
+        Args:
+            clicks: what the model was told before.
+        """
+        told, masks = list(clicks), [mask]
+        positives = [click for click in clicks if click[2]]
+        for click in scribbles.corrections(strokes, lambda: masks[-1]):
+            told.append(click)
+            changed = self._clicked(features, view, box, masks[-1], told)
+            if click[2] or scribbles.is_left(changed, masks[-1], positives):
+                masks.append(changed)
+        return masks[-1]
+
+    def _clicked(
+        self,
+        features: FrameFeatures,
+        view: FrameView,
+        box: looking.PixelBox | None,
+        mask: np.ndarray,
+        clicks: Sequence[ClickAt],
+    ) -> np.ndarray:
+        """A mask after the last of these clicks."""
+        x, y, _positive = click = clicks[-1]
+        start = self._as_logits(mask, view)
+        decoded = self._decode_points(features, view, box, clicks, start)
+        changed = refined(mask, self._mask_of(decoded, view), click)
+        if changed is not mask:
+            return changed
+        # Starting from the mask, the model stays with it: ask what lies at the click by itself.
+        alone = self._decode_points(features, view, None, ((x, y, True),))
+        return toggled(mask, self._mask_of(alone, view), click)
 
     @staticmethod
     def _mask_of(decoded: Decoded, view: FrameView) -> np.ndarray:

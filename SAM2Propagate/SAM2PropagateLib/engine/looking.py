@@ -22,6 +22,9 @@ CONTEXT = 2.5
 # A view is given up for a closer one only if that shows the structure this many times larger.
 _MUCH_CLOSER = 1.5
 
+# A scribble shorter than this (in pixels) tells no more of the structure's size than a click.
+_SHORTEST = 8.0
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -34,19 +37,31 @@ class Sight:
 def region_of(prompts: FramePrompts) -> PixelBox | None:
     """The part of a frame that prompts are about, (x0, y0, x1, y1) in native pixels.
 
-    None if they do not tell how large the structure is (clicks alone).
+    None if they do not tell how large the structure is (clicks and scribbles alone).
     """
     corners: list[tuple[float, float]] = []
     if prompts.box is not None:
         corners += [prompts.box[:2], prompts.box[2:]]
-    if prompts.mask is not None and prompts.mask.any():
-        rows, columns = np.flatnonzero(prompts.mask.any(1)), np.flatnonzero(prompts.mask.any(0))
-        corners += [(columns[0] - 0.5, rows[0] - 0.5), (columns[-1] + 0.5, rows[-1] + 0.5)]
+    for mask in (prompts.mask, *prompts.outlines):
+        if mask is not None and mask.any():
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            corners += [(columns[0] - 0.5, rows[0] - 0.5), (columns[-1] + 0.5, rows[-1] + 0.5)]
     if not corners:
         return None
     corners += [(x, y) for x, y, _ in prompts.clicks]
+    corners += [point for stroke in prompts.strokes for point in stroke.points]
     xs, ys = zip(*corners, strict=True)
     return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
+
+
+def along_strokes(prompts: FramePrompts) -> PixelBox | None:
+    """The part of a frame that positive scribbles run through; None without any that is long enough."""
+    points = [point for stroke in prompts.strokes if stroke.positive for point in stroke.points]
+    if not points:
+        return None
+    xs, ys = zip(*points, strict=True)
+    region = (min(xs), min(ys), max(xs), max(ys))
+    return region if max(region[2] - region[0], region[3] - region[1]) >= _SHORTEST else None
 
 
 def union(regions: Iterable[PixelBox]) -> PixelBox:

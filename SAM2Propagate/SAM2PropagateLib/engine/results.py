@@ -22,6 +22,7 @@ class FrameMask:
         kind: `preview`, `keyframe`, `propagated` or `absent`.
         edge: tells how the mask's edge runs between the pixels, see `imaging.edge_steps`; computed when it is
             called. None for a mask that does not come from logits.
+        note: a sentence for the user, where the model's answer was not taken; "" otherwise.
     """
 
     segment: str
@@ -32,6 +33,7 @@ class FrameMask:
     doubt: float
     kind: str
     edge: Callable[[], np.ndarray] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

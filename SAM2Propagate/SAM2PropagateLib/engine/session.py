@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -145,12 +146,21 @@ class EngineSession:
         return changed
 
     def _region(self, track: Track, frame: int, prompts: FramePrompts) -> looking.PixelBox | None:
-        """Where a keyframe's structure is; clicks alone do not tell how large it is, their mask does."""
+        """Where a keyframe's structure is; clicks and scribbles alone do not tell how large it is, their mask
+        does."""
         region = looking.region_of(prompts)
         if region is not None:
             return region
+        along = looking.along_strokes(prompts)
+        if along is not None:
+            # A stroke tells how large the structure is at least: seen closely, it is not taken for more.
+            view = looking.close_view(self._frames, self._steps.input_size, along, self._style)
+            if looking.is_much_closer(view, track.view):
+                mask = self._keys.decoded(Sight(view, track.sight.window), frame, prompts).mask
+                if mask.any() and not looking.is_cut(mask, view):
+                    return looking.region_of(replace(prompts, mask=mask))
         mask = self._key(track, frame, prompts).mask
-        return looking.region_of(FramePrompts(clicks=prompts.clicks, mask=mask)) if mask.any() else None
+        return looking.region_of(replace(prompts, mask=mask)) if mask.any() else None
 
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
         """Encode and register frames, as the segment last previewed is looked at, while nothing else is

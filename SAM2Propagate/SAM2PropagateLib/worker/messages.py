@@ -404,6 +404,8 @@ class FrameEvent(Event):
         doubt: 0 (sure) to 1 (not to be trusted); None if unknown.
         packed: the mask; `mask` unpacks it. edge: how its edge runs between the pixels; None if that was not
             asked for, or is not known.
+        note: a sentence for the user where the model's answer was not taken, in the user's language at the
+            client; "" otherwise.
     """
 
     type: ClassVar[str] = "frame"
@@ -416,6 +418,7 @@ class FrameEvent(Event):
     doubt: float | None
     packed: PackedMask
     edge: PackedEdge | None = None
+    note: str = ""
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -423,7 +426,7 @@ class FrameEvent(Event):
         return self.packed.unpack()
 
     def message(self) -> Message:
-        header = {
+        header: dict[str, Any] = {
             "type": self.type,
             "request": self.request,
             "volume": self.volume,
@@ -436,6 +439,8 @@ class FrameEvent(Event):
             "shape": self.packed.shape,
             "box": self.packed.box,
         }
+        if self.note:
+            header["note"] = {"text": str(self.note), "parts": parts_of(self.note)}
         if self.edge is None:
             return Message(header, self.packed.bits)
         # The bits fill as many bytes as the box needs; the rest is the edge.
@@ -458,7 +463,29 @@ class FrameEvent(Event):
         right = _text(volume) and _text(segment) and _count(frame) and kind in FRAME_KINDS
         if not right or not all(score is None or _number(score) for score in scores):
             raise _bad(_('The message "frame" has an impossible field.'))
-        return cls(request, volume, segment, frame, kind, scores[0], scores[1], scores[2], packed, edge)
+        return cls(
+            request,
+            volume,
+            segment,
+            frame,
+            kind,
+            scores[0],
+            scores[1],
+            scores[2],
+            packed,
+            edge,
+            _note(header),
+        )
+
+
+def _note(header: Mapping[str, Any]) -> str:
+    """The note of a frame, in the user's language."""
+    note = header.get("note")
+    if note is None:
+        return ""
+    if not isinstance(note, Mapping) or not _text(note.get("text")):
+        raise _bad(_('The message "frame" has an impossible field.'))
+    return restored(note.get("parts"), note["text"])
 
 
 @dataclass(frozen=True)

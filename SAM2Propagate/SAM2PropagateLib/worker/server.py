@@ -261,6 +261,7 @@ class WorkerServer:
                 object_score=mask.object_score,
                 doubt=mask.doubt,
                 packed=pack(mask.mask),
+                note=mask.note,
                 edge=edge,
             )
         )

@@ -1,0 +1,44 @@
+"""A lasso tightened to the edge that the model sees, near the line that was drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+BoolArray = npt.NDArray[np.bool_]
+
+# How far the edge may move outwards and inwards, as shares of the radius of a circle of the same area.
+# A lasso is drawn around the structure: there is more to take away than to add.
+REACH_OUT, REACH_IN = 0.05, 0.5
+# Below this Dice with what was drawn, the model's answer is about something else.
+LEAST_AGREEMENT = 0.5
+
+
+def tightened(drawn: BoolArray, answer: BoolArray) -> BoolArray | None:
+    """The model's mask, held near the line that was drawn.
+
+    Args:
+        drawn: bool (rows, columns), the inside of the lasso, not empty.
+        answer: bool (rows, columns), what the model finds in it.
+
+    Returns:
+        bool (rows, columns); None if the answer has too little to do with what was drawn.
+    """
+    radius = float(np.sqrt(drawn.sum() / np.pi))
+    near = answer & (ndimage.distance_transform_edt(~drawn) <= REACH_OUT * radius)
+    if 2 * (near & drawn).sum() < LEAST_AGREEMENT * (near.sum() + drawn.sum()):
+        return None
+    held: BoolArray = near | (_depth(drawn) > REACH_IN * radius)
+    return held
+
+
+def middle(drawn: BoolArray) -> tuple[float, float]:
+    """The pixel (x, y) farthest from the line, inside it."""
+    row, column = np.unravel_index(int(_depth(drawn).argmax()), drawn.shape)
+    return float(column), float(row)
+
+
+def _depth(drawn: BoolArray) -> npt.NDArray[np.float64]:
+    depth: npt.NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(drawn, 1))[1:-1, 1:-1]
+    return depth

@@ -1,0 +1,148 @@
+"""A scribble as clicks: at which of its points the model is told something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from SAM2PropagateLib.engine.refine import ClickAt
+from SAM2PropagateLib.prompts.strokes import FrameStroke
+
+# How often points are added that the mask found so far gets wrong: see the recorded runs.
+ROUNDS = 2
+# So many points of a negative scribble are taken off a mask.
+CARVINGS = 3
+# A negative scribble that leaves less than this share of the mask has emptied it, not carved it.
+_LEAST_LEFT = 0.1
+# Points nearer than this (in pixels) say the same.
+_SAME_PLACE = 1.5
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
+
+def first_clicks(strokes: Sequence[FrameStroke]) -> list[ClickAt]:
+    """The ends and the middle (by length) of each stroke."""
+    clicks: list[ClickAt] = []
+    for stroke in strokes:
+        points = sampled(stroke)
+        for index in (len(points) // 2, 0, len(points) - 1):
+            _add(clicks, points[index], stroke.positive)
+    return clicks
+
+
+def corrections(strokes: Sequence[FrameStroke], mask_now: Callable[[], BoolArray]) -> Iterator[ClickAt]:
+    """The points of strokes that a mask gets wrong, one after the other.
+
+    Of a positive stroke first its middle and ends, whose surroundings look like the structure; then, and of a
+    negative stroke at once, the points farthest from the mask's border.
+
+    Args:
+        mask_now: tells what became of the mask after the points before.
+    """
+    told: list[ClickAt] = []
+    for click in first_clicks([stroke for stroke in strokes if stroke.positive]):
+        mask = mask_now()
+        if not mask[_pixel(mask, click)]:
+            told.append(click)
+            yield click
+    for _round in range(sum(1 if stroke.positive else CARVINGS for stroke in strokes)):
+        worst = worst_click(strokes, mask_now(), told)
+        if worst is None:
+            return
+        told.append(worst)
+        yield worst
+
+
+def wrong_clicks(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequence[ClickAt]) -> list[ClickAt]:
+    """For each stroke the point that a mask gets wrong and that lies farthest from the mask's border.
+
+    Args:
+        mask: bool (rows, columns), what was found so far.
+        known: clicks that were tried already; points beside them are left out.
+    """
+    clicks: list[ClickAt] = []
+    depth = signed_depth(mask)
+    for stroke in strokes:
+        found = _worst(stroke, depth, (*known, *clicks))
+        if found is not None:
+            clicks.append(found)
+    return clicks
+
+
+def worst_click(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequence[ClickAt]) -> ClickAt | None:
+    """Of all strokes the point that a mask gets wrong and that lies farthest from its border; None: none."""
+    depth = signed_depth(mask)
+    clicks = [_worst(stroke, depth, known) for stroke in strokes]
+    found = [click for click in clicks if click is not None]
+    return max(found, key=lambda click: abs(_at(depth, click)), default=None)
+
+
+def is_left(changed: BoolArray, mask: BoolArray, positives: Sequence[ClickAt]) -> bool:
+    """Whether a negative scribble took a part away and left the structure.
+
+    Args:
+        changed, mask: bool (rows, columns), with the scribble and without.
+        positives: the positive clicks; what `mask` has of them must stay.
+    """
+    kept = all(changed[_pixel(changed, click)] for click in positives if mask[_pixel(mask, click)])
+    return bool(kept and changed.any() and changed.sum() >= _LEAST_LEFT * mask.sum())
+
+
+def is_followed(strokes: Sequence[FrameStroke], mask: BoolArray) -> bool:
+    """Whether a mask has at least half of every positive stroke in it, and of every negative one outside."""
+    return all(
+        np.mean([mask[_pixel(mask, (x, y, True))] == stroke.positive for x, y in sampled(stroke)]) >= 0.5
+        for stroke in strokes
+    )
+
+
+def sampled(stroke: FrameStroke) -> FloatArray:
+    """Points (n, 2) along a stroke, evenly at most one pixel apart, both ends included."""
+    corners = np.asarray(stroke.points, dtype=np.float64)
+    lengths = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))))
+    # Odd, so that one of them is the middle.
+    count = 2 * int(np.ceil(lengths[-1] / 2)) + 1
+    at = np.linspace(0, lengths[-1], count)
+    return np.column_stack([np.interp(at, lengths, corners[:, n]) for n in range(2)])
+
+
+def signed_depth(mask: BoolArray) -> npt.NDArray[np.float64]:
+    """Pixels to the border of a mask, inside above 0."""
+    if not mask.any():
+        return np.full(mask.shape, -np.inf)
+    inside = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    depth: npt.NDArray[np.float64] = inside - ndimage.distance_transform_edt(~mask)
+    return depth
+
+
+def _worst(stroke: FrameStroke, depth: FloatArray, known: Sequence[ClickAt]) -> ClickAt | None:
+    best, how_wrong = None, 0.0
+    for x, y in sampled(stroke):
+        click = (float(x), float(y), stroke.positive)
+        wrong = -_at(depth, click) if stroke.positive else _at(depth, click)
+        if wrong > how_wrong and not _is_known(click, known):
+            best, how_wrong = click, wrong
+    return best
+
+
+def _add(clicks: list[ClickAt], point: FloatArray, positive: bool) -> None:
+    click = (float(point[0]), float(point[1]), positive)
+    if not _is_known(click, clicks):
+        clicks.append(click)
+
+
+def _is_known(click: ClickAt, known: Sequence[ClickAt]) -> bool:
+    return any(np.hypot(click[0] - x, click[1] - y) < _SAME_PLACE for x, y, _ in known)
+
+
+def _at(values: FloatArray, click: ClickAt) -> float:
+    return float(values[_pixel(values, click)])
+
+
+def _pixel(values: npt.NDArray[np.generic], click: ClickAt) -> tuple[int, int]:
+    rows, columns = values.shape
+    return min(max(round(click[1]), 0), rows - 1), min(max(round(click[0]), 0), columns - 1)
