@@ -34,17 +34,17 @@ from SAM2PropagateLib.prompts.values import Lasso, Scribble, SegmentPrompts
 
 AXIS, FRAME = 2, 88
 # A part of the slice, in pixels: x0, y0, x1, y1.
-REGION = (8, 18, 110, 76)
-SCALE, GAP, HEADING = 5, 16, 60
+REGION = (4, 15, 64, 67)
+SCALE, GAP, HEADING = 6, 16, 60
 Points = Sequence[tuple[float, float]]
 MASK: Rgb = (255, 176, 0)
 POSITIVE: Rgb = (90, 230, 110)
 NEGATIVE: Rgb = (255, 80, 80)
 LINE: Rgb = (80, 200, 255)
 
-KIDNEY = [(73, 41), (76, 35), (83, 33), (88, 38), (86, 46)]
-LIVER = [(97, 37), (99, 48), (94, 58), (88, 68)]
-AROUND = [(22, 38), (24, 30), (31, 26), (39, 28), (45, 36), (42, 42), (37, 40), (37, 47), (31, 51), (24, 47)]
+SPLEEN = [(17, 52), (17, 44), (19, 37), (22, 30)]
+KIDNEY = [(28, 45), (27, 37), (31, 32), (38, 34)]
+AROUND = [(9, 42), (13, 32), (21, 24), (28, 27), (26, 37), (23, 49), (18, 59), (12, 58)]
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,10 @@ class Tile:
 
 
 TILES = (
-    Tile("Scribble", "A stroke along the kidney", (("positive", KIDNEY),)),
-    Tile(
-        "Negative scribble",
-        "A stroke takes away what does not belong",
-        (("positive", KIDNEY + LIVER), ("negative", LIVER)),
-    ),
-    Tile("Lasso", "Tightened to the edge", (("lasso", AROUND),)),
-    Tile("Lasso, exact", "Kept as it was drawn", (("exact", AROUND),)),
+    Tile("Scribble", "Along the spleen; the kidney comes with it", (("positive", SPLEEN),)),
+    Tile("Negative scribble", "Takes the kidney away", (("positive", SPLEEN), ("negative", KIDNEY))),
+    Tile("Lasso", "Drawn around the spleen, tightened to the edge", (("lasso", AROUND),)),
+    Tile("Lasso, kept as drawn", "The same line", (("exact", AROUND),)),
 )
 
 

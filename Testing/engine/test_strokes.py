@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from SAM2PropagateLib.engine import lassos, scribbles
-from SAM2PropagateLib.engine.results import RunRequest
 from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.prompts.strokes import FrameStroke, filled
+from SAM2PropagateLib.run_options import RunRequest
 from Testing.engine.fake_steps import FakeSteps, blocks, session
 
 FRAME = 5
@@ -257,3 +257,31 @@ def test_corrections_follow_what_became_of_the_mask() -> None:
         scribbles.corrections([negative], lambda: np.pad(np.ones((10, 9), bool), ((5, 5), (4, 27))))
     )
     assert len(deepest) == scribbles.CARVINGS and deepest[0] == (8.0, 10.0, False)
+
+
+def test_a_scribble_is_looked_at_as_closely_as_it_is_long() -> None:
+    """From afar a large thing of the same brightness is one with it; closely it is not in sight."""
+    volume = np.zeros((6, 256, 256), np.uint8)
+    volume[:, 96:128, 96:128] = 200
+    volume[:, 200:250, 10:250] = 200
+    stroke = FrameStroke(((98.0, 110.0), (125.0, 112.0)))
+    opened = session(volume, auto=True)
+    found = opened.preview(2, FramePrompts(strokes=(stroke,)), "a")
+    expected = np.zeros((256, 256), bool)
+    expected[96:128, 96:128] = True
+    # The fake's grid is coarse: a cell is five pixels.
+    assert not found.mask[160:].any()
+    assert (found.mask & expected).sum() > 0.5 * (found.mask | expected).sum()
+    view = opened.view_of("a")
+    assert view.crop[2] - view.crop[0] < 128
+    click = session(volume, auto=True).preview(2, FramePrompts(clicks=((110.0, 110.0, True),)), "a")
+    assert click.mask[220, 100], "a click alone is looked at from afar"
+
+
+def test_a_short_scribble_in_something_large_is_not_cut() -> None:
+    volume = np.zeros((6, 256, 256), np.uint8)
+    volume[:, 40:220, 40:220] = 200
+    stroke = FrameStroke(((120.0, 120.0), (132.0, 124.0)))
+    found = session(volume, auto=True).preview(2, FramePrompts(strokes=(stroke,)), "a")
+    # Ten of the fake's cells of 16 pixels lie wholly in it.
+    assert found.mask.sum() > 0.7 * 180 * 180
