@@ -118,6 +118,8 @@ class Arrivals:
         facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score)
         workspace.memory.putPreview(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
         self._messages.answered(call)
+        if event.note and isinstance(call, PreviewCall):
+            self._messages.say("info", event.note, "stroke_kept")
         self._frameArrived.emit(FrameArrived(event.segment, event.frame, event.kind, event.doubt))
         return True
 
