@@ -2,7 +2,8 @@
 """Set up SAM2Propagate in this checkout and run it, without 3D Slicer.
 
     python3 run.py demo                 segment the CT that ships with the project, write demo-output/
-    python3 run.py test [PYTEST ...]    style, types and the whole test suite
+    python3 run.py check                style, spelling, borders and types
+    python3 run.py test [PYTEST ...]    the same, then the whole test suite
     python3 run.py bench [...]          measure accuracy and speed, write bench-output/
     python3 run.py cli [...]            the command line: python3 run.py cli --help
 
@@ -68,15 +69,27 @@ LAYERS = {
             (("SAM2_BUILD_CUDA", "0"),),
         ),
         Layer("slicer", "Slicer's scene and views", 900),
-        Layer("test", "pytest, hypothesis, ruff, mypy, Qt", 500),
+        Layer("test", "pytest, hypothesis, Qt, and what checks style, spelling, borders and types", 500),
     )
 }
 COMMANDS = {
     "demo": ("torch", "worker", "sam2", "slicer"),
+    "check": ("torch", "worker", "sam2", "slicer", "test"),
     "test": ("torch", "worker", "sam2", "slicer", "test"),
     "bench": ("torch", "worker", "sam2", "slicer", "test"),
     "cli": ("torch", "worker", "sam2"),
 }
+# What `check` runs: the name that a fault is reported under, and the arguments for Python.
+CHECKS = (
+    ("ruff", ("-m", "ruff", "check", ".")),
+    ("ruff format", ("-m", "ruff", "format", "--check", ".")),
+    ("codespell", ("-m", "codespell_lib", ".")),
+    (
+        "import-linter",
+        ("-c", "from importlinter.cli import lint_imports_command as lint; lint()", "--no-logo"),
+    ),
+    ("mypy", ("-m", "mypy")),
+)
 # On Linux: the library, and the Debian packages that hold it. VTK crashes, without a word, where one of the
 # first two is missing; Qt does not load without those of the second table.
 RENDERING_LIBRARIES = {
@@ -143,7 +156,7 @@ def missing_libraries(
 
 def missing_packages(command: str = "test") -> "list[str]":
     """The Debian packages to install before `command` can draw pictures here; empty where none is missing."""
-    if platform.system() != "Linux" or command == "cli":
+    if platform.system() != "Linux" or command in ("cli", "check"):
         return []
     wanted = dict(RENDERING_LIBRARIES, **(QT_LIBRARIES if command in ("test", "bench") else {}))
     missing = missing_libraries(wanted)
@@ -477,28 +490,35 @@ def run_in_venv(root: Path, arguments: "list[str]", cwd: "Path | None", **enviro
             continue
 
 
-def run_tests(root: Path, arguments: "list[str]") -> int:
-    """Style, types, tests; the closing line of pytest comes last. With arguments for pytest: only that.
-
-    Without arguments the tests run in a process for each core, four at most: each takes a gigabyte.
-    """
-    failed = []
-    environment = {}
-    if not arguments:
-        for name, call in (("ruff", ["-m", "ruff", "check", "."]), ("mypy", ["-m", "mypy"])):
-            if run_in_venv(root, call, root) != 0:
-                failed.append(name)
-        arguments = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "worksteal", "--durations", "10"]
-        # One thread each: they share the cores.
-        environment = {"OMP_NUM_THREADS": "1"}
+def run_checks(root: Path) -> int:
+    """Run every check, and name those that found faults; 1 if any did."""
+    failed = [name for name, call in CHECKS if run_in_venv(root, list(call), root) != 0]
     if failed:
-        say("{} found faults (above): this run fails, whatever the tests say.".format(" and ".join(failed)))
-    status = run_in_venv(root, ["-m", "pytest", *arguments], root, **environment)
-    return status or (1 if failed else 0)
+        say("{} found faults (above).".format(" and ".join(failed)))
+    return 1 if failed else 0
+
+
+def run_tests(root: Path, arguments: "list[str]") -> int:
+    """Run the checks and the tests; the closing line of pytest comes last.
+
+    With arguments for pytest: only that. Without, the tests run in a process for each core, four at most:
+    each takes a gigabyte.
+    """
+    if arguments:
+        return run_in_venv(root, ["-m", "pytest", *arguments], root)
+    failed = run_checks(root)
+    if failed:
+        say("This run fails, whatever the tests say.")
+    processes = str(min(4, os.cpu_count() or 1))
+    options = ["-n", processes, "--dist", "worksteal", "--durations", "10"]
+    # One thread each: they share the cores.
+    return run_in_venv(root, ["-m", "pytest", *options], root, OMP_NUM_THREADS="1") or failed
 
 
 def run_command(root: Path, command: str, arguments: "list[str]") -> int:
     """Run one of COMMANDS in the environment; its exit status."""
+    if command == "check":
+        return run_checks(root)
     if command == "test":
         return run_tests(root, arguments)
     if command == "cli":

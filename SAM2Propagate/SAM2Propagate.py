@@ -857,7 +857,7 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
         logic.close()
 
     def test_clickToSegment(self) -> None:
-        """A click in the liver of the sample becomes a mask on its slice, and on both neighbours."""
+        """A click in the liver of the sample becomes a mask on its slice, and on both neighbors."""
         logic = SAM2PropagateLogic()
         if missing := logic.missingPackages():
             logic.close()

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", required=True, help="the model's name, as in the registry")
     parser.add_argument("--version", required=True)
-    parser.add_argument("--licence", required=True, help="SPDX identifier")
+    parser.add_argument("--license", required=True, help="SPDX identifier")
     parser.add_argument("--origin", required=True, help="one sentence: whose weights, trained on what")
     parser.add_argument(
         "--keep-float",
@@ -72,7 +72,7 @@ def main() -> None:
         "config": json.dumps(json.loads(config), sort_keys=True),
         "name": options.name,
         "version": options.version,
-        "licence": options.licence,
+        "licence": options.license,  # codespell:ignore
         "origin": options.origin,
         **({"view": view} if view else {}),
     }

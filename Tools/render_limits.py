@@ -1,4 +1,4 @@
-"""Draw what the bundled model makes of labelled volumes from one box, for its model card.
+"""Draw what the bundled model makes of labeled volumes from one box, for its model card.
 
     python Tools/render_limits.py DATA OUT.png --targets TEXT [...] [--model NAME|FILE] [--compare-motion]
 

@@ -42,7 +42,7 @@ _STROKES = {
 _AXES = {"i": 0, "j": 1, "k": 2, "auto": None}
 
 _SEGMENT_EPILOG = """\
-Points are world coordinates in millimetres, RAS, as 3D Slicer shows them. --segment starts a segment; the
+Points are world coordinates in millimeters, RAS, as 3D Slicer shows them. --segment starts a segment; the
 prompts after it belong to it. Prompts before the first --segment belong to "Segment_1". All prompts can be
 given several times.
 
@@ -427,7 +427,7 @@ def _coordinate(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of millimetres")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of millimeters")
     return value
 
 

@@ -13,7 +13,7 @@ from SAM2PropagateLib.models.store import ModelStatus, ModelStore
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 _MB = 1 << 20
-_HEADINGS = ("NAME", "WHERE", "FILE", "INPUT", "MEMORY", "LICENCE", "WHAT")
+_HEADINGS = ("NAME", "WHERE", "FILE", "INPUT", "MEMORY", "LICENSE", "WHAT")
 
 
 def run_models(
@@ -52,7 +52,7 @@ def _row(status: ModelStatus) -> tuple[str, ...]:
         f"{round(size / _MB)} MB" if size else "",
         f"{entry.input_size} px",
         f"{entry.memory_mb / 1024:.1f} GB",
-        entry.licence,
+        entry.license,
         entry.listed_title,
     )
 
@@ -80,7 +80,7 @@ def _download(
         size = f"{round(entry.bytes / _MB)} MB" if entry.bytes else "a file"
         raise InputError(
             "consent_needed",
-            f"This would download {size} (licence {entry.licence}) from {entry.url} to "
+            f"This would download {size} (license {entry.license}) from {entry.url} to "
             f"'{store.path_of(entry)}'.",
             "Add --yes to agree.",
         )

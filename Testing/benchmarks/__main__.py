@@ -15,7 +15,7 @@ from Testing.benchmarks.machine import ROOT, WAIT_POLICY
 BENCHMARKS = {"accuracy": accuracy, "speed": speed, "streaming": streaming, "panel": panel}
 RECORDS = Path(__file__).parent / "results"
 _ABOUT = {
-    "accuracy": "Dice over labelled volumes, with one box and after corrections",
+    "accuracy": "Dice over labeled volumes, with one box and after corrections",
     "speed": "slices per second beside sam2's own predictor, previews, memory",
     "streaming": "how long a client is held per arriving slice",
     "panel": "the same with the module's whole window",

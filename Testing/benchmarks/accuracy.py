@@ -1,4 +1,4 @@
-"""Dice over labelled volumes, as a user with one box and a few corrections would get it."""
+"""Dice over labeled volumes, as a user with one box and a few corrections would get it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
     """Evaluate the models; None where there is nothing to evaluate on."""
     if not arguments.data.is_dir():
         print(
-            f"accuracy: skipped, there is no folder '{arguments.data}' with labelled volumes (--data DIR).\n"
+            f"accuracy: skipped, there is no folder '{arguments.data}' with labeled volumes (--data DIR).\n"
         )
         return None
     targets = _chosen(find_targets(arguments.data), arguments.cases)

@@ -31,7 +31,7 @@ _SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 _METHOD = """\
 sam2's own `SAM2VideoPredictor` and this project's engine, on the same weights and the same axial slices
 of the CT that comes with the project, seen whole ({wait_policy}). Every measurement is a process of its
-own; the sides take turns ({pairs} rounds), a ratio compares neighbours of one round, and what stands here
+own; the sides take turns ({pairs} rounds), a ratio compares neighbors of one round, and what stands here
 is the median (smallest to largest). Loading, opening and warming up are not counted. Both begin with what
 a user gives and end with boolean masks of the native slices. sam2's predictor has its frames in memory,
 preprocessed, which is not counted either; the engine windows and resamples them within its time. sam2's

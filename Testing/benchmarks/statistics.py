@@ -42,7 +42,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 def paired_ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     """How many times `theirs` `ours` is, pair by pair: measured next to each other, both of a pair suffered
-    from the same neighbours on the machine.
+    from the same neighbors on the machine.
 
     Raises:
         ValueError: different numbers of values, none at all, or a value of `theirs` that is not above 0.

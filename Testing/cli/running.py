@@ -64,7 +64,7 @@ def store_in(folder: Path) -> ModelStore:
     resources.mkdir(parents=True, exist_ok=True)
     content = b"weights of the bundled model"
     (resources / "tiny.safetensors").write_bytes(content)
-    common: dict[str, Any] = {"licence": "Apache-2.0", "config": None, "parameters": 1.0, "memory_mb": 512}
+    common: dict[str, Any] = {"license": "Apache-2.0", "config": None, "parameters": 1.0, "memory_mb": 512}
     models = (
         ModelEntry(
             name="sam2propagate_tiny",

@@ -15,7 +15,7 @@ def test_the_list_tells_what_there_is_and_what_it_needs(tmp_path: Path) -> None:
     outcome = run(tmp_path, "models")
     assert outcome.code == 0 and outcome.err == ""
     heading, bundled, big, where = outcome.out.splitlines()
-    assert heading.split() == ["NAME", "WHERE", "FILE", "INPUT", "MEMORY", "LICENCE", "WHAT"]
+    assert heading.split() == ["NAME", "WHERE", "FILE", "INPUT", "MEMORY", "LICENSE", "WHAT"]
     assert bundled.startswith("sam2propagate_tiny *") and "bundled" in bundled and "Apache-2.0" in bundled
     assert "to download" in big and "3 MB" in big and "1024 px" in big and "0.5 GB" in big
     assert str(tmp_path / "models" / "cache") in where

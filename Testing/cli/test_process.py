@@ -130,7 +130,7 @@ def test_a_device_that_the_real_worker_does_not_have(tmp_path: Path) -> None:
 
 
 def test_the_whole_way_with_the_real_worker_and_model(tmp_path: Path) -> None:
-    """The bladder of the sample CT from one click, on the slice of the click and its neighbours."""
+    """The bladder of the sample CT from one click, on the slice of the click and its neighbors."""
     labels = read_image(SAMPLE / "abdomen_ct_labels.nii.gz")
     bladder = labels.array == 21
     assert labels.geometry is not None

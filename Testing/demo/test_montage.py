@@ -1,4 +1,4 @@
-"""The sheet: everything is on it, nothing runs over its neighbour or the edge."""
+"""The sheet: everything is on it, nothing runs over its neighbor or the edge."""
 
 from __future__ import annotations
 

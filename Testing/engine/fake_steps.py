@@ -101,7 +101,7 @@ class FakeSteps:
 
 
 def blocks(frames: int = 20, size: int = SIZE) -> np.ndarray:
-    """uint8 (frames, size, size): a bright block (200) and a grey one (120) on black, on the model's grid."""
+    """uint8 (frames, size, size): a bright block (200) and a gray one (120) on black, on the model's grid."""
     volume = np.zeros((frames, size, size), np.uint8)
     volume[:, 8:24, 8:24] = 200
     volume[:, 32:56, 32:48] = 120

@@ -57,7 +57,7 @@ def refused(code: str, call: Any, *arguments: Any, **options: Any) -> InputError
 def test_the_bundled_weights_are_complete_and_say_what_they_are() -> None:
     loaded = load_model(BUNDLED, device="cpu")
     assert (loaded.name, loaded.input_size) == (DEFAULT_MODEL, find_model(DEFAULT_MODEL).input_size)
-    assert loaded.metadata["licence"] == "Apache-2.0"
+    assert loaded.metadata["licence"] == "Apache-2.0"  # codespell:ignore
     assert loaded.metadata["version"] and "Meta" in loaded.metadata["origin"]
     config = json.loads(loaded.metadata["config"])
     assert config["base"] == TINY

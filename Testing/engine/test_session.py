@@ -196,14 +196,14 @@ def test_two_keyframes_meet_in_one_blended_mask() -> None:
     wide[8:24, 8:24] = True
     keyframes = {0: FramePrompts(mask=wide), 19: GREY_CLICK}
     masks, _ = run(session(volume), segment(keyframes))
-    grey = volume[0] == 120
-    assert overlap(masks["bright", 1].mask, wide) > 0.95 > 0.1 > overlap(masks["bright", 1].mask, grey)
-    assert overlap(masks["bright", 18].mask, grey) > 0.95 > 0.1 > overlap(masks["bright", 18].mask, wide)
+    gray = volume[0] == 120
+    assert overlap(masks["bright", 1].mask, wide) > 0.95 > 0.1 > overlap(masks["bright", 1].mask, gray)
+    assert overlap(masks["bright", 18].mask, gray) > 0.95 > 0.1 > overlap(masks["bright", 18].mask, wide)
     assert masks["bright", 9].doubt > masks["bright", 19].doubt
 
 
 def test_where_the_sides_disagree_the_shapes_on_the_keyframes_decide() -> None:
-    # The structure is grey half way, which the forward side takes for its end and the backward side never
+    # The structure is gray half way, which the forward side takes for its end and the backward side never
     # sees: what is known of both keyframes fills in.
     volume = blocks()
     volume[8:12, 8:24, 8:24] = 60
@@ -324,10 +324,10 @@ def test_several_segments_share_one_pass() -> None:
     volume = blocks()
     steps = FakeSteps()
     masks, summary = run(
-        session(volume, steps=steps), segment({8: BRIGHT_BOX}), segment({8: GREY_CLICK}, "grey")
+        session(volume, steps=steps), segment({8: BRIGHT_BOX}), segment({8: GREY_CLICK}, "gray")
     )
     assert len(masks) == 40
-    assert same(masks["grey", 3].mask, volume[3] == 120)
+    assert same(masks["gray", 3].mask, volume[3] == 120)
     assert summary.frames_encoded == 20
     # Two segments in two directions: four frames at a time.
     assert max(steps.tracked_batches) == 4
@@ -422,27 +422,27 @@ def test_frames_of_a_window_that_nothing_uses_make_room_for_those_of_the_present
     opened = session(volume, store=lambda encode: FeatureStore(encode, torch.device("cpu"), size))
     assert opened.encode_ahead(range(20), lambda: False) == 20
     opened.set_frames(opened._frames.with_window(Window(300, 150)))
-    opened.preview(8, GREY_CLICK, "grey")
+    opened.preview(8, GREY_CLICK, "gray")
     assert opened.encode_ahead(range(20), lambda: False) == 19
     # What a segment was carried in stays, until it is carried anew.
-    run(opened, segment({8: GREY_CLICK}, "grey"))
+    run(opened, segment({8: GREY_CLICK}, "gray"))
     opened.set_frames(opened._frames.with_window(Window(400, 200)))
     assert opened.features.nbytes == size
-    assert run(opened, segment({8: GREY_CLICK}, "grey"), everything=True)[1].frames_encoded == 0
-    run(opened, segment({8: GREY_CLICK}, "grey", last=9), anew=True)
+    assert run(opened, segment({8: GREY_CLICK}, "gray"), everything=True)[1].frames_encoded == 0
+    run(opened, segment({8: GREY_CLICK}, "gray", last=9), anew=True)
     assert opened.features.nbytes == size // 2
 
 
 def test_what_was_not_carried_yet_is_seen_through_the_present_window() -> None:
     opened = session(blocks())
     run(opened, segment({8: BRIGHT_BOX}))
-    opened.preview(8, GREY_CLICK, "grey")
+    opened.preview(8, GREY_CLICK, "gray")
     encoded = opened.features.encoded_frames
     opened.set_frames(opened._frames.with_window(Window(300, 150)))
-    opened.preview(8, GREY_CLICK, "grey")
+    opened.preview(8, GREY_CLICK, "gray")
     assert opened.features.encoded_frames == encoded + 1
     opened.encode_ahead(range(20), lambda: False)
-    _, summary = run(opened, segment({8: GREY_CLICK}, "grey"))
+    _, summary = run(opened, segment({8: GREY_CLICK}, "gray"))
     assert summary.frames_encoded == 0
     # The first one is still in its own.
     assert not run(opened, segment({8: BRIGHT_BOX}))[0]
@@ -464,8 +464,8 @@ def test_a_later_click_does_not_undo_what_an_earlier_one_did() -> None:
     opened = session(volume)
     drawn = np.zeros((64, 64), bool)
     drawn[8:24, 8:16] = True
-    bright_half, grey = (20.0, 16.0, True), (40.0, 44.0, True)
-    both = opened.preview(8, FramePrompts(mask=drawn, clicks=(bright_half, grey)), "bright").mask
+    bright_half, gray = (20.0, 16.0, True), (40.0, 44.0, True)
+    both = opened.preview(8, FramePrompts(mask=drawn, clicks=(bright_half, gray)), "bright").mask
     assert same(both, volume[8] > 100)
     without = (40.0, 44.0, False)
     back = opened.preview(8, FramePrompts(mask=volume[8] > 100, clicks=(without,)), "bright").mask
@@ -521,7 +521,7 @@ class FullDevice(FakeSteps):
 
 def test_out_of_memory_means_smaller_batches_and_the_same_masks() -> None:
     steps = FullDevice(limit=1)
-    two = (segment({8: BRIGHT_BOX}), segment({8: GREY_CLICK}, "grey"))
+    two = (segment({8: BRIGHT_BOX}), segment({8: GREY_CLICK}, "gray"))
     masks, _ = run(session(blocks(), steps=steps), *two)
     expected, _ = run(session(blocks()), *two)
     assert masks.keys() == expected.keys()

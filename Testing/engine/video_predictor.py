@@ -29,7 +29,7 @@ def official_predictor(
 
 
 def start(predictor: Any, images: torch.Tensor, shape: tuple[int, int]) -> dict[str, Any]:
-    """The predictor's state over normalised images (frames, 3, size, size) of a (rows, columns) video."""
+    """The predictor's state over normalized images (frames, 3, size, size) of a (rows, columns) video."""
     with mock.patch.object(
         sam2_video_predictor, "load_video_frames", lambda **_: (images, shape[0], shape[1])
     ):

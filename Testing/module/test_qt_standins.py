@@ -20,8 +20,8 @@ def test_a_public_method_that_python_cannot_reach_is_unknown(window: Any) -> Non
 
 def test_an_unknown_member_cannot_be_written(window: Any) -> None:
     for widget in (window.ui.volumeSelector, window.ui.volumeLabel, window.ui.modelCollapsibleButton):
-        with pytest.raises(AttributeError, match="no member 'colour'"):
-            widget.colour = "red"
+        with pytest.raises(AttributeError, match="no member 'paint'"):
+            widget.paint = "red"
 
 
 def test_a_real_member_that_is_not_stood_in_for_says_so(window: Any) -> None:

@@ -1,4 +1,4 @@
-"""Commits: exactly the run's masks, masked like the user's own edits, one undo for each, neighbours whole."""
+"""Commits: exactly the run's masks, masked like the user's own edits, one undo for each, neighbors whole."""
 
 from __future__ import annotations
 
@@ -158,17 +158,17 @@ def test_overwriting_takes_from_the_neighbor_only_what_the_segment_gains(headles
 @pytest.mark.parametrize("mode", [Mode.EditAllowedOutsideAllSegments, Mode.EditAllowedOutsideVisibleSegments])
 def test_a_protected_neighbour_neither_loses_nor_gives(headless, mode):
     case = Case(headless, segments=("A", "B", "C"))
-    neighbour = ball((25, 20, 9), 8)
-    case.fill("A", OLD & ~neighbour)
-    case.fill("B", neighbour)
+    neighbor = ball((25, 20, 9), 8)
+    case.fill("A", OLD & ~neighbor)
+    case.fill("B", neighbor)
     # The selected segment of the user's editor must not matter.
     case.settings(MaskMode=mode, SelectedSegmentID="C")
     summary = SegmentCommitter(case.segmentationNode, case.volumeNode).commit(
         {"A": frames(NEW, 2, range(18))}, 2
     )
-    np.testing.assert_array_equal(case.read("A"), NEW & ~neighbour)
-    np.testing.assert_array_equal(case.read("B"), neighbour)
-    assert summary.protected == int((NEW & neighbour).sum())
+    np.testing.assert_array_equal(case.read("A"), NEW & ~neighbor)
+    np.testing.assert_array_equal(case.read("B"), neighbor)
+    assert summary.protected == int((NEW & neighbor).sum())
 
 
 def test_a_masked_voxel_is_not_lost_either(headless):

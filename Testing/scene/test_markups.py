@@ -272,7 +272,7 @@ def test_a_box_is_flat_on_its_frame(headless, geometry, axis):
     np.testing.assert_allclose(
         [ijk[:, x].min(), ijk[:, x].max(), ijk[:, y].min(), ijk[:, y].max()], [3, 12.5, 4, 13], atol=1e-4
     )
-    # Thinner than a slice, so that the neighbouring frames do not show it.
+    # Thinner than a slice, so that the neighboring frames do not show it.
     assert 5.5 < ijk[:, axis].min() < 5.6 and 6.4 < ijk[:, axis].max() < 6.5
 
 

@@ -40,7 +40,7 @@ def write_image(array: np.ndarray, path: Path, spacing: tuple[float, float, floa
 
 
 def write_case(folder: Path, name: str, seed: int = 0) -> Path:
-    """A case as a subfolder: a noisy volume with a bright ball, labelled 1."""
+    """A case as a subfolder: a noisy volume with a bright ball, labeled 1."""
     rng = np.random.default_rng(seed)
     mask = ball(at=(5, 16 + seed % 5, 20 + seed % 7))
     array = (rng.normal(60, 10, SHAPE) + mask * 90).astype(np.int16)
@@ -75,6 +75,6 @@ def loaded(path: Path) -> LoadedModel:
 
 def outline_the_bright(image: torch.Tensor, points: np.ndarray) -> list[np.ndarray]:
     """Stands for the image half of a model that has learned something: what is bright, if anything is."""
-    grey = imaging.to_grey(image)[0, 0].numpy()
-    parts, count = ndimage.label(ndimage.gaussian_filter(grey, 1) > 0.6 * grey.max())
+    gray = imaging.to_grey(image)[0, 0].numpy()
+    parts, count = ndimage.label(ndimage.gaussian_filter(gray, 1) > 0.6 * gray.max())
     return [parts == number for number in range(1, count + 1)] if len(points) else []

@@ -44,8 +44,8 @@ def test_same_seed_same_look(volume):
 
 def test_masks_stay_on_what_they_outline(volume):
     for look in looks(volume):
-        grey = imaging.to_grey(look.frames.parts[0])[:, 0]
-        for picture, mask in zip(grey, look.masks, strict=True):
+        gray = imaging.to_grey(look.frames.parts[0])[:, 0]
+        for picture, mask in zip(gray, look.masks, strict=True):
             if mask.sum() < 40:
                 continue
             around = torch.from_numpy(ndimage.binary_dilation(mask.numpy(), iterations=6)) & ~mask

@@ -111,10 +111,10 @@ def _faces(mask: np.ndarray, spacing: tuple[float, float, float]) -> list[tuple[
     for place in np.argwhere(mask):
         for axis in range(3):
             for side in (-1, 1):
-                neighbour = place.copy()
-                neighbour[axis] += side
-                inside = all(0 <= n < size for n, size in zip(neighbour, mask.shape, strict=True))
-                if inside and mask[tuple(neighbour)]:
+                neighbor = place.copy()
+                neighbor[axis] += side
+                inside = all(0 <= n < size for n, size in zip(neighbor, mask.shape, strict=True))
+                if inside and mask[tuple(neighbor)]:
                     continue
                 center = [float(n) for n in place]
                 center[axis] += side / 2

@@ -17,7 +17,7 @@ from SAM2PropagateLib.evaluation.targets import Target, find_targets, load_targe
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 needs_data = pytest.mark.skipif(
-    not (DATA / "manifest.json").is_file(), reason="the labelled volumes of ../shared/data are not here"
+    not (DATA / "manifest.json").is_file(), reason="the labeled volumes of ../shared/data are not here"
 )
 
 

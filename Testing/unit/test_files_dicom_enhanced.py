@@ -436,7 +436,7 @@ def test_compressed_frames_are_decoded_sorted_and_rescaled(tmp_path: Path, compr
     dataset = enhanced(frames, [along_z(12)[n] for n in order])
     macro = dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence[0]
     macro.RescaleSlope, macro.RescaleIntercept = 2, -24
-    # One shade of grey is light in these, which must not turn the values around.
+    # One shade of gray is light in these, which must not turn the values around.
     dataset.PhotometricInterpretation = "MONOCHROME1"
     if compressor == "RLE":
         dataset.compress(RLELossless, frames)

@@ -1,4 +1,4 @@
-"""What the model sees of a frame: square in millimetres, and points find their way back."""
+"""What the model sees of a frame: square in millimeters, and points find their way back."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_whole_shows_everything_isotropically(shape, spacing, size) -> None:
     assert width == pytest.approx(max(rows * spacing[0], columns * spacing[1]))
     # The middle of the frame is the middle of the model's input.
     assert np.allclose(view.to_model(((columns - 1) / 2, (rows - 1) / 2)), size / 2)
-    # The same millimetres are the same number of model pixels in both directions.
+    # The same millimeters are the same number of model pixels in both directions.
     assert view.scale[0] / spacing[1] == pytest.approx(view.scale[1] / spacing[0])
 
 

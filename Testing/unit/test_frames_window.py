@@ -1,4 +1,4 @@
-"""Grey values: one window per volume, any dtype, no float copy of the volume."""
+"""Gray values: one window per volume, any dtype, no float copy of the volume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DTYPES = [np.dtype(dtype) for dtype in (bool, *INTEGERS, *REALS)]
 
 
 def exact(value: float, window: Window) -> float:
-    """The grey value before rounding, in plain Python."""
+    """The gray value before rounding, in plain Python."""
     return min(max((value - window.level) / window.width + 0.5, 0.0), 1.0) * 255
 
 
@@ -36,9 +36,9 @@ def exact(value: float, window: Window) -> float:
 def test_every_dtype(dtype: np.dtype) -> None:
     window = Window(100, 50)
     values = np.array([0, 1, 25, 50, 99, 100], dtype=np.int64).astype(dtype)
-    grey = window.apply(values)
-    assert grey.dtype == np.uint8
-    assert grey.tolist() == [round(exact(float(value), window)) for value in values]
+    gray = window.apply(values)
+    assert gray.dtype == np.uint8
+    assert gray.tolist() == [round(exact(float(value), window)) for value in values]
 
 
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d.kind in "iu"], ids=str)
@@ -75,9 +75,9 @@ def test_nan_and_infinity(dtype: str) -> None:
 def test_linear_rounded_and_monotone(width: float, level: float, values: list[float]) -> None:
     window = Window(width, level)
     values = sorted(values)
-    grey = window.apply(np.array(values))
-    assert (np.diff(grey.astype(int)) >= 0).all()
-    for value, one in zip(values, grey, strict=True):
+    gray = window.apply(np.array(values))
+    assert (np.diff(gray.astype(int)) >= 0).all()
+    for value, one in zip(values, gray, strict=True):
         assert abs(int(one) - exact(value, window)) <= 0.5 + 1e-9
     assert window.low == level - width / 2 and window.high == level + width / 2
 
@@ -360,8 +360,8 @@ def test_no_float_copy_of_the_volume() -> None:
         assert peak < volume.nbytes
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
-        grey = Window(400, 40).apply(volume)
+        gray = Window(400, 40).apply(volume)
         # The 8-bit result, and floats of no more than a frame.
-        assert tracemalloc.get_traced_memory()[1] - before < grey.nbytes + 3_000_000
+        assert tracemalloc.get_traced_memory()[1] - before < gray.nbytes + 3_000_000
     finally:
         tracemalloc.stop()

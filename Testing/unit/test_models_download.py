@@ -24,7 +24,7 @@ CONTENT = bytes(range(256)) * 8000  # 2 MB: several pieces
 
 
 @dataclass
-class Behaviour:
+class Behavior:
     """How the server answers, and what it was asked."""
 
     content: bytes = CONTENT
@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        how: Behaviour = self.server.behaviour  # type: ignore[attr-defined]
+        how: Behavior = self.server.behavior  # type: ignore[attr-defined]
         wanted = self.headers.get("Range")
         how.asked.append(wanted)
         if how.status != 200:
@@ -81,17 +81,17 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def behaviour() -> Behaviour:
-    return Behaviour()
+def behavior() -> Behavior:
+    return Behavior()
 
 
 @pytest.fixture
-def server(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def server(behavior: Behavior, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
-    httpd.behaviour = behaviour  # type: ignore[attr-defined]
+    httpd.behavior = behavior  # type: ignore[attr-defined]
     httpd.handle_error = lambda *args: None  # type: ignore[method-assign]  # clients that hang up are expected
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -135,11 +135,11 @@ def test_a_download_arrives_verified_and_reports_progress(entry: ModelEntry, sto
 
 
 def test_what_is_there_is_not_asked_for_again(
-    entry: ModelEntry, store: ModelStore, behaviour: Behaviour
+    entry: ModelEntry, store: ModelStore, behavior: Behavior
 ) -> None:
     fetch(entry, store)
     fetch(entry, store)
-    assert len(behaviour.asked) == 1
+    assert len(behavior.asked) == 1
 
 
 def test_a_changed_file_is_replaced(entry: ModelEntry, store: ModelStore) -> None:
@@ -148,70 +148,70 @@ def test_a_changed_file_is_replaced(entry: ModelEntry, store: ModelStore) -> Non
 
 
 def test_an_interrupted_download_goes_on_where_it_stopped(
-    entry: ModelEntry, store: ModelStore, behaviour: Behaviour
+    entry: ModelEntry, store: ModelStore, behavior: Behavior
 ) -> None:
-    behaviour.stop_after = [700_000, 500_000]
+    behavior.stop_after = [700_000, 500_000]
     pauses: list[float] = []
     path = fetch(entry, store, pause=pauses.append)
     assert path.read_bytes() == CONTENT
-    assert behaviour.asked == [None, "bytes=700000-", "bytes=1200000-"]
+    assert behavior.asked == [None, "bytes=700000-", "bytes=1200000-"]
     assert pauses == [1.0, 1.0]
 
 
 def test_too_many_interruptions_are_an_error_that_keeps_what_arrived(
-    entry: ModelEntry, store: ModelStore, behaviour: Behaviour
+    entry: ModelEntry, store: ModelStore, behavior: Behavior
 ) -> None:
-    behaviour.stop_after = [300_000]
+    behavior.stop_after = [300_000]
     with pytest.raises(SAM2PropagateError) as caught:
         fetch(entry, store, attempts=1)
     assert caught.value.code == "download_interrupted"
     assert not store.path_of(entry).exists()
     assert store.unfinished_path_of(entry).stat().st_size == 300_000
     assert fetch(entry, store).read_bytes() == CONTENT
-    assert behaviour.asked == [None, "bytes=300000-"]
+    assert behavior.asked == [None, "bytes=300000-"]
 
 
 def test_a_server_that_ignores_ranges_sends_everything_again(
-    entry: ModelEntry, store: ModelStore, behaviour: Behaviour
+    entry: ModelEntry, store: ModelStore, behavior: Behavior
 ) -> None:
-    behaviour.ranges = False
+    behavior.ranges = False
     leave_half(entry, store, CONTENT[:1000])
     assert fetch(entry, store).read_bytes() == CONTENT
-    assert behaviour.asked == ["bytes=1000-"]
+    assert behavior.asked == ["bytes=1000-"]
 
 
-def test_a_server_that_gives_no_length(entry: ModelEntry, store: ModelStore, behaviour: Behaviour) -> None:
-    behaviour.lengths = False
+def test_a_server_that_gives_no_length(entry: ModelEntry, store: ModelStore, behavior: Behavior) -> None:
+    behavior.lengths = False
     seen: list[tuple[int, int | None]] = []
     fetch(entry, store, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (len(CONTENT), None)
 
 
-def test_all_bytes_there_but_not_renamed(entry: ModelEntry, store: ModelStore, behaviour: Behaviour) -> None:
+def test_all_bytes_there_but_not_renamed(entry: ModelEntry, store: ModelStore, behavior: Behavior) -> None:
     leave_half(entry, store, CONTENT)
     assert fetch(entry, store).read_bytes() == CONTENT
-    assert behaviour.asked == [f"bytes={len(CONTENT)}-"]  # answered with 416
+    assert behavior.asked == [f"bytes={len(CONTENT)}-"]  # answered with 416
 
 
-def test_too_much_there_starts_over(entry: ModelEntry, store: ModelStore, behaviour: Behaviour) -> None:
+def test_too_much_there_starts_over(entry: ModelEntry, store: ModelStore, behavior: Behavior) -> None:
     leave_half(entry, store, CONTENT + b"more")
     assert fetch(entry, store).read_bytes() == CONTENT
-    assert behaviour.asked == [f"bytes={len(CONTENT) + 4}-", None]
+    assert behavior.asked == [f"bytes={len(CONTENT) + 4}-", None]
 
 
-def test_a_rotten_beginning_starts_over(entry: ModelEntry, store: ModelStore, behaviour: Behaviour) -> None:
+def test_a_rotten_beginning_starts_over(entry: ModelEntry, store: ModelStore, behavior: Behavior) -> None:
     leave_half(entry, store, b"\0" * 5000)
     assert fetch(entry, store).read_bytes() == CONTENT
-    assert behaviour.asked == ["bytes=5000-", None]
+    assert behavior.asked == ["bytes=5000-", None]
 
 
 @pytest.mark.parametrize(
     "sent", [CONTENT[:-1] + b"X", CONTENT + b"X", CONTENT[:-1], b"<html>log in to this network</html>"]
 )
 def test_a_wrong_file_is_deleted_and_refused(
-    entry: ModelEntry, store: ModelStore, behaviour: Behaviour, sent: bytes
+    entry: ModelEntry, store: ModelStore, behavior: Behavior, sent: bytes
 ) -> None:
-    behaviour.content = sent
+    behavior.content = sent
     for known in (entry, replace(entry, bytes=len(CONTENT))):
         with pytest.raises(SAM2PropagateError) as caught:
             fetch(known, store)
@@ -221,10 +221,8 @@ def test_a_wrong_file_is_deleted_and_refused(
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_a_server_that_refuses(
-    entry: ModelEntry, store: ModelStore, behaviour: Behaviour, status: int
-) -> None:
-    behaviour.status = status
+def test_a_server_that_refuses(entry: ModelEntry, store: ModelStore, behavior: Behavior, status: int) -> None:
+    behavior.status = status
     with pytest.raises(SAM2PropagateError) as caught:
         fetch(entry, store)
     assert caught.value.code == "download_failed" and str(status) in caught.value.sentence
@@ -236,18 +234,18 @@ def test_no_connection(entry: ModelEntry, store: ModelStore) -> None:
     assert caught.value.code == "download_failed" and "no connection" in caught.value.sentence
 
 
-def test_a_server_that_falls_silent(entry: ModelEntry, store: ModelStore, behaviour: Behaviour) -> None:
-    behaviour.silent = threading.Event()
+def test_a_server_that_falls_silent(entry: ModelEntry, store: ModelStore, behavior: Behavior) -> None:
+    behavior.silent = threading.Event()
     with pytest.raises(SAM2PropagateError) as caught:
         fetch(entry, store, timeout=0.3, attempts=1)
     assert caught.value.code == "download_interrupted"
     # It was given up while the server was silent, not when it went on.
-    assert len(behaviour.asked) == 1 and not behaviour.silent.is_set()
-    behaviour.silent.set()
+    assert len(behavior.asked) == 1 and not behavior.silent.is_set()
+    behavior.silent.set()
 
 
-def test_cancel_keeps_what_arrived(entry: ModelEntry, store: ModelStore, behaviour: Behaviour) -> None:
-    behaviour.stall = 0.02
+def test_cancel_keeps_what_arrived(entry: ModelEntry, store: ModelStore, behavior: Behavior) -> None:
+    behavior.stall = 0.02
     stop = threading.Event()
 
     def progress(done: int, total: int | None) -> None:
@@ -258,9 +256,9 @@ def test_cancel_keeps_what_arrived(entry: ModelEntry, store: ModelStore, behavio
         fetch(entry, store, progress=progress, cancelled=stop.is_set)
     kept = store.unfinished_path_of(entry).stat().st_size
     assert 0 < kept < len(CONTENT) and not store.path_of(entry).exists()
-    behaviour.stall = 0.0
+    behavior.stall = 0.0
     assert fetch(entry, store).read_bytes() == CONTENT
-    assert behaviour.asked[1] == f"bytes={kept}-"
+    assert behavior.asked[1] == f"bytes={kept}-"
 
 
 def test_a_disk_without_room_is_found_before_the_transfer(
@@ -321,9 +319,9 @@ def test_a_cache_folder_that_cannot_be_made(entry: ModelEntry, tmp_path: Path) -
 
 
 def test_two_downloads_of_one_model_do_not_meet(
-    entry: ModelEntry, store: ModelStore, behaviour: Behaviour
+    entry: ModelEntry, store: ModelStore, behavior: Behavior
 ) -> None:
-    behaviour.stall = 0.05
+    behavior.stall = 0.05
     started = threading.Event()
     first: list[Path] = []
 

@@ -30,7 +30,7 @@ def test_it_lists_the_bundled_model_first_and_metas_eight() -> None:
 @pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
 def test_each_entry_is_complete(entry) -> None:  # type: ignore[no-untyped-def]
     assert re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
-    assert entry.licence == "Apache-2.0"
+    assert entry.license == "Apache-2.0"
     assert entry.input_size in (384, 1024)
     assert entry.memory_mb > entry.parameters * 4  # at least its own weights in float32
     assert (entry.url is None) != (entry.resource is None)

@@ -66,7 +66,7 @@ def test_prompts_on_a_labelled_ct(axis: int) -> None:
         assert pixels[round(y), round(x)]
         assert np.allclose(frame.box, (corners[0][1], corners[0][0], corners[1][1], corners[1][0]))
         assert np.array_equal(frame.mask, pixels)
-        # The grey under the click is that of the voxel that ITK finds there.
+        # The gray under the click is that of the voxel that ITK finds there.
         value = image.GetPixel(*voxel)
         assert stack.frame(index)[round(y), round(x)] == stack.window.apply(np.array([value]))[0]
 

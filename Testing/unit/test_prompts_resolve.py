@@ -176,7 +176,7 @@ def test_a_box_around_points_of_a_turned_view(data: st.DataObject) -> None:
 
 
 def test_a_view_tilted_against_the_volume() -> None:
-    """A box drawn in a patient-aligned view of a tilted volume lies on the frame of its centre."""
+    """A box drawn in a patient-aligned view of a tilted volume lies on the frame of its center."""
     angle = np.radians(20)
     tilt = np.eye(4)
     tilt[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
@@ -303,7 +303,7 @@ def test_prompts_outside_the_volume() -> None:
 def test_a_box_drawn_over_the_edge_is_cut_there() -> None:
     drawn = said(boxes=((10, (-6, 3, 9, 25)),))
     error = refusal(said(boxes=((10, (-16, 3, 9, 12)),)))
-    assert error.code == "outside_volume" and "centre of the box" in error.sentence
+    assert error.code == "outside_volume" and "center of the box" in error.sentence
     assert resolve(drawn, CT, 2).keyframes[10].box == (-0.5, 3, 9, 15.5)
 
 

@@ -437,15 +437,22 @@ def test_other_pythons_packages_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) 
     assert environment["PYTHONNOUSERSITE"] == "1" and environment["EXTRA"] == "1"
 
 
+def tool(arguments: list[str]) -> str:
+    """The tool that these arguments for Python start."""
+    return "importlinter" if arguments[0] == "-c" else " ".join(arguments[1:3]).removesuffix(" .")
+
+
+CHECKS = ["ruff check", "ruff format", "codespell_lib", "importlinter", "mypy"]
+
+
 @pytest.mark.parametrize(
     ("statuses", "expected"),
     [
         ({}, 0),
-        ({"pytest": 1}, 1),
-        ({"ruff": 1}, 1),
-        ({"mypy": 2}, 1),
-        ({"ruff": 1, "pytest": 2}, 2),
-        ({"pytest": 5}, 5),
+        ({"pytest -n": 1}, 1),
+        *(({name: 2}, 1) for name in CHECKS),
+        ({"ruff check": 1, "pytest -n": 2}, 2),
+        ({"pytest -n": 5}, 5),
     ],
 )
 def test_the_test_command_fails_if_any_check_does(
@@ -454,16 +461,19 @@ def test_the_test_command_fails_if_any_check_does(
     calls = []
 
     def fake(root: Path, arguments: list[str], cwd: Path | None, **environment: str) -> int:
-        calls.append(arguments[1])
-        return statuses.get(arguments[1], 0)
+        calls.append(tool(arguments))
+        return statuses.get(calls[-1], 0)
 
     monkeypatch.setattr(run, "run_in_venv", fake)
     assert run.run_command(ROOT, "test", []) == expected
     # pytest last: its closing line is the last one.
-    assert calls == ["ruff", "mypy", "pytest"]
+    assert calls == [*CHECKS, "pytest -n"]
+    calls.clear()
+    assert run.run_command(ROOT, "check", []) == (1 if set(statuses) & set(CHECKS) else 0)
+    assert calls == CHECKS
     calls.clear()
     run.run_command(ROOT, "test", ["-k", "geometry"])
-    assert calls == ["pytest"]
+    assert calls == ["pytest -k"]
 
 
 def test_continuous_integration_runs_the_test_command() -> None:

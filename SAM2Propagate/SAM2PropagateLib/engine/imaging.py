@@ -41,8 +41,8 @@ def to_model_input(frames: Sequence[np.ndarray], view: FrameView, device: torch.
         device: where the result lives; the resampling runs there.
 
     Returns:
-        float32 tensor (frames, 3, size, size), normalised with ImageNet's mean and deviation.
-        What lies outside the frame is black (0 before normalising).
+        float32 tensor (frames, 3, size, size), normalized with ImageNet's mean and deviation.
+        What lies outside the frame is black (0 before normalizing).
     """
     stack = uploaded(torch.from_numpy(np.stack(frames)), device)[:, None]
     seen = F.interpolate(
@@ -55,20 +55,20 @@ def to_model_input(frames: Sequence[np.ndarray], view: FrameView, device: torch.
     return _normalised(seen)
 
 
-def _normalised(grey: torch.Tensor) -> torch.Tensor:
+def _normalised(gray: torch.Tensor) -> torch.Tensor:
     # By numbers, not by a tensor of them, which would first have to be brought to the device.
-    channels = [(grey / 255.0 - mean) / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)]
+    channels = [(gray / 255.0 - mean) / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)]
     return torch.cat(channels, dim=1)
 
 
-def from_grey(grey: np.ndarray) -> torch.Tensor:
+def from_grey(gray: np.ndarray) -> torch.Tensor:
     """A picture that has the model's size already, values in [0, 255] (size, size), as its input
     (1, 3, size, size)."""
-    return _normalised(torch.from_numpy(np.asarray(grey, np.float32))[None, None])
+    return _normalised(torch.from_numpy(np.asarray(gray, np.float32))[None, None])
 
 
 def to_grey(images: torch.Tensor) -> torch.Tensor:
-    """The grey values in [0, 255], (frames, 1, size, size), of the encoder's input."""
+    """The gray values in [0, 255], (frames, 1, size, size), of the encoder's input."""
     return (images[:, :1] * _DEVIATION[0] + _MEAN[0]) * 255.0
 
 

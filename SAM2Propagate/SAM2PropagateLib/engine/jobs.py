@@ -206,5 +206,5 @@ def _is_ruled_out(segment: ResolvedSegment, frame: int) -> bool:
         return False
     before = max((key for key in segment.keyframes if key < frame), default=None)
     after = min((key for key in segment.keyframes if key > frame), default=None)
-    neighbours = [segment.keyframes[key] for key in (before, after) if key is not None]
-    return bool(neighbours) and all(prompts.absent for prompts in neighbours)
+    neighbors = [segment.keyframes[key] for key in (before, after) if key is not None]
+    return bool(neighbors) and all(prompts.absent for prompts in neighbors)

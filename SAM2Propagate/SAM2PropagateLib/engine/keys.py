@@ -234,7 +234,7 @@ class KeyDecoder:
         points += [(x, y) for x, y, _ in clicks]
         labels += [int(positive) for _, _, positive in clicks]
         device = self._steps.device
-        # The prompt encoder counts from pixel centres, the view from pixel edges.
+        # The prompt encoder counts from pixel centers, the view from pixel edges.
         where = uploaded(torch.tensor(view.to_model(np.array(points)) - 0.5, dtype=torch.float32), device)
         what = uploaded(torch.tensor(labels, dtype=torch.int32), device)
         return self._steps.decode_prompts(features, where, what, start)

@@ -113,8 +113,8 @@ class MotionStore:
         """uint8 (SIDE, SIDE): a frame as the model sees it."""
         native = self._frame(sight, frame)
         view = replace(sight.view, size=SIDE)
-        grey = imaging.to_grey(imaging.to_model_input([native], view, torch.device("cpu")))
-        return np.ascontiguousarray(grey[0, 0].clamp(0, 255).round().byte().numpy())
+        gray = imaging.to_grey(imaging.to_model_input([native], view, torch.device("cpu")))
+        return np.ascontiguousarray(gray[0, 0].clamp(0, 255).round().byte().numpy())
 
     def _method(self) -> cv2.DISOpticalFlow:
         """Each thread has its own: the method keeps buffers while it computes."""

@@ -12,7 +12,7 @@ from SAM2PropagateLib.run_options import BACKWARD, BOTH, FORWARD
 
 @dataclass(frozen=True)
 class Stretch:
-    """Neighbouring frames between two keyframes, or beyond the outermost one.
+    """Neighboring frames between two keyframes, or beyond the outermost one.
 
     Attributes:
         segment: whose.

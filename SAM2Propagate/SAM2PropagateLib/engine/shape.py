@@ -73,7 +73,7 @@ class Shape:
         return Shape(signed_distance(mask), center, (area > 0).float())
 
     def moved(self, center: torch.Tensor) -> torch.Tensor:
-        """The signed distances with the centre elsewhere."""
+        """The signed distances with the center elsewhere."""
         moved = self.distance
         for axis, shift in enumerate(center - self.center):
             last = moved.shape[axis] - 1

@@ -202,7 +202,7 @@ class ModelSteps:
         user clicks, there is something.
 
         Args:
-            points: float32 (n, 2), x and y in model pixels with the centre of the first pixel at 0, or None.
+            points: float32 (n, 2), x and y in model pixels with the center of the first pixel at 0, or None.
             labels: int32 (n,): 1 positive, 0 negative, 2 and 3 the corners of a box.
             mask_logits: float32 (1, 1, 4h, 4w), the mask to be refined, or None.
         """
@@ -325,7 +325,7 @@ class ModelSteps:
 
     @torch.inference_mode()
     def decode_mask(self, features: FrameFeatures, mask: torch.Tensor) -> Decoded:
-        """A mask that the user gave, as an answer of the decoder (a batch of one): honoured as it is.
+        """A mask that the user gave, as an answer of the decoder (a batch of one): honored as it is.
 
         Args:
             mask: float32 (1, 1, size, size) in [0, 1].

@@ -32,7 +32,7 @@ def surface_dice(
     """The share of both surfaces' area that lies within `tolerance` of the other surface.
 
     The surface of a mask is made of those faces of its voxels that have no voxel of the mask on their other
-    side (outside the volume there is none); each counts with its area and is where its centre is.
+    side (outside the volume there is none); each counts with its area and is where its center is.
 
     Args:
         one, other: (K, J, I), anything that can be read as bool.
@@ -63,7 +63,7 @@ def surface_dice(
 
 
 def _surface(mask: BoolArray, steps: npt.NDArray[np.float64]) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (n, 3) in mm along k, j, i and areas (n,) in mm2 of the faces around a mask."""
+    """Centers (n, 3) in mm along k, j, i and areas (n,) in mm2 of the faces around a mask."""
     padded = np.pad(mask, 1)
     places, areas = [], []
     for axis in range(3):
@@ -98,7 +98,7 @@ def frames_first(mask: npt.ArrayLike, axis: int) -> BoolArray:
 
 
 def adjacent_slice_dice(mask: npt.ArrayLike, axis: int) -> float:
-    """How alike neighbouring slices are: the mean Dice of each with the next, from the label's first to its
+    """How alike neighboring slices are: the mean Dice of each with the next, from the label's first to its
     last slice; 1 where there is only one.
 
     Args:

@@ -55,7 +55,7 @@ def frame_range(reference: BoolArray, axis: int) -> tuple[int, int]:
 
 
 def box_around(mask: BoolArray) -> tuple[float, float, float, float]:
-    """The outer edges (x0, y0, x1, y1) of the pixels of a (rows, columns) mask that is not empty; the centre
+    """The outer edges (x0, y0, x1, y1) of the pixels of a (rows, columns) mask that is not empty; the center
     of the first pixel is 0, so its outer edge is -0.5."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5

@@ -86,7 +86,7 @@ _WANTED = {
 class ImageHeader:
     """What one slice says of itself: a file with one image, or one frame of a multi-frame file.
 
-    Lengths are millimetres in DICOM's patient coordinates (LPS).
+    Lengths are millimeters in DICOM's patient coordinates (LPS).
 
     Args:
         path: the file.

@@ -14,8 +14,8 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Slices nearer than this are at one position.
 _SAME_MM = 0.01
-# Positions are often rounded, to a tenth of a millimetre for instance. So far off an even grid is harmless: a
-# tenth of a step, and a tenth of a millimetre where that is no more than a fifth of a step.
+# Positions are often rounded, to a tenth of a millimeter for instance. So far off an even grid is harmless: a
+# tenth of a step, and a tenth of a millimeter where that is no more than a fifth of a step.
 _EVEN, _EVEN_THIN, _ROUNDED_MM = 0.1, 0.2, 0.1
 # From so many slices on, distances that differ by this factor in turn are no accident.
 _COMBS, _IN_TURN = 8, 1.3

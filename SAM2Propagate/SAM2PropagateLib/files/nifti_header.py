@@ -23,7 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _SIZE = {348: 1, 540: 2}
 _MAGIC = {b"ni1\0": 1, b"n+1\0": 1}
-# Millimetres of the header's units of length; most files say 2 (mm) or nothing.
+# Millimeters of the header's units of length; most files say 2 (mm) or nothing.
 _MILLIMETERS = {1: 1000.0, 3: 0.001}
 
 

@@ -1,4 +1,4 @@
-"""Segmentations as Slicer's `.seg.nrrd` files: names, colours, ids, layers for segments that overlap."""
+"""Segmentations as Slicer's `.seg.nrrd` files: names, colors, ids, layers for segments that overlap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from SAM2PropagateLib.files.image import image_info, read_image
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
 SUFFIX = ".seg.nrrd"
-# Distinct on grey images and for the common colour-vision deficiencies; the first ones are used most.
+# Distinct on gray images and for the common colour-vision deficiencies; the first ones are used most.
 PALETTE: tuple[tuple[float, float, float], ...] = (
     (0.902, 0.624, 0.0),
     (0.337, 0.706, 0.914),
@@ -33,7 +33,7 @@ Extent = tuple[int, int, int, int, int, int]
 
 
 def palette_color(index: int) -> Color:
-    """The colour (red, green, blue, each 0 to 1) of the segment with this number; repeats after eight."""
+    """The color (red, green, blue, each 0 to 1) of the segment with this number; repeats after eight."""
     return PALETTE[index % len(PALETTE)]
 
 

@@ -233,7 +233,7 @@ def _check_kind(info: ImageInfo) -> None:
         raise InputError(
             "multi_component",
             f"'{info.path}' has {kind}, as color, vector and time series files do.",
-            "Give a volume with one grey value per voxel.",
+            "Give a volume with one gray value per voxel.",
         )
     if len(info.size) < 3:
         raise InputError(

@@ -2,10 +2,10 @@
 
 Coordinates used here:
 
-* RAS: world millimetres, right/anterior/superior, every parent transform applied.
-* IJK: continuous voxel coordinates, a voxel's centre at integers, the voxel covers +-0.5 around it.
+* RAS: world millimeters, right/anterior/superior, every parent transform applied.
+* IJK: continuous voxel coordinates, a voxel's center at integers, the voxel covers +-0.5 around it.
 * frame and pixel: `frame` is the integer index along the propagation axis; inside a frame a pixel is
-  (x = column, y = row), continuous, its centre at integers.
+  (x = column, y = row), continuous, its center at integers.
 
 Volume arrays are (K, J, I). `axis` is 0 = i, 1 = j, 2 = k; the numpy axis is `2 - axis`.
 """
@@ -146,7 +146,7 @@ class VolumeGeometry:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """mm from one voxel centre to the next along i, j, k."""
+        """mm from one voxel center to the next along i, j, k."""
         i, j, k = np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)
         return float(i), float(j), float(k)
 
@@ -157,7 +157,7 @@ class VolumeGeometry:
         return np.asarray(gradient / np.linalg.norm(gradient), dtype=np.float64)
 
     def slice_spacing(self, axis: int) -> float:
-        """mm between two neighbouring frames of `axis`, measured along their normal."""
+        """mm between two neighboring frames of `axis`, measured along their normal."""
         return float(1.0 / np.linalg.norm(self.ras_to_ijk_matrix[check_axis(axis), :3]))
 
     def axis_nearest(self, normal_ras: npt.ArrayLike) -> int:
@@ -226,7 +226,7 @@ class VolumeGeometry:
             in_plane: also demand that the point lies within the frame; False looks along `axis` only.
 
         Raises:
-            InputError: `outside_volume`, more than half a voxel beyond the outermost voxel centres.
+            InputError: `outside_volume`, more than half a voxel beyond the outermost voxel centers.
         """
         axis = check_axis(axis)
         ijk = self.ras_to_ijk(ras)

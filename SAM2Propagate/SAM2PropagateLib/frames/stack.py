@@ -83,7 +83,7 @@ def check_array(array: npt.NDArray[Any], geometry: VolumeGeometry) -> None:
                 _("The volume has {count} dimension instead of 3."),
                 _("The volume has {count} dimensions instead of 3."),
             ).format(count=array.ndim),
-            _("Choose a 3D volume with one value per voxel; split time series and colour images first."),
+            _("Choose a 3D volume with one value per voxel; split time series and color images first."),
         )
     check_dtype(array.dtype)
     if not array.size:

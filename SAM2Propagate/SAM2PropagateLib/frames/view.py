@@ -1,6 +1,6 @@
 """What part of a native frame the model sees, and how points go back and forth.
 
-Native coordinates are pixels (x = column, y = row) with centres at integers: pixel p covers [p-0.5, p+0.5].
+Native coordinates are pixels (x = column, y = row) with centers at integers: pixel p covers [p-0.5, p+0.5].
 Model coordinates run from 0 (the left or upper edge of what the model sees) to `size`.
 """
 
@@ -99,8 +99,8 @@ class FrameView:
     ) -> FrameView:
         """A square in mm around a region, for a structure that is small in a large frame.
 
-        Its side is `context` times the region's longer side in mm, but at least `minimum` of the finer native
-        pixels and at most the side of `whole`. It is centred on the region and then moved so that it shows as
+        Its side is `context` times the region's longer side in mm, at least `minimum` of the finer native
+        pixels and at most the side of `whole`. It is centered on the region, then moved so that it shows as
         little as possible from outside the frame; the region itself stays in view.
 
         Args:
@@ -147,7 +147,7 @@ def _square(
 
 
 def _inside(center: float, length: float, count: int) -> float:
-    """The centre of a stretch of `length` pixels, moved into 0..count, or the middle when it is longer."""
+    """The center of a stretch of `length` pixels, moved into 0..count, or the middle when it is longer."""
     if length >= count:
         return (count - 1) / 2
     return min(max(center, length / 2 - 0.5), count - 0.5 - length / 2)

@@ -1,6 +1,6 @@
 """Window and level: how a volume's values become the 8 bits that the model sees.
 
-One window holds for a whole volume, never for a single slice: the same tissue keeps the same grey from frame
+One window holds for a whole volume, never for a single slice: the same tissue keeps the same gray from frame
 to frame, which is what propagation follows.
 """
 
@@ -105,18 +105,18 @@ class Window:
 
         Returns:
             uint8 of the same shape, C order; linear between `low` and `high`, rounded to nearest; NaN is 0,
-            -Inf is 0, +Inf is 255. The same value gives the same grey whatever its dtype.
+            -Inf is 0, +Inf is 255. The same value gives the same gray whatever its dtype.
 
         Raises:
             InputError: `bad_dtype` for complex numbers and everything that is not a number.
         """
         values = np.asarray(array)
         check_dtype(values.dtype)
-        grey = np.empty(values.shape, dtype=np.uint8)
+        gray = np.empty(values.shape, dtype=np.uint8)
         if values.ndim > 2 and values.size > _BLOCK:
             for index in range(values.shape[0]):
-                grey[index] = self.apply(values[index])
-            return grey
+                gray[index] = self.apply(values[index])
+            return gray
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             scaled = values.astype(np.float64)
             scaled -= self.level
@@ -127,8 +127,8 @@ class Window:
         if values.dtype.kind == "f":
             scaled[np.isnan(scaled)] = 0.0
         np.rint(scaled, out=scaled)
-        grey[...] = scaled
-        return grey
+        gray[...] = scaled
+        return gray
 
     @staticmethod
     def preset(name: str) -> Window:
@@ -152,7 +152,7 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "biuf":
         raise InputError(
             "bad_dtype",
-            _("Voxels of the type {dtype} cannot be shown as grey values.").format(dtype=dtype),
+            _("Voxels of the type {dtype} cannot be shown as gray values.").format(dtype=dtype),
             _("Choose a scalar volume of whole or real numbers."),
         )
 

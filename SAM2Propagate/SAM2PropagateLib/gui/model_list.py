@@ -114,14 +114,14 @@ class ModelList:
         )
 
     def consentText(self, name: str) -> str:
-        """What is downloaded from where, how large, under which licence: to be agreed to."""
+        """What is downloaded from where, how large, under which license: to be agreed to."""
         entry = self._store.find(name)
         lines = [
             _("Download {title}?").format(title=entry.title),
             "",
             _("From: {url}").format(url=entry.url),
             _("Size: {size}").format(size=size(entry.bytes)),
-            _("License of the weights: {licence}").format(licence=entry.licence),
+            _("License of the weights: {license}").format(license=entry.license),
             _("To: {folder}").format(folder=self._store.path_of(entry).parent),
             _("It is checked against its published SHA-256 before it is used."),
         ]
@@ -204,7 +204,7 @@ def _details(status: ModelStatus) -> str:
     entry = status.entry
     parts = [_("on this computer") if status.there else _("not downloaded")]
     parts.append(size(status.bytes_there if status.there else entry.bytes))
-    parts.append(entry.licence)
+    parts.append(entry.license)
     parts.append(_("needs about {mb} MB of memory").format(mb=entry.memory_mb))
     free = available_host_memory()
     if free is not None and entry.memory_mb * 2**20 > free:

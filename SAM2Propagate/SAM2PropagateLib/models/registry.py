@@ -20,7 +20,7 @@ class ModelEntry:
         url: where to download it from; None if it comes with the extension.
         sha256: of the whole file, in hexadecimal.
         bytes: size of the file, where it is known before it is there.
-        licence: SPDX identifier of the weights.
+        license: SPDX identifier of the weights.
         config: the configuration that `load_model` builds it from; None if the file itself says so.
         input_size: side of its input in pixels unless another is chosen.
         parameters: how many weights, in millions.
@@ -35,7 +35,7 @@ class ModelEntry:
     url: str | None
     sha256: str
     bytes: int | None
-    licence: str
+    license: str
     config: str | None
     input_size: int
     parameters: float
@@ -77,7 +77,7 @@ def _meta(
         url=f"{_META}/{folder}/{family}_hiera_{size}.pt",
         sha256=sha256,
         bytes=file_bytes,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         config=f"configs/{family}/{family}_hiera_{letter}.yaml",
         input_size=1024,
         parameters=parameters,
@@ -92,7 +92,7 @@ MODELS: tuple[ModelEntry, ...] = (
         url=None,
         sha256="aab1ad508bdeaa8466858c3f30d9c80aee351418fbf38e41dfb0409863cbc916",
         bytes=38_903_096,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         config=None,
         input_size=384,
         parameters=35.0,

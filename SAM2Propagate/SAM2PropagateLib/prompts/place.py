@@ -56,18 +56,18 @@ def box_around(
     points: npt.ArrayLike, geometry: VolumeGeometry, axis: int, prompt_id: str | None = None
 ) -> Box:
     """The smallest box on one frame around points, for example the four corners that were drawn in a view
-    which is turned or tilted against the volume. Its frame is the one of the points' centre.
+    which is turned or tilted against the volume. Its frame is the one of the points' center.
 
     Args:
         points: (n, 3) RAS, carried onto the frame along the volume's own axis.
 
     Raises:
-        InputError: `outside_volume` when the centre lies outside, `bad_point` without finite points.
+        InputError: `outside_volume` when the center lies outside, `bad_point` without finite points.
     """
     places = np.asarray(points, dtype=np.float64)
     if places.ndim != 2 or places.shape[1] != 3 or not len(places) or not np.isfinite(places).all():
         raise InputError("bad_point", _("The box has no corners."), _("Draw it again."))
-    frame = geometry.frame_of(places.mean(axis=0), axis, what=_("The centre of the box"))
+    frame = geometry.frame_of(places.mean(axis=0), axis, what=_("The center of the box"))
     pixels = np.array([geometry.pixel_of(place, axis) for place in places])
     (x0, y0), (x1, y1) = pixels.min(axis=0), pixels.max(axis=0)
     return box_at((float(x0), float(y0), float(x1), float(y1)), frame, geometry, axis, prompt_id)

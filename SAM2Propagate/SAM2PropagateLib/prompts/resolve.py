@@ -468,7 +468,7 @@ class _Frames:
 def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") -> tuple[int, PixelBox]:
     """The frame of a box and its rectangle (x0, y0, x1, y1) in native pixels.
 
-    A box that reaches out of the image is cut at the image's edge, as long as its centre is inside.
+    A box that reaches out of the image is cut at the image's edge, as long as its center is inside.
 
     Raises:
         InputError: `box_not_flat`, `outside_volume`, `empty_box`.
@@ -478,8 +478,8 @@ def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") 
     if abs(corners[0, axis] - corners[1, axis]) > _FLAT + 1e-6:
         raise _not_flat(what, corners, geometry, axis)
     center = geometry.ijk_to_world(corners.mean(axis=0))
-    centre = _("The centre of the box of segment “{segment}”") if segment else _("The centre of the box")
-    frame = geometry.frame_of(center, axis, what=centre.format(segment=segment))
+    words = _("The center of the box of segment “{segment}”") if segment else _("The center of the box")
+    frame = geometry.frame_of(center, axis, what=words.format(segment=segment))
     (xa, ya), (xb, yb) = (geometry.pixel_of(corner, axis) for corner in (box.corner_a, box.corner_b))
     rows, columns = geometry.frame_shape(axis)
     x0, x1 = (min(max(x, -0.5), columns - 0.5) for x in sorted((xa, xb)))
@@ -501,7 +501,7 @@ def place_mask(
     """The frame of a mask and its pixels on the native frame: (rows, columns) bool, read-only.
 
     The mask's grid may be cut out, flipped or transposed, but its pixels must be the frame's: nothing is
-    resampled, so that a mask is honoured exactly.
+    resampled, so that a mask is honored exactly.
 
     Raises:
         InputError: `mask_geometry`, `outside_volume`.

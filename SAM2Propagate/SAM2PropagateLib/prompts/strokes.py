@@ -143,7 +143,7 @@ def outline_pixels(
 ) -> tuple[int, BoolArray]:
     """The frame of a lasso that lies on one, and its inside on the native frame.
 
-    Every pixel whose centre the line goes around belongs to it, also where the line crosses itself (nonzero
+    Every pixel whose center the line goes around belongs to it, also where the line crosses itself (nonzero
     rule). What lies beyond the image is cut off.
 
     Returns:
@@ -172,14 +172,14 @@ def outline_pixels(
 
 
 def filled(corners: npt.ArrayLike, shape: tuple[int, int]) -> BoolArray:
-    """The pixels whose centres a closed line goes around, by the nonzero rule.
+    """The pixels whose centers a closed line goes around, by the nonzero rule.
 
     Args:
         corners: (n, 2) float, x and y in pixels; the last is joined to the first.
         shape: (rows, columns).
 
     Returns:
-        bool (rows, columns). A centre on the line belongs to it on the left and upper side only.
+        bool (rows, columns). A center on the line belongs to it on the left and upper side only.
     """
     points = np.asarray(corners, dtype=np.float64)
     rows, columns = shape

@@ -145,7 +145,7 @@ class MaskPrompt:
 
     Args:
         id: unique in its segment.
-        origin: RAS of the centre of pixel (x=0, y=0), mm.
+        origin: RAS of the center of pixel (x=0, y=0), mm.
         column_step: RAS vector for one column further (x + 1), mm.
         row_step: RAS vector for one row further (y + 1), mm.
         mask: (rows, columns) bool; kept as a read-only copy. All False says: not on this frame.

@@ -1,4 +1,4 @@
-"""The result of a run, written into the user's segments: masked, in one undo step, neighbours left whole."""
+"""The result of a run, written into the user's segments: masked, in one undo step, neighbors left whole."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class SegmentCommitter:
         """Makes each segment equal to its masks on the frames that have one, and leaves all other frames
         alone.
 
-        Only voxels that change are written, so a neighbour that overlapped the segment before keeps its
+        Only voxels that change are written, so a neighbor that overlapped the segment before keeps its
         voxels. Where the Segment Editor's masking forbids a change, the voxel stays as it was. One undo takes
         back the whole call, however many segments it has.
 

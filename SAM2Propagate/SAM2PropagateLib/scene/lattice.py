@@ -1,8 +1,8 @@
 """Voxel grids that lie differently in the patient, and labels carried from one onto the other.
 
 A segmentation's labelmap need not lie on the volume's grid: it may cover a smaller box, be flipped or
-permuted, have another spacing or another direction. Where every voxel centre of one grid falls onto a voxel
-centre of the other, labels are carried over exactly; elsewhere the nearest voxel counts.
+permuted, have another spacing or another direction. Where every voxel center of one grid falls onto a voxel
+center of the other, labels are carried over exactly; elsewhere the nearest voxel counts.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _resampleAligned(
         filled.append(slice(first, last))
         picked[along] = position[first:last] - source.extent[2 * along]
     i, j, k = (_asSlice(one) for one in picked)
-    # Neighbours in order are a view; picking every voxel one by one takes many times as long.
+    # Neighbors in order are a view; picking every voxel one by one takes many times as long.
     isView = i is not None and j is not None and k is not None
     chosen = labels[k, j, i] if isView else labels[np.ix_(picked[2], picked[1], picked[0])]
     # `chosen` has the source's axis order (k, j, i); numpy axis 2 - along becomes numpy axis 2 - axis.
@@ -210,7 +210,7 @@ def _resampleAligned(
 
 
 def _asSlice(indices: npt.NDArray[np.intp]) -> slice | None:
-    """The indices as a slice, where each is the next or the previous one's neighbour."""
+    """The indices as a slice, where each is the next or the previous one's neighbor."""
     first, last = int(indices[0]), int(indices[-1])
     step = 1 if last >= first else -1
     if len(indices) != abs(last - first) + 1 or (np.diff(indices) != step).any():

@@ -32,7 +32,7 @@ FIDUCIAL_CLASS, ROI_CLASS = "vtkMRMLMarkupsFiducialNode", "vtkMRMLMarkupsROINode
 CURVE_CLASS, CLOSED_CURVE_CLASS = "vtkMRMLMarkupsCurveNode", "vtkMRMLMarkupsClosedCurveNode"
 PROMPT_CLASSES = (FIDUCIAL_CLASS, ROI_CLASS, CURVE_CLASS)
 
-# A box ends before the neighbouring slices, so that it is drawn on its own only.
+# A box ends before the neighboring slices, so that it is drawn on its own only.
 _BOX_THICKNESS = 0.9
 _FOLDER_SUFFIX = "prompts"
 # Of an item of the data tree: a folder of ours. Of a node: the name that it was given after its segment.

@@ -10,7 +10,7 @@ from SAM2PropagateLib.scene.volume import volumeGeometry, voxelsOf
 
 # Of a volume: the user was asked whether its wide window is to be changed, and has answered.
 _ANSWERED = "SAM2Propagate.WindowAnswered"
-# Hounsfield units; in a window as wide soft tissue has half of the greys that its own preset gives it.
+# Hounsfield units; in a window as wide soft tissue has half of the grays that its own preset gives it.
 _WIDE = 2 * PRESETS["soft-tissue"][0]
 # The code of Hounsfield units (UCUM), with which Slicer marks volumes that it loaded from DICOM.
 _HOUNSFIELD = "[hnsf'U]"

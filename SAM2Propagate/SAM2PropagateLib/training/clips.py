@@ -118,7 +118,7 @@ def _with_stranger(
 
 @dataclass(frozen=True)
 class ClipPrompt:
-    """Either points (n, 2) from the first pixel's centre with labels (n,), or a mask, bool (size, size)."""
+    """Either points (n, 2) from the first pixel's center with labels (n,), or a mask, bool (size, size)."""
 
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, int))

@@ -285,7 +285,7 @@ def _write_model(job: FinetuneJob, loaded: LoadedModel, progress: Progress, best
             }
         ),
     }
-    about.update({key: metadata[key] for key in ("licence", "view") if key in metadata})
+    about.update({key: metadata[key] for key in ("licence", "view") if key in metadata})  # codespell:ignore
     with atomic_output(job.out, job.overwrite or job.resume) as file:
         file.write(save(state, about))
 

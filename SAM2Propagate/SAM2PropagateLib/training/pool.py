@@ -34,7 +34,7 @@ _FILE_BYTES = 10_000_000_000
 _BYTES_PER_PIXEL = 9
 # Drawing this often without a usable look means that there is none.
 _MOST_DRAWS = 200
-# So many draws, of a few slices each, look for something to be outlined, before a labelled structure serves
+# So many draws, of a few slices each, look for something to be outlined, before a labeled structure serves
 # instead.
 _MOST_WARPED_DRAWS = 30
 
@@ -111,7 +111,7 @@ class LookPool:
         self._there: set[int] = set()  # looks whose files are whole
         self._kept: OrderedDict[int, Look] = OrderedDict()  # least recently used first
         folder.mkdir(parents=True, exist_ok=True)
-        # A volume with many structures comes more often, but not in proportion: its neighbours are alike.
+        # A volume with many structures comes more often, but not in proportion: its neighbors are alike.
         weights = np.array([min(4.0, len(source.structures) ** 0.5) for source in sources])
         self._weights = weights / weights.sum()
         self._patients = sorted({source.case.patient for source in sources})

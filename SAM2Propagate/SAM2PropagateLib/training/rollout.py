@@ -224,7 +224,7 @@ class Rollout:
         return pointer + (1 - present) * self.model.no_obj_ptr
 
     def _given(self, frames: Features, mask: torch.Tensor) -> Answer:
-        """A mask that the user gave: honoured as it is; the decoder only makes its pointer."""
+        """A mask that the user gave: honored as it is; the decoder only makes its pointer."""
         model = self.model
         logits = F.interpolate(
             (mask * 2 - 1) * MASK_PROMPT_LOGIT,

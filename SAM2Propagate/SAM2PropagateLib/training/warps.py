@@ -1,6 +1,6 @@
 """Looks made of one slice: any structure that the image half sees on it, bent from frame to frame.
 
-Labelled volumes show few kinds of structures. The image half outlines many more, on any slice, and a slice
+Labeled volumes show few kinds of structures. The image half outlines many more, on any slice, and a slice
 that is pulled about smoothly gives as many frames as wanted, on which the outline is known: the structure
 drifts, bends, grows, shrinks and ends, and everything around it moves with it.
 """
@@ -67,7 +67,7 @@ def draw_warped_look(
     """A look at something on one slice of a volume; None if nothing was found there.
 
     Args:
-        volume: the volume; what is labelled in it does not matter.
+        volume: the volume; what is labeled in it does not matter.
         size: side of the model's input.
         stock: encodes the frames.
         propose: outlines structures.
@@ -87,7 +87,7 @@ def draw_warped_look(
 def _scene(
     frames: FrameStack, size: int, propose: Propose, rng: np.random.Generator, style: str
 ) -> tuple[torch.Tensor, BoolArray | None]:
-    """A part of a slice, grey values in [0, 255] (1, 1, size, size), and what is outlined somewhere on it."""
+    """A part of a slice, gray values in [0, 255] (1, 1, size, size), and what is outlined somewhere on it."""
     rows, columns = frames.geometry.frame_shape(frames.axis)
     native = frames.frame(int(rng.integers(frames.count)))
     # The view of a box of this side; it shows `looking.CONTEXT` times as much.
@@ -96,13 +96,13 @@ def _scene(
     box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
     view = looking.close_view(frames, size, box, style)
     shown = imaging.to_model_input([native], view, torch.device("cpu"))
-    grey = imaging.to_grey(shown)
-    if float(grey.std()) < 8:  # air
-        return grey, None
+    gray = imaging.to_grey(shown)
+    if float(gray.std()) < 8:  # air
+        return gray, None
     inner = (view.to_model(np.array([[0, 0], [columns - 1, rows - 1]])) - 0.5).clip(0, size - 1)
     points = rng.uniform(inner[0], inner[1], (_POINTS, 2))
     masks = [mask for mask in propose(shown, points) if _is_fit(mask)]
-    return grey, masks[int(rng.integers(len(masks)))] if masks else None
+    return gray, masks[int(rng.integers(len(masks)))] if masks else None
 
 
 def _is_fit(mask: BoolArray) -> bool:
@@ -111,7 +111,7 @@ def _is_fit(mask: BoolArray) -> bool:
 
 
 def _bent(
-    grey: torch.Tensor,
+    gray: torch.Tensor,
     mask: BoolArray,
     size: int,
     stock: StockFrames,
@@ -127,7 +127,7 @@ def _bent(
     sizes = {side: _Growth(depth, rng) for side in (-1, 1)}
     gain = np.cumsum(rng.normal(0, 0.01, _FRAMES))
     noise = float(rng.uniform(2, 8))
-    with_it = grey[0, 0].numpy()
+    with_it = gray[0, 0].numpy()
     without_it = _filled(with_it, mask)
     images, masks = [], []
     for n in range(_FRAMES):

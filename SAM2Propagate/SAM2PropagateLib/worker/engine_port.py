@@ -1,4 +1,4 @@
-"""What the server needs of an engine; `engine_adapter` fulfils it with the real one."""
+"""What the server needs of an engine; `engine_adapter` fulfills it with the real one."""
 
 from __future__ import annotations
 

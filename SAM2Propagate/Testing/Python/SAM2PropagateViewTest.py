@@ -1096,15 +1096,15 @@ class SAM2PropagateToolViewTest(DeskTest):
         for frame in range(18):
             case.paint(frame, disc(20, 18, (36, 40), 2.5), "B")
         reader = SegmentReader(case.segmentationNode, "B", case.geometry)
-        neighbour = reader.array()
-        # Beside the neighbour, so that the masks overlap but the click is not on it.
+        neighbor = reader.array()
+        # Beside the neighbor, so that the masks overlap but the click is not on it.
         aside = (20, 22, 9) if view == "Sagittal" else (24, 18, 9)
         case.clickOn(aside, "positive")
         case.run()
-        np.testing.assert_array_equal(reader.array(), neighbour)
+        np.testing.assert_array_equal(reader.array(), neighbor)
         own = SegmentReader(case.segmentationNode, "A", case.geometry).array()
         self.assertTrue(own.any())
-        self.assertFalse((own & neighbour).any())
+        self.assertFalse((own & neighbor).any())
         self.assertEqual(case.codes, ["protected"])
         self.assertIn("masking", case.texts[0])
         case.jumpTo(MIDDLE)
