@@ -66,7 +66,7 @@ def test_strokes_have_as_many_points_as_they_need() -> None:
         ("--scribble-ras 1 2 3 4", "--scribble-ras has 4 numbers, which do not make whole points"),
         ("--lasso-ras 1 2 3 4 5 6", "--lasso-ras has fewer than 3 points"),
         ("--exact-lasso-ras 1 2", "--exact-lasso-ras has 2 numbers"),
-        ("--negative-scribble-ras 1 2 x", "'x' is not a number of millimetres"),
+        ("--negative-scribble-ras 1 2 x", "'x' is not a number of millimeters"),
         ("--scribble-ras", "--scribble-ras"),
     ],
 )

@@ -30,7 +30,7 @@ def bright() -> np.ndarray:
     return mask
 
 
-def grey() -> np.ndarray:
+def gray() -> np.ndarray:
     mask = np.zeros((64, 64), bool)
     mask[32:56, 32:48] = True
     return mask
@@ -66,7 +66,7 @@ def test_a_scribble_finds_what_a_click_there_finds() -> None:
 
 
 def test_what_the_mask_misses_is_told_once_more_and_not_for_ever() -> None:
-    """Its ends lie on the grey block, its middle on the bright one: no answer of the fake holds all of it."""
+    """Its ends lie on the gray block, its middle on the bright one: no answer of the fake holds all of it."""
     steps = CountingSteps()
     stroke = FrameStroke(((36.0, 36.0), (20.0, 20.0), (36.0, 36.5)))
     found = session(blocks(), steps=steps).preview(FRAME, FramePrompts(strokes=(stroke,)))
@@ -95,7 +95,7 @@ def test_a_scribble_run_equals_its_preview() -> None:
 
 
 def test_a_negative_scribble_takes_away_what_it_runs_through() -> None:
-    mask = bright() | grey()
+    mask = bright() | gray()
     steps = CountingSteps()
     found = session(blocks(), steps=steps).preview(FRAME, FramePrompts(mask=mask, strokes=(THROUGH_GREY,)))
     assert same(found.mask, bright()) and not found.note
@@ -130,7 +130,7 @@ def test_a_positive_scribble_adds_to_a_mask_and_leaves_the_rest() -> None:
     drawn[20:24, 20:24] = False
     said = FramePrompts(mask=drawn, strokes=(FrameStroke(((34.0, 40.0), (45.0, 40.0))),))
     found = session(blocks()).preview(FRAME, said)
-    assert same(found.mask, drawn | grey()) and found.predicted_iou == 1.0
+    assert same(found.mask, drawn | gray()) and found.predicted_iou == 1.0
 
 
 def test_a_scribble_that_a_mask_has_already_changes_nothing_and_asks_nothing() -> None:
@@ -172,11 +172,11 @@ def test_a_lasso_around_what_the_model_does_not_see_is_kept_and_said() -> None:
 
 
 def test_lassos_add_up_and_clicks_correct_them() -> None:
-    both = FramePrompts(outlines=(around(bright(), 2.5), around(grey(), 2.5)))
-    assert same(session(blocks()).preview(FRAME, both).mask, bright() | grey())
+    both = FramePrompts(outlines=(around(bright(), 2.5), around(gray(), 2.5)))
+    assert same(session(blocks()).preview(FRAME, both).mask, bright() | gray())
     exact = around(bright(), 2.5)
-    mixed = FramePrompts(mask=exact, outlines=(around(grey(), 2.5),))
-    assert same(session(blocks()).preview(FRAME, mixed).mask, exact | grey())
+    mixed = FramePrompts(mask=exact, outlines=(around(gray(), 2.5),))
+    assert same(session(blocks()).preview(FRAME, mixed).mask, exact | gray())
     corrected = FramePrompts(outlines=both.outlines, strokes=(THROUGH_GREY,))
     assert same(session(blocks()).preview(FRAME, corrected).mask, bright())
 
