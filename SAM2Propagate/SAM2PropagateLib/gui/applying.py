@@ -97,7 +97,7 @@ class Applying:
                 frame: mask
                 for frame in workspace.previewFrames(segmentID)
                 if (only is None or (segmentID, frame) in only)
-                and (mask := workspace.preview.mask(segmentID, frame)) is not None
+                and (mask := workspace.preview.seen(segmentID, frame)) is not None
             }  # fmt: skip
             if frames:
                 masks[segmentID] = frames

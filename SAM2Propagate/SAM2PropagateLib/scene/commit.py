@@ -98,11 +98,28 @@ class CommitSummary:
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Voxels of a box of the segmentation's grid; None where the box holds none."""
+
+    lattice: Lattice
+    voxels: BoolArray
+
+    @classmethod
+    def around(cls, voxels: BoolArray, lattice: Lattice) -> _Part | None:
+        """The smallest box that holds them all."""
+        box = tightBox(voxels)
+        if box is None:
+            return None
+        (k, j, i), e = box, lattice.extent
+        extent = (e[0] + i.start, e[0] + i.stop - 1, e[2] + j.start, e[2] + j.stop - 1)
+        return cls(lattice.within((*extent, e[4] + k.start, e[4] + k.stop - 1)), voxels[box])
+
+
+@dataclass(frozen=True)
 class _Difference:
     segmentID: str
-    lattice: Lattice
-    added: BoolArray
-    removed: BoolArray
+    added: _Part | None
+    removed: _Part | None
 
 
 class SegmentCommitter:
@@ -239,28 +256,35 @@ class SegmentCommitter:
             frames = {frame: np.asarray(mask, dtype=bool) for frame, mask in frames.items()}
             target, said = verdicts(reader, frames, details, geometry, axis, grid)
         now = reader.onLattice(target)
-        return _Difference(segmentID, target, (said == FOREGROUND) & ~now, (said == BACKGROUND) & now)
+        # What is wanted and not there: `>` of truth values says it in one pass.
+        added, removed = np.greater(said == FOREGROUND, now), (said == BACKGROUND) & now
+        return _Difference(segmentID, _Part.around(added, target), _Part.around(removed, target))
 
     def _write(self, changes: list[_Difference], grid: Any) -> None:
         # What one segment gives up must be free before another may take it.
-        steps: list[tuple[_Difference, BoolArray, Change]] = [(one, one.removed, "remove") for one in changes]
-        steps += [(one, one.added, "add") for one in changes]
-        steps = [step for step in steps if step[1].any()]
+        steps: list[tuple[str, _Part, Change]] = [
+            *((one.segmentID, one.removed, "remove") for one in changes if one.removed is not None),
+            *((one.segmentID, one.added, "add") for one in changes if one.added is not None),
+        ]
         if steps:
             self._states.keep()
-        for one, voxels, change in steps:
-            self._writer.modify(one.segmentID, _labelmap(voxels, one.lattice.extent, grid), change)
+        for segmentID, part, change in steps:
+            self._writer.modify(segmentID, _labelmap(part, grid), change)
         if steps:
             self._states.keep()
 
     def _summary(self, changes: list[_Difference], geometry: VolumeGeometry) -> CommitSummary:
         added = removed = protected = 0
         for one in changes:
-            wanted = int(one.added.sum()) + int(one.removed.sum())
-            if wanted:
-                now = SegmentReader(self._segmentationNode, one.segmentID, geometry).onLattice(one.lattice)
-                gained, lost = int((now & one.added).sum()), int((~now & one.removed).sum())
-                added, removed, protected = added + gained, removed + lost, protected + wanted - gained - lost
+            if one.added is None and one.removed is None:
+                continue
+            reader = SegmentReader(self._segmentationNode, one.segmentID, geometry)
+            if (part := one.added) is not None:
+                gained = int(np.count_nonzero(reader.onLattice(part.lattice) & part.voxels))
+                added, protected = added + gained, protected + int(np.count_nonzero(part.voxels)) - gained
+            if (part := one.removed) is not None:
+                kept = int(np.count_nonzero(reader.onLattice(part.lattice) & part.voxels))
+                removed, protected = removed + int(np.count_nonzero(part.voxels)) - kept, protected + kept
         return CommitSummary(added, removed, protected)
 
 
@@ -450,13 +474,16 @@ def _runBox(frames: FrameMasks, present: Extent, volume: Extent, axis: int) -> E
     box = list(volume)
     box[2 * axis], box[2 * axis + 1] = min(frames), max(frames)
     plane: Extent = EMPTY
-    for mask in frames.values():
-        tight = tightBox(np.asarray(mask, dtype=bool))
-        if tight is not None:
-            part = [0, 0, 0, 0, 0, 0]
-            part[2 * y], part[2 * y + 1] = tight[0].start, tight[0].stop - 1
-            part[2 * x], part[2 * x + 1] = tight[1].start, tight[1].stop - 1
-            plane = union(plane, (part[0], part[1], part[2], part[3], part[4], part[5]))
+    masks = [np.asarray(mask, dtype=bool) for mask in frames.values()]
+    covered = masks[0].copy()
+    for mask in masks[1:]:
+        np.logical_or(covered, mask, out=covered)
+    tight = tightBox(covered)
+    if tight is not None:
+        part = [0, 0, 0, 0, 0, 0]
+        part[2 * y], part[2 * y + 1] = tight[0].start, tight[0].stop - 1
+        part[2 * x], part[2 * x + 1] = tight[1].start, tight[1].stop - 1
+        plane = (part[0], part[1], part[2], part[3], part[4], part[5])
     if present != EMPTY:
         part = list(present)
         part[2 * axis] = part[2 * axis + 1] = 0
@@ -478,27 +505,19 @@ def _verdicts(frames: FrameMasks, source: Lattice, axis: int) -> npt.NDArray[np.
     plane = slice(e[2 * y], e[2 * y + 1] + 1), slice(e[2 * x], e[2 * x + 1] + 1)
     for index, mask in frames.items():
         frame = native_frame(said, index - e[2 * axis], axis)
-        frame[...] = np.where(np.asarray(mask, dtype=bool)[plane], FOREGROUND, BACKGROUND)
+        # As np.where(mask, FOREGROUND, BACKGROUND), which takes twenty times as long.
+        frame[...] = BACKGROUND
+        frame += np.asarray(mask, dtype=bool)[plane].view(np.uint8)
     return said
 
 
-def _labelmap(voxels: BoolArray, extent: Extent, grid: Any) -> Any:
-    """A vtkOrientedImageData on the grid's lattice that holds just the True voxels of a box."""
-    box = tightBox(voxels)
-    assert box is not None
-    part = np.ascontiguousarray(voxels[box]).view(np.uint8)
+def _labelmap(part: _Part, grid: Any) -> Any:
+    """A vtkOrientedImageData on the grid's lattice that holds just these voxels."""
     image = slicer.vtkOrientedImageData()
     image.SetSpacing(grid.GetSpacing())
     image.SetOrigin(grid.GetOrigin())
     image.CopyDirections(grid)
-    k, j, i = box
-    image.SetExtent(
-        extent[0] + i.start,
-        extent[0] + i.stop - 1,
-        extent[2] + j.start,
-        extent[2] + j.stop - 1,
-        extent[4] + k.start,
-        extent[4] + k.stop - 1,
-    )
-    image.GetPointData().SetScalars(numpy_to_vtk(part.reshape(-1), deep=True))
+    image.SetExtent(part.lattice.extent)
+    voxels = np.ascontiguousarray(part.voxels).view(np.uint8)
+    image.GetPointData().SetScalars(numpy_to_vtk(voxels.reshape(-1), deep=True))
     return image

@@ -418,10 +418,9 @@ class _Seen:
         for frame in stale:
             hashes.pop(frame, None)
         if within:
-            frames = np.moveaxis(self._voxels, 2 - axis, 0)
-            chosen = frames if len(within) == len(frames) else frames[[one - first for one in within]]
+            chosen = _framesOf(self._voxels, axis, [one - first for one in within])
             row, column = (self._box[2 * other] for other in (2, 1, 0) if other != axis)
-            new = _hashed(np.ascontiguousarray(chosen), row, column)
+            new = _hashed(chosen, row, column)
             hashes.update((frame, text) for frame, text in zip(within, new, strict=True) if text)
         stale.clear()
         return hashes
@@ -481,6 +480,19 @@ def _part(box: Extent, of: Extent) -> tuple[slice, slice, slice]:
         return (slice(0, 0),) * 3
     i, j, k = (slice(box[2 * n] - of[2 * n], box[2 * n + 1] - of[2 * n] + 1) for n in range(3))
     return k, j, i
+
+
+def _framesOf(voxels: BoolArray, axis: int, chosen: list[int]) -> BoolArray:
+    """These frames along an axis of a (K, J, I) array: (n, rows, columns), C order."""
+    isWhole = len(chosen) == voxels.shape[2 - axis]
+    if axis:
+        frames = np.moveaxis(voxels, 2 - axis, 0)
+        return np.ascontiguousarray(frames if isWhole else frames[chosen])
+    # Plane by plane, each within the processor's cache: in one go it takes four times as long.
+    frames = np.empty((len(chosen), *voxels.shape[:2]), dtype=bool)
+    for k, plane in enumerate(voxels):
+        frames[:, k] = plane.T if isWhole else plane[:, chosen].T
+    return frames
 
 
 def _hashed(masks: BoolArray, row: int, column: int) -> list[str]:

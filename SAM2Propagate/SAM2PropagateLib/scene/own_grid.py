@@ -203,13 +203,16 @@ def placesIn(where: _Points, lattice: Lattice, volume: Lattice) -> _Points:
 
 def tightBox(voxels: BoolArray) -> tuple[slice, ...] | None:
     """The smallest slices around what is True, per numpy axis; None if nothing is."""
-    box = []
-    for axis in range(voxels.ndim):
-        line = np.asarray(voxels.any(axis=tuple(n for n in range(voxels.ndim) if n != axis)))
-        if not line.any():
-            return None
-        box.append(slice(int(line.argmax()), len(line) - int(line[::-1].argmax())))
-    return tuple(box)
+    line = np.asarray(voxels.any(axis=tuple(range(1, voxels.ndim))))
+    if not line.any():
+        return None
+    first = slice(int(line.argmax()), len(line) - int(line[::-1].argmax()))
+    if voxels.ndim == 1:
+        return (first,)
+    # All other axes at once: what is True anywhere along the first.
+    rest = tightBox(np.asarray(voxels[first].any(axis=0)))
+    assert rest is not None
+    return (first, *rest)
 
 
 def _places(where: _Points, lattice: Lattice, volume: Lattice) -> tuple[_Points, BoolArray]:

@@ -215,6 +215,15 @@ class PreviewLayer:
             return None
         return native_frame(layer.voxels, frame, self._axis) != 0
 
+    def seen(self, segmentID: str, frame: int) -> BoolArray | None:
+        """As `mask`, but a read-only view that changes with the frame, for who looks at it at once."""
+        layer = self._layers.get(segmentID)
+        if layer is None or frame not in layer.frames:
+            return None
+        view = native_frame(layer.voxels, frame, self._axis).view(bool)
+        view.flags.writeable = False
+        return view
+
     def edge(self, segmentID: str, frame: int) -> PackedEdge | None:
         """How the edge of a frame's mask runs between the pixels; None if that is not known."""
         layer = self._layers.get(segmentID)
