@@ -288,8 +288,10 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         for event in ("RightButtonPressEvent", "RightButtonReleaseEvent"):
             case.view.interactor.AddObserver(event, lambda _caller, event: pressed.append(event), -1.0)
         case.controller.chooseTool("lasso")
+        before = case.lines()
         case.begin(case.ring())
         case.view.event("RightButtonPressEvent", case.xy(MIDDLE))
+        self.assertEqual(case.lines(), before, "taken back at the press")
         case.view.event("RightButtonReleaseEvent", case.xy(MIDDLE))
         case.view.event("LeftButtonReleaseEvent", case.xy(MIDDLE))
         self.assertEqual((case.controller.tool, pressed), ("lasso", []), "no menu opens")
@@ -383,6 +385,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         (node,) = case.workspace.markups.nodes("A")
         self.assertGreater(np.abs(strokePoints(node) - stroke.points).max(), 1)
         case.view.event("RightButtonPressEvent", start)
+        np.testing.assert_allclose(strokePoints(node), stroke.points, atol=1e-9)
         case.view.event("LeftButtonReleaseEvent", start)
         np.testing.assert_allclose(strokePoints(node), stroke.points, atol=1e-9)
         self.assertEqual(case.strokes(), (stroke,))
