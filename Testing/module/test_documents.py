@@ -15,7 +15,9 @@ import run
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "Resources" / "Sample"
-PAGES = ["README.md", "requirements/README.md", "Resources/Sample/README.md"]
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "requirements/README.md"]
+PAGES += ["Resources/Sample/README.md", "Testing/benchmarks/results/README.md"]
+PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES)
