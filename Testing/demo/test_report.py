@@ -17,9 +17,9 @@ from Demo.story import Correction, Outcome, Prompted, Story
 from Demo.workplace import Preview, Propagation
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.packed_masks import pack
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.worker.calls import Run
-from SAM2PropagateLib.worker.masks import pack
 from SAM2PropagateLib.worker.messages import DoneEvent, FrameEvent
 
 ONE, OTHER = (one.name for one in case.STRUCTURES)

@@ -20,8 +20,8 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.packed_masks import EDGE_STEPS
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
-from SAM2PropagateLib.worker.masks import EDGE_STEPS
 
 HERE = FramePrompts(clicks=((1.0, 1.0, True),))
 ABSENT = FramePrompts(absent=True)

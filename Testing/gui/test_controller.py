@@ -9,8 +9,8 @@ import pytest
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui.events import Choices
+from SAM2PropagateLib.packed_masks import pack
 from SAM2PropagateLib.run_options import RunOptions
-from SAM2PropagateLib.worker.masks import pack
 from SAM2PropagateLib.worker.messages import FrameEvent
 from Testing.gui.cases import Case
 from Testing.gui.fake_session import FakeSession, disc

@@ -7,6 +7,7 @@ import pytest
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
+from SAM2PropagateLib.packed_masks import EDGE_STEPS, pack_edge
 from SAM2PropagateLib.scene import own_grid
 from SAM2PropagateLib.scene.commit import CommitSummary, SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditTracker
@@ -15,7 +16,6 @@ from SAM2PropagateLib.scene.own_grid import FrameSums, ownVoxels, placesIn
 from SAM2PropagateLib.scene.segments import SegmentReader, volumeLattice
 from SAM2PropagateLib.scene.smooth import FrameDetail
 from SAM2PropagateLib.scene.volume import volumeGeometry
-from SAM2PropagateLib.worker.masks import EDGE_STEPS, pack_edge
 from SAM2PropagateTesting.scenes import refinedGrid, setGrid
 from Testing.scene.geometries import GEOMETRIES, SHAPE_IJK, addCase, rotation
 from Testing.scene.test_commit import ball, frames

@@ -10,7 +10,7 @@ is a JSON object:
     chatter     True: print at every step, from Python, from C and from a child process
 
 Kinds of trouble: kill, segfault, exit, hang, deaf (goes on but ignores cancel), garbage, half_frame, memory,
-cuda_memory, cuda, torch_memory, value, input.
+cuda_memory, cuda, torch_memory, value, input, other_size (of the masks from then on).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.packed_masks import EDGE_STEPS
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress
-from SAM2PropagateLib.worker.masks import EDGE_STEPS
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.wire import MAGIC, PREFIX
 
@@ -160,10 +160,13 @@ class FakeSession:
     ) -> Mapping[str, Any]:
         todo = self._todo(run)
         for done, (segment, frame, mark) in enumerate(todo):
-            if self._engine.trouble("propagate", done) != "deaf":
+            trouble = self._engine.trouble("propagate", done)
+            if trouble != "deaf":
                 between(done)
             self._engine.pause("frame")
             mask = fake_mask(self._frames.frame(frame), segment, mark)
+            if trouble == "other_size":
+                mask = np.zeros((9000, 9000), bool)
             on_frame(FakeMask(segment, frame, mask, 0.8, 3.0, 0.25, "propagated"))
             self._written[segment, frame] = mark
         between(len(todo))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.packed_masks import pack
 from SAM2PropagateLib.worker.client import Deadlines, WorkerClient
-from SAM2PropagateLib.worker.masks import pack
 from SAM2PropagateLib.worker.messages import (
     PROTOCOL_VERSION,
     Cancel,

@@ -10,8 +10,8 @@ import pytest
 
 from SAM2PropagateLib import texts
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.packed_masks import pack, pack_edge
 from SAM2PropagateLib.run_options import RunOptions
-from SAM2PropagateLib.worker.masks import pack, pack_edge
 from SAM2PropagateLib.worker.messages import (
     EVENTS,
     REQUESTS,
@@ -254,7 +254,14 @@ def test_bad_events_are_refused(header: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("kind", "guess"), ("frame", -1), ("doubt", "high"), ("box", [0, 0, 99, 9]), ("segment", "")],
+    [
+        ("kind", "guess"),
+        ("frame", -1),
+        ("doubt", "high"),
+        ("box", [0, 0, 99, 9]),
+        ("segment", ""),
+        ("shape", [1 << 40, 1 << 40]),
+    ],
 )
 def test_bad_frames_are_refused(field: str, value: Any) -> None:
     message = EVENT_EXAMPLES[3].message()

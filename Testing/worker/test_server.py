@@ -14,11 +14,11 @@ import pytest
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.packed_masks import pack
 from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import Click, FrameMark, FrameRange, PromptSet
 from SAM2PropagateLib.run_options import RunOptions
-from SAM2PropagateLib.worker.masks import pack
 from SAM2PropagateLib.worker.messages import (
     PROTOCOL_VERSION,
     Cancel,

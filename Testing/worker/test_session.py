@@ -254,6 +254,18 @@ def test_cancelling_keeps_the_finished_frames(start: Start) -> None:
     assert rest.state == "done" and soon(lambda: not session.poll() and not session.is_waiting)
 
 
+def test_a_mask_of_another_size_than_the_frames_ends_the_worker_and_not_the_work(start: Start) -> None:
+    session, workers = start({"trouble": {"propagate": ["other_size", 2]}}, {})
+    run = session.propagate("ct", prompts())
+    finished(session, run, "failed")
+    assert run.error is not None and run.error.code == "protocol_broken"
+    assert "(9000, 9000)" in run.error.sentence and len(run.frames) == 2
+    check_masks(run)
+    rest = session.propagate("ct", prompts())
+    finished(session, rest)
+    assert len(rest.frames) == FRAMES and len(workers.started) == 2
+
+
 def test_a_preview_during_a_run_does_not_wait_for_its_end(start: Start) -> None:
     session, _ = start({"steps": {"frame": 0.1}})
     run = session.propagate("ct", prompts())

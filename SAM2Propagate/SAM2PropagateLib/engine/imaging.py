@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from SAM2PropagateLib.engine.transfer import uploaded
 from SAM2PropagateLib.frames.view import FrameView
-from SAM2PropagateLib.worker.masks import EDGE_REACH, EDGE_STEPS
+from SAM2PropagateLib.packed_masks import EDGE_REACH, EDGE_STEPS
 
 # Mean and deviation that SAM 2's image encoder was trained with (ImageNet's).
 _MEAN = (0.485, 0.456, 0.406)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from SAM2PropagateLib.packed_masks import PackedMask, pack
 from SAM2PropagateLib.scene.edits import Snapshot
-from SAM2PropagateLib.worker.masks import PackedMask, pack
 
 if TYPE_CHECKING:
     from SAM2PropagateLib.gui.workspace import Workspace

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -14,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.packed_masks import MAX_PIXELS, MaskError, mask_of_text, pack_whole
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
@@ -34,8 +32,6 @@ CODEC = "zlib-packbits"
 _AXES = ("i", "j", "k")
 # What came with version 2. Without it a document stays one of version 1, which older readers know.
 _STROKES = ("scribbles", "lassos")
-# No slice of an image is larger; keeps a small, malicious document from asking for all memory.
-_MOST_PIXELS = 1 << 28
 
 T = TypeVar("T")
 
@@ -112,27 +108,12 @@ def loads(text: str | bytes) -> PromptSet:
 
 def pack_mask(mask: npt.NDArray[np.bool_]) -> str:
     """The bits of a mask, row by row, first pixel in the highest bit, zlib-compressed, in base64."""
-    bits = np.packbits(np.ascontiguousarray(mask, dtype=bool).reshape(-1))
-    return base64.b64encode(zlib.compress(bits.tobytes(), 6)).decode("ascii")
+    return pack_whole(mask).text()
 
 
 def unpack_mask(text: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The (rows, columns) bool mask that `pack_mask` gave. Raises ValueError when it does not fit `shape`."""
-    count = shape[0] * shape[1]
-    expected = (count + 7) // 8
-    try:
-        packed = base64.b64decode(text.encode("ascii"), validate=True)
-        unpacker = zlib.decompressobj()
-        # One byte more than needed shows that there is too much, without unpacking all of it.
-        data = unpacker.decompress(packed, expected + 1)
-    except (binascii.Error, zlib.error, UnicodeEncodeError) as error:
-        raise ValueError(_("its bits cannot be unpacked ({reason})").format(reason=error)) from error
-    if len(data) != expected or not unpacker.eof or unpacker.unused_data:
-        raise ValueError(
-            _("its bits do not fill {rows} rows of {columns} pixels").format(rows=shape[0], columns=shape[1])
-        )
-    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count)
-    return bits.reshape(shape).astype(bool)
+    """The (rows, columns) bool mask that `pack_mask` gave. Raises MaskError when it does not fit `shape`."""
+    return mask_of_text(shape, (0, 0, *shape), text).unpack()
 
 
 def _write_segment(segment: SegmentPrompts) -> dict[str, Any]:
@@ -216,7 +197,7 @@ def _read_mask(item: _Fields, prompt_id: str) -> MaskPrompt:
         not isinstance(shape, list)
         or len(shape) != 2
         or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
-        or shape[0] * shape[1] > _MOST_PIXELS
+        or shape[0] * shape[1] > MAX_PIXELS
     ):
         item.fail(
             _("has the shape {shape}").format(shape=_short(shape)), _("Give its number of rows and columns.")
@@ -225,8 +206,8 @@ def _read_mask(item: _Fields, prompt_id: str) -> MaskPrompt:
         item.fail(_("is packed in an unknown way"), _("Its “codec” must be “{codec}”.").format(codec=CODEC))
     try:
         mask = unpack_mask(item.text("bits"), (shape[0], shape[1]))
-    except ValueError as error:
-        item.fail(_("is damaged: {reason}").format(reason=error.args[0]), _("Save the prompts again."))
+    except MaskError as error:
+        item.fail(_("is damaged: {reason}").format(reason=error.reason), _("Save the prompts again."))
     return MaskPrompt(
         prompt_id, item.point("origin"), item.point("column_step"), item.point("row_step"), mask
     )

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import time
-import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.packed_masks import (
+    MaskError,
+    PackedEdge,
+    bytes_of,
+    mask_of_text,
+    pack,
+    packed_edge,
+    text_of,
+)
 from SAM2PropagateLib.scene.names import safeName
 from SAM2PropagateLib.scene.segments import BoolArray
 from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME, SEGMENTATION_ROLE, VOLUME_ROLE, nodesOf
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.masks import PackedEdge, pack, packed_edge, packed_mask
-from SAM2PropagateLib.worker.wire import WireError
 
 _PARAMETER = "preview"
 _VERSION = 1
@@ -50,7 +54,10 @@ ReadFrame = Callable[[str, int], KeptFrame]
 
 @dataclass(frozen=True)
 class Kept:
-    """A preview: its propagation axis, the size of its volume, and its frames per segment ID."""
+    """A preview: its propagation axis, the size of its volume, and its frames per segment ID.
+
+    There are none if the volume has another size now.
+    """
 
     axis: int
     shape_ijk: tuple[int, ...]
@@ -143,15 +150,20 @@ class KeptPreview:
             document = json.loads(node.GetParameter(_PARAMETER) or "")
             if document["version"] != _VERSION or document["axis"] not in (0, 1, 2):
                 raise ValueError
+            axis, size = document["axis"], tuple(int(count) for count in document["shape"])
+            if size != self._volumeNode.GetImageData().GetDimensions():
+                # Nothing of it can be shown, so nothing is unpacked.
+                return Kept(axis, size, {})
+            rows, columns = (size[other] for other in (2, 1, 0) if other != axis)
             return Kept(
-                document["axis"],
-                tuple(int(count) for count in document["shape"]),
+                axis,
+                size,
                 {
-                    str(segmentID): {int(frame): _read(one) for frame, one in frames.items()}
+                    str(segmentID): {int(frame): _read(one, (rows, columns)) for frame, one in frames.items()}
                     for segmentID, frames in document["segments"].items()
                 },
             )
-        except (ValueError, KeyError, TypeError, AttributeError, WireError, zlib.error, binascii.Error):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(
                 "bad_preview",
                 _("The preview of “{segmentation}” that was kept is not readable.").format(
@@ -207,30 +219,29 @@ def _written(one: KeptFrame) -> dict[str, Any]:
     if one.under is not None:
         written["under"] = _packed(one.under)
     if one.edge is not None:
-        data = base64.b64encode(bytes(one.edge.data)).decode("ascii")
-        written["edge"] = {"box": one.edge.box, "data": data}
+        written["edge"] = {"box": one.edge.box, "data": text_of(one.edge.data)}
     if one.seen is not None:
         written["seen"] = one.seen
     return written
 
 
-def _read(one: Any) -> KeptFrame:
+def _read(one: Any, shape: tuple[int, int]) -> KeptFrame:
+    mask = _unpacked(one, shape)
     # Earlier versions did not keep what was under it.
-    mask, under = _unpacked(one), _unpacked(one["under"]) if "under" in one else None
-    if under is not None and under.shape != mask.shape:
-        raise ValueError("what was under a mask is of another size")
+    under = _unpacked(one["under"], shape) if "under" in one else None
     edge, seen = one.get("edge"), one.get("seen")
     if edge is not None:
-        edge = packed_edge(one["shape"], edge["box"], base64.b64decode(edge["data"], validate=True))
+        edge = packed_edge(one["shape"], edge["box"], bytes_of(edge["data"]))
     return KeptFrame(mask, one["facts"], under, edge, None if seen is None else str(seen))
 
 
 def _packed(mask: BoolArray) -> dict[str, Any]:
     packed = pack(mask)
-    bits = base64.b64encode(zlib.compress(bytes(packed.bits))).decode("ascii")
-    return {"shape": packed.shape, "box": packed.box, "bits": bits}
+    return {"shape": packed.shape, "box": packed.box, "bits": packed.text()}
 
 
-def _unpacked(one: Any) -> BoolArray:
-    bits = zlib.decompress(base64.b64decode(one["bits"], validate=True))
-    return packed_mask(one["shape"], one["box"], bits).unpack()
+def _unpacked(one: Any, shape: tuple[int, int]) -> BoolArray:
+    packed = mask_of_text(one["shape"], one["box"], one["bits"])
+    if packed.shape != shape:
+        raise MaskError(_("its frame is of another size than the volume's"))
+    return packed.unpack()

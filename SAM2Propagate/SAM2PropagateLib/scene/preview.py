@@ -22,12 +22,12 @@ from vtk.util.numpy_support import numpy_to_vtk
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.stack import native_frame
+from SAM2PropagateLib.packed_masks import PackedEdge
 from SAM2PropagateLib.scene.segments import BoolArray, binaryLabelmapName, checkSegment, segmentColor
 from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE
 from SAM2PropagateLib.scene.tree_visits import TreeVisits
 from SAM2PropagateLib.scene.volume import ownGeometry
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.masks import PackedEdge
 
 ROLE = "preview"
 _FILL_OPACITY = 0.35

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import native_frame
+from SAM2PropagateLib.packed_masks import PackedEdge
 from SAM2PropagateLib.scene.lattice import EMPTY, Extent, Lattice, resample
 from SAM2PropagateLib.scene.own_grid import tightBox
 from SAM2PropagateLib.scene.segments import BoolArray, SegmentReader, volumeLattice
-from SAM2PropagateLib.worker.masks import PackedEdge
 
 # What a run says about a voxel: nothing, background, foreground.
 UNTOUCHED, BACKGROUND, FOREGROUND = 0, 1, 2

@@ -26,6 +26,7 @@ class Call:
         is_cancel_requested: somebody wants it to end.
         request: the id under which it was sent. needs: the calls without whose success it cannot succeed.
         is_replay: it was repeated for a new worker, not asked for by the caller.
+        frame_shape: (rows, cols) of the masks that answer it; None: they may have any.
     """
 
     def __init__(self, kind: str, volume: str | None = None, is_replay: bool = False) -> None:
@@ -40,6 +41,7 @@ class Call:
         self.is_cancel_requested = False
         self.request: int | None = None
         self.needs: tuple[Call, ...] = ()
+        self.frame_shape: tuple[int, int] | None = None
 
     @property
     def is_finished(self) -> bool:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.packed_masks import PackedEdge, PackedMask, bits_of, packed_edge, packed_mask
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.texts import parts_of, restored
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.masks import PackedEdge, PackedMask, bits_of, packed_edge, packed_mask
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
 PROTOCOL_VERSION = 5

@@ -18,6 +18,7 @@ from typing import Any
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.packed_masks import pack, pack_edge
 from SAM2PropagateLib.prompts.document import from_document
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import PromptSet
@@ -27,7 +28,6 @@ from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.engine_port import Engine, EngineSession, Mask
 from SAM2PropagateLib.worker.failures import DeviceLostError, needs_memory, told
 from SAM2PropagateLib.worker.inbox import Inbox, Outlet
-from SAM2PropagateLib.worker.masks import pack, pack_edge
 from SAM2PropagateLib.worker.messages import (
     PROTOCOL_VERSION,
     CloseVolume,

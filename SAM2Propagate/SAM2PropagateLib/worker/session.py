@@ -29,6 +29,7 @@ from SAM2PropagateLib.worker.messages import (
     Cancel,
     CloseVolume,
     ErrorEvent,
+    FrameEvent,
     LoadModel,
     LogEvent,
     OpenVolume,
@@ -40,7 +41,7 @@ from SAM2PropagateLib.worker.messages import (
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport, Transport
 from SAM2PropagateLib.worker.voxels import Voxels
-from SAM2PropagateLib.worker.wire import Payload
+from SAM2PropagateLib.worker.wire import Payload, WireError
 
 Crop = str | tuple[float, float, float, float] | None
 
@@ -51,6 +52,7 @@ class _Volume:
 
     request: OpenVolume
     voxels: Voxels
+    frame_shape: tuple[int, int]
 
 
 class WorkerSession:
@@ -166,7 +168,7 @@ class WorkerSession:
             InputError: see `FrameStack`.
         """
         # Refuses an array of the wrong kind or shape in words for the user.
-        FrameStack(array, geometry, axis, window)
+        frames = FrameStack(array, geometry, axis, window)
         if voxels_of is None:
             voxels = Voxels(array, None if self._is_remote else self._folder)
         else:
@@ -183,7 +185,7 @@ class WorkerSession:
         )
         voxels.users += 1
         old = self._volumes.pop(name, None)
-        self._volumes[name] = _Volume(request, voxels)
+        self._volumes[name] = _Volume(request, voxels, frames.native_shape)
         self._ensure_worker()
         call = self._open(name, is_replay=False)
         if old is not None:
@@ -247,6 +249,7 @@ class WorkerSession:
             return replace(request, prompts=to_document(wanted)), b""
 
         call = PreviewCall(name, segment)
+        call.frame_shape = self._volume(name).frame_shape
         self._send(call, request, prepare, needs)
         return call
 
@@ -276,6 +279,7 @@ class WorkerSession:
             return replace(request, prompts=to_document(wanted)), b""
 
         run = Run(name, segments)
+        run.frame_shape = self._volume(name).frame_shape
         self._send(run, request, prepare, needs)
         return run
 
@@ -361,6 +365,10 @@ class WorkerSession:
         for event in self._client.poll():
             call = None if event.request is None else self._calls.get(event.request)
             if call is not None:
+                if isinstance(event, FrameEvent) and call.frame_shape not in (None, event.packed.shape):
+                    # A worker that sends this cannot be believed in anything else.
+                    self._client.kill(_other_size(event.packed.shape, call.frame_shape))
+                    continue
                 call.take(event)
                 if call.is_finished:
                     self._finish(call)
@@ -468,6 +476,12 @@ class WorkerSession:
                 voxels.release()
             else:
                 self._dropped.append((after, voxels))
+
+
+def _other_size(shape: tuple[int, int], expected: tuple[int, int] | None) -> WireError:
+    return WireError(
+        _("A mask of {shape} pixels came for frames of {expected}.").format(shape=shape, expected=expected)
+    )
 
 
 def _only(prompts: PromptSet, segments: tuple[str, ...]) -> PromptSet:

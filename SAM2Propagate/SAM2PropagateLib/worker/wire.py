@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.packed_masks import Payload
 from SAM2PropagateLib.texts import tr as _
 
 MAGIC = b"S2P1"
@@ -51,9 +52,6 @@ class Writable(Protocol):
     def write(self, data: Any, /) -> int | None: ...
 
     def flush(self) -> None: ...
-
-
-Payload = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)

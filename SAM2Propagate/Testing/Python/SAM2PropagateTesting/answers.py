@@ -13,12 +13,12 @@ import numpy as np
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.packed_masks import pack
 from SAM2PropagateLib.prompts.document import from_document, to_document
 from SAM2PropagateLib.prompts.resolve import FramePrompts, resolve
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
-from SAM2PropagateLib.worker.masks import pack
 from SAM2PropagateLib.worker.messages import (
     DoneEvent,
     ErrorEvent,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -12,8 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from SAM2PropagateLib.worker.masks import EDGE_REACH, EDGE_STEPS, pack, pack_edge, packed_edge, packed_mask
-from SAM2PropagateLib.worker.wire import WireError
+from SAM2PropagateLib.packed_masks import (
+    EDGE_REACH,
+    EDGE_STEPS,
+    MAX_PIXELS,
+    MaskError,
+    bytes_of,
+    mask_of_text,
+    pack,
+    pack_edge,
+    pack_whole,
+    packed_edge,
+    packed_mask,
+    text_of,
+)
 
 PROFILE = settings(max_examples=100, deadline=None, database=None)
 
@@ -74,7 +87,7 @@ def test_only_2d_bool_is_packed(mask: Any) -> None:
     ],
 )
 def test_what_does_not_fit_together_is_refused(shape: Any, box: Any, bits: bytes) -> None:
-    with pytest.raises(WireError):
+    with pytest.raises(MaskError):
         packed_mask(shape, box, bits)
 
 
@@ -130,5 +143,75 @@ def test_an_edge_takes_a_few_kilobytes() -> None:
 def test_a_damaged_edge_is_refused(change: dict[str, Any]) -> None:
     right: dict[str, Any] = {"shape": [8, 8], "box": [1, 2, 5, 5], "data": zlib.compress(b"\1" * 25)}
     packed_edge(**right)
-    with pytest.raises(WireError):
+    with pytest.raises(MaskError):
         packed_edge(**{**right, **change})
+
+
+Y, X = np.mgrid[:9, :13]
+DISC = (X - 6) ** 2 + (Y - 3) ** 2 < 10
+
+
+def test_masks_and_edges_of_scenes_and_documents_that_were_saved_before_are_read() -> None:
+    kept = mask_of_text([9, 13], [0, 3, 7, 7], "eJwT+Pn9+/kWBgAScQRL")
+    document = mask_of_text([9, 13], [0, 0, 9, 13], "eJxjYqhhfmDf8IP9AAcDEAAAI8wD6A==")
+    np.testing.assert_array_equal(kept.unpack(), DISC)
+    np.testing.assert_array_equal(document.unpack(), DISC)
+    text = (
+        "eAFNjLENADEIA02TJjtQskP2R/IKdCkoWIAB/tNxjaWTdeBtWdKXQPRW090BT9GDo5LOWgbAVnHY8cUogJGV8bceTn/zAappJoM="
+    )
+    steps = np.clip((3.2 - np.hypot(X - 6, Y - 3)) * EDGE_STEPS, -127, 127).astype(np.int8)
+    saved, made = packed_edge([9, 13], [0, 1, 9, 11], bytes_of(text)), pack_edge(steps)
+    assert made is not None
+    np.testing.assert_array_equal(saved.unpack()[0], made.unpack()[0])
+
+
+@PROFILE
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_a_mask_survives_as_text(mask: Any) -> None:
+    for packed in (pack(mask), pack_whole(mask)):
+        read = mask_of_text(list(packed.shape), list(packed.box), packed.text())
+        assert read == packed and np.array_equal(read.unpack(), mask)
+
+
+BOMB = text_of(zlib.compress(bytes(50_000_000), 9))
+
+
+@pytest.mark.parametrize(
+    ("shape", "box", "text"),
+    [
+        ([8, 8], [0, 0, 8, 8], BOMB),
+        ([1 << 15, 1 << 14], [0, 0, 8, 8], pack_whole(np.ones((8, 8), bool)).text()),
+        ([1 << 60, 8], [0, 0, 1 << 60, 8], BOMB),
+        ([8, 8], [0, 0, 8, 8], pack_whole(np.ones((9, 8), bool)).text()),
+        ([8, 8], [0, 0, 8, 8], pack_whole(np.ones((8, 8), bool)).text()[:-4]),
+        ([8, 8], [0, 0, 8, 8], "no base64"),
+        ([8, 8], [0, 0, 8, 8], "ö"),
+        ([8, 8], [0, 0, 8, 8], text_of(b"no zlib")),
+        ([8, 8], [0, 0, 8, 8], None),
+        ([8, 8], [0, 0, 8, 8], 7),
+    ],
+)
+def test_a_text_that_asks_for_more_memory_or_is_damaged_gets_a_sentence(
+    shape: Any, box: Any, text: Any
+) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(MaskError) as refused:
+            mask_of_text(shape, box, text)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    assert refused.value.sentence.startswith("A mask is damaged: ") and refused.value.hint
+
+
+def test_an_edge_that_asks_for_more_memory_is_refused() -> None:
+    bomb = zlib.compress(bytes(50_000_000), 9)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MaskError, match="do not fill"):
+            packed_edge([8, 8], [0, 0, 8, 8], bomb)
+        with pytest.raises(MaskError, match="too large"):
+            packed_edge([MAX_PIXELS, 2], [0, 0, MAX_PIXELS, 2], bomb)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()

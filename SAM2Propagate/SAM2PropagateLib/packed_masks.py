@@ -1,7 +1,14 @@
-"""A frame's mask as its bounding box and packed bits: a few KB that unpack in some microseconds."""
+"""Masks of frames, packed: a box and its bits, a few KB that unpack in some microseconds.
+
+The only form in which masks travel and are kept. On the wire the bits are as they are; in scenes and
+documents they are a text, compressed and in base64. Whatever comes from there is checked before it is
+unpacked, and nothing larger than `MAX_PIXELS` ever is.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +16,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.wire import Payload, WireError
 
-MAX_SIDE = 1 << 16
+Payload = bytes | bytearray | memoryview
+
+MAX_PIXELS = 1 << 28
+"""No slice of an image is larger; a small message or scene cannot ask for all memory."""
+
+
+class MaskError(SAM2PropagateError, ValueError):
+    """A packed mask is damaged.
+
+    Attributes:
+        reason: what is wrong with it, as the end of a sentence.
+    """
+
+    def __init__(self, reason: str) -> None:
+        sentence = _("A mask is damaged: {reason}.").format(reason=reason)
+        super().__init__("damaged_mask", sentence, _("Compute or save it again."))
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason,)
 
 
 @dataclass(frozen=True)
@@ -48,6 +74,10 @@ class PackedMask:
         bits = np.unpackbits(np.frombuffer(self.bits, dtype=np.uint8), count=rows * columns)
         return bits.reshape(rows, columns).view(bool)
 
+    def text(self) -> str:
+        """The bits as a text, which `mask_of_text` reads."""
+        return text_of(zlib.compress(bytes(self.bits)))
+
 
 def pack(mask: NDArray[Any]) -> PackedMask:
     """Pack a 2D mask, (rows, cols) bool.
@@ -68,40 +98,98 @@ def pack(mask: NDArray[Any]) -> PackedMask:
     return PackedMask(shape, box, np.packbits(inside).tobytes())
 
 
+def pack_whole(mask: NDArray[Any]) -> PackedMask:
+    """Pack a 2D mask, (rows, cols) bool, with a box that is the whole frame."""
+    rows, columns = (int(length) for length in mask.shape)
+    bits = np.packbits(np.ascontiguousarray(mask, dtype=bool).reshape(-1)).tobytes()
+    return PackedMask((rows, columns), (0, 0, rows, columns), bits)
+
+
 def bits_of(box: Any) -> int:
     """How many bytes the bits of a mask's box fill.
 
     Raises:
-        WireError: it is no box.
+        MaskError: it is no box.
     """
     if not _counts(box, 4):
-        raise WireError(_("A mask's shape or box is not a list of whole numbers."))
+        raise MaskError(_("its shape or box is not a list of whole numbers"))
     return (int(box[2]) * int(box[3]) + 7) // 8
 
 
 def packed_mask(shape: Any, box: Any, bits: Payload) -> PackedMask:
-    """A `PackedMask` from what came over the wire.
+    """A `PackedMask` from what came from outside.
 
     Raises:
-        WireError: shape, box and bits do not belong together.
+        MaskError: shape, box and bits do not belong together, or the frame is too large.
     """
+    shape, box = _checked_place(shape, box)
+    if len(bits) != bits_of(box):
+        raise _unfilled(box)
+    return PackedMask(shape, box, bits)
+
+
+def mask_of_text(shape: Any, box: Any, text: Any) -> PackedMask:
+    """The mask whose bits `PackedMask.text` gave.
+
+    Raises:
+        MaskError: as `packed_mask`, or the text is none of its.
+    """
+    shape, box = _checked_place(shape, box)
+    bits = _inflated(bytes_of(text), bits_of(box))
+    if bits is None:
+        raise _unfilled(box)
+    return PackedMask(shape, box, bits)
+
+
+def text_of(data: Payload) -> str:
+    """Bytes as ASCII text."""
+    return base64.b64encode(bytes(data)).decode("ascii")
+
+
+def bytes_of(text: Any) -> bytes:
+    """The bytes that `text_of` was given. Raises MaskError."""
+    try:
+        return base64.b64decode(text.encode("ascii"), validate=True)
+    except (AttributeError, UnicodeEncodeError, binascii.Error) as error:
+        raise _not_unpacked(error) from error
+
+
+def _inflated(data: Payload, count: int) -> bytes | None:
+    """So many bytes out of compressed ones; None if they hold more, or fewer. Raises MaskError."""
+    unpacker = zlib.decompressobj()
+    try:
+        # One byte more than needed tells too much from enough, without unpacking all of it.
+        inflated = unpacker.decompress(data, count + 1)
+    except zlib.error as error:
+        raise _not_unpacked(error) from error
+    return inflated if len(inflated) == count and unpacker.eof and not unpacker.unused_data else None
+
+
+def _checked_place(shape: Any, box: Any) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
     if not _counts(shape, 2) or not _counts(box, 4):
-        raise WireError(_("A mask's shape or box is not a list of whole numbers."))
+        raise MaskError(_("its shape or box is not a list of whole numbers"))
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise MaskError(
+            _("its frame of {rows} x {columns} pixels is too large").format(rows=shape[0], columns=shape[1])
+        )
     row, column, rows, columns = box
-    fits = row + rows <= shape[0] and column + columns <= shape[1] and max(shape) <= MAX_SIDE
-    if not fits or (rows == 0) != (columns == 0):
-        raise WireError(
-            _("A mask's box {box} does not lie in its frame of {shape} pixels.").format(
+    if row + rows > shape[0] or column + columns > shape[1] or (rows == 0) != (columns == 0):
+        raise MaskError(
+            _("its box {box} does not lie in its frame of {shape} pixels").format(
                 box=list(box), shape=list(shape)
             )
         )
-    if len(bits) != bits_of(box):
-        raise WireError(
-            _("A mask of {rows} x {columns} pixels came with {count} bytes.").format(
-                rows=rows, columns=columns, count=len(bits)
-            )
-        )
-    return PackedMask((shape[0], shape[1]), (row, column, rows, columns), bits)
+    return (shape[0], shape[1]), (row, column, rows, columns)
+
+
+def _unfilled(box: tuple[int, int, int, int]) -> MaskError:
+    return MaskError(
+        _("its bits do not fill {rows} rows of {columns} pixels").format(rows=box[2], columns=box[3])
+    )
+
+
+def _not_unpacked(error: Exception) -> MaskError:
+    return MaskError(_("its bits cannot be unpacked ({reason})").format(reason=error))
 
 
 EDGE_STEPS = 32
@@ -148,24 +236,15 @@ def pack_edge(steps: NDArray[np.int8]) -> PackedEdge | None:
 
 
 def packed_edge(shape: Any, box: Any, data: Payload) -> PackedEdge:
-    """A `PackedEdge` from what came over the wire.
+    """A `PackedEdge` from what came from outside.
 
     Raises:
-        WireError: shape, box and data do not belong together.
+        MaskError: shape, box and data do not belong together, or the frame is too large.
     """
-    if not _counts(shape, 2) or not _counts(box, 4):
-        raise WireError(_("A mask's shape or box is not a list of whole numbers."))
-    row, column, rows, columns = box
-    unpacker = zlib.decompressobj()
-    try:
-        # One byte more than needed tells too much from enough.
-        count = len(unpacker.decompress(data, rows * columns + 1))
-    except zlib.error:
-        count = -1
-    fits = row + rows <= shape[0] and column + columns <= shape[1] and max(shape) <= MAX_SIDE
-    if not fits or not unpacker.eof or count != rows * columns:
-        raise WireError(_("The edge of a mask arrived damaged."))
-    return PackedEdge((shape[0], shape[1]), (row, column, rows, columns), data)
+    shape, box = _checked_place(shape, box)
+    if _inflated(data, box[2] * box[3]) is None:
+        raise _unfilled(box)
+    return PackedEdge(shape, box, data)
 
 
 def _counts(values: Any, length: int) -> bool:
