@@ -24,6 +24,7 @@ from SAM2PropagateLib.cli_models import run_models
 from SAM2PropagateLib.cli_progress import ProgressPrinter
 from SAM2PropagateLib.cli_segment import SessionFactory, run_segment
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.command import OPENMP_SETTINGS, worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
@@ -88,10 +89,10 @@ def main(
     except ImportError as error:
         _tell(progress, error, command, f"The Python package '{error.name or error}' cannot be imported.")
         return FAILURE
-    except MemoryError as error:
-        _tell(progress, error, command, "This needs more memory than the computer has free.")
-        return FAILURE
     except Exception as error:
+        if is_out_of_memory(error):
+            _tell(progress, error, command, "This needs more memory than the computer has free.")
+            return FAILURE
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         _tell(progress, error, command, f"It failed unexpectedly ({reason}); --debug shows where.")
         return FAILURE

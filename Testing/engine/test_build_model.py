@@ -23,9 +23,9 @@ from SAM2PropagateLib.engine.build import (
     open_model,
     recognize_config,
 )
-from SAM2PropagateLib.engine.memory_limits import is_out_of_memory
 from SAM2PropagateLib.engine.weights import read_state, write_packed
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, find_model
 from SAM2PropagateLib.models.store import ModelStore, resource_folder
 

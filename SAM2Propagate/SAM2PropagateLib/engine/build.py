@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from SAM2PropagateLib.engine.device import INT8, compute_dtype, free_memory, pick_device, uses_int8
-from SAM2PropagateLib.engine.memory_limits import is_out_of_memory
 from SAM2PropagateLib.engine.weights import State, is_mapped, parameter_count, read_state
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.texts import tr as _
 
@@ -569,9 +569,7 @@ def _does_not_fit(label: str, device: torch.device, why: str) -> SAM2PropagateEr
 def _memory_errors(label: str, device: torch.device) -> Iterator[None]:
     try:
         yield
-    except MemoryError as error:
-        raise _does_not_fit(label, device, _("the system refused more memory")) from error
-    except RuntimeError as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise _does_not_fit(label, device, _("the system refused more memory")) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -13,12 +15,15 @@ from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.front import Front, Tracked, batches
 from SAM2PropagateLib.engine.fusion import fused, held
 from SAM2PropagateLib.engine.jobs import DRAFTED, Active, Job, active_fronts
-from SAM2PropagateLib.engine.memory_limits import is_out_of_memory, out_of_memory_error
+from SAM2PropagateLib.engine.memory_limits import out_of_memory_error, with_room
 from SAM2PropagateLib.engine.motion import AHEAD, Flow, MotionStore
 from SAM2PropagateLib.engine.report import Ready, Report
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.shape import closed
 from SAM2PropagateLib.engine.steps import FrameFeatures, ModelSteps
+from SAM2PropagateLib.models.memory import is_out_of_memory
+
+_Result = TypeVar("_Result")
 
 # Masks that are read back at once at most.
 _MOST_MASKS = 32
@@ -79,7 +84,7 @@ class Carrier:
                 pause()
                 # No more at once than make a batch: what they remember takes memory.
                 tracked = self._step(active[: self._max_batch], counter)
-                unread.append(Report(tracked, self._ready(jobs)))
+                unread.append(self._report(tracked, self._ready(jobs)))
                 while len(unread) > 1 or (unread and self._must_know(jobs)):
                     self._write(unread.popleft(), counter, pause)
             if unread:
@@ -88,8 +93,21 @@ class Carrier:
         finally:
             # Nor does a run that was ended leave a front behind that does not know what it found.
             for job in jobs:
-                for front in job.fronts:
-                    front.catch_up()
+                self._catch_up(job)
+
+    def _report(self, tracked: Sequence[Front], ready: Sequence[Ready]) -> Report:
+        return self._with_room(partial(Report, tracked, ready))
+
+    @staticmethod
+    def _catch_up(job: Job) -> None:
+        try:
+            for front in job.fronts:
+                front.catch_up()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            # What cannot even be read is computed again by the next run.
+            job.track.fronts.clear()
 
     def _must_know(self, jobs: list[Job]) -> bool:
         """Whether the host has to read what the last step found before it asks for the next one."""
@@ -144,7 +162,7 @@ class Carrier:
             settled = self._steps.settled(held(decoded, [front.holds for front in group]))
             memories = self._steps.remember(features, settled, prompted=False)
             found = Tracked.of(settled)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
             return False
@@ -157,7 +175,7 @@ class Carrier:
     def _write_known(self, jobs: list[Job], counter: Counter, pause: Callable[[], None]) -> None:
         """Write what needs no further step."""
         while ready := self._ready(jobs):
-            self._write(Report([], ready), counter, pause)
+            self._write(self._report([], ready), counter, pause)
 
     def _write(self, report: Report, counter: Counter, pause: Callable[[], None]) -> None:
         finished = 0
@@ -190,13 +208,15 @@ class Carrier:
                     waiting.append(frame)
                     job.begun.add(frame)
                     if frame not in job.track.written:
-                        parts = (found.logits.float(), found.iou, found.object_score)
-                        ready.append(Ready.of(job, frame, *parts, is_draft=True))
+                        ready.append(self._with_room(partial(_draft, job, frame, found)))
                         job.track.written[frame] = DRAFTED
                 else:
-                    ready.append(self._finished(job, frame, left, right))
+                    ready.append(self._with_room(partial(self._finished, job, frame, left, right)))
             job.pending = waiting
         return ready
+
+    def _with_room(self, work: Callable[[], _Result]) -> _Result:
+        return with_room(work, self._features.offload, self._steps.device)
 
     @staticmethod
     def _finished(job: Job, frame: int, left: Tracked | None, right: Tracked | None) -> Ready:
@@ -214,6 +234,10 @@ class Carrier:
             before, logits = logits, closed(logits, job.too_deep, share)
             agreement = overlap(before, logits)
         return Ready.of(job, frame, logits, iou, score, agreement)
+
+
+def _draft(job: Job, frame: int, found: Tracked) -> Ready:
+    return Ready.of(job, frame, found.logits.float(), found.iou, found.object_score, is_draft=True)
 
 
 def _coming(active: Sequence[Active], steps: range) -> Iterator[tuple[Active, int]]:

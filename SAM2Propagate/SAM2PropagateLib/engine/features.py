@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import torch
 
 from SAM2PropagateLib.engine.looking import Sight
-from SAM2PropagateLib.engine.memory_limits import is_out_of_memory, out_of_memory_error
+from SAM2PropagateLib.engine.memory_limits import out_of_memory_error
 from SAM2PropagateLib.engine.steps import FrameFeatures
+from SAM2PropagateLib.models.memory import is_out_of_memory
 
 # A frame as the model sees it.
 FeatureKey = tuple[Sight, int]
@@ -112,7 +113,7 @@ class FeatureStore:
         """None if there was too little memory; what the attempt held is free again on return."""
         try:
             return self._encode(frames)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
             return None

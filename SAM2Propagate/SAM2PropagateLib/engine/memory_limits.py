@@ -1,29 +1,20 @@
-"""How much memory the engine may use, and what running out of it looks like."""
+"""How much memory the engine may use, and what is done when there is no more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.models.memory import available_host_memory
+from SAM2PropagateLib.models.memory import available_host_memory, is_out_of_memory
 from SAM2PropagateLib.texts import tr as _
 
 _MEGABYTE = 1 << 20
 
 _Result = TypeVar("_Result")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that the device, or the host, had no memory left."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    # The last two are what torch says of main memory on Windows and on Linux.
-    signs = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
@@ -34,6 +25,21 @@ def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
         _("{where} has not enough free memory for this model, even one slice at a time.").format(where=where),
         _("Close other programs that use it, choose a smaller model or input size, or use the CPU."),
     )
+
+
+@contextmanager
+def told_of_memory(device: torch.device) -> Iterator[None]:
+    """What runs out of memory here ends with the error for the user.
+
+    Raises:
+        SAM2PropagateError: `out_of_memory`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory_error(device) from error
 
 
 def with_room(work: Callable[[], _Result], offload: Callable[[], bool], device: torch.device) -> _Result:
@@ -48,7 +54,7 @@ def with_room(work: Callable[[], _Result], offload: Callable[[], bool], device: 
     while True:
         try:
             return work()
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
         # Beyond the handler, so that what the attempt held is free again.

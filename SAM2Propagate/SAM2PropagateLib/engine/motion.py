@@ -78,7 +78,12 @@ class MotionStore:
         """
         self.prepare([(sight, frame, step)])
         self._kept.move_to_end((sight, frame, step))
-        return self._kept[sight, frame, step].result()
+        try:
+            return self._kept[sight, frame, step].result()
+        except BaseException:
+            # It is tried again when it is wanted again, for instance once there is memory for it.
+            self._kept.pop((sight, frame, step), None)
+            raise
 
     def prepare(self, pairs: Iterable[_Pair]) -> None:
         """Register pairs in the background, first the first; those that are kept already cost nothing."""

@@ -18,6 +18,7 @@ from SAM2PropagateLib.engine.fusion import carried
 from SAM2PropagateLib.engine.jobs import WITHDRAWN, Job, Track, Work, key_mark, shapes_beside, work_of
 from SAM2PropagateLib.engine.keys import Key, KeyDecoder
 from SAM2PropagateLib.engine.looking import Sight
+from SAM2PropagateLib.engine.memory_limits import told_of_memory, with_room
 from SAM2PropagateLib.engine.motion import MotionStore
 from SAM2PropagateLib.engine.results import (
     ABSENT,
@@ -201,10 +202,11 @@ class EngineSession:
         Raises:
             SAM2PropagateError: `out_of_memory`.
         """
-        track = self._look_at(segment, {frame: prompts})
-        self._latest, self._latest_frame = segment, frame
-        key = self._key(track, frame, prompts)
-        return key.as_mask(segment, frame, PREVIEW)
+        with told_of_memory(self._steps.device):
+            track = self._look_at(segment, {frame: prompts})
+            self._latest, self._latest_frame = segment, frame
+            key = self._key(track, frame, prompts)
+            return self._with_room_for_edge(key.as_mask(segment, frame, PREVIEW))
 
     @property
     def _sight(self) -> Sight:
@@ -251,6 +253,12 @@ class EngineSession:
         Raises:
             SAM2PropagateError: `out_of_memory`.
         """
+        with told_of_memory(self._steps.device):
+            return self._propagated(run, on_frame, between)
+
+    def _propagated(
+        self, run: RunRequest, on_frame: Callable[[FrameMask], None], between: Callable[[float], None]
+    ) -> RunSummary:
         started = time.perf_counter()
         encoded = self.features.encoded_frames
         tracks = [
@@ -259,7 +267,7 @@ class EngineSession:
         ]
         if run.options.anew:
             self._forget_unused()
-        counter = Counter(on_frame)
+        counter = Counter(lambda mask: on_frame(self._with_room_for_edge(mask)))
         jobs: list[Job] = []
         self._running = frozenset(segment.segment for segment in run.segments)
         try:
@@ -280,6 +288,11 @@ class EngineSession:
             time.perf_counter() - started,
             tuple((job.stretch.segment, job.stretch.first, job.stretch.last) for job in jobs),
         )
+
+    def _with_room_for_edge(self, mask: FrameMask) -> FrameMask:
+        """The mask; where memory is short when its edge is asked for, kept features make room."""
+        edge, offload, device = mask.edge, self.features.offload, self._steps.device
+        return mask if edge is None else replace(mask, edge=lambda: with_room(edge, offload, device))
 
     def expected_frames(self, run: RunRequest) -> int:
         """How many masks a run would write, as far as that is known before it."""

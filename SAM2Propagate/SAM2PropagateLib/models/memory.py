@@ -1,4 +1,7 @@
-"""How much memory this computer can still give, without any package beyond the standard library."""
+"""How much memory this computer can still give, and what it looks like when there is no more.
+
+Without any package beyond the standard library.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,30 @@ import ctypes
 import ctypes.util
 import sys
 from pathlib import Path
+
+# As torch says it of a GPU, of Apple's, of main memory on Windows and on Linux, then as CUDA's libraries,
+# C++, OpenCV and ITK say it.
+_SIGNS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "alloc_failed",
+    "bad_alloc",
+    "insufficient memory",
+    "failed to allocate memory",
+)
+# Torch's own class, whatever module it is in, and the classes of which only the words say it.
+_ITS_NAME = "OutOfMemoryError"
+_TOLD_BY_WORDS = {("builtins", "RuntimeError"), ("cv2", "error")}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that a device, or the computer, had no memory left."""
+    kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
+    if isinstance(error, MemoryError) or any(name == _ITS_NAME for _, name in kinds):
+        return True
+    text = str(error).lower()
+    return not kinds.isdisjoint(_TOLD_BY_WORDS) and any(sign in text for sign in _SIGNS)
 
 
 def available_host_memory() -> int | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.messages import DEVICE_LOST
 
 _log = logging.getLogger(__name__)
 
 _MEMORY_CODES = ("out_of_memory", "model_does_not_fit")
-_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 _DEVICE_SIGNS = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "device-side assert", "HIP error")
 
 
@@ -38,7 +38,7 @@ def told(error: Exception) -> SAM2PropagateError:
         _log.info("%s: %s", error.code, error)
         return error
     text = f"{type(error).__name__}: {error}"
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         _log.info("%s", text, exc_info=error)
         return SAM2PropagateError(
             "out_of_memory",
@@ -59,11 +59,3 @@ def told(error: Exception) -> SAM2PropagateError:
 def needs_memory(error: SAM2PropagateError) -> bool:
     """Whether memory should be given back after this error."""
     return error.code in _MEMORY_CODES
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # Torch is not imported here; its error for a full GPU is a class of that name, others are RuntimeErrors.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _MEMORY_SIGNS)
