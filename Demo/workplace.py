@@ -28,6 +28,7 @@ from Demo.brush import Brush
 from Demo.case import Ras, Structure
 from Demo.measure import BoolArray
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.frame_kinds import PROPAGATED
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.values import PromptSet
@@ -101,7 +102,7 @@ class Propagation:
         """The doubt of the propagated slices by segment and frame."""
         doubts: dict[str, dict[int, float]] = {}
         for (segment, frame), event in self.run.frames.items():
-            if event.kind == "propagated" and event.doubt is not None:
+            if event.kind == PROPAGATED and event.doubt is not None:
                 doubts.setdefault(segment, {})[frame] = event.doubt
         return doubts
 

@@ -12,11 +12,12 @@ import numpy as np
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.files.atomic import atomic_output
 from SAM2PropagateLib.files.volume import Volume
+from SAM2PropagateLib.frame_kinds import ABSENT, DOUBTFUL, KEYFRAME
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
 from SAM2PropagateLib.frames.window import FittedWindow
 from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.prompts.values import PromptSet
-from SAM2PropagateLib.segment_job import DOUBTFUL, FrameScore, JobResult, SegmentResult
+from SAM2PropagateLib.segment_job import FrameScore, JobResult, SegmentResult
 
 FORMAT = "sam2propagate-report"
 VERSION = 1
@@ -123,7 +124,7 @@ def _segment(segment: SegmentResult, geometry: VolumeGeometry, axis: int) -> dic
         "first_slice": int(slices[0]) if len(slices) else None,
         "last_slice": int(slices[-1]) if len(slices) else None,
         "computed_slices": len(segment.scores),
-        "keyframes": [score.frame for score in segment.scores if score.kind in ("keyframe", "absent")],
+        "keyframes": [score.frame for score in segment.scores if score.kind in (KEYFRAME, ABSENT)],
         "doubt_threshold": DOUBTFUL,
         "doubtful": [_score(score) for score in segment.doubtful],
         "notes": [{"slice": score.frame, "note": score.note} for score in segment.noted],

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.frame_kinds import DOUBTFUL
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import ResolvedSegment, choose_axis, resolve
@@ -22,8 +23,6 @@ from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel, ProgressEvent
 from SAM2PropagateLib.worker.session import Call, Crop, Run, Update
 
-# A frame with at least this much doubt is worth a look.
-DOUBTFUL = 0.5
 _VOLUME = "volume"
 # How long a cancel may take to be noticed.
 _TICK_SECONDS = 0.1

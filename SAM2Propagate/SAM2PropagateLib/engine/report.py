@@ -15,11 +15,9 @@ from SAM2PropagateLib.engine.front import Front
 from SAM2PropagateLib.engine.imaging import edge_steps
 from SAM2PropagateLib.engine.jobs import Job
 from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
-from SAM2PropagateLib.engine.results import PROPAGATED, FrameMask
+from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.transfer import Readback
-
-# A draft lacks what the other side, or the segment's end, will say: it is worth a look until then.
-_DRAFT_DOUBT = 0.5
+from SAM2PropagateLib.frame_kinds import DOUBTFUL, PROPAGATED
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,10 @@ class Ready:
         sides = [job.found(front, self.frame) for front in job.fronts]
         lost = 0 if self.is_draft else min(side.lost for side in sides if side is not None)
         evidence = Evidence.read(figures, is_cut=looking.is_cut(mask, job.track.view), lost=lost)
-        doubt = max(doubt_of(evidence), _DRAFT_DOUBT) if self.is_draft else doubt_of(evidence)
+        doubt = doubt_of(evidence)
+        if self.is_draft:
+            # It lacks what the other side, or the segment's end, will say: it is worth a look until then.
+            doubt = max(doubt, DOUBTFUL)
         iou, score = evidence.iou, evidence.object_score
         edge = partial(edge_steps, self.logits, job.track.view)
         return FrameMask(job.stretch.segment, self.frame, mask, iou, score, doubt, PROPAGATED, edge)

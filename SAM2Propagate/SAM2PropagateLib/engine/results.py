@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PREVIEW, KEYFRAME, PROPAGATED, ABSENT = "preview", "keyframe", "propagated", "absent"
-
 
 @dataclass(frozen=True)
 class FrameMask:
@@ -19,7 +17,7 @@ class FrameMask:
         predicted_iou: the model's own guess of the mask's IoU, 0 to 1.
         object_score: logit that the segment is on the frame; above 0 means yes.
         doubt: how little the mask should be trusted, 0 to 1.
-        kind: `preview`, `keyframe`, `propagated` or `absent`.
+        kind: `PREVIEW`, `KEYFRAME`, `PROPAGATED` or `ABSENT` of `frame_kinds`.
         edge: tells how the mask's edge runs between the pixels, see `imaging.edge_steps`; computed when it is
             called. None for a mask that does not come from logits.
         note: a sentence for the user, where the model's answer was not taken; "" otherwise.

@@ -21,13 +21,11 @@ from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.memory_limits import told_of_memory, with_room
 from SAM2PropagateLib.engine.motion import MotionStore
 from SAM2PropagateLib.engine.results import (
-    ABSENT,
-    KEYFRAME,
-    PREVIEW,
     FrameMask,
     RunSummary,
 )
 from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, FrameFeatures, ModelSteps
+from SAM2PropagateLib.frame_kinds import ABSENT, KEYFRAME, PREVIEW
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts

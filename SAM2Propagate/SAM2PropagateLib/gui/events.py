@@ -50,7 +50,7 @@ class Message:
 
 @dataclass(frozen=True)
 class FrameArrived:
-    """A mask is in the preview now. `kind`: "preview", "keyframe", "propagated" or "absent"."""
+    """A mask is in the preview now. `kind`: of `frame_kinds.KINDS`."""
 
     segmentID: str
     frame: int

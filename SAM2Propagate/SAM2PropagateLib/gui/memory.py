@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from SAM2PropagateLib.frame_kinds import KEYFRAME, PREVIEW
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.gui.strip import FrameFacts
 from SAM2PropagateLib.scene.state import SceneState
@@ -94,9 +95,9 @@ class FrameMemory:
         for frame in frames:
             if frame in shown:
                 facts = shown.pop(frame)
-                isOwn = facts.kind == "preview"
+                isOwn = facts.kind == PREVIEW
                 self.frames.setdefault(segmentID, {})[frame] = (
-                    replace(facts, kind="keyframe") if isOwn else facts
+                    replace(facts, kind=KEYFRAME) if isOwn else facts
                 )
 
     def putApplied(

@@ -6,19 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from SAM2PropagateLib.frame_kinds import ABSENT, DOUBTFUL, KEYFRAME, LOCKED, PROPAGATED
 from SAM2PropagateLib.texts import tr as _
 
-DOUBTFUL = 0.5
-"""From this doubt on a slice is worth a look."""
-
-NOTHING, PROPAGATED, KEYFRAME, EDITED, ABSENT, LOCKED = (
-    "nothing",
-    "propagated",
-    "keyframe",
-    "edited",
-    "absent",
-    "locked",
-)
+NOTHING, EDITED = "nothing", "edited"
 MARKS = (LOCKED, ABSENT, EDITED, KEYFRAME)
 """What the user decided, the strongest first."""
 
@@ -31,7 +22,7 @@ class FrameFacts:
     """What a run said of a frame.
 
     Attributes:
-        kind: "keyframe", "propagated", "absent" or "preview".
+        kind: of `frame_kinds.KINDS`.
         doubt: 0 (sure) to 1; None if unknown. predictedIou, objectScore: the model's own.
     """
 
@@ -71,7 +62,7 @@ class StripFrame:
             return EDITED
         if self.isKeyframe:
             return KEYFRAME
-        if self.facts is not None and self.facts.kind in ("propagated", "keyframe"):
+        if self.facts is not None and self.facts.kind in (PROPAGATED, KEYFRAME):
             return PROPAGATED
         return NOTHING
 
@@ -257,7 +248,7 @@ def _words(one: StripFrame) -> list[tuple[bool, str]]:
         (one.isAbsent, _("absent")),
         (one.isEdited, _("edited by hand")),
         (one.isKeyframe and not one.isEdited, _("keyframe with prompts")),
-        (kind == "propagated" and not one.isKeyframe and not one.isEdited, _("propagated")),
+        (kind == PROPAGATED and not one.isKeyframe and not one.isEdited, _("propagated")),
         (one.isPreview, _("in the preview, not applied yet")),
         (not one.isInRange, _("outside the range")),
     ]

@@ -6,13 +6,9 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
+from SAM2PropagateLib.frame_kinds import ABSENT, DOUBTFUL, KEYFRAME, LOCKED, PROPAGATED
 from SAM2PropagateLib.gui.strip import (
-    ABSENT,
-    DOUBTFUL,
     EDITED,
-    KEYFRAME,
-    LOCKED,
-    PROPAGATED,
     Column,
     SliceStrip,
 )

@@ -13,6 +13,7 @@ import slicer
 import vtk
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.frame_kinds import PREVIEW
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.gui import keyframes
@@ -551,7 +552,7 @@ class Workspace:
     def maskToCorrect(self, segmentID: str, frame: int) -> BoolArray:
         """The mask that a run left on a frame; what shows only prompts that are gone does not count."""
         facts = self.memory.facts(segmentID, self.geometry, self.axis).get(frame)
-        if facts is None or facts.kind != "preview":
+        if facts is None or facts.kind != PREVIEW:
             return self.maskNow(segmentID, frame)
         return self._reader(segmentID).frame(frame, self.axis)
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.frame_kinds import KINDS
 from SAM2PropagateLib.packed_masks import PackedEdge, PackedMask, bits_of, packed_edge, packed_mask
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.texts import parts_of, restored
@@ -27,7 +28,6 @@ PROTOCOL_VERSION = 5
 DEVICE_LOST = "device_lost"
 """The error code after which the worker ends itself."""
 
-FRAME_KINDS = ("preview", "keyframe", "propagated", "absent", "locked")
 
 _Check = Callable[[Any], bool]
 
@@ -399,7 +399,7 @@ class FrameEvent(Event):
     """One finished frame of one segment.
 
     Attributes:
-        volume, segment, frame: which. kind: "preview", "keyframe", "propagated", "absent" or "locked".
+        volume, segment, frame: which. kind: of `frame_kinds.KINDS`.
         predicted_iou, object_score: the model's own; None if it gave none.
         doubt: 0 (sure) to 1 (not to be trusted); None if unknown.
         packed: the mask; `mask` unpacks it. edge: how its edge runs between the pixels; None if that was not
@@ -460,7 +460,7 @@ class FrameEvent(Event):
             edge = None if data is None else packed_edge(header["shape"], header["edge"], data)
         except KeyError as error:
             raise _bad(_('The message "frame" lacks {reason}.').format(reason=error)) from error
-        right = _text(volume) and _text(segment) and _count(frame) and kind in FRAME_KINDS
+        right = _text(volume) and _text(segment) and _count(frame) and kind in KINDS
         if not right or not all(score is None or _number(score) for score in scores):
             raise _bad(_('The message "frame" has an impossible field.'))
         return cls(

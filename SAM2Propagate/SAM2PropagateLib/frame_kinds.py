@@ -1,0 +1,12 @@
+"""What is said of a frame's mask beside the mask: its kind, and from when on it should be looked at.
+
+The names are also those on the wire, in reports and in scenes.
+"""
+
+from __future__ import annotations
+
+PREVIEW, KEYFRAME, PROPAGATED, ABSENT, LOCKED = "preview", "keyframe", "propagated", "absent", "locked"
+KINDS = (PREVIEW, KEYFRAME, PROPAGATED, ABSENT, LOCKED)
+
+DOUBTFUL = 0.5
+"""A frame with at least this much doubt is worth a look."""
