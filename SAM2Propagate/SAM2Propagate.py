@@ -645,10 +645,20 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
 
     Args:
         makeWriter, editName: see `Controller`.
+        makeSession: makes the worker's session, for instance one on a server; None: one on this computer.
+
+    Attributes:
+        makeSession: as given; a change holds for the next session that is made.
     """
 
-    def __init__(self, makeWriter: Any = None, editName: Callable[[], str] = lambda: "") -> None:
+    def __init__(
+        self,
+        makeWriter: Any = None,
+        editName: Callable[[], str] = lambda: "",
+        makeSession: Callable[[], WorkerSession] | None = None,
+    ) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
+        self.makeSession = makeSession or self._localSession
         # Asked for with every text, and the same for all of a file.
         contextOf = functools.cache(getContext)
         texts.set_translator(lambda text, file: translate(contextOf(file), text))
@@ -729,12 +739,13 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
             SAM2PropagateError: no_python.
         """
         if self._session is None:
-            command = worker_command(
-                slicer_home=slicer.app.slicerHome, base_env=slicer.util.startupEnvironment()
-            )
-            log = Path(slicer.app.temporaryPath) / "SAM2PropagateWorker.log"
-            self._session = WorkerSession(command, log_file=log)
+            self._session = self.makeSession()
         return self._session
+
+    @staticmethod
+    def _localSession() -> WorkerSession:
+        command = worker_command(slicer_home=slicer.app.slicerHome, base_env=slicer.util.startupEnvironment())
+        return WorkerSession(command, log_file=Path(slicer.app.temporaryPath) / "SAM2PropagateWorker.log")
 
     def close(self) -> None:
         """End the run, the worker and downloads; prompts and segments stay in the scene."""

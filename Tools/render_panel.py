@@ -75,6 +75,7 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
     import numpy as np
     import slicer.util
 
+    from SAM2PropagateLib.frame_kinds import PROPAGATED
     from SAM2PropagateLib.gui.events import Message
     from SAM2PropagateLib.gui.install import PACKAGES
     from SAM2PropagateLib.gui.strip import FrameFacts, strip
@@ -99,13 +100,13 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
         node.GetSegmentation().GetNthSegment(index).SetName(name)
         node.GetSegmentation().GetNthSegment(index).SetColor(*color)
     controller = window.widget.logic.controller
-    controller._worker.makeSession = FakeSession
+    window.widget.logic.makeSession = FakeSession
     controller.chooseTool("positive")
     controller.point("positive", controller.workspace.geometry.ras_of_pixel(86, 49, 103, 2), (0, 0, 1))
     controller.wait(5)
     controller.discard()
     doubt = 0.2 + 0.4 * np.sin(np.arange(112) / 9) ** 16
-    facts = {n: FrameFacts("propagated", float(doubt[n]), 0.8, 3.0) for n in range(112)}
+    facts = {n: FrameFacts(PROPAGATED, float(doubt[n]), 0.8, 3.0) for n in range(112)}
     sets = {"keyframes": {103}, "edited": {64}, "absent": {5}, "locked": {30}}
     found = strip(112, facts, **{name: frozenset(frames) for name, frames in sets.items()})
     controller._situation.strip = lambda *_: found

@@ -162,7 +162,7 @@ def _module(array: np.ndarray, interval: float) -> Iterator[Any]:
             volume.GetDisplayNode().SetAutoWindowLevel(False)
             volume.GetDisplayNode().SetWindowLevel(255.0, 127.5)
             session = WorkerSession(streaming.scripted_command(interval))
-            window.widget.logic.controller._worker.makeSession = lambda: session
+            window.widget.logic.makeSession = lambda: session
             window.ui.volumeSelector.setCurrentNode(volume)
             window.ui.segmentationSelector.addNode()
             # Writing into the segment is no part of it: that is done once, when all masks are there.

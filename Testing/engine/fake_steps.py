@@ -108,6 +108,13 @@ def blocks(frames: int = 20, size: int = SIZE) -> np.ndarray:
     return volume
 
 
+def frames_of(volume: np.ndarray, window: Window | None = None) -> FrameStack:
+    """A volume along axis k, through a window."""
+    count, rows, columns = volume.shape
+    geometry = VolumeGeometry((columns, rows, count), np.eye(4))
+    return FrameStack(volume, geometry, 2, window or Window(255, 127.5))
+
+
 def session(
     volume: np.ndarray,
     *,
@@ -118,12 +125,11 @@ def session(
     store: Callable[[Encode], FeatureStore] | None = None,
 ) -> EngineSession:
     """A session of the fake model over a volume along axis k."""
-    count, rows, columns = volume.shape
-    frames = FrameStack(volume, VolumeGeometry((columns, rows, count), np.eye(4)), 2, Window(255, 127.5))
+    _, rows, columns = volume.shape
     view = None if auto else FrameView((rows, columns), (1, 1), (-0.5, -0.5, columns - 0.5, rows - 0.5), SIZE)
     return EngineSession(
         steps or FakeSteps(),  # type: ignore[arg-type]
-        frames,
+        frames_of(volume),
         view,
         store or (lambda encode: FeatureStore(encode, torch.device("cpu"), 1 << 30, batch_size=batch_size)),
         max_batch=8,

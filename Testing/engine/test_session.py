@@ -17,7 +17,7 @@ from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
-from Testing.engine.fake_steps import FakeSteps, blocks, session
+from Testing.engine.fake_steps import FakeSteps, blocks, frames_of, session
 
 BRIGHT_BOX = FramePrompts(box=(7.5, 7.5, 23.5, 23.5))
 GREY_CLICK = FramePrompts(clicks=((40.0, 44.0, True),))
@@ -400,7 +400,7 @@ def test_what_was_carried_keeps_its_window_until_it_is_asked_for_anew() -> None:
     volume = blocks()
     opened = session(volume)
     run(opened, segment({8: BRIGHT_BOX}))
-    opened.set_frames(opened._frames.with_window(Window(300, 150)))
+    opened.set_frames(frames_of(volume, Window(300, 150)))
     masks, summary = run(opened, segment({8: BRIGHT_BOX}))
     assert not masks and summary.frames_encoded == 0
     # A correction computes what lies around it, as in the window of before.
@@ -421,12 +421,12 @@ def test_frames_of_a_window_that_nothing_uses_make_room_for_those_of_the_present
     size = probe.features.nbytes
     opened = session(volume, store=lambda encode: FeatureStore(encode, torch.device("cpu"), size))
     assert opened.encode_ahead(range(20), lambda: False) == 20
-    opened.set_frames(opened._frames.with_window(Window(300, 150)))
+    opened.set_frames(frames_of(volume, Window(300, 150)))
     opened.preview(8, GREY_CLICK, "gray")
     assert opened.encode_ahead(range(20), lambda: False) == 19
     # What a segment was carried in stays, until it is carried anew.
     run(opened, segment({8: GREY_CLICK}, "gray"))
-    opened.set_frames(opened._frames.with_window(Window(400, 200)))
+    opened.set_frames(frames_of(volume, Window(400, 200)))
     assert opened.features.nbytes == size
     assert run(opened, segment({8: GREY_CLICK}, "gray"), everything=True)[1].frames_encoded == 0
     run(opened, segment({8: GREY_CLICK}, "gray", last=9), anew=True)
@@ -438,7 +438,7 @@ def test_what_was_not_carried_yet_is_seen_through_the_present_window() -> None:
     run(opened, segment({8: BRIGHT_BOX}))
     opened.preview(8, GREY_CLICK, "gray")
     encoded = opened.features.encoded_frames
-    opened.set_frames(opened._frames.with_window(Window(300, 150)))
+    opened.set_frames(frames_of(blocks(), Window(300, 150)))
     opened.preview(8, GREY_CLICK, "gray")
     assert opened.features.encoded_frames == encoded + 1
     opened.encode_ahead(range(20), lambda: False)
@@ -587,7 +587,7 @@ def test_frames_between_two_absent_marks_are_emptied() -> None:
 def test_what_lies_beyond_an_absent_mark_is_emptied_in_another_window_too() -> None:
     opened = session(blocks())
     run(opened, segment({8: BRIGHT_BOX}))
-    opened.set_frames(opened._frames.with_window(Window(300, 150)))
+    opened.set_frames(frames_of(blocks(), Window(300, 150)))
     beyond = segment({8: BRIGHT_BOX, 12: FramePrompts(absent=True)}, last=12)
     masks, _ = run(opened, beyond, everything=True)
     assert sorted(frame for _, frame in masks) == list(range(20))

@@ -27,10 +27,9 @@ class Running:
         self.folder = folder
         self.workers = Workers(SLOW)
         self.window = ModuleWindow(MODULE_FILE).open()
-        self.controller = self.window.widget.logic.controller
-        self.controller._worker.makeSession = lambda: WorkerSession(
-            self.workers, folder=SharedFolder([folder])
-        )
+        logic = self.window.widget.logic
+        self.controller = logic.controller
+        logic.makeSession = lambda: WorkerSession(self.workers, folder=SharedFolder([folder]))
         self.window.ui.volumeSelector.setCurrentNode(addCase(headless, "plain"))
         self.window.ui.segmentationSelector.addNode()
         geometry = self.controller.workspace.worldGeometry

@@ -42,7 +42,7 @@ def test_the_worker_may_be_killed_at_any_time(headless, tmp_path, seed):
 
     case = Case(headless)
     case.controller.close()
-    case._session = session
+    case.makeSession = session
     case.start(Choices(applyAutomatically=False))
     stop = threading.Event()
 
@@ -181,7 +181,7 @@ def test_a_worker_that_hangs_is_ended_and_the_next_click_works(headless, tmp_pat
     workers = Workers({"steps": STEPS, "trouble": {"preview": ["hang", 0]}}, {"steps": STEPS})
     case = Case(headless)
     case.controller.close()
-    case._session = lambda: WorkerSession(
+    case.makeSession = lambda: WorkerSession(
         workers, folder=SharedFolder([tmp_path]), deadlines=Deadlines(preview=0.5)
     )
     case.start()

@@ -470,7 +470,7 @@ class Drafts(FakeSession):
 @pytest.fixture
 def drafting(case):
     case.controller.close()
-    case._session = lambda: case.sessions.append(Drafts(2)) or case.sessions[-1]
+    case.makeSession = lambda: case.sessions.append(Drafts(2)) or case.sessions[-1]
     case.start(KEEP)
     return case
 
@@ -519,7 +519,7 @@ class Stubborn(FakeSession):
 
 def test_a_cancelled_run_is_over_at_once_and_what_it_still_sends_is_dropped(case):
     case.controller.close()
-    case._session = lambda: case.sessions.append(Stubborn(4)) or case.sessions[-1]
+    case.makeSession = lambda: case.sessions.append(Stubborn(4)) or case.sessions[-1]
     case.start()
     case.click(12, 15, 8)
     assert case.controller.propagate()

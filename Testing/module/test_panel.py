@@ -79,7 +79,7 @@ class Desk:
         self.window, self.ui, self.widget = window, window.ui, window.widget
         self.logic, self.controller = self.widget.logic, self.widget.logic.controller
         self.session = FakeSession()
-        self.controller._worker.makeSession = lambda: self.session
+        self.logic.makeSession = lambda: self.session
         self.dialogs = Dialogs()
         self.widget.panel._dialogs = self.dialogs
         self.parameters = self.logic.getParameterNode()
@@ -646,7 +646,7 @@ def test_a_neighbor_stays_whole_when_a_script_drives_the_logic_of_a_panel_out_of
     settings = slicer.mrmlScene.GetSingletonNode("SAM2Propagate", "vtkMRMLSegmentEditorNode")
     assert settings.GetOverwriteMode() == 0
     logic = window.widget.logic
-    logic.controller._worker.makeSession = FakeSession
+    logic.makeSession = FakeSession
     volume = addCase(window_modules, "plain")
     segmentation = addSegmentation(window_modules, volume, {"A": (0, 1, 0), "B": (1, 0, 0)})
     neighbor = np.zeros((18, 36, 40), bool)
@@ -1084,7 +1084,7 @@ def test_a_script_needs_no_window(window_modules: Any) -> None:
 
     module = ModuleWindow(MODULE_FILE)
     logic = module.python.SAM2PropagateLogic()
-    logic.controller._worker.makeSession = FakeSession
+    logic.makeSession = FakeSession
     volume = addCase(window_modules, "plain")
     segmentation = addSegmentation(window_modules, volume, {"A": (0, 1, 0), "B": (1, 0, 0)})
     neighbor = np.zeros((18, 36, 40), bool)

@@ -93,6 +93,7 @@ def open_session(
     tmp_path: Path,
     deadlines: Deadlines | None = None,
     is_remote: bool = False,
+    folder: SharedFolder | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[WorkerSession, Workers]:
     """A session of scripted workers that shares its files in `tmp_path`; no model, no volume yet."""
@@ -101,7 +102,7 @@ def open_session(
         workers,
         deadlines=deadlines,
         is_remote=is_remote,
-        folder=SharedFolder([tmp_path]),
+        folder=folder or SharedFolder([tmp_path]),
         clock=clock,
     )
     return session, workers

@@ -328,18 +328,22 @@ def test_what_is_plainly_wrong_is_refused_at_once(start: Start) -> None:
 
 
 def test_a_full_disk_fails_the_call_not_the_session(start: Start, tmp_path: Path) -> None:
-    session, _ = start(ready=False)
+    class Disk(SharedFolder):
+        is_full = True
+
+        def write(self, array: Any) -> Any:
+            if self.is_full:
+                raise SAM2PropagateError("disk_full", "There is no room.", "Free some.")
+            return super().write(array)
+
+    disk = Disk([tmp_path])
+    session, _ = start(ready=False, folder=disk)
     session.load_model(MODEL)
-
-    def full(array: Any) -> Any:
-        raise SAM2PropagateError("disk_full", "There is no room.", "Free some.")
-
-    write, session._folder.write = session._folder.write, full  # type: ignore[method-assign]
     session.open_volume("ct", volume_array(), GEOMETRY, axis=2, window=WINDOW)
     run = session.propagate("ct", prompts())
     finished(session, run, "failed")
     assert run.error is not None and run.error.code == "disk_full"
-    session._folder.write = write  # type: ignore[method-assign]
+    disk.is_full = False
     finished(session, session.propagate("ct", prompts()))
 
 

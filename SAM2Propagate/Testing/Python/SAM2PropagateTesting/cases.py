@@ -21,11 +21,16 @@ class Case:
         self.segmentationNode = addSegmentation(self.volumeNode, {"A": (0, 1, 0), "B": (1, 0, 0)})
         self.start(choices, **options)
 
+    def makeSession(self) -> Any:
+        """The worker's session of the next controller; a test may put another function in its place."""
+        self.sessions.append(FakeSession())
+        return self.sessions[-1]
+
     def start(self, choices: Choices | None = None, **options: Any) -> None:
         """A controller on the nodes, as after opening the module."""
         self.sessions: list[FakeSession] = []
         self.ticker = CountingTicker()
-        self.controller = Controller(self._session, self.ticker, **options)
+        self.controller = Controller(self.makeSession, self.ticker, **options)
         self.messages: list[Message] = []
         self.ends: list[RunEnd] = []
         self.arrived: list[FrameArrived] = []
@@ -37,10 +42,6 @@ class Case:
         if choices is not None:
             self.controller.choices = choices
         self.controller.select(self.volumeNode, self.segmentationNode, "A")
-
-    def _session(self) -> Any:
-        self.sessions.append(FakeSession())
-        return self.sessions[-1]
 
     @property
     def session(self) -> FakeSession:
