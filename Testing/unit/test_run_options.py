@@ -16,7 +16,6 @@ from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.run_options import BACKWARD, RunOptions, RunRequest
 from SAM2PropagateLib.segment_job import JobOptions, run_segment_job
 from SAM2PropagateLib.worker import messages
-from SAM2PropagateLib.worker.engine_adapter import _Session as AdaptedSession
 from SAM2PropagateLib.worker.engine_port import Crop, EngineSession
 from SAM2PropagateLib.worker.messages import Hello, LoadModel, OpenVolume, Propagate, Request
 from SAM2PropagateLib.worker.server import WorkerServer
@@ -130,15 +129,6 @@ def test_a_field_that_is_added_reaches_the_engine_over_the_wire(monkeypatch: pyt
     assert message is not None and message.header["type"] == "done", message
     (run,) = NotingSession.asked
     assert run.options == MINT and run.segments[0].segment == "liver"
-
-
-def test_the_adapter_hands_a_run_on_as_it_is() -> None:
-    class Real:
-        def expected_frames(self, run: RunRequest) -> RunRequest:
-            return run
-
-    run = RunRequest((), MINT)
-    assert AdaptedSession(Real()).expected_frames(run) is run  # type: ignore[arg-type,comparison-overlap]
 
 
 def test_a_field_that_is_added_goes_from_a_job_to_the_session() -> None:

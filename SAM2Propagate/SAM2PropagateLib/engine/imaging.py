@@ -107,7 +107,7 @@ def edge_steps(logits: torch.Tensor, view: FrameView) -> np.ndarray:
 
     Returns:
         int8 (rows, columns) of the native frame: the distance of each pixel's center to the edge, in steps of
-        `worker.masks.EDGE_STEPS` to a pixel, above 0 inside; at most `EDGE_REACH` pixels, 0 beyond the view.
+        `packed_masks.EDGE_STEPS` to a pixel, above 0 inside; at most `EDGE_REACH` pixels, 0 beyond the view.
     """
     native = logits_to_native(logits, view)
     padded = F.pad(native[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
