@@ -401,10 +401,9 @@ def test_when_the_client_is_killed_its_worker_ends_and_leaves_nothing(
 def test_a_closed_input_ends_the_worker(start: Start) -> None:
     session, workers = start()
     check_that_all_works(session)
-    tree = workers.started[0]._tree
-    assert tree is not None
+    (pid,) = workers.pids
     workers.started[0]._outgoing.put(None)
-    assert soon(lambda: not is_running(tree.pid))
+    assert soon(lambda: not is_running(pid))
     assert soon(lambda: not session.is_running)
     check_that_all_works(session)
 

@@ -23,6 +23,7 @@ from SAM2PropagateLib.worker.shared import (
     remove_stale,
     shared_files,
     shared_folders,
+    write_part,
 )
 from SAM2PropagateLib.worker.voxels import Voxels, compress, decompress
 from Testing.worker.helpers import ROOT, soon
@@ -87,17 +88,15 @@ def test_a_volume_is_written_in_large_pieces(
 ) -> None:
     """After each piece the thread waits for the interpreter's lock, which inside Slicer may take a while."""
     written: list[int] = []
-    write = shared._write_all
 
     def counted(file: Any, part: Any) -> None:
         written.append(part.nbytes)
-        write(file, part)
+        write_part(file, part)
 
-    monkeypatch.setattr(shared, "_write_all", counted)
     monkeypatch.setattr(shared, "_PIECE_BYTES", 8 * 100 * 90)
     array = np.random.default_rng(2).integers(0, 99, (30, 100, 90)).astype(np.int8)
     array = array[:, ::-1] if view == "flipped" else array
-    folder = SharedFolder([tmp_path])
+    folder = SharedFolder([tmp_path], counted)
     assert folder.write(array).path.read_bytes() == np.ascontiguousarray(array).tobytes()
     assert len(written) == pieces and sum(written) == array.nbytes
     folder.close()
@@ -196,19 +195,17 @@ def test_a_folder_without_room_is_passed_over(tmp_path: Path, monkeypatch: pytes
     folder.close()
 
 
-def test_a_folder_that_fills_up_is_left_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_fills_up_is_left_for_the_next(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     small.mkdir()
     large.mkdir()
-    write_all = shared._write_all
 
     def full(file: Any, part: Any) -> None:
         if str(file.name).startswith(str(small)):
             raise OSError(errno.ENOSPC, "No space left on device")
-        write_all(file, part)
+        write_part(file, part)
 
-    monkeypatch.setattr(shared, "_write_all", full)
-    folder = SharedFolder([small, large])
+    folder = SharedFolder([small, large], full)
     written = folder.write(np.ones((9, 9, 9)))
     assert large in written.path.parents
     assert shared_files([small]) == []
@@ -217,15 +214,12 @@ def test_a_folder_that_fills_up_is_left_for_the_next(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_all = shared._write_all
-
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
     def to_the_full_disk(file: Any, part: Any) -> None:
         with Path("/dev/full").open("wb", buffering=0) as full:
-            write_all(full, part)
+            write_part(full, part)
 
-    monkeypatch.setattr(shared, "_write_all", to_the_full_disk)
-    folder = SharedFolder([tmp_path])
+    folder = SharedFolder([tmp_path], to_the_full_disk)
     with pytest.raises(SAM2PropagateError, match="no room") as caught:
         folder.write(np.ones((9, 9, 9)))
     assert caught.value.code == "disk_full" and "TMPDIR" in caught.value.hint

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,9 +80,15 @@ class SharedFolder:
 
     Args:
         bases: where it may lie, in order of preference; `base_folders()` if None.
+        writer: writes a part of an array to the end of a file; `write_part` if None.
     """
 
-    def __init__(self, bases: Sequence[Path] | None = None) -> None:
+    def __init__(
+        self,
+        bases: Sequence[Path] | None = None,
+        writer: Callable[[Any, NDArray[Any]], None] | None = None,
+    ) -> None:
+        self._writer = writer or write_part
         self._bases = list(base_folders() if bases is None else bases)
         self._folders: dict[Path, _OwnedFolder] = {}
         self._pending: list[SharedArray] = []
@@ -153,7 +159,7 @@ class SharedFolder:
             # Written, not mapped: a full file system is an error here, where a mapping would end the process.
             with path.open("xb", buffering=0) as file:
                 for part in _pieces(array):
-                    _write_all(file, np.ascontiguousarray(part))
+                    self._writer(file, np.ascontiguousarray(part))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -346,7 +352,8 @@ def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
         yield array[first : first + count]
 
 
-def _write_all(file: Any, part: NDArray[Any]) -> None:
+def write_part(file: Any, part: NDArray[Any]) -> None:
+    """Write a part of an array, in C order, to the end of a file that is not buffered. Raises OSError."""
     view = memoryview(part.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
     while view.nbytes:
         view = view[file.write(view) :]
