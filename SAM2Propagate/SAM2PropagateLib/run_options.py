@@ -56,7 +56,13 @@ class RunOptions:
         for one in fields(self):
             value = getattr(self, one.name)
             if isinstance(one.default, bool) and not isinstance(value, bool):
-                raise _bad_option(one.name, value)
+                raise InputError(
+                    "bad_run_option",
+                    _("The option “{name}” of a run cannot be {value}.").format(
+                        name=one.name, value=_shown(value)
+                    ),
+                    _("Give True or False."),
+                )
 
     @property
     def writes_all(self) -> bool:
@@ -75,10 +81,19 @@ class RunOptions:
             InputError: as for the class; also `bad_run_option` for a name that is no option.
         """
         if not isinstance(values, Mapping):
-            raise _bad_option("", values)
+            raise InputError(
+                "bad_run_option",
+                _("The options of a run must have names; {value} has none.").format(value=_shown(values)),
+                _("Both ends must be of the same version of SAM2Propagate."),
+            )
+        names = [one.name for one in fields(cls)]
         for name in values:
-            if name not in {one.name for one in fields(cls)}:
-                raise _bad_option(str(name), values[name])
+            if name not in names:
+                raise InputError(
+                    "bad_run_option",
+                    _("A run has no option “{name}”.").format(name=_shown(name)),
+                    _("Use one of: {names}.").format(names=", ".join(names)),
+                )
         return cls(**values)
 
 
@@ -95,9 +110,6 @@ class RunRequest:
     options: RunOptions = field(default_factory=RunOptions)
 
 
-def _bad_option(name: str, value: Any) -> InputError:
-    return InputError(
-        "bad_run_option",
-        _("The run has no option “{name}” with the value {value}.").format(name=name, value=repr(value)[:80]),
-        _("Use the options of RunOptions."),
-    )
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
