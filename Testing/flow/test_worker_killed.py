@@ -119,7 +119,7 @@ class CtCase(Case):
         self.segmentationNode = addSegmentation(headless, self.volumeNode, {"A": (0, 1, 0), "B": (1, 0, 0)})
         self.start(Choices(applyAutomatically=False, device="cpu"))
 
-    def _session(self):
+    def makeSession(self):  # noqa: N802
         def transport():
             self.started.append(PopenTransport(worker_command(sys.executable)))
             return self.started[-1]
