@@ -272,7 +272,7 @@ class Walk(Case):
         self.writer = LogicSegmentWriter(segmentation, volume, settings)
         return self.writer
 
-    def _session(self) -> Any:
+    def makeSession(self) -> Any:  # noqa: N802
         self.sessions.append(WorkerSession(self.transport, folder=SharedFolder([self.shared])))
         return self.sessions[-1]
 
