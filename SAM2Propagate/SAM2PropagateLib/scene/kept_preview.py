@@ -204,7 +204,8 @@ class KeptPreview:
 
 def frameOf(record: Mapping[str, Any]) -> KeptFrame:
     """A frame that `KeptPreview.records` gave."""
-    return _read(record)
+    rows, columns = record["shape"]
+    return _read(record, (rows, columns))
 
 
 def isSameFrame(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
