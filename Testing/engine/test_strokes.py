@@ -271,7 +271,7 @@ def test_a_scribble_is_looked_at_as_closely_as_it_is_long(monkeypatch: pytest.Mo
     view = opened.view_of("a")
     assert view.crop[2] - view.crop[0] < 160
     monkeypatch.setattr(looking, "_SHORTEST", 1000.0)
-    assert session(volume, auto=True).preview(2, prompts, "a").mask[200:].any()
+    assert session(volume, auto=True).preview(2, prompts, "a").mask[160:].any()
 
 
 def test_a_short_scribble_in_something_large_is_not_cut() -> None:
