@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from SAM2PropagateLib.engine.front import Tracked
 from SAM2PropagateLib.engine.keys import Key
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
 from SAM2PropagateLib.engine.postprocess import clean, native_mask, shown_mask
-from SAM2PropagateLib.engine.refine import refined, toggled
+from SAM2PropagateLib.engine.refine import ClickAt, aim_of, refined, toggled
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
@@ -23,6 +25,7 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.packed_masks import EDGE_STEPS
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 
+Change = Callable[..., np.ndarray]
 HERE = FramePrompts(clicks=((1.0, 1.0, True),))
 ABSENT = FramePrompts(absent=True)
 CPU = torch.device("cpu")
@@ -118,6 +121,12 @@ def test_cleaning_takes_specks_and_holes_but_never_all() -> None:
     assert not clean(open_bay, 5)[0, 2]
 
 
+def changed(change: Change, mask: np.ndarray, seen: np.ndarray, *clicks: ClickAt) -> np.ndarray:
+    """What the last of the clicks makes of a mask."""
+    result: np.ndarray = change(mask, seen, clicks[-1], aim_of(mask, clicks))
+    return result
+
+
 def test_refining_only_touches_the_part_that_was_clicked() -> None:
     mask = np.zeros((20, 20), bool)
     mask[2:8, 2:8] = True
@@ -125,26 +134,80 @@ def test_refining_only_touches_the_part_that_was_clicked() -> None:
     proposal[2:8, 8:12] = True  # asked for
     proposal[15:18, 15:18] = True  # not asked for
     proposal[2, 2] = False  # not asked for
-    result = refined(mask, proposal, (9.0, 4.0, True))
+    result = changed(refined, mask, proposal, (9.0, 4.0, True))
     assert result[2:8, 2:12].all()
     assert not result[16, 16]
+    mask[2:4, 8:16] = True
     proposal = mask.copy()
-    proposal[2:8, 6:8] = False
-    result = refined(mask, proposal, (7.0, 4.0, False))
-    assert not result[2:8, 6:8].any()
-    assert result[2:8, 2:6].all()
-    assert refined(mask, mask, (15.0, 15.0, True)) is mask
+    proposal[2:4, 8:16] = False  # asked for
+    proposal[6:8, 2:4] = False  # not asked for
+    result = changed(refined, mask, proposal, (13.0, 3.0, False))
+    assert not result[2:4, 11:16].any()
+    assert result[2:8, 2:8].all()
+    assert changed(refined, mask, mask, (15.0, 15.0, True)) is mask
 
 
-def test_a_click_adds_or_takes_the_thing_that_lies_there_but_not_nearly_all() -> None:
-    mask = np.zeros((20, 20), bool)
-    mask[2:8, 2:12] = True
-    lump = np.zeros((20, 20), bool)
-    lump[2:8, 9:14] = True
-    assert toggled(mask, lump, (10.0, 4.0, False)).sum() == 6 * 7
-    assert toggled(mask, lump, (13.0, 4.0, True)).sum() == 6 * 12
-    assert toggled(mask, lump, (10.0, 4.0, True)) is mask
-    assert toggled(mask, mask, (5.0, 5.0, False)) is mask
+def test_a_click_adds_or_takes_the_thing_that_lies_there() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[4:24, 4:24] = True
+    mask[10:16, 24:32] = True
+    lump = np.zeros((40, 40), bool)
+    lump[10:16, 24:36] = True
+    assert (changed(toggled, mask, lump, (28.0, 13.0, False)) ^ (mask & ~lump)).sum() <= 4
+    assert (changed(toggled, mask, lump, (34.0, 13.0, True)) == (mask | lump)).all()
+    assert changed(toggled, mask, lump, (28.0, 13.0, True)) is mask
+
+
+@pytest.mark.parametrize("change", [refined, toggled])
+def test_a_negative_click_takes_its_pixel_and_leaves_most_of_the_mask(change: Change) -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[5:25, 5:35] = True
+    mask[20:24, 35:50] = True  # what should not be there
+    mask[30:36, 4:10] = True
+    # The model drops all of it, or sees all of it as one thing.
+    seen = np.full_like(mask, change is toggled)
+    result = changed(change, mask, seen, (44.0, 22.0, False))
+    assert not result[22, 44] and not (result & ~mask).any()
+    assert result[5:25, 5:30].all() and result[30:36, 4:10].all()
+    assert not result[20:24, 38:50].any()
+
+
+@pytest.mark.parametrize("change", [refined, toggled])
+def test_a_positive_click_adds_its_pixel_and_not_the_whole_frame(change: Change) -> None:
+    mask = np.zeros((60, 60), bool)
+    mask[20:40, 20:40] = True
+    # Six columns are missing; the model sees all that is there as one thing.
+    result = changed(change, mask, np.ones_like(mask), (43.0, 30.0, True))
+    assert result[30, 43] and result[mask].all() and result[25:35, 40:46].all()
+    assert not result[:, 50:].any() and not result[:10].any()
+
+
+@pytest.mark.parametrize("click", [(30.0, 30.0, False), (10.0, 10.0, False)])
+def test_a_negative_click_may_take_a_part_of_the_mask_that_is_not_most_of_it(click: ClickAt) -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[2:20, 2:20] = True
+    mask[22:38, 22:38] = True
+    result = changed(refined, mask, np.zeros_like(mask), click)
+    assert result[2:20, 2:20].sum() in (0, 18 * 18) and result[22:38, 22:38].sum() in (0, 16 * 16)
+    assert result.any() and not result[int(click[1]), int(click[0])]
+
+
+def test_a_later_click_leaves_what_an_earlier_one_asked_for() -> None:
+    mask = np.zeros((20, 40), bool)
+    mask[4:16, 4:36] = True
+    result = changed(refined, mask, np.zeros_like(mask), (30.0, 10.0, True), (22.0, 10.0, False))
+    assert result[10, 30] and not result[10, 22]
+    mask[:, 12:] = False
+    result = changed(refined, mask, np.ones_like(mask), (30.0, 10.0, False), (20.0, 10.0, True))
+    assert result[10, 20] and not result[10, 30]
+
+
+def test_a_click_on_an_empty_mask_adds_what_the_model_sees() -> None:
+    nothing = np.zeros((20, 20), bool)
+    thing = nothing.copy()
+    thing[2:9, 3:12] = True
+    assert (changed(refined, nothing, thing, (5.0, 5.0, True)) == thing).all()
+    assert changed(refined, nothing, nothing, (5.0, 5.0, False)) is nothing
 
 
 def test_doubt_grows_with_every_reason() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -457,6 +458,32 @@ def test_clicks_on_a_mask_change_what_they_aim_at_and_nothing_else() -> None:
     added = opened.preview(8, FramePrompts(mask=drawn, clicks=((20.0, 16.0, True),)), "bright").mask
     assert added[60, 60]
     assert same(added, bright(volume, 8) | drawn)
+
+
+class DropsAll(FakeSteps):
+    """Takes a negative click for the end of the whole mask, unless it is told what stays."""
+
+    def decode_prompts(
+        self,
+        features: FrameFeatures,
+        points: torch.Tensor,
+        labels: torch.Tensor,
+        mask_logits: torch.Tensor | None = None,
+    ) -> Decoded:
+        decoded = super().decode_prompts(features, points, labels, mask_logits)
+        if mask_logits is None or (labels != 0).any():
+            return decoded
+        return replace(decoded, logits=torch.full_like(decoded.logits, -5.0))
+
+
+def test_a_lone_negative_click_takes_what_it_is_on_and_no_more() -> None:
+    volume = np.zeros((4, 64, 64), np.uint8)
+    volume[:, 8:40, 8:40] = 200
+    volume[:, 8:24, 40:56] = 120  # beside it, and not to belong to it
+    opened = session(volume, steps=DropsAll())
+    click = (48.0, 16.0, False)
+    left = opened.preview(2, FramePrompts(mask=volume[2] > 100, clicks=(click,)), "bright").mask
+    assert same(left, volume[2] == 200)
 
 
 def test_a_later_click_does_not_undo_what_an_earlier_one_did() -> None:

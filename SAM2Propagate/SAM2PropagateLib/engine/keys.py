@@ -15,7 +15,7 @@ from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import with_room
 from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
-from SAM2PropagateLib.engine.refine import ClickAt, refined, toggled
+from SAM2PropagateLib.engine.refine import Aim, ClickAt, aim_of, refined, toggled
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, Decoded, FrameFeatures, Memory, ModelSteps
 from SAM2PropagateLib.engine.transfer import Readback, uploaded
@@ -168,7 +168,8 @@ class KeyDecoder:
     ) -> np.ndarray:
         """A mask after clicks and scribbles, if any, each taken on what those before it made of it."""
         for count in range(1, len(prompts.clicks) + 1):
-            mask = self._clicked(features, view, prompts.box, mask, prompts.clicks[:count])
+            said = prompts.clicks[:count]
+            mask = self._clicked(features, view, prompts.box, mask, said, aim_of(mask, said))
         return self._scribbled(features, view, prompts.box, prompts.strokes, mask, prompts.clicks)
 
     def _scribbled(
@@ -201,17 +202,24 @@ class KeyDecoder:
         box: looking.PixelBox | None,
         mask: np.ndarray,
         clicks: Sequence[ClickAt],
+        aim: Aim | None = None,
     ) -> np.ndarray:
-        """A mask after the last of these clicks."""
+        """A mask after the last of these clicks.
+
+        Args:
+            aim: what that one is about; None: it is a point of a scribble, which is judged as a whole.
+        """
         x, y, _positive = click = clicks[-1]
+        # To the model, a lone negative click can mean all: so it is told what stays.
+        stays = [] if aim is None else [(*point, True) for point in aim.stays]
         start = self._as_logits(mask, view)
-        decoded = self._decode_points(features, view, box, clicks, start)
-        changed = refined(mask, self._mask_of(decoded, view), click)
+        decoded = self._decode_points(features, view, box, [*stays, *clicks], start)
+        changed = refined(mask, self._mask_of(decoded, view), click, aim)
         if changed is not mask:
             return changed
         # Starting from the mask, the model stays with it: ask what lies at the click by itself.
         alone = self._decode_points(features, view, None, ((x, y, True),))
-        return toggled(mask, self._mask_of(alone, view), click)
+        return toggled(mask, self._mask_of(alone, view), click, aim)
 
     @staticmethod
     def _mask_of(decoded: Decoded, view: FrameView) -> np.ndarray:

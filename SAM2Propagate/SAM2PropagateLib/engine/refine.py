@@ -2,16 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import ndimage
 
 ClickAt = tuple[float, float, bool]
+Point = tuple[float, float]
 
-# A negative click on a piece larger than this share of the mask cannot mean that piece.
-_LARGEST_PIECE = 0.6
+# A positive click lies about in the middle of what is missing. So it adds nothing deeper outside the mask
+# than so many times its own depth and a pixel, or farther away than so many times that depth and two pixels.
+# Chosen on the training volumes.
+_DEEPER, _FARTHER = 1.5, 4.0
+
+# A negative click cannot mean all of a part that is larger than this share of the mask.
+_LARGEST_PART = 0.6
+
+# Points that stand for what a negative click leaves alone: so many in such a part, one in each other one.
+_POINTS = 3
+_MOST_PARTS = 5
 
 
-def refined(mask: np.ndarray, proposal: np.ndarray, click: ClickAt) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """What a click on a mask is about.
+
+    Attributes:
+        within: bool (rows, columns), the pixels that it may change, its own among them.
+        stays: (x, y) each, in native pixels: points of the mask that a negative click does not speak of, deep
+            inside its larger parts and away from the click.
+    """
+
+    within: np.ndarray
+    stays: tuple[Point, ...] = ()
+
+
+def aim_of(mask: np.ndarray, clicks: Sequence[ClickAt]) -> Aim:
+    """What the last of the clicks on a mask is about.
+
+    It changes no pixel that is nearer to an earlier click of the other sign. A positive one adds none that
+    lies much deeper outside the mask, or far away; a negative one takes none that rather belongs to a point
+    that stays.
+
+    Args:
+        mask: bool (rows, columns), what was there before the last click.
+        clicks: in the order in which they were made, in native pixels.
+    """
+    x, y, positive = clicks[-1]
+    here = _pixel(mask, (x, y))
+    within = ~mask if positive else mask.copy()
+    if not within[here] or not mask.any():
+        return Aim(within)
+    away = _distance(mask.shape, (x, y))
+    for px, py, sign in clicks[:-1]:
+        if sign != positive:
+            within &= away < _distance(mask.shape, (px, py))
+    stays: list[Point] = []
+    if positive:
+        depth = ndimage.distance_transform_edt(~mask)
+        within &= (depth <= _DEEPER * depth[here] + 1) & (away <= _FARTHER * depth[here] + 2)
+    else:
+        depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        stays = _deep_points(mask, depth, here, away)
+        for point in stays:
+            # As between two balls that just fit into the mask.
+            lead = depth[here] - depth[_pixel(mask, point)]
+            within &= away < _distance(mask.shape, point) + lead
+    within[here] = True
+    return Aim(within, tuple(stays))
+
+
+def refined(mask: np.ndarray, proposal: np.ndarray, click: ClickAt, aim: Aim | None = None) -> np.ndarray:
     """The mask with the part of the model's proposal that a click asks for.
 
     A positive click adds the connected piece of the proposal that it lies on, a negative click removes the
@@ -22,43 +84,77 @@ def refined(mask: np.ndarray, proposal: np.ndarray, click: ClickAt) -> np.ndarra
         mask: bool (rows, columns), what was there.
         proposal: bool (rows, columns), the model's mask from the old mask and the clicks.
         click: (x, y, positive) in native pixels.
+        aim: what the click may change; None: anything.
 
     Returns:
         bool (rows, columns); the same array if the proposal has nothing for this click.
     """
-    positive = click[2]
-    piece = _piece_at(proposal & ~mask if positive else mask & ~proposal, click)
-    if piece is None:
-        return mask
-    return mask | piece if positive else mask & ~piece
+    return _changed(mask, proposal if click[2] else ~proposal, click, aim)
 
 
-def toggled(mask: np.ndarray, thing: np.ndarray, click: ClickAt) -> np.ndarray:
-    """The mask with, or without, the thing that lies at a click.
+def toggled(mask: np.ndarray, thing: np.ndarray, click: ClickAt, aim: Aim | None = None) -> np.ndarray:
+    """The mask with, or without, the thing that lies at a click; for the arguments see `refined`.
 
     Args:
-        mask: bool (rows, columns), what was there.
         thing: bool (rows, columns), what the model sees at the click by itself.
-        click: (x, y, positive) in native pixels.
 
     Returns:
-        bool (rows, columns); the same array if the click already has what it asks for, or if a negative click
-        would take most of the mask away.
+        bool (rows, columns); the same array if the click already has what it asks for, or if a negative one
+        without an aim would take most of the mask away.
     """
-    positive = click[2]
-    piece = _piece_at(thing & ~mask if positive else thing & mask, click)
-    if piece is None or (not positive and piece.sum() > _LARGEST_PIECE * mask.sum()):
+    changed = _changed(mask, thing, click, aim)
+    takes_most = (mask & ~changed).sum() > _LARGEST_PART * mask.sum()
+    return mask if aim is None and takes_most else changed
+
+
+def _changed(mask: np.ndarray, change: np.ndarray, click: ClickAt, aim: Aim | None) -> np.ndarray:
+    """The mask with the connected piece of a change that the click lies on."""
+    x, y, positive = click
+    change = change & (~mask if positive else mask)
+    if aim is not None:
+        change = change & aim.within
+    here = _pixel(mask, (x, y))
+    if not change[here]:
         return mask
+    pieces, _ = ndimage.label(change)
+    piece = pieces == pieces[here]
     return mask | piece if positive else mask & ~piece
 
 
-def _piece_at(mask: np.ndarray, click: ClickAt) -> np.ndarray | None:
-    """The connected piece of a mask that a click lies on."""
-    x, y, _ = click
-    column = int(np.clip(round(x), 0, mask.shape[1] - 1))
-    row = int(np.clip(round(y), 0, mask.shape[0] - 1))
-    if not mask[row, column]:
-        return None
-    pieces, _ = ndimage.label(mask)
-    found: np.ndarray = pieces == pieces[row, column]
-    return found
+def _deep_points(mask: np.ndarray, depth: np.ndarray, here: tuple[int, int], away: np.ndarray) -> list[Point]:
+    """Points in the mask's larger parts, deep inside and away from the pixel `here`; not in the part of that
+    pixel if it is not most of the mask, for then it may go altogether."""
+    parts, count = ndimage.label(mask)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    score = np.minimum(depth, away / 2)
+    points: list[Point] = []
+    for part in np.argsort(-sizes, kind="stable")[:_MOST_PARTS] + 1:
+        is_most = sizes[part - 1] > _LARGEST_PART * sizes.sum()
+        if is_most or part != parts[here]:
+            points += _best(np.where(parts == part, score, 0), _POINTS if is_most else 1)
+    return points
+
+
+def _best(score: np.ndarray, count: int) -> list[Point]:
+    """The pixels of highest score that are not close together."""
+    points: list[Point] = []
+    for _ in range(count):
+        row, column = np.unravel_index(int(score.argmax()), score.shape)
+        if score[row, column] < 1:
+            break
+        points.append((float(column), float(row)))
+        score = np.minimum(score, _distance(score.shape, points[-1]) / 2)
+    return points
+
+
+def _distance(shape: tuple[int, ...], point: Point) -> np.ndarray:
+    """How far each pixel's center is from a point, (rows, columns), in pixels."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return np.hypot(columns - point[0], rows - point[1])
+
+
+def _pixel(mask: np.ndarray, point: Point) -> tuple[int, int]:
+    """The row and column of the pixel that a point lies on; of the nearest one if it lies outside."""
+    column = int(np.clip(round(point[0]), 0, mask.shape[1] - 1))
+    row = int(np.clip(round(point[1]), 0, mask.shape[0] - 1))
+    return row, column
