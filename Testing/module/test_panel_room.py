@@ -176,6 +176,26 @@ def test_tools_without_a_button_press_and_their_keys(desk: Desk) -> None:
     assert "(C)" in desk.ui.addSegmentButton.toolTip
 
 
+def test_a_click_on_a_button_leaves_the_keyboard_with_the_view(desk: Desk) -> None:
+    # Else the keys P and N do nothing after a click on the button that bears them.
+    loop = [getattr(desk.ui, name) for name in (*LOOP, "cancelButton", "applyButton", "discardButton")]
+    buttons = [one for one in loop if isinstance(one, QtWidgets.QAbstractButton) and one.text]
+    buttons = [one for one in buttons if not one.objectName.endswith("CollapsibleButton")]
+    assert {one.objectName for one in buttons} >= {"propagateButton", "nextDoubtfulButton", "cancelButton"}
+    takers = [one.objectName for one in buttons if one.focusPolicy & QtCore.Qt.FocusPolicy.ClickFocus]
+    assert takers == []
+
+
+def test_the_offer_of_a_window_does_not_widen_the_panel(desk: Desk) -> None:
+    # Slicer makes the panel as wide as its layout wishes: the views would move under the mouse.
+    frame, label = desk.ui.windowFrame, desk.ui.windowLabel
+    frame.setVisible(True)
+    label.text = "x " * 200
+    wide = frame.sizeHint().width()
+    label.text = ""
+    assert frame.sizeHint().width() == wide
+
+
 def test_sections_are_folded_and_stay_as_they_were_left(window_modules: Any) -> None:
     from Testing.headless.slicer_modules import ModuleWindow
     from Testing.module.conftest import MODULE_FILE
