@@ -12,6 +12,7 @@ import slicer
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.gui.events import Choices
+from SAM2PropagateLib.scene import edits
 from SAM2PropagateLib.scene.kept_preview import KeptPreview
 from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME
 from SAM2PropagateTesting.scenes import fillSegment
@@ -373,3 +374,33 @@ def test_slices_that_changed_after_they_were_packed_are_packed_again(headless):
         np.testing.assert_array_equal(kept.frames["A"][frame].mask, case.shown(frame))
     finally:
         case.controller.close()
+
+
+def looksAtTheSegment(case, monkeypatch, act):
+    """How often a segment is read from the scene to find edits while `act` runs."""
+    looks = []
+    read = edits.SegmentReader
+
+    def counted(*arguments):
+        looks.append(arguments)
+        return read(*arguments)
+
+    monkeypatch.setattr(edits, "SegmentReader", counted)
+    act()
+    monkeypatch.undo()
+    return len(looks)
+
+
+def test_bringing_a_preview_back_looks_at_the_segment_as_often_for_one_frame_as_for_many(case, monkeypatch):
+    counts = []
+    for reach in (1, 8):
+        case.click(12, 15, 8)
+        case.run(reach=reach)
+        case.controller.apply()
+        shown = len(case.workspace.memory.applied("A", case.geometry, case.workspace.axis))
+        counts.append((shown, looksAtTheSegment(case, monkeypatch, case.controller.undo)))
+        assert len(case.workspace.previewFrames("A")) == shown
+        case.controller.discard()
+    (few, first), (many, second) = counts
+    assert many >= 3 * few
+    assert second == first

@@ -257,10 +257,10 @@ class Applying:
             for frame, one in masks.items():
                 mask = one.mask
                 workspace.preview.write(segmentID, frame, mask, refresh=False, edge=one.detail.edge)
-                workspace.underlay.put((segmentID, frame))
                 if frame not in locked:
                     name = keyframes.maskId(keyframes.EDITED, frame, axis)
                     said = workspace.withMask(said, mask_at(mask, frame, geometry, axis, name), frame)
+            workspace.underlay.put(segmentID, dict.fromkeys(masks))
             workspace.write(said)
         self._running.overtake(set(frames))
         return frames

@@ -63,6 +63,6 @@ class RemovedSegments:
             return
         for frame, mask in gone.preview.items():
             workspace.preview.write(segmentID, frame, mask.unpack(), refresh=False)
-            workspace.underlay.put((segmentID, frame), gone.bases[frame])
+        workspace.underlay.put(segmentID, gone.bases)
         if gone.preview:
             workspace.preview.refresh()

@@ -33,9 +33,14 @@ class Underlay:
         """What was under a frame of the preview; None if that is not known."""
         return self._shown.get(key)
 
-    def put(self, key: Key, base: Snapshot | None = None) -> None:
-        """A frame is shown that goes with what the segment held then; None: with what it holds now."""
-        self._shown[key] = base or self._snapshot(key[0])
+    def put(self, segmentID: str, bases: Mapping[int, Snapshot | None]) -> None:
+        """Frames are shown that go with what the segment held then; None: with what it holds now."""
+        # Once for all frames: looking at a segment takes longer than showing one of them.
+        now = self._snapshot(segmentID) if None in bases.values() else None
+        for frame, base in bases.items():
+            shown = base or now
+            assert shown is not None
+            self._shown[segmentID, frame] = shown
 
     # --- previews
 

@@ -488,18 +488,17 @@ class Workspace:
         geometry = self.geometry
         edited = self._editedFrames(segmentID)
         hashes = self.tracker.hashes(segmentID, axis)
+        bases: dict[int, Snapshot | None] = {}
         for frame, one in frames.items():
             self.preview.write(segmentID, frame, one.mask, refresh=False, edge=one.edge)
             # Where only commits and their undoing changed the segment meanwhile, nobody painted.
             isEdited = frame in edited and (one.seen is None or one.seen != hashes.get(frame, "-"))
             under = one.under if isEdited else None
-            self.underlay.put(
-                (segmentID, frame),
-                Snapshot.ofFrame(under, frame, axis, geometry) if under is not None else None,
-            )
+            bases[frame] = None if under is None else Snapshot.ofFrame(under, frame, axis, geometry)
             self.memory.dropPreview(segmentID, frame)
             if one.facts is not None:
                 self.memory.putPreview(segmentID, frame, factsOfList(one.facts), geometry, axis)
+        self.underlay.put(segmentID, bases)
 
     def previewRecords(self) -> dict[Key, Record]:
         """The preview as it is now, for `showRecords`.
