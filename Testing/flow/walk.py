@@ -23,11 +23,12 @@ import numpy as np
 import slicer
 from numpy.typing import NDArray
 from scipy import ndimage
+from vtk.util.numpy_support import numpy_to_vtk
 
 from SAM2PropagateLib.gui.events import Choices, FrameArrived, RunEnd
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import Box, Click, SegmentPrompts
-from SAM2PropagateLib.scene.commit import LogicSegmentWriter, _labelmap
+from SAM2PropagateLib.scene.commit import LogicSegmentWriter
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
@@ -204,6 +205,18 @@ def observed(case: Case) -> tuple[list[bool], list[bool]]:
         [case.headless.scene.HasObserver(event) for event in of_scene],
         [case.segmentationNode.HasObserver(event) for event in of_segments],
     )
+
+
+def brushed(voxels: BoolArray, grid: Any) -> Any:
+    """A vtkOrientedImageData on the grid, from its first voxel, that holds just these voxels (K, J, I)."""
+    image = slicer.vtkOrientedImageData()
+    image.SetSpacing(grid.GetSpacing())
+    image.SetOrigin(grid.GetOrigin())
+    image.CopyDirections(grid)
+    depth, rows, columns = voxels.shape
+    image.SetExtent(0, columns - 1, 0, rows - 1, 0, depth - 1)
+    image.GetPointData().SetScalars(numpy_to_vtk(voxels.astype(np.uint8).reshape(-1), deep=True))
+    return image
 
 
 class Walk(Case):
@@ -777,8 +790,7 @@ class Walk(Case):
         grid = self.writer.prepare()
         whole = np.zeros(filled.shape, bool)
         whole[frame] = stroke
-        extent = (0, whole.shape[2] - 1, 0, whole.shape[1] - 1, 0, whole.shape[0] - 1)
-        self.writer.modify(name, _labelmap(whole, extent, grid), change)
+        self.writer.modify(name, brushed(whole, grid), change)
         self.writer.finish()
         # As when the user lifts the pen.
         self.controller.lookForEdits()

@@ -58,7 +58,7 @@ def test_a_second_click_refines_and_a_negative_one_takes_away(case):
 
 def test_a_negative_click_alone_is_explained(case):
     assert case.click(12, 15, 8, "negative")
-    assert case.codes == ["only_negative_clicks"] and "slice 9" in case.texts[0]
+    assert case.codes == ["only_negative_clicks"] and "Slice 9" in case.texts[0]
     assert case.sessions == []
 
 
