@@ -65,7 +65,7 @@ DAY = (
     ("discard preview", lambda case: case.controller.discard()),
     ("propagate (18 slices)", lambda case: case.run()),
     ("apply (18 slices)", apply_by_hand),
-    ("edit", lambda case: painted(case, 4, STROKE)),
+    ("edit", lambda case: painted(case, 4, disc(34, 5, SHAPE, 2))),
     ("edit", lambda case: painted(case, 4, disc(5, 5, SHAPE, 2))),
     ("click", lambda case: case.click(14, 15, 4, "negative")),
     ("lock slice", lambda case: case.click(1, 1, 4, "lock")),
@@ -145,6 +145,20 @@ def test_during_a_run_only_prompts_are_undone(case):
     assert not case.controller.undo() and case.segment(3)[STROKE].all()
     assert case.controller.wait(5)
     assert case.ends[-1].state == "done" and case.segment(3)[STROKE].all()
+
+
+def test_a_stroke_that_changes_no_voxel_is_no_step(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.click(14, 15, 8)
+    assert case.controller.undo() and case.controller.wait(5)
+    texts = case.controller.undoText, case.controller.redoText
+    before = state(case)
+    painted(case, 8, np.zeros(SHAPE, bool))
+    assert (case.controller.undoText, case.controller.redoText) == texts
+    same(state(case), before, "a stroke on what is painted already")
+    painted(case, 8, STROKE)
+    assert case.controller.undoText == "Undo edit" and not case.controller.canRedo
 
 
 def test_a_cancelled_run_is_a_step_with_what_it_found(case):

@@ -266,6 +266,11 @@ class SegmentReader:
         return resample(own, self._lattice.within(box), target, isLower=isLower).view(bool)
 
 
+def labelsOf(image: Any) -> npt.NDArray[Any]:
+    """The voxels of a labelmap, (K, J, I), in its own memory; empty for None."""
+    return _layer(image, np.eye(4))[0]
+
+
 def _layer(image: Any, space: FloatArray) -> tuple[npt.NDArray[Any], Lattice]:
     scalars = image.GetPointData().GetScalars() if image is not None else None
     if scalars is None or image.GetNumberOfPoints() == 0:

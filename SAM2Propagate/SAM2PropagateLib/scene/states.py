@@ -6,14 +6,15 @@ it can be told which of them are still there.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import slicer
-import vtk
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.scene.segments import binaryLabelmapName
+from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf
 from SAM2PropagateLib.texts import tr as _
 
 # Each state holds a copy of the labelmaps that changed: as many as fit into this, but within these bounds.
@@ -26,16 +27,15 @@ ADDED, REMOVED, RENAMED, RECOLORED, EDITED = "added", "removed", "renamed", "rec
 
 @dataclass(frozen=True)
 class _Look:
-    """A segment as it can be told from others without looking at its voxels.
+    """A segment as it can be told from others.
 
     Attributes:
-        voxels: another value when voxels may have changed. place: their matrix and the time of the labelmap.
+        voxels: a hash of them, see `_hashed`.
     """
 
     name: str
     color: tuple[float, ...]
-    voxels: tuple[Any, ...]
-    place: tuple[Any, ...]
+    voxels: bytes
 
 
 class SegmentationStates:
@@ -57,6 +57,8 @@ class SegmentationStates:
         self._isTouched = False
         self._isRestoring = False
         self._looks: dict[str, _Look] = {}
+        # Of each labelmap what changes with it, and the hashes of its labels.
+        self._hashes: dict[Any, _Hashes] = {}
         self.at = self.first = self.last = 0
 
     @property
@@ -155,6 +157,7 @@ class SegmentationStates:
             self._segmentation.RemoveObserver(tag)
         self._tags = []
         self._segmentation = segmentation
+        self._hashes.clear()
         self._history.SetSegmentation(segmentation)
         self._isTouched = False
         if segmentation is not None:
@@ -178,24 +181,74 @@ class SegmentationStates:
         return {name: segmentation.GetSegment(name) for name in names}
 
     def _look(self) -> dict[str, _Look]:
-        return {name: _looked(segment) for name, segment in self._segments().items()}
+        segments = self._segments()
+        labels: dict[Any, list[int]] = {}
+        for one in segments.values():
+            # Segments may share a labelmap.
+            labels.setdefault(_image(one), []).append(one.GetLabelValue())
+        known = self._hashes
+        self._hashes = {image: _Hashes.of(image, some, known.get(image)) for image, some in labels.items()}
+        return {
+            name: _Look(
+                one.GetName() or "",
+                tuple(one.GetColor()),
+                self._hashes[_image(one)].ofLabels[one.GetLabelValue()],
+            )
+            for name, one in segments.items()
+        }
 
     def _mostStates(self) -> int:
-        images = (one.GetRepresentation(binaryLabelmapName()) for one in self._segments().values())
+        images = (_image(one) for one in self._segments().values())
         sizes = {image: image.GetActualMemorySize() * 1024 for image in images if image is not None}
         return min(max(_MOST_BYTES // max(sum(sizes.values()), 1), _LEAST_STATES), _MOST_STATES)
 
 
-def _looked(segment: Any) -> _Look:
-    image = segment.GetRepresentation(binaryLabelmapName())
-    voxels: tuple[Any, ...] = (segment.GetLabelValue(),)
-    place: tuple[Any, ...] = ()
-    if image is not None:
-        scalars, matrix = image.GetPointData().GetScalars(), vtk.vtkMatrix4x4()
-        image.GetImageToWorldMatrix(matrix)
-        voxels += (image.GetExtent(), 0 if scalars is None else scalars.GetMTime())
-        place = (tuple(matrix.GetData()), image.GetMTime())
-    return _Look(segment.GetName() or "", tuple(segment.GetColor()), voxels, place)
+@dataclass(frozen=True)
+class _Hashes:
+    """Of the labels of a labelmap.
+
+    Attributes:
+        stamp: another one once the labelmap is another one. ofLabels: see `_hashed`.
+    """
+
+    stamp: tuple[Any, ...]
+    ofLabels: dict[int, bytes]
+
+    @classmethod
+    def of(cls, image: Any, labels: list[int], known: _Hashes | None) -> _Hashes:
+        """Those of a labelmap, None for no voxels; what was known of it before, if it is the same still."""
+        if image is None:
+            return cls((), dict.fromkeys(labels, b""))
+        scalars = image.GetPointData().GetScalars()
+        times = image.GetMTime(), 0 if scalars is None else scalars.GetMTime()
+        stamp = (*times, image.GetExtent(), scalars, tuple(labels))
+        return known if known is not None and known.stamp == stamp else cls(stamp, _hashed(image, labels))
+
+
+def _image(segment: Any) -> Any:
+    return segment.GetRepresentation(binaryLabelmapName())
+
+
+def _hashed(image: Any, labels: list[int]) -> dict[int, bytes]:
+    """A hash of the voxels of each label, wherever the labelmap ends and lies; empty for no voxels.
+
+    A stroke that changes no voxel gives a segment another labelmap, label or extent all the same.
+    """
+    voxels, (i, _, j, _, k, _) = labelsOf(image), image.GetExtent()
+    # A view where it can be: looking for what is empty takes most of the time.
+    filled = voxels.view(bool) if voxels.itemsize == 1 else voxels != 0
+    found = {label: hashlib.sha1(usedforsecurity=False) for label in labels}
+    held = set()
+    for n, frame in enumerate(filled):
+        for label in labels if frame.any() else ():
+            mask = voxels[n] == label
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            if len(rows):
+                held.add(label)
+                inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+                place = np.array([k + n, j + rows[0], i + columns[0], *inside.shape], dtype="<i8")
+                found[label].update(place.tobytes() + np.packbits(inside).tobytes())
+    return {label: one.digest() if label in held else b"" for label, one in found.items()}
 
 
 def _change(before: dict[str, _Look], now: dict[str, _Look]) -> str:
@@ -204,11 +257,8 @@ def _change(before: dict[str, _Look], now: dict[str, _Look]) -> str:
     if before.keys() - now.keys():
         return REMOVED
     pairs = [(before[name], one) for name, one in now.items()]
-    for old, new in pairs:
-        # Where only the place is another one the whole segmentation was moved: nobody painted.
-        isMoved = old.place[:1] != new.place[:1] and old.voxels == new.voxels
-        if (old.voxels, old.place) != (new.voxels, new.place) and not isMoved:
-            return EDITED
+    if any(old.voxels != new.voxels for old, new in pairs):
+        return EDITED
     if any(old.name != new.name for old, new in pairs):
         return RENAMED
     return RECOLORED if any(old.color != new.color for old, new in pairs) else ""
