@@ -84,6 +84,21 @@ def test_only_so_many_steps_are_kept():
     assert desk.value == 6
 
 
+def test_only_moments_that_came_since_are_changed_wherever_they_lie():
+    desk = Desk()
+    for value in (1, 2, 3):
+        desk.make(value)
+    since = desk.history.count
+    assert desk.undo()
+    desk.history.map(lambda value: value + 10, since)
+    assert desk.redo() and desk.value == 13
+    since = desk.history.count
+    desk.make(4)
+    desk.history.map(lambda value: value + 100, since)
+    assert desk.undo() and desk.value == 113
+    assert desk.undo() and desk.undo() and desk.value == 1
+
+
 def test_more_can_be_said_of_the_last_step_alone():
     desk = Desk()
     desk.make(1)

@@ -147,6 +147,64 @@ def test_during_a_run_only_prompts_are_undone(case):
     assert case.ends[-1].state == "done" and case.segment(3)[STROKE].all()
 
 
+def begun(case: Any, until: int) -> None:
+    """A run from slice 8 that has found this slice."""
+    case.session.framesPerPoll = 1
+    assert case.controller.propagate()
+    while ("A", until) not in {(one.segmentID, one.frame) for one in case.arrived if one.kind != "preview"}:
+        case.controller.poll()
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+@pytest.mark.parametrize("clicks", [1, 2])
+def test_a_click_on_a_slice_that_a_run_had_found_leads_back_to_no_mask_of_the_run(
+    headless, clicks, automatic
+):
+    case = Case(headless, choices=Choices(applyAutomatically=automatic))
+    case.click(12, 15, 8)
+    states = [state(case)]
+    begun(case, 5)
+    for x in range(20, 20 + clicks):
+        assert case.controller.point("positive", case.ras(x, 15, 5), (0, 0, 1))
+    assert case.controller.wait(5)
+    case.controller.lookForEdits()
+    after = state(case)
+    names = ["Undo propagate (18 slices)", *["Undo click"] * clicks]
+    for name in names:
+        assert case.controller.undoText == name
+        assert case.controller.undo() and case.controller.wait(5)
+    same(state(case), states[0], "undo of run and clicks")
+    while case.controller.canRedo:
+        assert case.controller.redo() and case.controller.wait(5)
+    case.controller.lookForEdits()
+    same(state(case), after, "redo of clicks and run")
+    case.controller.close()
+
+
+def test_a_click_that_is_undone_during_the_run_leaves_its_slice_to_the_run(case):
+    case.click(12, 15, 8)
+    before = state(case)
+    begun(case, 5)
+    assert case.controller.point("positive", case.ras(20, 15, 5), (0, 0, 1))
+    assert case.controller.undo() and case.controller.wait(5)
+    assert case.ends[-1].applied and case.workspace.previewFrames("A") == set()
+    assert case.frames() == list(range(18)) and "newer_prompts" not in case.codes
+    assert case.controller.undoText == "Undo propagate (18 slices)" and case.controller.undo()
+    same(state(case), before, "undo of the run")
+
+
+def test_what_was_applied_during_a_run_leads_back_to_no_mask_of_the_run(case):
+    case.click(12, 15, 8)
+    before = state(case)
+    begun(case, 5)
+    case.controller.editBegins()
+    assert case.controller.wait(5)
+    while case.controller.canUndo and len(case.workspace.prompts.segment("A").clicks):
+        same_click = state(case)
+        assert case.controller.undo() and case.controller.wait(5)
+    same(same_click, before, "undo of the run and of what was applied")
+
+
 def test_a_stroke_that_changes_no_voxel_is_no_step(case):
     case.click(12, 15, 8)
     case.run()

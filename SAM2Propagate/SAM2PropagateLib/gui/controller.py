@@ -100,7 +100,7 @@ class Controller:
         self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), store)
         self._running = running = RunUnderWay()
         self._opacity = opacity = PreviewOpacity(selection)
-        self._steps = steps = Steps(selection, editName)
+        self._steps = steps = Steps(selection, running, editName)
         self._situation = situation = Situation(selection, messages, running, steps, store, missing)
         self._applying = applying = Applying(selection, messages, situation, running, steps, self.changed)
         self._previews = previews = Previews(selection, messages, situation, worker, running, applying)

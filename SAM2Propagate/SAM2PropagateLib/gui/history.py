@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 M = TypeVar("M")
@@ -15,10 +15,12 @@ class Step(Generic[M]):
 
     Attributes:
         name: what it was, as the user reads it. moment: what brings back how things were on the other side.
+        number: greater than that of every moment that was put there before.
     """
 
     name: str
     moment: M
+    number: int
 
 
 class History(Generic[M]):
@@ -35,10 +37,16 @@ class History(Generic[M]):
         self._most = most
         self._past: list[Step[M]] = []
         self._future: list[Step[M]] = []
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How many moments have been put there so far: the greatest number of a step."""
+        return self._count
 
     def add(self, name: str, moment: M) -> Step[M]:
         """A step was made: what was undone before cannot be redone any more."""
-        step = Step(name, moment)
+        step = self._step(name, moment)
         self._past = [*self._past[1 - self._most :], step] if self._most > 1 else [step]
         self._future.clear()
         return step
@@ -51,7 +59,7 @@ class History(Generic[M]):
         """
         if not self._past or self._past[-1] is not step:
             raise ValueError("only the last step can be extended")
-        self._past[-1] = Step(name, moment)
+        self._past[-1] = replace(step, name=name, moment=moment)
         return self._past[-1]
 
     @property
@@ -78,10 +86,14 @@ class History(Generic[M]):
         """Brings back the step that was undone last; False if there is none. See `undo`."""
         return self._go(self.next, self._future, self._past, swap)
 
-    def map(self, change: Callable[[M], M]) -> None:
-        """Changes all moments, as when what they speak of was moved."""
+    def map(self, change: Callable[[M], M], since: int = 0) -> None:
+        """Changes all moments, as when what they speak of was moved; those alone that were put there after
+        `count` was `since`.
+        """
         for steps in (self._past, self._future):
-            steps[:] = [Step(step.name, change(step.moment)) for step in steps]
+            steps[:] = [
+                replace(step, moment=change(step.moment)) if step.number > since else step for step in steps
+            ]
 
     def clear(self) -> None:
         """Forgets all steps."""
@@ -99,8 +111,12 @@ class History(Generic[M]):
             return False
         there = swap(step.moment)
         source.pop()
-        target.append(Step(step.name, there))
+        target.append(self._step(step.name, there))
         return True
+
+    def _step(self, name: str, moment: M) -> Step[M]:
+        self._count += 1
+        return Step(name, moment, self._count)
 
     def _forget(self, steps: list[Step[M]]) -> None:
         gone = [n for n, step in enumerate(steps) if not self._isThere(step.moment)]

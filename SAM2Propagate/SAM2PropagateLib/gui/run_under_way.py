@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 
+from SAM2PropagateLib.gui.moment import Record
 from SAM2PropagateLib.gui.underlay import Key
+from SAM2PropagateLib.scene.kept_preview import isSameFrame
 from SAM2PropagateLib.worker.calls import Call, Run
 
 
@@ -15,13 +17,19 @@ class StartedRun:
 
     Attributes:
         overtaken: frames on which the user spoke since it began; its masks for them are out of date.
-        frames: those whose masks have arrived.
+        frames: those whose masks have arrived. seen: these masks, as they were in the preview when anything
+            was done meanwhile; a frame may have arrived twice.
     """
 
     call: Run
     segmentIDs: tuple[str, ...]
     overtaken: set[Key] = field(default_factory=set)
     frames: set[Key] = field(default_factory=set)
+    seen: dict[Key, list[Record]] = field(default_factory=dict)
+
+    def found(self, key: Key, record: Record | None) -> bool:
+        """Whether a frame of the preview is as the run found it, and was seen so."""
+        return record is not None and any(isSameFrame(one, record) for one in self.seen.get(key, ()))
 
 
 class RunUnderWay:
@@ -71,6 +79,23 @@ class RunUnderWay:
         """A mask of the run is taken."""
         if self._run is not None:
             self._run.frames.add(key)
+
+    def see(self, preview: Mapping[Key, Record]) -> None:
+        """Something is about to be done, and this is the preview before it."""
+        run = self._run
+        if run is None:
+            return
+        for key in (run.frames - run.overtaken) & preview.keys():
+            if not run.found(key, preview[key]):
+                run.seen.setdefault(key, []).append(preview[key])
+
+    def regain(self, preview: Mapping[Key, Record | None]) -> None:
+        """These frames are as they were at an earlier moment: what the run found is up to date again where it
+        is what they show.
+        """
+        if self._run is not None:
+            current = {key for key, record in preview.items() if self._run.found(key, record)}
+            self._run.overtaken.difference_update(current)
 
     def overtake(self, keys: Collection[Key]) -> None:
         """The user spoke on these frames; without a run that changes nothing."""

@@ -12,6 +12,7 @@ from SAM2PropagateLib.gui import rules
 from SAM2PropagateLib.gui.applying import Applying
 from SAM2PropagateLib.gui.arrivals import Arrivals
 from SAM2PropagateLib.gui.events import RunEnd
+from SAM2PropagateLib.gui.moment import Moment, Record
 from SAM2PropagateLib.gui.previews import Previews
 from SAM2PropagateLib.gui.run_under_way import RunUnderWay, StartedRun
 from SAM2PropagateLib.gui.selection import Selection
@@ -66,6 +67,8 @@ class Runs:
         self._arrivals = arrivals
         self._steps = steps
         self._begun: Made | None = None
+        # The history's count when the run began.
+        self._count = 0
         self._finished = finished
         self._changed = changed
 
@@ -111,7 +114,7 @@ class Runs:
         except SAM2PropagateError as error:
             self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
             return False
-        self._begun = begun
+        self._begun, self._count = begun, workspace.history.count
         workspace.undone -= set(wanted)
         self._tellOfWindow(workspace, wanted, options.anew)
         self._running.begin(call, wanted)
@@ -156,7 +159,7 @@ class Runs:
         if workspace is not None and workspace.isInScene:
             if state != "done":
                 workspace.undone |= set(run.segmentIDs)
-            with self._stepOf(run):
+            with self._stepOf(run, workspace):
                 # What the user painted meanwhile is seen on what the run found.
                 self._applying.mergeEdits()
                 if state == "done" and self._selection.choices.applyAutomatically:
@@ -168,9 +171,13 @@ class Runs:
         self._finished.emit(RunEnd(state, run.segmentIDs, len(run.frames), applied))
         self._changed.emit(None)
 
-    def _stepOf(self, run: StartedRun) -> AbstractContextManager[Made | None]:
+    def _stepOf(self, run: StartedRun, workspace: Workspace) -> AbstractContextManager[Made | None]:
         """What the run found, and what is done with it, as one step: back to how it was before the run."""
         begun, self._begun = self._begun, None
+        if begun is not None:
+            # The run comes after what was done meanwhile: the way back from that leads to no mask of the run.
+            since = begun.since.preview
+            workspace.history.map(lambda moment: _withoutRun(moment, run, since), since=self._count)
         count = len(run.frames)
         name = plural(count, _("propagate ({count} slice)"), _("propagate ({count} slices)"))
         before = {} if begun is None else begun.since.preview
@@ -230,3 +237,14 @@ class Runs:
             _("{count} slices with newer prompts are still in the preview. Propagate again, or apply them."),
         )
         self._messages.say("info", text.format(count=count), "newer_prompts")
+
+
+def _withoutRun(moment: Moment, run: StartedRun, before: Mapping[Key, Record]) -> Moment:
+    """A moment during a run, as it would have been without the run: with what was in the preview before."""
+    found = {key for key, record in moment.preview.items() if run.found(key, record)}
+    if not found:
+        return moment
+    return replace(
+        moment,
+        preview={key: before.get(key) if key in found else one for key, one in moment.preview.items()},
+    )

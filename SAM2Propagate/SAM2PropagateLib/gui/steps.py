@@ -13,6 +13,7 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui import keyframes, rules
 from SAM2PropagateLib.gui.history import Step
 from SAM2PropagateLib.gui.moment import Known, Moment, Record, Said
+from SAM2PropagateLib.gui.run_under_way import RunUnderWay
 from SAM2PropagateLib.gui.selection import Selection
 from SAM2PropagateLib.gui.underlay import Key
 from SAM2PropagateLib.prompts.values import PromptSet
@@ -57,11 +58,13 @@ class Steps:
     """Makes steps of what is done in the workspace at hand.
 
     Args:
+        running: shown the preview before anything is done.
         editName: what the user edits segments with at present, as the name of a step; "" if that is unknown.
     """
 
-    def __init__(self, selection: Selection, editName: Callable[[], str]) -> None:
+    def __init__(self, selection: Selection, running: RunUnderWay, editName: Callable[[], str]) -> None:
         self._selection = selection
+        self._running = running
         self._editName = editName
         self._isOpen = False
         # The last step that is an edit of the user's: merging it with a preview belongs to it.
@@ -76,6 +79,7 @@ class Steps:
             preview = workspace.previewRecords()
         except SAM2PropagateError:  # said when the volume is needed
             return None
+        self._running.see(preview)
         return Look(
             workspace.said,
             workspace.states.at,

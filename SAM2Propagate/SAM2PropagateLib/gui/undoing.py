@@ -25,7 +25,7 @@ class Undoing:
     """Takes steps back and brings them back.
 
     Args:
-        running: keeps all but prompts from being undone.
+        running: keeps all but prompts from being undone; told of frames that are again as it found them.
         applying: what merges edits before.
         previews: those that were awaited are asked for again.
         steps: where the steps are made.
@@ -111,6 +111,7 @@ class Undoing:
             workspace.restoreSaid(moment.said)
         self._previews.forget(keys)
         workspace.showRecords(moment.preview, moment.axis)
+        self._running.regain({key: one for key, one in moment.preview.items() if key not in moment.asked})
         if moment.masks is not None or moment.said is None:
             workspace.turns += 1
         for segmentID, frame in sorted(moment.asked):
