@@ -14,6 +14,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.gui.events import Choices
 from SAM2PropagateLib.scene import edits
 from SAM2PropagateLib.scene.kept_preview import KeptPreview
+from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME
 from SAM2PropagateTesting.scenes import fillSegment
 from Testing.gui.cases import Case
@@ -402,5 +403,32 @@ def test_bringing_a_preview_back_looks_at_the_segment_as_often_for_one_frame_as_
         assert len(case.workspace.previewFrames("A")) == shown
         case.controller.discard()
     (few, first), (many, second) = counts
+    assert many >= 3 * few
+    assert second == first
+
+
+def test_undo_and_redo_draw_the_views_as_often_for_one_frame_as_for_many(case, monkeypatch):
+    drawn = []
+    refresh = PreviewLayer.refresh
+
+    def counted(layer):
+        drawn.append(layer)
+        refresh(layer)
+
+    monkeypatch.setattr(PreviewLayer, "refresh", counted)
+    counts = []
+    for reach in (1, 8):
+        case.click(12, 15, 8)
+        case.run(reach=reach)
+        shown = len(case.workspace.previewFrames("A"))
+        case.controller.apply()
+        drawn.clear()
+        assert case.controller.undo()
+        back = len(drawn)
+        assert len(case.workspace.previewFrames("A")) == shown
+        assert case.controller.redo()
+        counts.append((shown, back, len(drawn) - back))
+        assert not case.workspace.previewFrames("A")
+    (few, *first), (many, *second) = counts
     assert many >= 3 * few
     assert second == first

@@ -523,14 +523,14 @@ class Workspace:
             if record is not None:
                 shown.setdefault(segmentID, {})[frame] = frameOf(record)
             elif frame in self.previewFrames(segmentID):
-                self.preview.erase(segmentID, frame)
+                self.preview.erase(segmentID, frame, refresh=False)
                 self.memory.dropPreview(segmentID, frame)
         if shown and axis is not None and axis != self.axis and not self.hasPreview:
             self.setAxis(axis, isFixed=False)
         if shown and axis == self.axis:
             for segmentID, frames in shown.items():
                 self._showKept(segmentID, frames, self.axis)
-            self.preview.refresh()
+        self.preview.refresh()
 
     def _editedFrames(self, segmentID: str) -> set[int]:
         """The frames of a segment that the user edited since the last run; none if that cannot be read, which

@@ -152,15 +152,20 @@ class PreviewLayer:
         if refresh:
             self.refresh()
 
-    def erase(self, segmentID: str, frame: int) -> None:
-        """Takes one frame out of the preview; nothing happens if it is not in it."""
+    def erase(self, segmentID: str, frame: int, *, refresh: bool = True) -> None:
+        """Takes one frame out of the preview; nothing happens if it is not in it.
+
+        Args:
+            refresh: as of `write`.
+        """
         layer = self._layers.get(segmentID)
         if layer is not None and frame in layer.frames:
             native_frame(layer.voxels, frame, self._axis)[...] = 0
             del layer.frames[frame]
             layer.edges.pop(frame, None)
             self._changed(layer, frame)
-            self.refresh()
+            if refresh:
+                self.refresh()
 
     def refresh(self) -> None:
         """Redraws the slice views, and follows the volume if it was put under another transform."""
