@@ -100,19 +100,21 @@ class KeyDecoder:
         return key.memory
 
     def _decode_prompts(self, features: FrameFeatures, view: FrameView, prompts: FramePrompts) -> Key:
-        decoded, note = None, ""
+        found, note = None, ""
         if prompts.has_shape:
             mask, note = self._shape(features, view, prompts)
             mask = self._corrected(features, view, prompts, mask)
         else:
-            decoded, mask = self._found(features, view, prompts)
+            found, mask = self._found(features, view, prompts)
         if not scribbles.is_followed(prompts.strokes, mask):
             note = note or _("The mask does not follow the whole scribble. Add clicks, or paint by hand.")
         # A mask that does not come from the decoder is beyond doubt, and the model only remembers it.
-        edge = None if decoded is None else partial(imaging.edge_steps, decoded.logits[0], view)
-        if decoded is None:
-            decoded = self._steps.decode_mask(features, self._seen(mask, view))
-        (figures,) = Readback([_figures(decoded)]).arrays()
+        if found is None:
+            decoded, edge = self._steps.decode_mask(features, self._seen(mask, view)), None
+            (figures,) = Readback([_figures(decoded)]).arrays()
+        else:
+            decoded, figures = found
+            edge = partial(imaging.edge_steps, decoded.logits[0], view)
         iou, score = figures.tolist()
         return Key(prompts, decoded, mask, iou, score, edge=edge, note=note)
 
@@ -120,8 +122,9 @@ class KeyDecoder:
 
     def _found(
         self, features: FrameFeatures, view: FrameView, prompts: FramePrompts
-    ) -> tuple[Decoded | None, np.ndarray]:
-        """What clicks, scribbles and a box find by themselves; no `Decoded` for a mask that was carved.
+    ) -> tuple[tuple[Decoded, np.ndarray] | None, np.ndarray]:
+        """What clicks, scribbles and a box find by themselves, with its figures, and its mask; None and the
+        mask where it was carved.
 
         Negative scribbles are taken off what the others find: told together with them, the model often loses
         the structure.
@@ -130,16 +133,16 @@ class KeyDecoder:
         negative = tuple(stroke for stroke in prompts.strokes if not stroke.positive)
         clicks = [*prompts.clicks, *scribbles.first_clicks(positive)]
         decoded = self._decode_points(features, view, prompts.box, clicks)
-        mask = self._mask_of(decoded, view)
+        mask, figures = self._read(decoded, view)
         for _round in range(scribbles.ROUNDS):
             missed = scribbles.wrong_clicks(positive, mask, clicks)
             if not missed:
                 break
             clicks += missed
             decoded = self._decode_points(features, view, prompts.box, clicks)
-            mask = self._mask_of(decoded, view)
+            mask, figures = self._read(decoded, view)
         carved = self._scribbled(features, view, prompts.box, negative, mask, clicks)
-        return (decoded if carved is mask else None), carved
+        return ((decoded, figures) if carved is mask else None), carved
 
     # --- from a mask
 
@@ -220,6 +223,12 @@ class KeyDecoder:
         # Starting from the mask, the model stays with it: ask what lies at the click by itself.
         alone = self._decode_points(features, view, None, ((x, y, True),))
         return toggled(mask, self._mask_of(alone, view), click, aim)
+
+    @staticmethod
+    def _read(decoded: Decoded, view: FrameView) -> tuple[np.ndarray, np.ndarray]:
+        """Its mask and its figures, for which the device is waited for once."""
+        shown, figures = Readback([shown_mask(decoded.logits[0], view), _figures(decoded)]).arrays()
+        return native_mask(shown, view, decoded.logits.shape[-1]), figures
 
     @staticmethod
     def _mask_of(decoded: Decoded, view: FrameView) -> np.ndarray:
