@@ -119,7 +119,7 @@ def test_a_torch_that_is_too_old_is_told_without_importing_it(tools, found, isOl
     if isOld:
         assert banner.startswith(f"torch {found} is too old, 2.5.1 or newer is needed.")
         assert "“PyTorch”" in banner and "Not installed" not in banner
-        assert f"the place of version {found}" in install.consentText(needed)
+        assert f"replaces version {found}" in install.consentText(needed)
         tools.there.remove("hydra")
         both = install.bannerText(install.missing(tools.find, tools.version))
         assert both.startswith("Not installed yet: hydra. torch")
@@ -269,4 +269,4 @@ def test_replaced_packages_ask_for_a_new_start_of_slicer(tools, tmp_path):
     installer.start()
     tools.finish()
     assert ends[0].isComplete
-    assert "of numpy: start Slicer again" in ends[0].text
+    assert "numpy were replaced. Restart Slicer." in ends[0].text

@@ -40,7 +40,7 @@ def polled(models, ends, count=1):
 def test_rows_say_what_each_model_is(store):
     models = ModelList(store)
     bundled, tiny, small = models.rows()
-    assert not bundled.isThere and "install the extension again" in bundled.whyNotDownload
+    assert not bundled.isThere and "Reinstall the extension." in bundled.whyNotDownload
     assert "149 MB" in tiny.details and "Apache-2.0" in tiny.details and "memory" in tiny.details
     assert tiny.whyNotDownload == "" and "not on this computer" in tiny.whyNotRemove
     assert "size not published" in small.details
