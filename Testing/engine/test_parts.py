@@ -127,6 +127,23 @@ def changed(change: Change, mask: np.ndarray, seen: np.ndarray, *clicks: ClickAt
     return result
 
 
+@pytest.mark.parametrize("moved", [-1e-9, 1e-9])
+@pytest.mark.parametrize("is_positive", [True, False])
+def test_what_a_click_may_change_is_the_same_after_saving_and_loading(
+    moved: float, is_positive: bool
+) -> None:
+    # A place comes back from a file with a rounding error; column 20 is as near to one click as to the other.
+    mask = np.zeros((41, 41), bool)
+    mask[5:36, 2:39] = not is_positive
+    mask[20, 10] = is_positive
+    clicks = [(10.0, 20.0, not is_positive), (30.0, 20.0, is_positive)]
+    loaded = [(x + moved, y - moved, sign) for x, y, sign in clicks]
+    before, after = aim_of(mask, clicks), aim_of(mask, loaded)
+    assert before.within.any()
+    np.testing.assert_array_equal(before.within, after.within)
+    assert before.stays == after.stays
+
+
 def test_refining_only_touches_the_part_that_was_clicked() -> None:
     mask = np.zeros((20, 20), bool)
     mask[2:8, 2:8] = True

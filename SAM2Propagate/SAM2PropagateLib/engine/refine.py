@@ -19,6 +19,10 @@ _DEEPER, _FARTHER = 1.5, 4.0
 # A negative click cannot mean all of a part that is larger than this share of the mask.
 _LARGEST_PART = 0.6
 
+# Parts of a pixel that a click's place is rounded to: in a saved scene it moves by less than a millionth, and
+# pixels that are as near to one point as to another must not change sides for that.
+_PER_PIXEL = 16
+
 # Points that stand for what a negative click leaves alone: so many in such a part, one in each other one.
 _POINTS = 3
 _MOST_PARTS = 5
@@ -49,13 +53,14 @@ def aim_of(mask: np.ndarray, clicks: Sequence[ClickAt]) -> Aim:
         mask: bool (rows, columns), what was there before the last click.
         clicks: in the order in which they were made, in native pixels.
     """
-    x, y, positive = clicks[-1]
+    placed = [(_rounded(x), _rounded(y), positive) for x, y, positive in clicks]
+    x, y, positive = placed[-1]
     here = _pixel(mask, (x, y))
     within = ~mask if positive else mask.copy()
     if not within[here] or not mask.any():
         return Aim(within)
     away = _distance(mask.shape, (x, y))
-    for px, py, sign in clicks[:-1]:
+    for px, py, sign in placed[:-1]:
         if sign != positive:
             within &= away < _distance(mask.shape, (px, py))
     stays: list[Point] = []
@@ -151,6 +156,10 @@ def _distance(shape: tuple[int, ...], point: Point) -> np.ndarray:
     """How far each pixel's center is from a point, (rows, columns), in pixels."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     return np.hypot(columns - point[0], rows - point[1])
+
+
+def _rounded(place: float) -> float:
+    return round(place * _PER_PIXEL) / _PER_PIXEL
 
 
 def _pixel(mask: np.ndarray, point: Point) -> tuple[int, int]:
