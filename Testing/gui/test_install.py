@@ -269,4 +269,4 @@ def test_replaced_packages_ask_for_a_new_start_of_slicer(tools, tmp_path):
     installer.start()
     tools.finish()
     assert ends[0].isComplete
-    assert "numpy were replaced. Restart Slicer." in ends[0].text
+    assert "Replaced: numpy. Restart Slicer." in ends[0].text

@@ -319,7 +319,7 @@ class Installer:
         names = sorted({match.group(1) for match in found if match is not None})
         if not names:
             return ""
-        return _("{names} were replaced. Restart Slicer.").format(names=", ".join(names))
+        return _("Replaced: {names}. Restart Slicer.").format(names=", ".join(names))
 
     def _line(self, line: str) -> None:
         self._log.append(line)
