@@ -189,3 +189,43 @@ def test_nothing_is_awaited_after_a_scene_was_closed(desk: Desk) -> None:
     assert desk.controller.isWaiting
     desk.settle()
     assert not desk.controller.isWaiting and not desk.controller._worker.ticker._timer.isActive()
+
+
+def refused(desk: Desk) -> None:
+    """A scribble on a slice that is marked as absent."""
+    geometry = desk.controller.workspace.geometry
+    desk.click(tool="absent")
+    assert not desk.controller.addScribble([geometry.ras_of_pixel(x, 15, 8, 2) for x in (10, 14)])
+    assert not desk.ui.messageFrame.isHidden() and "is marked as absent" in desk.ui.messageLabel.text
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        undo,
+        lambda desk: desk.click(tool="absent"),
+        lambda desk: desk.click(frame=4),
+        lambda desk: desk.controller.clearPrompts(),
+        lambda desk: desk.ui.addSegmentButton.click(),
+        lambda desk: desk.ui.segmentationSelector.addNode(),
+    ],
+    ids=["undo", "mark", "click", "clear", "segment", "segmentation"],
+)
+def test_why_a_prompt_was_refused_goes_when_the_user_goes_on(desk: Desk, happens: Any) -> None:
+    refused(desk)
+    happens(desk)
+    assert desk.ui.messageFrame.isHidden()
+
+
+def test_why_a_prompt_was_refused_stays_until_then(desk: Desk) -> None:
+    refused(desk)
+    desk.ui.boxToolButton.click()
+    desk.settle()
+    assert not desk.ui.messageFrame.isHidden()
+
+
+def test_the_hint_for_a_range_goes_with_its_second_click(desk: Desk) -> None:
+    desk.click(frame=3, tool="range")
+    assert "the other end" in desk.ui.messageLabel.text and not desk.ui.messageFrame.isHidden()
+    desk.click(frame=9, tool="range")
+    assert desk.ui.messageFrame.isHidden()

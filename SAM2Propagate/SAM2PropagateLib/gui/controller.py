@@ -70,8 +70,8 @@ class Controller:
 
     Signals:
         frameArrived, progress, finished (`RunEnd`), message (refusals, errors), recovered (the worker has
-        succeeded since it failed), changed (anything that widgets show may have changed); the last two carry
-        None.
+        succeeded since it failed), wentOn (what was refused before is of no interest any more), changed
+        (anything that widgets show may have changed); the last three carry None.
     """
 
     def __init__(
@@ -92,10 +92,11 @@ class Controller:
         self.finished: Signal[RunEnd] = Signal()
         self.message: Signal[Message] = Signal()
         self.recovered: Signal[None] = Signal()
+        self.wentOn: Signal[None] = Signal()
         self.changed: Signal[None] = Signal()
         store = store or ModelStore()
         # Each part is given those before it that it needs, and no other.
-        self._messages = messages = UserMessages(self.message, self.recovered)
+        self._messages = messages = UserMessages(self.message, self.recovered, self.wentOn)
         self._selection = selection = Selection(makeWriter, drawer)
         self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), store)
         self._running = running = RunUnderWay()

@@ -39,6 +39,7 @@ class Message:
         level: "info", "warning" or "error". text: one or two sentences.
         log: the worker's last lines, where they may help.
         isOfWorker: the worker failed; it is out of date once the worker has succeeded again.
+        isForNow: something was refused or is half done; it is out of date once the user goes on.
     """
 
     level: str
@@ -46,6 +47,7 @@ class Message:
     code: str = ""
     log: tuple[str, ...] = ()
     isOfWorker: bool = False
+    isForNow: bool = False
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ class Lifetime:
         """Works on these; for the arguments see `Controller.select`."""
         chosen = self._selection
         before = (chosen.volumeNode, chosen.segmentationNode, chosen.segmentID, chosen.workspace)
+        if before[:3] != (volumeNode, segmentationNode, segmentID):
+            self._messages.goOn()
         if volumeNode is not chosen.volumeNode or segmentationNode is not chosen.segmentationNode:
             if self._leave():
                 self._kept = (chosen.volumeNode, chosen.segmentationNode)

@@ -72,6 +72,11 @@ class MessageFrame:
         if self._message is not None and self._message.isOfWorker:
             self.dismiss()
 
+    def wentOn(self, _none: None = None) -> None:
+        """The user has gone on: why something was refused is out of date."""
+        if self._message is not None and self._message.isForNow:
+            self.dismiss()
+
     def forgetErrors(self) -> None:
         """The scene is closed: what was said of it, and its last error, are of no interest any more."""
         if self._isOfScene:

@@ -117,6 +117,7 @@ class Panel:
             (self._controller.changed, self._changed),
             (self._controller.message, self._told),
             (self._controller.recovered, self.messages.recovered),
+            (self._controller.wentOn, self.messages.wentOn),
             (self._models.changed, self._changed),
         ]
 

@@ -110,19 +110,19 @@ class Pointing:
     def refuse3D(self) -> None:
         """The user clicked into the 3D view with a tool."""
         if self._tool is not None:
-            self._messages.say(
+            self._messages.sayForNow(
                 "warning", _("Place prompts in the slice views, not in the 3D view."), "3d_view"
             )
 
     def refuseKey(self) -> None:
         """A key that is about the slice under the mouse was pressed with the mouse elsewhere."""
-        self._messages.say(
+        self._messages.sayForNow(
             "info", _("Point at a slice first. This key marks the slice under the mouse."), "no_slice"
         )
 
     def refuseBox(self) -> None:
         """A drag with the box tool made no box."""
-        self._messages.say(
+        self._messages.sayForNow(
             "warning",
             _("Drag from one corner of the box to the opposite corner, inside the image."),
             "no_box",
@@ -138,7 +138,7 @@ class Pointing:
             place = workspace.fromWorld(ras)
             geometry = workspace.geometry
             if not geometry.contains(place):
-                self._messages.say("warning", _("This place is outside the volume."), "outside_volume")
+                self._messages.sayForNow("warning", _("This place is outside the volume."), "outside_volume")
                 return False
             axis = workspace.axisFor(viewNormal)
             frame = geometry.frame_of(place, axis)
@@ -149,7 +149,7 @@ class Pointing:
                 return True
             return self._prompts.put(before, after)
         except SAM2PropagateError as error:
-            self._messages.say("warning", str(error), error.code)
+            self._messages.sayForNow("warning", str(error), error.code)
             return False
 
     def _provideSegment(self) -> None:
@@ -167,7 +167,7 @@ class Pointing:
             before = workspace.prompts
             return self._prompts.put(before, before.segment(self._selection.requireSegment()).add(box))
         except SAM2PropagateError as error:
-            self._messages.say("warning", str(error), error.code)
+            self._messages.sayForNow("warning", str(error), error.code)
             return False
 
     def addScribble(
@@ -203,12 +203,12 @@ class Pointing:
             before = workspace.prompts
             return self._prompts.put(before, before.segment(self._selection.requireSegment()).add(stroke))
         except SAM2PropagateError as error:
-            self._messages.say("warning", str(error), error.code)
+            self._messages.sayForNow("warning", str(error), error.code)
             return False
 
     def refuseLasso(self) -> None:
         """A drag with the lasso went around nothing."""
-        self._messages.say(
+        self._messages.sayForNow(
             "warning", _("Drag the lasso around the structure, in one go, inside the image."), "no_lasso"
         )
 
@@ -225,7 +225,7 @@ class Pointing:
             raise ValueError(f"nothing can be pointed at with the tool {tool!r}")
         if self._rangeStart is None or self._rangeStart[0] != axis:
             self._rangeStart = (axis, frame)
-            self._messages.say("info", _("Click on the slice at the other end of the range."), "range")
+            self._messages.sayForNow("info", _("Click on the slice at the other end of the range."), "range")
             return None
         first, last = sorted((self._rangeStart[1], frame))
         self._rangeStart = None

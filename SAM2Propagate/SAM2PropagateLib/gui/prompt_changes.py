@@ -73,8 +73,9 @@ class PromptChanges:
             SAM2PropagateError: the volume cannot be used any more.
         """
         if refusal := self._refusal(before.segment(after.segment), after):
-            self._messages.say("warning", refusal, "refused")
+            self._messages.sayForNow("warning", refusal, "refused")
             return False
+        self._messages.goOn()
         with self._steps.step(name or changeName(before.segment(after.segment), after)):
             self._selection.require().write(after)
             self._settle(before, None)
@@ -91,11 +92,12 @@ class PromptChanges:
             workspace.prompts = workspace.markups.read()
             if workspace.prompts == before:
                 return
+            self._messages.goOn()
             with self._steps.step(_nameOf(before, workspace.prompts), said=before):
                 self._settle(before, change.viewNormal)
         except SAM2PropagateError as error:
             workspace.restore(before)
-            self._messages.say("warning", str(error), error.code)
+            self._messages.sayForNow("warning", str(error), error.code)
         self._changed.emit(None)
 
     def clear(self, frame: int | None = None) -> None:
@@ -117,6 +119,7 @@ class PromptChanges:
             cleared = cleared.with_range(None)
         if cleared == said:
             return
+        self._messages.goOn()
         with self._steps.step(_("clear prompts")):
             workspace.write(cleared)
             self._previews.follow(self._selection.segmentID, frames)
@@ -140,7 +143,7 @@ class PromptChanges:
             refusal = self._refusal(old, new)
             if refusal:
                 workspace.restore(before)
-                self._messages.say("warning", refusal, "refused")
+                self._messages.sayForNow("warning", refusal, "refused")
                 return
             changed[segmentID] = keyframes.changedFrames(old, new, geometry, axis)
         for segmentID in changed:

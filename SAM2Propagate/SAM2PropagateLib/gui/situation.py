@@ -71,7 +71,7 @@ class Situation:
         """Whether an action is not possible now; a message then says why."""
         reason = self.whyNot(action)
         if reason:
-            self._messages.say("warning", reason, "not_possible")
+            self._messages.sayForNow("warning", reason, "not_possible")
         return bool(reason)
 
     def lacksPackages(self) -> bool:

@@ -85,6 +85,7 @@ class Undoing:
         workspace, look = self._selection.require(), self._steps.look()
         if look is None or self.whyNot(action):
             return False
+        self._messages.goOn()
         try:
             done = go(workspace.history, lambda moment: self._swap(workspace, look, moment))
         except SAM2PropagateError as error:

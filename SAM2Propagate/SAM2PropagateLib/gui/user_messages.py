@@ -14,11 +14,13 @@ class UserMessages:
     Args:
         said: the signal that carries them.
         recovered: emitted when the worker has done what it was asked after its last error.
+        wentOn: emitted when what was refused before is of no interest any more.
     """
 
-    def __init__(self, said: Signal[Message], recovered: Signal[None]) -> None:
+    def __init__(self, said: Signal[Message], recovered: Signal[None], wentOn: Signal[None]) -> None:
         self._said = said
         self._recovered = recovered
+        self._wentOn = wentOn
         self._toldOf: set[str] = set()
         # What the worker was asked since it failed; None: it has not failed, or has succeeded since.
         self._retries: list[Call] | None = None
@@ -26,6 +28,14 @@ class UserMessages:
     def say(self, level: str, text: str, code: str = "", log: tuple[str, ...] = ()) -> None:
         """Says something; for the arguments see `Message`."""
         self._said.emit(Message(level, text, code, log))
+
+    def sayForNow(self, level: str, text: str, code: str = "") -> None:
+        """Says why something was refused, or what it still needs; `goOn` makes that out of date."""
+        self._said.emit(Message(level, text, code, isForNow=True))
+
+    def goOn(self) -> None:
+        """The next prompt is taken, a step is undone or redone, or something else is chosen."""
+        self._wentOn.emit(None)
 
     def fail(self, error: SAM2PropagateError, log: tuple[str, ...] = (), isOfWorker: bool = False) -> None:
         """Says an error, unless the user has heard of it already."""
