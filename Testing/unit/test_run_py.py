@@ -138,7 +138,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_installed(tmp_path: Path
 
 def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["segment"]) == 2
-    assert "demo, test, bench, cli" in capsys.readouterr().err
+    assert "demo, check, test, bench, cli" in capsys.readouterr().err
     assert run.main([]) == 2
     assert run.main(["--help"]) == 0
     assert "python3 run.py demo" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import slicer
+import vtk
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf
@@ -57,6 +58,7 @@ class SegmentationStates:
         self._isTouched = False
         self._isRestoring = False
         self._looks: dict[str, _Look] = {}
+        self._places: dict[str, tuple[float, ...]] = {}
         # Of each labelmap what changes with it, and the hashes of its labels.
         self._hashes: dict[Any, _Hashes] = {}
         self.at = self.first = self.last = 0
@@ -104,7 +106,7 @@ class SegmentationStates:
         self.at += 1
         self.last = self.at
         self.first = self.at - history.GetNumberOfStates() + 1
-        before, self._looks = self._looks, self._look()
+        before, self._looks, self._places = self._looks, self._look(), self._place()
         return _change(before, self._looks) if self.first < self.at else ""
 
     def isThere(self, state: int) -> bool:
@@ -128,13 +130,19 @@ class SegmentationStates:
                 self.at += 1
         finally:
             self._isRestoring = False
-        self._looks = self._look()
+        self._looks, self._places = self._look(), self._place()
 
     def back(self) -> bool:
-        """Brings back the state before the present one; False if there is none."""
+        """Brings back the state before the last change; False if there is none.
+
+        Saving touches a segmentation and changes nothing: such a state is passed over.
+        """
+        steps = 1
         if self.isChanged:
-            self.keep()
-        return self._go(self.at - 1)
+            places = self._places
+            isSame = not self.keep() and self._places == places
+            steps = 2 if isSame else 1
+        return self._go(self.at - steps)
 
     def forward(self) -> bool:
         """Brings back the state after the present one; False if there is none."""
@@ -196,6 +204,16 @@ class SegmentationStates:
             )
             for name, one in segments.items()
         }
+
+    def _place(self) -> dict[str, tuple[float, ...]]:
+        """Of each segment that has voxels the matrix from its labelmap to the segmentation's space."""
+        places = {}
+        for name, one in self._segments().items():
+            if (image := _image(one)) is not None:
+                matrix = vtk.vtkMatrix4x4()
+                image.GetImageToWorldMatrix(matrix)
+                places[name] = tuple(matrix.GetElement(n // 4, n % 4) for n in range(16))
+        return places
 
     def _mostStates(self) -> int:
         images = (_image(one) for one in self._segments().values())
