@@ -65,7 +65,7 @@ def test_a_scene_loads_whatever_segments_are_called(headless, tmp_path, name, su
     prompts = case.prompts()
     case.markups.write(prompts)
     KeptPreview(case.segmentationNode, case.volumeNode).put(
-        2, (1, 2, 3), {"A": {7: 1}}, lambda *_: KeptFrame(NEW[7])
+        2, NEW.shape[::-1], {"A": {7: 1}}, lambda *_: KeptFrame(NEW[7])
     )
     reload(headless, tmp_path, suffix)
     node = headless.scene.GetFirstNodeByName
@@ -98,7 +98,7 @@ def test_no_name_that_is_made_has_a_character_that_is_not_escaped(headless, name
     case.segmentationNode.GetSegmentation().GetSegment("A").SetName(name)
     case.markups.write(case.prompts())
     KeptPreview(case.segmentationNode, case.volumeNode).put(
-        2, (1, 2, 3), {"A": {7: 1}}, lambda *_: KeptFrame(NEW[7])
+        2, NEW.shape[::-1], {"A": {7: 1}}, lambda *_: KeptFrame(NEW[7])
     )
     made = [node for node in nodesOfClass("vtkMRMLNode") if node.GetID() not in before]
     assert len(made) > 10
