@@ -39,7 +39,7 @@ from SAM2PropagateLib.gui.panel import Panel
 from SAM2PropagateLib.gui.shortcuts import Shortcuts
 from SAM2PropagateLib.gui.slicer_packages import SlicerPackageTools
 from SAM2PropagateLib.gui.view_drawing import ViewDrawing
-from SAM2PropagateLib.gui.view_input import ViewInput
+from SAM2PropagateLib.gui.view_input import ViewInput, isMouseFree
 from SAM2PropagateLib.gui.widgets import put
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStatus, ModelStore
@@ -404,9 +404,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if node is None or self.logic is None or node.inputVolume is None or node.segmentation is not None:
             return
         controller = self.logic.controller
-        interaction = slicer.app.applicationLogic().GetInteractionNode()
-        isFree = interaction.GetCurrentInteractionMode() == interaction.ViewTransform and not self._effect
-        if isFree and controller.tool is None and not controller.whyNot(rules.PROMPT):
+        if isMouseFree() and controller.tool is None and not controller.whyNot(rules.PROMPT):
             controller.chooseTool(tools.POSITIVE)
 
     def makeSegment(self) -> None:

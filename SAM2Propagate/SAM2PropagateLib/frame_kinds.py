@@ -1,4 +1,4 @@
-"""What is said of a frame's mask beside the mask: its kind, and from when on it should be looked at.
+"""Names the kinds of a frame's mask, and the doubt from which on a frame should be looked at.
 
 The names are also those on the wire, in reports and in scenes.
 """

@@ -8,12 +8,13 @@ import numpy as np
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.metrics import BoolArray
-from SAM2PropagateLib.evaluation.simulated_user import box_around, innermost_point
+from SAM2PropagateLib.evaluation.simulated_user import box_around
 from SAM2PropagateLib.files.image import read_image
 from SAM2PropagateLib.files.volume import read_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.mask_depth import innermost_point
 from Testing.benchmarks.machine import ROOT
 
 SAMPLE = ROOT / "Resources" / "Sample"

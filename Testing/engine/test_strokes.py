@@ -8,6 +8,7 @@ import torch
 
 from SAM2PropagateLib.engine import lassos, looking, scribbles
 from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures
+from SAM2PropagateLib.mask_depth import innermost_point
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.prompts.strokes import FrameStroke, filled
 from SAM2PropagateLib.run_options import RunRequest
@@ -200,7 +201,7 @@ def test_the_edge_moves_only_near_the_line() -> None:
     speck = np.zeros((64, 64), bool)
     speck[12:15, 12:15] = True
     assert lassos.tightened(drawn, speck) is None
-    assert lassos.middle(drawn)[0] in (29, 30)
+    assert innermost_point(drawn)[0] in (29, 30)
 
 
 # --- along a stroke

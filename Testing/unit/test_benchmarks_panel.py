@@ -30,8 +30,9 @@ def test_every_mask_is_measured_and_the_report_has_all_figures() -> None:
     assert len(figures["frames"]) == frames and 1 <= len(figures["turns"]) <= frames
     # What a turn took is shared out among its masks, no more and no less.
     assert sum(figures["frames"]) == pytest.approx(sum(figures["turns"]))
-    assert len(figures["end"]) == 1 and figures["idle"]
-    assert min(map(min, figures.values())) >= 0
+    assert len(figures["end"]) == 1
+    # On a busy machine all masks may arrive in a row, without a turn between them.
+    assert min(value for values in figures.values() for value in values) >= 0
     assert report.figures["of_allowed"] == report.figures["percentile_99"] / panel.WANTED_MS
     assert all(word in "".join(report.texts) for word in ("mean", "median", "99 %", "largest"))
 

@@ -11,11 +11,11 @@ from SAM2PropagateLib.evaluation.simulated_user import (
     corrected,
     first_prompt,
     frame_range,
-    innermost_point,
     largest_frame,
     worst_frame,
 )
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.mask_depth import innermost_point
 from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import SegmentPrompts
 

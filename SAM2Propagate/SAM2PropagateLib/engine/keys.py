@@ -20,6 +20,7 @@ from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, Decoded, FrameFeatures, Memory, ModelSteps
 from SAM2PropagateLib.engine.transfer import Readback, uploaded
 from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.mask_depth import innermost_point
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.prompts.strokes import FrameStroke
 from SAM2PropagateLib.texts import tr as _
@@ -152,7 +153,7 @@ class KeyDecoder:
         """The mask that the user gave, lassos tightened, and a note on what could not be tightened."""
         mask, note = prompts.mask, ""
         for drawn in prompts.outlines:
-            click = (*lassos.middle(drawn), True)
+            click = (*innermost_point(drawn), True)
             start = self._as_logits(drawn, view)
             found = self._mask_of(self._decode_points(features, view, None, (click,), start), view)
             tight = lassos.tightened(drawn, found)
@@ -213,7 +214,7 @@ class KeyDecoder:
             aim: what that one is about; None: it is a point of a scribble, which is judged as a whole.
         """
         x, y, _positive = click = clicks[-1]
-        # To the model, a lone negative click can mean all: so it is told what stays.
+        # A lone negative click can make the model drop the whole mask, so it is told what stays.
         stays = [] if aim is None else [(*point, True) for point in aim.stays]
         start = self._as_logits(mask, view)
         decoded = self._decode_points(features, view, box, [*stays, *clicks], start)

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from SAM2PropagateLib.mask_depth import depth_inside
+
 BoolArray = npt.NDArray[np.bool_]
 
 # How far the edge may move outwards and inwards, as shares of the radius of a circle of the same area.
@@ -29,16 +31,5 @@ def tightened(drawn: BoolArray, answer: BoolArray) -> BoolArray | None:
     near = answer & (ndimage.distance_transform_edt(~drawn) <= REACH_OUT * radius)
     if 2 * (near & drawn).sum() < LEAST_AGREEMENT * (near.sum() + drawn.sum()):
         return None
-    held: BoolArray = near | (_depth(drawn) > REACH_IN * radius)
+    held: BoolArray = near | (depth_inside(drawn) > REACH_IN * radius)
     return held
-
-
-def middle(drawn: BoolArray) -> tuple[float, float]:
-    """The pixel (x, y) farthest from the line, inside it."""
-    row, column = np.unravel_index(int(_depth(drawn).argmax()), drawn.shape)
-    return float(column), float(row)
-
-
-def _depth(drawn: BoolArray) -> npt.NDArray[np.float64]:
-    depth: npt.NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(drawn, 1))[1:-1, 1:-1]
-    return depth

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from SAM2PropagateLib.mask_depth import depth_inside, pixel_at
+
 ClickAt = tuple[float, float, bool]
 Point = tuple[float, float]
 
@@ -55,7 +57,7 @@ def aim_of(mask: np.ndarray, clicks: Sequence[ClickAt]) -> Aim:
     """
     placed = [(_rounded(x), _rounded(y), positive) for x, y, positive in clicks]
     x, y, positive = placed[-1]
-    here = _pixel(mask, (x, y))
+    here = pixel_at(mask.shape, x, y)
     within = ~mask if positive else mask.copy()
     if not within[here] or not mask.any():
         return Aim(within)
@@ -68,11 +70,11 @@ def aim_of(mask: np.ndarray, clicks: Sequence[ClickAt]) -> Aim:
         depth = ndimage.distance_transform_edt(~mask)
         within &= (depth <= _DEEPER * depth[here] + 1) & (away <= _FARTHER * depth[here] + 2)
     else:
-        depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        depth = depth_inside(mask)
         stays = _deep_points(mask, depth, here, away)
         for point in stays:
             # As between two balls that just fit into the mask.
-            lead = depth[here] - depth[_pixel(mask, point)]
+            lead = depth[here] - depth[pixel_at(mask.shape, *point)]
             within &= away < _distance(mask.shape, point) + lead
     within[here] = True
     return Aim(within, tuple(stays))
@@ -118,7 +120,7 @@ def _changed(mask: np.ndarray, change: np.ndarray, click: ClickAt, aim: Aim | No
     change = change & (~mask if positive else mask)
     if aim is not None:
         change = change & aim.within
-    here = _pixel(mask, (x, y))
+    here = pixel_at(mask.shape, x, y)
     if not change[here]:
         return mask
     pieces, _ = ndimage.label(change)
@@ -160,10 +162,3 @@ def _distance(shape: tuple[int, ...], point: Point) -> np.ndarray:
 
 def _rounded(place: float) -> float:
     return round(place * _PER_PIXEL) / _PER_PIXEL
-
-
-def _pixel(mask: np.ndarray, point: Point) -> tuple[int, int]:
-    """The row and column of the pixel that a point lies on; of the nearest one if it lies outside."""
-    column = int(np.clip(round(point[0]), 0, mask.shape[1] - 1))
-    row = int(np.clip(round(point[1]), 0, mask.shape[0] - 1))
-    return row, column

@@ -1,4 +1,4 @@
-"""A scribble as clicks: at which of its points the model is told something."""
+"""Turns a scribble into clicks: chooses the points of it that the model is told."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from SAM2PropagateLib.engine.refine import ClickAt
+from SAM2PropagateLib.mask_depth import depth_inside, pixel_at
 from SAM2PropagateLib.prompts.strokes import FrameStroke
 
 # How often points are added that the mask found so far gets wrong: see the recorded runs.
@@ -114,8 +115,7 @@ def signed_depth(mask: BoolArray) -> npt.NDArray[np.float64]:
     """Pixels to the border of a mask, inside above 0."""
     if not mask.any():
         return np.full(mask.shape, -np.inf)
-    inside = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    depth: npt.NDArray[np.float64] = inside - ndimage.distance_transform_edt(~mask)
+    depth: npt.NDArray[np.float64] = depth_inside(mask) - ndimage.distance_transform_edt(~mask)
     return depth
 
 
@@ -144,5 +144,4 @@ def _at(values: FloatArray, click: ClickAt) -> float:
 
 
 def _pixel(values: npt.NDArray[np.generic], click: ClickAt) -> tuple[int, int]:
-    rows, columns = values.shape
-    return min(max(round(click[1]), 0), rows - 1), min(max(round(click[0]), 0), columns - 1)
+    return pixel_at(values.shape, click[0], click[1])

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from SAM2PropagateLib.evaluation.metrics import BoolArray, frames_first
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.mask_depth import innermost_point
 from SAM2PropagateLib.prompts.place import box_at, click_at, mark_at, mask_at
 from SAM2PropagateLib.prompts.values import Prompt, SegmentPrompts
 
@@ -59,14 +60,6 @@ def box_around(mask: BoolArray) -> tuple[float, float, float, float]:
     of the first pixel is 0, so its outer edge is -0.5."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5
-
-
-def innermost_point(mask: BoolArray) -> tuple[float, float]:
-    """The pixel (x, y) of a (rows, columns) mask that is not empty farthest from any pixel outside it (beyond
-    the border all are outside); the first in rows of several."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-    return float(column), float(row)
 
 
 def first_prompt(

@@ -80,7 +80,12 @@ def everyFrame(prompts: Iterable[Prompt], geometry: VolumeGeometry, axis: int) -
 
 def placed(said: SegmentPrompts) -> tuple[Prompt, ...]:
     """What makes keyframes: everything but marks."""
-    return (*said.clicks, *said.scribbles, *said.boxes, *said.lassos, *said.masks)
+    return (*drawn(said), *said.masks)
+
+
+def drawn(said: SegmentPrompts) -> tuple[Prompt, ...]:
+    """What the user places in the views: everything but masks and marks."""
+    return (*said.clicks, *said.boxes, *said.scribbles, *said.lassos)
 
 
 def changedFrames(

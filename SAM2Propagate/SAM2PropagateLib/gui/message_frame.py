@@ -56,7 +56,7 @@ class MessageFrame:
             "error": (qt.QStyle.SP_MessageBoxCritical, _("Error")),
             "warning": (qt.QStyle.SP_MessageBoxWarning, _("Warning")),
         }.get(message.level, (qt.QStyle.SP_MessageBoxInformation, _("Information")))
-        # The style's own: it can be told from the others in light and dark windows.
+        # The style's own icons can be seen in light and in dark windows.
         ui.messageIcon.setPixmap(ui.messageFrame.style().standardIcon(picture).pixmap(qt.QSize(_ICON, _ICON)))
         ui.messageIcon.toolTip = level
         ui.messageLabel.text = message.text
@@ -78,7 +78,7 @@ class MessageFrame:
             self.dismiss()
 
     def forgetErrors(self) -> None:
-        """The scene is closed: what was said of it, and its last error, are of no interest any more."""
+        """Drops the messages on the scene and the last error, as the scene is closed."""
         if self._isOfScene:
             self.dismiss()
             self._message = None

@@ -191,8 +191,11 @@ class PromptChanges:
         frames = keyframes.framesOf(new.absent, geometry, axis)
         known = {prompt.id: prompt for prompt in old}
         said = new
-        placed: tuple[Prompt, ...] = (*new.clicks, *new.boxes, *new.scribbles, *new.lassos)
-        arrived = {one.id: fresh for one in placed if (fresh := self._freshFrames(one, known.get(one.id)))}
+        arrived = {
+            one.id: fresh
+            for one in keyframes.drawn(new)
+            if (fresh := self._freshFrames(one, known.get(one.id)))
+        }
         for name, fresh in arrived.items():
             one = new.get(name)
             for frame in sorted(fresh):
@@ -284,7 +287,7 @@ def _isAcross(box: Box, geometry: VolumeGeometry, axis: int) -> bool:
 
 
 def _startsAnew(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> bool:
-    """Whether a prompt draws its frame anew, and does not correct what is there."""
+    """Whether a prompt replaces the mask of its frame instead of correcting it."""
     return isinstance(prompt, Box) or (isinstance(prompt, Lasso) and not is_across(prompt, geometry, axis))
 
 

@@ -37,7 +37,7 @@ class RunView:
         self._controller = controller
         self._onSurfaces = onSurfaces
         self._drawn = 0.0
-        # What is said while there is no number of slices yet.
+        # The text shown until the number of slices is known.
         self._loading = ""
         self._end: tuple[str, tuple[Any, ...]] | None = None
         self._views = Observers()

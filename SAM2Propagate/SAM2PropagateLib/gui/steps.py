@@ -32,7 +32,7 @@ class Look:
     Attributes:
         said: the prompts. masks: the number of the segmentation's state. known: of them. preview: its
             frames.
-        asked: frames whose previews are awaited.
+        asked: frames whose previews were asked for and have not arrived.
     """
 
     said: Said
@@ -77,7 +77,7 @@ class Steps:
             return None
         try:
             preview = workspace.previewRecords()
-        except SAM2PropagateError:  # said when the volume is needed
+        except SAM2PropagateError:  # reported when the volume is needed
             return None
         self._running.see(preview)
         return Look(

@@ -109,7 +109,7 @@ class SliceStrip:
 
     @property
     def found(self) -> int:
-        """How many slices a run or a preview has said something of."""
+        """How many slices have a result of a run or a preview."""
         return sum(one.facts is not None for one in self.frames)
 
     @property

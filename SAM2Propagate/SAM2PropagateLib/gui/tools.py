@@ -92,5 +92,5 @@ def toolAfter(pressed: str | None, isOn: str | None) -> str | None:
 
 
 def buttonOf(tool: str | None) -> str | None:
-    """The tool of `TOOLS` whose button is down while a tool is on."""
+    """The tool whose button shows as pressed while `tool` is on."""
     return SCRIBBLE if tool == NEGATIVE_SCRIBBLE else tool

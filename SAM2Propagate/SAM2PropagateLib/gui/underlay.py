@@ -50,7 +50,7 @@ class Underlay:
 
     @property
     def asked(self) -> set[Key]:
-        """The frames whose previews are awaited."""
+        """The frames whose previews were asked for and have not arrived."""
         return set(self._asked)
 
     def answered(self, key: Key) -> None:

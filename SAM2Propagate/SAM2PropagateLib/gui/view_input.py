@@ -244,7 +244,7 @@ class ViewInput:
     def _beginStroke(self, interactor: Any, sliceNode: Any, xy: Xy) -> Drag | None:
         """A press draws a stroke, or moves the one that is under the mouse."""
         workspace, tool = self._controller.workspace, self._controller.tool
-        if workspace is None or hasModifier(interactor) or not _isMouseFree():
+        if workspace is None or hasModifier(interactor) or not isMouseFree():
             return None
         node = workspace.markups.strokeUnderMouse()
         if node is not None:
@@ -426,7 +426,7 @@ def _keyOf(interactor: Any) -> str:
     return str(interactor.GetKeySym() or "").upper()
 
 
-def _isMouseFree() -> bool:
+def isMouseFree() -> bool:
     """Whether neither an effect of the Segment Editor nor a mode of Slicer's has the mouse."""
     interaction = slicer.app.applicationLogic().GetInteractionNode()
     return interaction.GetCurrentInteractionMode() == interaction.ViewTransform and not _isEffectOn()

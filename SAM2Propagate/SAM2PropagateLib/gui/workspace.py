@@ -27,7 +27,7 @@ from SAM2PropagateLib.gui.underlay import Key, Underlay
 from SAM2PropagateLib.prompts.move import moved, moved_segment
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
-from SAM2PropagateLib.prompts.values import MaskPrompt, Prompt, PromptSet, Ras, SegmentPrompts, to_ras
+from SAM2PropagateLib.prompts.values import MaskPrompt, PromptSet, Ras, SegmentPrompts, to_ras
 from SAM2PropagateLib.scene.anchor import Move, settleOthers
 from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
 from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
@@ -693,9 +693,10 @@ class Workspace:
 
     def withMask(self, said: SegmentPrompts, mask: Any, frame: int) -> SegmentPrompts:
         """The prompts with this mask; what else is on its frame now becomes its history."""
-        placed: tuple[Prompt, ...] = (*said.clicks, *said.boxes, *said.scribbles, *said.lassos)
         geometry, axis = self.geometry, self.axis
-        before = frozenset(one.id for one in placed if frame in keyframes.everyFrameOf(one, geometry, axis))
+        before = frozenset(
+            one.id for one in keyframes.drawn(said) if frame in keyframes.everyFrameOf(one, geometry, axis)
+        )
         self.memory.setHistory(said.segment, mask.id, before)
         return keyframes.withMask(said, mask, self.geometry, self.axis)
 

@@ -137,12 +137,9 @@ class SegmentationStates:
 
         Saving touches a segmentation and changes nothing: such a state is passed over.
         """
-        steps = 1
-        if self.isChanged:
-            places = self._places
-            isSame = not self.keep() and self._places == places
-            steps = 2 if isSame else 1
-        return self._go(self.at - steps)
+        places = self._places
+        isSame = self.isChanged and not self.keep() and self._places == places
+        return self._go(self.at - (2 if isSame else 1))
 
     def forward(self) -> bool:
         """Brings back the state after the present one; False if there is none."""

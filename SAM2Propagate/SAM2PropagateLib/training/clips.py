@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from SAM2PropagateLib.evaluation.simulated_user import box_around, innermost_point
+from SAM2PropagateLib.evaluation.simulated_user import box_around
+from SAM2PropagateLib.mask_depth import innermost_point
 from SAM2PropagateLib.training.features import FrameStock
 from SAM2PropagateLib.training.looks import Look
 from SAM2PropagateLib.training.recipe import Recipe
