@@ -12,9 +12,9 @@ from Demo.case import Ras, Structure
 from Demo.measure import BoolArray
 from Demo.montage import Strip, Tile
 from Demo.workplace import Workplace
+from Headless.scenes import addSegmentation, fillSegment
+from Headless.slice_view import SliceView
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
-from Testing.headless.scenes import addSegmentation, fillSegment
-from Testing.headless.slice_view import SliceView
 
 STRIP_TILE = (212, 226)
 # Where along the structure the axial slices lie: shares of its extent from the feet.

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 # First: it chooses how VTK draws without a screen.
-import Testing.headless  # noqa: F401  # isort: skip
+import Headless  # noqa: F401  # isort: skip
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 

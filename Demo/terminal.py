@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from SAM2PropagateLib.cli_progress import ProgressPrinter
+from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 

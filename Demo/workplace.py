@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 # First: it chooses how VTK draws without a screen.
-from Testing.headless.boot import HeadlessSlicer, boot
-from Testing.headless.scenes import addSegmentation
-from Testing.headless.slice_view import SliceView
+from Headless.boot import HeadlessSlicer, boot
+from Headless.scenes import addSegmentation
+from Headless.slice_view import SliceView
 
 # isort: split
 import slicer

@@ -28,9 +28,10 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from SAM2PropagateLib import texts
+from SAM2PropagateLib.app import rules, tools
+from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.gui import install, rules, tools
-from SAM2PropagateLib.gui.controller import Controller
+from SAM2PropagateLib.gui import install
 from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter, segmentEditorNode
 from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.model_list import ModelList

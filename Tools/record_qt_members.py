@@ -2,7 +2,7 @@
 
     python Tools/record_qt_members.py SLICER_SOURCE CTK_SOURCE
 
-Writes Testing/headless/qt_members.json, which the stand-ins of the tests hold themselves to. Python reaches
+Writes Headless/qt_members.json, which the stand-ins of the tests hold themselves to. Python reaches
 of these classes: the properties, the public slots, the signals, the methods marked Q_INVOKABLE, and what
 the decorator classes for PythonQt add.
 """

@@ -4,7 +4,7 @@
     --scale 1.5     on a display with larger pixels
     --missing       as before the installation
 
-Slicer's own widgets are stood in for by simple ones (Testing/headless/qt_standins.py), so what is seen is the
+Slicer's own widgets are stood in for by simple ones (Headless/qt_standins.py), so what is seen is the
 layout and the texts, not Slicer's style.
 """
 
@@ -29,8 +29,8 @@ def main() -> None:
     os.environ["QT_SCALE_FACTOR"] = chosen.scale
     module = ROOT / "SAM2Propagate"
     sys.path[:0] = [str(ROOT), str(module), str(module / "Testing" / "Python")]
-    from Testing.headless import qt_standins, slicer_modules
-    from Testing.headless.boot import boot
+    from Headless import qt_standins, slicer_modules
+    from Headless.boot import boot
 
     headless = boot()
     with qt_standins.installed() as qt, slicer_modules.installed():
@@ -75,11 +75,11 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
     import numpy as np
     import slicer.util
 
+    from Headless.fake_session import FakeSession
+    from SAM2PropagateLib.app.events import Message
+    from SAM2PropagateLib.app.strip import FrameFacts, strip
     from SAM2PropagateLib.frame_kinds import PROPAGATED
-    from SAM2PropagateLib.gui.events import Message
     from SAM2PropagateLib.gui.install import PACKAGES
-    from SAM2PropagateLib.gui.strip import FrameFacts, strip
-    from Testing.gui.fake_session import FakeSession
 
     ui, panel = window.ui, window.widget.panel
     if missing:

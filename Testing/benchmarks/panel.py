@@ -149,9 +149,9 @@ def _turn_until(done: Any, held: Held, controller: Any) -> None:
 @contextmanager
 def _module(array: np.ndarray, interval: float) -> Iterator[Any]:
     """The module's window on a volume with a segmentation, and a session with a scripted worker."""
-    from Testing.headless import qt_standins, slicer_modules
-    from Testing.headless.boot import boot
-    from Testing.headless.scenes import addVolume
+    from Headless import qt_standins, slicer_modules
+    from Headless.boot import boot
+    from Headless.scenes import addVolume
 
     headless = boot()
     headless.clear()

@@ -302,10 +302,10 @@ def _tick(session: WorkerSession, layer: Any, held: Held) -> None:
 @contextmanager
 def _scene(array: np.ndarray, matrix: np.ndarray, size: tuple[int, int] | None) -> Iterator[tuple[Any, Any]]:
     """A preview layer over a volume in a scene, and a slice view on it."""
+    from Headless.boot import boot
+    from Headless.scenes import addSegmentation, addVolume
+    from Headless.slice_view import RenderingError, SliceView
     from SAM2PropagateLib.scene.preview import PreviewLayer
-    from Testing.headless.boot import boot
-    from Testing.headless.scenes import addSegmentation, addVolume
-    from Testing.headless.slice_view import RenderingError, SliceView
 
     headless = boot()
     headless.clear()

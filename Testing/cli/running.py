@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its usual name
 
-from SAM2PropagateLib.cli import main
+from SAM2PropagateLib.cli.main import main
 from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.models.store import ModelStore
 from Testing.cli.fake_session import FakeSession

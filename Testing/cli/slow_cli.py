@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from SAM2PropagateLib.cli import main
+from SAM2PropagateLib.cli.main import main
 from Testing.cli.fake_session import FakeSession
 from Testing.cli.running import store_in
 

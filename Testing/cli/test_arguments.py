@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from SAM2PropagateLib.cli_args import (
+from SAM2PropagateLib.cli.arguments import (
     ModelsCommand,
     SegmentArguments,
     SegmentCommand,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from SAM2PropagateLib import cli_models
+from SAM2PropagateLib.cli import models as cli_models
 from SAM2PropagateLib.errors import Cancelled
 from Testing.cli.running import run, store_in
 

@@ -102,7 +102,7 @@ def test_stdout_carries_one_line_in_any_encoding(tmp_path: Path) -> None:
 
 def test_help_needs_neither_torch_nor_slicer() -> None:
     code = (
-        "import sys; from SAM2PropagateLib import cli; cli.main(['segment', '--help']); "
+        "import sys; from SAM2PropagateLib.cli import main as cli; cli.main(['segment', '--help']); "
         "found = {'torch', 'sam2', 'slicer', 'vtk', 'qt'} & set(sys.modules); "
         "sys.exit(str(found) if found else 0)"
     )

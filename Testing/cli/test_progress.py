@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from SAM2PropagateLib.cli_progress import ProgressPrinter
+from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from Demo.surface import bone_surface, render_surfaces, segment_surfaces
+from Headless.fixtures import headless  # noqa: F401
+from Headless.scenes import addSegmentation, addVolume, fillSegment
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
-from Testing.headless.fixtures import headless  # noqa: F401
-from Testing.headless.scenes import addSegmentation, addVolume, fillSegment
 
 # i towards the left, j towards the back, as most CTs are stored.
 IJK_TO_RAS = np.array([[-3.0, 0, 0, 90], [0, -3.0, 0, 80], [0, 0, 4.0, -50], [0, 0, 0, 1]])

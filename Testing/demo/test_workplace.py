@@ -8,12 +8,12 @@ import pytest
 from Demo.case import Structure
 from Demo.saved import check_saved, save
 from Demo.workplace import Workplace, load_model
+from Headless.boot import boot
+from Headless.scenes import addVolume
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.files.segmentation import read_segmentation
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.session import WorkerSession
-from Testing.headless.boot import boot
-from Testing.headless.scenes import addVolume
 from Testing.worker.helpers import fake_command
 
 # isort: split

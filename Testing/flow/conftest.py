@@ -1,1 +1,1 @@
-from Testing.headless.fixtures import data_tree, headless, openView  # noqa: F401
+from Headless.fixtures import data_tree, headless, openView  # noqa: F401

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import SAM2PropagateFlowTest
-from Testing.headless.desk import HeadlessDesk
+from Headless.desk import HeadlessDesk
 
 
 class TestFlow(SAM2PropagateFlowTest.SAM2PropagateFlowTest):

@@ -11,7 +11,7 @@ import slicer
 
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
-from Testing.module.conftest import MODULE_FILE, window_modules  # noqa: F401
+from Testing.app.conftest import MODULE_FILE, window_modules  # noqa: F401
 from Testing.worker.helpers import Workers, is_running, own_threads, soon
 
 SLOW = {"steps": {"frame": 0.05}}
@@ -21,7 +21,7 @@ class Running:
     """The module's window with a run under way in a real worker process whose engine needs no model."""
 
     def __init__(self, headless: Any, folder: Path) -> None:
-        from Testing.headless.slicer_modules import ModuleWindow
+        from Headless.slicer_modules import ModuleWindow
         from Testing.scene.geometries import addCase
 
         self.folder = folder

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from SAM2PropagateLib.gui.events import Choices
+from Headless.scenes import addSegmentation, addVolume, fillSegment
+from SAM2PropagateLib.app.events import Choices
 from SAM2PropagateLib.worker.command import worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport
-from Testing.gui.cases import Case
-from Testing.headless.scenes import addSegmentation, addVolume, fillSegment
+from Testing.app.cases import Case
 from Testing.worker.helpers import Workers, is_running, own_threads, soon
 from Testing.worker.test_real_worker import sample
 

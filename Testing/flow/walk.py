@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from vtk.util.numpy_support import numpy_to_vtk
 
-from SAM2PropagateLib.gui.events import Choices, FrameArrived, RunEnd
+from Headless.scenes import addSegmentation, addVolume
+from SAM2PropagateLib.app.events import Choices, FrameArrived, RunEnd
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import Box, Click, SegmentPrompts
 from SAM2PropagateLib.scene.commit import LogicSegmentWriter
@@ -35,9 +36,8 @@ from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport
 from SAM2PropagateTesting.scenes import nodesOfClass
+from Testing.app.cases import Case
 from Testing.flow.drawing_worker import carried, drawn
-from Testing.gui.cases import Case
-from Testing.headless.scenes import addSegmentation, addVolume
 from Testing.worker.fake_worker import SCRIPT_VARIABLE
 from Testing.worker.helpers import is_running, own_threads, soon
 from Testing.worker.test_real_worker import sample

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from Headless.fake_session import CountingTicker
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.gui.model_list import ModelList
 from SAM2PropagateLib.models.registry import MODELS
 from SAM2PropagateLib.models.store import ModelStore
-from Testing.gui.fake_session import CountingTicker
 
 
 @pytest.fixture

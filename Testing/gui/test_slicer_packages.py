@@ -10,10 +10,10 @@ import types
 import pytest
 import slicer.util
 
+from Headless.boot import boot
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui.install import SAM2_ENVIRONMENT
 from SAM2PropagateLib.gui.slicer_packages import SlicerPackageTools
-from Testing.headless.boot import boot
 
 
 @pytest.fixture

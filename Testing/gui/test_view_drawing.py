@@ -109,9 +109,9 @@ def test_a_hidden_segment_stays_hidden_during_its_run(case):
 
 
 def test_a_days_work_leaves_no_line_in_the_log(headless, data_tree, tmp_path):
-    from SAM2PropagateLib.gui.events import Choices
-    from Testing.gui.cases import Case
-    from Testing.gui.fake_session import disc
+    from Headless.fake_session import disc
+    from SAM2PropagateLib.app.events import Choices
+    from Testing.app.cases import Case
 
     case = Case(headless, choices=Choices(applyAutomatically=False))
     try:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from Headless.boot import HeadlessSlicer
 from SAM2PropagateTesting import scenes
 from SAM2PropagateTesting.scenes import GEOMETRIES, SHAPE_IJK, block, rotation
-from Testing.headless.boot import HeadlessSlicer
 
 __all__ = ["GEOMETRIES", "SHAPE_IJK", "addCase", "block", "rotation"]
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import slicer
 
+from Headless.scenes import addSegmentation, addVolume, fillSegment
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.scene.commit import CommitSummary, LogicSegmentWriter, SegmentCommitter
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateLib.scene.volume import volumeGeometry
-from Testing.headless.scenes import addSegmentation, addVolume, fillSegment
 from Testing.scene.geometries import GEOMETRIES, SHAPE_IJK, addCase, block
 
 RED, GREEN, BLUE = (0.9, 0.2, 0.1), (0.1, 0.8, 0.2), (0.2, 0.3, 0.9)

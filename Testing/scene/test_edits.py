@@ -7,13 +7,13 @@ import pytest
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
+from Headless.scenes import addVolume
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts import SegmentPrompts, resolve
 from SAM2PropagateLib.scene.commit import LogicSegmentWriter, SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditTracker
 from SAM2PropagateLib.scene.state import SceneState
 from SAM2PropagateLib.scene.volume import ownGeometry
-from Testing.headless.scenes import addVolume
 from Testing.scene.geometries import GEOMETRIES, block
 from Testing.scene.test_commit import NEW, OLD, Case, Overwrite, ball, frames
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import vtk
 
+from Headless.scenes import addTransform
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.prompts import (
     Box,
@@ -27,7 +28,6 @@ from SAM2PropagateLib.scene.markups import PromptMarkups, removeOrphans
 from SAM2PropagateLib.scene.prompt_nodes import boxCorners, promptNodes
 from SAM2PropagateLib.scene.state import SEGMENTATION_ROLE, SceneState
 from SAM2PropagateLib.scene.volume import ownGeometry, volumeGeometry
-from Testing.headless.scenes import addTransform
 from Testing.scene.geometries import GEOMETRIES, rotation
 from Testing.scene.test_commit import NEW, Case
 

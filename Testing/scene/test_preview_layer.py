@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from Headless.scenes import addSegmentation, addTransform, addVolume
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.scene.preview import PreviewLayer, removePreviews
-from Testing.headless.scenes import addSegmentation, addTransform, addVolume
 from Testing.scene.geometries import GEOMETRIES
 from Testing.scene.test_commit import NEW, OLD, RED, Case, frames
 

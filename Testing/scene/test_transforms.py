@@ -7,13 +7,13 @@ import pytest
 import slicer
 import vtk
 
+from Headless.scenes import addTransform, addVolume
 from SAM2PropagateLib.prompts import PromptSet, SegmentPrompts, click_at, resolve
 from SAM2PropagateLib.scene.anchor import settleOthers
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.prompt_nodes import boxCorners, promptNodes
 from SAM2PropagateLib.scene.state import VOLUME_ROLE, SceneState
 from SAM2PropagateLib.scene.volume import ownGeometry, volumeGeometry
-from Testing.headless.scenes import addTransform, addVolume
 from Testing.scene.geometries import GEOMETRIES, rotation
 from Testing.scene.test_commit import NEW
 from Testing.scene.test_markups import MarkupCase

@@ -8,9 +8,9 @@ import slicer
 import slicer.util
 import vtk
 
+from Headless.scenes import addTransform, addVolume
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.scene.volume import displayWindow, readVolume, volumeGeometry
-from Testing.headless.scenes import addTransform, addVolume
 from Testing.scene.geometries import GEOMETRIES, addCase, block
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from SAM2PropagateLib.cli import main
+from SAM2PropagateLib.cli.main import main
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.training import trainer
 from Testing.training.samples import outline_the_bright

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from SAM2PropagateLib.cli import main
-from SAM2PropagateLib.cli_args import parse_arguments
-from SAM2PropagateLib.cli_evaluate import EvaluateCommand
-from SAM2PropagateLib.cli_finetune import _told
+from SAM2PropagateLib.cli.arguments import parse_arguments
+from SAM2PropagateLib.cli.evaluate import EvaluateCommand
+from SAM2PropagateLib.cli.finetune import _told
+from SAM2PropagateLib.cli.main import main
 from SAM2PropagateLib.engine.build import build_model, model_config
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.files.segmentation import read_segmentation

@@ -17,8 +17,8 @@ _ROOT = Path(__file__).parents[2]
 )
 def test_without_opengl_the_view_says_what_to_install():
     script = (
-        "from Testing.headless.boot import boot\n"
-        "from Testing.headless.slice_view import RenderingError, SliceView\n"
+        "from Headless.boot import boot\n"
+        "from Headless.slice_view import RenderingError, SliceView\n"
         "headless = boot()\n"
         "try:\n"
         "    SliceView(headless)\n"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from Headless.scenes import addSegmentation
+from Headless.slice_view import writePng
 from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.volume import volumeGeometry
-from Testing.headless.scenes import addSegmentation
-from Testing.headless.slice_view import writePng
 from Testing.scene.geometries import SHAPE_IJK, addCase
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from Headless.scenes import addSegmentation, addVolume
 from SAM2PropagateLib.prompts.place import click_at
 from SAM2PropagateLib.prompts.values import PromptSet, SegmentPrompts
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.volume import volumeGeometry
-from Testing.headless.scenes import addSegmentation, addVolume
 
 # More than a hair that is lost in the noise of a CT.
 _SEEN = 60

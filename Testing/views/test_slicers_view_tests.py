@@ -8,7 +8,7 @@ import pytest
 
 import SAM2PropagateStrokeTest
 import SAM2PropagateViewTest
-from Testing.headless.desk import HeadlessDesk
+from Headless.desk import HeadlessDesk
 
 # Of views in Slicer's window: nobody knows which one a test gets.
 SIZES = ((420, 400), (318, 327), (640, 300), (230, 420))

@@ -1,5 +1,4 @@
-"""What the window decides and shows: tools, previews, runs, corrections, the slice strip, installation.
+"""The panel and the views: widgets, mouse and keys, the list of models, installing packages.
 
-Everything here works without Qt, from a script and in tests. The module's window wires these classes to its
-widgets, hands in the timers and the translation of texts (`SAM2PropagateLib.texts`), and decides nothing.
+It shows what `app` says and calls it; it decides nothing of the work itself.
 """

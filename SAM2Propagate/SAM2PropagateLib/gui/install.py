@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from SAM2PropagateLib.app.signals import Signal
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.gui.signals import Signal
 from SAM2PropagateLib.texts import tr as _
 
 TORCH, REGISTRY, SAM2 = "torch", "registry", "sam2"

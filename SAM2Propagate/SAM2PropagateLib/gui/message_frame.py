@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from SAM2PropagateLib.app.events import Message
 from SAM2PropagateLib.gui.dialogs import Dialogs
-from SAM2PropagateLib.gui.events import Message
 from SAM2PropagateLib.gui.widgets import Connections, enable
 from SAM2PropagateLib.texts import tr as _
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from SAM2PropagateLib.app.events import NoTicker, Ticker
+from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.wording import size
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
-from SAM2PropagateLib.gui.events import NoTicker, Ticker
-from SAM2PropagateLib.gui.signals import Signal
-from SAM2PropagateLib.gui.wording import size
 from SAM2PropagateLib.models.download import download
 from SAM2PropagateLib.models.memory import available_host_memory
 from SAM2PropagateLib.models.registry import ModelEntry

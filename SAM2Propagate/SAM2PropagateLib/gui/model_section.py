@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.app.events import Message
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui import devices
-from SAM2PropagateLib.gui.controller import Controller
 from SAM2PropagateLib.gui.dialogs import Dialogs
-from SAM2PropagateLib.gui.events import Message
 from SAM2PropagateLib.gui.model_list import DownloadEnd, DownloadProgress, ModelList
 from SAM2PropagateLib.gui.widgets import Connections, choose, enable, put
 from SAM2PropagateLib.texts import tr as _

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from SAM2PropagateLib.gui.controller import Controller
-from SAM2PropagateLib.gui.events import Choices
+from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.app.events import Choices
 from SAM2PropagateLib.gui.widgets import Connections, choose, enable
 from SAM2PropagateLib.run_options import BACKWARD, BOTH, DIRECTIONS, FORWARD, RunOptions
 from SAM2PropagateLib.scene.names import decoded, encoded

@@ -9,10 +9,10 @@ from typing import Any
 
 import slicer.util
 
-from SAM2PropagateLib.gui.controller import Controller
+from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.app.events import Message
 from SAM2PropagateLib.gui.dialogs import Dialogs
 from SAM2PropagateLib.gui.embedded_editor import EmbeddedEditor
-from SAM2PropagateLib.gui.events import Message
 from SAM2PropagateLib.gui.install import Installer, Package
 from SAM2PropagateLib.gui.install_banner import InstallBanner
 from SAM2PropagateLib.gui.message_frame import MessageFrame

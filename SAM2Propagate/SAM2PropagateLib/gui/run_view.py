@@ -8,14 +8,14 @@ from typing import Any
 
 import vtk
 
-from SAM2PropagateLib.gui import rules, tools
-from SAM2PropagateLib.gui.controller import Controller
-from SAM2PropagateLib.gui.events import FrameArrived, Progress, RunEnd
-from SAM2PropagateLib.gui.navigation import frameInView
-from SAM2PropagateLib.gui.observing import Observers
+from SAM2PropagateLib.app import rules, tools
+from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.app.events import FrameArrived, Progress, RunEnd
+from SAM2PropagateLib.app.navigation import frameInView
+from SAM2PropagateLib.app.observing import Observers
+from SAM2PropagateLib.app.wording import resultText
 from SAM2PropagateLib.gui.strip_widget import legend, makeStripWidget
 from SAM2PropagateLib.gui.widgets import Connections, enable
-from SAM2PropagateLib.gui.wording import resultText
 from SAM2PropagateLib.scene.surfaces import hasSurfaces, showSurfaces
 from SAM2PropagateLib.texts import tr as _
 

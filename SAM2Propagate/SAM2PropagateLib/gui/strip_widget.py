@@ -6,12 +6,12 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-from SAM2PropagateLib.frame_kinds import ABSENT, DOUBTFUL, KEYFRAME, LOCKED, PROPAGATED
-from SAM2PropagateLib.gui.strip import (
+from SAM2PropagateLib.app.strip import (
     EDITED,
     Column,
     SliceStrip,
 )
+from SAM2PropagateLib.frame_kinds import ABSENT, DOUBTFUL, KEYFRAME, LOCKED, PROPAGATED
 from SAM2PropagateLib.texts import tr as _
 
 # For light and dark windows alike.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from SAM2PropagateLib.gui import rules, tools
-from SAM2PropagateLib.gui.controller import Controller
+from SAM2PropagateLib.app import rules, tools
+from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.gui.widgets import Connections, Icons, enable
 from SAM2PropagateLib.texts import tr as _
 

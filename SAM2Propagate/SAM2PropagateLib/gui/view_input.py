@@ -18,9 +18,9 @@ from typing import Any
 import slicer
 import vtk
 
-from SAM2PropagateLib.gui.controller import Controller
-from SAM2PropagateLib.gui.navigation import viewNormal, xyToRas
-from SAM2PropagateLib.gui.tools import (
+from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.app.navigation import viewNormal, xyToRas
+from SAM2PropagateLib.app.tools import (
     ABSENT,
     BOX,
     CLICK_TOOLS,

@@ -6,9 +6,9 @@ from typing import Any
 
 import slicer
 
+from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.app.observing import Observers
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.gui.controller import Controller
-from SAM2PropagateLib.gui.observing import Observers
 from SAM2PropagateLib.gui.widgets import Connections, enable
 from SAM2PropagateLib.scene.window_presets import (
     hounsfieldShift,

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import slicer
 
-from SAM2PropagateLib.gui import rules
-from SAM2PropagateLib.gui.events import Choices, FrameArrived, Message, RunEnd
+from SAM2PropagateLib.app import rules
+from SAM2PropagateLib.app.events import Choices, FrameArrived, Message, RunEnd
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.scene.segments import SegmentReader

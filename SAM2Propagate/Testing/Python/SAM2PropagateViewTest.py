@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import slicer
 
-from SAM2PropagateLib.gui.navigation import frameInView
-from SAM2PropagateLib.gui.tools import ACTION_KEYS
+from SAM2PropagateLib.app.navigation import frameInView
+from SAM2PropagateLib.app.tools import ACTION_KEYS
 from SAM2PropagateLib.gui.view_input import ViewInput
 from SAM2PropagateLib.prompts import box_at, choose_axis, resolve
 from SAM2PropagateLib.scene.box_drag import BoxDrag

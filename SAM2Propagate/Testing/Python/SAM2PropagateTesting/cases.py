@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from SAM2PropagateLib.gui.controller import Controller
-from SAM2PropagateLib.gui.events import Choices, FrameArrived, Message, Progress, RunEnd
+from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.app.events import Choices, FrameArrived, Message, Progress, RunEnd
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateTesting.answers import CountingTicker, FakeSession
 from SAM2PropagateTesting.scenes import addCase, addSegmentation, fillSegment

@@ -1,0 +1,143 @@
+"""What comes back from the worker: masks go into the preview, progress and errors to the user."""
+
+from __future__ import annotations
+
+from SAM2PropagateLib.app.applying import Applying
+from SAM2PropagateLib.app.events import FrameArrived, Progress
+from SAM2PropagateLib.app.preview_opacity import PreviewOpacity
+from SAM2PropagateLib.app.previews import Previews
+from SAM2PropagateLib.app.run_under_way import RunUnderWay
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.strip import FrameFacts
+from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.volumes import OpenVolumes
+from SAM2PropagateLib.app.wording import runText
+from SAM2PropagateLib.app.worker_link import WorkerLink
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.worker.calls import Call, PreviewCall, Update
+from SAM2PropagateLib.worker.messages import ErrorEvent, FrameEvent, LogEvent, ProgressEvent
+
+
+class Arrivals:
+    """Takes the worker's updates, in order.
+
+    Args:
+        worker: whose updates they are.
+        running, previews: what is still wanted.
+        applying: what merges edits after.
+        opacity: of a preview that they make.
+        frameArrived, progress: emitted as they come.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        worker: WorkerLink,
+        running: RunUnderWay,
+        previews: Previews,
+        applying: Applying,
+        opacity: PreviewOpacity,
+        frameArrived: Signal[FrameArrived],
+        progress: Signal[Progress],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._worker = worker
+        self._running = running
+        self._previews = previews
+        self._applying = applying
+        self._opacity = opacity
+        self._frameArrived = frameArrived
+        self._progress = progress
+        self._isStale = False
+
+    def take(self, seconds: float | None = None) -> None:
+        """Handles what has arrived; what is left after so many seconds is for the next time."""
+        written: set[str] = set()
+        for update in self._worker.updates(seconds):
+            if self._take(update) and update.call is not None:
+                written.add(update.call.kind)
+        workspace = self._selection.workspace
+        if written and workspace is not None and workspace.isInScene:
+            workspace.preview.refresh()
+            self._opacity.follow()
+            if "preview" in written:
+                # The user may have painted on its slice meanwhile. What a run finds is merged at its end.
+                self._applying.mergeEdits()
+
+    def takeStale(self) -> bool:
+        """Whether widgets may show something that is out of date since this was asked last."""
+        isStale, self._isStale = self._isStale, False
+        return isStale
+
+    def _take(self, update: Update) -> bool:
+        """Handles one update; whether the preview was written."""
+        call, event = update.call, update.event
+        if isinstance(event, FrameEvent):
+            return self._takeFrame(call, event)
+        if isinstance(event, ProgressEvent):
+            self._takeProgress(call, event)
+        elif isinstance(event, ErrorEvent):
+            self._takeError(call, event)
+        elif isinstance(event, LogEvent) and event.level in ("error", "critical"):
+            self._messages.say("warning", event.text, "worker_log")
+        if call is not None and call.is_finished:
+            if call.kind == "load_model" and not isinstance(event, ProgressEvent):
+                # Nothing else would take its text away before the next run.
+                self._progress.emit(Progress(0, 0, None, None, ""))
+            self._isStale |= call.kind in ("load_model", "preview")
+            self._previews.finished(call)
+        return False
+
+    def _takeFrame(self, call: Call | None, event: FrameEvent) -> bool:
+        workspace = self._selection.workspace
+        if workspace is None or not workspace.isInScene or event.segment not in workspace.segmentIDs:
+            return False
+        key = (event.segment, event.frame)
+        if isinstance(call, PreviewCall):
+            if not self._previews.expects(call, key):
+                return False
+        elif not self._running.expects(call, key) or event.frame in workspace.marked(event.segment)[1]:
+            return False
+        else:
+            self._running.arrived(key)
+        if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
+            return False
+        try:
+            workspace.preview.write(event.segment, event.frame, event.mask, refresh=False, edge=event.edge)
+        except InputError as error:  # the volume has changed its size under the run
+            self._messages.fail(error)
+            return False
+        if isinstance(call, PreviewCall):
+            workspace.underlay.answered(key)
+        else:
+            workspace.underlay.arrived(key)
+        facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score)
+        workspace.memory.putPreview(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
+        self._messages.answered(call)
+        if event.note and isinstance(call, PreviewCall):
+            self._messages.say("info", event.note, "stroke_kept")
+        self._frameArrived.emit(FrameArrived(event.segment, event.frame, event.kind, event.doubt))
+        return True
+
+    def _takeProgress(self, call: Call | None, event: ProgressEvent) -> None:
+        if self._running.isOf(call):
+            text = runText(event)
+        elif call is not None and call.kind == "load_model":
+            text = _("Loading the model: {what}").format(what=event.text) if event.text else _("Loading")
+        else:
+            return
+        self._progress.emit(
+            Progress(event.done, event.total, event.frames_per_second, event.seconds_left, text)
+        )
+
+    def _takeError(self, call: Call | None, event: ErrorEvent) -> None:
+        if isinstance(call, PreviewCall) and not self._previews.failed(call, event.error):
+            return
+        if call is not None and call.is_cancel_requested:
+            return  # of a run that is over for the user
+        error = call.error if call is not None and call.error is not None else event.error
+        self._messages.fail(error, event.log, isOfWorker=True)

@@ -1,0 +1,468 @@
+"""The module's work, to be driven from its window or from a script: prompts, previews, runs, applying.
+
+Nothing here waits: what the worker is asked for comes back through `poll`, which a timer calls while an
+answer is awaited (`Ticker`). A caller without a timer uses `wait`.
+
+Here the parts are put together, and found under one name; what each does is in a file of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy.typing as npt
+
+from SAM2PropagateLib.app import rules, segment_changes
+from SAM2PropagateLib.app.applying import Applying
+from SAM2PropagateLib.app.arrivals import Arrivals
+from SAM2PropagateLib.app.events import (
+    Choices,
+    FrameArrived,
+    Message,
+    NoTicker,
+    Progress,
+    RunEnd,
+    Ticker,
+)
+from SAM2PropagateLib.app.lifetime import Lifetime
+from SAM2PropagateLib.app.navigation import frameInView, jumpTo
+from SAM2PropagateLib.app.pointing import Pointing
+from SAM2PropagateLib.app.preview_opacity import PreviewOpacity
+from SAM2PropagateLib.app.previews import Previews
+from SAM2PropagateLib.app.prompt_changes import PromptChanges
+from SAM2PropagateLib.app.run_under_way import RunUnderWay
+from SAM2PropagateLib.app.runs import Runs
+from SAM2PropagateLib.app.segment_changes import SegmentChanges
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.situation import Situation
+from SAM2PropagateLib.app.steps import Steps
+from SAM2PropagateLib.app.strip import SliceStrip
+from SAM2PropagateLib.app.undoing import Undoing
+from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.worker_link import WorkerLink
+from SAM2PropagateLib.app.workspace import Drawer, Workspace, WriterMaker
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.scene.commit import CommitSummary
+from SAM2PropagateLib.worker.session import WorkerSession
+
+# Seconds that one poll may take for arrived frames; the rest waits for the next one.
+_BUDGET_SECONDS = 0.008
+# Seconds that a poll may take besides, when it has handled all that came.
+_PACKING_SECONDS = 0.003
+
+
+class Controller:
+    """Prompts, previews, runs, corrections and applying, for one volume and segmentation at a time.
+
+    Args:
+        makeSession: makes the worker's session; called when it is first needed, starts nothing by itself.
+        ticker: told when `poll` has to be called and when no longer; None: the caller polls.
+        makeWriter, drawer: see `Workspace`.
+        store: the models of this computer. missing: names of packages that are not installed.
+        whenIdle: asked to call `lookForEdits` once the user has stopped editing; None: edits are looked for
+            when they are needed.
+        whenEdited: asked to call `noteEdits` as soon as the present edit is done, so that each is an undo
+            step of its own; None: edits become steps when they are needed.
+        editName: what the user edits segments with at present, as the name of a step; "" if unknown.
+
+    Signals:
+        frameArrived, progress, finished (`RunEnd`), message (refusals, errors), recovered (the worker has
+        succeeded since it failed), wentOn (what was refused before is of no interest any more), changed
+        (anything that widgets show may have changed); the last three carry None.
+    """
+
+    def __init__(
+        self,
+        makeSession: Callable[[], WorkerSession],
+        ticker: Ticker | None = None,
+        *,
+        makeWriter: WriterMaker | None = None,
+        drawer: Drawer | None = None,
+        store: ModelStore | None = None,
+        missing: Callable[[], Iterable[str]] = lambda: (),
+        whenIdle: Callable[[], None] | None = None,
+        whenEdited: Callable[[], None] | None = None,
+        editName: Callable[[], str] = lambda: "",
+    ) -> None:
+        self.frameArrived: Signal[FrameArrived] = Signal()
+        self.progress: Signal[Progress] = Signal()
+        self.finished: Signal[RunEnd] = Signal()
+        self.message: Signal[Message] = Signal()
+        self.recovered: Signal[None] = Signal()
+        self.wentOn: Signal[None] = Signal()
+        self.changed: Signal[None] = Signal()
+        store = store or ModelStore()
+        # Each part is given those before it that it needs, and no other.
+        self._messages = messages = UserMessages(self.message, self.recovered, self.wentOn)
+        self._selection = selection = Selection(makeWriter, drawer)
+        self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), store)
+        self._running = running = RunUnderWay()
+        self._opacity = opacity = PreviewOpacity(selection)
+        self._steps = steps = Steps(selection, running, editName)
+        self._situation = situation = Situation(selection, messages, running, steps, store, missing)
+        self._applying = applying = Applying(selection, messages, situation, running, steps, self.changed)
+        self._previews = previews = Previews(selection, messages, situation, worker, running, applying)
+        self._arrivals = arrivals = Arrivals(
+            selection, messages, worker, running, previews, applying, opacity,
+            self.frameArrived, self.progress,
+        )  # fmt: skip
+        self._runs = runs = Runs(
+            selection, messages, situation, worker, running, applying, previews, arrivals, steps,
+            self.finished, self.changed,
+        )  # fmt: skip
+        self._undoing = Undoing(selection, messages, running, applying, previews, steps, self.changed)
+        self._prompts = prompts = PromptChanges(selection, messages, applying, previews, steps, self.changed)
+        self._pointing = pointing = Pointing(selection, messages, situation, applying, prompts, self.changed)
+        self._segments = segments = SegmentChanges(
+            selection, messages, running, applying, previews, steps, whenIdle, whenEdited, self.changed
+        )
+        self._lifetime = Lifetime(
+            selection, messages, worker, running, runs, previews, prompts, segments, pointing, opacity,
+            self.finished, self.changed,
+        )  # fmt: skip
+
+    # --- what is worked on
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """The volume and segmentation at hand; None as long as not both can be used."""
+        return self._selection.workspace
+
+    @property
+    def volumeNode(self) -> Any:
+        return self._selection.volumeNode
+
+    @property
+    def segmentationNode(self) -> Any:
+        return self._selection.segmentationNode
+
+    @property
+    def segmentID(self) -> str:
+        """The segment that prompts are for; "" if none is chosen."""
+        return self._selection.segmentID
+
+    @property
+    def choices(self) -> Choices:
+        return self._selection.choices
+
+    @choices.setter
+    def choices(self, choices: Choices) -> None:
+        if choices != self._selection.choices:
+            self._selection.choices = choices
+            self.changed.emit(None)
+
+    @property
+    def session(self) -> WorkerSession:
+        """The worker's session; made on first use, starts nothing."""
+        return self._worker.session
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether a propagation is under way."""
+        return self._running.isOn
+
+    @property
+    def isApplying(self) -> bool:
+        """Whether a result is being written into the segments right now."""
+        return self._applying.isApplying
+
+    @property
+    def isWaiting(self) -> bool:
+        """Whether `poll` has to be called."""
+        return self._worker.isWaiting
+
+    def select(self, volumeNode: Any, segmentationNode: Any, segmentID: str = "") -> None:
+        """Work on these; None for a node that is not chosen.
+
+        A run on something else is cancelled. A preview that was not applied is kept in the scene with its
+        volume and segmentation, and is shown again when they are selected again.
+        """
+        self._lifetime.select(volumeNode, segmentationNode, segmentID)
+
+    def close(self, timeout: float | None = 1.0) -> None:
+        """End everything: the run, the worker and all observing. Nothing of the user's is lost: a preview
+        that was not applied is kept in the scene.
+
+        Args:
+            timeout: seconds that the worker may take to end by itself.
+        """
+        self._lifetime.close(timeout)
+
+    # --- segments
+
+    @staticmethod
+    def prepareSegmentation(segmentationNode: Any, volumeNode: Any) -> str:
+        """Gives a new, empty segmentation the volume's grid and its first segment; the segment's ID."""
+        return segment_changes.prepareSegmentation(segmentationNode, volumeNode)
+
+    @property
+    def makeSegment(self) -> Callable[[], None] | None:
+        """Makes and chooses what is missing of a segmentation and a segment when a prompt needs them; None:
+        prompts are refused then.
+        """
+        return self._selection.makeSegment
+
+    @makeSegment.setter
+    def makeSegment(self, makeSegment: Callable[[], None] | None) -> None:
+        self._selection.makeSegment = makeSegment
+
+    def provideSegment(self) -> None:
+        """Has a segmentation and a segment made (`makeSegment`) if there is none for the chosen volume."""
+        self._selection.provideSegment()
+
+    def addSegment(self) -> str:
+        """Add an empty segment, with a name and color of its own; its ID, "" if there is no segmentation."""
+        return self._segments.add()
+
+    def removeSegment(self) -> None:
+        """Remove the chosen segment, as one undo step: `undo` brings it back with its prompts and preview."""
+        self._segments.remove()
+
+    # --- what is possible
+
+    def facts(self) -> rules.Facts:
+        """How things stand, for `rules.whyNot`."""
+        return self._situation.facts()
+
+    def whyNot(self, action: str) -> str:
+        """Why an action of `rules` is not possible now; "" if it is."""
+        return self._situation.whyNot(action)
+
+    def refuses(self, action: str) -> bool:
+        """Whether an action of `rules` is not possible now; a message then says why."""
+        return self._situation.refuses(action)
+
+    def modelProblem(self) -> str:
+        """Why the chosen model cannot be loaded; "" if nothing is known against it."""
+        return self._situation.modelProblem()
+
+    # --- slices
+
+    def strip(self, segmentID: str | None = None) -> SliceStrip:
+        """What there is to know of every slice, for the chosen segment or another one."""
+        return self._situation.strip(segmentID)
+
+    def jump(self, frame: int) -> None:
+        """Show a slice in the views along the propagation axis."""
+        workspace = self._selection.require()
+        jumpTo(workspace.volumeNode.GetScene(), workspace.worldGeometry, workspace.axis, frame)
+
+    def nextDoubtful(self) -> int | None:
+        """Show the next slice that is worth a look, after the one in view; None if there is none."""
+        workspace = self._selection.workspace
+        if workspace is None:
+            return None
+        scene = workspace.volumeNode.GetScene()
+        shown = frameInView(scene, workspace.worldGeometry, workspace.axis)
+        frame = self.strip().nextDoubtful(shown)
+        if frame is None:
+            self._messages.say("info", self.whyNot(rules.NEXT_DOUBTFUL), "no_doubt")
+        else:
+            self.jump(frame)
+        return frame
+
+    def setPreviewOpacity(self, opacity: float) -> None:
+        """How strongly the preview is filled, 0 to 1; its outline stays."""
+        self._opacity.choose(opacity)
+
+    # --- prompts
+
+    @property
+    def tool(self) -> str | None:
+        """The tool that is on, of `tools.TOOLS`; None if there is none."""
+        return self._pointing.tool
+
+    def chooseTool(self, tool: str | None) -> bool:
+        """Switches a tool on, or off with None or the tool that is on; False and a message if it cannot be.
+
+        Raises:
+            ValueError: there is no such tool.
+        """
+        return self._pointing.chooseTool(tool)
+
+    def point(self, tool: str, ras: npt.ArrayLike, viewNormal: npt.ArrayLike | None = None) -> bool:
+        """What a click does that was made with a tool in a slice view.
+
+        Args:
+            tool: of `tools.TOOLS`, but none that is drawn (`addBox`, `addScribble`, `addLasso`).
+            ras: the place, RAS in mm.
+            viewNormal: (3,) of the view's plane; it decides the propagation axis of the first prompt.
+
+        Returns:
+            False if it was refused; a message has said why.
+        """
+        return self._pointing.point(tool, ras, viewNormal)
+
+    def addBox(self, cornerA: npt.ArrayLike, cornerB: npt.ArrayLike) -> bool:
+        """Adds a box by two opposite corners (RAS) on one frame, as a script does; the mouse draws them."""
+        return self._pointing.addBox(cornerA, cornerB)
+
+    def addScribble(
+        self, points: npt.ArrayLike, positive: bool = True, viewNormal: npt.ArrayLike | None = None
+    ) -> bool:
+        """Adds a scribble.
+
+        Args:
+            points: (n, 3) RAS in mm, every place that the mouse came through.
+            positive: whether it lies in the structure.
+            viewNormal: as for `point`.
+
+        Returns:
+            False if it was refused; a message has said why.
+        """
+        return self._pointing.addScribble(points, positive, viewNormal)
+
+    def addLasso(
+        self, points: npt.ArrayLike, exact: bool | None = None, viewNormal: npt.ArrayLike | None = None
+    ) -> bool:
+        """Adds a lasso, which closes by itself.
+
+        Args:
+            points: (n, 3) RAS in mm, every place that the mouse came through.
+            exact: keep it just as it was drawn; None: as chosen.
+            viewNormal: as for `point`.
+
+        Returns:
+            False if it was refused; a message has said why.
+        """
+        return self._pointing.addLasso(points, exact, viewNormal)
+
+    def refuse3D(self) -> None:
+        """The user clicked into the 3D view with a tool."""
+        self._pointing.refuse3D()
+
+    def refuseKey(self) -> None:
+        """A key that is about the slice under the mouse was pressed with the mouse elsewhere."""
+        self._pointing.refuseKey()
+
+    def refuseBox(self) -> None:
+        """A drag with the box tool made no box."""
+        self._pointing.refuseBox()
+
+    def refuseLasso(self) -> None:
+        """A drag with the lasso went around nothing."""
+        self._pointing.refuseLasso()
+
+    def clearPrompts(self, frame: int | None = None) -> None:
+        """Removes the chosen segment's prompts, on one frame or all; the segment itself stays."""
+        self._prompts.clear(frame)
+
+    # --- previews and runs
+
+    def preview(self, frame: int, segmentID: str | None = None) -> bool:
+        """Ask for the mask of one frame from its prompts; False if they do not say where the structure is, or
+        the user has painted on the frame since: what they painted is its mask.
+
+        The mask appears in the preview, and `frameArrived` tells.
+        """
+        return self._previews.preview(frame, segmentID)
+
+    def propagate(
+        self,
+        segmentIDs: Iterable[str] | None = None,
+        **options: Any,
+    ) -> bool:
+        """Start a run; what it finds appears in the preview, and `finished` tells when it has ended.
+
+        Args:
+            segmentIDs: None: the chosen segment, or all with prompts if that is chosen.
+            options: fields of `RunOptions` that differ from the choices in this run, as direction="forward"
+                or reach=30; one that is None is as chosen.
+
+        Returns:
+            False if it could not be started; `message` has said why.
+        """
+        return self._runs.propagate(segmentIDs, options)
+
+    def cancel(self) -> None:
+        """End the run, at once: the slices that are finished stay in the preview, and the next run can be
+        started while the worker still finds its way out of this one.
+        """
+        self._runs.cancel()
+
+    # --- the segments' masks
+
+    def apply(self) -> CommitSummary | None:
+        """Write the preview into the segments, as one undo step; None if there is nothing or it failed."""
+        return self._applying.apply()
+
+    def discard(self) -> None:
+        """Drop the preview; segments and prompts stay."""
+        self._applying.discard()
+
+    def editBegins(self) -> None:
+        """The user takes up a tool of the Segment Editor: the chosen segment's preview is applied, so that
+        what they paint and erase on is what they see.
+        """
+        self._applying.editBegins()
+
+    def lookForEdits(self) -> None:
+        """Notice slices that the user edited, and runs that were undone; the strip then shows them."""
+        self._applying.lookForEdits()
+
+    def noteEdits(self) -> None:
+        """Make an undo step of what was edited in the segments since the last one."""
+        self._undoing.noteEdits()
+
+    # --- undo
+
+    @property
+    def canUndo(self) -> bool:
+        """Whether `undo` would take something back now; `changed` tells when that is otherwise."""
+        return not self._undoing.whyNot(rules.UNDO)
+
+    @property
+    def canRedo(self) -> bool:
+        """Whether `redo` would bring something back now."""
+        return not self._undoing.whyNot(rules.REDO)
+
+    @property
+    def undoText(self) -> str:
+        """What `undo` takes back, "Undo propagate (112 slices)", or why it cannot."""
+        return self._undoing.undoText
+
+    @property
+    def redoText(self) -> str:
+        """What `redo` brings back, or why it cannot."""
+        return self._undoing.redoText
+
+    def undo(self) -> bool:
+        """Take back what the user did last, be it prompts, masks or the preview; False if it cannot be.
+
+        The order is one for all segments. A run keeps its prompts: they are a step of their own.
+        """
+        return self._undoing.undo()
+
+    def redo(self) -> bool:
+        """Bring back what `undo` took last; False if there is nothing, or the user did something since."""
+        return self._undoing.redo()
+
+    # --- what comes back
+
+    def poll(self) -> None:
+        """Take what the worker has sent; never waits. Called by the ticker."""
+        if self._worker.isMade:
+            self._arrivals.take(_BUDGET_SECONDS)
+            if not self._worker.hasUpdates:
+                self._lifetime.prepareKept(_PACKING_SECONDS)
+                self._runs.finish()
+            if self._arrivals.takeStale():
+                self.changed.emit(None)
+        if not self.isWaiting:
+            self._worker.stopPolling()
+
+    def wait(self, timeout: float = 60.0) -> bool:
+        """Poll until nothing is awaited any more, for scripts; False if that took longer than `timeout`
+        seconds.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            self.poll()
+            if not self.isWaiting:
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.005)

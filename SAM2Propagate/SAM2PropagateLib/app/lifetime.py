@@ -1,0 +1,227 @@
+"""Volume and segmentation are entered and left: when others are chosen, when they go, when all ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+from SAM2PropagateLib.app.events import RunEnd
+from SAM2PropagateLib.app.observing import Observers
+from SAM2PropagateLib.app.pointing import Pointing
+from SAM2PropagateLib.app.preview_opacity import PreviewOpacity
+from SAM2PropagateLib.app.previews import Previews
+from SAM2PropagateLib.app.prompt_changes import PromptChanges
+from SAM2PropagateLib.app.run_under_way import RunUnderWay
+from SAM2PropagateLib.app.runs import Runs
+from SAM2PropagateLib.app.segment_changes import SegmentChanges
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.worker_link import WorkerLink
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.scene.markups import removeOrphans
+from SAM2PropagateLib.texts import tr as _
+
+
+class Lifetime:
+    """Opens and closes the workspace of what is selected, with all that is under way on it.
+
+    Args:
+        worker: has the volume open. running: the run under way; `runs` lets go of it.
+        previews, pointing: end with the workspace.
+        prompts, segments: follow what changes in it.
+        opacity: of a preview that is shown again.
+        finished: emitted for a run that ends with the workspace.
+        changed: emitted when something else is worked on; the preview is kept in the scene whenever it is.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        worker: WorkerLink,
+        running: RunUnderWay,
+        runs: Runs,
+        previews: Previews,
+        prompts: PromptChanges,
+        segments: SegmentChanges,
+        pointing: Pointing,
+        opacity: PreviewOpacity,
+        finished: Signal[RunEnd],
+        changed: Signal[None],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._worker = worker
+        self._running = running
+        self._runs = runs
+        self._previews = previews
+        self._prompts = prompts
+        self._segments = segments
+        self._pointing = pointing
+        self._opacity = opacity
+        self._finished = finished
+        self._changed = changed
+        self._observers = Observers()
+        # As long as there is a scene: a segmentation may also go after it was let go of.
+        self._sceneObservers = Observers()
+        self._scene: Any = None
+        self._segmentations = -1
+        # The nodes of the preview that the last message says is kept.
+        self._kept: tuple[Any, Any] | None = None
+        changed.connect(self._keepPreview)
+
+    def select(self, volumeNode: Any, segmentationNode: Any, segmentID: str) -> None:
+        """Works on these; for the arguments see `Controller.select`."""
+        chosen = self._selection
+        before = (chosen.volumeNode, chosen.segmentationNode, chosen.segmentID, chosen.workspace)
+        if before[:3] != (volumeNode, segmentationNode, segmentID):
+            self._messages.goOn()
+        if volumeNode is not chosen.volumeNode or segmentationNode is not chosen.segmentationNode:
+            if self._leave():
+                self._kept = (chosen.volumeNode, chosen.segmentationNode)
+                self._messages.say(
+                    "info",
+                    _(
+                        "The preview of “{segmentation}” on “{volume}” is not applied yet. It is kept: "
+                        "choose both again to see it."
+                    ).format(
+                        segmentation=chosen.segmentationNode.GetName(), volume=chosen.volumeNode.GetName()
+                    ),
+                    "preview_kept",
+                )
+            chosen.volumeNode, chosen.segmentationNode = volumeNode, segmentationNode
+        if segmentID != chosen.segmentID:
+            self._pointing.forgetRangeStart()
+        chosen.segmentID = segmentID
+        self._followScene()
+        self._enter()
+        if chosen.workspace is not None:
+            chosen.workspace.markups.choose(segmentID or None)
+        if before != (volumeNode, segmentationNode, segmentID, chosen.workspace):
+            self._changed.emit(None)
+
+    def close(self, timeout: float | None) -> None:
+        """Ends everything, the worker included.
+
+        Args:
+            timeout: seconds that the worker may take to end by itself.
+        """
+        self._leave()
+        self._sceneObservers.clear()
+        self._scene = self._kept = None
+        self._worker.close(timeout)
+        self._selection.volumeNode = self._selection.segmentationNode = None
+
+    def _enter(self) -> None:
+        """Opens the workspace, if there is none and both nodes can be used."""
+        try:
+            if not self._selection.open(self._prompts.followScene, self._segments.follow):
+                return
+        except SAM2PropagateError as error:
+            self._messages.say("error", str(error), error.code)
+            return
+        workspace = self._selection.require()
+        if workspace.segmentIDs:
+            # Else the first segment that a new segmentation gets would be a step.
+            workspace.states.keep()
+        self._segments.begin(workspace.segmentIDs)
+        try:
+            workspace.showKeptPreview()
+        except SAM2PropagateError as error:
+            self._messages.say("warning", str(error), error.code)
+        self._opacity.follow()
+        scene = workspace.segmentationNode.GetScene()
+        self._observers.add(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._nodesRemoved)
+        self._observers.add(scene, slicer.vtkMRMLScene.StartCloseEvent, self._sceneCloses)
+
+    def _leave(self, keepsPreview: bool = True) -> bool:
+        """Ends the work on volume and segmentation; whether a preview was kept for later."""
+        self._observers.clear()
+        self._pointing.stop()
+        workspace = self._selection.takeWorkspace()
+        ended = self._runs.abandon()
+        self._previews.clear()
+        if workspace is None:
+            return False
+        hasKept = False
+        if workspace.isInScene and keepsPreview:
+            hasKept = workspace.keepPreview()
+            workspace.memory.save()
+        workspace.close()
+        self._worker.forgetVolume(workspace.volumeID)
+        if ended is not None:
+            self._finished.emit(ended)
+        return hasKept
+
+    def _followScene(self) -> None:
+        """Looks for what a segmentation leaves behind in the scene that is worked in."""
+        nodes = (self._selection.segmentationNode, self._selection.volumeNode)
+        scene = next((one.GetScene() for one in nodes if one is not None), None)
+        if scene is None or scene is self._scene:
+            return
+        self._sceneObservers.clear()
+        self._scene = scene
+        for event in (slicer.vtkMRMLScene.NodeRemovedEvent, slicer.vtkMRMLScene.EndBatchProcessEvent):
+            self._sceneObservers.add(scene, event, self._tidyUp)
+        self._sceneObservers.add(scene, slicer.vtkMRMLScene.StartCloseEvent, self._forgetKept)
+
+    def _tidyUp(self) -> None:
+        """Nodes were removed: prompts go with their segmentation."""
+        if self._scene.IsBatchProcessing():  # loading or closing; its end comes here, too
+            return
+        kept = self._kept
+        if kept is not None and any(node.GetScene() is None for node in kept):
+            self._kept = None
+            # The message that the preview is kept is wrong now.
+            self._messages.say("info", _("The preview was removed with its volume or segmentation."), "gone")
+        count = self._scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+        if count != self._segmentations:
+            self._segmentations = count
+            removeOrphans(self._scene)
+
+    def _forgetKept(self) -> None:
+        self._kept = None
+
+    def _nodesRemoved(self) -> None:
+        workspace = self._selection.workspace
+        if workspace is None or workspace.isInScene:
+            return
+        scene = workspace.segmentationNode.GetScene() or workspace.volumeNode.GetScene()
+        lostSegmentation = workspace.segmentationNode.GetScene() is None
+        self._kept = None
+        hadPreview = workspace.hasPreview
+        self._leave()
+        if lostSegmentation:
+            self._selection.segmentationNode, self._selection.segmentID = None, ""
+            if scene is not None:
+                removeOrphans(scene)
+        else:
+            self._selection.volumeNode = None
+            if hadPreview:
+                self._messages.say(
+                    "warning",
+                    _("The volume was removed, and its preview with it. Applied segments are unchanged."),
+                    "preview_gone",
+                )
+        self._changed.emit(None)
+
+    def _sceneCloses(self) -> None:
+        self._leave(keepsPreview=False)
+        self._selection.volumeNode = self._selection.segmentationNode = None
+        self._selection.segmentID = ""
+        self._changed.emit(None)
+
+    def prepareKept(self, seconds: float) -> None:
+        """During a run: gets what has come ready for being kept at its end, for about so many seconds."""
+        workspace = self._selection.workspace
+        if workspace is not None and workspace.isInScene and self._running.isOn:
+            workspace.prepareKept(seconds)
+
+    def _keepPreview(self, _none: None = None) -> None:
+        """What is on the screen is in the scene, too, whenever that is saved."""
+        workspace = self._selection.workspace
+        # During a run every slice would be packed on its own; its end comes here as well.
+        if workspace is not None and workspace.isInScene and not self._running.isOn:
+            workspace.keepPreview()

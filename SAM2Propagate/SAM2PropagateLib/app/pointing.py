@@ -1,0 +1,262 @@
+"""What a click in a slice view means, and with which tool."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy.typing as npt
+
+from SAM2PropagateLib.app import keyframes, rules
+from SAM2PropagateLib.app.applying import Applying
+from SAM2PropagateLib.app.prompt_changes import PromptChanges
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.situation import Situation
+from SAM2PropagateLib.app.tools import (
+    ABSENT,
+    BOX,
+    CLICK_TOOLS,
+    LOCK,
+    NEGATIVE_SCRIBBLE,
+    POSITIVE,
+    RANGE,
+    STROKE_TOOLS,
+    TOOLS,
+    toolAfter,
+)
+from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.workspace import Workspace
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.prompts.place import lasso_around, range_at, scribble_along
+from SAM2PropagateLib.prompts.values import (
+    Box,
+    Click,
+    FrameMark,
+    MarkKind,
+    Ras,
+    SegmentPrompts,
+    Stroke,
+    new_id,
+)
+from SAM2PropagateLib.texts import tr as _
+
+# Pixels; a click this near to one of the other sign takes its place.
+_SAME_PLACE = 0.5
+
+
+class Pointing:
+    """Turns places in the views into prompts.
+
+    Args:
+        applying: what merges edits before.
+        prompts: where the changes go.
+        changed: emitted when another tool is on.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        situation: Situation,
+        applying: Applying,
+        prompts: PromptChanges,
+        changed: Signal[None],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._situation = situation
+        self._applying = applying
+        self._prompts = prompts
+        self._changed = changed
+        self._tool: str | None = None
+        self._rangeStart: tuple[int, int] | None = None
+
+    @property
+    def tool(self) -> str | None:
+        """The tool that is on, of `tools.TOOLS`; None if there is none."""
+        return self._tool
+
+    def chooseTool(self, tool: str | None) -> bool:
+        """Switches a tool on, or off with None or the tool that is on; False and a message if it cannot be.
+
+        The scribble that is on becomes the negative one first.
+
+        Raises:
+            ValueError: there is no such tool.
+        """
+        if tool not in (None, *TOOLS, NEGATIVE_SCRIBBLE):
+            raise ValueError(f"no tool {tool!r}")
+        self._rangeStart = None
+        after = toolAfter(tool, self._tool)
+        if after is not None and self._situation.refuses(rules.PROMPT):
+            return False
+        if after is not None and after not in (*CLICK_TOOLS, ABSENT, LOCK, RANGE):
+            # What is drawn is drawn for a segment.
+            self._selection.provideSegment()
+        self._tool = after
+        self._changed.emit(None)
+        return True
+
+    def stop(self) -> None:
+        """Switches the tool off."""
+        self._tool = self._rangeStart = None
+
+    def forgetRangeStart(self) -> None:
+        """The next click with the range tool is a first one."""
+        self._rangeStart = None
+
+    def refuse3D(self) -> None:
+        """The user clicked into the 3D view with a tool."""
+        if self._tool is not None:
+            self._messages.sayForNow(
+                "warning", _("Place prompts in the slice views, not in the 3D view."), "3d_view"
+            )
+
+    def refuseKey(self) -> None:
+        """A key that is about the slice under the mouse was pressed with the mouse elsewhere."""
+        self._messages.sayForNow(
+            "info", _("Point at a slice first. This key marks the slice under the mouse."), "no_slice"
+        )
+
+    def refuseBox(self) -> None:
+        """A drag with the box tool made no box."""
+        self._messages.sayForNow(
+            "warning",
+            _("Drag from one corner of the box to the opposite corner, inside the image."),
+            "no_box",
+        )
+
+    def point(self, tool: str, ras: npt.ArrayLike, viewNormal: npt.ArrayLike | None = None) -> bool:
+        """What a click does; for arguments and result see `Controller.point`."""
+        if self._situation.refuses(rules.PROMPT):
+            return False
+        try:
+            self._provideSegment()
+            workspace = self._selection.require()
+            place = workspace.fromWorld(ras)
+            geometry = workspace.geometry
+            if not geometry.contains(place):
+                self._messages.sayForNow("warning", _("This place is outside the volume."), "outside_volume")
+                return False
+            axis = workspace.axisFor(viewNormal)
+            frame = geometry.frame_of(place, axis)
+            self._applying.mergeEdits()
+            before = workspace.prompts
+            after = self._pointed(tool, workspace, place, frame)
+            if after is None:
+                return True
+            return self._prompts.put(before, after)
+        except SAM2PropagateError as error:
+            self._messages.sayForNow("warning", str(error), error.code)
+            return False
+
+    def _provideSegment(self) -> None:
+        """Has a segment made for the first click; the tool stays on."""
+        before = self._tool
+        self._selection.provideSegment()
+        self._tool = before
+
+    def addBox(self, cornerA: npt.ArrayLike, cornerB: npt.ArrayLike) -> bool:
+        """Adds a box by two opposite corners (RAS) on one frame, as a script does; the mouse draws them."""
+        try:
+            workspace = self._selection.require()
+            self._applying.mergeEdits()
+            box = Box(new_id(), workspace.fromWorld(cornerA), workspace.fromWorld(cornerB))
+            before = workspace.prompts
+            return self._prompts.put(before, before.segment(self._selection.requireSegment()).add(box))
+        except SAM2PropagateError as error:
+            self._messages.sayForNow("warning", str(error), error.code)
+            return False
+
+    def addScribble(
+        self, points: npt.ArrayLike, positive: bool = True, viewNormal: npt.ArrayLike | None = None
+    ) -> bool:
+        """Adds a scribble; for arguments and result see `Controller.addScribble`."""
+        return self._addStroke(
+            lambda places, geometry: scribble_along(places, geometry, positive), points, viewNormal
+        )
+
+    def addLasso(
+        self, points: npt.ArrayLike, exact: bool | None = None, viewNormal: npt.ArrayLike | None = None
+    ) -> bool:
+        """Adds a lasso; for arguments and result see `Controller.addLasso`."""
+        isExact = self._selection.choices.keepAsDrawn if exact is None else exact
+        return self._addStroke(
+            lambda places, geometry: lasso_around(places, geometry, isExact), points, viewNormal
+        )
+
+    def _addStroke(
+        self,
+        make: Callable[[npt.ArrayLike, VolumeGeometry], Stroke],
+        points: npt.ArrayLike,
+        viewNormal: npt.ArrayLike | None,
+    ) -> bool:
+        if self._situation.refuses(rules.PROMPT):
+            return False
+        try:
+            workspace = self._selection.require()
+            stroke = make(workspace.markups.fromWorld(points), workspace.geometry)
+            workspace.axisFor(viewNormal)
+            self._applying.mergeEdits()
+            before = workspace.prompts
+            return self._prompts.put(before, before.segment(self._selection.requireSegment()).add(stroke))
+        except SAM2PropagateError as error:
+            self._messages.sayForNow("warning", str(error), error.code)
+            return False
+
+    def refuseLasso(self) -> None:
+        """A drag with the lasso went around nothing."""
+        self._messages.sayForNow(
+            "warning", _("Drag the lasso around the structure, in one go, inside the image."), "no_lasso"
+        )
+
+    def _pointed(self, tool: str, workspace: Workspace, ras: Ras, frame: int) -> SegmentPrompts | None:
+        """The segment's prompts after the click; None if it is only half of something."""
+        said = workspace.prompts.segment(self._selection.requireSegment())
+        geometry, axis = workspace.geometry, workspace.axis
+        if tool in CLICK_TOOLS:
+            return _clicked(said, ras, tool == POSITIVE, frame, geometry, axis)
+        if tool in (ABSENT, LOCK):
+            self._toolUsed()
+            return _toggled(said, ras, "absent" if tool == ABSENT else "lock", frame, geometry, axis)
+        if tool != RANGE:
+            raise ValueError(f"nothing can be pointed at with the tool {tool!r}")
+        if self._rangeStart is None or self._rangeStart[0] != axis:
+            self._rangeStart = (axis, frame)
+            self._messages.sayForNow("info", _("Click on the slice at the other end of the range."), "range")
+            return None
+        first, last = sorted((self._rangeStart[1], frame))
+        self._rangeStart = None
+        self._toolUsed()
+        return said.with_range(range_at(first, last, geometry, axis))
+
+    def _toolUsed(self) -> None:
+        if self._tool not in (*CLICK_TOOLS, BOX, *STROKE_TOOLS):
+            self._tool = None
+
+
+def _clicked(
+    said: SegmentPrompts, ras: Ras, positive: bool, frame: int, geometry: VolumeGeometry, axis: int
+) -> SegmentPrompts:
+    """With a click more; one of the other sign at its place goes."""
+    x, y = geometry.pixel_of(ras, axis)
+    for other in said.clicks:
+        if other.positive == positive or keyframes.frameOf(other, geometry, axis) != frame:
+            continue
+        otherX, otherY = geometry.pixel_of(other.ras, axis)
+        if math.hypot(x - otherX, y - otherY) <= _SAME_PLACE:
+            said = said.remove(other.id)
+    return said.add(Click(new_id(), ras, positive))
+
+
+def _toggled(
+    said: SegmentPrompts, ras: Ras, kind: MarkKind, frame: int, geometry: VolumeGeometry, axis: int
+) -> SegmentPrompts:
+    """With a mark on the frame, or without the one that is there."""
+    marks = said.absent if kind == "absent" else said.locks
+    there = [mark for mark in marks if keyframes.frameOf(mark, geometry, axis) == frame]
+    for mark in there:
+        said = said.remove(mark.id)
+    return said if there else said.add(FrameMark(new_id(), ras), kind)

@@ -1,0 +1,180 @@
+"""Previews: what the worker is asked for when prompts change, and which answers are still wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from SAM2PropagateLib.app import keyframes
+from SAM2PropagateLib.app.applying import Applying
+from SAM2PropagateLib.app.run_under_way import RunUnderWay
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.situation import Situation
+from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.worker_link import WorkerLink
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.prompts.values import PromptSet, SegmentPrompts
+from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.worker.calls import Call, PreviewCall
+
+
+class Previews:
+    """The previews that the worker was asked for.
+
+    Args:
+        worker: who is asked.
+        running: told of frames on which the user spoke.
+        applying: what merges edits before, and writes what is locked.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        situation: Situation,
+        worker: WorkerLink,
+        running: RunUnderWay,
+        applying: Applying,
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._situation = situation
+        self._worker = worker
+        self._running = running
+        self._applying = applying
+        self._calls: dict[Key, PreviewCall] = {}
+        # Those that went with a worker: asked for again with the next one.
+        self._lost: set[Key] = set()
+
+    # --- what is asked
+
+    def preview(self, frame: int, segmentID: str | None = None) -> bool:
+        """Asks for the mask of one frame from its prompts, of the chosen segment or another one.
+
+        Returns:
+            False if they do not say where the structure is, or the user has painted on the frame since: what
+            they painted is its mask.
+        """
+        workspace = self._selection.require()
+        wanted = segmentID or self._selection.segmentID
+        said = keyframes.onFrame(workspace.effective(wanted), frame, workspace.geometry, workspace.axis)
+        if not said.has_positive or workspace.hasOpenEdit(wanted, frame):
+            return False
+        self._ask(wanted, frame, said)
+        return True
+
+    def follow(self, segmentID: str, frames: set[int]) -> None:
+        """The prompts on these frames have changed: new previews, or none where there is nothing to show.
+
+        Raises:
+            SAM2PropagateError: the volume cannot be used any more.
+        """
+        workspace = self._selection.require()
+        self._applying.mergeEdits()
+        absent, locked = workspace.marked(segmentID)
+        accepted = set()
+        self._running.overtake({(segmentID, frame) for frame in frames})
+        for frame in sorted(frames):
+            self._calls.pop((segmentID, frame), None)
+            self._lost.discard((segmentID, frame))
+            said = keyframes.onFrame(
+                workspace.effective(segmentID), frame, workspace.geometry, workspace.axis
+            )
+            if frame in locked:
+                if frame in workspace.previewFrames(segmentID):
+                    accepted.add((segmentID, frame))
+                continue
+            if frame not in absent and said.has_positive:
+                if not workspace.hasOpenEdit(segmentID, frame):
+                    self._ask(segmentID, frame, said)
+                continue
+            self._takeBack(segmentID, frame)
+            if frame not in absent and (said.clicks or said.scribbles):
+                self._messages.say(
+                    "info",
+                    _("Slice {number} has only negative clicks. Add a positive click.").format(
+                        number=frame + 1
+                    ),
+                    "only_negative_clicks",
+                )
+        if accepted:
+            # Nothing will write on them any more: what was locked is what was shown.
+            self._applying.commit(accepted)
+
+    def forget(self, keys: Collection[Key]) -> None:
+        """What was asked for these frames, or a run finds for them, is not wanted any more."""
+        self._running.overtake(keys)
+        self._lost.difference_update(keys)
+        self._calls = {key: call for key, call in self._calls.items() if key not in keys}
+        self._selection.require().underlay.keepAsked(self._calls)
+
+    def _takeBack(self, segmentID: str, frame: int) -> None:
+        """Takes a frame out of the preview."""
+        workspace = self._selection.require()
+        if frame in workspace.previewFrames(segmentID):
+            workspace.preview.erase(segmentID, frame)
+            workspace.undone.add(segmentID)
+        workspace.memory.dropPreview(segmentID, frame)
+
+    def _ask(self, segmentID: str, frame: int, said: SegmentPrompts) -> None:
+        workspace = self._selection.require()
+        if self._situation.lacksPackages():
+            return
+        try:
+            name = self._worker.ready(
+                workspace.volumeNode, workspace.axis, self._selection.choices, isBusy=self._running.isOn
+            )
+            self._calls[segmentID, frame] = self._worker.session.preview(
+                name,
+                self._worker.placed(workspace.volumeNode, workspace.axis, PromptSet((said,), workspace.axis)),
+                segmentID,
+                frame,
+                # Waiting previews of other slices are still wanted.
+                replaces=not any(key[0] == segmentID and key[1] != frame for key in self.waiting),
+                edges=workspace.hasOwnGrid,
+            )
+        except SAM2PropagateError as error:
+            self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
+            return
+        workspace.underlay.ask((segmentID, frame))
+        self._messages.beginAnew(self._calls[segmentID, frame])
+        self._worker.startPolling()
+        lost, self._lost = self._lost - {(segmentID, frame)}, set()
+        for other, otherFrame in sorted(lost):
+            if other in workspace.segmentIDs:
+                self.preview(otherFrame, other)
+
+    # --- what is awaited
+
+    @property
+    def waiting(self) -> set[Key]:
+        """The frames whose previews have not come yet."""
+        return {key for key, call in self._calls.items() if not call.is_finished}
+
+    def expects(self, call: Call | None, key: Key) -> bool:
+        """Whether what this call found for a frame is still wanted."""
+        return self._calls.get(key) is call
+
+    def failed(self, call: Call, error: SAM2PropagateError) -> bool:
+        """A preview failed; whether it was still wanted."""
+        key = next((key for key, one in self._calls.items() if one is call), None)
+        if key is None or call.state == "cancelled":
+            return False
+        if not isinstance(error, InputError):
+            self._lost.add(key)
+        return True
+
+    def finished(self, call: Call) -> None:
+        """Nothing more comes of this call."""
+        self._calls = {key: one for key, one in self._calls.items() if one is not call}
+        if self._selection.workspace is not None:
+            self._selection.workspace.underlay.keepAsked(self._calls)
+
+    def forgetSegment(self, segmentID: str) -> None:
+        """A segment is gone: what comes for it is not wanted."""
+        self._calls = {key: one for key, one in self._calls.items() if key[0] != segmentID}
+
+    def clear(self) -> None:
+        """Nothing is wanted any more."""
+        self._calls.clear()
+        self._lost.clear()

@@ -1,0 +1,332 @@
+"""A change of prompts, wherever it was made: whether it can be, what it brings with it, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy.typing as npt
+
+from SAM2PropagateLib.app import keyframes
+from SAM2PropagateLib.app.applying import Applying
+from SAM2PropagateLib.app.previews import Previews
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.steps import Steps
+from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.prompts.place import mask_at
+from SAM2PropagateLib.prompts.strokes import is_across, outline_pixels
+from SAM2PropagateLib.prompts.values import (
+    Box,
+    Click,
+    FrameMark,
+    Lasso,
+    MaskPrompt,
+    Prompt,
+    PromptSet,
+    Scribble,
+    SegmentPrompts,
+)
+from SAM2PropagateLib.scene.watch import PromptChange
+from SAM2PropagateLib.texts import tr as _
+
+
+class PromptChanges:
+    """Completes or refuses changes of prompts, and has previews follow them.
+
+    Args:
+        applying: what merges edits before.
+        previews: what follows.
+        steps: what can be undone.
+        changed: emitted when prompts are others than before.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        applying: Applying,
+        previews: Previews,
+        steps: Steps,
+        changed: Signal[None],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._applying = applying
+        self._previews = previews
+        self._steps = steps
+        self._changed = changed
+
+    # --- where a change is made
+
+    def put(self, before: PromptSet, after: SegmentPrompts, name: str = "") -> bool:
+        """Puts a segment's prompts in the place of those before, as one undo step; False if they cannot be, a
+        message says why.
+
+        Args:
+            name: of the step, a noun or a verb; "": what it is can be seen from the prompts.
+
+        Raises:
+            SAM2PropagateError: the volume cannot be used any more.
+        """
+        if refusal := self._refusal(before.segment(after.segment), after):
+            self._messages.sayForNow("warning", refusal, "refused")
+            return False
+        self._messages.goOn()
+        with self._steps.step(name or changeName(before.segment(after.segment), after)):
+            self._selection.require().write(after)
+            self._settle(before, None)
+        self._changed.emit(None)
+        return True
+
+    def followScene(self, change: PromptChange) -> None:
+        """The prompts in the scene are others than before: previews follow, wrong ones are taken back."""
+        workspace = self._selection.workspace
+        if workspace is None:
+            return
+        before = workspace.prompts
+        try:
+            workspace.prompts = workspace.markups.read()
+            if workspace.prompts == before:
+                return
+            self._messages.goOn()
+            with self._steps.step(_nameOf(before, workspace.prompts), said=before):
+                self._settle(before, change.viewNormal)
+        except SAM2PropagateError as error:
+            workspace.restore(before)
+            self._messages.sayForNow("warning", str(error), error.code)
+        self._changed.emit(None)
+
+    def clear(self, frame: int | None = None) -> None:
+        """Removes the chosen segment's prompts, on one frame or all; the segment itself stays."""
+        workspace = self._selection.workspace
+        if workspace is None or not self._selection.segmentID:
+            return
+        self._applying.mergeEdits()
+        said = workspace.prompts.segment(self._selection.segmentID)
+        geometry, axis = workspace.geometry, workspace.axis
+        cleared = said
+        frames: set[int] = set()
+        for one in said:
+            every = keyframes.everyFrameOf(one, geometry, axis)
+            if frame is None or frame in every:
+                cleared = cleared.remove(one.id)
+                frames |= every
+        if frame is None:
+            cleared = cleared.with_range(None)
+        if cleared == said:
+            return
+        self._messages.goOn()
+        with self._steps.step(_("clear prompts")):
+            workspace.write(cleared)
+            self._previews.follow(self._selection.segmentID, frames)
+        self._changed.emit(None)
+
+    # --- what follows
+
+    def _settle(self, before: PromptSet, viewNormal: npt.ArrayLike | None) -> None:
+        """Completes a change that is in the scene already: masks to be corrected, undo, previews."""
+        workspace = self._selection.require()
+        if before.is_empty and viewNormal is not None:
+            after, workspace.prompts = workspace.prompts, before
+            workspace.axisFor(viewNormal)
+            workspace.prompts = after.with_axis(workspace.markups.axis)
+        geometry, axis = workspace.geometry, workspace.axis
+        changed: dict[str, set[int]] = {}
+        for segmentID in {*before.names, *workspace.prompts.names} & set(workspace.segmentIDs):
+            old, new = before.segment(segmentID), workspace.prompts.segment(segmentID)
+            if old == new:
+                continue
+            refusal = self._refusal(old, new)
+            if refusal:
+                workspace.restore(before)
+                self._messages.sayForNow("warning", refusal, "refused")
+                return
+            changed[segmentID] = keyframes.changedFrames(old, new, geometry, axis)
+        for segmentID in changed:
+            workspace.write(self._completed(before.segment(segmentID), workspace.prompts.segment(segmentID)))
+        for segmentID, frames in changed.items():
+            self._previews.follow(segmentID, frames)
+        workspace.memory.save()
+
+    def _refusal(self, old: SegmentPrompts, new: SegmentPrompts) -> str:
+        """Why a change of a segment's prompts cannot be; "" if it can."""
+        workspace = self._selection.require()
+        geometry, axis = workspace.geometry, workspace.axis
+        known = {prompt.id: prompt for prompt in old}
+        absent, locked = workspace.marked(new.segment)
+        for prompt in new:
+            if known.get(prompt.id) == prompt:
+                continue
+            frames = keyframes.everyFrameOf(prompt, geometry, axis)
+            if not frames:
+                return _("This place is outside the volume.")
+            if not isinstance(prompt, Click | Box | Scribble | Lasso):
+                continue
+            plane = workspace.worldGeometry.plane_name(axis)
+            if isinstance(prompt, Box) and _isAcross(prompt, geometry, axis):
+                return _("Draw boxes in the {plane} views; propagation runs along {plane} slices.").format(
+                    plane=plane
+                )
+            if isinstance(prompt, Lasso) and (why := _whyNoLasso(prompt, geometry, axis, plane)):
+                return why
+            if held := frames & locked:
+                return _("Slice {number} is locked. Unlock it to change it.").format(number=min(held) + 1)
+            if held := frames & absent:
+                return _("Slice {number} is marked as absent. Remove the mark first.").format(
+                    number=min(held) + 1
+                )
+        return ""
+
+    def _completed(self, old: SegmentPrompts, new: SegmentPrompts) -> SegmentPrompts:
+        """A segment's prompts with what follows from the change: the mask that a click or a scribble
+        corrects, no mask where a box or a lasso starts anew, one box per frame or lassos, nothing kept that
+        no correction needs.
+        """
+        workspace = self._selection.require()
+        geometry, axis = workspace.geometry, workspace.axis
+        frames = keyframes.framesOf(new.absent, geometry, axis)
+        known = {prompt.id: prompt for prompt in old}
+        said = new
+        arrived = {
+            one.id: fresh
+            for one in keyframes.drawn(new)
+            if (fresh := self._freshFrames(one, known.get(one.id)))
+        }
+        for name, fresh in arrived.items():
+            one = new.get(name)
+            for frame in sorted(fresh):
+                if _startsAnew(one, geometry, axis):
+                    said = keyframes.withoutMasks(said, frame, geometry, axis)
+                    said = _oneShape(said, one, frame, geometry, axis)
+                else:
+                    said = self._withMaskToCorrect(said, frame, set(arrived))
+        for mark in said.absent:
+            if mark.id not in known and mark.id in frames:
+                said = keyframes.withoutMasks(said, frames[mark.id], geometry, axis)
+                said = _withoutPrompts(said, frames[mark.id], geometry, axis)
+        return keyframes.withoutIdleMasks(said, workspace.memory.history(said.segment), geometry, axis)
+
+    def _freshFrames(self, one: Prompt, before: Prompt | None) -> frozenset[int]:
+        """The frames on which a prompt speaks and did not before."""
+        workspace = self._selection.require()
+        now = keyframes.everyFrameOf(one, workspace.geometry, workspace.axis)
+        if before is None:
+            return now
+        return now - keyframes.everyFrameOf(before, workspace.geometry, workspace.axis)
+
+    def _withMaskToCorrect(self, said: SegmentPrompts, frame: int, arrived: set[str]) -> SegmentPrompts:
+        """With the frame's present mask as what is corrected: the user's edit, or a propagated mask.
+
+        Args:
+            arrived: the ids of what corrects it.
+        """
+        workspace = self._selection.require()
+        geometry, axis = workspace.geometry, workspace.axis
+        others = said
+        for name in arrived & {one.id for one in said}:
+            others = others.remove(name)
+        adopted = workspace.adoptEdit(others, frame)
+        if adopted is not others:
+            return replace(said, masks=adopted.masks)
+        counting = keyframes.speaking(others, workspace.memory.history(said.segment), geometry, axis)
+        if frame in keyframes.everyFrame(keyframes.placed(counting), geometry, axis):
+            return said
+        mask = workspace.maskToCorrect(said.segment, frame)
+        if not mask.any():
+            return said
+        kept = mask_at(mask, frame, geometry, axis, keyframes.maskId(keyframes.REFINED, frame, axis))
+        return replace(said, masks=workspace.withMask(others, kept, frame).masks)
+
+
+def changeName(before: SegmentPrompts, after: SegmentPrompts) -> str:
+    """What the user did to a segment's prompts, as the name of a step."""
+    old, new = ({one.id: one for one in said} for said in (before, after))
+    came = [one for name, one in new.items() if name not in old]
+    went = [one for name, one in old.items() if name not in new]
+    locks, absent = ({mark.id for said in (before, after) for mark in marks(said)} for marks in _MARKS)
+    for ids, name, back in (
+        (locks, _("lock slice"), _("unlock slice")),
+        (absent, _("absent mark"), _("remove absent mark")),
+    ):
+        if any(one.id in ids for one in came):
+            return name
+        if any(one.id in ids for one in went):
+            return back
+    if before.range != after.range:
+        return _("range")
+    placed = [one for one in came if not isinstance(one, MaskPrompt)]
+    if placed:
+        names = {Box: _("box"), Scribble: _("scribble"), Lasso: _("lasso")}
+        return names.get(type(placed[-1]), _("click"))
+    if any(not isinstance(one, MaskPrompt) for one in went):
+        return _("delete prompt")
+    return _("mask") if came or went else _("move prompt")
+
+
+_MARKS: tuple[Callable[[SegmentPrompts], tuple[FrameMark, ...]], ...] = (
+    lambda said: said.locks,
+    lambda said: said.absent,
+)
+
+
+def _nameOf(before: PromptSet, after: PromptSet) -> str:
+    for name in (*after.names, *before.names):
+        if before.segment(name) != after.segment(name):
+            return changeName(before.segment(name), after.segment(name))
+    return _("move prompt")
+
+
+def _isAcross(box: Box, geometry: VolumeGeometry, axis: int) -> bool:
+    """Whether a box reaches over several frames of the axis."""
+    ends = [geometry.frame_coordinate(corner, axis) for corner in (box.corner_a, box.corner_b)]
+    return abs(ends[0] - ends[1]) > 1.0
+
+
+def _startsAnew(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> bool:
+    """Whether a prompt replaces the mask of its frame instead of correcting it."""
+    return isinstance(prompt, Box) or (isinstance(prompt, Lasso) and not is_across(prompt, geometry, axis))
+
+
+def _whyNoLasso(lasso: Lasso, geometry: VolumeGeometry, axis: int, plane: str) -> str:
+    """Why there can be no such lasso; "" if there can."""
+    if is_across(lasso, geometry, axis):
+        if lasso.exact:
+            return _("Only a lasso in the {plane} view can be kept as drawn.").format(plane=plane)
+        return ""
+    try:
+        outline_pixels(lasso, geometry, axis)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _oneShape(
+    said: SegmentPrompts, shape: Prompt, frame: int, geometry: VolumeGeometry, axis: int
+) -> SegmentPrompts:
+    """Without the shapes on the frame that a new one takes the place of: lassos add up, nothing else."""
+
+    def stays(other: Prompt) -> bool:
+        isSame = other.id == shape.id or (isinstance(other, Lasso) and isinstance(shape, Lasso))
+        isElsewhere = frame not in keyframes.everyFrameOf(other, geometry, axis)
+        return isSame or isElsewhere or not _startsAnew(other, geometry, axis)
+
+    return replace(
+        said,
+        boxes=tuple(one for one in said.boxes if stays(one)),
+        lassos=tuple(one for one in said.lassos if stays(one)),
+    )
+
+
+def _withoutPrompts(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
+    """Without the clicks and shapes of one frame: it is marked as absent."""
+
+    def elsewhere(items: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(one for one in items if frame not in keyframes.everyFrameOf(one, geometry, axis))
+
+    names = ("clicks", "boxes", "scribbles", "lassos")
+    changes: dict[str, Any] = {name: elsewhere(getattr(said, name)) for name in names}
+    return replace(said, **changes)

@@ -1,0 +1,68 @@
+"""Segments that were removed: what was theirs comes back with them when the removal is undone.
+
+Prompts and facts stay in the scene meanwhile; the preview of a segment that is gone cannot be shown and is
+kept here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from SAM2PropagateLib.packed_masks import PackedMask, pack
+from SAM2PropagateLib.scene.edits import Snapshot
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.app.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class _Gone:
+    """Whether a segment had voxels; per frame its preview, and what was under that."""
+
+    hadVoxels: bool
+    preview: dict[int, PackedMask]
+    bases: dict[int, Snapshot | None]
+
+
+class RemovedSegments:
+    """The segments of a workspace that went while it was open.
+
+    Args:
+        workspace: theirs.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._gone: dict[str, _Gone] = {}
+
+    def went(self, segmentID: str) -> None:
+        """A segment is not there any more."""
+        workspace = self._workspace
+        frames = workspace.previewFrames(segmentID)
+        masks = {frame: workspace.preview.mask(segmentID, frame) for frame in frames}
+        preview = {frame: pack(one) for frame, one in masks.items() if one is not None}
+        bases = {frame: workspace.underlay.base((segmentID, frame)) for frame in preview}
+        self._gone[segmentID] = _Gone(workspace.tracker.hasSeenVoxels(segmentID), preview, bases)
+        if preview:
+            workspace.preview.clear(segmentID)
+        workspace.underlay.forget(segmentID)
+
+    def came(self, segmentID: str) -> None:
+        """A segment is there that was not: one that went, or a new one that got the ID of one that went."""
+        workspace, gone = self._workspace, self._gone.pop(segmentID, None)
+        if gone is None:
+            return
+        isEmpty = not workspace.tracker.snapshot(segmentID).voxels.any()
+        if gone.hadVoxels and isEmpty:
+            workspace.markups.remove(segmentID)
+            workspace.memory.forget(segmentID)
+            workspace.windows.pop(segmentID, None)
+            # The worker knows the ID, too.
+            workspace.undone.add(segmentID)
+            return
+        for frame, mask in gone.preview.items():
+            workspace.preview.write(segmentID, frame, mask.unpack(), refresh=False)
+        workspace.underlay.put(segmentID, gone.bases)
+        if gone.preview:
+            workspace.preview.refresh()

@@ -1,0 +1,103 @@
+"""The run under way, if there is one: what it is of, what it has found, what of it is out of date."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Set
+from dataclasses import dataclass, field
+
+from SAM2PropagateLib.app.moment import Record
+from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.scene.kept_preview import isSameFrame
+from SAM2PropagateLib.worker.calls import Call, Run
+
+
+@dataclass(frozen=True)
+class StartedRun:
+    """A run.
+
+    Attributes:
+        overtaken: frames on which the user spoke since it began; its masks for them are out of date.
+        frames: those whose masks have arrived. seen: these masks, as they were in the preview when anything
+            was done meanwhile; a frame may have arrived twice.
+    """
+
+    call: Run
+    segmentIDs: tuple[str, ...]
+    overtaken: set[Key] = field(default_factory=set)
+    frames: set[Key] = field(default_factory=set)
+    seen: dict[Key, list[Record]] = field(default_factory=dict)
+
+    def found(self, key: Key, record: Record | None) -> bool:
+        """Whether a frame of the preview is as the run found it, and was seen so."""
+        return record is not None and any(isSameFrame(one, record) for one in self.seen.get(key, ()))
+
+
+class RunUnderWay:
+    """At most one run."""
+
+    def __init__(self) -> None:
+        self._run: StartedRun | None = None
+
+    @property
+    def isOn(self) -> bool:
+        """Whether a run is under way."""
+        return self._run is not None
+
+    @property
+    def call(self) -> Run | None:
+        """What the worker was asked for; None without a run."""
+        return self._run.call if self._run is not None else None
+
+    @property
+    def segmentIDs(self) -> tuple[str, ...]:
+        """The segments of the run."""
+        return self._run.segmentIDs if self._run is not None else ()
+
+    @property
+    def frames(self) -> Set[Key]:
+        """The frames that have arrived."""
+        return self._run.frames if self._run is not None else frozenset()
+
+    def begin(self, call: Run, segmentIDs: tuple[str, ...]) -> None:
+        """A run has been started."""
+        self._run = StartedRun(call, segmentIDs)
+
+    def end(self) -> StartedRun | None:
+        """The run as it was; from now on there is none."""
+        run, self._run = self._run, None
+        return run
+
+    def isOf(self, call: Call | None) -> bool:
+        """Whether this call is the run."""
+        return self._run is not None and call is self._run.call
+
+    def expects(self, call: Call | None, key: Key) -> bool:
+        """Whether a mask that this call found is of the run, and not out of date."""
+        return self._run is not None and call is self._run.call and key not in self._run.overtaken
+
+    def arrived(self, key: Key) -> None:
+        """A mask of the run is taken."""
+        if self._run is not None:
+            self._run.frames.add(key)
+
+    def see(self, preview: Mapping[Key, Record]) -> None:
+        """Something is about to be done, and this is the preview before it."""
+        run = self._run
+        if run is None:
+            return
+        for key in (run.frames - run.overtaken) & preview.keys():
+            if not run.found(key, preview[key]):
+                run.seen.setdefault(key, []).append(preview[key])
+
+    def regain(self, preview: Mapping[Key, Record | None]) -> None:
+        """These frames are as they were at an earlier moment: what the run found is up to date again where it
+        is what they show.
+        """
+        if self._run is not None:
+            current = {key for key, record in preview.items() if self._run.found(key, record)}
+            self._run.overtaken.difference_update(current)
+
+    def overtake(self, keys: Collection[Key]) -> None:
+        """The user spoke on these frames; without a run that changes nothing."""
+        if self._run is not None:
+            self._run.overtaken.update(keys)

@@ -1,0 +1,250 @@
+"""Runs: how a propagation is started and cancelled, and what follows from its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+from SAM2PropagateLib.app import rules
+from SAM2PropagateLib.app.applying import Applying
+from SAM2PropagateLib.app.arrivals import Arrivals
+from SAM2PropagateLib.app.events import RunEnd
+from SAM2PropagateLib.app.moment import Moment, Record
+from SAM2PropagateLib.app.previews import Previews
+from SAM2PropagateLib.app.run_under_way import RunUnderWay, StartedRun
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.situation import Situation
+from SAM2PropagateLib.app.steps import Made, Steps
+from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.worker_link import WorkerLink
+from SAM2PropagateLib.app.workspace import Workspace
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.prompts.resolve import resolve
+from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.scene.volume import displayWindow
+from SAM2PropagateLib.texts import plural
+from SAM2PropagateLib.texts import tr as _
+
+
+class Runs:
+    """Starts and ends runs; what they find meanwhile is taken by `Arrivals`.
+
+    Args:
+        worker: who is asked.
+        running: where the run is kept while it is under way.
+        applying: what writes a finished run into the segments.
+        previews: those that may still come after it.
+        arrivals: asked for what has come when a run is cancelled.
+        steps: what can be undone.
+        finished, changed: emitted when one ends; `changed` also when one starts.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        situation: Situation,
+        worker: WorkerLink,
+        running: RunUnderWay,
+        applying: Applying,
+        previews: Previews,
+        arrivals: Arrivals,
+        steps: Steps,
+        finished: Signal[RunEnd],
+        changed: Signal[None],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._situation = situation
+        self._worker = worker
+        self._running = running
+        self._applying = applying
+        self._previews = previews
+        self._arrivals = arrivals
+        self._steps = steps
+        self._begun: Made | None = None
+        # The history's count when the run began.
+        self._count = 0
+        self._finished = finished
+        self._changed = changed
+
+    def propagate(
+        self,
+        segmentIDs: Iterable[str] | None,
+        changes: Mapping[str, Any],
+    ) -> bool:
+        """Starts a run; for arguments and result see `Controller.propagate`."""
+        if self._situation.refuses(rules.PROPAGATE):
+            return False
+        workspace, choices = self._selection.require(), self._selection.choices
+        wanted = tuple(segmentIDs) if segmentIDs is not None else self._situation.startable()
+        given = {name: value for name, value in changes.items() if value is not None}
+        try:
+            options = replace(choices.run, **given)
+            self._applying.mergeEdits()
+            elsewhere = [one for one in wanted if workspace.isMovedApart(one)]
+            told = []
+            with self._steps.step(_("propagate")) as begun:
+                for segmentID in wanted:
+                    workspace.adoptEdits(segmentID)
+                    told.append(workspace.effective(segmentID))
+                    # Refused here already, before the worker is troubled.
+                    resolve(workspace.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
+            # After an undo the worker believes that the segment still has what it had.
+            undone = any(segmentID in workspace.undone for segmentID in wanted)
+            name = self._worker.ready(
+                workspace.volumeNode, workspace.axis, self._selection.choices, isBusy=self._running.isOn
+            )
+            call = self._worker.session.propagate(
+                name,
+                self._worker.placed(
+                    workspace.volumeNode, workspace.axis, PromptSet(tuple(told), workspace.axis)
+                ),
+                wanted,
+                replace(
+                    options,
+                    everything=options.writes_all or undone,
+                    edges=workspace.hasOwnGrid,
+                ),
+            )
+        except SAM2PropagateError as error:
+            self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
+            return False
+        self._begun, self._count = begun, workspace.history.count
+        workspace.undone -= set(wanted)
+        self._tellOfWindow(workspace, wanted, options.anew)
+        self._running.begin(call, wanted)
+        workspace.underlay.begin(wanted)
+        self._messages.beginAnew(call)
+        self._tellOfMoved(workspace, elsewhere)
+        self._worker.startPolling()
+        self._changed.emit(None)
+        return True
+
+    def cancel(self) -> None:
+        """Ends the run, at once; the slices that are finished stay in the preview."""
+        call = self._running.call
+        if call is None:
+            return
+        self._worker.cancel(call)
+        # What has arrived is finished and stays; what the worker sends from now on is dropped.
+        self._arrivals.take()
+        self.finish()
+        if self._running.isOf(call):
+            self._end("cancelled")
+
+    def abandon(self) -> RunEnd | None:
+        """Lets go of the run, as nothing is worked on any more; what there is to be told of it."""
+        run = self._running.end()
+        if run is None:
+            return None
+        self._worker.cancel(run.call)
+        return RunEnd("cancelled", run.segmentIDs, len(run.frames), False)
+
+    def finish(self) -> None:
+        """Ends the run if the worker has finished it."""
+        call = self._running.call
+        if call is not None and call.is_finished:
+            self._end(call.state)
+
+    def _end(self, state: str) -> None:
+        run, workspace = self._running.end(), self._selection.workspace
+        if run is None:
+            return
+        applied = False
+        if workspace is not None and workspace.isInScene:
+            if state != "done":
+                workspace.undone |= set(run.segmentIDs)
+            with self._stepOf(run, workspace):
+                # What the user painted meanwhile is seen on what the run found.
+                self._applying.mergeEdits()
+                if state == "done" and self._selection.choices.applyAutomatically:
+                    # On the others a newer preview is there, or on its way.
+                    applied = self._applying.commit(run.frames - run.overtaken) is not None
+                    self._tellOfOvertaken(workspace, run.overtaken)
+            workspace.underlay.end()
+            workspace.memory.save()
+        self._finished.emit(RunEnd(state, run.segmentIDs, len(run.frames), applied))
+        self._changed.emit(None)
+
+    def _stepOf(self, run: StartedRun, workspace: Workspace) -> AbstractContextManager[Made | None]:
+        """What the run found, and what is done with it, as one step: back to how it was before the run."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            # The run comes after what was done meanwhile: the way back from that leads to no mask of the run.
+            since = begun.since.preview
+            workspace.history.map(lambda moment: _withoutRun(moment, run, since), since=self._count)
+        count = len(run.frames)
+        name = plural(count, _("propagate ({count} slice)"), _("propagate ({count} slices)"))
+        before = {} if begun is None else begun.since.preview
+        found = {key: before.get(key) for key in run.frames - run.overtaken}
+        # Without a slice it may be a step still: edited slices have become keyframes.
+        text = name.format(count=count) if count else _("propagate")
+        return self._steps.step(text, preview=found, onto=begun)
+
+    # --- what the user is told
+
+    def _tellOfWindow(self, workspace: Workspace, segmentIDs: tuple[str, ...], anew: bool) -> None:
+        """Says once of every window and level that segments which were carried in others stay in these."""
+        window, choices = displayWindow(workspace.volumeNode), self._selection.choices
+        worker = (self._worker.session.starts, choices.model, choices.device, workspace.axis)
+        older = workspace.carriedIn(segmentIDs, window, worker, anew)
+        if older and workspace.toldOfWindow != window:
+            workspace.toldOfWindow = window
+            segmentation = workspace.segmentationNode.GetSegmentation()
+            names = [segmentation.GetSegment(one).GetName() for one in older]
+            self._messages.say(
+                "info",
+                _(
+                    "“{names}” keeps the window and level of its first propagation. To use the current ones, "
+                    "press … beside Propagate and choose Recompute all slices."
+                ).format(names="”, “".join(names)),
+                "older_window",
+            )
+
+    def _tellOfMoved(self, workspace: Workspace, segmentIDs: list[str]) -> None:
+        """Says that segments were moved against the volume since they were written."""
+        if segmentIDs:
+            workspace.placement.note()  # said once
+            segmentation = workspace.segmentationNode.GetSegmentation()
+            self._messages.say(
+                "warning",
+                _(
+                    "“{segmentation}” and “{volume}” were moved against each other since the last run. The "
+                    "slices of “{names}” count as edited by hand where they are now. If both belong "
+                    "together, put them under the same transform."
+                ).format(
+                    segmentation=workspace.segmentationNode.GetName(),
+                    volume=workspace.volumeNode.GetName(),
+                    names="”, “".join(segmentation.GetSegment(one).GetName() for one in segmentIDs),
+                ),
+                "moved_apart",
+            )
+
+    def _tellOfOvertaken(self, workspace: Workspace, frames: Set[Key]) -> None:
+        """Frames on which the user spoke during a run that has been applied: the segment lacks them."""
+        waiting = self._previews.waiting
+        count = sum(key[1] in workspace.previewFrames(key[0]) or key in waiting for key in frames)
+        if not count:
+            return
+        text = plural(
+            count,
+            _("{count} slice with newer prompts is still in the preview. Propagate again, or apply it."),
+            _("{count} slices with newer prompts are still in the preview. Propagate again, or apply them."),
+        )
+        self._messages.say("info", text.format(count=count), "newer_prompts")
+
+
+def _withoutRun(moment: Moment, run: StartedRun, before: Mapping[Key, Record]) -> Moment:
+    """A moment during a run, as it would have been without the run: with what was in the preview before."""
+    found = {key for key, record in moment.preview.items() if run.found(key, record)}
+    if not found:
+        return moment
+    return replace(
+        moment,
+        preview={key: before.get(key) if key in found else one for key, one in moment.preview.items()},
+    )

@@ -1,0 +1,117 @@
+"""Segments that come, go or change, here or elsewhere in Slicer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from SAM2PropagateLib.app.applying import Applying
+from SAM2PropagateLib.app.previews import Previews
+from SAM2PropagateLib.app.run_under_way import RunUnderWay
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.steps import Steps
+from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.workspace import Workspace
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
+
+
+def prepareSegmentation(segmentationNode: Any, volumeNode: Any) -> str:
+    """Gives a new, empty segmentation the volume's grid and its first segment; the segment's ID."""
+    segmentationNode.CreateDefaultDisplayNodes()
+    if volumeNode is not None:
+        segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+        segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    return str(segmentationNode.GetSegmentation().AddEmptySegment("", ""))
+
+
+class SegmentChanges:
+    """Adds and removes segments, and follows what becomes of them.
+
+    Args:
+        running: whose masks of a segment that is gone are lost.
+        applying: whose own changes are none of the user's.
+        previews: not wanted for a segment that is gone.
+        steps: what can be undone.
+        whenIdle, whenEdited: called when something changed in the segments; None: nobody wants to know.
+        changed: emitted when there are other segments than before.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        running: RunUnderWay,
+        applying: Applying,
+        previews: Previews,
+        steps: Steps,
+        whenIdle: Callable[[], None] | None,
+        whenEdited: Callable[[], None] | None,
+        changed: Signal[None],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._running = running
+        self._applying = applying
+        self._previews = previews
+        self._steps = steps
+        self._whenIdle = whenIdle
+        self._whenEdited = whenEdited
+        self._changed = changed
+        self._known: tuple[str, ...] = ()
+
+    def begin(self, segmentIDs: tuple[str, ...]) -> None:
+        """A workspace with these segments was opened."""
+        self._known = segmentIDs
+
+    def add(self) -> str:
+        """Adds an empty segment; its ID, "" if there is no segmentation."""
+        if self._selection.workspace is None:
+            return ""
+        with self._steps.step(_("add segment")):
+            return str(self._selection.segmentationNode.GetSegmentation().AddEmptySegment("", ""))
+
+    def remove(self) -> None:
+        """Removes the chosen segment, as one undo step."""
+        workspace, segmentID = self._selection.workspace, self._selection.segmentID
+        if workspace is None or segmentID not in workspace.segmentIDs:
+            return
+        try:
+            with self._steps.step(_("remove segment")):
+                workspace.committer.removeSegment(segmentID)
+        except SAM2PropagateError as error:
+            self._messages.fail(error)
+
+    def follow(self) -> None:
+        """Something changed in the segmentation."""
+        if self._applying.isApplying:
+            return
+        workspace = self._selection.workspace
+        if workspace is not None:
+            workspace.restylePreview()
+        if workspace is not None and workspace.segmentIDs != self._known:
+            self._followList(workspace)
+            self._changed.emit(None)
+        for tell in (self._whenIdle, self._whenEdited):
+            if tell is not None:
+                tell()
+
+    def _followList(self, workspace: Workspace) -> None:
+        """Segments were added or removed."""
+        before, now = self._known, workspace.segmentIDs
+        self._known = now
+        try:
+            for segmentID in set(before) - set(now):
+                workspace.removed.went(segmentID)
+                self._previews.forgetSegment(segmentID)
+                if segmentID in self._running.segmentIDs:
+                    # What the run finds of it until it is back, if it comes back, is lost.
+                    workspace.undone.add(segmentID)
+            for segmentID in set(now) - set(before):
+                workspace.removed.came(segmentID)
+            workspace.prompts = workspace.markups.read()
+        except SAM2PropagateError as error:
+            self._messages.fail(error)
+        if self._selection.segmentID not in now:
+            self._selection.segmentID = ""

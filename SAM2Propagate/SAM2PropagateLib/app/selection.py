@@ -1,0 +1,118 @@
+"""What is worked on: the volume, the segmentation, the segment, the choices, and the workspace they open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from SAM2PropagateLib.app.events import Choices
+from SAM2PropagateLib.app.workspace import Drawer, Workspace, WriterMaker
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.scene.segments import checkSegmentation
+from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.scene.watch import PromptChange
+from SAM2PropagateLib.texts import tr as _
+
+
+class Selection:
+    """What the user has chosen; who changes the nodes closes the workspace of those before.
+
+    Args:
+        makeWriter, drawer: see `Workspace`.
+
+    Attributes:
+        volumeNode, segmentationNode: None for one that is not chosen.
+        segmentID: the segment that prompts are for; "" if none is chosen.
+        choices: how to propagate, and with which model.
+        makeSegment: makes what is missing of a segmentation and a segment, and chooses it; None: nobody does.
+    """
+
+    def __init__(self, makeWriter: WriterMaker | None = None, drawer: Drawer | None = None) -> None:
+        self._makeWriter = makeWriter
+        self._drawer = drawer
+        self._workspace: Workspace | None = None
+        self.volumeNode: Any = None
+        self.segmentationNode: Any = None
+        self.segmentID = ""
+        self.choices = Choices()
+        self.makeSegment: Callable[[], None] | None = None
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """The volume and segmentation at hand; None as long as not both can be used."""
+        return self._workspace
+
+    def open(self, onPrompts: Callable[[PromptChange], None], onSegments: Callable[[], None]) -> bool:
+        """Opens the workspace, if there is none and both nodes can be used; whether it did.
+
+        Args:
+            onPrompts, onSegments: see `Workspace`.
+
+        Raises:
+            SAM2PropagateError: what is kept with the nodes cannot be used.
+        """
+        volume, segmentation = self.volumeNode, self.segmentationNode
+        if self._workspace is not None or volume is None or segmentation is None:
+            return False
+        if self.volumeProblem or self.segmentationProblem:
+            return False
+        self._workspace = Workspace(
+            volume, segmentation, onPrompts, onSegments, self._makeWriter, self._drawer
+        )
+        return True
+
+    def takeWorkspace(self) -> Workspace | None:
+        """The workspace, for whoever closes it; from now on there is none."""
+        workspace, self._workspace = self._workspace, None
+        return workspace
+
+    @property
+    def volumeProblem(self) -> str:
+        """Why the chosen volume cannot be used; "" if it can, or none is chosen."""
+        return _problem(volumeGeometry, self.volumeNode)
+
+    @property
+    def segmentationProblem(self) -> str:
+        """Why the chosen segmentation cannot be used; "" if it can, or none is chosen."""
+        return _problem(checkSegmentation, self.segmentationNode)
+
+    def require(self) -> Workspace:
+        """The workspace.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self._workspace is None:
+            raise InputError(
+                "nothing_selected",
+                _("No volume and segmentation are selected."),
+                _("Select a volume and a segmentation first."),
+            )
+        return self._workspace
+
+    def provideSegment(self) -> None:
+        """Has a segmentation and a segment made if there is none for the volume that is chosen."""
+        workspace = self._workspace
+        isMissing = workspace is None or self.segmentID not in workspace.segmentIDs
+        if isMissing and self.volumeNode is not None and self.makeSegment is not None:
+            self.makeSegment()
+
+    def requireSegment(self) -> str:
+        """The chosen segment's ID.
+
+        Raises:
+            InputError: there is no workspace, or no segment of it is chosen.
+        """
+        if self.segmentID not in self.require().segmentIDs:
+            raise InputError("no_segment", _("No segment is selected."), _("Add or select a segment first."))
+        return self.segmentID
+
+
+def _problem(check: Callable[[Any], Any], node: Any) -> str:
+    if node is None:
+        return ""
+    try:
+        check(node)
+    except SAM2PropagateError as error:
+        return str(error)
+    return ""

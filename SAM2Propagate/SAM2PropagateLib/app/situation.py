@@ -1,0 +1,126 @@
+"""How things stand with what is chosen: what may be done now, and from which segments a run could start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from SAM2PropagateLib.app import rules
+from SAM2PropagateLib.app.run_under_way import RunUnderWay
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.steps import Steps
+from SAM2PropagateLib.app.strip import SliceStrip
+from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.texts import tr as _
+
+
+class Situation:
+    """Looks at the parts and changes none of them.
+
+    Args:
+        store: the models of this computer. missing: names of packages that are not installed.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        running: RunUnderWay,
+        steps: Steps,
+        store: ModelStore,
+        missing: Callable[[], Iterable[str]],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._running = running
+        self._steps = steps
+        self._store = store
+        self._missing = missing
+
+    def facts(self) -> rules.Facts:
+        """How things stand, for `rules.whyNot`."""
+        selection = self._selection
+        workspace, segmentID = selection.workspace, selection.segmentID
+        hasSegment = workspace is not None and segmentID in workspace.segmentIDs
+        said = workspace.prompts.segment(segmentID) if workspace is not None and segmentID else None
+        volumeProblem, segmentationProblem = selection.volumeProblem, selection.segmentationProblem
+        isUsable = not (volumeProblem or segmentationProblem)
+        facts = rules.Facts(
+            missing=tuple(self._missing()),
+            volumeProblem=volumeProblem,
+            segmentationProblem=segmentationProblem,
+            modelProblem=self.modelProblem(),
+            hasVolume=selection.volumeNode is not None,
+            hasSegmentation=selection.segmentationNode is not None,
+            hasSegment=hasSegment,
+            makesSegment=selection.makeSegment is not None,
+            isRunning=self._running.isOn,
+            canStart=isUsable and bool(self.startable()),
+            hasPreview=workspace is not None and workspace.hasPreview,
+            hasPrompts=said is not None and not said.is_empty,
+            hasDoubt=isUsable and bool(self.strip().doubtful),
+        )
+        return self._steps.facts(facts)
+
+    def whyNot(self, action: str) -> str:
+        """Why an action of `rules` is not possible now; "" if it is."""
+        return rules.whyNot(action, self.facts())
+
+    def refuses(self, action: str) -> bool:
+        """Whether an action is not possible now; a message then says why."""
+        reason = self.whyNot(action)
+        if reason:
+            self._messages.sayForNow("warning", reason, "not_possible")
+        return bool(reason)
+
+    def lacksPackages(self) -> bool:
+        """Whether something is not installed without which there is no preview; a message then says what."""
+        missing = tuple(self._missing())
+        if missing:
+            text = rules.whyNot(rules.PROMPT, rules.Facts(missing=missing))
+            self._messages.say("warning", text, "not_installed")
+        return bool(missing)
+
+    def modelProblem(self) -> str:
+        """Why the chosen model cannot be loaded; "" if nothing is known against it."""
+        model = self._selection.choices.model
+        entry = next((one for one in self._store.models if one.name == model), None)
+        if entry is None:
+            path = Path(model).expanduser()
+            if path.is_file():
+                return ""
+            return _(
+                "There is no weights file “{path}”. Open another one, or choose a model from the list."
+            ).format(path=path)
+        if self._store.path_of(entry).is_file():
+            return ""
+        if entry.resource is not None:
+            return _("The model that comes with the extension is missing. Reinstall the extension.")
+        return _(
+            "The model “{title}” is not on this computer yet. Download it, or choose another one."
+        ).format(title=entry.title)
+
+    def startable(self) -> tuple[str, ...]:
+        """The segments that a run could start from, of those that it is for."""
+        workspace, chosen = self._selection.workspace, self._selection.segmentID
+        if workspace is None:
+            return ()
+        allSegments = self._selection.choices.allSegments
+        # What was painted by hand starts a run of the chosen segment only: in others it is finished work.
+        startable = [
+            one
+            for one in workspace.segmentIDs
+            if (allSegments or one == chosen) and workspace.speaking(one).has_positive
+        ]
+        isOpen = chosen in workspace.segmentIDs and chosen not in startable
+        if isOpen and any(one.prompt.mask.any() for one in workspace.edits(chosen)):
+            startable.append(chosen)
+        return tuple(startable)
+
+    def strip(self, segmentID: str | None = None) -> SliceStrip:
+        """What there is to know of every slice, for the chosen segment or another one."""
+        workspace, wanted = self._selection.workspace, segmentID or self._selection.segmentID
+        if workspace is None or wanted not in workspace.segmentIDs:
+            return SliceStrip()
+        return workspace.strip(wanted)

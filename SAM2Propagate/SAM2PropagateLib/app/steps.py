@@ -1,0 +1,249 @@
+"""What counts as one step of the history: everything that is done within `Steps.step`, and every edit of the
+segments that is made elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from SAM2PropagateLib.app import keyframes, rules
+from SAM2PropagateLib.app.history import Step
+from SAM2PropagateLib.app.moment import Known, Moment, Record, Said
+from SAM2PropagateLib.app.run_under_way import RunUnderWay
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.scene import states
+from SAM2PropagateLib.scene.kept_preview import isSameFrame
+from SAM2PropagateLib.texts import tr as _
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.app.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Look:
+    """How everything is at one moment.
+
+    Attributes:
+        said: the prompts. masks: the number of the segmentation's state. known: of them. preview: its
+            frames.
+        asked: frames whose previews were asked for and have not arrived.
+    """
+
+    said: Said
+    masks: int
+    known: Known
+    preview: Mapping[Key, Record]
+    asked: frozenset[Key]
+
+
+@dataclass
+class Made:
+    """A step, once it is made.
+
+    Attributes:
+        since: how things were before. step: None as long as nothing was changed.
+    """
+
+    since: Look
+    step: Step[Moment] | None = None
+
+
+class Steps:
+    """Makes steps of what is done in the workspace at hand.
+
+    Args:
+        running: shown the preview before anything is done.
+        editName: what the user edits segments with at present, as the name of a step; "" if that is unknown.
+    """
+
+    def __init__(self, selection: Selection, running: RunUnderWay, editName: Callable[[], str]) -> None:
+        self._selection = selection
+        self._running = running
+        self._editName = editName
+        self._isOpen = False
+        # The last step that is an edit of the user's: merging it with a preview belongs to it.
+        self._edit: Made | None = None
+
+    def look(self) -> Look | None:
+        """How everything is now; None without a workspace, or while the volume cannot be used."""
+        workspace = self._selection.workspace
+        if workspace is None or not workspace.isInScene:
+            return None
+        try:
+            preview = workspace.previewRecords()
+        except SAM2PropagateError:  # reported when the volume is needed
+            return None
+        self._running.see(preview)
+        return Look(
+            workspace.said,
+            workspace.states.at,
+            Known(workspace.tracker.record, workspace.memory.allApplied),
+            preview,
+            frozenset(workspace.underlay.asked),
+        )
+
+    @contextlib.contextmanager
+    def step(
+        self,
+        name: str,
+        *,
+        said: PromptSet | None = None,
+        preview: Mapping[Key, Record | None] | None = None,
+        onto: Made | None = None,
+    ) -> Iterator[Made | None]:
+        """Makes one step of what is done within; part of the outer one if it is within another.
+
+        Args:
+            name: of the step.
+            said: the prompts before, where they are others already.
+            preview: what some of the preview's frames were before, where that is not what they are now.
+            onto: the step to which this belongs, if none was made since.
+        """
+        if self._isOpen:
+            yield None
+            return
+        self.settle()
+        since = self._begun()
+        if since is None:
+            yield None
+            return
+        if said is not None:
+            since = replace(since, said=(said, since.said[1]))
+        if preview:
+            kept = {key: one for key, one in {**since.preview, **preview}.items() if one is not None}
+            since = replace(since, preview=kept)
+        made, workspace = Made(since), self._selection.workspace
+        self._isOpen = True
+        try:
+            yield made
+        finally:
+            self._isOpen = False
+            if workspace is not None and workspace is self._selection.workspace:
+                self._close(workspace, name, made, onto)
+
+    def _begun(self) -> Look | None:
+        workspace = self._selection.workspace
+        if workspace is not None and workspace.isInScene and not workspace.states.isKept:
+            workspace.states.keep()
+        return self.look()
+
+    @contextlib.contextmanager
+    def merging(self) -> Iterator[None]:
+        """What is done within belongs to the user's edit that was the last step."""
+        self.settle()
+        edit, workspace = self._edit, self._selection.workspace
+        isLast = (
+            edit is not None
+            and edit.step is not None
+            and workspace is not None
+            and workspace.history.last is edit.step
+        )
+        name = edit.step.name if isLast and edit and edit.step else self._named(states.EDITED)
+        with self.step(name, onto=edit if isLast else None):
+            yield
+
+    def settle(self) -> bool:
+        """Makes a step of what was edited in the segments since the last one; whether there was anything."""
+        workspace = self._selection.workspace
+        if self._isOpen or workspace is None or not workspace.states.isChanged:
+            return False
+        since = self.look()
+        change = workspace.states.keep()
+        if change and since is not None:
+            step = workspace.history.add(self._named(change), Moment(masks=since.masks, known=since.known))
+            self._edit = Made(since, step)
+        return bool(change)
+
+    # --- what can be undone
+
+    @property
+    def undoName(self) -> str:
+        """The name of the step that Undo takes back; "" if there is none."""
+        workspace = self._selection.workspace
+        if workspace is None:
+            return ""
+        if change := workspace.states.change:
+            return self._named(change)
+        return workspace.history.last.name if workspace.history.last is not None else ""
+
+    @property
+    def redoName(self) -> str:
+        """The name of the step that Redo brings back; "" if there is none."""
+        workspace = self._selection.workspace
+        if workspace is None or workspace.states.change or workspace.history.next is None:
+            return ""
+        return workspace.history.next.name
+
+    def facts(self, facts: rules.Facts) -> rules.Facts:
+        """With what there is to undo and to redo."""
+        workspace = self._selection.workspace
+        isSettled = workspace is not None and not workspace.states.change
+        return replace(
+            facts,
+            undoName=self.undoName,
+            redoName=self.redoName,
+            undoesPrompts=isSettled and workspace is not None and _isPrompts(workspace.history.last),
+            redoesPrompts=isSettled and workspace is not None and _isPrompts(workspace.history.next),
+        )
+
+    # --- what changed
+
+    def _close(self, workspace: Workspace, name: str, made: Made, onto: Made | None) -> None:
+        if workspace.states.isChanged:
+            workspace.states.keep()
+        now = self.look()
+        if now is None:
+            return
+        history = workspace.history
+        if onto is not None and onto.step is not None and history.last is onto.step:
+            onto.step = history.replace(onto.step, name, _between(workspace, onto.since, now))
+            made.step = onto.step
+            return
+        moment = _between(workspace, made.since, now)
+        if not moment.isEmpty:
+            made.step = history.add(name, moment)
+
+    def _named(self, change: str) -> str:
+        names = {
+            states.ADDED: _("add segment"),
+            states.REMOVED: _("remove segment"),
+            states.RENAMED: _("rename segment"),
+            states.RECOLORED: _("change color"),
+        }
+        return names.get(change) or self._editName() or _("edit")
+
+
+def _between(workspace: Workspace, since: Look, now: Look) -> Moment:
+    """What brings back the first of two moments from the second."""
+    isSaid = since.said != now.said
+    keys = {
+        key
+        for key in since.preview.keys() | now.preview.keys()
+        if not isSameFrame(since.preview.get(key), now.preview.get(key))
+    }
+    if isSaid:
+        # Their previews are still to come.
+        before, after = since.said[0], now.said[0]
+        for name in {*before.names, *after.names}:
+            frames = keyframes.changedFrames(
+                before.segment(name), after.segment(name), workspace.geometry, workspace.axis
+            )
+            keys |= {(name, frame) for frame in frames}
+    return Moment(
+        since.said if isSaid else None,
+        since.masks if since.masks != now.masks else None,
+        since.known if since.masks != now.masks else None,
+        {key: since.preview.get(key) for key in keys},
+        since.asked & keys,
+        workspace.axis,
+    )
+
+
+def _isPrompts(step: Step[Moment] | None) -> bool:
+    return step is not None and step.moment.said is not None and step.moment.masks is None

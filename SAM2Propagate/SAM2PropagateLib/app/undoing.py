@@ -1,0 +1,121 @@
+"""Undo and Redo, of all that the user does: prompts, masks and the preview, in the order of the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from SAM2PropagateLib.app import rules
+from SAM2PropagateLib.app.applying import Applying
+from SAM2PropagateLib.app.history import History
+from SAM2PropagateLib.app.moment import Moment
+from SAM2PropagateLib.app.previews import Previews
+from SAM2PropagateLib.app.run_under_way import RunUnderWay
+from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.steps import Look, Steps
+from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.workspace import Workspace
+from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
+
+Swap = Callable[[Moment], Moment]
+
+
+class Undoing:
+    """Takes steps back and brings them back.
+
+    Args:
+        running: keeps all but prompts from being undone; told of frames that are again as it found them.
+        applying: what merges edits before.
+        previews: those that were awaited are asked for again.
+        steps: where the steps are made.
+        changed: emitted afterwards.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        messages: UserMessages,
+        running: RunUnderWay,
+        applying: Applying,
+        previews: Previews,
+        steps: Steps,
+        changed: Signal[None],
+    ) -> None:
+        self._selection = selection
+        self._messages = messages
+        self._running = running
+        self._applying = applying
+        self._previews = previews
+        self._steps = steps
+        self._changed = changed
+
+    def whyNot(self, action: str) -> str:
+        """Why Undo or Redo, of `rules`, is not possible now; "" if it is."""
+        return rules.whyNot(action, self._steps.facts(rules.Facts(isRunning=self._running.isOn)))
+
+    @property
+    def undoText(self) -> str:
+        """What Undo takes back, or why it cannot."""
+        return self.whyNot(rules.UNDO) or _("Undo {step}").format(step=self._steps.undoName)
+
+    @property
+    def redoText(self) -> str:
+        """What Redo brings back, or why it cannot."""
+        return self.whyNot(rules.REDO) or _("Redo {step}").format(step=self._steps.redoName)
+
+    def noteEdits(self) -> None:
+        """Makes a step of what was edited in the segments since the last one."""
+        if self._steps.settle():
+            self._changed.emit(None)
+
+    def undo(self) -> bool:
+        """Takes the last step back; False if there is none or it has to wait."""
+        return self._go(rules.UNDO, History.undo)
+
+    def redo(self) -> bool:
+        """Brings back what `undo` took; False if there is nothing or it has to wait."""
+        return self._go(rules.REDO, History.redo)
+
+    def _go(self, action: str, go: Callable[[History[Moment], Swap], bool]) -> bool:
+        if self.whyNot(action):
+            return False
+        # A stroke that was not noticed yet is the last step.
+        self._applying.mergeEdits()
+        workspace, look = self._selection.require(), self._steps.look()
+        if look is None or self.whyNot(action):
+            return False
+        self._messages.goOn()
+        try:
+            done = go(workspace.history, lambda moment: self._swap(workspace, look, moment))
+        except SAM2PropagateError as error:
+            self._messages.fail(error)
+            return False
+        if done:
+            self._applying.lookForEdits(merges=False)
+        return done
+
+    def _swap(self, workspace: Workspace, look: Look, moment: Moment) -> Moment:
+        """Brings back a moment, and gives the one that was there."""
+        keys = moment.preview.keys()
+        there = Moment(
+            None if moment.said is None else look.said,
+            None if moment.masks is None else look.masks,
+            None if moment.known is None else look.known,
+            {key: look.preview.get(key) for key in keys},
+            look.asked & keys,
+            workspace.axis,
+        )
+        if moment.masks is not None and moment.known is not None:
+            workspace.restoreMasks(moment.masks, moment.known)
+        if moment.said is not None:
+            workspace.restoreSaid(moment.said)
+        self._previews.forget(keys)
+        workspace.showRecords(moment.preview, moment.axis)
+        self._running.regain({key: one for key, one in moment.preview.items() if key not in moment.asked})
+        if moment.masks is not None or moment.said is None:
+            workspace.turns += 1
+        for segmentID, frame in sorted(moment.asked):
+            if segmentID in workspace.segmentIDs:
+                self._previews.preview(frame, segmentID)
+        return there

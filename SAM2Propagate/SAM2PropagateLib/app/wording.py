@@ -1,0 +1,57 @@
+"""Progress and counts in words."""
+
+from __future__ import annotations
+
+from SAM2PropagateLib.app.strip import SliceStrip
+from SAM2PropagateLib.texts import plural
+from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.worker.messages import ProgressEvent
+
+
+def runText(event: ProgressEvent) -> str:
+    """`12 of 90 slices, 8.5/s, 9 s left`, as far as it is known."""
+    counts = plural(event.total, _("{done} of {total} slice"), _("{done} of {total} slices"))
+    parts = [counts.format(done=event.done, total=event.total)]
+    if event.frames_per_second:
+        parts.append(_("{speed:.1f}/s").format(speed=event.frames_per_second))
+    if event.seconds_left is not None:
+        parts.append(_("{time} left").format(time=duration(event.seconds_left)))
+    return ", ".join(parts)
+
+
+def resultText(strip: SliceStrip, state: str = "done") -> str:
+    """`112 slices, 3 doubtful`: what a run left, and what of it there is to check; "" for nothing.
+
+    Args:
+        state: how the last run ended, as in `RunEnd`.
+    """
+    count, waiting, doubts = strip.found, strip.waiting, strip.doubts
+    if not count:
+        return ""
+    if waiting == count:
+        text = plural(waiting, _("{count} slice in the preview"), _("{count} slices in the preview"))
+        parts = [text.format(count=waiting)]
+    else:
+        parts = [plural(count, _("{count} slice"), _("{count} slices")).format(count=count)]
+        parts += [_("{count} in the preview").format(count=waiting)] if waiting else []
+    if doubts:
+        parts.append(_("{count} doubtful").format(count=doubts))
+    elif count > 1:
+        parts.append(_("none doubtful"))
+    text = ", ".join(parts)
+    if state == "cancelled":
+        return _("Cancelled: {text}").format(text=text)
+    return _("Not finished: {text}").format(text=text) if state == "failed" else text
+
+
+def duration(seconds: float) -> str:
+    """`9 s` or `2:05 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return _("{seconds} s").format(seconds=whole)
+    return _("{minutes}:{seconds:02d} min").format(minutes=whole // 60, seconds=whole % 60)
+
+
+def size(count: int | None) -> str:
+    """`149 MB`; `?` where it is not known before the download."""
+    return _("size not published") if count is None else _("{mb:.0f} MB").format(mb=count / 2**20)

@@ -1,0 +1,127 @@
+"""The way to the worker: its session, the model and volumes it is given, and when it is asked for answers."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from SAM2PropagateLib.app.events import Choices, Ticker
+from SAM2PropagateLib.app.volumes import OpenVolumes
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.worker.calls import Call, Update
+from SAM2PropagateLib.worker.messages import LoadModel
+from SAM2PropagateLib.worker.session import WorkerSession
+
+
+class WorkerLink:
+    """One worker's session, and the updates of it that nobody has looked at yet.
+
+    Args:
+        makeSession: makes the session; called when it is first needed, starts nothing by itself.
+        ticker: told when updates have to be asked for and when no longer.
+        store: the models of this computer.
+
+    Attributes:
+        makeSession, ticker: as given.
+    """
+
+    def __init__(self, makeSession: Callable[[], WorkerSession], ticker: Ticker, store: ModelStore) -> None:
+        self.makeSession = makeSession
+        self.ticker = ticker
+        self._store = store
+        self._session: WorkerSession | None = None
+        self._volumes: OpenVolumes | None = None
+        self._waiting: deque[Update] = deque()
+
+    @property
+    def session(self) -> WorkerSession:
+        """The worker's session; made on first use, starts nothing."""
+        if self._session is None:
+            self._session = self.makeSession()
+            self._volumes = OpenVolumes(self._session)
+        return self._session
+
+    @property
+    def isMade(self) -> bool:
+        """Whether there is a session."""
+        return self._session is not None
+
+    @property
+    def hasUpdates(self) -> bool:
+        """Whether something has arrived that `updates` has not given yet."""
+        return bool(self._waiting)
+
+    @property
+    def isWaiting(self) -> bool:
+        """Whether updates have to be asked for."""
+        return self.hasUpdates or (self._session is not None and self._session.is_waiting)
+
+    def updates(self, seconds: float | None = None) -> Iterator[Update]:
+        """What has arrived, oldest first; what is left after so many seconds comes the next time."""
+        self._waiting.extend(self.session.poll())
+        end = None if seconds is None else time.perf_counter() + seconds
+        while self._waiting:
+            yield self._waiting.popleft()
+            if end is not None and time.perf_counter() >= end:
+                return
+
+    def ready(self, volumeNode: Any, axis: int, choices: Choices, *, isBusy: bool) -> str:
+        """The model loaded or on its way, the volume open or on its way; the volume's name.
+
+        Args:
+            isBusy: see `OpenVolumes.ensure`.
+
+        Raises:
+            InputError: the volume cannot be segmented. SAM2PropagateError: no worker can be started.
+        """
+        session = self.session
+        assert self._volumes is not None
+        model = choices.model
+        isName = any(one.name == model for one in self._store.models)
+        session.load_model(
+            LoadModel(name=model, device=choices.device, motion=choices.motion)
+            if isName
+            else LoadModel(path=model, device=choices.device, motion=choices.motion)
+        )
+        return self._volumes.ensure(volumeNode, axis, isBusy=isBusy)
+
+    def placed(self, volumeNode: Any, axis: int, prompts: PromptSet) -> PromptSet:
+        """Prompts as the worker is told of them; see `OpenVolumes.placed`. After `ready`."""
+        assert self._volumes is not None
+        return self._volumes.placed(volumeNode, axis, prompts)
+
+    def forgetVolume(self, volumeID: str) -> None:
+        """Closes a volume in the worker."""
+        if self._volumes is not None:
+            self._volumes.forget(volumeID)
+            if self.isWaiting:
+                # Nobody else asks for the answers once the scene is closed.
+                self.startPolling()
+
+    def cancel(self, call: Call) -> None:
+        """Nobody wants the answer to this any more."""
+        if self._session is not None:
+            self._session.cancel(call)
+
+    def startPolling(self) -> None:
+        """Something was asked: updates are asked for until `stopPolling`."""
+        self.ticker.start()
+
+    def stopPolling(self) -> None:
+        """Nothing is awaited."""
+        self.ticker.stop()
+
+    def close(self, timeout: float | None) -> None:
+        """Ends the worker; what has not been looked at is dropped.
+
+        Args:
+            timeout: seconds that it may take to end by itself.
+        """
+        self.ticker.stop()
+        if self._session is not None:
+            self._session.close(timeout)
+        self._session = self._volumes = None
+        self._waiting.clear()

@@ -1,0 +1,825 @@
+"""Everything that belongs to one volume and one segmentation while the user works on them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import slicer
+import vtk
+
+from SAM2PropagateLib.app import keyframes
+from SAM2PropagateLib.app.history import History
+from SAM2PropagateLib.app.memory import FactsOfFrames, FrameMemory, factsAsList, factsOfList
+from SAM2PropagateLib.app.moment import Known, Moment, Record, Said
+from SAM2PropagateLib.app.observing import Observers
+from SAM2PropagateLib.app.removed_segments import RemovedSegments
+from SAM2PropagateLib.app.strip import SliceStrip, strip
+from SAM2PropagateLib.app.underlay import Key, Underlay
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.frame_kinds import PREVIEW
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.prompts.move import moved, moved_segment
+from SAM2PropagateLib.prompts.place import mask_at
+from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
+from SAM2PropagateLib.prompts.values import MaskPrompt, PromptSet, Ras, SegmentPrompts, to_ras
+from SAM2PropagateLib.scene.anchor import Move, settleOthers
+from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
+from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
+from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview, ReadFrame, Stamps, frameOf
+from SAM2PropagateLib.scene.markups import PromptMarkups
+from SAM2PropagateLib.scene.placement import Placement
+from SAM2PropagateLib.scene.preview import PreviewLayer
+from SAM2PropagateLib.scene.segments import SegmentReader, referenceLattice, segmentIDs, volumeLattice
+from SAM2PropagateLib.scene.smooth import FrameDetail, widened
+from SAM2PropagateLib.scene.states import SegmentationStates
+from SAM2PropagateLib.scene.transforms import parentToWorld
+from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher
+from SAM2PropagateLib.texts import tr as _
+
+BoolArray = npt.NDArray[np.bool_]
+WriterMaker = Callable[[Any, Any], SegmentWriter]
+# Of a volume, an axis and frames along it.
+Drawer = Callable[[VolumeGeometry, int, Collection[int]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """A preview's frame and what the user edited under it, brought together.
+
+    Attributes:
+        mask: (rows, columns) bool. detail: the edge of the preview's mask, and where that may be written.
+    """
+
+    mask: BoolArray
+    detail: FrameDetail
+
+
+# Before and after every commit that can be undone.
+_MOST_STATES = 202
+
+
+class Workspace:
+    """The prompts, the preview, the edits and what is known of the frames of one segmentation on one volume.
+
+    Args:
+        volumeNode, segmentationNode: of the scene.
+        onPrompts: called after the user changed a prompt in a view.
+        onSegments: called after anything in the segmentation changed.
+        makeWriter: makes what commits are written through, from segmentation and volume; None: a logic of
+            its own.
+        drawer: draws the slice views when the preview was written; None: all views are drawn.
+
+    Raises:
+        InputError: one of the nodes cannot be used.
+    """
+
+    def __init__(
+        self,
+        volumeNode: Any,
+        segmentationNode: Any,
+        onPrompts: Callable[[PromptChange], None],
+        onSegments: Callable[[], None],
+        makeWriter: WriterMaker | None = None,
+        drawer: Drawer | None = None,
+    ) -> None:
+        self.volumeNode = volumeNode
+        self.segmentationNode = segmentationNode
+        self.segmentationID = segmentationNode.GetID()
+        self.volumeID = volumeNode.GetID()
+        self.markups = PromptMarkups(segmentationNode, volumeNode)
+        self.tracker = EditTracker(segmentationNode, volumeNode)
+        self.memory = FrameMemory(segmentationNode)
+        self._makeWriter = makeWriter
+        self._drawer = drawer
+        self._committer: SegmentCommitter | None = None
+        self._preview: PreviewLayer | None = None
+        self._kept = KeptPreview(segmentationNode, volumeNode)
+        self._edits: dict[tuple[str, int], tuple[EditedFrame, ...]] = {}
+        # What each segment held after the last commit along an axis, to notice that it was undone.
+        self._committed: dict[tuple[str, int], Mapping[int, str]] = {}
+        # What was known of each segment before and after its last commits, by what it held then.
+        self._states: dict[tuple[str, int], dict[frozenset[tuple[int, str]], FactsOfFrames]] = {}
+        self.undone: set[str] = set()
+        # How often runs were undone or brought back.
+        self.turns = 0
+        # The window in which each segment was carried last, and the one of which the user was told so.
+        self.windows: dict[str, Window] = {}
+        self.toldOfWindow: Window | None = None
+        self._windowsOf: object = None
+        self.underlay = Underlay(self.tracker.snapshot)
+        self.removed = RemovedSegments(self)
+        self.markups.removeGone()
+        self.prompts = self.markups.read()
+        self.states = SegmentationStates(segmentationNode)
+        self.history: History[Moment] = History(self._isThere)
+        self._onSegments = onSegments
+        self.placement = Placement(segmentationNode, volumeNode)
+        self._watcher = PromptWatcher(self.markups, onPrompts, self.follow)
+        self._observers = Observers()
+        segmentation = slicer.vtkSegmentation
+        for event in (
+            segmentation.SourceRepresentationModified,
+            segmentation.SegmentModified,
+            segmentation.SegmentAdded,
+            segmentation.SegmentRemoved,
+        ):
+            self._observers.add(segmentationNode, event, self._segmentsChanged)
+        for event in (segmentation.SegmentModified, segmentation.SourceRepresentationModified):
+            self._observers.add(segmentationNode.GetSegmentation(), event, self.placement.restore)
+        transformed = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+        self._observers.add(segmentationNode, transformed, self.follow)
+        self._observers.add(volumeNode, transformed, self.follow)
+        self._observers.add(volumeNode, vtk.vtkCommand.ModifiedEvent, self.follow)
+        scene = segmentationNode.GetScene()
+        self._observers.add(scene, slicer.vtkMRMLScene.EndBatchProcessEvent, self.follow)
+        event = slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent
+        self._observers.add(segmentationNode, event, self.restylePreview)
+
+    def close(self) -> None:
+        """Ends all observing and takes the preview out of the views; prompts and masks stay.
+
+        Call `keepPreview` before, if the preview is to come back.
+        """
+        self._watcher.stop()
+        self._observers.clear()
+        if self.isInScene:
+            self.markups.choose(None)
+        if self._preview is not None:
+            self._preview.close()
+        if self._committer is not None:
+            self._committer.close()
+        self._committer = self._preview = None
+        self.history.clear()
+        self.states.close()
+
+    @property
+    def isInScene(self) -> bool:
+        """Whether both nodes are still there."""
+        scene = self.segmentationNode.GetScene()
+        return scene is not None and self.volumeNode.GetScene() is scene
+
+    # --- transforms
+
+    def follow(self) -> None:
+        """The volume, the segmentation, a prompt or a transform above one of them has changed: prompts and
+        preview stay on the volume's voxels.
+        """
+        if not self.isInScene or self.segmentationNode.GetScene().IsBatchProcessing():
+            return
+        try:
+            move = self.markups.settle()
+            if self._preview is not None:
+                self._preview.follow()
+            settleOthers(self.segmentationNode, self.volumeNode)
+            if move is not None:
+                self._carry(move)
+            self._followPlacement()
+        except SAM2PropagateError:
+            return  # said when the volume is needed
+
+    def _carry(self, move: Move) -> None:
+        """The coordinates of the prompts are others than before."""
+        self.prompts = self.markups.read()
+        if move.matrix is None:
+            # Another image: no step back leads anywhere.
+            self.history.clear()
+        else:
+            matrix = move.matrix
+            self.history.map(
+                lambda one: (
+                    one if one.said is None else replace(one, said=(moved(one.said[0], matrix), one.said[1]))
+                )
+            )
+        self._edits.clear()
+
+    def _followPlacement(self) -> None:
+        """Where segmentation and volume were moved against each other, nobody has painted."""
+        if self.placement.hasMoved():
+            self._edits.clear()
+            self.underlay.rebase(self.segmentIDs)
+            self._onSegments()
+
+    def isMovedApart(self, segmentID: str) -> bool:
+        """Whether a segment was moved against the volume since the last commit.
+
+        A grid that the user made finer is no move: the segment then holds what it held on most slices.
+
+        Raises:
+            InputError: the volume or the segmentation cannot be used.
+        """
+        if not self.placement.isElsewhere(segmentID):
+            return False
+        if self.placement.isShifted(segmentID):
+            return True
+        frames = self.tracker.hashes(segmentID, self.axis)
+        return 2 * len(self.edits(segmentID)) > len(frames)
+
+    @property
+    def hasOwnGrid(self) -> bool:
+        """Whether segments are written on another grid than the volume's, where a mask is not all there is to
+        say.
+        """
+        grid = referenceLattice(self.segmentationNode)
+        return not (grid is None or grid.hasVoxelsOf(volumeLattice(self.worldGeometry)))
+
+    # --- slices
+
+    @property
+    def geometry(self) -> VolumeGeometry:
+        """The volume's, as it is now in its own space, below its parent transforms: where prompts are."""
+        return self.markups.geometry
+
+    @property
+    def worldGeometry(self) -> VolumeGeometry:
+        """The volume's, as it is now in the world: where the views are."""
+        return self.markups.worldGeometry
+
+    def fromWorld(self, ras: npt.ArrayLike) -> Ras:
+        """A point of the world in the volume's own space."""
+        return to_ras(self.markups.fromWorld(to_ras(ras)))
+
+    def inWorld(self, said: SegmentPrompts) -> SegmentPrompts:
+        """Prompts as they lie in the world."""
+        return moved_segment(said, parentToWorld(self.volumeNode))
+
+    @property
+    def axis(self) -> int:
+        """The propagation axis: the one that was chosen or first clicked along, else a fitting one."""
+        chosen = self.markups.axis
+        return choose_axis(self.prompts, self.geometry) if chosen is None else chosen
+
+    def axisFor(self, viewNormal: npt.ArrayLike | None) -> int:
+        """The axis for a prompt in a view with this normal: the view's, as long as nothing else was said."""
+        if viewNormal is not None and self.prompts.is_empty and not self._isFixed:
+            axis = self.worldGeometry.axis_nearest(viewNormal)
+            self.setAxis(axis, isFixed=False)
+        return self.axis
+
+    @property
+    def _isFixed(self) -> bool:
+        """Whether the axis was chosen by hand, or a preview lies along it."""
+        return self._axisByHand or self.hasPreview
+
+    _axisByHand = False
+
+    def setAxis(self, axis: int | None, isFixed: bool = True) -> None:
+        """Propagate along this axis from now on; None: along that of the next prompt.
+
+        Raises:
+            InputError: `preview_open` (the preview is along another axis and would be lost).
+        """
+        if self.hasPreview and axis != self.axis:
+            raise InputError(
+                "preview_open", _("The preview is along another axis."), _("Apply it or discard it first.")
+            )
+        self._axisByHand = isFixed and axis is not None
+        if axis != self.markups.axis:
+            self.markups.axis = axis
+            self.prompts = self.prompts.with_axis(axis)
+        if self._preview is not None and self._preview.axis != self.axis:
+            self._preview.close()
+            self._preview = None
+
+    # --- masks
+
+    @property
+    def preview(self) -> PreviewLayer:
+        """The preview along the present axis, made when it is needed."""
+        if self._preview is None:
+            axis, drawer = self.axis, self._drawer
+            redraw = None if drawer is None else lambda frames: drawer(self.geometry, axis, frames)
+            self._preview = PreviewLayer(self.segmentationNode, self.volumeNode, axis, redraw)
+        return self._preview
+
+    @property
+    def previewNode(self) -> Any:
+        """The preview's segmentation node; None as long as there is none."""
+        return self._preview.node if self._preview is not None else None
+
+    @property
+    def hasPreview(self) -> bool:
+        """Whether there is a mask in the preview."""
+        return self._preview is not None and any(
+            self._preview.frames(segmentID) for segmentID in self.segmentIDs
+        )
+
+    def previewFrames(self, segmentID: str) -> frozenset[int]:
+        """The frames of a segment that are in the preview."""
+        return self._preview.frames(segmentID) if self._preview is not None else frozenset()
+
+    def restylePreview(self) -> None:
+        """Gives the preview the names, colors and visibility that the segments have now."""
+        if self._preview is not None and self.isInScene:
+            self._preview.restyle()
+
+    def carriedIn(
+        self, segmentIDs: Sequence[str], window: Window, worker: object, anew: bool
+    ) -> tuple[str, ...]:
+        """Notes that segments are carried again while the volume is shown in a window.
+
+        Args:
+            worker: what is another one when the worker, its model or the axis is, and nothing of before is
+                known there. anew: all of their slices, in this window.
+
+        Returns:
+            Those that are carried on in the window that they were carried in before, and not in this one.
+        """
+        if worker != self._windowsOf:
+            self._windowsOf, self.windows = worker, {}
+        for segmentID in segmentIDs:
+            if anew or segmentID not in self.windows:
+                self.windows[segmentID] = window
+        return tuple(one for one in segmentIDs if self.windows[one] != window)
+
+    def painted(self, segmentID: str) -> dict[int, Merged]:
+        """The frames of the preview under which the user edited the segment since: what the edit changed is
+        as the user left it, everything else as in the preview.
+        """
+        frames = self.previewFrames(segmentID)
+        found: dict[int, Merged] = {}
+        for one in self.edits(segmentID) if frames else ():
+            base = self.underlay.base((segmentID, one.frame))
+            # The volume's size may have changed under the preview.
+            if one.frame not in frames or base is None or base.geometry.shape_ijk != self.geometry.shape_ijk:
+                continue
+            now = self.tracker.snapshot(segmentID)
+            changed = now.changedPixels(base, one.frame, self.axis)
+            shown = self.preview.mask(segmentID, one.frame)
+            # Of a base from the scene the pixels are known, not every voxel of a segment on its own grid.
+            isUnknown = now.own is not None and base.own is None
+            if shown is None or not (isUnknown or changed.any()):
+                continue
+            where = widened(shown != base.frame(one.frame, self.axis)) & ~changed
+            edge = self.preview.edge(segmentID, one.frame)
+            found[one.frame] = Merged(np.where(changed, one.prompt.mask, shown), FrameDetail(edge, where))
+        return found
+
+    def renewEdited(self, frames: Collection[tuple[str, int]]) -> None:
+        """Takes edited slices as they are in the segment for their keyframes' masks.
+
+        On a grid of its own a segment shows a mask that was written to it, but need not do so to the pixel.
+        """
+        for segmentID in {name for name, _frame in frames}:
+            if self.tracker.snapshot(segmentID).own is None:
+                continue
+            reader = self._reader(segmentID)
+            said = self.prompts.segment(segmentID)
+            edited = keyframes.framesOf(said.masks, self.geometry, self.axis)
+            for mask in said.masks:
+                frame = edited.get(mask.id)
+                if frame is not None and keyframes.isEdited(mask) and (segmentID, frame) in frames:
+                    shown = reader.frame(frame, self.axis, throughout=True)
+                    renewed = mask_at(shown, frame, self.geometry, self.axis, mask.id)
+                    said = keyframes.withMask(said, renewed, self.geometry, self.axis)
+            self.write(said)
+
+    def keepPreview(self) -> bool:
+        """Keeps the preview in the scene, as it is now; whether there is one.
+
+        While the volume cannot be used, what was kept before stays.
+        """
+        try:
+            stamps, read = self._framesToKeep()
+        except InputError:
+            return self.hasPreview
+        axis = self._preview.axis if self._preview is not None else 0
+        self._kept.put(axis, self.geometry.shape_ijk, stamps, read)
+        return bool(stamps)
+
+    def prepareKept(self, seconds: float) -> None:
+        """Gets frames of the preview ready for `keepPreview`, for about so many seconds: all of them at once
+        would hold the window at the end of a run.
+        """
+        with contextlib.suppress(InputError):
+            self._kept.prepare(*self._framesToKeep(), seconds)
+
+    def _framesToKeep(self) -> tuple[Stamps, ReadFrame]:
+        """The frames of the preview: what changes with each, and how each is read.
+
+        Raises:
+            InputError: the volume cannot be used.
+        """
+        preview, geometry = self._preview, self.geometry
+        written = preview.stamps() if preview is not None else {}
+        present = set(self.segmentIDs)
+        # Looked at once for all frames of a segment.
+        snapshots = {name: self.tracker.snapshot(name) if name in present else None for name in written}
+        facts: dict[str, FactsOfFrames] = {}
+        hashes: dict[str, Mapping[int, str]] = {}
+
+        def stamp(segmentID: str, frame: int, write: int) -> tuple[int, int | None, int | None]:
+            base, now = self.underlay.base((segmentID, frame)), snapshots[segmentID]
+            return (
+                write,
+                None if base is None else base.number,
+                None if now is None or now.own is None else now.number,
+            )
+
+        def seen(segmentID: str, frame: int, axis: int) -> str | None:
+            base, now = self.underlay.base((segmentID, frame)), snapshots[segmentID]
+            if now is None or now.own is None or base is None:
+                return None
+            if base.own is None or now.changedPixels(base, frame, axis).any():
+                return ""
+            if segmentID not in hashes:
+                hashes[segmentID] = self.tracker.hashes(segmentID, axis)
+            return hashes[segmentID].get(frame, "-")
+
+        def read(segmentID: str, frame: int) -> KeptFrame:
+            assert preview is not None
+            mask = preview.mask(segmentID, frame)
+            if segmentID not in facts:
+                facts[segmentID] = self.memory.facts(segmentID, geometry, preview.axis)
+            own = facts[segmentID].get(frame)
+            base = self.underlay.base((segmentID, frame))
+            assert mask is not None
+            return KeptFrame(
+                mask,
+                factsAsList(own) if own is not None else None,
+                # An edit that was not looked for yet, or is made elsewhere, can be told when it comes back.
+                base.frame(frame, preview.axis) if base is not None else None,
+                preview.edge(segmentID, frame),
+                seen(segmentID, frame, preview.axis),
+            )
+
+        stamps = {
+            name: {frame: stamp(name, frame, write) for frame, write in frames.items()}
+            for name, frames in written.items()
+        }
+        return stamps, read
+
+    def showKeptPreview(self) -> None:
+        """Shows the preview again that `keepPreview` kept, also in a scene that was saved since.
+
+        Raises:
+            InputError: `bad_preview` (it is not readable), `preview_size` (the volume has changed its size).
+        """
+        try:
+            kept = self._kept.get()
+        except InputError:
+            self._kept.remove()
+            raise
+        if kept is None:
+            return
+        geometry = self.geometry
+        if kept.shape_ijk != geometry.shape_ijk:
+            self._kept.remove()
+            raise InputError(
+                "preview_size",
+                _("The preview that was kept is of another size than “{volume}” is now.").format(
+                    volume=self.volumeNode.GetName()
+                ),
+                _("Propagate again."),
+            )
+        if kept.axis != self.axis:
+            self.setAxis(kept.axis, isFixed=False)
+        for segmentID, frames in kept.frames.items():
+            if segmentID in self.segmentIDs:
+                self._showKept(segmentID, frames, kept.axis)
+        self.preview.refresh()
+
+    def _showKept(self, segmentID: str, frames: Mapping[int, KeptFrame], axis: int) -> None:
+        geometry = self.geometry
+        edited = self._editedFrames(segmentID)
+        hashes = self.tracker.hashes(segmentID, axis)
+        bases: dict[int, Snapshot | None] = {}
+        for frame, one in frames.items():
+            self.preview.write(segmentID, frame, one.mask, refresh=False, edge=one.edge)
+            # Where only commits and their undoing changed the segment meanwhile, nobody painted.
+            isEdited = frame in edited and (one.seen is None or one.seen != hashes.get(frame, "-"))
+            under = one.under if isEdited else None
+            bases[frame] = None if under is None else Snapshot.ofFrame(under, frame, axis, geometry)
+            self.memory.dropPreview(segmentID, frame)
+            if one.facts is not None:
+                self.memory.putPreview(segmentID, frame, factsOfList(one.facts), geometry, axis)
+        self.underlay.put(segmentID, bases)
+
+    def previewRecords(self) -> dict[Key, Record]:
+        """The preview as it is now, for `showRecords`.
+
+        Raises:
+            InputError: the volume cannot be used.
+        """
+        return self._kept.records(*self._framesToKeep())
+
+    def showRecords(self, records: Mapping[Key, Record | None], axis: int | None) -> None:
+        """Shows frames of the preview as they were; None for one that was not in it.
+
+        Args:
+            axis: theirs. Along another one than the present preview's they cannot be shown.
+        """
+        there = {key: one for key, one in records.items() if key[0] in self.segmentIDs}
+        shown: dict[str, dict[int, KeptFrame]] = {}
+        for (segmentID, frame), record in there.items():
+            if frame in self.previewFrames(segmentID) or record is not None:
+                # What the worker believes to have written is not there any more.
+                self.undone.add(segmentID)
+            if record is not None:
+                shown.setdefault(segmentID, {})[frame] = frameOf(record)
+            elif frame in self.previewFrames(segmentID):
+                self.preview.erase(segmentID, frame, refresh=False)
+                self.memory.dropPreview(segmentID, frame)
+        if shown and axis is not None and axis != self.axis and not self.hasPreview:
+            self.setAxis(axis, isFixed=False)
+        if shown and axis == self.axis:
+            for segmentID, frames in shown.items():
+                self._showKept(segmentID, frames, self.axis)
+        self.preview.refresh()
+
+    def _editedFrames(self, segmentID: str) -> set[int]:
+        """The frames of a segment that the user edited since the last run; none if that cannot be read, which
+        the user is told when edits are looked for.
+        """
+        try:
+            return {one.frame for one in self.edits(segmentID)}
+        except SAM2PropagateError:
+            return set()
+
+    def maskNow(self, segmentID: str, frame: int) -> BoolArray:
+        """What the user sees of a segment on a frame: its preview if there is one."""
+        shown = self._preview.mask(segmentID, frame) if self._preview is not None else None
+        if shown is not None:
+            return shown
+        return self._reader(segmentID).frame(frame, self.axis)
+
+    def maskToCorrect(self, segmentID: str, frame: int) -> BoolArray:
+        """The mask that a run left on a frame; what shows only prompts that are gone does not count."""
+        facts = self.memory.facts(segmentID, self.geometry, self.axis).get(frame)
+        if facts is None or facts.kind != PREVIEW:
+            return self.maskNow(segmentID, frame)
+        return self._reader(segmentID).frame(frame, self.axis)
+
+    def _reader(self, segmentID: str) -> SegmentReader:
+        return SegmentReader(self.segmentationNode, segmentID, self.geometry, self.volumeNode)
+
+    @property
+    def segmentIDs(self) -> tuple[str, ...]:
+        """The segments, in order."""
+        return segmentIDs(self.segmentationNode)
+
+    @property
+    def committer(self) -> SegmentCommitter:
+        """What writes into the segments; kept, as it holds the undo history."""
+        if self._committer is None:
+            writer = None if self._makeWriter is None else self._makeWriter(
+                self.segmentationNode, self.volumeNode
+            )  # fmt: skip
+            self._committer = SegmentCommitter(
+                self.segmentationNode,
+                self.volumeNode,
+                writer=writer,
+                edits=self.tracker,
+                states=self.states,
+            )
+        return self._committer
+
+    # --- edits
+
+    def _segmentsChanged(self) -> None:
+        self.placement.restoreSurfaces()
+        self._edits.clear()
+        self._onSegments()
+
+    def edits(self, segmentID: str) -> tuple[EditedFrame, ...]:
+        """The frames of a segment that the user edited since the last run; looked for anew after changes."""
+        key = (segmentID, self.axis)
+        if key not in self._edits:
+            self._edits[key] = self.tracker.edited(*key)
+            self.placement.note(isNew=True)
+            self._notice(*key)
+        return self._edits[key]
+
+    def knowsEdits(self, segmentID: str) -> bool:
+        """Whether `edits` is at hand without looking through the segment."""
+        return (segmentID, self.axis) in self._edits
+
+    def openEdits(self) -> dict[str, set[int]]:
+        """Per segment the frames that the user edited while a preview or a run of theirs was under way."""
+        known = self.underlay.segmentIDs & set(self.segmentIDs)
+        edits = {name: [one.frame for one in self.edits(name)] for name in known}
+        return self.underlay.edited(edits, self.axis)
+
+    def remember(self, masks: Mapping[str, Collection[int]], openEdits: Mapping[str, set[int]]) -> None:
+        """Takes the segments as they are for what a commit left.
+
+        Args:
+            masks: the frames of each segment that went into it. openEdits: before it.
+        """
+        axis = self.axis
+        for segmentID in masks:
+            self._committed[segmentID, axis] = self.tracker.hashes(segmentID, axis)
+        self.noteState(masks)
+        self._edits.clear()
+        self.placement.note()
+        # Other segments may have lost voxels to it: nobody painted there.
+        self.underlay.renew(
+            {name: frames - set(masks.get(name, ())) for name, frames in openEdits.items()},
+            {name: self.previewFrames(name) for name in self.segmentIDs},
+        )
+
+    def noteState(self, segmentIDs: Iterable[str]) -> None:
+        """Remembers what is known of segments as they are now, for the time when Undo or Redo brings them
+        back to this.
+        """
+        geometry, axis = self.geometry, self.axis
+        for segmentID in segmentIDs:
+            states = self._states.setdefault((segmentID, axis), {})
+            state = frozenset(self.tracker.hashes(segmentID, axis).items())
+            states.pop(state, None)
+            states[state] = self.memory.applied(segmentID, geometry, axis)
+            while len(states) > _MOST_STATES:
+                del states[next(iter(states))]
+
+    def _notice(self, segmentID: str, axis: int) -> None:
+        """Finds out whether runs were undone or brought back, and what is known of the frames then."""
+        known = self._committed.get((segmentID, axis))
+        if known is None:
+            return
+        now = self.tracker.hashes(segmentID, axis)
+        edited = {one.frame for one in self._edits[segmentID, axis]}
+        different = {frame for frame in known.keys() | now.keys() if known.get(frame) != now.get(frame)}
+        if different - edited:
+            facts = self._states.get((segmentID, axis), {}).get(frozenset(now.items()))
+            if facts is not None:
+                self.memory.putApplied(segmentID, facts, self.geometry, axis)
+            else:
+                for frame in different - edited:
+                    self.memory.dropApplied(segmentID, frame)
+            self.turns += 1
+            self.undone.add(segmentID)
+            self.underlay.refresh(segmentID, different - edited)
+        # What the user edited is known as it was before: taking the edit back is no undone run.
+        self._committed[segmentID, axis] = {
+            **{frame: text for frame, text in now.items() if frame not in edited},
+            **{frame: known[frame] for frame in edited if frame in known},
+        }
+
+    def adoptEdits(self, segmentID: str) -> None:
+        """Makes keyframes of the slices that the user edited; the prompts on them become history."""
+        said = self.prompts.segment(segmentID)
+        locked = self.marked(segmentID)[1]
+        for one in self.edits(segmentID):
+            if one.frame not in locked:
+                said = self._adopted(said, one)
+        self.write(said)
+
+    def hasOpenEdit(self, segmentID: str, frame: int) -> bool:
+        """Whether the user edited a frame and its prompts do not know of that yet."""
+        said = self.prompts.segment(segmentID)
+        return any(one.frame == frame and not self._isAdopted(said, one) for one in self.edits(segmentID))
+
+    def adoptEdit(self, said: SegmentPrompts, frame: int) -> SegmentPrompts:
+        """The prompts with the user's edit of one frame, if there is one, as its mask."""
+        for one in self.edits(said.segment):
+            if one.frame == frame:
+                return self._adopted(said, one)
+        return said
+
+    def _adopted(self, said: SegmentPrompts, one: EditedFrame) -> SegmentPrompts:
+        return said if self._isAdopted(said, one) else self.withMask(said, one.prompt, one.frame)
+
+    def _isAdopted(self, said: SegmentPrompts, one: EditedFrame) -> bool:
+        frames = keyframes.framesOf((*said.masks, *said.absent), self.geometry, self.axis)
+        # It was adopted before, and perhaps corrected with clicks since.
+        if any(frames.get(mask.id) == one.frame and _isSame(mask, one.prompt) for mask in said.masks):
+            return True
+        return not one.prompt.mask.any() and any(frames.get(mark.id) == one.frame for mark in said.absent)
+
+    def withMask(self, said: SegmentPrompts, mask: Any, frame: int) -> SegmentPrompts:
+        """The prompts with this mask; what else is on its frame now becomes its history."""
+        geometry, axis = self.geometry, self.axis
+        before = frozenset(
+            one.id for one in keyframes.drawn(said) if frame in keyframes.everyFrameOf(one, geometry, axis)
+        )
+        self.memory.setHistory(said.segment, mask.id, before)
+        return keyframes.withMask(said, mask, self.geometry, self.axis)
+
+    # --- prompts
+
+    def write(self, *segments: SegmentPrompts) -> None:
+        """Puts the prompts of segments into the scene, and reads back what is there."""
+        wanted = self.prompts
+        for one in segments:
+            wanted = wanted.with_segment(one)
+        wanted = self._present(wanted)
+        if wanted != self.prompts:
+            self.markups.write(wanted)
+            self.prompts = self.markups.read()
+            self.memory.save()
+
+    def _present(self, prompts: PromptSet) -> PromptSet:
+        """The prompts of the segments that there still are."""
+        there = self.segmentIDs
+        return replace(prompts, segments=tuple(one for one in prompts.segments if one.segment in there))
+
+    def restore(self, prompts: PromptSet) -> None:
+        """Makes the scene hold exactly these prompts, of the segments that there still are."""
+        prompts = everything = self._present(prompts)
+        for segmentID in self.segmentIDs:
+            if segmentID not in prompts.names:
+                everything = everything.with_segment(SegmentPrompts(segmentID))
+        self.markups.write(everything)
+        self.prompts = self.markups.read()
+
+    def effective(self, segmentID: str) -> SegmentPrompts:
+        """What a worker is to be told of a segment; clicks in the order in which they were made."""
+        said = self.prompts.segment(segmentID)
+        self.memory.note(segmentID, [click.id for click in said.clicks])
+        order = self.memory.orders[segmentID]
+        clicks = tuple(sorted(said.clicks, key=lambda click: order.index(click.id)))
+        return keyframes.effective(
+            replace(said, clicks=clicks),
+            self.memory.history(segmentID),
+            lambda frame: self.maskNow(segmentID, frame),
+            self.geometry,
+            self.axis,
+        )
+
+    def speaking(self, segmentID: str) -> SegmentPrompts:
+        """The prompts of a segment that count, without looking at masks."""
+        return keyframes.speaking(
+            self.prompts.segment(segmentID), self.memory.history(segmentID), self.geometry, self.axis
+        )
+
+    def marked(self, segmentID: str) -> tuple[frozenset[int], frozenset[int]]:
+        """The frames marked as absent, and the locked ones."""
+        said = self.prompts.segment(segmentID)
+        frames = keyframes.framesOf((*said.absent, *said.locks), self.geometry, self.axis)
+
+        def of(marks: Any) -> frozenset[int]:
+            return frozenset(frames[mark.id] for mark in marks if mark.id in frames)
+
+        return of(said.absent), of(said.locks)
+
+    # --- undo
+
+    @property
+    def said(self) -> Said:
+        """The prompts as they are now, for `restoreSaid`."""
+        return self.prompts, {name: dict(one) for name, one in self.memory.histories.items()}
+
+    def restoreMasks(self, state: int, known: Known) -> None:
+        """Makes the segmentation what it was in a state, of which this was known.
+
+        Raises:
+            SAM2PropagateError: `undo_failed`.
+        """
+        self.tracker.restore(known.edits)
+        self.states.restore(state)
+        self._edits.clear()
+        for segmentID in self.segmentIDs:
+            if (segmentID, self.axis) in self._committed:
+                # So that an undone run is noticed now, not after it is known what there is instead.
+                self.edits(segmentID)
+        self.memory.restoreApplied(known.facts)
+        self.memory.save()
+
+    def restoreSaid(self, said: Said) -> None:
+        """Makes the scene hold these prompts, of the segments that there still are."""
+        prompts, histories = said
+        self.memory.histories = {name: dict(one) for name, one in histories.items()}
+        self.restore(prompts)
+        self.memory.save()
+
+    def _isThere(self, moment: Moment) -> bool:
+        return moment.masks is None or self.states.isThere(moment.masks)
+
+    # --- the strip
+
+    def strip(self, segmentID: str) -> SliceStrip:
+        """What there is to know of every slice for a segment."""
+        geometry, axis = self.geometry, self.axis
+        counting = self.speaking(segmentID)
+        frames = keyframes.framesOf(counting, geometry, axis)
+        absent, locked = self.marked(segmentID)
+        own = {frames[one.id] for one in counting.masks if keyframes.isEdited(one) and one.id in frames}
+        if self.knowsEdits(segmentID):
+            own |= {one.frame for one in self.edits(segmentID)}
+        spoken = keyframes.placed(counting)
+        inRange = None
+        if counting.range is not None:
+            resolved = resolve(
+                SegmentPrompts(segmentID, range=counting.range), geometry, axis, need_positive=False
+            )
+            inRange = range(resolved.first, resolved.last + 1)
+        return strip(
+            geometry.frame_count(axis),
+            self.memory.facts(segmentID, geometry, axis),
+            keyframes=keyframes.everyFrame(spoken, geometry, axis),
+            edited=frozenset(own),
+            absent=absent,
+            locked=locked,
+            preview=self.previewFrames(segmentID),
+            inRange=inRange,
+        )
+
+
+def _isSame(mask: MaskPrompt, other: MaskPrompt) -> bool:
+    """Whether two masks on the same frame are the same; their places may differ by rounding."""
+    return mask.id == other.id and np.array_equal(mask.mask, other.mask)

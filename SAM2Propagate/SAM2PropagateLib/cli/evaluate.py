@@ -1,0 +1,264 @@
+"""`evaluate`: how good a model is on segmented volumes, as a user with one prompt would get it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from SAM2PropagateLib.cli.finetune import add_sequence
+from SAM2PropagateLib.cli.progress import ProgressPrinter
+from SAM2PropagateLib.errors import Cancelled
+from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Scores, evaluate
+from SAM2PropagateLib.evaluation.simulated_user import CORRECTIONS, FIRST_PROMPTS
+from SAM2PropagateLib.files.atomic import atomic_output, check_output
+from SAM2PropagateLib.frames.window import FittedWindow
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.worker.messages import ProgressEvent
+
+# As `engine.device` names them, which brings torch along.
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
+_STAGE = "Evaluating"
+_CORRECTION_COUNT = 3
+_HEADINGS = ("TARGET", "PREVIEW", "VOLUME", "ENDS GIVEN", "NSD 2 MM", "+1", "+3", "SLICES/S")
+_EPILOG = """\
+The prompt lies on the slice where the reference is largest. PREVIEW: Dice on that slice. VOLUME: Dice of the
+whole structure, nothing said of its ends. ENDS GIVEN: the same with its first and last slice given. NSD:
+surface Dice at 2 mm. +1, +3: Dice after so many corrections, each on the slice that is worst.
+Structures of many separate parts, which one prompt cannot mean, are left out of the mean.
+"""
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """`evaluate`: everything it was given."""
+
+    cases: Path
+    sequence: str
+    model: str
+    config: str | None
+    device: str
+    input_size: int | None
+    motion: bool
+    precision: str
+    prompt: str
+    correction: str
+    out: Path
+    overwrite: bool
+    debug: bool
+
+
+@dataclass(frozen=True)
+class EvaluatedTarget:
+    """One structure; `counts`: whether it is part of the mean; `window`: through which it was seen."""
+
+    target: str
+    counts: bool
+    scores: Scores
+    window: FittedWindow
+
+
+def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
+    """Add the command to the parsers made by `add_subparsers`."""
+    shape = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **shape}
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "evaluate", help="measure a model on segmented volumes", epilog=_EPILOG, **shape
+    )
+    parser.add_argument("--cases", type=Path, required=True, metavar="DIR", help="as for finetune")
+    add_sequence(parser)
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="NAME|FILE", help=f"default: {DEFAULT_MODEL}"
+    )
+    parser.add_argument("--config", metavar="NAME|FILE", help="its configuration, for a file of your own")
+    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
+    parser.add_argument("--input-size", type=int, metavar="N", help="side of the model's input in pixels")
+    add_motion(parser)
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)"
+    )
+    parser.add_argument(
+        "--prompt", choices=FIRST_PROMPTS, default="box", help="the first prompt (default: box)"
+    )
+    parser.add_argument(
+        "--correction", choices=CORRECTIONS, default="mask", help="what a correction is (default: mask)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        help="the table and every figure (default: evaluation_MODEL.json)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--debug", action="store_true", help="on failure, also print the details")
+    return parser
+
+
+def add_motion(parser: Any) -> None:
+    """Add the option that switches the motion between slices on and off."""
+    parser.add_argument(
+        "--motion",
+        choices=("on", "off"),
+        default="on",
+        help="carry masks along the image's motion, too (on, the default), or by the model alone",
+    )
+
+
+def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
+    """What the parsed arguments ask for."""
+    out = namespace.out or Path(f"evaluation_{_short_name(namespace.model)}.json")
+    return EvaluateCommand(
+        cases=namespace.cases,
+        sequence=namespace.sequence,
+        model=namespace.model,
+        config=namespace.config,
+        device=namespace.device,
+        input_size=namespace.input_size,
+        motion=namespace.motion == "on",
+        precision=namespace.precision,
+        prompt=namespace.prompt,
+        correction=namespace.correction,
+        out=out,
+        overwrite=namespace.overwrite,
+        debug=namespace.debug,
+    )
+
+
+def _short_name(model: str) -> str:
+    """A model's name, or that of its file without its ending; a name may have dots of its own."""
+    name = Path(model).name
+    ending = next((e for e in (".safetensors", ".pt", ".pth") if name.lower().endswith(e)), "")
+    return name[: len(name) - len(ending)]
+
+
+def run_evaluate(
+    command: EvaluateCommand,
+    store: ModelStore,
+    progress: ProgressPrinter,
+    should_cancel: Callable[[], bool],
+) -> list[str]:
+    """Measure the model; returns the table's lines.
+
+    Raises:
+        InputError, SAM2PropagateError: as `find_cases`, `LoadedCase`, `load_model`, `check_output`.
+        Cancelled: nothing is written.
+    """
+    # Late: they bring torch along.
+    from SAM2PropagateLib.engine.build import load_model
+    from SAM2PropagateLib.engine.engine import PropagationEngine
+    from SAM2PropagateLib.training.cases import find_cases
+    from SAM2PropagateLib.training.loaded_case import LoadedCase
+
+    check_output(command.out, command.overwrite)
+    cases = find_cases(command.cases, command.sequence)
+    path, entry = store.resolve(command.model)
+    loaded = load_model(
+        path,
+        config=command.config or (entry.config if entry is not None else None),
+        device=command.device,
+        input_size=command.input_size,
+        precision=command.precision,
+    )
+    about = {
+        "model": loaded.name,
+        "device": str(loaded.device),
+        "dtype": loaded.precision,
+        "input_size": loaded.input_size,
+        "motion": command.motion,
+    }
+    engine = PropagationEngine(loaded, motion=command.motion)
+    options = EvaluationOptions(command.prompt, command.correction, _CORRECTION_COUNT)
+    found: list[EvaluatedTarget] = []
+    for number, case in enumerate(cases, 1):
+        one = LoadedCase(case)
+        for note in one.notes:
+            progress.note(f"Note on '{case.name}': {note}")
+        usable = set(one.usable())
+        for structure in range(len(one.names)):
+            if should_cancel():
+                raise Cancelled()
+            target = one.structure(structure)
+            progress(_STAGE, ProgressEvent(None, f"{target.target.title} (case {number} of {len(cases)})"))
+            # A new session each: slices encoded before must not make this one faster.
+            scores = evaluate(target, engine.open(target.frames, "auto"), options)
+            found.append(EvaluatedTarget(target.target.title, structure in usable, scores, one.window))
+    with atomic_output(command.out, command.overwrite) as file:
+        file.write(_document(found, command, about))
+    return [*table(found), *_windows(found), f"Wrote {command.out}"]
+
+
+def _windows(found: Sequence[EvaluatedTarget]) -> list[str]:
+    """Through which windows the structures were seen, and why."""
+    counts = Counter(one.window.reason for one in found)
+    return [f"Window of {count} of {len(found)} structures: {reason}." for reason, count in counts.items()]
+
+
+def table(found: Sequence[EvaluatedTarget]) -> list[str]:
+    """The table: a row per structure, the mean of those that count, and those that do not."""
+    counted = [one for one in found if one.counts]
+    apart = [one for one in found if not one.counts]
+    rows = [_row(one.target, _figures(one.scores)) for one in counted]
+    if counted:
+        rows.append(_row(f"MEAN OF {len(counted)}", _means(counted)))
+    rows += [_row(one.target + " (apart)", _figures(one.scores)) for one in apart]
+    lines = [_HEADINGS, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _figures(scores: Scores) -> tuple[float, ...]:
+    after = scores.after
+    return (
+        scores.preview,
+        scores.volume,
+        scores.volume_in_range,
+        scores.surface,
+        after[0],
+        after[-1],
+        scores.slices_per_second,
+    )
+
+
+def _means(found: Sequence[EvaluatedTarget]) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.mean([_figures(one.scores) for one in found], axis=0))
+
+
+def _row(name: str, figures: Sequence[float]) -> tuple[str, ...]:
+    *scores, speed = figures
+    return (name, *(f"{score:.3f}" for score in scores), f"{speed:.1f}")
+
+
+def _document(found: Sequence[EvaluatedTarget], command: EvaluateCommand, about: dict[str, Any]) -> bytes:
+    names = ("preview", "volume", "ends_given", "surface_2mm", "after_1", "after_3", "slices_per_second")
+    counted = [one for one in found if one.counts]
+    content = {
+        **about,
+        "cases": str(command.cases),
+        "sequence": command.sequence,
+        "prompt": command.prompt,
+        "correction": command.correction,
+        "mean": dict(zip(names, _means(counted), strict=True)) if counted else {},
+        "targets": [
+            {
+                "target": one.target,
+                "counts": one.counts,
+                "window": {**asdict(one.window.window), "reason": one.window.reason},
+                **dict(zip(names, _figures(one.scores), strict=True)),
+                "scores": asdict(one.scores),
+            }
+            for one in found
+        ],
+    }
+    return (json.dumps(content, indent=1) + "\n").encode()

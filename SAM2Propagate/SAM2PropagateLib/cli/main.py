@@ -1,0 +1,170 @@
+"""The command line: `segment`, `models`, `finetune` and `evaluate` (`docs/cli.md`).
+
+It is started as `python3 run.py cli` in a checkout, and as `sam2propagate` where the package is installed.
+
+stdout carries the result line alone; progress, notes and errors go to stderr. Exit status: 0 the file is
+written, 1 failure, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any, TextIO
+
+from SAM2PropagateLib.cli.arguments import Command, ModelsCommand, SegmentCommand, parse_arguments
+from SAM2PropagateLib.cli.evaluate import EvaluateCommand, run_evaluate
+from SAM2PropagateLib.cli.finetune import run_finetune
+from SAM2PropagateLib.cli.models import run_models
+from SAM2PropagateLib.cli.progress import ProgressPrinter
+from SAM2PropagateLib.cli.segment import SessionFactory, run_segment
+from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.models.memory import is_out_of_memory
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.worker.command import OPENMP_SETTINGS, worker_command
+from SAM2PropagateLib.worker.session import WorkerSession
+
+OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def local_session() -> WorkerSession:
+    """A session whose worker runs on this machine with this Python; nothing is started yet."""
+    return WorkerSession(worker_command())
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    session_factory: SessionFactory = local_session,
+    store: ModelStore | None = None,
+    stdout: TextIO | None = None,
+    stderr: TextIO | None = None,
+) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; None: those of this process.
+        session_factory: makes the worker session of `segment`.
+        store: the models of this computer; None: those of the user.
+        stdout, stderr: where to write; None: this process's.
+
+    Returns:
+        The exit status.
+    """
+    out, err = stdout or sys.stdout, stderr or sys.stderr
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    progress = ProgressPrinter(err)
+    command: Command | None = None
+    try:
+        command = parse_arguments(words)
+        with _interruptions(progress) as interruption:
+            models = store or ModelStore()
+            if isinstance(command, ModelsCommand):
+                lines = run_models(command, models, progress, interruption)
+            elif isinstance(command, SegmentCommand):
+                lines = [run_segment(command, session_factory, models, progress, interruption)]
+            else:
+                # These two compute in this process, and torch reads the settings when it is imported.
+                for name, value in OPENMP_SETTINGS.items():
+                    os.environ.setdefault(name, value)
+                if isinstance(command, EvaluateCommand):
+                    lines = run_evaluate(command, models, progress, interruption)
+                else:
+                    lines = run_finetune(command, models, progress, interruption)
+        progress.close()
+        _print(out, lines)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else OK
+    except (Cancelled, KeyboardInterrupt) as error:
+        progress.note(str(error) or "Cancelled; nothing was written.")
+        return INTERRUPTED
+    except SAM2PropagateError as error:
+        _tell(progress, error, command)
+        return BAD_INPUT if isinstance(error, InputError) else FAILURE
+    except ImportError as error:
+        _tell(progress, error, command, f"The Python package '{error.name or error}' cannot be imported.")
+        return FAILURE
+    except Exception as error:
+        if is_out_of_memory(error):
+            _tell(progress, error, command, "This needs more memory than the computer has free.")
+            return FAILURE
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        _tell(progress, error, command, f"It failed unexpectedly ({reason}); --debug shows where.")
+        return FAILURE
+    return OK
+
+
+class Interruption:
+    """Whether the user has asked to stop; asking twice stops at once."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+
+    def __call__(self) -> bool:
+        return self.is_asked
+
+
+@contextlib.contextmanager
+def _interruptions(progress: ProgressPrinter) -> Iterator[Interruption]:
+    """Turns the first Ctrl-C, or a request to terminate, into a question that the work asks itself."""
+    interruption = Interruption()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if interruption.is_asked:
+            raise KeyboardInterrupt
+        interruption.is_asked = True
+
+    kept: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Only the main thread may do this; elsewhere whoever called decides about signals.
+        with contextlib.suppress(ValueError):
+            kept[number] = signal.signal(number, ask)
+    try:
+        yield interruption
+    finally:
+        for held, handler in kept.items():
+            signal.signal(held, handler)
+
+
+def _tell(
+    progress: ProgressPrinter,
+    error: BaseException,
+    command: Command | None,
+    sentence: str = "",
+) -> None:
+    if command is not None and command.debug:
+        progress.note("".join(traceback.format_exception(error)).rstrip())
+    text = sentence or str(error)
+    if isinstance(error, ImportError) or getattr(error, "code", "") == "not_installed":
+        text += " docs/install.md lists the commands that install everything."
+    progress.note("Error: " + " ".join(text.split()))
+
+
+def _print(stream: TextIO, lines: Sequence[str]) -> None:
+    """Print; a reader that has gone away is no failure of what was done."""
+    try:
+        for line in lines:
+            stream.write(line + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, which must not fail again.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _survive_names(stream: Any) -> None:
+    """A console that cannot show a character of a file's name shows its code instead of failing."""
+    with contextlib.suppress(AttributeError, ValueError):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def console() -> int:
+    """Run the command line as a program of its own; its exit status."""
+    _survive_names(sys.stdout)
+    _survive_names(sys.stderr)
+    return main()

@@ -1,0 +1,23 @@
+"""A volume, a segmentation and a controller with a session that answers by itself, in a headless Slicer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from Headless.boot import HeadlessSlicer
+from SAM2PropagateLib.app.events import Choices
+from SAM2PropagateTesting import cases
+
+
+class Case(cases.Case):
+    """What the user has in front of them. `A` and `B` are the segments; frames go along k."""
+
+    def __init__(
+        self,
+        headless: HeadlessSlicer,
+        geometry: str = "plain",
+        choices: Choices | None = None,
+        **options: Any,
+    ) -> None:
+        self.headless = headless
+        super().__init__(geometry, choices, **options)

@@ -1,0 +1,242 @@
+"""What goes on in the scene beside: nodes that go, saving and loading, moved prompts, other segments."""
+
+# ruff: noqa: N803
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import slicer
+
+from Headless.fake_session import disc
+from SAM2PropagateLib.app.events import Choices
+from SAM2PropagateLib.scene.prompt_nodes import promptNodes
+from Testing.app.cases import Case
+
+SHAPE = (36, 40)
+EVENTS = ("NodeRemovedEvent", "NodeAddedEvent", "StartCloseEvent", "EndBatchProcessEvent")
+
+
+def observed(case):
+    """How much of the scene is observed, as far as VTK tells."""
+    scene = case.headless.scene
+    segmentation = slicer.vtkSegmentation
+    return (
+        [scene.HasObserver(getattr(scene, event)) for event in EVENTS],
+        case.segmentationNode.HasObserver(segmentation.SourceRepresentationModified),
+        case.segmentationNode.HasObserver(segmentation.SegmentRemoved),
+    )
+
+
+def previews(headless):
+    count = headless.scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+    nodes = [headless.scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode") for n in range(count)]
+    return [node for node in nodes if node.GetHideFromEditors()]
+
+
+def test_closing_leaves_nothing_behind(headless):
+    case = Case(headless)
+    case.controller.close()
+    before = observed(case)
+    nodes = headless.scene.GetNumberOfNodes()
+    case.start()
+    case.click(12, 15, 8)
+    assert previews(headless) and case.session.volumes
+    case.controller.propagate()
+    case.controller.poll()
+    session = case.session
+    case.controller.close()
+    assert observed(case) == before
+    assert session.isClosed and previews(headless) == []
+    # The prompts are the user's; they and what belongs to them stay.
+    kept = list(promptNodes(case.segmentationNode))
+    assert len(kept) == 1
+    assert headless.scene.GetNumberOfNodes() > nodes
+    editors = headless.scene.GetNumberOfNodesByClass("vtkMRMLSegmentEditorNode")
+    case.start()
+    case.click(13, 15, 9)
+    case.run()
+    case.controller.close()
+    assert headless.scene.GetNumberOfNodesByClass("vtkMRMLSegmentEditorNode") == editors
+
+
+@pytest.mark.parametrize("which", ["volumeNode", "segmentationNode"])
+@pytest.mark.parametrize("isRunning", [False, True])
+def test_deleting_a_node_ends_the_work_on_it(case, which, isRunning):
+    case.click(12, 15, 8)
+    if isRunning:
+        case.controller.propagate()
+        case.controller.poll()
+    session, name = case.session, case.session.volumes[0]
+    case.headless.scene.RemoveNode(getattr(case, which))
+    assert case.controller.workspace is None and not case.controller.isRunning
+    assert ("close_volume", name) in session.asked
+    assert previews(case.headless) == []
+    assert getattr(case.controller, which) is None
+    case.controller.wait(5)
+    assert case.controller.whyNot("prompt")
+    assert not case.controller.point("positive", (0, 0, 0))
+    if which == "segmentationNode":
+        assert case.headless.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
+    if isRunning:
+        assert [end.state for end in case.ends] == ["cancelled"]
+
+
+def test_closing_the_scene_during_a_run(case):
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    session = case.session
+    case.headless.scene.Clear(False)
+    assert case.controller.workspace is None and session.volumes == ()
+    case.controller.wait(5)
+    assert case.messages == [] and not case.ticker.isOn
+
+
+def test_deleting_the_segment_during_its_run(case):
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    case.segmentationNode.GetSegmentation().RemoveSegment("A")
+    assert case.controller.segmentID == ""
+    case.controller.wait(5)
+    assert case.ends[-1].state == "done" and not case.ends[-1].applied
+    assert [message.code for message in case.messages] == []
+
+
+def test_renaming_a_segment_keeps_everything(case):
+    case.click(12, 15, 8)
+    case.segmentationNode.GetSegmentation().GetSegment("A").SetName("liver")
+    case.run()
+    assert case.frames() == list(range(18))
+
+
+def test_a_prompt_that_is_dragged_updates_its_preview(case):
+    case.click(12, 15, 8)
+    (node,) = promptNodes(case.segmentationNode, "A", "positive")
+    node.SetNthControlPointPositionWorld(0, *case.ras(20, 20, 8))
+    node.InvokeEvent(node.PointEndInteractionEvent)
+    case.controller.wait(5)
+    np.testing.assert_array_equal(case.shown(8), disc(20, 20, SHAPE))
+    # To another slice: the old one's preview goes.
+    node.SetNthControlPointPositionWorld(0, *case.ras(20, 20, 9))
+    node.InvokeEvent(node.PointEndInteractionEvent)
+    case.controller.wait(5)
+    assert case.workspace.previewFrames("A") == {9}
+    assert case.controller.undo()
+    case.controller.wait(5)
+    assert case.workspace.previewFrames("A") == {8}
+
+
+def test_a_prompt_that_is_dragged_out_of_the_image_comes_back(case):
+    case.click(12, 15, 8)
+    (node,) = promptNodes(case.segmentationNode, "A", "positive")
+    node.SetNthControlPointPositionWorld(0, *case.ras(90, 20, 8))
+    node.InvokeEvent(node.PointEndInteractionEvent)
+    case.controller.wait(5)
+    place = [0.0, 0.0, 0.0]
+    (node,) = promptNodes(case.segmentationNode, "A", "positive")
+    node.GetNthControlPointPositionWorld(0, place)
+    np.testing.assert_allclose(place, case.ras(12, 15, 8), atol=1e-4)
+    assert "outside" in case.texts[-1]
+
+
+def test_a_prompt_that_is_deleted_takes_its_preview_along(case):
+    case.click(12, 15, 8)
+    (node,) = promptNodes(case.segmentationNode, "A", "positive")
+    node.RemoveNthControlPoint(0)
+    case.controller.wait(5)
+    assert case.workspace.previewFrames("A") == frozenset()
+    assert case.workspace.prompts.is_empty
+    case.controller.undo()
+    case.controller.wait(5)
+    assert case.workspace.previewFrames("A") == {8}
+
+
+def test_all_comes_back_from_a_saved_scene(headless, tmp_path):
+    case = Case(headless, "oblique", choices=Choices())
+    case.click(12, 15, 8)
+    case.run()
+    case.paint(8, disc(30, 25, SHAPE), add=False)
+    case.click(14, 15, 3, "negative")
+    case.click(1, 1, 5, "lock")
+    case.click(1, 1, 16, "absent")
+    case.click(1, 1, 2, "range")
+    case.click(1, 1, 17, "range")
+    case.run()
+    looks = [one.look for one in case.controller.strip().frames]
+    doubts = [one.doubt for one in case.controller.strip().frames]
+    masks = [case.segment(frame) for frame in range(18)]
+    said = case.workspace.prompts
+    case.controller.close()
+    headless.saveScene(tmp_path / "scene.mrb")
+    headless.clear()
+    headless.loadScene(tmp_path / "scene.mrb")
+    case.volumeNode = headless.scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+    case.segmentationNode = headless.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+    case.start()
+    assert [one.look for one in case.controller.strip().frames] == looks
+    assert {"locked", "absent", "edited", "keyframe", "propagated"} <= set(looks)
+    for frame in range(18):
+        np.testing.assert_array_equal(case.segment(frame), masks[frame])
+    for now, before in zip(case.controller.strip().frames, doubts, strict=True):
+        assert now.doubt == before
+    again = case.workspace.prompts.segment("A")
+    assert [click.id for click in again.clicks] == [click.id for click in said.segment("A").clicks]
+    # The next click works, and the run leaves what the user made as it was.
+    assert case.click(30, 25, 12)
+    case.run()
+    np.testing.assert_array_equal(case.segment(8), disc(30, 25, SHAPE))
+    np.testing.assert_array_equal(case.segment(5), masks[5])
+    np.testing.assert_array_equal(case.segment(3), masks[3])
+    assert case.segment(12)[25, 30]
+    case.controller.close()
+
+
+def test_what_was_edited_before_saving_is_still_an_edit_after_loading(headless, tmp_path):
+    case = Case(headless)
+    case.click(12, 15, 8)
+    case.run()
+    case.paint(4, disc(30, 25, SHAPE), add=False)
+    case.controller.close()
+    headless.saveScene(tmp_path / "scene.mrb")
+    headless.clear()
+    headless.loadScene(tmp_path / "scene.mrb")
+    case.volumeNode = headless.scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+    case.segmentationNode = headless.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+    case.start()
+    case.controller.lookForEdits()
+    assert [one.frame for one in case.controller.strip().frames if one.isEdited] == [4]
+    case.run()
+    np.testing.assert_array_equal(case.segment(4), disc(30, 25, SHAPE))
+    case.controller.close()
+
+
+def test_masking_of_the_segment_editor_keeps_a_neighbour_whole(case):
+    scene = case.headless.scene
+    settings = scene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+    settings.UnRegister(None)
+    settings.SetSingletonTag("SegmentEditor")
+    settings = scene.AddNode(settings)
+    settings.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
+    case.paint(8, disc(12, 15, SHAPE), "B")
+    case.click(15, 15, 8)
+    case.run()
+    np.testing.assert_array_equal(case.segment(8, "B"), disc(12, 15, SHAPE))
+    np.testing.assert_array_equal(case.segment(8), disc(15, 15, SHAPE) & ~disc(12, 15, SHAPE))
+    assert case.codes == ["protected"] and "masking" in case.texts[0]
+    settings.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
+
+
+def test_selecting_something_else_during_a_run(case):
+    case.click(12, 15, 8)
+    case.controller.propagate()
+    case.controller.poll()
+    other = case.headless.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "other")
+    case.controller.select(case.volumeNode, other, "")
+    case.controller.wait(5)
+    assert case.ends[-1].state == "cancelled" and case.frames() == []
+    assert previews(case.headless) == []
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    case.run()
+    assert case.frames() == list(range(18))

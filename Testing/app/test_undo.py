@@ -1,0 +1,342 @@
+"""One Undo and Redo for prompts, masks and the preview: order, names, and what each step brings back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from Headless.fake_session import disc
+from SAM2PropagateLib import texts
+from SAM2PropagateLib.app.events import Choices
+from SAM2PropagateLib.app.prompt_changes import changeName
+from SAM2PropagateLib.prompts.values import Box, Click, FrameMark, FrameRange, Lasso, Scribble, SegmentPrompts
+from Testing.app.cases import Case
+
+SHAPE = (36, 40)
+STROKE = disc(30, 25, SHAPE, 2)
+KEEP = Choices(applyAutomatically=False)
+
+
+def state(case: Any) -> tuple[Any, ...]:
+    """All that the user sees: prompts, segments, preview, strip."""
+    workspace = case.workspace
+    segmentation = case.segmentationNode.GetSegmentation()
+    names = [segmentation.GetSegment(one).GetName() for one in workspace.segmentIDs]
+    masks = {one: [case.segment(n, one).tobytes() for n in range(18)] for one in workspace.segmentIDs}
+    preview = {
+        (one, frame): case.shown(frame, one).tobytes()
+        for one in workspace.segmentIDs
+        for frame in workspace.previewFrames(one)
+    }
+    strips = {one: case.controller.strip(one).frames for one in workspace.segmentIDs}
+    # Which axis the first prompt chose stays, until the next first prompt chooses anew.
+    return names, workspace.prompts.segments, masks, preview, strips
+
+
+def painted(case: Any, frame: int, mask: np.ndarray, segment: str = "A") -> None:
+    """A stroke, as the panel notices it: at once, and again when the user pauses."""
+    case.paint(frame, mask, segment)
+    case.controller.noteEdits()
+    case.controller.lookForEdits()
+
+
+def apply_by_hand(case: Any) -> None:
+    assert case.controller.apply() is not None
+
+
+def add_and_choose(case: Any) -> None:
+    added = case.controller.addSegment()
+    case.controller.select(case.volumeNode, case.segmentationNode, added)
+
+
+def rename(case: Any, name: str) -> None:
+    case.segmentationNode.GetSegmentation().GetSegment("A").SetName(name)
+    case.controller.noteEdits()
+
+
+DAY = (
+    ("click", lambda case: case.click(12, 15, 8)),
+    ("click", lambda case: case.click(16, 15, 8)),
+    ("propagate (18 slices)", lambda case: case.run()),
+    ("edit", lambda case: painted(case, 3, STROKE)),
+    ("discard preview", lambda case: case.controller.discard()),
+    ("propagate (18 slices)", lambda case: case.run()),
+    ("apply (18 slices)", apply_by_hand),
+    ("edit", lambda case: painted(case, 4, disc(34, 5, SHAPE, 2))),
+    ("edit", lambda case: painted(case, 4, disc(5, 5, SHAPE, 2))),
+    ("click", lambda case: case.click(14, 15, 4, "negative")),
+    ("lock slice", lambda case: case.click(1, 1, 4, "lock")),
+    ("absent mark", lambda case: case.click(1, 1, 15, "absent")),
+    ("rename segment", lambda case: rename(case, "liver")),
+    ("add segment", add_and_choose),
+    ("click", lambda case: case.click(25, 20, 9)),
+    ("propagate (18 slices)", lambda case: case.run()),
+    ("remove segment", lambda case: case.controller.removeSegment()),
+    ("clear prompts", lambda case: (case.controller.select(case.volumeNode, case.segmentationNode, "A"),
+                                    case.controller.clearPrompts())),
+)  # fmt: skip
+
+
+def test_a_whole_day_is_undone_and_redone_step_by_step(headless):
+    case = Case(headless, choices=KEEP)
+    states = [state(case)]
+    for name, act in DAY:
+        act(case)
+        case.controller.wait(5)
+        assert case.controller.undoText == f"Undo {name}", case.texts
+        assert not case.controller.canRedo and case.controller.redoText == "There is nothing to redo."
+        states.append(state(case))
+    for _ in range(2):
+        for (name, _act), before in zip(reversed(DAY), states[-2::-1], strict=True):
+            assert case.controller.undoText == f"Undo {name}"
+            assert case.controller.undo() and case.controller.wait(5)
+            case.controller.lookForEdits()
+            assert case.controller.redoText == f"Redo {name}"
+            same(state(case), before, name)
+        assert not case.controller.canUndo and not case.controller.undo()
+        for (name, _act), after in zip(DAY, states[1:], strict=True):
+            assert case.controller.redoText == f"Redo {name}"
+            assert case.controller.redo() and case.controller.wait(5)
+            case.controller.lookForEdits()
+            same(state(case), after, name)
+        assert not case.controller.canRedo and not case.controller.redo()
+    case.controller.close()
+
+
+def same(now: tuple[Any, ...], wanted: tuple[Any, ...], step: str) -> None:
+    for what, one, other in zip(("names", "prompts", "masks", "preview", "strip"), now, wanted, strict=True):
+        assert one == other, f"{what} after {step}"
+
+
+def test_an_applied_run_goes_and_its_prompts_stay(case):
+    case.click(12, 15, 8)
+    before = state(case)
+    case.run()
+    assert case.ends[-1].applied and case.controller.undoText == "Undo propagate (18 slices)"
+    assert case.controller.undo()
+    assert state(case) == before and case.workspace.previewFrames("A") == {8}
+    # The worker is not to believe that the segment still has it.
+    case.run()
+    assert case.frames() == list(range(18))
+
+
+def test_a_new_step_ends_redo(case):
+    case.click(12, 15, 8)
+    case.click(20, 15, 5)
+    assert case.controller.undo() and case.controller.canRedo
+    case.click(22, 15, 6)
+    assert not case.controller.canRedo and not case.controller.redo()
+    assert len(case.workspace.prompts.segment("A").clicks) == 2
+
+
+def test_during_a_run_only_prompts_are_undone(case):
+    painted(case, 3, STROKE)
+    case.click(12, 15, 8)
+    assert case.controller.propagate()
+    case.controller.poll()
+    case.controller.point("positive", case.ras(14, 15, 5), (0, 0, 1))
+    assert case.controller.undoText == "Undo click" and case.controller.undo()
+    while case.controller.canUndo:
+        assert case.controller.undo()
+    assert case.controller.undoText.startswith("Wait until the propagation has finished")
+    assert not case.controller.undo() and case.segment(3)[STROKE].all()
+    assert case.controller.wait(5)
+    assert case.ends[-1].state == "done" and case.segment(3)[STROKE].all()
+
+
+def begun(case: Any, until: int) -> None:
+    """A run from slice 8 that has found this slice."""
+    case.session.framesPerPoll = 1
+    assert case.controller.propagate()
+    while ("A", until) not in {(one.segmentID, one.frame) for one in case.arrived if one.kind != "preview"}:
+        case.controller.poll()
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+@pytest.mark.parametrize("clicks", [1, 2])
+def test_a_click_on_a_slice_that_a_run_had_found_leads_back_to_no_mask_of_the_run(
+    headless, clicks, automatic
+):
+    case = Case(headless, choices=Choices(applyAutomatically=automatic))
+    case.click(12, 15, 8)
+    states = [state(case)]
+    begun(case, 5)
+    for x in range(20, 20 + clicks):
+        assert case.controller.point("positive", case.ras(x, 15, 5), (0, 0, 1))
+    assert case.controller.wait(5)
+    case.controller.lookForEdits()
+    after = state(case)
+    names = ["Undo propagate (18 slices)", *["Undo click"] * clicks]
+    for name in names:
+        assert case.controller.undoText == name
+        assert case.controller.undo() and case.controller.wait(5)
+    same(state(case), states[0], "undo of run and clicks")
+    while case.controller.canRedo:
+        assert case.controller.redo() and case.controller.wait(5)
+    case.controller.lookForEdits()
+    same(state(case), after, "redo of clicks and run")
+    case.controller.close()
+
+
+def test_a_click_that_is_undone_during_the_run_leaves_its_slice_to_the_run(case):
+    case.click(12, 15, 8)
+    before = state(case)
+    begun(case, 5)
+    assert case.controller.point("positive", case.ras(20, 15, 5), (0, 0, 1))
+    assert case.controller.undo() and case.controller.wait(5)
+    assert case.ends[-1].applied and case.workspace.previewFrames("A") == set()
+    assert case.frames() == list(range(18)) and "newer_prompts" not in case.codes
+    assert case.controller.undoText == "Undo propagate (18 slices)" and case.controller.undo()
+    same(state(case), before, "undo of the run")
+
+
+def test_what_was_applied_during_a_run_leads_back_to_no_mask_of_the_run(case):
+    case.click(12, 15, 8)
+    before = state(case)
+    begun(case, 5)
+    case.controller.editBegins()
+    assert case.controller.wait(5)
+    while case.controller.canUndo and len(case.workspace.prompts.segment("A").clicks):
+        same_click = state(case)
+        assert case.controller.undo() and case.controller.wait(5)
+    same(same_click, before, "undo of the run and of what was applied")
+
+
+def test_a_stroke_that_changes_no_voxel_is_no_step(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.click(14, 15, 8)
+    assert case.controller.undo() and case.controller.wait(5)
+    texts = case.controller.undoText, case.controller.redoText
+    before = state(case)
+    painted(case, 8, np.zeros(SHAPE, bool))
+    assert (case.controller.undoText, case.controller.redoText) == texts
+    same(state(case), before, "a stroke on what is painted already")
+    painted(case, 8, STROKE)
+    assert case.controller.undoText == "Undo edit" and not case.controller.canRedo
+
+
+def test_a_cancelled_run_is_a_step_with_what_it_found(case):
+    case.click(12, 15, 8)
+    before = state(case)
+    case.session.framesPerPoll = 1
+    assert case.controller.propagate()
+    for _ in range(5):
+        case.controller.poll()
+    case.controller.cancel()
+    after = state(case)
+    count = case.ends[-1].frames
+    assert count > 1 and case.controller.undoText == f"Undo propagate ({count} slices)"
+    assert case.controller.undo()
+    assert state(case) == before
+    assert case.controller.redo()
+    assert state(case) == after
+
+
+def test_what_was_changed_elsewhere_is_a_step_in_its_order(case):
+    case.click(12, 15, 8)
+    case.paint(2, STROKE, "B")
+    assert case.controller.undoText == "Undo edit"
+    case.click(20, 15, 5)
+    names = []
+    while case.controller.canUndo:
+        names.append(case.controller.undoText)
+        assert case.controller.undo()
+    assert names == ["Undo click", "Undo edit", "Undo click"] and case.frames("B") == []
+    while case.controller.redo():
+        pass
+    assert case.frames("B") == [2]
+
+
+def test_a_change_that_changes_nothing_is_no_step(case):
+    segment = case.segmentationNode.GetSegmentation().GetSegment("A")
+    segment.SetTag("note", "seen")
+    case.controller.noteEdits()
+    assert not case.controller.canUndo
+    case.click(12, 15, 8)
+    segment.SetTag("note", "again")
+    assert case.controller.undoText == "Undo click" and case.controller.undo()
+    assert case.workspace.prompts.is_empty
+
+
+def test_only_states_that_are_kept_are_offered(case, monkeypatch):
+    from SAM2PropagateLib.scene import states
+
+    monkeypatch.setattr(states, "_LEAST_STATES", 4)
+    monkeypatch.setattr(states, "_MOST_BYTES", 0)
+    case.click(12, 15, 8)
+    for frame in range(6):
+        case.paint(frame, STROKE)
+        case.controller.noteEdits()
+    count = 0
+    while case.controller.canUndo:
+        assert case.controller.undo()
+        count += 1
+    assert count == 3 and case.frames() == [0, 1, 2]
+    # The click came before what cannot be undone.
+    assert len(case.workspace.prompts.segment("A").clicks) == 1
+
+
+def test_another_volume_scene_or_nothing_has_nothing_to_undo(case, headless, tmp_path):
+    case.click(12, 15, 8)
+    assert case.controller.canUndo
+    case.controller.select(case.volumeNode, None)
+    assert not case.controller.canUndo and not case.controller.undo() and not case.controller.redo()
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    case.click(12, 15, 5)
+    headless.saveScene(tmp_path / "scene.mrb")
+    headless.clear()
+    assert not case.controller.canUndo and not case.controller.undo()
+    headless.loadScene(tmp_path / "scene.mrb")
+    case.controller.select(
+        headless.scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode"),
+        headless.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode"),
+        "A",
+    )
+    assert not case.controller.canUndo and not case.controller.undo() and not case.controller.redo()
+    assert len(case.workspace.prompts.segment("A").clicks) == 2
+
+
+def test_the_name_of_an_edit_is_the_tools(headless):
+    case = Case(headless, editName=lambda: "paint")
+    painted(case, 3, STROKE)
+    assert case.controller.undoText == "Undo paint"
+    case.controller.close()
+
+
+@pytest.mark.parametrize("how", ["undo", "redo"])
+def test_names_are_translated(case, how):
+    texts.set_translator(lambda text, file: f"<{text}>")
+    try:
+        case.click(12, 15, 8)
+        if how == "redo":
+            assert case.controller.undo()
+        text = case.controller.undoText if how == "undo" else case.controller.redoText
+        assert text == ("<Undo <click>>" if how == "undo" else "<Redo <click>>")
+    finally:
+        texts.set_translator(None)
+
+
+def test_every_change_of_prompts_has_a_name():
+    click, box = Click("c", (0, 0, 0)), Box("b", (0, 0, 0), (1, 1, 0))
+    mark, none = FrameMark("m", (0, 0, 0)), SegmentPrompts("A")
+    said = none.add(click).add(box)
+    stroke = Scribble("s", ((0, 0, 0), (1, 1, 0)))
+    drawn = Lasso("l", ((0, 0, 0), (1, 1, 0), (1, 0, 0)))
+    for before, after, name in (
+        (none, none.add(click), "click"),
+        (none.add(click), said, "box"),
+        (none, none.add(stroke), "scribble"),
+        (none, none.add(drawn), "lasso"),
+        (said, none.add(box), "delete prompt"),
+        (none.add(click), none.add(replace(click, ras=(2, 2, 0))), "move prompt"),
+        (none, none.add(mark, "lock"), "lock slice"),
+        (none.add(mark, "lock"), none, "unlock slice"),
+        (said, none.add(mark, "absent"), "absent mark"),
+        (none.add(mark, "absent"), none, "remove absent mark"),
+        (none, none.with_range(FrameRange((0, 0, 0), (0, 0, 5))), "range"),
+    ):
+        assert changeName(before, after) == name
