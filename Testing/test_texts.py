@@ -26,7 +26,7 @@ from SAM2PropagateLib.prompts.values import Click, SegmentPrompts
 MODULE = Path(__file__).resolve().parents[1] / "SAM2Propagate"
 LIBRARY = MODULE / "SAM2PropagateLib"
 # What runs in Slicer's process, and in the worker's.
-PACKAGES = ("gui", "scene", "prompts", "frames", "models", "worker", "engine")
+PACKAGES = ("app", "gui", "scene", "prompts", "frames", "models", "worker", "engine")
 SOURCES = [
     LIBRARY / "errors.py",
     *(path for name in PACKAGES for path in sorted((LIBRARY / name).rglob("*.py"))),

@@ -11,7 +11,7 @@ import slicer
 
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
-from Testing.app.conftest import MODULE_FILE, window_modules  # noqa: F401
+from Testing.gui.conftest import MODULE_FILE, window_modules  # noqa: F401
 from Testing.worker.helpers import Workers, is_running, own_threads, soon
 
 SLOW = {"steps": {"frame": 0.05}}

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from Headless.fixtures import data_tree, headless, openView  # noqa: F401
+from Testing.app.conftest import case  # noqa: F401
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULE_FILE = ROOT / "SAM2Propagate" / "SAM2Propagate.py"
 
@@ -25,15 +28,15 @@ def window_modules() -> Iterator[Any]:
     from Headless.boot import boot
     from Headless.data_tree import DataTree
 
-    headless = boot()
-    headless.clear()
-    tree = DataTree(headless)
+    booted = boot()
+    booted.clear()
+    tree = DataTree(booted)
     qt_standins.complaints.clear()
     with qt_standins.installed(), slicer_modules.installed():
         slicer.app.userSettings().clear()
-        yield headless
-    errors = list(headless.messages.errors)
-    headless.clear()
+        yield booted
+    errors = list(booted.messages.errors)
+    booted.clear()
     tree.stop()
     assert qt_standins.complaints == [] == errors
 

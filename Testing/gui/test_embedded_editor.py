@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import slicer
 
-from Testing.app.conftest import MODULE_FILE
+from Testing.gui.conftest import MODULE_FILE
 from Testing.gui.test_panel import Desk, Effect, Layout
 
 

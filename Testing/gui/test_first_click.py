@@ -101,7 +101,7 @@ def test_no_tool_is_taken_up_where_something_is_segmented_or_the_mouse_is_in_use
 
 def test_a_script_is_refused_without_a_segmentation(window_modules: Any) -> None:
     from Headless.slicer_modules import ModuleWindow
-    from Testing.app.conftest import MODULE_FILE
+    from Testing.gui.conftest import MODULE_FILE
 
     module = ModuleWindow(MODULE_FILE)
     logic = module.python.SAM2PropagateLogic()

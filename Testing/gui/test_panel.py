@@ -17,7 +17,7 @@ import slicer
 import slicer.util
 import vtk
 
-from Testing.app.conftest import MODULE_FILE
+from Testing.gui.conftest import MODULE_FILE
 
 TOOLS = ("positive", "negative", "box", "absent", "lock", "range")
 

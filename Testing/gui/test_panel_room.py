@@ -198,7 +198,7 @@ def test_the_offer_of_a_window_does_not_widen_the_panel(desk: Desk) -> None:
 
 def test_sections_are_folded_and_stay_as_they_were_left(window_modules: Any) -> None:
     from Headless.slicer_modules import ModuleWindow
-    from Testing.app.conftest import MODULE_FILE
+    from Testing.gui.conftest import MODULE_FILE
 
     names = ("options", "edit", "model")
 

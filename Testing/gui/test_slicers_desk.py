@@ -22,7 +22,7 @@ import SAM2PropagateStrokeTest
 import SAM2PropagateViewTest
 from Headless.slice_view import SliceView
 from SAM2PropagateTesting.desks import SlicerDesk
-from Testing.app.conftest import MODULE_FILE
+from Testing.gui.conftest import MODULE_FILE
 
 VIEW_TESTS = {
     SAM2PropagateViewTest.SAM2PropagatePromptViewTest: (

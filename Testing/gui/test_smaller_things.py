@@ -11,7 +11,7 @@ import slicer
 import slicer.util
 import vtk
 
-from Testing.app.conftest import ROOT
+from Testing.gui.conftest import ROOT
 from Testing.gui.test_panel import Desk
 
 

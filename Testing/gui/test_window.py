@@ -10,7 +10,7 @@ import slicer
 import slicer.util
 import vtk
 
-from Testing.app.conftest import MODULE_FILE, ROOT
+from Testing.gui.conftest import MODULE_FILE, ROOT
 
 SAMPLE = ROOT / "Resources" / "Sample" / "abdomen_ct.nii.gz"
 
