@@ -337,6 +337,40 @@ def test_an_absent_mark_takes_the_prompts_of_its_slice_away(case):
     assert "absent" in case.texts[-1]
 
 
+def test_a_locked_slice_cannot_be_marked_as_absent(case):
+    case.click(12, 15, 8)
+    case.click(1, 1, 5, "lock")
+    before = case.workspace.prompts
+    assert not case.click(3, 3, 5, "absent")
+    assert case.texts[-1].startswith("Slice 6 is locked") and case.workspace.prompts == before
+
+
+def test_an_absent_mark_takes_no_stroke_away_that_crosses_other_slices_too(case):
+    case.click(12, 15, 8)
+    across = [case.ras(12, 15, frame) for frame in range(5, 12)]
+    assert case.controller.addScribble(across)
+    before = case.workspace.prompts
+    assert not case.click(3, 3, 11, "absent")
+    assert "crosses slice 12" in case.texts[-1] and case.workspace.prompts == before
+    # One that lies on the slice goes with the mark, as its clicks do.
+    assert case.controller.addScribble([case.ras(x, 15, 14) for x in range(8, 14)])
+    assert case.click(3, 3, 14, "absent")
+    assert len(case.workspace.prompts.segment("A").scribbles) == 1
+
+
+def test_what_is_said_of_a_stroke_is_over_once_the_user_goes_on(case):
+    case.click(12, 15, 8)
+    said, over = [], []
+    case.controller.message.connect(said.append)
+    case.controller.wentOn.connect(over.append)
+    case.session.note = "The model sees another edge than the lasso."
+    case.controller.addLasso([case.ras(x, y, 9) for x, y in ((8, 10), (20, 10), (20, 20), (8, 20))])
+    case.controller.wait()
+    assert [(one.code, one.isForNow) for one in said] == [("stroke_kept", True)]
+    over.clear()
+    assert case.controller.undo() and over
+
+
 def test_a_range_is_two_clicks(case):
     case.click(12, 15, 8)
     case.controller.chooseTool("range")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from SAM2PropagateLib.prompts.values import (
     PromptSet,
     Scribble,
     SegmentPrompts,
+    Stroke,
 )
 from SAM2PropagateLib.scene.watch import PromptChange
 from SAM2PropagateLib.texts import tr as _
@@ -164,6 +165,8 @@ class PromptChanges:
             frames = keyframes.everyFrameOf(prompt, geometry, axis)
             if not frames:
                 return _("This place is outside the volume.")
+            if prompt in new.absent and (why := self._whyNotAbsent(new, frames, locked)):
+                return why
             if not isinstance(prompt, Click | Box | Scribble | Lasso):
                 continue
             plane = workspace.worldGeometry.plane_name(axis)
@@ -174,11 +177,27 @@ class PromptChanges:
             if isinstance(prompt, Lasso) and (why := _whyNoLasso(prompt, geometry, axis, plane)):
                 return why
             if held := frames & locked:
-                return _("Slice {number} is locked. Unlock it to change it.").format(number=min(held) + 1)
+                return _locked(min(held))
             if held := frames & absent:
                 return _("Slice {number} is marked as absent. Remove the mark first.").format(
                     number=min(held) + 1
                 )
+        return ""
+
+    def _whyNotAbsent(self, said: SegmentPrompts, frames: Set[int], locked: Set[int]) -> str:
+        """Why these frames cannot be marked as absent; "" if they can."""
+        if held := frames & locked:
+            return _locked(min(held))
+        workspace = self._selection.require()
+        geometry, axis = workspace.geometry, workspace.axis
+        strokes: tuple[Stroke, ...] = (*said.scribbles, *said.lassos)
+        for stroke in strokes:
+            held = frames & keyframes.everyFrameOf(stroke, geometry, axis)
+            # One on a single frame goes with its mark; of one that crosses others nobody asked to drop it.
+            if held and is_across(stroke, geometry, axis):
+                return _(
+                    "A stroke from another view crosses slice {number}. Delete the stroke first."
+                ).format(number=min(held) + 1)
         return ""
 
     def _completed(self, old: SegmentPrompts, new: SegmentPrompts) -> SegmentPrompts:
@@ -278,6 +297,10 @@ def _nameOf(before: PromptSet, after: PromptSet) -> str:
         if before.segment(name) != after.segment(name):
             return changeName(before.segment(name), after.segment(name))
     return _("move prompt")
+
+
+def _locked(frame: int) -> str:
+    return _("Slice {number} is locked. Unlock it to change it.").format(number=frame + 1)
 
 
 def _isAcross(box: Box, geometry: VolumeGeometry, axis: int) -> bool:

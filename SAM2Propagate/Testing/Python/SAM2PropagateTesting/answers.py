@@ -61,7 +61,7 @@ class FakeSession:
     Attributes:
         asked: what was asked for, in order: (kind, details).
         written: what runs sent so far, per segment and frame, as the engine keeps it.
-        dies: the worker dies with the next poll.
+        dies: the worker dies with the next poll. note: what previews say beside their mask.
     """
 
     def __init__(self, framesPerPoll: int = 4) -> None:
@@ -71,6 +71,7 @@ class FakeSession:
         self.starts = 0
         self.is_running = False
         self.dies: SAM2PropagateError | None = None
+        self.note = ""
         self.isClosed = False
         self.written: dict[tuple[str, int], str] = {}
         self._model: LoadModel | None = None
@@ -180,7 +181,7 @@ class FakeSession:
 
     def _frame(self, name: str, segment: str, frame: int, kind: str, mask: np.ndarray) -> FrameEvent:
         doubt = 0.1 if kind != "propagated" else (frame % 5) / 5
-        return FrameEvent(None, name, segment, frame, kind, 0.9, 4.0, doubt, pack(mask))
+        return FrameEvent(None, name, segment, frame, kind, 0.9, 4.0, doubt, pack(mask), note=self.note)
 
     def cancel(self, call: Call) -> None:
         self.asked.append(("cancel", call))
