@@ -104,7 +104,7 @@ def first_to_correct(doubtful: Sequence[Doubtful], agreement: Mapping[tuple[str,
 
 
 @dataclass(frozen=True)
-class Aim:
+class NextClick:
     """Where to click: pixel (x, y) of a frame, and whether it is to be added."""
 
     x: float
@@ -112,7 +112,7 @@ class Aim:
     positive: bool
 
 
-def next_click(mask: BoolArray, truth: BoolArray, before: Sequence[Aim] = ()) -> Aim | None:
+def next_click(mask: BoolArray, truth: BoolArray, before: Sequence[NextClick] = ()) -> NextClick | None:
     """Where a user would click who sees `truth`: deep inside the largest region that is wrong.
 
     Args:
@@ -124,7 +124,7 @@ def next_click(mask: BoolArray, truth: BoolArray, before: Sequence[Aim] = ()) ->
     """
     if truth.any() and dice(mask, truth) < WORTHLESS and not before:
         mask = np.zeros_like(truth)
-    best: tuple[float, Aim] | None = None
+    best: tuple[float, NextClick] | None = None
     for positive, wrong in ((True, truth & ~mask), (False, mask & ~truth)):
         depth = ndimage.distance_transform_edt(np.pad(wrong, 1))[1:-1, 1:-1]
         for one in before:
@@ -133,5 +133,5 @@ def next_click(mask: BoolArray, truth: BoolArray, before: Sequence[Aim] = ()) ->
         row, column = np.unravel_index(int(depth.argmax()), depth.shape)
         deepest = float(depth[row, column])
         if deepest > 0 and (best is None or deepest > best[0]):
-            best = deepest, Aim(float(column), float(row), positive)
+            best = deepest, NextClick(float(column), float(row), positive)
     return best[1] if best is not None else None

@@ -13,7 +13,7 @@ from Demo import case
 from Demo.canvas import rgb
 from Demo.measure import TIP, doubtful_slices, rate
 from Demo.montage import Sheet, Strip, Table, Tile
-from Demo.story import Correction, Outcome, Story, slice_agreement
+from Demo.story import CorrectedSlice, Outcome, Story, slice_agreement
 from Demo.workplace import Workplace
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.prompts.document import to_document
@@ -230,7 +230,7 @@ def _steps(story: Story) -> list[Tile]:
     return tiles
 
 
-def _hand(correction: Correction) -> str:
+def _hand(correction: CorrectedSlice) -> str:
     count = len(correction.clicks)
     return "the brush" if correction.painted else f"{count} click{'' if count == 1 else 's'}"
 

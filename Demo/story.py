@@ -13,9 +13,9 @@ from Demo.canvas import Pixels
 from Demo.measure import (
     GOOD,
     WORTHLESS,
-    Aim,
     BoolArray,
     Doubtful,
+    NextClick,
     dice,
     doubtful_slices,
     first_to_correct,
@@ -24,7 +24,7 @@ from Demo.measure import (
     read_reference,
 )
 from Demo.terminal import Terminal
-from Demo.workplace import Preview, Propagation, Workplace, load_model
+from Demo.workplace import Propagation, ShownPreview, Workplace, load_model
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.values import to_ras
 from SAM2PropagateLib.worker.messages import LoadModel
@@ -47,7 +47,7 @@ class Prompted:
         picture: the slice view with the prompt and the preview.
     """
 
-    preview: Preview
+    preview: ShownPreview
     frames: tuple[int, int]
     dice: float
     picture: Pixels
@@ -69,7 +69,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
-class Correction:
+class CorrectedSlice:
     """The slice that was corrected.
 
     Attributes:
@@ -83,7 +83,7 @@ class Correction:
     """
 
     target: Doubtful
-    clicks: tuple[Aim, ...]
+    clicks: tuple[NextClick, ...]
     taken_back: int
     kept_mask: bool
     painted: bool
@@ -108,7 +108,7 @@ class Story:
     reference: Masks
     prompted: Mapping[str, Prompted]
     first: Outcome
-    correction: Correction
+    correction: CorrectedSlice
     second: Outcome
     corrected: Pixels
 
@@ -237,7 +237,7 @@ def slice_agreement(outcome: Outcome, reference: Masks) -> dict[tuple[str, int],
     }
 
 
-def _correct(workplace: Workplace, reference: Masks, first: Outcome, terminal: Terminal) -> Correction:
+def _correct(workplace: Workplace, reference: Masks, first: Outcome, terminal: Terminal) -> CorrectedSlice:
     """Goes to a doubtful slice and corrects it: with clicks, or, where they do not do, with the brush."""
     agreement = slice_agreement(first, reference)
     target = first_to_correct(doubtful_slices(first.propagation.doubts()), agreement)
@@ -262,15 +262,15 @@ def _correct(workplace: Workplace, reference: Masks, first: Outcome, terminal: T
             "clicks do not do: the slice is painted in the Segment Editor, after the reference label"
         )
     after = dice(corrected, truth)
-    return Correction(target, clicks, taken_back, kept_mask, painted, before, after, picture)
+    return CorrectedSlice(target, clicks, taken_back, kept_mask, painted, before, after, picture)
 
 
 def _click(
     workplace: Workplace, target: Doubtful, mask: BoolArray, truth: BoolArray, terminal: Terminal
-) -> tuple[tuple[Aim, ...], int, BoolArray]:
+) -> tuple[tuple[NextClick, ...], int, BoolArray]:
     """Clicks on the slice that is shown: those that were kept, how many were taken back, and its mask."""
-    tried: list[Aim] = []
-    kept: list[Aim] = []
+    tried: list[NextClick] = []
+    kept: list[NextClick] = []
     while len(tried) < MOST_CLICKS and (not tried or dice(mask, truth) < GOOD):
         aim = next_click(mask, truth, tried)
         if aim is None:

@@ -57,7 +57,7 @@ _FILL, _OUTLINE_WIDTH = 0.15, 3
 
 
 @dataclass(frozen=True, eq=False)
-class Preview:
+class ShownPreview:
     """A preview as it came back.
 
     Attributes:
@@ -211,7 +211,7 @@ class Workplace:
 
     # What the user says, with the mouse
 
-    def click(self, segment: str, point: Ras, positive: bool = True) -> Preview:
+    def click(self, segment: str, point: Ras, positive: bool = True) -> ShownPreview:
         """Clicks on a point of the slice that is shown; the preview of that slice follows."""
         self._place(self.markups.clickNode(segment, positive), point)
         return self._preview(segment, POSITIVE if positive else NEGATIVE)
@@ -223,7 +223,7 @@ class Workplace:
         self._changes.clear()
         self.preview.write(segment, frame, mask)
 
-    def drag_box(self, segment: str, corners: tuple[Ras, Ras]) -> Preview:
+    def drag_box(self, segment: str, corners: tuple[Ras, Ras]) -> ShownPreview:
         """Drags a box from corner to corner on the slice that is shown; its preview follows."""
         start, end = (self.view.rasToXy(corner) for corner in corners)
         self._boxes.start(segment)
@@ -287,7 +287,7 @@ class Workplace:
         self.view.click(self.view.rasToXy(point))
         self.view.stopPlacing()
 
-    def _preview(self, segment: str, role: str) -> Preview:
+    def _preview(self, segment: str, role: str) -> ShownPreview:
         changes = [(one.segmentID, one.role) for one in self._changes]
         self._changes.clear()
         if (segment, role) not in changes:
@@ -304,7 +304,7 @@ class Workplace:
         assert call.frame is not None and call.mask is not None
         mask = call.mask
         self.preview.write(segment, frame, mask)
-        return Preview(frame, mask, float(call.frame.doubt or 0.0), time.monotonic() - started)
+        return ShownPreview(frame, mask, float(call.frame.doubt or 0.0), time.monotonic() - started)
 
     # What is computed
 

@@ -16,7 +16,7 @@ from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.run_options import BACKWARD, RunOptions, RunRequest
 from SAM2PropagateLib.segment_job import JobOptions, run_segment_job
 from SAM2PropagateLib.worker import messages
-from SAM2PropagateLib.worker.engine_port import Crop, EngineSession
+from SAM2PropagateLib.worker.engine_port import Crop, ServedSession
 from SAM2PropagateLib.worker.messages import Hello, LoadModel, OpenVolume, Propagate, Request
 from SAM2PropagateLib.worker.server import WorkerServer
 from SAM2PropagateLib.worker.voxels import compress
@@ -85,7 +85,7 @@ class NotingSession(FakeSession):
 class NotingEngine(FakeEngine):
     """Opens `NotingSession`s."""
 
-    def open(self, frames: FrameStack, crop: Crop) -> EngineSession:
+    def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
         return NotingSession(self, frames, crop)
 
 

@@ -76,7 +76,7 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
     import slicer.util
 
     from Headless.fake_session import FakeSession
-    from SAM2PropagateLib.app.events import Message
+    from SAM2PropagateLib.app.events import UserMessage
     from SAM2PropagateLib.app.strip import FrameFacts, strip
     from SAM2PropagateLib.frame_kinds import PROPAGATED
     from SAM2PropagateLib.gui.install import PACKAGES
@@ -88,7 +88,7 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
     volume = slicer.util.loadVolume(str(ROOT / "Resources" / "Sample" / "abdomen_ct.nii.gz"))
     ui.volumeSelector.setCurrentNode(volume)
     if missing:
-        panel.say(Message("info", "A message looks like this. The cross takes it away."))
+        panel.say(UserMessage("info", "A message looks like this. The cross takes it away."))
         return
     ui.takeWindowButton.click()
     node = ui.segmentationSelector.addNode()

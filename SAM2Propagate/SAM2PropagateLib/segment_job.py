@@ -28,7 +28,7 @@ _VOLUME = "volume"
 _TICK_SECONDS = 0.1
 
 
-class Session(Protocol):
+class JobSession(Protocol):
     """What a job needs of a `WorkerSession`."""
 
     def load_model(self, model: LoadModel) -> Call:
@@ -172,7 +172,7 @@ def run_segment_job(
     geometry: VolumeGeometry,
     prompts: PromptSet,
     options: JobOptions,
-    session: Session,
+    session: JobSession,
     *,
     on_progress: Callable[[str, ProgressEvent | None], None] = lambda stage, progress: None,
     on_frame: Callable[[FrameEvent], None] = lambda frame: None,
@@ -234,7 +234,7 @@ class _Waiting:
 
     def __init__(
         self,
-        session: Session,
+        session: JobSession,
         on_progress: Callable[[str, ProgressEvent | None], None],
         on_frame: Callable[[FrameEvent], None],
         should_cancel: Callable[[], bool],

@@ -9,7 +9,7 @@ from SAM2PropagateLib.app.events import Choices
 from SAM2PropagateTesting import cases
 
 
-class Case(cases.Case):
+class HeadlessCase(cases.SceneCase):
     """What the user has in front of them. `A` and `B` are the segments; frames go along k."""
 
     def __init__(

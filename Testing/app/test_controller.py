@@ -13,7 +13,7 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.packed_masks import pack
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.messages import FrameEvent
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 from Testing.scene.geometries import GEOMETRIES
 
 SHAPE = (36, 40)
@@ -35,7 +35,7 @@ def test_a_click_shows_the_mask_of_its_slice(case):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_the_first_click_decides_the_axis_by_its_view(headless, geometry, axis):
-    case = Case(headless, geometry)
+    case = HeadlessCase(headless, geometry)
     assert case.click(9, 7, 6, axis=axis)
     assert case.workspace.axis == axis
     np.testing.assert_array_equal(case.shown(6), disc(9, 7, case.geometry.frame_shape(axis)))
@@ -100,7 +100,7 @@ def test_progress_is_told_in_words(case):
 
 
 def test_direction_and_reach(headless):
-    case = Case(headless, choices=Choices(run=RunOptions(reach=3)))
+    case = HeadlessCase(headless, choices=Choices(run=RunOptions(reach=3)))
     case.click(12, 15, 8)
     case.run(direction="forward")
     assert case.frames() == list(range(5, 12))  # the fake knows no direction
@@ -122,7 +122,7 @@ class WithTaste(RunOptions):
 
 
 def test_a_new_option_of_runs_is_chosen_or_given_and_reaches_the_session(headless):
-    case = Case(headless, choices=Choices(run=WithTaste(taste="mint")))
+    case = HeadlessCase(headless, choices=Choices(run=WithTaste(taste="mint")))
     case.click(12, 15, 8)
     case.run()
     case.run(taste="lemon", everything=True)
@@ -159,7 +159,7 @@ def test_finished_work_in_other_segments_is_left_alone(case):
 
 
 def test_a_preview_is_kept_until_it_is_applied_or_dropped(headless):
-    case = Case(headless, choices=KEEP)
+    case = HeadlessCase(headless, choices=KEEP)
     case.click(12, 15, 8)
     case.run()
     assert case.frames() == [] and len(case.workspace.previewFrames("A")) == 18
@@ -172,7 +172,7 @@ def test_a_preview_is_kept_until_it_is_applied_or_dropped(headless):
 
 
 def test_after_discard_and_after_undo_a_run_computes_all_again(headless):
-    case = Case(headless, choices=KEEP)
+    case = HeadlessCase(headless, choices=KEEP)
     case.click(12, 15, 8)
     case.run()
     case.controller.discard()

@@ -10,7 +10,7 @@ from Headless.fake_session import disc
 from SAM2PropagateLib.app.events import Choices
 from SAM2PropagateLib.app.strip import EDITED
 from SAM2PropagateLib.scene.commit import LogicSegmentWriter
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 
 SHAPE = (36, 40)
 KEEP = Choices(applyAutomatically=False)
@@ -19,12 +19,12 @@ STROKE = disc(30, 25, SHAPE, 2)
 
 @pytest.fixture
 def case(headless):
-    one = Case(headless, choices=KEEP)
+    one = HeadlessCase(headless, choices=KEEP)
     yield one
     one.controller.close()
 
 
-def cancelled(case: Case) -> int:
+def cancelled(case: HeadlessCase) -> int:
     """A run that was cancelled: its slices are in the preview only. One of them, not the clicked one."""
     case.click(12, 15, 8)
     case.controller.propagate()
@@ -78,7 +78,7 @@ def test_what_is_erased_under_a_preview_stays_erased(case):
 
 
 def test_what_is_painted_during_a_run_survives_its_end(headless):
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.click(12, 15, 8)
     case.controller.propagate()
     case.controller.poll()
@@ -109,7 +109,7 @@ def test_a_run_that_another_editor_undoes_under_a_preview_is_no_edit(case):
 
 def test_a_commit_of_another_segment_is_no_edit(headless):
     everything = slicer.vtkMRMLSegmentEditorNode.OverwriteAllSegments
-    case = Case(
+    case = HeadlessCase(
         headless,
         choices=KEEP,
         makeWriter=lambda *nodes: LogicSegmentWriter(*nodes, overwriteMode=everything),
@@ -166,7 +166,7 @@ def test_a_slice_that_is_locked_while_it_is_a_preview_gets_into_the_segment(case
 
 
 def test_newer_prompts_of_a_run_that_was_applied_are_told_of(headless):
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.click(12, 15, 8)
     case.controller.propagate()
     case.controller.poll()
@@ -226,7 +226,7 @@ def test_what_is_painted_during_a_run_is_seen_at_its_end(case, end):
 
 @pytest.mark.parametrize("how", ["undone and redone", "unlocked", "locked and unlocked"])
 def test_what_was_painted_is_not_previewed_over(headless, how):
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.click(12, 15, 8)
     case.click(20, 15, 8)
     case.run()
@@ -276,7 +276,7 @@ def test_what_was_painted_on_the_preview_goes_with_its_own_step(case, what):
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "another stroke", "another look", "a tool", "a lock"])
 def test_a_stroke_ahead_of_the_run_survives_commits_on_its_way(headless, meanwhile):
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.click(12, 15, 8)
     case.controller.propagate()
     case.controller.poll()

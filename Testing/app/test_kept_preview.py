@@ -19,7 +19,7 @@ from SAM2PropagateLib.scene.kept_preview import KeptPreview
 from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME
 from SAM2PropagateTesting.scenes import fillSegment
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 from Testing.scene.geometries import addCase
 
 SHAPE = (36, 40)
@@ -28,7 +28,7 @@ KEEP = Choices(applyAutomatically=False)
 
 @pytest.fixture
 def case(headless):
-    one = Case(headless, choices=KEEP)
+    one = HeadlessCase(headless, choices=KEEP)
     yield one
     one.controller.close()
 
@@ -332,7 +332,7 @@ def test_a_volume_that_changes_its_size_under_a_run_does_not_keep_it_from_ending
 def test_a_run_is_packed_while_it_goes_on_and_not_at_its_end(headless, monkeypatch):
     from SAM2PropagateLib.scene import kept_preview
 
-    case = Case(headless, choices=Choices(applyAutomatically=False))
+    case = HeadlessCase(headless, choices=Choices(applyAutomatically=False))
     try:
         case.click(12, 15, 8)
         packed: list[bool] = []
@@ -358,7 +358,7 @@ def test_a_run_is_packed_while_it_goes_on_and_not_at_its_end(headless, monkeypat
 def test_slices_that_changed_after_they_were_packed_are_packed_again(headless):
     from SAM2PropagateLib.scene import kept_preview
 
-    case = Case(headless, choices=Choices(applyAutomatically=False))
+    case = HeadlessCase(headless, choices=Choices(applyAutomatically=False))
     try:
         case.click(12, 15, 8)
         case.session.framesPerPoll = 1

@@ -14,14 +14,14 @@ from SAM2PropagateLib.app.strip import EDITED
 from SAM2PropagateLib.scene.lattice import Lattice
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateTesting.scenes import GEOMETRIES, SHAPE_IJK, refinedGrid, setGrid
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 
 PLAIN = GEOMETRIES["plain"][0]
 KEEP = Choices(applyAutomatically=False)
 SHAPE = (36, 40)
 
 
-class FineCase(Case):
+class FineCase(HeadlessCase):
     """The segmentation's voxels are smaller than the volume's."""
 
     def __init__(self, headless, factors=(2, 2, 2), **options):
@@ -190,7 +190,7 @@ def test_the_worker_is_asked_for_edges_only_where_they_are_of_use(headless):
     fine.run()
     assert [details[2]["edges"] for kind, details in fine.session.asked if kind == "propagate"] == [True]
     fine.controller.close()
-    plain = Case(headless)
+    plain = HeadlessCase(headless)
     plain.click(12, 15, 8)
     plain.run()
     assert [details[2]["edges"] for kind, details in plain.session.asked if kind == "propagate"] == [False]
@@ -198,7 +198,7 @@ def test_the_worker_is_asked_for_edges_only_where_they_are_of_use(headless):
 
 
 def test_a_coarser_segmentation_is_told_of_once(headless):
-    case = Case(headless)
+    case = HeadlessCase(headless)
     half = np.diag([2.0, 2.0, 2.0, 1.0])
     half[:3, 3] = 0.5
     setGrid(case.segmentationNode, PLAIN @ half, (20, 18, 9))
@@ -230,7 +230,7 @@ def resampled(segmentationNode, matrix, shape):
 
 @pytest.mark.parametrize("factors", [(2, 2, 2), (3, 3, 3), (1, 1, 4)])
 def test_a_grid_that_is_made_finer_after_a_run_is_no_move(headless, factors):
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.click(18, 16, 6)
     case.run()
     stroke = np.zeros((36, 40), bool)
@@ -247,7 +247,7 @@ def test_a_grid_that_is_made_finer_after_a_run_is_no_move(headless, factors):
 
 
 def test_a_segmentation_that_was_scaled_alone_is_told_of(headless):
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.click(18, 16, 6)
     case.run()
     node = headless.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "scale")

@@ -7,7 +7,7 @@ import pytest
 
 from Headless.fake_session import disc
 from SAM2PropagateLib.app.events import Choices
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 
 SHAPE = (36, 40)
 
@@ -58,7 +58,7 @@ def test_prompt_undo_goes_on_past_a_removed_segment(case, how):
 
 
 def test_the_preview_follows_name_and_color(headless):
-    case = Case(headless, choices=Choices(applyAutomatically=False))
+    case = HeadlessCase(headless, choices=Choices(applyAutomatically=False))
     case.click(12, 15, 8)
     segment = case.segmentationNode.GetSegmentation().GetSegment("A")
     segment.SetName("liver")
@@ -88,7 +88,7 @@ def test_without_prompts_the_next_click_decides_the_axis_anew(case):
 
 @pytest.mark.parametrize("applied", [False, True])
 def test_undo_brings_an_open_preview_back(headless, applied):
-    case = Case(headless, choices=Choices(applyAutomatically=False))
+    case = HeadlessCase(headless, choices=Choices(applyAutomatically=False))
     case.click(12, 15, 8)
     if applied:
         case.controller.apply()
@@ -117,7 +117,7 @@ def test_a_removal_that_is_done_again_leaves_nothing_to_a_new_segment_of_that_id
 @pytest.mark.parametrize("how", ["elsewhere", "in the panel"])
 @pytest.mark.parametrize("then", ["apply", "run"])
 def test_the_others_go_on_after_a_segment_with_a_preview_went(headless, how, then):
-    case = Case(headless, choices=Choices(applyAutomatically=then == "run"))
+    case = HeadlessCase(headless, choices=Choices(applyAutomatically=then == "run"))
     case.controller.select(case.volumeNode, case.segmentationNode, "B")
     case.click(12, 15, 8)
     if how == "in the panel":
@@ -147,7 +147,7 @@ def test_prompts_of_a_segment_that_is_gone_for_good_go_too(case):
 
 
 def test_a_stroke_on_the_preview_of_a_removed_segment_comes_back_with_it(headless):
-    case = Case(headless, choices=Choices(applyAutomatically=False))
+    case = HeadlessCase(headless, choices=Choices(applyAutomatically=False))
     case.click(12, 15, 8)
     stroke = disc(30, 25, SHAPE, 2)
     case.paint(8, stroke)

@@ -11,7 +11,7 @@ import slicer
 from Headless.fake_session import disc
 from SAM2PropagateLib.app.events import Choices
 from SAM2PropagateLib.scene.prompt_nodes import promptNodes
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 
 SHAPE = (36, 40)
 EVENTS = ("NodeRemovedEvent", "NodeAddedEvent", "StartCloseEvent", "EndBatchProcessEvent")
@@ -35,7 +35,7 @@ def previews(headless):
 
 
 def test_closing_leaves_nothing_behind(headless):
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.controller.close()
     before = observed(case)
     nodes = headless.scene.GetNumberOfNodes()
@@ -154,7 +154,7 @@ def test_a_prompt_that_is_deleted_takes_its_preview_along(case):
 
 
 def test_all_comes_back_from_a_saved_scene(headless, tmp_path):
-    case = Case(headless, "oblique", choices=Choices())
+    case = HeadlessCase(headless, "oblique", choices=Choices())
     case.click(12, 15, 8)
     case.run()
     case.paint(8, disc(30, 25, SHAPE), add=False)
@@ -194,7 +194,7 @@ def test_all_comes_back_from_a_saved_scene(headless, tmp_path):
 
 
 def test_what_was_edited_before_saving_is_still_an_edit_after_loading(headless, tmp_path):
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.click(12, 15, 8)
     case.run()
     case.paint(4, disc(30, 25, SHAPE), add=False)

@@ -9,7 +9,7 @@ import pytest
 
 from Headless.fake_session import disc
 from SAM2PropagateLib.app.events import Choices
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 
 SHAPE = (36, 40)
 
@@ -89,7 +89,7 @@ def test_a_click_that_is_taken_back_leaves_what_the_run_said(case, back):
 
 
 def test_a_cancelled_run_that_is_discarded_leaves_what_the_run_before_said(headless):
-    case = Case(headless, choices=Choices(applyAutomatically=False))
+    case = HeadlessCase(headless, choices=Choices(applyAutomatically=False))
     try:
         case.click(12, 15, 8)
         case.run()
@@ -112,7 +112,7 @@ def test_a_cancelled_run_that_is_discarded_leaves_what_the_run_before_said(headl
 
 
 def test_what_the_strip_says_is_saved_with_segment_and_preview(headless, tmp_path):
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.click(12, 15, 8)
     case.run()
     applied = said(case)

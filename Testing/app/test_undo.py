@@ -13,7 +13,7 @@ from SAM2PropagateLib import texts
 from SAM2PropagateLib.app.events import Choices
 from SAM2PropagateLib.app.prompt_changes import changeName
 from SAM2PropagateLib.prompts.values import Box, Click, FrameMark, FrameRange, Lasso, Scribble, SegmentPrompts
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 
 SHAPE = (36, 40)
 STROKE = disc(30, 25, SHAPE, 2)
@@ -81,7 +81,7 @@ DAY = (
 
 
 def test_a_whole_day_is_undone_and_redone_step_by_step(headless):
-    case = Case(headless, choices=KEEP)
+    case = HeadlessCase(headless, choices=KEEP)
     states = [state(case)]
     for name, act in DAY:
         act(case)
@@ -160,7 +160,7 @@ def begun(case: Any, until: int) -> None:
 def test_a_click_on_a_slice_that_a_run_had_found_leads_back_to_no_mask_of_the_run(
     headless, clicks, automatic
 ):
-    case = Case(headless, choices=Choices(applyAutomatically=automatic))
+    case = HeadlessCase(headless, choices=Choices(applyAutomatically=automatic))
     case.click(12, 15, 8)
     states = [state(case)]
     begun(case, 5)
@@ -301,7 +301,7 @@ def test_another_volume_scene_or_nothing_has_nothing_to_undo(case, headless, tmp
 
 
 def test_the_name_of_an_edit_is_the_tools(headless):
-    case = Case(headless, editName=lambda: "paint")
+    case = HeadlessCase(headless, editName=lambda: "paint")
     painted(case, 3, STROKE)
     assert case.controller.undoText == "Undo paint"
     case.controller.close()

@@ -13,7 +13,7 @@ from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Scores, eval
 from SAM2PropagateLib.evaluation.targets import LoadedTarget, Target, find_targets, load_target
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from Testing.benchmarks.machine import ROOT, file_hash
-from Testing.benchmarks.report import Report, figure, table
+from Testing.benchmarks.report import BenchmarkReport, figure, table
 from Testing.benchmarks.statistics import mean
 
 DATA = ROOT.parent / "shared" / "data"
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> Report | None:
+def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
     """Evaluate the models; None where there is nothing to evaluate on."""
     if not arguments.data.is_dir():
         print(
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         "cases",
     )
     called = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    report = Report("accuracy", "Accuracy", called)
+    report = BenchmarkReport("accuracy", "Accuracy", called)
     report.say(
         _METHOD.format(
             prompt=options.prompt,
@@ -150,7 +150,7 @@ def _run_model(
     targets: Sequence[Target],
     options: EvaluationOptions,
     arguments: argparse.Namespace,
-    report: Report,
+    report: BenchmarkReport,
 ) -> None:
     engine, facts = open_engine(model, arguments, motion=motion)
     results: list[TargetResult] = []

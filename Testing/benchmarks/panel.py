@@ -16,7 +16,7 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.worker.session import WorkerSession
 from Testing.benchmarks import streaming
 from Testing.benchmarks.machine import ROOT
-from Testing.benchmarks.report import Report, table
+from Testing.benchmarks.report import BenchmarkReport, table
 from Testing.benchmarks.statistics import mean, percentile
 
 WANTED_MS = 16.0
@@ -49,7 +49,7 @@ class Held:
     end: list[float] = field(default_factory=list)
 
 
-def run(arguments: argparse.Namespace) -> Report | None:
+def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
     """Stream one run through the module; the report. None where Slicer's scene or Qt is not installed."""
     streaming.check_sizes(arguments)
     try:
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         return None
     names = ("columns", "rows", "frames", "interval")
     options = {name: getattr(arguments, name) for name in names}
-    report = Report("panel", "Streaming through the panel", options)
+    report = BenchmarkReport("panel", "Streaming through the panel", options)
     report.say(_METHOD.format(**options))
     held = stream((arguments.frames, arguments.rows, arguments.columns), arguments.interval / 1e3)
     report.say(_table(held))

@@ -37,7 +37,7 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 @dataclass
-class Report:
+class BenchmarkReport:
     """A run, filled while it goes on.
 
     Attributes:

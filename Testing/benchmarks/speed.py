@@ -20,7 +20,7 @@ from SAM2PropagateLib.evaluation.metrics import dice
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, MODELS
 from SAM2PropagateLib.models.store import ModelStore
 from Testing.benchmarks.machine import ROOT, available_cores, child_environment, file_hash
-from Testing.benchmarks.report import Report, figure, table
+from Testing.benchmarks.report import BenchmarkReport, figure, table
 from Testing.benchmarks.statistics import Spread, mean, paired_ratios, spread
 from Testing.benchmarks.worker_latency import describe_worker, measure_worker
 
@@ -55,7 +55,7 @@ every slice, so that no side can leave anything out."""
 
 
 @dataclass(frozen=True)
-class Case:
+class SpeedCase:
     """One model at one size: weights "" are random ones of `config`."""
 
     name: str
@@ -160,14 +160,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> Report | None:
+def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
     """Measure every case; the report."""
     device = _device(arguments.device)
     cases = _chosen(_cases(arguments.model, device), arguments)
     minutes = arguments.minutes if arguments.minutes or device == "cpu" else _MINUTES_ON_A_GPU
     names = ("device", "model", "cases", "precision", "frames", "pairs", "minutes", "threads")
     called = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    report = Report("speed", "Speed", called)
+    report = BenchmarkReport("speed", "Speed", called)
     environment = child_environment()
     report.say(
         _METHOD.format(
@@ -205,25 +205,25 @@ def _device(wanted: str) -> str:
     return wanted
 
 
-def _cases(model: str, device: str) -> list[Case]:
+def _cases(model: str, device: str) -> list[SpeedCase]:
     """The model itself, its file not looked for yet, and those with random weights."""
     entry = next((one for one in MODELS if one.name == model), None)
     label = "bundled" if model == DEFAULT_MODEL else Path(model).stem
     size = 256 if entry is None else entry.input_size
     config = "" if entry is None or entry.config is None else entry.config
-    own = Case(f"{label}-{size}", f"The model {Path(model).stem}", model, config, size, 48, 5)
+    own = SpeedCase(f"{label}-{size}", f"The model {Path(model).stem}", model, config, size, 48, 5)
     if device == "cpu":
         return [own, *(_random("tiny", size, frames, 3) for size, frames in ((512, 10), (1024, 6)))]
     return [replace(own, frames=112), *(_random(name, 1024, 32, 3) for name in _SIZES)]
 
 
-def _random(name: str, input_size: int, frames: int, pairs: int) -> Case:
+def _random(name: str, input_size: int, frames: int, pairs: int) -> SpeedCase:
     config = f"configs/sam2.1/sam2.1_hiera_{_SIZES[name]}.yaml"
     title = f"SAM 2.1 {name.replace('_', ' ')}, random weights"
-    return Case(f"{name}-{input_size}", title, "", config, input_size, frames, pairs)
+    return SpeedCase(f"{name}-{input_size}", title, "", config, input_size, frames, pairs)
 
 
-def _chosen(cases: Sequence[Case], arguments: argparse.Namespace) -> list[Case]:
+def _chosen(cases: Sequence[SpeedCase], arguments: argparse.Namespace) -> list[SpeedCase]:
     names = [case.name for case in cases]
     unknown = [name for name in arguments.cases or () if name not in names]
     if unknown:
@@ -259,7 +259,7 @@ class Measured:
         problem: why there are no more rounds; "": there is nothing to be said.
     """
 
-    case: Case
+    case: SpeedCase
     device: str
     sides: dict[Side, list[dict[str, Any]]]
     agreement: dict[Side, dict[str, float]] = field(default_factory=dict)
@@ -340,7 +340,7 @@ def _measure(cases: Sequence[Measured], threads: int, clock: Clock) -> None:
                 print(f"  {one.case.name}: {error.sentence}", flush=True)
 
 
-def _describe(one: Measured, report: Report) -> None:
+def _describe(one: Measured, report: BenchmarkReport) -> None:
     case, rounds = one.case, one.rounds
     report.say(f"## {case.title}, {case.input_size} px, {case.frames} slices, {rounds} rounds")
     if one.problem:
@@ -382,7 +382,7 @@ def _describe(one: Measured, report: Report) -> None:
 
 
 def _child(
-    case: Case, side: Side, device: str, threads: int, folder: Path, seconds: float | None = None
+    case: SpeedCase, side: Side, device: str, threads: int, folder: Path, seconds: float | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One measured process.
 

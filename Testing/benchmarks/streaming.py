@@ -30,7 +30,7 @@ from SAM2PropagateLib.worker.command import WorkerCommand, worker_command
 from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel
 from SAM2PropagateLib.worker.session import WorkerSession
 from Testing.benchmarks.machine import ROOT, child_environment
-from Testing.benchmarks.report import Report, table
+from Testing.benchmarks.report import BenchmarkReport, table
 from Testing.benchmarks.scenario import SAMPLE, sample_scenario
 from Testing.benchmarks.statistics import mean, percentile, spread
 from Testing.worker.helpers import hold_interpreter
@@ -119,7 +119,7 @@ class _Stopwatch:
         return (time.perf_counter() - self.wall) * 1e3, (time.thread_time() - self.processor) * 1e3
 
 
-def run(arguments: argparse.Namespace) -> Report | None:
+def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
     """Stream one run through; the report. None where Slicer's scene is not installed."""
     check_sizes(arguments)
     try:
@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         return None
     shape = (arguments.frames, arguments.rows, arguments.columns)
     names = ("columns", "rows", "frames", "interval", "no_view", "locked", "cancels")
-    report = Report("streaming", "Streaming", {name: getattr(arguments, name) for name in names})
+    report = BenchmarkReport("streaming", "Streaming", {name: getattr(arguments, name) for name in names})
     size = (800, 600)
     report.say(
         _METHOD.format(

@@ -105,7 +105,13 @@ class Rounds:
         monkeypatch.setattr(speed, "_child", self.child)
 
     def child(
-        self, case: speed.Case, side: speed.Side, device: str, threads: int, folder: Path, left: float | None
+        self,
+        case: speed.SpeedCase,
+        side: speed.Side,
+        device: str,
+        threads: int,
+        folder: Path,
+        left: float | None,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         if case.name == self.failing:
             raise SAM2PropagateError("bench_failed", "It does not fit.", "See above.")
@@ -118,7 +124,7 @@ class Rounds:
 
 def measured(*names: str) -> list[speed.Measured]:
     sides = (OFFICIAL, OURS)
-    cases = [speed.Case(name, name, "", TINY, 128, 5, 3) for name in names]
+    cases = [speed.SpeedCase(name, name, "", TINY, 128, 5, 3) for name in names]
     return [speed.Measured(case, "cuda", {side: [] for side in sides}) for case in cases]
 
 
@@ -154,7 +160,7 @@ def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
                 value["device"] = "a card"
                 for run in ("first", "again"):
                     value[run]["encoded"] = 0
-    report = speed.Report("speed", "Speed", {})
+    report = speed.BenchmarkReport("speed", "Speed", {})
     for one in cases:
         speed._describe(one, report)
     assert "0 of 3 rounds: It does not fit." in report.markdown()

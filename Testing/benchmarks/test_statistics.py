@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from Testing.benchmarks import machine
-from Testing.benchmarks.report import Report, figure, table
+from Testing.benchmarks.report import BenchmarkReport, figure, table
 from Testing.benchmarks.statistics import mean, paired_ratios, percentile, spread
 
 PROFILE = settings(max_examples=80, deadline=None, database=None)
@@ -83,7 +83,7 @@ def test_a_table_aligns_its_figures() -> None:
 
 
 def test_a_record_says_where_when_and_on_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report("accuracy", "Accuracy", {"prompt": "box"})
+    report = BenchmarkReport("accuracy", "Accuracy", {"prompt": "box"})
     report.say("A sentence.")
     report.figures["value"] = math.nan
     report.figures["values"] = (1.0, math.inf)

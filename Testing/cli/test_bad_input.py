@@ -31,7 +31,7 @@ NEGATIVE = ("--negative-ras", *words(ras_of(7, 9, 3)))
 
 
 @dataclass(frozen=True)
-class Case:
+class BadInput:
     """One kind of bad input.
 
     Args:
@@ -148,77 +148,79 @@ NO_CUDA = InputError("device_unavailable", 'The device "cuda" is not available h
 
 CASES = [
     # Files
-    Case("missing file", "There is no file", volume=lambda folder: folder / "none.nrrd"),
-    Case("empty file", "is empty", volume=file_of("empty.nrrd", b"")),
-    Case("unreadable file", "not an image file", volume=file_of("text.nrrd", b"just a text")),
-    Case("truncated file", "damaged or cut short", volume=truncated),
-    Case("folder without images", "no DICOM image", volume=lambda folder: folder),
+    BadInput("missing file", "There is no file", volume=lambda folder: folder / "none.nrrd"),
+    BadInput("empty file", "is empty", volume=file_of("empty.nrrd", b"")),
+    BadInput("unreadable file", "not an image file", volume=file_of("text.nrrd", b"just a text")),
+    BadInput("truncated file", "damaged or cut short", volume=truncated),
+    BadInput("folder without images", "no DICOM image", volume=lambda folder: folder),
     # Contents
-    Case("4D", "4 dimensions", volume=over_time),
-    Case("RGB", "3 values per voxel", volume=image_of("c.nrrd", np.zeros((4, 5, 6, 3), np.uint8), True)),
-    Case("vectors", "5 values per voxel", volume=image_of("v.mha", np.zeros((4, 5, 6, 5), np.float32), True)),
-    Case("one slice", "single slice", volume=image_of("s.nrrd", some_voxels(1))),
-    Case("2D", "single image of 10 x 12 pixels", volume=image_of("p.nrrd", some_voxels(1)[0])),
-    Case("constant", "same value (7)", volume=image_of("c.nrrd", np.full((4, 5, 6), 7, np.int16))),
-    Case("all NaN", "only NaN", volume=image_of("n.nrrd", np.full((4, 5, 6), np.nan, np.float32))),
+    BadInput("4D", "4 dimensions", volume=over_time),
+    BadInput("RGB", "3 values per voxel", volume=image_of("c.nrrd", np.zeros((4, 5, 6, 3), np.uint8), True)),
+    BadInput(
+        "vectors", "5 values per voxel", volume=image_of("v.mha", np.zeros((4, 5, 6, 5), np.float32), True)
+    ),
+    BadInput("one slice", "single slice", volume=image_of("s.nrrd", some_voxels(1))),
+    BadInput("2D", "single image of 10 x 12 pixels", volume=image_of("p.nrrd", some_voxels(1)[0])),
+    BadInput("constant", "same value (7)", volume=image_of("c.nrrd", np.full((4, 5, 6), 7, np.int16))),
+    BadInput("all NaN", "only NaN", volume=image_of("n.nrrd", np.full((4, 5, 6), np.nan, np.float32))),
     # DICOM
-    Case("missing slice", "A slice is missing", volume=missing_slice),
-    Case("mixed orientations", "2 different orientations", volume=mixed_orientations),
-    Case("uneven", "not evenly spaced", volume=lambda f: series(f, distances=[0, 1, 3, 4, 6, 6.5])),
-    Case("gantry tilt", "gantry tilt", volume=lambda f: series(f, shift_per_mm=(0, 0.3, 0))),
-    Case("several series", "--series", volume=two_series),
-    Case("two acquisitions", "--part and its number: 1 (acquisition 1, ", volume=two_acquisitions),
-    Case("no such part", "no part 3", volume=two_acquisitions, arguments=("--part", 3, *POINT)),
-    Case("own series UIDs", "--series all", volume=own_series),
-    Case("a part of an NRRD file", "no DICOM file", arguments=("--part", 1, *POINT)),
-    Case("one DICOM file", "single slice of a DICOM", volume=lambda folder: series(folder) / "s00.dcm"),
+    BadInput("missing slice", "A slice is missing", volume=missing_slice),
+    BadInput("mixed orientations", "2 different orientations", volume=mixed_orientations),
+    BadInput("uneven", "not evenly spaced", volume=lambda f: series(f, distances=[0, 1, 3, 4, 6, 6.5])),
+    BadInput("gantry tilt", "gantry tilt", volume=lambda f: series(f, shift_per_mm=(0, 0.3, 0))),
+    BadInput("several series", "--series", volume=two_series),
+    BadInput("two acquisitions", "--part and its number: 1 (acquisition 1, ", volume=two_acquisitions),
+    BadInput("no such part", "no part 3", volume=two_acquisitions, arguments=("--part", 3, *POINT)),
+    BadInput("own series UIDs", "--series all", volume=own_series),
+    BadInput("a part of an NRRD file", "no DICOM file", arguments=("--part", 1, *POINT)),
+    BadInput("one DICOM file", "single slice of a DICOM", volume=lambda folder: series(folder) / "s00.dcm"),
     # Prompts
-    Case("no prompts", "no prompts", arguments=()),
-    Case("a segment without prompts", "Nothing says where", arguments=("--segment", "liver")),
-    Case("outside the volume", "outside the volume", arguments=("--point-ras", 500, 0, 0)),
-    Case("outside the range", "outside the range", arguments=(*POINT, "--range", 5, 7)),
-    Case("a range outside the volume", "0 to 7", arguments=(*POINT, "--range", 2, 8)),
-    Case("only negative points", "only negative clicks", arguments=NEGATIVE),
-    Case("a box of no area", "no area", arguments=("--box-ras", *POINT[1:], *POINT[1:])),
-    Case(
+    BadInput("no prompts", "no prompts", arguments=()),
+    BadInput("a segment without prompts", "Nothing says where", arguments=("--segment", "liver")),
+    BadInput("outside the volume", "outside the volume", arguments=("--point-ras", 500, 0, 0)),
+    BadInput("outside the range", "outside the range", arguments=(*POINT, "--range", 5, 7)),
+    BadInput("a range outside the volume", "0 to 7", arguments=(*POINT, "--range", 2, 8)),
+    BadInput("only negative points", "only negative clicks", arguments=NEGATIVE),
+    BadInput("a box of no area", "no area", arguments=("--box-ras", *POINT[1:], *POINT[1:])),
+    BadInput(
         "a box on no slice",
         "does not lie on one slice",
         arguments=("--box-ras", *words(ras_of(2, 2, 2)), *words(ras_of(9, 9, 5))),
     ),
-    Case("contradicting points", "at the same place", arguments=(*POINT, *NEGATIVE)),
-    Case(
+    BadInput("contradicting points", "at the same place", arguments=(*POINT, *NEGATIVE)),
+    BadInput(
         "absent and present",
         "marked as absent",
         arguments=(*POINT, "--absent-ras", *words(ras_of(0, 0, 3))),
     ),
-    Case("no prompts file", "There is no file", arguments=("--prompts", "none.json")),
-    Case("prompts that are no JSON", "not readable as JSON", arguments=prompts_file("{")),
-    Case("prompts of another kind", "prompts", arguments=prompts_file('{"format": "something else"}')),
+    BadInput("no prompts file", "There is no file", arguments=("--prompts", "none.json")),
+    BadInput("prompts that are no JSON", "not readable as JSON", arguments=prompts_file("{")),
+    BadInput("prompts of another kind", "prompts", arguments=prompts_file('{"format": "something else"}')),
     # Options, model and device
-    Case("no such preset", "no window preset", arguments=(*POINT, "--window", "spleen")),
-    Case("a window of no width", "cannot be used", arguments=(*POINT, "--window", 0, 40)),
-    Case("unknown model", 'no model "huge"', arguments=(*POINT, "--model", "huge")),
-    Case("missing weights", "no weights file", arguments=(*POINT, "--model", "my/own.pt")),
-    Case("a model that is not there yet", "models --download big", arguments=(*POINT, "--model", "big")),
-    Case("unknown device", "no device 'tpu'", arguments=(*POINT, "--device", "tpu")),
-    Case(
+    BadInput("no such preset", "no window preset", arguments=(*POINT, "--window", "spleen")),
+    BadInput("a window of no width", "cannot be used", arguments=(*POINT, "--window", 0, 40)),
+    BadInput("unknown model", 'no model "huge"', arguments=(*POINT, "--model", "huge")),
+    BadInput("missing weights", "no weights file", arguments=(*POINT, "--model", "my/own.pt")),
+    BadInput("a model that is not there yet", "models --download big", arguments=(*POINT, "--model", "big")),
+    BadInput("unknown device", "no device 'tpu'", arguments=(*POINT, "--device", "tpu")),
+    BadInput(
         "a device that is not there",
         "not available here",
         arguments=(*POINT, "--device", "cuda"),
         session=failing("load_model", NO_CUDA),
     ),
-    Case(
+    BadInput(
         "a model too large for the memory",
         "does not fit in the memory",
         session=failing("load_model", TOO_LARGE),
         code=1,
     ),
     # Output
-    Case("not a segmentation file", "not the name of a segmentation", out="out.nii.gz"),
-    Case("no such folder", "does not exist", out="no such folder/out.seg.nrrd"),
-    Case("the output is a folder", "is a folder", out="folder.seg.nrrd"),
-    Case("the output is there", "exists already", out="there.seg.nrrd"),
-    Case(
+    BadInput("not a segmentation file", "not the name of a segmentation", out="out.nii.gz"),
+    BadInput("no such folder", "does not exist", out="no such folder/out.seg.nrrd"),
+    BadInput("the output is a folder", "is a folder", out="folder.seg.nrrd"),
+    BadInput("the output is there", "exists already", out="there.seg.nrrd"),
+    BadInput(
         "the report names the volume",
         "named twice",
         arguments=lambda folder: (*POINT, "--report", folder / "volume.nrrd", "--overwrite"),
@@ -228,7 +230,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name.replace(" ", "-") for case in CASES])
 def test_bad_input_ends_with_one_sentence(
-    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, case: BadInput, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.seg.nrrd").mkdir()

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from Demo.measure import (
-    Aim,
+    NextClick,
     dice,
     doubtful_slices,
     first_to_correct,
@@ -71,18 +71,20 @@ def test_a_click_goes_into_the_largest_wrong_region():
     assert aim is not None and aim.positive
     assert truth[int(aim.y), int(aim.x)] and not missing[int(aim.y), int(aim.x)]
     too_much = truth | disc(8, 8, 5)
-    assert next_click(too_much, truth) == Aim(8.0, 8.0, False)
+    assert next_click(too_much, truth) == NextClick(8.0, 8.0, False)
     # Of both faults the deeper one comes first.
     both = (truth & ~disc(33, 20, 2)) | disc(8, 8, 5)
-    assert next_click(both, truth) == Aim(8.0, 8.0, False)
-    second = next_click(both, truth, [Aim(8.0, 8.0, False), Aim(6.0, 6.0, False), Aim(10.0, 10.0, False)])
+    assert next_click(both, truth) == NextClick(8.0, 8.0, False)
+    second = next_click(
+        both, truth, [NextClick(8.0, 8.0, False), NextClick(6.0, 6.0, False), NextClick(10.0, 10.0, False)]
+    )
     assert second is not None and (second.x - 8) ** 2 + (second.y - 8) ** 2 >= 2.5**2
 
 
 def test_a_worthless_mask_is_started_anew_from_the_middle():
     truth = disc(25, 20, 9)
     # Although the wrong mask is larger than the structure.
-    assert next_click(disc(8, 25, 12) & ~truth, truth) == Aim(25.0, 20.0, True)
+    assert next_click(disc(8, 25, 12) & ~truth, truth) == NextClick(25.0, 20.0, True)
 
 
 def test_nothing_is_left_to_click_on_a_perfect_mask():

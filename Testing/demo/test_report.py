@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from Demo import case
-from Demo.measure import Aim, Doubtful
+from Demo.measure import Doubtful, NextClick
 from Demo.report import closing_lines, rank_correlation, report, sheet
-from Demo.story import Correction, Outcome, Prompted, Story
-from Demo.workplace import Preview, Propagation
+from Demo.story import CorrectedSlice, Outcome, Prompted, Story
+from Demo.workplace import Propagation, ShownPreview
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.packed_masks import pack
@@ -58,10 +58,10 @@ def story():
     )
     second = ran([(ONE, 9, None), (ONE, 10, 0.1), (ONE, 11, 0.2)], 0.5, 0)
     prompted = {
-        name: Prompted(Preview(7, truth[7], 0.1, 0.25), (5, 14), 0.93, PICTURE) for name in (ONE, OTHER)
+        name: Prompted(ShownPreview(7, truth[7], 0.1, 0.25), (5, 14), 0.93, PICTURE) for name in (ONE, OTHER)
     }
-    correction = Correction(
-        Doubtful(ONE, 9, 0.97, 2), (Aim(3.0, 4.0, True),), 1, True, False, 0.41, 0.92, PICTURE
+    correction = CorrectedSlice(
+        Doubtful(ONE, 9, 0.97, 2), (NextClick(3.0, 4.0, True),), 1, True, False, 0.41, 0.92, PICTURE
     )
     model = {"model": "tiny", "device": "cpu", "dtype": "float32", "input_size": 256}
     return Story(

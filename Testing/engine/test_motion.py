@@ -30,7 +30,7 @@ def drifting() -> np.ndarray:
     return np.stack([pattern[:, 40 - SHIFT * n : 40 - SHIFT * n + SIZE] for n in range(6)])
 
 
-class Frames:
+class MovingFrames:
     """Frames of a volume; counts how often each is read."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Frames:
 
 @pytest.mark.parametrize("step", [1, -1])
 def test_the_flow_says_where_each_pixel_was_on_the_frame_before(step: int) -> None:
-    flow = MotionStore(Frames(), 10 * PAIR_BYTES).get(sight(), 3, step)
+    flow = MotionStore(MovingFrames(), 10 * PAIR_BYTES).get(sight(), 3, step)
     assert flow.shape == (SIDE, SIDE, 2)
     inner = flow[40:-40, 40:-40].astype(float)
     # On the way forward the pattern comes from the left: at x it was at x - SHIFT.
@@ -55,7 +55,7 @@ def test_the_flow_says_where_each_pixel_was_on_the_frame_before(step: int) -> No
 
 
 def test_a_pair_is_registered_once_and_a_picture_read_once() -> None:
-    frames = Frames()
+    frames = MovingFrames()
     store = MotionStore(frames, 100 * PAIR_BYTES)
     store.prepare((sight(), frame, 1) for frame in range(1, 6))
     first = store.get(sight(), 4, 1)
@@ -66,7 +66,7 @@ def test_a_pair_is_registered_once_and_a_picture_read_once() -> None:
 
 
 def test_another_sight_is_registered_by_itself_and_can_be_forgotten() -> None:
-    store = MotionStore(Frames(), 100 * PAIR_BYTES)
+    store = MotionStore(MovingFrames(), 100 * PAIR_BYTES)
     store.get(sight(), 1, 1)
     store.get(sight(90), 1, 1)
     store.keep_only([sight(90)])
@@ -75,7 +75,7 @@ def test_another_sight_is_registered_by_itself_and_can_be_forgotten() -> None:
 
 
 def test_the_pair_used_longest_ago_goes_first_when_the_budget_is_full() -> None:
-    store = MotionStore(Frames(), 2 * PAIR_BYTES)
+    store = MotionStore(MovingFrames(), 2 * PAIR_BYTES)
     assert not store.is_full
     store.get(sight(), 1, 1)
     store.get(sight(), 2, 1)
@@ -87,12 +87,12 @@ def test_the_pair_used_longest_ago_goes_first_when_the_budget_is_full() -> None:
 
 
 def test_one_pair_is_kept_even_without_a_budget() -> None:
-    store = MotionStore(Frames(), 0)
+    store = MotionStore(MovingFrames(), 0)
     store.prepare((sight(), frame, 1) for frame in range(1, 6))
     assert store.get(sight(), 2, 1).shape == (SIDE, SIDE, 2)
 
 
 def test_what_goes_wrong_while_registering_is_raised_where_the_flow_is_wanted() -> None:
-    store = MotionStore(Frames(), 10 * PAIR_BYTES)
+    store = MotionStore(MovingFrames(), 10 * PAIR_BYTES)
     with pytest.raises(IndexError):
         store.get(sight(), 6, 1)

@@ -20,7 +20,7 @@ from SAM2PropagateLib.worker.command import worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 from Testing.worker.helpers import Workers, is_running, own_threads, soon
 from Testing.worker.test_real_worker import sample
 
@@ -40,7 +40,7 @@ def test_the_worker_may_be_killed_at_any_time(headless, tmp_path, seed):
         sessions.append(WorkerSession(workers, folder=SharedFolder([tmp_path])))
         return sessions[-1]
 
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.controller.close()
     case.makeSession = session
     case.start(Choices(applyAutomatically=False))
@@ -107,7 +107,7 @@ def check_that_nothing_is_left(case, pids, folder):
     assert [path for path in Path(folder).rglob("*") if path.is_file()] == []
 
 
-class CtCase(Case):
+class CtCase(HeadlessCase):
     """Some slices of the shipped CT with the left kidney, and sessions with the real worker."""
 
     def __init__(self, headless, folder):
@@ -179,7 +179,7 @@ def test_a_worker_that_hangs_is_ended_and_the_next_click_works(headless, tmp_pat
     from SAM2PropagateLib.worker.client import Deadlines
 
     workers = Workers({"steps": STEPS, "trouble": {"preview": ["hang", 0]}}, {"steps": STEPS})
-    case = Case(headless)
+    case = HeadlessCase(headless)
     case.controller.close()
     case.makeSession = lambda: WorkerSession(
         workers, folder=SharedFolder([tmp_path]), deadlines=Deadlines(preview=0.5)

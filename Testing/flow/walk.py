@@ -36,7 +36,7 @@ from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport
 from SAM2PropagateTesting.scenes import nodesOfClass
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 from Testing.flow.drawing_worker import carried, drawn
 from Testing.worker.fake_worker import SCRIPT_VARIABLE
 from Testing.worker.helpers import is_running, own_threads, soon
@@ -124,7 +124,7 @@ def copied(hand: Hand) -> Hand:
 
 
 @dataclass
-class Known:
+class Expected:
     """What must hold.
 
     Attributes:
@@ -186,7 +186,7 @@ class Saved:
     edited: dict[str, set[int]]
 
 
-def observed(case: Case) -> tuple[list[bool], list[bool]]:
+def observed(case: HeadlessCase) -> tuple[list[bool], list[bool]]:
     """How much of the scene and the user's nodes is observed, as far as VTK tells."""
     scene, segmentation = slicer.vtkMRMLScene, slicer.vtkSegmentation
     of_scene = (
@@ -219,7 +219,7 @@ def brushed(voxels: BoolArray, grid: Any) -> Any:
     return image
 
 
-class Walk(Case):
+class Walk(HeadlessCase):
     """The user, the worker's killer, and what must hold.
 
     Args:
@@ -257,7 +257,7 @@ class Walk(Case):
         self.awaited: set[Key] = set()
         self.name = "A"
         self.begin(headless)
-        self.known = Known()
+        self.known = Expected()
         self.note()
 
     def begin(self, headless: Any) -> None:
@@ -905,7 +905,7 @@ class Walk(Case):
             self.controller.close()
             self.start(self.choices)
         self.controller.select(self.volumeNode, self.segmentationNode, self.name)
-        self.known = Known(
+        self.known = Expected(
             said={name: dict(one) for name, one in saved.said.items()},
             voxels=dict(saved.voxels),
             hand=copied(saved.hand),
@@ -997,7 +997,7 @@ class Walk(Case):
         """A step has made the segments this: one that Undo takes back, if it changed anything.
 
         Args:
-            maybe, joins: see `Known.push`.
+            maybe, joins: see `Expected.push`.
         """
         known = self.known
         self.pushed = any((after[name] != known.voxels[name]).any() for name in SEGMENTS)

@@ -50,7 +50,7 @@ class Effect:
         self.logic.ModifySegmentByLabelmap(node, segment, labelmap, kind, labelmap.GetExtent(), True, False)
 
 
-class Dialogs:
+class ScriptedDialogs:
     """A user who answers as the test says."""
 
     def __init__(self, answer: bool = True) -> None:
@@ -80,7 +80,7 @@ class Desk:
         self.logic, self.controller = self.widget.logic, self.widget.logic.controller
         self.session = FakeSession()
         self.logic.makeSession = lambda: self.session
-        self.dialogs = Dialogs()
+        self.dialogs = ScriptedDialogs()
         self.widget.panel._dialogs = self.dialogs
         self.parameters = self.logic.getParameterNode()
 
@@ -343,13 +343,13 @@ def test_messages_with_their_log_one_click_away(desk: Desk) -> None:
 
 
 def test_errors_look_like_errors_and_the_last_one_can_be_shown_again(desk: Desk) -> None:
-    from SAM2PropagateLib.app.events import Message
+    from SAM2PropagateLib.app.events import UserMessage
 
     panel, ui = desk.widget.panel, desk.ui
     assert not ui.errorButton.enabled and ui.errorButton.toolTip == "No error has happened."
     looks = {}
     for level in ("info", "warning", "error"):
-        panel.say(Message(level, f"{level}.", log=("last words",) if level == "error" else ()))
+        panel.say(UserMessage(level, f"{level}.", log=("last words",) if level == "error" else ()))
         image = ui.messageIcon.pixmap.toImage()
         looks[level] = {image.pixel(x, y) for x in range(image.width()) for y in range(image.height())}
         assert ui.messageLabel.text == f"{level}." and not ui.messageFrame.isHidden()
@@ -357,17 +357,17 @@ def test_errors_look_like_errors_and_the_last_one_can_be_shown_again(desk: Desk)
     assert looks["info"] != looks["warning"] != looks["error"] != looks["info"]
     assert ui.logButton.text == "Log …" and not ui.logButton.isHidden()
     # A hint comes after it, and takes nothing away.
-    panel.say(Message("info", "hint."))
+    panel.say(UserMessage("info", "hint."))
     assert ui.logButton.text == "Last error …" and not ui.logButton.isHidden()
     ui.logButton.click()
     ui.dismissButton.click()
     ui.errorButton.click()
     assert desk.dialogs.logs == ["last words"] * 2
     # The log of another message is its own.
-    panel.say(Message("warning", "warning.", log=("its own",)))
+    panel.say(UserMessage("warning", "warning.", log=("its own",)))
     ui.logButton.click()
     assert desk.dialogs.logs[-1] == "its own"
-    panel.say(Message("error", "another."))
+    panel.say(UserMessage("error", "another."))
     ui.errorButton.click()
     assert desk.dialogs.logs[-1] == "" and ui.logButton.isHidden()
     slicer.mrmlScene.Clear(False)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PySide6 import QtCore, QtWidgets
 
-from SAM2PropagateLib.app.events import Message
+from SAM2PropagateLib.app.events import UserMessage
 from Testing.gui.test_panel import Desk
 
 # Pixels at 100 %: of a laptop's 1366 x 740 window with Data Probe open, less the closed section Help and
@@ -127,7 +127,7 @@ def test_nothing_is_clipped(desk: Desk, state: str, isLong: bool) -> None:  # no
     {"running": busy, "empty": lambda _desk: None}.get(state, done)(desk)
     if state == "error":
         text = "The worker ended unexpectedly. Try again, or choose a smaller model. " * 3
-        desk.widget.panel.say(Message("error", text, log=("last words",)))
+        desk.widget.panel.say(UserMessage("error", text, log=("last words",)))
     if state == "names":
         desk.volume.SetName(LONG)
         desk.segmentation.SetName(LONG)

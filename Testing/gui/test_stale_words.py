@@ -159,14 +159,14 @@ def test_other_errors_stay_until_they_are_dismissed(desk: Desk) -> None:
 
 
 def test_a_closed_scene_takes_what_was_said_of_it_along(desk: Desk) -> None:
-    from SAM2PropagateLib.app.events import Message
+    from SAM2PropagateLib.app.events import UserMessage
 
     desk.controller.point("positive", (9999, 0, 0))
     assert not desk.ui.messageFrame.isHidden()
     slicer.mrmlScene.Clear(False)
     assert desk.ui.messageFrame.isHidden() and not desk.ui.errorButton.enabled
     # What is installed and downloaded goes on without a scene.
-    desk.widget.panel.say(Message("info", "Everything is installed.", "install"))
+    desk.widget.panel.say(UserMessage("info", "Everything is installed.", "install"))
     slicer.mrmlScene.Clear(False)
     assert not desk.ui.messageFrame.isHidden()
 

@@ -111,9 +111,9 @@ def test_a_hidden_segment_stays_hidden_during_its_run(case):
 def test_a_days_work_leaves_no_line_in_the_log(headless, data_tree, tmp_path):
     from Headless.fake_session import disc
     from SAM2PropagateLib.app.events import Choices
-    from Testing.app.cases import Case
+    from Testing.app.cases import HeadlessCase
 
-    case = Case(headless, choices=Choices(applyAutomatically=False))
+    case = HeadlessCase(headless, choices=Choices(applyAutomatically=False))
     try:
         case.controller.setPreviewOpacity(0.5)
         case.click(12, 15, 8)

@@ -18,7 +18,7 @@ Mode = slicer.vtkMRMLSegmentationNode
 Overwrite = slicer.vtkMRMLSegmentEditorNode
 
 
-class Case:
+class CommitCase:
     """A volume with a segmentation of two or three segments on it."""
 
     def __init__(self, headless, geometry="plain", segments=("A", "B")):
@@ -72,7 +72,7 @@ OLD, NEW = ball((18, 17, 8), 9), ball((22, 20, 9), 10)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_only_the_frames_of_the_run_change_and_they_change_exactly(headless, geometry, axis):
-    case = Case(headless, geometry)
+    case = CommitCase(headless, geometry)
     case.fill("A", OLD)
     run = [5, 6, 7, 10, 12]  # with gaps
     summary = SegmentCommitter(case.segmentationNode, case.volumeNode).commit(
@@ -85,7 +85,7 @@ def test_only_the_frames_of_the_run_change_and_they_change_exactly(headless, geo
 
 
 def test_an_empty_segment_is_filled_and_a_full_one_emptied(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     committer = SegmentCommitter(case.segmentationNode, case.volumeNode)
     everywhere = range(SHAPE_IJK[2])
     committer.commit({"A": frames(NEW, 2, everywhere)}, 2)
@@ -96,7 +96,7 @@ def test_an_empty_segment_is_filled_and_a_full_one_emptied(headless):
 
 
 def test_a_run_that_changes_nothing_leaves_no_undo_step(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     case.fill("A", OLD)
     committer = SegmentCommitter(case.segmentationNode, case.volumeNode)
     assert committer.commit({"A": frames(OLD, 2, range(3, 12)), "B": {}}, 2) == CommitSummary(0, 0, 0)
@@ -107,7 +107,7 @@ def test_a_run_that_changes_nothing_leaves_no_undo_step(headless):
 @pytest.mark.parametrize("settings", ["no node", "Slicer's default", "visible", "none"])
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_neighbor_is_whole_whatever_the_segment_editors_node_says(headless, settings, shared):
-    case = Case(headless)
+    case = CommitCase(headless)
     neighbor = ball((25, 20, 9), 8)
     case.fill("A", OLD & ~neighbor if shared else OLD)
     case.fill("B", neighbor)
@@ -127,7 +127,7 @@ def test_a_neighbor_is_whole_whatever_the_segment_editors_node_says(headless, se
 
 
 def test_segments_of_one_run_that_overlap_are_both_whole(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     neighbor = ball((25, 20, 9), 8)
     assert (NEW & neighbor).any()
     committer = SegmentCommitter(case.segmentationNode, case.volumeNode)
@@ -138,7 +138,7 @@ def test_segments_of_one_run_that_overlap_are_both_whole(headless):
 
 
 def test_overwriting_takes_from_the_neighbor_only_what_the_segment_gains(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     neighbor = ball((25, 20, 9), 8)
     SegmentCommitter(case.segmentationNode, case.volumeNode).commit(
         {"A": frames(OLD, 2, range(18)), "B": frames(neighbor, 2, range(18))}, 2
@@ -157,7 +157,7 @@ def test_overwriting_takes_from_the_neighbor_only_what_the_segment_gains(headles
 
 @pytest.mark.parametrize("mode", [Mode.EditAllowedOutsideAllSegments, Mode.EditAllowedOutsideVisibleSegments])
 def test_a_protected_neighbour_neither_loses_nor_gives(headless, mode):
-    case = Case(headless, segments=("A", "B", "C"))
+    case = CommitCase(headless, segments=("A", "B", "C"))
     neighbor = ball((25, 20, 9), 8)
     case.fill("A", OLD & ~neighbor)
     case.fill("B", neighbor)
@@ -172,7 +172,7 @@ def test_a_protected_neighbour_neither_loses_nor_gives(headless, mode):
 
 
 def test_a_masked_voxel_is_not_lost_either(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     inside = ball((25, 20, 9), 8)
     committer = SegmentCommitter(case.segmentationNode, case.volumeNode)
     committer.commit({"A": frames(OLD, 2, range(18)), "B": frames(inside, 2, range(18))}, 2)
@@ -184,7 +184,7 @@ def test_a_masked_voxel_is_not_lost_either(headless):
 
 
 def test_changes_only_inside_one_segment(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     inside = ball((25, 20, 9), 8)
     case.fill("B", inside)
     case.settings(MaskMode=Mode.EditAllowedInsideSingleSegment, MaskSegmentID="B")
@@ -194,7 +194,7 @@ def test_changes_only_inside_one_segment(headless):
 
 
 def test_the_editable_intensity_range_is_kept(headless):
-    case = Case(headless, "oblique")
+    case = CommitCase(headless, "oblique")
     case.fill("A", OLD)
     case.settings(SourceVolumeIntensityMask=True, SourceVolumeIntensityMaskRange=(150.0, 400.0))
     SegmentCommitter(case.segmentationNode, case.volumeNode).commit({"A": frames(NEW, 2, range(18))}, 2)
@@ -203,7 +203,7 @@ def test_the_editable_intensity_range_is_kept(headless):
 
 
 def test_an_unknown_editable_area_is_told_and_nothing_is_written(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     case.fill("A", OLD)
     case.settings(MaskMode=Mode.EditAllowedInsideSingleSegment, MaskSegmentID="of another segmentation")
     committer = SegmentCommitter(case.segmentationNode, case.volumeNode)
@@ -215,7 +215,7 @@ def test_an_unknown_editable_area_is_told_and_nothing_is_written(headless):
 
 
 def test_one_undo_takes_back_one_run_of_several_segments(headless):
-    case = Case(headless, segments=("A", "B", "C"))
+    case = CommitCase(headless, segments=("A", "B", "C"))
     other = ball((10, 25, 6), 6)
     case.fill("A", OLD)
     case.fill("C", other & ~OLD)
@@ -240,7 +240,7 @@ def test_one_undo_takes_back_one_run_of_several_segments(headless):
 
 
 def test_segments_hand_voxels_over_in_one_masked_run(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     case.fill("A", OLD)
     case.settings(MaskMode=Mode.EditAllowedOutsideAllSegments)
     SegmentCommitter(case.segmentationNode, case.volumeNode).commit(
@@ -251,7 +251,7 @@ def test_segments_hand_voxels_over_in_one_masked_run(headless):
 
 
 def test_the_users_nodes_stay_as_they_are(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     case.fill("B", OLD)
     editor = case.settings(
         MaskMode=Mode.EditAllowedOutsideAllSegments,
@@ -284,7 +284,7 @@ def test_the_users_nodes_stay_as_they_are(headless):
 @pytest.mark.parametrize("geometry", ["plain", "oblique mirrored", "under transforms"])
 def test_a_segmentation_on_a_permuted_grid_takes_the_masks_exactly(headless, geometry):
     """The segmentation's grid has the volume's voxels, but other axes, and covers a part of it."""
-    case = Case(headless, geometry)
+    case = CommitCase(headless, geometry)
     part = np.ascontiguousarray(block()[2:16, 3:30, ::-1].transpose(2, 0, 1))  # now (I flipped, K, J)
     turn = np.array([[0, 0, -1, SHAPE_IJK[0] - 1], [1, 0, 0, 3], [0, 1, 0, 2], [0, 0, 0, 1.0]])
     other = addVolume(headless, part, GEOMETRIES[geometry][0] @ turn, "other")
@@ -301,7 +301,7 @@ def test_a_segmentation_on_a_permuted_grid_takes_the_masks_exactly(headless, geo
 
 
 def test_a_segmentation_on_another_grid_takes_the_nearest_voxels(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     coarse = addVolume(
         headless, block()[::2, ::2, ::2], GEOMETRIES["plain"][0] @ np.diag([2, 2, 2, 1.0]), "coarse"
     )
@@ -316,7 +316,7 @@ def test_a_segmentation_on_another_grid_takes_the_nearest_voxels(headless):
 
 
 def test_a_closed_surface_follows_the_commit(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     case.fill("A", OLD)
     case.segmentationNode.CreateClosedSurfaceRepresentation()
     SegmentCommitter(case.segmentationNode, case.volumeNode).commit({"A": frames(NEW, 2, range(18))}, 2)
@@ -328,7 +328,7 @@ def test_a_closed_surface_follows_the_commit(headless):
 
 def test_a_bare_segmentation_takes_the_volumes_grid(headless):
     """No display, no reference geometry: as a script or an import may leave it."""
-    case = Case(headless, "under transforms")
+    case = CommitCase(headless, "under transforms")
     bare = headless.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "bare")
     bare.SetAndObserveTransformNodeID(case.volumeNode.GetTransformNodeID())
     bare.GetSegmentation().AddEmptySegment("A")
@@ -337,7 +337,7 @@ def test_a_bare_segmentation_takes_the_volumes_grid(headless):
 
 
 def test_a_segmentation_outside_the_volumes_transform_is_met_in_the_world(headless):
-    case = Case(headless, "oblique under a scaling transform")
+    case = CommitCase(headless, "oblique under a scaling transform")
     same = addVolume(headless, block(), case.geometry.ijk_to_ras, "same place")
     apart = addSegmentation(headless, same, {"A": RED})
     SegmentCommitter(apart, case.volumeNode).commit({"A": frames(NEW, 1, range(36))}, 1)
@@ -353,7 +353,7 @@ WRONG = {
 
 @pytest.mark.parametrize("code", WRONG)
 def test_wrong_masks_are_refused_before_anything_is_written(headless, code):
-    case = Case(headless)
+    case = CommitCase(headless)
     case.fill("A", OLD)
     with pytest.raises(InputError) as refused:
         SegmentCommitter(case.segmentationNode, case.volumeNode).commit(*WRONG[code]())
@@ -362,7 +362,7 @@ def test_wrong_masks_are_refused_before_anything_is_written(headless, code):
 
 
 def test_a_segmentation_of_surfaces_is_refused(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     case.fill("A", OLD)
     case.segmentationNode.CreateClosedSurfaceRepresentation()
     case.segmentationNode.SetSourceRepresentationToClosedSurface()
@@ -372,7 +372,7 @@ def test_a_segmentation_of_surfaces_is_refused(headless):
 
 
 def test_a_closed_scene_is_told(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     committer = SegmentCommitter(case.segmentationNode, case.volumeNode)
     headless.clear()
     with pytest.raises(InputError) as refused:

@@ -11,13 +11,13 @@ import slicer
 import vtk
 
 from SAM2PropagateLib.scene.markups import PromptMarkups
-from Testing.scene.test_commit import Case
+from Testing.scene.test_commit import CommitCase
 
 _ROOT = Path(__file__).parents[2]
 
 
 def test_prompts_share_a_folder_beside_their_segmentation(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(headless.scene)
     study = tree.CreateFolderItem(tree.GetSceneItemID(), "study")
     tree.CreateItem(study, case.segmentationNode)

@@ -15,10 +15,10 @@ from SAM2PropagateLib.scene.edits import EditTracker
 from SAM2PropagateLib.scene.state import SceneState
 from SAM2PropagateLib.scene.volume import ownGeometry
 from Testing.scene.geometries import GEOMETRIES, block
-from Testing.scene.test_commit import NEW, OLD, Case, Overwrite, ball, frames
+from Testing.scene.test_commit import NEW, OLD, CommitCase, Overwrite, ball, frames
 
 
-class EditCase(Case):
+class EditCase(CommitCase):
     def __init__(self, headless, geometry="plain", segments=("A", "B")):
         super().__init__(headless, geometry, segments)
         self.tracker = EditTracker(self.segmentationNode, self.volumeNode)

@@ -29,10 +29,10 @@ from SAM2PropagateLib.scene.prompt_nodes import boxCorners, promptNodes
 from SAM2PropagateLib.scene.state import SEGMENTATION_ROLE, SceneState
 from SAM2PropagateLib.scene.volume import ownGeometry, volumeGeometry
 from Testing.scene.geometries import GEOMETRIES, rotation
-from Testing.scene.test_commit import NEW, Case
+from Testing.scene.test_commit import NEW, CommitCase
 
 
-class MarkupCase(Case):
+class MarkupCase(CommitCase):
     def __init__(self, headless, geometry="plain", segments=("A", "B")):
         super().__init__(headless, geometry, segments)
         # Prompts are in the volume's own space.

@@ -12,13 +12,13 @@ from Headless.scenes import addSegmentation, addTransform, addVolume
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.scene.preview import PreviewLayer, removePreviews
 from Testing.scene.geometries import GEOMETRIES
-from Testing.scene.test_commit import NEW, OLD, RED, Case, frames
+from Testing.scene.test_commit import NEW, OLD, RED, CommitCase, frames
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("geometry", ["plain", "under transforms"])
 def test_masks_come_back_as_they_were_written(headless, geometry, axis):
-    case = Case(headless, geometry)
+    case = CommitCase(headless, geometry)
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, axis)
     for index in (3, 7, 8):
         layer.write("A", index, np.take(OLD, index, 2 - axis))
@@ -39,7 +39,7 @@ def test_masks_come_back_as_they_were_written(headless, geometry, axis):
 
 
 def test_clearing_one_segment_leaves_the_others(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     layer.write("A", 7, OLD[7])
     layer.write("B", 7, NEW[7])
@@ -54,7 +54,7 @@ def test_clearing_one_segment_leaves_the_others(headless):
 
 @pytest.mark.parametrize("suffix", [".mrb", ".mrml"])
 def test_it_is_hidden_and_never_saved(headless, tmp_path, suffix):
-    case = Case(headless)
+    case = CommitCase(headless)
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     layer.write("A", 7, OLD[7])
     assert layer.node.GetHideFromEditors()
@@ -68,7 +68,7 @@ def test_it_is_hidden_and_never_saved(headless, tmp_path, suffix):
 
 
 def test_closing_leaves_nothing_behind(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     before = headless.scene.GetNumberOfNodes()
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     assert headless.scene.GetNumberOfNodes() == before  # nothing before the first mask
@@ -82,7 +82,7 @@ def test_closing_leaves_nothing_behind(headless):
 
 
 def test_it_starts_anew_in_a_scene_that_was_closed(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     layer.write("A", 7, OLD[7])
     headless.scene.RemoveNode(layer.node)
@@ -92,7 +92,7 @@ def test_it_starts_anew_in_a_scene_that_was_closed(headless):
 
 
 def test_it_follows_the_volume_under_another_transform(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     layer.write("A", 7, OLD[7])
     transform = addTransform(headless, GEOMETRIES["under transforms"][1][0])
@@ -102,7 +102,7 @@ def test_it_follows_the_volume_under_another_transform(headless):
 
 
 def test_the_data_tree_finds_it_whenever_it_looks_and_shows_it_never(headless, data_tree, tmp_path):
-    case = Case(headless)
+    case = CommitCase(headless)
     before = data_tree.names()
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     for index in (3, 7, 8):
@@ -133,7 +133,7 @@ def test_the_data_tree_finds_it_whenever_it_looks_and_shows_it_never(headless, d
 
 
 def test_it_goes_with_the_node_that_it_observes(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     layer.write("A", 5, OLD[5])
     gone: list[int] = []
@@ -144,7 +144,7 @@ def test_it_goes_with_the_node_that_it_observes(headless):
 
 
 def test_hidden_segments_have_a_hidden_preview(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     user = case.segmentationNode.GetDisplayNode()
     user.SetSegmentVisibility("A", False)
@@ -165,7 +165,7 @@ def test_hidden_segments_have_a_hidden_preview(headless):
 
 
 def test_whoever_redraws_is_told_of_the_frames_that_were_written(headless):
-    case = Case(headless)
+    case = CommitCase(headless)
     drawn: list[list[int]] = []
     layer = PreviewLayer(
         case.segmentationNode, case.volumeNode, 2, lambda frames: drawn.append(sorted(frames))
@@ -191,7 +191,7 @@ WRONG = {
 
 @pytest.mark.parametrize("code", WRONG)
 def test_wrong_masks_are_refused(headless, code):
-    case = Case(headless)
+    case = CommitCase(headless)
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     with pytest.raises(InputError) as refused:
         WRONG[code](layer)
@@ -221,7 +221,7 @@ def test_a_frame_of_a_large_volume_takes_well_under_a_millisecond(headless):
 def test_masks_of_the_preview_can_be_committed(headless):
     from SAM2PropagateLib.scene.commit import SegmentCommitter
 
-    case = Case(headless, "oblique")
+    case = CommitCase(headless, "oblique")
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     for index, mask in frames(NEW, 2, range(18)).items():
         layer.write("A", index, mask, refresh=False)

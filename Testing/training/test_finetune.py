@@ -21,7 +21,7 @@ from SAM2PropagateLib.training.finetune import FinetuneJob, FinetuneResult, fine
 from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, PROMPTS, part_of, unfreeze
 from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
 from SAM2PropagateLib.training.recipe import Recipe
-from SAM2PropagateLib.training.trainer import ImageHalf, Progress, Trainer
+from SAM2PropagateLib.training.trainer import ImageHalf, Trainer, TrainingProgress
 from SAM2PropagateLib.training.validation import Score, Validation
 from Testing.training.samples import CONFIG, SHAPE, loaded, small_model, write_case, write_image
 
@@ -56,12 +56,12 @@ class Killer:
         self.steps: list[int] = []
         self.scores: list[Score] = []
 
-    def stepped(self, progress: Progress, share_done: float) -> None:
+    def stepped(self, progress: TrainingProgress, share_done: float) -> None:
         self.steps.append(progress.step)
         if progress.step == self.after:
             raise Killed
 
-    def measured(self, progress: Progress, score: Score) -> None:
+    def measured(self, progress: TrainingProgress, score: Score) -> None:
         self.scores.append(score)
 
     def check(self) -> None:

@@ -34,7 +34,7 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.packed_masks import EDGE_STEPS
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
-from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress
+from SAM2PropagateLib.worker.engine_port import Crop, Mask, ReportProgress, ServedSession
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.wire import MAGIC, PREFIX
 
@@ -117,7 +117,7 @@ class FakeEngine:
         elif kind == "input":
             raise InputError("bad_input_size", "The input size 7 cannot be used.", "Choose 256 or 512.")
 
-    def load_model(self, request: LoadModel, progress: Progress) -> Mapping[str, Any]:
+    def load_model(self, request: LoadModel, progress: ReportProgress) -> Mapping[str, Any]:
         progress("Loading", 0, 2)
         self.pause("load")
         self.trouble("load")
@@ -126,7 +126,7 @@ class FakeEngine:
         progress("Loading", 1, 2)
         return {"model": request.name, "device": "cpu", "dtype": "float32", "input_size": 256}
 
-    def open(self, frames: FrameStack, crop: Crop) -> EngineSession:
+    def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
         self.pause("open")
         self.trouble("open")
         return FakeSession(self, frames, crop)

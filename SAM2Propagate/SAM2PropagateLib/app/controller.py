@@ -20,11 +20,11 @@ from SAM2PropagateLib.app.arrivals import Arrivals
 from SAM2PropagateLib.app.events import (
     Choices,
     FrameArrived,
-    Message,
     NoTicker,
     Progress,
     RunEnd,
     Ticker,
+    UserMessage,
 )
 from SAM2PropagateLib.app.lifetime import Lifetime
 from SAM2PropagateLib.app.navigation import frameInView, jumpTo
@@ -90,7 +90,7 @@ class Controller:
         self.frameArrived: Signal[FrameArrived] = Signal()
         self.progress: Signal[Progress] = Signal()
         self.finished: Signal[RunEnd] = Signal()
-        self.message: Signal[Message] = Signal()
+        self.message: Signal[UserMessage] = Signal()
         self.recovered: Signal[None] = Signal()
         self.wentOn: Signal[None] = Signal()
         self.changed: Signal[None] = Signal()

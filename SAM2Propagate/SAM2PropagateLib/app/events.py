@@ -32,7 +32,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Message:
+class UserMessage:
     """A short message for the user.
 
     Attributes:

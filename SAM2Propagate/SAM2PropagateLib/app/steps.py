@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
+class WorkState:
     """How everything is at one moment.
 
     Attributes:
@@ -50,7 +50,7 @@ class Made:
         since: how things were before. step: None as long as nothing was changed.
     """
 
-    since: Look
+    since: WorkState
     step: Step[Moment] | None = None
 
 
@@ -70,7 +70,7 @@ class Steps:
         # The last step that is an edit of the user's: merging it with a preview belongs to it.
         self._edit: Made | None = None
 
-    def look(self) -> Look | None:
+    def look(self) -> WorkState | None:
         """How everything is now; None without a workspace, or while the volume cannot be used."""
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
@@ -80,7 +80,7 @@ class Steps:
         except SAM2PropagateError:  # reported when the volume is needed
             return None
         self._running.see(preview)
-        return Look(
+        return WorkState(
             workspace.said,
             workspace.states.at,
             Known(workspace.tracker.record, workspace.memory.allApplied),
@@ -127,7 +127,7 @@ class Steps:
             if workspace is not None and workspace is self._selection.workspace:
                 self._close(workspace, name, made, onto)
 
-    def _begun(self) -> Look | None:
+    def _begun(self) -> WorkState | None:
         workspace = self._selection.workspace
         if workspace is not None and workspace.isInScene and not workspace.states.isKept:
             workspace.states.keep()
@@ -219,7 +219,7 @@ class Steps:
         return names.get(change) or self._editName() or _("edit")
 
 
-def _between(workspace: Workspace, since: Look, now: Look) -> Moment:
+def _between(workspace: Workspace, since: WorkState, now: WorkState) -> Moment:
     """What brings back the first of two moments from the second."""
     isSaid = since.said != now.said
     keys = {

@@ -12,7 +12,7 @@ from SAM2PropagateLib.app.previews import Previews
 from SAM2PropagateLib.app.run_under_way import RunUnderWay
 from SAM2PropagateLib.app.selection import Selection
 from SAM2PropagateLib.app.signals import Signal
-from SAM2PropagateLib.app.steps import Look, Steps
+from SAM2PropagateLib.app.steps import Steps, WorkState
 from SAM2PropagateLib.app.user_messages import UserMessages
 from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
@@ -95,7 +95,7 @@ class Undoing:
             self._applying.lookForEdits(merges=False)
         return done
 
-    def _swap(self, workspace: Workspace, look: Look, moment: Moment) -> Moment:
+    def _swap(self, workspace: Workspace, look: WorkState, moment: Moment) -> Moment:
         """Brings back a moment, and gives the one that was there."""
         keys = moment.preview.keys()
         there = Moment(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from SAM2PropagateLib.app.events import Message
+from SAM2PropagateLib.app.events import UserMessage
 from SAM2PropagateLib.app.signals import Signal
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.worker.calls import Call
@@ -17,7 +17,7 @@ class UserMessages:
         wentOn: emitted when what was refused before is of no interest any more.
     """
 
-    def __init__(self, said: Signal[Message], recovered: Signal[None], wentOn: Signal[None]) -> None:
+    def __init__(self, said: Signal[UserMessage], recovered: Signal[None], wentOn: Signal[None]) -> None:
         self._said = said
         self._recovered = recovered
         self._wentOn = wentOn
@@ -26,12 +26,12 @@ class UserMessages:
         self._retries: list[Call] | None = None
 
     def say(self, level: str, text: str, code: str = "", log: tuple[str, ...] = ()) -> None:
-        """Says something; for the arguments see `Message`."""
-        self._said.emit(Message(level, text, code, log))
+        """Says something; for the arguments see `UserMessage`."""
+        self._said.emit(UserMessage(level, text, code, log))
 
     def sayForNow(self, level: str, text: str, code: str = "") -> None:
         """Says why something was refused, or what it still needs; `goOn` makes that out of date."""
-        self._said.emit(Message(level, text, code, isForNow=True))
+        self._said.emit(UserMessage(level, text, code, isForNow=True))
 
     def goOn(self) -> None:
         """The next prompt is taken, a step is undone or redone, or something else is chosen."""
@@ -46,7 +46,7 @@ class UserMessages:
             return
         self._toldOf.add(error.code)
         level = "warning" if isinstance(error, InputError) else "error"
-        self._said.emit(Message(level, str(error), error.code, log, isOfWorker))
+        self._said.emit(UserMessage(level, str(error), error.code, log, isOfWorker))
 
     def beginAnew(self, call: Call) -> None:
         """Something new is asked of the worker: errors that were told are told again."""

@@ -16,7 +16,7 @@ from SAM2PropagateLib.worker.session import WorkerSession
 
 
 @dataclass
-class _Open:
+class _OpenedVolume:
     scalars: Any
     time: int
     geometry: VolumeGeometry
@@ -32,7 +32,7 @@ class OpenVolumes:
 
     def __init__(self, session: WorkerSession) -> None:
         self._session = session
-        self._open: dict[tuple[str, int], _Open] = {}
+        self._open: dict[tuple[str, int], _OpenedVolume] = {}
 
     @staticmethod
     def name(volumeNode: Any, axis: int) -> str:
@@ -80,7 +80,9 @@ class OpenVolumes:
         self._session.open_volume(
             name, volume.array, geometry, axis=axis, window=volume.window, voxels_of=other
         )
-        self._open[volumeNode.GetID(), axis] = _Open(scalars, scalars.GetMTime(), geometry, volume.window)
+        self._open[volumeNode.GetID(), axis] = _OpenedVolume(
+            scalars, scalars.GetMTime(), geometry, volume.window
+        )
         return name
 
     def placed(self, volumeNode: Any, axis: int, prompts: PromptSet) -> PromptSet:

@@ -16,7 +16,7 @@ from SAM2PropagateLib.worker.messages import ProgressEvent
 
 if TYPE_CHECKING:
     from SAM2PropagateLib.training.finetune import FinetuneResult
-    from SAM2PropagateLib.training.trainer import Progress
+    from SAM2PropagateLib.training.trainer import TrainingProgress
     from SAM2PropagateLib.training.validation import Score
 
 DEFAULT_EPOCHS = 10
@@ -197,7 +197,7 @@ class _Printing:
         self._progress = progress
         self._should_cancel = should_cancel
 
-    def stepped(self, progress: Progress, share_done: float) -> None:
+    def stepped(self, progress: TrainingProgress, share_done: float) -> None:
         """Another step is done."""
         recent = progress.losses[-20:]
         text = (
@@ -207,7 +207,7 @@ class _Printing:
         self._progress(_STAGE, ProgressEvent(None, text))
         self.check()
 
-    def measured(self, progress: Progress, score: Score) -> None:
+    def measured(self, progress: TrainingProgress, score: Score) -> None:
         """The model was measured."""
         steps = "1 step" if progress.step == 1 else f"{progress.step} steps"
         self._progress.note(

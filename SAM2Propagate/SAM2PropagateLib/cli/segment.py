@@ -25,11 +25,11 @@ from SAM2PropagateLib.files.volume import Volume, read_volume
 from SAM2PropagateLib.frames.window import FittedWindow, Window, fit_window
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.prompts.values import PromptSet
-from SAM2PropagateLib.segment_job import JobOptions, JobResult, Session, resolve_prompts, run_segment_job
+from SAM2PropagateLib.segment_job import JobOptions, JobResult, JobSession, resolve_prompts, run_segment_job
 from SAM2PropagateLib.worker.messages import LoadModel
 
 
-class ClosableSession(Session, Protocol):
+class ClosableSession(JobSession, Protocol):
     """A session that the command line makes and ends."""
 
     @property

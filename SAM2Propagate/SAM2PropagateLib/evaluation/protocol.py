@@ -24,7 +24,7 @@ from SAM2PropagateLib.run_options import RunRequest
 SEGMENT = "target"
 
 
-class Session(Protocol):
+class EvaluatedSession(Protocol):
     """What is evaluated; `EngineSession` is one."""
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str = "") -> FrameMask:
@@ -97,7 +97,9 @@ class Scores:
         return self.slices / self.seconds if self.seconds else float("inf")
 
 
-def evaluate(target: LoadedTarget, session: Session, options: EvaluationOptions | None = None) -> Scores:
+def evaluate(
+    target: LoadedTarget, session: EvaluatedSession, options: EvaluationOptions | None = None
+) -> Scores:
     """Score a session on a target as the simulated user would work with it.
 
     Args:
@@ -110,7 +112,7 @@ def evaluate(target: LoadedTarget, session: Session, options: EvaluationOptions 
 
 
 class _Evaluation:
-    def __init__(self, target: LoadedTarget, session: Session, options: EvaluationOptions) -> None:
+    def __init__(self, target: LoadedTarget, session: EvaluatedSession, options: EvaluationOptions) -> None:
         self._target = target
         self._session = session
         self._options = options

@@ -244,7 +244,7 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
         if not bits or remaining < int(rows) * int(columns) * frames * samples * bits // 8:
             return OtherObject(path)
     palette = str(dataset.get("PhotometricInterpretation", "")).strip() == "PALETTE COLOR"
-    of_file = _Fields(dataset, *_macros(dataset.get("SharedFunctionalGroupsSequence"), 0))
+    of_file = _DicomFields(dataset, *_macros(dataset.get("SharedFunctionalGroupsSequence"), 0))
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
     dimensions = _dimensions(dataset)
     # Without functional groups what the file says holds for its first frame alone.
@@ -253,7 +253,7 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
     headers = []
     for frame in range(frames):
         macros = _macros(per_frame, frame)
-        fields = _Fields(*macros, outer=of_file) if macros else of_file
+        fields = _DicomFields(*macros, outer=of_file) if macros else of_file
         orientation = fields.numbers("ImageOrientationPatient", 6)
         position = fields.numbers("ImagePositionPatient", 3) if has_groups or frame == 0 else None
         if positions is not None:
@@ -287,10 +287,10 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
     return tuple(headers)
 
 
-class _Fields:
+class _DicomFields:
     """The fields of one slice that are wanted: the file's, then those of the functional groups it is in."""
 
-    def __init__(self, place: Dataset, *inner: Dataset, outer: _Fields | None = None) -> None:
+    def __init__(self, place: Dataset, *inner: Dataset, outer: _DicomFields | None = None) -> None:
         self._values: dict[str, Any] = dict(outer._values) if outer is not None else {}
         for dataset in (place, *inner):
             for tag in dataset.keys() & _WANTED.keys():
@@ -372,7 +372,7 @@ def _dimensions(dataset: Dataset) -> tuple[tuple[int, str], ...]:
     return tuple(found)
 
 
-def _marks(fields: _Fields, dimensions: Sequence[tuple[int, str]]) -> dict[str, str]:
+def _marks(fields: _DicomFields, dimensions: Sequence[tuple[int, str]]) -> dict[str, str]:
     marks = {}
     for name, keywords, unit in _MARKS:
         value = next((found for found in map(fields.get, keywords) if found is not None), None)
@@ -395,7 +395,7 @@ def _short(value: Any, is_number: bool) -> str:
     return str(value).strip() if number is None else f"{float(f'{number:.3g}'):g}"
 
 
-def _times(fields: _Fields) -> dict[str, float]:
+def _times(fields: _DicomFields) -> dict[str, float]:
     found = {
         "trigger time": next((n for n in map(fields.number, _TRIGGER) if n is not None), None),
         "acquisition time": next((s for s in map(_seconds, map(fields.text, _TIMES)) if s is not None), None),
@@ -429,7 +429,7 @@ def _seconds(text: str) -> float | None:
     return days * 86400.0 + seconds + (float(f"0.{fraction}") if fraction.isdigit() else 0.0)
 
 
-def _window(fields: _Fields, slope: float) -> tuple[float, float] | None:
+def _window(fields: _DicomFields, slope: float) -> tuple[float, float] | None:
     """The first window (width, level), if it is wide enough to show more than black and white."""
     width, level = fields.number("WindowWidth"), fields.number("WindowCenter")
     if width is None or level is None or width < 2 * abs(slope):
@@ -445,13 +445,13 @@ def _nuclear_positions(
     Its detector says where the first slice lies; the others follow along the normal, or against it where the
     distance is negative.
     """
-    kind = _Fields(dataset).text("ImageType").upper().split("\\")
+    kind = _DicomFields(dataset).text("ImageType").upper().split("\\")
     if frames < 2 or dataset.get("Modality") != "NM" or "RECON TOMO" not in kind:
         return None
     detectors = list(dataset.get("DetectorInformationSequence") or [])
     if len(detectors) != 1:
         return None
-    fields = _Fields(detectors[0])
+    fields = _DicomFields(detectors[0])
     orientation = fields.numbers("ImageOrientationPatient", 6)
     first = fields.numbers("ImagePositionPatient", 3)
     distance = _number(dataset.get("SpacingBetweenSlices"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from SAM2PropagateLib.app.events import Message
+from SAM2PropagateLib.app.events import UserMessage
 from SAM2PropagateLib.gui.dialogs import Dialogs
 from SAM2PropagateLib.gui.install import InstallEnd, Installer, Package, bannerText, consentText
 from SAM2PropagateLib.gui.widgets import Connections, enable, put
@@ -32,7 +32,7 @@ class InstallBanner:
         installer: Installer,
         missing: Callable[[], tuple[Package, ...]],
         dialogs: Callable[[], Dialogs],
-        say: Callable[[Message], None],
+        say: Callable[[UserMessage], None],
         changed: Callable[[], None],
     ) -> None:
         self._ui = ui
@@ -99,5 +99,5 @@ class InstallBanner:
 
     def _installed(self, end: InstallEnd) -> None:
         put(self._ui.installProgressLabel, "")
-        self._say(Message("info" if end.isComplete else "error", end.text, "install", end.log))
+        self._say(UserMessage("info" if end.isComplete else "error", end.text, "install", end.log))
         self._changed()

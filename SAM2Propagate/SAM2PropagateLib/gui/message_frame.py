@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from SAM2PropagateLib.app.events import Message
+from SAM2PropagateLib.app.events import UserMessage
 from SAM2PropagateLib.gui.dialogs import Dialogs
 from SAM2PropagateLib.gui.widgets import Connections, enable
 from SAM2PropagateLib.texts import tr as _
@@ -25,8 +25,8 @@ class MessageFrame:
     def __init__(self, ui: Any, dialogs: Callable[[], Dialogs]) -> None:
         self._ui = ui
         self._dialogs = dialogs
-        self._message: Message | None = None
-        self._error: Message | None = None
+        self._message: UserMessage | None = None
+        self._error: UserMessage | None = None
         self._isOfScene = False
         self._connections = Connections()
         for button, act in (
@@ -41,7 +41,7 @@ class MessageFrame:
         """Lets go of the widgets."""
         self._connections.close()
 
-    def say(self, message: Message, isOfScene: bool = False) -> None:
+    def say(self, message: UserMessage, isOfScene: bool = False) -> None:
         """Shows a message; the last error can be shown again.
 
         Args:
@@ -95,7 +95,7 @@ class MessageFrame:
         if self._error is not None:
             self._show(self._error)
 
-    def _show(self, message: Message) -> None:
+    def _show(self, message: UserMessage) -> None:
         self._dialogs().showLog(message.text, "\n".join(message.log))
 
     def _showLogButtons(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from SAM2PropagateLib.app.controller import Controller
-from SAM2PropagateLib.app.events import Message
+from SAM2PropagateLib.app.events import UserMessage
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui import devices
 from SAM2PropagateLib.gui.dialogs import Dialogs
@@ -32,7 +32,7 @@ class ModelSection:
         controller: Controller,
         models: ModelList,
         dialogs: Callable[[], Dialogs],
-        say: Callable[[Message], None],
+        say: Callable[[UserMessage], None],
         chooseModel: Callable[[str], None],
     ) -> None:
         self._ui = ui
@@ -132,7 +132,7 @@ class ModelSection:
         try:
             self._models.remove(name)
         except SAM2PropagateError as error:
-            self._say(Message("error", str(error), error.code))
+            self._say(UserMessage("error", str(error), error.code))
 
     def _open(self) -> None:
         path = self._dialogs().chooseWeights()
@@ -144,4 +144,4 @@ class ModelSection:
 
     def _downloaded(self, end: DownloadEnd) -> None:
         put(self._ui.downloadLabel, "")
-        self._say(Message("error" if end.state == "failed" else "info", end.text, end.state))
+        self._say(UserMessage("error" if end.state == "failed" else "info", end.text, end.state))

@@ -10,7 +10,7 @@ from typing import Any
 import slicer.util
 
 from SAM2PropagateLib.app.controller import Controller
-from SAM2PropagateLib.app.events import Message
+from SAM2PropagateLib.app.events import UserMessage
 from SAM2PropagateLib.gui.dialogs import Dialogs
 from SAM2PropagateLib.gui.embedded_editor import EmbeddedEditor
 from SAM2PropagateLib.gui.install import Installer, Package
@@ -163,11 +163,11 @@ class Panel:
         """Shows the icons for light or dark windows."""
         self._icons.show(isDark)
 
-    def say(self, message: Message) -> None:
+    def say(self, message: UserMessage) -> None:
         """Shows a message, until it is dismissed or the next one comes."""
         self.messages.say(message)
 
-    def _told(self, message: Message) -> None:
+    def _told(self, message: UserMessage) -> None:
         self.messages.say(message, isOfScene=True)
 
     # --- what the user chooses

@@ -27,7 +27,7 @@ from SAM2PropagateLib.texts import tr as _
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int | None], None]
+ReportBytes = Callable[[int, int | None], None]
 
 _CHUNK = 1 << 18
 _LARGEST = 4 << 30  # no model is larger; a server that sends more is not sending a model
@@ -47,7 +47,7 @@ def download(
     entry: ModelEntry,
     store: ModelStore,
     *,
-    progress: Progress = lambda done, total: None,
+    progress: ReportBytes = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
     timeout: float = 30.0,
     attempts: int = 3,
@@ -104,7 +104,7 @@ class _Download:
         self,
         entry: ModelEntry,
         store: ModelStore,
-        progress: Progress,
+        progress: ReportBytes,
         cancelled: Callable[[], bool],
         timeout: float,
     ) -> None:

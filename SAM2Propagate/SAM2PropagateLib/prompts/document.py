@@ -55,7 +55,7 @@ def from_document(document: Any) -> PromptSet:
         InputError: `bad_document` (the sentence names the place in the document), `future_version`,
             `duplicate_id`, `duplicate_segment`.
     """
-    root = _Fields(document)
+    root = _DocumentFields(document)
     if root.take("format") != FORMAT:
         root.fail(_("is not a list of prompts"), _("Its “format” must be “{format}”.").format(format=FORMAT))
     version = root.take("version")
@@ -154,7 +154,7 @@ def _write_segment(segment: SegmentPrompts) -> dict[str, Any]:
     }
 
 
-def _read_segment(fields: _Fields, version: int) -> SegmentPrompts:
+def _read_segment(fields: _DocumentFields, version: int) -> SegmentPrompts:
     name = fields.text("segment")
     for key in _STROKES:
         if version < 2 and key in fields.values:
@@ -163,14 +163,14 @@ def _read_segment(fields: _Fields, version: int) -> SegmentPrompts:
             )
     ids = _given_ids(fields)
 
-    def all_of(key: str, read: Callable[[_Fields, str], T]) -> tuple[T, ...]:
+    def all_of(key: str, read: Callable[[_DocumentFields, str], T]) -> tuple[T, ...]:
         values = []
         for number, item in enumerate(fields.items(key), 1):
             values.append(read(item, _read_id(item, f"{key}-{number}", ids)))
             item.end()
         return tuple(values)
 
-    def mark(item: _Fields, prompt_id: str) -> FrameMark:
+    def mark(item: _DocumentFields, prompt_id: str) -> FrameMark:
         return FrameMark(prompt_id, item.point("ras"))
 
     clicks = all_of("clicks", lambda item, i: Click(i, item.point("ras"), item.boolean("positive", True)))
@@ -184,14 +184,14 @@ def _read_segment(fields: _Fields, version: int) -> SegmentPrompts:
     frame_range = fields.take("range", None)
     ends = None
     if frame_range is not None:
-        place = _Fields(frame_range, f"{fields.where}.range")
+        place = _DocumentFields(frame_range, f"{fields.where}.range")
         ends = FrameRange(place.point("first"), place.point("last"))
         place.end()
     fields.end()
     return SegmentPrompts(name, clicks, boxes, masks, absent, locks, ends, scribbles, lassos)
 
 
-def _read_mask(item: _Fields, prompt_id: str) -> MaskPrompt:
+def _read_mask(item: _DocumentFields, prompt_id: str) -> MaskPrompt:
     shape = item.take("shape")
     if (
         not isinstance(shape, list)
@@ -213,13 +213,13 @@ def _read_mask(item: _Fields, prompt_id: str) -> MaskPrompt:
     )
 
 
-def _given_ids(fields: _Fields) -> set[str]:
+def _given_ids(fields: _DocumentFields) -> set[str]:
     lists = (fields.values.get(key) for key in ("clicks", "boxes", "masks", "absent", "locks", *_STROKES))
     items = (item for one in lists if isinstance(one, list) for item in one if isinstance(item, dict))
     return {item["id"] for item in items if isinstance(item.get("id"), str)}
 
 
-def _read_id(item: _Fields, default: str, ids: set[str]) -> str:
+def _read_id(item: _DocumentFields, default: str, ids: set[str]) -> str:
     """The prompt's id; one made from its place for hand-written documents that leave it out."""
     if "id" in item.values:
         return item.text("id")
@@ -229,7 +229,7 @@ def _read_id(item: _Fields, default: str, ids: set[str]) -> str:
     return default
 
 
-class _Fields:
+class _DocumentFields:
     """An object of the document, read field by field; what is left at the end is refused.
 
     Args:
@@ -282,12 +282,12 @@ class _Fields:
             return float(value[0]), float(value[1]), float(value[2])
         self.fail(_has(value, key), _("Give three finite numbers: R, A and S in mm."))
 
-    def items(self, key: str, required: bool = False) -> Iterator[_Fields]:
+    def items(self, key: str, required: bool = False) -> Iterator[_DocumentFields]:
         value = self.take(key) if required else self.take(key, [])
         if not isinstance(value, list):
             self.fail(_has(value, key), _("Give a list."))
         where = f"{self.where}.{key}" if self.where else key
-        return (_Fields(item, f"{where}[{index}]") for index, item in enumerate(value))
+        return (_DocumentFields(item, f"{where}[{index}]") for index, item in enumerate(value))
 
     def end(self) -> None:
         if self.left:

@@ -81,10 +81,10 @@ class BoxDrag:
     def _begin(self, interactor: Any, sliceNode: Any, xy: Xy) -> Drag | None:
         if hasModifier(interactor) or self._markups.isUnderMouse():
             return None
-        return _Box(self._markups, self._segmentID, sliceNode, xy, self._end)
+        return _DraggedBox(self._markups, self._segmentID, sliceNode, xy, self._end)
 
 
-class _Box:
+class _DraggedBox:
     """A box that is being drawn."""
 
     def __init__(

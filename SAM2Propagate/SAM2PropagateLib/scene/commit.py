@@ -98,14 +98,14 @@ class CommitSummary:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _PartToWrite:
     """Voxels of a box of the segmentation's grid; None where the box holds none."""
 
     lattice: Lattice
     voxels: BoolArray
 
     @classmethod
-    def around(cls, voxels: BoolArray, lattice: Lattice) -> _Part | None:
+    def around(cls, voxels: BoolArray, lattice: Lattice) -> _PartToWrite | None:
         """The smallest box that holds them all."""
         box = tightBox(voxels)
         if box is None:
@@ -118,8 +118,8 @@ class _Part:
 @dataclass(frozen=True)
 class _Difference:
     segmentID: str
-    added: _Part | None
-    removed: _Part | None
+    added: _PartToWrite | None
+    removed: _PartToWrite | None
 
 
 class SegmentCommitter:
@@ -258,11 +258,13 @@ class SegmentCommitter:
         now = reader.onLattice(target)
         # What is wanted and not there: `>` of truth values says it in one pass.
         added, removed = np.greater(said == FOREGROUND, now), (said == BACKGROUND) & now
-        return _Difference(segmentID, _Part.around(added, target), _Part.around(removed, target))
+        return _Difference(
+            segmentID, _PartToWrite.around(added, target), _PartToWrite.around(removed, target)
+        )
 
     def _write(self, changes: list[_Difference], grid: Any) -> None:
         # What one segment gives up must be free before another may take it.
-        steps: list[tuple[str, _Part, Change]] = [
+        steps: list[tuple[str, _PartToWrite, Change]] = [
             *((one.segmentID, one.removed, "remove") for one in changes if one.removed is not None),
             *((one.segmentID, one.added, "add") for one in changes if one.added is not None),
         ]
@@ -511,7 +513,7 @@ def _verdicts(frames: FrameMasks, source: Lattice, axis: int) -> npt.NDArray[np.
     return said
 
 
-def _labelmap(part: _Part, grid: Any) -> Any:
+def _labelmap(part: _PartToWrite, grid: Any) -> Any:
     """A vtkOrientedImageData on the grid's lattice that holds just these voxels."""
     image = slicer.vtkOrientedImageData()
     image.SetSpacing(grid.GetSpacing())

@@ -71,9 +71,9 @@ class EditedFrame:
 
 
 @dataclass(frozen=True)
-class Look:
+class SegmentHashes:
     """What segments held at one moment before a run along `axis`: hashes per segment ID, axis and frame, and
-    per segment ID its own grid as in `_Known`.
+    per segment ID its own grid as in `_SegmentRecord`.
     """
 
     axis: int
@@ -124,7 +124,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, eq=False)
-class _Known:
+class _SegmentRecord:
     """What is remembered of a segment.
 
     Attributes:
@@ -142,7 +142,7 @@ class _Known:
         return [_ofPixels(one) for one in self.snapshots]
 
 
-_UNKNOWN = _Known([], None)
+_UNKNOWN = _SegmentRecord([], None)
 
 
 class EditTracker:
@@ -160,9 +160,9 @@ class EditTracker:
         self._volumeNode = volumeNode
         self._state = SceneState(segmentationNode)
         self._seen: dict[str, _Seen] = {}
-        self._parsed: tuple[str, VolumeGeometry, dict[str, _Known]] | None = None
+        self._parsed: tuple[str, VolumeGeometry, dict[str, _SegmentRecord]] | None = None
 
-    def look(self, segmentIDs: Iterable[str], axis: int) -> Look:
+    def look(self, segmentIDs: Iterable[str], axis: int) -> SegmentHashes:
         """The segments as they are before a commit: those of the run, and all that were remembered before.
 
         Raises:
@@ -174,9 +174,9 @@ class EditTracker:
         self._seen = {name: one for name, one in self._seen.items() if name in present}
         names = list(dict.fromkeys([*segmentIDs, *(name for name in record if name in present)]))
         hashes = {name: self._allHashes(name, geometry) for name in names}
-        return Look(axis, hashes, {name: self._seen[name].grid for name in names})
+        return SegmentHashes(axis, hashes, {name: self._seen[name].grid for name in names})
 
-    def remember(self, before: Look, frames: Mapping[str, Iterable[int]]) -> None:
+    def remember(self, before: SegmentHashes, frames: Mapping[str, Iterable[int]]) -> None:
         """Takes what a commit did for known; an edit that it did not touch stays an edit.
 
         Args:
@@ -197,7 +197,7 @@ class EditTracker:
                 i, j, k = (_joined(bases[axis], state[axis], settled[axis]) for axis in _AXES)
                 known = (i, j, k)
                 snapshots = [*(one for one in snapshots if one != known), known]
-            record[name] = _Known(snapshots[-_MOST_SNAPSHOTS:], grid)
+            record[name] = _SegmentRecord(snapshots[-_MOST_SNAPSHOTS:], grid)
         self._save(record, geometry)
 
     def edited(self, segmentID: str, axis: int) -> tuple[EditedFrame, ...]:
@@ -274,7 +274,7 @@ class EditTracker:
             seen.update(reader)
         return seen
 
-    def _load(self, geometry: VolumeGeometry) -> dict[str, _Known] | None:
+    def _load(self, geometry: VolumeGeometry) -> dict[str, _SegmentRecord] | None:
         """What is remembered per segment; None when they are of another grid than this."""
         text = self._state.get(_STATE_NAME) or ""
         if self._parsed is not None and self._parsed[:2] == (text, geometry):
@@ -287,7 +287,7 @@ class EditTracker:
             return None
         grids = record.get("grids", {})
         segments = {
-            segmentID: _Known(
+            segmentID: _SegmentRecord(
                 [(_numbered(i), _numbered(j), _numbered(k)) for i, j, k in snapshots],
                 np.array(grids[segmentID], dtype=np.float64) if segmentID in grids else None,
             )
@@ -316,7 +316,7 @@ class EditTracker:
             )
         return dict(record)
 
-    def _save(self, record: dict[str, _Known], geometry: VolumeGeometry) -> None:
+    def _save(self, record: dict[str, _SegmentRecord], geometry: VolumeGeometry) -> None:
         document = {
             "version": _VERSION,
             "shape": list(geometry.shape_ijk),

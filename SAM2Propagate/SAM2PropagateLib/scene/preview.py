@@ -49,7 +49,7 @@ def _emptyVoxels(shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     return np.frombuffer(buffer, dtype=np.uint8, count=math.prod(shape)).reshape(shape)
 
 
-class _Layer:
+class _SegmentLayer:
     """One segment of the preview and the voxels behind it."""
 
     def __init__(self, image: Any, voxels: npt.NDArray[np.uint8], scalars: Any) -> None:
@@ -88,7 +88,7 @@ class PreviewLayer:
         self._volumeNode = volumeNode
         self._axis = check_axis(axis)
         self._geometry: VolumeGeometry = ownGeometry(volumeNode)
-        self._layers: dict[str, _Layer] = {}
+        self._layers: dict[str, _SegmentLayer] = {}
         self._node: Any = None
         self._writes = 0
         self._redraw = redraw
@@ -284,7 +284,7 @@ class PreviewLayer:
             self._node = None
             self._layers.clear()
 
-    def _addLayer(self, segmentID: str) -> _Layer:
+    def _addLayer(self, segmentID: str) -> _SegmentLayer:
         target = checkSegment(self._segmentationNode, segmentID)
         if self._node is None:
             self._createNode()
@@ -305,7 +305,7 @@ class PreviewLayer:
         segment.AddRepresentation(binaryLabelmapName(), image)
         self._node.GetSegmentation().AddSegment(segment, segmentID)
         self._showAsTarget(segmentID)
-        layer = self._layers[segmentID] = _Layer(image, voxels, scalars)
+        layer = self._layers[segmentID] = _SegmentLayer(image, voxels, scalars)
         return layer
 
     def _showAsTarget(self, segmentID: str) -> None:
@@ -351,7 +351,7 @@ class PreviewLayer:
         display.SetOpacity2DOutline(_OUTLINE_OPACITY)
         self._node = node
 
-    def _changed(self, layer: _Layer, frame: int | None) -> None:
+    def _changed(self, layer: _SegmentLayer, frame: int | None) -> None:
         if frame is not None:
             self._stale.add(frame)
         # The slice pipeline looks at the time of the scalars; nothing else learns of it until `refresh`.

@@ -43,22 +43,22 @@ _QUIET_ATTRIBUTE = "SAM2Propagate.Quiet"
 
 
 @dataclass(frozen=True)
-class _Look:
+class _NodeStyle:
     name: str
     glyph: str
     scale: float = 4.0
 
 
 _LOOKS = {
-    POSITIVE: _Look("positive clicks", "ThickCross2D", 5.0),
-    NEGATIVE: _Look("negative clicks", "Dash2D", 7.0),
-    ABSENT: _Look("absent marks", "Circle2D"),
-    LOCK: _Look("locks", "Square2D"),
-    RANGE: _Look("range", "Triangle2D"),
-    BOX: _Look("box", "Vertex2D"),
-    SCRIBBLE: _Look("scribble", "Vertex2D"),
-    NEGATIVE_SCRIBBLE: _Look("negative scribble", "Vertex2D"),
-    LASSO: _Look("lasso", "Vertex2D"),
+    POSITIVE: _NodeStyle("positive clicks", "ThickCross2D", 5.0),
+    NEGATIVE: _NodeStyle("negative clicks", "Dash2D", 7.0),
+    ABSENT: _NodeStyle("absent marks", "Circle2D"),
+    LOCK: _NodeStyle("locks", "Square2D"),
+    RANGE: _NodeStyle("range", "Triangle2D"),
+    BOX: _NodeStyle("box", "Vertex2D"),
+    SCRIBBLE: _NodeStyle("scribble", "Vertex2D"),
+    NEGATIVE_SCRIBBLE: _NodeStyle("negative scribble", "Vertex2D"),
+    LASSO: _NodeStyle("lasso", "Vertex2D"),
 }
 _CLASSES = {
     BOX: ROI_CLASS,

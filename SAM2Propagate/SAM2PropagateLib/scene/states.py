@@ -27,7 +27,7 @@ ADDED, REMOVED, RENAMED, RECOLORED, EDITED = "added", "removed", "renamed", "rec
 
 
 @dataclass(frozen=True)
-class _Look:
+class _SegmentLook:
     """A segment as it can be told from others.
 
     Attributes:
@@ -57,7 +57,7 @@ class SegmentationStates:
         self._tags: list[int] = []
         self._isTouched = False
         self._isRestoring = False
-        self._looks: dict[str, _Look] = {}
+        self._looks: dict[str, _SegmentLook] = {}
         self._places: dict[str, tuple[float, ...]] = {}
         # Of each labelmap what changes with it, and the hashes of its labels.
         self._hashes: dict[Any, _Hashes] = {}
@@ -185,7 +185,7 @@ class SegmentationStates:
         names = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
         return {name: segmentation.GetSegment(name) for name in names}
 
-    def _look(self) -> dict[str, _Look]:
+    def _look(self) -> dict[str, _SegmentLook]:
         segments = self._segments()
         labels: dict[Any, list[int]] = {}
         for one in segments.values():
@@ -194,7 +194,7 @@ class SegmentationStates:
         known = self._hashes
         self._hashes = {image: _Hashes.of(image, some, known.get(image)) for image, some in labels.items()}
         return {
-            name: _Look(
+            name: _SegmentLook(
                 one.GetName() or "",
                 tuple(one.GetColor()),
                 self._hashes[_image(one)].ofLabels[one.GetLabelValue()],
@@ -266,7 +266,7 @@ def _hashed(image: Any, labels: list[int]) -> dict[int, bytes]:
     return {label: one.digest() if label in held else b"" for label, one in found.items()}
 
 
-def _change(before: dict[str, _Look], now: dict[str, _Look]) -> str:
+def _change(before: dict[str, _SegmentLook], now: dict[str, _SegmentLook]) -> str:
     if now.keys() - before.keys():
         return ADDED
     if before.keys() - now.keys():

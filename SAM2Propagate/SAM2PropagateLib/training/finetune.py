@@ -25,7 +25,7 @@ from SAM2PropagateLib.training.parts import IMAGE, unfreeze
 from SAM2PropagateLib.training.plot import draw_plot
 from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
 from SAM2PropagateLib.training.recipe import Recipe
-from SAM2PropagateLib.training.trainer import STATE_FILE, ImageHalf, Listener, Progress, Trainer
+from SAM2PropagateLib.training.trainer import STATE_FILE, ImageHalf, Listener, Trainer, TrainingProgress
 from SAM2PropagateLib.training.validation import Validation
 
 # An epoch has so many clips per structure; those of warped slices (see `warps`) are among them.
@@ -268,7 +268,9 @@ def _fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_model(job: FinetuneJob, loaded: LoadedModel, progress: Progress, best: dict[str, Any]) -> None:
+def _write_model(
+    job: FinetuneJob, loaded: LoadedModel, progress: TrainingProgress, best: dict[str, Any]
+) -> None:
     """The whole model as float safetensors that says how it is to be built."""
     metadata = read_state(job.model)[1]
     state = {name: tensor.cpu().clone() for name, tensor in loaded.model.state_dict().items()}
@@ -303,7 +305,7 @@ def _write_report(
     job: FinetuneJob,
     recipe: Recipe,
     about: dict[str, Any],
-    progress: Progress,
+    progress: TrainingProgress,
     first: dict[str, Any],
     best: dict[str, Any],
 ) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from SAM2PropagateLib.files.atomic import atomic_output
-from SAM2PropagateLib.training.trainer import Progress
+from SAM2PropagateLib.training.trainer import TrainingProgress
 
 _SMOOTH_STEPS = 25
 
 
-def draw_plot(progress: Progress, path: Path, title: str) -> None:
+def draw_plot(progress: TrainingProgress, path: Path, title: str) -> None:
     """Write loss and validation Dice over the steps as a PNG; a file that is there is replaced.
 
     Raises:

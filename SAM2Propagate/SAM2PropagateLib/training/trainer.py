@@ -40,7 +40,7 @@ STATE_FILE = "training.pt"
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a run is: steps done, seconds spent in them, the loss of each, and the scores on the way."""
 
     step: int = 0
@@ -53,10 +53,10 @@ class Progress:
 class Listener(Protocol):
     """Is told how a run goes; what it raises ends the run, which can be taken up again."""
 
-    def stepped(self, progress: Progress, share_done: float) -> None:
+    def stepped(self, progress: TrainingProgress, share_done: float) -> None:
         """Another step is done."""
 
-    def measured(self, progress: Progress, score: Score) -> None:
+    def measured(self, progress: TrainingProgress, score: Score) -> None:
         """The model was measured."""
 
     def check(self) -> None:
@@ -120,7 +120,7 @@ class Trainer:
     ) -> None:
         self.loaded = loaded
         self.recipe = recipe
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self._learning = learning
         self._weights = learning.by_name
         self._pool = pool
@@ -328,7 +328,7 @@ class Trainer:
         self._mean = state["mean"]
         self.best = state["best"]
         self._optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        self.progress = TrainingProgress(**state["progress"])
 
 
 def _of_others(looks: Sequence[Look], one: Look) -> list[Look]:

@@ -16,7 +16,7 @@ from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import ModelSteps
-from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Session, evaluate
+from SAM2PropagateLib.evaluation.protocol import EvaluatedSession, EvaluationOptions, evaluate
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.training.pool import CaseShelf, Source
@@ -116,7 +116,7 @@ class Validation:
 class _Heard:
     """A session that calls `between` with every frame, so that a long run can be ended."""
 
-    def __init__(self, session: Session, between: Callable[[], None]) -> None:
+    def __init__(self, session: EvaluatedSession, between: Callable[[], None]) -> None:
         self._session = session
         self._between = between
 

@@ -65,7 +65,7 @@ class Deadlines:
 
 
 @dataclass
-class _Open:
+class _OpenRequest:
     """A request without an answer yet."""
 
     request: Request
@@ -82,7 +82,7 @@ class _Worker:
     heard_at: float = 0.0
     activity: int = 0
     leaving: SAM2PropagateError | None = None
-    open: dict[int, _Open] = field(default_factory=dict)
+    open: dict[int, _OpenRequest] = field(default_factory=dict)
 
 
 class WorkerClient:
@@ -168,7 +168,7 @@ class WorkerClient:
             self._events.append(ErrorEvent(request_id, _not_running()))
             return request_id
         deadline = self._deadlines.of(request) if has_deadline else None
-        worker.open[request_id] = _Open(request, self._clock(), deadline)
+        worker.open[request_id] = _OpenRequest(request, self._clock(), deadline)
         if prepare is None:
             worker.transport.send(request_id, Message(request.header(request_id), payload))
         else:
@@ -321,7 +321,7 @@ def _prepared(prepare: Prepare, request_id: int) -> Message:
     return Message(request.header(request_id), payload)
 
 
-def _counted_from(worker: _Worker, waiting: _Open) -> float:
+def _counted_from(worker: _Worker, waiting: _OpenRequest) -> float:
     if isinstance(waiting.request, Hello):
         return waiting.sent_at
     if worker.ready_at is None:
@@ -336,7 +336,7 @@ def _not_running() -> SAM2PropagateError:
     return SAM2PropagateError("worker_not_running", _("The worker is not running."), _("Try again."))
 
 
-def _no_answer(waiting: _Open) -> SAM2PropagateError:
+def _no_answer(waiting: _OpenRequest) -> SAM2PropagateError:
     if isinstance(waiting.request, Hello):
         sentence = _("The worker did not start within {seconds:g} seconds.")
     else:

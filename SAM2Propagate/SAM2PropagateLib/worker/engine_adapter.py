@@ -15,12 +15,12 @@ from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.engine_port import Crop, EngineSession, Mask, Progress
+from SAM2PropagateLib.worker.engine_port import Crop, Mask, ReportProgress, ServedSession
 from SAM2PropagateLib.worker.messages import LoadModel
 
 if TYPE_CHECKING:
     from SAM2PropagateLib.engine.engine import PropagationEngine
-    from SAM2PropagateLib.engine.session import EngineSession as RealSession
+    from SAM2PropagateLib.engine.session import EngineSession
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class SAM2Engine:
     def __init__(self) -> None:
         self._engine: PropagationEngine | None = None
 
-    def load_model(self, request: LoadModel, progress: Progress) -> Mapping[str, Any]:
+    def load_model(self, request: LoadModel, progress: ReportProgress) -> Mapping[str, Any]:
         # The former model's memory is wanted for the new one.
         self._engine = None
         self.release_memory()
@@ -65,7 +65,7 @@ class SAM2Engine:
             "input_size": loaded.input_size,
         }
 
-    def open(self, frames: FrameStack, crop: Crop) -> EngineSession:
+    def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
         if self._engine is None:
             raise SAM2PropagateError("no_model", _("No model is loaded."), _("Load a model first."))
         from SAM2PropagateLib.frames.view import FrameView
@@ -75,7 +75,7 @@ class SAM2Engine:
             geometry, axis = frames.geometry, frames.axis
             shape, spacing = geometry.frame_shape(axis), geometry.frame_spacing(axis)
             view = FrameView.around(crop, shape, spacing, self._engine.steps.input_size, context=1.0)
-        return _Session(self._engine.open(frames, view))
+        return _AdaptedSession(self._engine.open(frames, view))
 
     def release_memory(self) -> None:
         gc.collect()
@@ -88,10 +88,10 @@ class SAM2Engine:
             torch.mps.empty_cache()
 
 
-class _Session:
+class _AdaptedSession:
     """An engine's session as the server wants it."""
 
-    def __init__(self, session: RealSession) -> None:
+    def __init__(self, session: EngineSession) -> None:
         self._session = session
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str) -> Mask:

@@ -14,7 +14,7 @@ from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.worker.messages import LoadModel
 
 Crop = str | tuple[float, float, float, float] | None
-Progress = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 
 
 class Mask(Protocol):
@@ -40,7 +40,7 @@ class Mask(Protocol):
     def note(self) -> str: ...
 
 
-class EngineSession(Protocol):
+class ServedSession(Protocol):
     """One volume along one axis in an engine."""
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str) -> Mask:
@@ -69,11 +69,11 @@ class EngineSession(Protocol):
 class Engine(Protocol):
     """What can load a model and open volumes."""
 
-    def load_model(self, request: LoadModel, progress: Progress) -> Mapping[str, Any]:
+    def load_model(self, request: LoadModel, progress: ReportProgress) -> Mapping[str, Any]:
         """Load a model in place of the present one; `progress(text, done, total)` may raise `Cancelled`.
         Returns {model, device, dtype, input_size}. Sessions of the former model are not used any more."""
 
-    def open(self, frames: FrameStack, crop: Crop) -> EngineSession:
+    def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
         """A session over a volume with the loaded model."""
 
     def release_memory(self) -> None:

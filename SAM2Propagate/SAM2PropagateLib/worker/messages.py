@@ -98,7 +98,7 @@ def _checked(check: _Check, **options: Any) -> Any:
     return field(metadata={"check": check}, **options)
 
 
-class _Fields:
+class _WireFields:
     """Dataclass fields to and from a header; each field's metadata holds its check."""
 
     type: ClassVar[str]
@@ -148,7 +148,7 @@ class _Fields:
 
 
 @dataclass(frozen=True)
-class Request(_Fields):
+class Request(_WireFields):
     """Something the client asks for; each kind is answered by one `done` or one `error`."""
 
     def header(self, request_id: int) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def parse_request(message: Message) -> Received:
 
 
 @dataclass(frozen=True)
-class Event(_Fields):
+class Event(_WireFields):
     """Something the worker says; `request` is the id of the request it belongs to, None for none."""
 
     request: int | None

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.texts import tr as _
@@ -31,6 +31,14 @@ its process group holds nothing but the tree."""
 # Maximum time to search for leftover processes, while there may be more of them. On a busy machine a process
 # that is just becoming another program may need seconds for it.
 _MARK_SECONDS = 10.0
+
+
+class _TreeJob(Protocol):
+    """What Windows keeps a tree of processes in."""
+
+    def terminate(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class ProcessTree:
@@ -66,7 +74,7 @@ class ProcessTree:
                 ),
                 _("Check the Python executable in the settings."),
             ) from error
-        self._job = _Job.holding(self._process)
+        self._job = _hold_tree(self._process)
 
     @property
     def pid(self) -> int:
@@ -275,7 +283,7 @@ if sys.platform == "win32":
             ("PeakJobMemoryUsed", ctypes.c_size_t),
         )
 
-    class _Job:
+    class _WindowsJob:
         """A job object that ends its processes when its last handle is closed."""
 
         _EXTENDED_LIMITS = 9
@@ -286,7 +294,7 @@ if sys.platform == "win32":
             self._handle = handle
 
         @classmethod
-        def holding(cls, process: subprocess.Popen[bytes]) -> _Job | None:
+        def holding(cls, process: subprocess.Popen[bytes]) -> _WindowsJob | None:
             """A job with the process in it; None if the system does not allow one."""
             kernel = ctypes.WinDLL("kernel32", use_last_error=True)
             kernel.CreateJobObjectW.argtypes = (ctypes.c_void_p, wintypes.LPCWSTR)
@@ -317,6 +325,9 @@ if sys.platform == "win32":
 
         def close(self) -> None:
             self._kernel.CloseHandle(self._handle)
+
+    def _hold_tree(process: subprocess.Popen[bytes]) -> _TreeJob | None:
+        return _WindowsJob.holding(process)
 
 else:
 
@@ -363,13 +374,6 @@ else:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
-    class _Job:
-        """There are no jobs here; the process group does their work."""
-
-        @classmethod
-        def holding(cls, process: subprocess.Popen[bytes]) -> _Job | None:
-            return None
-
-        def terminate(self) -> None: ...
-
-        def close(self) -> None: ...
+    def _hold_tree(process: subprocess.Popen[bytes]) -> _TreeJob | None:
+        """None: there are no jobs here; the process group does their work."""
+        return None

@@ -25,7 +25,7 @@ from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.texts import remember, set_translator
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.engine_port import Engine, EngineSession, Mask
+from SAM2PropagateLib.worker.engine_port import Engine, Mask, ServedSession
 from SAM2PropagateLib.worker.failures import DeviceLostError, needs_memory, told
 from SAM2PropagateLib.worker.inbox import Inbox, Outlet
 from SAM2PropagateLib.worker.messages import (
@@ -49,7 +49,7 @@ from SAM2PropagateLib.worker.messages import (
 from SAM2PropagateLib.worker.process_tree import end_descendants, end_own_tree
 from SAM2PropagateLib.worker.run_progress import RunProgress
 from SAM2PropagateLib.worker.shared import remove_stale
-from SAM2PropagateLib.worker.volume_table import Volume, VolumeTable
+from SAM2PropagateLib.worker.volume_table import ServedVolume, VolumeTable
 from SAM2PropagateLib.worker.wire import MessageReader, Payload, Readable, Writable
 
 _log = logging.getLogger(__name__)
@@ -190,12 +190,12 @@ class WorkerServer:
         return {}
 
     def _open_volume(self, request: OpenVolume, payload: Payload) -> Mapping[str, Any]:
-        def session_of(frames: FrameStack) -> EngineSession | None:
+        def session_of(frames: FrameStack) -> ServedSession | None:
             return self._engine.open(frames, request.crop) if self._has_model else None
 
         return {"frames": self._volumes.open(request, payload, session_of).frames.count}
 
-    def _session(self, name: str) -> tuple[Volume, EngineSession]:
+    def _session(self, name: str) -> tuple[ServedVolume, ServedSession]:
         volume = self._volumes.get(name)
         if volume.session is None:
             if not self._has_model:

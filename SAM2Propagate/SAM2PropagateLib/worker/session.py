@@ -47,7 +47,7 @@ Crop = str | tuple[float, float, float, float] | None
 
 
 @dataclass
-class _Volume:
+class _SentVolume:
     """An open volume as it is to be in every worker."""
 
     request: OpenVolume
@@ -86,7 +86,7 @@ class WorkerSession:
         self._clock = clock
         self._folder = folder or SharedFolder()
         self._model: LoadModel | None = None
-        self._volumes: dict[str, _Volume] = {}
+        self._volumes: dict[str, _SentVolume] = {}
         self._calls: dict[int, Call] = {}
         self._updates: list[Update] = []
         # What the present worker has, or has been sent; a failed or dead one is taken out again.
@@ -185,7 +185,7 @@ class WorkerSession:
         )
         voxels.users += 1
         old = self._volumes.pop(name, None)
-        self._volumes[name] = _Volume(request, voxels, frames.native_shape)
+        self._volumes[name] = _SentVolume(request, voxels, frames.native_shape)
         self._ensure_worker()
         call = self._open(name, is_replay=False)
         if old is not None:
@@ -461,7 +461,7 @@ class WorkerSession:
 
     # --- volumes
 
-    def _volume(self, name: str) -> _Volume:
+    def _volume(self, name: str) -> _SentVolume:
         if name not in self._volumes:
             raise SAM2PropagateError(
                 "unknown_volume", _('No volume "{name}" is open.').format(name=name), _("Open it first.")

@@ -16,7 +16,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.texts import tr as _
-from SAM2PropagateLib.worker.engine_port import Crop, EngineSession
+from SAM2PropagateLib.worker.engine_port import Crop, ServedSession
 from SAM2PropagateLib.worker.messages import OpenVolume
 from SAM2PropagateLib.worker.shared import MappedArray
 from SAM2PropagateLib.worker.voxels import decompress
@@ -41,13 +41,13 @@ class VoxelStore:
 
 
 @dataclass
-class Volume:
+class ServedVolume:
     """An open volume; its session is made when there is a model, and anew with each model."""
 
     frames: FrameStack
     crop: Crop
     voxels: VoxelStore
-    session: EngineSession | None = None
+    session: ServedSession | None = None
 
 
 class VolumeTable:
@@ -58,13 +58,13 @@ class VolumeTable:
     """
 
     def __init__(self) -> None:
-        self._volumes: dict[str, Volume] = {}
+        self._volumes: dict[str, ServedVolume] = {}
         self.shared_bases: set[Path] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self._volumes
 
-    def get(self, name: str) -> Volume:
+    def get(self, name: str) -> ServedVolume:
         """The volume of that name.
 
         Raises:
@@ -80,8 +80,8 @@ class VolumeTable:
         self,
         request: OpenVolume,
         payload: Payload,
-        session_of: Callable[[FrameStack], EngineSession | None],
-    ) -> Volume:
+        session_of: Callable[[FrameStack], ServedSession | None],
+    ) -> ServedVolume:
         """Open a volume as requested, in place of what has its name; nothing changes if that fails.
 
         Raises:
@@ -95,7 +95,7 @@ class VolumeTable:
             geometry = VolumeGeometry.from_dict(request.geometry)
             check_volume(voxels.array, geometry, request.axis)
             frames = FrameStack(voxels.array, geometry, request.axis, Window(*request.window))
-            volume = Volume(frames, request.crop, voxels, session_of(frames))
+            volume = ServedVolume(frames, request.crop, voxels, session_of(frames))
         except BaseException:
             voxels.drop()
             raise

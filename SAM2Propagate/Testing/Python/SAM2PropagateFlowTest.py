@@ -16,7 +16,7 @@ import numpy as np
 import slicer
 
 from SAM2PropagateLib.app import rules
-from SAM2PropagateLib.app.events import Choices, FrameArrived, Message, RunEnd
+from SAM2PropagateLib.app.events import Choices, FrameArrived, RunEnd, UserMessage
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.scene.segments import SegmentReader
@@ -77,7 +77,7 @@ class FlowCase:
 
     def open(self) -> None:
         """The user opens the module and chooses."""
-        self.messages: list[Message] = []
+        self.messages: list[UserMessage] = []
         self.ends: list[RunEnd] = []
         self.arrived: list[FrameArrived] = []
         self.module = self.desk.openModule()

@@ -29,7 +29,7 @@ from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateLib.scene.watch import PromptWatcher
 from SAM2PropagateTesting.answers import RADIUS, disc
-from SAM2PropagateTesting.cases import Case
+from SAM2PropagateTesting.cases import SceneCase
 from SAM2PropagateTesting.desks import Desk, DeskTest
 from SAM2PropagateTesting.each import each, expanded
 from SAM2PropagateTesting.scenes import (
@@ -370,7 +370,7 @@ class SAM2PropagatePromptViewTest(DeskTest):
         self.assertEqual(len(case.changes), 1)
 
 
-class ToolCase(Case):
+class ToolCase(SceneCase):
     """A case with one slice view in which the user works."""
 
     def __init__(self, desk: Desk, view: str, geometry: str) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from SAM2PropagateLib.app.controller import Controller
-from SAM2PropagateLib.app.events import Choices, FrameArrived, Message, Progress, RunEnd
+from SAM2PropagateLib.app.events import Choices, FrameArrived, Progress, RunEnd, UserMessage
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateTesting.answers import CountingTicker, FakeSession
 from SAM2PropagateTesting.scenes import addCase, addSegmentation, fillSegment
 
 
-class Case:
+class SceneCase:
     """What the user has in front of them. `A` and `B` are the segments; frames go along k."""
 
     def __init__(self, geometry: str = "plain", choices: Choices | None = None, **options: Any) -> None:
@@ -31,7 +31,7 @@ class Case:
         self.sessions: list[FakeSession] = []
         self.ticker = CountingTicker()
         self.controller = Controller(self.makeSession, self.ticker, **options)
-        self.messages: list[Message] = []
+        self.messages: list[UserMessage] = []
         self.ends: list[RunEnd] = []
         self.arrived: list[FrameArrived] = []
         self.progress: list[Progress] = []
