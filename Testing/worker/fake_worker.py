@@ -25,11 +25,18 @@ def main(engine: Callable[[Any, Any], Any] | None = None) -> None:
     if os.environ.get("SAM2PROPAGATE_BANNER"):
         print(os.environ["SAM2PROPAGATE_BANNER"], flush=True)
     inbound, outbound = claim_streams()
+    from SAM2PropagateLib.worker.remote import REMOTE_OPTION, SILENCE_SECONDS
     from SAM2PropagateLib.worker.server import serve
     from Testing.worker.fake_engine import FakeEngine
 
     script = json.loads(os.environ.get(SCRIPT_VARIABLE, "{}"))
-    code = serve((engine or FakeEngine)(script, outbound), inbound, outbound)
+    code = serve(
+        (engine or FakeEngine)(script, outbound),
+        inbound,
+        outbound,
+        is_remote=REMOTE_OPTION in sys.argv,
+        silence_seconds=float(os.environ.get("SAM2PROPAGATE_SILENCE", SILENCE_SECONDS)),
+    )
     sys.stderr.flush()
     os._exit(code)
 

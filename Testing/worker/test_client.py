@@ -54,6 +54,8 @@ class FakeTransport:
     is_closed: bool = False
     failure: SAM2PropagateError | None = None
     exit_code: int | None = None
+    end_reason: SAM2PropagateError | None = None
+    host: str | None = None
     activity: int = 0
     log: list[str] = field(default_factory=list)
 

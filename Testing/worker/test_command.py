@@ -13,6 +13,7 @@ import pytest
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.worker import command
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, find_python, worker_command
+from SAM2PropagateLib.worker.remote import Remote
 
 SUFFIX = ".exe" if os.name == "nt" else ""
 
@@ -46,7 +47,7 @@ def test_an_existing_python_path_is_kept() -> None:
 def test_the_environment_of_this_process_is_not_changed() -> None:
     before = dict(os.environ)
     worker_command()
-    worker_command(host="gpu1")
+    worker_command(remote=Remote("gpu1"))
     assert dict(os.environ) == before
 
 
@@ -83,20 +84,20 @@ def test_a_chosen_python_is_taken() -> None:
 
 
 def test_through_ssh_nothing_but_the_worker_is_started() -> None:
-    made = worker_command(host="me@gpu1", remote_folder="/srv/sam two")
+    made = worker_command(remote=Remote("me@gpu1", folder="/srv/sam two"))
     assert made.is_remote and made.argv[0] == "ssh" and made.argv[-2] == "me@gpu1"
     assert "BatchMode=yes" in made.argv and "-T" in made.argv
-    remote = made.argv[-1]
-    assert shlex.split(remote)[:5] == ["cd", "/srv/sam two", "&&", "exec", "env"]
-    assert shlex.split(remote)[-3:] == ["python3", "-m", "SAM2PropagateLib.worker"]
-    assert "PYTHONPATH=/srv/sam two" in shlex.split(remote)
+    assert "ClearAllForwardings=yes" in made.argv and "ControlMaster=no" in made.argv
+    *shell, script = shlex.split(made.argv[-1])
+    assert shell == ["exec", "sh", "-c"]
+    assert script.startswith("cd -- '/srv/sam two' ") and 'PYTHONPATH="$PWD"' in script
+    assert script.endswith('"$p" -m SAM2PropagateLib.worker --remote')
 
 
 def test_an_installed_library_needs_no_folder() -> None:
-    remote = worker_command("/opt/py thon", host="gpu1").argv[-1]
-    assert shlex.split(remote)[:2] == ["exec", "env"]
-    assert "/opt/py thon" in shlex.split(remote)
-    assert "PYTHONPATH" not in remote
+    script = shlex.split(worker_command(remote=Remote("gpu1", "/opt/py thon")).argv[-1])[-1]
+    assert "p='/opt/py thon'" in script
+    assert "PYTHONPATH" not in script and "cd " not in script
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_an_installed_library_needs_no_folder() -> None:
 )
 def test_a_host_that_is_an_option_or_a_command_is_refused(host: str) -> None:
     with pytest.raises(InputError) as caught:
-        worker_command(host=host)
+        Remote(host)
     assert caught.value.code == "bad_host"
 
 
@@ -113,7 +114,8 @@ def test_the_remote_shell_takes_hostile_folders_as_names(tmp_path: Path) -> None
         pytest.skip("the remote command is for a POSIX shell, which this system lacks")
     folder = tmp_path / "a'b $(touch evil); `touch evil`"
     folder.mkdir()
-    remote = worker_command(sys.executable, host="gpu1", remote_folder=str(folder), module="this").argv[-1]
+    there = Remote("gpu1", sys.executable, str(folder))
+    remote = worker_command(remote=there, module="this").argv[-1]
     done = subprocess.run(["sh", "-c", remote], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "Zen of Python" in done.stdout
     assert list(tmp_path.iterdir()) == [folder] and list(folder.iterdir()) == []

@@ -15,6 +15,7 @@ from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.messages import (
     EVENTS,
     REQUESTS,
+    Alive,
     Cancel,
     CloseVolume,
     DoneEvent,
@@ -53,6 +54,7 @@ REQUEST_EXAMPLES: list[Request] = [
     Preview("ct", {"format": "x"}, "liver", 7),
     Propagate("ct", {}, ("liver", "spleen"), RunOptions("forward", 5, True)),
     Propagate("ct", {}, ()),
+    Alive(),
     Cancel(3),
     CloseVolume("ct"),
     Shutdown(),

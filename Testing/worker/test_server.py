@@ -41,7 +41,7 @@ from SAM2PropagateLib.worker.messages import (
     parse_event,
 )
 from SAM2PropagateLib.worker.transport import PopenTransport
-from SAM2PropagateLib.worker.voxels import compress
+from SAM2PropagateLib.worker.voxels import CODEC, compress
 from SAM2PropagateLib.worker.wire import Message
 from Testing.worker.fake_engine import fake_mask
 from Testing.worker.helpers import (
@@ -120,7 +120,7 @@ def opening(name: str = "ct", array: Any = None, **changes: Any) -> tuple[OpenVo
         GEOMETRY.to_dict(),
         array.dtype.str,
         array.shape,
-        {"kind": "payload", "codec": "zlib"},
+        {"kind": "payload", "codec": CODEC},
         (WINDOW.width, WINDOW.level),
         2,
     )

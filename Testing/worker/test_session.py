@@ -20,6 +20,7 @@ from SAM2PropagateLib.worker.calls import Call, Run
 from SAM2PropagateLib.worker.client import Deadlines
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, WorkerCommand, worker_command
 from SAM2PropagateLib.worker.messages import DoneEvent, FrameEvent, LoadModel
+from SAM2PropagateLib.worker.remote import Remote
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder, shared_files
 from Testing.worker.fake_engine import fake_mask
@@ -416,7 +417,7 @@ def test_through_ssh_a_worker_elsewhere_does_the_same(
     ):
         (folder / name).symlink_to(target)
     command = worker_command(
-        sys.executable, "me@gpu1", remote_folder=str(folder), module="Testing.worker.fake_worker"
+        remote=Remote("me@gpu1", sys.executable, str(folder)), module="Testing.worker.fake_worker"
     )
     shared = tmp_path / "shared"
     shared.mkdir()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.worker.library_files import own_version
 from SAM2PropagateLib.worker.messages import (
     DEVICE_LOST,
     PROTOCOL_VERSION,
@@ -80,6 +81,7 @@ class _Worker:
     transport: Transport
     ready_at: float | None = None
     heard_at: float = 0.0
+    taken_at: float = 0.0
     activity: int = 0
     leaving: SAM2PropagateError | None = None
     open: dict[int, _OpenRequest] = field(default_factory=dict)
@@ -239,6 +241,10 @@ class WorkerClient:
             if event.request is not None and not isinstance(event, LogEvent):
                 if event.request not in worker.open:
                     continue
+                if isinstance(event, ErrorEvent) and isinstance(worker.open[event.request].request, Hello):
+                    # It does not speak with us; nothing else that was asked will be answered.
+                    self._end_worker(event.error)
+                    return
                 if isinstance(event, ErrorEvent) and event.error.code == DEVICE_LOST:
                     worker.leaving = event.error
                 if isinstance(event, DoneEvent | ErrorEvent | ReadyEvent):
@@ -248,17 +254,26 @@ class WorkerClient:
     def _accept(self, worker: _Worker, ready: ReadyEvent) -> bool:
         """Whether the worker speaks our protocol; ends it if not."""
         worker.ready_at = self._clock()
-        if ready.protocol == PROTOCOL_VERSION:
-            return True
-        self._end_worker(
-            SAM2PropagateError(
+        host = worker.transport.host
+        if ready.protocol != PROTOCOL_VERSION:
+            error = SAM2PropagateError(
                 "protocol_mismatch",
                 _("The worker speaks version {version} of the protocol, this program version {own}.").format(
                     version=ready.protocol, own=PROTOCOL_VERSION
                 ),
                 _("Install the same version of SAM2Propagate on both sides."),
             )
-        )
+        elif host is not None and ready.library != own_version():
+            error = SAM2PropagateError(
+                "version_mismatch",
+                _("{host} has SAM2 Propagate {version}, this computer {own}.").format(
+                    host=host, version=ready.library or _("of an older version"), own=own_version()
+                ),
+                _("Set up the server again, so that both have the same."),
+            )
+        else:
+            return True
+        self._end_worker(error)
         return False
 
     # --- the worker's end
@@ -282,7 +297,7 @@ class WorkerClient:
         now = self._clock()
         if worker.transport.activity != worker.activity:
             worker.activity = worker.transport.activity
-            worker.heard_at = now
+            worker.heard_at = worker.taken_at = now
         if now - self._polled_at > _POLL_GAP_SECONDS:
             for waiting in worker.open.values():
                 if waiting.deadline is not None:
@@ -328,7 +343,8 @@ def _counted_from(worker: _Worker, waiting: _OpenRequest) -> float:
         # Nothing can be answered yet; the deadline of the start watches over that.
         return float("inf")
     if isinstance(waiting.request, Cancel | Shutdown):
-        return max(waiting.sent_at, worker.ready_at)
+        # It is not even sent while a large volume before it still goes out.
+        return max(waiting.sent_at, worker.ready_at, worker.taken_at)
     return max(waiting.sent_at, worker.heard_at)
 
 
@@ -349,6 +365,8 @@ def _no_answer(waiting: _OpenRequest) -> SAM2PropagateError:
 
 
 def _death(worker: _Worker) -> SAM2PropagateError:
+    if (reason := worker.transport.end_reason) is not None:
+        return reason
     code = worker.transport.exit_code
     last = next(reversed(worker.transport.log), "")
     how = ""

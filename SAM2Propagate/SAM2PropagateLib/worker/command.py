@@ -1,24 +1,21 @@
-"""How a worker is started: which Python, on which machine, with which environment."""
+"""How a worker is started: which Python, on which computer, with which environment."""
 
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.worker.remote import REMOTE_OPTION, Remote
 
 WORKER_MODULE = "SAM2PropagateLib.worker"
 LIBRARY_FOLDER = Path(__file__).resolve().parents[2]
 """The folder that holds SAM2PropagateLib."""
-
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%\[\]-]*")
 
 
 @dataclass(frozen=True)
@@ -27,42 +24,45 @@ class WorkerCommand:
 
     Attributes:
         argv: the command. env: its whole environment. cwd: its folder; None: the present one.
-        is_remote: the worker runs on another machine and cannot map files of this one.
+        remote: the server that the worker runs on; None: this computer.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
     cwd: Path | None = None
-    is_remote: bool = False
+    remote: Remote | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the worker runs on another computer and cannot map files of this one."""
+        return self.remote is not None
 
 
 def worker_command(
     python: str | None = None,
-    host: str | None = None,
+    remote: Remote | None = None,
     *,
     slicer_home: str | Path | None = None,
-    remote_folder: str | None = None,
     base_env: Mapping[str, str] | None = None,
     module: str = WORKER_MODULE,
 ) -> WorkerCommand:
-    """The command for a worker on this machine, or on another one through ssh.
+    """The command for a worker on this computer, or on a server through ssh.
 
     Args:
-        python: the Python to run it with; None: here the one that `find_python` finds, there `python3`.
-        host: as ssh takes it ("gpu1", "me@gpu1"); None: this machine. ssh must log in without asking.
+        python: the Python on this computer to run it with; None: the one that `find_python` finds.
+        remote: the server; None: this computer. ssh must log in without asking.
         slicer_home: `slicer.app.slicerHome`, when called inside Slicer.
-        remote_folder: the folder on `host` that holds SAM2PropagateLib; None: it is installed there.
         base_env: the environment to start from, inside Slicer `slicer.util.startupEnvironment()`;
             None: that of this process.
         module: what to run as `python -m MODULE`.
 
     Raises:
-        InputError: bad_host. SAM2PropagateError: no_python.
+        SAM2PropagateError: no_python.
     """
     env = dict(os.environ if base_env is None else base_env)
-    if host is not None:
-        argv = _ssh(host, python or "python3", remote_folder, module)
-        return WorkerCommand(argv, env, None, is_remote=True)
+    if remote is not None:
+        argv = remote.command(("-m", module, REMOTE_OPTION), {**_PYTHON_SETTINGS, **_REMOTE_SETTINGS})
+        return WorkerCommand(argv, env, None, remote)
     paths = [str(LIBRARY_FOLDER), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     env.update(_PYTHON_SETTINGS)
@@ -109,19 +109,5 @@ _PYTHON_SETTINGS = {
     **OPENMP_SETTINGS,
 }
 
-
-def _ssh(host: str, python: str, folder: str | None, module: str) -> tuple[str, ...]:
-    if not _HOST.fullmatch(host):
-        raise InputError(
-            "bad_host",
-            _('"{host}" is no host that ssh could reach.').format(host=host),
-            _('Give a name such as "gpu1" or "me@gpu1".'),
-        )
-    settings = dict(_PYTHON_SETTINGS) if folder is None else {**_PYTHON_SETTINGS, "PYTHONPATH": folder}
-    words = ["exec", "env", *(f"{name}={value}" for name, value in settings.items()), python, "-m", module]
-    remote = " ".join(map(shlex.quote, words))
-    if folder is not None:
-        remote = f"cd {shlex.quote(folder)} && {remote}"
-    options = ("BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=15", "ServerAliveCountMax=4")
-    # -T: no terminal, which would change bytes on their way; -x and -a: nothing else is forwarded.
-    return ("ssh", "-T", "-x", "-a", *(word for option in options for word in ("-o", option)), host, remote)
+# A home folder may hold anything: `-m` must not look for modules in it (Python 3.11 and newer heed this).
+_REMOTE_SETTINGS = {"PYTHONSAFEPATH": "1"}

@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable
 
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
+from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.messages import (
+    Alive,
     Cancel,
     DoneEvent,
     ErrorEvent,
@@ -90,7 +92,7 @@ class Inbox:
                     self._cancel(received.id, received.request.run)
                 elif isinstance(received.request, Shutdown):
                     self._shut_down(received.id)
-                else:
+                elif not isinstance(received.request, Alive):
                     with self._changed:
                         self._waiting.append(received)
                         self._changed.notify_all()
@@ -99,10 +101,26 @@ class Inbox:
             self._outlet.send(ErrorEvent(None, error))
         except OSError as error:
             _log.error("The client's messages cannot be read: %s", error)
+        except MemoryError:
+            _log.error("A message is too large for the memory that is free.")
+            self._outlet.send(
+                ErrorEvent(
+                    None,
+                    SAM2PropagateError(
+                        "out_of_memory",
+                        _("The worker has too little memory to receive the volume."),
+                        _("Close other programs there, or crop the volume."),
+                    ),
+                )
+            )
         finally:
-            with self._changed:
-                self._has_ended = True
-                self._changed.notify_all()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Count the client as gone: what is under way ends, nothing more is taken."""
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
 
     def take(self) -> Received | None:
         """The next request, waited for; None when the client is gone. `finish` it."""

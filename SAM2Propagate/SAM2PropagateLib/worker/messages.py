@@ -22,7 +22,7 @@ from SAM2PropagateLib.texts import parts_of, restored
 from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Both ends must speak the same one; raised with every change that an older end would misread."""
 
 DEVICE_LOST = "device_lost"
@@ -204,8 +204,8 @@ class OpenVolume(Request):
     Attributes:
         volume: the name; an open volume of that name is replaced.
         geometry: `VolumeGeometry.to_dict()`. dtype: NumPy's `dtype.str`. shape: (K, J, I).
-        source: {"kind": "shared", "path"}, {"kind": "payload", "codec": "zlib"} (the payload holds the voxels
-            in C order), or {"kind": "volume", "volume": name} (those of another open volume).
+        source: {"kind": "shared", "path"}, {"kind": "payload", "codec": "planes"} (the payload holds the
+            voxels, see `voxels.CODEC`), or {"kind": "volume", "volume": name} (those of another open volume).
         window: (width, level). axis: 0 = i, 1 = j, 2 = k.
         crop: None, "auto", or (x0, y0, x1, y1) in native pixel edge coordinates of a frame.
     """
@@ -292,6 +292,13 @@ class CloseVolume(Request):
 
 
 @dataclass(frozen=True)
+class Alive(Request):
+    """The client on another computer is still there. No answer."""
+
+    type: ClassVar[str] = "alive"
+
+
+@dataclass(frozen=True)
 class Shutdown(Request):
     """End the worker, at once or between two steps of a run; what waits is dropped. Answer: done {}."""
 
@@ -300,7 +307,18 @@ class Shutdown(Request):
 
 REQUESTS: dict[str, type[Request]] = {
     kind.type: kind
-    for kind in (Hello, LoadModel, OpenVolume, SetWindow, Preview, Propagate, Cancel, CloseVolume, Shutdown)
+    for kind in (
+        Hello,
+        LoadModel,
+        OpenVolume,
+        SetWindow,
+        Preview,
+        Propagate,
+        Cancel,
+        CloseVolume,
+        Alive,
+        Shutdown,
+    )
 }
 
 
@@ -357,6 +375,7 @@ class ReadyEvent(Event):
 
     Attributes:
         protocol: its version of the protocol. pid: of the process. python: its version. platform: its system.
+        library: its version of this library, see `library_files.own_version`; "" in older ones.
     """
 
     type: ClassVar[str] = "ready"
@@ -364,6 +383,7 @@ class ReadyEvent(Event):
     pid: int = _checked(_whole)
     python: str = _checked(_text)
     platform: str = _checked(_text)
+    library: str = _checked(lambda value: isinstance(value, str), default="")
 
 
 @dataclass(frozen=True)

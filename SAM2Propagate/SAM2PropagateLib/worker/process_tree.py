@@ -160,6 +160,14 @@ def end_descendants() -> None:
         _kill_each(descendants(os.getpid()))
 
 
+def lead_own_tree() -> None:
+    """Make this process the first of a tree of its own, where no `ProcessTree` has started it. POSIX only."""
+    if os.name == "posix" and TREE_VARIABLE not in os.environ:
+        if os.getpgrp() != os.getpid():
+            os.setpgid(0, 0)
+        os.environ[TREE_VARIABLE] = uuid.uuid4().hex
+
+
 def end_own_tree() -> None:
     """End the whole tree that this process was started in, launchers and itself included.
 

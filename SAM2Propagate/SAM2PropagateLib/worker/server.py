@@ -28,6 +28,7 @@ from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.engine_port import Engine, Mask, ServedSession
 from SAM2PropagateLib.worker.failures import DeviceLostError, needs_memory, told
 from SAM2PropagateLib.worker.inbox import Inbox, Outlet
+from SAM2PropagateLib.worker.library_files import own_version
 from SAM2PropagateLib.worker.messages import (
     PROTOCOL_VERSION,
     CloseVolume,
@@ -46,7 +47,8 @@ from SAM2PropagateLib.worker.messages import (
     Request,
     SetWindow,
 )
-from SAM2PropagateLib.worker.process_tree import end_descendants, end_own_tree
+from SAM2PropagateLib.worker.process_tree import end_descendants, end_own_tree, lead_own_tree
+from SAM2PropagateLib.worker.remote import SILENCE_SECONDS
 from SAM2PropagateLib.worker.run_progress import RunProgress
 from SAM2PropagateLib.worker.shared import remove_stale
 from SAM2PropagateLib.worker.volume_table import ServedVolume, VolumeTable
@@ -60,6 +62,7 @@ EXIT_DONE, EXIT_DEVICE_LOST, EXIT_ABANDONED = 0, 70, 71
 _ABANDONED_SECONDS = 5.0
 # A client that has died gives its locks back at once, or on a busy machine after a while.
 _LOCK_SECONDS = 5.0
+_READ_BYTES = 1 << 16
 
 
 class WorkerServer:
@@ -67,12 +70,18 @@ class WorkerServer:
 
     Args:
         engine: does the work. inbound, outbound: the protocol's binary streams.
+        silence_seconds: a client that says nothing for so long counts as gone; None: only one that closes
+            its end does.
     """
 
-    def __init__(self, engine: Engine, inbound: Readable, outbound: Writable) -> None:
+    def __init__(
+        self, engine: Engine, inbound: Readable, outbound: Writable, silence_seconds: float | None = None
+    ) -> None:
         self._engine = engine
         self._outlet = Outlet(outbound)
-        self._inbox = Inbox(MessageReader(inbound), self._outlet)
+        self._heard = _Heard(inbound)
+        self._silence_seconds = silence_seconds
+        self._inbox = Inbox(MessageReader(self._heard), self._outlet)
         self._volumes = VolumeTable()
         self._has_model = False
         self._encodes_ahead = False
@@ -83,8 +92,14 @@ class WorkerServer:
 
     def serve(self) -> int:
         """Work until the client says so or is gone; returns the exit code."""
-        reader = threading.Thread(target=self._read_and_watch, name="sam2propagate-requests", daemon=True)
-        reader.start()
+        threading.Thread(target=self._read_and_watch, name="sam2propagate-requests", daemon=True).start()
+        if self._silence_seconds is not None:
+            threading.Thread(
+                target=self._watch_silence,
+                args=(self._silence_seconds,),
+                name="sam2propagate-silence",
+                daemon=True,
+            ).start()
         try:
             while not (self._inbox.was_shut_down or self._lost):
                 self._encode_ahead()
@@ -166,6 +181,7 @@ class WorkerServer:
                 pid=os.getpid(),
                 python=platform.python_version(),
                 platform=platform.platform(),
+                library=own_version(),
             )
         )
 
@@ -293,6 +309,18 @@ class WorkerServer:
 
     def _read_and_watch(self) -> None:
         self._inbox.read()
+        self._end_what_hangs()
+
+    def _watch_silence(self, seconds: float) -> None:
+        """End the worker when its client's computer sleeps or is cut off: no end of the stream tells that."""
+        while not self._finished.wait(min(seconds / 4, 5.0)):
+            if time.monotonic() - self._heard.at > seconds:
+                _log.error("Nothing came from the client for %g seconds: the worker ends itself.", seconds)
+                self._inbox.abandon()
+                self._end_what_hangs()
+                return
+
+    def _end_what_hangs(self) -> None:
         if not self._finished.wait(_ABANDONED_SECONDS):
             _log.error("The client is gone and the work does not end: the worker ends itself.")
             if not self._inbox.was_shut_down:
@@ -309,16 +337,48 @@ class WorkerServer:
             time.sleep(0.05)
 
 
-def serve(engine: Engine, inbound: Readable, outbound: Writable) -> int:
+class _Heard:
+    """A stream that remembers when something came.
+
+    Attributes:
+        at: that moment, on the monotonic clock.
+    """
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        self.at = time.monotonic()
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        # In pieces: a large volume on a slow line is no silence.
+        got = self._stream.readinto(memoryview(buffer)[:_READ_BYTES])
+        self.at = time.monotonic()
+        return got
+
+
+def serve(
+    engine: Engine,
+    inbound: Readable,
+    outbound: Writable,
+    *,
+    is_remote: bool = False,
+    silence_seconds: float = SILENCE_SECONDS,
+) -> int:
     """Set up logging to stderr and serve until the end; returns the exit code.
 
     Meant for a process of its own: its texts are from now on such that the client can translate them.
+
+    Args:
+        engine, inbound, outbound: see `WorkerServer`.
+        is_remote: the client is on another computer, and `ProcessTree` has not started this process.
+        silence_seconds: how long a client on another computer may say nothing.
     """
+    if is_remote:
+        lead_own_tree()
     set_translator(remember)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    server = WorkerServer(engine, inbound, outbound)
+    server = WorkerServer(engine, inbound, outbound, silence_seconds if is_remote else None)
     handler = _Warnings(server)
     logging.getLogger("SAM2PropagateLib").addHandler(handler)
     try:

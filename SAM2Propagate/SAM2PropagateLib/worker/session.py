@@ -38,6 +38,7 @@ from SAM2PropagateLib.worker.messages import (
     Request,
     SetWindow,
 )
+from SAM2PropagateLib.worker.remote import Remote, told_there
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport, Transport
 from SAM2PropagateLib.worker.voxels import Voxels
@@ -78,9 +79,11 @@ class WorkerSession:
         if isinstance(command, WorkerCommand):
             given = command
             self._is_remote = given.is_remote if is_remote is None else is_remote
+            self._remote: Remote | None = given.remote
             factory: Callable[[], Transport] = lambda: PopenTransport(given, log_file)  # noqa: E731
         else:
             self._is_remote = bool(is_remote)
+            self._remote = None
             factory = command
         self._client = WorkerClient(factory, deadlines=deadlines, clock=clock)
         self._clock = clock
@@ -110,6 +113,17 @@ class WorkerSession:
     def is_waiting(self) -> bool:
         """Whether an answer is awaited: as long as it is, `poll` has to be called."""
         return bool(self._calls or self._updates or self._client.open_requests)
+
+    @property
+    def remote(self) -> Remote | None:
+        """The server that the worker runs on; None: this computer."""
+        return self._remote
+
+    @property
+    def device(self) -> str:
+        """What the model runs on, as the worker told it ("cuda:0", "cpu"); "" while that is not known."""
+        loaded = self._loaded
+        return "" if loaded is None or not self.is_running else str(loaded.result.get("device", ""))
 
     @property
     def starts(self) -> int:
@@ -364,6 +378,9 @@ class WorkerSession:
         updates = []
         for event in self._client.poll():
             call = None if event.request is None else self._calls.get(event.request)
+            if self._remote is not None and isinstance(event, ErrorEvent):
+                name = "" if self._model is None else self._model.name or self._model.path or ""
+                event = replace(event, error=told_there(self._remote.host, name, event.error))
             if call is not None:
                 if isinstance(event, FrameEvent) and call.frame_shape not in (None, event.packed.shape):
                     # A worker that sends this cannot be believed in anything else.

@@ -18,7 +18,9 @@ from typing import IO, Any, Protocol, cast
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.command import WorkerCommand
+from SAM2PropagateLib.worker.messages import Alive, ProgressEvent
 from SAM2PropagateLib.worker.process_tree import ProcessTree
+from SAM2PropagateLib.worker.remote import ALIVE_SECONDS, no_ssh, why_ended
 from SAM2PropagateLib.worker.wire import Message, MessageReader, Readable, WireError, encode
 
 LOG_LINES = 400
@@ -31,6 +33,9 @@ _TURN_SECONDS = 0.001
 # A process that closed its output may take this long to end by itself.
 _EXIT_PATIENCE_SECONDS = 10.0
 _JOIN_SECONDS = 5.0
+# An upload of less than this is done before anybody could read how far it is.
+_UPLOAD_BYTES = 1 << 20
+_TELL_SECONDS = 0.2
 
 Outgoing = Message | Callable[[], Message]
 
@@ -39,11 +44,12 @@ class Transport(Protocol):
     """What a client needs of the connection to one worker process; only `wait` and `close` wait."""
 
     def start(self) -> None:
-        """Start the worker. Raises SAM2PropagateError: worker_not_started."""
+        """Start the worker. Raises SAM2PropagateError: worker_not_started, no_ssh."""
 
     def send(self, request: int, outgoing: Outgoing) -> None:
         """Send a message, or what the function returns, called in another thread. If the function raises,
-        an `error` event for `request` is received instead."""
+        an `error` event for `request` is received instead. While a large payload goes to another computer,
+        `progress` events of `request` tell how many of its bytes have gone."""
 
     def receive(self) -> list[Message]:
         """All messages that have arrived, in order."""
@@ -78,6 +84,14 @@ class Transport(Protocol):
         """Of the worker, once it has ended; negative: ended by that signal."""
 
     @property
+    def end_reason(self) -> SAM2PropagateError | None:
+        """Why the worker is gone, where the way to it tells more than the exit code; once it has ended."""
+
+    @property
+    def host(self) -> str | None:
+        """The server that the worker runs on, as ssh takes it; None: this computer."""
+
+    @property
     def activity(self) -> int:
         """Grows as bytes are taken by the worker: a long upload is a sign of life."""
 
@@ -87,15 +101,20 @@ class Transport(Protocol):
 
 
 class PopenTransport:
-    """A worker as a child process. Its threads end with it.
+    """A worker as a child process, or ssh as one that leads to it. Its threads end with it.
 
     Args:
         command: what to start. log_file: everything that the worker prints is appended to it, too.
+        alive_seconds: how often a worker on a server is told that its client is still there.
     """
 
-    def __init__(self, command: WorkerCommand, log_file: Path | None = None) -> None:
+    def __init__(
+        self, command: WorkerCommand, log_file: Path | None = None, alive_seconds: float = ALIVE_SECONDS
+    ) -> None:
         self._command = command
         self._log_file = log_file
+        self._alive_seconds = alive_seconds if command.is_remote else None
+        self._has_answered = False
         self._tree: ProcessTree | None = None
         self._threads: list[threading.Thread] = []
         self._outgoing: queue.SimpleQueue[tuple[int, Outgoing] | None] = queue.SimpleQueue()
@@ -115,7 +134,12 @@ class PopenTransport:
         return self._tree.pid
 
     def start(self) -> None:
-        self._tree = tree = ProcessTree(self._command.argv, self._command.env, self._command.cwd)
+        try:
+            self._tree = tree = ProcessTree(self._command.argv, self._command.env, self._command.cwd)
+        except SAM2PropagateError as error:
+            if self._command.is_remote:
+                raise no_ssh() from error
+            raise
         self._is_open = True
         parts = (("read", self._read), ("write", self._write), ("log", self._collect_log))
         self._threads = [
@@ -185,6 +209,17 @@ class PopenTransport:
         return None if self._tree is None else self._tree.exit_code
 
     @property
+    def end_reason(self) -> SAM2PropagateError | None:
+        remote = self._command.remote
+        if remote is None or not self._reading_ended or self._is_killed:
+            return None
+        return why_ended(remote, self.exit_code, self.log, self._has_answered)
+
+    @property
+    def host(self) -> str | None:
+        return None if self._command.remote is None else self._command.remote.host
+
+    @property
     def activity(self) -> int:
         return self._written
 
@@ -205,8 +240,8 @@ class PopenTransport:
                 if noise:
                     self._keep(noise)
                     noise.clear()
-                self._incoming.append(message)
-                self._arrived.set()
+                self._has_answered = True
+                self._arrive(message)
         except (WireError, OSError) as error:
             # A killed worker may leave half a message; that is its death, not a fault of the protocol.
             if isinstance(error, WireError) and not (error.is_cut or self._is_killed):
@@ -226,15 +261,16 @@ class PopenTransport:
 
     def _write(self, tree: ProcessTree) -> None:
         try:
-            while (item := self._outgoing.get()) is not None and not self._is_killed:
+            while (item := self._next(tree.stdin)) is not None and not self._is_killed:
                 request, outgoing = item
                 try:
-                    pieces = encode(outgoing if isinstance(outgoing, Message) else outgoing())
+                    head, *payload = encode(outgoing if isinstance(outgoing, Message) else outgoing())
                 except Exception as error:
                     self._refuse(request, error)
                     continue
-                for piece in pieces:
-                    self._write_piece(tree.stdin, memoryview(piece))
+                self._write_piece(tree.stdin, memoryview(head))
+                for piece in payload:
+                    self._write_payload(tree.stdin, memoryview(piece), request)
         except OSError:
             # The worker is gone; the reader sees that, too, and the client is told by it.
             pass
@@ -242,11 +278,42 @@ class PopenTransport:
             with contextlib.suppress(OSError):
                 tree.stdin.close()
 
+    def _next(self, stream: IO[bytes]) -> tuple[int, Outgoing] | None:
+        """What is to be sent next; until there is something, a worker on a server hears that we live."""
+        while True:
+            try:
+                return self._outgoing.get(timeout=self._alive_seconds)
+            except queue.Empty:
+                for piece in encode(Message(Alive().header(0))):
+                    # Not counted as activity: it would hide that the worker does not answer.
+                    stream.write(piece)
+
     def _write_piece(self, stream: IO[bytes], view: memoryview) -> None:
         while view.nbytes:
             taken = stream.write(view[:_WRITE_BYTES])
             self._written += taken
             view = view[taken:]
+
+    def _write_payload(self, stream: IO[bytes], view: memoryview, request: int) -> None:
+        if not self._command.is_remote or view.nbytes < _UPLOAD_BYTES:
+            self._write_piece(stream, view)
+            return
+        # Small pieces: how much of one has gone cannot be told.
+        begun = told = time.monotonic()
+        for start in range(0, view.nbytes, _READ_BYTES):
+            if self._is_killed:
+                return
+            self._write_piece(stream, view[start : start + _READ_BYTES])
+            done, now = min(start + _READ_BYTES, view.nbytes), time.monotonic()
+            if now - told >= _TELL_SECONDS or done == view.nbytes:
+                told = now
+                left = (now - begun) * (view.nbytes - done) / done
+                text = _("Sending the volume to {host}").format(host=self.host)
+                self._arrive(ProgressEvent(request, text, done, view.nbytes, None, left).message())
+
+    def _arrive(self, message: Message) -> None:
+        self._incoming.append(message)
+        self._arrived.set()
 
     def _refuse(self, request: int, error: Exception) -> None:
         if not isinstance(error, SAM2PropagateError):
@@ -255,8 +322,7 @@ class PopenTransport:
             )
             self._keep([what])
             error = SAM2PropagateError("internal", what)
-        self._incoming.append(Message({"type": "error", "request": request, "error": error.to_dict()}))
-        self._arrived.set()
+        self._arrive(Message({"type": "error", "request": request, "error": error.to_dict()}))
 
     def _collect_log(self, tree: ProcessTree) -> None:
         rest = b""

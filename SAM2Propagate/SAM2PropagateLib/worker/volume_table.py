@@ -19,7 +19,7 @@ from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.engine_port import Crop, ServedSession
 from SAM2PropagateLib.worker.messages import OpenVolume
 from SAM2PropagateLib.worker.shared import MappedArray
-from SAM2PropagateLib.worker.voxels import decompress
+from SAM2PropagateLib.worker.voxels import CODEC, decompress
 from SAM2PropagateLib.worker.wire import Payload
 
 
@@ -86,7 +86,8 @@ class VolumeTable:
 
         Raises:
             InputError: see `check_volume`, `FrameStack`, `Window`, `VolumeGeometry`.
-            SAM2PropagateError: volume_data, unknown_volume, bad_message; what `session_of` raises.
+            SAM2PropagateError: volume_data, out_of_memory, unknown_volume, bad_message; what `session_of`
+                raises.
         """
         voxels = self._voxels(request, payload)
         voxels.users += 1
@@ -131,7 +132,7 @@ class VolumeTable:
             self.shared_bases.add(path.parent.parent)
             mapped = MappedArray(path, request.dtype, request.shape)
             return VoxelStore(mapped.array, mapped)
-        if kind == "payload" and source.get("codec") == "zlib":
+        if kind == "payload" and source.get("codec") == CODEC:
             return VoxelStore(decompress(payload, request.dtype, request.shape), None)
         if kind == "volume":
             voxels = self.get(str(source.get("volume"))).voxels
