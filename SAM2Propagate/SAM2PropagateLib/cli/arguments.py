@@ -25,6 +25,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.run_options import BOTH, DIRECTIONS, RunOptions
+from SAM2PropagateLib.worker.remote import Remote
 
 DEFAULT_SEGMENT = "Segment_1"
 Point = tuple[float, float, float]
@@ -51,6 +52,7 @@ examples:
   segment ct.nii.gz --segment liver --box-ras -140 -40 45 20 90 45 --absent-ras 0 0 160 \\
                     --segment spleen --point-ras 95 -20 60 --out organs.seg.nrrd --report organs.json
   segment ct.nii.gz --segment aorta --scribble-ras 3 20 45 8 14 45 11 5 45 --out aorta.seg.nrrd
+  segment ct.nii.gz --segment liver --point-ras -80 10 45 --out liver.seg.nrrd --host me@gpu1
   segment DICOM_FOLDER --prompts prompts.json --out tumor.seg.nrrd --window 350 40
 
 exit status: 0 the file is written; 1 failure; 2 bad input; 130 interrupted.
@@ -98,6 +100,7 @@ class SegmentCommand:
     overwrite: bool
     keep_partial: bool
     debug: bool
+    remote: Remote | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +271,18 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
     how.add_argument("--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)")
     add_motion(how)
+    where = parser.add_argument_group("where the model runs (docs/server.md)")
+    where.add_argument("--host", metavar="HOST", help="on a server, as ssh takes it: gpu1, me@gpu1")
+    where.add_argument(
+        "--remote-python",
+        metavar="PYTHON",
+        help="the Python there (default: ~/.sam2propagate/env/bin/python if it is there, else python3)",
+    )
+    where.add_argument(
+        "--remote-folder",
+        metavar="FOLDER",
+        help="the folder there that holds SAM2PropagateLib (default: it is installed in that Python)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, required=True, metavar="FILE.seg.nrrd", help="the segmentation")
     output.add_argument("--report", type=Path, metavar="FILE.json", help="what was done and measured")
@@ -290,6 +305,14 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 def _add_debug(parser: Any) -> None:
     parser.add_argument("--debug", action="store_true", help="on failure, also print the details")
+
+
+def _remote(namespace: argparse.Namespace) -> Remote | None:
+    if namespace.host is not None:
+        return Remote(namespace.host, namespace.remote_python, namespace.remote_folder)
+    if namespace.remote_python is not None or namespace.remote_folder is not None:
+        raise _bad("--remote-python and --remote-folder are about a server.", "Name it with --host.")
+    return None
 
 
 def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
@@ -328,6 +351,7 @@ def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
         overwrite=namespace.overwrite,
         keep_partial=namespace.keep_partial,
         debug=namespace.debug,
+        remote=_remote(namespace),
     )
 
 

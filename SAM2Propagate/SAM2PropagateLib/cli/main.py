@@ -9,6 +9,7 @@ written, 1 failure, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.command import OPENMP_SETTINGS, worker_command
+from SAM2PropagateLib.worker.remote import Remote
 from SAM2PropagateLib.worker.session import WorkerSession
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -35,6 +37,11 @@ OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 def local_session() -> WorkerSession:
     """A session whose worker runs on this machine with this Python; nothing is started yet."""
     return WorkerSession(worker_command())
+
+
+def remote_session(remote: Remote) -> WorkerSession:
+    """A session whose worker runs on a server; nothing is started yet."""
+    return WorkerSession(worker_command(remote=remote))
 
 
 def main(
@@ -49,7 +56,7 @@ def main(
 
     Args:
         arguments: without the program's name; None: those of this process.
-        session_factory: makes the worker session of `segment`.
+        session_factory: makes the worker session of `segment`, where that is on this computer.
         store: the models of this computer; None: those of the user.
         stdout, stderr: where to write; None: this process's.
 
@@ -67,7 +74,10 @@ def main(
             if isinstance(command, ModelsCommand):
                 lines = run_models(command, models, progress, interruption)
             elif isinstance(command, SegmentCommand):
-                lines = [run_segment(command, session_factory, models, progress, interruption)]
+                factory = session_factory
+                if command.remote is not None:
+                    factory = functools.partial(remote_session, command.remote)
+                lines = [run_segment(command, factory, models, progress, interruption)]
             else:
                 # These two compute in this process, and torch reads the settings when it is imported.
                 for name, value in OPENMP_SETTINGS.items():

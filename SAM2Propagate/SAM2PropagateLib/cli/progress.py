@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TextIO
 
 from SAM2PropagateLib.worker.messages import ProgressEvent
@@ -19,7 +20,7 @@ STAGES = {
     "download": "Downloading",
 }
 # What is counted where progress has a total; the other stages say in words what they do.
-_UNITS = {"propagate": "slices", "download": "MB"}
+_UNITS = {"propagate": "slices", "download": "MB", "open_volume": "MB"}
 _BAR = 24
 _LINE_SECONDS = 10.0
 _DRAW_SECONDS = 0.1
@@ -64,6 +65,11 @@ class ProgressPrinter:
             # The first count tells that something moves, the last one that it is done.
             is_end = not self._has_counted or progress.done >= progress.total
             self._has_counted = True
+            if stage == "open_volume":
+                done, total = progress.done // 10**6, -(-progress.total // 10**6)
+                progress = replace(
+                    progress, done=total if progress.done == progress.total else done, total=total
+                )
             self._show(self._counted(title, _UNITS[stage], progress), force=is_end)
         elif progress.text:
             self._show(f"{title}: {progress.text}", force=False)

@@ -61,7 +61,7 @@ def run_segment(
     """
     seconds: dict[str, float] = {}
     _check_outputs(command)
-    model = _model(command, store)
+    model = _model(command, store) if command.remote is None else _model_there(command, store)
     started = time.monotonic()
     progress("read")
     volume = read_volume(command.volume, command.series, command.part)
@@ -88,6 +88,10 @@ def run_segment(
         for score in segment.noted:
             place = volume.geometry.slice_words(score.frame, axis)
             progress.note(f"Note: {segment.name}, {place}: {score.note}")
+    if command.remote is not None and command.device == "auto" and result.model.get("device") == "cpu":
+        progress.note(
+            f"Note: PyTorch found no GPU on {command.remote.host}; it computed on that computer's processor."
+        )
     if not result.is_complete and not command.keep_partial:
         raise result.error or _nothing_written()
     started = time.monotonic()
@@ -148,6 +152,12 @@ def _same_file(one: Path, other: Path) -> bool:
     return os.path.normcase(os.path.realpath(one)) == os.path.normcase(os.path.realpath(other))
 
 
+def _model_there(command: SegmentCommand, store: ModelStore) -> LoadModel:
+    """The model as the server is to find it: a name, or a path there."""
+    by_name = any(entry.name == command.model for entry in store.models)
+    return _load(command, None if by_name else command.model)
+
+
 def _model(command: SegmentCommand, store: ModelStore) -> LoadModel:
     try:
         path, entry = store.resolve(command.model)
@@ -157,9 +167,13 @@ def _model(command: SegmentCommand, store: ModelStore) -> LoadModel:
         hint = f"'{program_name()} models --download {command.model} --yes' gets it."
         raise InputError(error.code, error.sentence, f"{error.hint} {hint}") from error
     by_name = entry is not None and entry.name == command.model
+    return _load(command, None if by_name else str(path.absolute()))
+
+
+def _load(command: SegmentCommand, path: str | None) -> LoadModel:
     return LoadModel(
-        name=command.model if by_name else None,
-        path=None if by_name else str(path.absolute()),
+        name=command.model if path is None else None,
+        path=path,
         config=command.config,
         device=command.device,
         input_size=command.input_size,
