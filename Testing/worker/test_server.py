@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -40,16 +42,18 @@ from SAM2PropagateLib.worker.messages import (
     Shutdown,
     parse_event,
 )
+from SAM2PropagateLib.worker.server import EXIT_ABANDONED, WorkerServer
 from SAM2PropagateLib.worker.transport import PopenTransport
 from SAM2PropagateLib.worker.voxels import CODEC, compress
 from SAM2PropagateLib.worker.wire import Message
-from Testing.worker.fake_engine import fake_mask
+from Testing.worker.fake_engine import FakeEngine, fake_mask
 from Testing.worker.helpers import (
     FRAMES,
     GEOMETRY,
     WINDOW,
     fake_command,
     is_running,
+    own_threads,
     prompts,
     ras,
     soon,
@@ -554,3 +558,24 @@ def test_masks_need_few_bytes() -> None:
     mask = np.zeros((512, 512), bool)
     mask[200:300, 180:320] = True
     assert len(pack(mask).bits) < 2000
+
+
+class _Silent:
+    """A client that neither says anything nor closes its end, until `says`."""
+
+    def __init__(self) -> None:
+        self.says = threading.Event()
+
+    def readinto(self, _buffer: Any, /) -> int:
+        self.says.wait()
+        return 0
+
+
+def test_a_server_that_hears_nothing_from_a_client_elsewhere_ends() -> None:
+    silent = _Silent()
+    server = WorkerServer(FakeEngine({}, io.BytesIO()), silent, io.BytesIO(), silence_seconds=0.05)
+    try:
+        assert server.serve() == EXIT_ABANDONED
+    finally:
+        silent.says.set()
+    assert soon(lambda: own_threads() == [])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +340,24 @@ def test_damaged_or_exploding_voxels_are_refused() -> None:
         with pytest.raises(SAM2PropagateError, match="damaged") as caught:
             decompress(data, "<i2", shape)
         assert caught.value.code == "volume_data"
+
+
+def test_what_is_announced_of_voxels_is_not_believed() -> None:
+    packed = compress(np.zeros((64, 256, 256), np.int16))
+    # Nothing is allocated for a size that so few bytes cannot hold, nor for more than there is room.
+    with pytest.raises(SAM2PropagateError, match="cannot hold") as caught:
+        decompress(packed, "<f8", (1 << 20, 1 << 20, 1 << 20))
+    assert caught.value.code == "volume_data"
+    with pytest.raises(SAM2PropagateError, match="8 MB of main memory, and 7 MB") as caught:
+        decompress(packed, "<i2", (64, 256, 256), available=lambda: (8 << 20) - 1)
+    assert caught.value.code == "out_of_memory"
+    assert decompress(packed, "<i2", (64, 256, 256), available=lambda: 8 << 20).shape == (64, 256, 256)
+    # Tiny slices, so that much comes out of the last bytes.
+    flat = np.zeros((3000, 1, 2), np.uint8)
+    assert np.array_equal(decompress(compress(flat), "|u1", flat.shape), flat)
+
+
+def test_images_take_less_than_by_zlib_alone() -> None:
+    ramp = np.add.outer(np.arange(20.0), np.add.outer(np.arange(64.0), np.arange(64.0)))
+    array = (ramp * 9 + np.random.default_rng(1).normal(0, 12, ramp.shape)).astype(np.int16)
+    assert len(compress(array)) < 0.75 * len(zlib.compress(array.tobytes(), 1))

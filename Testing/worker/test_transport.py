@@ -12,6 +12,7 @@ import pytest
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.worker.command import WorkerCommand
+from SAM2PropagateLib.worker.remote import Remote, why_ended
 from SAM2PropagateLib.worker.transport import LOG_LINES, PopenTransport
 from SAM2PropagateLib.worker.wire import Message
 from Testing.worker.helpers import hold_interpreter, is_running, own_threads, soon
@@ -178,3 +179,38 @@ def test_an_end_of_input_lets_a_worker_end_by_itself(start: Start) -> None:
     transport = start("sys.stdin.read(); sys.exit(4)")
     transport.close(10.0)
     assert transport.exit_code == 4
+
+
+def test_a_worker_on_a_server_hears_that_its_client_is_there() -> None:
+    """Also while nothing is asked; one on this computer needs no such thing."""
+    code = "words = sys.stdin.buffer.read(3 * 39).count(b'alive')\nsay({'heard': words})\n"
+    command = WorkerCommand(
+        (sys.executable, "-u", "-S", "-c", FRAME + code), dict(os.environ), None, Remote("x")
+    )
+    transport = PopenTransport(command, alive_seconds=0.01)
+    transport.start()
+    assert [message.header for message in collected(transport)] == [{"heard": 3}]
+    assert transport.activity == 0
+    transport.close(0.0)
+    assert own_threads() == []
+
+
+def test_why_ssh_has_ended_is_told_from_its_words_and_its_code() -> None:
+    for code, words, answered, expected in (
+        (255, "ssh: Could not resolve hostname x: Name or service not known", False, "unknown_host"),
+        (255, "x: Permission denied (publickey).", False, "login_refused"),
+        (255, "kex_exchange_identification: Connection closed by remote host", False, "host_unreachable"),
+        (255, "Timeout, server x not responding.", True, "connection_lost"),
+        (255, "client_loop: send disconnect: Broken pipe", True, "connection_lost"),
+        (255, "2026-01-01 10:00:00,1 INFO x: Connection reset by a worker's own words", True, "worker_died"),
+        (-9, "", True, "connection_lost"),
+        (96, "", False, "no_remote_python"),
+        (97, "", False, "no_remote_folder"),
+        (98, "Python 3.8, 3.10 or newer is needed", False, "old_remote_python"),
+        (1, "python3: No module named SAM2PropagateLib", False, "no_remote_library"),
+        (1, "ModuleNotFoundError: No module named 'numpy'", False, "not_installed"),
+        (70, "", True, "worker_died"),
+        (3, "something else", False, "worker_not_started"),
+    ):
+        error = why_ended(Remote("x"), code, [words], answered)
+        assert error.code == expected and error.hint, (words, error)

@@ -263,7 +263,9 @@ def _not_connected(host: str, said: Sequence[str]) -> SAM2PropagateError:
         )
     return SAM2PropagateError(
         "host_unreachable",
-        _("{host} cannot be reached ({reason}).").format(host=host, reason=said[-1] if said else "ssh"),
+        _("{host} cannot be reached ({reason}).").format(
+            host=host, reason=said[-1] if said else _("no reason was given")
+        ),
         _("Check the name, the network, and whether “ssh {host}” in a terminal logs in.").format(host=host),
     )
 
