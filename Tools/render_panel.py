@@ -83,8 +83,7 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
 
     ui, panel = window.ui, window.widget.panel
     if missing:
-        window.widget.logic.neededPackages = lambda: PACKAGES
-        panel._banner._missing = lambda: PACKAGES
+        window.widget.logic.installer.needed = lambda: PACKAGES
     volume = slicer.util.loadVolume(str(ROOT / "Resources" / "Sample" / "abdomen_ct.nii.gz"))
     ui.volumeSelector.setCurrentNode(volume)
     if missing:

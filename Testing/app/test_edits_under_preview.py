@@ -7,7 +7,7 @@ import pytest
 import slicer
 
 from Headless.fake_session import disc
-from SAM2PropagateLib.app.events import Choices
+from SAM2PropagateLib.app.events import Choices, Editing
 from SAM2PropagateLib.app.strip import EDITED
 from SAM2PropagateLib.scene.commit import LogicSegmentWriter
 from Testing.app.cases import HeadlessCase
@@ -112,7 +112,7 @@ def test_a_commit_of_another_segment_is_no_edit(headless):
     case = HeadlessCase(
         headless,
         choices=KEEP,
-        makeWriter=lambda *nodes: LogicSegmentWriter(*nodes, overwriteMode=everything),
+        editing=Editing(lambda *nodes: LogicSegmentWriter(*nodes, overwriteMode=everything)),
     )
     case.paint(9, disc(12, 15, SHAPE, 3))
     case.click(14, 15, 9)

@@ -10,7 +10,7 @@ import pytest
 
 from Headless.fake_session import disc
 from SAM2PropagateLib import texts
-from SAM2PropagateLib.app.events import Choices
+from SAM2PropagateLib.app.events import Choices, Editing
 from SAM2PropagateLib.app.prompt_changes import changeName
 from SAM2PropagateLib.prompts.values import Box, Click, FrameMark, FrameRange, Lasso, Scribble, SegmentPrompts
 from Testing.app.cases import HeadlessCase
@@ -301,7 +301,7 @@ def test_another_volume_scene_or_nothing_has_nothing_to_undo(case, headless, tmp
 
 
 def test_the_name_of_an_edit_is_the_tools(headless):
-    case = HeadlessCase(headless, editName=lambda: "paint")
+    case = HeadlessCase(headless, editing=Editing(editName=lambda: "paint"))
     painted(case, 3, STROKE)
     assert case.controller.undoText == "Undo paint"
     case.controller.close()

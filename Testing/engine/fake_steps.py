@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
-from SAM2PropagateLib.engine.session import EngineSession
+from SAM2PropagateLib.engine.session import EngineSession, SessionSettings
 from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Memory, Recall
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
@@ -132,6 +132,5 @@ def session(
         frames_of(volume),
         view,
         store or (lambda encode: FeatureStore(encode, torch.device("cpu"), 1 << 30, batch_size=batch_size)),
-        max_batch=8,
-        motion_budget=motion_budget,
+        SessionSettings(max_batch=8, motion_budget=motion_budget),
     )

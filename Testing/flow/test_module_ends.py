@@ -36,7 +36,7 @@ class Running:
         assert self.controller.point("positive", geometry.ras_of_pixel(12, 15, 8, 2), (0, 0, 1))
         assert self.controller.wait(20)
         self.window.ui.propagateButton.click()
-        self.settle(lambda: bool(self.controller._running.frames))
+        self.settle(lambda: bool(self.controller._shared.running.frames))
         assert self.controller.isRunning and is_running(self.workers.pids[-1])
         assert list(folder.rglob("*")), "the volume is shared"
 

@@ -164,8 +164,8 @@ def test_the_real_worker_may_be_killed_at_any_time(headless, tmp_path):
             said += 1
         else:
             assert case.controller.wait(60) and case.controller.propagate()
-            assert case.until(lambda: len(case.controller._running.frames) >= 2)
-            kept = {frame: case.shown(frame) for _, frame in case.controller._running.frames}
+            assert case.until(lambda: len(case.controller._shared.running.frames) >= 2)
+            kept = {frame: case.shown(frame) for _, frame in case.controller._shared.running.frames}
         os.kill(case.started[-1].pid, signal.SIGKILL)
         assert case.controller.wait(60)
     assert len(case.started) == 3 and case.ends[-1].state == "failed" and len(kept) >= 2

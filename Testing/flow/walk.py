@@ -26,7 +26,7 @@ from scipy import ndimage
 from vtk.util.numpy_support import numpy_to_vtk
 
 from Headless.scenes import addSegmentation, addVolume
-from SAM2PropagateLib.app.events import Choices, FrameArrived, RunEnd
+from SAM2PropagateLib.app.events import Choices, Editing, FrameArrived, RunEnd
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import Box, Click, SegmentPrompts
 from SAM2PropagateLib.scene.commit import LogicSegmentWriter
@@ -270,7 +270,7 @@ class Walk(HeadlessCase):
     # --- the module
 
     def start(self, choices: Choices | None = None, **options: Any) -> None:
-        super().start(choices, makeWriter=self.make_writer, **options)
+        super().start(choices, editing=Editing(self.make_writer), **options)
         self.applied: list[RunEnd] = []
         self.controller.finished.connect(lambda end: self.applied.append(end) if end.applied else None)
         self.controller.frameArrived.connect(self.came)

@@ -94,7 +94,7 @@ def test_no_tool_is_taken_up_where_something_is_segmented_or_the_mouse_is_in_use
     desk.window.exit()
     desk.window.enter()
     assert desk.controller.tool == "positive"
-    desk.widget.putToolAway()
+    desk.controller.chooseTool(None)
     desk.ui.opacitySlider.setValue(0.7)
     assert desk.controller.tool is None, "put away is put away"
 
@@ -126,7 +126,7 @@ def test_the_next_structure_is_one_key_away_and_the_prompts_before_are_quiet(des
     before = desk.controller.segmentID
     assert prompts(desk, before) == [(False, 1.0)]
     desk.ui.boxToolButton.click()
-    keys = desk.widget._views._actions
+    keys = desk.widget.views.actions
     keys["C"]()
     after = desk.controller.segmentID
     assert after not in ("", before) and desk.controller.tool == "positive"

@@ -7,6 +7,7 @@ How widgets behave is not asserted here: they are stand-ins.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -81,7 +82,7 @@ class Desk:
         self.session = FakeSession()
         self.logic.makeSession = lambda: self.session
         self.dialogs = ScriptedDialogs()
-        self.widget.panel._dialogs = self.dialogs
+        self.widget.panel.messages.dialogs = self.dialogs
         self.parameters = self.logic.getParameterNode()
 
     def load(self) -> None:
@@ -317,12 +318,12 @@ def test_cancel_apply_and_discard(desk: Desk) -> None:
 
 def test_the_timer_runs_only_while_an_answer_is_awaited(desk: Desk) -> None:
     desk.load()
-    timer = desk.controller._worker.ticker._timer
-    assert not timer.isActive()
+    timer = desk.logic.ticker
+    assert not timer.isOn
     desk.controller.point("positive", desk.controller.workspace.geometry.ras_of_pixel(9, 9, 4, 2))
-    assert timer.isActive()
+    assert timer.isOn
     desk.settle()
-    desk.settle(lambda: not timer.isActive())
+    desk.settle(lambda: not timer.isOn)
 
 
 def test_messages_with_their_log_one_click_away(desk: Desk) -> None:
@@ -426,7 +427,7 @@ def test_what_is_grey_in_the_panel_says_why(desk: Desk, monkeypatch: pytest.Monk
     assert not ui.reachSpinBox.enabled and "At most" in ui.reachSpinBox.toolTip
     ui.limitReachCheckBox.setChecked(True)
     assert ui.reachSpinBox.enabled and ui.reachSpinBox.toolTip == "Slices from every keyframe."
-    installer = desk.widget.panel._banner._installer
+    installer = desk.logic.installer
     monkeypatch.setattr(type(installer), "isRunning", True)
     installer.progress.emit("Installing …")
     assert not ui.installButton.enabled and ui.installButton.toolTip == "The installation is running."
@@ -558,7 +559,7 @@ def test_the_views_keep_what_they_show_until_the_user_chooses_a_volume_here(
         # As while a scene is loaded: the editor sees its segmentation at the end of it.
         loaded = addSegmentation(boot(), other, {"B": (0, 0, 1)})
         slicer.mrmlScene.StartState(slicer.vtkMRMLScene.BatchProcessState)
-        window.widget._parameterNode.segmentation = loaded
+        window.widget.logic.getParameterNode().segmentation = loaded
         slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
         assert window.ui.segmentEditor._standin_segmentation is loaded
         assert red.GetForegroundVolumeID() == red.GetLabelVolumeID() == labels.GetID()
@@ -855,14 +856,12 @@ def test_missing_packages_are_offered_and_nothing_is_done_without_consent(
     from Headless.slicer_modules import ModuleWindow
 
     module = ModuleWindow(MODULE_FILE)
-    real = module.python.importlib.util.find_spec
+    real = importlib.util.find_spec
     lacking = {"torch", "sam2"}
-    monkeypatch.setattr(
-        module.python.importlib.util, "find_spec", lambda name: None if name in lacking else real(name)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else real(name))
     desk = Desk(module.open())
     started: list[str] = []
-    monkeypatch.setattr(desk.widget.panel._banner._installer, "start", lambda: started.append("start"))
+    monkeypatch.setattr(desk.logic.installer, "start", lambda: started.append("start"))
     assert not desk.ui.bannerFrame.isHidden() and "torch, sam2" in desk.ui.bannerLabel.text
     desk.load()
     assert "Install what is missing first" in desk.ui.positiveToolButton.toolTip
@@ -881,7 +880,7 @@ def test_missing_packages_are_offered_and_nothing_is_done_without_consent(
 def test_what_pip_says_is_shown_while_it_works_and_is_in_the_log(desk: Desk) -> None:
     from SAM2PropagateLib.gui.install import InstallEnd
 
-    installer = desk.widget.panel._banner._installer
+    installer = desk.logic.installer
     installer.progress.emit("Installing small packages … (step 1 of 2)")
     installer.logged.emit("Collecting " + 200 * "x")
     shown = desk.ui.installProgressLabel.text.splitlines()
@@ -1042,9 +1041,9 @@ def test_closing_the_window_during_a_run_leaves_nothing(window_modules: Any) -> 
     desk.load()
     desk.click()
     desk.ui.propagateButton.click()
-    timer = desk.controller._worker.ticker._timer
+    timer = desk.logic.ticker
     module.close()
-    assert desk.session.isClosed and not timer.isActive()
+    assert desk.session.isClosed and not timer.isOn
     assert desk.widget.Observations == []
     scene = window_modules.scene
     kinds = [scene.GetNthNode(n).GetName() for n in range(scene.GetNumberOfNodes())]

@@ -108,15 +108,17 @@ def test_the_panel_keeps_its_width_when_an_effect_is_wider(desk: Desk) -> None:
 
 
 def test_the_icons_follow_light_and_dark(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SAM2PropagateLib.gui.application import Application
+
     def look() -> list[int]:
         image = desk.ui.rangeToolButton.icon.pixmap(20, 20).toImage()
         return [image.pixel(x, y) for x in range(image.width()) for y in range(image.height())]
 
     before = look()
-    monkeypatch.setattr(desk.window.python, "_isDark", lambda: True)
+    monkeypatch.setattr(Application, "isDark", True)
     slicer.app.paletteChanged.emit(slicer.app.palette())
     assert look() != before
-    monkeypatch.setattr(desk.window.python, "_isDark", lambda: False)
+    monkeypatch.setattr(Application, "isDark", False)
     slicer.app.paletteChanged.emit(slicer.app.palette())
     assert look() == before
 
@@ -146,7 +148,7 @@ def test_everything_that_the_worker_imports_is_looked_for() -> None:
 
 def test_what_is_being_drawn_is_taken_back_when_another_application_takes_the_mouse(desk: Desk) -> None:
     taken: list[bool] = []
-    views = desk.window.widget._views
+    views = desk.window.widget.views
     views.cancelDrag = lambda: taken.append(True)
     state = type(slicer.app.applicationState())
     slicer.app.applicationStateChanged.emit(state.ApplicationActive)

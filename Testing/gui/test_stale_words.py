@@ -145,13 +145,13 @@ def test_an_error_stays_while_what_was_asked_before_comes_in(desk: Desk) -> None
     desk.session.framesPerPoll = 1
     desk.ui.propagateButton.click()
     desk.settle(lambda: len(desk.controller.workspace.previewFrames(desk.controller.segmentID)) > 2)
-    desk.controller._messages.fail(DIED, isOfWorker=True)
+    desk.controller._shared.messages.fail(DIED, isOfWorker=True)
     desk.settle()
     assert not desk.ui.messageFrame.isHidden()
 
 
 def test_other_errors_stay_until_they_are_dismissed(desk: Desk) -> None:
-    desk.controller._messages.fail(SAM2PropagateError("commit_failed", "It could not be written.", ""))
+    desk.controller._shared.messages.fail(SAM2PropagateError("commit_failed", "It could not be written.", ""))
     desk.click()
     assert not desk.ui.messageFrame.isHidden()
     desk.ui.dismissButton.click()
@@ -188,7 +188,7 @@ def test_nothing_is_awaited_after_a_scene_was_closed(desk: Desk) -> None:
     slicer.mrmlScene.Clear(False)
     assert desk.controller.isWaiting
     desk.settle()
-    assert not desk.controller.isWaiting and not desk.controller._worker.ticker._timer.isActive()
+    assert not desk.controller.isWaiting and not desk.logic.ticker.isOn
 
 
 def refused(desk: Desk) -> None:

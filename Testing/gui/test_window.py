@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from typing import Any
 
@@ -187,9 +188,9 @@ def test_missing_packages_are_named(window_modules: Any, monkeypatch: pytest.Mon
     from Headless.slicer_modules import ModuleWindow
 
     module = ModuleWindow(MODULE_FILE)
-    real = module.python.importlib.util.find_spec
+    real = importlib.util.find_spec
     monkeypatch.setattr(
-        module.python.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name: None if name in ("torch", "sam2") else real(name),
     )
@@ -317,6 +318,15 @@ def keys(window: Any) -> dict[str, bool]:
     return {one.key.toString(): bool(one.enabled) for one in found}
 
 
+def press(window: Any, key: str) -> None:
+    """Presses one of the module's keys, which must be on."""
+    import qt
+
+    (shortcut,) = (one for one in window.panel.findChildren(qt.QShortcut) if one.key.toString() == key)
+    assert shortcut.enabled
+    shortcut.activated.emit()
+
+
 UNDO = {"Ctrl+Z": False, "Ctrl+Y": False, "Ctrl+Shift+Z": False}
 
 
@@ -326,11 +336,11 @@ def test_escape_and_delete_are_taken_only_while_they_have_something_to_do(window
     controller._pointing._situation.refuses = lambda action: False
     controller.chooseTool("box")
     assert keys(window) == {"Esc": True, "Del": False, **UNDO}
-    window.widget.putToolAway()
+    press(window, "Esc")
     assert controller.tool is None and keys(window) == {"Esc": False, "Del": False, **UNDO}
-    window.widget._views._tellHover(True)
+    window.widget.views._tellHover(True)
     assert keys(window) == {"Esc": False, "Del": True, **UNDO}
-    window.widget._views._tellHover(False)
+    window.widget.views._tellHover(False)
     assert keys(window) == {"Esc": False, "Del": False, **UNDO}
     controller.chooseTool("box")
     window.exit()

@@ -18,10 +18,11 @@ from SAM2PropagateLib.training import finetune as module
 from SAM2PropagateLib.training import trainer as trainer_module
 from SAM2PropagateLib.training.cases import find_cases
 from SAM2PropagateLib.training.finetune import FinetuneJob, FinetuneResult, finetune, work_folder
+from SAM2PropagateLib.training.image_half import ImageHalf
 from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, PROMPTS, part_of, unfreeze
-from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
+from SAM2PropagateLib.training.pool import CaseShelf, LookPool, LookStore, Source
 from SAM2PropagateLib.training.recipe import Recipe
-from SAM2PropagateLib.training.trainer import ImageHalf, Trainer, TrainingProgress
+from SAM2PropagateLib.training.trainer import Trainer, TrainingProgress, TrainingRun
 from SAM2PropagateLib.training.validation import Score, Validation
 from Testing.training.samples import CONFIG, SHAPE, loaded, small_model, write_case, write_image
 
@@ -256,7 +257,7 @@ def test_time_counts_from_the_first_step(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(trainer_module, "time", clock)
     recipe = replace(QUICK, steps=0, minutes=10 / 60, validations=1, save_minutes=1e9)
     start = small_model()
-    trainer = Trainer(start, unfreeze(start.model), Slow(), Measured(), recipe, tmp_path, {})  # type: ignore[arg-type]
+    trainer = Trainer(start, unfreeze(start.model), Slow(), Measured(), TrainingRun(recipe, tmp_path, {}))  # type: ignore[arg-type]
     monkeypatch.setattr(trainer, "step", step)
     trainer.run(Killer())
     assert trainer.progress.step == 10 and trainer.progress.seconds == pytest.approx(10)
@@ -329,8 +330,8 @@ def test_learning_lowers_the_loss(cases: Path, tmp_path: Path) -> None:
     sources = [Source(case, (0,)) for case in found]
     learning = unfreeze(model.model)
     half = ImageHalf.of(model, learning)
-    pool = LookPool(sources, shelf, QUICK, 64, half.stock, half.propose, tmp_path / "looks")
+    pool = LookPool(sources, shelf, QUICK, half, LookStore(tmp_path / "looks"))
     validation = Validation(sources, shelf, most=1, keeps_features=True)
-    trainer = Trainer(model, learning, pool, validation, QUICK, tmp_path, {})
+    trainer = Trainer(model, learning, pool, validation, TrainingRun(QUICK, tmp_path, {}))
     losses = [trainer.step(1) for _ in range(12)]
     assert losses[-1] < 0.6 * losses[0]

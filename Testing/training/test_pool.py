@@ -13,8 +13,9 @@ import torch
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.training.cases import find_cases
 from SAM2PropagateLib.training.features import FrameStock
+from SAM2PropagateLib.training.image_half import ImageHalf
 from SAM2PropagateLib.training.looks import Look
-from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source, most_looks
+from SAM2PropagateLib.training.pool import CaseShelf, LookPool, LookStore, Source, most_looks
 from SAM2PropagateLib.training.recipe import Recipe
 from Testing.training.samples import outline_the_bright, write_case
 
@@ -27,11 +28,16 @@ def sources(cases: Path) -> list[Source]:
     return [Source(case, (0,)) for case in find_cases(cases)]
 
 
-def pool_in(folder: Path, sources: list[Source], budget: int = 10**9, propose: Propose = outline_the_bright):
+def pool_in(
+    folder: Path,
+    sources: list[Source],
+    propose: Propose = outline_the_bright,
+    store: LookStore | None = None,
+) -> LookPool:
     def stock(images: torch.Tensor) -> FrameStock:
         return FrameStock((images.half(),))
 
-    return LookPool(sources, CaseShelf(), RECIPE, 64, stock, propose, folder, budget=budget)
+    return LookPool(sources, CaseShelf(), RECIPE, ImageHalf(stock, propose, 64), store or LookStore(folder))
 
 
 def same(one: Look, other: Look) -> bool:
@@ -50,9 +56,10 @@ def test_looks_are_the_same_wherever_they_come_from(tmp_path: Path, sources: lis
     assert len(looks) == 5
     # Some are made of one slice: these have more frames than the volume has slices.
     assert 0 < sum(len(look.masks) == 20 for look in looks) < 5
-    small = pool_in(tmp_path / "b", sources, budget=1)
+    store = LookStore(tmp_path / "b", budget=1)
+    small = pool_in(tmp_path / "b", sources, store=store)
     small.prepare(0)
-    assert len(small._kept) == 1
+    assert len(store.in_memory) == 1
     again = pool_in(tmp_path / "a", sources)
     files = sorted((tmp_path / "a").glob("look_*.safetensors"))
     files[1].write_bytes(files[1].read_bytes()[:-100])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from SAM2PropagateLib.engine.build import LoadedModel
-from SAM2PropagateLib.engine.front import Front, Tracked
+from SAM2PropagateLib.engine.front import Course, Front, Recollection, Tracked
 from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.training.clips import BOX, CLICK, MASK, ClipPlan, ClipPrompt
 from SAM2PropagateLib.training.features import FrameStock
@@ -55,7 +55,8 @@ def test_the_rollout_gives_what_the_engine_gives(kind: str, slots: int, is_there
             features[0], torch.from_numpy(prompt.points).float(), torch.from_numpy(prompt.labels).int()
         )
     pointers = 5
-    front = Front(0, 1, steps.remember([features[0]], key, prompted=True)[0], pointers, slots, pointers)
+    memory = steps.remember([features[0]], key, prompted=True)[0]
+    front = Front(Course(0, 1), memory, Recollection(slots, pointers))
     wanted = [key]
     for feature in features[1:]:
         decoded = steps.settled(steps.track([feature], [front.recall()]))

@@ -6,13 +6,9 @@ import logging
 from collections.abc import Mapping, Set
 
 from SAM2PropagateLib.app import keyframes, rules
-from SAM2PropagateLib.app.run_under_way import RunUnderWay
-from SAM2PropagateLib.app.selection import Selection
-from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
-from SAM2PropagateLib.app.steps import Steps
 from SAM2PropagateLib.app.underlay import Key
-from SAM2PropagateLib.app.user_messages import UserMessages
 from SAM2PropagateLib.app.workspace import Merged, Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.place import mask_at
@@ -28,26 +24,20 @@ class Applying:
     """Writes the preview into the segments, and brings it together with the user's own edits.
 
     Args:
-        running: told of frames that the user edited meanwhile.
-        steps: what can be undone.
-        changed: emitted when masks have moved.
+        situation: whether the preview may be applied now.
     """
 
     def __init__(
         self,
-        selection: Selection,
-        messages: UserMessages,
+        shared: Shared,
         situation: Situation,
-        running: RunUnderWay,
-        steps: Steps,
-        changed: Signal[None],
     ) -> None:
-        self._selection = selection
-        self._messages = messages
+        self._selection = shared.selection
+        self._messages = shared.messages
         self._situation = situation
-        self._running = running
-        self._steps = steps
-        self._changed = changed
+        self._running = shared.running
+        self._steps = shared.steps
+        self._changed = shared.signals.changed
         self._isApplying = False
         self._toldOfVoxels: set[tuple[str, tuple[float, float, float]]] = set()
 

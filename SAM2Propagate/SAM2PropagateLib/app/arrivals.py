@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.app.events import FrameArrived, Progress
-from SAM2PropagateLib.app.preview_opacity import PreviewOpacity
 from SAM2PropagateLib.app.previews import Previews
-from SAM2PropagateLib.app.run_under_way import RunUnderWay
-from SAM2PropagateLib.app.selection import Selection
-from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.strip import FrameFacts
-from SAM2PropagateLib.app.user_messages import UserMessages
 from SAM2PropagateLib.app.volumes import OpenVolumes
 from SAM2PropagateLib.app.wording import runText
 from SAM2PropagateLib.app.worker_link import WorkerLink
@@ -25,33 +21,25 @@ class Arrivals:
 
     Args:
         worker: whose updates they are.
-        running, previews: what is still wanted.
+        previews: which of them are still wanted.
         applying: what merges edits after.
-        opacity: of a preview that they make.
-        frameArrived, progress: emitted as they come.
     """
 
     def __init__(
         self,
-        selection: Selection,
-        messages: UserMessages,
+        shared: Shared,
         worker: WorkerLink,
-        running: RunUnderWay,
         previews: Previews,
         applying: Applying,
-        opacity: PreviewOpacity,
-        frameArrived: Signal[FrameArrived],
-        progress: Signal[Progress],
     ) -> None:
-        self._selection = selection
-        self._messages = messages
+        self._selection = shared.selection
+        self._messages = shared.messages
         self._worker = worker
-        self._running = running
+        self._running = shared.running
         self._previews = previews
         self._applying = applying
-        self._opacity = opacity
-        self._frameArrived = frameArrived
-        self._progress = progress
+        self._frameArrived = shared.signals.frameArrived
+        self._progress = shared.signals.progress
         self._isStale = False
 
     def take(self, seconds: float | None = None) -> None:
@@ -63,7 +51,6 @@ class Arrivals:
         workspace = self._selection.workspace
         if written and workspace is not None and workspace.isInScene:
             workspace.preview.refresh()
-            self._opacity.follow()
             if "preview" in written:
                 # The user may have painted on its slice meanwhile. What a run finds is merged at its end.
                 self._applying.mergeEdits()

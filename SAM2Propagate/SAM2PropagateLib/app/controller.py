@@ -19,32 +19,25 @@ from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.app.arrivals import Arrivals
 from SAM2PropagateLib.app.events import (
     Choices,
-    FrameArrived,
+    Editing,
+    Installed,
     NoTicker,
-    Progress,
-    RunEnd,
     Ticker,
-    UserMessage,
 )
 from SAM2PropagateLib.app.lifetime import Lifetime
 from SAM2PropagateLib.app.navigation import frameInView, jumpTo
 from SAM2PropagateLib.app.pointing import Pointing
-from SAM2PropagateLib.app.preview_opacity import PreviewOpacity
 from SAM2PropagateLib.app.previews import Previews
 from SAM2PropagateLib.app.prompt_changes import PromptChanges
-from SAM2PropagateLib.app.run_under_way import RunUnderWay
 from SAM2PropagateLib.app.runs import Runs
 from SAM2PropagateLib.app.segment_changes import SegmentChanges
 from SAM2PropagateLib.app.selection import Selection
-from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
-from SAM2PropagateLib.app.steps import Steps
 from SAM2PropagateLib.app.strip import SliceStrip
 from SAM2PropagateLib.app.undoing import Undoing
-from SAM2PropagateLib.app.user_messages import UserMessages
 from SAM2PropagateLib.app.worker_link import WorkerLink
-from SAM2PropagateLib.app.workspace import Drawer, Workspace, WriterMaker
-from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.app.workspace import Drawer, Listeners, Workspace
 from SAM2PropagateLib.scene.commit import CommitSummary
 from SAM2PropagateLib.worker.session import WorkerSession
 
@@ -60,13 +53,10 @@ class Controller:
     Args:
         makeSession: makes the worker's session; called when it is first needed, starts nothing by itself.
         ticker: told when `poll` has to be called and when no longer; None: the caller polls.
-        makeWriter, drawer: see `Workspace`.
-        store: the models of this computer. missing: names of packages that are not installed.
-        whenIdle: asked to call `lookForEdits` once the user has stopped editing; None: edits are looked for
-            when they are needed.
-        whenEdited: asked to call `noteEdits` as soon as the present edit is done, so that each is an undo
-            step of its own; None: edits become steps when they are needed.
-        editName: what the user edits segments with at present, as the name of a step; "" if unknown.
+        editing: how the application edits segments; None: not at all.
+        installed: models and packages of this computer; None: the models of the cache folder, and nothing
+            is missing.
+        drawer: see `Workspace`.
 
     Signals:
         frameArrived, progress, finished (`RunEnd`), message (refusals, errors), recovered (the worker has
@@ -79,50 +69,34 @@ class Controller:
         makeSession: Callable[[], WorkerSession],
         ticker: Ticker | None = None,
         *,
-        makeWriter: WriterMaker | None = None,
+        editing: Editing | None = None,
+        installed: Installed | None = None,
         drawer: Drawer | None = None,
-        store: ModelStore | None = None,
-        missing: Callable[[], Iterable[str]] = lambda: (),
-        whenIdle: Callable[[], None] | None = None,
-        whenEdited: Callable[[], None] | None = None,
-        editName: Callable[[], str] = lambda: "",
     ) -> None:
-        self.frameArrived: Signal[FrameArrived] = Signal()
-        self.progress: Signal[Progress] = Signal()
-        self.finished: Signal[RunEnd] = Signal()
-        self.message: Signal[UserMessage] = Signal()
-        self.recovered: Signal[None] = Signal()
-        self.wentOn: Signal[None] = Signal()
-        self.changed: Signal[None] = Signal()
-        store = store or ModelStore()
-        # Each part is given those before it that it needs, and no other.
-        self._messages = messages = UserMessages(self.message, self.recovered, self.wentOn)
-        self._selection = selection = Selection(makeWriter, drawer)
-        self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), store)
-        self._running = running = RunUnderWay()
-        self._opacity = opacity = PreviewOpacity(selection)
-        self._steps = steps = Steps(selection, running, editName)
-        self._situation = situation = Situation(selection, messages, running, steps, store, missing)
-        self._applying = applying = Applying(selection, messages, situation, running, steps, self.changed)
-        self._previews = previews = Previews(selection, messages, situation, worker, running, applying)
-        self._arrivals = arrivals = Arrivals(
-            selection, messages, worker, running, previews, applying, opacity,
-            self.frameArrived, self.progress,
-        )  # fmt: skip
-        self._runs = runs = Runs(
-            selection, messages, situation, worker, running, applying, previews, arrivals, steps,
-            self.finished, self.changed,
-        )  # fmt: skip
-        self._undoing = Undoing(selection, messages, running, applying, previews, steps, self.changed)
-        self._prompts = prompts = PromptChanges(selection, messages, applying, previews, steps, self.changed)
-        self._pointing = pointing = Pointing(selection, messages, situation, applying, prompts, self.changed)
-        self._segments = segments = SegmentChanges(
-            selection, messages, running, applying, previews, steps, whenIdle, whenEdited, self.changed
+        editing, installed = editing or Editing(), installed or Installed()
+        self._selection = selection = Selection(editing.makeWriter, drawer)
+        self._shared = shared = Shared(selection, editing.editName)
+        signals = shared.signals
+        self.frameArrived, self.progress, self.finished = (
+            signals.frameArrived,
+            signals.progress,
+            signals.finished,
         )
-        self._lifetime = Lifetime(
-            selection, messages, worker, running, runs, previews, prompts, segments, pointing, opacity,
-            self.finished, self.changed,
-        )  # fmt: skip
+        self.message, self.recovered, self.wentOn = signals.message, signals.recovered, signals.wentOn
+        self.changed = signals.changed
+        # Each part is given what all share, and those before it that it needs.
+        self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), installed.store)
+        self._situation = situation = Situation(shared, installed)
+        self._applying = applying = Applying(shared, situation)
+        self._previews = previews = Previews(shared, situation, worker, applying)
+        self._arrivals = Arrivals(shared, worker, previews, applying)
+        self._runs = runs = Runs(shared, situation, worker, applying, previews)
+        self._undoing = Undoing(shared, applying, previews)
+        self._prompts = prompts = PromptChanges(shared, applying, previews)
+        self._pointing = pointing = Pointing(shared, situation, applying, prompts)
+        self._segments = segments = SegmentChanges(shared, applying, previews, editing)
+        listeners = Listeners(prompts.followScene, segments.follow)
+        self._lifetime = Lifetime(shared, worker, runs, pointing, listeners)
 
     # --- what is worked on
 
@@ -162,7 +136,7 @@ class Controller:
     @property
     def isRunning(self) -> bool:
         """Whether a propagation is under way."""
-        return self._running.isOn
+        return self._shared.running.isOn
 
     @property
     def isApplying(self) -> bool:
@@ -259,14 +233,14 @@ class Controller:
         shown = frameInView(scene, workspace.worldGeometry, workspace.axis)
         frame = self.strip().nextDoubtful(shown)
         if frame is None:
-            self._messages.say("info", self.whyNot(rules.NEXT_DOUBTFUL), "no_doubt")
+            self._shared.messages.say("info", self.whyNot(rules.NEXT_DOUBTFUL), "no_doubt")
         else:
             self.jump(frame)
         return frame
 
     def setPreviewOpacity(self, opacity: float) -> None:
         """How strongly the preview is filled, 0 to 1; its outline stays."""
-        self._opacity.choose(opacity)
+        self._selection.fillPreview(opacity)
 
     # --- prompts
 
@@ -381,7 +355,7 @@ class Controller:
         """End the run, at once: the slices that are finished stay in the preview, and the next run can be
         started while the worker still finds its way out of this one.
         """
-        self._runs.cancel()
+        self._runs.cancel(self._arrivals.take)
 
     # --- the segments' masks
 

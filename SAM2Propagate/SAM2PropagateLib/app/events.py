@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.run_options import RunOptions
+from SAM2PropagateLib.scene.commit import SegmentWriter
+
+WriterMaker = Callable[[Any, Any], SegmentWriter]
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,38 @@ class RunEnd:
     segmentIDs: tuple[str, ...]
     frames: int
     applied: bool
+
+
+@dataclass(frozen=True)
+class Editing:
+    """How the application edits segments, and asks for its edits to be looked for.
+
+    Attributes:
+        makeWriter: makes what commits are written through, from segmentation and volume; None: a logic of
+            our own.
+        whenIdle: asked to call `lookForEdits` once the user has stopped editing; None: edits are looked for
+            when they are needed.
+        whenEdited: asked to call `noteEdits` as soon as the present edit is done, so that each is an undo
+            step of its own; None: edits become steps when they are needed.
+        editName: what the user edits segments with at present, as the name of a step; "" if unknown.
+    """
+
+    makeWriter: WriterMaker | None = None
+    whenIdle: Callable[[], None] | None = None
+    whenEdited: Callable[[], None] | None = None
+    editName: Callable[[], str] = lambda: ""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What is on this computer.
+
+    Attributes:
+        store: the models. missing: the names of packages that are needed and not installed.
+    """
+
+    store: ModelStore = field(default_factory=ModelStore)
+    missing: Callable[[], Iterable[str]] = lambda: ()
 
 
 class Ticker(Protocol):

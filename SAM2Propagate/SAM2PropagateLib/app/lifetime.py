@@ -6,19 +6,12 @@ from typing import Any
 
 import slicer
 
-from SAM2PropagateLib.app.events import RunEnd
 from SAM2PropagateLib.app.observing import Observers
 from SAM2PropagateLib.app.pointing import Pointing
-from SAM2PropagateLib.app.preview_opacity import PreviewOpacity
-from SAM2PropagateLib.app.previews import Previews
-from SAM2PropagateLib.app.prompt_changes import PromptChanges
-from SAM2PropagateLib.app.run_under_way import RunUnderWay
 from SAM2PropagateLib.app.runs import Runs
-from SAM2PropagateLib.app.segment_changes import SegmentChanges
-from SAM2PropagateLib.app.selection import Selection
-from SAM2PropagateLib.app.signals import Signal
-from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.worker_link import WorkerLink
+from SAM2PropagateLib.app.workspace import Listeners
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.scene.markups import removeOrphans
 from SAM2PropagateLib.texts import tr as _
@@ -28,41 +21,30 @@ class Lifetime:
     """Opens and closes the workspace of what is selected, with all that is under way on it.
 
     Args:
-        worker: has the volume open. running: the run under way; `runs` lets go of it.
-        previews, pointing: end with the workspace.
-        prompts, segments: follow what changes in it.
-        opacity: of a preview that is shown again.
-        finished: emitted for a run that ends with the workspace.
-        changed: emitted when something else is worked on; the preview is kept in the scene whenever it is.
+        worker: has the volume open.
+        runs, pointing: end with the workspace.
+        listeners: follow what changes in it.
+
+    The preview is kept in the scene whenever `changed` is emitted.
     """
 
     def __init__(
         self,
-        selection: Selection,
-        messages: UserMessages,
+        shared: Shared,
         worker: WorkerLink,
-        running: RunUnderWay,
         runs: Runs,
-        previews: Previews,
-        prompts: PromptChanges,
-        segments: SegmentChanges,
         pointing: Pointing,
-        opacity: PreviewOpacity,
-        finished: Signal[RunEnd],
-        changed: Signal[None],
+        listeners: Listeners,
     ) -> None:
-        self._selection = selection
-        self._messages = messages
+        self._selection = shared.selection
+        self._messages = shared.messages
         self._worker = worker
-        self._running = running
+        self._running = shared.running
         self._runs = runs
-        self._previews = previews
-        self._prompts = prompts
-        self._segments = segments
         self._pointing = pointing
-        self._opacity = opacity
-        self._finished = finished
-        self._changed = changed
+        self._listeners = listeners
+        self._finished = shared.signals.finished
+        self._changed = shared.signals.changed
         self._observers = Observers()
         # As long as there is a scene: a segmentation may also go after it was let go of.
         self._sceneObservers = Observers()
@@ -70,7 +52,7 @@ class Lifetime:
         self._segmentations = -1
         # The nodes of the preview that the last message says is kept.
         self._kept: tuple[Any, Any] | None = None
-        changed.connect(self._keepPreview)
+        self._changed.connect(self._keepPreview)
 
     def select(self, volumeNode: Any, segmentationNode: Any, segmentID: str) -> None:
         """Works on these; for the arguments see `Controller.select`."""
@@ -117,7 +99,7 @@ class Lifetime:
     def _enter(self) -> None:
         """Opens the workspace, if there is none and both nodes can be used."""
         try:
-            if not self._selection.open(self._prompts.followScene, self._segments.follow):
+            if not self._selection.open(self._listeners):
                 return
         except SAM2PropagateError as error:
             self._messages.say("error", str(error), error.code)
@@ -126,12 +108,10 @@ class Lifetime:
         if workspace.segmentIDs:
             # Else the first segment that a new segmentation gets would be a step.
             workspace.states.keep()
-        self._segments.begin(workspace.segmentIDs)
         try:
             workspace.showKeptPreview()
         except SAM2PropagateError as error:
             self._messages.say("warning", str(error), error.code)
-        self._opacity.follow()
         scene = workspace.segmentationNode.GetScene()
         self._observers.add(scene, slicer.vtkMRMLScene.NodeRemovedEvent, self._nodesRemoved)
         self._observers.add(scene, slicer.vtkMRMLScene.StartCloseEvent, self._sceneCloses)
@@ -142,7 +122,6 @@ class Lifetime:
         self._pointing.stop()
         workspace = self._selection.takeWorkspace()
         ended = self._runs.abandon()
-        self._previews.clear()
         if workspace is None:
             return False
         hasKept = False

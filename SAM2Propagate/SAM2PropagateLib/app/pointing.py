@@ -10,8 +10,7 @@ import numpy.typing as npt
 from SAM2PropagateLib.app import keyframes, rules
 from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.app.prompt_changes import PromptChanges
-from SAM2PropagateLib.app.selection import Selection
-from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
 from SAM2PropagateLib.app.tools import (
     ABSENT,
@@ -25,7 +24,6 @@ from SAM2PropagateLib.app.tools import (
     TOOLS,
     toolAfter,
 )
-from SAM2PropagateLib.app.user_messages import UserMessages
 from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -50,26 +48,24 @@ class Pointing:
     """Turns places in the views into prompts.
 
     Args:
+        situation: whether there can be prompts now.
         applying: what merges edits before.
         prompts: where the changes go.
-        changed: emitted when another tool is on.
     """
 
     def __init__(
         self,
-        selection: Selection,
-        messages: UserMessages,
+        shared: Shared,
         situation: Situation,
         applying: Applying,
         prompts: PromptChanges,
-        changed: Signal[None],
     ) -> None:
-        self._selection = selection
-        self._messages = messages
+        self._selection = shared.selection
+        self._messages = shared.messages
         self._situation = situation
         self._applying = applying
         self._prompts = prompts
-        self._changed = changed
+        self._changed = shared.signals.changed
         self._tool: str | None = None
         self._rangeStart: tuple[int, int] | None = None
 

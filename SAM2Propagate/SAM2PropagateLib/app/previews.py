@@ -6,11 +6,9 @@ from collections.abc import Collection
 
 from SAM2PropagateLib.app import keyframes
 from SAM2PropagateLib.app.applying import Applying
-from SAM2PropagateLib.app.run_under_way import RunUnderWay
-from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
 from SAM2PropagateLib.app.underlay import Key
-from SAM2PropagateLib.app.user_messages import UserMessages
 from SAM2PropagateLib.app.worker_link import WorkerLink
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.prompts.values import PromptSet, SegmentPrompts
@@ -22,25 +20,23 @@ class Previews:
     """The previews that the worker was asked for.
 
     Args:
+        situation: whether all is there that a preview needs.
         worker: who is asked.
-        running: told of frames on which the user spoke.
         applying: what merges edits before, and writes what is locked.
     """
 
     def __init__(
         self,
-        selection: Selection,
-        messages: UserMessages,
+        shared: Shared,
         situation: Situation,
         worker: WorkerLink,
-        running: RunUnderWay,
         applying: Applying,
     ) -> None:
-        self._selection = selection
-        self._messages = messages
+        self._selection = shared.selection
+        self._messages = shared.messages
         self._situation = situation
         self._worker = worker
-        self._running = running
+        self._running = shared.running
         self._applying = applying
         self._calls: dict[Key, PreviewCall] = {}
         # Those that went with a worker: asked for again with the next one.

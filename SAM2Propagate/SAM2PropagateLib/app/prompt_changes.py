@@ -11,10 +11,7 @@ import numpy.typing as npt
 from SAM2PropagateLib.app import keyframes
 from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.app.previews import Previews
-from SAM2PropagateLib.app.selection import Selection
-from SAM2PropagateLib.app.signals import Signal
-from SAM2PropagateLib.app.steps import Steps
-from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.prompts.place import mask_at
@@ -41,25 +38,20 @@ class PromptChanges:
     Args:
         applying: what merges edits before.
         previews: what follows.
-        steps: what can be undone.
-        changed: emitted when prompts are others than before.
     """
 
     def __init__(
         self,
-        selection: Selection,
-        messages: UserMessages,
+        shared: Shared,
         applying: Applying,
         previews: Previews,
-        steps: Steps,
-        changed: Signal[None],
     ) -> None:
-        self._selection = selection
-        self._messages = messages
+        self._selection = shared.selection
+        self._messages = shared.messages
         self._applying = applying
         self._previews = previews
-        self._steps = steps
-        self._changed = changed
+        self._steps = shared.steps
+        self._changed = shared.signals.changed
 
     # --- where a change is made
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 from SAM2PropagateLib.app import rules
 from SAM2PropagateLib.app.applying import Applying
-from SAM2PropagateLib.app.arrivals import Arrivals
 from SAM2PropagateLib.app.events import RunEnd
 from SAM2PropagateLib.app.moment import Moment, Record
 from SAM2PropagateLib.app.previews import Previews
-from SAM2PropagateLib.app.run_under_way import RunUnderWay, StartedRun
-from SAM2PropagateLib.app.selection import Selection
-from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.run_under_way import StartedRun
+from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
-from SAM2PropagateLib.app.steps import Made, Steps
+from SAM2PropagateLib.app.steps import Made
 from SAM2PropagateLib.app.underlay import Key
-from SAM2PropagateLib.app.user_messages import UserMessages
 from SAM2PropagateLib.app.worker_link import WorkerLink
 from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
@@ -34,43 +31,33 @@ class Runs:
     """Starts and ends runs; what they find meanwhile is taken by `Arrivals`.
 
     Args:
+        situation: whether a run can start, and of which segments.
         worker: who is asked.
-        running: where the run is kept while it is under way.
         applying: what writes a finished run into the segments.
         previews: those that may still come after it.
-        arrivals: asked for what has come when a run is cancelled.
-        steps: what can be undone.
-        finished, changed: emitted when one ends; `changed` also when one starts.
     """
 
     def __init__(
         self,
-        selection: Selection,
-        messages: UserMessages,
+        shared: Shared,
         situation: Situation,
         worker: WorkerLink,
-        running: RunUnderWay,
         applying: Applying,
         previews: Previews,
-        arrivals: Arrivals,
-        steps: Steps,
-        finished: Signal[RunEnd],
-        changed: Signal[None],
     ) -> None:
-        self._selection = selection
-        self._messages = messages
+        self._selection = shared.selection
+        self._messages = shared.messages
         self._situation = situation
         self._worker = worker
-        self._running = running
+        self._running = shared.running
         self._applying = applying
         self._previews = previews
-        self._arrivals = arrivals
-        self._steps = steps
+        self._steps = shared.steps
         self._begun: Made | None = None
         # The history's count when the run began.
         self._count = 0
-        self._finished = finished
-        self._changed = changed
+        self._finished = shared.signals.finished
+        self._changed = shared.signals.changed
 
     def propagate(
         self,
@@ -125,20 +112,27 @@ class Runs:
         self._changed.emit(None)
         return True
 
-    def cancel(self) -> None:
-        """Ends the run, at once; the slices that are finished stay in the preview."""
+    def cancel(self, takeArrived: Callable[[], None]) -> None:
+        """Ends the run, at once; the slices that are finished stay in the preview.
+
+        Args:
+            takeArrived: takes what the worker has sent so far.
+        """
         call = self._running.call
         if call is None:
             return
         self._worker.cancel(call)
         # What has arrived is finished and stays; what the worker sends from now on is dropped.
-        self._arrivals.take()
+        takeArrived()
         self.finish()
         if self._running.isOf(call):
             self._end("cancelled")
 
     def abandon(self) -> RunEnd | None:
-        """Lets go of the run, as nothing is worked on any more; what there is to be told of it."""
+        """Lets go of the run and of previews, as nothing is worked on any more; what there is to be told of
+        the run.
+        """
+        self._previews.clear()
         run = self._running.end()
         if run is None:
             return None

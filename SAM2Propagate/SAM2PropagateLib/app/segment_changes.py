@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from SAM2PropagateLib.app.applying import Applying
+from SAM2PropagateLib.app.events import Editing
 from SAM2PropagateLib.app.previews import Previews
-from SAM2PropagateLib.app.run_under_way import RunUnderWay
-from SAM2PropagateLib.app.selection import Selection
-from SAM2PropagateLib.app.signals import Signal
-from SAM2PropagateLib.app.steps import Steps
-from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.texts import tr as _
@@ -30,40 +26,26 @@ class SegmentChanges:
     """Adds and removes segments, and follows what becomes of them.
 
     Args:
-        running: whose masks of a segment that is gone are lost.
         applying: whose own changes are none of the user's.
         previews: not wanted for a segment that is gone.
-        steps: what can be undone.
-        whenIdle, whenEdited: called when something changed in the segments; None: nobody wants to know.
-        changed: emitted when there are other segments than before.
+        editing: told when something changed in the segments.
     """
 
     def __init__(
         self,
-        selection: Selection,
-        messages: UserMessages,
-        running: RunUnderWay,
+        shared: Shared,
         applying: Applying,
         previews: Previews,
-        steps: Steps,
-        whenIdle: Callable[[], None] | None,
-        whenEdited: Callable[[], None] | None,
-        changed: Signal[None],
+        editing: Editing,
     ) -> None:
-        self._selection = selection
-        self._messages = messages
-        self._running = running
+        self._selection = shared.selection
+        self._messages = shared.messages
+        self._running = shared.running
         self._applying = applying
         self._previews = previews
-        self._steps = steps
-        self._whenIdle = whenIdle
-        self._whenEdited = whenEdited
-        self._changed = changed
-        self._known: tuple[str, ...] = ()
-
-    def begin(self, segmentIDs: tuple[str, ...]) -> None:
-        """A workspace with these segments was opened."""
-        self._known = segmentIDs
+        self._steps = shared.steps
+        self._editing = editing
+        self._changed = shared.signals.changed
 
     def add(self) -> str:
         """Adds an empty segment; its ID, "" if there is no segmentation."""
@@ -90,17 +72,17 @@ class SegmentChanges:
         workspace = self._selection.workspace
         if workspace is not None:
             workspace.restylePreview()
-        if workspace is not None and workspace.segmentIDs != self._known:
+        if workspace is not None and workspace.segmentIDs != workspace.knownSegments:
             self._followList(workspace)
             self._changed.emit(None)
-        for tell in (self._whenIdle, self._whenEdited):
+        for tell in (self._editing.whenIdle, self._editing.whenEdited):
             if tell is not None:
                 tell()
 
     def _followList(self, workspace: Workspace) -> None:
         """Segments were added or removed."""
-        before, now = self._known, workspace.segmentIDs
-        self._known = now
+        before, now = workspace.knownSegments, workspace.segmentIDs
+        workspace.knownSegments = now
         try:
             for segmentID in set(before) - set(now):
                 workspace.removed.went(segmentID)

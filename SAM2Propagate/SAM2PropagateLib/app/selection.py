@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from SAM2PropagateLib.app.events import Choices
-from SAM2PropagateLib.app.workspace import Drawer, Workspace, WriterMaker
+from SAM2PropagateLib.app.events import Choices, WriterMaker
+from SAM2PropagateLib.app.workspace import Drawer, Listeners, Workspace
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.scene.segments import checkSegmentation
 from SAM2PropagateLib.scene.volume import volumeGeometry
-from SAM2PropagateLib.scene.watch import PromptChange
 from SAM2PropagateLib.texts import tr as _
 
 
@@ -25,6 +24,7 @@ class Selection:
         segmentID: the segment that prompts are for; "" if none is chosen.
         choices: how to propagate, and with which model.
         makeSegment: makes what is missing of a segmentation and a segment, and chooses it; None: nobody does.
+        previewOpacity: how strongly previews are filled, 0 to 1; None: as they are by themselves.
     """
 
     def __init__(self, makeWriter: WriterMaker | None = None, drawer: Drawer | None = None) -> None:
@@ -36,17 +36,18 @@ class Selection:
         self.segmentID = ""
         self.choices = Choices()
         self.makeSegment: Callable[[], None] | None = None
+        self.previewOpacity: float | None = None
 
     @property
     def workspace(self) -> Workspace | None:
         """The volume and segmentation at hand; None as long as not both can be used."""
         return self._workspace
 
-    def open(self, onPrompts: Callable[[PromptChange], None], onSegments: Callable[[], None]) -> bool:
+    def open(self, listeners: Listeners) -> bool:
         """Opens the workspace, if there is none and both nodes can be used; whether it did.
 
         Args:
-            onPrompts, onSegments: see `Workspace`.
+            listeners: told of what changes in it.
 
         Raises:
             SAM2PropagateError: what is kept with the nodes cannot be used.
@@ -56,10 +57,15 @@ class Selection:
             return False
         if self.volumeProblem or self.segmentationProblem:
             return False
-        self._workspace = Workspace(
-            volume, segmentation, onPrompts, onSegments, self._makeWriter, self._drawer
-        )
+        self._workspace = Workspace(volume, segmentation, listeners, self._makeWriter, self._drawer)
+        self._workspace.previewOpacity = self.previewOpacity
         return True
+
+    def fillPreview(self, opacity: float) -> None:
+        """Fills this preview, and those to come, so strongly, 0 to 1."""
+        self.previewOpacity = float(opacity)
+        if self._workspace is not None:
+            self._workspace.previewOpacity = self.previewOpacity
 
     def takeWorkspace(self) -> Workspace | None:
         """The workspace, for whoever closes it; from now on there is none."""

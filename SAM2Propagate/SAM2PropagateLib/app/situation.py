@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from SAM2PropagateLib.app import rules
-from SAM2PropagateLib.app.run_under_way import RunUnderWay
-from SAM2PropagateLib.app.selection import Selection
-from SAM2PropagateLib.app.steps import Steps
+from SAM2PropagateLib.app.events import Installed
+from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.strip import SliceStrip
-from SAM2PropagateLib.app.user_messages import UserMessages
-from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.texts import tr as _
 
 
@@ -19,24 +15,20 @@ class Situation:
     """Looks at the parts and changes none of them.
 
     Args:
-        store: the models of this computer. missing: names of packages that are not installed.
+        installed: the models and packages of this computer.
     """
 
     def __init__(
         self,
-        selection: Selection,
-        messages: UserMessages,
-        running: RunUnderWay,
-        steps: Steps,
-        store: ModelStore,
-        missing: Callable[[], Iterable[str]],
+        shared: Shared,
+        installed: Installed,
     ) -> None:
-        self._selection = selection
-        self._messages = messages
-        self._running = running
-        self._steps = steps
-        self._store = store
-        self._missing = missing
+        self._selection = shared.selection
+        self._messages = shared.messages
+        self._running = shared.running
+        self._steps = shared.steps
+        self._store = installed.store
+        self._missing = installed.missing
 
     def facts(self) -> rules.Facts:
         """How things stand, for `rules.whyNot`."""

@@ -9,11 +9,8 @@ from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.app.history import History
 from SAM2PropagateLib.app.moment import Moment
 from SAM2PropagateLib.app.previews import Previews
-from SAM2PropagateLib.app.run_under_way import RunUnderWay
-from SAM2PropagateLib.app.selection import Selection
-from SAM2PropagateLib.app.signals import Signal
-from SAM2PropagateLib.app.steps import Steps, WorkState
-from SAM2PropagateLib.app.user_messages import UserMessages
+from SAM2PropagateLib.app.shared import Shared
+from SAM2PropagateLib.app.steps import WorkState
 from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.texts import tr as _
@@ -25,30 +22,23 @@ class Undoing:
     """Takes steps back and brings them back.
 
     Args:
-        running: keeps all but prompts from being undone; told of frames that are again as it found them.
         applying: what merges edits before.
         previews: those that were awaited are asked for again.
-        steps: where the steps are made.
-        changed: emitted afterwards.
     """
 
     def __init__(
         self,
-        selection: Selection,
-        messages: UserMessages,
-        running: RunUnderWay,
+        shared: Shared,
         applying: Applying,
         previews: Previews,
-        steps: Steps,
-        changed: Signal[None],
     ) -> None:
-        self._selection = selection
-        self._messages = messages
-        self._running = running
+        self._selection = shared.selection
+        self._messages = shared.messages
+        self._running = shared.running
         self._applying = applying
         self._previews = previews
-        self._steps = steps
-        self._changed = changed
+        self._steps = shared.steps
+        self._changed = shared.signals.changed
 
     def whyNot(self, action: str) -> str:
         """Why Undo or Redo, of `rules`, is not possible now; "" if it is."""

@@ -13,6 +13,7 @@ import slicer
 import vtk
 
 from SAM2PropagateLib.app import keyframes
+from SAM2PropagateLib.app.events import WriterMaker
 from SAM2PropagateLib.app.history import History
 from SAM2PropagateLib.app.memory import FactsOfFrames, FrameMemory, factsAsList, factsOfList
 from SAM2PropagateLib.app.moment import Known, Moment, Record, Said
@@ -29,7 +30,7 @@ from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
 from SAM2PropagateLib.prompts.values import MaskPrompt, PromptSet, Ras, SegmentPrompts, to_ras
 from SAM2PropagateLib.scene.anchor import Move, settleOthers
-from SAM2PropagateLib.scene.commit import SegmentCommitter, SegmentWriter
+from SAM2PropagateLib.scene.commit import SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
 from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview, ReadFrame, Stamps, frameOf
 from SAM2PropagateLib.scene.markups import PromptMarkups
@@ -43,7 +44,6 @@ from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher
 from SAM2PropagateLib.texts import tr as _
 
 BoolArray = npt.NDArray[np.bool_]
-WriterMaker = Callable[[Any, Any], SegmentWriter]
 # Of a volume, an axis and frames along it.
 Drawer = Callable[[VolumeGeometry, int, Collection[int]], None]
 
@@ -60,6 +60,19 @@ class Merged:
     detail: FrameDetail
 
 
+@dataclass(frozen=True)
+class Listeners:
+    """Who is told of what others change in a workspace.
+
+    Attributes:
+        onPrompts: called after the user changed a prompt in a view.
+        onSegments: called after anything in the segmentation changed.
+    """
+
+    onPrompts: Callable[[PromptChange], None]
+    onSegments: Callable[[], None]
+
+
 # Before and after every commit that can be undone.
 _MOST_STATES = 202
 
@@ -69,8 +82,7 @@ class Workspace:
 
     Args:
         volumeNode, segmentationNode: of the scene.
-        onPrompts: called after the user changed a prompt in a view.
-        onSegments: called after anything in the segmentation changed.
+        listeners: told of what others change.
         makeWriter: makes what commits are written through, from segmentation and volume; None: a logic of
             its own.
         drawer: draws the slice views when the preview was written; None: all views are drawn.
@@ -83,14 +95,15 @@ class Workspace:
         self,
         volumeNode: Any,
         segmentationNode: Any,
-        onPrompts: Callable[[PromptChange], None],
-        onSegments: Callable[[], None],
+        listeners: Listeners,
         makeWriter: WriterMaker | None = None,
         drawer: Drawer | None = None,
     ) -> None:
         self.volumeNode = volumeNode
         self.segmentationNode = segmentationNode
         self.segmentationID = segmentationNode.GetID()
+        # Those that were there when it was looked last.
+        self.knownSegments = self.segmentIDs
         self.volumeID = volumeNode.GetID()
         self.markups = PromptMarkups(segmentationNode, volumeNode)
         self.tracker = EditTracker(segmentationNode, volumeNode)
@@ -99,6 +112,7 @@ class Workspace:
         self._drawer = drawer
         self._committer: SegmentCommitter | None = None
         self._preview: PreviewLayer | None = None
+        self._previewOpacity: float | None = None
         self._kept = KeptPreview(segmentationNode, volumeNode)
         self._edits: dict[tuple[str, int], tuple[EditedFrame, ...]] = {}
         # What each segment held after the last commit along an axis, to notice that it was undone.
@@ -118,9 +132,9 @@ class Workspace:
         self.prompts = self.markups.read()
         self.states = SegmentationStates(segmentationNode)
         self.history: History[Moment] = History(self._isThere)
-        self._onSegments = onSegments
+        self._onSegments = listeners.onSegments
         self.placement = Placement(segmentationNode, volumeNode)
-        self._watcher = PromptWatcher(self.markups, onPrompts, self.follow)
+        self._watcher = PromptWatcher(self.markups, listeners.onPrompts, self.follow)
         self._observers = Observers()
         segmentation = slicer.vtkSegmentation
         for event in (
@@ -295,7 +309,19 @@ class Workspace:
             axis, drawer = self.axis, self._drawer
             redraw = None if drawer is None else lambda frames: drawer(self.geometry, axis, frames)
             self._preview = PreviewLayer(self.segmentationNode, self.volumeNode, axis, redraw)
+            self._preview.fill(self._previewOpacity)
         return self._preview
+
+    @property
+    def previewOpacity(self) -> float | None:
+        """How strongly the preview is filled, 0 to 1; None: as it is by itself."""
+        return self._previewOpacity
+
+    @previewOpacity.setter
+    def previewOpacity(self, opacity: float | None) -> None:
+        self._previewOpacity = opacity
+        if self._preview is not None:
+            self._preview.fill(opacity)
 
     @property
     def previewNode(self) -> Any:

@@ -8,7 +8,7 @@ from SAM2PropagateLib.engine import looking
 from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import feature_budgets, motion_budget
-from SAM2PropagateLib.engine.session import PATIENCE, EngineSession
+from SAM2PropagateLib.engine.session import PATIENCE, EngineSession, SessionSettings
 from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.view import FrameView
@@ -64,10 +64,7 @@ class PropagationEngine:
             frames,
             fixed,
             lambda encode: FeatureStore(encode, self.steps.device, budget, host_budget, self._batch_size),
-            self._max_batch,
-            self._style,
-            self._patience,
-            self._motion_budget,
+            SessionSettings(self._max_batch, self._style, self._patience, self._motion_budget),
         )
 
     @property

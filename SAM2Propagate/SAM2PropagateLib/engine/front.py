@@ -33,6 +33,32 @@ class Tracked:
         return [Tracked(*one) for one in zip(*parts, strict=True)]
 
 
+@dataclass(frozen=True)
+class Course:
+    """Where a front comes from and goes to.
+
+    Attributes:
+        source: the keyframe's index. step: +1 forward, -1 backward.
+        holds: the segment is on every frame, whatever the model says.
+    """
+
+    source: int
+    step: int
+    holds: bool = False
+
+
+@dataclass(frozen=True)
+class Recollection:
+    """How many memories the model uses, the keyframe's included.
+
+    Attributes:
+        slots: spatial memories. pointers: object pointers, at most one per frame of the volume.
+    """
+
+    slots: int
+    pointers: int
+
+
 class Front:
     """One keyframe on its way in one direction.
 
@@ -40,38 +66,24 @@ class Front:
     and it can be taken up again where it stopped.
 
     Args:
-        source: the keyframe's index.
-        step: +1 forward, -1 backward.
+        course: where it comes from and goes to.
         memory: what is remembered of the keyframe.
-        frame_count: frames of the volume along the axis.
-        slots: spatial memories the model uses, the keyframe's included.
-        max_pointers: object pointers the model uses, the keyframe's included.
+        uses: how many memories each frame is tracked from.
         carried: the keyframe's mask for the motion to carry; see `fusion.carried`. None: without motion.
-        holds: the segment is on every frame, whatever the model says.
     """
 
     def __init__(
-        self,
-        source: int,
-        step: int,
-        memory: Memory,
-        frame_count: int,
-        slots: int,
-        max_pointers: int,
-        carried: torch.Tensor | None = None,
-        holds: bool = False,
+        self, course: Course, memory: Memory, uses: Recollection, carried: torch.Tensor | None = None
     ) -> None:
-        self.source = source
-        self.step = step
+        self.source, self.step, self.holds = course.source, course.step, course.holds
         self.carried = carried
-        self.holds = holds
         self.found: dict[int, Tracked] = {}
         self._told = 0
         self._keyframe = memory
-        self._span = max(1, min(frame_count, max_pointers) - 1)
-        self._slots = slots
+        self._span = max(1, uses.pointers - 1)
+        self._slots = uses.slots
         # Newest first.
-        self._recent: deque[Memory] = deque(maxlen=max(slots - 1, self._span))
+        self._recent: deque[Memory] = deque(maxlen=max(uses.slots - 1, self._span))
 
     @property
     def next_frame(self) -> int:

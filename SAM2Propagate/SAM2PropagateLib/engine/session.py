@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch
 from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.carry import Carrier, Counter
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
-from SAM2PropagateLib.engine.front import Front
+from SAM2PropagateLib.engine.front import Course, Front, Recollection
 from SAM2PropagateLib.engine.fusion import carried
 from SAM2PropagateLib.engine.jobs import WITHDRAWN, Job, Track, Work, key_mark, shapes_beside, work_of
 from SAM2PropagateLib.engine.keys import Key, KeyDecoder
@@ -35,6 +35,24 @@ from SAM2PropagateLib.run_options import RunRequest
 PATIENCE = 6
 
 
+@dataclass(frozen=True)
+class SessionSettings:
+    """How a session works.
+
+    Attributes:
+        max_batch: frames tracked at once at most.
+        style: how a frame that is not square becomes the model's input; see `looking`.
+        patience: frames without a trace of a segment after which it counts as ended; None: it never does.
+        motion_budget: bytes of motion between frames that may be kept; None: masks are carried by the model
+            alone.
+    """
+
+    max_batch: int
+    style: str = looking.STRETCHED
+    patience: int | None = PATIENCE
+    motion_budget: int | None = None
+
+
 class EngineSession:
     """Previews and runs over one volume along one axis.
 
@@ -43,11 +61,7 @@ class EngineSession:
         frames: the volume as frames, with its window.
         view: which part of a frame the model sees; None: for each segment what its prompts ask for.
         store: makes the feature store, given the function that encodes frames.
-        max_batch: frames tracked at once at most.
-        style: how a frame that is not square becomes the model's input; see `looking`.
-        patience: frames without a trace of a segment after which it counts as ended; None: it never does.
-        motion_budget: bytes of motion between frames that may be kept; None: masks are carried by the model
-            alone.
+        settings: how it works.
     """
 
     def __init__(
@@ -56,11 +70,9 @@ class EngineSession:
         frames: FrameStack,
         view: FrameView | None,
         store: Callable[[Callable[[Sequence[FeatureKey]], list[FrameFeatures]]], FeatureStore],
-        max_batch: int,
-        style: str = looking.STRETCHED,
-        patience: int | None = PATIENCE,
-        motion_budget: int | None = None,
+        settings: SessionSettings,
     ) -> None:
+        style, motion_budget = settings.style, settings.motion_budget
         self._steps = steps
         self._frames = frames
         self._style = style
@@ -73,8 +85,8 @@ class EngineSession:
         self.features = store(self._encode)
         self._keys = KeyDecoder(steps, self.features, frames.native_shape)
         self.motion = None if motion_budget is None else MotionStore(self._seen_through, motion_budget)
-        self._carrier = Carrier(steps, self.features, max_batch, self.motion)
-        self._patience = patience
+        self._carrier = Carrier(steps, self.features, settings.max_batch, self.motion)
+        self._patience = settings.patience
         self._tracks: dict[str, Track] = {}
         self._latest, self._latest_frame = "", 0
         self._running: frozenset[str] = frozenset()
@@ -340,14 +352,10 @@ class EngineSession:
         name = (source, key.fingerprint, step, holds)
         if name not in track.fronts:
             track.fronts[name] = Front(
-                source,
-                step,
+                Course(source, step, holds),
                 self._keys.memory(track.sight, source, key),
-                self.frame_count,
-                self._steps.slots,
-                self._steps.max_pointers,
+                Recollection(self._steps.slots, min(self.frame_count, self._steps.max_pointers)),
                 None if self.motion is None else carried(key.decoded.logits[0]),
-                holds,
             )
         return track.fronts[name]
 

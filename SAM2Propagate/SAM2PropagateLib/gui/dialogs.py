@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import slicer.util
+
+from SAM2PropagateLib.texts import tr as _
+
 
 class Dialogs(Protocol):
     """Questions to the user, and texts too long for the panel."""
@@ -19,3 +23,26 @@ class Dialogs(Protocol):
     def chooseWeights(self) -> str:
         """The path of a weights file; "" if none was chosen."""
         ...
+
+
+class SlicerDialogs:
+    """In Slicer's own windows; see `Dialogs`."""
+
+    def agree(self, text: str, title: str) -> bool:
+        return bool(slicer.util.confirmOkCancelDisplay(text, windowTitle=title))
+
+    def showLog(self, text: str, log: str) -> None:
+        slicer.util.infoDisplay(text, detailedText=log)
+
+    def chooseWeights(self) -> str:
+        import qt
+
+        return str(
+            qt.QFileDialog.getOpenFileName(
+                slicer.util.mainWindow(),
+                _("Open a weights file"),
+                "",
+                _("Weights") + " (*.safetensors *.pt *.pth)",
+            )
+            or ""
+        )

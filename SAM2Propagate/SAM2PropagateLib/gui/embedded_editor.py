@@ -12,6 +12,10 @@ from typing import Any
 
 import slicer.util
 
+from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.scene.names import saveIfLoadable
+from SAM2PropagateLib.texts import tr as _
+
 # The Segment Editor's own buttons for its own history, which is not used here.
 _OWN_BUTTONS = ("UndoButton", "RedoButton")
 
@@ -129,6 +133,63 @@ class EmbeddedEditor:
             self._widget.setSegmentationNode(None)
             self._widget.setSourceVolumeNode(None)
             self._widget.setMRMLSegmentEditorNode(None)
+
+
+class EditorEffects:
+    """Which effect of the embedded Segment Editor is on; it and the tools take the mouse from each other.
+
+    Args:
+        widget: the qMRMLSegmentEditorWidget.
+        controller: has the tools.
+        editSoon: has `Controller.editBegins` called once the editor has done what it is at.
+        fit: makes room for another effect's options.
+    """
+
+    def __init__(
+        self, widget: Any, controller: Controller, editSoon: Callable[[], None], fit: Callable[[], None]
+    ) -> None:
+        self._widget = widget
+        self._controller = controller
+        self._editSoon = editSoon
+        self._fit = fit
+        self._effect = ""
+        self._tool: str | None = None
+        self.editorNode: Any = None
+
+    @property
+    def name(self) -> str:
+        """The effect as the name of an undo step; "" for none, or one that is not offered here."""
+        names = {
+            "Paint": _("paint"),
+            "Erase": _("erase"),
+            "Scissors": _("scissors"),
+            "Islands": _("islands"),
+            "Smoothing": _("smoothing"),
+        }
+        return names.get(self._effect, "")
+
+    def onEditor(self, caller: Any = None, event: Any = None) -> None:
+        """The settings have changed: perhaps an effect was chosen, which has the mouse then."""
+        if self.editorNode is not None:
+            saveIfLoadable(self.editorNode)
+        effect = str(self.editorNode.GetActiveEffectName() or "") if self.editorNode is not None else ""
+        if effect and effect != self._effect:
+            self._controller.chooseTool(None)
+            self._editSoon()
+        if effect != self._effect:
+            self._fit()
+        self._effect = effect
+
+    def onTool(self) -> None:
+        """Perhaps a tool was chosen, which has the mouse then: one of them has, the one pressed last."""
+        if self._controller.tool is not None and self._controller.tool != self._tool:
+            self._widget.setActiveEffectByName("")
+        self._tool = self._controller.tool
+
+    def onFinished(self, _end: Any) -> None:
+        """A run has ended, perhaps under an effect: that works on what the run left."""
+        if self._effect:
+            self._editSoon()
 
 
 @contextlib.contextmanager

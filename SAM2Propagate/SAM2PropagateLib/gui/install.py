@@ -77,8 +77,13 @@ PACKAGES = (
 )
 
 
+def findPackage(name: str) -> Any:
+    """What tells of a package, without importing it; None where it is not installed."""
+    return importlib.util.find_spec(name)
+
+
 def missing(
-    find: Callable[[str], Any] = importlib.util.find_spec,
+    find: Callable[[str], Any] = findPackage,
     version: Callable[[str], str] = importlib.metadata.version,
 ) -> tuple[Package, ...]:
     """The packages that this Python lacks, and torch if it is too old; looks for them, imports none.
@@ -220,7 +225,7 @@ class Installer:
         self,
         tools: PackageTools,
         folder: Path,
-        find: Callable[[str], Any] = importlib.util.find_spec,
+        find: Callable[[str], Any] = findPackage,
         version: Callable[[str], str] = importlib.metadata.version,
     ) -> None:
         self.progress: Signal[str] = Signal()
@@ -233,7 +238,14 @@ class Installer:
         self._log: list[str] = []
         self._begun = 0
         self._isRunning = False
+        self._isComplete = False
         self._count = 0
+
+    def needed(self) -> tuple[Package, ...]:
+        """What the worker needs and this Python lacks; not looked for again once nothing is missing."""
+        needed = () if self._isComplete else self._missing()
+        self._isComplete = not needed
+        return needed
 
     @property
     def isRunning(self) -> bool:

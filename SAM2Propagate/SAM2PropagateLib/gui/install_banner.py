@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from SAM2PropagateLib.app.events import UserMessage
-from SAM2PropagateLib.gui.dialogs import Dialogs
-from SAM2PropagateLib.gui.install import InstallEnd, Installer, Package, bannerText, consentText
+from SAM2PropagateLib.gui.install import InstallEnd, Installer, bannerText, consentText
+from SAM2PropagateLib.gui.message_frame import MessageFrame
 from SAM2PropagateLib.gui.widgets import Connections, enable, put
 from SAM2PropagateLib.texts import tr as _
 
@@ -20,26 +20,21 @@ class InstallBanner:
 
     Args:
         ui: the widgets by name.
-        installer: installs; its signals are followed.
-        missing: the packages that are not installed.
-        dialogs: how the user is asked.
-        say: shows a message. changed: called when something may be installed now that was missing.
+        installer: knows what is missing and installs it; its signals are followed.
+        messages: how the user is told and asked.
+        changed: called when something may be installed now that was missing.
     """
 
     def __init__(
         self,
         ui: Any,
         installer: Installer,
-        missing: Callable[[], tuple[Package, ...]],
-        dialogs: Callable[[], Dialogs],
-        say: Callable[[UserMessage], None],
+        messages: MessageFrame,
         changed: Callable[[], None],
     ) -> None:
         self._ui = ui
         self._installer = installer
-        self._missing = missing
-        self._dialogs = dialogs
-        self._say = say
+        self._messages = messages
         self._changed = changed
         self._step = ""
         self._connections = Connections()
@@ -63,7 +58,7 @@ class InstallBanner:
 
     def refresh(self) -> None:
         """Shows what is missing now."""
-        needed = self._missing()
+        needed = self._installer.needed()
         ui = self._ui
         ui.bannerFrame.setVisible(bool(needed) or self._installer.isRunning)
         ui.bannerLabel.text = bannerText(needed)
@@ -78,11 +73,11 @@ class InstallBanner:
         )
 
     def _install(self) -> None:
-        needed = self._missing()
+        needed = self._installer.needed()
         if (
             needed
             and not self._installer.isRunning
-            and self._dialogs().agree(consentText(needed), _("Install"))
+            and self._messages.dialogs.agree(consentText(needed), _("Install"))
         ):
             self._installer.start()
         self._changed()
@@ -99,5 +94,5 @@ class InstallBanner:
 
     def _installed(self, end: InstallEnd) -> None:
         put(self._ui.installProgressLabel, "")
-        self._say(UserMessage("info" if end.isComplete else "error", end.text, "install", end.log))
+        self._messages.say(UserMessage("info" if end.isComplete else "error", end.text, "install", end.log))
         self._changed()

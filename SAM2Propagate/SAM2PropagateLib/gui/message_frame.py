@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from SAM2PropagateLib.app.events import UserMessage
@@ -20,11 +19,14 @@ class MessageFrame:
     Args:
         ui: the widgets by name.
         dialogs: how a log is shown.
+
+    Attributes:
+        dialogs: as given; how the parts of the panel ask the user. Others may take their place.
     """
 
-    def __init__(self, ui: Any, dialogs: Callable[[], Dialogs]) -> None:
+    def __init__(self, ui: Any, dialogs: Dialogs) -> None:
         self._ui = ui
-        self._dialogs = dialogs
+        self.dialogs = dialogs
         self._message: UserMessage | None = None
         self._error: UserMessage | None = None
         self._isOfScene = False
@@ -96,7 +98,7 @@ class MessageFrame:
             self._show(self._error)
 
     def _show(self, message: UserMessage) -> None:
-        self._dialogs().showLog(message.text, "\n".join(message.log))
+        self.dialogs.showLog(message.text, "\n".join(message.log))
 
     def _showLogButtons(self) -> None:
         ui = self._ui

@@ -10,7 +10,7 @@ from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.app.events import UserMessage
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui import devices
-from SAM2PropagateLib.gui.dialogs import Dialogs
+from SAM2PropagateLib.gui.message_frame import MessageFrame
 from SAM2PropagateLib.gui.model_list import DownloadEnd, DownloadProgress, ModelList
 from SAM2PropagateLib.gui.widgets import Connections, choose, enable, put
 from SAM2PropagateLib.texts import tr as _
@@ -22,8 +22,8 @@ class ModelSection:
     Args:
         ui: the widgets by name.
         controller: has the choices. models: what can be loaded; its downloads are followed.
-        dialogs: how the user is asked.
-        say: shows a message. chooseModel: called with the path of a weights file that the user opened.
+        messages: how the user is told and asked.
+        chooseModel: called with the path of a weights file that the user opened.
     """
 
     def __init__(
@@ -31,15 +31,13 @@ class ModelSection:
         ui: Any,
         controller: Controller,
         models: ModelList,
-        dialogs: Callable[[], Dialogs],
-        say: Callable[[UserMessage], None],
+        messages: MessageFrame,
         chooseModel: Callable[[str], None],
     ) -> None:
         self._ui = ui
         self._controller = controller
         self._models = models
-        self._dialogs = dialogs
-        self._say = say
+        self._messages = messages
         self._chooseModel = chooseModel
         self._connections = Connections()
         for button, act in (
@@ -122,20 +120,20 @@ class ModelSection:
             self._models.cancel()
             return
         name = self._controller.choices.model
-        if self._dialogs().agree(self._models.consentText(name), _("Download a model")):
+        if self._messages.dialogs.agree(self._models.consentText(name), _("Download a model")):
             self._models.download(name)
 
     def _remove(self) -> None:
         name = self._controller.choices.model
-        if not self._dialogs().agree(_("Remove this model from the computer?"), _("Remove a model")):
+        if not self._messages.dialogs.agree(_("Remove this model from the computer?"), _("Remove a model")):
             return
         try:
             self._models.remove(name)
         except SAM2PropagateError as error:
-            self._say(UserMessage("error", str(error), error.code))
+            self._messages.say(UserMessage("error", str(error), error.code))
 
     def _open(self) -> None:
-        path = self._dialogs().chooseWeights()
+        path = self._messages.dialogs.chooseWeights()
         if path:
             self._chooseModel(path)
 
@@ -144,4 +142,4 @@ class ModelSection:
 
     def _downloaded(self, end: DownloadEnd) -> None:
         put(self._ui.downloadLabel, "")
-        self._say(UserMessage("error" if end.state == "failed" else "info", end.text, end.state))
+        self._messages.say(UserMessage("error" if end.state == "failed" else "info", end.text, end.state))

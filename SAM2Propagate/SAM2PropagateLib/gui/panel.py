@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import slicer.util
 
 from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.app.events import UserMessage
-from SAM2PropagateLib.gui.dialogs import Dialogs
+from SAM2PropagateLib.gui.application import Application
+from SAM2PropagateLib.gui.dialogs import SlicerDialogs
 from SAM2PropagateLib.gui.embedded_editor import EmbeddedEditor
-from SAM2PropagateLib.gui.install import Installer, Package
+from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.install_banner import InstallBanner
 from SAM2PropagateLib.gui.message_frame import MessageFrame
 from SAM2PropagateLib.gui.model_list import ModelList
@@ -39,12 +39,7 @@ class Panel:
     Args:
         ui: the widgets by name.
         controller, models, installer: what they stand for.
-        missing: the packages that are not installed.
-        dialogs: how the user is asked.
-        icons: the folder with the icons, one folder for light and one for dark windows in it.
-        isDark: whether the window is dark.
-        settings: the application's QSettings: which sections are collapsed.
-        onSurfaces: called after surfaces were shown in 3D.
+        application: where the panel is.
     """
 
     def __init__(
@@ -53,43 +48,31 @@ class Panel:
         controller: Controller,
         models: ModelList,
         installer: Installer,
-        missing: Callable[[], tuple[Package, ...]],
-        dialogs: Dialogs,
-        icons: Path,
-        isDark: bool,
-        settings: Any,
-        onSurfaces: Callable[[], None] = lambda: None,
+        application: Application,
     ) -> None:
         self._ui = ui
         self._controller = controller
         self._models = models
-        self._dialogs = dialogs
+        self._application = application
         self._parameters: Any = None
         self._isShowing = False
-        self._icons = Icons(icons)
+        self._icons = Icons(application.icons)
         self._editor = EmbeddedEditor(ui.segmentEditor, ui.editorScrollArea, controller.undo, controller.redo)
-        self.messages = MessageFrame(ui, lambda: self._dialogs)
-        self._banner = InstallBanner(
-            ui,
-            installer,
-            missing,
-            lambda: self._dialogs,
-            self.say,
-            self.refresh,
-        )
+        self.messages = MessageFrame(ui, SlicerDialogs())
+        self._banner = InstallBanner(ui, installer, self.messages, self.refresh)
         self.window = WindowMenu(ui, controller)
         self.segments = SegmentList(ui, controller, self._icons, self._chooseSegment, lambda: self._isShowing)
         self._toolRow = ToolRow(ui, controller, self._icons, self.refresh)
-        self.run = RunView(ui, controller, onSurfaces)
+        self.run = RunView(ui, controller, application.frameSurfaces)
         self._options = Options(ui, controller, lambda: None if self._isShowing else self._parameters)
-        self._model = ModelSection(ui, controller, models, lambda: self._dialogs, self.say, self._chooseModel)
+        self._model = ModelSection(ui, controller, models, self.messages, self._chooseModel)
         self._sections = Sections(
             {
                 "Options": ui.optionsCollapsibleButton,
                 "Edit": ui.editCollapsibleButton,
                 "Model": ui.modelCollapsibleButton,
             },
-            settings,
+            application.settings,
         )
         self._connections = Connections()
         self._connections.add(ui.segmentEditor, "currentSegmentIDChanged(QString)", self._editorChose)
@@ -97,7 +80,7 @@ class Panel:
         # Not found in a later Slicer, the list is only there twice.
         for frame in slicer.util.findChildren(ui.segmentEditor, name=_EDITORS_LIST):
             frame.hide()
-        self.showIcons(isDark)
+        self.showIcons()
         for signal, slot in self._signals():
             signal.connect(slot)
         self.refresh()
@@ -159,9 +142,9 @@ class Panel:
         """Shows from now on which slice these views (vtkMRMLSliceNode) show, in the place of those before."""
         self.run.followViews(sliceNodes)
 
-    def showIcons(self, isDark: bool) -> None:
-        """Shows the icons for light or dark windows."""
-        self._icons.show(isDark)
+    def showIcons(self) -> None:
+        """Shows the icons for light or dark windows, as the window is now."""
+        self._icons.show(self._application.isDark)
 
     def say(self, message: UserMessage) -> None:
         """Shows a message, until it is dismissed or the next one comes."""

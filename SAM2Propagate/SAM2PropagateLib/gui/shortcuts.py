@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import slicer.util
+
+from SAM2PropagateLib.app.controller import Controller
+
+UNDO_KEYS, REDO_KEYS = ("Ctrl+Z",), ("Ctrl+Y", "Ctrl+Shift+Z")
+
 
 class Shortcuts:
     """Keys of a window, each switched on only while it has something to do: others may use it, too.
@@ -38,3 +44,58 @@ class Shortcuts:
             shortcut.setParent(None)
             shortcut.deleteLater()
         self._shortcuts.clear()
+
+
+class WindowKeys:
+    """Escape, Delete, Undo and Redo, which work wherever the keyboard is, but in text fields.
+
+    Args:
+        controller: what they are for.
+        parent: the widget that has them where Slicer has no main window.
+    """
+
+    def __init__(self, controller: Controller, parent: Any) -> None:
+        self._controller = controller
+        self._parent = parent
+        self._shortcuts: Shortcuts | None = None
+
+    def take(self, deletePrompt: Callable[[], None]) -> None:
+        """Takes the keys.
+
+        Args:
+            deletePrompt: what Delete does.
+        """
+        self.giveBack()
+        controller = self._controller
+        actions: dict[str, Callable[[], object]] = {
+            "Esc": lambda: controller.chooseTool(None),
+            "Del": deletePrompt,
+            **dict.fromkeys(UNDO_KEYS, controller.undo),
+            **dict.fromkeys(REDO_KEYS, controller.redo),
+        }
+        self._shortcuts = Shortcuts(slicer.util.mainWindow() or self._parent, actions)
+        self.refresh()
+
+    def giveBack(self) -> None:
+        """Leaves the window's keys as they were."""
+        shortcuts, self._shortcuts = self._shortcuts, None
+        if shortcuts is not None:
+            shortcuts.close()
+
+    def hover(self, isOnPrompt: bool) -> None:
+        """The mouse decides on Delete."""
+        self._enable("Del", isOnPrompt)
+
+    def refresh(self, _none: None = None) -> None:
+        """Uses the keys that have something to do now, and leaves the others to others."""
+        controller = self._controller
+        if self._shortcuts is None:
+            return
+        self._enable("Esc", controller.tool is not None)
+        for keys, isOn in ((UNDO_KEYS, controller.canUndo), (REDO_KEYS, controller.canRedo)):
+            for key in keys:
+                self._enable(key, isOn)
+
+    def _enable(self, key: str, isOn: bool) -> None:
+        if self._shortcuts is not None:
+            self._shortcuts.enable(key, isOn)

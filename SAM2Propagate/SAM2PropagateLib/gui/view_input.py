@@ -38,7 +38,7 @@ from SAM2PropagateLib.app.tools import (
 from SAM2PropagateLib.scene import prompt_nodes
 from SAM2PropagateLib.scene.box_drag import BoxDrag
 from SAM2PropagateLib.scene.markups import removeNode
-from SAM2PropagateLib.scene.stroke_drag import StrokeDrawing, StrokeMove
+from SAM2PropagateLib.scene.stroke_drag import DrawnView, LineStyle, StrokeDrawing, StrokeMove
 from SAM2PropagateLib.scene.view_drag import Drag, ViewDrag, hasModifier
 
 # Above the priority of Slicer's interactor styles; below that of a box being drawn.
@@ -73,6 +73,9 @@ class ViewInput:
         onHover: called with whether a prompt is under the mouse, when that has changed.
         isButtonDown: whether the left button is down, as far as that can be told: a release is missed where
             another window took the mouse.
+
+    Attributes:
+        actions: as given.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class ViewInput:
         isButtonDown: Callable[[], bool] = lambda: True,
     ) -> None:
         self._controller = controller
-        self._actions = dict(actions or {})
+        self.actions = dict(actions or {})
         self._slices: list[tuple[Any, Any]] = []
         self._draws: dict[Any, Callable[[], None]] = {}
         self._others: list[Any] = []
@@ -252,13 +255,11 @@ class ViewInput:
         if tool not in STROKE_TOOLS or self._isOnPrompt():
             return None
         normal = viewNormal(sliceNode)
+        color = prompt_nodes.promptColor(workspace.segmentationNode, self._controller.segmentID, _ROLES[tool])
         return StrokeDrawing(
-            interactor,
-            sliceNode,
+            DrawnView(interactor, sliceNode, self._draws[interactor]),
             xy,
-            prompt_nodes.promptColor(workspace.segmentationNode, self._controller.segmentID, _ROLES[tool]),
-            tool == LASSO,
-            self._draws[interactor],
+            LineStyle(color, tool == LASSO),
             lambda places: self._drawn(interactor, xy, places, normal),
         )
 
@@ -398,8 +399,8 @@ class ViewInput:
 
     def _act(self, key: str) -> bool:
         """Does what a key says; whether it is one of ours."""
-        if key in self._actions:
-            self._actions[key]()
+        if key in self.actions:
+            self.actions[key]()
             return True
         if key == _DELETE.upper() and self._deleteStroke():
             return True

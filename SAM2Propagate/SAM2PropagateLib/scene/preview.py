@@ -93,6 +93,7 @@ class PreviewLayer:
         self._writes = 0
         self._redraw = redraw
         self._stale: set[int] = set()
+        self._opacity = _FILL_OPACITY
 
     @property
     def axis(self) -> int:
@@ -263,6 +264,15 @@ class PreviewLayer:
                 segment.SetColor(*color)
             self._showAsTarget(segmentID)
 
+    def fill(self, opacity: float | None) -> None:
+        """Fills the masks so strongly, 0 to 1, also those to come; None: as they are."""
+        if opacity is None:
+            return
+        self._opacity = opacity
+        self._dropIfClosed()
+        if self._node is not None:
+            self._node.GetDisplayNode().SetOpacity2DFill(opacity)
+
     def setVisible(self, visible: bool) -> None:
         """Shows or hides the preview without forgetting it."""
         self._dropIfClosed()
@@ -347,7 +357,7 @@ class PreviewLayer:
         display = node.GetDisplayNode()
         display.SetSaveWithScene(False)
         display.SetVisibility3D(False)
-        display.SetOpacity2DFill(_FILL_OPACITY)
+        display.SetOpacity2DFill(self._opacity)
         display.SetOpacity2DOutline(_OUTLINE_OPACITY)
         self._node = node
 

@@ -79,7 +79,7 @@ def verdicts(
     x, y = (n for n in range(3) if n != axis)
     e = source.extent
     window = slice(e[2 * y], e[2 * y + 1] + 1), slice(e[2 * x], e[2 * x + 1] + 1)
-    surfaces = _Surfaces(reader, masks, details, geometry, axis, window)
+    surfaces = _Surfaces(reader, masks, details, _Part(geometry, axis, window))
     for frame, pixels in where.items():
         inside, may = masks[frame][window], pixels[window]
         at = native_frame(said, frame - e[2 * axis], axis)
@@ -121,25 +121,32 @@ def _box(where: Mapping[int, BoolArray], geometry: VolumeGeometry, axis: int) ->
     return *edges[0], *edges[1], *edges[2]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A window of the frames along an axis of a volume."""
+
+    geometry: VolumeGeometry
+    axis: int
+    window: _Window
+
+
 class _Surfaces:
-    """The masks of frames as distances to their edges, in pixels, within a window of the frames."""
+    """The masks of frames as distances to their edges, in pixels, within a part of the frames."""
 
     def __init__(
         self,
         reader: SegmentReader,
         masks: Mapping[int, BoolArray],
         details: Mapping[int, FrameDetail],
-        geometry: VolumeGeometry,
-        axis: int,
-        window: _Window,
+        part: _Part,
     ) -> None:
         self._reader = reader
         self._masks = masks
         self._details = details
-        self._volume = volumeLattice(geometry)
-        self._count = geometry.frame_count(axis)
-        self._axis = axis
-        self._window = window
+        self._volume = volumeLattice(part.geometry)
+        self._count = part.geometry.frame_count(part.axis)
+        self._axis = part.axis
+        self._window = part.window
         self._known: dict[int, _Floats | None] = {}
 
     def isNearEdge(self, frame: int) -> BoolArray:

@@ -7,6 +7,7 @@ each move of the mouse.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,33 +26,53 @@ _STEP = 2
 _LINE_WIDTH, _CLOSING_WIDTH = 3.0, 1.0
 
 
+@dataclass(frozen=True)
+class DrawnView:
+    """A slice view in which a stroke is drawn.
+
+    Attributes:
+        interactor, sliceNode: of the view. draw: has it drawn soon.
+    """
+
+    interactor: Any
+    sliceNode: Any
+    draw: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """How a stroke is shown while it is drawn.
+
+    Attributes:
+        color: RGB from 0 to 1. isClosed: show where it would close.
+    """
+
+    color: tuple[float, ...]
+    isClosed: bool
+
+
 class StrokeDrawing:
     """A stroke that is being drawn.
 
     Args:
-        interactor, sliceNode: of its view. start: where the button was pressed.
-        color: of the line, RGB from 0 to 1. isClosed: show where it would close.
-        draw: has the view drawn soon.
+        start: where the button was pressed in the view.
         onEnd: called at the release with the stroke's places in the world, (n, 3) mm, n >= 1; one alone if
             the mouse hardly moved.
     """
 
     def __init__(
         self,
-        interactor: Any,
-        sliceNode: Any,
+        view: DrawnView,
         start: Xy,
-        color: tuple[float, ...],
-        isClosed: bool,
-        draw: Callable[[], None],
+        style: LineStyle,
         onEnd: Callable[[FloatArray], None],
     ) -> None:
-        self._sliceNode = sliceNode
+        self._sliceNode = view.sliceNode
         self._places = [start]
         self._isLong = False
-        self._draw = draw
+        self._draw = view.draw
         self._onEnd = onEnd
-        self._line = ViewLine(interactor, color, isClosed)
+        self._line = ViewLine(view.interactor, style)
 
     def move(self, xy: Xy) -> None:
         if self._take(xy):
@@ -82,11 +103,11 @@ class StrokeDrawing:
 class ViewLine:
     """A line on top of one slice view, in pixels; no node of the scene."""
 
-    def __init__(self, interactor: Any, color: tuple[float, ...], isClosed: bool) -> None:
+    def __init__(self, interactor: Any, style: LineStyle) -> None:
         self._renderer = interactor.GetRenderWindow().GetRenderers().GetFirstRenderer()
-        self._lines = [_Polyline(color, _LINE_WIDTH)]
-        if isClosed:
-            self._lines.append(_Polyline(color, _CLOSING_WIDTH))
+        self._lines = [_Polyline(style.color, _LINE_WIDTH)]
+        if style.isClosed:
+            self._lines.append(_Polyline(style.color, _CLOSING_WIDTH))
         for line in self._lines:
             self._renderer.AddViewProp(line.actor)
 

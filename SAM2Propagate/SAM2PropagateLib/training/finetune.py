@@ -15,17 +15,17 @@ from typing import Any
 from safetensors.torch import save
 
 from SAM2PropagateLib.engine.build import LoadedModel, load_model, recognize_config
-from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import atomic_output, check_output
 from SAM2PropagateLib.training.case import Case
 from SAM2PropagateLib.training.cases import check_apart, find_cases, split
+from SAM2PropagateLib.training.image_half import ImageHalf
 from SAM2PropagateLib.training.parts import IMAGE, unfreeze
 from SAM2PropagateLib.training.plot import draw_plot
-from SAM2PropagateLib.training.pool import CaseShelf, LookPool, Source
+from SAM2PropagateLib.training.pool import CaseShelf, LookPool, LookStore, Source
 from SAM2PropagateLib.training.recipe import Recipe
-from SAM2PropagateLib.training.trainer import STATE_FILE, ImageHalf, Listener, Trainer, TrainingProgress
+from SAM2PropagateLib.training.trainer import STATE_FILE, Listener, Trainer, TrainingProgress, TrainingRun
 from SAM2PropagateLib.training.validation import Validation
 
 # An epoch has so many clips per structure; those of warped slices (see `warps`) are among them.
@@ -130,16 +130,7 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
     if folder.exists() and not job.resume:
         shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
-    pool = LookPool(
-        sources,
-        shelf,
-        recipe,
-        loaded.input_size,
-        image_half.stock,
-        image_half.propose,
-        folder / "looks",
-        loaded.metadata.get("view", STRETCHED),
-    )
+    pool = LookPool(sources, shelf, recipe, image_half, LookStore(folder / "looks"))
     validation = Validation(measured, shelf, most=recipe.most_targets, keeps_features=keeps)
     about = {
         "cases": [[s.case.name, *s.structures] for s in sources],
@@ -151,7 +142,7 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
         "input size": loaded.input_size,
         "parts": sorted(learning.parts),
     }
-    trainer = Trainer(loaded, learning, pool, validation, recipe, folder, about)
+    trainer = Trainer(loaded, learning, pool, validation, TrainingRun(recipe, folder, about))
     if job.resume:
         trainer.resume()
     tell(

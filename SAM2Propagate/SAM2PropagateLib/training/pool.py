@@ -14,15 +14,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import write_failure
 from SAM2PropagateLib.training.case import Case
 from SAM2PropagateLib.training.features import FrameStock
+from SAM2PropagateLib.training.image_half import ImageHalf
 from SAM2PropagateLib.training.loaded_case import LoadedCase
-from SAM2PropagateLib.training.looks import MOST_FRAMES, Look, StockFrames, draw_look
+from SAM2PropagateLib.training.looks import MOST_FRAMES, Look, draw_look
 from SAM2PropagateLib.training.recipe import Recipe
-from SAM2PropagateLib.training.warps import Propose, draw_warped_look
+from SAM2PropagateLib.training.warps import draw_warped_look
 
 # Volumes kept in memory.
 _CASE_BYTES = 3_000_000_000
@@ -75,15 +75,97 @@ def most_looks(recipe: Recipe, size: int) -> int:
     return max(recipe.batch, min(recipe.most_looks, room))
 
 
+class LookStore:
+    """Looks by their numbers, in files, and the last ones in memory.
+
+    Args:
+        folder: encoded looks are kept here, so that they need not all be in memory, and a run taken up again
+            need not encode them.
+        budget: bytes of looks kept in memory.
+    """
+
+    def __init__(self, folder: Path, budget: int = _LOOK_BYTES) -> None:
+        self._folder = folder
+        self._budget = budget
+        self._kept: OrderedDict[int, Look] = OrderedDict()  # least recently used first
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def in_memory(self) -> tuple[int, ...]:
+        """The numbers of the looks that are in memory."""
+        return tuple(self._kept)
+
+    def has(self, number: int) -> bool:
+        """Whether a look's file is there and as long as its header says."""
+        try:
+            with safe_open(str(self._file(number)), framework="pt") as file:
+                return "owner" in file.keys()  # noqa: SIM118 - the file is no dictionary
+        except (OSError, SafetensorError):
+            return False
+
+    def get(self, number: int) -> Look | None:
+        """A look; None if it is not there, or its file is not whole."""
+        if number not in self._kept:
+            look = self._load(number)
+            if look is None:
+                return None
+            self._keep(number, look)
+        self._kept.move_to_end(number)
+        return self._kept[number]
+
+    def put(self, number: int, look: Look) -> None:
+        """Keeps a look.
+
+        Raises:
+            SAM2PropagateError: `disk_full`.
+        """
+        content = {f"part{n}": part.contiguous() for n, part in enumerate(look.frames.parts)}
+        content["masks"] = look.masks
+        content["areas"] = torch.from_numpy(np.ascontiguousarray(look.areas))
+        content["owner"] = torch.tensor(look.owner)
+        path = self._file(number)
+        unfinished = path.with_suffix(".part")
+        try:
+            unfinished.write_bytes(save(content))
+            os.replace(unfinished, path)  # noqa: PTH105 - atomic on every system
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise write_failure(path, error) from error
+        self._keep(number, look)
+
+    def drop(self, number: int) -> None:
+        """Throws a look away."""
+        self._kept.pop(number, None)
+        # Windows keeps a file that is mapped; the folder goes at the end anyway.
+        with contextlib.suppress(OSError):
+            self._file(number).unlink()
+
+    def _keep(self, number: int, look: Look) -> None:
+        self._kept[number] = look
+        while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > self._budget:
+            self._kept.popitem(last=False)
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"look_{number:06d}.safetensors"
+
+    def _load(self, number: int) -> Look | None:
+        try:
+            stored = load_file(str(self._file(number)))
+            masks, areas, owner = stored.pop("masks"), stored.pop("areas"), int(stored.pop("owner"))
+            return Look(
+                FrameStock(tuple(stored[name] for name in sorted(stored))), masks, areas.numpy(), owner
+            )
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+
 class LookPool:
     """The looks of each step: which they are depends on the step and the recipe's seed alone.
 
     Args:
-        stock: encodes frames. propose: outlines what is on a slice.
-        folder: encoded looks are kept here, so that they need not all be in memory, and a run taken up again
-            need not encode them.
-        style: how a frame that is not square becomes the model's input; see `engine.looking`.
-        budget: bytes of looks kept in memory.
+        shelf: reads the cases of the sources.
+        image_half: encodes frames, and outlines what is on a slice.
+        store: keeps the looks.
     """
 
     def __init__(
@@ -91,26 +173,16 @@ class LookPool:
         sources: Sequence[Source],
         shelf: CaseShelf,
         recipe: Recipe,
-        size: int,
-        stock: StockFrames,
-        propose: Propose,
-        folder: Path,
-        style: str = STRETCHED,
-        budget: int = _LOOK_BYTES,
+        image_half: ImageHalf,
+        store: LookStore,
     ) -> None:
-        self._style = style
         self._sources = sources
         self._shelf = shelf
         self._recipe = recipe
-        self._size = size
-        self._stock = stock
-        self._propose = propose
-        self._folder = folder
-        self._budget = budget
-        self._most = most_looks(recipe, size)
+        self._image_half = image_half
+        self._store = store
+        self._most = most_looks(recipe, image_half.size)
         self._there: set[int] = set()  # looks whose files are whole
-        self._kept: OrderedDict[int, Look] = OrderedDict()  # least recently used first
-        folder.mkdir(parents=True, exist_ok=True)
         # A volume with many structures comes more often, but not in proportion: its neighbors are alike.
         weights = np.array([min(4.0, len(source.structures) ** 0.5) for source in sources])
         self._weights = weights / weights.sum()
@@ -134,15 +206,12 @@ class LookPool:
         numbers = self.numbers(step)
         for number in [n for n in self._there if n < numbers.start]:
             self._there.discard(number)
-            self._kept.pop(number, None)
-            # Windows keeps a file that is mapped; the folder goes at the end anyway.
-            with contextlib.suppress(OSError):
-                self._file(number).unlink()
+            self._store.drop(number)
         for number in numbers:
             if number not in self._there:
                 between()
-                if not self._is_whole(number):
-                    self._keep(number, self._draw(number))
+                if not self._store.has(number):
+                    self._store.put(number, self._draw(number))
                 self._there.add(number)
 
     def look(self, number: int) -> Look:
@@ -151,68 +220,28 @@ class LookPool:
         Raises:
             InputError, SAM2PropagateError: as `prepare`.
         """
-        if number not in self._kept:
-            self._keep(number, self._load(number) or self._draw(number))
-        self._kept.move_to_end(number)
-        return self._kept[number]
-
-    def _keep(self, number: int, look: Look) -> None:
-        self._kept[number] = look
-        while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > self._budget:
-            self._kept.popitem(last=False)
-
-    def _file(self, number: int) -> Path:
-        return self._folder / f"look_{number:06d}.safetensors"
-
-    def _is_whole(self, number: int) -> bool:
-        """Whether a look's file is there and as long as its header says."""
-        try:
-            with safe_open(str(self._file(number)), framework="pt") as file:
-                return "owner" in file.keys()  # noqa: SIM118 - the file is no dictionary
-        except (OSError, SafetensorError):
-            return False
-
-    def _load(self, number: int) -> Look | None:
-        try:
-            stored = load_file(str(self._file(number)))
-            masks, areas, owner = stored.pop("masks"), stored.pop("areas"), int(stored.pop("owner"))
-            return Look(
-                FrameStock(tuple(stored[name] for name in sorted(stored))), masks, areas.numpy(), owner
-            )
-        except (OSError, SafetensorError, KeyError):
-            return None  # not there, or not whole: it is drawn again
+        look = self._store.get(number)
+        if look is None:
+            look = self._draw(number)
+            self._store.put(number, look)
+        return look
 
     def _draw(self, number: int) -> Look:
         rng = np.random.default_rng([self._recipe.seed, 1, number])
+        half = self._image_half
         is_warped = rng.random() < self._recipe.warped
         for attempt in range(_MOST_DRAWS):
             source = self._sources[int(rng.choice(len(self._sources), p=self._weights))]
             structure = int(rng.choice(source.structures))
             case = self._shelf.get(source.case)
             if is_warped and attempt < _MOST_WARPED_DRAWS:
-                look = draw_warped_look(case.frames, self._size, self._stock, self._propose, rng, self._style)
+                look = draw_warped_look(case.frames, half.size, half.stock, half.propose, rng, half.style)
             else:
-                look = draw_look(case.structure(structure), self._size, self._stock, rng, self._style)
+                look = draw_look(case.structure(structure), half.size, half.stock, rng, half.style)
             if look is not None:
-                look = replace(look, owner=self._patients.index(source.case.patient))
-                self._store(number, look)
-                return look
+                return replace(look, owner=self._patients.index(source.case.patient))
         raise InputError(
             "nothing_to_learn",
             "The structures of the cases are too small to be learned from at this input size.",
             "Choose a larger --input-size.",
         )
-
-    def _store(self, number: int, look: Look) -> None:
-        content = {f"part{n}": part.contiguous() for n, part in enumerate(look.frames.parts)}
-        content["masks"] = look.masks
-        content["areas"] = torch.from_numpy(np.ascontiguousarray(look.areas))
-        content["owner"] = torch.tensor(look.owner)
-        path = self._file(number)
-        unfinished = path.with_suffix(".part")
-        try:
-            unfinished.write_bytes(save(content))
-            os.replace(unfinished, path)  # noqa: PTH105 - atomic on every system
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise write_failure(path, error) from error

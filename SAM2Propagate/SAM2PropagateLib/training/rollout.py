@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from SAM2PropagateLib.engine.build import LoadedModel
-from SAM2PropagateLib.engine.front import Front, Tracked
+from SAM2PropagateLib.engine.front import Course, Front, Recollection, Tracked
 from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, NO_OBJECT_LOGIT, Memory, Recall
 from SAM2PropagateLib.training.clips import ClipPlan, ClipPrompt
 from SAM2PropagateLib.training.features import Features, FrameStock
@@ -85,7 +85,9 @@ class Rollout:
         first = self.features(frames[0])
         key = self.keyframe(first, prompts)
         front = Front(
-            0, 1, self.remember(first, key, prompted=True), plan.pointers, plan.slots, plan.pointers
+            Course(0, 1),
+            self.remember(first, key, prompted=True),
+            Recollection(plan.slots, plan.pointers),
         )
         answers = [key]
         for number, stock in enumerate(frames[1:], 1):

@@ -7,11 +7,10 @@ limit of minutes the learning rate follows the time that was spent, which no two
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,21 +18,18 @@ import numpy as np
 import torch
 
 from SAM2PropagateLib.engine.build import LoadedModel
-from SAM2PropagateLib.engine.device import compute_dtype
-from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.errors import Cancelled, InputError
 from SAM2PropagateLib.files.atomic import atomic_output
 from SAM2PropagateLib.training.clips import Clip, ClipPlan, draw_clip, draw_plan, draw_prompt
 from SAM2PropagateLib.training.features import FrameStock
-from SAM2PropagateLib.training.looks import Look, StockFrames, coarse_target
+from SAM2PropagateLib.training.looks import Look, coarse_target
 from SAM2PropagateLib.training.losses import answer_loss, is_present
-from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, Learning
+from SAM2PropagateLib.training.parts import HEADS, MEMORY, Learning
 from SAM2PropagateLib.training.pool import LookPool
 from SAM2PropagateLib.training.precision import mixed_precision
 from SAM2PropagateLib.training.recipe import Recipe
 from SAM2PropagateLib.training.rollout import Answer, Rollout
 from SAM2PropagateLib.training.validation import Score, Validation
-from SAM2PropagateLib.training.warps import Propose, proposer
 
 _LEAST_RATE = 0.02  # of the highest one, at the end
 STATE_FILE = "training.pt"
@@ -64,34 +60,18 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
-class ImageHalf:
-    """The image half as it is when the training begins: makes and outlines what is learned from.
+class TrainingRun:
+    """A run, to be taken up again where it stopped.
 
     Attributes:
-        stock: frames as they are kept: their features, in the engine's own precision, or the images
-            themselves if the image half learns too.
-        propose: outlines what is on a slice.
+        recipe: how it is trained. folder: where the state is saved.
+        about: what it is of (cases, model, ...), in what `torch.save` writes without code; a state of another
+            run is not taken up.
     """
 
-    stock: StockFrames
-    propose: Propose
-
-    @staticmethod
-    def of(loaded: LoadedModel, learning: Learning) -> ImageHalf:
-        """The image half of a model about to learn."""
-        dtype = compute_dtype(loaded.device, "auto")
-        steps = ModelSteps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
-
-        def images(images: torch.Tensor) -> FrameStock:
-            return FrameStock((images.half(),))
-
-        def features(images: torch.Tensor) -> FrameStock:
-            found = [steps.encode(image[None].to(loaded.device))[0] for image in images]
-            # Clones: tensors made for inference cannot be learned with.
-            parts = ([f.fine for f in found], [f.middle for f in found], [f.coarse for f in found])
-            return FrameStock(tuple(torch.stack(part).cpu().clone() for part in parts))
-
-        return ImageHalf(images if IMAGE in learning.parts else features, proposer(steps))
+    recipe: Recipe
+    folder: Path
+    about: Mapping[str, Any]
 
 
 class Trainer:
@@ -102,10 +82,7 @@ class Trainer:
         learning: which of its weights learn.
         pool: the looks to learn from.
         validation: measures the model; the weights that did best at it are the run's result.
-        recipe: how.
-        folder: where the state is saved.
-        about: what the run is of (cases, model, ...), in what `torch.save` writes without code; a state of
-            another run is not taken up.
+        run: how, and where its state is saved.
     """
 
     def __init__(
@@ -114,10 +91,9 @@ class Trainer:
         learning: Learning,
         pool: LookPool,
         validation: Validation,
-        recipe: Recipe,
-        folder: Path,
-        about: Mapping[str, Any],
+        run: TrainingRun,
     ) -> None:
+        recipe = run.recipe
         self.loaded = loaded
         self.recipe = recipe
         self.progress = TrainingProgress()
@@ -125,8 +101,8 @@ class Trainer:
         self._weights = learning.by_name
         self._pool = pool
         self._validation = validation
-        self._folder = folder
-        self._about = dict(about)
+        self._folder = run.folder
+        self._about = dict(run.about)
         self._rollout = Rollout(loaded)
         rates = {MEMORY: recipe.memory_rate, HEADS: recipe.head_rate}
         groups = [

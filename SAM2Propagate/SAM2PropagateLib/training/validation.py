@@ -14,7 +14,7 @@ from SAM2PropagateLib.engine.device import compute_dtype
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
-from SAM2PropagateLib.engine.session import EngineSession
+from SAM2PropagateLib.engine.session import EngineSession, SessionSettings
 from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.evaluation.protocol import EvaluatedSession, EvaluationOptions, evaluate
 from SAM2PropagateLib.prompts.resolve import FramePrompts
@@ -102,7 +102,8 @@ class Validation:
                 new = FeatureStore(encode, loaded.device, _STRUCTURE_BYTES, _STRUCTURE_BYTES)
                 return self._stores.setdefault(number, new) if self._keeps else new
 
-            session = EngineSession(steps, target.frames, None, store, _TRACKED_AT_ONCE, style)
+            settings = SessionSettings(_TRACKED_AT_ONCE, style)
+            session = EngineSession(steps, target.frames, None, store, settings)
             scores = evaluate(target, _Heard(session, between), EvaluationOptions(corrections=0))
             if self.kept_bytes > self._budget:
                 self._stores.pop(number, None)

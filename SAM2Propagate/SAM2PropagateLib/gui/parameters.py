@@ -1,0 +1,230 @@
+"""The scene's parameter node: shown in the panel, handed on to the controller, and kept as it is there."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import slicer
+import vtk
+
+from SAM2PropagateLib.app import rules, tools
+from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.gui.application import showInViews, volumeInViews
+from SAM2PropagateLib.gui.editor_writer import segmentEditorNode
+from SAM2PropagateLib.gui.embedded_editor import EditorEffects
+from SAM2PropagateLib.gui.install import Installer
+from SAM2PropagateLib.gui.model_list import ModelList
+from SAM2PropagateLib.gui.options import choicesOf
+from SAM2PropagateLib.gui.panel import Panel
+from SAM2PropagateLib.gui.view_input import isMouseFree
+from SAM2PropagateLib.gui.widgets import put
+from SAM2PropagateLib.scene.names import decoded, encoded
+from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateLib.texts import tr as _
+
+
+class ModuleLogic(Protocol):
+    """The module's logic, as its window uses it."""
+
+    controller: Controller
+    modelList: ModelList
+    installer: Installer
+
+    def getParameterNode(self) -> Any: ...
+
+    def editSoon(self) -> None: ...
+
+    def workerText(self) -> str: ...
+
+
+class Parameters:
+    """Follows the scene's parameter node while the module is in view.
+
+    Args:
+        ui: the widgets by name.
+        logic: has the node. panel: shows it.
+        effects: of the embedded Segment Editor, whose settings come and go with the node.
+        observers: the module's widget, a VTKObservationMixin.
+    """
+
+    def __init__(
+        self, ui: Any, logic: ModuleLogic, panel: Panel, effects: EditorEffects, observers: Any
+    ) -> None:
+        self._ui = ui
+        self._logic = logic
+        self._controller = logic.controller
+        self._panel = panel
+        self._effects = effects
+        self._observers = observers
+        self._node: Any = None
+        self._guiTag: Any = None
+        self._guiObservers: list[int] = []
+        self._seenVolume = ""
+        self._controller.makeSegment = self._makeSegment
+        ui.segmentationSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._segmentationAdded)
+        ui.volumeSelector.connect("nodeActivated(vtkMRMLNode*)", self._volumeActivated)
+        self._controller.changed.connect(self.onChanged)
+
+    def close(self) -> None:
+        """Lets go of the widgets; after `follow(None)`."""
+        self._ui.segmentationSelector.disconnect("nodeAddedByUser(vtkMRMLNode*)", self._segmentationAdded)
+        self._ui.volumeSelector.disconnect("nodeActivated(vtkMRMLNode*)", self._volumeActivated)
+
+    @property
+    def node(self) -> Any:
+        """The node that is followed; None while there is none."""
+        return self._node
+
+    def take(self) -> None:
+        """Follows the scene's node, and takes the volume in the views if none is chosen."""
+        node, shown = self._logic.getParameterNode(), volumeInViews()
+        self._seenVolume = shown.GetID() if shown is not None else ""
+        if node.inputVolume is None:
+            node.inputVolume = shown
+        self.follow(node)
+
+    def follow(self, node: Any) -> None:
+        """Shows this parameter node in the panel and follows it; None: lets go of the present one."""
+        effects, observers = self._effects, self._observers
+        if self._node is not None:
+            self._disconnectGui(self._node)
+            observers.removeObserver(
+                self._node.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters
+            )
+            observers.removeObserver(effects.editorNode, vtk.vtkCommand.ModifiedEvent, effects.onEditor)
+            effects.editorNode = None
+        self._node = node
+        if node is not None:
+            # First of all: the widget chooses the first segment by itself when it gets its settings.
+            effects.editorNode = segmentEditorNode(slicer.mrmlScene)
+            self._panel.setEditorNode(effects.editorNode)
+        self._panel.setParameters(node)
+        if node is not None:
+            observers.addObserver(effects.editorNode, vtk.vtkCommand.ModifiedEvent, effects.onEditor)
+            self._connectGui(node)
+            # The node itself: of each typed one that it is told, the mixin would keep a reference for ever.
+            observers.addObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters)
+            self._onParameters()
+
+    def _connectGui(self, node: Any) -> None:
+        """Connects the widgets that name a parameter with it."""
+        observe = node.AddObserver
+
+        def remember(*arguments: Any) -> int:
+            self._guiObservers.append(observe(*arguments))
+            return self._guiObservers[-1]
+
+        # Slicer 5.10 leaves an observer behind that brings the application down once the node's Python part
+        # is gone; its tag is to be had only while it is made.
+        node.AddObserver = remember
+        try:
+            self._guiTag = node.connectGui(self._ui)
+        finally:
+            del node.AddObserver
+
+    def _disconnectGui(self, node: Any) -> None:
+        """Takes back what `_connectGui` did, all of it."""
+        node.disconnectGui(self._guiTag)
+        self._guiTag = None
+        for tag in self._guiObservers:
+            node.RemoveObserver(tag)
+        self._guiObservers.clear()
+
+    # --- what the user chooses
+
+    def _onParameters(self, caller: Any = None, event: Any = None) -> None:
+        """The user has chosen something: hands it on, and says what there is to work with."""
+        node, controller = self._node, self._controller
+        if node is None:
+            return
+        controller.choices = choicesOf(node)
+        controller.select(node.inputVolume, node.segmentation, _segmentOf(node))
+        controller.setPreviewOpacity(node.previewOpacity)
+        self._ui.volumeSelector.toolTip = volumeText(node.inputVolume)
+        put(self._ui.volumeStatusLabel, controller.facts().volumeProblem)
+        self.onChanged()
+        self._panel.refresh()
+
+    def onChanged(self, _none: None = None) -> None:
+        """Keeps what is chosen elsewhere, and says how the worker is."""
+        node, controller = self._node, self._controller
+        if node is None:
+            return
+        self._ui.workerStatusLabel.text = self._logic.workerText()
+        if controller.segmentID != _segmentOf(node) and controller.workspace is not None:
+            controller.select(node.inputVolume, node.segmentation, _segmentOf(node))
+        self._effects.onTool()
+
+    def onSelection(self, caller: Any = None, event: Any = None) -> None:
+        """Another volume may be in the views, as after loading one: takes it if none is chosen yet."""
+        node = self._node
+        if node is None or slicer.mrmlScene.IsBatchProcessing():
+            return
+        volumeNode = volumeInViews()
+        name = volumeNode.GetID() if volumeNode is not None else ""
+        # Only when it has changed: the user may have chosen none.
+        if name != self._seenVolume:
+            self._seenVolume = name
+            if volumeNode is not None and node.inputVolume is None:
+                node.inputVolume = volumeNode
+                self.takeFirstTool()
+
+    def takeFirstTool(self) -> None:
+        """Nothing is segmented yet on the volume: the first click is one on the structure."""
+        node, controller = self._node, self._controller
+        if node is None or node.inputVolume is None or node.segmentation is not None:
+            return
+        if isMouseFree() and controller.tool is None and not controller.whyNot(rules.PROMPT):
+            controller.chooseTool(tools.POSITIVE)
+
+    def _makeSegment(self) -> None:
+        """A prompt needs a segmentation and a segment: makes what is missing, and chooses it."""
+        node = self._node
+        if node is None:
+            return
+        if node.segmentation is not None:
+            node.segmentID = encoded(self._controller.addSegment())
+            return
+        scene = slicer.mrmlScene
+        name = scene.GenerateUniqueName(_("Segmentation"))
+        segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+        node.segmentID = encoded(Controller.prepareSegmentation(segmentation, node.inputVolume))
+        node.segmentation = segmentation
+
+    def _volumeActivated(self, volumeNode: Any) -> None:
+        """The user chose a volume in the panel: the slice views that do not show it yet do so now."""
+        if volumeNode is not None and slicer.app.layoutManager() is not None:
+            showInViews(volumeNode)
+            self.takeFirstTool()
+
+    def _segmentationAdded(self, segmentation: Any) -> None:
+        """The user made a segmentation in the panel: it gets the volume's grid and a first segment."""
+        node = self._node
+        if segmentation is not None and node is not None:
+            node.segmentID = encoded(Controller.prepareSegmentation(segmentation, node.inputVolume))
+
+
+def _segmentOf(node: Any) -> str:
+    """The chosen segment, or the first one where the chosen one is not in the segmentation."""
+    if node.segmentation is None:
+        return ""
+    segmentation = node.segmentation.GetSegmentation()
+    segmentID = decoded(node.segmentID)
+    if segmentID and segmentation.GetSegment(segmentID) is not None:
+        return segmentID
+    return str(segmentation.GetNthSegmentID(0)) if segmentation.GetNumberOfSegments() else ""
+
+
+def volumeText(volumeNode: Any) -> str:
+    """What the panel says of a volume: its size, or why it cannot be segmented."""
+    if volumeNode is None:
+        return _("Choose the CT or MR volume to segment.")
+    try:
+        # Looks at no voxel: this runs at every change of the parameter node.
+        geometry = volumeGeometry(volumeNode)
+    except InputError as error:
+        return str(error)
+    size = " × ".join(str(count) for count in geometry.shape_ijk)
+    spacing = " × ".join(f"{float(length):.3g}" for length in geometry.spacing)
+    return _("{size} voxels of {spacing} mm.").format(size=size, spacing=spacing)
