@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from SAM2PropagateLib.training import trainer
+from SAM2PropagateLib.training import image_half
 from Testing.training.samples import outline_the_bright, write_case, write_model
 
 
@@ -15,7 +15,7 @@ from Testing.training.samples import outline_the_bright, write_case, write_model
 def outlines() -> Iterator[None]:
     """Warped looks: a model with random weights outlines nothing, and takes long to find that out."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "proposer", lambda steps: outline_the_bright)
+        patch.setattr(image_half, "proposer", lambda steps: outline_the_bright)
         yield
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from SAM2PropagateLib.cli.main import main
 from SAM2PropagateLib.models.store import ModelStore
-from SAM2PropagateLib.training import trainer
+from SAM2PropagateLib.training import image_half
 from Testing.training.samples import outline_the_bright
 
 if __name__ == "__main__":
-    trainer.proposer = lambda steps: outline_the_bright
+    image_half.proposer = lambda steps: outline_the_bright
     sys.exit(main(sys.argv[2:], store=ModelStore(cache=Path(sys.argv[1]))))

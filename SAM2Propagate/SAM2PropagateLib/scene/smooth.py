@@ -79,7 +79,7 @@ def verdicts(
     x, y = (n for n in range(3) if n != axis)
     e = source.extent
     window = slice(e[2 * y], e[2 * y + 1] + 1), slice(e[2 * x], e[2 * x + 1] + 1)
-    surfaces = _Surfaces(reader, masks, details, _Part(geometry, axis, window))
+    surfaces = _Surfaces(reader, masks, details, _FramePart(geometry, axis, window))
     for frame, pixels in where.items():
         inside, may = masks[frame][window], pixels[window]
         at = native_frame(said, frame - e[2 * axis], axis)
@@ -122,7 +122,7 @@ def _box(where: Mapping[int, BoolArray], geometry: VolumeGeometry, axis: int) ->
 
 
 @dataclass(frozen=True)
-class _Part:
+class _FramePart:
     """A window of the frames along an axis of a volume."""
 
     geometry: VolumeGeometry
@@ -138,7 +138,7 @@ class _Surfaces:
         reader: SegmentReader,
         masks: Mapping[int, BoolArray],
         details: Mapping[int, FrameDetail],
-        part: _Part,
+        part: _FramePart,
     ) -> None:
         self._reader = reader
         self._masks = masks

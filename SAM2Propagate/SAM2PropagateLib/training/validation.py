@@ -104,7 +104,7 @@ class Validation:
 
             settings = SessionSettings(_TRACKED_AT_ONCE, style)
             session = EngineSession(steps, target.frames, None, store, settings)
-            scores = evaluate(target, _Heard(session, between), EvaluationOptions(corrections=0))
+            scores = evaluate(target, _WatchedSession(session, between), EvaluationOptions(corrections=0))
             if self.kept_bytes > self._budget:
                 self._stores.pop(number, None)
             found.append(
@@ -114,7 +114,7 @@ class Validation:
         return Score(float(means[0]), float(means[1]), float(means[2]), tuple(found))
 
 
-class _Heard:
+class _WatchedSession:
     """A session that calls `between` with every frame, so that a long run can be ended."""
 
     def __init__(self, session: EvaluatedSession, between: Callable[[], None]) -> None:
