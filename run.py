@@ -70,15 +70,20 @@ LAYERS = {
         ),
         Layer("slicer", "Slicer's scene and views", 900),
         Layer("test", "pytest, hypothesis, Qt, and what checks style, spelling, borders and types", 500),
+        Layer("cohort", "Dask, which shares volumes out", 60),
     )
 }
 COMMANDS = {
     "demo": ("torch", "worker", "sam2", "slicer"),
     "check": ("torch", "worker", "sam2", "slicer", "test"),
-    "test": ("torch", "worker", "sam2", "slicer", "test"),
+    "test": ("torch", "worker", "sam2", "slicer", "test", "cohort"),
     "bench": ("torch", "worker", "sam2", "slicer", "test"),
     "cli": ("torch", "worker", "sam2"),
 }
+# The commands of `cli` that need Dask: always, or with one of these options.
+COHORT_COMMANDS = ("cohort",)
+SHARING_COMMANDS = ("evaluate", "finetune")
+SHARING_OPTIONS = ("--workers", "--scheduler", "--slurm")
 # What `check` runs: the name that a fault is reported under, and the arguments for Python.
 CHECKS = (
     ("ruff", ("-m", "ruff", "check", ".")),
@@ -109,6 +114,16 @@ QT_LIBRARIES = {
 def say(line: str) -> None:
     """One line about the set-up; on stderr, so that a command's own output stays clean."""
     print(line, file=sys.stderr, flush=True)
+
+
+def layers_of(command: str, arguments: "list[str]") -> "tuple[str, ...]":
+    """The layers that a command needs with these arguments."""
+    if command != "cli" or not arguments:
+        return COMMANDS[command]
+    shares = any(word.split("=")[0] in SHARING_OPTIONS for word in arguments)
+    if arguments[0] in COHORT_COMMANDS or (arguments[0] in SHARING_COMMANDS and shares):
+        return (*COMMANDS[command], "cohort")
+    return COMMANDS[command]
 
 
 # --- what must be true before anything is installed ---------------------------------------------------------
@@ -541,9 +556,10 @@ def main(arguments: "list[str]") -> int:
         return 2
     try:
         check_python(sys.version_info[:2], sys.implementation.name, sys.maxsize > 2**32)
-        check_platform(COMMANDS[command], platform.system(), platform.machine())
+        layers = layers_of(command, rest)
+        check_platform(layers, platform.system(), platform.machine())
         check_rendering(command)
-        prepare(ROOT, COMMANDS[command])
+        prepare(ROOT, layers)
     except Problem as problem:
         say(f"run.py: {problem}")
         return 1

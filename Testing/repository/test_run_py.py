@@ -232,6 +232,22 @@ def test_torch_can_be_chosen_by_the_user(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert run.fingerprint(ROOT, run.LAYERS["worker"], "3.11.7") == other
 
 
+@pytest.mark.parametrize(
+    ("arguments", "needs_dask"),
+    [
+        (["cohort", "list.csv"], True),
+        (["evaluate", "--cases", "x", "--workers=2"], True),
+        (["finetune", "--slurm", "gpu"], True),
+        (["evaluate", "--cases", "x"], False),
+        (["segment", "cohort"], False),
+        ([], False),
+    ],
+)
+def test_dask_comes_with_the_commands_that_use_it(arguments: list[str], needs_dask: bool) -> None:
+    assert ("cohort" in run.layers_of("cli", arguments)) == needs_dask
+    assert "cohort" in run.layers_of("test", [])
+
+
 # --- installing, for real ---
 
 
