@@ -15,7 +15,7 @@ from Demo.story import Story
 from Demo.surface import render_surfaces, segment_surfaces
 from Demo.terminal import Terminal
 from Demo.workplace import Workplace
-from SAM2PropagateLib.cli.report import write_report
+from SAM2PropagateLib.segment_report import write_report
 
 
 def write_all(workplace: Workplace, story: Story, files: Mapping[str, Path], terminal: Terminal) -> None:

@@ -9,19 +9,22 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.frame_kinds import DOUBTFUL
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
-from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.frames.window import FittedWindow, Window, fit_window
 from SAM2PropagateLib.prompts.resolve import ResolvedSegment, choose_axis, resolve
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel, ProgressEvent
 from SAM2PropagateLib.worker.session import Call, Crop, Run, Update
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.files.volume import Volume
 
 _VOLUME = "volume"
 # How long a cancel may take to be noticed.
@@ -165,6 +168,27 @@ def resolve_prompts(prompts: PromptSet, geometry: VolumeGeometry) -> tuple[int, 
         )
     axis = choose_axis(prompts, geometry)
     return axis, tuple(resolve(segment, geometry, axis) for segment in prompts.segments)
+
+
+def choose_window(volume: Volume, wanted: str | tuple[float, float] | None) -> FittedWindow:
+    """The window that the model sees through, and why it is this one.
+
+    Args:
+        volume: as read.
+        wanted: (width, level), a preset's name, or None: the file's own window, else soft tissue for CT and
+            percentiles for everything else (`fit_window`).
+
+    Raises:
+        InputError: `unknown_preset`, `bad_window`.
+    """
+    if isinstance(wanted, tuple):
+        return FittedWindow(Window(*wanted), "option", "as given with --window")
+    if wanted is not None:
+        preset = Window.preset(wanted)
+        return FittedWindow(preset, f"preset {wanted}", f"{wanted}, as given with --window")
+    if volume.window is not None:
+        return FittedWindow(Window(*volume.window), "file", "the display window in the DICOM files")
+    return fit_window(volume.array, volume.modality or "")
 
 
 def run_segment_job(

@@ -1,4 +1,4 @@
-"""The command line: `segment`, `models`, `finetune` and `evaluate` (`docs/cli.md`).
+"""The command line: `segment`, `cohort`, `models`, `finetune` and `evaluate` (`docs/cli.md`).
 
 It is started as `python3 run.py cli` in a checkout, and as `sam2propagate` where the package is installed.
 
@@ -16,9 +16,10 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from SAM2PropagateLib.cli.arguments import Command, ModelsCommand, SegmentCommand, parse_arguments
+from SAM2PropagateLib.cli.cohort import CohortCommand, run_cohort_command
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand, run_evaluate
 from SAM2PropagateLib.cli.finetune import run_finetune
 from SAM2PropagateLib.cli.models import run_models
@@ -30,6 +31,9 @@ from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.command import OPENMP_SETTINGS, worker_command
 from SAM2PropagateLib.worker.remote import Remote
 from SAM2PropagateLib.worker.session import WorkerSession
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.cohort.on_worker import MakeSession
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -48,6 +52,7 @@ def main(
     arguments: Sequence[str] | None = None,
     *,
     session_factory: SessionFactory = local_session,
+    make_session: MakeSession | None = None,
     store: ModelStore | None = None,
     stdout: TextIO | None = None,
     stderr: TextIO | None = None,
@@ -57,6 +62,7 @@ def main(
     Args:
         arguments: without the program's name; None: those of this process.
         session_factory: makes the worker session of `segment`, where that is on this computer.
+        make_session: makes those of `cohort`; see `run_cohort_command`.
         store: the models of this computer; None: those of the user.
         stdout, stderr: where to write; None: this process's.
 
@@ -78,6 +84,8 @@ def main(
                 if command.remote is not None:
                     factory = functools.partial(remote_session, command.remote)
                 lines = [run_segment(command, factory, models, progress, interruption)]
+            elif isinstance(command, CohortCommand):
+                lines = run_cohort_command(command, models, progress, interruption, make_session)
             else:
                 # These two compute in this process, and torch reads the settings when it is imported.
                 for name, value in OPENMP_SETTINGS.items():

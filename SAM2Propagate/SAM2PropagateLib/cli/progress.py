@@ -51,6 +51,11 @@ class ProgressPrinter:
         self._width = 0
         self._is_broken = False
 
+    @property
+    def stream(self) -> TextIO:
+        """Where it writes."""
+        return self._stream
+
     def __call__(self, stage: str, progress: ProgressEvent | None = None) -> None:
         """A stage begins (no progress), or has come further."""
         if stage != self._stage:

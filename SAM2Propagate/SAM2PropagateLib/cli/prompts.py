@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from SAM2PropagateLib.cli.arguments import SegmentArguments
+from SAM2PropagateLib.cli.said import SegmentArguments
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.files.image import check_file
+from SAM2PropagateLib.files.scene_prompts import read_prompts
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
-from SAM2PropagateLib.prompts.document import loads
 from SAM2PropagateLib.prompts.place import range_at
 from SAM2PropagateLib.prompts.resolve import choose_axis
 from SAM2PropagateLib.prompts.values import (
@@ -49,14 +48,13 @@ def prompts_from_arguments(
     return prompts
 
 
-def prompts_from_file(path: Path, axis: int | None) -> PromptSet:
-    """The prompts in a JSON file (`docs/prompts.md`), along `axis` if one is given.
+def prompts_from_file(path: Path, geometry: VolumeGeometry, axis: int | None) -> PromptSet:
+    """The prompts for a volume in a JSON file or a scene, along `axis` if one is given.
 
     Raises:
-        InputError: the file is missing or unreadable, or as `prompts.document.loads`.
+        InputError: as `read_prompts`.
     """
-    check_file(path)
-    prompts = loads(path.read_bytes())
+    prompts = read_prompts(path, geometry)
     return prompts if axis is None else prompts.with_axis(axis)
 
 

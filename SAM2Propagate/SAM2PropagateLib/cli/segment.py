@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from SAM2PropagateLib import __version__
-from SAM2PropagateLib.cli.arguments import SegmentCommand, program_name
+from SAM2PropagateLib.cli.arguments import SegmentCommand
+from SAM2PropagateLib.cli.how import model_of, model_request
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.prompts import prompts_from_arguments, prompts_from_file
-from SAM2PropagateLib.cli.report import report, summary_line, write_report
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.files.atomic import check_output
 from SAM2PropagateLib.files.segmentation import (
@@ -22,10 +22,18 @@ from SAM2PropagateLib.files.segmentation import (
     write_segmentation,
 )
 from SAM2PropagateLib.files.volume import Volume, read_volume
-from SAM2PropagateLib.frames.window import FittedWindow, Window, fit_window
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.prompts.values import PromptSet
-from SAM2PropagateLib.segment_job import JobOptions, JobResult, JobSession, resolve_prompts, run_segment_job
+from SAM2PropagateLib.segment_job import (
+    JobOptions,
+    JobResult,
+    JobSession,
+    choose_window,
+    resolve_prompts,
+    run_segment_job,
+)
+from SAM2PropagateLib.segment_report import report, summary_line, write_report
+
 from SAM2PropagateLib.worker.messages import LoadModel
 
 
@@ -61,7 +69,7 @@ def run_segment(
     """
     seconds: dict[str, float] = {}
     _check_outputs(command)
-    model = _model(command, store) if command.remote is None else _model_there(command, store)
+    model = model_request(command, store) if command.remote is None else _model_there(command, store)
     started = time.monotonic()
     progress("read")
     volume = read_volume(command.volume, command.series, command.part)
@@ -115,27 +123,6 @@ def run_segment(
     return line
 
 
-def choose_window(volume: Volume, wanted: str | tuple[float, float] | None) -> FittedWindow:
-    """The window that the model sees through, and why it is this one.
-
-    Args:
-        volume: as read.
-        wanted: (width, level), a preset's name, or None: the file's own window, else soft tissue for CT and
-            percentiles for everything else (`fit_window`).
-
-    Raises:
-        InputError: `unknown_preset`, `bad_window`.
-    """
-    if isinstance(wanted, tuple):
-        return FittedWindow(Window(*wanted), "option", "as given with --window")
-    if wanted is not None:
-        preset = Window.preset(wanted)
-        return FittedWindow(preset, f"preset {wanted}", f"{wanted}, as given with --window")
-    if volume.window is not None:
-        return FittedWindow(Window(*volume.window), "file", "the display window in the DICOM files")
-    return fit_window(volume.array, volume.modality or "")
-
-
 def _check_outputs(command: SegmentCommand) -> None:
     check_segmentation_name(command.out)
     inputs = [path for path in (command.volume, command.prompts_file) if path is not None]
@@ -155,38 +142,12 @@ def _same_file(one: Path, other: Path) -> bool:
 def _model_there(command: SegmentCommand, store: ModelStore) -> LoadModel:
     """The model as the server is to find it: a name, or a path there."""
     by_name = any(entry.name == command.model for entry in store.models)
-    return _load(command, None if by_name else command.model)
-
-
-def _model(command: SegmentCommand, store: ModelStore) -> LoadModel:
-    try:
-        path, entry = store.resolve(command.model)
-    except InputError as error:
-        if error.code != "model_not_there":
-            raise
-        hint = f"'{program_name()} models --download {command.model} --yes' gets it."
-        raise InputError(error.code, error.sentence, f"{error.hint} {hint}") from error
-    by_name = entry is not None and entry.name == command.model
-    return _load(command, None if by_name else str(path.absolute()))
-
-
-def _load(command: SegmentCommand, path: str | None) -> LoadModel:
-    return LoadModel(
-        name=command.model if path is None else None,
-        path=path,
-        config=command.config,
-        device=command.device,
-        input_size=command.input_size,
-        motion=command.motion,
-        precision=command.precision,
-        # Nobody looks at single slices here, so there is nothing to prepare for.
-        encode_ahead=False,
-    )
+    return model_of(command, None if by_name else command.model)
 
 
 def _prompts(command: SegmentCommand, volume: Volume) -> PromptSet:
     if command.prompts_file is not None:
-        return prompts_from_file(command.prompts_file, command.axis)
+        return prompts_from_file(command.prompts_file, volume.geometry, command.axis)
     return prompts_from_arguments(command.segments, volume.geometry, command.axis)
 
 

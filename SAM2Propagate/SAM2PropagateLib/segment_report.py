@@ -69,7 +69,7 @@ def report(
         "model": {key: result.model.get(key) for key in ("model", "device", "dtype", "input_size")},
         "run": run,
         "seconds": {key: round(value, 3) for key, value in {**seconds, **result.seconds}.items()},
-        "segments": [_segment(segment, volume.geometry, result.axis) for segment in result.segments],
+        "segments": [segment_values(segment, volume.geometry, result.axis) for segment in result.segments],
         "prompts": to_document(prompts.with_axis(result.axis)),
     }
 
@@ -85,7 +85,7 @@ def summary_line(result: JobResult, geometry: VolumeGeometry, output: Path, wind
     """One line: what was written, per segment its volume, slices and doubtful slices, and the window."""
     parts = []
     for segment in result.segments:
-        values = _segment(segment, geometry, result.axis)
+        values = segment_values(segment, geometry, result.axis)
         slices = "slice" if values["slices"] == 1 else "slices"
         text = f"{segment.name}: {values['ml']:.1f} ml on {values['slices']} {slices}"
         if values["doubtful"]:
@@ -111,7 +111,7 @@ def _run(result: JobResult) -> dict[str, Any]:
     }
 
 
-def _segment(segment: SegmentResult, geometry: VolumeGeometry, axis: int) -> dict[str, Any]:
+def segment_values(segment: SegmentResult, geometry: VolumeGeometry, axis: int) -> dict[str, Any]:
     voxels = int(np.count_nonzero(segment.mask))
     voxel_ml = abs(float(np.linalg.det(geometry.ijk_to_ras[:3, :3]))) / 1000.0
     others = tuple(other for other in range(3) if other != 2 - axis)

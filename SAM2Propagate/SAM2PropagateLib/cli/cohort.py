@@ -1,0 +1,313 @@
+"""`cohort`: segment many volumes, listed in a manifest, shared out over workers (`docs/cohort.md`)."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from SAM2PropagateLib.cli.how import AXES, add_how, model_request, parse_window
+from SAM2PropagateLib.cli.progress import ProgressPrinter
+from SAM2PropagateLib.cli.prompts import prompts_from_arguments
+from SAM2PropagateLib.cli.said import DEFAULT_SEGMENT, SegmentArguments, parse_said
+from SAM2PropagateLib.cli.sharing import add_sharing, sharing_of
+from SAM2PropagateLib.cohort.fleet import Sharing
+from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.window import Window
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.run_options import RunOptions
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.cohort.job import Manner, Outcome
+    from SAM2PropagateLib.cohort.on_worker import MakeSession
+    from SAM2PropagateLib.cohort.running import Result
+
+_EPILOG = """\
+The manifest is a CSV file with the columns volume, segment and prompts, a row for each segment of each
+volume; paths in it are relative to its folder. Prompts are options of segment (--point-ras, --box-ras, ...),
+a JSON file, or a scene of 3D Slicer (.mrb) with prompts of SAM2 Propagate. docs/cohort.md has examples.
+
+examples:
+  cohort list.csv --out results
+  cohort list.csv --out results --resume
+  cohort list.csv --out results --slurm "gpu --gres=gpu:1 --mem=16G --time=4:00:00" --workers 16
+
+exit status: 0 all volumes are done; 1 some failed; 2 bad input; 130 interrupted.
+"""
+# Faults of the manifest that are told one by one before the work begins.
+_MOST_TOLD = 5
+
+
+@dataclass(frozen=True)
+class CohortCommand:
+    """`cohort`: everything it was given."""
+
+    manifest: Path
+    out: Path
+    sharing: Sharing
+    axis: int | None
+    model: str
+    config: str | None
+    device: str
+    input_size: int | None
+    motion: bool
+    precision: str
+    window: str | tuple[float, float] | None
+    crop: str | None
+    run: RunOptions
+    resume: bool
+    overwrite: bool
+    debug: bool
+
+
+@dataclass(frozen=True)
+class SaidPrompts:
+    """Prompts of a volume as words of the command line.
+
+    Attributes:
+        segments: as given.
+        axis: propagation axis 0, 1, 2 or None; indices of ranges count along it.
+    """
+
+    segments: tuple[SegmentArguments, ...]
+    axis: int | None
+
+    def read(self, geometry: VolumeGeometry) -> PromptSet:
+        """The prompts for a volume. Raises as `prompts_from_arguments`."""
+        return prompts_from_arguments(self.segments, geometry, self.axis)
+
+    def fingerprint(self) -> str:
+        """Changes when the words mean something else."""
+        return repr((self.segments, self.axis))
+
+
+def add_cohort(commands: Any, **shape: Any) -> None:
+    """Add the command to the parsers made by `add_subparsers`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "cohort", help="segment many volumes, listed in a manifest", epilog=_EPILOG, **shape
+    )
+    parser.add_argument(
+        "manifest", type=Path, metavar="MANIFEST", help="CSV or JSON: volume, segment, prompts"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for all that is written")
+    add_sharing(parser)
+    add_how(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--resume", action="store_true", help="go on with an earlier run; what is finished stays as it is"
+    )
+    output.add_argument(
+        "--overwrite", action="store_true", help="replace segmentations that are there already"
+    )
+    output.add_argument("--debug", action="store_true", help="on failure, also print the details")
+
+
+def cohort_command(namespace: argparse.Namespace) -> CohortCommand:
+    """What the parsed arguments ask for.
+
+    Raises:
+        InputError: `bad_arguments`, `bad_window`, `bad_slurm`.
+    """
+    return CohortCommand(
+        manifest=namespace.manifest,
+        out=namespace.out,
+        sharing=sharing_of(namespace),
+        axis=AXES[namespace.axis],
+        model=namespace.model,
+        config=namespace.config,
+        device=namespace.device,
+        input_size=namespace.input_size,
+        motion=namespace.motion == "on",
+        precision=namespace.precision,
+        window=parse_window(namespace.window),
+        crop=None if namespace.crop == "none" else "auto",
+        run=RunOptions(direction=namespace.direction, reach=namespace.reach),
+        resume=namespace.resume,
+        overwrite=namespace.overwrite,
+        debug=namespace.debug,
+    )
+
+
+def say_prompts(axis: int | None) -> Callable[[Sequence[tuple[str, Sequence[str]]]], SaidPrompts]:
+    """What makes prompts from the words in rows of a manifest; see `cohort.manifest.SayPrompts`."""
+
+    def say(rows: Sequence[tuple[str, Sequence[str]]]) -> SaidPrompts:
+        words: list[str] = []
+        for segment, own in rows:
+            if "--segment" in own or any(word.startswith("--segment=") for word in own):
+                raise InputError(
+                    "bad_arguments",
+                    "--segment is not for the column “prompts”.",
+                    "Put the name into the column “segment”.",
+                )
+            words += ["--segment", segment or DEFAULT_SEGMENT, *own]
+        return SaidPrompts(parse_said(words), axis)
+
+    return say
+
+
+def run_cohort_command(
+    command: CohortCommand,
+    store: ModelStore,
+    progress: ProgressPrinter,
+    should_cancel: Callable[[], bool],
+    make_session: MakeSession | None = None,
+) -> list[str]:
+    """Segment the volumes of the manifest; returns the line of the result.
+
+    Args:
+        make_session: makes what holds the model in each worker; None: the worker of this project.
+
+    Raises:
+        InputError, SAM2PropagateError: as `read_manifest`, `run_cohort`, `ModelStore.resolve`; `some_failed`.
+        Cancelled: what is finished stays, and is in the table and the page.
+    """
+    # Late: other commands need none of it.
+    from SAM2PropagateLib.cohort.fleet import open_fleet
+    from SAM2PropagateLib.cohort.manifest import read_manifest
+    from SAM2PropagateLib.cohort.needs import gpu_count, local_plan, model_memory_mb
+    from SAM2PropagateLib.cohort.on_worker import local_session
+    from SAM2PropagateLib.cohort.running import CohortPlan, run_cohort
+
+    entries = read_manifest(command.manifest, say_prompts(command.axis))
+    faults = [entry.fault for entry in entries if entry.fault is not None]
+    for fault in faults[:_MOST_TOLD]:
+        progress.note(f"Note: {fault}")
+    if len(faults) > _MOST_TOLD:
+        progress.note(f"Note: {len(faults) - _MOST_TOLD} more volumes cannot be done; the table says why.")
+    manner = _manner(command, store)
+    path, entry = store.resolve(command.model)
+    is_here = not (command.sharing.scheduler or command.sharing.slurm)
+    bar = _Bar(progress)
+    counted: list[int] = []
+
+    def gpus() -> int:
+        if not counted:
+            counted.append(gpu_count(command.device) if is_here else 0)
+        return counted[0]
+
+    plan = CohortPlan(
+        entries,
+        command.manifest.stem,
+        command.out.absolute(),
+        manner,
+        read_window,
+        command.resume,
+        command.overwrite,
+    )
+    try:
+        result = run_cohort(
+            plan,
+            lambda: open_fleet(
+                command.sharing,
+                lambda: local_plan(command.sharing.workers, model_memory_mb(entry, path), gpus()),
+                plan.out / ".cohort" / "slurm",
+                lambda text: progress.note(f"Note: {text}"),
+                bar.add_slices,
+            ),
+            bar,
+            should_cancel,
+            gpus=gpus,
+            make_session=make_session or local_session,
+        )
+    except (Cancelled, KeyboardInterrupt):
+        raise Cancelled(
+            sentence="The run was stopped.", hint="Add --resume to go on with it; what is finished stays."
+        ) from None
+    finally:
+        bar.close()
+    return _told(result)
+
+
+def read_window(text: str) -> str | tuple[float, float] | None:
+    """What a manifest's text for a window means.
+
+    Raises:
+        InputError: `bad_window`, `unknown_preset`.
+    """
+    window = parse_window(text)
+    if isinstance(window, str):
+        Window.preset(window)
+    return window
+
+
+def _manner(command: CohortCommand, store: ModelStore) -> Manner:
+    from SAM2PropagateLib.cohort.job import Manner
+    from SAM2PropagateLib.cohort.prompt_sources import file_stamp
+
+    request = model_request(command, store)
+    stamp = file_stamp(Path(request.path)) if request.path is not None else ""
+    if isinstance(command.window, str):
+        Window.preset(command.window)
+    return Manner(request, command.axis, command.window, command.crop, command.run, stamp)
+
+
+def _told(result: Result) -> list[str]:
+    if result.failed:
+        raise SAM2PropagateError(
+            "some_failed",
+            f"{result.failed} of {result.volumes} volumes failed; '{result.table}' says why.",
+            "Correct what is wrong, then add --resume: it tries those again and leaves the others alone.",
+        )
+    return [f"Wrote {result.page}: {result.done} of {result.volumes} volumes are done."]
+
+
+class _Bar:
+    """Tells how far the run is: volumes, slices per second, time left, failures."""
+
+    def __init__(self, progress: ProgressPrinter) -> None:
+        self._progress = progress
+        self._bar: Any = None
+        self._slices = 0
+        self._failed = 0
+
+    def begun(self, total: int, finished: int) -> None:
+        """See `Listener.begun`."""
+        if finished:
+            self._progress.note(f"{finished} of {total} volumes are finished already.")
+        stream = self._progress.stream
+        self._bar = tqdm(
+            total=total,
+            initial=finished,
+            unit=" volumes",
+            file=stream,
+            dynamic_ncols=True,
+            smoothing=0.0,
+            mininterval=0.2 if stream.isatty() else 20.0,
+            bar_format="{n_fmt} of {total_fmt} volumes |{bar:20}| {remaining} left{postfix}",
+        )
+
+    def finished(self, outcome: Outcome) -> None:
+        """See `Listener.finished`."""
+        assert self._bar is not None
+        if outcome.error is not None:
+            self._failed += 1
+            self._bar.write(f"Failed: {outcome.name}: {outcome.error}", file=self._progress.stream)
+        self._bar.update(1)
+        self._show()
+
+    def add_slices(self, count: int) -> None:
+        """So many more slices came from a worker."""
+        self._slices += count
+        self._show()
+
+    def close(self) -> None:
+        """End the line."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _show(self) -> None:
+        bar = self._bar
+        if bar is None:
+            return
+        elapsed = bar.format_dict["elapsed"] or 0.0
+        rate = self._slices / elapsed if elapsed else 0.0
+        failed = f", {self._failed} failed" if self._failed else ""
+        bar.set_postfix_str(f"{rate:.1f} slices/s{failed}", refresh=False)

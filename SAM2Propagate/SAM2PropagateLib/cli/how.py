@@ -1,0 +1,151 @@
+"""How to segment, as words of the command line: the model, where it computes, the window, the run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+from SAM2PropagateLib.cli.evaluate import PRECISIONS, add_motion
+from SAM2PropagateLib.cli.said import NUMBER
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.frames.window import PRESETS
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.run_options import BOTH, DIRECTIONS
+from SAM2PropagateLib.worker.messages import LoadModel
+
+AXES = {"i": 0, "j": 1, "k": 2, "auto": None}
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+def add_how(parser: argparse.ArgumentParser) -> Any:
+    """Add the options that say how to segment; returns their group, for others that say it."""
+    how = parser.add_argument_group("how")
+    how.add_argument("--axis", choices=tuple(AXES), default="auto", help="propagation axis (default: auto)")
+    how.add_argument(
+        "--direction",
+        choices=DIRECTIONS,
+        default=BOTH,
+        help=f"forward is to higher slice indices (default: {BOTH})",
+    )
+    how.add_argument("--reach", type=count, metavar="N", help="at most N slices away from the prompts")
+    how.add_argument(
+        "--window",
+        metavar="WIDTH LEVEL | PRESET",
+        help=f"what the model sees: two numbers, or one of {', '.join(PRESETS)} (default: the file's own, "
+        "else soft-tissue for CT and percentiles for the rest)",
+    )
+    how.add_argument(
+        "--crop",
+        choices=("auto", "none"),
+        default="auto",
+        help="let the model see the region around the prompts (auto, the default) or whole slices",
+    )
+    how.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|FILE", help=f"default: {DEFAULT_MODEL}")
+    how.add_argument(
+        "--config", metavar="NAME|FILE", help="the model's configuration, for a file of your own"
+    )
+    how.add_argument("--input-size", type=count, metavar="N", help="side of the model's input in pixels")
+    how.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
+    how.add_argument("--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)")
+    add_motion(how)
+    return how
+
+
+def check_device(name: str) -> None:
+    if not _DEVICE.fullmatch(name):
+        raise InputError(
+            "unknown_device", f"There is no device '{name}'.", "Use auto, cuda, cuda:N, mps or cpu."
+        )
+
+
+def count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def parse_window(text: str | None) -> str | tuple[float, float] | None:
+    """A preset's name, or (width, level)."""
+    if text is None:
+        return None
+    words = text.replace(",", " ").split()
+    if len(words) == 2 and all(NUMBER.fullmatch(word) for word in words):
+        return float(words[0]), float(words[1])
+    if len(words) == 1 and words[0] and not NUMBER.fullmatch(words[0]):
+        return words[0]
+    raise InputError(
+        "bad_window",
+        f"'{text}' is not a window.",
+        f"Give a width and a level, such as 400 40, or one of {', '.join(PRESETS)}.",
+    )
+
+
+class ModelWords(Protocol):
+    """What a command was given that says which model, and how it computes."""
+
+    @property
+    def model(self) -> str:
+        """A name, or a file."""
+
+    @property
+    def config(self) -> str | None:
+        """Its configuration, for a file of the user's."""
+
+    @property
+    def device(self) -> str:
+        """Where to compute."""
+
+    @property
+    def input_size(self) -> int | None:
+        """Side of the model's input in pixels; None: the model's own."""
+
+    @property
+    def motion(self) -> bool:
+        """Whether masks follow the image's motion, too."""
+
+    @property
+    def precision(self) -> str:
+        """What to compute in."""
+
+
+def model_request(command: ModelWords, store: ModelStore) -> LoadModel:
+    """What a worker is to load, its checksum verified.
+
+    Raises:
+        InputError, SAM2PropagateError: as `ModelStore.resolve`; where a model is not there yet, with the
+            command that gets it.
+    """
+    try:
+        path, entry = store.resolve(command.model)
+    except InputError as error:
+        if error.code != "model_not_there":
+            raise
+        hint = f"'{program_name()} models --download {command.model} --yes' gets it."
+        raise InputError(error.code, error.sentence, f"{error.hint} {hint}") from error
+    by_name = entry is not None and entry.name == command.model
+    return model_of(command, None if by_name else str(path.absolute()))
+
+
+def model_of(command: ModelWords, path: str | None) -> LoadModel:
+    """What a worker is to load: the file at a path of its own computer; None: the model of that name."""
+    return LoadModel(
+        name=command.model if path is None else None,
+        path=path,
+        config=command.config,
+        device=command.device,
+        input_size=command.input_size,
+        motion=command.motion,
+        precision=command.precision,
+        # Nobody looks at single slices here, so there is nothing to prepare for.
+        encode_ahead=False,
+    )
+
+
+def program_name() -> str:
+    """How the user started the command line, for help and hints: the installed script or run.py."""
+    script = "sam2propagate"
+    return script if Path(sys.argv[0]).stem.startswith(script) else "python3 run.py cli"

@@ -1,0 +1,55 @@
+"""Who computes, as words of the command line: this computer, a Dask scheduler, or SLURM."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from SAM2PropagateLib.cli.how import count
+from SAM2PropagateLib.cli.said import bad_arguments
+from SAM2PropagateLib.cohort.fleet import Sharing, slurm_options
+
+
+def add_sharing(parser: argparse.ArgumentParser) -> Any:
+    """Add the options that say who computes; returns their group."""
+    who = parser.add_argument_group("who computes")
+    who.add_argument(
+        "--workers",
+        type=count,
+        metavar="N",
+        help="workers on this computer (default: one per GPU, else as many as fit), or jobs of SLURM "
+        "(default: 1)",
+    )
+    who.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="workers of a Dask scheduler that runs already, such as tls://host:8786",
+    )
+    who.add_argument(
+        "--slurm",
+        metavar='"PARTITION OPTIONS"',
+        help='workers as jobs of SLURM: a partition, then options of sbatch, such as "gpu --gres=gpu:1"',
+    )
+    return who
+
+
+def is_shared(namespace: argparse.Namespace) -> bool:
+    """Whether any of the options was given."""
+    return any(value is not None for value in (namespace.workers, namespace.scheduler, namespace.slurm))
+
+
+def sharing_of(namespace: argparse.Namespace) -> Sharing:
+    """What the parsed arguments ask for.
+
+    Raises:
+        InputError: `bad_arguments`, `bad_slurm`.
+    """
+    if namespace.scheduler is not None and (namespace.workers is not None or namespace.slurm is not None):
+        raise bad_arguments(
+            "--scheduler has workers of its own.", "Leave out --workers and --slurm, or --scheduler."
+        )
+    if namespace.scheduler is not None and not namespace.scheduler.strip():
+        raise bad_arguments("--scheduler needs an address.", "Give one such as tls://host:8786.")
+    if namespace.slurm is not None:
+        slurm_options(namespace.slurm)
+    return Sharing(namespace.workers, namespace.scheduler or "", namespace.slurm or "")

@@ -1,0 +1,375 @@
+"""Work shared out over workers with Dask: on this computer, on a scheduler that runs already, or on SLURM.
+
+A worker does one piece of work at a time, whatever the number of its threads: these are for the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from SAM2PropagateLib.cohort.needs import LocalPlan
+from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.worker.command import LIBRARY_FOLDER
+
+TRIES_AGAIN = 3
+"""How often work is tried again after the worker that did it has died."""
+
+TOPIC = "sam2propagate"
+_HOST = "127.0.0.1"
+_TICK_SECONDS = 0.1
+# How often workers that are gone are asked for again, and counted.
+_KEEP_SECONDS = 5.0
+# Of a job on a cluster, unless the user says otherwise.
+_JOB_CORES, _JOB_MB = 4, 8192
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Who computes: this computer, unless a scheduler or SLURM is named.
+
+    Attributes:
+        workers: how many; None: as many as this computer can feed, or 1 job of SLURM.
+        scheduler: the address of a Dask scheduler, such as tls://host:8786.
+        slurm: a partition, then options of sbatch.
+    """
+
+    workers: int | None = None
+    scheduler: str = ""
+    slurm: str = ""
+
+
+class Lost(Exception):  # noqa: N818 - what became of the work, not of this program
+    """Work that was given up, as the workers that did it died one after the other."""
+
+
+class Fleet(Protocol):
+    """What shares work out."""
+
+    def each(
+        self, function: Callable[[Item], Any], items: Sequence[Item], should_cancel: Callable[[], bool]
+    ) -> Iterator[tuple[int, Any]]:
+        """Call a function with every item somewhere; yields the number of the item and the result, or the
+        exception, as they come.
+
+        Raises:
+            Cancelled: `should_cancel` said so.
+            SAM2PropagateError: `scheduler_lost`.
+        """
+
+
+class DaskFleet:
+    """Workers behind a Dask scheduler.
+
+    Args:
+        client: a `distributed.Client`.
+        keep: sees to it that workers that are gone are replaced.
+        on_news: takes what workers tell on the way.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        keep: Callable[[], None] = lambda: None,
+        on_news: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._client = client
+        self._keep = keep
+        self._count = 0
+        self._kept_at = -float("inf")
+        if on_news is not None:
+            client.subscribe_topic(TOPIC, lambda event: on_news(event[1]))
+
+    def each(
+        self, function: Callable[[Item], Any], items: Sequence[Item], should_cancel: Callable[[], bool]
+    ) -> Iterator[tuple[int, Any]]:
+        """See `Fleet.each`."""
+        left = deque(range(len(items)))
+        pending: dict[Any, int] = {}
+        try:
+            while left or pending:
+                if should_cancel():
+                    raise Cancelled()
+                # As many as there are workers: a worker that dies takes no other work with it.
+                while left and len(pending) < max(1, self._workers()):
+                    number = left.popleft()
+                    future = self._client.submit(function, items[number], pure=False, retries=TRIES_AGAIN)
+                    pending[future] = number
+                done = [future for future in pending if future.done()]
+                for future in done:
+                    yield pending.pop(future), self._result(future)
+                    future.release()
+                if not done:
+                    time.sleep(_TICK_SECONDS)
+        finally:
+            if pending:
+                with contextlib.suppress(Exception):
+                    self._client.cancel(list(pending), force=True)
+
+    def _workers(self) -> int:
+        now = time.monotonic()
+        if now - self._kept_at >= _KEEP_SECONDS or not self._count:
+            self._kept_at = now
+            self._keep()
+            self._count = len(self._client.nthreads())
+        return self._count
+
+    def _result(self, future: Any) -> Any:
+        from distributed.scheduler import KilledWorker
+
+        if future.status not in ("finished", "error"):
+            raise SAM2PropagateError(
+                "scheduler_lost",
+                "The connection to the Dask scheduler was lost.",
+                "Start again with --resume; what is finished stays.",
+            )
+        try:
+            return future.result()
+        except KilledWorker as error:
+            return Lost(str(error))
+        except Exception as error:
+            return error
+
+
+@contextlib.contextmanager
+def open_fleet(
+    sharing: Sharing,
+    local: Callable[[], LocalPlan],
+    folder: Path,
+    tell: Callable[[str], None],
+    on_news: Callable[[Any], None] | None = None,
+) -> Iterator[DaskFleet]:
+    """Workers as `sharing` wants them, for as long as the context lasts.
+
+    Args:
+        local: says what this computer can feed; asked for workers of this computer alone.
+        folder: where a cluster's jobs may keep their keys and logs; all computers see it.
+        tell: takes sentences for the user.
+        on_news: takes what `tell_news` sends.
+
+    Raises:
+        SAM2PropagateError: `not_installed`, `scheduler_unreachable`, `slurm_failed`.
+        InputError: `bad_slurm`.
+    """
+    dask, distributed = _dask()
+    settings = {
+        "distributed.scheduler.allowed-failures": TRIES_AGAIN,
+        # The pages that tell of the scheduler and its workers over HTTP are not needed.
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
+        "distributed.comm.timeouts.connect": "60s",
+        "distributed.admin.large-graph-warning-threshold": "1GB",
+    }
+    with dask.config.set(settings), contextlib.ExitStack() as stack:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        keep: Callable[[], None] = lambda: None  # noqa: E731
+        if sharing.scheduler:
+            client = _connect(distributed, sharing.scheduler)
+        elif sharing.slurm:
+            cluster, keep = _slurm(sharing, folder, tell)
+            stack.callback(_quietly, cluster.close)
+            client = distributed.Client(cluster)
+        else:
+            plan = local()
+            if plan.note:
+                tell(plan.note)
+            cluster = _local(distributed, plan)
+            stack.callback(_quietly, cluster.close)
+            keep = lambda: cluster.scale(plan.workers)  # noqa: E731
+            client = distributed.Client(cluster)
+        stack.callback(_quietly, client.close)
+        yield DaskFleet(client, keep, on_news)
+
+
+def tell_news(news: Any) -> None:
+    """Tell, from within work that a worker does, what `open_fleet` was given a taker for."""
+    from distributed import get_worker
+
+    get_worker().log_event(TOPIC, news)
+
+
+def this_worker() -> tuple[str, int]:
+    """The name of the worker that does the present work, and how many threads are for its model."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    return str(worker.name), int(worker.state.nthreads)
+
+
+def _dask() -> tuple[Any, Any]:
+    try:
+        import cryptography  # noqa: F401
+        import dask
+        import distributed
+    except ImportError as error:
+        raise SAM2PropagateError(
+            "not_installed",
+            f"The Python package '{error.name}', which shares work out, is missing.",
+            "Install it with: pip install 'sam2propagate[cohort]', or in a checkout with run.py.",
+        ) from error
+    return dask, distributed
+
+
+def _local(distributed: Any, plan: LocalPlan) -> Any:
+    """Workers on this computer. Their connections stay on it, and no other user's program can make one."""
+    return distributed.LocalCluster(
+        n_workers=plan.workers,
+        threads_per_worker=plan.threads,
+        processes=True,
+        host=_HOST,
+        protocol="tls://",
+        security=distributed.Security.temporary(),
+        dashboard_address=f"{_HOST}:0",
+        worker_dashboard_address=f"{_HOST}:0",
+        # The model is in a process of its own, which Dask does not see.
+        memory_limit=0,
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _connect(distributed: Any, address: str) -> Any:
+    try:
+        return distributed.Client(address, timeout="20s")
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise SAM2PropagateError(
+            "scheduler_unreachable",
+            f"The Dask scheduler at '{address}' cannot be reached ({reason}).",
+            "Check the address, such as tcp://host:8786, and whether it runs.",
+        ) from error
+
+
+def _slurm(sharing: Sharing, folder: Path, tell: Callable[[str], None]) -> tuple[Any, Callable[[], None]]:
+    from dask_jobqueue import SLURMCluster
+    from distributed import Security
+
+    given = slurm_options(sharing.slurm)
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = sharing.workers or 1
+    try:
+        cluster = SLURMCluster(
+            queue=given.partition,
+            cores=given.cores,
+            memory=f"{given.memory_mb}MiB",
+            walltime=given.time,
+            processes=1,
+            # The part of the job's command line that is Python's.
+            python=shlex.quote(sys.executable),
+            job_name="sam2propagate",
+            job_script_prologue=[f"export PYTHONPATH={shlex.quote(str(LIBRARY_FOLDER))}:$PYTHONPATH"],
+            job_extra_directives=[
+                f'-o "{folder}/%j.log"',
+                f'-e "{folder}/%j.log"',
+                *given.others,
+            ],
+            log_directory=None,
+            # Keys made for this run, which only this user can read: anyone else's program is turned away.
+            security=Security.temporary(),
+            shared_temp_directory=str(folder),
+            scheduler_options={"dashboard_address": ":0"},
+            silence_logs="critical",
+        )
+        cluster.scale(jobs=jobs)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise SAM2PropagateError(
+            "slurm_failed",
+            f"SLURM does not take the jobs ({reason}).",
+            "Try the same partition and options with sbatch.",
+        ) from error
+    tell(f"Asked SLURM for {jobs} {'job' if jobs == 1 else 'jobs'} in partition {given.partition}.")
+    return cluster, lambda: cluster.scale(jobs=jobs)
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What `--slurm` asks for.
+
+    Attributes:
+        partition: of the cluster. cores, memory_mb: of each job. time: its limit as SLURM takes it; None:
+            the partition's own.
+        others: every other option, as sbatch takes it.
+    """
+
+    partition: str
+    cores: int = _JOB_CORES
+    memory_mb: int = _JOB_MB
+    time: str | None = None
+    others: tuple[str, ...] = ()
+
+
+def slurm_options(text: str) -> SlurmOptions:
+    """What the words after `--slurm` say.
+
+    Raises:
+        InputError: `bad_slurm`.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise _bad_slurm(f"'{text}' cannot be read ({error}).") from error
+    if not words or words[0].startswith("-"):
+        raise _bad_slurm("It names no partition.")
+    known = {"-c": "cores", "--cpus-per-task": "cores", "--mem": "memory", "-t": "time", "--time": "time"}
+    found: dict[str, str] = {}
+    others = []
+    rest = deque(words[1:])
+    while rest:
+        word = rest.popleft()
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            raise _bad_slurm(f"'{word}' is no option.")
+        if not equals and rest and not rest[0].startswith("-"):
+            value = rest.popleft()
+            word = f"{name} {value}"
+        if name in known:
+            found[known[name]] = value
+        else:
+            others.append(word)
+    return SlurmOptions(
+        words[0],
+        _count(found.get("cores", str(_JOB_CORES))),
+        _megabytes(found.get("memory", f"{_JOB_MB}M")),
+        found.get("time"),
+        tuple(others),
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise _bad_slurm(f"'{text}' is no number of cores.")
+    return int(text)
+
+
+def _megabytes(text: str) -> int:
+    """As SLURM reads it: a number of megabytes, or with K, M, G or T."""
+    factors = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
+    unit = text[-1:].upper()
+    number, factor = (text[:-1], factors[unit]) if unit in factors else (text, 1)
+    if not number.isdecimal() or int(number) * factor < 1:
+        raise _bad_slurm(f"'{text}' is no amount of memory.")
+    return int(int(number) * factor)
+
+
+def _bad_slurm(sentence: str) -> InputError:
+    return InputError(
+        "bad_slurm",
+        f"The value of --slurm is wrong: {sentence}",
+        'Give a partition and then options of sbatch, such as --slurm "gpu --gres=gpu:1 --mem=16G".',
+    )
+
+
+def _quietly(close: Callable[..., Any]) -> None:
+    """Close what may be gone already."""
+    with contextlib.suppress(Exception):
+        close()

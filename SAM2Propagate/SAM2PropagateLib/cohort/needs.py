@@ -1,0 +1,118 @@
+"""How many workers a computer can feed, and what each of them gets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from SAM2PropagateLib.models.memory import available_host_memory
+from SAM2PropagateLib.models.registry import ModelEntry
+from SAM2PropagateLib.worker.command import worker_command
+
+_MB = 1 << 20
+# Beside the model: the worker's own process, a volume, and its masks.
+VOLUME_MB = 1200
+# On a CPU: more workers with fewer threads do more volumes in an hour than fewer with more.
+CORES_PER_WORKER = 2
+# Features of slices kept, as the engine itself limits them.
+_MOST_CACHE_MB = 4096
+_CACHE_SHARE = 4
+
+
+@dataclass(frozen=True)
+class LocalPlan:
+    """The workers of one computer.
+
+    Attributes:
+        workers: how many. threads: of each one's model.
+        gpus: how many there are for them; worker n uses number n, in turn.
+        cache_mb: for the features of slices; None: as the engine chooses.
+        note: what the user should know; "" for nothing.
+    """
+
+    workers: int
+    threads: int
+    gpus: int = 0
+    cache_mb: int | None = None
+    note: str = ""
+
+
+def model_memory_mb(entry: ModelEntry | None, file: Path) -> int:
+    """Main memory that a process with this model takes, in MB (2**20 bytes)."""
+    return entry.memory_mb if entry is not None else 400 + 2 * (file.stat().st_size // _MB)
+
+
+def local_plan(
+    wanted: int | None, model_mb: int, gpus: int, *, cores: int | None = None, free_mb: int | None = None
+) -> LocalPlan:
+    """One worker per GPU; without one, as many as there are cores and memory for, or as many as are wanted.
+
+    Args:
+        wanted: how many workers; None: as many as fit.
+        model_mb: see `model_memory_mb`.
+        gpus: that the model may use here.
+        cores, free_mb: of this computer; None: what the system says.
+    """
+    cores = cores or usable_cores()
+    if free_mb is None:
+        available = available_host_memory()
+        free_mb = None if available is None else available // _MB
+    each = model_mb + VOLUME_MB
+    if wanted is not None:
+        workers = wanted
+    elif gpus:
+        workers = gpus
+    else:
+        fitting = cores if free_mb is None else free_mb // each
+        workers = max(1, min(cores // CORES_PER_WORKER, fitting))
+    note = ""
+    if free_mb is not None and workers > 1 and workers * each > free_mb:
+        note = (
+            f"{workers} workers may take {workers * each / 1024:.1f} GB of memory; "
+            f"{free_mb / 1024:.1f} GB are free. With fewer --workers, none has to wait or fail."
+        )
+    cache = None
+    if not gpus and free_mb is not None and workers > 1:
+        cache = min(_MOST_CACHE_MB, free_mb // (_CACHE_SHARE * workers))
+    return LocalPlan(workers, max(1, cores // workers), gpus, cache, note)
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def gpu_count(device: str, ask: Callable[[], int] | None = None) -> int:
+    """How many NVIDIA GPUs workers may share out among them: 0 unless `device` leaves the choice open.
+
+    Args:
+        device: as the command line has it.
+        ask: counts them; None: torch does, in a process of its own, if there are signs of the driver.
+    """
+    if device not in ("auto", "cuda"):
+        return 0
+    if ask is not None:
+        return ask()
+    if sys.platform == "darwin" or shutil.which("nvidia-smi") is None:
+        return 0
+    command = worker_command()
+    code = "import torch; print(torch.cuda.device_count())"
+    try:
+        done = subprocess.run(
+            [command.argv[0], "-c", code],
+            env=dict(command.env),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        return int(done.stdout.split()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,104 @@
+"""What a worker does: the model stays with it from volume to volume, in a process of its own."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from SAM2PropagateLib.cohort.fleet import tell_news, this_worker
+from SAM2PropagateLib.cohort.job import ClosableSession, Outcome, VolumeJob, segment_volume
+from SAM2PropagateLib.worker.command import worker_command
+from SAM2PropagateLib.worker.session import WorkerSession
+
+_NEWS_SECONDS = 1.0
+
+MakeSession = Callable[[int], ClosableSession]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A volume for a worker.
+
+    Attributes:
+        job: what to do. fingerprint: of the job.
+        gpus: how many there are on the computer for workers that are numbered; 0: the job says the device.
+        make_session: makes what holds the model, for a number of threads; a function of a module.
+    """
+
+    job: VolumeJob
+    fingerprint: str
+    gpus: int
+    make_session: MakeSession
+
+
+def local_session(threads: int) -> WorkerSession:
+    """A session whose worker computes with so many threads; nothing is started yet."""
+    return WorkerSession(worker_command(base_env={**os.environ, "OMP_NUM_THREADS": str(threads)}))
+
+
+class _Kept:
+    """The session of this process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._session: ClosableSession | None = None
+
+    def get(self, make: MakeSession, threads: int) -> ClosableSession:
+        """The session, made if there is none."""
+        if self._session is None:
+            self._session = make(threads)
+            atexit.register(self.drop)
+        return self._session
+
+    def drop(self) -> None:
+        """End the session; the next volume gets a new one."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close(0.0)
+
+
+_kept = _Kept()
+
+
+def work_on(work: Work) -> Outcome:
+    """Do a volume on the worker that this runs on. Raises as `segment_volume`."""
+    name, threads = this_worker()
+    job = work.job
+    if work.gpus and name.isdecimal():
+        model = replace(job.manner.model, device=f"cuda:{int(name) % work.gpus}")
+        job = replace(job, manner=replace(job.manner, model=model))
+    # A worker with several threads may be given several volumes.
+    with _kept.lock:
+        session = _kept.get(work.make_session, threads)
+        news = _News()
+        try:
+            return segment_volume(job, work.fingerprint, session, news.add)
+        except Exception:
+            _kept.drop()
+            raise
+        finally:
+            news.send()
+
+
+class _News:
+    """Tells how many slices came, now and then."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sent_at = time.monotonic()
+
+    def add(self, count: int) -> None:
+        """So many more slices came."""
+        self._count += count
+        if time.monotonic() - self._sent_at >= _NEWS_SECONDS:
+            self.send()
+
+    def send(self) -> None:
+        """Tell what was not told yet."""
+        if self._count:
+            tell_news(self._count)
+        self._count, self._sent_at = 0, time.monotonic()

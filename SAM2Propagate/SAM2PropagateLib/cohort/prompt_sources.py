@@ -1,0 +1,107 @@
+"""Where the prompts of a cohort's volume come from; they are read where the volume is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.scene_prompts import read_prompts
+from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
+from SAM2PropagateLib.prompts.document import dumps
+from SAM2PropagateLib.prompts.values import PromptSet, SegmentPrompts
+
+
+class PromptSource(Protocol):
+    """Prompts of one volume, to be read once its geometry is known."""
+
+    def read(self, geometry: VolumeGeometry) -> PromptSet:
+        """The prompts. Raises InputError."""
+
+    def fingerprint(self) -> str:
+        """Changes when the prompts may have changed."""
+
+
+@dataclass(frozen=True)
+class FilePrompts:
+    """Prompts in a file.
+
+    Attributes:
+        path: a JSON file (`docs/prompts.md`) or a scene of Slicer.
+        segment: the one to take of it; "": all.
+    """
+
+    path: Path
+    segment: str = ""
+
+    def read(self, geometry: VolumeGeometry) -> PromptSet:
+        return _only(read_prompts(self.path, geometry), self.segment, f"'{self.path}'")
+
+    def fingerprint(self) -> str:
+        return f"{self.path}\n{self.segment}\n{file_stamp(self.path)}"
+
+
+@dataclass(frozen=True)
+class GivenPrompts:
+    """Prompts that the manifest itself holds, and the segment to take of them; "": all."""
+
+    prompts: PromptSet
+    segment: str = ""
+
+    def read(self, geometry: VolumeGeometry) -> PromptSet:
+        return _only(self.prompts, self.segment, "The manifest")
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.segment}\n{dumps(self.prompts)}".encode()).hexdigest()
+
+
+def joined(sources: Sequence[PromptSource], geometry: VolumeGeometry, axis: int | None) -> PromptSet:
+    """The prompts of all sources together, along `axis` if one is given.
+
+    Raises:
+        InputError: `duplicate_segment`: two sources speak of one segment; `several_axes`; and as they raise.
+    """
+    segments: list[SegmentPrompts] = []
+    axes = set[int]()
+    for source in sources:
+        prompts = source.read(geometry)
+        segments += prompts.segments
+        if prompts.axis is not None:
+            axes.add(prompts.axis)
+    if axis is None and len(axes) > 1:
+        names = " and ".join(AXIS_NAMES[one] for one in sorted(axes))
+        raise InputError(
+            "several_axes",
+            f"The prompts of this volume are for different axes, {names}.",
+            "Choose one with --axis.",
+        )
+    return PromptSet(tuple(segments), axis if axis is not None else next(iter(axes), None))
+
+
+def file_stamp(path: Path) -> str:
+    """The size and time of a file, or of all files of a folder; "" where it cannot be seen."""
+    try:
+        if not path.is_dir():
+            status = path.stat()
+            return f"{status.st_size} {int(status.st_mtime)}"
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        stamps = "\n".join(f"{one.relative_to(path)} {file_stamp(one)}" for one in files)
+    except OSError:
+        return ""
+    return hashlib.sha256(stamps.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _only(prompts: PromptSet, segment: str, where: str) -> PromptSet:
+    if not segment:
+        return prompts
+    if segment not in prompts.names:
+        there = ", ".join(f"“{name}”" for name in prompts.names)
+        raise InputError(
+            "unknown_segment",
+            f"{where} has no prompts of “{segment}”, but of {there or 'nothing'}.",
+            "Correct the name of the segment, or leave it out to take all.",
+        )
+    return replace(prompts, segments=(prompts.segment(segment),))

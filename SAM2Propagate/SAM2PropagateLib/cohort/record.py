@@ -1,0 +1,119 @@
+"""What is known of a finished volume: kept in a file of its own, so that a run can go on where it was."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from SAM2PropagateLib.files.atomic import atomic_output
+from SAM2PropagateLib.files.segmentation import SUFFIX
+
+STATE_FOLDER = ".cohort"
+_FORMAT, _VERSION = "sam2propagate-cohort-record", 1
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    """One segment of a volume, as the table has it.
+
+    Attributes:
+        segment: its name.
+        ml, voxels, slices: how much there is of it. first_slice, last_slice: indices from 0; None: nowhere.
+        doubt: mean doubt of the worst tenth of its slices, from 0 to 1; None where the model gave none.
+        doubtful: how many slices have a doubt of at least `frame_kinds.DOUBTFUL`.
+        shown: the slices in its picture. picture: a JPEG; see `thumbnails.strip`.
+    """
+
+    segment: str
+    ml: float
+    voxels: int
+    slices: int
+    first_slice: int | None
+    last_slice: int | None
+    doubt: float | None
+    doubtful: int
+    shown: tuple[int, ...] = ()
+    picture: bytes = b""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished volume.
+
+    Attributes:
+        key: of the volume, `Entry.key`. name: of its outputs. fingerprint: of all that it was made from.
+        volume: what was read. seconds: it took. slices: how many were computed.
+        window: what the model saw, in words. notes: for the user.
+        rows: of its segments.
+    """
+
+    key: str
+    name: str
+    fingerprint: str
+    volume: str
+    seconds: float
+    slices: int
+    window: str
+    model: str
+    notes: tuple[str, ...]
+    rows: tuple[SegmentRow, ...]
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """Where the files of a volume lie in the folder of a cohort."""
+
+    folder: Path
+    name: str
+
+    @property
+    def segmentation(self) -> Path:
+        """The segmentation."""
+        return self.folder / (self.name + SUFFIX)
+
+    @property
+    def report(self) -> Path:
+        """What was done and measured."""
+        return self.folder / (self.name + ".json")
+
+    @property
+    def record(self) -> Path:
+        """The volume's `Record`."""
+        return self.folder / STATE_FOLDER / (self.name + ".json")
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record whole or not at all. Raises as `atomic_output`."""
+    values = asdict(record)
+    for row in values["rows"]:
+        row["picture"] = base64.b64encode(row["picture"]).decode("ascii")
+    text = json.dumps({"format": _FORMAT, "version": _VERSION, **values}, ensure_ascii=False)
+    with atomic_output(path, True) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+
+
+def read_record(path: Path) -> Record | None:
+    """The record in a file; None where there is none that this version can read."""
+    try:
+        values = json.loads(path.read_bytes())
+        if values.pop("format") != _FORMAT or values.pop("version") != _VERSION:
+            return None
+        rows = tuple(_row(row) for row in values.pop("rows"))
+        return Record(**{**values, "notes": tuple(values["notes"])}, rows=rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def read_records(folder: Path) -> dict[str, Record]:
+    """The records in the folder of a cohort, by the name of the outputs."""
+    found = (read_record(path) for path in sorted((folder / STATE_FOLDER).glob("*.json")))
+    return {record.name: record for record in found if record is not None}
+
+
+def _row(values: Mapping[str, Any]) -> SegmentRow:
+    picture = base64.b64decode(values["picture"])
+    return SegmentRow(**{**values, "shown": tuple(values["shown"]), "picture": picture})

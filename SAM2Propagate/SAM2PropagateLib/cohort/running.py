@@ -1,0 +1,267 @@
+"""The run of a cohort: what is left to do is shared out, what is finished goes into table and page."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+
+from SAM2PropagateLib.cohort.fleet import TRIES_AGAIN, Fleet, Lost
+from SAM2PropagateLib.cohort.job import Manner, ModelDied, Outcome, VolumeJob, finished_record
+from SAM2PropagateLib.cohort.manifest import Entry, output_names
+from SAM2PropagateLib.cohort.on_worker import MakeSession, Work, local_session, work_on
+from SAM2PropagateLib.cohort.page import write_page
+from SAM2PropagateLib.cohort.record import STATE_FOLDER, OutputFiles, Record, read_record, read_records
+from SAM2PropagateLib.cohort.table import Line, lines_of, write_table
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.files.atomic import write_failure
+
+TABLE_NAME, PAGE_NAME = "cohort.csv", "cohort.html"
+_LOCK_NAME = "lock"
+
+ReadWindow = Callable[[str], str | tuple[float, float] | None]
+
+
+@dataclass(frozen=True)
+class CohortPlan:
+    """What to do.
+
+    Attributes:
+        entries: of the manifest. title: of the page.
+        out: the folder for everything.
+        manner: how every volume is segmented.
+        read_window: what a manifest's text for a window means; raises InputError.
+        resume: leave alone what an earlier run finished. overwrite: replace what is there.
+    """
+
+    entries: tuple[Entry, ...]
+    title: str
+    out: Path
+    manner: Manner
+    read_window: ReadWindow
+    resume: bool = False
+    overwrite: bool = False
+
+
+class Listener(Protocol):
+    """Is told how a run goes."""
+
+    def begun(self, total: int, finished: int) -> None:
+        """So many volumes there are, of which so many are finished already."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """Another volume is done or has failed."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        volumes: how many there are. done, failed: of these. table, page: the files that were written.
+    """
+
+    volumes: int
+    done: int
+    failed: int
+    table: Path
+    page: Path
+
+
+def run_cohort(
+    plan: CohortPlan,
+    open_workers: Callable[[], contextlib.AbstractContextManager[Fleet]],
+    listener: Listener,
+    should_cancel: Callable[[], bool],
+    *,
+    gpus: Callable[[], int] = lambda: 0,
+    make_session: MakeSession = local_session,
+) -> Result:
+    """Segment all volumes that are not finished yet, then write the table and the page.
+
+    Args:
+        open_workers: opens what shares the work out; not asked for where nothing is left to do.
+        gpus: see `Work`.
+
+    Raises:
+        InputError: `cohort_exists`, `cohort_running`, `output_unwritable`.
+        Cancelled: `should_cancel` said so; table and page hold what is finished.
+        SAM2PropagateError: the workers cannot be had; `disk_full`.
+    """
+    with _held(plan.out):
+        _prepare(plan)
+        volumes = _Volumes(plan)
+        listener.begun(len(plan.entries), volumes.done)
+        for outcome in volumes.refused():
+            listener.finished(outcome)
+        try:
+            todo = volumes.todo(make_session, gpus)
+            if todo:
+                with open_workers() as fleet:
+                    for number, answer in fleet.each(work_on, todo, should_cancel):
+                        outcome = _outcome(todo[number].job, answer)
+                        volumes.settle(outcome)
+                        listener.finished(outcome)
+        finally:
+            lines = volumes.lines()
+            write_table(plan.out / TABLE_NAME, plan.out, lines)
+            write_page(plan.out / PAGE_NAME, plan.title, lines, _pictures(plan.out))
+    return Result(
+        len(plan.entries), volumes.done, volumes.failed, plan.out / TABLE_NAME, plan.out / PAGE_NAME
+    )
+
+
+class _Volumes:
+    """The volumes of a manifest, and what has become of each."""
+
+    def __init__(self, plan: CohortPlan) -> None:
+        self._plan = plan
+        records = read_records(plan.out)
+        known = {record.key: record.name for record in records.values()}
+        self._names = output_names(plan.entries, known)
+        self._records: dict[str, Record] = {}
+        self._errors: dict[str, SAM2PropagateError] = {}
+        self._jobs: list[tuple[VolumeJob, str]] = []
+        for entry, name in zip(plan.entries, self._names, strict=True):
+            try:
+                if entry.fault is not None:
+                    raise entry.fault
+                job = self._job(entry, name)
+            except InputError as error:
+                self._errors[name] = error
+                continue
+            fingerprint = job.fingerprint()
+            record = finished_record(job, fingerprint)
+            if record is not None:
+                self._records[name] = record
+            else:
+                self._jobs.append((job, fingerprint))
+
+    def _job(self, entry: Entry, name: str) -> VolumeJob:
+        plan = self._plan
+        return VolumeJob(
+            entry.key,
+            entry.volume,
+            OutputFiles(plan.out, name),
+            plan.manner,
+            entry.sources,
+            entry.series,
+            entry.part,
+            plan.read_window(entry.window) if entry.window else None,
+            plan.overwrite,
+        )
+
+    @property
+    def done(self) -> int:
+        """How many are finished."""
+        return len(self._records)
+
+    @property
+    def failed(self) -> int:
+        """How many have failed."""
+        return len(self._errors)
+
+    def refused(self) -> Iterator[Outcome]:
+        """Those that the manifest alone says cannot be done."""
+        for name, error in self._errors.items():
+            yield Outcome(name, error=error)
+
+    def todo(self, make_session: MakeSession, gpus: Callable[[], int]) -> list[Work]:
+        """What is left to do."""
+        if not self._jobs:
+            return []
+        count = gpus()
+        return [Work(job, fingerprint, count, make_session) for job, fingerprint in self._jobs]
+
+    def settle(self, outcome: Outcome) -> None:
+        """Another one is done or has failed."""
+        if outcome.record is not None:
+            self._records[outcome.name] = outcome.record
+        elif outcome.error is not None:
+            self._errors[outcome.name] = outcome.error
+
+    def lines(self) -> list[Line]:
+        """The table of all."""
+        pairs = zip(self._plan.entries, self._names, strict=True)
+        return lines_of(
+            (str(entry.volume), name, self._records.get(name), self._errors.get(name))
+            for entry, name in pairs
+        )
+
+
+def _outcome(job: VolumeJob, answer: Outcome | BaseException) -> Outcome:
+    """What became of a volume, also where whoever did it could not say."""
+    if isinstance(answer, Outcome):
+        return answer
+    if isinstance(answer, Lost | ModelDied):
+        error = SAM2PropagateError(
+            "worker_lost",
+            f"Its worker died, and so did those of {TRIES_AGAIN} further tries.",
+            "It may need more memory than there is: give fewer --workers, or segment it alone.",
+        )
+    else:
+        reason = " ".join(f"{type(answer).__name__}: {answer}".split())
+        error = SAM2PropagateError("unexpected", f"It failed unexpectedly ({reason}).")
+    return Outcome(job.out.name, error=error)
+
+
+def _pictures(folder: Path) -> Callable[[Line], bytes]:
+    """The pictures of lines, from the records."""
+
+    @functools.lru_cache(maxsize=64)
+    def record(name: str) -> Record | None:
+        return read_record(OutputFiles(folder, name).record)
+
+    def picture(line: Line) -> bytes:
+        found = record(line.name)
+        return found.rows[line.number].picture if found is not None and line.number < len(found.rows) else b""
+
+    return picture
+
+
+# --- the folder
+
+
+@contextlib.contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """The folder, made if need be, for this run alone; a crash lets it go."""
+    try:
+        (out / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / STATE_FOLDER / _LOCK_NAME)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            "cohort_running", f"Another run works in '{out}'.", "Wait for it, or choose another folder."
+        ) from None
+    except OSError as error:
+        raise write_failure(out, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare(plan: CohortPlan) -> None:
+    """See to it that the folder holds nothing of another run that this one would mistake for its own."""
+    state = plan.out / STATE_FOLDER
+    records = list(state.glob("*.json"))
+    if not plan.resume and not plan.overwrite and (records or (plan.out / TABLE_NAME).exists()):
+        raise InputError(
+            "cohort_exists",
+            f"'{plan.out}' holds a cohort already.",
+            "Add --resume to go on with it, --overwrite to do all of it again, or choose another folder.",
+        )
+    if not plan.resume:
+        for record in records:
+            record.unlink()
+    # What a run that was killed had begun to write.
+    for folder in (plan.out, state):
+        for left in folder.glob(".*.part"):
+            left.unlink(missing_ok=True)
+    shutil.rmtree(state / "slurm", ignore_errors=True)
