@@ -12,13 +12,14 @@ from SAM2PropagateLib import __version__
 from SAM2PropagateLib.cli.cohort import CohortCommand, add_cohort, cohort_command
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand, add_evaluate, evaluate_command
 from SAM2PropagateLib.cli.finetune import FinetuneCommand, add_finetune, finetune_command
-from SAM2PropagateLib.cli.how import AXES, add_how, check_device, parse_window, program_name
+from SAM2PropagateLib.cli.how import AXES, add_how, check_device, parse_window
 from SAM2PropagateLib.cli.said import (
     Parser,
     SegmentArguments,
     add_what,
     bad_arguments,
     prepared,
+    program_name,
     segments_of,
 )
 from SAM2PropagateLib.errors import InputError

@@ -40,8 +40,6 @@ examples:
 
 exit status: 0 all volumes are done; 1 some failed; 2 bad input; 130 interrupted.
 """
-# Faults of the manifest that are told one by one before the work begins.
-_MOST_TOLD = 5
 
 
 @dataclass(frozen=True)
@@ -176,11 +174,6 @@ def run_cohort_command(
     from SAM2PropagateLib.cohort.running import CohortPlan, run_cohort
 
     entries = read_manifest(command.manifest, say_prompts(command.axis))
-    faults = [entry.fault for entry in entries if entry.fault is not None]
-    for fault in faults[:_MOST_TOLD]:
-        progress.note(f"Note: {fault}")
-    if len(faults) > _MOST_TOLD:
-        progress.note(f"Note: {len(faults) - _MOST_TOLD} more volumes cannot be done; the table says why.")
     manner = _manner(command, store)
     path, entry = store.resolve(command.model)
     is_here = not (command.sharing.scheduler or command.sharing.slurm)

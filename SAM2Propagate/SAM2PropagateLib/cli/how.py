@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-from pathlib import Path
 from typing import Any, Protocol
 
 from SAM2PropagateLib.cli.evaluate import PRECISIONS, add_motion
-from SAM2PropagateLib.cli.said import NUMBER
+from SAM2PropagateLib.cli.said import NUMBER, program_name
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
@@ -143,9 +141,3 @@ def model_of(command: ModelWords, path: str | None) -> LoadModel:
         # Nobody looks at single slices here, so there is nothing to prepare for.
         encode_ahead=False,
     )
-
-
-def program_name() -> str:
-    """How the user started the command line, for help and hints: the installed script or run.py."""
-    script = "sam2propagate"
-    return script if Path(sys.argv[0]).stem.startswith(script) else "python3 run.py cli"

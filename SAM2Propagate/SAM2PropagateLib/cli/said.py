@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any, NoReturn
 
 from SAM2PropagateLib.errors import InputError
@@ -97,7 +99,7 @@ def parse_said(words: Sequence[str]) -> tuple[SegmentArguments, ...]:
     Raises:
         InputError: `bad_arguments`.
     """
-    parser = Parser(prog="segment", add_help=False, allow_abbrev=False)
+    parser = Parser(prog=f"{program_name()} segment", add_help=False, allow_abbrev=False)
     add_what(parser)
     return segments_of(getattr(parser.parse_args(prepared(words)), "said", None) or [])
 
@@ -226,6 +228,12 @@ def _index(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a slice index (0 or more)")
     return int(text)
+
+
+def program_name() -> str:
+    """How the user started the command line, for help and hints: the installed script or run.py."""
+    script = "sam2propagate"
+    return script if Path(sys.argv[0]).stem.startswith(script) else "python3 run.py cli"
 
 
 def bad_arguments(sentence: str, hint: str = "") -> InputError:

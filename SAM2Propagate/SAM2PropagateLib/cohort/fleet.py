@@ -168,6 +168,9 @@ def open_fleet(
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
         "distributed.comm.timeouts.connect": "60s",
+        # A worker's own nanny starts it again, which may take a while on a busy computer; a worker that is
+        # not back after this time is given up, and another one asked for.
+        "distributed.deploy.lost-worker-timeout": "60s" if sharing.slurm else "300s",
         "distributed.admin.large-graph-warning-threshold": "1GB",
     }
     with dask.config.set(settings), contextlib.ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ from SAM2PropagateLib.cohort.page import write_page
 from SAM2PropagateLib.cohort.record import STATE_FOLDER, OutputFiles, Record, read_record, read_records
 from SAM2PropagateLib.cohort.table import Line, lines_of, write_table
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
-from SAM2PropagateLib.files.atomic import write_failure
+from SAM2PropagateLib.files.atomic import PART_SUFFIX, part_prefix, write_failure
 
 TABLE_NAME, PAGE_NAME = "cohort.csv", "cohort.html"
 _LOCK_NAME = "lock"
@@ -82,12 +82,14 @@ def run_cohort(
     *,
     gpus: Callable[[], int] = lambda: 0,
     make_session: MakeSession = local_session,
+    work: Callable[[Work], Outcome] = work_on,
 ) -> Result:
     """Segment all volumes that are not finished yet, then write the table and the page.
 
     Args:
         open_workers: opens what shares the work out; not asked for where nothing is left to do.
-        gpus: see `Work`.
+        gpus, make_session: see `Work`.
+        work: does one volume, on a worker.
 
     Raises:
         InputError: `cohort_exists`, `cohort_running`, `output_unwritable`.
@@ -104,7 +106,7 @@ def run_cohort(
             todo = volumes.todo(make_session, gpus)
             if todo:
                 with open_workers() as fleet:
-                    for number, answer in fleet.each(work_on, todo, should_cancel):
+                    for number, answer in fleet.each(work, todo, should_cancel):
                         outcome = _outcome(todo[number].job, answer)
                         volumes.settle(outcome)
                         listener.finished(outcome)
@@ -125,6 +127,7 @@ class _Volumes:
         records = read_records(plan.out)
         known = {record.key: record.name for record in records.values()}
         self._names = output_names(plan.entries, known)
+        _clear(plan.out, self._names)
         self._records: dict[str, Record] = {}
         self._errors: dict[str, SAM2PropagateError] = {}
         self._jobs: list[tuple[VolumeJob, str]] = []
@@ -260,8 +263,15 @@ def _prepare(plan: CohortPlan) -> None:
     if not plan.resume:
         for record in records:
             record.unlink()
-    # What a run that was killed had begun to write.
-    for folder in (plan.out, state):
-        for left in folder.glob(".*.part"):
-            left.unlink(missing_ok=True)
     shutil.rmtree(state / "slurm", ignore_errors=True)
+
+
+def _clear(out: Path, names: Sequence[str]) -> None:
+    """Remove what a run that was killed had begun to write, and nothing else."""
+    files = [OutputFiles(out, name) for name in names]
+    begun = {one.segmentation.name for one in files} | {one.report.name for one in files}
+    starts = {part_prefix(name) for name in begun | {TABLE_NAME, PAGE_NAME}}
+    for folder in (out, out / STATE_FOLDER):
+        for left in folder.glob(f".*{PART_SUFFIX}"):
+            if folder != out or left.name[: left.name.rfind("-") + 1] in starts:
+                left.unlink(missing_ok=True)

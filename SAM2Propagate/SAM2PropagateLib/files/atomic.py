@@ -12,7 +12,15 @@ from typing import BinaryIO
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 
+PART_SUFFIX = ".part"
+"""How the names of temporary files end; a killed process leaves them behind."""
+
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def part_prefix(name: str) -> str:
+    """How the name of a temporary file for a file of this name begins."""
+    return f".{name[:40]}-"
 
 
 def write_failure(path: Path, error: OSError) -> SAM2PropagateError:
@@ -100,7 +108,8 @@ def atomic_output(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A new file beside `target` and its path; deleted at the end unless it was renamed."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:40]}-", suffix=".part", dir=target.parent)
+    prefix = part_prefix(target.name)
+    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=PART_SUFFIX, dir=target.parent)
     file = os.fdopen(descriptor, "wb")
     try:
         yield file, Path(name)

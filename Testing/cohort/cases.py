@@ -1,0 +1,159 @@
+"""A cohort of small volumes, run in this process or by real workers, with sessions that draw discs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from SAM2PropagateLib.cli.cohort import read_window, say_prompts
+from SAM2PropagateLib.cohort.fleet import Fleet
+from SAM2PropagateLib.cohort.job import Manner, Outcome, segment_volume
+from SAM2PropagateLib.cohort.manifest import read_manifest
+from SAM2PropagateLib.cohort.on_worker import Work
+from SAM2PropagateLib.cohort.running import CohortPlan, Result, run_cohort
+from SAM2PropagateLib.worker.messages import LoadModel
+from SAM2PropagateLib.worker.session import Call
+from Testing.cli.fake_session import FakeSession
+from Testing.cli.running import ras_of, words, write_volume
+
+INSIDE = "--point-ras " + " ".join(words(ras_of(7, 9, 3)))
+"""A point in the volumes of `write_volumes`, as a manifest has it."""
+
+
+def write_volumes(folder: Path, *names: str) -> None:
+    """Small volumes of these names."""
+    for name in names:
+        write_volume(folder / name)
+
+
+def write_manifest(folder: Path, *rows: str) -> Path:
+    """A manifest of rows with volume, segment and prompts; {inside} is a point within."""
+    text = "volume,segment,prompts\n" + "".join(row.replace("{inside}", INSIDE) + "\n" for row in rows)
+    path = folder / "list.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class SerialFleet:
+    """Does everything here and now, one after the other."""
+
+    def each(
+        self, function: Callable[[Any], Any], items: Sequence[Any], should_cancel: Callable[[], bool]
+    ) -> Iterator[tuple[int, Any]]:
+        from SAM2PropagateLib.errors import Cancelled
+
+        for number, item in enumerate(items):
+            if should_cancel():
+                raise Cancelled()
+            try:
+                answer = function(item)
+            except Exception as error:
+                answer = error
+            yield number, answer
+
+
+@dataclass
+class Run:
+    """A run of a cohort in this process; what it did and was told.
+
+    Attributes:
+        session: that all volumes share. should_cancel: asked before each volume.
+        computed: the names of the volumes that were worked on. outcomes: as they came.
+    """
+
+    session: FakeSession = field(default_factory=FakeSession)
+    should_cancel: Callable[[], bool] = lambda: False
+    computed: list[str] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    is_opened: bool = False
+
+    def begun(self, total: int, finished: int) -> None:
+        self.total, self.already = total, finished
+
+    def finished(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def __call__(self, manifest: Path, out: Path, *, model: str = "tiny", **options: Any) -> Result:
+        manner = Manner(LoadModel(name=model), **options.pop("manner", {}))
+        entries = read_manifest(manifest, say_prompts(manner.axis))
+        plan = CohortPlan(entries, manifest.stem, out, manner, read_window, **options)
+
+        @contextlib.contextmanager
+        def fleet() -> Iterator[Fleet]:
+            self.is_opened = True
+            yield SerialFleet()
+
+        def work(item: Work) -> Outcome:
+            self.computed.append(item.job.out.name)
+            return segment_volume(item.job, item.fingerprint, self.session)
+
+        return run_cohort(plan, fleet, self, self.should_cancel, work=work)
+
+
+# --- for real workers: functions that they import
+
+
+class SlowSession(FakeSession):
+    """Notes in a file that a volume is propagated, and takes its time where the file `slow` is there.
+
+    Args:
+        folder: for the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        note(folder, f"session {os.getpid()}")
+
+    def propagate(self, name: str, *arguments: Any, **options: Any) -> Any:
+        note(self._folder, f"volume {os.getpid()}")
+        if (self._folder / "slow").exists():
+            self.seconds_per_frame = 0.5
+        return super().propagate(name, *arguments, **options)
+
+
+def note(folder: Path, text: str) -> None:
+    """Add a line to the notes of all processes."""
+    with (folder / "notes.txt").open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def notes(folder: Path) -> list[str]:
+    """All notes."""
+    path = folder / "notes.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def slow_session(threads: int) -> SlowSession:
+    """For workers that find the folder in their environment."""
+    return SlowSession(Path(os.environ["COHORT_TEST_FOLDER"]))
+
+
+def die(item: tuple[str, int]) -> str:
+    """Kill the process that this runs in, so many times for this name; then the name."""
+    name, times = item
+    folder = Path(os.environ["COHORT_TEST_FOLDER"])
+    note(folder, name)
+    if notes(folder).count(name) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+    return name
+
+
+def fail(item: tuple[str, int]) -> str:
+    """Raise, so many times for this name; then the name."""
+    name, times = item
+    folder = Path(os.environ["COHORT_TEST_FOLDER"])
+    note(folder, name)
+    if notes(folder).count(name) <= times:
+        raise OSError(f"{name} is out of order")
+    return name
+
+
+__all__ = ["Call", "Run", "SerialFleet", "die", "fail", "notes", "slow_session"]

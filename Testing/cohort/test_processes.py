@@ -1,0 +1,156 @@
+"""Real workers of Dask: they die and are replaced, a killed run goes on, and nobody else is let in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from SAM2PropagateLib.cli.main import main
+from SAM2PropagateLib.cohort.fleet import TRIES_AGAIN, DaskFleet, Lost, Sharing, open_fleet
+from SAM2PropagateLib.cohort.needs import LocalPlan
+from SAM2PropagateLib.files.segmentation import read_segmentation
+from Testing.cohort.cases import die, fail, notes, write_manifest, write_volumes
+
+psutil = pytest.importorskip("psutil")
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "Resources" / "Sample" / "abdomen_ct.nii.gz"
+posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the workers leave their notes."""
+    path = tmp_path_factory.mktemp("cohort")
+    before = os.environ.get("COHORT_TEST_FOLDER")
+    os.environ["COHORT_TEST_FOLDER"] = str(path)
+    yield path
+    os.environ.pop("COHORT_TEST_FOLDER")
+    if before is not None:
+        os.environ["COHORT_TEST_FOLDER"] = before
+
+
+@pytest.fixture(scope="module")
+def fleet(folder: Path) -> Iterator[DaskFleet]:
+    """One worker on this computer."""
+    with open_fleet(Sharing(), lambda: LocalPlan(1, 2), folder, lambda text: None) as opened:
+        yield opened
+
+
+def wait_until(is_true: Callable[[], object], what: str) -> None:
+    """Wait for as long as a very busy machine may need."""
+    end = time.monotonic() + 240
+    while not is_true():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+@posix_only
+def test_a_worker_that_dies_is_replaced_and_its_work_tried_again(fleet: DaskFleet, folder: Path) -> None:
+    items = [("ever", 99), ("once", 1), ("fine", 0)]
+    answers = dict(fleet.each(die, items, lambda: False))
+    assert isinstance(answers[0], Lost)
+    assert (answers[1], answers[2]) == ("once", "fine")
+    # Work that waits is not to blame: it is not with the worker that dies.
+    assert [notes(folder).count(name) for name, _ in items] == [1 + TRIES_AGAIN, 2, 1]
+
+
+def test_work_that_fails_is_tried_again_too(fleet: DaskFleet, folder: Path) -> None:
+    items = [("broken", 99), ("shaky", TRIES_AGAIN)]
+    answers = dict(fleet.each(fail, items, lambda: False))
+    assert isinstance(answers[0], OSError) and answers[1] == "shaky"
+    assert [notes(folder).count(name) for name, _ in items] == [1 + TRIES_AGAIN] * 2
+
+
+def test_workers_listen_on_this_computer_alone_and_let_no_one_else_in(fleet: DaskFleet) -> None:
+    own = psutil.Process()
+    ports = [
+        connection.laddr
+        for process in (own, *own.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert ports and {address.ip for address in ports} == {"127.0.0.1"}
+    # A client without the keys of this run, as any other user of this computer would be.
+    port = int(fleet._client.scheduler.address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
+        stranger.settimeout(60)
+        stranger.sendall(b"\x00" * 64)
+        try:
+            answer = stranger.recv(64)
+        except ConnectionResetError:
+            answer = b""
+    # Nothing at all, or a TLS alert: not Dask's greeting.
+    assert answer[:1] in (b"", b"\x15")
+
+
+# --- the command
+
+
+def start(tmp_path: Path, *words: object) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(ROOT / "SAM2Propagate"), str(ROOT)])
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "Testing.cohort.slow_cohort",
+            str(tmp_path / "models"),
+            "cohort",
+            *map(str, words),
+        ],
+        env={**os.environ, "PYTHONPATH": paths, "COHORT_TEST_FOLDER": str(tmp_path)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@posix_only
+def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path: Path) -> None:
+    names = ("a", "b", "c")
+    write_volumes(tmp_path, *(f"{name}.nrrd" for name in names))
+    manifest = write_manifest(tmp_path, *(f"{name}.nrrd,x,{{inside}}" for name in names))
+    out = tmp_path / "out"
+    words = (manifest, "--out", out, "--workers", 1)
+    with start(tmp_path, *words) as process:
+        # The first one is done, the second one is under way when it is killed.
+        wait_until((out / "a.seg.nrrd").exists, "the first volume")
+        (tmp_path / "slow").touch()
+        wait_until(lambda: sum(note.startswith("volume") for note in notes(tmp_path)) >= 2, "the second")
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive, "workers outlived the run that was killed"
+    done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.seg.nrrd")}
+    assert "a.seg.nrrd" in done and "c.seg.nrrd" not in done
+    (tmp_path / "slow").unlink()
+    before = len(notes(tmp_path))
+    with start(tmp_path, *words, "--resume") as process:
+        told, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert told.startswith(f"Wrote {out / 'cohort.html'}: 3 of 3 volumes are done.")
+    assert f"{len(done)} of 3 volumes are finished already." in err
+    for name, stamp in done.items():
+        assert (out / name).stat().st_mtime_ns == stamp, f"{name} was done twice"
+    again = [note.split()[0] for note in notes(tmp_path)[before:]]
+    # One model for all of them.
+    assert again == ["session", *["volume"] * (3 - len(done))]
+    assert not list(out.rglob("*.part"))
+
+
+def test_the_bundled_model_on_the_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = tmp_path / "list.csv"
+    rows = f"{SAMPLE},bladder,--point-ras 2 170 148\n"
+    manifest.write_text("volume,segment,prompts\n" + rows, encoding="utf-8")
+    words = ["cohort", str(manifest), "--out", str(tmp_path / "out"), "--workers", "1", "--reach", "1"]
+    assert main(words) == 0, capsys.readouterr().err
+    (bladder,) = read_segmentation(tmp_path / "out" / "abdomen_ct.seg.nrrd").segments
+    assert bladder.name == "bladder" and 1e3 < bladder.mask.sum() < 2e4

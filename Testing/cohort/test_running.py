@@ -1,0 +1,220 @@
+"""A run of a cohort: faults stay with their volume, nothing is done twice, and nobody's work is replaced."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from SAM2PropagateLib.cohort.running import PAGE_NAME, TABLE_NAME
+from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.files.segmentation import read_segmentation
+from Testing.cli.fake_session import FakeSession
+from Testing.cohort.cases import Run, write_manifest, write_volumes
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / TABLE_NAME).open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stamps(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("*.seg.nrrd")}
+
+
+def test_every_volume_gets_a_segmentation_and_a_report(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd", "b.nrrd")
+    manifest = write_manifest(
+        tmp_path, "a.nrrd,liver,{inside}", "a.nrrd,spleen,{inside}", "b.nrrd,x,{inside}"
+    )
+    run = Run()
+    result = run(manifest, tmp_path / "new" / "out")
+    out = tmp_path / "new" / "out"
+    assert (result.volumes, result.done, result.failed) == (2, 2, 0)
+    liver, spleen = read_segmentation(out / "a.seg.nrrd").segments
+    assert (liver.name, spleen.name) == ("liver", "spleen") and liver.mask.any()
+    report = json.loads((out / "a.json").read_text(encoding="utf-8"))
+    assert report["complete"] and [one["name"] for one in report["segments"]] == ["liver", "spleen"]
+    assert report["output"] == str(out / "a.seg.nrrd")
+    rows = table(out)
+    assert {(row["name"], row["segment"], row["state"]) for row in rows} == {
+        ("a", "liver", "done"),
+        ("a", "spleen", "done"),
+        ("b", "x", "done"),
+    }
+    (row,) = (row for row in rows if row["segment"] == "x")
+    voxels = int(np.count_nonzero(read_segmentation(out / "b.seg.nrrd").segments[0].mask))
+    assert int(row["voxels"]) == voxels and float(row["ml"]) == pytest.approx(voxels * 0.006)
+    assert (row["slices"], row["first_slice"], row["last_slice"]) == ("8", "0", "7")
+    # The worst of eight slices, and none of 0.5 or more but those from 5 on.
+    assert (row["doubt"], row["doubtful_slices"]) == ("0.7", "3")
+
+
+def test_what_is_wrong_with_a_volume_stays_with_it(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "good.nrrd", "wrong.nrrd")
+    (tmp_path / "broken.nrrd").write_bytes(b"NRRD0004\nnothing")
+    manifest = write_manifest(
+        tmp_path,
+        "gone.nrrd,a,{inside}",
+        "broken.nrrd,a,{inside}",
+        "wrong.nrrd,a,--point-ras 500 500 500",
+        "wrong2.nrrd,a,--point-ras 5",
+        "good.nrrd,a,{inside}",
+    )
+    run = Run()
+    result = run(manifest, tmp_path / "out")
+    assert (result.done, result.failed) == (1, 4)
+    told = {row["name"]: row["message"] for row in table(tmp_path / "out") if row["state"] == "failed"}
+    assert "There is no file" in told["gone"] and "broken.nrrd" in told["broken"]
+    assert "outside" in told["wrong"] or "volume" in told["wrong"]
+    assert told["wrong2"].startswith("Row 5: Argument --point-ras: expected 3 arguments")
+    assert all(outcome.error is None or outcome.error.hint for outcome in run.outcomes)
+    assert sorted(stamps(tmp_path / "out")) == ["good.seg.nrrd"]
+
+
+def test_going_on_does_nothing_twice_and_what_failed_again(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
+    out = tmp_path / "out"
+    first = Run()
+    assert first(manifest, out).failed == 1 and first.computed == ["a", "b"]
+    before = stamps(out)
+    write_volumes(tmp_path, "b.nrrd")
+    second = Run()
+    assert second(manifest, out, resume=True).failed == 0
+    assert second.computed == ["b"] and (second.total, second.already) == (2, 1)
+    assert stamps(out)["a.seg.nrrd"] == before["a.seg.nrrd"]
+    assert {row["state"] for row in table(out)} == {"done"} and len(table(out)) == 2
+    third = Run()
+    assert third(manifest, out, resume=True).done == 2
+    # Not even workers were asked for.
+    assert third.computed == [] and not third.is_opened
+
+
+def test_a_folder_with_a_cohort_is_not_written_into_by_accident(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
+    Run()(manifest, tmp_path / "out")
+    with pytest.raises(InputError, match="holds a cohort already") as raised:
+        Run()(manifest, tmp_path / "out")
+    assert raised.value.code == "cohort_exists" and "--resume" in raised.value.hint
+    again = Run()
+    again(manifest, tmp_path / "out", overwrite=True)
+    assert again.computed == ["a"]
+
+
+def test_a_segmentation_that_this_run_did_not_make_stays(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.seg.nrrd").write_bytes(b"hours of editing")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
+    assert Run()(manifest, out).failed == 1
+    assert (out / "a.seg.nrrd").read_bytes() == b"hours of editing"
+    assert "exists already" in table(out)[0]["message"]
+    # The same for one that it made, once its prompts are others.
+    (out / "a.seg.nrrd").unlink()
+    assert Run()(manifest, out, resume=True).done == 1
+    made = (out / "a.seg.nrrd").read_bytes()
+    changed = write_manifest(tmp_path, "a.nrrd,y,{inside}")
+    assert Run()(changed, out, resume=True).failed == 1
+    assert (out / "a.seg.nrrd").read_bytes() == made
+    assert Run()(changed, out, resume=True, overwrite=True).done == 1
+    assert [one.name for one in read_segmentation(out / "a.seg.nrrd").segments] == ["y"]
+
+
+@pytest.mark.parametrize("change", ["model", "volume", "manner", "gone"])
+def test_what_was_made_from_something_else_counts_as_not_done(tmp_path: Path, change: str) -> None:
+    write_volumes(tmp_path, "a.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
+    out = tmp_path / "out"
+    Run()(manifest, out)
+    if change == "volume":
+        os.utime(tmp_path / "a.nrrd", (1, 1))
+    elif change == "gone":
+        (out / "a.seg.nrrd").unlink()
+    options = {"model": {"model": "other"}, "manner": {"manner": {"window": "lung"}}}.get(change, {})
+    run = Run()
+    run(manifest, out, resume=True, overwrite=True, **options)
+    assert run.computed == ["a"]
+
+
+def test_an_ended_run_leaves_a_table_and_goes_on_later(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd", "b.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
+    out = tmp_path / "out"
+    run = Run()
+    run.should_cancel = lambda: bool(run.computed)
+    with pytest.raises(Cancelled):
+        run(manifest, out)
+    assert [(row["name"], row["state"]) for row in table(out)] == [("a", "done"), ("b", "not done yet")]
+    assert "1 not done yet" in (out / PAGE_NAME).read_text(encoding="utf-8")
+    # A run that was killed leaves files that it had begun; a user's file stays.
+    left = [out / ".b.seg.nrrd-abc_12.part", out / ".cohort.csv-x.part", out / ".cohort" / ".b.json-y.part"]
+    for path in (*left, out / ".mine-1.part"):
+        path.write_bytes(b"")
+    assert Run()(manifest, out, resume=True).done == 2
+    assert not any(path.exists() for path in left) and (out / ".mine-1.part").exists()
+
+
+def test_two_runs_cannot_work_in_one_folder(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
+    (tmp_path / "out" / ".cohort").mkdir(parents=True)
+    with FileLock(tmp_path / "out" / ".cohort" / "lock"), pytest.raises(InputError) as raised:
+        Run()(manifest, tmp_path / "out")
+    assert raised.value.code == "cohort_running"
+    assert Run()(manifest, tmp_path / "out").done == 1
+
+
+def test_a_worker_that_is_lost_for_good_is_a_sentence(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd", "b.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
+    died = SAM2PropagateError("worker_died", "The worker has ended unexpectedly.")
+    result = Run(FakeSession(errors={"propagate": died}))(manifest, tmp_path / "out")
+    assert result.failed == 2
+    assert "died, and so did those of 3 further tries" in table(tmp_path / "out")[0]["message"]
+    full = SAM2PropagateError("out_of_memory", "Not enough memory.", "Use less.")
+    Run(FakeSession(errors={"propagate": full}))(manifest, tmp_path / "out", resume=True)
+    assert table(tmp_path / "out")[0]["message"] == "Not enough memory. Use less."
+
+
+def test_an_unexpected_failure_is_the_volumes_own(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd", "b.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
+    run = Run()
+
+    def explode(_: object) -> None:
+        run.session.on_wait = lambda call: None
+        raise ZeroDivisionError("by nothing")
+
+    run.session.on_wait = explode
+    result = run(manifest, tmp_path / "out")
+    assert (result.done, result.failed) == (1, 1)
+    assert "failed unexpectedly (ZeroDivisionError: by nothing)" in table(tmp_path / "out")[0]["message"]
+
+
+def test_a_segmentation_comes_last_so_that_it_stands_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_volumes(tmp_path, "a.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
+    out = tmp_path / "out"
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        assert (out / "a.json").is_file() and (out / ".cohort" / "a.json").is_file()
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("SAM2PropagateLib.cohort.job.write_segmentation", killed)
+        Run()(manifest, out)
+    run = Run()
+    assert run(manifest, out, resume=True).done == 1 and run.computed == ["a"]
