@@ -13,9 +13,9 @@ from typing import Any
 
 from SAM2PropagateLib.cli.cohort import read_window, say_prompts
 from SAM2PropagateLib.cohort.fleet import Fleet
-from SAM2PropagateLib.cohort.job import Manner, Outcome, segment_volume
+from SAM2PropagateLib.cohort.job import Manner, VolumeOutcome, segment_volume
 from SAM2PropagateLib.cohort.manifest import read_manifest
-from SAM2PropagateLib.cohort.on_worker import Work
+from SAM2PropagateLib.cohort.on_worker import VolumeWork
 from SAM2PropagateLib.cohort.running import CohortPlan, Result, run_cohort
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.session import Call
@@ -59,7 +59,7 @@ class SerialFleet:
 
 
 @dataclass
-class Run:
+class CohortRun:
     """A run of a cohort in this process; what it did and was told.
 
     Attributes:
@@ -70,13 +70,13 @@ class Run:
     session: FakeSession = field(default_factory=FakeSession)
     should_cancel: Callable[[], bool] = lambda: False
     computed: list[str] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[VolumeOutcome] = field(default_factory=list)
     is_opened: bool = False
 
     def begun(self, total: int, finished: int) -> None:
         self.total, self.already = total, finished
 
-    def finished(self, outcome: Outcome) -> None:
+    def finished(self, outcome: VolumeOutcome) -> None:
         self.outcomes.append(outcome)
 
     def __call__(self, manifest: Path, out: Path, *, model: str = "tiny", **options: Any) -> Result:
@@ -89,7 +89,7 @@ class Run:
             self.is_opened = True
             yield SerialFleet()
 
-        def work(item: Work) -> Outcome:
+        def work(item: VolumeWork) -> VolumeOutcome:
             self.computed.append(item.job.out.name)
             return segment_volume(item.job, item.fingerprint, self.session)
 
@@ -100,7 +100,7 @@ class Run:
 
 
 class SlowSession(FakeSession):
-    """Notes in a file that a volume is propagated, and takes its time where the file `slow` is there.
+    """Notes in a file that a volume is propagated; where the file `stuck` is there, the second one hangs.
 
     Args:
         folder: for the files.
@@ -113,8 +113,9 @@ class SlowSession(FakeSession):
 
     def propagate(self, name: str, *arguments: Any, **options: Any) -> Any:
         note(self._folder, f"volume {os.getpid()}")
-        if (self._folder / "slow").exists():
-            self.seconds_per_frame = 0.5
+        begun = sum(one.startswith("volume") for one in notes(self._folder))
+        if (self._folder / "stuck").exists() and begun > 1:
+            self.seconds_per_frame = 600.0
         return super().propagate(name, *arguments, **options)
 
 
@@ -156,4 +157,4 @@ def fail(item: tuple[str, int]) -> str:
     return name
 
 
-__all__ = ["Call", "Run", "SerialFleet", "die", "fail", "notes", "slow_session"]
+__all__ = ["Call", "CohortRun", "SerialFleet", "die", "fail", "notes", "slow_session"]

@@ -124,7 +124,7 @@ def test_a_name_given_twice_is_refused_for_the_second(tmp_path: Path) -> None:
     [
         ("a,b\n1,2\n", "has no column “volume”"),
         ("volume,segment\n1,2\n", "has no column “prompts”"),
-        ("volume,prompts,colour\n1,2,3\n", "an unknown column “colour”"),
+        ("volume,prompts,tint\n1,2,3\n", "an unknown column “tint”"),
         ("volume,prompts,volume\n1,2,3\n", "the column “volume” twice"),
         ("volume,prompts\n", "lists no volume"),
         (f"volume,prompts\na.nii,{POINT},3\n", "Line 2 of"),

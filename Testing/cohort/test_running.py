@@ -15,7 +15,7 @@ from SAM2PropagateLib.cohort.running import PAGE_NAME, TABLE_NAME
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.files.segmentation import read_segmentation
 from Testing.cli.fake_session import FakeSession
-from Testing.cohort.cases import Run, write_manifest, write_volumes
+from Testing.cohort.cases import CohortRun, write_manifest, write_volumes
 
 
 def table(out: Path) -> list[dict[str, str]]:
@@ -32,7 +32,7 @@ def test_every_volume_gets_a_segmentation_and_a_report(tmp_path: Path) -> None:
     manifest = write_manifest(
         tmp_path, "a.nrrd,liver,{inside}", "a.nrrd,spleen,{inside}", "b.nrrd,x,{inside}"
     )
-    run = Run()
+    run = CohortRun()
     result = run(manifest, tmp_path / "new" / "out")
     out = tmp_path / "new" / "out"
     assert (result.volumes, result.done, result.failed) == (2, 2, 0)
@@ -66,7 +66,7 @@ def test_what_is_wrong_with_a_volume_stays_with_it(tmp_path: Path) -> None:
         "wrong2.nrrd,a,--point-ras 5",
         "good.nrrd,a,{inside}",
     )
-    run = Run()
+    run = CohortRun()
     result = run(manifest, tmp_path / "out")
     assert (result.done, result.failed) == (1, 4)
     told = {row["name"]: row["message"] for row in table(tmp_path / "out") if row["state"] == "failed"}
@@ -81,16 +81,16 @@ def test_going_on_does_nothing_twice_and_what_failed_again(tmp_path: Path) -> No
     write_volumes(tmp_path, "a.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
     out = tmp_path / "out"
-    first = Run()
+    first = CohortRun()
     assert first(manifest, out).failed == 1 and first.computed == ["a", "b"]
     before = stamps(out)
     write_volumes(tmp_path, "b.nrrd")
-    second = Run()
+    second = CohortRun()
     assert second(manifest, out, resume=True).failed == 0
     assert second.computed == ["b"] and (second.total, second.already) == (2, 1)
     assert stamps(out)["a.seg.nrrd"] == before["a.seg.nrrd"]
     assert {row["state"] for row in table(out)} == {"done"} and len(table(out)) == 2
-    third = Run()
+    third = CohortRun()
     assert third(manifest, out, resume=True).done == 2
     # Not even workers were asked for.
     assert third.computed == [] and not third.is_opened
@@ -99,11 +99,11 @@ def test_going_on_does_nothing_twice_and_what_failed_again(tmp_path: Path) -> No
 def test_a_folder_with_a_cohort_is_not_written_into_by_accident(tmp_path: Path) -> None:
     write_volumes(tmp_path, "a.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
-    Run()(manifest, tmp_path / "out")
+    CohortRun()(manifest, tmp_path / "out")
     with pytest.raises(InputError, match="holds a cohort already") as raised:
-        Run()(manifest, tmp_path / "out")
+        CohortRun()(manifest, tmp_path / "out")
     assert raised.value.code == "cohort_exists" and "--resume" in raised.value.hint
-    again = Run()
+    again = CohortRun()
     again(manifest, tmp_path / "out", overwrite=True)
     assert again.computed == ["a"]
 
@@ -114,17 +114,17 @@ def test_a_segmentation_that_this_run_did_not_make_stays(tmp_path: Path) -> None
     out.mkdir()
     (out / "a.seg.nrrd").write_bytes(b"hours of editing")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
-    assert Run()(manifest, out).failed == 1
+    assert CohortRun()(manifest, out).failed == 1
     assert (out / "a.seg.nrrd").read_bytes() == b"hours of editing"
     assert "exists already" in table(out)[0]["message"]
     # The same for one that it made, once its prompts are others.
     (out / "a.seg.nrrd").unlink()
-    assert Run()(manifest, out, resume=True).done == 1
+    assert CohortRun()(manifest, out, resume=True).done == 1
     made = (out / "a.seg.nrrd").read_bytes()
     changed = write_manifest(tmp_path, "a.nrrd,y,{inside}")
-    assert Run()(changed, out, resume=True).failed == 1
+    assert CohortRun()(changed, out, resume=True).failed == 1
     assert (out / "a.seg.nrrd").read_bytes() == made
-    assert Run()(changed, out, resume=True, overwrite=True).done == 1
+    assert CohortRun()(changed, out, resume=True, overwrite=True).done == 1
     assert [one.name for one in read_segmentation(out / "a.seg.nrrd").segments] == ["y"]
 
 
@@ -133,13 +133,13 @@ def test_what_was_made_from_something_else_counts_as_not_done(tmp_path: Path, ch
     write_volumes(tmp_path, "a.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
     out = tmp_path / "out"
-    Run()(manifest, out)
+    CohortRun()(manifest, out)
     if change == "volume":
         os.utime(tmp_path / "a.nrrd", (1, 1))
     elif change == "gone":
         (out / "a.seg.nrrd").unlink()
     options = {"model": {"model": "other"}, "manner": {"manner": {"window": "lung"}}}.get(change, {})
-    run = Run()
+    run = CohortRun()
     run(manifest, out, resume=True, overwrite=True, **options)
     assert run.computed == ["a"]
 
@@ -148,7 +148,7 @@ def test_an_ended_run_leaves_a_table_and_goes_on_later(tmp_path: Path) -> None:
     write_volumes(tmp_path, "a.nrrd", "b.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
     out = tmp_path / "out"
-    run = Run()
+    run = CohortRun()
     run.should_cancel = lambda: bool(run.computed)
     with pytest.raises(Cancelled):
         run(manifest, out)
@@ -158,7 +158,7 @@ def test_an_ended_run_leaves_a_table_and_goes_on_later(tmp_path: Path) -> None:
     left = [out / ".b.seg.nrrd-abc_12.part", out / ".cohort.csv-x.part", out / ".cohort" / ".b.json-y.part"]
     for path in (*left, out / ".mine-1.part"):
         path.write_bytes(b"")
-    assert Run()(manifest, out, resume=True).done == 2
+    assert CohortRun()(manifest, out, resume=True).done == 2
     assert not any(path.exists() for path in left) and (out / ".mine-1.part").exists()
 
 
@@ -167,27 +167,27 @@ def test_two_runs_cannot_work_in_one_folder(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
     (tmp_path / "out" / ".cohort").mkdir(parents=True)
     with FileLock(tmp_path / "out" / ".cohort" / "lock"), pytest.raises(InputError) as raised:
-        Run()(manifest, tmp_path / "out")
+        CohortRun()(manifest, tmp_path / "out")
     assert raised.value.code == "cohort_running"
-    assert Run()(manifest, tmp_path / "out").done == 1
+    assert CohortRun()(manifest, tmp_path / "out").done == 1
 
 
 def test_a_worker_that_is_lost_for_good_is_a_sentence(tmp_path: Path) -> None:
     write_volumes(tmp_path, "a.nrrd", "b.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
     died = SAM2PropagateError("worker_died", "The worker has ended unexpectedly.")
-    result = Run(FakeSession(errors={"propagate": died}))(manifest, tmp_path / "out")
+    result = CohortRun(FakeSession(errors={"propagate": died}))(manifest, tmp_path / "out")
     assert result.failed == 2
     assert "died, and so did those of 3 further tries" in table(tmp_path / "out")[0]["message"]
     full = SAM2PropagateError("out_of_memory", "Not enough memory.", "Use less.")
-    Run(FakeSession(errors={"propagate": full}))(manifest, tmp_path / "out", resume=True)
+    CohortRun(FakeSession(errors={"propagate": full}))(manifest, tmp_path / "out", resume=True)
     assert table(tmp_path / "out")[0]["message"] == "Not enough memory. Use less."
 
 
 def test_an_unexpected_failure_is_the_volumes_own(tmp_path: Path) -> None:
     write_volumes(tmp_path, "a.nrrd", "b.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
-    run = Run()
+    run = CohortRun()
 
     def explode(_: object) -> None:
         run.session.on_wait = lambda call: None
@@ -215,6 +215,6 @@ def test_a_segmentation_comes_last_so_that_it_stands_for_all(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("SAM2PropagateLib.cohort.job.write_segmentation", killed)
-        Run()(manifest, out)
-    run = Run()
+        CohortRun()(manifest, out)
+    run = CohortRun()
     assert run(manifest, out, resume=True).done == 1 and run.computed == ["a"]

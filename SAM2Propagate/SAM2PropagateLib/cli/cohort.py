@@ -24,7 +24,7 @@ from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunOptions
 
 if TYPE_CHECKING:
-    from SAM2PropagateLib.cohort.job import Manner, Outcome
+    from SAM2PropagateLib.cohort.job import Manner, VolumeOutcome
     from SAM2PropagateLib.cohort.on_worker import MakeSession
     from SAM2PropagateLib.cohort.running import Result
 
@@ -261,7 +261,7 @@ class _Bar:
         self._failed = 0
 
     def begun(self, total: int, finished: int) -> None:
-        """See `Listener.begun`."""
+        """See `CohortListener.begun`."""
         if finished:
             self._progress.note(f"{finished} of {total} volumes are finished already.")
         stream = self._progress.stream
@@ -276,8 +276,8 @@ class _Bar:
             bar_format="{n_fmt} of {total_fmt} volumes |{bar:20}| {remaining} left{postfix}",
         )
 
-    def finished(self, outcome: Outcome) -> None:
-        """See `Listener.finished`."""
+    def finished(self, outcome: VolumeOutcome) -> None:
+        """See `CohortListener.finished`."""
         assert self._bar is not None
         if outcome.error is not None:
             self._failed += 1

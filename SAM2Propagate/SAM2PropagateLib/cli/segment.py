@@ -33,7 +33,6 @@ from SAM2PropagateLib.segment_job import (
     run_segment_job,
 )
 from SAM2PropagateLib.segment_report import report, summary_line, write_report
-
 from SAM2PropagateLib.worker.messages import LoadModel
 
 

@@ -49,7 +49,7 @@ class Sharing:
     slurm: str = ""
 
 
-class Lost(Exception):  # noqa: N818 - what became of the work, not of this program
+class LostWork(Exception):  # noqa: N818 - what became of the work, not of this program
     """Work that was given up, as the workers that did it died one after the other."""
 
 
@@ -136,7 +136,7 @@ class DaskFleet:
         try:
             return future.result()
         except KilledWorker as error:
-            return Lost(str(error))
+            return LostWork(str(error))
         except Exception as error:
             return error
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.cohort.prompt_sources import PromptSource, file_stamp, joined
-from SAM2PropagateLib.cohort.record import OutputFiles, Record, SegmentRow, read_record, write_record
+from SAM2PropagateLib.cohort.record import OutputFiles, SegmentRow, VolumeRecord, read_record, write_record
 from SAM2PropagateLib.cohort.thumbnails import chosen_frames, strip
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.files.atomic import check_output
@@ -29,8 +29,8 @@ from SAM2PropagateLib.segment_job import (
     FrameScore,
     JobOptions,
     JobResult,
-    SegmentResult,
     JobSession,
+    SegmentResult,
     choose_window,
     resolve_prompts,
     run_segment_job,
@@ -54,7 +54,7 @@ class ModelDied(Exception):  # noqa: N818 - what became of a process
     """The process with the model ended in the middle of a volume; its text says why."""
 
 
-class ClosableSession(JobSession, Protocol):
+class KeptSession(JobSession, Protocol):
     """A session that is kept for many volumes and closed at the end."""
 
     def close(self, timeout: float | None = None) -> None:
@@ -118,7 +118,7 @@ class VolumeJob:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class VolumeOutcome:
     """What became of a volume: its record, or why there is none.
 
     Attributes:
@@ -130,11 +130,11 @@ class Outcome:
     name: str
     slices: int = 0
     seconds: float = 0.0
-    record: Record | None = None
+    record: VolumeRecord | None = None
     error: SAM2PropagateError | None = None
 
 
-def finished_record(job: VolumeJob, fingerprint: str) -> Record | None:
+def finished_record(job: VolumeJob, fingerprint: str) -> VolumeRecord | None:
     """The record of a volume that is finished already, made from the same; else None."""
     record = read_record(job.out.record)
     is_same = record is not None and (record.key, record.fingerprint) == (job.key, fingerprint)
@@ -146,7 +146,7 @@ def segment_volume(
     fingerprint: str,
     session: JobSession,
     on_slices: Callable[[int], None] = lambda count: None,
-) -> Outcome:
+) -> VolumeOutcome:
     """Segment a volume and write its files, the segmentation last: where that is, all is.
 
     Args:
@@ -170,16 +170,16 @@ def segment_volume(
     except SAM2PropagateError as error:
         if error.code in _DEATHS:
             raise ModelDied(str(error)) from error
-        return Outcome(job.out.name, seconds=time.monotonic() - started, error=error)
+        return VolumeOutcome(job.out.name, seconds=time.monotonic() - started, error=error)
     except Exception as error:
         told = _unexpected(error)
-        return Outcome(job.out.name, seconds=time.monotonic() - started, error=told)
+        return VolumeOutcome(job.out.name, seconds=time.monotonic() - started, error=told)
     return _done(record)
 
 
-def _done(record: Record) -> Outcome:
+def _done(record: VolumeRecord) -> VolumeOutcome:
     rows = tuple(replace(row, picture=b"") for row in record.rows)
-    return Outcome(record.name, record.slices, record.seconds, replace(record, rows=rows))
+    return VolumeOutcome(record.name, record.slices, record.seconds, replace(record, rows=rows))
 
 
 def _unexpected(error: Exception) -> SAM2PropagateError:
@@ -201,7 +201,7 @@ def _segmented(
     session: JobSession,
     started: float,
     on_slices: Callable[[int], None],
-) -> Record:
+) -> VolumeRecord:
     out, manner = job.out, job.manner
     _check_outputs(job)
     volume = read_volume(job.volume, job.series, job.part)
@@ -226,7 +226,7 @@ def _segmented(
         raise result.error
     values = report(volume, prompts, result, window=window, output=out.segmentation, seconds=seconds)
     stack = FrameStack(volume.array, volume.geometry, axis, window.window)
-    record = Record(
+    record = VolumeRecord(
         job.key,
         out.name,
         fingerprint,

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from SAM2PropagateLib.cohort.fleet import tell_news, this_worker
-from SAM2PropagateLib.cohort.job import ClosableSession, Outcome, VolumeJob, segment_volume
+from SAM2PropagateLib.cohort.job import KeptSession, VolumeJob, VolumeOutcome, segment_volume
 from SAM2PropagateLib.worker.command import worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 
 _NEWS_SECONDS = 1.0
 
-MakeSession = Callable[[int], ClosableSession]
+MakeSession = Callable[[int], KeptSession]
 
 
 @dataclass(frozen=True)
-class Work:
+class VolumeWork:
     """A volume for a worker.
 
     Attributes:
@@ -40,14 +40,14 @@ def local_session(threads: int) -> WorkerSession:
     return WorkerSession(worker_command(base_env={**os.environ, "OMP_NUM_THREADS": str(threads)}))
 
 
-class _Kept:
+class _OwnSession:
     """The session of this process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._session: ClosableSession | None = None
+        self._session: KeptSession | None = None
 
-    def get(self, make: MakeSession, threads: int) -> ClosableSession:
+    def get(self, make: MakeSession, threads: int) -> KeptSession:
         """The session, made if there is none."""
         if self._session is None:
             self._session = make(threads)
@@ -61,10 +61,10 @@ class _Kept:
             session.close(0.0)
 
 
-_kept = _Kept()
+_kept = _OwnSession()
 
 
-def work_on(work: Work) -> Outcome:
+def work_on(work: VolumeWork) -> VolumeOutcome:
     """Do a volume on the worker that this runs on. Raises as `segment_volume`."""
     name, threads = this_worker()
     job = work.job

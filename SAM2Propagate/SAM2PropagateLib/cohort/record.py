@@ -41,7 +41,7 @@ class SegmentRow:
 
 
 @dataclass(frozen=True)
-class Record:
+class VolumeRecord:
     """A finished volume.
 
     Attributes:
@@ -82,11 +82,11 @@ class OutputFiles:
 
     @property
     def record(self) -> Path:
-        """The volume's `Record`."""
+        """The volume's `VolumeRecord`."""
         return self.folder / STATE_FOLDER / (self.name + ".json")
 
 
-def write_record(path: Path, record: Record) -> None:
+def write_record(path: Path, record: VolumeRecord) -> None:
     """Write a record whole or not at all. Raises as `atomic_output`."""
     values = asdict(record)
     for row in values["rows"]:
@@ -96,19 +96,19 @@ def write_record(path: Path, record: Record) -> None:
         file.write(text.encode("utf-8", "surrogateescape"))
 
 
-def read_record(path: Path) -> Record | None:
+def read_record(path: Path) -> VolumeRecord | None:
     """The record in a file; None where there is none that this version can read."""
     try:
         values = json.loads(path.read_bytes())
         if values.pop("format") != _FORMAT or values.pop("version") != _VERSION:
             return None
         rows = tuple(_row(row) for row in values.pop("rows"))
-        return Record(**{**values, "notes": tuple(values["notes"])}, rows=rows)
+        return VolumeRecord(**{**values, "notes": tuple(values["notes"])}, rows=rows)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def read_records(folder: Path) -> dict[str, Record]:
+def read_records(folder: Path) -> dict[str, VolumeRecord]:
     """The records in the folder of a cohort, by the name of the outputs."""
     found = (read_record(path) for path in sorted((folder / STATE_FOLDER).glob("*.json")))
     return {record.name: record for record in found if record is not None}

@@ -12,12 +12,12 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from SAM2PropagateLib.cohort.fleet import TRIES_AGAIN, Fleet, Lost
-from SAM2PropagateLib.cohort.job import Manner, ModelDied, Outcome, VolumeJob, finished_record
+from SAM2PropagateLib.cohort.fleet import TRIES_AGAIN, Fleet, LostWork
+from SAM2PropagateLib.cohort.job import Manner, ModelDied, VolumeJob, VolumeOutcome, finished_record
 from SAM2PropagateLib.cohort.manifest import Entry, output_names
-from SAM2PropagateLib.cohort.on_worker import MakeSession, Work, local_session, work_on
+from SAM2PropagateLib.cohort.on_worker import MakeSession, VolumeWork, local_session, work_on
 from SAM2PropagateLib.cohort.page import write_page
-from SAM2PropagateLib.cohort.record import STATE_FOLDER, OutputFiles, Record, read_record, read_records
+from SAM2PropagateLib.cohort.record import STATE_FOLDER, OutputFiles, VolumeRecord, read_record, read_records
 from SAM2PropagateLib.cohort.table import Line, lines_of, write_table
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.files.atomic import PART_SUFFIX, part_prefix, write_failure
@@ -49,13 +49,13 @@ class CohortPlan:
     overwrite: bool = False
 
 
-class Listener(Protocol):
+class CohortListener(Protocol):
     """Is told how a run goes."""
 
     def begun(self, total: int, finished: int) -> None:
         """So many volumes there are, of which so many are finished already."""
 
-    def finished(self, outcome: Outcome) -> None:
+    def finished(self, outcome: VolumeOutcome) -> None:
         """Another volume is done or has failed."""
 
 
@@ -77,18 +77,18 @@ class Result:
 def run_cohort(
     plan: CohortPlan,
     open_workers: Callable[[], contextlib.AbstractContextManager[Fleet]],
-    listener: Listener,
+    listener: CohortListener,
     should_cancel: Callable[[], bool],
     *,
     gpus: Callable[[], int] = lambda: 0,
     make_session: MakeSession = local_session,
-    work: Callable[[Work], Outcome] = work_on,
+    work: Callable[[VolumeWork], VolumeOutcome] = work_on,
 ) -> Result:
     """Segment all volumes that are not finished yet, then write the table and the page.
 
     Args:
         open_workers: opens what shares the work out; not asked for where nothing is left to do.
-        gpus, make_session: see `Work`.
+        gpus, make_session: see `VolumeWork`.
         work: does one volume, on a worker.
 
     Raises:
@@ -128,7 +128,7 @@ class _Volumes:
         known = {record.key: record.name for record in records.values()}
         self._names = output_names(plan.entries, known)
         _clear(plan.out, self._names)
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, VolumeRecord] = {}
         self._errors: dict[str, SAM2PropagateError] = {}
         self._jobs: list[tuple[VolumeJob, str]] = []
         for entry, name in zip(plan.entries, self._names, strict=True):
@@ -170,19 +170,19 @@ class _Volumes:
         """How many have failed."""
         return len(self._errors)
 
-    def refused(self) -> Iterator[Outcome]:
+    def refused(self) -> Iterator[VolumeOutcome]:
         """Those that the manifest alone says cannot be done."""
         for name, error in self._errors.items():
-            yield Outcome(name, error=error)
+            yield VolumeOutcome(name, error=error)
 
-    def todo(self, make_session: MakeSession, gpus: Callable[[], int]) -> list[Work]:
+    def todo(self, make_session: MakeSession, gpus: Callable[[], int]) -> list[VolumeWork]:
         """What is left to do."""
         if not self._jobs:
             return []
         count = gpus()
-        return [Work(job, fingerprint, count, make_session) for job, fingerprint in self._jobs]
+        return [VolumeWork(job, fingerprint, count, make_session) for job, fingerprint in self._jobs]
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: VolumeOutcome) -> None:
         """Another one is done or has failed."""
         if outcome.record is not None:
             self._records[outcome.name] = outcome.record
@@ -198,11 +198,11 @@ class _Volumes:
         )
 
 
-def _outcome(job: VolumeJob, answer: Outcome | BaseException) -> Outcome:
+def _outcome(job: VolumeJob, answer: VolumeOutcome | BaseException) -> VolumeOutcome:
     """What became of a volume, also where whoever did it could not say."""
-    if isinstance(answer, Outcome):
+    if isinstance(answer, VolumeOutcome):
         return answer
-    if isinstance(answer, Lost | ModelDied):
+    if isinstance(answer, LostWork | ModelDied):
         error = SAM2PropagateError(
             "worker_lost",
             f"Its worker died, and so did those of {TRIES_AGAIN} further tries.",
@@ -211,14 +211,14 @@ def _outcome(job: VolumeJob, answer: Outcome | BaseException) -> Outcome:
     else:
         reason = " ".join(f"{type(answer).__name__}: {answer}".split())
         error = SAM2PropagateError("unexpected", f"It failed unexpectedly ({reason}).")
-    return Outcome(job.out.name, error=error)
+    return VolumeOutcome(job.out.name, error=error)
 
 
 def _pictures(folder: Path) -> Callable[[Line], bytes]:
     """The pictures of lines, from the records."""
 
     @functools.lru_cache(maxsize=64)
-    def record(name: str) -> Record | None:
+    def record(name: str) -> VolumeRecord | None:
         return read_record(OutputFiles(folder, name).record)
 
     def picture(line: Line) -> bytes:

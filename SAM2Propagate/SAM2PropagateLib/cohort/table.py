@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from SAM2PropagateLib.cohort.record import OutputFiles, Record, SegmentRow
+from SAM2PropagateLib.cohort.record import OutputFiles, SegmentRow, VolumeRecord
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.files.atomic import atomic_output
 
@@ -49,14 +49,14 @@ class Line:
     volume: str
     name: str
     state: str
-    record: Record | None = None
+    record: VolumeRecord | None = None
     row: SegmentRow | None = None
     number: int = 0
     message: str = ""
 
 
 def lines_of(
-    volumes: Iterable[tuple[str, str, Record | None, SAM2PropagateError | None]],
+    volumes: Iterable[tuple[str, str, VolumeRecord | None, SAM2PropagateError | None]],
 ) -> list[Line]:
     """The lines of volumes: failures first, then segments of which nothing was found, then by doubt.
 

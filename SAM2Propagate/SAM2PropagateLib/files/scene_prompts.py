@@ -219,7 +219,7 @@ def _bad(path: Path, reason: str) -> InputError:
 
 
 @dataclass(frozen=True)
-class _Node:
+class _SceneNode:
     """An element of the scene: its tag, its XML attributes, and what MRML keeps in two of them."""
 
     tag: str
@@ -249,15 +249,15 @@ class _Node:
         return ""
 
 
-def _nodes(path: Path, content: bytes) -> list[_Node]:
-    found: list[_Node] = []
+def _nodes(path: Path, content: bytes) -> list[_SceneNode]:
+    found: list[_SceneNode] = []
     roots: list[str] = []
 
     def start(tag: str, values: dict[str, str]) -> None:
         if not roots:
             roots.append(tag)
         elif "id" in values:
-            found.append(_Node(tag, values, _attributes(values), _references(values)))
+            found.append(_SceneNode(tag, values, _attributes(values), _references(values)))
 
     def refuse(*_: Any) -> None:
         # A scene has none, and entities in one can grow without bounds.
@@ -317,11 +317,11 @@ class _Scene:
                 if markups or kept.segments:
                     yield self._prompts(node, markups, state, kept)
 
-    def _is_prompt_of(self, node: _Node, segmentation: _Node) -> bool:
+    def _is_prompt_of(self, node: _SceneNode, segmentation: _SceneNode) -> bool:
         is_ours = node.tag in _MARKUPS and _ROLE in node.attributes and bool(node.segment)
         return is_ours and node.references.get(_SEGMENTATION) == segmentation.id
 
-    def _state(self, segmentation: _Node) -> _Node | None:
+    def _state(self, segmentation: _SceneNode) -> _SceneNode | None:
         for node in self._list:
             is_state = node.tag == "ScriptedModule" and node.values.get("ModuleName") == _STATE
             if is_state and node.references.get(_SEGMENTATION) == segmentation.id:
@@ -329,7 +329,11 @@ class _Scene:
         return None
 
     def _prompts(
-        self, segmentation: _Node, markups: Sequence[_Node], state: _Node | None, kept: PromptSet
+        self,
+        segmentation: _SceneNode,
+        markups: Sequence[_SceneNode],
+        state: _SceneNode | None,
+        kept: PromptSet,
     ) -> ScenePrompts:
         noted = self._by_id.get(state.references.get(_VOLUME, "")) if state is not None else None
         if noted is not None:
@@ -343,7 +347,7 @@ class _Scene:
         grid = _grid(state.parameter(_PLACES)) if state is not None else None
         return ScenePrompts(segmentation.name, "" if noted is None else noted.name, grid, read)
 
-    def _check_space(self, volume: _Node, markups: Sequence[_Node]) -> None:
+    def _check_space(self, volume: _SceneNode, markups: Sequence[_SceneNode]) -> None:
         """Prompts are the volume's own only under the transform that it has, too."""
         wanted = volume.references.get("transform")
         for node in markups:
@@ -355,7 +359,7 @@ class _Scene:
                     "Open the scene in 3D Slicer with the module SAM2 Propagate, and save it again.",
                 )
 
-    def _markup(self, node: _Node) -> Mapping[str, Any]:
+    def _markup(self, node: _SceneNode) -> Mapping[str, Any]:
         """What the node's own file holds."""
         storage = self._by_id.get(node.references.get("storage", ""))
         if storage is None or not storage.values.get("fileName"):
@@ -370,7 +374,7 @@ class _Scene:
             raise _bad(self._path, f"its file '{name}' is no markup") from error
         return markup
 
-    def _names(self, segmentation: _Node) -> dict[str, str]:
+    def _names(self, segmentation: _SceneNode) -> dict[str, str]:
         """The names of the segments by their IDs, from the header of the segmentation's own file."""
         storage = self._by_id.get(segmentation.references.get("storage", ""))
         if storage is None or not storage.values.get("fileName"):
@@ -426,7 +430,7 @@ def _corners(geometry: VolumeGeometry) -> FloatArray:
 
 def _assembled(
     path: Path,
-    drawn: Sequence[tuple[_Node, Mapping[str, Any]]],
+    drawn: Sequence[tuple[_SceneNode, Mapping[str, Any]]],
     kept: PromptSet,
     names: Mapping[str, str],
     geometry: VolumeGeometry,
@@ -457,7 +461,7 @@ def _free(name: str, taken: set[str]) -> str:
 def _segment_prompts(
     path: Path,
     segment: str,
-    drawn: Sequence[tuple[_Node, Mapping[str, Any]]],
+    drawn: Sequence[tuple[_SceneNode, Mapping[str, Any]]],
     kept: SegmentPrompts,
     geometry: VolumeGeometry,
 ) -> SegmentPrompts:
@@ -484,7 +488,7 @@ def _segment_prompts(
 
 
 def _items(
-    node: _Node, markup: Mapping[str, Any], role: str, geometry: VolumeGeometry
+    node: _SceneNode, markup: Mapping[str, Any], role: str, geometry: VolumeGeometry
 ) -> Iterable[tuple[Any, Any]]:
     """The prompts of one node, each with the kind that a mark needs."""
     name = node.attributes.get(_PROMPT_ID) or node.id
