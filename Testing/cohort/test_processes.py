@@ -105,8 +105,15 @@ def start(tmp_path: Path, *words: object) -> subprocess.Popen[str]:
             "cohort",
             *map(str, words),
         ],
-        env={**os.environ, "PYTHONPATH": paths, "COHORT_TEST_FOLDER": str(tmp_path)},
+        env={
+            **os.environ,
+            "PYTHONPATH": paths,
+            "COHORT_TEST_FOLDER": str(tmp_path),
+            "PYTHONIOENCODING": "utf-8",
+        },
         text=True,
+        encoding="utf-8",
+        errors="replace",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
