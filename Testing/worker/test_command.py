@@ -13,6 +13,7 @@ import pytest
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.worker import command
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, find_python, worker_command
+from SAM2PropagateLib.worker.library_files import own_version
 from SAM2PropagateLib.worker.remote import Remote
 
 SUFFIX = ".exe" if os.name == "nt" else ""
@@ -90,14 +91,15 @@ def test_through_ssh_nothing_but_the_worker_is_started() -> None:
     assert "ClearAllForwardings=yes" in made.argv and "ControlMaster=no" in made.argv
     *shell, script = shlex.split(made.argv[-1])
     assert shell == ["exec", "sh", "-c"]
-    assert script.startswith("cd -- '/srv/sam two' ") and 'PYTHONPATH="$PWD"' in script
+    assert script.startswith("cd -- '/srv/sam two' ") and 'PYTHONPATH="$PWD"; export PYTHONPATH;' in script
     assert script.endswith('"$p" -m SAM2PropagateLib.worker --remote')
 
 
 def test_an_installed_library_needs_no_folder() -> None:
     script = shlex.split(worker_command(remote=Remote("gpu1", "/opt/py thon")).argv[-1])[-1]
     assert "p='/opt/py thon'" in script
-    assert "PYTHONPATH" not in script and "cd " not in script
+    # Only a copy of this very version would be taken instead.
+    assert script.startswith(f'f="$HOME"/.sam2propagate/library-{own_version()}; if [ -d "$f" ]; then cd ')
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from SAM2PropagateLib.models.verify import ChecksumMemory
 from SAM2PropagateLib.texts import tr as _
 
 CACHE_VARIABLE = "SAM2PROPAGATE_CACHE"
+MORE_MODELS_VARIABLE = "SAM2PROPAGATE_MODELS"
+"""Names a folder with further models' files, which is never written to."""
 
 
 def cache_folder(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
@@ -68,6 +70,8 @@ class ModelStore:
         cache: the folder for downloads; `cache_folder()` if None.
         resources: the folder of bundled models; `resource_folder()` if None.
         models: the models to know; the registry's if None.
+        more: a folder with further files of models, which nothing is written to; the one that the
+            environment names if None.
     """
 
     def __init__(
@@ -75,10 +79,13 @@ class ModelStore:
         cache: Path | None = None,
         resources: Path | None = None,
         models: tuple[ModelEntry, ...] | None = None,
+        more: Path | None = None,
     ) -> None:
         self.cache = cache if cache is not None else cache_folder()
         self.resources = resources if resources is not None else resource_folder()
         self.models = models if models is not None else MODELS
+        named = os.environ.get(MORE_MODELS_VARIABLE)
+        self._more = more if more is not None else Path(named) if named else None
         self.checksums = ChecksumMemory(self.cache / "checksums.json")
 
     def find(self, name: str) -> ModelEntry:
@@ -92,7 +99,10 @@ class ModelStore:
     def path_of(self, entry: ModelEntry) -> Path:
         """Where the model's file is, or will be once downloaded."""
         folder = self.resources if entry.resource is not None else self.cache / "models"
-        return folder / entry.file_name
+        path = folder / entry.file_name
+        if self._more is not None and not path.is_file() and (self._more / entry.file_name).is_file():
+            return self._more / entry.file_name
+        return path
 
     def unfinished_path_of(self, entry: ModelEntry) -> Path:
         """Where an unfinished download of it is kept, to be resumed."""

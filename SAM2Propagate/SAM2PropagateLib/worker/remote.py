@@ -13,10 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.models.store import MORE_MODELS_VARIABLE
 from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.worker.library_files import own_version
 
 HOME_FOLDER = "~/.sam2propagate"
 """The folder in the user's home on a server that setting it up makes."""
+
+MODELS_FOLDER = f"{HOME_FOLDER}/models"
+"""The folder there with the models that were copied."""
 
 REMOTE_OPTION = "--remote"
 """Tells the worker that its client is on another computer: see `worker.__main__`."""
@@ -57,9 +62,8 @@ class Remote:
         host: as ssh takes it: "gpu1", "me@gpu1", an entry of the user's ssh configuration.
         python: the Python there that has torch and sam2: a name, or a path, absolute or below the home; None:
             the one in `HOME_FOLDER`/env if it is there, else python3.
-        folder: the folder there that holds SAM2PropagateLib, absolute or below the home; None: it is
-            installed in that Python.
-        cache: the folder there with downloaded or copied models; None: the usual one.
+        folder: the folder there that holds SAM2PropagateLib, absolute or below the home; None: the copy of
+            this very version in `HOME_FOLDER` if it is there, else it is installed in that Python.
 
     Raises:
         InputError: bad_host, bad_remote_path.
@@ -68,7 +72,6 @@ class Remote:
     host: str
     python: str | None = None
     folder: str | None = None
-    cache: str | None = None
 
     def __post_init__(self) -> None:
         if not _HOST.fullmatch(self.host):
@@ -77,7 +80,7 @@ class Remote:
                 _('"{host}" is no host that ssh could reach.').format(host=self.host),
                 _('Give a name such as "gpu1" or "me@gpu1".'),
             )
-        for path in (self.python, self.folder, self.cache):
+        for path in (self.python, self.folder):
             if path is not None and (not path.strip() or not path.isprintable()):
                 raise InputError(
                     "bad_remote_path",
@@ -90,13 +93,13 @@ class Remote:
 
         It ends with `NO_FOLDER` or `NO_PYTHON` where one of these is missing.
         """
-        steps = []
-        variables = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
+        enter = 'PYTHONPATH="$PWD"; export PYTHONPATH'
         if self.folder is not None:
-            steps.append(f"cd -- {_path(self.folder)} 2>/dev/null || exit {NO_FOLDER}")
-            variables.append('PYTHONPATH="$PWD"')
-        if self.cache is not None:
-            variables.append(f"SAM2PROPAGATE_CACHE={_path(self.cache)}")
+            steps = [f"cd -- {_path(self.folder)} 2>/dev/null || exit {NO_FOLDER}", enter]
+        else:
+            steps = [f"f={_path(copy_folder())}", f'if [ -d "$f" ]; then cd -- "$f"; {enter}; fi']
+        variables = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
+        variables.append(f"{MORE_MODELS_VARIABLE}={_path(MODELS_FOLDER)}")
         if self.python is None:
             steps.append(f"p={_path(HOME_FOLDER)}/env/bin/python")
             steps.append('[ -x "$p" ] || p=python3')
@@ -111,6 +114,11 @@ class Remote:
         options = [word for option in _OPTIONS for word in ("-o", option)]
         # -T: no terminal, which would change bytes on their way; -x and -a: nothing else is forwarded.
         return ("ssh", "-T", "-x", "-a", *options, self.host, f"exec sh -c {shlex.quote(script)}")
+
+
+def copy_folder() -> str:
+    """The folder on a server that a copy of this very library is in, and of no other version."""
+    return f"{HOME_FOLDER}/library-{own_version()}"
 
 
 def _path(path: str) -> str:
@@ -145,7 +153,7 @@ def told_there(host: str, model: str, error: SAM2PropagateError) -> SAM2Propagat
     if error.code in _NO_MODEL:
         return InputError(
             error.code,
-            _('The model "{name}" is not on {host}.').format(name=model, host=host),
+            _('The model "{name}" is not on {host}.').format(name=model.rpartition("/")[2], host=host),
             _("Copy it there, or choose one that is there: the bundled one comes with an installation."),
         )
     if error.code not in _THERE:
