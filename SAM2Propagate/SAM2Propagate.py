@@ -24,8 +24,10 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from SAM2PropagateLib import texts
+from SAM2PropagateLib.app.computer import Computer
 from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.app.events import Editing, Installed
+from SAM2PropagateLib.app.server_jobs import ServerJobs
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.gui.application import Application, Later, QtTicker, sliceViews
 from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter
@@ -175,11 +177,12 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
 
     Args:
         makeWriter, editName: see `Editing`.
-        makeSession: makes the worker's session, for instance one on a server; None: one on this computer.
+        makeSession: makes the worker's session; None: one on the computer that the user has chosen.
 
     Attributes:
         makeSession: as given; a change holds for the next session that is made.
         installer: knows and installs what the worker needs. modelList: the models, and their downloads.
+        computer: the one that the model runs on. server: tests and sets up a server.
         ticker: on while an answer of the worker is awaited.
     """
 
@@ -190,13 +193,18 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         makeSession: Callable[[], WorkerSession] | None = None,
     ) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        self.makeSession = makeSession or self._localSession
+        self.makeSession = makeSession or self._sessionThere
         # Asked for with every text, and the same for all of a file.
         contextOf = functools.cache(getContext)
         texts.set_translator(lambda text, file: translate(contextOf(file), text))
         self._session: WorkerSession | None = None
-        self.installer = Installer(SlicerPackageTools(), Path(slicer.app.temporaryPath))
-        self.ticker, downloads = QtTicker(), QtTicker()
+        self.computer = Computer(slicer.app.userSettings())
+        self.installer = Installer(
+            SlicerPackageTools(),
+            Path(slicer.app.temporaryPath),
+            isElsewhere=lambda: self.computer.isServer,
+        )
+        self.ticker, downloads, visits = QtTicker(), QtTicker(), QtTicker()
         # Views are drawn a little later, edits looked for when the user has stopped, and each stroke made an
         # undo step once it is in the segment.
         drawLater, idle, edited = Later(), Later(700), Later()
@@ -207,7 +215,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
             self.workerSession,
             self.ticker,
             editing=Editing(makeWriter, idle.start, edited.start, editName),
-            installed=Installed(missing=self.missingPackages),
+            installed=Installed(missing=self.missingPackages, computer=self.computer),
             drawer=drawing.draw,
         )
         drawLater.calls(drawing.flush)
@@ -217,6 +225,9 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         self.modelList = ModelList(ModelStore(), downloads)
         self.ticker.calls(self.controller.poll)
         downloads.calls(self.modelList.poll)
+        self.server = ServerJobs(self.computer, ModelStore(), slicer.util.startupEnvironment, visits)
+        visits.calls(self.server.poll)
+        self.computer.changed.connect(self._leaveWorker)
 
     def getParameterNode(self) -> Any:
         """The scene's parameter node, typed; made if there is none."""
@@ -245,20 +256,23 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         return readVolume(volumeNode)
 
     def workerSession(self) -> WorkerSession:
-        """The worker's session: one for this logic, made on first use.
+        """The worker's session: one for this logic, made on first use, and anew for another computer.
 
         The worker itself starts with the first thing that is asked of it.
 
         Raises:
-            SAM2PropagateError: no_python.
+            SAM2PropagateError: no_python. InputError: see `Computer.remote`.
         """
         if self._session is None:
             self._session = self.makeSession()
         return self._session
 
-    @staticmethod
-    def _localSession() -> WorkerSession:
-        command = worker_command(slicer_home=slicer.app.slicerHome, base_env=slicer.util.startupEnvironment())
+    def _sessionThere(self) -> WorkerSession:
+        command = worker_command(
+            remote=self.computer.remote(),
+            slicer_home=slicer.app.slicerHome,
+            base_env=slicer.util.startupEnvironment(),
+        )
         return WorkerSession(command, log_file=Path(slicer.app.temporaryPath) / "SAM2PropagateWorker.log")
 
     def close(self) -> None:
@@ -266,10 +280,21 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         for timer in self._timers:
             timer.stop()
         self.modelList.close()
+        self.computer.changed.disconnect(self._leaveWorker)
+        self.server.close()
         self.controller.close()
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def _leaveWorker(self, _none: None = None) -> None:
+        """Another computer was chosen: the worker on the former one ends."""
+        self.controller.leaveWorker()
+        if self._session is not None:
+            self._session.close(0.0)
+            self._session = None
+        # Widgets ask for the session's state, which has just changed.
+        self.controller.changed.emit(None)
 
     def models(self) -> list[ModelStatus]:
         """What can be loaded, and what of it is on this computer."""
@@ -287,7 +312,13 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         if missing:
             return _("Python packages are missing: {names}.").format(names=", ".join(missing))
         if self._session is not None and self._session.is_running:
+            if self.computer.isServer:
+                return _("The worker is running on {host}.").format(host=self.computer.host)
             return _("The worker is running.")
+        if self.computer.isServer:
+            return _("The worker is not running; it starts on {host} with the first prompt.").format(
+                host=self.computer.host or "?"
+            )
         return _("The worker is not running; it starts with the first prompt.")
 
 

@@ -3,6 +3,7 @@
     --dark          in a dark window
     --scale 1.5     on a display with larger pixels
     --missing       as before the installation
+    --server        with a server as the computer that the model runs on
 
 Slicer's own widgets are stood in for by simple ones (Headless/qt_standins.py), so what is seen is the
 layout and the texts, not Slicer's style.
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--scale", default="1")
     parser.add_argument("--missing", action="store_true")
+    parser.add_argument("--server", action="store_true")
     chosen = parser.parse_args()
     os.environ["QT_SCALE_FACTOR"] = chosen.scale
     module = ROOT / "SAM2Propagate"
@@ -40,6 +42,8 @@ def main() -> None:
         try:
             _fill(window, headless, chosen.missing)
             panel = window.panel
+            if chosen.server:
+                _use_server(window)
             panel.show()
             qt.QCoreApplication.processEvents()
             panel.resize(400, panel.layout().totalHeightForWidth(400))
@@ -110,6 +114,32 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
     found = strip(112, facts, **{name: frozenset(frames) for name, frames in sets.items()})
     controller._situation.strip = lambda *_: found
     panel.refresh()
+
+
+def _use_server(window: Any) -> None:
+    """A server that lacks something, as a test of its connection shows it."""
+    from SAM2PropagateLib.app.server_jobs import ServerJobEnd, wordsOf
+    from SAM2PropagateLib.worker.library_files import own_version
+    from SAM2PropagateLib.worker.remote import Remote
+    from SAM2PropagateLib.worker.server_check import report
+
+    logic = window.widget.logic
+    window.ui.modelCollapsibleButton.collapsed = False
+    logic.computer.choose(isServer=True, host="me@gpu1")
+    found = report(
+        Remote("me@gpu1"),
+        {
+            "computer": "gpu1",
+            "python": "3.11.2",
+            "executable": "/usr/bin/python3",
+            "torch": "2.6.0+cu124",
+            "devices": [{"name": "NVIDIA RTX A6000", "total": 48 << 30, "free": 45 << 30}],
+            "missing": ["cv2"],
+            "library": own_version(),
+            "has_model": True,
+        },
+    )
+    logic.server.finished.emit(ServerJobEnd(found.works, wordsOf(found)))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,9 @@ class ScriptedDialogs:
     def showLog(self, text: str, log: str) -> None:  # noqa: N802
         self.logs.append(log)
 
+    def copyText(self, text: str) -> None:  # noqa: N802
+        self.copied = text
+
     def chooseWeights(self) -> str:  # noqa: N802
         return self.path
 

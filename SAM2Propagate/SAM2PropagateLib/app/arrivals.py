@@ -8,7 +8,7 @@ from SAM2PropagateLib.app.previews import Previews
 from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.strip import FrameFacts
 from SAM2PropagateLib.app.volumes import OpenVolumes
-from SAM2PropagateLib.app.wording import runText
+from SAM2PropagateLib.app.wording import runText, uploadText
 from SAM2PropagateLib.app.worker_link import WorkerLink
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.texts import tr as _
@@ -72,12 +72,20 @@ class Arrivals:
         elif isinstance(event, LogEvent) and event.level in ("error", "critical"):
             self._messages.say("warning", event.text, "worker_log")
         if call is not None and call.is_finished:
-            if call.kind == "load_model" and not isinstance(event, ProgressEvent):
+            if call.kind in ("load_model", "open_volume") and not isinstance(event, ProgressEvent):
                 # Nothing else would take its text away before the next run.
                 self._progress.emit(Progress(0, 0, None, None, ""))
+            if call.kind == "load_model" and call.state == "done":
+                self._tellOfNoGPU()
             self._isStale |= call.kind in ("load_model", "preview")
             self._previews.finished(call)
         return False
+
+    def _tellOfNoGPU(self) -> None:
+        host, isChosen = self._worker.host, self._selection.choices.device == "cpu"
+        if host and self._worker.device == "cpu" and not isChosen:
+            text = _("PyTorch finds no GPU on {host}: its processor computes, which is slow.")
+            self._messages.say("warning", text.format(host=host), "no_gpu")
 
     def _takeFrame(self, call: Call | None, event: FrameEvent) -> bool:
         workspace = self._selection.workspace
@@ -113,6 +121,8 @@ class Arrivals:
     def _takeProgress(self, call: Call | None, event: ProgressEvent) -> None:
         if self._running.isOf(call):
             text = runText(event)
+        elif call is not None and call.kind == "open_volume":
+            text = uploadText(event)
         elif call is not None and call.kind == "load_model":
             text = _("Loading the model: {what}").format(what=event.text) if event.text else _("Loading")
         else:

@@ -134,6 +134,26 @@ class Controller:
         return self._worker.session
 
     @property
+    def device(self) -> str:
+        """What the model runs on, as the worker told it ("cuda:0", "cpu"); "" while that is not known."""
+        return self._worker.device
+
+    @property
+    def isElsewhere(self) -> bool:
+        """Whether the model runs on a server."""
+        return self._situation.isElsewhere
+
+    def leaveWorker(self) -> None:
+        """End the worker, as another computer was chosen; what is asked next goes to a new session.
+
+        A run is cancelled; its finished slices stay in the preview.
+        """
+        self.cancel()
+        self._previews.clear()
+        self._worker.close(0.0)
+        self.changed.emit(None)
+
+    @property
     def isRunning(self) -> bool:
         """Whether a propagation is under way."""
         return self._shared.running.isOn

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from SAM2PropagateLib.app.computer import Computer
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.run_options import RunOptions
@@ -122,10 +123,12 @@ class Installed:
 
     Attributes:
         store: the models. missing: the names of packages that are needed and not installed.
+        computer: the one that the model runs on; None: this one.
     """
 
     store: ModelStore = field(default_factory=ModelStore)
     missing: Callable[[], Iterable[str]] = lambda: ()
+    computer: Computer | None = None
 
 
 class Ticker(Protocol):

@@ -29,6 +29,7 @@ class Situation:
         self._steps = shared.steps
         self._store = installed.store
         self._missing = installed.missing
+        self._computer = installed.computer
 
     def facts(self) -> rules.Facts:
         """How things stand, for `rules.whyNot`."""
@@ -75,7 +76,10 @@ class Situation:
         return bool(missing)
 
     def modelProblem(self) -> str:
-        """Why the chosen model cannot be loaded; "" if nothing is known against it."""
+        """Why the chosen model cannot be loaded where it is to run; "" if nothing is known against it."""
+        if self._computer is not None and self.isElsewhere:
+            # What is there, the server tells.
+            return self._computer.problem
         model = self._selection.choices.model
         entry = next((one for one in self._store.models if one.name == model), None)
         if entry is None:
@@ -92,6 +96,11 @@ class Situation:
         return _(
             "The model “{title}” is not on this computer yet. Download it, or choose another one."
         ).format(title=entry.title)
+
+    @property
+    def isElsewhere(self) -> bool:
+        """Whether the model runs on a server."""
+        return self._computer is not None and self._computer.isServer
 
     def startable(self) -> tuple[str, ...]:
         """The segments that a run could start from, of those that it is for."""

@@ -19,6 +19,16 @@ def runText(event: ProgressEvent) -> str:
     return ", ".join(parts)
 
 
+def uploadText(event: ProgressEvent) -> str:
+    """`Sending the volume to gpu1: 12 MB of 80 MB, 9 s left`."""
+    counts = _("{what}: {done} of {total}").format(
+        what=event.text, done=size(event.done), total=size(event.total)
+    )
+    if event.seconds_left is None:
+        return counts
+    return ", ".join((counts, _("{time} left").format(time=duration(event.seconds_left))))
+
+
 def resultText(strip: SliceStrip, state: str = "done") -> str:
     """`112 slices, 3 doubtful`: what a run left, and what of it there is to check; "" for nothing.
 

@@ -13,6 +13,7 @@ from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.worker.calls import Call, Update
 from SAM2PropagateLib.worker.messages import LoadModel
+from SAM2PropagateLib.worker.server_copy import model_there
 from SAM2PropagateLib.worker.session import WorkerSession
 
 
@@ -50,6 +51,17 @@ class WorkerLink:
         return self._session is not None
 
     @property
+    def device(self) -> str:
+        """What the model runs on, as the worker told it; "" while that is not known."""
+        return "" if self._session is None else self._session.device
+
+    @property
+    def host(self) -> str:
+        """The server that the worker runs on; "": this computer."""
+        remote = None if self._session is None else self._session.remote
+        return "" if remote is None else remote.host
+
+    @property
     def hasUpdates(self) -> bool:
         """Whether something has arrived that `updates` has not given yet."""
         return bool(self._waiting)
@@ -80,6 +92,8 @@ class WorkerLink:
         session = self.session
         assert self._volumes is not None
         model = choices.model
+        if session.remote is not None:
+            model = model_there(model, self._store)
         isName = any(one.name == model for one in self._store.models)
         session.load_model(
             LoadModel(name=model, device=choices.device, motion=choices.motion)

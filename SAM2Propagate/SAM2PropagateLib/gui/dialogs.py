@@ -20,6 +20,10 @@ class Dialogs(Protocol):
         """Shows a message with its log."""
         ...
 
+    def copyText(self, text: str) -> None:
+        """Puts a text on the clipboard."""
+        ...
+
     def chooseWeights(self) -> str:
         """The path of a weights file; "" if none was chosen."""
         ...
@@ -33,6 +37,11 @@ class SlicerDialogs:
 
     def showLog(self, text: str, log: str) -> None:
         slicer.util.infoDisplay(text, detailedText=log)
+
+    def copyText(self, text: str) -> None:
+        import qt
+
+        qt.QApplication.clipboard().setText(text)
 
     def chooseWeights(self) -> str:
         import qt

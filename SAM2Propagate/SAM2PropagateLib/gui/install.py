@@ -216,6 +216,7 @@ class Installer:
         tools: how.
         folder: for a requirements file, which carries the checksum; deleted again.
         find, version: see `missing`.
+        isElsewhere: whether the worker runs on a server, where this Python does not matter.
 
     Signals:
         progress (a sentence), logged (a line), finished (`InstallEnd`).
@@ -227,6 +228,7 @@ class Installer:
         folder: Path,
         find: Callable[[str], Any] = findPackage,
         version: Callable[[str], str] = importlib.metadata.version,
+        isElsewhere: Callable[[], bool] = lambda: False,
     ) -> None:
         self.progress: Signal[str] = Signal()
         self.logged: Signal[str] = Signal()
@@ -234,6 +236,7 @@ class Installer:
         self._tools = tools
         self._folder = folder
         self._missing = lambda: missing(find, version)
+        self._isElsewhere = isElsewhere
         self._steps: list[tuple[str, Callable[[], None]]] = []
         self._log: list[str] = []
         self._begun = 0
@@ -243,6 +246,8 @@ class Installer:
 
     def needed(self) -> tuple[Package, ...]:
         """What the worker needs and this Python lacks; not looked for again once nothing is missing."""
+        if self._isElsewhere():
+            return ()
         needed = () if self._isComplete else self._missing()
         self._isComplete = not needed
         return needed

@@ -64,8 +64,6 @@ class ModelSection:
         box = self._ui.deviceComboBox
         for index, device in enumerate(self._devices.values()):
             box.addItem(device.title, device.name)
-            # One that a scene brings along stays chosen, whatever this computer is.
-            box.model().item(index).setEnabled(not device.whyNot)
             box.setItemData(index, device.whyNot or device.help, qt.Qt.ToolTipRole)
 
     def refresh(self) -> None:
@@ -76,7 +74,11 @@ class ModelSection:
     def _showDevice(self) -> None:
         box, chosen = self._ui.deviceComboBox, self._controller.choices.device
         choose(box, chosen)
-        device = self._devices.get(chosen)
+        isElsewhere = self._controller.isElsewhere
+        for index, one in enumerate(self._devices.values()):
+            # One that a scene brings along stays chosen, whatever this computer is; a server tells itself.
+            box.model().item(index).setEnabled(isElsewhere or not one.whyNot)
+        device = None if isElsewhere else self._devices.get(chosen)
         said = (device.whyNot or device.help) if device is not None else ""
         box.toolTip = f"{_('Choose what the model runs on.')} {said}".strip()
 

@@ -13,6 +13,7 @@ from SAM2PropagateLib.gui.editor_writer import segmentEditorNode
 from SAM2PropagateLib.gui.embedded_editor import EditorEffects
 from SAM2PropagateLib.gui.panel import Panel
 from SAM2PropagateLib.gui.parameters import ModuleLogic, Parameters
+from SAM2PropagateLib.gui.provision import Provision
 from SAM2PropagateLib.gui.shortcuts import WindowKeys
 from SAM2PropagateLib.gui.view_input import ViewInput
 
@@ -35,7 +36,9 @@ class OpenModule:
         self._logic = logic
         self._widget = widget
         controller = logic.controller
-        self.panel = panel = Panel(ui, controller, logic.modelList, logic.installer, application)
+        self.panel = panel = Panel(
+            ui, controller, Provision(logic.modelList, logic.installer, logic.server), application
+        )
         self._keys = WindowKeys(controller, widget.parent)
         self.views = ViewInput(
             controller,

@@ -13,15 +13,15 @@ from SAM2PropagateLib.app.events import UserMessage
 from SAM2PropagateLib.gui.application import Application
 from SAM2PropagateLib.gui.dialogs import SlicerDialogs
 from SAM2PropagateLib.gui.embedded_editor import EmbeddedEditor
-from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.install_banner import InstallBanner
 from SAM2PropagateLib.gui.message_frame import MessageFrame
-from SAM2PropagateLib.gui.model_list import ModelList
 from SAM2PropagateLib.gui.model_section import ModelSection
 from SAM2PropagateLib.gui.options import Options
+from SAM2PropagateLib.gui.provision import Provision
 from SAM2PropagateLib.gui.run_view import RunView
 from SAM2PropagateLib.gui.sections import Sections
 from SAM2PropagateLib.gui.segment_list import SegmentList
+from SAM2PropagateLib.gui.server_section import ServerSection
 from SAM2PropagateLib.gui.tool_row import ToolRow
 from SAM2PropagateLib.gui.widgets import Connections, Icons
 from SAM2PropagateLib.gui.window_menu import WindowMenu
@@ -38,7 +38,7 @@ class Panel:
 
     Args:
         ui: the widgets by name.
-        controller, models, installer: what they stand for.
+        controller: what they are for. provision: what its worker needs.
         application: where the panel is.
     """
 
@@ -46,26 +46,26 @@ class Panel:
         self,
         ui: Any,
         controller: Controller,
-        models: ModelList,
-        installer: Installer,
+        provision: Provision,
         application: Application,
     ) -> None:
         self._ui = ui
         self._controller = controller
-        self._models = models
+        self._models = models = provision.models
         self._application = application
         self._parameters: Any = None
         self._isShowing = False
         self._icons = Icons(application.icons)
         self._editor = EmbeddedEditor(ui.segmentEditor, ui.editorScrollArea, controller.undo, controller.redo)
         self.messages = MessageFrame(ui, SlicerDialogs())
-        self._banner = InstallBanner(ui, installer, self.messages, self.refresh)
+        self._banner = InstallBanner(ui, provision.installer, self.messages, self.refresh)
         self.window = WindowMenu(ui, controller)
         self.segments = SegmentList(ui, controller, self._icons, self._chooseSegment, lambda: self._isShowing)
         self._toolRow = ToolRow(ui, controller, self._icons, self.refresh)
         self.run = RunView(ui, controller, application.frameSurfaces)
         self._options = Options(ui, controller, lambda: None if self._isShowing else self._parameters)
         self._model = ModelSection(ui, controller, models, self.messages, self._chooseModel)
+        self._server = ServerSection(ui, controller, provision.server, self.messages)
         self._sections = Sections(
             {
                 "Options": ui.optionsCollapsibleButton,
@@ -91,7 +91,7 @@ class Panel:
             signal.disconnect(slot)
         for part in (
             self._connections, self.messages, self._banner, self.window, self.segments, self._toolRow,
-            self.run, self._options, self._model, self._sections, self._editor,
+            self.run, self._options, self._model, self._server, self._sections, self._editor,
         ):  # fmt: skip
             part.close()
 
@@ -183,6 +183,7 @@ class Panel:
             self.run.refresh(facts)
             self._options.refresh(self._parameters)
             self._model.refresh()
+            self._server.refresh()
             self.segments.refresh(facts)
             self._editor.show(self._controller.workspace, self._controller.segmentID)
             self._editor.showUndo(

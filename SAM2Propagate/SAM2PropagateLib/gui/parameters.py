@@ -9,6 +9,7 @@ import vtk
 
 from SAM2PropagateLib.app import rules, tools
 from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.app.server_jobs import ServerJobs
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.gui.application import showInViews, volumeInViews
 from SAM2PropagateLib.gui.editor_writer import segmentEditorNode
@@ -30,6 +31,7 @@ class ModuleLogic(Protocol):
     controller: Controller
     modelList: ModelList
     installer: Installer
+    server: ServerJobs
 
     def getParameterNode(self) -> Any: ...
 

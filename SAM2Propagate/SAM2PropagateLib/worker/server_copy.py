@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,6 +59,22 @@ def own_model_there(path: Path, checksums: ChecksumMemory) -> str:
         OSError: the file cannot be read.
     """
     return f"{MODELS_FOLDER}/own/{checksums.sha256(path)[:16]}/{path.name}"
+
+
+def model_there(model: str, store: ModelStore) -> str:
+    """What a worker on a server is told to load: a model's name, or the path there of a copied file.
+
+    Args:
+        model: a name of the store's, or the path of a weights file here.
+    """
+    if any(entry.name == model for entry in store.models):
+        return model
+    try:
+        path, entry = store.resolve(model)
+        return entry.name if entry is not None else own_model_there(path, store.checksums)
+    except (SAM2PropagateError, OSError):
+        # It is told there, by this name, that there is none.
+        return f"{MODELS_FOLDER}/own/{Path(model).name}"
 
 
 def files_to_copy(model: str, store: ModelStore) -> list[CopiedFile]:
@@ -120,9 +137,7 @@ def copy_to_server(
             except (OSError, EOFError) as error:
                 process.kill()
                 process.wait()
-                log.seek(0)
-                lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
-                raise _broken(remote, process.returncode, lines, sending.has_answered) from error
+                raise _broken(remote, process.returncode, _printed(log), sending.has_answered) from error
             except BaseException:
                 process.kill()
                 raise
@@ -184,7 +199,9 @@ class _Sending:
                 raise SAM2PropagateError(
                     "disk_full",
                     _("{host} has no room for it: {needed} MB are needed, {free} MB are free.").format(
-                        host=self._host, needed=-(-answer["needed"] // 2**20), free=answer["free"] // 2**20
+                        host=self._host,
+                        needed=math.ceil(answer["needed"] / 2**20),
+                        free=math.floor(answer["free"] / 2**20),
                     ),
                     _("Free some space in your home folder there."),
                 )
@@ -198,6 +215,11 @@ class _Sending:
                 )
             return answer
         raise EOFError("the receiver has ended")
+
+
+def _printed(log: IO[bytes]) -> list[str]:
+    log.seek(0)
+    return [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
 
 
 def _broken(remote: Remote, exit_code: int, log: Sequence[str], has_answered: bool) -> SAM2PropagateError:

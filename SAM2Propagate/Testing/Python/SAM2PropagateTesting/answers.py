@@ -27,6 +27,7 @@ from SAM2PropagateLib.worker.messages import (
     LoadModel,
     ProgressEvent,
 )
+from SAM2PropagateLib.worker.remote import Remote
 
 RADIUS = 3.3
 
@@ -62,6 +63,7 @@ class FakeSession:
         asked: what was asked for, in order: (kind, details).
         written: what runs sent so far, per segment and frame, as the engine keeps it.
         dies: the worker dies with the next poll. note: what previews say beside their mask.
+        remote, device: where it says that it computes.
     """
 
     def __init__(self, framesPerPoll: int = 4) -> None:
@@ -72,6 +74,8 @@ class FakeSession:
         self.is_running = False
         self.dies: SAM2PropagateError | None = None
         self.note = ""
+        self.remote: Remote | None = None
+        self.device = ""
         self.isClosed = False
         self.written: dict[tuple[str, int], str] = {}
         self._model: LoadModel | None = None
