@@ -44,7 +44,7 @@ class ServerSection:
         self._isCopying = False
         self._title = ui.modelCollapsibleButton.text
         ui.computerComboBox.addItem(_("This computer"), _HERE)
-        ui.computerComboBox.addItem(_("A server, through ssh"), _SERVER)
+        ui.computerComboBox.addItem(_("Server (ssh)"), _SERVER)
         put(ui.serverStatusLabel, "")
         self._connections = Connections()
         self._connections.add(ui.computerComboBox, "currentIndexChanged(int)", self._chooseComputer)
