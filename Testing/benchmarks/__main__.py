@@ -1,4 +1,4 @@
-"""`python3 run.py bench [accuracy|speed|streaming|panel|all] [options]`."""
+"""`python3 run.py bench [accuracy|speed|streaming|panel|server|all] [options]`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
-from Testing.benchmarks import accuracy, panel, speed, streaming
+from Testing.benchmarks import accuracy, panel, server, speed, streaming
 from Testing.benchmarks.machine import ROOT, WAIT_POLICY
 
-BENCHMARKS = {"accuracy": accuracy, "speed": speed, "streaming": streaming, "panel": panel}
+BENCHMARKS = {"accuracy": accuracy, "speed": speed, "streaming": streaming, "panel": panel, "server": server}
 RECORDS = Path(__file__).parent / "results"
 _ABOUT = {
     "accuracy": "Dice over labeled volumes, with one box and after corrections",
     "speed": "slices per second beside sam2's own predictor, previews, memory",
     "streaming": "how long a client is held per arriving slice",
     "panel": "the same with the module's whole window",
+    "server": "sending a volume, previews and masks through ssh, also on a slow line",
 }
 
 

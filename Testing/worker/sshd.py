@@ -107,14 +107,17 @@ class Sshd:
         """The Python processes that it runs."""
         return [pid for pid in self.processes if b"--remote" in _words(pid)]
 
-    def configure(self, port: int | None = None, key: str = "user", host: str = "127.0.0.1") -> None:
-        """How the client goes to `HOST` from now on."""
+    def configure(
+        self, port: int | None = None, key: str = "user", host: str = "127.0.0.1", proxy: str = ""
+    ) -> None:
+        """How the client goes to `HOST` from now on; `proxy` is a program that leads there."""
         client = (
             f"Host {HOST}",
             f"  HostName {host}",
             f"  Port {port or self.port}",
             f"  IdentityFile {self.folder}/{key}",
             "  IdentitiesOnly yes",
+            *([f"  ProxyCommand {proxy}"] if proxy else []),
             "  IdentityAgent none",
             f"  UserKnownHostsFile {self.folder}/known",
             "  GlobalKnownHostsFile /dev/null",
