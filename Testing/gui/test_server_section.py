@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import slicer
 import slicer.util
 
 from Headless.fake_session import FakeSession
+from SAM2PropagateLib import __version__
 from SAM2PropagateLib.gui.install import PACKAGES
 from SAM2PropagateLib.gui.server_section import installCommand
 from SAM2PropagateLib.worker.library_files import own_version
@@ -174,6 +176,30 @@ def test_the_install_command_is_shown_and_copied(window: Any, dialogs: ScriptedD
     # Inside the double quotes nothing may mean anything to the shell here.
     inside = dialogs.copied.split('"', 1)[1].rstrip('"')
     assert not set(inside) & set('"$`!\\')
+
+
+_PYTHON = """#!/bin/sh
+[ "$1 $2" = "-m venv" ] && mkdir -p "$3/bin" && cp "$(dirname "$0")/pip" "$3/bin/pip"
+"""
+_PIP = """#!/bin/sh
+echo "$SAM2_BUILD_CUDA:$*" >> "$HOME/said"
+case "$*" in *"-r /dev/stdin") cat /dev/stdin >> "$HOME/said";; esac
+"""
+
+
+def test_the_install_command_does_in_a_shell_what_it_is_to_do(sshd: Sshd) -> None:
+    """With stand-ins for Python and pip on the server, as it would install gigabytes."""
+    for name, text in (("python3", _PYTHON), ("pip", _PIP)):
+        (sshd.bin / name).write_text(text)
+        (sshd.bin / name).chmod(0o755)
+    done = subprocess.run(["sh", "-c", installCommand(HOST)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second, pinned, last = (sshd.home / "said").read_text().splitlines()
+    assert first.startswith(":install torch>=2.5.1 numpy>=1.26 ") and "safetensors>=" in first
+    assert second == "0:install --no-deps --no-build-isolation -r /dev/stdin"
+    assert pinned.startswith("sam2==1.1.0 --hash=sha256:")
+    assert last.startswith(":install sam2propagate @ git+https://") and last.endswith(f"@v{__version__}")
+    assert (sshd.home / ".sam2propagate" / "env" / "bin" / "pip").is_file()
 
 
 def polled(window: Any, seconds: float = 120.0) -> None:

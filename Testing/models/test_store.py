@@ -243,3 +243,23 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
     (group / "memory.current").write_text("3000000\n", encoding="ascii")
     (group / "memory.stat").write_text("anon 1\ninactive_file 1000000\n", encoding="ascii")
     assert _linux(tmp_path, group) == 3_000_000
+
+
+def test_a_model_may_lie_in_a_further_folder_that_is_never_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled, other = (entry for entry in MODELS if entry.name in ("sam2propagate_tiny", "sam2_hiera_tiny"))
+    (tmp_path / "more").mkdir()
+    monkeypatch.setenv("SAM2PROPAGATE_MODELS", str(tmp_path / "more"))
+    store = ModelStore(tmp_path / "cache", tmp_path / "resources")
+    assert store.path_of(other) == tmp_path / "cache" / "models" / other.file_name
+    for entry in (bundled, other):
+        (tmp_path / "more" / entry.file_name).write_bytes(b"copied")
+        assert store.path_of(entry) == tmp_path / "more" / entry.file_name
+        # It is compared like any other.
+        with pytest.raises(SAM2PropagateError, match="not the published model"):
+            store.verified(entry)
+    # What is where it belongs comes first.
+    (tmp_path / "cache" / "models").mkdir(parents=True)
+    (tmp_path / "cache" / "models" / other.file_name).write_bytes(b"downloaded")
+    assert store.path_of(other).parent == tmp_path / "cache" / "models"

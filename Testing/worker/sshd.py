@@ -51,7 +51,8 @@ class Sshd:
     """A running server.
 
     Attributes:
-        port: that it listens on. home: what is HOME for its sessions. env: for `worker_command`: its `ssh`
+        port: that it listens on. home: what is HOME for its sessions. bin: a folder
+            of programs that its sessions find first. env: for `worker_command`: its `ssh`
             reaches the server by the name `HOST`.
     """
 
@@ -61,6 +62,8 @@ class Sshd:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir(parents=True)
+        self.bin = folder / "server-bin"
+        self.bin.mkdir()
         self.make_key("host")
         self.make_key("user")
         (folder / "authorized").write_bytes((folder / "user.pub").read_bytes())
@@ -77,7 +80,7 @@ class Sshd:
             "KbdInteractiveAuthentication no",
             "PermitRootLogin prohibit-password",
             f"AcceptEnv {SCRIPT_VARIABLE} SAM2PROPAGATE_SILENCE",
-            f"SetEnv HOME={self.home}",
+            f"SetEnv HOME={self.home} PATH={self.bin}:{os.defpath}",
         )
         (folder / "sshd_config").write_text("\n".join(server) + "\n")
         self.know((folder / "host.pub").read_text())
