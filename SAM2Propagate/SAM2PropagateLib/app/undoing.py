@@ -68,6 +68,7 @@ class Undoing:
         return self._go(rules.REDO, History.redo)
 
     def _go(self, action: str, go: Callable[[History[Moment], Swap], bool]) -> bool:
+        self._steps.turns.finish()
         if self.whyNot(action):
             return False
         # A stroke that was not noticed yet is the last step.

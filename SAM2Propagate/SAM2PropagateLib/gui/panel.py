@@ -165,7 +165,7 @@ class Panel:
 
     def _editorChose(self, _segmentID: str) -> None:
         # By itself, as when a scene was loaded: the list where the user chooses is the panel's.
-        if not self._isShowing and not self._controller.isApplying and self._parameters is not None:
+        if not self._isShowing and not self._controller.isWriting and self._parameters is not None:
             self.refresh()
 
     # --- what is shown

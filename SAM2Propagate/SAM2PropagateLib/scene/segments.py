@@ -182,12 +182,25 @@ class SegmentReader:
         self, segmentationNode: Any, segmentID: str, geometry: VolumeGeometry, volumeNode: Any = None
     ) -> None:
         segment = checkSegment(segmentationNode, segmentID)
-        self._geometry = geometry
-        self._label = segment.GetLabelValue()
-        image = segment.GetRepresentation(binaryLabelmapName())
         space = (
             parentToWorld(segmentationNode) if volumeNode is None else between(segmentationNode, volumeNode)
         )
+        self._look(segment.GetRepresentation(binaryLabelmapName()), segment.GetLabelValue(), space, geometry)
+
+    @classmethod
+    def ofLabelmap(cls, image: Any, label: int, space: FloatArray, geometry: VolumeGeometry) -> SegmentReader:
+        """Reads a label of a vtkOrientedImageData that is in no segment.
+
+        Args:
+            space: (4, 4) from where the labelmap is to the space of `geometry`.
+        """
+        reader = cls.__new__(cls)
+        reader._look(image, label, space, geometry)
+        return reader
+
+    def _look(self, image: Any, label: int, space: FloatArray, geometry: VolumeGeometry) -> None:
+        self._geometry = geometry
+        self._label = label
         self._voxels, self._lattice = _layer(image, space)
         # The part of the volume in which the segment can have voxels.
         self.box = self._lattice.boxIn(volumeLattice(geometry))
