@@ -311,6 +311,11 @@ def test_cancel_apply_and_discard(desk: Desk) -> None:
     assert desk.ui.resultLabel.text.startswith("Cancelled: ") and desk.voxels() == 0
     assert desk.ui.applyButton.enabled and not desk.ui.applyButton.isHidden()
     desk.ui.applyButton.click()
+    # It goes on in turns; meanwhile nothing is written.
+    assert desk.voxels() == 0 and desk.ui.resultLabel.text == "Applying"
+    assert not desk.ui.applyButton.enabled and not desk.ui.discardButton.enabled
+    assert desk.ui.applyButton.toolTip == "The preview is being applied."
+    desk.settle()
     kept = desk.voxels()
     assert kept > 0 and not desk.ui.applyButton.enabled
     assert desk.ui.applyButton.isHidden() and desk.ui.discardButton.isHidden()
@@ -686,6 +691,7 @@ def test_masking_that_fails_is_told_as_such_and_nothing_is_written(
         node.SetSourceVolumeIntensityMask(True)
         monkeypatch.setattr(Effect, "sourceVolumeImageData", lambda self: None)
     desk.ui.applyButton.click()
+    desk.settle()
     wanted = {
         "segment": "only in a segment that this segmentation lacks",
         "area": "“Editable area” of the Segment Editor could not be computed",
@@ -698,6 +704,7 @@ def test_masking_that_fails_is_told_as_such_and_nothing_is_written(
     node.SetMaskMode(modes.EditAllowedEverywhere)
     node.SetSourceVolumeIntensityMask(False)
     desk.ui.applyButton.click()
+    desk.settle()
     assert desk.voxels() > 0
 
 
@@ -707,6 +714,7 @@ def test_masking_that_works_is_applied(desk: Desk) -> None:
     node = desk.ui.segmentEditor.mrmlSegmentEditorNode()
     node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideAllSegments)
     desk.ui.applyButton.click()
+    desk.settle()
     assert desk.voxels() == 0
 
 

@@ -40,7 +40,7 @@ FAR, NEAR = ball((5, 5, 2), 4), ball((25, 20, 9), 8)
 
 
 @dataclass(frozen=True)
-class Situation:
+class CommitCase:
     """What segments hold before a commit, what the commit writes, and whether Slicer has to write it."""
 
     before: dict
@@ -69,33 +69,33 @@ def withSurfaces(node):
     node.CreateClosedSurfaceRepresentation()
 
 
-SITUATIONS = {
-    "nothing in it yet": Situation({}, {"A": frames(NEW)}),
-    "gains and loses": Situation({"A": OLD}, {"A": frames(NEW)}),
-    "gains and loses on some frames": Situation({"A": OLD}, {"A": frames(NEW, 2, [5, 6, 7, 10, 12])}),
-    "along i": Situation({"A": OLD}, {"A": frames(NEW, 0)}, axis=0),
-    "along j": Situation({"A": OLD}, {"A": frames(NEW, 1)}, axis=1),
-    "loses all": Situation({"A": OLD}, {"A": frames(NOTHING)}),
-    "loses all, and another one gains": Situation({"A": OLD}, {"A": frames(NOTHING), "B": frames(NEW)}),
-    "shrinks": Situation({"A": OLD}, {"A": frames(ball((18, 17, 8), 4))}),
-    "beside another one": Situation({"A": OLD, "B": FAR}, {"A": frames(OLD | ball((30, 30, 14), 3))}),
-    "both at once": Situation(
+CASES = {
+    "nothing in it yet": CommitCase({}, {"A": frames(NEW)}),
+    "gains and loses": CommitCase({"A": OLD}, {"A": frames(NEW)}),
+    "gains and loses on some frames": CommitCase({"A": OLD}, {"A": frames(NEW, 2, [5, 6, 7, 10, 12])}),
+    "along i": CommitCase({"A": OLD}, {"A": frames(NEW, 0)}, axis=0),
+    "along j": CommitCase({"A": OLD}, {"A": frames(NEW, 1)}, axis=1),
+    "loses all": CommitCase({"A": OLD}, {"A": frames(NOTHING)}),
+    "loses all, and another one gains": CommitCase({"A": OLD}, {"A": frames(NOTHING), "B": frames(NEW)}),
+    "shrinks": CommitCase({"A": OLD}, {"A": frames(ball((18, 17, 8), 4))}),
+    "beside another one": CommitCase({"A": OLD, "B": FAR}, {"A": frames(OLD | ball((30, 30, 14), 3))}),
+    "both at once": CommitCase(
         {"A": OLD, "B": FAR}, {"A": frames(OLD & NEW), "B": frames(ball((5, 5, 2), 2))}
     ),
-    "takes over what the other one gives up": Situation(
+    "takes over what the other one gives up": CommitCase(
         {"A": OLD}, {"A": frames(OLD & NEW), "B": frames(OLD & ~NEW), "C": frames(FAR)}
     ),
-    "onto a neighbor": Situation({"A": OLD & ~NEAR, "B": NEAR}, {"A": frames(OLD | NEW)}, True),
-    "loses beside a neighbor": Situation(
+    "onto a neighbor": CommitCase({"A": OLD & ~NEAR, "B": NEAR}, {"A": frames(OLD | NEW)}, True),
+    "loses beside a neighbor": CommitCase(
         {"A": OLD & ~NEAR, "B": NEAR}, {"A": frames(OLD & ~NEAR & ball((8, 17, 8), 9))}, True
     ),
-    "onto each other": Situation({}, {"A": frames(NEW), "B": frames(NEAR)}, True),
-    "a voxel larger than a byte": Situation({"A": OLD}, {"A": frames(NEW)}, prepare=asShort),
-    "another label": Situation({}, {"A": frames(NEW)}, prepare=withLabel),
-    "another grid": Situation({"A": OLD}, {"A": frames(NEW)}, True, prepare=onItsOwnGrid),
-    "surfaces": Situation({"A": OLD}, {"A": frames(NEW)}, True, prepare=withSurfaces),
+    "onto each other": CommitCase({}, {"A": frames(NEW), "B": frames(NEAR)}, True),
+    "a voxel larger than a byte": CommitCase({"A": OLD}, {"A": frames(NEW)}, prepare=asShort),
+    "another label": CommitCase({}, {"A": frames(NEW)}, prepare=withLabel),
+    "another grid": CommitCase({"A": OLD}, {"A": frames(NEW)}, True, prepare=onItsOwnGrid),
+    "surfaces": CommitCase({"A": OLD}, {"A": frames(NEW)}, True, prepare=withSurfaces),
     **{
-        name: Situation({"A": OLD, "B": FAR}, {"A": frames(OLD | NEW & ~FAR)}, geometry=name)
+        name: CommitCase({"A": OLD, "B": FAR}, {"A": frames(OLD | NEW & ~FAR)}, geometry=name)
         for name in ("flipped", "permuted", "oblique mirrored", "under transforms")
     },
 }
@@ -174,11 +174,11 @@ def directions(image):
     return np.round(matrix.GetData(), 9).tolist()
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", CASES)
 def test_it_is_all_as_slicer_would_have_written_it(headless, name, monkeypatch):
     # So that a small volume has many slabs, too.
     monkeypatch.setattr(slabs, "SLAB_VOXELS", 3000)
-    situation = SITUATIONS[name]
+    situation = CASES[name]
     ours, slicers = (Bench(headless, situation, one) for one in (LogicSegmentWriter, SlicersWay))
     assert ours.look == slicers.look
     results = []

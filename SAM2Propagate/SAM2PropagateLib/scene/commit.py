@@ -12,7 +12,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
-from SAM2PropagateLib.scene.difference import Difference, FrameDetails, FrameMasks, Part, difference
+from SAM2PropagateLib.scene.difference import Difference, FrameDetails, FrameMasks, VoxelSet, difference
 from SAM2PropagateLib.scene.edits import EditTracker, Foreseen, SegmentHashes
 from SAM2PropagateLib.scene.layers import PlannedLayers, planLayers
 from SAM2PropagateLib.scene.segments import (
@@ -404,7 +404,7 @@ class SegmentCommitter:
         """Has the writer write, which masks."""
         # What one segment gives up must be free before another may take it.
         changes = worked.changes
-        steps: list[tuple[str, Part, Change]] = [
+        steps: list[tuple[str, VoxelSet, Change]] = [
             *((one.segmentID, one.removed, "remove") for one in changes if one.removed is not None),
             *((one.segmentID, one.added, "add") for one in changes if one.added is not None),
         ]
@@ -630,7 +630,7 @@ def _copyGrid(grid: Any, image: Any) -> None:
     image.SetExtent(grid.GetExtent())
 
 
-def _labelmap(part: Part, grid: Any) -> Any:
+def _labelmap(part: VoxelSet, grid: Any) -> Any:
     """A vtkOrientedImageData on a grid that holds just these voxels."""
     image = slicer.vtkOrientedImageData()
     _copyGrid(grid, image)

@@ -23,8 +23,8 @@ _EVERYWHERE: Extent = (-(10**9), 10**9, -(10**9), 10**9, -(10**9), 10**9)
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Voxels of a box of the segmentation's grid, (K, J, I) bool, and how many there are; at least one."""
+class VoxelSet:
+    """Voxels in a box of the segmentation's grid, (K, J, I) bool, and how many there are; at least one."""
 
     lattice: Lattice
     voxels: BoolArray
@@ -36,8 +36,8 @@ class Difference:
     """What a segment gains and loses; None for no voxel."""
 
     segmentID: str
-    added: Part | None
-    removed: Part | None
+    added: VoxelSet | None
+    removed: VoxelSet | None
 
     @property
     def isEmpty(self) -> bool:
@@ -112,7 +112,7 @@ class _Parts:
         self._count += int(np.count_nonzero(voxels))
 
     @property
-    def part(self) -> Part | None:
+    def part(self) -> VoxelSet | None:
         """The smallest box that holds them all; None if there are none."""
         box = self._filled.box
         if box is None:
@@ -120,7 +120,7 @@ class _Parts:
         (k, j, i), e = box, self._box.extent
         extent = (e[0] + i.start, e[0] + i.stop - 1, e[2] + j.start, e[2] + j.stop - 1)
         where = self._box.within((*extent, e[4] + k.start, e[4] + k.stop - 1))
-        return Part(where, self._voxels[box], self._count)
+        return VoxelSet(where, self._voxels[box], self._count)
 
 
 def _runBox(frames: FrameMasks, present: Extent, volume: Extent, axis: int) -> Generator[None, None, Extent]:

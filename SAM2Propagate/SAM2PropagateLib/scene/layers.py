@@ -16,7 +16,7 @@ import numpy.typing as npt
 import slicer
 from vtk.util.numpy_support import get_vtk_array_type
 
-from SAM2PropagateLib.scene.difference import Difference, Part
+from SAM2PropagateLib.scene.difference import Difference, VoxelSet
 from SAM2PropagateLib.scene.lattice import EMPTY, Extent, intersection, union
 from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf, segmentIDs
 from SAM2PropagateLib.scene.slabs import Filled, runs
@@ -153,7 +153,7 @@ def _planned(
     return PlannedLayer(image, cropped, labels)
 
 
-def _clear(slab: _Labels, place: Extent, part: Part, label: int) -> bool:
+def _clear(slab: _Labels, place: Extent, part: VoxelSet, label: int) -> bool:
     """Takes a part's voxels within a slab from the segment with this label; False if there is another one."""
     common = intersection(place, part.lattice.extent)
     if common == EMPTY:
@@ -165,7 +165,7 @@ def _clear(slab: _Labels, place: Extent, part: Part, label: int) -> bool:
     return True
 
 
-def _set(slab: _Labels, place: Extent, part: Part, label: int) -> bool:
+def _set(slab: _Labels, place: Extent, part: VoxelSet, label: int) -> bool:
     """Gives a part's voxels within a slab this label; False if one of them is another segment's."""
     common = intersection(place, part.lattice.extent)
     if common == EMPTY:
