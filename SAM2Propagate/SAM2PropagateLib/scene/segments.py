@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -204,7 +205,6 @@ class SegmentReader:
         self._voxels, self._lattice = _layer(image, space)
         # The part of the volume in which the segment can have voxels.
         self.box = self._lattice.boxIn(volumeLattice(geometry))
-        self._steps = stepsPerVoxel(volumeLattice(geometry), self._lattice)
         # The same as long as the labelmap was not marked as modified, nor moved.
         self.stamp = (
             0 if image is None else int(image.GetMTime()),
@@ -212,6 +212,10 @@ class SegmentReader:
             self._lattice.extent,
             self._lattice.ijkToWorld.tobytes(),
         )
+
+    @functools.cached_property
+    def _steps(self) -> tuple[int, int, int]:
+        return stepsPerVoxel(volumeLattice(self._geometry), self._lattice)
 
     def frame(self, index: int, axis: int, *, throughout: bool = False) -> BoolArray:
         """The segment on one frame: (rows, columns) bool.
