@@ -19,7 +19,7 @@ from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.scene import slabs
 from SAM2PropagateLib.scene.commit import SegmentCommitter
-from Testing.app.cases import Case
+from Testing.app.cases import HeadlessCase
 
 SHAPE = (36, 40)
 KEEP = Choices(applyAutomatically=False)
@@ -157,9 +157,9 @@ class Watch:
         self.seen.append(self.look())
 
 
-def ready(headless: Any, clock: Any = None, choices: Choices = KEEP, **options: Any) -> Case:
+def ready(headless: Any, clock: Any = None, choices: Choices = KEEP, **options: Any) -> HeadlessCase:
     """A run of two segments is in the preview, over slices that the segments have masks on already."""
-    case = Case(headless, choices=choices, **options)
+    case = HeadlessCase(headless, choices=choices, **options)
     # Every pause ends a turn.
     case.controller._shared.turns.clock = clock or Clock(1.0)
     case.paint(8, disc(12, 12, SHAPE, 9))
@@ -172,7 +172,7 @@ def ready(headless: Any, clock: Any = None, choices: Choices = KEEP, **options: 
     return case
 
 
-def waited(case: Case) -> None:
+def waited(case: HeadlessCase) -> None:
     """Until nothing is left to be done."""
     for _ in range(5000):
         case.controller.poll()

@@ -45,7 +45,7 @@ def undo(desk: Desk) -> None:
     assert desk.controller.undo()
 
 
-def applyAll(desk: Desk) -> None:
+def apply_all(desk: Desk) -> None:
     desk.ui.applyButton.click()
     desk.settle()
 
@@ -54,7 +54,7 @@ def applyAll(desk: Desk) -> None:
     ("before", "happens", "after"),
     [
         (waiting, lambda desk: desk.ui.applyButton.click(), "Applying"),
-        (waiting, applyAll, "18 slices, "),
+        (waiting, apply_all, "18 slices, "),
         (waiting, lambda desk: desk.ui.discardButton.click(), ""),
         # That of the click, as before the run.
         (applied, undo, "1 slice in the preview"),

@@ -78,7 +78,8 @@ class Applying:
         self._steps = shared.steps
         self._begun = shared.signals.applying
         self._changed = shared.signals.changed
-        self._isApplying = False
+        self._isWriting = False
+        self._written: CommitSummary | None = None
         self._toldOfVoxels: set[tuple[str, tuple[float, float, float]]] = set()
 
     @property
