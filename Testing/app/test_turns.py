@@ -413,6 +413,31 @@ def test_a_failure_is_told_and_the_preview_stays(headless, monkeypatch):
     case.controller.close()
 
 
+# --- Undo and Redo
+
+
+def test_what_the_window_shows_of_undo_follows_in_a_turn_of_its_own(headless):
+    case = ready(headless)
+    before = state(case)
+    assert case.controller.apply() is not None
+    after, told = state(case), []
+    case.controller.changed.connect(lambda _none: told.append(state(case)))
+    assert case.controller.startUndo() and case.ticker.isOn
+    assert told == [] and state(case) == before and not case.controller.isApplying
+    # It is in the scene at once, whenever that is saved.
+    nodes = slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode")
+    assert any("preview" in one.GetParameterNames() for one in nodes)
+    case.controller.poll()
+    assert told == [before] and not case.ticker.isOn
+    # The next one comes after what the first has to show.
+    assert case.controller.startRedo() and case.controller.startUndo()
+    assert told == [before, after] and state(case) == before
+    waited(case)
+    assert told == [before, after, before]
+    assert not case.controller.startRedo() or state(case) == after
+    case.controller.close()
+
+
 # --- the end of a run
 
 

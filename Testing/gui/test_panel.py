@@ -248,11 +248,15 @@ def test_a_run_from_click_to_undo_through_the_segment_editor(desk: Desk) -> None
     assert not redo.enabled and redo.toolTip == "There is nothing to redo."
     undo.click()
     assert desk.voxels() == 0
+    desk.settle()
     assert undo.toolTip == "Undo click" and redo.toolTip == "Redo propagate (18 slices)"
     redo.click()
     assert desk.voxels() > 18
+    desk.settle()
     desk.ui.undoButton.click()
+    desk.settle()
     desk.ui.undoButton.click()
+    desk.settle()
     assert desk.controller.workspace.prompts.is_empty
     assert desk.ui.redoButton.toolTip == redo.toolTip == "Redo click"
 

@@ -200,6 +200,29 @@ def test_it_is_all_as_slicer_would_have_written_it(headless, name, monkeypatch):
     assert all((event, "A") in results[0][5] for event in EVENTS)
 
 
+def test_what_somebody_changes_who_is_told_is_seen(headless):
+    """As when a script smooths a segment whenever it was written."""
+    results = []
+    for writer in (LogicSegmentWriter, SlicersWay):
+        bench = Bench(headless, CASES["gains and loses"], writer)
+        segmentation = bench.node.GetSegmentation()
+        image = segmentation.GetSegment("A").GetRepresentation(binaryLabelmapName())
+        done = []
+
+        def change(*_, image=image, done=done):
+            if not done:
+                done.append(True)
+                labelsOf(image)[3, 4, 5] ^= 1
+                image.Modified()
+
+        tag = segmentation.AddObserver(segmentation.RepresentationModified, change)
+        bench.committer.commit({"A": frames(NEW)}, 2)
+        segmentation.RemoveObserver(tag)
+        assert done and bench.states.voxels("A") == fresh(bench, "A")
+        results.append((bench.tracker.edited("A", 2), bench.tracker.edited("A", 0)))
+    assert results == [((), ()), ((), ())]
+
+
 def fresh(bench, segmentID):
     """What tells a segment's voxels from others, looked at once more."""
     segment = bench.node.GetSegmentation().GetSegment(segmentID)

@@ -320,11 +320,11 @@ class Applying:
                 "applied_for_edit",
             )
 
-    def lookForEdits(self, merges: bool = True) -> None:
+    def lookForEdits(self, merges: bool = True, tells: bool = True) -> None:
         """Notices slices that the user edited, and runs that were undone; the strip then shows them.
 
         Args:
-            merges: brings edits and preview together.
+            merges: brings edits and preview together. tells: see `commit`.
         """
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
@@ -339,7 +339,8 @@ class Applying:
             self._messages.fail(error)
         if merges:
             self.mergeEdits()
-        self._changed.emit(None)
+        if tells:
+            self._changed.emit(None)
 
     def mergeEdits(self) -> CommitSummary | None:
         """Where the user edited a segment under its preview: brings both together, as a keyframe, and writes

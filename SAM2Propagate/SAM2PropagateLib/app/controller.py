@@ -450,6 +450,14 @@ class Controller:
         """Bring back what `undo` took last; False if there is nothing, or the user did something since."""
         return self._undoing.redo()
 
+    def startUndo(self) -> bool:
+        """As `undo`, for a window: `changed` follows in a turn of its own."""
+        return self._undoing.startUndo()
+
+    def startRedo(self) -> bool:
+        """As `redo`, for a window: `changed` follows in a turn of its own."""
+        return self._undoing.startRedo()
+
     # --- what comes back
 
     def poll(self) -> None:

@@ -48,6 +48,12 @@ class Turns:
         self._work = work
         self.start()
 
+    def later(self, last: Last) -> None:
+        """Calls this in a turn of its own; what was begun before is finished first."""
+        self.finish()
+        self._last = last
+        self.start()
+
     def go(self, seconds: float) -> None:
         """Works for about so many seconds: a pause ends the turn once they are over."""
         end = self.clock() + seconds

@@ -56,7 +56,9 @@ class Panel:
         self._parameters: Any = None
         self._isShowing = False
         self._icons = Icons(application.icons)
-        self._editor = EmbeddedEditor(ui.segmentEditor, ui.editorScrollArea, controller.undo, controller.redo)
+        self._editor = EmbeddedEditor(
+            ui.segmentEditor, ui.editorScrollArea, controller.startUndo, controller.startRedo
+        )
         self.messages = MessageFrame(ui, SlicerDialogs())
         self._banner = InstallBanner(ui, provision.installer, self.messages, self.refresh)
         self.window = WindowMenu(ui, controller)

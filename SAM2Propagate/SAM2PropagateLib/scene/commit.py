@@ -387,13 +387,14 @@ class SegmentCommitter:
         edits = self._edits
         self._states.keep()
         current = edits.current if edits is not None else frozenset()
-        layers.put(self._segmentationNode)
-        self._states.expect(worked.hashes)
-        if edits is not None:
+        isExact = layers.put(self._segmentationNode)
+        if isExact:
+            self._states.expect(worked.hashes)
+        if isExact and edits is not None:
             edits.expect(worked.foreseen, current - set(layers.changed))
         self._states.keep()
         if edits is not None and worked.before is not None:
-            edits.remember(worked.before, plan.masks, trustsStamps=True)
+            edits.remember(worked.before, plan.masks, trustsStamps=isExact)
         added, removed = (
             sum(part.count for part in parts if part is not None)
             for parts in zip(*((one.added, one.removed) for one in worked.changes), strict=True)

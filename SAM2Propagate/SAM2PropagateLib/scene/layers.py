@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import slicer
+import vtk
 from vtk.util.numpy_support import get_vtk_array_type
 
 from SAM2PropagateLib.scene.difference import Difference, VoxelSet
@@ -55,18 +56,32 @@ class PlannedLayers:
         layer = next(one for one in self.layers if segmentID in one.labels)
         return layer.planned, layer.labels[segmentID]
 
-    def put(self, segmentationNode: Any) -> None:
-        """Puts them into the segmentation, and tells of it as Slicer does after writing voxels."""
+    def put(self, segmentationNode: Any) -> bool:
+        """Puts them into the segmentation, and tells of it as Slicer does after writing voxels.
+
+        Returns:
+            Whether they are there just as planned; False if somebody who was told has changed one.
+        """
         segmentation, logic = segmentationNode.GetSegmentation(), slicer.vtkSlicerSegmentationsModuleLogic
-        for layer in self.layers:
-            # One event for each; the segmentation hears of it from the image.
-            layer.image.ShallowCopy(layer.planned)
-        for segmentID in self.changed:
-            for event in (segmentation.SourceRepresentationModified, segmentation.RepresentationModified):
-                segmentation.InvokeEvent(event, segmentID)
-            segment = segmentation.GetSegment(segmentID)
-            if logic.GetSegmentStatus(segment) == logic.NotStarted:
-                logic.SetSegmentStatus(segment, logic.InProgress)
+        changes: list[Any] = []
+        observed = [
+            (one.image, one.image.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: changes.append(1)))
+            for one in self.layers
+        ]
+        try:
+            for layer in self.layers:
+                # One event for each; the segmentation hears of it from the image.
+                layer.image.ShallowCopy(layer.planned)
+            for segmentID in self.changed:
+                for event in (segmentation.SourceRepresentationModified, segmentation.RepresentationModified):
+                    segmentation.InvokeEvent(event, segmentID)
+                segment = segmentation.GetSegment(segmentID)
+                if segment is not None and logic.GetSegmentStatus(segment) == logic.NotStarted:
+                    logic.SetSegmentStatus(segment, logic.InProgress)
+        finally:
+            for image, tag in observed:
+                image.RemoveObserver(tag)
+        return len(changes) == len(self.layers)
 
 
 def planLayers(
