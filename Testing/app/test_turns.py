@@ -460,6 +460,9 @@ def test_a_run_that_is_applied_by_itself_ends_in_turns(headless, clicks):
     else:
         while case.controller.isWaiting:
             watch.turn()
+            # Who waits for its end finds all of it.
+            assert case.controller.isRunning is (case.ends == [])
+            assert case.controller.isRunning is (watch.seen[-1] == before)
         assert [one for one in watch.writes if one] == [2]
         assert set(watch.seen) == {before, watch.look()}
     assert [(one.state, one.applied) for one in case.ends] == [("done", True)]

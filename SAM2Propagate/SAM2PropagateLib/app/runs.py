@@ -165,23 +165,21 @@ class Runs:
             yield True
         if not running.isOf(call):
             return None
-        end = self._close(call.state, ahead)
-        return lambda: self._tell(end)
+        self._close(call.state, ahead)
+        if workspace is not None and workspace.isInScene:
+            workspace.keepPreview()
+        return lambda: self._changed.emit(None)
 
     def _end(self, state: str) -> None:
         if self._running.isOn:
-            self._tell(self._close(state, None))
-
-    def _tell(self, end: RunEnd | None) -> None:
-        if end is not None:
-            self._finished.emit(end)
+            self._close(state, None)
             self._changed.emit(None)
 
-    def _close(self, state: str, ahead: Ahead | None) -> RunEnd | None:
-        """Ends the run, and writes what it found if that is wanted; what there is to be told of it."""
+    def _close(self, state: str, ahead: Ahead | None) -> None:
+        """Ends the run, and writes what it found if that is wanted."""
         run, workspace = self._running.end(), self._selection.workspace
         if run is None:
-            return None
+            return
         applied = False
         if workspace is not None and workspace.isInScene:
             if state != "done":
@@ -196,7 +194,7 @@ class Runs:
                     self._tellOfOvertaken(workspace, run.overtaken)
             workspace.underlay.end()
             workspace.memory.save()
-        return RunEnd(state, run.segmentIDs, len(run.frames), applied)
+        self._finished.emit(RunEnd(state, run.segmentIDs, len(run.frames), applied))
 
     def _stepOf(self, run: StartedRun, workspace: Workspace) -> AbstractContextManager[Made | None]:
         """What the run found, and what is done with it, as one step: back to how it was before the run."""
