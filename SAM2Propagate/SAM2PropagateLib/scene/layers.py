@@ -23,6 +23,8 @@ from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf, segmen
 from SAM2PropagateLib.scene.slabs import Filled, runs
 
 _Labels = npt.NDArray[Any]
+# Above the priority of all other observers.
+_BEFORE_ALL = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +65,14 @@ class PlannedLayers:
             Whether they are there just as planned; False if somebody who was told has changed one.
         """
         segmentation, logic = segmentationNode.GetSegmentation(), slicer.vtkSlicerSegmentationsModuleLogic
+        for layer in self.layers:
+            _replace(layer.image, layer.planned)
         changes: list[Any] = []
         observed = [
             (one.image, one.image.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: changes.append(1)))
             for one in self.layers
         ]
         try:
-            for layer in self.layers:
-                # One event for each; the segmentation hears of it from the image.
-                layer.image.ShallowCopy(layer.planned)
             for segmentID in self.changed:
                 for event in (segmentation.SourceRepresentationModified, segmentation.RepresentationModified):
                     segmentation.InvokeEvent(event, segmentID)
@@ -81,7 +82,26 @@ class PlannedLayers:
         finally:
             for image, tag in observed:
                 image.RemoveObserver(tag)
-        return len(changes) == len(self.layers)
+        return not changes
+
+
+def _replace(image: Any, planned: Any) -> None:
+    """Gives a labelmap other voxels, and nobody hears of it yet.
+
+    On the way the old voxels have the new size, several times told; Slicer itself keeps the segmentation from
+    hearing of its own writing, which Python cannot.
+    """
+
+    def stop(*_: Any) -> None:
+        # Those that were to be told after this are not.
+        command.SetAbortFlag(True)
+
+    tag = image.AddObserver(vtk.vtkCommand.ModifiedEvent, stop, _BEFORE_ALL)
+    command = image.GetCommand(tag)
+    try:
+        image.ShallowCopy(planned)
+    finally:
+        image.RemoveObserver(tag)
 
 
 def planLayers(
