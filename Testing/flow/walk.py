@@ -679,8 +679,13 @@ class Walk(HeadlessCase):
         masks = {key: mask for key, mask in previews.items() if key not in locked}
         # Where a run went over a slice that was being painted, both are brought together first.
         open_ = {key for key in masks if key in self.known.hand and not self.known.hand[key].is_exact}
-        summary = self.controller.apply()
-        assert (summary is not None) == bool(masks) or masks.keys() == open_, self.where()
+        # As the button does, and something else comes after a while; or at once, as a script does.
+        is_begun = bool(masks) and self.chance.random() < 0.5 and self.controller.startApplying()
+        for _ in range(self.chance.randrange(6) if is_begun else 0):
+            self.controller.poll()
+        if not is_begun or self.controller.isApplying:
+            summary = self.controller.apply()
+            assert (summary is not None) == bool(masks) or masks.keys() == open_, self.where()
         self.merged(open_, maybe=False)
         joins = self.pushed
         after = {name: array.copy() for name, array in self.known.voxels.items()}

@@ -248,11 +248,15 @@ def test_a_run_from_click_to_undo_through_the_segment_editor(desk: Desk) -> None
     assert not redo.enabled and redo.toolTip == "There is nothing to redo."
     undo.click()
     assert desk.voxels() == 0
+    desk.settle()
     assert undo.toolTip == "Undo click" and redo.toolTip == "Redo propagate (18 slices)"
     redo.click()
     assert desk.voxels() > 18
+    desk.settle()
     desk.ui.undoButton.click()
+    desk.settle()
     desk.ui.undoButton.click()
+    desk.settle()
     assert desk.controller.workspace.prompts.is_empty
     assert desk.ui.redoButton.toolTip == redo.toolTip == "Redo click"
 
@@ -311,6 +315,11 @@ def test_cancel_apply_and_discard(desk: Desk) -> None:
     assert desk.ui.resultLabel.text.startswith("Cancelled: ") and desk.voxels() == 0
     assert desk.ui.applyButton.enabled and not desk.ui.applyButton.isHidden()
     desk.ui.applyButton.click()
+    # It goes on in turns; meanwhile nothing is written.
+    assert desk.voxels() == 0 and desk.ui.resultLabel.text == "Applying"
+    assert not desk.ui.applyButton.enabled and not desk.ui.discardButton.enabled
+    assert desk.ui.applyButton.toolTip == "The preview is being applied."
+    desk.settle()
     kept = desk.voxels()
     assert kept > 0 and not desk.ui.applyButton.enabled
     assert desk.ui.applyButton.isHidden() and desk.ui.discardButton.isHidden()
@@ -686,6 +695,7 @@ def test_masking_that_fails_is_told_as_such_and_nothing_is_written(
         node.SetSourceVolumeIntensityMask(True)
         monkeypatch.setattr(Effect, "sourceVolumeImageData", lambda self: None)
     desk.ui.applyButton.click()
+    desk.settle()
     wanted = {
         "segment": "only in a segment that this segmentation lacks",
         "area": "“Editable area” of the Segment Editor could not be computed",
@@ -698,6 +708,7 @@ def test_masking_that_fails_is_told_as_such_and_nothing_is_written(
     node.SetMaskMode(modes.EditAllowedEverywhere)
     node.SetSourceVolumeIntensityMask(False)
     desk.ui.applyButton.click()
+    desk.settle()
     assert desk.voxels() > 0
 
 
@@ -707,6 +718,7 @@ def test_masking_that_works_is_applied(desk: Desk) -> None:
     node = desk.ui.segmentEditor.mrmlSegmentEditorNode()
     node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedInsideAllSegments)
     desk.ui.applyButton.click()
+    desk.settle()
     assert desk.voxels() == 0
 
 

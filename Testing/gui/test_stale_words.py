@@ -45,10 +45,16 @@ def undo(desk: Desk) -> None:
     assert desk.controller.undo()
 
 
+def apply_all(desk: Desk) -> None:
+    desk.ui.applyButton.click()
+    desk.settle()
+
+
 @pytest.mark.parametrize(
     ("before", "happens", "after"),
     [
-        (waiting, lambda desk: desk.ui.applyButton.click(), "18 slices, "),
+        (waiting, lambda desk: desk.ui.applyButton.click(), "Applying"),
+        (waiting, apply_all, "18 slices, "),
         (waiting, lambda desk: desk.ui.discardButton.click(), ""),
         # That of the click, as before the run.
         (applied, undo, "1 slice in the preview"),
@@ -57,7 +63,7 @@ def undo(desk: Desk) -> None:
         (applied, lambda desk: slicer.mrmlScene.RemoveNode(desk.volume), ""),
         (applied, lambda desk: slicer.mrmlScene.Clear(False), ""),
     ],
-    ids=["apply", "discard", "undo", "segment", "segmentation", "volume", "scene"],
+    ids=["applying", "apply", "discard", "undo", "segment", "segmentation", "volume", "scene"],
 )
 def test_the_line_says_what_is_there_now(desk: Desk, before: Any, happens: Any, after: str) -> None:
     before(desk)

@@ -359,6 +359,7 @@ def test_the_keys_of_undo_and_redo_are_on_while_there_is_something_to_undo(windo
         (found,) = [one for one in window.panel.findChildren(qt.QShortcut) if one.key.toString() == key]
         assert found.enabled
         found.activated.emit()
+        assert controller.wait(5)
 
     show(load_sample())
     controller = window.widget.logic.controller

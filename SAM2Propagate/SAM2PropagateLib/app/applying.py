@@ -3,21 +3,60 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Generator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
 
 from SAM2PropagateLib.app import keyframes, rules
 from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
+from SAM2PropagateLib.app.turns import Work
 from SAM2PropagateLib.app.underlay import Key
 from SAM2PropagateLib.app.workspace import Merged, Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.place import mask_at
-from SAM2PropagateLib.scene.commit import CommitSummary
+from SAM2PropagateLib.scene.commit import CommitPlan, CommitSummary
 from SAM2PropagateLib.scene.smooth import FrameDetail
 from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
 
 _log = logging.getLogger(__name__)
+# Frames of the preview that are packed between two pauses.
+_PACKED_AT_ONCE = 8
+# So often it is worked out again what is to be written if something has changed meanwhile.
+_MOST_TRIES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Ahead:
+    """What is going to be written, worked out before.
+
+    Attributes:
+        stamp: changes with the masks that it is worked out from.
+    """
+
+    stamp: object
+    plan: CommitPlan
+
+
+@dataclass(frozen=True, eq=False)
+class _Gathered:
+    """Frames of the preview that are to be written: masks and details per segment and frame."""
+
+    masks: dict[str, dict[int, Any]]
+    details: dict[str, dict[int, FrameDetail]]
+    stamp: object
+
+
+class _Few:
+    """Is True from the n-th call on."""
+
+    def __init__(self, n: int) -> None:
+        self._left = n
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
 
 
 class Applying:
@@ -37,26 +76,90 @@ class Applying:
         self._situation = situation
         self._running = shared.running
         self._steps = shared.steps
+        self._begun = shared.signals.applying
         self._changed = shared.signals.changed
-        self._isApplying = False
+        self._isWriting = False
+        self._written: CommitSummary | None = None
         self._toldOfVoxels: set[tuple[str, tuple[float, float, float]]] = set()
 
     @property
-    def isApplying(self) -> bool:
+    def isWriting(self) -> bool:
         """Whether a result is being written into the segments right now."""
-        return self._isApplying
+        return self._isWriting
 
     # --- the preview
 
     def apply(self) -> CommitSummary | None:
         """Writes the preview into the segments, as one undo step; None if there is nothing or it failed."""
+        if self._steps.turns.isOn:
+            self._written = None
+            self._steps.turns.finish()
+            if self._written is not None:
+                return self._written
         if self._situation.refuses(rules.APPLY):
             return None
+        return self._apply(None)
+
+    def begin(self) -> bool:
+        """As `apply`, in short turns between which the window is free: nothing is written before all is
+        worked out, and then all of it at once. False, and a message, if it cannot be.
+        """
+        if self._situation.refuses(rules.APPLY):
+            return False
+        self._steps.turns.begin(self._inTurns(self._selection.require()))
+        self.tellOfBegin()
+        return True
+
+    def tellOfBegin(self) -> None:
+        """Applying has begun that is done in turns."""
+        self._begun.emit(None)
+
+    def _inTurns(self, workspace: Workspace) -> Work:
+        # The panel is drawn first.
+        yield True
+        yield from self.packing(workspace)
+        ahead = yield from self.workingOut(lambda: None)
+        yield True
+        self._apply(ahead, tells=False)
+        return lambda: self._changed.emit(None)
+
+    def _apply(self, ahead: Ahead | None, tells: bool = True) -> CommitSummary | None:
         workspace = self._selection.require()
         count = sum(len(workspace.previewFrames(one)) for one in workspace.segmentIDs)
         with self._steps.step(_applied(count)):
-            merged, rest = self.mergeEdits(), self.commit(None)
+            merged, rest = self.mergeEdits(), self.commit(None, ahead=ahead, tells=tells)
         return rest if merged is None else merged if rest is None else merged + rest
+
+    def packing(self, workspace: Workspace) -> Generator[bool, None, None]:
+        """Packs the preview's frames, which an undo step holds, some at a time."""
+        left = True
+        while left:
+            left = workspace.prepareKept(_Few(_PACKED_AT_ONCE))
+            yield False
+
+    def workingOut(self, only: Callable[[], Set[Key] | None]) -> Generator[bool, None, Ahead | None]:
+        """Works out a `commit` that comes next, a little at a time; None if there is nothing to write, or it
+        is going to fail.
+
+        Args:
+            only: gives the frames, which may become others meanwhile; None: all.
+        """
+        workspace, ahead = self._selection.require(), None
+        try:
+            for _attempt in range(_MOST_TRIES):
+                gathered = self._gather(workspace, only())
+                if not gathered.masks:
+                    return None
+                plan = workspace.committer.plan(gathered.masks, workspace.axis, gathered.details)
+                ahead = Ahead(gathered.stamp, plan)
+                while plan.step():
+                    yield False
+                if plan.isUpToDate and self._gather(workspace, only()).stamp == ahead.stamp:
+                    break
+        except Exception as error:  # reported when it is written
+            _log.info("What is to be applied could not be worked out ahead: %s", error)
+            return None
+        return ahead
 
     def discard(self) -> None:
         """Drops the preview; segments and prompts stay."""
@@ -73,36 +176,33 @@ class Applying:
         self._changed.emit(None)
 
     def commit(
-        self, only: Set[Key] | None, merged: Mapping[Key, FrameDetail] | None = None
+        self,
+        only: Set[Key] | None,
+        merged: Mapping[Key, FrameDetail] | None = None,
+        ahead: Ahead | None = None,
+        tells: bool = True,
     ) -> CommitSummary | None:
         """Writes preview frames into the segments; None if there are none, or it failed.
 
         Args:
             only: these frames; None: all. merged: details of those that hold what the user edited.
+            ahead: what was worked out for this; of no use if anything has changed since.
+            tells: emit that masks have moved; else the caller does so.
         """
         workspace = self._selection.require()
-        masks, details = {}, {}
-        for segmentID in workspace.segmentIDs:
-            frames = {
-                frame: mask
-                for frame in workspace.previewFrames(segmentID)
-                if (only is None or (segmentID, frame) in only)
-                and (mask := workspace.preview.seen(segmentID, frame)) is not None
-            }  # fmt: skip
-            if frames:
-                masks[segmentID] = frames
-                details[segmentID] = {
-                    frame: (merged or {}).get((segmentID, frame))
-                    or FrameDetail(workspace.preview.edge(segmentID, frame))
-                    for frame in frames
-                }
+        gathered = self._gather(workspace, only, merged)
+        masks = gathered.masks
         if not masks:
             return None
-        self._isApplying = True
+        self._isWriting = True
         try:
             openEdits = workspace.openEdits()
             workspace.noteState(masks)
-            summary = workspace.committer.commit(masks, workspace.axis, details)
+            if ahead is None or ahead.stamp != gathered.stamp:
+                plan = workspace.committer.plan(masks, workspace.axis, gathered.details)
+            else:
+                plan = ahead.plan
+            summary = workspace.committer.carryOut(plan)
         except SAM2PropagateError as error:
             self._messages.fail(error)
             return None
@@ -119,13 +219,15 @@ class Applying:
             )
             return None
         finally:
-            self._isApplying = False
+            self._isWriting = False
         for segmentID, frames in masks.items():
-            _takeOut(workspace, segmentID, set(frames))
+            workspace.takeOut(segmentID, frames)
             workspace.memory.apply(segmentID, frames)
+        workspace.preview.refresh()
         workspace.remember(masks, openEdits)
         workspace.memory.save()
-        if self._running.isOn:
+        self._written = summary
+        if self._running.isOn or not tells:
             # Else it is kept with `changed`: what is in the segment must not come back over it.
             workspace.keepPreview()
         if summary.protected:
@@ -139,8 +241,37 @@ class Applying:
                 "protected",
             )
         self._tellOfCoarseVoxels(workspace, summary)
-        self._changed.emit(None)
+        if tells:
+            self._changed.emit(None)
         return summary
+
+    def _gather(
+        self,
+        workspace: Workspace,
+        only: Set[Key] | None,
+        merged: Mapping[Key, FrameDetail] | None = None,
+    ) -> _Gathered:
+        """The frames of the preview that are to be written; for the arguments see `commit`."""
+        preview, masks, details = workspace.preview, {}, {}
+        for segmentID in workspace.segmentIDs:
+            frames = {
+                frame: mask
+                for frame in workspace.previewFrames(segmentID)
+                if (only is None or (segmentID, frame) in only)
+                and (mask := preview.seen(segmentID, frame)) is not None
+            }  # fmt: skip
+            if frames:
+                masks[segmentID] = frames
+                details[segmentID] = {
+                    frame: (merged or {}).get((segmentID, frame))
+                    or FrameDetail(preview.edge(segmentID, frame))
+                    for frame in frames
+                }
+        written = preview.stamps()
+        stamps = {name: {frame: written[name][frame] for frame in frames} for name, frames in masks.items()}
+        # What is merged has details that no stamp tells.
+        stamp = (preview, workspace.axis, stamps, object() if merged else None)
+        return _Gathered(masks, details, stamp)
 
     def _tellOfCoarseVoxels(self, workspace: Workspace, summary: CommitSummary) -> None:
         """Says once of a segmentation that its voxels are too large for the masks."""
@@ -174,6 +305,7 @@ class Applying:
         workspace = self._selection.workspace
         if workspace is None or self._selection.segmentID not in workspace.segmentIDs:
             return
+        self._steps.turns.finish()
         if self._steps.settle():
             self._changed.emit(None)
         self.mergeEdits()
@@ -188,11 +320,11 @@ class Applying:
                 "applied_for_edit",
             )
 
-    def lookForEdits(self, merges: bool = True) -> None:
+    def lookForEdits(self, merges: bool = True, tells: bool = True) -> None:
         """Notices slices that the user edited, and runs that were undone; the strip then shows them.
 
         Args:
-            merges: brings edits and preview together.
+            merges: brings edits and preview together. tells: see `commit`.
         """
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
@@ -207,7 +339,8 @@ class Applying:
             self._messages.fail(error)
         if merges:
             self.mergeEdits()
-        self._changed.emit(None)
+        if tells:
+            self._changed.emit(None)
 
     def mergeEdits(self) -> CommitSummary | None:
         """Where the user edited a segment under its preview: brings both together, as a keyframe, and writes
@@ -218,6 +351,10 @@ class Applying:
         if not workspace.hasPreview:
             return None
         try:
+            if not any(workspace.painted(segmentID) for segmentID in workspace.segmentIDs):
+                return None
+            # Which may have merged it.
+            self._steps.turns.finish()
             merged = {segmentID: workspace.painted(segmentID) for segmentID in workspace.segmentIDs}
             if not any(merged.values()):
                 return None
@@ -258,15 +395,3 @@ class Applying:
 
 def _applied(count: int) -> str:
     return plural(count, _("apply ({count} slice)"), _("apply ({count} slices)")).format(count=count)
-
-
-def _takeOut(workspace: Workspace, segmentID: str, frames: set[int]) -> None:
-    """Takes frames out of the preview, all at once."""
-    left = workspace.previewFrames(segmentID) - frames
-    preview = workspace.preview
-    kept = {frame: (preview.mask(segmentID, frame), preview.edge(segmentID, frame)) for frame in left}
-    preview.clear(segmentID)
-    for frame, (mask, edge) in kept.items():
-        if mask is not None:
-            preview.write(segmentID, frame, mask, refresh=False, edge=edge)
-    workspace.preview.refresh()

@@ -45,6 +45,8 @@ from SAM2PropagateLib.worker.session import WorkerSession
 _BUDGET_SECONDS = 0.008
 # Seconds that a poll may take besides, when it has handled all that came.
 _PACKING_SECONDS = 0.003
+# And for work that is done in turns.
+_TURN_SECONDS = 0.012
 
 
 class Controller:
@@ -60,8 +62,9 @@ class Controller:
 
     Signals:
         frameArrived, progress, finished (`RunEnd`), message (refusals, errors), recovered (the worker has
-        succeeded since it failed), wentOn (what was refused before is of no interest any more), changed
-        (anything that widgets show may have changed); the last three carry None.
+        succeeded since it failed), wentOn (what was refused before is of no interest any more), applying (it
+        has begun, and goes on in turns), changed (anything that widgets show may have changed); the last
+        four carry None.
     """
 
     def __init__(
@@ -83,9 +86,10 @@ class Controller:
             signals.finished,
         )
         self.message, self.recovered, self.wentOn = signals.message, signals.recovered, signals.wentOn
-        self.changed = signals.changed
+        self.applying, self.changed = signals.applying, signals.changed
         # Each part is given what all share, and those before it that it needs.
         self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), installed.store)
+        shared.turns.start = worker.startPolling
         self._situation = situation = Situation(shared, installed)
         self._applying = applying = Applying(shared, situation)
         self._previews = previews = Previews(shared, situation, worker, applying)
@@ -160,13 +164,18 @@ class Controller:
 
     @property
     def isApplying(self) -> bool:
+        """Whether a result is on its way into the segments: worked out, in turns, or written."""
+        return self._shared.turns.isWorking or self._applying.isWriting
+
+    @property
+    def isWriting(self) -> bool:
         """Whether a result is being written into the segments right now."""
-        return self._applying.isApplying
+        return self._applying.isWriting
 
     @property
     def isWaiting(self) -> bool:
         """Whether `poll` has to be called."""
-        return self._worker.isWaiting
+        return self._worker.isWaiting or self._shared.turns.isOn
 
     def select(self, volumeNode: Any, segmentationNode: Any, segmentID: str = "") -> None:
         """Work on these; None for a node that is not chosen.
@@ -383,6 +392,13 @@ class Controller:
         """Write the preview into the segments, as one undo step; None if there is nothing or it failed."""
         return self._applying.apply()
 
+    def startApplying(self) -> bool:
+        """As `apply`, for a window: in short turns, between which it is free. The segments stay as they are
+        until all is worked out, and then change at once; `changed` tells. Whatever is done meanwhile comes
+        after it: `undo` takes it back. False, and a message, if it cannot be.
+        """
+        return self._applying.begin()
+
     def discard(self) -> None:
         """Drop the preview; segments and prompts stay."""
         self._applying.discard()
@@ -434,6 +450,14 @@ class Controller:
         """Bring back what `undo` took last; False if there is nothing, or the user did something since."""
         return self._undoing.redo()
 
+    def startUndo(self) -> bool:
+        """As `undo`, for a window: `changed` follows in a turn of its own."""
+        return self._undoing.startUndo()
+
+    def startRedo(self) -> bool:
+        """As `redo`, for a window: `changed` follows in a turn of its own."""
+        return self._undoing.startRedo()
+
     # --- what comes back
 
     def poll(self) -> None:
@@ -445,6 +469,7 @@ class Controller:
                 self._runs.finish()
             if self._arrivals.takeStale():
                 self.changed.emit(None)
+        self._shared.turns.go(_TURN_SECONDS)
         if not self.isWaiting:
             self._worker.stopPolling()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import slicer
@@ -40,6 +41,7 @@ class Lifetime:
         self._messages = shared.messages
         self._worker = worker
         self._running = shared.running
+        self._turns = shared.turns
         self._runs = runs
         self._pointing = pointing
         self._listeners = listeners
@@ -120,6 +122,12 @@ class Lifetime:
         """Ends the work on volume and segmentation; whether a preview was kept for later."""
         self._observers.clear()
         self._pointing.stop()
+        workspace = self._selection.workspace
+        # What was begun is finished first, but not for a scene that is closed.
+        if workspace is not None and workspace.isInScene and keepsPreview:
+            self._turns.finish()
+        else:
+            self._turns.drop()
         workspace = self._selection.takeWorkspace()
         ended = self._runs.abandon()
         if workspace is None:
@@ -196,7 +204,8 @@ class Lifetime:
         """During a run: gets what has come ready for being kept at its end, for about so many seconds."""
         workspace = self._selection.workspace
         if workspace is not None and workspace.isInScene and self._running.isOn:
-            workspace.prepareKept(seconds)
+            end = time.perf_counter() + seconds
+            workspace.prepareKept(lambda: time.perf_counter() >= end)
 
     def _keepPreview(self, _none: None = None) -> None:
         """What is on the screen is in the scene, too, whenever that is saved."""

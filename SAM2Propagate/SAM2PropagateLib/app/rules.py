@@ -42,7 +42,7 @@ class Facts:
         volumeProblem, segmentationProblem, modelProblem: why the chosen one cannot be used; "" if it can.
         hasVolume, hasSegmentation, hasSegment: whether one is chosen.
         makesSegment: a segmentation and a segment are made and chosen when a prompt needs them.
-        isRunning: a propagation.
+        isRunning: a propagation. isApplying: the preview is being written into the segments.
         canStart: there is something to propagate from: prompts, or slices painted by hand.
         hasPreview: the preview holds masks. hasPrompts: of the chosen segment.
         undoName, redoName: of the step that can be undone or redone; "" if there is none.
@@ -58,6 +58,7 @@ class Facts:
     hasSegment: bool = False
     makesSegment: bool = False
     isRunning: bool = False
+    isApplying: bool = False
     canStart: bool = False
     hasPreview: bool = False
     hasPrompts: bool = False
@@ -117,6 +118,8 @@ def _ended(facts: Facts) -> str:
 
 
 def _apply(facts: Facts) -> str:
+    if facts.isApplying:
+        return _ended(facts) or _("The preview is being applied.")
     return _ended(facts) or ("" if facts.hasPreview else _("There is no preview."))
 
 

@@ -58,6 +58,11 @@ class RunUnderWay:
         """The frames that have arrived."""
         return self._run.frames if self._run is not None else frozenset()
 
+    @property
+    def overtaken(self) -> Set[Key]:
+        """The frames on which the user spoke since it began."""
+        return self._run.overtaken if self._run is not None else frozenset()
+
     def begin(self, call: Run, segmentIDs: tuple[str, ...]) -> None:
         """A run has been started."""
         self._run = StartedRun(call, segmentIDs)

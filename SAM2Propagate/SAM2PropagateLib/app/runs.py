@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from SAM2PropagateLib.app import rules
-from SAM2PropagateLib.app.applying import Applying
+from SAM2PropagateLib.app.applying import Ahead, Applying
 from SAM2PropagateLib.app.events import RunEnd
 from SAM2PropagateLib.app.moment import Moment, Record
 from SAM2PropagateLib.app.previews import Previews
@@ -16,6 +16,7 @@ from SAM2PropagateLib.app.run_under_way import StartedRun
 from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
 from SAM2PropagateLib.app.steps import Made
+from SAM2PropagateLib.app.turns import Work
 from SAM2PropagateLib.app.underlay import Key
 from SAM2PropagateLib.app.worker_link import WorkerLink
 from SAM2PropagateLib.app.workspace import Workspace
@@ -25,6 +26,7 @@ from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.scene.volume import displayWindow
 from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.worker.calls import Call
 
 
 class Runs:
@@ -54,6 +56,8 @@ class Runs:
         self._previews = previews
         self._steps = shared.steps
         self._begun: Made | None = None
+        # The run that is being ended in turns.
+        self._ending: Call | None = None
         # The history's count when the run began.
         self._count = 0
         self._finished = shared.signals.finished
@@ -125,6 +129,7 @@ class Runs:
         # What has arrived is finished and stays; what the worker sends from now on is dropped.
         takeArrived()
         self.finish()
+        self._steps.turns.finish()
         if self._running.isOf(call):
             self._end("cancelled")
 
@@ -140,12 +145,38 @@ class Runs:
         return RunEnd("cancelled", run.segmentIDs, len(run.frames), False)
 
     def finish(self) -> None:
-        """Ends the run if the worker has finished it."""
+        """Ends the run if the worker has finished it; what is applied then is worked out first, in turns."""
         call = self._running.call
-        if call is not None and call.is_finished:
+        if call is None or not call.is_finished or self._ending is call:
+            return
+        if call.state == "done" and self._selection.choices.applyAutomatically and self._running.frames:
+            self._ending = call
+            self._steps.turns.begin(self._endInTurns(call))
+        else:
             self._end(call.state)
 
+    def _endInTurns(self, call: Call) -> Work:
+        running, workspace, ahead = self._running, self._selection.workspace, None
+        if workspace is not None and workspace.isInScene:
+            self._applying.tellOfBegin()
+            yield True
+            yield from self._applying.packing(workspace)
+            ahead = yield from self._applying.workingOut(lambda: running.frames - running.overtaken)
+            yield True
+        if not running.isOf(call):
+            return None
+        self._close(call.state, ahead)
+        if workspace is not None and workspace.isInScene:
+            workspace.keepPreview()
+        return lambda: self._changed.emit(None)
+
     def _end(self, state: str) -> None:
+        if self._running.isOn:
+            self._close(state, None)
+            self._changed.emit(None)
+
+    def _close(self, state: str, ahead: Ahead | None) -> None:
+        """Ends the run, and writes what it found if that is wanted."""
         run, workspace = self._running.end(), self._selection.workspace
         if run is None:
             return
@@ -158,12 +189,12 @@ class Runs:
                 self._applying.mergeEdits()
                 if state == "done" and self._selection.choices.applyAutomatically:
                     # On the others a newer preview is there, or on its way.
-                    applied = self._applying.commit(run.frames - run.overtaken) is not None
+                    frames = run.frames - run.overtaken
+                    applied = self._applying.commit(frames, ahead=ahead, tells=False) is not None
                     self._tellOfOvertaken(workspace, run.overtaken)
             workspace.underlay.end()
             workspace.memory.save()
         self._finished.emit(RunEnd(state, run.segmentIDs, len(run.frames), applied))
-        self._changed.emit(None)
 
     def _stepOf(self, run: StartedRun, workspace: Workspace) -> AbstractContextManager[Made | None]:
         """What the run found, and what is done with it, as one step: back to how it was before the run."""

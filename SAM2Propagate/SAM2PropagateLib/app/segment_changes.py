@@ -67,7 +67,7 @@ class SegmentChanges:
 
     def follow(self) -> None:
         """Something changed in the segmentation."""
-        if self._applying.isApplying:
+        if self._applying.isWriting:
             return
         workspace = self._selection.workspace
         if workspace is not None:

@@ -10,6 +10,7 @@ from SAM2PropagateLib.app.run_under_way import RunUnderWay
 from SAM2PropagateLib.app.selection import Selection
 from SAM2PropagateLib.app.signals import Signal
 from SAM2PropagateLib.app.steps import Steps
+from SAM2PropagateLib.app.turns import Turns
 from SAM2PropagateLib.app.user_messages import UserMessages
 
 
@@ -23,6 +24,7 @@ class Signals:
     message: Signal[UserMessage] = field(default_factory=Signal)
     recovered: Signal[None] = field(default_factory=Signal)
     wentOn: Signal[None] = field(default_factory=Signal)
+    applying: Signal[None] = field(default_factory=Signal)
     changed: Signal[None] = field(default_factory=Signal)
 
 
@@ -35,6 +37,7 @@ class Shared:
 
     Attributes:
         messages: says things to the user. running: the run under way, if there is one.
+        turns: work that would hold the window.
         steps: makes undo steps. signals: emitted by the parts that have something to tell.
     """
 
@@ -43,4 +46,5 @@ class Shared:
         self.selection = selection
         self.messages = UserMessages(self.signals.message, self.signals.recovered, self.signals.wentOn)
         self.running = RunUnderWay()
-        self.steps = Steps(selection, self.running, editName)
+        self.turns = Turns()
+        self.steps = Steps(selection, self.running, self.turns, editName)

@@ -14,6 +14,7 @@ from SAM2PropagateLib.app.history import Step
 from SAM2PropagateLib.app.moment import Known, Moment, Record, Said
 from SAM2PropagateLib.app.run_under_way import RunUnderWay
 from SAM2PropagateLib.app.selection import Selection
+from SAM2PropagateLib.app.turns import Turns
 from SAM2PropagateLib.app.underlay import Key
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.values import PromptSet
@@ -59,10 +60,17 @@ class Steps:
 
     Args:
         running: shown the preview before anything is done.
+        turns: work that was begun before; it is finished before anything else is done.
         editName: what the user edits segments with at present, as the name of a step; "" if that is unknown.
+
+    Attributes:
+        turns: as given.
     """
 
-    def __init__(self, selection: Selection, running: RunUnderWay, editName: Callable[[], str]) -> None:
+    def __init__(
+        self, selection: Selection, running: RunUnderWay, turns: Turns, editName: Callable[[], str]
+    ) -> None:
+        self.turns = turns
         self._selection = selection
         self._running = running
         self._editName = editName
@@ -108,6 +116,7 @@ class Steps:
         if self._isOpen:
             yield None
             return
+        self.turns.finish()
         self.settle()
         since = self._begun()
         if since is None:
@@ -186,6 +195,7 @@ class Steps:
         isSettled = workspace is not None and not workspace.states.change
         return replace(
             facts,
+            isApplying=self.turns.isWorking,
             undoName=self.undoName,
             redoName=self.redoName,
             undoesPrompts=isSettled and workspace is not None and _isPrompts(workspace.history.last),

@@ -67,7 +67,16 @@ class Undoing:
         """Brings back what `undo` took; False if there is nothing or it has to wait."""
         return self._go(rules.REDO, History.redo)
 
-    def _go(self, action: str, go: Callable[[History[Moment], Swap], bool]) -> bool:
+    def startUndo(self) -> bool:
+        """As `undo`, for a window: what that shows follows in a turn of its own."""
+        return self._go(rules.UNDO, History.undo, tells=False)
+
+    def startRedo(self) -> bool:
+        """As `redo`, for a window: what that shows follows in a turn of its own."""
+        return self._go(rules.REDO, History.redo, tells=False)
+
+    def _go(self, action: str, go: Callable[[History[Moment], Swap], bool], tells: bool = True) -> bool:
+        self._steps.turns.finish()
         if self.whyNot(action):
             return False
         # A stroke that was not noticed yet is the last step.
@@ -82,7 +91,12 @@ class Undoing:
             self._messages.fail(error)
             return False
         if done:
-            self._applying.lookForEdits(merges=False)
+            self._applying.lookForEdits(merges=False, tells=tells)
+        if done and not tells:
+            if not self._running.isOn:
+                # What is on the screen is in the scene, too.
+                workspace.keepPreview()
+            self._steps.turns.later(lambda: self._changed.emit(None))
         return done
 
     def _swap(self, workspace: Workspace, look: WorkState, moment: Moment) -> Moment:

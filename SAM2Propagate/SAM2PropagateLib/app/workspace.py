@@ -32,7 +32,7 @@ from SAM2PropagateLib.prompts.values import MaskPrompt, PromptSet, Ras, SegmentP
 from SAM2PropagateLib.scene.anchor import Move, settleOthers
 from SAM2PropagateLib.scene.commit import SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
-from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview, ReadFrame, Stamps, frameOf
+from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview, PackedFrame, ReadFrame, Stamps
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.placement import Placement
 from SAM2PropagateLib.scene.preview import PreviewLayer
@@ -418,12 +418,13 @@ class Workspace:
         self._kept.put(axis, self.geometry.shape_ijk, stamps, read)
         return bool(stamps)
 
-    def prepareKept(self, seconds: float) -> None:
-        """Gets frames of the preview ready for `keepPreview`, for about so many seconds: all of them at once
-        would hold the window at the end of a run.
+    def prepareKept(self, isEnough: Callable[[], bool]) -> bool:
+        """Gets frames of the preview ready for `keepPreview`, until it is enough: all of them at once would
+        hold the window at the end of a run. Whether there may be more to do.
         """
         with contextlib.suppress(InputError):
-            self._kept.prepare(*self._framesToKeep(), seconds)
+            return self._kept.prepare(*self._framesToKeep(), isEnough)
+        return False
 
     def _framesToKeep(self) -> tuple[Stamps, ReadFrame]:
         """The frames of the preview: what changes with each, and how each is read.
@@ -510,13 +511,25 @@ class Workspace:
                 self._showKept(segmentID, frames, kept.axis)
         self.preview.refresh()
 
-    def _showKept(self, segmentID: str, frames: Mapping[int, KeptFrame], axis: int) -> None:
+    def _showKept(
+        self,
+        segmentID: str,
+        frames: Mapping[int, KeptFrame] | Mapping[int, PackedFrame],
+        axis: int,
+        isThere: bool = False,
+    ) -> None:
+        """Shows frames as they were kept.
+
+        Args:
+            isThere: their masks are in the preview already.
+        """
         geometry = self.geometry
         edited = self._editedFrames(segmentID)
         hashes = self.tracker.hashes(segmentID, axis)
         bases: dict[int, Snapshot | None] = {}
         for frame, one in frames.items():
-            self.preview.write(segmentID, frame, one.mask, refresh=False, edge=one.edge)
+            if not isThere:
+                self.preview.write(segmentID, frame, one.mask, refresh=False, edge=one.edge)
             # Where only commits and their undoing changed the segment meanwhile, nobody painted.
             isEdited = frame in edited and (one.seen is None or one.seen != hashes.get(frame, "-"))
             under = one.under if isEdited else None
@@ -541,22 +554,42 @@ class Workspace:
             axis: theirs. Along another one than the present preview's they cannot be shown.
         """
         there = {key: one for key, one in records.items() if key[0] in self.segmentIDs}
-        shown: dict[str, dict[int, KeptFrame]] = {}
+        shown: dict[str, dict[int, Record]] = {}
+        gone: dict[str, set[int]] = {}
         for (segmentID, frame), record in there.items():
             if frame in self.previewFrames(segmentID) or record is not None:
                 # What the worker believes to have written is not there any more.
                 self.undone.add(segmentID)
             if record is not None:
-                shown.setdefault(segmentID, {})[frame] = frameOf(record)
+                shown.setdefault(segmentID, {})[frame] = record
             elif frame in self.previewFrames(segmentID):
-                self.preview.erase(segmentID, frame, refresh=False)
+                gone.setdefault(segmentID, set()).add(frame)
+        for segmentID, frames in gone.items():
+            self.takeOut(segmentID, frames)
+            for frame in frames:
                 self.memory.dropPreview(segmentID, frame)
         if shown and axis is not None and axis != self.axis and not self.hasPreview:
             self.setAxis(axis, isFixed=False)
         if shown and axis == self.axis:
-            for segmentID, frames in shown.items():
-                self._showKept(segmentID, frames, self.axis)
+            for segmentID, masks in shown.items():
+                packed = {frame: PackedFrame(record) for frame, record in masks.items()}
+                self._showKept(segmentID, packed, self.axis, self._bringBack(segmentID, masks))
         self.preview.refresh()
+
+    def takeOut(self, segmentID: str, frames: Collection[int]) -> None:
+        """Takes frames of a segment out of the preview; the views are drawn with `preview.refresh`."""
+        if self.previewFrames(segmentID) <= set(frames):
+            self.preview.clear(segmentID)
+        for frame in self.previewFrames(segmentID) & set(frames):
+            self.preview.erase(segmentID, frame, refresh=False)
+
+    def _bringBack(self, segmentID: str, records: Mapping[int, Record]) -> bool:
+        """Puts masks back into the preview that were taken out of it as a whole; False if they are not."""
+        stamps = self._kept.stamps(segmentID, records)
+        if stamps is None:
+            return False
+        # A stamp of a frame begins with the number of its writing.
+        return self.preview.bringBack(segmentID, {frame: one[0] for frame, one in stamps.items()})
 
     def _editedFrames(self, segmentID: str) -> set[int]:
         """The frames of a segment that the user edited since the last run; none if that cannot be read, which
@@ -616,10 +649,13 @@ class Workspace:
         """The frames of a segment that the user edited since the last run; looked for anew after changes."""
         key = (segmentID, self.axis)
         if key not in self._edits:
-            self._edits[key] = self.tracker.edited(*key)
-            self.placement.note(isNew=True)
-            self._notice(*key)
+            self._look(*key)
         return self._edits[key]
+
+    def _look(self, segmentID: str, axis: int, trustsStamp: bool = False) -> None:
+        self._edits[segmentID, axis] = self.tracker.edited(segmentID, axis, trustsStamp)
+        self.placement.note(isNew=True)
+        self._notice(segmentID, axis)
 
     def knowsEdits(self, segmentID: str) -> bool:
         """Whether `edits` is at hand without looking through the segment."""
@@ -643,6 +679,9 @@ class Workspace:
         self.noteState(masks)
         self._edits.clear()
         self.placement.note()
+        for segmentID in masks:
+            # The commit has looked at them.
+            self._look(segmentID, axis, trustsStamp=True)
         # Other segments may have lost voxels to it: nobody painted there.
         self.underlay.renew(
             {name: frames - set(masks.get(name, ())) for name, frames in openEdits.items()},
@@ -661,6 +700,9 @@ class Workspace:
             states[state] = self.memory.applied(segmentID, geometry, axis)
             while len(states) > _MOST_STATES:
                 del states[next(iter(states))]
+            voxels = self.states.voxels(segmentID)
+            if voxels is not None:
+                self.tracker.file(segmentID, voxels)
 
     def _notice(self, segmentID: str, axis: int) -> None:
         """Finds out whether runs were undone or brought back, and what is known of the frames then."""
@@ -800,9 +842,11 @@ class Workspace:
         self.states.restore(state)
         self._edits.clear()
         for segmentID in self.segmentIDs:
+            voxels = self.states.voxels(segmentID)
+            isKnown = voxels is not None and self.tracker.recall(segmentID, voxels)
             if (segmentID, self.axis) in self._committed:
                 # So that an undone run is noticed now, not after it is known what there is instead.
-                self.edits(segmentID)
+                self._look(segmentID, self.axis, trustsStamp=isKnown)
         self.memory.restoreApplied(known.facts)
         self.memory.save()
 

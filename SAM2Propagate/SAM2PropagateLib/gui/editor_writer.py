@@ -112,6 +112,11 @@ class EditorSegmentWriter:
             node.GetMaskMode() != everywhere or node.GetSourceVolumeIntensityMask()
         )
 
+    @property
+    def isPlain(self) -> bool:
+        node = self._editor.mrmlSegmentEditorNode()
+        return node is not None and not self.isMasking and node.GetOverwriteMode() == node.OverwriteNone
+
     def close(self) -> None:
         """The widget lives on."""
 

@@ -56,7 +56,9 @@ class Panel:
         self._parameters: Any = None
         self._isShowing = False
         self._icons = Icons(application.icons)
-        self._editor = EmbeddedEditor(ui.segmentEditor, ui.editorScrollArea, controller.undo, controller.redo)
+        self._editor = EmbeddedEditor(
+            ui.segmentEditor, ui.editorScrollArea, controller.startUndo, controller.startRedo
+        )
         self.messages = MessageFrame(ui, SlicerDialogs())
         self._banner = InstallBanner(ui, provision.installer, self.messages, self.refresh)
         self.window = WindowMenu(ui, controller)
@@ -165,7 +167,7 @@ class Panel:
 
     def _editorChose(self, _segmentID: str) -> None:
         # By itself, as when a scene was loaded: the list where the user chooses is the panel's.
-        if not self._isShowing and not self._controller.isApplying and self._parameters is not None:
+        if not self._isShowing and not self._controller.isWriting and self._parameters is not None:
             self.refresh()
 
     # --- what is shown

@@ -50,7 +50,7 @@ class RunView:
         for button, act in (
             (ui.propagateButton, controller.propagate),
             (ui.cancelButton, controller.cancel),
-            (ui.applyButton, controller.apply),
+            (ui.applyButton, controller.startApplying),
             (ui.discardButton, controller.discard),
             (ui.nextDoubtfulButton, self.nextDoubtful),
         ):
@@ -72,6 +72,7 @@ class RunView:
             (self._controller.progress, self._progress),
             (self._controller.finished, self._finished),
             (self._controller.frameArrived, self._frameArrived),
+            (self._controller.applying, self._applying),
         ]
 
     def _makeTimer(self) -> Any:
@@ -194,7 +195,8 @@ class RunView:
         strip = self._controller.strip()
         self.strip.setStrip(strip, self._shownFrame())
         state = self._end[0] if self._end is not None else "done"
-        self._ui.resultLabel.text = self._loading or resultText(strip, state)
+        doing = _("Applying") if self._controller.isApplying else self._loading
+        self._ui.resultLabel.text = doing or resultText(strip, state)
         self._drawn = time.monotonic()
 
     def _showShown(self) -> None:
@@ -217,6 +219,13 @@ class RunView:
         if loading != self._loading:
             self._loading = loading
             self.showStrip()
+
+    def _applying(self, _none: None) -> None:
+        """It goes on in turns; all is shown anew at its end."""
+        ui = self._ui
+        ui.resultLabel.text = ui.progressBar.format = ui.progressBar.toolTip = _("Applying")
+        for button in (ui.applyButton, ui.discardButton):
+            enable(button, _("The preview is being applied."), "")
 
     def _showProgress(self, progress: Progress) -> None:
         bar = self._ui.progressBar

@@ -70,8 +70,8 @@ class WindowKeys:
         actions: dict[str, Callable[[], object]] = {
             "Esc": lambda: controller.chooseTool(None),
             "Del": deletePrompt,
-            **dict.fromkeys(UNDO_KEYS, controller.undo),
-            **dict.fromkeys(REDO_KEYS, controller.redo),
+            **dict.fromkeys(UNDO_KEYS, controller.startUndo),
+            **dict.fromkeys(REDO_KEYS, controller.startRedo),
         }
         self._shortcuts = Shortcuts(slicer.util.mainWindow() or self._parent, actions)
         self.refresh()

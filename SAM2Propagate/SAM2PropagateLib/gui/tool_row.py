@@ -35,8 +35,8 @@ class ToolRow:
             self._connections.add(button, "clicked(bool)", lambda _on, name=tool.name: self._press(name))
         icons.give("undo", ui.undoButton)
         icons.give("redo", ui.redoButton)
-        self._connections.press(ui.undoButton, controller.undo)
-        self._connections.press(ui.redoButton, controller.redo)
+        self._connections.press(ui.undoButton, controller.startUndo)
+        self._connections.press(ui.redoButton, controller.startRedo)
 
     def close(self) -> None:
         """Lets go of the widgets."""

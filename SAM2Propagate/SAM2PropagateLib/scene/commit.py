@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import slicer
 from vtk.util.numpy_support import numpy_to_vtk
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
-from SAM2PropagateLib.frames.stack import native_frame
-from SAM2PropagateLib.scene.edits import EditTracker
-from SAM2PropagateLib.scene.lattice import EMPTY, Extent, Lattice, resample, union
-from SAM2PropagateLib.scene.own_grid import tightBox
+from SAM2PropagateLib.scene.difference import Difference, FrameDetails, FrameMasks, VoxelSet, difference
+from SAM2PropagateLib.scene.edits import EditTracker, Foreseen, SegmentHashes
+from SAM2PropagateLib.scene.layers import PlannedLayers, planLayers
 from SAM2PropagateLib.scene.segments import (
-    BoolArray,
     SegmentReader,
+    binaryLabelmapName,
     checkSegment,
     checkSegmentation,
     imageLattice,
+    segmentIDs,
     volumeLattice,
 )
-from SAM2PropagateLib.scene.smooth import BACKGROUND, FOREGROUND, UNTOUCHED, FrameDetail, verdicts
-from SAM2PropagateLib.scene.states import SegmentationStates
+from SAM2PropagateLib.scene.states import SegmentationStates, hashed
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateLib.texts import tr as _
 
 Change = Literal["add", "remove"]
-FrameMasks = Mapping[int, BoolArray]
-FrameDetails = Mapping[int, FrameDetail]
 
 # Singleton tag of the Segment Editor module's own parameter node.
 _SEGMENT_EDITOR_TAG = "SegmentEditor"
-_EVERYWHERE: Extent = (-(10**9), 10**9, -(10**9), 10**9, -(10**9), 10**9)
 
 
 class SegmentWriter(Protocol):
@@ -71,6 +66,11 @@ class SegmentWriter(Protocol):
         """Whether the settings may keep voxels from being changed."""
         ...
 
+    @property
+    def isPlain(self) -> bool:
+        """Whether `modify` changes just the voxels that it is given: nothing is masked or overwritten."""
+        ...
+
 
 @dataclass(frozen=True)
 class CommitSummary:
@@ -98,28 +98,108 @@ class CommitSummary:
 
 
 @dataclass(frozen=True)
-class _PartToWrite:
-    """Voxels of a box of the segmentation's grid; None where the box holds none."""
+class _Stamp:
+    """What changes with everything that a commit depends on but its masks.
 
-    lattice: Lattice
-    voxels: BoolArray
+    Attributes:
+        segments: ID, labelmap, its times, label and representations of each. places: of volume and grid.
+        isPlain: see `SegmentWriter.isPlain`.
+    """
 
-    @classmethod
-    def around(cls, voxels: BoolArray, lattice: Lattice) -> _PartToWrite | None:
-        """The smallest box that holds them all."""
-        box = tightBox(voxels)
-        if box is None:
-            return None
-        (k, j, i), e = box, lattice.extent
-        extent = (e[0] + i.start, e[0] + i.stop - 1, e[2] + j.start, e[2] + j.stop - 1)
-        return cls(lattice.within((*extent, e[4] + k.start, e[4] + k.stop - 1)), voxels[box])
+    segments: tuple[tuple[Any, ...], ...]
+    places: tuple[Any, ...]
+    isPlain: bool
 
 
-@dataclass(frozen=True)
-class _Difference:
-    segmentID: str
-    added: _PartToWrite | None
-    removed: _PartToWrite | None
+@dataclass(frozen=True, eq=False)
+class _Worked:
+    """What a commit is going to do.
+
+    Attributes:
+        grid: a vtkOrientedImageData without voxels, on whose grid it is written.
+        stamp: changes once what it was worked out from has changed.
+        changes: what segments gain and lose. before: what they held; None without a tracker of edits.
+        layers: the labelmaps as they will be; None where the writer has to write.
+        foreseen, hashes: what will be found in them, by segment and by labelmap.
+    """
+
+    grid: Any
+    stamp: _Stamp
+    changes: tuple[Difference, ...]
+    before: SegmentHashes | None
+    layers: PlannedLayers | None
+    foreseen: tuple[Foreseen, ...]
+    hashes: Mapping[Any, Mapping[int, bytes]]
+
+
+class CommitPlan:
+    """A commit that is worked out in small steps, and carried out later by `SegmentCommitter.carryOut`.
+
+    Until then nothing in the segmentation changes.
+
+    Args:
+        committer: whose plan it is.
+        masks, axis, details: as of `SegmentCommitter.commit`; the masks must stay as they are.
+
+    Raises:
+        InputError: as of `SegmentCommitter.commit`.
+    """
+
+    def __init__(
+        self,
+        committer: SegmentCommitter,
+        masks: Mapping[str, FrameMasks],
+        axis: int,
+        details: Mapping[str, FrameDetails],
+    ) -> None:
+        self.masks = masks
+        self.axis = axis
+        self.details = details
+        self._committer = committer
+        self._begin()
+
+    def _begin(self) -> None:
+        self.worked: _Worked | None = None
+        self._work = self._committer._workOut(self)
+
+    def step(self) -> bool:
+        """Does a little of the work, of about the same size every time; False once nothing is left to do.
+
+        Raises:
+            InputError, SAM2PropagateError: as of `SegmentCommitter.commit`.
+        """
+        if self.worked is not None:
+            return False
+        try:
+            next(self._work)
+        except StopIteration as end:
+            self.worked = end.value
+            return False
+        return True
+
+    def finish(self) -> _Worked:
+        """Does the rest; all of it again if something has changed in the segmentation meanwhile.
+
+        Raises:
+            InputError, SAM2PropagateError: as of `SegmentCommitter.commit`.
+        """
+        while self.step():
+            pass
+        if not self.isUpToDate:
+            self._begin()
+            while self.step():
+                pass
+        assert self.worked is not None
+        return self.worked
+
+    @property
+    def isUpToDate(self) -> bool:
+        """Whether all is worked out, and nothing has changed in the segmentation since.
+
+        Raises:
+            SAM2PropagateError: `masking_failed`.
+        """
+        return self.worked is not None and self.worked.stamp == self._committer._grid()[1]
 
 
 class SegmentCommitter:
@@ -178,30 +258,37 @@ class SegmentCommitter:
                 have).
             SAM2PropagateError: `masking_failed`, `undo_failed`, `commit_failed`; nothing was written then.
         """
+        return self.carryOut(self.plan(masks, axis, details))
+
+    def plan(
+        self,
+        masks: Mapping[str, FrameMasks],
+        axis: int,
+        details: Mapping[str, FrameDetails] | None = None,
+    ) -> CommitPlan:
+        """A commit that can be worked out ahead, in small steps; for arguments and errors see `commit`."""
         geometry = volumeGeometry(self._volumeNode)
         check_axis(axis)
         for segmentID, frames in masks.items():
             checkSegment(self._segmentationNode, segmentID)
             _checkMasks(frames, geometry, axis)
-        grid = self._writer.prepare()
-        try:
-            reference = imageLattice(grid, self._segmentationNode)
-            changes = [
-                self._difference(
-                    segmentID, frames, (details or {}).get(segmentID, {}), geometry, axis, reference
-                )
-                for segmentID, frames in masks.items()
-                if frames
-            ]
-            before = self._edits.look(masks, axis) if self._edits is not None else None
-            self._write(changes, grid)
-        finally:
-            self._writer.finish()
-        if self._edits is not None and before is not None:
-            self._edits.remember(before, masks)
-        summary = self._summary(changes, geometry)
-        if reference.isCoarserThan(volumeLattice(geometry)):
-            i, j, k = np.linalg.norm(reference.ijkToWorld[:3, :3], axis=0)
+        return CommitPlan(self, masks, axis, details or {})
+
+    def carryOut(self, plan: CommitPlan) -> CommitSummary:
+        """Does what was planned, at once; what is not worked out yet, or is out of date, is worked out
+        before.
+
+        Raises:
+            InputError, SAM2PropagateError: as of `commit`.
+        """
+        worked = plan.finish()
+        if worked.layers is None:
+            summary = self._write(plan, worked)
+        else:
+            summary = self._replace(plan, worked, worked.layers)
+        grid = imageLattice(worked.grid, self._segmentationNode)
+        if grid.isCoarserThan(volumeLattice(volumeGeometry(self._volumeNode))):
+            i, j, k = np.linalg.norm(grid.ijkToWorld[:3, :3], axis=0)
             summary = replace(summary, coarseVoxel=(float(i), float(j), float(k)))
         if summary.protected and not (summary.added or summary.removed or self._writer.isMasking):
             raise SAM2PropagateError(
@@ -237,56 +324,117 @@ class SegmentCommitter:
         self._writer.close()
         self._states.close()
 
-    def _difference(
-        self,
-        segmentID: str,
-        frames: FrameMasks,
-        details: FrameDetails,
-        geometry: VolumeGeometry,
-        axis: int,
-        reference: Lattice,
-    ) -> _Difference:
-        reader = SegmentReader(self._segmentationNode, segmentID, geometry)
-        volume, grid = volumeLattice(geometry), reference.within(_EVERYWHERE)
-        if reference.hasVoxelsOf(volume):
-            source = volume.within(_runBox(frames, reader.box, volume.extent, axis))
-            target = grid.within(source.boxIn(grid))
-            said = resample(_verdicts(frames, source, axis), source, target)
-        else:
-            frames = {frame: np.asarray(mask, dtype=bool) for frame, mask in frames.items()}
-            target, said = verdicts(reader, frames, details, geometry, axis, grid)
-        now = reader.onLattice(target)
-        # What is wanted and not there: `>` of truth values says it in one pass.
-        added, removed = np.greater(said == FOREGROUND, now), (said == BACKGROUND) & now
-        return _Difference(
-            segmentID, _PartToWrite.around(added, target), _PartToWrite.around(removed, target)
-        )
+    def _grid(self) -> tuple[Any, _Stamp]:
+        """The grid on which is written, as a vtkOrientedImageData without voxels, and how things stand.
 
-    def _write(self, changes: list[_Difference], grid: Any) -> None:
+        Raises:
+            SAM2PropagateError: `masking_failed`.
+        """
+        node, kind = self._segmentationNode, binaryLabelmapName()
+        grid = slicer.vtkOrientedImageData()
+        try:
+            _copyGrid(self._writer.prepare(), grid)
+            isPlain = self._writer.isPlain
+        finally:
+            self._writer.finish()
+        segments, names = [], list[str]()
+        for segmentID in segmentIDs(node):
+            segment = node.GetSegmentation().GetSegment(segmentID)
+            segment.GetContainedRepresentationNames(names)
+            image = segment.GetRepresentation(kind)
+            scalars = None if image is None else image.GetPointData().GetScalars()
+            times = tuple(0 if one is None else one.GetMTime() for one in (image, scalars))
+            segments.append((segmentID, image, times, segment.GetLabelValue(), tuple(names)))
+        volume, lattice = volumeGeometry(self._volumeNode), imageLattice(grid, node)
+        places = (
+            volume.shape_ijk,
+            volume.ijk_to_ras.tobytes(),
+            lattice.extent,
+            lattice.ijkToWorld.tobytes(),
+        )
+        return grid, _Stamp(tuple(segments), places, isPlain)
+
+    def _workOut(self, plan: CommitPlan) -> Generator[None, None, _Worked]:
+        geometry = volumeGeometry(self._volumeNode)
+        grid, stamp = self._grid()
+        reference = imageLattice(grid, self._segmentationNode)
+        changes = []
+        for segmentID, frames in plan.masks.items():
+            if frames:
+                reader = SegmentReader(self._segmentationNode, segmentID, geometry)
+                details = plan.details.get(segmentID, {})
+                change = yield from difference(
+                    segmentID, reader, frames, details, geometry, plan.axis, reference
+                )
+                changes.append(change)
+        edits, before = self._edits, None
+        if edits is not None:
+            before = yield from edits.looking(plan.masks, plan.axis)
+        layers = None
+        if stamp.isPlain and any(not one.isEmpty for one in changes):
+            layers = yield from planLayers(self._segmentationNode, grid, changes)
+        foreseen, hashes = [], {}
+        for layer in () if layers is None else layers.layers:
+            hashes[layer.image] = yield from hashed(layer.planned, list(layer.labels.values()))
+        if edits is not None and layers is not None:
+            for segmentID in layers.changed:
+                one = yield from edits.foresee(segmentID, *layers.planned(segmentID))
+                foreseen.append(one)
+        return _Worked(grid, stamp, tuple(changes), before, layers, tuple(foreseen), hashes)
+
+    def _replace(self, plan: CommitPlan, worked: _Worked, layers: PlannedLayers) -> CommitSummary:
+        """Puts the labelmaps in place that were made ahead."""
+        edits = self._edits
+        self._states.keep()
+        current = edits.current if edits is not None else frozenset()
+        isExact = layers.put(self._segmentationNode)
+        if isExact:
+            self._states.expect(worked.hashes)
+        if isExact and edits is not None:
+            edits.expect(worked.foreseen, current - set(layers.changed))
+        self._states.keep()
+        if edits is not None and worked.before is not None:
+            edits.remember(worked.before, plan.masks, trustsStamps=isExact)
+        added, removed = (
+            sum(part.count for part in parts if part is not None)
+            for parts in zip(*((one.added, one.removed) for one in worked.changes), strict=True)
+        )
+        return CommitSummary(added, removed, 0)
+
+    def _write(self, plan: CommitPlan, worked: _Worked) -> CommitSummary:
+        """Has the writer write, which masks."""
         # What one segment gives up must be free before another may take it.
-        steps: list[tuple[str, _PartToWrite, Change]] = [
+        changes = worked.changes
+        steps: list[tuple[str, VoxelSet, Change]] = [
             *((one.segmentID, one.removed, "remove") for one in changes if one.removed is not None),
             *((one.segmentID, one.added, "add") for one in changes if one.added is not None),
         ]
         if steps:
             self._states.keep()
-        for segmentID, part, change in steps:
-            self._writer.modify(segmentID, _labelmap(part, grid), change)
-        if steps:
+            try:
+                self._writer.prepare()
+                for segmentID, part, change in steps:
+                    self._writer.modify(segmentID, _labelmap(part, worked.grid), change)
+            finally:
+                self._writer.finish()
             self._states.keep()
+        if self._edits is not None and worked.before is not None:
+            self._edits.remember(worked.before, plan.masks)
+        return self._summary(changes)
 
-    def _summary(self, changes: list[_Difference], geometry: VolumeGeometry) -> CommitSummary:
+    def _summary(self, changes: tuple[Difference, ...]) -> CommitSummary:
+        geometry = volumeGeometry(self._volumeNode)
         added = removed = protected = 0
         for one in changes:
-            if one.added is None and one.removed is None:
+            if one.isEmpty:
                 continue
             reader = SegmentReader(self._segmentationNode, one.segmentID, geometry)
             if (part := one.added) is not None:
                 gained = int(np.count_nonzero(reader.onLattice(part.lattice) & part.voxels))
-                added, protected = added + gained, protected + int(np.count_nonzero(part.voxels)) - gained
+                added, protected = added + gained, protected + part.count - gained
             if (part := one.removed) is not None:
                 kept = int(np.count_nonzero(reader.onLattice(part.lattice) & part.voxels))
-                removed, protected = removed + int(np.count_nonzero(part.voxels)) - kept, protected + kept
+                removed, protected = removed + part.count - kept, protected + kept
         return CommitSummary(added, removed, protected)
 
 
@@ -363,6 +511,11 @@ class LogicSegmentWriter:
         return bool(
             self._editorNode.GetMaskMode() != everywhere or self._editorNode.GetSourceVolumeIntensityMask()
         )
+
+    @property
+    def isPlain(self) -> bool:
+        none = self._editorNode.OverwriteNone
+        return not self.isMasking and self._overwriteMode in (None, none)
 
     def close(self) -> None:
         """Takes the writer's own node out of the scene."""
@@ -470,55 +623,18 @@ def _checkMasks(frames: FrameMasks, geometry: VolumeGeometry, axis: int) -> None
             )
 
 
-def _runBox(frames: FrameMasks, present: Extent, volume: Extent, axis: int) -> Extent:
-    """The box of the volume in which the run can change something."""
-    x, y = (n for n in range(3) if n != axis)
-    box = list(volume)
-    box[2 * axis], box[2 * axis + 1] = min(frames), max(frames)
-    plane: Extent = EMPTY
-    masks = [np.asarray(mask, dtype=bool) for mask in frames.values()]
-    covered = masks[0].copy()
-    for mask in masks[1:]:
-        np.logical_or(covered, mask, out=covered)
-    tight = tightBox(covered)
-    if tight is not None:
-        part = [0, 0, 0, 0, 0, 0]
-        part[2 * y], part[2 * y + 1] = tight[0].start, tight[0].stop - 1
-        part[2 * x], part[2 * x + 1] = tight[1].start, tight[1].stop - 1
-        plane = (part[0], part[1], part[2], part[3], part[4], part[5])
-    if present != EMPTY:
-        part = list(present)
-        part[2 * axis] = part[2 * axis + 1] = 0
-        plane = union(plane, (part[0], part[1], part[2], part[3], part[4], part[5]))
-    if plane == EMPTY:
-        return EMPTY
-    for n in (x, y):
-        box[2 * n], box[2 * n + 1] = plane[2 * n], plane[2 * n + 1]
-    return box[0], box[1], box[2], box[3], box[4], box[5]
-
-
-def _verdicts(frames: FrameMasks, source: Lattice, axis: int) -> npt.NDArray[np.uint8]:
-    """What the run says about every voxel of its box, (K, J, I)."""
-    said = np.full(source.shape, UNTOUCHED, dtype=np.uint8)
-    if source.isEmpty:
-        return said
-    x, y = (n for n in range(3) if n != axis)
-    e = source.extent
-    plane = slice(e[2 * y], e[2 * y + 1] + 1), slice(e[2 * x], e[2 * x + 1] + 1)
-    for index, mask in frames.items():
-        frame = native_frame(said, index - e[2 * axis], axis)
-        # As np.where(mask, FOREGROUND, BACKGROUND), which takes twenty times as long.
-        frame[...] = BACKGROUND
-        frame += np.asarray(mask, dtype=bool)[plane].view(np.uint8)
-    return said
-
-
-def _labelmap(part: _PartToWrite, grid: Any) -> Any:
-    """A vtkOrientedImageData on the grid's lattice that holds just these voxels."""
-    image = slicer.vtkOrientedImageData()
+def _copyGrid(grid: Any, image: Any) -> None:
+    """Gives a vtkOrientedImageData the grid of another one."""
     image.SetSpacing(grid.GetSpacing())
     image.SetOrigin(grid.GetOrigin())
     image.CopyDirections(grid)
+    image.SetExtent(grid.GetExtent())
+
+
+def _labelmap(part: VoxelSet, grid: Any) -> Any:
+    """A vtkOrientedImageData on a grid that holds just these voxels."""
+    image = slicer.vtkOrientedImageData()
+    _copyGrid(grid, image)
     image.SetExtent(part.lattice.extent)
     voxels = np.ascontiguousarray(part.voxels).view(np.uint8)
     image.GetPointData().SetScalars(numpy_to_vtk(voxels.reshape(-1), deep=True))

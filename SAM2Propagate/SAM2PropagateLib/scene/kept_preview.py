@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,8 @@ from SAM2PropagateLib.texts import tr as _
 
 _PARAMETER = "preview"
 _VERSION = 1
+# Packed frames that are not in the preview any more but may come back.
+_MOST_FORMER = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,47 @@ class KeptFrame:
     under: BoolArray | None = None
     edge: PackedEdge | None = None
     seen: str | None = None
+
+
+class PackedFrame:
+    """As `KeptFrame`, unpacked as far as it is asked for.
+
+    Args:
+        record: of `KeptPreview.records`.
+    """
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.record = record
+
+    @property
+    def mask(self) -> BoolArray:
+        return _unpacked(self.record, self._shape)
+
+    @property
+    def facts(self) -> Any:
+        return self.record["facts"]
+
+    @property
+    def under(self) -> BoolArray | None:
+        # Earlier versions did not keep what was under it.
+        return _unpacked(self.record["under"], self._shape) if "under" in self.record else None
+
+    @property
+    def edge(self) -> PackedEdge | None:
+        edge = self.record.get("edge")
+        if edge is None:
+            return None
+        return packed_edge(self.record["shape"], edge["box"], bytes_of(edge["data"]))
+
+    @property
+    def seen(self) -> str | None:
+        seen = self.record.get("seen")
+        return None if seen is None else str(seen)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        rows, columns = self.record["shape"]
+        return rows, columns
 
 
 KeptFrames = Mapping[str, Mapping[int, KeptFrame]]
@@ -79,24 +121,44 @@ class KeptPreview:
         self._last: tuple[int, tuple[int, ...], Stamps] | None = None
         # Packing takes a fraction of a millisecond a frame, and only few frames change at a time.
         self._written: dict[tuple[str, int, Hashable], dict[str, Any]] = {}
+        # Those that were there before: Undo brings many of them back.
+        self._former: dict[tuple[str, int, Hashable], dict[str, Any]] = {}
 
-    def prepare(self, stamps: Stamps, read: ReadFrame, seconds: float) -> None:
-        """Packs frames that are not packed yet, for a `put` that comes later, for about so many seconds.
+    def prepare(self, stamps: Stamps, read: ReadFrame, isEnough: Callable[[], bool]) -> bool:
+        """Packs frames that are not packed yet, for a `put` or `records` that comes later; whether there may
+        be more of them.
 
         Args:
             stamps, read: as of `put`.
+            isEnough: asked after every frame.
         """
-        end = time.perf_counter() + seconds
         for segmentID, frames in stamps.items():
             for frame, stamp in frames.items():
                 key = (segmentID, frame, stamp)
-                if key not in self._written:
+                if key not in self._written and key not in self._former:
                     self._written[key] = _written(read(segmentID, frame))
-                    if time.perf_counter() >= end:
-                        return
+                    if isEnough():
+                        return True
+        return False
+
+    def stamps(self, segmentID: str, records: Mapping[int, Mapping[str, Any]]) -> dict[int, Any] | None:
+        """What the stamps of frames were that were packed as these records; None if that is not known of all.
+
+        Args:
+            records: per frame what `records` gave.
+        """
+        known = {
+            id(record): stamp
+            for (name, _frame, stamp), record in {**self._former, **self._written}.items()
+            if name == segmentID
+        }
+        if not all(id(record) in known for record in records.values()):
+            return None
+        return {frame: known[id(record)] for frame, record in records.items()}
 
     def records(self, stamps: Stamps, read: ReadFrame) -> dict[tuple[str, int], dict[str, Any]]:
-        """All frames, packed, by segment ID and frame; not to be changed, and to be read with `frameOf`.
+        """All frames, packed, by segment ID and frame; not to be changed, and to be read with
+        `PackedFrame`.
 
         Args:
             stamps, read: as of `put`.
@@ -106,7 +168,7 @@ class KeptPreview:
             for frame, stamp in frames.items():
                 key = (segmentID, frame, stamp)
                 if key not in self._written:
-                    self._written[key] = _written(read(segmentID, frame))
+                    self._written[key] = self._former.get(key) or _written(read(segmentID, frame))
                 found[segmentID, frame] = self._written[key]
         return found
 
@@ -125,7 +187,12 @@ class KeptPreview:
         for segmentID, frames in stamps.items():
             for frame, stamp in frames.items():
                 key = (segmentID, frame, stamp)
-                self._written[key] = known.get(key) or _written(read(segmentID, frame))
+                self._written[key] = (
+                    known.get(key) or self._former.get(key) or _written(read(segmentID, frame))
+                )
+        self._former.update((key, one) for key, one in known.items() if key not in self._written)
+        for key in list(self._former)[: max(0, len(self._former) - _MOST_FORMER)]:
+            del self._former[key]
         self._removeStranded()
         if not self._written:
             self.remove()
@@ -200,12 +267,6 @@ class KeptPreview:
         node.SetNodeReferenceID(SEGMENTATION_ROLE, self._segmentationNode.GetID())
         node.SetNodeReferenceID(VOLUME_ROLE, self._volumeNode.GetID())
         return scene.AddNode(node)
-
-
-def frameOf(record: Mapping[str, Any]) -> KeptFrame:
-    """A frame that `KeptPreview.records` gave."""
-    rows, columns = record["shape"]
-    return _read(record, (rows, columns))
 
 
 def isSameFrame(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:

@@ -97,6 +97,12 @@ class FrameSums:
         self._volume = volumeLattice(geometry)
         self._sums = tuple(np.zeros(geometry.frame_count(axis), np.uint64) for axis in _AXES)
 
+    def copy(self) -> FrameSums:
+        """The same; a change of one of them does not change the other."""
+        other = object.__new__(FrameSums)
+        other._volume, other._sums = self._volume, tuple(one.copy() for one in self._sums)
+        return other
+
     def change(self, changed: OwnVoxels) -> None:
         """These voxels have changed."""
         matrix = changed.lattice.indexMatrix(self._volume)

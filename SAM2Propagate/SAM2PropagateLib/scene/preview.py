@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ from SAM2PropagateLib.texts import tr as _
 ROLE = "preview"
 _FILL_OPACITY = 0.35
 _OUTLINE_OPACITY = 1.0
+# Voxels of segments that were taken out are kept for Undo up to here.
+_MOST_ASIDE_BYTES = 1 << 28
 # How far the preview's color is moved towards white, to tell it from what is committed.
 _LIGHTER = 0.35
 
@@ -89,6 +91,8 @@ class PreviewLayer:
         self._axis = check_axis(axis)
         self._geometry: VolumeGeometry = ownGeometry(volumeNode)
         self._layers: dict[str, _SegmentLayer] = {}
+        # Those that were taken out as a whole, the last one last.
+        self._aside: dict[str, _SegmentLayer] = {}
         self._node: Any = None
         self._writes = 0
         self._redraw = redraw
@@ -240,12 +244,38 @@ class PreviewLayer:
         return {segmentID: self.masks(segmentID) for segmentID, layer in self._layers.items() if layer.frames}
 
     def clear(self, segmentID: str | None = None) -> None:
-        """Takes all masks, or those of one segment, out of the preview and frees their memory."""
+        """Takes all masks, or those of one segment, out of the preview; see `bringBack`."""
         self._dropIfClosed()
         for name in [segmentID] if segmentID is not None else list(self._layers):
-            if self._layers.pop(name, None) is not None and self._node is not None:
+            layer = self._layers.pop(name, None)
+            if layer is not None and self._node is not None:
                 self._node.GetSegmentation().RemoveSegment(name)
+            if layer is not None and layer.frames:
+                self._putAside(name, layer)
         self.refresh()
+
+    def bringBack(self, segmentID: str, stamps: Mapping[int, int]) -> bool:
+        """Shows a segment again that was cleared, as it was then; redrawn with `refresh`. False if it is in
+        the preview, or its frames were others than these.
+
+        Args:
+            stamps: per frame its number, of `stamps`.
+        """
+        self._dropIfClosed()
+        layer = self._aside.get(segmentID)
+        if layer is None or segmentID in self._layers or layer.frames != stamps:
+            return False
+        del self._aside[segmentID]
+        self._addSegment(segmentID, layer)
+        for frame in layer.frames:
+            self._changed(layer, frame)
+        return True
+
+    def _putAside(self, segmentID: str, layer: _SegmentLayer) -> None:
+        self._aside.pop(segmentID, None)
+        self._aside[segmentID] = layer
+        while sum(one.voxels.nbytes for one in self._aside.values()) > _MOST_ASIDE_BYTES:
+            del self._aside[next(iter(self._aside))]
 
     def restyle(self) -> None:
         """Takes the names and colors that the user's segments have now, and hides those that are hidden."""
@@ -282,6 +312,7 @@ class PreviewLayer:
     def close(self) -> None:
         """Takes the preview out of the scene."""
         self._layers.clear()
+        self._aside.clear()
         node, self._node = self._node, None
         if node is not None and node.GetScene() is not None:
             scene = node.GetScene()
@@ -293,11 +324,11 @@ class PreviewLayer:
         if self._node is not None and self._node.GetScene() is None:
             self._node = None
             self._layers.clear()
+            self._aside.clear()
 
     def _addLayer(self, segmentID: str) -> _SegmentLayer:
-        target = checkSegment(self._segmentationNode, segmentID)
-        if self._node is None:
-            self._createNode()
+        checkSegment(self._segmentationNode, segmentID)
+        self._aside.pop(segmentID, None)
         i, j, k = self._geometry.shape_ijk
         voxels = _emptyVoxels((k, j, i))
         scalars = numpy_to_vtk(voxels.reshape(-1), deep=False)
@@ -308,15 +339,22 @@ class PreviewLayer:
         matrix = vtk.vtkMatrix4x4()
         self._volumeNode.GetIJKToRASMatrix(matrix)
         image.SetGeometryFromImageToWorldMatrix(matrix)
+        layer = _SegmentLayer(image, voxels, scalars)
+        self._addSegment(segmentID, layer)
+        return layer
+
+    def _addSegment(self, segmentID: str, layer: _SegmentLayer) -> None:
+        target = checkSegment(self._segmentationNode, segmentID)
+        if self._node is None:
+            self._createNode()
         segment = slicer.vtkSegment()
         segment.SetName(target.GetName())
         segment.SetColor(*self._color(segmentID))
         segment.SetLabelValue(1)
-        segment.AddRepresentation(binaryLabelmapName(), image)
+        segment.AddRepresentation(binaryLabelmapName(), layer.image)
         self._node.GetSegmentation().AddSegment(segment, segmentID)
         self._showAsTarget(segmentID)
-        layer = self._layers[segmentID] = _SegmentLayer(image, voxels, scalars)
-        return layer
+        self._layers[segmentID] = layer
 
     def _showAsTarget(self, segmentID: str) -> None:
         """Shows or hides a segment of the preview as the user's segment is shown in the slice views."""

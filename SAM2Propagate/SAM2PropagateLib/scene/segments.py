@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -182,16 +183,28 @@ class SegmentReader:
         self, segmentationNode: Any, segmentID: str, geometry: VolumeGeometry, volumeNode: Any = None
     ) -> None:
         segment = checkSegment(segmentationNode, segmentID)
-        self._geometry = geometry
-        self._label = segment.GetLabelValue()
-        image = segment.GetRepresentation(binaryLabelmapName())
         space = (
             parentToWorld(segmentationNode) if volumeNode is None else between(segmentationNode, volumeNode)
         )
+        self._look(segment.GetRepresentation(binaryLabelmapName()), segment.GetLabelValue(), space, geometry)
+
+    @classmethod
+    def ofLabelmap(cls, image: Any, label: int, space: FloatArray, geometry: VolumeGeometry) -> SegmentReader:
+        """Reads a label of a vtkOrientedImageData that is in no segment.
+
+        Args:
+            space: (4, 4) from where the labelmap is to the space of `geometry`.
+        """
+        reader = cls.__new__(cls)
+        reader._look(image, label, space, geometry)
+        return reader
+
+    def _look(self, image: Any, label: int, space: FloatArray, geometry: VolumeGeometry) -> None:
+        self._geometry = geometry
+        self._label = label
         self._voxels, self._lattice = _layer(image, space)
         # The part of the volume in which the segment can have voxels.
         self.box = self._lattice.boxIn(volumeLattice(geometry))
-        self._steps = stepsPerVoxel(volumeLattice(geometry), self._lattice)
         # The same as long as the labelmap was not marked as modified, nor moved.
         self.stamp = (
             0 if image is None else int(image.GetMTime()),
@@ -199,6 +212,10 @@ class SegmentReader:
             self._lattice.extent,
             self._lattice.ijkToWorld.tobytes(),
         )
+
+    @functools.cached_property
+    def _steps(self) -> tuple[int, int, int]:
+        return stepsPerVoxel(volumeLattice(self._geometry), self._lattice)
 
     def frame(self, index: int, axis: int, *, throughout: bool = False) -> BoolArray:
         """The segment on one frame: (rows, columns) bool.

@@ -7,6 +7,7 @@ it can be told which of them are still there.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import vtk
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf
+from SAM2PropagateLib.scene.slabs import finished, runs
 from SAM2PropagateLib.texts import tr as _
 
 # Each state holds a copy of the labelmaps that changed: as many as fit into this, but within these bounds.
@@ -31,7 +33,7 @@ class _SegmentLook:
     """A segment as it can be told from others.
 
     Attributes:
-        voxels: a hash of them, see `_hashed`.
+        voxels: a hash of them, see `hashed`.
     """
 
     name: str
@@ -58,6 +60,8 @@ class SegmentationStates:
         self._isTouched = False
         self._isRestoring = False
         self._looks: dict[str, _SegmentLook] = {}
+        # What was in the segments in each state.
+        self._kept: dict[int, dict[str, _SegmentLook]] = {}
         self._places: dict[str, tuple[float, ...]] = {}
         # Of each labelmap what changes with it, and the hashes of its labels.
         self._hashes: dict[Any, _Hashes] = {}
@@ -107,7 +111,26 @@ class SegmentationStates:
         self.last = self.at
         self.first = self.at - history.GetNumberOfStates() + 1
         before, self._looks, self._places = self._looks, self._look(), self._place()
+        self._kept = {state: look for state, look in self._kept.items() if self.first <= state < self.at}
+        self._kept[self.at] = self._looks
         return _change(before, self._looks) if self.first < self.at else ""
+
+    def expect(self, labelmaps: Mapping[Any, Mapping[int, bytes]]) -> None:
+        """Labelmaps were replaced just now, and nobody has touched them since.
+
+        Args:
+            labelmaps: of each what `hashed` gave for what it holds now, for the labels of its segments in
+                their order.
+        """
+        for image, ofLabels in labelmaps.items():
+            self._hashes[image] = _Hashes(_stamp(image, list(ofLabels)), dict(ofLabels))
+
+    def voxels(self, segmentID: str) -> bytes | None:
+        """What tells the voxels of a segment from others, as they are in the state that was kept or restored
+        last; None if they may be others now, or there is no such segment.
+        """
+        look = None if self.isChanged or not self.isKept else self._looks.get(segmentID)
+        return None if look is None else look.voxels
 
     def isThere(self, state: int) -> bool:
         """Whether a state can be restored."""
@@ -130,6 +153,7 @@ class SegmentationStates:
                 self.at += 1
         finally:
             self._isRestoring = False
+        self._expectKept(self._kept.get(self.at, {}))
         self._looks, self._places = self._look(), self._place()
 
     def back(self) -> bool:
@@ -151,6 +175,15 @@ class SegmentationStates:
         """Lets go of the segmentation; all states are gone."""
         self._follow(None)
 
+    def _expectKept(self, looks: Mapping[str, _SegmentLook]) -> None:
+        """The labelmaps are copies of those in a state: what they hold is known."""
+        segments = self._segments()
+        for image, labels in _labels(segments).items():
+            names = [name for name, one in segments.items() if _image(one) is image]
+            if image is not None and all(name in looks for name in names):
+                hashes = (looks[name].voxels for name in names)
+                self.expect({image: dict(zip(labels, hashes, strict=True))})
+
     def _go(self, state: int) -> bool:
         if not self.isThere(state):
             return False
@@ -163,6 +196,7 @@ class SegmentationStates:
         self._tags = []
         self._segmentation = segmentation
         self._hashes.clear()
+        self._kept.clear()
         self._history.SetSegmentation(segmentation)
         self._isTouched = False
         if segmentation is not None:
@@ -186,13 +220,10 @@ class SegmentationStates:
         return {name: segmentation.GetSegment(name) for name in names}
 
     def _look(self) -> dict[str, _SegmentLook]:
-        segments = self._segments()
-        labels: dict[Any, list[int]] = {}
-        for one in segments.values():
-            # Segments may share a labelmap.
-            labels.setdefault(_image(one), []).append(one.GetLabelValue())
-        known = self._hashes
-        self._hashes = {image: _Hashes.of(image, some, known.get(image)) for image, some in labels.items()}
+        segments, known = self._segments(), self._hashes
+        self._hashes = {
+            image: _Hashes.of(image, some, known.get(image)) for image, some in _labels(segments).items()
+        }
         return {
             name: _SegmentLook(
                 one.GetName() or "",
@@ -223,7 +254,7 @@ class _Hashes:
     """Of the labels of a labelmap.
 
     Attributes:
-        stamp: another one once the labelmap is another one. ofLabels: see `_hashed`.
+        stamp: another one once the labelmap is another one. ofLabels: see `hashed`.
     """
 
     stamp: tuple[Any, ...]
@@ -234,17 +265,31 @@ class _Hashes:
         """Those of a labelmap, None for no voxels; what was known of it before, if it is the same still."""
         if image is None:
             return cls((), dict.fromkeys(labels, b""))
-        scalars = image.GetPointData().GetScalars()
-        times = image.GetMTime(), 0 if scalars is None else scalars.GetMTime()
-        stamp = (*times, image.GetExtent(), scalars, tuple(labels))
-        return known if known is not None and known.stamp == stamp else cls(stamp, _hashed(image, labels))
+        stamp = _stamp(image, labels)
+        if known is not None and known.stamp == stamp:
+            return known
+        return cls(stamp, finished(hashed(image, labels)))
+
+
+def _stamp(image: Any, labels: list[int]) -> tuple[Any, ...]:
+    scalars = image.GetPointData().GetScalars()
+    times = image.GetMTime(), 0 if scalars is None else scalars.GetMTime()
+    return (*times, image.GetExtent(), scalars, tuple(labels))
 
 
 def _image(segment: Any) -> Any:
     return segment.GetRepresentation(binaryLabelmapName())
 
 
-def _hashed(image: Any, labels: list[int]) -> dict[int, bytes]:
+def _labels(segments: Mapping[str, Any]) -> dict[Any, list[int]]:
+    """The labels in each labelmap; segments may share one."""
+    labels: dict[Any, list[int]] = {}
+    for one in segments.values():
+        labels.setdefault(_image(one), []).append(one.GetLabelValue())
+    return labels
+
+
+def hashed(image: Any, labels: list[int]) -> Generator[None, None, dict[int, bytes]]:
     """A hash of the voxels of each label, wherever the labelmap ends and lies; empty for no voxels.
 
     A stroke that changes no voxel gives a segment another labelmap, label or extent all the same.
@@ -254,15 +299,17 @@ def _hashed(image: Any, labels: list[int]) -> dict[int, bytes]:
     filled = voxels.view(bool) if voxels.itemsize == 1 else voxels != 0
     found = {label: hashlib.sha1(usedforsecurity=False) for label in labels}
     held = set()
-    for n, frame in enumerate(filled):
-        for label in labels if frame.any() else ():
-            mask = voxels[n] == label
-            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            if len(rows):
-                held.add(label)
-                inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-                place = np.array([k + n, j + rows[0], i + columns[0], *inside.shape], dtype="<i8")
-                found[label].update(place.tobytes() + np.packbits(inside).tobytes())
+    for part in runs(len(filled), voxels[:1].size):
+        for n in range(part.start, part.stop):
+            for label in labels if filled[n].any() else ():
+                mask = voxels[n] == label
+                rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+                if len(rows):
+                    held.add(label)
+                    inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+                    place = np.array([k + n, j + rows[0], i + columns[0], *inside.shape], dtype="<i8")
+                    found[label].update(place.tobytes() + np.packbits(inside).tobytes())
+        yield
     return {label: one.digest() if label in held else b"" for label, one in found.items()}
 
 

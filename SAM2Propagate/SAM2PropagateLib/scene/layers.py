@@ -1,0 +1,229 @@
+"""The labelmaps of a segmentation as they will be after a commit, made beside it and put there in one go.
+
+Slicer's own way to write voxels (`vtkSlicerSegmentEditorLogic::ModifySegmentByLabelmap`) masks, resamples and
+makes layers as needed, and takes a quarter of a second on a large segment. Where none of that is needed, the
+same labelmaps are made here, ahead and slab by slab; what is left to be done at once is to swap them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import slicer
+import vtk
+from vtk.util.numpy_support import get_vtk_array_type
+
+from SAM2PropagateLib.scene.difference import Difference, VoxelSet
+from SAM2PropagateLib.scene.lattice import EMPTY, Extent, intersection, union
+from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf, segmentIDs
+from SAM2PropagateLib.scene.slabs import Filled, runs
+
+_Labels = npt.NDArray[Any]
+# Above the priority of all other observers.
+_BEFORE_ALL = 1e6
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedLayer:
+    """A labelmap that changes, and what it becomes.
+
+    Attributes:
+        image: the vtkOrientedImageData of the segmentation, which stays the same object. planned: what it is
+            to hold.
+        labels: the label of each segment in it, by segment ID, in their order.
+    """
+
+    image: Any
+    planned: Any
+    labels: dict[str, int]
+
+
+class PlannedLayers:
+    """The labelmaps that a commit changes. Made by `planLayers`.
+
+    Attributes:
+        layers: these labelmaps. changed: the segments whose voxels change.
+    """
+
+    def __init__(self, layers: Sequence[PlannedLayer], changed: Sequence[str]) -> None:
+        self.layers = tuple(layers)
+        self.changed = tuple(changed)
+
+    def planned(self, segmentID: str) -> tuple[Any, int]:
+        """The labelmap that a segment is going to have, a vtkOrientedImageData, and its label in it."""
+        layer = next(one for one in self.layers if segmentID in one.labels)
+        return layer.planned, layer.labels[segmentID]
+
+    def put(self, segmentationNode: Any) -> bool:
+        """Puts them into the segmentation, and tells of it as Slicer does after writing voxels.
+
+        Returns:
+            Whether they are there just as planned; False if somebody who was told has changed one.
+        """
+        segmentation, logic = segmentationNode.GetSegmentation(), slicer.vtkSlicerSegmentationsModuleLogic
+        for layer in self.layers:
+            _replace(layer.image, layer.planned)
+        changes: list[Any] = []
+        observed = [
+            (one.image, one.image.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: changes.append(1)))
+            for one in self.layers
+        ]
+        try:
+            for segmentID in self.changed:
+                for event in (segmentation.SourceRepresentationModified, segmentation.RepresentationModified):
+                    segmentation.InvokeEvent(event, segmentID)
+                segment = segmentation.GetSegment(segmentID)
+                if segment is not None and logic.GetSegmentStatus(segment) == logic.NotStarted:
+                    logic.SetSegmentStatus(segment, logic.InProgress)
+        finally:
+            for image, tag in observed:
+                image.RemoveObserver(tag)
+        return not changes
+
+
+def _replace(image: Any, planned: Any) -> None:
+    """Gives a labelmap other voxels, and nobody hears of it yet.
+
+    On the way the old voxels have the new size, several times told; Slicer itself keeps the segmentation from
+    hearing of its own writing, which Python cannot.
+    """
+
+    def stop(*_: Any) -> None:
+        # Those that were to be told after this are not.
+        command.SetAbortFlag(True)
+
+    tag = image.AddObserver(vtk.vtkCommand.ModifiedEvent, stop, _BEFORE_ALL)
+    command = image.GetCommand(tag)
+    try:
+        image.ShallowCopy(planned)
+    finally:
+        image.RemoveObserver(tag)
+
+
+def planLayers(
+    segmentationNode: Any, grid: Any, changes: Sequence[Difference]
+) -> Generator[None, None, PlannedLayers | None]:
+    """Makes the labelmaps as they will be, slab by slab; nothing in the segmentation changes.
+
+    Args:
+        segmentationNode: what is written to.
+        grid: the vtkOrientedImageData on whose grid the changes lie.
+        changes: what segments gain and lose; all of them lose before one gains.
+
+    Returns:
+        None where Slicer's own way has to be taken: a labelmap lies on another grid, surfaces have to follow,
+        or a segment gets a labelmap of its own. Slicer gives it one when it gains a voxel of another segment
+        in its labelmap, and when it loses some in a box in which there is another one.
+    """
+    kind, segmentation = binaryLabelmapName(), segmentationNode.GetSegmentation()
+    names: list[str] = []
+    layers: dict[Any, dict[str, int]] = {}
+    for segmentID in segmentIDs(segmentationNode):
+        segment = segmentation.GetSegment(segmentID)
+        segment.GetContainedRepresentationNames(names)
+        if set(names) - {kind}:
+            return None
+        layers.setdefault(segment.GetRepresentation(kind), {})[segmentID] = segment.GetLabelValue()
+    planned = []
+    for image, labels in layers.items():
+        concerned = [one for one in changes if one.segmentID in labels and not one.isEmpty]
+        if not concerned:
+            continue
+        layer = None if image is None else (yield from _planned(image, labels, grid, concerned))
+        if layer is None:
+            return None
+        planned.append(layer)
+    return PlannedLayers(planned, [one.segmentID for one in changes if not one.isEmpty])
+
+
+def _planned(
+    image: Any, labels: dict[str, int], grid: Any, changes: Sequence[Difference]
+) -> Generator[None, None, PlannedLayer | None]:
+    old = labelsOf(image)
+    extent: Extent = tuple(image.GetExtent()) if old.size else EMPTY
+    if old.size and not slicer.vtkOrientedImageDataResample.DoGeometriesMatch(image, grid):
+        return None
+    dtype = old.dtype if old.size else np.dtype(np.uint8)
+    isFitting = dtype.kind in "iu" and all(
+        0 < labels[one.segmentID] <= np.iinfo(dtype).max for one in changes
+    )
+    if not isFitting:
+        return None
+    whole = extent
+    for one in changes:
+        if one.added is not None:
+            whole = union(whole, one.added.lattice.extent)
+    if whole == EMPTY:
+        return None
+    made, new = _image(grid, whole, dtype)
+    filled = Filled(new.shape)
+    for part in runs(new.shape[0], new[0].size):
+        slab = new[part]
+        place: Extent = (*whole[:4], whole[4] + part.start, whole[4] + part.stop - 1)
+        slab[...] = 0
+        if (common := intersection(place, extent)) != EMPTY:
+            slab[_within(common, place)] = old[_within(common, extent)]
+        for one in changes:
+            if one.removed is not None and not _clear(slab, place, one.removed, labels[one.segmentID]):
+                return None
+        for one in changes:
+            if one.added is not None and not _set(slab, place, one.added, labels[one.segmentID]):
+                return None
+        filled.add(part, slab.view(bool) if dtype.itemsize == 1 else slab != 0)
+        yield
+    tight = filled.box
+    if tight is None or new[tight].shape == new.shape:
+        # As Slicer does, an empty labelmap keeps its extent.
+        return PlannedLayer(image, made, labels)
+    k, j, i = tight
+    box = (whole[0] + i.start, whole[0] + i.stop - 1, whole[2] + j.start, whole[2] + j.stop - 1)
+    cropped, voxels = _image(grid, (*box, whole[4] + k.start, whole[4] + k.stop - 1), dtype)
+    for part in runs(voxels.shape[0], voxels[0].size):
+        voxels[part] = new[tight][part]
+        yield
+    return PlannedLayer(image, cropped, labels)
+
+
+def _clear(slab: _Labels, place: Extent, part: VoxelSet, label: int) -> bool:
+    """Takes a part's voxels within a slab from the segment with this label; False if there is another one."""
+    common = intersection(place, part.lattice.extent)
+    if common == EMPTY:
+        return True
+    there = slab[_within(common, place)]
+    if ((there != 0) & (there != label)).any():
+        return False
+    np.copyto(there, 0, where=part.voxels[_within(common, part.lattice.extent)])
+    return True
+
+
+def _set(slab: _Labels, place: Extent, part: VoxelSet, label: int) -> bool:
+    """Gives a part's voxels within a slab this label; False if one of them is another segment's."""
+    common = intersection(place, part.lattice.extent)
+    if common == EMPTY:
+        return True
+    there, voxels = slab[_within(common, place)], part.voxels[_within(common, part.lattice.extent)]
+    if np.logical_and(there, voxels).any():
+        return False
+    np.copyto(there, label, where=voxels)
+    return True
+
+
+def _within(box: Extent, of: Extent) -> tuple[slice, slice, slice]:
+    """Where a box lies in a (K, J, I) array over a larger one."""
+    i, j, k = (slice(box[2 * n] - of[2 * n], box[2 * n + 1] - of[2 * n] + 1) for n in range(3))
+    return k, j, i
+
+
+def _image(grid: Any, extent: Extent, dtype: np.dtype[Any]) -> tuple[Any, _Labels]:
+    """A vtkOrientedImageData on a grid, and its voxels in its own memory, (K, J, I), not set yet."""
+    image = slicer.vtkOrientedImageData()
+    image.SetSpacing(grid.GetSpacing())
+    image.SetOrigin(grid.GetOrigin())
+    image.CopyDirections(grid)
+    image.SetExtent(extent)
+    image.AllocateScalars(get_vtk_array_type(dtype), 1)
+    return image, labelsOf(image)
