@@ -213,7 +213,9 @@ class Applying:
         """Where the user edited a segment under its preview: brings both together, as a keyframe, and writes
         that into the segment; None if there was no such place, or it failed.
         """
-        workspace = self._selection.require()
+        workspace = self._selection.workspace
+        if workspace is None:
+            return None
         self._steps.settle()
         if not workspace.hasPreview:
             return None

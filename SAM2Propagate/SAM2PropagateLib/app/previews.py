@@ -22,7 +22,7 @@ class Previews:
     Args:
         situation: whether all is there that a preview needs.
         worker: who is asked.
-        applying: what merges edits before, and writes what is locked.
+        applying: what writes what is locked.
     """
 
     def __init__(
@@ -66,7 +66,6 @@ class Previews:
             SAM2PropagateError: the volume cannot be used any more.
         """
         workspace = self._selection.require()
-        self._applying.mergeEdits()
         absent, locked = workspace.marked(segmentID)
         accepted = set()
         self._running.overtake({(segmentID, frame) for frame in frames})

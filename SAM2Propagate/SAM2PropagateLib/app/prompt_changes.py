@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any
-
-import numpy.typing as npt
 
 from SAM2PropagateLib.app import keyframes
 from SAM2PropagateLib.app.applying import Applying
@@ -36,7 +34,7 @@ class PromptChanges:
     """Completes or refuses changes of prompts, and has previews follow them.
 
     Args:
-        applying: what merges edits before.
+        applying: what merges edits under a change that was made in the views.
         previews: what follows.
     """
 
@@ -70,8 +68,7 @@ class PromptChanges:
             return False
         self._messages.goOn()
         with self._steps.step(name or changeName(before.segment(after.segment), after)):
-            self._selection.require().write(after)
-            self._settle(before, None)
+            self._follow(self._settle(before, before.with_segment(after), before))
         self._changed.emit(None)
         return True
 
@@ -82,12 +79,19 @@ class PromptChanges:
             return
         before = workspace.prompts
         try:
-            workspace.prompts = workspace.markups.read()
-            if workspace.prompts == before:
+            now = workspace.prompts = workspace.markups.read()
+            if now == before:
                 return
             self._messages.goOn()
-            with self._steps.step(_nameOf(before, workspace.prompts), said=before):
-                self._settle(before, change.viewNormal)
+            with self._steps.step(_nameOf(before, now), said=before):
+                if before.is_empty and change.viewNormal is not None:
+                    workspace.prompts = before
+                    workspace.axisFor(change.viewNormal)
+                    now = now.with_axis(workspace.markups.axis)
+                changed = self._settle(before, now, now)
+                # It was no command that could begin with this: the scene has told of it when it was done.
+                self._applying.mergeEdits()
+                self._follow(changed)
         except SAM2PropagateError as error:
             workspace.restore(before)
             self._messages.sayForNow("warning", str(error), error.code)
@@ -98,7 +102,6 @@ class PromptChanges:
         workspace = self._selection.workspace
         if workspace is None or not self._selection.segmentID:
             return
-        self._applying.mergeEdits()
         said = workspace.prompts.segment(self._selection.segmentID)
         geometry, axis = workspace.geometry, workspace.axis
         cleared = said
@@ -120,30 +123,47 @@ class PromptChanges:
 
     # --- what follows
 
-    def _settle(self, before: PromptSet, viewNormal: npt.ArrayLike | None) -> None:
-        """Completes a change that is in the scene already: masks to be corrected, undo, previews."""
+    def _settle(self, before: PromptSet, now: PromptSet, held: PromptSet) -> dict[str, set[int]]:
+        """Completes a change and puts it into the scene; what cannot be is taken back.
+
+        Args:
+            before, now: all prompts. held: those that the scene holds, one of the two.
+
+        Returns:
+            The frames on which something changed, per segment.
+
+        Raises:
+            SAM2PropagateError: the volume cannot be used any more.
+        """
         workspace = self._selection.require()
-        if before.is_empty and viewNormal is not None:
-            after, workspace.prompts = workspace.prompts, before
-            workspace.axisFor(viewNormal)
-            workspace.prompts = after.with_axis(workspace.markups.axis)
-        geometry, axis = workspace.geometry, workspace.axis
         changed: dict[str, set[int]] = {}
-        for segmentID in {*before.names, *workspace.prompts.names} & set(workspace.segmentIDs):
-            old, new = before.segment(segmentID), workspace.prompts.segment(segmentID)
-            if old == new:
-                continue
-            refusal = self._refusal(old, new)
-            if refusal:
-                workspace.restore(before)
-                self._messages.sayForNow("warning", refusal, "refused")
-                return
-            changed[segmentID] = keyframes.changedFrames(old, new, geometry, axis)
-        for segmentID in changed:
-            workspace.write(self._completed(before.segment(segmentID), workspace.prompts.segment(segmentID)))
+        # The axis may be that of the prompts.
+        workspace.prompts = now
+        try:
+            geometry, axis = workspace.geometry, workspace.axis
+            for segmentID in {*before.names, *now.names} & set(workspace.segmentIDs):
+                old, new = before.segment(segmentID), now.segment(segmentID)
+                if old == new:
+                    continue
+                if refusal := self._refusal(old, new):
+                    workspace.restore(before)
+                    self._messages.sayForNow("warning", refusal, "refused")
+                    return {}
+                changed[segmentID] = keyframes.changedFrames(old, new, geometry, axis)
+            for segmentID in changed:
+                completed = self._completed(before.segment(segmentID), now.segment(segmentID))
+                now = now.with_segment(completed)
+            workspace.put(now, held)
+        except SAM2PropagateError:
+            workspace.prompts = before
+            raise
+        return changed
+
+    def _follow(self, changed: Mapping[str, set[int]]) -> None:
+        """Has previews follow a change that is in the scene."""
         for segmentID, frames in changed.items():
             self._previews.follow(segmentID, frames)
-        workspace.memory.save()
+        self._selection.require().memory.save()
 
     def _refusal(self, old: SegmentPrompts, new: SegmentPrompts) -> str:
         """Why a change of a segment's prompts cannot be; "" if it can."""

@@ -72,7 +72,6 @@ class Runs:
         given = {name: value for name, value in changes.items() if value is not None}
         try:
             options = replace(choices.run, **given)
-            self._applying.mergeEdits()
             elsewhere = [one for one in wanted if workspace.isMovedApart(one)]
             told = []
             with self._steps.step(_("propagate")) as begun:

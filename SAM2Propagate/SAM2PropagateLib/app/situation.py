@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from SAM2PropagateLib.app import rules
@@ -32,21 +33,12 @@ class Situation:
 
     def facts(self) -> rules.Facts:
         """How things stand, for `rules.whyNot`."""
-        selection = self._selection
-        workspace, segmentID = selection.workspace, selection.segmentID
-        hasSegment = workspace is not None and segmentID in workspace.segmentIDs
+        workspace, segmentID = self._selection.workspace, self._selection.segmentID
         said = workspace.prompts.segment(segmentID) if workspace is not None and segmentID else None
-        volumeProblem, segmentationProblem = selection.volumeProblem, selection.segmentationProblem
-        isUsable = not (volumeProblem or segmentationProblem)
-        facts = rules.Facts(
-            missing=tuple(self._missing()),
-            volumeProblem=volumeProblem,
-            segmentationProblem=segmentationProblem,
-            modelProblem=self.modelProblem(),
-            hasVolume=selection.volumeNode is not None,
-            hasSegmentation=selection.segmentationNode is not None,
-            hasSegment=hasSegment,
-            makesSegment=selection.makeSegment is not None,
+        chosen = self._chosen()
+        isUsable = not (chosen.volumeProblem or chosen.segmentationProblem)
+        facts = replace(
+            chosen,
             isRunning=self._running.isOn,
             canStart=isUsable and bool(self.startable()),
             hasPreview=workspace is not None and workspace.hasPreview,
@@ -55,9 +47,24 @@ class Situation:
         )
         return self._steps.facts(facts)
 
+    def _chosen(self) -> rules.Facts:
+        """The facts that prompts go by: they are asked for with every click."""
+        selection = self._selection
+        workspace = selection.workspace
+        return rules.Facts(
+            missing=tuple(self._missing()),
+            volumeProblem=selection.volumeProblem,
+            segmentationProblem=selection.segmentationProblem,
+            modelProblem=self.modelProblem(),
+            hasVolume=selection.volumeNode is not None,
+            hasSegmentation=selection.segmentationNode is not None,
+            hasSegment=workspace is not None and selection.segmentID in workspace.segmentIDs,
+            makesSegment=selection.makeSegment is not None,
+        )
+
     def whyNot(self, action: str) -> str:
         """Why an action of `rules` is not possible now; "" if it is."""
-        return rules.whyNot(action, self.facts())
+        return rules.whyNot(action, self._chosen() if action in rules.PROMPTING else self.facts())
 
     def refuses(self, action: str) -> bool:
         """Whether an action is not possible now; a message then says why."""

@@ -22,7 +22,7 @@ class Undoing:
     """Takes steps back and brings them back.
 
     Args:
-        applying: what merges edits before.
+        applying: looks for edits afterwards.
         previews: those that were awaited are asked for again.
     """
 
@@ -70,10 +70,8 @@ class Undoing:
     def _go(self, action: str, go: Callable[[History[Moment], Swap], bool]) -> bool:
         if self.whyNot(action):
             return False
-        # A stroke that was not noticed yet is the last step.
-        self._applying.mergeEdits()
         workspace, look = self._selection.require(), self._steps.look()
-        if look is None or self.whyNot(action):
+        if look is None:
             return False
         self._messages.goOn()
         try:

@@ -733,11 +733,20 @@ class Workspace:
         wanted = self.prompts
         for one in segments:
             wanted = wanted.with_segment(one)
-        wanted = self._present(wanted)
-        if wanted != self.prompts:
+        self.put(wanted, self.prompts)
+
+    def put(self, prompts: PromptSet, held: PromptSet) -> None:
+        """Puts all prompts into the scene, and takes what it holds then: points of boxes lie on pixels there.
+
+        Args:
+            held: what the scene holds now.
+        """
+        wanted = self._present(prompts)
+        if wanted != held:
             self.markups.write(wanted)
-            self.prompts = self.markups.read()
+            wanted = self.markups.read()
             self.memory.save()
+        self.prompts = wanted
 
     def _present(self, prompts: PromptSet) -> PromptSet:
         """The prompts of the segments that there still are."""
