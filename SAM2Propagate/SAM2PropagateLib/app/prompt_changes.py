@@ -63,12 +63,12 @@ class PromptChanges:
         Raises:
             SAM2PropagateError: the volume cannot be used any more.
         """
-        if refusal := self._refusal(before.segment(after.segment), after):
-            self._messages.sayForNow("warning", refusal, "refused")
+        now = before.with_segment(after)
+        if self._refuses(before, now):
             return False
         self._messages.goOn()
-        with self._steps.step(name or changeName(before.segment(after.segment), after)):
-            self._follow(self._settle(before, before.with_segment(after), before))
+        with self._steps.step(name or changeName(before.segment(after.segment), after), said=before):
+            self._follow(self._settle(before, now, before))
         self._changed.emit(None)
         return True
 
@@ -82,16 +82,17 @@ class PromptChanges:
             now = workspace.prompts = workspace.markups.read()
             if now == before:
                 return
-            self._messages.goOn()
-            with self._steps.step(_nameOf(before, now), said=before):
-                if before.is_empty and change.viewNormal is not None:
-                    workspace.prompts = before
-                    workspace.axisFor(change.viewNormal)
-                    now = now.with_axis(workspace.markups.axis)
-                changed = self._settle(before, now, now)
-                # It was no command that could begin with this: the scene has told of it when it was done.
-                self._applying.mergeEdits()
-                self._follow(changed)
+            if before.is_empty and change.viewNormal is not None:
+                workspace.prompts = before
+                workspace.axisFor(change.viewNormal)
+                now = now.with_axis(workspace.markups.axis)
+            if not self._refuses(before, now):
+                self._messages.goOn()
+                with self._steps.step(_nameOf(before, now), said=before):
+                    changed = self._settle(before, now, now)
+                    # It was no command that could begin with this: the scene told of it when it was done.
+                    self._applying.mergeEdits()
+                    self._follow(changed)
         except SAM2PropagateError as error:
             workspace.restore(before)
             self._messages.sayForNow("warning", str(error), error.code)
@@ -123,8 +124,26 @@ class PromptChanges:
 
     # --- what follows
 
+    def _refuses(self, before: PromptSet, now: PromptSet) -> bool:
+        """Whether a change cannot be; the prompts are those before then, also in the scene, and a message
+        says why.
+        """
+        workspace = self._selection.require()
+        # The axis may be that of the prompts.
+        workspace.prompts = now
+        try:
+            for segmentID in _segmentsOf(before, now) & set(workspace.segmentIDs):
+                if refusal := self._refusal(before.segment(segmentID), now.segment(segmentID)):
+                    workspace.restore(before)
+                    self._messages.sayForNow("warning", refusal, "refused")
+                    return True
+        except SAM2PropagateError:
+            workspace.prompts = before
+            raise
+        return False
+
     def _settle(self, before: PromptSet, now: PromptSet, held: PromptSet) -> dict[str, set[int]]:
-        """Completes a change and puts it into the scene; what cannot be is taken back.
+        """Completes a change that is not refused, and puts it into the scene.
 
         Args:
             before, now: all prompts. held: those that the scene holds, one of the two.
@@ -136,20 +155,15 @@ class PromptChanges:
             SAM2PropagateError: the volume cannot be used any more.
         """
         workspace = self._selection.require()
-        changed: dict[str, set[int]] = {}
-        # The axis may be that of the prompts.
-        workspace.prompts = now
         try:
             geometry, axis = workspace.geometry, workspace.axis
-            for segmentID in {*before.names, *now.names} & set(workspace.segmentIDs):
-                old, new = before.segment(segmentID), now.segment(segmentID)
-                if old == new:
-                    continue
-                if refusal := self._refusal(old, new):
-                    workspace.restore(before)
-                    self._messages.sayForNow("warning", refusal, "refused")
-                    return {}
-                changed[segmentID] = keyframes.changedFrames(old, new, geometry, axis)
+            changed = {
+                segmentID: keyframes.changedFrames(
+                    before.segment(segmentID), now.segment(segmentID), geometry, axis
+                )
+                for segmentID in _segmentsOf(before, now) & set(workspace.segmentIDs)
+                if before.segment(segmentID) != now.segment(segmentID)
+            }
             for segmentID in changed:
                 completed = self._completed(before.segment(segmentID), now.segment(segmentID))
                 now = now.with_segment(completed)
@@ -271,6 +285,10 @@ class PromptChanges:
             return said
         kept = mask_at(mask, frame, geometry, axis, keyframes.maskId(keyframes.REFINED, frame, axis))
         return replace(said, masks=workspace.withMask(others, kept, frame).masks)
+
+
+def _segmentsOf(*prompts: PromptSet) -> set[str]:
+    return {name for one in prompts for name in one.names}
 
 
 def changeName(before: SegmentPrompts, after: SegmentPrompts) -> str:
