@@ -79,11 +79,12 @@ class PromptChanges:
             return
         before = workspace.prompts
         try:
-            now = workspace.prompts = workspace.markups.read()
+            workspace.spoken.read()
+            now = workspace.prompts
             if now == before:
                 return
             if before.is_empty and change.viewNormal is not None:
-                workspace.prompts = before
+                workspace.spoken.prompts = before
                 workspace.axisFor(change.viewNormal)
                 now = now.with_axis(workspace.markups.axis)
             if not self._refuses(before, now):
@@ -94,7 +95,7 @@ class PromptChanges:
                     self._applying.mergeEdits()
                     self._follow(changed)
         except SAM2PropagateError as error:
-            workspace.restore(before)
+            workspace.spoken.restore(before)
             self._messages.sayForNow("warning", str(error), error.code)
         self._changed.emit(None)
 
@@ -118,7 +119,7 @@ class PromptChanges:
             return
         self._messages.goOn()
         with self._steps.step(_("clear prompts")):
-            workspace.write(cleared)
+            workspace.spoken.write(cleared)
             self._previews.follow(self._selection.segmentID, frames)
         self._changed.emit(None)
 
@@ -130,15 +131,15 @@ class PromptChanges:
         """
         workspace = self._selection.require()
         # The axis may be that of the prompts.
-        workspace.prompts = now
+        workspace.spoken.prompts = now
         try:
             for segmentID in _segmentsOf(before, now) & set(workspace.segmentIDs):
                 if refusal := self._refusal(before.segment(segmentID), now.segment(segmentID)):
-                    workspace.restore(before)
+                    workspace.spoken.restore(before)
                     self._messages.sayForNow("warning", refusal, "refused")
                     return True
         except SAM2PropagateError:
-            workspace.prompts = before
+            workspace.spoken.prompts = before
             raise
         return False
 
@@ -167,9 +168,9 @@ class PromptChanges:
             for segmentID in changed:
                 completed = self._completed(before.segment(segmentID), now.segment(segmentID))
                 now = now.with_segment(completed)
-            workspace.put(now, held)
+            workspace.spoken.put(now, held)
         except SAM2PropagateError:
-            workspace.prompts = before
+            workspace.spoken.prompts = before
             raise
         return changed
 
@@ -184,7 +185,7 @@ class PromptChanges:
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
         known = {prompt.id: prompt for prompt in old}
-        absent, locked = workspace.marked(new.segment)
+        absent, locked = workspace.spoken.marked(new.segment)
         for prompt in new:
             if known.get(prompt.id) == prompt:
                 continue
@@ -274,7 +275,7 @@ class PromptChanges:
         others = said
         for name in arrived & {one.id for one in said}:
             others = others.remove(name)
-        adopted = workspace.adoptEdit(others, frame)
+        adopted = workspace.spoken.adoptEdit(others, frame)
         if adopted is not others:
             return replace(said, masks=adopted.masks)
         counting = keyframes.speaking(others, workspace.memory.history(said.segment), geometry, axis)
@@ -284,7 +285,7 @@ class PromptChanges:
         if not mask.any():
             return said
         kept = mask_at(mask, frame, geometry, axis, keyframes.maskId(keyframes.REFINED, frame, axis))
-        return replace(said, masks=workspace.withMask(others, kept, frame).masks)
+        return replace(said, masks=workspace.spoken.withMask(others, kept, frame).masks)
 
 
 def _segmentsOf(*prompts: PromptSet) -> set[str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from SAM2PropagateLib.app import rules
+from SAM2PropagateLib.app import keyframes, rules
 from SAM2PropagateLib.app.events import Installed
 from SAM2PropagateLib.app.shared import Shared
-from SAM2PropagateLib.app.strip import SliceStrip
+from SAM2PropagateLib.app.strip import SliceStrip, strip
+from SAM2PropagateLib.app.workspace import Workspace
+from SAM2PropagateLib.prompts.resolve import resolve
+from SAM2PropagateLib.prompts.values import SegmentPrompts
 from SAM2PropagateLib.texts import tr as _
 
 
@@ -110,7 +113,7 @@ class Situation:
         startable = [
             one
             for one in workspace.segmentIDs
-            if (allSegments or one == chosen) and workspace.speaking(one).has_positive
+            if (allSegments or one == chosen) and workspace.spoken.speaking(one).has_positive
         ]
         isOpen = chosen in workspace.segmentIDs and chosen not in startable
         if isOpen and any(one.prompt.mask.any() for one in workspace.edits(chosen)):
@@ -122,4 +125,32 @@ class Situation:
         workspace, wanted = self._selection.workspace, segmentID or self._selection.segmentID
         if workspace is None or wanted not in workspace.segmentIDs:
             return SliceStrip()
-        return workspace.strip(wanted)
+        return _stripOf(workspace, wanted)
+
+
+def _stripOf(workspace: Workspace, segmentID: str) -> SliceStrip:
+    """What there is to know of every slice for a segment."""
+    geometry, axis = workspace.geometry, workspace.axis
+    counting = workspace.spoken.speaking(segmentID)
+    frames = keyframes.framesOf(counting, geometry, axis)
+    absent, locked = workspace.spoken.marked(segmentID)
+    own = {frames[one.id] for one in counting.masks if keyframes.isEdited(one) and one.id in frames}
+    if workspace.knowsEdits(segmentID):
+        own |= {one.frame for one in workspace.edits(segmentID)}
+    spoken = keyframes.placed(counting)
+    inRange = None
+    if counting.range is not None:
+        resolved = resolve(
+            SegmentPrompts(segmentID, range=counting.range), geometry, axis, need_positive=False
+        )
+        inRange = range(resolved.first, resolved.last + 1)
+    return strip(
+        geometry.frame_count(axis),
+        workspace.memory.facts(segmentID, geometry, axis),
+        keyframes=keyframes.everyFrame(spoken, geometry, axis),
+        edited=frozenset(own),
+        absent=absent,
+        locked=locked,
+        preview=workspace.previewFrames(segmentID),
+        inRange=inRange,
+    )

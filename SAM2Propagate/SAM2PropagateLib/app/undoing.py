@@ -97,7 +97,7 @@ class Undoing:
         if moment.masks is not None and moment.known is not None:
             workspace.restoreMasks(moment.masks, moment.known)
         if moment.said is not None:
-            workspace.restoreSaid(moment.said)
+            workspace.spoken.restoreSaid(moment.said)
         self._previews.forget(keys)
         workspace.showRecords(moment.preview, moment.axis)
         self._running.regain({key: one for key, one in moment.preview.items() if key not in moment.asked})
