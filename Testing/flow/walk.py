@@ -539,7 +539,7 @@ class Walk(HeadlessCase):
         assert key in self.previews(), f"no preview of {key}; {self.where()}"
         if self.draws:
             resolved = resolve(
-                self.workspace.effective(key[0]), self.geometry, 2, need_positive=False
+                self.workspace.spoken.effective(key[0]), self.geometry, 2, need_positive=False
             ).keyframes[key[1]]
             np.testing.assert_array_equal(self.previews()[key], drawn(resolved, self.shape), self.where())
         self.done["preview"] += 1
@@ -624,7 +624,7 @@ class Walk(HeadlessCase):
             # It may have died within the call.
             assert moment != NEVER and self.codes[-1] in KILLED, self.where()
             return False
-        self.told = {self.name: resolve(self.workspace.effective(self.name), self.geometry, 2)}
+        self.told = {self.name: resolve(self.workspace.spoken.effective(self.name), self.geometry, 2)}
         return True
 
     def some_frames(self) -> None:

@@ -346,7 +346,9 @@ class Applying:
         """Where the user edited a segment under its preview: brings both together, as a keyframe, and writes
         that into the segment; None if there was no such place, or it failed.
         """
-        workspace = self._selection.require()
+        workspace = self._selection.workspace
+        if workspace is None:
+            return None
         self._steps.settle()
         if not workspace.hasPreview:
             return None
@@ -362,7 +364,7 @@ class Applying:
                 frames = self._withEdits(workspace, merged)
                 summary = self.commit(frames.keys(), frames)
                 if summary is not None:
-                    workspace.renewEdited(frames.keys())
+                    workspace.spoken.renewEdited(frames.keys())
         except SAM2PropagateError as error:  # the volume cannot be used any more
             self._messages.fail(error)
             return None
@@ -380,15 +382,15 @@ class Applying:
         }
         for segmentID, masks in merged.items():
             said = workspace.prompts.segment(segmentID)
-            locked = workspace.marked(segmentID)[1]
+            locked = workspace.spoken.marked(segmentID)[1]
             for frame, one in masks.items():
                 mask = one.mask
                 workspace.preview.write(segmentID, frame, mask, refresh=False, edge=one.detail.edge)
                 if frame not in locked:
                     name = keyframes.maskId(keyframes.EDITED, frame, axis)
-                    said = workspace.withMask(said, mask_at(mask, frame, geometry, axis, name), frame)
+                    said = workspace.spoken.withMask(said, mask_at(mask, frame, geometry, axis, name), frame)
             workspace.underlay.put(segmentID, dict.fromkeys(masks))
-            workspace.write(said)
+            workspace.spoken.write(said)
         self._running.overtake(set(frames))
         return frames
 

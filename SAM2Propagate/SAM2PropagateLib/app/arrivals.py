@@ -95,7 +95,7 @@ class Arrivals:
         if isinstance(call, PreviewCall):
             if not self._previews.expects(call, key):
                 return False
-        elif not self._running.expects(call, key) or event.frame in workspace.marked(event.segment)[1]:
+        elif not self._running.expects(call, key) or event.frame in workspace.spoken.marked(event.segment)[1]:
             return False
         else:
             self._running.arrived(key)

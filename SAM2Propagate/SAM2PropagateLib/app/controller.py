@@ -8,9 +8,10 @@ Here the parts are put together, and found under one name; what each does is in 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy.typing as npt
 
@@ -47,6 +48,25 @@ _BUDGET_SECONDS = 0.008
 _PACKING_SECONDS = 0.003
 # And for work that is done in turns.
 _TURN_SECONDS = 0.012
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _command(
+    act: Callable[Concatenate[Controller, _P], _R],
+) -> Callable[Concatenate[Controller, _P], _R]:
+    """What the user edited by hand comes before a command of theirs: here, and nowhere else, it is looked for
+    at the beginning of one.
+    """
+
+    @functools.wraps(act)
+    def command(self: Controller, *arguments: _P.args, **named: _P.kwargs) -> _R:
+        self._applying.mergeEdits()
+        return act(self, *arguments, **named)
+
+    return command
 
 
 class Controller:
@@ -97,7 +117,7 @@ class Controller:
         self._runs = runs = Runs(shared, situation, worker, applying, previews)
         self._undoing = Undoing(shared, applying, previews)
         self._prompts = prompts = PromptChanges(shared, applying, previews)
-        self._pointing = pointing = Pointing(shared, situation, applying, prompts)
+        self._pointing = pointing = Pointing(shared, situation, prompts)
         self._segments = segments = SegmentChanges(shared, applying, previews, editing)
         listeners = Listeners(prompts.followScene, segments.follow)
         self._lifetime = Lifetime(shared, worker, runs, pointing, listeners)
@@ -286,6 +306,7 @@ class Controller:
         """
         return self._pointing.chooseTool(tool)
 
+    @_command
     def point(self, tool: str, ras: npt.ArrayLike, viewNormal: npt.ArrayLike | None = None) -> bool:
         """What a click does that was made with a tool in a slice view.
 
@@ -299,10 +320,12 @@ class Controller:
         """
         return self._pointing.point(tool, ras, viewNormal)
 
+    @_command
     def addBox(self, cornerA: npt.ArrayLike, cornerB: npt.ArrayLike) -> bool:
         """Adds a box by two opposite corners (RAS) on one frame, as a script does; the mouse draws them."""
         return self._pointing.addBox(cornerA, cornerB)
 
+    @_command
     def addScribble(
         self, points: npt.ArrayLike, positive: bool = True, viewNormal: npt.ArrayLike | None = None
     ) -> bool:
@@ -318,6 +341,7 @@ class Controller:
         """
         return self._pointing.addScribble(points, positive, viewNormal)
 
+    @_command
     def addLasso(
         self, points: npt.ArrayLike, exact: bool | None = None, viewNormal: npt.ArrayLike | None = None
     ) -> bool:
@@ -349,6 +373,7 @@ class Controller:
         """A drag with the lasso went around nothing."""
         self._pointing.refuseLasso()
 
+    @_command
     def clearPrompts(self, frame: int | None = None) -> None:
         """Removes the chosen segment's prompts, on one frame or all; the segment itself stays."""
         self._prompts.clear(frame)
@@ -363,6 +388,7 @@ class Controller:
         """
         return self._previews.preview(frame, segmentID)
 
+    @_command
     def propagate(
         self,
         segmentIDs: Iterable[str] | None = None,
@@ -439,6 +465,7 @@ class Controller:
         """What `redo` brings back, or why it cannot."""
         return self._undoing.redoText
 
+    @_command
     def undo(self) -> bool:
         """Take back what the user did last, be it prompts, masks or the preview; False if it cannot be.
 
@@ -446,6 +473,7 @@ class Controller:
         """
         return self._undoing.undo()
 
+    @_command
     def redo(self) -> bool:
         """Bring back what `undo` took last; False if there is nothing, or the user did something since."""
         return self._undoing.redo()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy.typing as npt
 
 from SAM2PropagateLib.app import keyframes, rules
-from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.app.prompt_changes import PromptChanges
 from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
@@ -49,7 +48,6 @@ class Pointing:
 
     Args:
         situation: whether there can be prompts now.
-        applying: what merges edits before.
         prompts: where the changes go.
     """
 
@@ -57,13 +55,11 @@ class Pointing:
         self,
         shared: Shared,
         situation: Situation,
-        applying: Applying,
         prompts: PromptChanges,
     ) -> None:
         self._selection = shared.selection
         self._messages = shared.messages
         self._situation = situation
-        self._applying = applying
         self._prompts = prompts
         self._changed = shared.signals.changed
         self._tool: str | None = None
@@ -138,7 +134,6 @@ class Pointing:
                 return False
             axis = workspace.axisFor(viewNormal)
             frame = geometry.frame_of(place, axis)
-            self._applying.mergeEdits()
             before = workspace.prompts
             after = self._pointed(tool, workspace, place, frame)
             if after is None:
@@ -158,7 +153,6 @@ class Pointing:
         """Adds a box by two opposite corners (RAS) on one frame, as a script does; the mouse draws them."""
         try:
             workspace = self._selection.require()
-            self._applying.mergeEdits()
             box = Box(new_id(), workspace.fromWorld(cornerA), workspace.fromWorld(cornerB))
             before = workspace.prompts
             return self._prompts.put(before, before.segment(self._selection.requireSegment()).add(box))
@@ -195,7 +189,6 @@ class Pointing:
             workspace = self._selection.require()
             stroke = make(workspace.markups.fromWorld(points), workspace.geometry)
             workspace.axisFor(viewNormal)
-            self._applying.mergeEdits()
             before = workspace.prompts
             return self._prompts.put(before, before.segment(self._selection.requireSegment()).add(stroke))
         except SAM2PropagateError as error:

@@ -22,7 +22,7 @@ class Previews:
     Args:
         situation: whether all is there that a preview needs.
         worker: who is asked.
-        applying: what merges edits before, and writes what is locked.
+        applying: what writes what is locked.
     """
 
     def __init__(
@@ -53,8 +53,10 @@ class Previews:
         """
         workspace = self._selection.require()
         wanted = segmentID or self._selection.segmentID
-        said = keyframes.onFrame(workspace.effective(wanted), frame, workspace.geometry, workspace.axis)
-        if not said.has_positive or workspace.hasOpenEdit(wanted, frame):
+        said = keyframes.onFrame(
+            workspace.spoken.effective(wanted), frame, workspace.geometry, workspace.axis
+        )
+        if not said.has_positive or workspace.spoken.hasOpenEdit(wanted, frame):
             return False
         self._ask(wanted, frame, said)
         return True
@@ -66,22 +68,21 @@ class Previews:
             SAM2PropagateError: the volume cannot be used any more.
         """
         workspace = self._selection.require()
-        self._applying.mergeEdits()
-        absent, locked = workspace.marked(segmentID)
+        absent, locked = workspace.spoken.marked(segmentID)
         accepted = set()
         self._running.overtake({(segmentID, frame) for frame in frames})
         for frame in sorted(frames):
             self._calls.pop((segmentID, frame), None)
             self._lost.discard((segmentID, frame))
             said = keyframes.onFrame(
-                workspace.effective(segmentID), frame, workspace.geometry, workspace.axis
+                workspace.spoken.effective(segmentID), frame, workspace.geometry, workspace.axis
             )
             if frame in locked:
                 if frame in workspace.previewFrames(segmentID):
                     accepted.add((segmentID, frame))
                 continue
             if frame not in absent and said.has_positive:
-                if not workspace.hasOpenEdit(segmentID, frame):
+                if not workspace.spoken.hasOpenEdit(segmentID, frame):
                     self._ask(segmentID, frame, said)
                 continue
             self._takeBack(segmentID, frame)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any
-
-import numpy.typing as npt
 
 from SAM2PropagateLib.app import keyframes
 from SAM2PropagateLib.app.applying import Applying
@@ -36,7 +34,7 @@ class PromptChanges:
     """Completes or refuses changes of prompts, and has previews follow them.
 
     Args:
-        applying: what merges edits before.
+        applying: what merges edits under a change that was made in the views.
         previews: what follows.
     """
 
@@ -65,13 +63,12 @@ class PromptChanges:
         Raises:
             SAM2PropagateError: the volume cannot be used any more.
         """
-        if refusal := self._refusal(before.segment(after.segment), after):
-            self._messages.sayForNow("warning", refusal, "refused")
+        now = before.with_segment(after)
+        if self._refuses(before, now):
             return False
         self._messages.goOn()
-        with self._steps.step(name or changeName(before.segment(after.segment), after)):
-            self._selection.require().write(after)
-            self._settle(before, None)
+        with self._steps.step(name or changeName(before.segment(after.segment), after), said=before):
+            self._follow(self._settle(before, now, before))
         self._changed.emit(None)
         return True
 
@@ -82,14 +79,23 @@ class PromptChanges:
             return
         before = workspace.prompts
         try:
-            workspace.prompts = workspace.markups.read()
-            if workspace.prompts == before:
+            workspace.spoken.read()
+            now = workspace.prompts
+            if now == before:
                 return
-            self._messages.goOn()
-            with self._steps.step(_nameOf(before, workspace.prompts), said=before):
-                self._settle(before, change.viewNormal)
+            if before.is_empty and change.viewNormal is not None:
+                workspace.spoken.prompts = before
+                workspace.axisFor(change.viewNormal)
+                now = now.with_axis(workspace.markups.axis)
+            if not self._refuses(before, now):
+                self._messages.goOn()
+                with self._steps.step(_nameOf(before, now), said=before):
+                    changed = self._settle(before, now, now)
+                    # It was no command that could begin with this: the scene told of it when it was done.
+                    self._applying.mergeEdits()
+                    self._follow(changed)
         except SAM2PropagateError as error:
-            workspace.restore(before)
+            workspace.spoken.restore(before)
             self._messages.sayForNow("warning", str(error), error.code)
         self._changed.emit(None)
 
@@ -98,7 +104,6 @@ class PromptChanges:
         workspace = self._selection.workspace
         if workspace is None or not self._selection.segmentID:
             return
-        self._applying.mergeEdits()
         said = workspace.prompts.segment(self._selection.segmentID)
         geometry, axis = workspace.geometry, workspace.axis
         cleared = said
@@ -114,43 +119,73 @@ class PromptChanges:
             return
         self._messages.goOn()
         with self._steps.step(_("clear prompts")):
-            workspace.write(cleared)
+            workspace.spoken.write(cleared)
             self._previews.follow(self._selection.segmentID, frames)
         self._changed.emit(None)
 
     # --- what follows
 
-    def _settle(self, before: PromptSet, viewNormal: npt.ArrayLike | None) -> None:
-        """Completes a change that is in the scene already: masks to be corrected, undo, previews."""
+    def _refuses(self, before: PromptSet, now: PromptSet) -> bool:
+        """Whether a change cannot be; the prompts are those before then, also in the scene, and a message
+        says why.
+        """
         workspace = self._selection.require()
-        if before.is_empty and viewNormal is not None:
-            after, workspace.prompts = workspace.prompts, before
-            workspace.axisFor(viewNormal)
-            workspace.prompts = after.with_axis(workspace.markups.axis)
-        geometry, axis = workspace.geometry, workspace.axis
-        changed: dict[str, set[int]] = {}
-        for segmentID in {*before.names, *workspace.prompts.names} & set(workspace.segmentIDs):
-            old, new = before.segment(segmentID), workspace.prompts.segment(segmentID)
-            if old == new:
-                continue
-            refusal = self._refusal(old, new)
-            if refusal:
-                workspace.restore(before)
-                self._messages.sayForNow("warning", refusal, "refused")
-                return
-            changed[segmentID] = keyframes.changedFrames(old, new, geometry, axis)
-        for segmentID in changed:
-            workspace.write(self._completed(before.segment(segmentID), workspace.prompts.segment(segmentID)))
+        # The axis may be that of the prompts.
+        workspace.spoken.prompts = now
+        try:
+            for segmentID in _segmentsOf(before, now) & set(workspace.segmentIDs):
+                if refusal := self._refusal(before.segment(segmentID), now.segment(segmentID)):
+                    workspace.spoken.restore(before)
+                    self._messages.sayForNow("warning", refusal, "refused")
+                    return True
+        except SAM2PropagateError:
+            workspace.spoken.prompts = before
+            raise
+        return False
+
+    def _settle(self, before: PromptSet, now: PromptSet, held: PromptSet) -> dict[str, set[int]]:
+        """Completes a change that is not refused, and puts it into the scene.
+
+        Args:
+            before, now: all prompts. held: those that the scene holds, one of the two.
+
+        Returns:
+            The frames on which something changed, per segment.
+
+        Raises:
+            SAM2PropagateError: the volume cannot be used any more.
+        """
+        workspace = self._selection.require()
+        try:
+            geometry, axis = workspace.geometry, workspace.axis
+            changed = {
+                segmentID: keyframes.changedFrames(
+                    before.segment(segmentID), now.segment(segmentID), geometry, axis
+                )
+                for segmentID in _segmentsOf(before, now) & set(workspace.segmentIDs)
+                if before.segment(segmentID) != now.segment(segmentID)
+            }
+            for segmentID in changed:
+                completed = self._completed(before.segment(segmentID), now.segment(segmentID))
+                now = now.with_segment(completed)
+            workspace.spoken.put(now, held)
+        except SAM2PropagateError:
+            workspace.spoken.prompts = before
+            raise
+        return changed
+
+    def _follow(self, changed: Mapping[str, set[int]]) -> None:
+        """Has previews follow a change that is in the scene."""
         for segmentID, frames in changed.items():
             self._previews.follow(segmentID, frames)
-        workspace.memory.save()
+        self._selection.require().memory.save()
 
     def _refusal(self, old: SegmentPrompts, new: SegmentPrompts) -> str:
         """Why a change of a segment's prompts cannot be; "" if it can."""
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
         known = {prompt.id: prompt for prompt in old}
-        absent, locked = workspace.marked(new.segment)
+        absent, locked = workspace.spoken.marked(new.segment)
         for prompt in new:
             if known.get(prompt.id) == prompt:
                 continue
@@ -240,7 +275,7 @@ class PromptChanges:
         others = said
         for name in arrived & {one.id for one in said}:
             others = others.remove(name)
-        adopted = workspace.adoptEdit(others, frame)
+        adopted = workspace.spoken.adoptEdit(others, frame)
         if adopted is not others:
             return replace(said, masks=adopted.masks)
         counting = keyframes.speaking(others, workspace.memory.history(said.segment), geometry, axis)
@@ -250,7 +285,11 @@ class PromptChanges:
         if not mask.any():
             return said
         kept = mask_at(mask, frame, geometry, axis, keyframes.maskId(keyframes.REFINED, frame, axis))
-        return replace(said, masks=workspace.withMask(others, kept, frame).masks)
+        return replace(said, masks=workspace.spoken.withMask(others, kept, frame).masks)
+
+
+def _segmentsOf(*prompts: PromptSet) -> set[str]:
+    return {name for one in prompts for name in one.names}
 
 
 def changeName(before: SegmentPrompts, after: SegmentPrompts) -> str:

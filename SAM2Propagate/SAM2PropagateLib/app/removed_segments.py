@@ -57,7 +57,7 @@ class RemovedSegments:
         if gone.hadVoxels and isEmpty:
             workspace.markups.remove(segmentID)
             workspace.memory.forget(segmentID)
-            workspace.windows.pop(segmentID, None)
+            workspace.windows.forget(segmentID)
             # The worker knows the ID, too.
             workspace.undone.add(segmentID)
             return

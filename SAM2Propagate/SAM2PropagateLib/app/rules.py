@@ -31,6 +31,8 @@ ACTIONS = (
     REDO,
     CLEAR_PROMPTS,
 )
+PROMPTING = (PROMPT, ADD_SEGMENT)
+"""Those that go by what is chosen and installed alone."""
 
 
 @dataclass(frozen=True)

@@ -76,15 +76,14 @@ class Runs:
         given = {name: value for name, value in changes.items() if value is not None}
         try:
             options = replace(choices.run, **given)
-            self._applying.mergeEdits()
             elsewhere = [one for one in wanted if workspace.isMovedApart(one)]
             told = []
             with self._steps.step(_("propagate")) as begun:
                 for segmentID in wanted:
-                    workspace.adoptEdits(segmentID)
-                    told.append(workspace.effective(segmentID))
+                    workspace.spoken.adoptEdits(segmentID)
+                    told.append(workspace.spoken.effective(segmentID))
                     # Refused here already, before the worker is troubled.
-                    resolve(workspace.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
+                    resolve(workspace.spoken.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
             # After an undo the worker believes that the segment still has what it had.
             undone = any(segmentID in workspace.undone for segmentID in wanted)
             name = self._worker.ready(
@@ -217,9 +216,9 @@ class Runs:
         """Says once of every window and level that segments which were carried in others stay in these."""
         window, choices = displayWindow(workspace.volumeNode), self._selection.choices
         worker = (self._worker.session.starts, choices.model, choices.device, workspace.axis)
-        older = workspace.carriedIn(segmentIDs, window, worker, anew)
-        if older and workspace.toldOfWindow != window:
-            workspace.toldOfWindow = window
+        older = workspace.windows.carry(segmentIDs, window, worker, anew)
+        if older and workspace.windows.told != window:
+            workspace.windows.told = window
             segmentation = workspace.segmentationNode.GetSegmentation()
             names = [segmentation.GetSegment(one).GetName() for one in older]
             self._messages.say(

@@ -92,7 +92,7 @@ class SegmentChanges:
                     workspace.undone.add(segmentID)
             for segmentID in set(now) - set(before):
                 workspace.removed.came(segmentID)
-            workspace.prompts = workspace.markups.read()
+            workspace.spoken.read()
         except SAM2PropagateError as error:
             self._messages.fail(error)
         if self._selection.segmentID not in now:

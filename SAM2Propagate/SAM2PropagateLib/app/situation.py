@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from SAM2PropagateLib.app import rules
+from SAM2PropagateLib.app import keyframes, rules
 from SAM2PropagateLib.app.events import Installed
 from SAM2PropagateLib.app.shared import Shared
-from SAM2PropagateLib.app.strip import SliceStrip
+from SAM2PropagateLib.app.strip import SliceStrip, strip
+from SAM2PropagateLib.app.workspace import Workspace
+from SAM2PropagateLib.prompts.resolve import resolve
+from SAM2PropagateLib.prompts.values import SegmentPrompts
 from SAM2PropagateLib.texts import tr as _
 
 
@@ -33,21 +37,12 @@ class Situation:
 
     def facts(self) -> rules.Facts:
         """How things stand, for `rules.whyNot`."""
-        selection = self._selection
-        workspace, segmentID = selection.workspace, selection.segmentID
-        hasSegment = workspace is not None and segmentID in workspace.segmentIDs
+        workspace, segmentID = self._selection.workspace, self._selection.segmentID
         said = workspace.prompts.segment(segmentID) if workspace is not None and segmentID else None
-        volumeProblem, segmentationProblem = selection.volumeProblem, selection.segmentationProblem
-        isUsable = not (volumeProblem or segmentationProblem)
-        facts = rules.Facts(
-            missing=tuple(self._missing()),
-            volumeProblem=volumeProblem,
-            segmentationProblem=segmentationProblem,
-            modelProblem=self.modelProblem(),
-            hasVolume=selection.volumeNode is not None,
-            hasSegmentation=selection.segmentationNode is not None,
-            hasSegment=hasSegment,
-            makesSegment=selection.makeSegment is not None,
+        chosen = self._chosen()
+        isUsable = not (chosen.volumeProblem or chosen.segmentationProblem)
+        facts = replace(
+            chosen,
             isRunning=self._running.isOn,
             canStart=isUsable and bool(self.startable()),
             hasPreview=workspace is not None and workspace.hasPreview,
@@ -56,9 +51,24 @@ class Situation:
         )
         return self._steps.facts(facts)
 
+    def _chosen(self) -> rules.Facts:
+        """The facts that prompts go by: they are asked for with every click."""
+        selection = self._selection
+        workspace = selection.workspace
+        return rules.Facts(
+            missing=tuple(self._missing()),
+            volumeProblem=selection.volumeProblem,
+            segmentationProblem=selection.segmentationProblem,
+            modelProblem=self.modelProblem(),
+            hasVolume=selection.volumeNode is not None,
+            hasSegmentation=selection.segmentationNode is not None,
+            hasSegment=workspace is not None and selection.segmentID in workspace.segmentIDs,
+            makesSegment=selection.makeSegment is not None,
+        )
+
     def whyNot(self, action: str) -> str:
         """Why an action of `rules` is not possible now; "" if it is."""
-        return rules.whyNot(action, self.facts())
+        return rules.whyNot(action, self._chosen() if action in rules.PROMPTING else self.facts())
 
     def refuses(self, action: str) -> bool:
         """Whether an action is not possible now; a message then says why."""
@@ -112,7 +122,7 @@ class Situation:
         startable = [
             one
             for one in workspace.segmentIDs
-            if (allSegments or one == chosen) and workspace.speaking(one).has_positive
+            if (allSegments or one == chosen) and workspace.spoken.speaking(one).has_positive
         ]
         isOpen = chosen in workspace.segmentIDs and chosen not in startable
         if isOpen and any(one.prompt.mask.any() for one in workspace.edits(chosen)):
@@ -124,4 +134,32 @@ class Situation:
         workspace, wanted = self._selection.workspace, segmentID or self._selection.segmentID
         if workspace is None or wanted not in workspace.segmentIDs:
             return SliceStrip()
-        return workspace.strip(wanted)
+        return _stripOf(workspace, wanted)
+
+
+def _stripOf(workspace: Workspace, segmentID: str) -> SliceStrip:
+    """What there is to know of every slice for a segment."""
+    geometry, axis = workspace.geometry, workspace.axis
+    counting = workspace.spoken.speaking(segmentID)
+    frames = keyframes.framesOf(counting, geometry, axis)
+    absent, locked = workspace.spoken.marked(segmentID)
+    own = {frames[one.id] for one in counting.masks if keyframes.isEdited(one) and one.id in frames}
+    if workspace.knowsEdits(segmentID):
+        own |= {one.frame for one in workspace.edits(segmentID)}
+    spoken = keyframes.placed(counting)
+    inRange = None
+    if counting.range is not None:
+        resolved = resolve(
+            SegmentPrompts(segmentID, range=counting.range), geometry, axis, need_positive=False
+        )
+        inRange = range(resolved.first, resolved.last + 1)
+    return strip(
+        geometry.frame_count(axis),
+        workspace.memory.facts(segmentID, geometry, axis),
+        keyframes=keyframes.everyFrame(spoken, geometry, axis),
+        edited=frozenset(own),
+        absent=absent,
+        locked=locked,
+        preview=workspace.previewFrames(segmentID),
+        inRange=inRange,
+    )

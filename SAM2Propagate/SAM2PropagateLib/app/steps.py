@@ -89,7 +89,7 @@ class Steps:
             return None
         self._running.see(preview)
         return WorkState(
-            workspace.said,
+            workspace.spoken.said,
             workspace.states.at,
             Known(workspace.tracker.record, workspace.memory.allApplied),
             preview,

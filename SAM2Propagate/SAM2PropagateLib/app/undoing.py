@@ -22,7 +22,7 @@ class Undoing:
     """Takes steps back and brings them back.
 
     Args:
-        applying: what merges edits before.
+        applying: looks for edits afterwards.
         previews: those that were awaited are asked for again.
     """
 
@@ -79,10 +79,8 @@ class Undoing:
         self._steps.turns.finish()
         if self.whyNot(action):
             return False
-        # A stroke that was not noticed yet is the last step.
-        self._applying.mergeEdits()
         workspace, look = self._selection.require(), self._steps.look()
-        if look is None or self.whyNot(action):
+        if look is None:
             return False
         self._messages.goOn()
         try:
@@ -113,7 +111,7 @@ class Undoing:
         if moment.masks is not None and moment.known is not None:
             workspace.restoreMasks(moment.masks, moment.known)
         if moment.said is not None:
-            workspace.restoreSaid(moment.said)
+            workspace.spoken.restoreSaid(moment.said)
         self._previews.forget(keys)
         workspace.showRecords(moment.preview, moment.axis)
         self._running.regain({key: one for key, one in moment.preview.items() if key not in moment.asked})

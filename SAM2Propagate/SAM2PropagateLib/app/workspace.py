@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,23 +12,21 @@ import numpy.typing as npt
 import slicer
 import vtk
 
-from SAM2PropagateLib.app import keyframes
 from SAM2PropagateLib.app.events import WriterMaker
 from SAM2PropagateLib.app.history import History
 from SAM2PropagateLib.app.memory import FactsOfFrames, FrameMemory, factsAsList, factsOfList
-from SAM2PropagateLib.app.moment import Known, Moment, Record, Said
+from SAM2PropagateLib.app.moment import Known, Moment, Record
 from SAM2PropagateLib.app.observing import Observers
 from SAM2PropagateLib.app.removed_segments import RemovedSegments
-from SAM2PropagateLib.app.strip import SliceStrip, strip
+from SAM2PropagateLib.app.spoken import Spoken
 from SAM2PropagateLib.app.underlay import Key, Underlay
+from SAM2PropagateLib.app.windows import CarriedWindows
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frame_kinds import PREVIEW
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
-from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.prompts.move import moved, moved_segment
-from SAM2PropagateLib.prompts.place import mask_at
-from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
-from SAM2PropagateLib.prompts.values import MaskPrompt, PromptSet, Ras, SegmentPrompts, to_ras
+from SAM2PropagateLib.prompts.move import moved
+from SAM2PropagateLib.prompts.resolve import choose_axis
+from SAM2PropagateLib.prompts.values import PromptSet, Ras, to_ras
 from SAM2PropagateLib.scene.anchor import Move, settleOthers
 from SAM2PropagateLib.scene.commit import SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker, Snapshot
@@ -39,7 +37,6 @@ from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.segments import SegmentReader, referenceLattice, segmentIDs, volumeLattice
 from SAM2PropagateLib.scene.smooth import FrameDetail, widened
 from SAM2PropagateLib.scene.states import SegmentationStates
-from SAM2PropagateLib.scene.transforms import parentToWorld
 from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher
 from SAM2PropagateLib.texts import tr as _
 
@@ -122,14 +119,11 @@ class Workspace:
         self.undone: set[str] = set()
         # How often runs were undone or brought back.
         self.turns = 0
-        # The window in which each segment was carried last, and the one of which the user was told so.
-        self.windows: dict[str, Window] = {}
-        self.toldOfWindow: Window | None = None
-        self._windowsOf: object = None
+        self.windows = CarriedWindows()
         self.underlay = Underlay(self.tracker.snapshot)
         self.removed = RemovedSegments(self)
         self.markups.removeGone()
-        self.prompts = self.markups.read()
+        self.spoken = Spoken(self)
         self.states = SegmentationStates(segmentationNode)
         self.history: History[Moment] = History(self._isThere)
         self._onSegments = listeners.onSegments
@@ -199,7 +193,7 @@ class Workspace:
 
     def _carry(self, move: Move) -> None:
         """The coordinates of the prompts are others than before."""
-        self.prompts = self.markups.read()
+        self.spoken.read()
         if move.matrix is None:
             # Another image: no step back leads anywhere.
             self.history.clear()
@@ -245,6 +239,11 @@ class Workspace:
     # --- slices
 
     @property
+    def prompts(self) -> PromptSet:
+        """What the user has said of all segments."""
+        return self.spoken.prompts
+
+    @property
     def geometry(self) -> VolumeGeometry:
         """The volume's, as it is now in its own space, below its parent transforms: where prompts are."""
         return self.markups.geometry
@@ -257,10 +256,6 @@ class Workspace:
     def fromWorld(self, ras: npt.ArrayLike) -> Ras:
         """A point of the world in the volume's own space."""
         return to_ras(self.markups.fromWorld(to_ras(ras)))
-
-    def inWorld(self, said: SegmentPrompts) -> SegmentPrompts:
-        """Prompts as they lie in the world."""
-        return moved_segment(said, parentToWorld(self.volumeNode))
 
     @property
     def axis(self) -> int:
@@ -295,7 +290,7 @@ class Workspace:
         self._axisByHand = isFixed and axis is not None
         if axis != self.markups.axis:
             self.markups.axis = axis
-            self.prompts = self.prompts.with_axis(axis)
+            self.spoken.prompts = self.prompts.with_axis(axis)
         if self._preview is not None and self._preview.axis != self.axis:
             self._preview.close()
             self._preview = None
@@ -344,25 +339,6 @@ class Workspace:
         if self._preview is not None and self.isInScene:
             self._preview.restyle()
 
-    def carriedIn(
-        self, segmentIDs: Sequence[str], window: Window, worker: object, anew: bool
-    ) -> tuple[str, ...]:
-        """Notes that segments are carried again while the volume is shown in a window.
-
-        Args:
-            worker: what is another one when the worker, its model or the axis is, and nothing of before is
-                known there. anew: all of their slices, in this window.
-
-        Returns:
-            Those that are carried on in the window that they were carried in before, and not in this one.
-        """
-        if worker != self._windowsOf:
-            self._windowsOf, self.windows = worker, {}
-        for segmentID in segmentIDs:
-            if anew or segmentID not in self.windows:
-                self.windows[segmentID] = window
-        return tuple(one for one in segmentIDs if self.windows[one] != window)
-
     def painted(self, segmentID: str) -> dict[int, Merged]:
         """The frames of the preview under which the user edited the segment since: what the edit changed is
         as the user left it, everything else as in the preview.
@@ -385,25 +361,6 @@ class Workspace:
             edge = self.preview.edge(segmentID, one.frame)
             found[one.frame] = Merged(np.where(changed, one.prompt.mask, shown), FrameDetail(edge, where))
         return found
-
-    def renewEdited(self, frames: Collection[tuple[str, int]]) -> None:
-        """Takes edited slices as they are in the segment for their keyframes' masks.
-
-        On a grid of its own a segment shows a mask that was written to it, but need not do so to the pixel.
-        """
-        for segmentID in {name for name, _frame in frames}:
-            if self.tracker.snapshot(segmentID).own is None:
-                continue
-            reader = self._reader(segmentID)
-            said = self.prompts.segment(segmentID)
-            edited = keyframes.framesOf(said.masks, self.geometry, self.axis)
-            for mask in said.masks:
-                frame = edited.get(mask.id)
-                if frame is not None and keyframes.isEdited(mask) and (segmentID, frame) in frames:
-                    shown = reader.frame(frame, self.axis, throughout=True)
-                    renewed = mask_at(shown, frame, self.geometry, self.axis, mask.id)
-                    said = keyframes.withMask(said, renewed, self.geometry, self.axis)
-            self.write(said)
 
     def keepPreview(self) -> bool:
         """Keeps the preview in the scene, as it is now; whether there is one.
@@ -605,16 +562,17 @@ class Workspace:
         shown = self._preview.mask(segmentID, frame) if self._preview is not None else None
         if shown is not None:
             return shown
-        return self._reader(segmentID).frame(frame, self.axis)
+        return self.reader(segmentID).frame(frame, self.axis)
 
     def maskToCorrect(self, segmentID: str, frame: int) -> BoolArray:
         """The mask that a run left on a frame; what shows only prompts that are gone does not count."""
         facts = self.memory.facts(segmentID, self.geometry, self.axis).get(frame)
         if facts is None or facts.kind != PREVIEW:
             return self.maskNow(segmentID, frame)
-        return self._reader(segmentID).frame(frame, self.axis)
+        return self.reader(segmentID).frame(frame, self.axis)
 
-    def _reader(self, segmentID: str) -> SegmentReader:
+    def reader(self, segmentID: str) -> SegmentReader:
+        """What reads a segment's own masks, frame by frame."""
         return SegmentReader(self.segmentationNode, segmentID, self.geometry, self.volumeNode)
 
     @property
@@ -728,109 +686,7 @@ class Workspace:
             **{frame: known[frame] for frame in edited if frame in known},
         }
 
-    def adoptEdits(self, segmentID: str) -> None:
-        """Makes keyframes of the slices that the user edited; the prompts on them become history."""
-        said = self.prompts.segment(segmentID)
-        locked = self.marked(segmentID)[1]
-        for one in self.edits(segmentID):
-            if one.frame not in locked:
-                said = self._adopted(said, one)
-        self.write(said)
-
-    def hasOpenEdit(self, segmentID: str, frame: int) -> bool:
-        """Whether the user edited a frame and its prompts do not know of that yet."""
-        said = self.prompts.segment(segmentID)
-        return any(one.frame == frame and not self._isAdopted(said, one) for one in self.edits(segmentID))
-
-    def adoptEdit(self, said: SegmentPrompts, frame: int) -> SegmentPrompts:
-        """The prompts with the user's edit of one frame, if there is one, as its mask."""
-        for one in self.edits(said.segment):
-            if one.frame == frame:
-                return self._adopted(said, one)
-        return said
-
-    def _adopted(self, said: SegmentPrompts, one: EditedFrame) -> SegmentPrompts:
-        return said if self._isAdopted(said, one) else self.withMask(said, one.prompt, one.frame)
-
-    def _isAdopted(self, said: SegmentPrompts, one: EditedFrame) -> bool:
-        frames = keyframes.framesOf((*said.masks, *said.absent), self.geometry, self.axis)
-        # It was adopted before, and perhaps corrected with clicks since.
-        if any(frames.get(mask.id) == one.frame and _isSame(mask, one.prompt) for mask in said.masks):
-            return True
-        return not one.prompt.mask.any() and any(frames.get(mark.id) == one.frame for mark in said.absent)
-
-    def withMask(self, said: SegmentPrompts, mask: Any, frame: int) -> SegmentPrompts:
-        """The prompts with this mask; what else is on its frame now becomes its history."""
-        geometry, axis = self.geometry, self.axis
-        before = frozenset(
-            one.id for one in keyframes.drawn(said) if frame in keyframes.everyFrameOf(one, geometry, axis)
-        )
-        self.memory.setHistory(said.segment, mask.id, before)
-        return keyframes.withMask(said, mask, self.geometry, self.axis)
-
-    # --- prompts
-
-    def write(self, *segments: SegmentPrompts) -> None:
-        """Puts the prompts of segments into the scene, and reads back what is there."""
-        wanted = self.prompts
-        for one in segments:
-            wanted = wanted.with_segment(one)
-        wanted = self._present(wanted)
-        if wanted != self.prompts:
-            self.markups.write(wanted)
-            self.prompts = self.markups.read()
-            self.memory.save()
-
-    def _present(self, prompts: PromptSet) -> PromptSet:
-        """The prompts of the segments that there still are."""
-        there = self.segmentIDs
-        return replace(prompts, segments=tuple(one for one in prompts.segments if one.segment in there))
-
-    def restore(self, prompts: PromptSet) -> None:
-        """Makes the scene hold exactly these prompts, of the segments that there still are."""
-        prompts = everything = self._present(prompts)
-        for segmentID in self.segmentIDs:
-            if segmentID not in prompts.names:
-                everything = everything.with_segment(SegmentPrompts(segmentID))
-        self.markups.write(everything)
-        self.prompts = self.markups.read()
-
-    def effective(self, segmentID: str) -> SegmentPrompts:
-        """What a worker is to be told of a segment; clicks in the order in which they were made."""
-        said = self.prompts.segment(segmentID)
-        self.memory.note(segmentID, [click.id for click in said.clicks])
-        order = self.memory.orders[segmentID]
-        clicks = tuple(sorted(said.clicks, key=lambda click: order.index(click.id)))
-        return keyframes.effective(
-            replace(said, clicks=clicks),
-            self.memory.history(segmentID),
-            lambda frame: self.maskNow(segmentID, frame),
-            self.geometry,
-            self.axis,
-        )
-
-    def speaking(self, segmentID: str) -> SegmentPrompts:
-        """The prompts of a segment that count, without looking at masks."""
-        return keyframes.speaking(
-            self.prompts.segment(segmentID), self.memory.history(segmentID), self.geometry, self.axis
-        )
-
-    def marked(self, segmentID: str) -> tuple[frozenset[int], frozenset[int]]:
-        """The frames marked as absent, and the locked ones."""
-        said = self.prompts.segment(segmentID)
-        frames = keyframes.framesOf((*said.absent, *said.locks), self.geometry, self.axis)
-
-        def of(marks: Any) -> frozenset[int]:
-            return frozenset(frames[mark.id] for mark in marks if mark.id in frames)
-
-        return of(said.absent), of(said.locks)
-
     # --- undo
-
-    @property
-    def said(self) -> Said:
-        """The prompts as they are now, for `restoreSaid`."""
-        return self.prompts, {name: dict(one) for name, one in self.memory.histories.items()}
 
     def restoreMasks(self, state: int, known: Known) -> None:
         """Makes the segmentation what it was in a state, of which this was known.
@@ -850,46 +706,5 @@ class Workspace:
         self.memory.restoreApplied(known.facts)
         self.memory.save()
 
-    def restoreSaid(self, said: Said) -> None:
-        """Makes the scene hold these prompts, of the segments that there still are."""
-        prompts, histories = said
-        self.memory.histories = {name: dict(one) for name, one in histories.items()}
-        self.restore(prompts)
-        self.memory.save()
-
     def _isThere(self, moment: Moment) -> bool:
         return moment.masks is None or self.states.isThere(moment.masks)
-
-    # --- the strip
-
-    def strip(self, segmentID: str) -> SliceStrip:
-        """What there is to know of every slice for a segment."""
-        geometry, axis = self.geometry, self.axis
-        counting = self.speaking(segmentID)
-        frames = keyframes.framesOf(counting, geometry, axis)
-        absent, locked = self.marked(segmentID)
-        own = {frames[one.id] for one in counting.masks if keyframes.isEdited(one) and one.id in frames}
-        if self.knowsEdits(segmentID):
-            own |= {one.frame for one in self.edits(segmentID)}
-        spoken = keyframes.placed(counting)
-        inRange = None
-        if counting.range is not None:
-            resolved = resolve(
-                SegmentPrompts(segmentID, range=counting.range), geometry, axis, need_positive=False
-            )
-            inRange = range(resolved.first, resolved.last + 1)
-        return strip(
-            geometry.frame_count(axis),
-            self.memory.facts(segmentID, geometry, axis),
-            keyframes=keyframes.everyFrame(spoken, geometry, axis),
-            edited=frozenset(own),
-            absent=absent,
-            locked=locked,
-            preview=self.previewFrames(segmentID),
-            inRange=inRange,
-        )
-
-
-def _isSame(mask: MaskPrompt, other: MaskPrompt) -> bool:
-    """Whether two masks on the same frame are the same; their places may differ by rounding."""
-    return mask.id == other.id and np.array_equal(mask.mask, other.mask)

@@ -1,0 +1,206 @@
+"""What the user has said of the segments: prompts, and what of them counts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from SAM2PropagateLib.app import keyframes
+from SAM2PropagateLib.app.moment import Said
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.prompts.move import moved_segment
+from SAM2PropagateLib.prompts.place import mask_at
+from SAM2PropagateLib.prompts.values import MaskPrompt, PromptSet, SegmentPrompts
+from SAM2PropagateLib.scene.edits import EditedFrame
+from SAM2PropagateLib.scene.transforms import parentToWorld
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.app.workspace import Workspace
+
+
+class Spoken:
+    """The prompts of a workspace.
+
+    Args:
+        workspace: theirs; its `markups` hold them in the scene, its `memory` tells which of them are the
+            history of an edited slice.
+
+    Attributes:
+        prompts: all of them, as the scene has them.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self.prompts = workspace.markups.read()
+
+    def read(self) -> None:
+        """Takes the prompts as they are in the scene.
+
+        Raises:
+            InputError: as `PromptMarkups.read`.
+        """
+        self.prompts = self._workspace.markups.read()
+
+    @property
+    def _geometry(self) -> VolumeGeometry:
+        return self._workspace.geometry
+
+    @property
+    def _axis(self) -> int:
+        return self._workspace.axis
+
+    def inWorld(self, said: SegmentPrompts) -> SegmentPrompts:
+        """Prompts as they lie in the world."""
+        return moved_segment(said, parentToWorld(self._workspace.volumeNode))
+
+    def write(self, *segments: SegmentPrompts) -> None:
+        """Puts the prompts of segments into the scene, and reads back what is there."""
+        wanted = self.prompts
+        for one in segments:
+            wanted = wanted.with_segment(one)
+        self.put(wanted, self.prompts)
+
+    def put(self, prompts: PromptSet, held: PromptSet) -> None:
+        """Puts all prompts into the scene, and takes what it holds then: points of boxes lie on pixels there.
+
+        Args:
+            held: what the scene holds now.
+        """
+        wanted = self._present(prompts)
+        if wanted != held:
+            self._workspace.markups.write(wanted)
+            wanted = self._workspace.markups.read()
+            self._workspace.memory.save()
+        self.prompts = wanted
+
+    def _present(self, prompts: PromptSet) -> PromptSet:
+        """The prompts of the segments that there still are."""
+        there = self._workspace.segmentIDs
+        return replace(prompts, segments=tuple(one for one in prompts.segments if one.segment in there))
+
+    def restore(self, prompts: PromptSet) -> None:
+        """Makes the scene hold exactly these prompts, of the segments that there still are."""
+        prompts = everything = self._present(prompts)
+        for segmentID in self._workspace.segmentIDs:
+            if segmentID not in prompts.names:
+                everything = everything.with_segment(SegmentPrompts(segmentID))
+        self._workspace.markups.write(everything)
+        self.prompts = self._workspace.markups.read()
+
+    def effective(self, segmentID: str) -> SegmentPrompts:
+        """What a worker is to be told of a segment; clicks in the order in which they were made."""
+        said = self.prompts.segment(segmentID)
+        self._workspace.memory.note(segmentID, [click.id for click in said.clicks])
+        order = self._workspace.memory.orders[segmentID]
+        clicks = tuple(sorted(said.clicks, key=lambda click: order.index(click.id)))
+        return keyframes.effective(
+            replace(said, clicks=clicks),
+            self._workspace.memory.history(segmentID),
+            lambda frame: self._workspace.maskNow(segmentID, frame),
+            self._geometry,
+            self._axis,
+        )
+
+    def speaking(self, segmentID: str) -> SegmentPrompts:
+        """The prompts of a segment that count, without looking at masks."""
+        return keyframes.speaking(
+            self.prompts.segment(segmentID),
+            self._workspace.memory.history(segmentID),
+            self._geometry,
+            self._axis,
+        )
+
+    def marked(self, segmentID: str) -> tuple[frozenset[int], frozenset[int]]:
+        """The frames marked as absent, and the locked ones."""
+        said = self.prompts.segment(segmentID)
+        frames = keyframes.framesOf((*said.absent, *said.locks), self._geometry, self._axis)
+
+        def of(marks: Any) -> frozenset[int]:
+            return frozenset(frames[mark.id] for mark in marks if mark.id in frames)
+
+        return of(said.absent), of(said.locks)
+
+    # --- what the user edited by hand
+
+    def adoptEdits(self, segmentID: str) -> None:
+        """Makes keyframes of the slices that the user edited; the prompts on them become history."""
+        said = self.prompts.segment(segmentID)
+        locked = self.marked(segmentID)[1]
+        for one in self._workspace.edits(segmentID):
+            if one.frame not in locked:
+                said = self._adopted(said, one)
+        self.write(said)
+
+    def hasOpenEdit(self, segmentID: str, frame: int) -> bool:
+        """Whether the user edited a frame and its prompts do not know of that yet."""
+        said = self.prompts.segment(segmentID)
+        return any(
+            one.frame == frame and not self._isAdopted(said, one) for one in self._workspace.edits(segmentID)
+        )
+
+    def adoptEdit(self, said: SegmentPrompts, frame: int) -> SegmentPrompts:
+        """The prompts with the user's edit of one frame, if there is one, as its mask."""
+        for one in self._workspace.edits(said.segment):
+            if one.frame == frame:
+                return self._adopted(said, one)
+        return said
+
+    def _adopted(self, said: SegmentPrompts, one: EditedFrame) -> SegmentPrompts:
+        return said if self._isAdopted(said, one) else self.withMask(said, one.prompt, one.frame)
+
+    def _isAdopted(self, said: SegmentPrompts, one: EditedFrame) -> bool:
+        frames = keyframes.framesOf((*said.masks, *said.absent), self._geometry, self._axis)
+        # It was adopted before, and perhaps corrected with clicks since.
+        if any(frames.get(mask.id) == one.frame and _isSame(mask, one.prompt) for mask in said.masks):
+            return True
+        return not one.prompt.mask.any() and any(frames.get(mark.id) == one.frame for mark in said.absent)
+
+    def withMask(self, said: SegmentPrompts, mask: Any, frame: int) -> SegmentPrompts:
+        """The prompts with this mask; what else is on its frame now becomes its history."""
+        geometry, axis = self._geometry, self._axis
+        before = frozenset(
+            one.id for one in keyframes.drawn(said) if frame in keyframes.everyFrameOf(one, geometry, axis)
+        )
+        self._workspace.memory.setHistory(said.segment, mask.id, before)
+        return keyframes.withMask(said, mask, self._geometry, self._axis)
+
+    def renewEdited(self, frames: Collection[tuple[str, int]]) -> None:
+        """Takes edited slices as they are in the segment for their keyframes' masks.
+
+        On a grid of its own a segment shows a mask that was written to it, but need not do so to the pixel.
+        """
+        for segmentID in {name for name, _frame in frames}:
+            if self._workspace.tracker.snapshot(segmentID).own is None:
+                continue
+            reader = self._workspace.reader(segmentID)
+            said = self.prompts.segment(segmentID)
+            edited = keyframes.framesOf(said.masks, self._geometry, self._axis)
+            for mask in said.masks:
+                frame = edited.get(mask.id)
+                if frame is not None and keyframes.isEdited(mask) and (segmentID, frame) in frames:
+                    shown = reader.frame(frame, self._axis, throughout=True)
+                    renewed = mask_at(shown, frame, self._geometry, self._axis, mask.id)
+                    said = keyframes.withMask(said, renewed, self._geometry, self._axis)
+            self.write(said)
+
+    # --- undo
+
+    @property
+    def said(self) -> Said:
+        """The prompts as they are now, for `restoreSaid`."""
+        return self.prompts, {name: dict(one) for name, one in self._workspace.memory.histories.items()}
+
+    def restoreSaid(self, said: Said) -> None:
+        """Makes the scene hold these prompts, of the segments that there still are."""
+        prompts, histories = said
+        self._workspace.memory.histories = {name: dict(one) for name, one in histories.items()}
+        self.restore(prompts)
+        self._workspace.memory.save()
+
+
+def _isSame(mask: MaskPrompt, other: MaskPrompt) -> bool:
+    """Whether two masks on the same frame are the same; their places may differ by rounding."""
+    return mask.id == other.id and np.array_equal(mask.mask, other.mask)
