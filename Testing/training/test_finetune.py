@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.training import finetune as module
 from SAM2PropagateLib.training import trainer as trainer_module
 from SAM2PropagateLib.training.cases import find_cases
+from SAM2PropagateLib.training.encoding import EncodingWork, encode_looks
 from SAM2PropagateLib.training.finetune import FinetuneJob, FinetuneResult, finetune, work_folder
 from SAM2PropagateLib.training.image_half import ImageHalf
+from SAM2PropagateLib.training.looks import Look
 from SAM2PropagateLib.training.parts import HEADS, IMAGE, MEMORY, PROMPTS, part_of, unfreeze
 from SAM2PropagateLib.training.pool import CaseShelf, LookPool, LookStore, Source
 from SAM2PropagateLib.training.recipe import Recipe
@@ -125,6 +129,35 @@ def test_the_report_and_the_plot_tell_what_was_done(straight: FinetuneResult) ->
     assert [score["step"] for score in report["scores"]] == [0, 4]
     assert straight.plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert not work_folder(straight.out).exists()
+
+
+def test_looks_that_other_processes_make_give_the_same_weights(
+    cases: Path, model: Path, straight: FinetuneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_for(cases, model, tmp_path / "new.safetensors")
+    made: list[int] = []
+    at_once: list[int] = []
+
+    def elsewhere(works: Sequence[EncodingWork]) -> None:
+        # As they arrive in a worker: nothing but what can be sent.
+        for work in pickle.loads(pickle.dumps(list(works))):
+            at_once.append(encode_looks(work))
+            made.extend(work.numbers)
+
+    drawn: list[int] = []
+    draw = LookPool._draw
+
+    def counted(pool: LookPool, number: int) -> Look:
+        drawn.append(number)
+        return draw(pool, number)
+
+    monkeypatch.setattr(LookPool, "_draw", counted)
+    result = finetune(job, Killer(), lambda text: None, elsewhere)
+    assert made == [0, 1, 2] and at_once == [3]
+    # The one that a later step needs is made by the training itself.
+    assert drawn == [0, 1, 2, 3]
+    before, after = state_of(straight.out), state_of(result.out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize(("saves", "killed_after"), [(True, 3), (False, 2)])

@@ -77,6 +77,22 @@ def test_an_official_checkpoint_goes_through_the_commands(cases: Path, tmp_path:
     assert read_segmentation(found).geometry.shape_ijk == (48, 40, 10)
 
 
+def test_workers_evaluate_as_this_process_does(cases: Path, model: Path, tmp_path: Path) -> None:
+    given = ("evaluate", "--cases", cases, "--model", model, "--device", "cpu", "--out")
+    code, _, err = cli(tmp_path, *given, tmp_path / "here.json")
+    assert code == 0, err
+    code, _, err = cli(tmp_path, *given, tmp_path / "there.json", "--workers", 1)
+    assert code == 0, err
+    assert "3 of 3 cases" in err
+    here, there = (json.loads((tmp_path / name).read_text()) for name in ("here.json", "there.json"))
+    for document in (here, there):
+        for target in document["targets"]:
+            target["slices_per_second"] = 0
+            target["scores"] |= {"seconds": 0, "correction_seconds": 0}
+        document["mean"]["slices_per_second"] = 0
+    assert here == there
+
+
 def test_cases_to_measure_on_and_further_parts(cases: Path, model: Path, tmp_path: Path) -> None:
     write_case(tmp_path / "val", "q7", seed=5)
     new = tmp_path / "mine.safetensors"

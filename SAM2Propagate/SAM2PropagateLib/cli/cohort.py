@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from SAM2PropagateLib.cli.how import AXES, add_how, model_request, parse_window
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.prompts import prompts_from_arguments
 from SAM2PropagateLib.cli.said import DEFAULT_SEGMENT, SegmentArguments, parse_said
-from SAM2PropagateLib.cli.sharing import add_sharing, sharing_of
+from SAM2PropagateLib.cli.sharing import add_sharing, gpus_for, open_workers, sharing_of
 from SAM2PropagateLib.cohort.fleet import Sharing
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -167,27 +168,19 @@ def run_cohort_command(
         Cancelled: what is finished stays, and is in the table and the page.
     """
     # Late: other commands need none of it.
-    from SAM2PropagateLib.cohort.fleet import open_fleet
     from SAM2PropagateLib.cohort.manifest import read_manifest
-    from SAM2PropagateLib.cohort.needs import gpu_count, local_plan, model_memory_mb
+    from SAM2PropagateLib.cohort.needs import model_memory_mb
     from SAM2PropagateLib.cohort.on_worker import local_session
     from SAM2PropagateLib.cohort.running import CohortPlan, run_cohort
 
     entries = read_manifest(command.manifest, say_prompts(command.axis))
     manner = _manner(command, store)
     path, entry = store.resolve(command.model)
-    is_here = not (command.sharing.scheduler or command.sharing.slurm)
     bar = _Bar(progress)
-    counted: list[int] = []
-
-    def gpus() -> int:
-        if not counted:
-            counted.append(gpu_count(command.device) if is_here else 0)
-        return counted[0]
-
+    gpus = functools.cache(lambda: gpus_for(command.sharing, command.device))
     plan = CohortPlan(
         entries,
-        command.manifest.stem,
+        f"Cohort {command.manifest.stem}",
         command.out.absolute(),
         manner,
         read_window,
@@ -197,11 +190,12 @@ def run_cohort_command(
     try:
         result = run_cohort(
             plan,
-            lambda: open_fleet(
+            lambda: open_workers(
                 command.sharing,
-                lambda: local_plan(command.sharing.workers, model_memory_mb(entry, path), gpus()),
+                lambda: model_memory_mb(entry, path),
+                gpus,
                 plan.out / ".cohort" / "slurm",
-                lambda text: progress.note(f"Note: {text}"),
+                bar.note,
                 bar.add_slices,
             ),
             bar,
@@ -284,6 +278,13 @@ class _Bar:
             self._bar.write(f"Failed: {outcome.name}: {outcome.error}", file=self._progress.stream)
         self._bar.update(1)
         self._show()
+
+    def note(self, text: str) -> None:
+        """A sentence for the user, above the line."""
+        if self._bar is None:
+            self._progress.note(f"Note: {text}")
+        else:
+            self._bar.write(f"Note: {text}", file=self._progress.stream)
 
     def add_slices(self, count: int) -> None:
         """So many more slices came from a worker."""

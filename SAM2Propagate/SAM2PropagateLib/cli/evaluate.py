@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from SAM2PropagateLib.cli.finetune import add_sequence
+from SAM2PropagateLib.cli.how import PRECISIONS, add_motion
 from SAM2PropagateLib.cli.progress import ProgressPrinter
-from SAM2PropagateLib.errors import Cancelled
+from SAM2PropagateLib.cli.sharing import add_sharing, gpus_for, is_shared, open_workers, sharing_of
+from SAM2PropagateLib.cohort.fleet import Sharing, results
+from SAM2PropagateLib.cohort.needs import model_memory_mb
+from SAM2PropagateLib.cohort.on_worker import begin_computing
+from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Scores, evaluate
 from SAM2PropagateLib.evaluation.simulated_user import CORRECTIONS, FIRST_PROMPTS
 from SAM2PropagateLib.files.atomic import atomic_output, check_output
@@ -23,8 +29,9 @@ from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
-# As `engine.device` names them, which brings torch along.
-PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
+if TYPE_CHECKING:
+    from SAM2PropagateLib.training.case import Case
+
 _STAGE = "Evaluating"
 _CORRECTION_COUNT = 3
 _HEADINGS = ("TARGET", "PREVIEW", "VOLUME", "ENDS GIVEN", "NSD 2 MM", "+1", "+3", "SLICES/S")
@@ -53,6 +60,7 @@ class EvaluateCommand:
     out: Path
     overwrite: bool
     debug: bool
+    sharing: Sharing | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)"
     )
+    add_sharing(parser)
     parser.add_argument(
         "--prompt", choices=FIRST_PROMPTS, default="box", help="the first prompt (default: box)"
     )
@@ -98,16 +107,6 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
     parser.add_argument("--debug", action="store_true", help="on failure, also print the details")
     return parser
-
-
-def add_motion(parser: Any) -> None:
-    """Add the option that switches the motion between slices on and off."""
-    parser.add_argument(
-        "--motion",
-        choices=("on", "off"),
-        default="on",
-        help="carry masks along the image's motion, too (on, the default), or by the model alone",
-    )
 
 
 def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
@@ -127,6 +126,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
         out=out,
         overwrite=namespace.overwrite,
         debug=namespace.debug,
+        sharing=sharing_of(namespace) if is_shared(namespace) else None,
     )
 
 
@@ -135,6 +135,42 @@ def _short_name(model: str) -> str:
     name = Path(model).name
     ending = next((e for e in (".safetensors", ".pt", ".pth") if name.lower().endswith(e)), "")
     return name[: len(name) - len(ending)]
+
+
+@dataclass(frozen=True)
+class EvaluatedCase:
+    """A case that was evaluated.
+
+    Attributes:
+        about: the model and how it computed. notes: on the case, for the user.
+    """
+
+    targets: tuple[EvaluatedTarget, ...]
+    about: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CaseWork:
+    """A case for a worker: what `_Evaluator` needs, and how many GPUs workers share out among them."""
+
+    case: Case
+    how: EvaluationManner
+    gpus: int
+
+
+@dataclass(frozen=True)
+class EvaluationManner:
+    """How every case is evaluated: the weights file and its configuration, and what the command was given."""
+
+    path: Path
+    config: str | None
+    device: str
+    input_size: int | None
+    precision: str
+    motion: bool
+    prompt: str
+    correction: str
 
 
 def run_evaluate(
@@ -146,51 +182,123 @@ def run_evaluate(
     """Measure the model; returns the table's lines.
 
     Raises:
-        InputError, SAM2PropagateError: as `find_cases`, `LoadedCase`, `load_model`, `check_output`.
+        InputError, SAM2PropagateError: as `find_cases`, `LoadedCase`, `load_model`, `check_output`,
+            `open_workers` and `fleet.results`.
         Cancelled: nothing is written.
     """
-    # Late: they bring torch along.
-    from SAM2PropagateLib.engine.build import load_model
-    from SAM2PropagateLib.engine.engine import PropagationEngine
+    # Late: it brings torch along.
     from SAM2PropagateLib.training.cases import find_cases
-    from SAM2PropagateLib.training.loaded_case import LoadedCase
 
     check_output(command.out, command.overwrite)
     cases = find_cases(command.cases, command.sequence)
     path, entry = store.resolve(command.model)
-    loaded = load_model(
-        path,
-        config=command.config or (entry.config if entry is not None else None),
-        device=command.device,
-        input_size=command.input_size,
-        precision=command.precision,
+    how = EvaluationManner(
+        path.absolute(),
+        command.config or (entry.config if entry is not None else None),
+        command.device,
+        command.input_size,
+        command.precision,
+        command.motion,
+        command.prompt,
+        command.correction,
     )
-    about = {
-        "model": loaded.name,
-        "device": str(loaded.device),
-        "dtype": loaded.precision,
-        "input_size": loaded.input_size,
-        "motion": command.motion,
-    }
-    engine = PropagationEngine(loaded, motion=command.motion)
-    options = EvaluationOptions(command.prompt, command.correction, _CORRECTION_COUNT)
-    found: list[EvaluatedTarget] = []
-    for number, case in enumerate(cases, 1):
-        one = LoadedCase(case)
-        for note in one.notes:
+    done: dict[int, EvaluatedCase] = {}
+    if command.sharing is None:
+        evaluator = _Evaluator(how)
+        for number, case in enumerate(cases):
+
+            def tell(title: str, place: int = number + 1) -> None:
+                if should_cancel():
+                    raise Cancelled()
+                progress(_STAGE, ProgressEvent(None, f"{title} (case {place} of {len(cases)})"))
+
+            done[number] = evaluator(case, tell)
+    else:
+        gpus = gpus_for(command.sharing, command.device)
+        workers = open_workers(
+            command.sharing,
+            lambda: model_memory_mb(entry, path),
+            lambda: gpus,
+            command.out.with_name(command.out.name + ".workers").absolute(),
+            lambda text: progress.note(f"Note: {text}"),
+        )
+        with workers as fleet:
+            progress(_STAGE, ProgressEvent(None, f"{len(cases)} cases"))
+            works = [CaseWork(_absolute(case), how, gpus) for case in cases]
+            for number, answer in results(fleet, evaluate_on_worker, works, should_cancel):
+                done[number] = answer
+                progress(_STAGE, ProgressEvent(None, f"{len(done)} of {len(cases)} cases"))
+    for number, case in enumerate(cases):
+        for note in done[number].notes:
             progress.note(f"Note on '{case.name}': {note}")
-        usable = set(one.usable())
-        for structure in range(len(one.names)):
-            if should_cancel():
-                raise Cancelled()
-            target = one.structure(structure)
-            progress(_STAGE, ProgressEvent(None, f"{target.target.title} (case {number} of {len(cases)})"))
-            # A new session each: slices encoded before must not make this one faster.
-            scores = evaluate(target, engine.open(target.frames, "auto"), options)
-            found.append(EvaluatedTarget(target.target.title, structure in usable, scores, one.window))
+    found = [target for number in range(len(cases)) for target in done[number].targets]
     with atomic_output(command.out, command.overwrite) as file:
-        file.write(_document(found, command, about))
+        file.write(_document(found, command, dict(done[0].about)))
     return [*table(found), *_windows(found), f"Wrote {command.out}"]
+
+
+def evaluate_on_worker(work: CaseWork) -> EvaluatedCase | SAM2PropagateError:
+    """Evaluate a case on the worker that this runs on; returns what is wrong instead of raising it."""
+    device = begin_computing(work.how.device, work.gpus)
+    try:
+        return _evaluator(replace(work.how, device=device))(work.case)
+    except SAM2PropagateError as error:
+        return error
+
+
+@functools.lru_cache(maxsize=1)
+def _evaluator(how: EvaluationManner) -> _Evaluator:
+    """The evaluator of this process, with its model."""
+    return _Evaluator(how)
+
+
+class _Evaluator:
+    """Evaluates cases with a model that it loads once."""
+
+    def __init__(self, how: EvaluationManner) -> None:
+        from SAM2PropagateLib.engine.build import load_model
+        from SAM2PropagateLib.engine.engine import PropagationEngine
+
+        loaded = load_model(
+            how.path,
+            config=how.config,
+            device=how.device,
+            input_size=how.input_size,
+            precision=how.precision,
+        )
+        self._about = {
+            "model": loaded.name,
+            "device": str(loaded.device),
+            "dtype": loaded.precision,
+            "input_size": loaded.input_size,
+            "motion": how.motion,
+        }
+        self._engine = PropagationEngine(loaded, motion=how.motion)
+        self._options = EvaluationOptions(how.prompt, how.correction, _CORRECTION_COUNT)
+
+    def __call__(self, case: Case, tell: Callable[[str], None] = lambda title: None) -> EvaluatedCase:
+        """The scores of a case.
+
+        Args:
+            tell: called with the title of each structure before it is evaluated; may raise.
+        """
+        from SAM2PropagateLib.training.loaded_case import LoadedCase
+
+        one = LoadedCase(case)
+        usable = set(one.usable())
+        found = []
+        for structure in range(len(one.names)):
+            target = one.structure(structure)
+            tell(target.target.title)
+            # A new session each: slices encoded before must not make this one faster.
+            scores = evaluate(target, self._engine.open(target.frames, "auto"), self._options)
+            found.append(EvaluatedTarget(target.target.title, structure in usable, scores, one.window))
+        return EvaluatedCase(tuple(found), self._about, tuple(one.notes))
+
+
+def _absolute(case: Case) -> Case:
+    """A case as a process in another folder finds it."""
+    return replace(case, image=case.image.absolute(), label=case.label.absolute())
 
 
 def _windows(found: Sequence[EvaluatedTarget]) -> list[str]:

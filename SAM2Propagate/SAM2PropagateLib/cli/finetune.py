@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SAM2PropagateLib.cli.progress import ProgressPrinter
-from SAM2PropagateLib.errors import Cancelled, InputError
+from SAM2PropagateLib.cli.sharing import add_sharing, gpus_for, is_shared, open_workers, sharing_of
+from SAM2PropagateLib.cohort.fleet import Sharing, results
+from SAM2PropagateLib.cohort.needs import model_memory_mb
+from SAM2PropagateLib.cohort.on_worker import begin_computing
+from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 if TYPE_CHECKING:
-    from SAM2PropagateLib.training.finetune import FinetuneResult
+    from SAM2PropagateLib.models.registry import ModelEntry
+    from SAM2PropagateLib.training.encoding import EncodingWork
+    from SAM2PropagateLib.training.finetune import EncodeElsewhere, FinetuneResult
     from SAM2PropagateLib.training.trainer import TrainingProgress
     from SAM2PropagateLib.training.validation import Score
 
@@ -55,6 +61,7 @@ class FinetuneCommand:
     resume: bool
     overwrite: bool
     debug: bool
+    sharing: Sharing | None = None
 
 
 def add_finetune(commands: Any, **shape: Any) -> argparse.ArgumentParser:
@@ -83,6 +90,7 @@ def add_finetune(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--val", type=Path, metavar="DIR", help="cases to measure on (default: some patients of --cases)"
     )
+    add_sharing(parser)
     how = parser.add_argument_group("how")
     how.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
     how.add_argument("--input-size", type=_whole, metavar="N", help="side of the model's input in pixels")
@@ -144,6 +152,7 @@ def finetune_command(namespace: argparse.Namespace) -> FinetuneCommand:
         resume=namespace.resume,
         overwrite=namespace.overwrite,
         debug=namespace.debug,
+        sharing=sharing_of(namespace) if is_shared(namespace) else None,
     )
 
 
@@ -183,11 +192,67 @@ def run_finetune(
         overwrite=command.overwrite,
     )
     try:
-        result = finetune(job, _Printing(progress, should_cancel), lambda text: progress.note(text + "."))
+        result = finetune(
+            job,
+            _Printing(progress, should_cancel),
+            lambda text: progress.note(text + "."),
+            None if command.sharing is None else _encoding(command, path, entry, progress, should_cancel),
+        )
     except (Cancelled, KeyboardInterrupt):
         hint = "Add --resume to go on with it." if can_resume(command.out) else "Nothing was written."
         raise Cancelled(sentence="The training was stopped.", hint=hint) from None
     return _told(result)
+
+
+@dataclass(frozen=True)
+class EncodingOnWorker:
+    """What a worker encodes, and how many GPUs workers share out among them."""
+
+    work: EncodingWork
+    gpus: int
+
+
+def _encoding(
+    command: FinetuneCommand,
+    path: Path,
+    entry: ModelEntry | None,
+    progress: ProgressPrinter,
+    should_cancel: Callable[[], bool],
+) -> EncodeElsewhere:
+    """What has workers encode; see `training.finetune.EncodeElsewhere`."""
+    sharing = command.sharing
+    assert sharing is not None
+    gpus = gpus_for(sharing, command.device)
+
+    def encode(works: Sequence[EncodingWork]) -> None:
+        workers = open_workers(
+            sharing,
+            lambda: model_memory_mb(entry, path),
+            lambda: gpus,
+            command.out.with_name(command.out.name + ".workers").absolute(),
+            lambda text: progress.note(f"Note: {text}"),
+        )
+        with workers as fleet:
+            total, done = sum(len(work.numbers) for work in works), 0
+            for _, count in results(
+                fleet, encode_on_worker, [EncodingOnWorker(work, gpus) for work in works], should_cancel
+            ):
+                done += count
+                progress("Encoding", ProgressEvent(None, f"{done} of {total} series of slices"))
+
+    return encode
+
+
+def encode_on_worker(shared: EncodingOnWorker) -> int | SAM2PropagateError:
+    """Encode on the worker that this runs on; returns what is wrong instead of raising it."""
+    device = begin_computing(shared.work.encoding.device, shared.gpus)
+    from SAM2PropagateLib.training.encoding import encode_looks
+
+    try:
+        encoding = replace(shared.work.encoding, device=device)
+        return encode_looks(replace(shared.work, encoding=encoding))
+    except SAM2PropagateError as error:
+        return error
 
 
 class _Printing:

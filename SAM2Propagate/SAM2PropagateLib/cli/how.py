@@ -6,7 +6,6 @@ import argparse
 import re
 from typing import Any, Protocol
 
-from SAM2PropagateLib.cli.evaluate import PRECISIONS, add_motion
 from SAM2PropagateLib.cli.said import NUMBER, program_name
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS
@@ -15,6 +14,8 @@ from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.run_options import BOTH, DIRECTIONS
 from SAM2PropagateLib.worker.messages import LoadModel
 
+# As `engine.device` names them, which brings torch along.
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 AXES = {"i": 0, "j": 1, "k": 2, "auto": None}
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -51,6 +52,16 @@ def add_how(parser: argparse.ArgumentParser) -> Any:
     how.add_argument("--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)")
     add_motion(how)
     return how
+
+
+def add_motion(parser: Any) -> None:
+    """Add the option that switches the motion between slices on and off."""
+    parser.add_argument(
+        "--motion",
+        choices=("on", "off"),
+        default="on",
+        help="carry masks along the image's motion, too (on, the default), or by the model alone",
+    )
 
 
 def check_device(name: str) -> None:

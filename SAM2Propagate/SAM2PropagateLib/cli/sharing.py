@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from SAM2PropagateLib.cli.how import count
 from SAM2PropagateLib.cli.said import bad_arguments
-from SAM2PropagateLib.cohort.fleet import Sharing, slurm_options
+from SAM2PropagateLib.cohort.fleet import DaskFleet, Sharing, open_fleet, slurm_options
+from SAM2PropagateLib.cohort.needs import gpu_count, local_plan
 
 
 def add_sharing(parser: argparse.ArgumentParser) -> Any:
@@ -31,6 +35,27 @@ def add_sharing(parser: argparse.ArgumentParser) -> Any:
         help='workers as jobs of SLURM: a partition, then options of sbatch, such as "gpu --gres=gpu:1"',
     )
     return who
+
+
+def open_workers(
+    sharing: Sharing,
+    model_mb: Callable[[], int],
+    gpus: Callable[[], int],
+    folder: Path,
+    tell: Callable[[str], None],
+    on_news: Callable[[Any], None] | None = None,
+) -> AbstractContextManager[DaskFleet]:
+    """The workers that the user asked for; see `open_fleet`.
+
+    Args:
+        model_mb: main memory that the model takes. gpus: how many there are here for it.
+    """
+    return open_fleet(sharing, lambda: local_plan(sharing.workers, model_mb(), gpus()), folder, tell, on_news)
+
+
+def gpus_for(sharing: Sharing, device: str) -> int:
+    """How many GPUs of this computer the workers share out among them."""
+    return 0 if sharing.scheduler or sharing.slurm else gpu_count(device)
 
 
 def is_shared(namespace: argparse.Namespace) -> bool:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import shlex
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ _HOST = "127.0.0.1"
 _TICK_SECONDS = 0.1
 # How often workers that are gone are asked for again, and counted.
 _KEEP_SECONDS = 5.0
+# Without a worker for so long, the user is told where to look.
+_IDLE_SECONDS = 60.0
 # Of a job on a cluster, unless the user says otherwise.
 _JOB_CORES, _JOB_MB = 4, 8192
 
@@ -53,6 +56,27 @@ class LostWork(Exception):  # noqa: N818 - what became of the work, not of this 
     """Work that was given up, as the workers that did it died one after the other."""
 
 
+def results(
+    fleet: Fleet, function: Callable[[Item], Any], items: Sequence[Item], should_cancel: Callable[[], bool]
+) -> Iterator[tuple[int, Any]]:
+    """What `Fleet.each` gives, where all of it is needed: the first failure ends the work.
+
+    Raises:
+        Cancelled: `should_cancel` said so.
+        SAM2PropagateError: that the function returned or raised; `worker_lost`.
+    """
+    for number, answer in fleet.each(function, items, should_cancel):
+        if isinstance(answer, LostWork):
+            raise SAM2PropagateError(
+                "worker_lost",
+                f"A worker died, and so did those of {TRIES_AGAIN} further tries.",
+                "It may need more memory than there is: give fewer --workers.",
+            )
+        if isinstance(answer, BaseException):
+            raise answer
+        yield number, answer
+
+
 class Fleet(Protocol):
     """What shares work out."""
 
@@ -75,6 +99,7 @@ class DaskFleet:
         client: a `distributed.Client`.
         keep: sees to it that workers that are gone are replaced.
         on_news: takes what workers tell on the way.
+        on_idle: called once, when there has been no worker for a while.
     """
 
     def __init__(
@@ -82,9 +107,12 @@ class DaskFleet:
         client: Any,
         keep: Callable[[], None] = lambda: None,
         on_news: Callable[[Any], None] | None = None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._keep = keep
+        self._on_idle = on_idle
+        self._had_one_at: float | None = time.monotonic()
         self._count = 0
         self._kept_at = -float("inf")
         if on_news is not None:
@@ -118,10 +146,15 @@ class DaskFleet:
 
     def _workers(self) -> int:
         now = time.monotonic()
-        if now - self._kept_at >= _KEEP_SECONDS or not self._count:
+        if now - self._kept_at >= (_KEEP_SECONDS if self._count else _TICK_SECONDS):
             self._kept_at = now
             self._keep()
             self._count = len(self._client.nthreads())
+            if self._count:
+                self._had_one_at = now
+            elif self._had_one_at is not None and now - self._had_one_at > _IDLE_SECONDS:
+                self._had_one_at = None
+                self._on_idle()
         return self._count
 
     def _result(self, future: Any) -> Any:
@@ -176,10 +209,15 @@ def open_fleet(
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         keep: Callable[[], None] = lambda: None  # noqa: E731
+        where = "Wait, or look whether the computer is busy with something else."
         if sharing.scheduler:
             client = _connect(distributed, sharing.scheduler)
+            where = "Start workers for this scheduler, with this package in their environment."
         elif sharing.slurm:
-            cluster, keep = _slurm(sharing, folder, tell)
+            keys = stack.enter_context(_folder_for_keys(folder))
+            cluster, keep = _slurm(sharing, folder, keys, tell)
+            stack.callback(_forget_keys, cluster)
+            where = f"See squeue; the logs of the jobs are in '{folder}'."
             stack.callback(_quietly, cluster.close)
             client = distributed.Client(cluster)
         else:
@@ -191,7 +229,7 @@ def open_fleet(
             keep = lambda: cluster.scale(plan.workers)  # noqa: E731
             client = distributed.Client(cluster)
         stack.callback(_quietly, client.close)
-        yield DaskFleet(client, keep, on_news)
+        yield DaskFleet(client, keep, on_news, lambda: tell(f"There is no worker yet. {where}"))
 
 
 def tell_news(news: Any) -> None:
@@ -252,12 +290,13 @@ def _connect(distributed: Any, address: str) -> Any:
         ) from error
 
 
-def _slurm(sharing: Sharing, folder: Path, tell: Callable[[str], None]) -> tuple[Any, Callable[[], None]]:
+def _slurm(
+    sharing: Sharing, folder: Path, keys: Path, tell: Callable[[str], None]
+) -> tuple[Any, Callable[[], None]]:
     from dask_jobqueue import SLURMCluster
     from distributed import Security
 
     given = slurm_options(sharing.slurm)
-    folder.mkdir(parents=True, exist_ok=True)
     jobs = sharing.workers or 1
     try:
         cluster = SLURMCluster(
@@ -278,7 +317,7 @@ def _slurm(sharing: Sharing, folder: Path, tell: Callable[[str], None]) -> tuple
             log_directory=None,
             # Keys made for this run, which only this user can read: anyone else's program is turned away.
             security=Security.temporary(),
-            shared_temp_directory=str(folder),
+            shared_temp_directory=str(keys),
             scheduler_options={"dashboard_address": ":0"},
             silence_logs="critical",
         )
@@ -292,6 +331,25 @@ def _slurm(sharing: Sharing, folder: Path, tell: Callable[[str], None]) -> tuple
         ) from error
     tell(f"Asked SLURM for {jobs} {'job' if jobs == 1 else 'jobs'} in partition {given.partition}.")
     return cluster, lambda: cluster.scale(jobs=jobs)
+
+
+def _forget_keys(cluster: Any) -> None:
+    """Delete the files with the keys of a run now; they would outlive their folder."""
+    for name in ("_job_ca_file", "_job_key", "_job_cert"):
+        _quietly(getattr(cluster, name).close)
+
+
+@contextlib.contextmanager
+def _folder_for_keys(folder: Path) -> Iterator[Path]:
+    """Where a run's keys may lie: its own folder, or one in the user's home where its path has spaces, which
+    the command line of a job does not take.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if shlex.quote(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="sam2propagate-", dir=Path.home()) as made:
+        yield Path(made)
 
 
 @dataclass(frozen=True)

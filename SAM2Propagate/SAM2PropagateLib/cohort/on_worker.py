@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from SAM2PropagateLib.cohort.fleet import tell_news, this_worker
 from SAM2PropagateLib.cohort.job import KeptSession, VolumeJob, VolumeOutcome, segment_volume
-from SAM2PropagateLib.worker.command import worker_command
+from SAM2PropagateLib.worker.command import OPENMP_SETTINGS, worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 
 _NEWS_SECONDS = 1.0
@@ -33,6 +33,19 @@ class VolumeWork:
     fingerprint: str
     gpus: int
     make_session: MakeSession
+
+
+def begin_computing(device: str, gpus: int) -> str:
+    """Prepare a worker that computes in its own process, before it imports torch; returns its device.
+
+    Args:
+        device: as the user said.
+        gpus: how many there are on this computer for workers that are numbered; 0: `device` says it.
+    """
+    name, threads = this_worker()
+    for variable, value in {**OPENMP_SETTINGS, "OMP_NUM_THREADS": str(threads)}.items():
+        os.environ[variable] = value
+    return f"cuda:{int(name) % gpus}" if gpus and name.isdecimal() else device
 
 
 def local_session(threads: int) -> WorkerSession:

@@ -128,6 +128,12 @@ def _some(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
+def _meter(doubt: float) -> str:
+    """A bar that turns from green through yellow to red."""
+    scale = f'min="0" max="1" low="{DOUBTFUL / 2:g}" high="{DOUBTFUL:g}" optimum="0"'
+    return f'<meter {scale} value="{doubt:.3f}"></meter>'
+
+
 def _table_row(line: Line, content: bytes) -> str:
     row = line.row
     if row is None:
@@ -146,7 +152,7 @@ def _table_row(line: Line, content: bytes) -> str:
         image = f'<img loading="lazy" src="{source}" alt="{told}"><small>slices {slices}</small>'
     note = f"<small>{escape(line.message)}</small>" if line.message else ""
     doubtful = f"<small>{_some(row.doubtful, 'slice')} doubtful</small>" if row.doubtful else ""
-    doubt = "" if row.doubt is None else f'{row.doubt:.2f}<br><meter max="1" value="{row.doubt:.3f}"></meter>'
+    doubt = "" if row.doubt is None else f"{row.doubt:.2f}<br>{_meter(row.doubt)}"
     kind = "number" if row.voxels else "number nothing"
     amount = f"{row.ml:.1f}" if row.voxels else "nothing found"
     return (

@@ -20,6 +20,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import atomic_output, check_output
 from SAM2PropagateLib.training.case import Case
 from SAM2PropagateLib.training.cases import check_apart, find_cases, split
+from SAM2PropagateLib.training.encoding import Encoding, EncodingWork, works_of
 from SAM2PropagateLib.training.image_half import ImageHalf
 from SAM2PropagateLib.training.parts import IMAGE, unfreeze
 from SAM2PropagateLib.training.plot import draw_plot
@@ -92,7 +93,16 @@ def can_resume(out: Path) -> bool:
     return (work_folder(out) / STATE_FILE).is_file()
 
 
-def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) -> FinetuneResult:
+EncodeElsewhere = Callable[[Sequence[EncodingWork]], None]
+"""Has `encode_looks` done with each piece of work, by other processes."""
+
+
+def finetune(
+    job: FinetuneJob,
+    listener: Listener,
+    tell: Callable[[str], None],
+    encode_elsewhere: EncodeElsewhere | None = None,
+) -> FinetuneResult:
     """Train, and write the plot, the report and, last, the model.
 
     Nothing is left behind by a run that is refused; one that is stopped later can be resumed.
@@ -100,6 +110,7 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
     Args:
         listener: is told how the training goes; what it raises ends it, to be resumed later.
         tell: takes a sentence about what is being done.
+        encode_elsewhere: has the looks made with which the training begins; None: this process makes them.
 
     Raises:
         InputError: as `find_cases`, `LoadedCase`, `split`, `load_model`, `check_output`;
@@ -149,6 +160,18 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
         f"Training on {_some(structures, 'structure')} of {_some(len(sources), 'case')}, "
         f"measuring on {validation.structure_count} of {len(measured)}"
     )
+    if encode_elsewhere is not None:
+        encoding = Encoding(
+            tuple(_absolute(source) for source in sources),
+            recipe,
+            job.model.absolute(),
+            job.config,
+            job.device,
+            job.input_size,
+            job.further,
+            (folder / "looks").absolute(),
+        )
+        encode_elsewhere(works_of(encoding, pool.numbers(trainer.progress.step)))
     trainer.run(listener)
     progress = trainer.progress
     first, best = progress.scores[0], max(progress.scores, key=lambda score: float(score["volume"]))
@@ -159,6 +182,12 @@ def finetune(job: FinetuneJob, listener: Listener, tell: Callable[[str], None]) 
     _write_model(job, loaded, progress, best)
     shutil.rmtree(folder)
     return FinetuneResult(job.out, plot, report, first, best, progress.step, progress.seconds)
+
+
+def _absolute(source: Source) -> Source:
+    """A source as a process in another folder finds it."""
+    case = source.case
+    return replace(source, case=replace(case, image=case.image.absolute(), label=case.label.absolute()))
 
 
 def _check_state(job: FinetuneJob) -> None:

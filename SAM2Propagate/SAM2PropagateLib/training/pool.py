@@ -210,9 +210,17 @@ class LookPool:
         for number in numbers:
             if number not in self._there:
                 between()
-                if not self._store.has(number):
-                    self._store.put(number, self._draw(number))
+                self.make(number)
                 self._there.add(number)
+
+    def make(self, number: int) -> None:
+        """Encode a look if its file is not there.
+
+        Raises:
+            InputError, SAM2PropagateError: as `prepare`.
+        """
+        if not self._store.has(number):
+            self._store.put(number, self._draw(number))
 
     def look(self, number: int) -> Look:
         """A look that is prepared; drawn again if its file is gone.
