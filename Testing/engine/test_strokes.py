@@ -269,8 +269,8 @@ def test_a_scribble_is_looked_at_as_closely_as_it_is_long(monkeypatch: pytest.Mo
     opened = session(volume, auto=True)
     found = opened.preview(2, prompts, "a").mask
     assert not found[160:].any() and found[64:128, 64:128].mean() > 0.6
-    view = opened.view_of("a")
-    assert view.crop[2] - view.crop[0] < 160
+    crop = opened.crop_of("a")
+    assert crop.box[2] - crop.box[0] < 160
     monkeypatch.setattr(looking, "_SHORTEST", 1000.0)
     assert session(volume, auto=True).preview(2, prompts, "a").mask[160:].any()
 

@@ -105,7 +105,7 @@ def test_a_frame_brings_its_mask() -> None:
 
 def test_a_note_is_translated_where_it_arrives() -> None:
     template = "The model sees {count} edges."
-    note = texts.Remembered(template, template, "engine/keys.py").format(count=2)
+    note = texts.Remembered(template, template, "engine/keyframes.py").format(count=2)
     message = over_the_wire(
         FrameEvent(2, "ct", "a", 4, "preview", 1.0, 9.0, 0.0, pack(MASK), None, note).message()
     )

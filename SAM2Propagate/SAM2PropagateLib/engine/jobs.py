@@ -9,11 +9,11 @@ from functools import cached_property
 import torch
 
 from SAM2PropagateLib.engine.front import Front, Tracked
-from SAM2PropagateLib.engine.keys import Key
+from SAM2PropagateLib.engine.keyframes import Keyframe
 from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
 from SAM2PropagateLib.engine.shape import Shape, depth
-from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions
 
@@ -27,13 +27,13 @@ class Track:
     """What is kept of one segment between runs, and how the model looks at it."""
 
     sight: Sight
-    keys: dict[int, Key] = field(default_factory=dict)
+    keyframes: dict[int, Keyframe] = field(default_factory=dict)
     fronts: dict[tuple[int, str, int, bool], Front] = field(default_factory=dict)
     written: dict[int, tuple[object, ...]] = field(default_factory=dict)
 
     @property
-    def view(self) -> FrameView:
-        return self.sight.view
+    def crop(self) -> FrameCrop:
+        return self.sight.crop
 
     def seen_anew(self, sight: Sight) -> Track:
         """A track that knows which frames were written, but that every one of them is out of date."""
@@ -68,7 +68,7 @@ def work_of(segment: ResolvedSegment, track: Track, options: RunOptions) -> Work
     keyframes = tuple(
         frame
         for frame, prompts in segment.keyframes.items()
-        if frame not in segment.locked and written.get(frame) != key_mark(prompts)
+        if frame not in segment.locked and written.get(frame) != keyframe_mark(prompts)
     )
     stretches = []
     for stretch in plan(segment, options.direction, options.reach):
@@ -187,15 +187,15 @@ def active_fronts(jobs: list[Job]) -> list[Active]:
     return list(active.values())
 
 
-def shapes_beside(stretch: Stretch, keys: Mapping[int, Key]) -> tuple[Shape, Shape] | None:
+def shapes_beside(stretch: Stretch, keyframes: Mapping[int, Keyframe]) -> tuple[Shape, Shape] | None:
     """The shapes on the keyframes on both sides of a stretch."""
     if stretch.left is None or stretch.right is None:
         return None
-    left, right = (Shape.of(keys[key].decoded.logits[0]) for key in (stretch.left, stretch.right))
+    left, right = (Shape.of(keyframes[frame].decoded.logits[0]) for frame in (stretch.left, stretch.right))
     return left, right
 
 
-def key_mark(prompts: FramePrompts) -> tuple[object, ...]:
+def keyframe_mark(prompts: FramePrompts) -> tuple[object, ...]:
     """What a keyframe's mask depends on, as `signature` says it of a stretch."""
     return "keyframe", prompts.fingerprint
 
@@ -204,7 +204,7 @@ def _is_ruled_out(segment: ResolvedSegment, frame: int) -> bool:
     """Whether only absent marks lie next to a frame: beyond the last one, or between two of them."""
     if frame in segment.keyframes:
         return False
-    before = max((key for key in segment.keyframes if key < frame), default=None)
-    after = min((key for key in segment.keyframes if key > frame), default=None)
-    neighbors = [segment.keyframes[key] for key in (before, after) if key is not None]
+    before = max((other for other in segment.keyframes if other < frame), default=None)
+    after = min((other for other in segment.keyframes if other > frame), default=None)
+    neighbors = [segment.keyframes[other] for other in (before, after) if other is not None]
     return bool(neighbors) and all(prompts.absent for prompts in neighbors)

@@ -117,8 +117,8 @@ class MotionStore:
     def _seen(self, sight: Sight, frame: int) -> npt.NDArray[np.uint8]:
         """uint8 (SIDE, SIDE): a frame as the model sees it."""
         native = self._frame(sight, frame)
-        view = replace(sight.view, size=SIDE)
-        gray = imaging.to_grey(imaging.to_model_input([native], view, torch.device("cpu")))
+        crop = replace(sight.crop, size=SIDE)
+        gray = imaging.to_grey(imaging.to_model_input([native], crop, torch.device("cpu")))
         return np.ascontiguousarray(gray[0, 0].clamp(0, 255).round().byte().numpy())
 
     def _method(self) -> cv2.DISOpticalFlow:

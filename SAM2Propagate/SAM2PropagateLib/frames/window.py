@@ -308,7 +308,7 @@ def finite_range(array: npt.ArrayLike) -> tuple[float, float]:
 
 
 def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """The array in views of its first dimension, so that no work on one of them needs memory for all."""
+    """The array piece by piece along its first dimension, so that no work on one needs memory for all."""
     if values.ndim < 2 or values.size <= _BLOCK:
         yield values
         return

@@ -73,23 +73,23 @@ def draw_clip(look: Look, plan: ClipPlan, others: list[Look], rng: np.random.Gen
     end = int(filled[-1] if direction > 0 else filled[0])
     roll = rng.random()
     if roll < 0.3:
-        key = int(look.areas.argmax())
+        keyframe = int(look.areas.argmax())
     elif roll < 0.5:
         # So that the structure's end falls among the frames learned from.
         before_end = plan.warm + int(rng.integers(0, plan.length))
-        key = int(large[np.abs(large - (end - direction * step * before_end)).argmin()])
+        keyframe = int(large[np.abs(large - (end - direction * step * before_end)).argmin()])
     else:
         # As often on its way to a larger slice: otherwise what is learned is that masks shrink.
-        key = int(rng.choice(large))
-    path = [key + direction * step * (n + 1) for n in range(total)]
+        keyframe = int(rng.choice(large))
+    path = [keyframe + direction * step * (n + 1) for n in range(total)]
     count = len(look.areas)
     weights = [1.0] * (total + 1)
     for n, frame in enumerate(path):
         if not 0 <= frame < count:
             # The volume, or what was encoded of it, ends here: the last frame again, not learned from.
-            path[n] = path[n - 1] if n else key
+            path[n] = path[n - 1] if n else keyframe
             weights[n + 1] = 0.0
-    frames, masks = look.frames.pick([key, *path]), look.masks[[key, *path]]
+    frames, masks = look.frames.pick([keyframe, *path]), look.masks[[keyframe, *path]]
     if others and rng.random() < 0.12:
         frames, masks = _with_stranger(frames, masks, weights, others, plan, rng)
     return Clip(frames, masks, weights)

@@ -83,13 +83,13 @@ class Rollout:
                 None: they go by the model's own object score.
         """
         first = self.features(frames[0])
-        key = self.keyframe(first, prompts)
+        keyframe = self.keyframe(first, prompts)
         front = Front(
             Course(0, 1),
-            self.remember(first, key, prompted=True),
+            self.remember(first, keyframe, prompted=True),
             Recollection(plan.slots, plan.pointers),
         )
-        answers = [key]
+        answers = [keyframe]
         for number, stock in enumerate(frames[1:], 1):
             learns = number > plan.warm
             with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
@@ -121,12 +121,12 @@ class Rollout:
         points = torch.from_numpy(np.stack([prompt.points for prompt in prompts])).to(self.device).float()
         labels = torch.from_numpy(np.stack([prompt.labels for prompt in prompts])).to(self.device).int()
         coarse = frames.coarse + self.model.no_mem_embed.reshape(1, -1, 1, 1)
-        return self._decode(coarse, frames, (points, labels), None, points.shape[1], is_key=True)
+        return self._decode(coarse, frames, (points, labels), None, points.shape[1], is_keyframe=True)
 
     def track(self, frames: Features, recall: Recall, present: torch.Tensor | None = None) -> Answer:
         """The masks from what is remembered; `present`, bool (batch, 1), overrules the object score."""
         conditioned = self._condition(frames.coarse, recall)
-        return self._decode(conditioned, frames, None, None, 0, is_key=False, told=present)
+        return self._decode(conditioned, frames, None, None, 0, is_keyframe=False, told=present)
 
     def remember(self, frames: Features, answer: Answer, *, prompted: bool) -> Memory:
         """Memories of a batch of frames: spatial (batch, h*w, 64), pointer (batch, 256)."""
@@ -182,7 +182,7 @@ class Rollout:
         mask_input: torch.Tensor | None,
         count: int,
         *,
-        is_key: bool,
+        is_keyframe: bool,
         told: torch.Tensor | None = None,
     ) -> Answer:
         model = self.model
@@ -203,7 +203,7 @@ class Rollout:
         several = bool(
             mask_input is None
             and model.multimask_output_in_sam
-            and (is_key or model.multimask_output_for_tracking)
+            and (is_keyframe or model.multimask_output_for_tracking)
             and model.multimask_min_pt_num <= count <= model.multimask_max_pt_num
         )
         kept = slice(1, None) if several else slice(0, 1)
@@ -214,7 +214,7 @@ class Rollout:
         pointer = model.obj_ptr_proj(tokens[rows, chosen + 1] if own else tokens[:, 0])
         logits = masks[rows, chosen]
         present = torch.ones_like(score)
-        if model.pred_obj_scores and not is_key:
+        if model.pred_obj_scores and not is_keyframe:
             present = (score > 0 if told is None else told).float()
             logits = torch.where(present[:, :, None] > 0, logits, NO_OBJECT_LOGIT)
             pointer = self._with_absence(pointer, present)
@@ -236,7 +236,7 @@ class Rollout:
             antialias=True,
         )
         shown = model.mask_downsample(mask) if model.use_obj_ptrs_in_encoder else None
-        decoded = self._decode(frames.coarse, frames, None, shown, 0, is_key=False)
+        decoded = self._decode(frames.coarse, frames, None, shown, 0, is_keyframe=False)
         ones = torch.ones(len(mask), 1, device=self.device)
         return Answer(
             logits,

@@ -90,16 +90,16 @@ def _scene(
     """A part of a slice, gray values in [0, 255] (1, 1, size, size), and what is outlined somewhere on it."""
     rows, columns = frames.geometry.frame_shape(frames.axis)
     native = frames.frame(int(rng.integers(frames.count)))
-    # The view of a box of this side; it shows `looking.CONTEXT` times as much.
+    # The crop of a box of this side; it shows `looking.CONTEXT` times as much.
     side = float(np.exp(rng.uniform(np.log(0.06), np.log(0.4)))) * max(rows, columns)
     x, y = float(rng.uniform(0, columns - 1)), float(rng.uniform(0, rows - 1))
     box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
-    view = looking.close_view(frames, size, box, style)
-    shown = imaging.to_model_input([native], view, torch.device("cpu"))
+    crop = looking.close_crop(frames, size, box, style)
+    shown = imaging.to_model_input([native], crop, torch.device("cpu"))
     gray = imaging.to_grey(shown)
     if float(gray.std()) < 8:  # air
         return gray, None
-    inner = (view.to_model(np.array([[0, 0], [columns - 1, rows - 1]])) - 0.5).clip(0, size - 1)
+    inner = (crop.to_model(np.array([[0, 0], [columns - 1, rows - 1]])) - 0.5).clip(0, size - 1)
     points = rng.uniform(inner[0], inner[1], (_POINTS, 2))
     masks = [mask for mask in propose(shown, points) if _is_fit(mask)]
     return gray, masks[int(rng.integers(len(masks)))] if masks else None
