@@ -323,13 +323,13 @@ def frames(rows: int, columns: int, spacing: tuple[float, float]) -> FrameStack:
     return FrameStack(np.zeros((2, rows, columns), np.uint8), geometry, 2, Window(255, 127.5))
 
 
-def test_close_views_are_square_in_mm_where_there_is_room() -> None:
+def test_close_crops_are_square_in_mm_where_there_is_room() -> None:
     stack = frames(60, 400, (4.0, 0.5))
     crop = looking.close_crop(stack, 256, (190.0, 28.0, 210.0, 31.0))
     x0, y0, x1, y1 = crop.box
     assert (x1 - x0) * 0.5 == pytest.approx((y1 - y0) * 4.0, rel=0.15)
     edge = looking.close_crop(frames(100, 100, (1, 1)), 64, (0.0, 0.0, 30.0, 30.0))
-    assert min(edge.crop) >= -0.5
+    assert min(edge.box) >= -0.5
 
 
 def test_regions_come_from_boxes_and_masks_with_their_clicks() -> None:

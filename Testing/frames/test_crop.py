@@ -118,14 +118,14 @@ def test_regions_outside_are_held_within() -> None:
         {"frame_shape": (0, 5)},
         {"frame_spacing": (0, 1)},
         {"frame_spacing": (1, np.nan)},
-        {"crop": (0, 0, 0, 5)},
-        {"crop": (0, 0, np.inf, 5)},
-        {"crop": (5, 0, 0, 5)},
+        {"box": (0, 0, 0, 5)},
+        {"box": (0, 0, np.inf, 5)},
+        {"box": (5, 0, 0, 5)},
         {"size": 0},
     ],
 )
-def test_views_that_cannot_be(arguments: dict) -> None:
-    good = {"frame_shape": (5, 5), "frame_spacing": (1, 1), "crop": (0, 0, 4, 4), "size": 16}
+def test_crops_that_cannot_be(arguments: dict) -> None:
+    good = {"frame_shape": (5, 5), "frame_spacing": (1, 1), "box": (0, 0, 4, 4), "size": 16}
     FrameCrop(**good)
     with pytest.raises(InputError) as error:
         FrameCrop(**{**good, **arguments})
