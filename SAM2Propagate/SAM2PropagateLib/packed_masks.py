@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 Payload = bytes | bytearray | memoryview
 
@@ -32,7 +33,7 @@ class MaskError(SAM2PropagateError, ValueError):
         reason: what is wrong with it, as the end of a sentence.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: Words) -> None:
         sentence = _("A mask is damaged: {reason}.").format(reason=reason)
         super().__init__("damaged_mask", sentence, _("Compute or save it again."))
         self.reason = reason

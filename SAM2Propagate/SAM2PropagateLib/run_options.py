@@ -11,7 +11,7 @@ from typing import Any
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.prompts.resolve import ResolvedSegment
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 BOTH, FORWARD, BACKWARD = "both", "forward", "backward"
 DIRECTIONS = (BOTH, FORWARD, BACKWARD)

@@ -315,7 +315,7 @@ def _segment(run: Run, name: str, shape: tuple[int, ...], axis: int) -> SegmentR
             frames[frame] = event.mask
             scores.append(
                 FrameScore(
-                    frame, event.kind, event.predicted_iou, event.object_score, event.doubt, event.note
+                    frame, event.kind, event.predicted_iou, event.object_score, event.doubt, str(event.note)
                 )
             )
     return SegmentResult(name, mask, tuple(sorted(scores, key=lambda score: score.frame)))

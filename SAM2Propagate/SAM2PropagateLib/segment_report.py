@@ -64,7 +64,7 @@ def report(
             "width": window.window.width,
             "level": window.window.level,
             "source": window.source,
-            "reason": window.reason,
+            "reason": str(window.reason),
         },
         "model": {key: result.model.get(key) for key in ("model", "device", "dtype", "input_size")},
         "run": run,

@@ -114,7 +114,7 @@ class Arrivals:
         workspace.memory.putPreview(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
         self._messages.answered(call)
         if event.note and isinstance(call, PreviewCall):
-            self._messages.sayForNow("info", event.note, "stroke_kept")
+            self._messages.sayForNow("info", str(event.note), "stroke_kept")
         self._frameArrived.emit(FrameArrived(event.segment, event.frame, event.kind, event.doubt))
         return True
 

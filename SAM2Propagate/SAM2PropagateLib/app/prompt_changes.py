@@ -166,7 +166,7 @@ class PromptChanges:
                 return _("Draw boxes in the {plane} views; propagation runs along {plane} slices.").format(
                     plane=plane
                 )
-            if isinstance(prompt, Lasso) and (why := _whyNoLasso(prompt, geometry, axis, plane)):
+            if isinstance(prompt, Lasso) and (why := _whyNoLasso(prompt, geometry, axis, str(plane))):
                 return why
             if held := frames & locked:
                 return _locked(min(held))

@@ -195,7 +195,7 @@ def run_evaluate(
 
 def _windows(found: Sequence[EvaluatedTarget]) -> list[str]:
     """Through which windows the structures were seen, and why."""
-    counts = Counter(one.window.reason for one in found)
+    counts = Counter(str(one.window.reason) for one in found)
     return [f"Window of {count} of {len(found)} structures: {reason}." for reason, count in counts.items()]
 
 
@@ -254,7 +254,7 @@ def _document(found: Sequence[EvaluatedTarget], command: EvaluateCommand, about:
             {
                 "target": one.target,
                 "counts": one.counts,
-                "window": {**asdict(one.window.window), "reason": one.window.reason},
+                "window": {**asdict(one.window.window), "reason": str(one.window.reason)},
                 **dict(zip(names, _figures(one.scores), strict=True)),
                 "scores": asdict(one.scores),
             }

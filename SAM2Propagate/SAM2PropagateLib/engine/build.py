@@ -26,7 +26,8 @@ from SAM2PropagateLib.engine.weights import State, is_mapped, parameter_count, r
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.store import ModelStore
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text, Words
+from SAM2PropagateLib.texts import text as _
 
 log = logging.getLogger(__name__)
 
@@ -381,7 +382,7 @@ def _sam2_folder() -> Path:
     return Path(sam2.__path__[0])
 
 
-def _not_allowed(what: str) -> InputError:
+def _not_allowed(what: Words) -> InputError:
     return InputError(
         "config_not_allowed",
         _("This model configuration is not allowed: {what}.").format(what=what),
@@ -516,12 +517,12 @@ def _load_strictly(model: torch.nn.Module, state: State, file_name: str) -> None
     model.load_state_dict(state, strict=True)
 
 
-def _count(names: list[str]) -> str:
+def _count(names: list[str]) -> Text:
     return _("1 tensor") if len(names) == 1 else _("{count} tensors").format(count=len(names))
 
 
-def _listed(problems: list[str]) -> str:
-    # Not joined as text, which would forget how the parts are made.
+def _listed(problems: list[Text]) -> Text:
+    # A text of texts: joined as str, it could not be translated where it is shown.
     listed, *others = problems
     for problem in others:
         listed = _("{one}; {other}").format(one=listed, other=problem)
@@ -555,7 +556,7 @@ def _check_room(label: str, device: torch.device, parameters: int, input_size: i
         raise _does_not_fit(label, device, why)
 
 
-def _does_not_fit(label: str, device: torch.device, why: str) -> SAM2PropagateError:
+def _does_not_fit(label: str, device: torch.device, why: Words) -> SAM2PropagateError:
     return SAM2PropagateError(
         "model_does_not_fit",
         _('The model "{label}" does not fit into the memory of {device} ({why}).').format(

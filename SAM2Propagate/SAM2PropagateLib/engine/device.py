@@ -11,7 +11,8 @@ import torch
 from SAM2PropagateLib.engine.int8_linear import why_no_int8
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.models.memory import available_host_memory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def _why_unusable(name: str) -> str | None:
+def _why_unusable(name: str) -> Words | None:
     """None if the device computes; else torch's reason, on one line."""
     if name == "cpu":
         return None

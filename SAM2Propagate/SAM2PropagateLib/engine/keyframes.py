@@ -23,7 +23,8 @@ from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.mask_depth import innermost_point
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.prompts.strokes import FrameStroke
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 _Result = TypeVar("_Result")
 
@@ -46,7 +47,7 @@ class Keyframe:
     object_score: float
     memory: Memory | None = None
     edge: Callable[[], np.ndarray] | None = None
-    note: str = ""
+    note: Words = ""
 
     @property
     def fingerprint(self) -> str:
@@ -101,7 +102,8 @@ class KeyframeDecoder:
         return keyframe.memory
 
     def _decode_prompts(self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts) -> Keyframe:
-        found, note = None, ""
+        note: Words = ""
+        found = None
         if prompts.has_shape:
             mask, note = self._shape(features, crop, prompts)
             mask = self._corrected(features, crop, prompts, mask)
@@ -149,9 +151,10 @@ class KeyframeDecoder:
 
     def _shape(
         self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts
-    ) -> tuple[np.ndarray, str]:
+    ) -> tuple[np.ndarray, Words]:
         """The mask that the user gave, lassos tightened, and a note on what could not be tightened."""
-        mask, note = prompts.mask, ""
+        mask: np.ndarray | None = prompts.mask
+        note: Words = ""
         for drawn in prompts.outlines:
             click = (*innermost_point(drawn), True)
             start = self._as_logits(drawn, crop)

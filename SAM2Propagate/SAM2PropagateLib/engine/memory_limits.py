@@ -10,7 +10,7 @@ import torch
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import available_host_memory, is_out_of_memory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 _MEGABYTE = 1 << 20
 

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text
+from SAM2PropagateLib.texts import text as _
 
 PACKED_FORMAT = "sam2propagate-1"
 SCALE_SUFFIX = ".scale"
@@ -144,7 +145,7 @@ def _damaged(path: Path, reason: object) -> InputError:
     )
 
 
-def _get_again() -> str:
+def _get_again() -> Text:
     return _("Get the file again from where it was published.")
 
 

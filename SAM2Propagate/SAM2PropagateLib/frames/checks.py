@@ -11,7 +11,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.stack import check_array
 from SAM2PropagateLib.frames.window import blocks, finite_range
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 
 def check_volume(array: npt.NDArray[Any], geometry: VolumeGeometry, axis: int | None = None) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 
 @dataclass(frozen=True)
@@ -153,5 +154,5 @@ def _inside(center: float, length: float, count: int) -> float:
     return min(max(center, length / 2 - 0.5), count - 0.5 - length / 2)
 
 
-def _bad_crop(sentence: str) -> InputError:
+def _bad_crop(sentence: Words) -> InputError:
     return InputError("bad_view", sentence, _("Choose another region of the slice."))

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.texts import plural
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text, Words, plural
+from SAM2PropagateLib.texts import text as _
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -181,7 +181,7 @@ class VolumeGeometry:
         # Rounded so that a view exactly between two axes gives the same answer on every machine.
         return int(np.argmax(np.round(cosines, 9)))
 
-    def plane_name(self, axis: int) -> str:
+    def plane_name(self, axis: int) -> Text:
         """`sagittal`, `coronal` or `axial`: the anatomical plane nearest to the frames of `axis`."""
         names = (_("sagittal"), _("coronal"), _("axial"))
         return names[int(np.argmax(np.round(np.abs(self.frame_normal(axis)), 9)))]
@@ -202,7 +202,7 @@ class VolumeGeometry:
         x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
         return self.spacing[y_axis], self.spacing[x_axis]
 
-    def slice_words(self, frame: int, axis: int) -> str:
+    def slice_words(self, frame: int, axis: int) -> Text:
         """A frame for a sentence, counted from 1 as a reader counts: `slice 12 of 30`."""
         count = self.frame_count(axis)
         return _("slice {number} of {count}").format(number=int(frame) + 1, count=count)
@@ -216,7 +216,7 @@ class VolumeGeometry:
         ijk = self.ras_to_ijk(ras)
         return bool(np.isfinite(ijk).all()) and all(self._inside(float(ijk[axis]), axis) for axis in range(3))
 
-    def frame_of(self, ras: npt.ArrayLike, axis: int, *, what: str = "", in_plane: bool = True) -> int:
+    def frame_of(self, ras: npt.ArrayLike, axis: int, *, what: Words = "", in_plane: bool = True) -> int:
         """The frame of `axis` that a RAS point lies on.
 
         Args:
@@ -250,7 +250,7 @@ class VolumeGeometry:
             )
         return frame
 
-    def _beyond(self, position: float, axis: int) -> str:
+    def _beyond(self, position: float, axis: int) -> Text:
         """Where a frame index outside is, for a sentence: `12.0 mm after slice 30 of 30`."""
         count = self.frame_count(axis)
         if not math.isfinite(position):
@@ -326,7 +326,7 @@ def _transform(matrix: FloatArray, points: npt.ArrayLike) -> FloatArray:
         return np.asarray(values @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
 
 
-def _degenerate(reason: str) -> InputError:
+def _degenerate(reason: Words) -> InputError:
     return InputError(
         "degenerate_geometry",
         _("The volume's geometry cannot be used: {reason}.").format(reason=reason),

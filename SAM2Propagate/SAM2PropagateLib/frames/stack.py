@@ -12,7 +12,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.window import Window, check_dtype
 from SAM2PropagateLib.texts import plural
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.ct_values import hounsfield_offset
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 # Width and level in Hounsfield units: those in common use (Radiopaedia, "Windowing (CT)"); the liver's level
 # is for scans with contrast agent.
@@ -209,7 +210,7 @@ class FittedWindow:
 
     window: Window
     source: str
-    reason: str
+    reason: Words
 
 
 def looks_like_ct(array: npt.ArrayLike) -> bool:
@@ -273,7 +274,7 @@ def hounsfield_shift(array: npt.ArrayLike, modality: str = "") -> float | None:
     return fitted.window.level - PRESETS[_SOFT_TISSUE][1] if is_ct else None
 
 
-def _percentiles(array: npt.ArrayLike, because: str) -> FittedWindow:
+def _percentiles(array: npt.ArrayLike, because: Words) -> FittedWindow:
     return FittedWindow(
         percentile_window(array),
         "percentiles",

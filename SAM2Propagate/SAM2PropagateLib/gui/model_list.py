@@ -110,7 +110,7 @@ class ModelList:
         elif self.isDownloading and self._name == entry.name:
             whyNotRemove = _("It is being downloaded.")
         return ModelRow(
-            entry.name, entry.listed_title, _details(status), status.there, whyNotDownload, whyNotRemove
+            entry.name, str(entry.listed_title), _details(status), status.there, whyNotDownload, whyNotRemove
         )
 
     def consentText(self, name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, MODELS, ModelEntry, find_model
 from SAM2PropagateLib.models.verify import ChecksumMemory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 CACHE_VARIABLE = "SAM2PROPAGATE_CACHE"
 MORE_MODELS_VARIABLE = "SAM2PROPAGATE_MODELS"

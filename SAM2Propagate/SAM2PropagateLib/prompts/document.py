@@ -24,7 +24,8 @@ from SAM2PropagateLib.prompts.values import (
     Scribble,
     SegmentPrompts,
 )
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text, Words
+from SAM2PropagateLib.texts import text as _
 
 FORMAT = "sam2propagate-prompts"
 VERSION = 2
@@ -243,7 +244,7 @@ class _DocumentFields:
         self.values: dict[str, Any] = value
         self.left = set(value)
 
-    def fail(self, what: str, hint: str) -> NoReturn:
+    def fail(self, what: Words, hint: Words) -> NoReturn:
         place = _upper(self.where) or _("The document")
         raise InputError("bad_document", _("{place} {what}.").format(place=place, what=what), hint)
 
@@ -328,7 +329,7 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _has(value: Any, key: str) -> str:
+def _has(value: Any, key: str) -> Text:
     return _("has {value} for “{key}”").format(value=_short(value), key=key)
 
 

@@ -20,7 +20,7 @@ from SAM2PropagateLib.prompts.values import (
     new_id,
     to_ras,
 )
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 
 def click_at(

@@ -32,7 +32,8 @@ from SAM2PropagateLib.prompts.values import (
     SegmentPrompts,
     Stroke,
 )
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text, Words
+from SAM2PropagateLib.texts import text as _
 
 PixelBox = tuple[float, float, float, float]
 
@@ -262,13 +263,13 @@ class _Frames:
         self.absent: set[int] = set()
         self.locked: set[int] = set()
 
-    def frame_of(self, ras: Any, what: str) -> int:
+    def frame_of(self, ras: Any, what: Words) -> int:
         return self.geometry.frame_of(ras, self.axis, what=what, in_plane=False)
 
-    def words(self, frame: int) -> str:
+    def words(self, frame: int) -> Text:
         return self.geometry.slice_words(frame, self.axis)
 
-    def where(self, frame: int) -> str:
+    def where(self, frame: int) -> Text:
         return _("on {slice} for segment “{segment}”").format(
             slice=self.words(frame), segment=self.segment.segment
         )
@@ -390,7 +391,7 @@ class _Frames:
         count = self.geometry.frame_count(self.axis)
         return {"number": frame + 1, "count": count, "segment": self.segment.segment}
 
-    def _said(self, frame: int, filled: bool) -> str:
+    def _said(self, frame: int, filled: bool) -> Words:
         """The first thing on this frame that says that the structure is there, or ''."""
         if any(positive for _, _, positive in self.clicks.get(frame, ())):
             return _("a positive click")
@@ -565,7 +566,7 @@ def _flat_axis(box: Box, geometry: VolumeGeometry) -> int:
 
 
 def _not_flat(
-    what: str, corners: npt.NDArray[np.float64], geometry: VolumeGeometry, axis: int | None
+    what: Words, corners: npt.NDArray[np.float64], geometry: VolumeGeometry, axis: int | None
 ) -> InputError:
     flat = [other for other in range(3) if abs(corners[0, other] - corners[1, other]) <= _FLAT + 1e-6]
     if axis is None:
@@ -595,7 +596,7 @@ def _not_flat(
     return InputError("box_not_flat", sentence, hint)
 
 
-def _turn_view() -> str:
+def _turn_view() -> Text:
     return _("Give two opposite corners on the same slice; turn the view to the volume's own plane first.")
 
 
@@ -659,11 +660,11 @@ def _mask_steps(
     return steps[0], steps[1]
 
 
-def _frames_words(axis: int, geometry: VolumeGeometry) -> str:
+def _frames_words(axis: int, geometry: VolumeGeometry) -> Text:
     return _("{plane} slices (axis {axis})").format(plane=geometry.plane_name(axis), axis=AXIS_NAMES[axis])
 
 
-def _box_words(box: Box, segment: str = "") -> str:
+def _box_words(box: Box, segment: str = "") -> Text:
     if segment:
         words = _("The box of segment “{segment}” with corners {a} and {b}")
     else:
@@ -671,11 +672,11 @@ def _box_words(box: Box, segment: str = "") -> str:
     return words.format(segment=segment, a=ras_words(box.corner_a), b=ras_words(box.corner_b))
 
 
-def _mask_words(segment: str) -> str:
+def _mask_words(segment: str) -> Text:
     return _("A mask of segment “{segment}”").format(segment=segment) if segment else _("A mask")
 
 
-def _contradiction(sentence: str, hint: str) -> InputError:
+def _contradiction(sentence: Words, hint: Words) -> InputError:
     return InputError("contradiction", sentence, hint)
 
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry, check_axis, ras_words
 from SAM2PropagateLib.prompts.values import MOST_POINTS, Lasso, Ras, Scribble, Stroke
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text, Words
+from SAM2PropagateLib.texts import text as _
 
 BoolArray = npt.NDArray[np.bool_]
 Pixel = tuple[float, float]
@@ -386,15 +387,15 @@ def _is_in_image(pixel: Pixel, geometry: VolumeGeometry, axis: int) -> bool:
     return -0.5 <= pixel[0] <= columns - 0.5 and -0.5 <= pixel[1] <= rows - 0.5
 
 
-def _slices(geometry: VolumeGeometry, axis: int) -> str:
+def _slices(geometry: VolumeGeometry, axis: int) -> Text:
     return _("{plane} slices").format(plane=geometry.plane_name(axis))
 
 
-def _lasso_words(segment: str) -> str:
+def _lasso_words(segment: str) -> Text:
     return _("The lasso of segment “{segment}”").format(segment=segment) if segment else _("The lasso")
 
 
-def _outside(what: str, points: tuple[Ras, ...]) -> InputError:
+def _outside(what: Words, points: tuple[Ras, ...]) -> InputError:
     return InputError(
         "outside_volume",
         _("{what} that begins at {point} lies outside the volume.").format(

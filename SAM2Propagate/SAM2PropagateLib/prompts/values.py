@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import check_axis
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 Ras: TypeAlias = tuple[float, float, float]
 MarkKind: TypeAlias = Literal["absent", "lock"]
@@ -33,7 +34,7 @@ def new_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def to_ras(value: Any, what: Callable[[], str] = lambda: _("The point")) -> Ras:
+def to_ras(value: Any, what: Callable[[], Words] = lambda: _("The point")) -> Ras:
     """Three finite floats. Raises InputError `bad_point` for anything else; `what` begins its sentence."""
     try:
         point = tuple(float(coordinate) for coordinate in value)
@@ -470,7 +471,7 @@ def _check_id(prompt_id: Any) -> None:
         )
 
 
-def _stroke(values: Any, what: Callable[[], str]) -> tuple[Ras, ...]:
+def _stroke(values: Any, what: Callable[[], Words]) -> tuple[Ras, ...]:
     """A stroke's points without repetitions."""
     try:
         given = tuple(values)

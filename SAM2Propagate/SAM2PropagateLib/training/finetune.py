@@ -219,7 +219,7 @@ def _sources(
         loaded = shelf.get(case)
         for note in loaded.notes:
             tell(f"Note on '{case.name}': {note.rstrip('.')}")
-        windows[loaded.window.reason] += 1
+        windows[str(loaded.window.reason)] += 1
         usable = loaded.usable()
         left_out = [name for number, name in enumerate(loaded.names) if number not in usable]
         if left_out:

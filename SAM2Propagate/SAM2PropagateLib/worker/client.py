@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.library_files import own_version
 from SAM2PropagateLib.worker.messages import (
     DEVICE_LOST,
@@ -369,10 +370,10 @@ def _death(worker: _Worker) -> SAM2PropagateError:
         return reason
     code = worker.transport.exit_code
     last = next(reversed(worker.transport.log), "")
-    how = ""
+    how: Words = ""
     if code:
-        how = _(" (signal {number})") if code < 0 else _(" (exit code {number})")
-    how = how.format(number=abs(code or 0))
+        words = _(" (signal {number})") if code < 0 else _(" (exit code {number})")
+        how = words.format(number=abs(code))
     if worker.ready_at is None:
         if last:
             sentence = _("The worker ended before it was ready{how}: {last}")

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
+from SAM2PropagateLib.texts import Words
 from SAM2PropagateLib.worker.messages import LoadModel
 
 Crop = str | tuple[float, float, float, float] | None
-ReportProgress = Callable[[str, int, int], None]
+ReportProgress = Callable[[Words, int, int], None]
 
 
 class Mask(Protocol):
@@ -37,7 +38,7 @@ class Mask(Protocol):
     @property
     def edge(self) -> Callable[[], NDArray[np.int8]] | None: ...
     @property
-    def note(self) -> str: ...
+    def note(self) -> Words: ...
 
 
 class ServedSession(Protocol):

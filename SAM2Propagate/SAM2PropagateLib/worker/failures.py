@@ -6,7 +6,7 @@ import logging
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.messages import DEVICE_LOST
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.messages import (
     Alive,
     Cancel,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 TREE_VARIABLE = "SAM2PROPAGATE_TREE"
 """The tree's token, in the environment of the child and of all that it starts. It also tells the child that

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.store import MORE_MODELS_VARIABLE
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.library_files import own_version
 
 HOME_FOLDER = "~/.sam2propagate"
@@ -161,8 +161,8 @@ def told_there(host: str, model: str, error: SAM2PropagateError) -> SAM2Propagat
     kind = InputError if isinstance(error, InputError) else SAM2PropagateError
     return kind(
         error.code,
-        _("On {host}: {sentence}").format(host=host, sentence=error.sentence),
-        error.hint,
+        _("On {host}: {sentence}").format(host=host, sentence=error.said),
+        error.advice,
     )
 
 

@@ -21,7 +21,7 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunOptions
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
 from SAM2PropagateLib.worker.client import Deadlines, Prepare, WorkerClient
 from SAM2PropagateLib.worker.command import WorkerCommand

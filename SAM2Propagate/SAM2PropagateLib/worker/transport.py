@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.command import WorkerCommand
 from SAM2PropagateLib.worker.messages import Alive, ProgressEvent
 from SAM2PropagateLib.worker.process_tree import ProcessTree
@@ -320,7 +320,7 @@ class PopenTransport:
             what = _("A request to the worker could not be prepared ({kind}: {reason}).").format(
                 kind=type(error).__name__, reason=error
             )
-            self._keep([what])
+            self._keep([str(what)])
             error = SAM2PropagateError("internal", what)
         self._arrive(Message({"type": "error", "request": request, "error": error.to_dict()}))
 

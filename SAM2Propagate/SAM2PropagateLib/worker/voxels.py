@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import available_host_memory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.shared import SharedArray, SharedFolder
 from SAM2PropagateLib.worker.wire import Payload
 
@@ -191,7 +192,7 @@ def _unfolded(folded: NDArray[Any]) -> NDArray[Any]:
     return np.cumsum(differences, axis=-1, dtype=folded.dtype)
 
 
-def _damaged(reason: str) -> SAM2PropagateError:
+def _damaged(reason: Words) -> SAM2PropagateError:
     return SAM2PropagateError(
         "volume_data", _("The volume arrived damaged ({reason}).").format(reason=reason), _("Send it again.")
     )

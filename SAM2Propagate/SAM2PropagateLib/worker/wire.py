@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.packed_masks import Payload
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 MAGIC = b"S2P1"
 PREFIX = struct.Struct("<4sIQ")
@@ -32,12 +33,12 @@ class WireError(SAM2PropagateError):
         is_cut: the stream ended within a frame, as it does when the other end dies.
     """
 
-    def __init__(self, sentence: str, is_cut: bool = False) -> None:
+    def __init__(self, sentence: Words, is_cut: bool = False) -> None:
         super().__init__("protocol_broken", sentence, _("Start the worker again; its log says more."))
         self.is_cut = is_cut
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.sentence, self.is_cut)
+        return type(self), (self.said, self.is_cut)
 
 
 class Readable(Protocol):
