@@ -45,9 +45,10 @@ def legend() -> str:
         LOCKED: _("locked"),
     }
     lines = [f'<span style="color:{COLORS[look]}">■</span> {name}' for look, name in names.items()]
+    doubt, shown = _("doubt"), _("slice in view")
     lines += [
-        f'<span style="color:{DOUBT}">—</span> {_("doubt")}',
-        f'<span style="color:{SHOWN}">|</span> {_("slice in view")}',
+        f'<span style="color:{DOUBT}">—</span> {doubt}',
+        f'<span style="color:{SHOWN}">|</span> {shown}',
         _("notched: preview, not applied yet"),
     ]
     return "<br>".join(lines)

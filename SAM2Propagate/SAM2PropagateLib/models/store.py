@@ -179,8 +179,8 @@ class ModelStore:
             raise SAM2PropagateError(
                 "model_changed",
                 _(
-                    'The file "{path}" is not the published model "{name}": its checksum differs. It was '
-                    "not loaded."
+                    "The file “{path}” is not the published model “{name}”: its checksum differs. "
+                    "It was not loaded."
                 ).format(path=path, name=entry.name),
                 hint,
             )
