@@ -84,7 +84,7 @@ class RunOptions:
             raise InputError(
                 "bad_run_option",
                 _("The options of a run must have names; {value} has none.").format(value=_shown(values)),
-                _("Both ends must be of the same version of SAM2Propagate."),
+                _("Both ends must be of the same version of SAM2 Propagate."),
             )
         names = [one.name for one in fields(cls)]
         for name in values:

@@ -687,7 +687,7 @@ def test_masking_that_fails_is_told_as_such_and_nothing_is_written(
         monkeypatch.setattr(Effect, "sourceVolumeImageData", lambda self: None)
     desk.ui.applyButton.click()
     wanted = {
-        "segment": "only in a segment that this segmentation lacks",
+        "segment": "only in a segment that this segmentation does not have",
         "area": "“Editable area” of the Segment Editor could not be computed",
         "range": "“Editable intensity range” of the Segment Editor could not be applied",
     }

@@ -21,7 +21,10 @@ from Testing.worker.helpers import ready_session
 
 LIBRARY = LIBRARY_FOLDER / "SAM2PropagateLib"
 WORDS = {
-    ("prompts/resolve.py", "Nothing says where segment “{segment}” is."): "Wo „{segment}“ ist, sagt nichts.",
+    (
+        "prompts/resolve.py",
+        "No prompt shows where segment “{segment}” is.",
+    ): "Wo „{segment}“ ist, sagt nichts.",
     # Two that do not fit.
     ("worker/server.py", 'Segment "{segment}" has no prompt on slice {number}.'): "„{segmento}“",
     ("worker/server.py", "Click on the structure there, or draw a box around it."): "{Klick}",
@@ -69,7 +72,7 @@ def test_errors_are_translated_at_the_client_alone(german: None, tmp_path: Path)
     assert said_of_a_run_and_a_preview(tmp_path) == [german_run, preview]
     texts.set_translator(None)
     assert said_of_a_run_and_a_preview(tmp_path) == [
-        ("Nothing says where segment “{liver}” is.", run_hint),
+        ("No prompt shows where segment “{liver}” is.", run_hint),
         (
             'Segment "liver" has no prompt on slice 4.',
             "Click on the structure there, or draw a box around it.",

@@ -498,7 +498,7 @@ class Workspace:
             self._kept.remove()
             raise InputError(
                 "preview_size",
-                _("The preview that was kept is of another size than “{volume}” is now.").format(
+                _("The saved preview and “{volume}” differ in size now.").format(
                     volume=self.volumeNode.GetName()
                 ),
                 _("Propagate again."),

@@ -223,7 +223,7 @@ def build_model(
                 _("sam2 cannot build a model from this configuration ({kind}: {reason}).").format(
                     kind=type(error).__name__, reason=error
                 ),
-                _("Use one of sam2's own configurations as a start."),
+                _("Start from one of sam2's own configurations."),
             ) from error
     model.eval()
     return model.requires_grad_(False)
@@ -280,7 +280,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
             raise InputError(
                 "config_unreadable",
                 _('The configuration "{name}" has no section "model".').format(name=base.name),
-                _("Use one as sam2's folder configs holds them, not a training configuration."),
+                _("Use one from sam2's folder configs, not a training configuration."),
             )
         tree = OmegaConf.create({"model": tree.model})
         for key, value in _INTERACTIVE.items():
@@ -295,7 +295,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
             _('The configuration "{name}" cannot be read ({reason}).').format(
                 name=base.name, reason=" ".join(str(error).split())[:160]
             ),
-            _("It must be a YAML file of the form that sam2's folder configs holds."),
+            _("Give a YAML file like those in sam2's folder configs."),
         ) from error
     if values.get("_target_") in _PREDICTORS:
         values["_target_"] = _MODEL_CLASS
@@ -324,7 +324,7 @@ def recognize_config(state: Mapping[str, torch.Tensor], file_name: str = "the fi
     if letter is None:
         raise InputError(
             "config_unknown",
-            _('The weights in "{file}" are of none of the eight SAM 2 models.').format(file=file_name),
+            _('The weights in "{file}" belong to none of the eight SAM 2 models.').format(file=file_name),
             _("Name the configuration that they were trained with."),
         )
     family = "sam2.1" if "obj_ptr_tpos_proj.weight" in state else "sam2"

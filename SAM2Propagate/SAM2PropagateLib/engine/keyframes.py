@@ -163,8 +163,8 @@ class KeyframeDecoder:
             if tight is None:
                 tight = drawn
                 note = _(
-                    "The model sees another edge than the lasso, which is kept as drawn. Correct it with "
-                    "clicks or by hand."
+                    "The model sees a different edge than your lasso, which is kept as drawn. "
+                    "Correct it with clicks or by hand."
                 )
             mask = tight if mask is None else mask | tight
         assert mask is not None

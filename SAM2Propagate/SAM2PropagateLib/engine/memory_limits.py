@@ -22,7 +22,9 @@ def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
     where = _("The graphics card") if device.type == "cuda" else _("This computer")
     return SAM2PropagateError(
         "out_of_memory",
-        _("{where} has not enough free memory for this model, even one slice at a time.").format(where=where),
+        _("{where} does not have enough free memory for this model, even for one slice at a time.").format(
+            where=where
+        ),
         _("Close other programs that use it, choose a smaller model or input size, or use the CPU."),
     )
 

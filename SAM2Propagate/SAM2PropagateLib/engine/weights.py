@@ -221,7 +221,7 @@ def _read_checkpoint(path: Path) -> State:
             _('"{name}" is a PyTorch file without the key "model" of a SAM 2 checkpoint.').format(
                 name=path.name
             ),
-            _("Use a checkpoint as Meta's training code writes it."),
+            _("Use a checkpoint that Meta's training code wrote."),
         )
     model = loaded["model"]
     for name, tensor in model.items():

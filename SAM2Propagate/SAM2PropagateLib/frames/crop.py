@@ -120,11 +120,13 @@ class FrameCrop:
             raise _bad_crop(_("The region {region} is not made of finite numbers.").format(region=box_native))
         if not (math.isfinite(context) and context >= 1):
             raise _bad_crop(
-                _("A context of {context} cannot be used: it starts at 1.").format(context=context)
+                _("A context of {context} cannot be used; give 1 or more.").format(context=context)
             )
         least = size / 4 if minimum is None else float(minimum)
         if not (math.isfinite(least) and least >= 0):
-            raise _bad_crop(_("A least region of {minimum} pixels cannot be used.").format(minimum=minimum))
+            raise _bad_crop(
+                _("A smallest region of {minimum} pixels cannot be used.").format(minimum=minimum)
+            )
         rows, columns = frame_shape
         row_mm, column_mm = frame_spacing
         x0, x1 = (min(max(x, -0.5), columns - 0.5) for x in sorted((box_native[0], box_native[2])))

@@ -97,7 +97,7 @@ def check_array(array: npt.NDArray[Any], geometry: VolumeGeometry) -> None:
     if array.shape[::-1] != geometry.shape_ijk:
         raise InputError(
             "shape_mismatch",
-            _("The volume has {size} voxels, but its geometry speaks of {other}.").format(
+            _("The volume has {size} voxels, but its geometry describes {other}.").format(
                 size=" x ".join(map(str, array.shape[::-1])), other=" x ".join(map(str, geometry.shape_ijk))
             ),
             _("Load the volume again."),

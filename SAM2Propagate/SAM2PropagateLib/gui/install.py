@@ -135,9 +135,9 @@ def bannerText(needed: Sequence[Package]) -> str:
         if one.found:
             texts.append(
                 _(
-                    "{module} {found} is too old, {oldest} or newer is needed. Install gets it through the "
-                    "extension “PyTorch”; if that fails, uninstall and install it in the module “PyTorch "
-                    "Util”. Start Slicer again afterwards."
+                    "{module} {found} is too old; {oldest} or newer is needed. Install gets it "
+                    "through the extension “PyTorch”; if that fails, uninstall and install it in "
+                    "the module “PyTorch Util”. Then restart Slicer."
                 ).format(module=one.module, found=one.found, oldest=OLDEST_TORCH)
             )
     return " ".join(texts)

@@ -167,7 +167,7 @@ class ModelStore:
             raise InputError(
                 "model_not_there",
                 _('The model "{name}" is not on this computer yet.').format(name=entry.name),
-                _('Download it, or, without a network, put "{file}" from {url} into "{folder}".').format(
+                _('Download it. Without a network, put "{file}" from {url} into "{folder}".').format(
                     file=entry.file_name, url=entry.url, folder=path.parent
                 ),
             )
@@ -200,7 +200,7 @@ class ModelStore:
         if entry.resource is not None:
             raise InputError(
                 "model_bundled",
-                _('The model "{name}" comes with the extension and stays with it.').format(name=name),
+                _('The model "{name}" comes with the extension and cannot be removed.').format(name=name),
             )
         freed = 0
         for path in (self.path_of(entry), self.unfinished_path_of(entry)):

@@ -69,13 +69,15 @@ def from_document(document: Any) -> PromptSet:
         raise InputError(
             "future_version",
             _(
-                "These prompts were written in version {version} of their format; this SAM2Propagate reads "
-                "up to version {own}."
+                "These prompts were written in version {version} of their format; this SAM2 "
+                "Propagate reads up to version {own}."
             ).format(version=version, own=VERSION),
-            _("Update SAM2Propagate, or save the prompts in the older version."),
+            _("Update SAM2 Propagate, or save the prompts in the older version."),
         )
     if root.take("coordinates", "RAS") != "RAS":
-        root.fail(_("is not in RAS coordinates"), _("Turn its points to RAS (negate x and y of LPS points)."))
+        root.fail(
+            _("is not in RAS coordinates"), _("Convert the points to RAS (negate x and y of LPS points).")
+        )
     axis = root.take("axis", None)
     if axis is not None and axis not in _AXES:
         root.fail(
@@ -101,7 +103,7 @@ def loads(text: str | bytes) -> PromptSet:
     except (ValueError, RecursionError) as error:
         raise InputError(
             "bad_document",
-            _("The prompts are not readable as JSON ({reason}).").format(reason=error),
+            _("The prompts are not valid JSON ({reason}).").format(reason=error),
             _("Check the file, or save the prompts again."),
         ) from error
     return from_document(document)
@@ -294,7 +296,7 @@ class _DocumentFields:
         if self.left:
             names = ", ".join(f"“{name}”" for name in sorted(map(str, self.left)))
             self.fail(
-                _("has fields that are not known: {names}").format(names=names),
+                _("has unknown fields: {names}").format(names=names),
                 _("Correct their spelling or remove them."),
             )
 

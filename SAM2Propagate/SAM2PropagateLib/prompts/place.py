@@ -117,7 +117,7 @@ def mask_at(
     if pixels.shape != geometry.frame_shape(axis):
         raise InputError(
             "mask_geometry",
-            _("A mask of {shape} pixels does not fit {slice} with {other}.").format(
+            _("A mask of {shape} pixels does not fit {slice}, which has {other}.").format(
                 shape=pixels.shape, slice=geometry.slice_words(frame, axis), other=geometry.frame_shape(axis)
             ),
             _("Give the mask of the whole slice."),

@@ -237,7 +237,7 @@ def resolve(
     if need_positive and not positive:
         raise InputError(
             "no_prompts",
-            _("Nothing says where segment “{segment}” is.").format(segment=segment.segment),
+            _("No prompt shows where segment “{segment}” is.").format(segment=segment.segment),
             _("Click on the structure, draw a box around it or paint it on one slice."),
         )
     if positive:
@@ -303,7 +303,7 @@ class _Frames:
         if max(abs(a - b) for a, b in zip(known, pixels, strict=True)) > 0.01:
             raise _contradiction(
                 _("Two different boxes lie {where}.").format(where=self.where(frame)),
-                _("One box per slice and segment is possible: remove one; clicks can refine the other."),
+                _("A segment can have one box per slice. Remove one, and refine the other with clicks."),
             )
 
     def put_mask(self, mask: MaskPrompt) -> None:
@@ -311,7 +311,7 @@ class _Frames:
         if frame in self.masks and not np.array_equal(self.masks[frame], pixels):
             raise _contradiction(
                 _("Two different masks lie {where}.").format(where=self.where(frame)),
-                _("One mask per slice and segment is possible: remove one."),
+                _("A segment can have one mask per slice. Remove one."),
             )
         self.masks[frame] = pixels
 
@@ -372,7 +372,7 @@ class _Frames:
         if mask is not None and lassos:
             raise _contradiction(
                 _("A mask and a lasso lie {where}.").format(where=self.where(frame)),
-                _("One mask per slice and segment is possible: remove one of them."),
+                _("A segment can have one mask per slice. Remove one of them."),
             )
         exact = [pixels for pixels, is_exact in lassos if is_exact]
         if exact:
@@ -512,7 +512,7 @@ def place_mask(
     if flat != axis:
         raise InputError(
             "mask_geometry",
-            _("{what} lies on {slices}, but propagation goes through {others}.").format(
+            _("{what} lies on {slices}, but propagation runs along {others}.").format(
                 what=what, slices=_frames_words(flat, geometry), others=_frames_words(axis, geometry)
             ),
             _("Propagate along axis {axis}, or remove the mask.").format(axis=AXIS_NAMES[flat]),
@@ -529,7 +529,7 @@ def place_mask(
     if x.size and (min(x.min(), y.min()) < 0 or x.max() >= pixels.shape[1] or y.max() >= pixels.shape[0]):
         raise InputError(
             "outside_volume",
-            _("{what} on {slice} reaches out of the image.").format(
+            _("{what} on {slice} extends beyond the image.").format(
                 what=what, slice=geometry.slice_words(frame, axis)
             ),
             _("It may belong to another volume: remove it, or choose its volume."),
@@ -652,10 +652,10 @@ def _mask_steps(
     if not unit or (np.abs(steps[0]) == np.abs(steps[1])).all() or error > _GRID_TOLERANCE:
         raise InputError(
             "mask_geometry",
-            _("The pixels of a mask at {point} are not pixels of this volume.").format(
+            _("The pixels of a mask at {point} do not match the pixels of this volume.").format(
                 point=ras_words(mask.origin)
             ),
-            _("It may belong to another volume, or the volume was moved or resampled since: paint it again."),
+            _("Paint it again: it may belong to another volume, or the volume was moved or resampled."),
         )
     return steps[0], steps[1]
 

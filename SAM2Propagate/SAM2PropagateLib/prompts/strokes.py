@@ -163,7 +163,7 @@ def outline_pixels(
     if not pixels.any():
         raise InputError(
             "empty_lasso",
-            _("{what} goes around no pixel of {slice}.").format(
+            _("{what} encloses no pixel of {slice}.").format(
                 what=_lasso_words(segment), slice=geometry.slice_words(frame, axis)
             ),
             _("Draw it around the structure, within the image."),

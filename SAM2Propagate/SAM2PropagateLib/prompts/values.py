@@ -43,7 +43,7 @@ def to_ras(value: Any, what: Callable[[], Words] = lambda: _("The point")) -> Ra
     if len(point) != 3 or not all(map(math.isfinite, point)):
         raise InputError(
             "bad_point",
-            _("{what} {value} is not a position in the patient.").format(what=what(), value=_short(value)),
+            _("{what} {value} is not a valid position.").format(what=what(), value=_short(value)),
             _("Give three finite numbers: R, A and S in mm."),
         )
     return point[0], point[1], point[2]
@@ -485,7 +485,7 @@ def _stroke(values: Any, what: Callable[[], Words]) -> tuple[Ras, ...]:
     if len(points) > MOST_POINTS:
         raise InputError(
             "too_many_points",
-            _("A stroke has {count} points; at most {most} are possible.").format(
+            _("A stroke has {count} points; at most {most} are allowed.").format(
                 count=len(points), most=MOST_POINTS
             ),
             _("Leave out points that lie on the line between others."),

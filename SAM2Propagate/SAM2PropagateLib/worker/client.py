@@ -262,7 +262,7 @@ class WorkerClient:
                 _("The worker speaks version {version} of the protocol, this program version {own}.").format(
                     version=ready.protocol, own=PROTOCOL_VERSION
                 ),
-                _("Install the same version of SAM2Propagate on both sides."),
+                _("Install the same version of SAM2 Propagate on both sides."),
             )
         elif host is not None and ready.library != own_version():
             error = SAM2PropagateError(
@@ -361,7 +361,7 @@ def _no_answer(waiting: _OpenRequest) -> SAM2PropagateError:
     return SAM2PropagateError(
         "worker_not_responding",
         sentence.format(seconds=waiting.deadline),
-        _("Try again: it starts anew, and your prompts and finished slices are kept."),
+        _("Try again: the worker restarts, and your prompts and finished slices are kept."),
     )
 
 
@@ -382,11 +382,11 @@ def _death(worker: _Worker) -> SAM2PropagateError:
         return SAM2PropagateError(
             "worker_not_started",
             sentence.format(how=how, last=last),
-            _("Check that its Python has what SAM2Propagate needs; the log says more."),
+            _("Check that its Python has what SAM2 Propagate needs; the log tells more."),
         )
-    again = _("Try again: it starts anew, and your prompts and finished slices are kept.")
+    again = _("Try again: the worker restarts, and your prompts and finished slices are kept.")
     return SAM2PropagateError(
         "worker_died",
         _("The worker ended unexpectedly{how}.").format(how=how),
-        _("This is often a lack of memory. {again}").format(again=again) if code == -9 else again,
+        _("A lack of memory often causes this. {again}").format(again=again) if code == -9 else again,
     )

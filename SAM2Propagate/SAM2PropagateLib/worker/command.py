@@ -93,7 +93,7 @@ def find_python(slicer_home: str | Path | None = None) -> str:
         return str(own)
     raise SAM2PropagateError(
         "no_python",
-        _("No Python was found that could run the worker."),
+        _("No Python that can run the worker was found."),
         _("Name the executable PythonSlicer of your Slicer, or any Python with torch and sam2."),
     )
 

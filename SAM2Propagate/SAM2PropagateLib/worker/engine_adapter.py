@@ -118,5 +118,5 @@ def _not_installed(error: ImportError) -> SAM2PropagateError:
     return SAM2PropagateError(
         "not_installed",
         _('The Python package "{missing}" that the worker needs cannot be imported.').format(missing=missing),
-        _("Install what SAM2Propagate needs, then try again."),
+        _("Install what SAM2 Propagate needs, then try again."),
     )

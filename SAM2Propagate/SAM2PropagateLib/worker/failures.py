@@ -22,7 +22,7 @@ class DeviceLostError(SAM2PropagateError):
         super().__init__(
             DEVICE_LOST,
             _("The GPU reported an error that ends this worker."),
-            _("Try again: it starts anew. If it happens again, update the driver or choose the CPU."),
+            _("Try again: the worker restarts. If it happens again, update the driver or choose the CPU."),
         )
 
     def __reduce__(self) -> tuple[type, tuple[()]]:

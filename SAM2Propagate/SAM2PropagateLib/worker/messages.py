@@ -137,7 +137,7 @@ class _WireFields:
             value = header[item.name]
             if not item.metadata["check"](value):
                 raise _bad(
-                    _('The message "{message}" has an impossible "{field}" ({value}).').format(
+                    _('The message "{message}" has an invalid "{field}" ({value}).').format(
                         message=cls.type, field=item.name, value=_shown(value)
                     )
                 )
@@ -350,7 +350,7 @@ def parse_request(message: Message) -> Received:
     if kind is None:
         raise _bad(_("There is no request of the type {type}.").format(type=_shown(header.get("type"))))
     if not _count(header.get("id")):
-        raise _bad(_('The request "{message}" has no usable id.').format(message=kind.type))
+        raise _bad(_('The request "{message}" has no valid id.').format(message=kind.type))
     return Received(header["id"], kind(**kind.take(header, ("id",))), message.payload)
 
 
@@ -488,7 +488,7 @@ class FrameEvent(Event):
             raise _bad(_('The message "frame" lacks {reason}.').format(reason=error)) from error
         right = _text(volume) and _text(segment) and _count(frame) and kind in KINDS
         if not right or not all(score is None or _number(score) for score in scores):
-            raise _bad(_('The message "frame" has an impossible field.'))
+            raise _bad(_('The message "frame" has an invalid field.'))
         return cls(
             request,
             volume,
@@ -508,7 +508,7 @@ def _note(header: Mapping[str, Any]) -> Words:
     try:
         return from_wire(header.get("note", ""))
     except ValueError as error:
-        raise _bad(_('The message "frame" has an impossible field.')) from error
+        raise _bad(_('The message "frame" has an invalid field.')) from error
 
 
 @dataclass(frozen=True)
@@ -578,7 +578,7 @@ def parse_event(message: Message) -> Event:
         if kind is None:
             raise _bad(_("There is no event of the type {type}.").format(type=_shown(header.get("type"))))
         if request is not None and not _count(request):
-            raise _bad(_('The event "{message}" names no usable request.').format(message=kind.type))
+            raise _bad(_('The event "{message}" names no valid request.').format(message=kind.type))
         return kind.parse(request, message)
     except WireError:
         raise
@@ -592,7 +592,7 @@ def finite(value: float | None) -> float | None:
 
 
 def _bad(sentence: Words) -> SAM2PropagateError:
-    hint = _("Both ends must be of the same version of SAM2Propagate.")
+    hint = _("Both ends must be of the same version of SAM2 Propagate.")
     return SAM2PropagateError("bad_message", sentence, hint)
 
 

@@ -175,7 +175,7 @@ def why_ended(
         exit_code: of ssh. log: what ssh and the worker printed. has_answered: the worker was reached.
     """
     host = remote.host
-    again = _("Try again: it connects anew, and your prompts and finished slices are kept.")
+    again = _("Try again: it reconnects, and your prompts and finished slices are kept.")
     if exit_code is None or exit_code < 0:
         return SAM2PropagateError(
             "connection_lost",
@@ -196,7 +196,7 @@ def why_ended(
         return SAM2PropagateError(
             "worker_died",
             _("The worker was ended on {host}.").format(host=host),
-            _("This is often a lack of memory there. {again}").format(again=again),
+            _("A lack of memory there often causes this. {again}").format(again=again),
         )
     if has_answered:
         return SAM2PropagateError(

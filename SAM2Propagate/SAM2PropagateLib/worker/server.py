@@ -440,6 +440,6 @@ def _mismatch(version: int | None) -> SAM2PropagateError:
     else:
         sentence = _("The client speaks version {version} of the protocol; this worker speaks version {own}.")
     said = sentence.format(version=version, own=PROTOCOL_VERSION)
-    hint = _("Install the same version of SAM2Propagate on both sides.")
+    hint = _("Install the same version of SAM2 Propagate on both sides.")
     # In plain English: how other texts are sent differs between versions.
     return SAM2PropagateError("protocol_mismatch", said.english, hint.english)

@@ -497,7 +497,7 @@ class WorkerSession:
 
 def _other_size(shape: tuple[int, int], expected: tuple[int, int] | None) -> WireError:
     return WireError(
-        _("A mask of {shape} pixels came for frames of {expected}.").format(shape=shape, expected=expected)
+        _("A mask of {shape} pixels arrived for frames of {expected}.").format(shape=shape, expected=expected)
     )
 
 

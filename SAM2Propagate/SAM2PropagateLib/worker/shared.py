@@ -115,9 +115,9 @@ class SharedFolder:
         if last is not None and last.errno in _NO_ROOM:
             raise SAM2PropagateError(
                 "disk_full",
-                _("There is no room to hand the volume ({megabytes} MB) to the worker in {folder}.").format(
-                    megabytes=megabytes, folder=self._bases[-1]
-                ),
+                _(
+                    "{folder} has no room for the volume ({megabytes} MB) that the worker is to read there."
+                ).format(megabytes=megabytes, folder=self._bases[-1]),
                 _("Free some space there, or set TMPDIR to a folder with more room."),
             ) from last
         raise SAM2PropagateError(

@@ -149,7 +149,7 @@ class MessageReader:
         assert noise is not None
         while (start := received.find(MAGIC, max(0, len(received) - PREFIX.size))) < 0:
             if len(received) > MAX_NOISE_BYTES:
-                raise WireError(_("The worker's output holds other text and no protocol message."))
+                raise WireError(_("The worker printed other text and no protocol message."))
             # Byte by byte, so that never more than one frame's beginning is taken from the stream.
             if self._more(received, 1) == 0:
                 noise.extend(_lines(received))
@@ -189,7 +189,7 @@ class MessageReader:
         while filled < len(view):
             got = self._stream.readinto(view[filled:])
             if got is None:
-                raise WireError(_("The stream is not blocking, which this reader needs."))
+                raise WireError(_("This reader needs a blocking stream."))
             if got == 0:
                 break
             filled += got
@@ -232,5 +232,5 @@ def _write_all(stream: Writable, data: Payload) -> None:
     while view.nbytes:
         taken = stream.write(view)
         if taken is None:
-            raise WireError(_("The stream is not blocking, which this writer needs."))
+            raise WireError(_("This writer needs a blocking stream."))
         view = view[taken:]
