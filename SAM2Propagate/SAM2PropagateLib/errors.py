@@ -44,14 +44,14 @@ class SAM2PropagateError(Exception):
         return type(self), (self.code, self.said, self.advice)
 
     def to_dict(self) -> dict[str, Any]:
-        """The error as JSON-able values, for the worker's `error` event."""
+        """Return the error as JSON-able values, for the worker's `error` event."""
         kind = "input" if isinstance(self, InputError) else "failure"
         words = {"sentence": to_wire(self.said), "hint": to_wire(self.advice)}
         return {"code": self.code, **words, "kind": kind}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> SAM2PropagateError:
-        """The error that `to_dict` described: an `InputError` if it was one.
+        """Return the error that `to_dict` described: an `InputError` if it was one.
 
         Raises:
             ValueError: its words are none.

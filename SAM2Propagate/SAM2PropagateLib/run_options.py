@@ -70,12 +70,12 @@ class RunOptions:
         return self.everything or self.anew
 
     def to_wire(self) -> dict[str, Any]:
-        """The options as JSON-able values."""
+        """Return the options as JSON-able values."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @classmethod
     def from_wire(cls, values: Any) -> RunOptions:
-        """The options that `to_wire` gave.
+        """Return the options that `to_wire` gave.
 
         Raises:
             InputError: as for the class; also `bad_run_option` for a name that is no option.

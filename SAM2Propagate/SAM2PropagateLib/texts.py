@@ -119,7 +119,7 @@ def text(template: str) -> Text:
 
 
 def plural(count: int, one: _W, many: _W) -> _W:
-    """The text for so many things: `one` for a single one, else `many`."""
+    """Return the text for so many things: `one` for a single one, else `many`."""
     return one if count == 1 else many
 
 
@@ -127,7 +127,8 @@ def plural(count: int, one: _W, many: _W) -> _W:
 
 
 def to_wire(words: Words) -> Any:
-    """Words as JSON-able values for `from_wire`; a text that the wire cannot carry goes as plain English."""
+    """Return words as JSON-able values for `from_wire`; a text that the wire cannot carry goes as plain
+    English."""
     if isinstance(words, str):
         return words
     parts = _parts(words)
@@ -140,7 +141,7 @@ def to_wire(words: Words) -> Any:
 
 
 def from_wire(value: Any) -> Words:
-    """The words that came from another process: nothing in them is trusted, and all of it is bounded.
+    """Return the words that came from another process: nothing in them is trusted, and all of it is bounded.
 
     Raises:
         ValueError: these are no words.
@@ -160,7 +161,7 @@ def _parts(words: Text) -> dict[str, Any]:
 
 
 def _text_of(parts: Any, depth: int) -> Text:
-    """The text that was taken apart; raises what it likes where there is none."""
+    """Return the text that was taken apart; raises what it likes where there is none."""
     template, file, given = parts["template"], parts["file"], parts["values"]
     if not depth or not _FILE.fullmatch(file):
         raise ValueError("too many texts within texts, or none of our files")
@@ -216,7 +217,7 @@ class _Filler(string.Formatter):
 
 
 def _plain(value: Any) -> Value:
-    """The value as JSON carries it, alike when it is printed."""
+    """Return the value as JSON carries it, alike when it is printed."""
     if isinstance(value, str | int | float | Text):
         return value
     if isinstance(value, numbers.Integral):

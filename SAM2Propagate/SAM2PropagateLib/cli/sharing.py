@@ -34,7 +34,7 @@ def add_sharing(parser: argparse.ArgumentParser) -> Any:
 
 
 def is_shared(namespace: argparse.Namespace) -> bool:
-    """Whether any of the options was given."""
+    """Tell whether any of the options was given."""
     return any(value is not None for value in (namespace.workers, namespace.scheduler, namespace.slurm))
 
 

@@ -203,7 +203,8 @@ def open_model(
 def build_model(
     values: Mapping[str, Any], *, device: torch.device | None = None, draw_weights: bool = True
 ) -> torch.nn.Module:
-    """A SAM2Base from a checked configuration (`model_config`), on the CPU, in eval mode, without gradients.
+    """Return a SAM2Base from a checked configuration (`model_config`), on the CPU, in eval mode, without
+    gradients.
 
     Args:
         values: what `model_config` returns.
@@ -233,7 +234,7 @@ def build_model(
 
 
 def check_input_size(size: int) -> int:
-    """The size, if the model can take it.
+    """Return the size, if the model can take it.
 
     Raises:
         InputError: `bad_input_size`.
@@ -258,7 +259,7 @@ def check_input_size(size: int) -> int:
 
 
 def config_names() -> list[str]:
-    """The configurations that the sam2 package brings, as `load_model` takes them."""
+    """Return the configurations that the sam2 package brings, as `load_model` takes them."""
     root = _sam2_folder()
     return sorted(
         file.relative_to(root).as_posix()
@@ -268,7 +269,7 @@ def config_names() -> list[str]:
 
 
 def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str, Any]:
-    """The values of a configuration's `model`, checked, with the settings for interactive use.
+    """Return the values of a configuration's `model`, checked, with the settings for interactive use.
 
     Raises:
         InputError: `config_unknown`, `config_unreadable`, `config_not_allowed`, `bad_input_size`.
@@ -312,7 +313,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
 
 
 def recognize_config(state: Mapping[str, torch.Tensor], file_name: str = "the file") -> str:
-    """Which of sam2's eight configurations these weights are of, from their shapes.
+    """Return which of sam2's eight configurations these weights are of, from their shapes.
 
     Raises:
         InputError: `config_unknown` if they are of none.
@@ -363,7 +364,7 @@ def _base_and_overrides(config: ConfigLike) -> tuple[Path, dict[str, Any]]:
 
 
 def _named_config(name: str) -> Path:
-    """The file of one of sam2's configurations, by its full name or its last part without ".yaml"."""
+    """Return the file of one of sam2's configurations, by its full name or its last part without ".yaml"."""
     names = config_names()
     wanted = name.replace("\\", "/")
     for known in names:
@@ -533,7 +534,8 @@ def _listed(problems: list[Text]) -> Text:
 
 
 def memory_needed(parameters: int, input_size: int, *, copies: int = 1) -> int:
-    """Bytes that loading a model of so many weights and segmenting one frame of this size takes, roughly.
+    """Return bytes that loading a model of so many weights and segmenting one frame of this size takes,
+    roughly.
 
     Fitted to the peaks that Tools/measure_memory.py finds on a CPU in float32, without torch itself: what a
     frame takes hardly depends on the model.

@@ -19,7 +19,7 @@ def _weight_bytes(query: torch.Tensor, key: torch.Tensor) -> int:
 
 
 def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """softmax(q k^T / sqrt(d)) v, for (..., tokens, d) each."""
+    """Return softmax(q k^T / sqrt(d)) v, for (..., tokens, d) each."""
     weights = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
     return weights.softmax(dim=-1) @ value
 

@@ -45,7 +45,7 @@ class PropagationEngine:
         self._max_batch = 8 if on_cpu else 32
 
     def open(self, frames: FrameStack, crop: FrameCrop | str | None = None) -> EngineSession:
-        """A session over a volume along one axis.
+        """Return a session over a volume along one axis.
 
         Args:
             crop: the part of a frame that the model sees; None: the whole frame; "auto": the prompted

@@ -73,7 +73,7 @@ class FeatureStore:
     def get(
         self, frames: Sequence[FeatureKey], upcoming: Iterable[FeatureKey] = ()
     ) -> dict[FeatureKey, FrameFeatures]:
-        """Features of these frames.
+        """Return features of these frames.
 
         Args:
             frames: those not kept are encoded.

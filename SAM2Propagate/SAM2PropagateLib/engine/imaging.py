@@ -25,7 +25,7 @@ def whole_pixels(crop: FrameCrop) -> FrameCrop:
 
 
 def _cut(stack: torch.Tensor, crop: FrameCrop) -> torch.Tensor:
-    """The crop's pixels of (..., rows, columns), with zeros where it leaves the frame."""
+    """Return the crop's pixels of (..., rows, columns), with zeros where it leaves the frame."""
     rows, columns = crop.frame_shape
     x0, y0, x1, y1 = (round(edge + 0.5) for edge in crop.box)
     inner = stack[..., max(y0, 0) : max(min(y1, rows), 0), max(x0, 0) : max(min(x1, columns), 0)]
@@ -33,7 +33,7 @@ def _cut(stack: torch.Tensor, crop: FrameCrop) -> torch.Tensor:
 
 
 def to_model_input(frames: Sequence[np.ndarray], crop: FrameCrop, device: torch.device) -> torch.Tensor:
-    """Native frames as the image encoder's input.
+    """Return native frames as the image encoder's input.
 
     Args:
         frames: uint8 arrays of shape (rows, columns), windowed.
@@ -62,18 +62,18 @@ def _normalised(gray: torch.Tensor) -> torch.Tensor:
 
 
 def from_grey(gray: np.ndarray) -> torch.Tensor:
-    """A picture that has the model's size already, values in [0, 255] (size, size), as its input
-    (1, 3, size, size)."""
+    """Return a picture that has the model's size already, values in [0, 255] (size, size), as its input (1,
+    3, size, size)."""
     return _normalised(torch.from_numpy(np.asarray(gray, np.float32))[None, None])
 
 
 def to_grey(images: torch.Tensor) -> torch.Tensor:
-    """The gray values in [0, 255], (frames, 1, size, size), of the encoder's input."""
+    """Return the gray values in [0, 255], (frames, 1, size, size), of the encoder's input."""
     return (images[:, :1] * _DEVIATION[0] + _MEAN[0]) * 255.0
 
 
 def mask_to_model(mask: np.ndarray, crop: FrameCrop, device: torch.device) -> torch.Tensor:
-    """A native mask as the model sees it.
+    """Return a native mask as the model sees it.
 
     Args:
         mask: bool, (rows, columns).
@@ -92,7 +92,7 @@ def mask_to_model(mask: np.ndarray, crop: FrameCrop, device: torch.device) -> to
 
 
 def shown_part(crop: FrameCrop) -> tuple[slice, slice]:
-    """The rows and columns of the native frame that a crop shows."""
+    """Return the rows and columns of the native frame that a crop shows."""
     rows, columns = crop.frame_shape
     x0, y0, x1, y1 = (round(edge + 0.5) for edge in crop.box)
     top, left = min(max(y0, 0), rows), min(max(x0, 0), columns)
@@ -100,7 +100,7 @@ def shown_part(crop: FrameCrop) -> tuple[slice, slice]:
 
 
 def edge_steps(logits: torch.Tensor, crop: FrameCrop) -> np.ndarray:
-    """How the edge of a mask runs between native pixels.
+    """Return how the edge of a mask runs between native pixels.
 
     Args:
         logits: float tensor (height, width) over the crop's square.
@@ -125,7 +125,7 @@ def edge_steps(logits: torch.Tensor, crop: FrameCrop) -> np.ndarray:
 
 
 def logits_to_native(logits: torch.Tensor, crop: FrameCrop) -> torch.Tensor:
-    """Low-resolution mask logits as logits of native pixels, on the same device.
+    """Return low-resolution mask logits as logits of native pixels, on the same device.
 
     Args:
         logits: float tensor (height, width) over the crop's square.

@@ -36,7 +36,7 @@ class Track:
         return self.sight.crop
 
     def seen_anew(self, sight: Sight) -> Track:
-        """A track that knows which frames were written, but that every one of them is out of date."""
+        """Return a track that knows which frames were written, but that every one of them is out of date."""
         return Track(sight, written=dict.fromkeys(self.written, ()))
 
 
@@ -62,7 +62,7 @@ class Work:
 
 
 def work_of(segment: ResolvedSegment, track: Track, options: RunOptions) -> Work:
-    """What of a segment's masks is not up to date."""
+    """Return what of a segment's masks is not up to date."""
     known = track.written
     written = {} if options.writes_all else known
     keyframes = tuple(
@@ -136,15 +136,15 @@ class Job:
         return self.stretch.last if self.right is None else self.stretch.first
 
     def lacks(self, left: Tracked | None, right: Tracked | None) -> bool:
-        """Whether a side has still to come."""
+        """Tell whether a side has still to come."""
         return (self.left is not None and left is None) or (self.right is not None and right is None)
 
     def has_lost(self, front: Front) -> bool:
-        """Whether a front has left its segment behind, and no keyframe says that it comes back."""
+        """Tell whether a front has left its segment behind, and no keyframe says that it comes back."""
         return self._gives_up(front.empty_frames)
 
     def may_have_lost(self, front: Front) -> bool:
-        """Whether that could come out when what was found last is read."""
+        """Tell whether that could come out when what was found last is read."""
         return front.unread > 0 and self._gives_up(front.empty_frames + front.unread)
 
     def _gives_up(self, empty_frames: int) -> bool:
@@ -152,7 +152,8 @@ class Job:
         return is_open and self.patience is not None and empty_frames >= self.patience
 
     def found(self, front: Front | None, frame: int) -> Tracked | None:
-        """What a front found on a frame; where it has lost its segment, what it found last; None: not yet."""
+        """Return what a front found on a frame; where it has lost its segment, what it found last; None: not
+        yet."""
         known = None if front is None else front.found.get(frame)
         if front is None or known is not None or not self.has_lost(front) or front.last_found is None:
             return known
@@ -170,7 +171,7 @@ class Active:
 
 
 def active_fronts(jobs: list[Job]) -> list[Active]:
-    """The fronts that have to go on, each once, however many jobs it serves."""
+    """Return the fronts that have to go on, each once, however many jobs it serves."""
     active: dict[int, Active] = {}
     for job in jobs:
         if not job.pending:
@@ -188,7 +189,7 @@ def active_fronts(jobs: list[Job]) -> list[Active]:
 
 
 def shapes_beside(stretch: Stretch, keyframes: Mapping[int, Keyframe]) -> tuple[Shape, Shape] | None:
-    """The shapes on the keyframes on both sides of a stretch."""
+    """Return the shapes on the keyframes on both sides of a stretch."""
     if stretch.left is None or stretch.right is None:
         return None
     left, right = (Shape.of(keyframes[frame].decoded.logits[0]) for frame in (stretch.left, stretch.right))
@@ -196,12 +197,12 @@ def shapes_beside(stretch: Stretch, keyframes: Mapping[int, Keyframe]) -> tuple[
 
 
 def keyframe_mark(prompts: FramePrompts) -> tuple[object, ...]:
-    """What a keyframe's mask depends on, as `signature` says it of a stretch."""
+    """Return what a keyframe's mask depends on, as `signature` says it of a stretch."""
     return "keyframe", prompts.fingerprint
 
 
 def _is_ruled_out(segment: ResolvedSegment, frame: int) -> bool:
-    """Whether only absent marks lie next to a frame: beyond the last one, or between two of them."""
+    """Tell whether only absent marks lie next to a frame: beyond the last one, or between two of them."""
     if frame in segment.keyframes:
         return False
     before = max((other for other in segment.keyframes if other < frame), default=None)

@@ -54,7 +54,7 @@ class Keyframe:
         return self.prompts.fingerprint
 
     def as_mask(self, segment: str, frame: int, kind: str) -> FrameMask:
-        """Its mask as a result of a segment's frame; a mask that the user gave is beyond doubt."""
+        """Return its mask as a result of a segment's frame; a mask that the user gave is beyond doubt."""
         given = self.iou >= 1.0
         doubt = 0.0 if given else doubt_of(Evidence(self.iou, self.object_score))
         return FrameMask(
@@ -77,7 +77,7 @@ class KeyframeDecoder:
         self._native_shape = native_shape
 
     def decoded(self, sight: looking.Sight, frame: int, prompts: FramePrompts) -> Keyframe:
-        """A keyframe from its prompts, as the model sees the frame; absent ones are empty.
+        """Return a keyframe from its prompts, as the model sees the frame; absent ones are empty.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
@@ -89,7 +89,7 @@ class KeyframeDecoder:
         return self._with_room(lambda: self._decode_prompts(features, crop, prompts))
 
     def memory(self, sight: looking.Sight, frame: int, keyframe: Keyframe) -> Memory:
-        """What later frames remember of a keyframe; made once.
+        """Return what later frames remember of a keyframe; made once.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
@@ -126,8 +126,8 @@ class KeyframeDecoder:
     def _found(
         self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts
     ) -> tuple[tuple[Decoded, np.ndarray] | None, np.ndarray]:
-        """What clicks, scribbles and a box find by themselves, with its figures, and its mask; None and the
-        mask where it was carved.
+        """Return what clicks, scribbles and a box find by themselves, with its figures, and its mask; None
+        and the mask where it was carved.
 
         Negative scribbles are taken off what the others find: told together with them, the model often loses
         the structure.
@@ -152,7 +152,7 @@ class KeyframeDecoder:
     def _shape(
         self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts
     ) -> tuple[np.ndarray, Words]:
-        """The mask that the user gave, lassos tightened, and a note on what could not be tightened."""
+        """Return the mask that the user gave, lassos tightened, and a note on what could not be tightened."""
         mask: np.ndarray | None = prompts.mask
         note: Words = ""
         for drawn in prompts.outlines:
@@ -173,7 +173,7 @@ class KeyframeDecoder:
     def _corrected(
         self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts, mask: np.ndarray
     ) -> np.ndarray:
-        """A mask after clicks and scribbles, if any, each taken on what those before it made of it."""
+        """Return a mask after clicks and scribbles, if any, each taken on what those before it made of it."""
         for count in range(1, len(prompts.clicks) + 1):
             said = prompts.clicks[:count]
             mask = self._clicked(features, crop, prompts.box, mask, said, aim_of(mask, said))
@@ -188,7 +188,8 @@ class KeyframeDecoder:
         mask: np.ndarray,
         clicks: Sequence[ClickAt],
     ) -> np.ndarray:
-        """A mask after the points of scribbles that it gets wrong, each taken as a click; never emptied.
+        """Return a mask after the points of scribbles that it gets wrong, each taken as a click; never
+        emptied.
 
         Args:
             clicks: what the model was told before.
@@ -211,7 +212,7 @@ class KeyframeDecoder:
         clicks: Sequence[ClickAt],
         aim: Aim | None = None,
     ) -> np.ndarray:
-        """A mask after the last of these clicks.
+        """Return a mask after the last of these clicks.
 
         Args:
             aim: what that one is about; None: it is a point of a scribble, which is judged as a whole.
@@ -230,7 +231,7 @@ class KeyframeDecoder:
 
     @staticmethod
     def _read(decoded: Decoded, crop: FrameCrop) -> tuple[np.ndarray, np.ndarray]:
-        """Its mask and its figures, for which the device is waited for once."""
+        """Return its mask and its figures, for which the device is waited for once."""
         shown, figures = Readback([shown_mask(decoded.logits[0], crop), _figures(decoded)]).arrays()
         return native_mask(shown, crop, decoded.logits.shape[-1]), figures
 
@@ -261,7 +262,7 @@ class KeyframeDecoder:
         return self._steps.decode_prompts(features, where, what, start)
 
     def _as_logits(self, mask: np.ndarray, crop: FrameCrop) -> torch.Tensor:
-        """(1, 1, 4h, 4w): a mask as the decoder takes one to start from."""
+        """Return (1, 1, 4h, 4w): a mask as the decoder takes one to start from."""
         return torch.nn.functional.interpolate(
             (self._seen(mask, crop) * 2 - 1) * MASK_PROMPT_LOGIT,
             scale_factor=0.25,

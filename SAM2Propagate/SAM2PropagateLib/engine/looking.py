@@ -35,7 +35,7 @@ class Sight:
 
 
 def region_of(prompts: FramePrompts) -> PixelBox | None:
-    """The part of a frame that prompts are about, (x0, y0, x1, y1) in native pixels.
+    """Return the part of a frame that prompts are about, (x0, y0, x1, y1) in native pixels.
 
     None if they do not tell how large the structure is (clicks and scribbles alone).
     """
@@ -55,7 +55,8 @@ def region_of(prompts: FramePrompts) -> PixelBox | None:
 
 
 def along_strokes(prompts: FramePrompts) -> PixelBox | None:
-    """The part of a frame that positive scribbles run through; None without any that is long enough."""
+    """Return the part of a frame that positive scribbles run through; None without any that is long
+    enough."""
     points = [point for stroke in prompts.strokes if stroke.positive for point in stroke.points]
     if not points:
         return None
@@ -65,13 +66,14 @@ def along_strokes(prompts: FramePrompts) -> PixelBox | None:
 
 
 def union(regions: Iterable[PixelBox]) -> PixelBox:
-    """The smallest region around all of them."""
+    """Return the smallest region around all of them."""
     x0, y0, x1, y1 = zip(*regions, strict=True)
     return min(x0), min(y0), max(x1), max(y1)
 
 
 def whole_crop(frames: FrameStack, size: int, style: str = STRETCHED) -> FrameCrop:
-    """The whole frame: stretched to the square, as SAM 2 was trained, or padded to isotropic pixels."""
+    """Return the whole frame: stretched to the square, as SAM 2 was trained, or padded to isotropic
+    pixels."""
     shape = frames.geometry.frame_shape(frames.axis)
     spacing = frames.geometry.frame_spacing(frames.axis)
     if style == ISOTROPIC:
@@ -80,7 +82,7 @@ def whole_crop(frames: FrameStack, size: int, style: str = STRETCHED) -> FrameCr
 
 
 def close_crop(frames: FrameStack, size: int, region: PixelBox, style: str = STRETCHED) -> FrameCrop:
-    """A region with `CONTEXT` around it, square in mm where the frame has room for that."""
+    """Return a region with `CONTEXT` around it, square in mm where the frame has room for that."""
     shape = frames.geometry.frame_shape(frames.axis)
     crop = FrameCrop.around(region, shape, frames.geometry.frame_spacing(frames.axis), size, CONTEXT)
     if style == STRETCHED:
@@ -91,23 +93,24 @@ def close_crop(frames: FrameStack, size: int, region: PixelBox, style: str = STR
 
 
 def shows(crop: FrameCrop, region: PixelBox) -> bool:
-    """Whether a crop holds a region."""
+    """Tell whether a crop holds a region."""
     x0, y0, x1, y1 = crop.box
     return x0 <= region[0] and y0 <= region[1] and x1 >= region[2] and y1 >= region[3]
 
 
 def is_much_closer(crop: FrameCrop, than: FrameCrop) -> bool:
-    """Whether one crop shows its part of the frame clearly larger than another one would."""
+    """Tell whether one crop shows its part of the frame clearly larger than another one would."""
     return min(crop.scale) > _MUCH_CLOSER * min(than.scale)
 
 
 def serves(crop: FrameCrop, region: PixelBox, wanted: FrameCrop) -> bool:
-    """Whether a crop that is already there can stand in for the one wanted for a region."""
+    """Tell whether a crop that is already there can stand in for the one wanted for a region."""
     return shows(crop, region) and shows(crop, wanted.box) and not is_much_closer(wanted, crop)
 
 
 def is_cut(mask: np.ndarray, crop: FrameCrop) -> bool:
-    """Whether a mask, bool (rows, columns), reaches an edge of the crop that is not the frame's own edge."""
+    """Tell whether a mask, bool (rows, columns), reaches an edge of the crop that is not the frame's own
+    edge."""
     rows, columns = crop.frame_shape
     x0, y0, x1, y1 = (round(edge + 0.5) for edge in crop.box)
     return bool(

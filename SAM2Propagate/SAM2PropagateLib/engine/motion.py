@@ -71,7 +71,7 @@ class MotionStore:
         return pair in self._kept
 
     def get(self, sight: Sight, frame: int, step: int) -> Flow:
-        """The flow of `frame` from `frame - step`; waits for it.
+        """Return the flow of `frame` from `frame - step`; waits for it.
 
         Args:
             step: +1 or -1.
@@ -115,7 +115,7 @@ class MotionStore:
         return np.asarray(flow, np.float16)
 
     def _seen(self, sight: Sight, frame: int) -> npt.NDArray[np.uint8]:
-        """uint8 (SIDE, SIDE): a frame as the model sees it."""
+        """Return uint8 (SIDE, SIDE): a frame as the model sees it."""
         native = self._frame(sight, frame)
         crop = replace(sight.crop, size=SIDE)
         gray = imaging.to_grey(imaging.to_model_input([native], crop, torch.device("cpu")))

@@ -14,12 +14,13 @@ _NOISE_AREA = 8
 
 
 def shown_mask(logits: torch.Tensor, crop: FrameCrop) -> torch.Tensor:
-    """Mask logits (4h, 4w) as a mask, on the same device: bool, the native pixels that the crop shows."""
+    """Return mask logits (4h, 4w) as a mask, on the same device: bool, the native pixels that the crop
+    shows."""
     return imaging.logits_to_native(logits, crop) > 0
 
 
 def native_mask(shown: np.ndarray, crop: FrameCrop, grid: int) -> np.ndarray:
-    """A mask of the native pixels that a crop shows, on the whole frame, without holes and specks.
+    """Return a mask of the native pixels that a crop shows, on the whole frame, without holes and specks.
 
     Args:
         shown: bool, as `shown_mask` gives it.
@@ -35,7 +36,7 @@ def native_mask(shown: np.ndarray, crop: FrameCrop, grid: int) -> np.ndarray:
 
 
 def clean(mask: np.ndarray, area: float) -> np.ndarray:
-    """A mask without specks and holes of at most `area` pixels.
+    """Return a mask without specks and holes of at most `area` pixels.
 
     The largest part always stays, however small it is: a small structure is not a speck.
 

@@ -51,12 +51,12 @@ class Ready:
         *,
         is_draft: bool = False,
     ) -> Ready:
-        """The mask that logits (4h, 4w) mean; for the single numbers see `doubt.Evidence`."""
+        """Return the mask that logits (4h, 4w) mean; for the single numbers see `doubt.Evidence`."""
         figures, shown = figures_of(logits, iou, score, agreement), shown_mask(logits, job.track.crop)
         return Ready(job, frame, is_draft, logits.shape[-1], figures, shown, logits)
 
     def mask(self, figures: np.ndarray, shown: np.ndarray) -> FrameMask:
-        """The frame's mask from what was read back."""
+        """Return the frame's mask from what was read back."""
         job = self.job
         mask = native_mask(shown, job.track.crop, self.grid)
         sides = [job.found(front, self.frame) for front in job.fronts]

@@ -116,11 +116,11 @@ class EngineSession:
             self.motion.keep_only(used)
 
     def _seen_through(self, sight: Sight, frame: int) -> npt.NDArray[np.uint8]:
-        """uint8 (rows, columns): a native frame through a sight's window."""
+        """Return uint8 (rows, columns): a native frame through a sight's window."""
         return self._frames.with_window(sight.window).frame(frame)
 
     def crop_of(self, segment: str) -> FrameCrop:
-        """Which part of the frames the model sees for a segment."""
+        """Return which part of the frames the model sees for a segment."""
         return self._track(segment).crop
 
     def _encode(self, keys: Sequence[FeatureKey]) -> list[FrameFeatures]:
@@ -157,8 +157,8 @@ class EngineSession:
         return changed
 
     def _region(self, track: Track, frame: int, prompts: FramePrompts) -> looking.PixelBox | None:
-        """Where a keyframe's structure is; clicks and scribbles alone do not tell how large it is, their mask
-        does."""
+        """Return where a keyframe's structure is; clicks and scribbles alone do not tell how large it is,
+        their mask does."""
         region = looking.region_of(prompts)
         if region is not None:
             return region
@@ -197,14 +197,14 @@ class EngineSession:
         return self.features.encoded_frames - before
 
     def _pairs_outward(self, keys: Sequence[FeatureKey]) -> list[tuple[Sight, int, int]]:
-        """The pairs of frames by which a run from the frame previewed last comes to these frames."""
+        """Return the pairs of frames by which a run from the frame previewed last comes to these frames."""
         start = self._latest_frame
         return [(sight, frame, 1 if frame > start else -1) for sight, frame in keys if frame != start]
 
     # --- previews -----------------------------------------------------------------------------------
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str = "") -> FrameMask:
-        """The mask of one frame from its prompts alone.
+        """Return the mask of one frame from its prompts alone.
 
         Returns:
             The mask; a mask prompt without clicks comes back as it is.
@@ -224,7 +224,7 @@ class EngineSession:
         return Sight(self._crop, self._frames.window)
 
     def _track(self, segment: str, *, anew: bool = False) -> Track:
-        """What is kept of a segment; in the present window if it was not carried yet, or `anew`."""
+        """Return what is kept of a segment; in the present window if it was not carried yet, or `anew`."""
         track = self._tracks.setdefault(segment, Track(self._sight))
         window = self._frames.window
         if track.sight.window != window and segment not in self._running and (anew or not track.written):
@@ -300,12 +300,12 @@ class EngineSession:
         )
 
     def _with_room_for_edge(self, mask: FrameMask) -> FrameMask:
-        """The mask; where memory is short when its edge is asked for, kept features make room."""
+        """Return the mask; where memory is short when its edge is asked for, kept features make room."""
         edge, offload, device = mask.edge, self.features.offload, self._steps.device
         return mask if edge is None else replace(mask, edge=lambda: with_room(edge, offload, device))
 
     def expected_frames(self, run: RunRequest) -> int:
-        """How many masks a run would write, as far as that is known before it."""
+        """Return how many masks a run would write, as far as that is known before it."""
         return sum(work_of(s, self._track(s.segment), run.options).frames for s in run.segments)
 
     def _prepare(

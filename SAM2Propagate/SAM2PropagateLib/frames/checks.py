@@ -53,7 +53,7 @@ def check_volume(array: npt.NDArray[Any], geometry: VolumeGeometry, axis: int | 
 
 
 def _has_contrast(array: npt.NDArray[Any]) -> bool:
-    """Whether two different finite values are found; stops at the first block that shows them."""
+    """Tell whether two different finite values are found; stops at the first block that shows them."""
     first: Any = None
     for block in blocks(array):
         finite = block[np.isfinite(block)] if array.dtype.kind == "f" else block

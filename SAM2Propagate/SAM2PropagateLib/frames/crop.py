@@ -63,21 +63,21 @@ class FrameCrop:
         return self.size / (x1 - x0), self.size / (y1 - y0)
 
     def to_model(self, xy: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Model coordinates of native points; (..., 2) -> (..., 2)."""
+        """Return model coordinates of native points; (..., 2) -> (..., 2)."""
         return (np.asarray(xy, dtype=np.float64) - self.box[:2]) * self.scale
 
     def to_native(self, xy: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Native coordinates of model points; (..., 2) -> (..., 2)."""
+        """Return native coordinates of model points; (..., 2) -> (..., 2)."""
         return np.asarray(xy, dtype=np.float64) / self.scale + self.box[:2]
 
     def sees(self, x: float, y: float) -> bool:
-        """Whether a native point lies in what the model sees."""
+        """Tell whether a native point lies in what the model sees."""
         x0, y0, x1, y1 = self.box
         return x0 <= x <= x1 and y0 <= y <= y1
 
     @classmethod
     def whole(cls, frame_shape: tuple[int, int], frame_spacing: tuple[float, float], size: int) -> FrameCrop:
-        """The whole frame in the middle of a square in mm: isotropic, the shorter side padded."""
+        """Return the whole frame in the middle of a square in mm: isotropic, the shorter side padded."""
         rows, columns = frame_shape
         row_mm, column_mm = frame_spacing
         side = max(rows * row_mm, columns * column_mm)
@@ -98,7 +98,7 @@ class FrameCrop:
         context: float = 2.0,
         minimum: float | None = None,
     ) -> FrameCrop:
-        """A square in mm around a region, for a structure that is small in a large frame.
+        """Return a square in mm around a region, for a structure that is small in a large frame.
 
         Its side is `context` times the region's longer side in mm, at least `minimum` of the finer native
         pixels and at most the side of `whole`. It is centered on the region, then moved so that it shows as
@@ -150,7 +150,8 @@ def _square(
 
 
 def _inside(center: float, length: float, count: int) -> float:
-    """The center of a stretch of `length` pixels, moved into 0..count, or the middle when it is longer."""
+    """Return the center of a stretch of `length` pixels, moved into 0..count, or the middle when it is
+    longer."""
     if length >= count:
         return (count - 1) / 2
     return min(max(center, length / 2 - 0.5), count - 0.5 - length / 2)

@@ -49,22 +49,22 @@ class FrameStack:
         return self.geometry.frame_shape(self.axis)
 
     def native(self, index: int) -> npt.NDArray[Any]:
-        """Frame `index` with the volume's own values: a (rows, columns) view. Raises IndexError."""
+        """Return frame `index` with the volume's own values: a (rows, columns) view. Raises IndexError."""
         if not 0 <= index < self.count:
             raise IndexError(f"frame {index} of {self.count}")
         return native_frame(self.array, index, self.axis)
 
     def frame(self, index: int) -> npt.NDArray[np.uint8]:
-        """Frame `index` through the window: (rows, columns) uint8, C order. Raises IndexError."""
+        """Return frame `index` through the window: (rows, columns) uint8, C order. Raises IndexError."""
         return self.window.apply(self.native(index))
 
     def with_window(self, window: Window) -> FrameStack:
-        """The same frames seen through another window."""
+        """Return the same frames seen through another window."""
         return replace(self, window=window)
 
 
 def native_frame(array: npt.NDArray[Any], index: int, axis: int) -> npt.NDArray[Any]:
-    """The (rows, columns) view of frame `index` along `axis` of a (K, J, I) array.
+    """Return the (rows, columns) view of frame `index` along `axis` of a (K, J, I) array.
 
     Writing to it writes to the volume, so this also puts a mask into a label volume.
     """

@@ -252,7 +252,7 @@ class _Download:
 
 
 def _start_and_total(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
-    """Where in the file this answer starts, and how long the file is."""
+    """Return where in the file this answer starts, and how long the file is."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
         if match is None or int(match[1]) > asked:
@@ -268,7 +268,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _certificates() -> ssl.SSLContext:
-    """The system's certificates, and certifi's where it is installed: some Pythons come without any."""
+    """Return the system's certificates, and certifi's where it is installed: some Pythons come without
+    any."""
     context = ssl.create_default_context()
     with contextlib.suppress(ImportError):
         certifi: Any = importlib.import_module("certifi")

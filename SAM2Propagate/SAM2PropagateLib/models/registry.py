@@ -130,12 +130,12 @@ MODELS: tuple[ModelEntry, ...] = (
 
 
 def model_names() -> list[str]:
-    """Every name that `find_model` takes, the default first."""
+    """Return every name that `find_model` takes, the default first."""
     return [entry.name for entry in MODELS]
 
 
 def find_model(name: str) -> ModelEntry:
-    """The model of that name.
+    """Return the model of that name.
 
     Raises:
         InputError: `unknown_model`; its hint lists the names.

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def to_document(prompts: PromptSet) -> dict[str, Any]:
-    """The prompts as JSON-able values, of the oldest version that can say them."""
+    """Return the prompts as JSON-able values, of the oldest version that can say them."""
     has_strokes = any(segment.scribbles or segment.lassos for segment in prompts.segments)
     return {
         "format": FORMAT,
@@ -50,7 +50,7 @@ def to_document(prompts: PromptSet) -> dict[str, Any]:
 
 
 def from_document(document: Any) -> PromptSet:
-    """The prompts that a document describes; everything in it is checked.
+    """Return the prompts that a document describes; everything in it is checked.
 
     Raises:
         InputError: `bad_document` (the sentence names the place in the document), `future_version`,
@@ -90,12 +90,12 @@ def from_document(document: Any) -> PromptSet:
 
 
 def dumps(prompts: PromptSet, indent: int | None = None) -> str:
-    """The prompts as JSON text (ASCII only)."""
+    """Return the prompts as JSON text (ASCII only)."""
     return json.dumps(to_document(prompts), indent=indent, allow_nan=False)
 
 
 def loads(text: str | bytes) -> PromptSet:
-    """The prompts in a JSON text. Raises InputError as `from_document`."""
+    """Return the prompts in a JSON text. Raises InputError as `from_document`."""
     try:
         document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
     except InputError:
@@ -110,12 +110,13 @@ def loads(text: str | bytes) -> PromptSet:
 
 
 def pack_mask(mask: npt.NDArray[np.bool_]) -> str:
-    """The bits of a mask, row by row, first pixel in the highest bit, zlib-compressed, in base64."""
+    """Return the bits of a mask, row by row, first pixel in the highest bit, zlib-compressed, in base64."""
     return pack_whole(mask).text()
 
 
 def unpack_mask(text: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The (rows, columns) bool mask that `pack_mask` gave. Raises MaskError when it does not fit `shape`."""
+    """Return the (rows, columns) bool mask that `pack_mask` gave. Raises MaskError when it does not fit
+    `shape`."""
     return mask_of_text(shape, (0, 0, *shape), text).unpack()
 
 
@@ -223,7 +224,7 @@ def _given_ids(fields: _DocumentFields) -> set[str]:
 
 
 def _read_id(item: _DocumentFields, default: str, ids: set[str]) -> str:
-    """The prompt's id; one made from its place for hand-written documents that leave it out."""
+    """Return the prompt's id; one made from its place for hand-written documents that leave it out."""
     if "id" in item.values:
         return item.text("id")
     while default in ids:
@@ -274,7 +275,7 @@ class _DocumentFields:
         return self._point(self.take(key), key)
 
     def line(self, key: str) -> tuple[Ras, ...]:
-        """A list of points."""
+        """Return a list of points."""
         value = self.take(key)
         if not isinstance(value, list) or not value:
             self.fail(_has(value, key), _("Give a list of points, each of three numbers."))

@@ -159,7 +159,7 @@ class ResolvedSegment:
 def choose_axis(
     prompts: PromptSet, geometry: VolumeGeometry, view_normal: npt.ArrayLike | None = None
 ) -> int:
-    """The propagation axis: the first of these that is known.
+    """Return the propagation axis: the first of these that is known.
 
     1. the prompts' own `axis`;
     2. the axis whose frames are nearest to parallel to the view that was clicked in (`view_normal`, RAS);
@@ -387,12 +387,12 @@ class _Frames:
         )
 
     def _named(self, frame: int) -> dict[str, Any]:
-        """The values of a sentence about this frame of the segment."""
+        """Return the values of a sentence about this frame of the segment."""
         count = self.geometry.frame_count(self.axis)
         return {"number": frame + 1, "count": count, "segment": self.segment.segment}
 
     def _said(self, frame: int, filled: bool) -> Words:
-        """The first thing on this frame that says that the structure is there, or ''."""
+        """Return the first thing on this frame that says that the structure is there, or ''."""
         if any(positive for _, _, positive in self.clicks.get(frame, ())):
             return _("a positive click")
         if frame in self.boxes:
@@ -467,7 +467,7 @@ class _Frames:
 
 
 def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") -> tuple[int, PixelBox]:
-    """The frame of a box and its rectangle (x0, y0, x1, y1) in native pixels.
+    """Return the frame of a box and its rectangle (x0, y0, x1, y1) in native pixels.
 
     A box that reaches out of the image is cut at the image's edge, as long as its center is inside.
 
@@ -499,7 +499,7 @@ def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") 
 def place_mask(
     mask: MaskPrompt, geometry: VolumeGeometry, axis: int, segment: str = ""
 ) -> tuple[int, npt.NDArray[np.bool_]]:
-    """The frame of a mask and its pixels on the native frame: (rows, columns) bool, read-only.
+    """Return the frame of a mask and its pixels on the native frame: (rows, columns) bool, read-only.
 
     The mask's grid may be cut out, flipped or transposed, but its pixels must be the frame's: nothing is
     resampled, so that a mask is honored exactly.
@@ -540,7 +540,8 @@ def place_mask(
 
 
 def _axis_of_strokes(prompts: PromptSet, geometry: VolumeGeometry) -> int | None:
-    """The axis on one frame of which the first lasso, else the first scribble lies; None: they show none."""
+    """Return the axis on one frame of which the first lasso, else the first scribble lies; None: they show
+    none."""
     strokes: list[Stroke] = [lasso for segment in prompts.segments for lasso in segment.lassos]
     strokes += [scribble for segment in prompts.segments for scribble in segment.scribbles]
     for stroke in strokes:
@@ -551,7 +552,7 @@ def _axis_of_strokes(prompts: PromptSet, geometry: VolumeGeometry) -> int | None
 
 
 def _flat_axis(box: Box, geometry: VolumeGeometry) -> int:
-    """The one axis along which both corners of a box lie on the same frame."""
+    """Return the one axis along which both corners of a box lie on the same frame."""
     corners = geometry.ras_to_ijk([box.corner_a, box.corner_b])
     flat = [axis for axis in range(3) if abs(corners[0, axis] - corners[1, axis]) <= _FLAT + 1e-6]
     if len(flat) == 1:
@@ -601,7 +602,7 @@ def _turn_view() -> Text:
 
 
 def _mixed_axes(flat: Mapping[int, tuple[Box | MaskPrompt, str]], geometry: VolumeGeometry) -> InputError:
-    """The error for prompts that lie flat along different axes.
+    """Return the error for prompts that lie flat along different axes.
 
     Args:
         flat: axis -> a prompt that lies flat along it, and its segment's name.
@@ -630,7 +631,7 @@ def _mixed_axes(flat: Mapping[int, tuple[Box | MaskPrompt, str]], geometry: Volu
 
 
 def _mask_axis(mask: MaskPrompt, geometry: VolumeGeometry) -> int:
-    """The axis whose frames a mask's grid coincides with; also checks that it does."""
+    """Return the axis whose frames a mask's grid coincides with; also checks that it does."""
     column_step, row_step = _mask_steps(mask, geometry)
     return next(axis for axis in range(3) if not column_step[axis] and not row_step[axis])
 
@@ -638,7 +639,7 @@ def _mask_axis(mask: MaskPrompt, geometry: VolumeGeometry) -> int:
 def _mask_steps(
     mask: MaskPrompt, geometry: VolumeGeometry
 ) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:
-    """A mask's steps per column and row in whole voxels (IJK, one entry +-1 each)."""
+    """Return a mask's steps per column and row in whole voxels (IJK, one entry +-1 each)."""
     rows, columns = mask.mask.shape
     matrix = geometry.ras_to_ijk_matrix[:3, :3]
     start = geometry.ras_to_ijk(mask.origin)

@@ -46,7 +46,7 @@ class Clip:
 
 
 def draw_plan(recipe: Recipe, rng: np.random.Generator, slots: int, pointers: int) -> ClipPlan:
-    """The common traits of a batch of clips; `slots` and `pointers` are what the model can use."""
+    """Return the common traits of a batch of clips; `slots` and `pointers` are what the model can use."""
     prompt = str(rng.choice([BOX, CLICK, CLICKS, MASK], p=[0.5, 0.1, 0.15, 0.25]))
     warm = int(rng.choice(recipe.warm))
     fewer = rng.random() < 0.15
@@ -60,7 +60,7 @@ def draw_plan(recipe: Recipe, rng: np.random.Generator, slots: int, pointers: in
 
 
 def draw_clip(look: Look, plan: ClipPlan, others: list[Look], rng: np.random.Generator) -> Clip:
-    """A clip from a look: a keyframe somewhere in the structure, then one way, often past its end.
+    """Return a clip from a look: a keyframe somewhere in the structure, then one way, often past its end.
 
     Args:
         others: looks at other structures, for frames that do not show this one.
@@ -103,7 +103,7 @@ def _with_stranger(
     plan: ClipPlan,
     rng: np.random.Generator,
 ) -> tuple[FrameStock, torch.Tensor]:
-    """One frame replaced by a frame of another volume, on which the structure cannot be."""
+    """Return one frame replaced by a frame of another volume, on which the structure cannot be."""
     other = others[int(rng.integers(len(others)))]
     where = 1 + plan.warm + int(rng.integers(plan.length))
     stranger = other.frames.pick([int(rng.integers(len(other.areas)))])
@@ -127,7 +127,7 @@ class ClipPrompt:
 
 
 def draw_prompt(kind: str, mask: np.ndarray, rng: np.random.Generator) -> ClipPrompt:
-    """What a user might say of a structure: never quite the reference.
+    """Return what a user might say of a structure: never quite the reference.
 
     Args:
         mask: bool (size, size), not empty.
@@ -158,7 +158,7 @@ def draw_prompt(kind: str, mask: np.ndarray, rng: np.random.Generator) -> ClipPr
 
 
 def _imperfect(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask as somebody in a hurry would paint it: a little larger, smaller or wavy."""
+    """Return a mask as somebody in a hurry would paint it: a little larger, smaller or wavy."""
     side = np.sqrt(mask.sum())
     distance = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
     waves = ndimage.gaussian_filter(rng.normal(0, 1, mask.shape), max(2.0, side / 8))

@@ -64,7 +64,7 @@ def draw_look(
     rng: np.random.Generator,
     style: str = looking.STRETCHED,
 ) -> Look | None:
-    """A look at a structure, drawn at random; None if what was drawn shows too little of it.
+    """Return a look at a structure, drawn at random; None if what was drawn shows too little of it.
 
     Args:
         target: the volume and the structure's mask.
@@ -103,7 +103,7 @@ def draw_look(
 
 
 def draw_axis(frames: FrameStack, rng: np.random.Generator) -> int:
-    """Mostly the volume's own propagation axis; any, where the voxels are nearly cubes."""
+    """Return mostly the volume's own propagation axis; any, where the voxels are nearly cubes."""
     spacing = frames.geometry.spacing
     is_cubic = max(spacing) < 2 * min(spacing)
     if is_cubic and rng.random() < 0.4 and min(frames.geometry.shape_ijk) >= 16:
@@ -117,7 +117,7 @@ def draw_window(window: Window, rng: np.random.Generator) -> Window:
 
 
 def _frames(masks: BoolArray, rng: np.random.Generator) -> tuple[list[int], int]:
-    """Which frames a look shows, and of how many slices each is made."""
+    """Return which frames a look shows, and of how many slices each is made."""
     filled = np.flatnonzero(masks.any(axis=(1, 2)))
     length = int(filled[-1] - filled[0]) + 1
     thickness = 1
@@ -180,5 +180,6 @@ def draw_turn(rng: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor
 
 
 def coarse_target(masks: torch.Tensor, side: int) -> torch.Tensor:
-    """Masks (n, size, size) as the share of each of side x side logit pixels that they cover, float32."""
+    """Return masks (n, size, size) as the share of each of side x side logit pixels that they cover,
+    float32."""
     return F.adaptive_avg_pool2d(masks[:, None].float(), side)[:, 0]

@@ -74,7 +74,7 @@ class Rollout:
         plan: ClipPlan,
         present: torch.Tensor | None = None,
     ) -> list[Answer]:
-        """Answers on the keyframe and on the `plan.length` frames learned from.
+        """Return answers on the keyframe and on the `plan.length` frames learned from.
 
         Args:
             frames: warm + length + 1 stocks, the n-th with the n-th frame of every clip.
@@ -104,7 +104,7 @@ class Rollout:
         return answers
 
     def features(self, stock: FrameStock) -> Features:
-        """A batch of frames as features: as they are kept, or encoded now."""
+        """Return a batch of frames as features: as they are kept, or encoded now."""
         if len(stock.parts) == 3:
             return Features(*stock.parts)
         pyramid = self.model.image_encoder(stock.parts[0])["backbone_fpn"]
@@ -114,7 +114,7 @@ class Rollout:
     # --- the steps ----------------------------------------------------------------------------------
 
     def keyframe(self, frames: Features, prompts: Sequence[ClipPrompt]) -> Answer:
-        """The keyframe's masks from its prompts alone."""
+        """Return the keyframe's masks from its prompts alone."""
         masks = [prompt.mask for prompt in prompts if prompt.mask is not None]
         if masks:
             return self._given(frames, torch.from_numpy(np.stack(masks)).to(self.device)[:, None].float())
@@ -124,12 +124,13 @@ class Rollout:
         return self._decode(coarse, frames, (points, labels), None, points.shape[1], is_keyframe=True)
 
     def track(self, frames: Features, recall: Recall, present: torch.Tensor | None = None) -> Answer:
-        """The masks from what is remembered; `present`, bool (batch, 1), overrules the object score."""
+        """Return the masks from what is remembered; `present`, bool (batch, 1), overrules the object
+        score."""
         conditioned = self._condition(frames.coarse, recall)
         return self._decode(conditioned, frames, None, None, 0, is_keyframe=False, told=present)
 
     def remember(self, frames: Features, answer: Answer, *, prompted: bool) -> Memory:
-        """Memories of a batch of frames: spatial (batch, h*w, 64), pointer (batch, 256)."""
+        """Return memories of a batch of frames: spatial (batch, h*w, 64), pointer (batch, 256)."""
         model = self.model
         full = F.interpolate(
             answer.logits[:, None].float(), size=(self.size, self.size), mode="bilinear", align_corners=False
@@ -226,7 +227,7 @@ class Rollout:
         return pointer + (1 - present) * self.model.no_obj_ptr
 
     def _given(self, frames: Features, mask: torch.Tensor) -> Answer:
-        """A mask that the user gave: honored as it is; the decoder only makes its pointer."""
+        """Return a mask that the user gave: honored as it is; the decoder only makes its pointer."""
         model = self.model
         logits = F.interpolate(
             (mask * 2 - 1) * MASK_PROMPT_LOGIT,

@@ -61,7 +61,7 @@ class Deadlines:
     shutdown: float = 5.0
 
     def of(self, request: Request) -> float:
-        """The deadline for this kind of request."""
+        """Return the deadline for this kind of request."""
         seconds: float = getattr(self, "start" if isinstance(request, Hello) else request.type)
         return seconds
 
@@ -179,7 +179,7 @@ class WorkerClient:
         return request_id
 
     def poll(self) -> list[Event]:
-        """All events since the last call, in order; never waits. Checks the deadlines, too."""
+        """Return all events since the last call, in order; never waits. Checks the deadlines, too."""
         self._collect()
         if not self._check_death():
             self._check_deadlines()
@@ -253,7 +253,7 @@ class WorkerClient:
             self._events.append(event)
 
     def _accept(self, worker: _Worker, ready: ReadyEvent) -> bool:
-        """Whether the worker speaks our protocol; ends it if not."""
+        """Tell whether the worker speaks our protocol; ends it if not."""
         worker.ready_at = self._clock()
         host = worker.transport.host
         if ready.protocol != PROTOCOL_VERSION:
@@ -280,7 +280,7 @@ class WorkerClient:
     # --- the worker's end
 
     def _check_death(self) -> bool:
-        """Whether the worker is gone; its open requests are told so."""
+        """Tell whether the worker is gone; its open requests are told so."""
         worker = self._worker
         if worker is None:
             return True

@@ -46,7 +46,7 @@ def worker_command(
     base_env: Mapping[str, str] | None = None,
     module: str = WORKER_MODULE,
 ) -> WorkerCommand:
-    """The command for a worker on this computer, or on a server through ssh.
+    """Return the command for a worker on this computer, or on a server through ssh.
 
     Args:
         python: the Python on this computer to run it with; None: the one that `find_python` finds.
@@ -72,7 +72,7 @@ def worker_command(
 
 
 def find_python(slicer_home: str | Path | None = None) -> str:
-    """The Python that can run a worker: Slicer's if this is Slicer, else the one that runs this.
+    """Return the Python that can run a worker: Slicer's if this is Slicer, else the one that runs this.
 
     Raises:
         SAM2PropagateError: no_python.

@@ -45,10 +45,10 @@ class ServedSession(Protocol):
     """One volume along one axis in an engine."""
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str) -> Mask:
-        """The mask of one frame from its prompts alone."""
+        """Return the mask of one frame from its prompts alone."""
 
     def expected_frames(self, run: RunRequest) -> int:
-        """How many frames `propagate` will hand out, as far as that is known beforehand."""
+        """Return how many frames `propagate` will hand out, as far as that is known beforehand."""
 
     def propagate(
         self, run: RunRequest, on_frame: Callable[[Mask], None], between: Callable[[float], None]
@@ -75,7 +75,7 @@ class Engine(Protocol):
         Returns {model, device, dtype, input_size}. Sessions of the former model are not used any more."""
 
     def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
-        """A session over a volume with the loaded model."""
+        """Return a session over a volume with the loaded model."""
 
     def release_memory(self) -> None:
         """Give back what memory can be given back, after an allocation has failed."""

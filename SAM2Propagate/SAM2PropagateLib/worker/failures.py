@@ -30,7 +30,7 @@ class DeviceLostError(SAM2PropagateError):
 
 
 def told(error: Exception) -> SAM2PropagateError:
-    """The error for the client. Unexpected ones are logged with their traceback.
+    """Return the error for the client. Unexpected ones are logged with their traceback.
 
     Codes beside the error's own: `out_of_memory`, `device_lost`, `internal`.
     """
@@ -57,5 +57,5 @@ def told(error: Exception) -> SAM2PropagateError:
 
 
 def needs_memory(error: SAM2PropagateError) -> bool:
-    """Whether memory should be given back after this error."""
+    """Tell whether memory should be given back after this error."""
     return error.code in _MEMORY_CODES

@@ -112,12 +112,12 @@ class _WireFields:
     type: ClassVar[str]
 
     def fields(self) -> dict[str, Any]:
-        """The fields as JSON-able values."""
+        """Return the fields as JSON-able values."""
         return {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def take(cls, header: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-        """The fields out of a header, checked.
+        """Return the fields out of a header, checked.
 
         Raises:
             SAM2PropagateError: bad_message: a field is missing, unknown or of the wrong kind.
@@ -160,7 +160,7 @@ class Request(_WireFields):
     """Something the client asks for; each kind is answered by one `done` or one `error`."""
 
     def header(self, request_id: int) -> dict[str, Any]:
-        """The frame's header."""
+        """Return the frame's header."""
         return {"type": self.type, "id": request_id, **self.fields()}
 
 
@@ -340,7 +340,7 @@ class Received:
 
 
 def parse_request(message: Message) -> Received:
-    """The request in a frame.
+    """Return the request in a frame.
 
     Raises:
         SAM2PropagateError: bad_message.
@@ -364,13 +364,13 @@ class Event(_WireFields):
     request: int | None
 
     def message(self) -> Message:
-        """The event as a frame."""
+        """Return the event as a frame."""
         values = self.fields()
         return Message({"type": self.type, "request": values.pop("request"), **values})
 
     @classmethod
     def parse(cls: type[_E], request: int | None, message: Message) -> _E:
-        """The event out of a frame whose type was read already."""
+        """Return the event out of a frame whose type was read already."""
         return cls(request=request, **cls.take(message.header, ("request",)))
 
 
@@ -566,7 +566,7 @@ EVENTS: dict[str, type[Event]] = {
 
 
 def parse_event(message: Message) -> Event:
-    """The event in a frame.
+    """Return the event in a frame.
 
     Raises:
         WireError: it is none of ours.
@@ -587,7 +587,7 @@ def parse_event(message: Message) -> Event:
 
 
 def finite(value: float | None) -> float | None:
-    """The number as JSON can carry it: None for None, NaN and infinity."""
+    """Return the number as JSON can carry it: None for None, NaN and infinity."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 

@@ -89,7 +89,7 @@ class Remote:
                 )
 
     def command(self, arguments: Sequence[str], settings: Mapping[str, str]) -> tuple[str, ...]:
-        """The ssh command that runs Python there with these arguments and environment variables.
+        """Return the ssh command that runs Python there with these arguments and environment variables.
 
         It ends with `NO_FOLDER` or `NO_PYTHON` where one of these is missing.
         """
@@ -110,7 +110,7 @@ class Remote:
         return self.shell("; ".join(steps))
 
     def shell(self, script: str) -> tuple[str, ...]:
-        """The ssh command that runs a script, of one line, with the server's `sh`."""
+        """Return the ssh command that runs a script, of one line, with the server's `sh`."""
         options = [word for option in _OPTIONS for word in ("-o", option)]
         # -T: no terminal, which would change bytes on their way; -x and -a: nothing else is forwarded.
         return ("ssh", "-T", "-x", "-a", *options, self.host, f"exec sh -c {shlex.quote(script)}")
@@ -122,7 +122,7 @@ def copy_folder() -> str:
 
 
 def _path(path: str) -> str:
-    """A path on the server for its `sh`: one that is not absolute is below the home."""
+    """Return a path on the server for its `sh`: one that is not absolute is below the home."""
     path = path.removeprefix("~/")
     return shlex.quote(path) if path.startswith("/") else f'"$HOME"/{shlex.quote(path)}'
 
@@ -145,7 +145,8 @@ _NO_MODEL = ("model_not_there", "weights_missing")
 
 
 def told_there(host: str, model: str, error: SAM2PropagateError) -> SAM2PropagateError:
-    """A worker's error as it is told to a user who sits at another computer: it says where it happened.
+    """Return a worker's error as it is told to a user who sits at another computer: it says where it
+    happened.
 
     Args:
         host: of the worker. model: that it was to load.
@@ -169,7 +170,7 @@ def told_there(host: str, model: str, error: SAM2PropagateError) -> SAM2Propagat
 def why_ended(
     remote: Remote, exit_code: int | None, log: Sequence[str], has_answered: bool
 ) -> SAM2PropagateError:
-    """Why the worker, or the way to it, has ended.
+    """Return why the worker, or the way to it, has ended.
 
     Args:
         exit_code: of ssh. log: what ssh and the worker printed. has_answered: the worker was reached.

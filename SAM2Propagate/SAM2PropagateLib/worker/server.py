@@ -403,7 +403,7 @@ class _Warnings(logging.Handler):
 
 
 def _fits_between(request: Request, running: str) -> bool:
-    """Whether a request can be served between two steps of a run over the volume `running`."""
+    """Tell whether a request can be served between two steps of a run over the volume `running`."""
     if isinstance(request, Preview):
         return True
     return isinstance(request, OpenVolume | SetWindow | CloseVolume) and request.volume != running

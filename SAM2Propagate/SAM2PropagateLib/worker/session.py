@@ -237,7 +237,7 @@ class WorkerSession:
         replaces: bool = True,
         edges: bool = False,
     ) -> PreviewCall:
-        """One frame's mask from its prompts.
+        """Return one frame's mask from its prompts.
 
         Args:
             name: of the open volume. frame: index along its axis.
@@ -347,7 +347,8 @@ class WorkerSession:
     # --- what comes back
 
     def poll(self) -> list[Update]:
-        """What has happened since the last call, in order; never waits. Brings all calls up to date."""
+        """Return what has happened since the last call, in order; never waits. Brings all calls up to
+        date."""
         collected = self._collect()
         updates, self._updates = [*self._updates, *collected], []
         return updates
@@ -412,7 +413,7 @@ class WorkerSession:
     # --- the worker
 
     def _ensure_ready(self, name: str) -> tuple[Call, ...]:
-        """A worker with the model and the volume, or on its way there: the calls that it takes."""
+        """Return a worker with the model and the volume, or on its way there: the calls that it takes."""
         self._volume(name)
         if self._model is None:
             raise SAM2PropagateError("no_model", _("No model is chosen."), _("Choose a model first."))
@@ -502,5 +503,5 @@ def _other_size(shape: tuple[int, int], expected: tuple[int, int] | None) -> Wir
 
 
 def _only(prompts: PromptSet, segments: tuple[str, ...]) -> PromptSet:
-    """The prompts of these segments."""
+    """Return the prompts of these segments."""
     return replace(prompts, segments=tuple(s for s in prompts.segments if s.segment in segments))

@@ -42,7 +42,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.
 
 
 def base_folders() -> list[Path]:
-    """Where shared files may lie, the preferred place first."""
+    """Return where shared files may lie, the preferred place first."""
     bases = []
     memory = Path("/dev/shm")
     if sys.platform.startswith("linux") and memory.is_dir() and os.access(memory, os.W_OK | os.X_OK):
@@ -220,12 +220,12 @@ class MappedArray:
 
 
 def shared_files(bases: Iterable[Path] | None = None) -> list[Path]:
-    """Every shared file of this user, of whichever process."""
+    """Return every shared file of this user, of whichever process."""
     return [file for folder in _own_folders(bases) for file in sorted(folder.glob(f"*{_SUFFIX}"))]
 
 
 def shared_folders(bases: Iterable[Path] | None = None) -> list[Path]:
-    """Every private folder of this user, of whichever process."""
+    """Return every private folder of this user, of whichever process."""
     return _own_folders(bases)
 
 
@@ -343,7 +343,7 @@ else:
 
 
 def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The array in parts of some slices each; whole, where its bytes can be written as they lie."""
+    """Yield the array in parts of some slices each; whole, where its bytes can be written as they lie."""
     if array.ndim < 2 or not len(array) or array.flags.c_contiguous:
         yield array
         return

@@ -52,7 +52,7 @@ class Transport(Protocol):
         `progress` events of `request` tell how many of its bytes have gone."""
 
     def receive(self) -> list[Message]:
-        """All messages that have arrived, in order."""
+        """Return all messages that have arrived, in order."""
 
     def wait(self, timeout: float) -> bool:
         """Wait until something can be received or the worker has ended; False after `timeout` seconds."""
@@ -279,7 +279,8 @@ class PopenTransport:
                 tree.stdin.close()
 
     def _next(self, stream: IO[bytes]) -> tuple[int, Outgoing] | None:
-        """What is to be sent next; until there is something, a worker on a server hears that we live."""
+        """Return what is to be sent next; until there is something, a worker on a server hears that we
+        live."""
         while True:
             try:
                 return self._outgoing.get(timeout=self._alive_seconds)

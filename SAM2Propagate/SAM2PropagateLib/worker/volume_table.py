@@ -65,7 +65,7 @@ class VolumeTable:
         return name in self._volumes
 
     def get(self, name: str) -> ServedVolume:
-        """The volume of that name.
+        """Return the volume of that name.
 
         Raises:
             SAM2PropagateError: unknown_volume.

@@ -64,7 +64,7 @@ class Message:
 
 
 def encode(message: Message) -> list[Payload]:
-    """The frame as pieces to be written one after the other; the payload is not copied.
+    """Return the frame as pieces to be written one after the other; the payload is not copied.
 
     Raises:
         WireError: the header is not JSON-able (NaN and infinity included), or a part is too long.
@@ -109,7 +109,7 @@ class MessageReader:
         self._in_step = noise is None
 
     def read(self) -> Message | None:
-        """The next frame; None at the end of the stream.
+        """Return the next frame; None at the end of the stream.
 
         Raises:
             WireError: foreign bytes, a cut frame, an impossible length, a header that is no JSON object.
@@ -144,7 +144,8 @@ class MessageReader:
         return prefix
 
     def _skip_noise(self, received: bytearray) -> bytearray | None:
-        """The first frame's prefix, after whatever was printed before it; None if the stream ends first."""
+        """Return the first frame's prefix, after whatever was printed before it; None if the stream ends
+        first."""
         noise = self._noise
         assert noise is not None
         while (start := received.find(MAGIC, max(0, len(received) - PREFIX.size))) < 0:
