@@ -176,7 +176,7 @@ def open_model(
     input_size: int | None = None,
     precision: str = "auto",
 ) -> LoadedModel:
-    """`load_model` for a model of the registry by its name, verified, or for a weights file of the user's.
+    """Load a model of the registry by its name, verified, or a weights file of the user's.
 
     Args:
         name_or_path: see `ModelStore.resolve`; None is the bundled model.
@@ -424,7 +424,7 @@ def _tables(values: Any) -> Iterator[dict[str, Any]]:
 
 
 def _construct(values: Any) -> Any:
-    """Innermost first: every table with a `_target_` becomes an object of that class."""
+    """Build innermost first: every table with a `_target_` becomes an object of that class."""
     if isinstance(values, list):
         return [_construct(value) for value in values]
     if not isinstance(values, Mapping):

@@ -79,7 +79,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def _why_unusable(name: str) -> Words | None:
-    """None if the device computes; else torch's reason, on one line."""
+    """Return None if the device computes; else torch's reason, on one line."""
     if name == "cpu":
         return None
     try:

@@ -31,7 +31,7 @@ def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
 
 @contextmanager
 def told_of_memory(device: torch.device) -> Iterator[None]:
-    """What runs out of memory here ends with the error for the user.
+    """Turn running out of memory within into the error for the user.
 
     Raises:
         SAM2PropagateError: `out_of_memory`.

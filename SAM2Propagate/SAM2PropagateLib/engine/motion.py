@@ -122,7 +122,7 @@ class MotionStore:
         return np.ascontiguousarray(gray[0, 0].clamp(0, 255).round().byte().numpy())
 
     def _method(self) -> cv2.DISOpticalFlow:
-        """Each thread has its own: the method keeps buffers while it computes."""
+        """Return this thread's own method: it keeps buffers while it computes."""
         if not hasattr(self._thread, "method"):
             method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
             method.setFinestScale(_FINEST_SCALE)

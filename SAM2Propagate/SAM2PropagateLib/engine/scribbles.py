@@ -59,7 +59,7 @@ def corrections(strokes: Sequence[FrameStroke], mask_now: Callable[[], BoolArray
 
 
 def wrong_clicks(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequence[ClickAt]) -> list[ClickAt]:
-    """For each stroke the point that a mask gets wrong and that lies farthest from the mask's border.
+    """Find for each stroke the point that a mask gets wrong and that lies farthest from the mask's border.
 
     Args:
         mask: bool (rows, columns), what was found so far.
@@ -75,7 +75,7 @@ def wrong_clicks(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequenc
 
 
 def worst_click(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequence[ClickAt]) -> ClickAt | None:
-    """Of all strokes the point that a mask gets wrong and that lies farthest from its border; None: none."""
+    """Find, of all strokes, the point that a mask gets wrong and that lies farthest from its border."""
     depth = signed_depth(mask)
     clicks = [_worst(stroke, depth, known) for stroke in strokes]
     found = [click for click in clicks if click is not None]

@@ -98,7 +98,7 @@ class EngineSession:
         return self._frames.count
 
     def set_frames(self, frames: FrameStack) -> None:
-        """The same frames through another window.
+        """Show the same frames through another window.
 
         A segment that has been carried keeps the window that it was carried in, so that a correction
         changes what lies around it and nothing else, until a run `anew`.

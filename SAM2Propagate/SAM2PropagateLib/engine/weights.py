@@ -235,7 +235,7 @@ def _read_checkpoint(path: Path) -> State:
 
 
 def _load_only_weights(path: Path) -> object:
-    """torch.load that takes nothing but tensors and plain containers, mapped where the file allows it."""
+    """Call torch.load so that it takes nothing but tensors and plain containers, mapped where possible."""
     if _is_mappable(path):
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     with path.open("rb") as file:

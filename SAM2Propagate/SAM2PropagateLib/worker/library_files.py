@@ -38,7 +38,7 @@ def mark_of(files: Iterable[tuple[str, bytes]]) -> str:
 
 @functools.cache
 def own_version() -> str:
-    """This library's version and the mark of its worker's files, as "0.1.0+1a2b3c4d5e6f".
+    """Return this library's version and the mark of its worker's files, as "0.1.0+1a2b3c4d5e6f".
 
     Raises:
         OSError: a file of the library cannot be read.
