@@ -110,7 +110,7 @@ class FeatureStore:
         return done
 
     def _try_to_encode(self, frames: list[FeatureKey]) -> list[FrameFeatures] | None:
-        """Encode, or return None if there was too little memory; what the attempt held is free again on return."""
+        """Encode; None if there was too little memory: what the attempt held is free again on return."""
         try:
             return self._encode(frames)
         except Exception as error:

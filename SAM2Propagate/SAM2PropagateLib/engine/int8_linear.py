@@ -75,7 +75,7 @@ def use_int8(module: torch.nn.Module) -> None:
 
 
 def why_no_int8() -> str | None:
-    """Return None if 8-bit linear layers work on this computer and are faster than float32; else the reason."""
+    """Return None if 8-bit linear layers work here and are faster than float32; else the reason."""
     machine = platform.machine().lower()
     if machine not in ("x86_64", "amd64", "x64"):
         return f"not known to be faster on {machine or 'this machine'}"
