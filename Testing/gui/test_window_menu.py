@@ -17,8 +17,8 @@ from Testing.gui.test_window import load_sample
 
 
 @pytest.fixture
-def desk(window: Any) -> Desk:
-    return Desk(window)
+def desk(module: Any) -> Desk:
+    return Desk(module)
 
 
 def mr() -> Any:
