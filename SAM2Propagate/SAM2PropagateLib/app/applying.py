@@ -8,7 +8,7 @@ from collections.abc import Mapping, Set
 from SAM2PropagateLib.app import keyframes, rules
 from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
-from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.app.workspace import Merged, Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.place import mask_at
@@ -65,15 +65,15 @@ class Applying:
         workspace = self._selection.require()
         with self._steps.step(_("discard preview")):
             for segmentID in workspace.segmentIDs:
-                workspace.memory.dropPreview(segmentID)
+                workspace.keptFacts.dropPreview(segmentID)
                 if workspace.previewFrames(segmentID):
                     workspace.undone.add(segmentID)
                     workspace.preview.clear(segmentID)
-            workspace.memory.save()
+            workspace.keptFacts.save()
         self._changed.emit(None)
 
     def commit(
-        self, only: Set[Key] | None, merged: Mapping[Key, FrameDetail] | None = None
+        self, only: Set[SegmentFrame] | None, merged: Mapping[SegmentFrame, FrameDetail] | None = None
     ) -> CommitSummary | None:
         """Writes preview frames into the segments; None if there are none, or it failed.
 
@@ -122,9 +122,9 @@ class Applying:
             self._isApplying = False
         for segmentID, frames in masks.items():
             _takeOut(workspace, segmentID, set(frames))
-            workspace.memory.apply(segmentID, frames)
+            workspace.keptFacts.apply(segmentID, frames)
         workspace.remember(masks, openEdits)
-        workspace.memory.save()
+        workspace.keptFacts.save()
         if self._running.isOn:
             # Else it is kept with `changed`: what is in the segment must not come back over it.
             workspace.keepPreview()
@@ -233,7 +233,7 @@ class Applying:
 
     def _withEdits(
         self, workspace: Workspace, merged: Mapping[str, Mapping[int, Merged]]
-    ) -> dict[Key, FrameDetail]:
+    ) -> dict[SegmentFrame, FrameDetail]:
         """Puts what the user edited under the preview into it, and makes keyframes of it; where that was."""
         geometry, axis = workspace.geometry, workspace.axis
         frames = {

@@ -143,7 +143,7 @@ class PromptChanges:
             workspace.write(self._completed(before.segment(segmentID), workspace.prompts.segment(segmentID)))
         for segmentID, frames in changed.items():
             self._previews.follow(segmentID, frames)
-        workspace.memory.save()
+        workspace.keptFacts.save()
 
     def _refusal(self, old: SegmentPrompts, new: SegmentPrompts) -> str:
         """Why a change of a segment's prompts cannot be; "" if it can."""
@@ -219,7 +219,7 @@ class PromptChanges:
             if mark.id not in known and mark.id in frames:
                 said = keyframes.withoutMasks(said, frames[mark.id], geometry, axis)
                 said = _withoutPrompts(said, frames[mark.id], geometry, axis)
-        return keyframes.withoutIdleMasks(said, workspace.memory.history(said.segment), geometry, axis)
+        return keyframes.withoutIdleMasks(said, workspace.keptFacts.history(said.segment), geometry, axis)
 
     def _freshFrames(self, one: Prompt, before: Prompt | None) -> frozenset[int]:
         """The frames on which a prompt speaks and did not before."""
@@ -243,7 +243,7 @@ class PromptChanges:
         adopted = workspace.adoptEdit(others, frame)
         if adopted is not others:
             return replace(said, masks=adopted.masks)
-        counting = keyframes.speaking(others, workspace.memory.history(said.segment), geometry, axis)
+        counting = keyframes.speaking(others, workspace.keptFacts.history(said.segment), geometry, axis)
         if frame in keyframes.everyFrame(keyframes.placed(counting), geometry, axis):
             return said
         mask = workspace.maskToCorrect(said.segment, frame)

@@ -15,12 +15,12 @@ import vtk
 from SAM2PropagateLib.app import keyframes
 from SAM2PropagateLib.app.events import WriterMaker
 from SAM2PropagateLib.app.history import History
-from SAM2PropagateLib.app.memory import FactsOfFrames, FrameMemory, factsAsList, factsOfList
+from SAM2PropagateLib.app.kept_facts import FactsOfFrames, KeptFacts, factsAsList, factsOfList
 from SAM2PropagateLib.app.moment import Known, Moment, Record, Said
 from SAM2PropagateLib.app.observing import Observers
 from SAM2PropagateLib.app.removed_segments import RemovedSegments
 from SAM2PropagateLib.app.strip import SliceStrip, strip
-from SAM2PropagateLib.app.underlay import Key, Underlay
+from SAM2PropagateLib.app.underlay import SegmentFrame, Underlay
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frame_kinds import PREVIEW
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -107,7 +107,7 @@ class Workspace:
         self.volumeID = volumeNode.GetID()
         self.markups = PromptMarkups(segmentationNode, volumeNode)
         self.tracker = EditTracker(segmentationNode, volumeNode)
-        self.memory = FrameMemory(segmentationNode)
+        self.keptFacts = KeptFacts(segmentationNode)
         self._makeWriter = makeWriter
         self._drawer = drawer
         self._committer: SegmentCommitter | None = None
@@ -461,7 +461,7 @@ class Workspace:
             assert preview is not None
             mask = preview.mask(segmentID, frame)
             if segmentID not in facts:
-                facts[segmentID] = self.memory.facts(segmentID, geometry, preview.axis)
+                facts[segmentID] = self.keptFacts.facts(segmentID, geometry, preview.axis)
             own = facts[segmentID].get(frame)
             base = self.underlay.base((segmentID, frame))
             assert mask is not None
@@ -521,12 +521,12 @@ class Workspace:
             isEdited = frame in edited and (one.seen is None or one.seen != hashes.get(frame, "-"))
             under = one.under if isEdited else None
             bases[frame] = None if under is None else Snapshot.ofFrame(under, frame, axis, geometry)
-            self.memory.dropPreview(segmentID, frame)
+            self.keptFacts.dropPreview(segmentID, frame)
             if one.facts is not None:
-                self.memory.putPreview(segmentID, frame, factsOfList(one.facts), geometry, axis)
+                self.keptFacts.putPreview(segmentID, frame, factsOfList(one.facts), geometry, axis)
         self.underlay.put(segmentID, bases)
 
-    def previewRecords(self) -> dict[Key, Record]:
+    def previewRecords(self) -> dict[SegmentFrame, Record]:
         """The preview as it is now, for `showRecords`.
 
         Raises:
@@ -534,7 +534,7 @@ class Workspace:
         """
         return self._kept.records(*self._framesToKeep())
 
-    def showRecords(self, records: Mapping[Key, Record | None], axis: int | None) -> None:
+    def showRecords(self, records: Mapping[SegmentFrame, Record | None], axis: int | None) -> None:
         """Shows frames of the preview as they were; None for one that was not in it.
 
         Args:
@@ -550,7 +550,7 @@ class Workspace:
                 shown.setdefault(segmentID, {})[frame] = frameOf(record)
             elif frame in self.previewFrames(segmentID):
                 self.preview.erase(segmentID, frame, refresh=False)
-                self.memory.dropPreview(segmentID, frame)
+                self.keptFacts.dropPreview(segmentID, frame)
         if shown and axis is not None and axis != self.axis and not self.hasPreview:
             self.setAxis(axis, isFixed=False)
         if shown and axis == self.axis:
@@ -576,7 +576,7 @@ class Workspace:
 
     def maskToCorrect(self, segmentID: str, frame: int) -> BoolArray:
         """The mask that a run left on a frame; what shows only prompts that are gone does not count."""
-        facts = self.memory.facts(segmentID, self.geometry, self.axis).get(frame)
+        facts = self.keptFacts.facts(segmentID, self.geometry, self.axis).get(frame)
         if facts is None or facts.kind != PREVIEW:
             return self.maskNow(segmentID, frame)
         return self._reader(segmentID).frame(frame, self.axis)
@@ -658,7 +658,7 @@ class Workspace:
             states = self._states.setdefault((segmentID, axis), {})
             state = frozenset(self.tracker.hashes(segmentID, axis).items())
             states.pop(state, None)
-            states[state] = self.memory.applied(segmentID, geometry, axis)
+            states[state] = self.keptFacts.applied(segmentID, geometry, axis)
             while len(states) > _MOST_STATES:
                 del states[next(iter(states))]
 
@@ -673,10 +673,10 @@ class Workspace:
         if different - edited:
             facts = self._states.get((segmentID, axis), {}).get(frozenset(now.items()))
             if facts is not None:
-                self.memory.putApplied(segmentID, facts, self.geometry, axis)
+                self.keptFacts.putApplied(segmentID, facts, self.geometry, axis)
             else:
                 for frame in different - edited:
-                    self.memory.dropApplied(segmentID, frame)
+                    self.keptFacts.dropApplied(segmentID, frame)
             self.turns += 1
             self.undone.add(segmentID)
             self.underlay.refresh(segmentID, different - edited)
@@ -723,7 +723,7 @@ class Workspace:
         before = frozenset(
             one.id for one in keyframes.drawn(said) if frame in keyframes.everyFrameOf(one, geometry, axis)
         )
-        self.memory.setHistory(said.segment, mask.id, before)
+        self.keptFacts.setHistory(said.segment, mask.id, before)
         return keyframes.withMask(said, mask, self.geometry, self.axis)
 
     # --- prompts
@@ -737,7 +737,7 @@ class Workspace:
         if wanted != self.prompts:
             self.markups.write(wanted)
             self.prompts = self.markups.read()
-            self.memory.save()
+            self.keptFacts.save()
 
     def _present(self, prompts: PromptSet) -> PromptSet:
         """The prompts of the segments that there still are."""
@@ -756,12 +756,12 @@ class Workspace:
     def effective(self, segmentID: str) -> SegmentPrompts:
         """What a worker is to be told of a segment; clicks in the order in which they were made."""
         said = self.prompts.segment(segmentID)
-        self.memory.note(segmentID, [click.id for click in said.clicks])
-        order = self.memory.orders[segmentID]
+        self.keptFacts.note(segmentID, [click.id for click in said.clicks])
+        order = self.keptFacts.orders[segmentID]
         clicks = tuple(sorted(said.clicks, key=lambda click: order.index(click.id)))
         return keyframes.effective(
             replace(said, clicks=clicks),
-            self.memory.history(segmentID),
+            self.keptFacts.history(segmentID),
             lambda frame: self.maskNow(segmentID, frame),
             self.geometry,
             self.axis,
@@ -770,7 +770,7 @@ class Workspace:
     def speaking(self, segmentID: str) -> SegmentPrompts:
         """The prompts of a segment that count, without looking at masks."""
         return keyframes.speaking(
-            self.prompts.segment(segmentID), self.memory.history(segmentID), self.geometry, self.axis
+            self.prompts.segment(segmentID), self.keptFacts.history(segmentID), self.geometry, self.axis
         )
 
     def marked(self, segmentID: str) -> tuple[frozenset[int], frozenset[int]]:
@@ -788,7 +788,7 @@ class Workspace:
     @property
     def said(self) -> Said:
         """The prompts as they are now, for `restoreSaid`."""
-        return self.prompts, {name: dict(one) for name, one in self.memory.histories.items()}
+        return self.prompts, {name: dict(one) for name, one in self.keptFacts.histories.items()}
 
     def restoreMasks(self, state: int, known: Known) -> None:
         """Makes the segmentation what it was in a state, of which this was known.
@@ -803,15 +803,15 @@ class Workspace:
             if (segmentID, self.axis) in self._committed:
                 # So that an undone run is noticed now, not after it is known what there is instead.
                 self.edits(segmentID)
-        self.memory.restoreApplied(known.facts)
-        self.memory.save()
+        self.keptFacts.restoreApplied(known.facts)
+        self.keptFacts.save()
 
     def restoreSaid(self, said: Said) -> None:
         """Makes the scene hold these prompts, of the segments that there still are."""
         prompts, histories = said
-        self.memory.histories = {name: dict(one) for name, one in histories.items()}
+        self.keptFacts.histories = {name: dict(one) for name, one in histories.items()}
         self.restore(prompts)
-        self.memory.save()
+        self.keptFacts.save()
 
     def _isThere(self, moment: Moment) -> bool:
         return moment.masks is None or self.states.isThere(moment.masks)
@@ -836,7 +836,7 @@ class Workspace:
             inRange = range(resolved.first, resolved.last + 1)
         return strip(
             geometry.frame_count(axis),
-            self.memory.facts(segmentID, geometry, axis),
+            self.keptFacts.facts(segmentID, geometry, axis),
             keyframes=keyframes.everyFrame(spoken, geometry, axis),
             edited=frozenset(own),
             absent=absent,

@@ -129,8 +129,8 @@ def model_request(command: ModelWords, store: ModelStore) -> LoadModel:
 
 
 def model_of(command: ModelWords, path: str | None) -> LoadModel:
-    """Return what a worker is to load: the file at a path of its own computer; None: the model of that name.
-    """
+    """Return what a worker is to load: the file at a path of its own computer; None: the model of that
+    name."""
     return LoadModel(
         name=command.model if path is None else None,
         path=path,

@@ -288,8 +288,8 @@ def _row(segment: SegmentResult, number: int, stack: FrameStack) -> SegmentRow:
 
 
 def worst_doubt(scores: tuple[FrameScore, ...]) -> float | None:
-    """Return the mean doubt of the worst tenth of the slices, at least one; None where the model gave none.
-    """
+    """Return the mean doubt of the worst tenth of the slices, at least one; None where the model gave
+    none."""
     doubts = sorted((score.doubt for score in scores if score.doubt is not None), reverse=True)
     if not doubts:
         return None

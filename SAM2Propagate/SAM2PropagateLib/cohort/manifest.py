@@ -120,8 +120,8 @@ def output_names(entries: Sequence[Entry], known: Mapping[str, str]) -> list[str
 
 
 def _decoded(path: Path, content: bytes) -> str:
-    """Return the text, whatever wrote it: UTF-8 with or without a mark, UTF-16 with one, else Windows' own.
-    """
+    """Return the text, whatever wrote it: UTF-8 with or without a mark, UTF-16 with one, else Windows'
+    own."""
     marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8")
     try:
@@ -333,8 +333,8 @@ def _same_on_disk(path: Path) -> str:
 
 
 def _free_name(volume: Path, taken: set[str]) -> str:
-    """Return the volume's own name; with as many of its folders before it, and at last a number, as it needs.
-    """
+    """Return the volume's own name; with as many of its folders before it, and at last a number, as it
+    needs."""
     parts = [_safe(part) for part in volume.parent.parts[1:]]
     name = _safe(volume_name(volume))
     candidate = name

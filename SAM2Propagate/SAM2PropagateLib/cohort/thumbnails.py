@@ -78,8 +78,8 @@ def strip(
 
 
 def _region(mask: BoolArray, geometry: VolumeGeometry, axis: int) -> tuple[slice, slice]:
-    """Return the rows and columns that hold the structure on any frame, with a margin; all for an empty mask.
-    """
+    """Return the rows and columns that hold the structure on any frame, with a margin; all for an empty
+    mask."""
     shadow = np.asarray(mask.any(axis=0))
     if not shadow.any():
         return slice(0, shadow.shape[0]), slice(0, shadow.shape[1])

@@ -1,6 +1,6 @@
 """What is missing, and installing it: what from where, in which order, and what to say when it fails.
 
-Nothing here installs by itself: the window hands in how packages are installed (`PackageTools`), and the user
+Nothing here installs by itself: the caller hands in how packages are installed (`PackageTools`), and the user
 has agreed to the plan's text before. Nothing is imported to find out what is there.
 """
 

@@ -14,7 +14,7 @@ from SAM2PropagateLib.app.strip import (
 from SAM2PropagateLib.frame_kinds import ABSENT, DOUBTFUL, KEYFRAME, LOCKED, PROPAGATED
 from SAM2PropagateLib.texts import tr as _
 
-# For light and dark windows alike.
+# For light and dark panels alike.
 COLORS = {
     PROPAGATED: "#7fb2e5",
     KEYFRAME: "#2e9e4f",

@@ -149,7 +149,7 @@ class _Download:
                 raise SAM2PropagateError(
                     "download_wrong_file",
                     _(
-                        '{url} sent a file that is not the published model "{name}" ({reason}). It was '
+                        "{url} sent a file that is not the published model “{name}” ({reason}). It was "
                         "deleted."
                     ).format(url=self._url, name=self._entry.name, reason=error),
                     _("Try again later, or on another network: a proxy may have changed the file."),
