@@ -221,7 +221,7 @@ def test_errors_below_the_panel_are_translated_in_their_files_context(shouting):
 
 def received(error: SAM2PropagateError) -> SAM2PropagateError:
     """The error after its way over the wire."""
-    return SAM2PropagateError.from_dict(json.loads(json.dumps(error.to_dict(), allow_nan=False)))
+    return SAM2PropagateError.from_wire(json.loads(json.dumps(error.to_wire(), allow_nan=False)))
 
 
 def test_an_error_is_put_into_words_where_it_is_shown():
@@ -238,15 +238,18 @@ def test_an_error_is_put_into_words_where_it_is_shown():
 
 
 def test_what_crosses_the_wire_is_what_was_said_and_no_sentence(shouting):
-    values = outside().to_dict()
+    values = outside().to_wire()
     assert values["hint"] == {
         "template": "Place it on a slice of the volume.",
         "file": "frames/geometry.py",
         "values": {},
     }
     assert values["sentence"]["values"]["what"]["template"] == "The positive click"
-    plain = InputError("code", "Words.", "More.").to_dict()
-    assert plain == {"code": "code", "sentence": "Words.", "hint": "More.", "kind": "input"}
+    plain = InputError("code", "Words.", "More.")
+    expected = {"code": "code", "sentence": "Words.", "hint": "More.", "kind": "input"}
+    assert plain.to_wire() == plain.to_dict() == expected
+    texts.set_translator(None)
+    assert tuple(outside().to_dict().values()) == ("outside_volume", *ENGLISH, "input"), "as reports have it"
 
 
 def test_a_text_keeps_numbers_texts_and_words():
@@ -346,7 +349,7 @@ def test_what_came_broken_or_malicious_is_refused(parts):
     values = {"code": "code", "sentence": "Plain.", "hint": "Hint."}
     for name in ("sentence", "hint"):
         with pytest.raises(ValueError):
-            SAM2PropagateError.from_dict({**values, name: parts})
+            SAM2PropagateError.from_wire({**values, name: parts})
 
 
 @pytest.mark.parametrize("translated", ["{nom}", "{name.real}", "{name", "{0}", "{name!x}", None, 3])

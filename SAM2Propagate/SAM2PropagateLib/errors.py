@@ -43,15 +43,18 @@ class SAM2PropagateError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code, self.said, self.advice)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the error as JSON-able values, for the worker's `error` event."""
+    def to_dict(self) -> dict[str, str]:
+        """Return the error in plain words, for reports."""
         kind = "input" if isinstance(self, InputError) else "failure"
-        words = {"sentence": to_wire(self.said), "hint": to_wire(self.advice)}
-        return {"code": self.code, **words, "kind": kind}
+        return {"code": self.code, "sentence": self.sentence, "hint": self.hint, "kind": kind}
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the error as JSON-able values, for the worker's `error` event."""
+        return {**self.to_dict(), "sentence": to_wire(self.said), "hint": to_wire(self.advice)}
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> SAM2PropagateError:
-        """Return the error that `to_dict` described: an `InputError` if it was one.
+    def from_wire(values: Mapping[str, Any]) -> SAM2PropagateError:
+        """Return the error that `to_wire` described: an `InputError` if it was one.
 
         Raises:
             ValueError: its words are none.

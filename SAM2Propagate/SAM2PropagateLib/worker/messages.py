@@ -538,7 +538,7 @@ class ErrorEvent(Event):
     log: tuple[str, ...] = ()
 
     def message(self) -> Message:
-        return Message({"type": self.type, "request": self.request, "error": self.error.to_dict()})
+        return Message({"type": self.type, "request": self.request, "error": self.error.to_wire()})
 
     @classmethod
     def parse(cls, request: int | None, message: Message) -> ErrorEvent:
@@ -546,7 +546,7 @@ class ErrorEvent(Event):
         if not isinstance(values, Mapping) or not _text(values.get("code")) or not values.get("sentence"):
             raise _bad(_('The message "error" does not say what is wrong.'))
         try:
-            return cls(request, SAM2PropagateError.from_dict(values))
+            return cls(request, SAM2PropagateError.from_wire(values))
         except ValueError as error:
             raise _bad(_('The message "error" does not say what is wrong.')) from error
 

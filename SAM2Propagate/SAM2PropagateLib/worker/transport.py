@@ -323,7 +323,7 @@ class PopenTransport:
             )
             self._keep([str(what)])
             error = SAM2PropagateError("internal", what)
-        self._arrive(Message({"type": "error", "request": request, "error": error.to_dict()}))
+        self._arrive(Message({"type": "error", "request": request, "error": error.to_wire()}))
 
     def _collect_log(self, tree: ProcessTree) -> None:
         rest = b""
