@@ -389,7 +389,7 @@ def test_contradictions(prompts: SegmentPrompts, words: str) -> None:
 def test_two_masks_on_one_frame() -> None:
     first, second = mask_at(blob(), 11, CT, 2), mask_at(~blob(), 11, CT, 2)
     error = refusal(SegmentPrompts("liver", masks=(first, second)))
-    assert error.code == "contradiction" and "One mask per slice" in error.hint
+    assert error.code == "contradiction" and "one mask per slice" in error.hint
     same = SegmentPrompts("liver", masks=(first, mask_at(blob(), 11, CT, 2)))
     assert np.array_equal(resolve(same, CT, 2).keyframes[11].mask, blob())
     error = refusal(said(boxes=((11, (1, 1, 9, 9)), (11, (2, 2, 9, 9)))))
