@@ -116,15 +116,15 @@ def _fill(module: Any, headless: Any, missing: bool) -> None:
     panel.refresh()
 
 
-def _use_server(window: Any) -> None:
+def _use_server(module: Any) -> None:
     """A server that lacks something, as a test of its connection shows it."""
     from SAM2PropagateLib.app.server_jobs import ServerJobEnd, wordsOf
     from SAM2PropagateLib.worker.library_files import own_version
     from SAM2PropagateLib.worker.remote import Remote
     from SAM2PropagateLib.worker.server_check import report
 
-    logic = window.widget.logic
-    window.ui.modelCollapsibleButton.collapsed = False
+    logic = module.widget.logic
+    module.ui.modelCollapsibleButton.collapsed = False
     logic.computer.choose(isServer=True, host="me@gpu1")
     found = report(
         Remote("me@gpu1"),
