@@ -23,7 +23,7 @@ _ELLIPSIS = "…"
 
 
 def rgb(color: tuple[float, float, float]) -> Rgb:
-    """A color of 0 to 1 as bytes."""
+    """Return a color of 0 to 1 as bytes."""
     r, g, b = (round(255 * value) for value in color)
     return r, g, b
 
@@ -41,7 +41,7 @@ class Canvas:
         self._fonts: dict[tuple[int, bool], ImageFont.FreeTypeFont] = {}
 
     def text_width(self, text: str, size: int, bold: bool = False) -> float:
-        """How wide a line is drawn, in pixels."""
+        """Return how wide a line is drawn, in pixels."""
         return float(self._font(size, bold).getlength(text))
 
     def text(
@@ -67,7 +67,7 @@ class Canvas:
         self._draw.text(place, text, fill=color, font=self._font(size, bold), anchor=anchor)
 
     def fitted(self, text: str, size: int, width: float, bold: bool = False) -> str:
-        """The text, or as much of it as fits, with an ellipsis."""
+        """Return the text, or as much of it as fits, with an ellipsis."""
         if self.text_width(text, size, bold) <= width:
             return text
         while text and self.text_width(text + _ELLIPSIS, size, bold) > width:
@@ -75,7 +75,7 @@ class Canvas:
         return text.rstrip() + _ELLIPSIS
 
     def wrapped(self, text: str, size: int, width: float, bold: bool = False) -> list[str]:
-        """The text in lines that fit, broken at plain spaces."""
+        """Return the text in lines that fit, broken at plain spaces."""
         lines: list[str] = []
         for word in text.split(" "):
             longer = f"{lines[-1]} {word}" if lines else word
@@ -139,7 +139,7 @@ class Canvas:
 
 
 def covering(pixels: Pixels, size: tuple[int, int]) -> Image.Image:
-    """A picture scaled so that it covers `size` (width, height), its overhang cut off evenly."""
+    """Return a picture scaled so that it covers `size` (width, height), its overhang cut off evenly."""
     height, width = pixels.shape[:2]
     scale = max(size[0] / width, size[1] / height)
     scaled = (max(size[0], round(width * scale)), max(size[1], round(height * scale)))

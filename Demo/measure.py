@@ -28,20 +28,20 @@ _APART = 2.5
 
 
 def dice(one: BoolArray, other: BoolArray) -> float:
-    """Dice of two masks of the same shape, 0 to 1; 1 where both are empty."""
+    """Return Dice of two masks of the same shape, 0 to 1; 1 where both are empty."""
     total = int(one.sum()) + int(other.sum())
     return 1.0 if total == 0 else 2.0 * int((one & other).sum()) / total
 
 
 def rate(count: int, seconds: float) -> float:
-    """How many a second; 0 where there was nothing to do."""
+    """Return how many a second; 0 where there was nothing to do."""
     return count / seconds if count and seconds > 0 else 0.0
 
 
 def read_reference(
     labels: Path, names: Path, wanted: Iterable[str], geometry: VolumeGeometry
 ) -> dict[str, BoolArray]:
-    """The reference masks by label name, (K, J, I) bool.
+    """Return the reference masks by label name, (K, J, I) bool.
 
     Raises:
         SAM2PropagateError: `reference_mismatch`: the labels lie on another grid, or lack one that is wanted.
@@ -76,7 +76,8 @@ class Doubtful:
 
 
 def doubtful_slices(doubts: Mapping[str, Mapping[int, float]]) -> list[Doubtful]:
-    """The propagated slices of all segments, the most doubtful first, without the tips of each segment.
+    """Return the propagated slices of all segments, the most doubtful first, without the tips of each
+    segment.
 
     Args:
         doubts: per segment the doubt by frame.
@@ -91,7 +92,7 @@ def doubtful_slices(doubts: Mapping[str, Mapping[int, float]]) -> list[Doubtful]
 
 
 def first_to_correct(doubtful: Sequence[Doubtful], agreement: Mapping[tuple[str, int], float]) -> Doubtful:
-    """The first doubtful slice that is poor, as a user would see when looking; else the worst of them.
+    """Return the first doubtful slice that is poor, as a user would see when looking; else the worst of them.
 
     Args:
         doubtful: the most doubtful first; not empty.
@@ -113,7 +114,7 @@ class NextClick:
 
 
 def next_click(mask: BoolArray, truth: BoolArray, before: Sequence[NextClick] = ()) -> NextClick | None:
-    """Where a user would click who sees `truth`: deep inside the largest region that is wrong.
+    """Return where a user would click who sees `truth`: deep inside the largest region that is wrong.
 
     Args:
         mask, truth: (rows, columns) of a frame.

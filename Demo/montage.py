@@ -86,7 +86,7 @@ def write_sheet(sheet: Sheet, file: Path) -> None:
 
 
 def compose(sheet: Sheet) -> Canvas:
-    """The sheet, drawn; its height follows from what is on it."""
+    """Return the sheet, drawn; its height follows from what is on it."""
     strips_height = surface_size(len(sheet.strips))[1]
     notes_height = len(sheet.notes) * 31 + 24
     table_height = len(sheet.table.rows) * _ROW_HEIGHT + 10

@@ -171,7 +171,7 @@ def _round(value: float) -> float:
 
 
 def sheet(story: Story, workplace: Workplace, strips: list[Strip], surface: Any) -> Sheet:
-    """The words, pictures and figures of `demo.png`.
+    """Return the words, pictures and figures of `demo.png`.
 
     Args:
         strips: of `pictures.strips`.
@@ -279,7 +279,7 @@ def _device_words(device: str) -> str:
 
 
 def closing_lines(story: Story, files: Mapping[str, Path], seconds: float) -> list[str]:
-    """What was measured and what was written, for the terminal."""
+    """Return what was measured and what was written, for the terminal."""
     run = story.first.propagation
     lines = ["", "Measured (Dice against the reference labels that come with the CT):"]
     width = max(len(one.name) for one in case.STRUCTURES)

@@ -113,7 +113,7 @@ class Story:
     corrected: Pixels
 
     def neighbors(self) -> tuple[float, float]:
-        """Dice before and after on the slices that were computed again, without the corrected one."""
+        """Return Dice before and after on the slices that were computed again, without the corrected one."""
         target = self.correction.target
         frames = sorted(self.second.propagation.frames(target.segment) - {target.frame})
         truth = self.reference[target.segment][frames]
@@ -121,13 +121,14 @@ class Story:
         return dice(before, truth), dice(after, truth)
 
     def not_computed_again(self) -> int:
-        """How many slices of the first run, over all structures, the second one left alone."""
+        """Return how many slices of the first run, over all structures, the second one left alone."""
         first, second = self.first.propagation, self.second.propagation
         return sum(len(first.frames(name) - second.frames(name)) for name in self.reference)
 
 
 def open_case(session: WorkerSession, model: LoadModel, terminal: Terminal) -> tuple[Workplace, Any]:
-    """The model into the worker, the CT into the scene and the view; what the worker says of the model."""
+    """Return the model into the worker, the CT into the scene and the view; what the worker says of the
+    model."""
     terminal.step("Starting the worker")
     facts = load_model(session, model, terminal.progress)
     side = facts["input_size"]
@@ -177,7 +178,7 @@ def tell(workplace: Workplace, model: Mapping[str, Any], terminal: Terminal) -> 
 def _prompt(
     workplace: Workplace, structure: case.Structure, truth: BoolArray, terminal: Terminal
 ) -> Prompted:
-    """A click or a box with the mouse, its preview, and the ends of the structure."""
+    """Return a click or a box with the mouse, its preview, and the ends of the structure."""
     name = structure.name
     how = "a click" if structure.prompt_kind == "click" else "a box, dragged"
     terminal.step(f"{name}: {how} in the slice view")
@@ -229,7 +230,7 @@ def _same(one: Masks, other: Masks) -> bool:
 
 
 def slice_agreement(outcome: Outcome, reference: Masks) -> dict[tuple[str, int], float]:
-    """Dice of every slice that a run wrote, by structure and frame."""
+    """Return Dice of every slice that a run wrote, by structure and frame."""
     return {
         (name, frame): dice(outcome.masks[name][frame], truth[frame])
         for name, truth in reference.items()

@@ -31,7 +31,7 @@ _SUPERSAMPLING = 2
 
 
 def segment_surfaces(segmentation_node: Any) -> dict[str, Any]:
-    """The smoothed closed surface (vtkPolyData, world RAS) of every segment that has voxels.
+    """Return the smoothed closed surface (vtkPolyData, world RAS) of every segment that has voxels.
 
     The segmentation keeps the surfaces, so that 3D views show them.
     """
@@ -96,7 +96,7 @@ def render_surfaces(
 
 
 def bone_surface(array: npt.NDArray[Any], geometry: VolumeGeometry) -> Any:
-    """The bones of a CT as vtkPolyData in world RAS, without small calcified pieces."""
+    """Return the bones of a CT as vtkPolyData in world RAS, without small calcified pieces."""
     from scipy import ndimage
 
     blurred = _blurred(array)

@@ -86,7 +86,7 @@ class Propagation:
     seconds: Mapping[str, float]
 
     def count(self, name: str) -> int:
-        """A number of the worker's summary: frames_written, frames_computed or frames_encoded."""
+        """Return a number of the worker's summary: frames_written, frames_computed or frames_encoded."""
         return int(self.run.result[name])
 
     @property
@@ -95,11 +95,11 @@ class Propagation:
         return float(self.run.result["seconds"])
 
     def slices(self, segment: str) -> int:
-        """How many slices of a segment were written."""
+        """Return how many slices of a segment were written."""
         return sum(name == segment for name, _ in self.run.frames)
 
     def doubts(self) -> dict[str, dict[int, float]]:
-        """The doubt of the propagated slices by segment and frame."""
+        """Return the doubt of the propagated slices by segment and frame."""
         doubts: dict[str, dict[int, float]] = {}
         for (segment, frame), event in self.run.frames.items():
             if event.kind == PROPAGATED and event.doubt is not None:
@@ -107,7 +107,7 @@ class Propagation:
         return doubts
 
     def frames(self, segment: str) -> set[int]:
-        """The frames of a segment that were written."""
+        """Return the frames of a segment that were written."""
         return {frame for name, frame in self.run.frames if name == segment}
 
 
@@ -188,11 +188,11 @@ class Workplace:
         return self.frame_of((matrix.GetElement(0, 3), matrix.GetElement(1, 3), matrix.GetElement(2, 3)))
 
     def frame_of(self, point: Ras) -> int:
-        """The slice of a point."""
+        """Return the slice of a point."""
         return round(float(self.volume.geometry.ras_to_ijk(point)[self.axis]))
 
     def screenshot(self) -> Image:
-        """The slice view now, (height, width, 3) RGB, without the mouse over it."""
+        """Return the slice view now, (height, width, 3) RGB, without the mouse over it."""
         self.view.move(_CORNER)
         return np.asarray(self.view.screenshot(), dtype=np.uint8)
 
@@ -351,11 +351,11 @@ class Workplace:
     # What the scene holds
 
     def mask(self, segment: str, frame: int) -> BoolArray:
-        """A segment on one slice, (rows, columns) bool."""
+        """Return a segment on one slice, (rows, columns) bool."""
         return self._reader(segment).frame(frame, self.axis)
 
     def masks(self) -> dict[str, BoolArray]:
-        """All segments on the CT's voxels, (K, J, I) bool."""
+        """Return all segments on the CT's voxels, (K, J, I) bool."""
         return {name: self._reader(name).array() for name in self.structures}
 
     def _reader(self, segment: str) -> SegmentReader:

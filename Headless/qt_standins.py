@@ -1,6 +1,6 @@
 """The modules `qt` and `ctk` and the widgets of `slicer`, stood in for by PySide6, with PythonQt's manners.
 
-For tests of the module's window without the Slicer application. What is checked here is the wiring: which
+For tests of the module's panel without the Slicer application. What is checked here is the wiring: which
 widgets, which of their members, which signals. Any member that Slicer's own class does not have raises
 AttributeError, on reading and on writing alike (`qt_members.json`, recorded from Slicer's headers); one
 that the real class has and the stand-in lacks raises NotImplementedError. How a widget behaves or looks is

@@ -1,7 +1,7 @@
 """What a scripted module imports from Slicer's Python and the slicer-core wheel lacks.
 
 Stand-ins for `slicer.ScriptedLoadableModule`, `slicer.i18n` and `slicer.parameterNodeWrapper`, as far as
-the module uses them, and `ModuleWindow`, which opens the module as Slicer does. To run the same tests on
+the module uses them, and `ModuleInSlicer`, which opens the module as Slicer does. To run the same tests on
 Slicer's own files in their place, name the folder Base/Python of Slicer's source in
 SAM2PROPAGATE_SLICER_PYTHON.
 """
@@ -149,7 +149,7 @@ class WithinRange:
         self.maximum = maximum
 
 
-class _Text:
+class _TextProperty:
     """A parameter that is kept as text."""
 
     def __init__(self, kind: type, default: Any, bounds: WithinRange | None = None) -> None:
@@ -199,7 +199,7 @@ def parameterNodeWrapper(cls: type) -> type:
         kind, *notes = typing.get_args(annotated) if hasattr(annotated, "__metadata__") else (annotated,)
         if kind in (str, int, float, bool):
             bounds = next((one for one in notes if isinstance(one, WithinRange)), None)
-            kinds[name] = _Text(kind, getattr(cls, name, None), bounds)
+            kinds[name] = _TextProperty(kind, getattr(cls, name, None), bounds)
         elif isinstance(kind, type) and kind.__name__.startswith("vtkMRML"):
             kinds[name] = _Node(kind)
         else:
@@ -350,7 +350,7 @@ def installed() -> Iterator[bool]:
                 delattr(slicer, name)
 
 
-class ModuleWindow:
+class ModuleInSlicer:
     """A scripted module, opened as Slicer does: constructor, panel, setup, enter; and closed again.
 
     Args:
@@ -378,7 +378,7 @@ class ModuleWindow:
     def ui(self) -> Any:
         return self.widget.ui
 
-    def open(self) -> ModuleWindow:
+    def open(self) -> ModuleInSlicer:
         """The user chooses the module for the first time."""
         import qt
         import slicer

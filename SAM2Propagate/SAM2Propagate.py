@@ -323,7 +323,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
 
 
 class SAM2PropagateTest(ScriptedLoadableModuleTest):
-    """The module's self test, run inside Slicer and, with stand-ins for its window, without it."""
+    """The module's self test, run inside Slicer and, with stand-ins for its panel, without it."""
 
     def setUp(self) -> None:
         slicer.mrmlScene.Clear()

@@ -19,7 +19,7 @@ from SAM2PropagateLib.worker import messages
 from SAM2PropagateLib.worker.engine_port import Crop, ServedSession
 from SAM2PropagateLib.worker.messages import Hello, LoadModel, OpenVolume, Propagate, Request
 from SAM2PropagateLib.worker.server import WorkerServer
-from SAM2PropagateLib.worker.voxels import compress
+from SAM2PropagateLib.worker.voxels import CODEC, compress
 from SAM2PropagateLib.worker.wire import Message, MessageReader, write_message
 from Testing.cli.fake_session import FakeSession as FakeWorkerSession
 from Testing.worker.fake_engine import FakeEngine, FakeSession
@@ -104,7 +104,7 @@ def test_a_field_that_is_added_reaches_the_engine_over_the_wire(monkeypatch: pyt
         GEOMETRY.to_dict(),
         array.dtype.str,
         array.shape,
-        {"kind": "payload", "codec": "zlib"},
+        {"kind": "payload", "codec": CODEC},
         (WINDOW.width, WINDOW.level),
         2,
     )

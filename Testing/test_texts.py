@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import dataclasses
 import json
 import math
 import pickle
@@ -204,7 +205,7 @@ def said(error: SAM2PropagateError) -> tuple[str, str]:
     return error.sentence, error.hint
 
 
-def test_errors_below_the_window_are_translated_in_their_files_context(shouting):
+def test_errors_below_the_panel_are_translated_in_their_files_context(shouting):
     assert said(outside()) == SHOUTED
     assert set(shouting) == {geometry.__file__, resolve.__code__.co_filename}
     with pytest.raises(InputError) as caught:
@@ -218,56 +219,78 @@ def test_errors_below_the_window_are_translated_in_their_files_context(shouting)
 # --- made in another process
 
 
-@pytest.fixture
-def elsewhere() -> Iterator[None]:
-    """As in the worker."""
-    texts.set_translator(texts.remember)
-    yield
-    texts.set_translator(None)
+def received(error: SAM2PropagateError) -> SAM2PropagateError:
+    """The error after its way over the wire."""
+    return SAM2PropagateError.from_wire(json.loads(json.dumps(error.to_wire(), allow_nan=False)))
 
 
-def arrived(error: SAM2PropagateError) -> SAM2PropagateError:
-    """The error at the client, whose language is that of capitals."""
-    values = json.loads(json.dumps(error.to_dict(), allow_nan=False))
-    texts.set_translator(lambda text, file: shouted(text) if Path(file).is_file() else text)
-    return SAM2PropagateError.from_dict(values)
-
-
-def test_an_error_made_elsewhere_is_english_there_and_translated_here(elsewhere):
+def test_an_error_is_put_into_words_where_it_is_shown():
     error = outside()
-    assert said(error) == ENGLISH and error.to_dict()["sentence"] == ENGLISH[0]
-    for copied in (error, pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
-        texts.set_translator(texts.remember)
-        there = arrived(copied)
-        assert type(there) is InputError and there.code == "outside_volume" and said(there) == SHOUTED
-    assert str(there) == " ".join(SHOUTED)
+    assert said(error) == ENGLISH and str(error) == " ".join(ENGLISH)
+    for copied in (error, pickle.loads(pickle.dumps(error)), copy.deepcopy(error), received(error)):
+        texts.set_translator(lambda text, file: shouted(text) if Path(file).is_file() else text)
+        try:
+            assert type(copied) is InputError and copied.code == "outside_volume"
+            assert said(copied) == SHOUTED and str(copied) == " ".join(SHOUTED)
+        finally:
+            texts.set_translator(None)
+        assert said(copied) == ENGLISH
 
 
-def test_an_error_made_elsewhere_is_english_where_there_is_no_translator(elsewhere):
-    values = json.loads(json.dumps(outside().to_dict()))
-    texts.set_translator(None)
-    assert said(SAM2PropagateError.from_dict(values)) == ENGLISH
-
-
-def test_texts_that_were_put_together_otherwise_arrive_in_english(elsewhere):
-    template = texts.tr("{number:g} of {name}")
-    assert texts.parts_of(template) is None, "this file is none of the library's"
-    ours = texts.remember("{number:g} of {name}", str(LIBRARY / "engine" / "build.py"))
-    assert texts.parts_of(ours.format(number=2.0, name=Path("a"))) == {
-        "template": "{number:g} of {name}",
-        "file": "engine/build.py",
-        "values": {"number": 2.0, "name": "a"},
+def test_what_crosses_the_wire_is_what_was_said_and_no_sentence(shouting):
+    values = outside().to_wire()
+    assert values["hint"] == {
+        "template": "Place it on a slice of the volume.",
+        "file": "frames/geometry.py",
+        "values": {},
     }
-    filled = ours.format(number=2, name="{name}")
-    for other in (ours + "!", f"{ours}", filled.format(name="b"), ours.strip(), str(ours)):
-        assert texts.parts_of(other) is None
-    assert "parts" not in InputError("code", "Words.", "More.").to_dict()
+    assert values["sentence"]["values"]["what"]["template"] == "The positive click"
+    plain = InputError("code", "Words.", "More.")
+    expected = {"code": "code", "sentence": "Words.", "hint": "More.", "kind": "input"}
+    assert plain.to_wire() == plain.to_dict() == expected
+    texts.set_translator(None)
+    assert tuple(outside().to_dict().values()) == ("outside_volume", *ENGLISH, "input"), "as reports have it"
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_a_number_that_json_cannot_carry_leaves_the_sentence_english(elsewhere, number):
-    words = texts.remember("{number:.1f} mm", str(LIBRARY / "engine" / "build.py")).format(number=number)
-    assert arrived(InputError("code", words)).sentence == f"{number:.1f} mm"
+def test_a_text_keeps_numbers_texts_and_words():
+    assert texts.text("Here.").file == Path(__file__).name, "this file is none of the library's"
+    ours = texts.Text("{number:g} of {name}", "engine/build.py")
+    filled = ours.format(number=np.float32(2), name=Path("a"))
+    assert filled.values == {"number": 2.0, "name": "a"} and type(filled.values["number"]) is float
+    assert type(ours.format(number=np.int64(2), name=ours).values["number"]) is int
+    assert texts.from_wire(json.loads(json.dumps(texts.to_wire(filled)))) == filled
+    assert (str(filled), f"{filled}") == ("2 of a", "2 of a")
+    assert not isinstance(filled, str)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        filled.template = "other"
+
+
+@pytest.mark.parametrize("values", [{}, {"number": 1.0}, {"number": "no number", "name": "a"}])
+def test_a_text_that_cannot_be_filled_in_is_refused_at_once(values):
+    with pytest.raises((KeyError, ValueError)):
+        texts.Text("{number:.1f} of {name}", "engine/build.py").format(**values)
+
+
+def nested(count: int) -> texts.Text:
+    made = texts.Text("The end.", "engine/build.py")
+    for _number in range(count):
+        made = texts.Text("{name} it is.", "engine/build.py").format(name=made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        texts.Text("{number:.1f} mm", "engine/build.py").format(number=math.nan),
+        texts.Text("{number:.1f} mm", "engine/build.py").format(number=math.inf),
+        texts.Text("{name}.", "engine/build.py").format(name="x" * 5000),
+        texts.Text("{name}.", "elsewhere").format(name="It"),
+        nested(4),
+    ],
+)
+def test_a_text_that_the_wire_cannot_carry_goes_as_plain_english(shouting, beyond):
+    assert texts.to_wire(beyond) == beyond.english
+    assert received(InputError("code", beyond)).sentence == beyond.english
 
 
 GOOD = {"template": "{name} is empty.", "file": "engine/build.py", "values": {"name": "It"}}
@@ -275,21 +298,20 @@ GOOD = {"template": "{name} is empty.", "file": "engine/build.py", "values": {"n
 
 def deep(count: int) -> dict[str, Any]:
     parts: dict[str, Any] = GOOD
-    for _ in range(count):
+    for _number in range(count):
         parts = {**GOOD, "values": {"name": parts}}
     return parts
 
 
-def test_parts_are_translated_however_they_are_nested_within_reason(shouting):
-    assert texts.restored(GOOD, "English.") == "It IS EMPTY."
-    assert texts.restored(deep(3), "English.") == "It IS EMPTY. IS EMPTY. IS EMPTY. IS EMPTY."
+def test_texts_are_translated_however_they_are_nested_within_reason(shouting):
+    assert str(texts.from_wire(GOOD)) == "It IS EMPTY."
+    assert str(texts.from_wire(deep(3))) == "It IS EMPTY. IS EMPTY. IS EMPTY. IS EMPTY."
 
 
 @pytest.mark.parametrize(
     "parts",
     [
         None,
-        "text",
         7,
         [],
         {},
@@ -299,6 +321,7 @@ def test_parts_are_translated_however_they_are_nested_within_reason(shouting):
         {**GOOD, "template": "{name}" * 65},
         {**GOOD, "template": "{name}" * 1_000_000, "values": {"name": "x" * 1_000_000}},
         {**GOOD, "template": "{name}" * 5, "values": {"name": "x" * 1000}},
+        {**GOOD, "values": {"name": "It", "other": "x" * 5000}},
         {**GOOD, "values": {f"name{n}": "It" for n in range(65)}},
         {**GOOD, "template": "{name.__class__}"},
         {**GOOD, "template": "{name[0]}"},
@@ -320,18 +343,20 @@ def test_parts_are_translated_however_they_are_nested_within_reason(shouting):
         deep(500),
     ],
 )
-def test_what_came_broken_or_malicious_is_shown_as_plain_text(shouting, parts):
-    assert texts.restored(parts, "Plain {text}.") == "Plain {text}."
-    values = {"code": "code", "sentence": "Plain {text}.", "hint": "Hint.", "parts": {"sentence": parts}}
-    assert said(SAM2PropagateError.from_dict(values)) == ("Plain {text}.", "Hint.")
-    assert SAM2PropagateError.from_dict({**values, "parts": parts}).hint == "Hint."
+def test_what_came_broken_or_malicious_is_refused(parts):
+    with pytest.raises(ValueError):
+        texts.from_wire(parts)
+    values = {"code": "code", "sentence": "Plain.", "hint": "Hint."}
+    for name in ("sentence", "hint"):
+        with pytest.raises(ValueError):
+            SAM2PropagateError.from_wire({**values, name: parts})
 
 
 @pytest.mark.parametrize("translated", ["{nom}", "{name.real}", "{name", "{0}", "{name!x}", None, 3])
 def test_a_translation_that_does_not_fit_gives_the_english_text(translated):
     texts.set_translator(lambda text, file: translated)
     try:
-        assert texts.restored(GOOD, "It is empty.") == "It is empty."
+        assert str(texts.from_wire(GOOD)) == "It is empty."
     finally:
         texts.set_translator(None)
 
@@ -339,9 +364,38 @@ def test_a_translation_that_does_not_fit_gives_the_english_text(translated):
 def test_a_translator_that_fails_gives_the_english_text():
     texts.set_translator(lambda text, file: {}[text])
     try:
-        assert texts.restored(GOOD, "It is empty.") == "It is empty."
+        assert str(texts.from_wire(GOOD)) == "It is empty." and said(outside()) == ENGLISH
     finally:
         texts.set_translator(None)
+
+
+def not_collected(source: str) -> list[int]:
+    """The lines whose texts Slicer's tool cannot collect.
+
+    It takes what is between `_(` with a quote and the nearest such quote with `)`; and reads no f-strings.
+    """
+    found = []
+    for one in ast.walk(ast.parse(source)):
+        if isinstance(one, ast.JoinedStr):
+            found += [part.lineno for part in ast.walk(one) if _called(part) == "_"]
+        if _called(one) == "_":
+            written = ast.get_source_segment(source, one.args[0]) or ""
+            quote = written[0]
+            if written[-1] != quote or re.search(rf"{quote}\s*\)", written[1:-1]):
+                found.append(one.lineno)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("path", [MODULE / "SAM2Propagate.py", *SOURCES], ids=lambda path: path.stem)
+def test_every_text_can_be_collected_for_translation(path):
+    lines = not_collected(path.read_text(encoding="utf-8"))
+    assert not lines, "quote all parts of a text alike, without such a quote before ), and in no f-string"
+
+
+def test_texts_that_cannot_be_collected_are_seen():
+    assert not_collected("""_("a" " b")\n_('"a" b')""") == []
+    for bad in ("""_('"a" ' "b")""", """_("(a" ") b")""", """f"{_('a')}\"""", """_("a"\n'"b"')"""):
+        assert not_collected(bad) == [1], bad
 
 
 def test_one_thing_is_not_several():

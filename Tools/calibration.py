@@ -75,7 +75,7 @@ def _images(folder: Path, every: int) -> Iterator[torch.Tensor]:
 
 
 def pack_for_outputs(weight: torch.Tensor, moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """int8 values and float32 scales, one per output, of a layer whose inputs have this second moment.
+    """Return int8 values and float32 scales, one per output, of a layer whose inputs have this second moment.
 
     The inputs are taken strongest first; each one's rounding error is spread over those that follow, as the
     Cholesky factor of the inverse moment says (the method known as GPTQ).

@@ -112,8 +112,8 @@ def main() -> None:
 
 
 def _image_half(path: Path, state: State) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The integers and scales of the parts that training leaves alone; they must be those of `state`, and
-    what is kept as floats there as well."""
+    """Return the integers and scales of the parts that training leaves alone; they must be those of `state`,
+    and what is kept as floats there as well."""
     stored = load_file(str(path))
     kept = {}
     for name in state:

@@ -34,7 +34,8 @@ CLASSES = tuple(_NAMES.split())
 
 
 def members_of(text: str, name: str) -> dict[str, Any] | None:
-    """The members that Python can reach of the class `name` in a header's text; None if it is not there."""
+    """Return the members that Python can reach of the class `name` in a header's text; None if it is not
+    there."""
     text = re.sub(r"/\*.*?\*/", " ", text, flags=re.S)
     text = re.sub(r"//[^\n]*", " ", text)
     text = re.sub(r"^\s*#.*$", " ", text, flags=re.M)
@@ -101,7 +102,8 @@ def _statements(text: str) -> list[str]:
 
 
 def _signatures(arguments: str) -> list[str]:
-    """The argument types as a signal's signature has them: one for each argument that may be left out."""
+    """Return the argument types as a signal's signature has them: one for each argument that may be left
+    out."""
     types, optional = [], 0
     for argument in filter(None, (piece.strip() for piece in arguments.split(","))):
         declared, _, default = argument.partition("=")

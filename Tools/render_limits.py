@@ -112,7 +112,7 @@ def _draw(
 
 
 def _found(target: LoadedTarget, engine: PropagationEngine) -> BoolArray:
-    """The structure from one box on the slice where it is largest: bool (frames, rows, columns)."""
+    """Return the structure from one box on the slice where it is largest: bool (frames, rows, columns)."""
     prompts = simulated_user.first_prompt(
         simulated_user.BOX, "target", target.mask, target.geometry, target.axis
     )
@@ -128,7 +128,7 @@ def _found(target: LoadedTarget, engine: PropagationEngine) -> BoolArray:
 
 
 def _region(masks: BoolArray) -> tuple[slice, slice]:
-    """The rows and columns around everything in the masks (frames, rows, columns)."""
+    """Return the rows and columns around everything in the masks (frames, rows, columns)."""
     flat = masks.any(axis=0)
     ranges = []
     for axis, length in ((1, flat.shape[0]), (0, flat.shape[1])):

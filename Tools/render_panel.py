@@ -1,6 +1,6 @@
 """Render the module's panel as it looks without a model's run: python Tools/render_panel.py OUTPUT.png
 
-    --dark          in a dark window
+    --dark          in dark colors
     --scale 1.5     on a display with larger pixels
     --missing       as before the installation
     --server        with a server as the computer that the model runs on
@@ -38,12 +38,12 @@ def main() -> None:
     with qt_standins.installed() as qt, slicer_modules.installed():
         if chosen.dark:
             _darken(qt)
-        window = slicer_modules.ModuleWindow(ROOT / "SAM2Propagate" / "SAM2Propagate.py").open()
+        module = slicer_modules.ModuleInSlicer(ROOT / "SAM2Propagate" / "SAM2Propagate.py").open()
         try:
-            _fill(window, headless, chosen.missing)
-            panel = window.panel
+            _fill(module, headless, chosen.missing)
+            panel = module.panel
             if chosen.server:
-                _use_server(window)
+                _use_server(module)
             panel.show()
             qt.QCoreApplication.processEvents()
             panel.resize(400, panel.layout().totalHeightForWidth(400))
@@ -52,7 +52,7 @@ def main() -> None:
             if not panel.grab().save(str(chosen.output)):
                 raise SystemExit(f"{chosen.output} could not be written")
         finally:
-            window.close()
+            module.close()
 
 
 def _darken(qt: Any) -> None:
@@ -74,7 +74,7 @@ def _darken(qt: Any) -> None:
     qt.QApplication.setPalette(palette)
 
 
-def _fill(window: Any, headless: Any, missing: bool) -> None:
+def _fill(module: Any, headless: Any, missing: bool) -> None:
     """The CT that ships with the project, three segments, a click, and a run's outcome."""
     import numpy as np
     import slicer.util
@@ -85,9 +85,9 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
     from SAM2PropagateLib.frame_kinds import PROPAGATED
     from SAM2PropagateLib.gui.install import PACKAGES
 
-    ui, panel = window.ui, window.widget.panel
+    ui, panel = module.ui, module.widget.panel
     if missing:
-        window.widget.logic.installer.needed = lambda: PACKAGES
+        module.widget.logic.installer.needed = lambda: PACKAGES
     volume = slicer.util.loadVolume(str(ROOT / "Resources" / "Sample" / "abdomen_ct.nii.gz"))
     ui.volumeSelector.setCurrentNode(volume)
     if missing:
@@ -102,8 +102,8 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
         # Slicer draws colors by lot; the picture is to be the same each time.
         node.GetSegmentation().GetNthSegment(index).SetName(name)
         node.GetSegmentation().GetNthSegment(index).SetColor(*color)
-    controller = window.widget.logic.controller
-    window.widget.logic.makeSession = FakeSession
+    controller = module.widget.logic.controller
+    module.widget.logic.makeSession = FakeSession
     controller.chooseTool("positive")
     controller.point("positive", controller.workspace.geometry.ras_of_pixel(86, 49, 103, 2), (0, 0, 1))
     controller.wait(5)
@@ -116,15 +116,15 @@ def _fill(window: Any, headless: Any, missing: bool) -> None:
     panel.refresh()
 
 
-def _use_server(window: Any) -> None:
+def _use_server(module: Any) -> None:
     """A server that lacks something, as a test of its connection shows it."""
     from SAM2PropagateLib.app.server_jobs import ServerJobEnd, wordsOf
     from SAM2PropagateLib.worker.library_files import own_version
     from SAM2PropagateLib.worker.remote import Remote
     from SAM2PropagateLib.worker.server_check import report
 
-    logic = window.widget.logic
-    window.ui.modelCollapsibleButton.collapsed = False
+    logic = module.widget.logic
+    module.ui.modelCollapsibleButton.collapsed = False
     logic.computer.choose(isServer=True, host="me@gpu1")
     found = report(
         Remote("me@gpu1"),

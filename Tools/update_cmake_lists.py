@@ -17,7 +17,7 @@ LISTS = ("MODULE_PYTHON_SCRIPTS", "MODULE_PYTHON_RESOURCES")
 
 
 def files_there(module: Path = MODULE) -> dict[str, list[str]]:
-    """The lists as they should be: names relative to the module's folder, sorted."""
+    """Return the lists as they should be: names relative to the module's folder, sorted."""
     library = sorted(
         path.relative_to(module).as_posix()
         for path in (module / "SAM2PropagateLib").rglob("*")
@@ -34,12 +34,12 @@ def files_there(module: Path = MODULE) -> dict[str, list[str]]:
 
 
 def _is_left_over(path: Path) -> bool:
-    """Whether a program left it: compiled files, caches."""
+    """Tell whether a program left it: compiled files, caches."""
     return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
 def files_listed(text: str) -> dict[str, list[str]]:
-    """The lists as a CMakeLists.txt has them."""
+    """Return the lists as a CMakeLists.txt has them."""
     found = {}
     for name in LISTS:
         match = re.search(rf"set\({name}\s*(.*?)\)", text, flags=re.S)
@@ -50,7 +50,7 @@ def files_listed(text: str) -> dict[str, list[str]]:
 
 
 def updated(text: str, lists: dict[str, list[str]]) -> str:
-    """The CMakeLists.txt with these lists."""
+    """Return the CMakeLists.txt with these lists."""
     for name, files in lists.items():
         lines = "\n".join(f"  {file}" for file in files)
         text = re.sub(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from SAM2PropagateLib.texts import parts_of, restored
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words, from_wire, to_wire
+from SAM2PropagateLib.texts import text as _
 
 
 class SAM2PropagateError(Exception):
@@ -16,36 +16,51 @@ class SAM2PropagateError(Exception):
         code: stable, in snake_case; programs and tests compare it.
         sentence: what is wrong, for the user.
         hint: what to do about it, for the user; may be empty.
+
+    Attributes:
+        said, advice: sentence and hint as they were given, to be part of another text.
     """
 
-    def __init__(self, code: str, sentence: str, hint: str = "") -> None:
-        super().__init__(f"{sentence} {hint}".strip())
+    def __init__(self, code: str, sentence: Words, hint: Words = "") -> None:
+        super().__init__(code, sentence, hint)
         self.code = code
-        self.sentence = sentence
-        self.hint = hint
+        self.said = sentence
+        self.advice = hint
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, in the language of whoever shows it."""
+        return str(self.said)
+
+    @property
+    def hint(self) -> str:
+        """What to do about it, in the language of whoever shows it; may be empty."""
+        return str(self.advice)
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.hint}".strip()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.code, self.sentence, self.hint)
+        return type(self), (self.code, self.said, self.advice)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The error as JSON-able values, for the worker's `error` event.
-
-        Beside the plain texts, `parts` holds what they are made of, where they remember it.
-        """
+    def to_dict(self) -> dict[str, str]:
+        """Return the error in plain words, for reports."""
         kind = "input" if isinstance(self, InputError) else "failure"
-        values = {"code": self.code, "sentence": self.sentence, "hint": self.hint, "kind": kind}
-        made_of = {"sentence": parts_of(self.sentence), "hint": parts_of(self.hint)}
-        parts = {name: one for name, one in made_of.items() if one is not None}
-        return {**values, "parts": parts} if parts else values
+        return {"code": self.code, "sentence": self.sentence, "hint": self.hint, "kind": kind}
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the error as JSON-able values, for the worker's `error` event."""
+        return {**self.to_dict(), "sentence": to_wire(self.said), "hint": to_wire(self.advice)}
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> SAM2PropagateError:
-        """The error that `to_dict` described: an `InputError` if it was one, in the user's language."""
+    def from_wire(values: Mapping[str, Any]) -> SAM2PropagateError:
+        """Return the error that `to_wire` described: an `InputError` if it was one.
+
+        Raises:
+            ValueError: its words are none.
+        """
         kind = InputError if values.get("kind") == "input" else SAM2PropagateError
-        parts = values.get("parts")
-        parts = parts if isinstance(parts, Mapping) else {}
-        sentence = restored(parts.get("sentence"), values["sentence"])
-        return kind(values["code"], sentence, restored(parts.get("hint"), values.get("hint", "")))
+        return kind(str(values["code"]), from_wire(values["sentence"]), from_wire(values.get("hint", "")))
 
 
 class InputError(SAM2PropagateError):
@@ -55,5 +70,5 @@ class InputError(SAM2PropagateError):
 class Cancelled(SAM2PropagateError):  # noqa: N818  not an error: the user wanted it
     """The user cancelled; what was finished stays."""
 
-    def __init__(self, code: str = "cancelled", sentence: str = "", hint: str = "") -> None:
+    def __init__(self, code: str = "cancelled", sentence: Words = "", hint: Words = "") -> None:
         super().__init__(code, sentence or _("Cancelled."), hint)

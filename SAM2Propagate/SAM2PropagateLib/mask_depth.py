@@ -10,7 +10,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def depth_inside(mask: BoolArray) -> npt.NDArray[np.float64]:
-    """Distance of each pixel of a (rows, columns) mask to the nearest one outside it, in pixels; 0 outside.
+    """Return distance of each pixel of a (rows, columns) mask to the nearest one outside it, in pixels; 0
+    outside.
 
     Beyond the border of the frame all pixels are outside.
     """
@@ -19,12 +20,13 @@ def depth_inside(mask: BoolArray) -> npt.NDArray[np.float64]:
 
 
 def innermost_point(mask: BoolArray) -> tuple[float, float]:
-    """The deepest pixel (x, y) of a (rows, columns) mask that is not empty; the first in rows of several."""
+    """Return the deepest pixel (x, y) of a (rows, columns) mask that is not empty; the first in rows of
+    several."""
     depth = depth_inside(mask)
     row, column = np.unravel_index(int(depth.argmax()), depth.shape)
     return float(column), float(row)
 
 
 def pixel_at(shape: tuple[int, ...], x: float, y: float) -> tuple[int, int]:
-    """The row and column of the pixel that a point lies on; of the nearest one if it lies outside."""
+    """Return the row and column of the pixel that a point lies on; of the nearest one if it lies outside."""
     return min(max(round(y), 0), shape[0] - 1), min(max(round(x), 0), shape[1] - 1)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 Payload = bytes | bytearray | memoryview
 
@@ -32,7 +33,7 @@ class MaskError(SAM2PropagateError, ValueError):
         reason: what is wrong with it, as the end of a sentence.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: Words) -> None:
         sentence = _("A mask is damaged: {reason}.").format(reason=reason)
         super().__init__("damaged_mask", sentence, _("Compute or save it again."))
         self.reason = reason
@@ -61,7 +62,7 @@ class PackedMask:
         return self.box[2] == 0
 
     def unpack(self) -> NDArray[np.bool_]:
-        """The whole mask, (rows, cols) bool, newly made."""
+        """Return the whole mask, (rows, cols) bool, newly made."""
         mask = np.zeros(self.shape, dtype=bool)
         if not self.is_empty:
             row, column, rows, columns = self.box
@@ -69,13 +70,13 @@ class PackedMask:
         return mask
 
     def unpack_box(self) -> NDArray[np.bool_]:
-        """The box's pixels alone, (box rows, box cols) bool."""
+        """Return the box's pixels alone, (box rows, box cols) bool."""
         _, _, rows, columns = self.box
         bits = np.unpackbits(np.frombuffer(self.bits, dtype=np.uint8), count=rows * columns)
         return bits.reshape(rows, columns).view(bool)
 
     def text(self) -> str:
-        """The bits as a text, which `mask_of_text` reads."""
+        """Return the bits as a text, which `mask_of_text` reads."""
         return text_of(zlib.compress(bytes(self.bits)))
 
 
@@ -106,7 +107,7 @@ def pack_whole(mask: NDArray[Any]) -> PackedMask:
 
 
 def bits_of(box: Any) -> int:
-    """How many bytes the bits of a mask's box fill.
+    """Return how many bytes the bits of a mask's box fill.
 
     Raises:
         MaskError: it is no box.
@@ -117,7 +118,7 @@ def bits_of(box: Any) -> int:
 
 
 def packed_mask(shape: Any, box: Any, bits: Payload) -> PackedMask:
-    """A `PackedMask` from what came from outside.
+    """Return a `PackedMask` from what came from outside.
 
     Raises:
         MaskError: shape, box and bits do not belong together, or the frame is too large.
@@ -129,7 +130,7 @@ def packed_mask(shape: Any, box: Any, bits: Payload) -> PackedMask:
 
 
 def mask_of_text(shape: Any, box: Any, text: Any) -> PackedMask:
-    """The mask whose bits `PackedMask.text` gave.
+    """Return the mask whose bits `PackedMask.text` gave.
 
     Raises:
         MaskError: as `packed_mask`, or the text is none of its.
@@ -142,12 +143,12 @@ def mask_of_text(shape: Any, box: Any, text: Any) -> PackedMask:
 
 
 def text_of(data: Payload) -> str:
-    """Bytes as ASCII text."""
+    """Return bytes as ASCII text."""
     return base64.b64encode(bytes(data)).decode("ascii")
 
 
 def bytes_of(text: Any) -> bytes:
-    """The bytes that `text_of` was given. Raises MaskError."""
+    """Return the bytes that `text_of` was given. Raises MaskError."""
     try:
         return base64.b64decode(text.encode("ascii"), validate=True)
     except (AttributeError, UnicodeEncodeError, binascii.Error) as error:
@@ -155,7 +156,7 @@ def bytes_of(text: Any) -> bytes:
 
 
 def _inflated(data: Payload, count: int) -> bytes | None:
-    """So many bytes out of compressed ones; None if they hold more, or fewer. Raises MaskError."""
+    """Return so many bytes out of compressed ones; None if they hold more, or fewer. Raises MaskError."""
     unpacker = zlib.decompressobj()
     try:
         # One byte more than needed tells too much from enough, without unpacking all of it.
@@ -214,7 +215,7 @@ class PackedEdge:
     data: Payload
 
     def unpack(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """The distances in pixels, (rows, cols), and which pixels have one."""
+        """Return the distances in pixels, (rows, cols), and which pixels have one."""
         row, column, rows, columns = self.box
         steps = np.frombuffer(zlib.decompress(self.data), np.int8).reshape(rows, columns)
         distances = np.zeros(self.shape, np.float32)
@@ -236,7 +237,7 @@ def pack_edge(steps: NDArray[np.int8]) -> PackedEdge | None:
 
 
 def packed_edge(shape: Any, box: Any, data: Payload) -> PackedEdge:
-    """A `PackedEdge` from what came from outside.
+    """Return a `PackedEdge` from what came from outside.
 
     Raises:
         MaskError: shape, box and data do not belong together, or the frame is too large.

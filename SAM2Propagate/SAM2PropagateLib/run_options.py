@@ -11,7 +11,7 @@ from typing import Any
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.prompts.resolve import ResolvedSegment
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 BOTH, FORWARD, BACKWARD = "both", "forward", "backward"
 DIRECTIONS = (BOTH, FORWARD, BACKWARD)
@@ -70,12 +70,12 @@ class RunOptions:
         return self.everything or self.anew
 
     def to_wire(self) -> dict[str, Any]:
-        """The options as JSON-able values."""
+        """Return the options as JSON-able values."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @classmethod
     def from_wire(cls, values: Any) -> RunOptions:
-        """The options that `to_wire` gave.
+        """Return the options that `to_wire` gave.
 
         Raises:
             InputError: as for the class; also `bad_run_option` for a name that is no option.
@@ -84,7 +84,7 @@ class RunOptions:
             raise InputError(
                 "bad_run_option",
                 _("The options of a run must have names; {value} has none.").format(value=_shown(values)),
-                _("Both ends must be of the same version of SAM2Propagate."),
+                _("Both ends must be of the same version of SAM2 Propagate."),
             )
         names = [one.name for one in fields(cls)]
         for name in values:

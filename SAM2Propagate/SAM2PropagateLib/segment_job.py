@@ -157,7 +157,7 @@ class JobResult:
 
 
 def resolve_prompts(prompts: PromptSet, geometry: VolumeGeometry) -> tuple[int, tuple[ResolvedSegment, ...]]:
-    """The propagation axis and every segment's keyframes; refuses prompts that cannot be run.
+    """Return the propagation axis and every segment's keyframes; refuses prompts that cannot be run.
 
     Raises:
         InputError: `no_prompts`, and as `choose_axis` and `resolve`.
@@ -171,7 +171,7 @@ def resolve_prompts(prompts: PromptSet, geometry: VolumeGeometry) -> tuple[int, 
 
 
 def choose_window(volume: Volume, wanted: str | tuple[float, float] | None) -> FittedWindow:
-    """The window that the model sees through, and why it is this one.
+    """Return the window that the model sees through, and why it is this one.
 
     Args:
         volume: as read.
@@ -315,7 +315,7 @@ def _segment(run: Run, name: str, shape: tuple[int, ...], axis: int) -> SegmentR
             frames[frame] = event.mask
             scores.append(
                 FrameScore(
-                    frame, event.kind, event.predicted_iou, event.object_score, event.doubt, event.note
+                    frame, event.kind, event.predicted_iou, event.object_score, event.doubt, str(event.note)
                 )
             )
     return SegmentResult(name, mask, tuple(sorted(scores, key=lambda score: score.frame)))

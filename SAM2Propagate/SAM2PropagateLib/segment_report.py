@@ -32,7 +32,7 @@ def report(
     output: Path,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What was done and measured, as JSON-able values.
+    """Return what was done and measured, as JSON-able values.
 
     Args:
         volume: that was segmented.
@@ -64,7 +64,7 @@ def report(
             "width": window.window.width,
             "level": window.window.level,
             "source": window.source,
-            "reason": window.reason,
+            "reason": str(window.reason),
         },
         "model": {key: result.model.get(key) for key in ("model", "device", "dtype", "input_size")},
         "run": run,
@@ -82,7 +82,8 @@ def write_report(path: Path, values: Mapping[str, Any], overwrite: bool) -> None
 
 
 def summary_line(result: JobResult, geometry: VolumeGeometry, output: Path, window: FittedWindow) -> str:
-    """One line: what was written, per segment its volume, slices and doubtful slices, and the window."""
+    """Return one line: what was written, per segment its volume, slices and doubtful slices, and the
+    window."""
     parts = []
     for segment in result.segments:
         values = segment_values(segment, geometry, result.axis)

@@ -1,12 +1,16 @@
-"""The texts that the user reads: written in English, translated by a function.
+"""Texts that the user reads: written in English, translated where they are shown.
 
-In Slicer the window gives `slicer.i18n.translate` with the context of the file in which the text is written;
-without it texts stay English. Every module that Slicer's process or the worker runs writes `_("...")`, a
-literal, as tools that collect texts for translation expect, and fills in values with `str.format` afterwards.
+Every module that Slicer's process or the worker runs writes `_("...")`, a literal, as Slicer's tools that
+collect texts for translation expect; values are filled in afterwards, with `.format(name=value)`.
 
-The worker has no translator. There `remember` stands in for one: its texts are English and know their
-template, its file and the values, which travel with an error or with the words of a progress (`parts_of`);
-the client translates the template and fills the values in (`restored`).
+- What only Slicer's process says (`app`, `gui`, `scene`) imports `tr as _`: a str, translated at once.
+- What the worker may say as well (all other packages) imports `text as _`: a `Text`, which says what was
+  said and with which values. Errors and progress carry it, over the wire too. Whoever shows it makes the
+  sentence with `str`: in Slicer in the user's language, on the command line and in the worker's log in
+  English.
+
+In Slicer the module sets `slicer.i18n.translate` as the translator, with the context of the file in which
+the text is written.
 
 What still comes in English: the words of `files`, `evaluation`, `training` and the command line, which
 Slicer does not run; logs; names that come from others (models, devices, files, fields of a document); and
@@ -15,13 +19,15 @@ what the system, torch or pip says, where a text quotes it.
 
 from __future__ import annotations
 
-import math
+import json
+import numbers
 import re
 import string
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 Translator = Callable[[str, str], str]
 
@@ -29,21 +35,21 @@ _LIBRARY = Path(__file__).resolve().parent
 _FILE = re.compile(r"\w+(/\w+)*\.py", re.ASCII)
 # As templates use them: ".1f", "g", "02d". A width from the wire could ask for gigabytes.
 _NUMBER_FORMAT = re.compile(r"(0?\d)?(\.\d)?[dfg]?", re.ASCII)
-# What parts from the wire may grow to; our own are far smaller.
+# What a text from the wire may grow to; our own are far smaller.
 _DEPTH = 4
 _LONGEST = 4096
 _MOST_FIELDS = 64
 
 
-def _as_it_is(text: str, _file: str) -> str:
-    return text
+def _as_it_is(template: str, _file: str) -> str:
+    return template
 
 
 _translator: Translator = _as_it_is
 
 
 def set_translator(translator: Translator | None) -> None:
-    """Translates texts with this function from now on; None: not at all.
+    """Translate texts with this function from now on; None: not at all.
 
     Args:
         translator: takes a text and the path of the file in which it is written.
@@ -52,94 +58,133 @@ def set_translator(translator: Translator | None) -> None:
     _translator = translator or _as_it_is
 
 
-def tr(text: str) -> str:
-    """The text in the user's language."""
-    return _translator(text, sys._getframe(1).f_code.co_filename)
+def tr(template: str) -> str:
+    """Translate a text now, into the user's language."""
+    return _translator(template, sys._getframe(1).f_code.co_filename)
 
 
-def plural(count: int, one: str, many: str) -> str:
-    """The text for so many things: `one` for a single one, else `many`; both are translated already."""
+@dataclass(frozen=True)
+class Text:
+    """What is said to the user: a template and its values. `str` makes the sentence, where it is shown.
+
+    Attributes:
+        template: the literal, which identifies the text as gettext's message ids do.
+        file: where it is written, below the library, as "engine/build.py": its context for translators.
+        values: what is filled in, by name: plain str, int and float, and further texts.
+    """
+
+    template: str
+    file: str
+    values: Mapping[str, Value] = field(default_factory=dict, hash=False)
+
+    def format(self, **values: Any) -> Text:
+        """Fill in values. Texts and numbers stay what they are; anything else becomes a str.
+
+        Raises:
+            KeyError: the template asks for a value that was not given. ValueError: for more than a value.
+        """
+        filled = replace(self, values={name: _plain(value) for name, value in values.items()})
+        _fill(filled.template, filled.values)
+        return filled
+
+    def __str__(self) -> str:
+        """The sentence in the user's language; in English where no translation fits the values."""
+        try:
+            translated = _translator(self.template, str(_LIBRARY / self.file))
+            if isinstance(translated, str):
+                return _fill(translated, self.values) if self.values else translated
+        except Exception:  # a broken translation must not hide what the text tells
+            pass
+        return self.english
+
+    @property
+    def english(self) -> str:
+        """The sentence in English, but for texts within it."""
+        return _fill(self.template, self.values) if self.values else self.template
+
+
+Value = str | int | float | Text
+Words = str | Text
+"""A sentence or a part of one: a text of ours, or what somebody else said, as it is."""
+_W = TypeVar("_W", str, Text)
+
+
+def text(template: str) -> Text:
+    """Say something in the file that calls, to be translated where it is shown."""
+    path = Path(sys._getframe(1).f_code.co_filename)
+    try:
+        return Text(template, path.resolve().relative_to(_LIBRARY).as_posix())
+    except ValueError:  # not of the library: translators have no context for it
+        return Text(template, path.name)
+
+
+def plural(count: int, one: _W, many: _W) -> _W:
+    """Return the text for so many things: `one` for a single one, else `many`."""
     return one if count == 1 else many
 
 
 # --- from one process to another
 
 
-class Remembered(str):
-    """An English text that knows how it was made. What is cut from it or put to it does not.
-
-    Attributes:
-        template: the literal. file: where it is written, as "engine/build.py".
-        values: what `format` filled in; None: nothing yet.
-    """
-
-    template: str
-    file: str
-    values: Mapping[str, Any] | None
-
-    def __new__(
-        cls, text: str, template: str, file: str, values: Mapping[str, Any] | None = None
-    ) -> Remembered:
-        made = super().__new__(cls, text)
-        made.template, made.file, made.values = template, file, values
-        return made
-
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return str(self), self.template, self.file, self.values
-
-    def format(self, *args: Any, **values: Any) -> str:
-        """As `str.format`; the result remembers the values, if all have names."""
-        text = super().format(*args, **values)
-        if args or self.values is not None:
-            return text
-        return Remembered(text, self.template, self.file, {name: _plain(v) for name, v in values.items()})
-
-
-def remember(text: str, file: str) -> str:
-    """A translator for a process without one: the text, which remembers itself."""
+def to_wire(words: Words) -> Any:
+    """Return words as JSON-able values for `from_wire`; a text that the wire cannot carry goes as plain
+    English."""
+    if isinstance(words, str):
+        return words
+    parts = _parts(words)
     try:
-        return Remembered(text, text, Path(file).resolve().relative_to(_LIBRARY).as_posix())
+        json.dumps(parts, allow_nan=False)
+        from_wire(parts)
     except ValueError:
-        return text  # of no file of ours: the client could not find its context
+        return words.english
+    return parts
 
 
-def parts_of(text: str) -> dict[str, Any] | None:
-    """What a text is made of, as JSON-able values for `restored`; None for one that does not remember."""
-    if not isinstance(text, Remembered):
-        return None
-    values = {name: parts_of(value) or value for name, value in (text.values or {}).items()}
-    return {"template": text.template, "file": text.file, "values": values}
+def from_wire(value: Any) -> Words:
+    """Return the words that came from another process: nothing in them is trusted, and all of it is bounded.
 
-
-def restored(parts: Any, english: str) -> str:
-    """A text that was made in another process, in the user's language.
-
-    Args:
-        parts: what `parts_of` gave there, or anything else that came instead: nothing in it is trusted.
-        english: the text for want of a translation: no or unusable parts, or a translation that does not fit.
+    Raises:
+        ValueError: these are no words.
     """
+    if isinstance(value, str):
+        return value
     try:
-        return english if parts is None else _made(parts, _DEPTH)
-    except Exception:  # whatever is wrong with the parts must not hide what the text tells
-        return english
+        made = _text_of(value, _DEPTH)
+    except Exception as error:
+        raise ValueError(f"not a text: {error!r}") from error
+    return made
 
 
-def _made(parts: Any, depth: int) -> str:
-    """The translated template with its values filled in; raises what it likes where that is impossible."""
+def _parts(words: Text) -> dict[str, Any]:
+    values = {name: _parts(one) if isinstance(one, Text) else one for name, one in words.values.items()}
+    return {"template": words.template, "file": words.file, "values": values}
+
+
+def _text_of(parts: Any, depth: int) -> Text:
+    """Return the text that was taken apart; raises what it likes where there is none."""
     template, file, given = parts["template"], parts["file"], parts["values"]
     if not depth or not _FILE.fullmatch(file):
         raise ValueError("too many texts within texts, or none of our files")
     if not isinstance(template, str) or len(template) > _LONGEST or len(given) > _MOST_FIELDS:
         raise ValueError("no template of ours")
-    translated = _translator(template, str(_LIBRARY / file))
-    values = {name: _value(value, depth) for name, value in given.items()}
-    return _Filler(len(translated)).vformat(translated, (), values) if values else translated
+    made = Text(template, file, {str(name): _value_of(value, depth) for name, value in given.items()})
+    if made.values:
+        _fill(template, made.values, _LONGEST)
+    return made
 
 
-def _value(value: Any, depth: int) -> Any:
+def _value_of(value: Any, depth: int) -> Value:
     if isinstance(value, str | int | float):
+        if isinstance(value, str) and len(value) > _LONGEST:
+            raise ValueError("too long a value")
         return value
-    return _made(value, depth - 1)
+    return _text_of(value, depth - 1)
+
+
+def _fill(template: str, values: Mapping[str, Value], longest: int | None = None) -> str:
+    # Each text is made once, however often the template names it.
+    made = {name: str(value) if isinstance(value, Text) else value for name, value in values.items()}
+    return _Filler(len(template), longest).vformat(template, (), made)
 
 
 class _Filler(string.Formatter):
@@ -149,8 +194,8 @@ class _Filler(string.Formatter):
         ValueError: the template asks for more. KeyError: for a value that was not given.
     """
 
-    def __init__(self, length: int) -> None:
-        self._fields, self._length = 0, length
+    def __init__(self, length: int, longest: int | None) -> None:
+        self._fields, self._length, self._longest = 0, length, longest
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
         if not field_name.isidentifier():
@@ -163,18 +208,20 @@ class _Filler(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         if not _NUMBER_FORMAT.fullmatch(format_spec):
             raise ValueError(f"{format_spec} is no plain format of a number")
-        text = str(super().format_field(value, format_spec))
+        made = str(super().format_field(value, format_spec))
         # Counted field by field, so that a long text is never put together.
-        self._length += len(text)
-        if self._length > _LONGEST:
+        self._length += len(made)
+        if self._longest is not None and self._length > self._longest:
             raise ValueError("too long a text")
-        return text
+        return made
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON carries it, alike when it is printed: numbers and texts."""
-    if isinstance(value, Remembered):
+def _plain(value: Any) -> Value:
+    """Return the value as JSON carries it, alike when it is printed."""
+    if isinstance(value, str | int | float | Text):
         return value
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
     return str(value)

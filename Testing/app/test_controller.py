@@ -363,7 +363,7 @@ def test_what_is_said_of_a_stroke_is_over_once_the_user_goes_on(case):
     said, over = [], []
     case.controller.message.connect(said.append)
     case.controller.wentOn.connect(over.append)
-    case.session.note = "The model sees another edge than the lasso."
+    case.session.note = "The model sees a different edge than your lasso."
     case.controller.addLasso([case.ras(x, y, 9) for x, y in ((8, 10), (20, 10), (20, 20), (8, 20))])
     case.controller.wait()
     assert [(one.code, one.isForNow) for one in said] == [("stroke_kept", True)]

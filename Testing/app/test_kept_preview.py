@@ -398,7 +398,7 @@ def test_bringing_a_preview_back_looks_at_the_segment_as_often_for_one_frame_as_
         case.click(12, 15, 8)
         case.run(reach=reach)
         case.controller.apply()
-        shown = len(case.workspace.memory.applied("A", case.geometry, case.workspace.axis))
+        shown = len(case.workspace.keptFacts.applied("A", case.geometry, case.workspace.axis))
         counts.append((shown, looksAtTheSegment(case, monkeypatch, case.controller.undo)))
         assert len(case.workspace.previewFrames("A")) == shown
         case.controller.discard()

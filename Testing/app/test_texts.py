@@ -1,4 +1,4 @@
-"""The errors of `scene` and `gui` are translated."""
+"""The errors of `scene`, `app` and `gui` are translated."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_error_of_the_scene_is_translated(headless, asked):
     assert str(caught.value) == "No segmentation is selected. Select or create a segmentation."
 
 
-def test_an_error_of_the_window_is_translated(headless, asked):
+def test_an_error_of_the_work_and_the_panel_is_translated(headless, asked):
     with pytest.raises(InputError) as caught:
         controller.Controller(lambda: None).jump(3)
     assert caught.value.sentence == "<No volume and segmentation are selected.>"

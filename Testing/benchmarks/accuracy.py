@@ -31,7 +31,7 @@ One {prompt} on the slice where the label is largest{edges}; the whole volume is
 - slices/s: of the first run, the prompt's own preview included.
 """
 # As the worker opens a volume; None: whole slices.
-_VIEWS = {"auto": "auto", "whole": None}
+_CROPS = {"auto": "auto", "whole": None}
 _CORRECTIONS = {
     "mask": "it is painted as the reference has it and becomes a keyframe",
     "click": "it gets a click in the middle of its largest wrong part, on top of its present mask",
@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="carry masks along the image's motion as well; both: one after the other",
     )
     parser.add_argument(
+        "--crop",
         "--view",
         default="auto",
         choices=("auto", "whole"),
@@ -106,7 +107,7 @@ def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
         "precision",
         "memories",
         "motion",
-        "view",
+        "crop",
         "prompt",
         "correction",
         "corrections",
@@ -162,7 +163,7 @@ def _run_model(
             continue
         loaded = load_target(target)
         # A new session each time: its encoded slices must not serve the next target's slices/s.
-        scores = evaluate(loaded, engine.open(loaded.frames, _VIEWS[arguments.view]), options)
+        scores = evaluate(loaded, engine.open(loaded.frames, _CROPS[arguments.crop]), options)
         results.append(_result(loaded, scores))
         print(f"[{number}/{len(targets)}] {target.title}: {_short(scores)}", flush=True)
     print()
@@ -174,7 +175,7 @@ def _run_model(
         rows.append(_mean_row(counted))
     words = (
         f"SHA-256 {facts['sha256'][:12]}, {facts['device']}, {facts['dtype']}, {facts['input_size']} px, "
-        f"{facts['memories']} memories, view {arguments.view}, "
+        f"{facts['memories']} memories, crop {arguments.crop}, "
         f"motion {'on' if motion else 'off'}"
     )
     report.say(f"## {facts['name']}\n\n{words}.")

@@ -88,8 +88,8 @@ def stream(shape: tuple[int, int, int], interval: float) -> Held:
     """
     masks = streaming.liver_masks(shape)
     held = Held()
-    with _module(masks.astype(np.uint8) * np.uint8(255), interval) as window:
-        controller = window.widget.logic.controller
+    with _module(masks.astype(np.uint8) * np.uint8(255), interval) as module:
+        controller = module.widget.logic.controller
         problems: list[str] = []
         controller.message.connect(lambda message: problems.append(message.text))
         middle = shape[0] // 2
@@ -148,7 +148,7 @@ def _turn_until(done: Any, held: Held, controller: Any) -> None:
 
 @contextmanager
 def _module(array: np.ndarray, interval: float) -> Iterator[Any]:
-    """The module's window on a volume with a segmentation, and a session with a scripted worker."""
+    """The module on a volume with a segmentation, and a session with a scripted worker."""
     from Headless import qt_standins, slicer_modules
     from Headless.boot import boot
     from Headless.scenes import addVolume
@@ -156,22 +156,22 @@ def _module(array: np.ndarray, interval: float) -> Iterator[Any]:
     headless = boot()
     headless.clear()
     with qt_standins.installed(), slicer_modules.installed():
-        window = slicer_modules.ModuleWindow(ROOT / "SAM2Propagate" / "SAM2Propagate.py").open()
+        module = slicer_modules.ModuleInSlicer(ROOT / "SAM2Propagate" / "SAM2Propagate.py").open()
         try:
             volume = addVolume(headless, array, np.diag([-0.7, -0.7, 1.0, 1.0]))
             volume.GetDisplayNode().SetAutoWindowLevel(False)
             volume.GetDisplayNode().SetWindowLevel(255.0, 127.5)
             session = WorkerSession(streaming.scripted_command(interval))
-            window.widget.logic.makeSession = lambda: session
-            window.ui.volumeSelector.setCurrentNode(volume)
-            window.ui.segmentationSelector.addNode()
+            module.widget.logic.makeSession = lambda: session
+            module.ui.volumeSelector.setCurrentNode(volume)
+            module.ui.segmentationSelector.addNode()
             # Writing into the segment is no part of it: that is done once, when all masks are there.
-            window.widget.logic.getParameterNode().applyAutomatically = False
-            window.panel.resize(440, 900)
-            window.panel.show()
-            yield window
+            module.widget.logic.getParameterNode().applyAutomatically = False
+            module.panel.resize(440, 900)
+            module.panel.show()
+            yield module
         finally:
-            window.close()
+            module.close()
             headless.clear()
 
 

@@ -75,10 +75,10 @@ class Official:
         self._device = device
         self._scenario = scenario
         frames = scenario.frames
-        self._view = looking.whole_view(frames, spec.input_size, metadata.get("view", looking.STRETCHED))
-        images = imaging.to_model_input([frames.frame(n) for n in range(frames.count)], self._view, device)
+        self._crop = looking.whole_crop(frames, spec.input_size, metadata.get("view", looking.STRETCHED))
+        images = imaging.to_model_input([frames.frame(n) for n in range(frames.count)], self._crop, device)
         # The predictor's "video" is the square that the model sees.
-        x0, y0, x1, y1 = self._view.crop
+        x0, y0, x1, y1 = self._crop.box
         with self._precision():
             self._state = video_predictor.start(self._predictor, images, (round(y1 - y0), round(x1 - x0)))
 
@@ -146,9 +146,9 @@ class Official:
 
     def _place(self, native: list[tuple[float, float]]) -> torch.Tensor:
         """Native points as the predictor counts them, so that the model sees the same as from the engine."""
-        x0, y0, x1, y1 = self._view.crop
-        model = self._view.to_model(np.array(native)) - 0.5
-        return torch.tensor(model / self._view.size * (x1 - x0, y1 - y0), dtype=torch.float32)
+        x0, y0, x1, y1 = self._crop.box
+        model = self._crop.to_model(np.array(native)) - 0.5
+        return torch.tensor(model / self._crop.size * (x1 - x0, y1 - y0), dtype=torch.float32)
 
     def _seen(self, mask: BoolArray) -> torch.Tensor:
         """A native mask on the predictor's square video."""
@@ -163,9 +163,9 @@ class Official:
 
     def _square(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """Where a whole frame begins in the square (left, top), the square's size and the frame's."""
-        x0, y0, x1, y1 = self._view.crop
+        x0, y0, x1, y1 = self._crop.box
         left, top = round(-0.5 - x0), round(-0.5 - y0)
-        return (left, top), (round(x1 - x0), round(y1 - y0)), self._view.frame_shape
+        return (left, top), (round(x1 - x0), round(y1 - y0)), self._crop.frame_shape
 
 
 class Ours:

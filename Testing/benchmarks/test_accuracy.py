@@ -44,10 +44,10 @@ class ThresholdSession:
 
 class ThresholdEngine:
     def __init__(self) -> None:
-        self.views: list[object] = []
+        self.crops: list[object] = []
 
-    def open(self, frames: FrameStack, view: object = None) -> ThresholdSession:
-        self.views.append(view)
+    def open(self, frames: FrameStack, crop: object = None) -> ThresholdSession:
+        self.crops.append(crop)
         return ThresholdSession(frames)
 
 
@@ -94,7 +94,7 @@ def test_targets_are_scored_averaged_and_recorded(tmp_path: Path, engines: list[
     draw(data / "gap", label, missing_slice)
     code, values, text = run("--data", str(data), "--model", "a", "--model", "b", out=tmp_path / "out")
     assert code == 0 and len(engines) == 2
-    assert engines[0].views == ["auto", "auto"], "every target has a session of its own"
+    assert engines[0].crops == ["auto", "auto"], "every target has a session of its own"
     models = values["figures"]["models"]
     assert [model["name"] for model in models] == ["a", "b"]
     exact, gap = models[0]["targets"]
@@ -135,8 +135,10 @@ def test_only_the_named_cases(
     label = (label_array() == 1).astype(np.uint8)
     draw(data / "one", label, label)
     draw(data / "two", label, label)
-    code, values, _ = run("--data", str(data), "--cases", "two", "--view", "whole", out=tmp_path / "out")
-    assert code == 0 and engines[0].views == [None]
+    for name in ("--crop", "--view"):  # its name, and the one that it had before
+        engines.clear()
+        code, values, _ = run("--data", str(data), "--cases", "two", name, "whole", out=tmp_path / "out")
+        assert code == 0 and engines[0].crops == [None]
     assert [one["target"] for one in values["figures"]["models"][0]["targets"]] == ["two: label"]
     code, _, _ = run("--data", str(data), "--cases", "three", out=tmp_path / "other")
     assert code == 2 and "three" in capsys.readouterr().err

@@ -212,16 +212,16 @@ def test_the_models_get_the_same_points_and_masks(both: tuple[Any, Any, Any]) ->
     official, ours, scenario = both
     official.reset()
     ours.reset()
-    view = ours._session.view_of("0")
-    assert view == official._view
+    crop = ours._session.crop_of("0")
+    assert crop == official._crop
     place = scenario.clicks(scenario.start)[0]
     official.add_click(scenario.start, place)
     points = official._state["point_inputs_per_obj"][0][scenario.start]["point_coords"]
     # What `EngineSession` hands to its model for a click.
-    assert points[0, 0].tolist() == pytest.approx(list(view.to_model(place) - 0.5), abs=1e-3)
+    assert points[0, 0].tolist() == pytest.approx(list(crop.to_model(place) - 0.5), abs=1e-3)
     list(official.again(everything=False))
     masks = official._state["mask_inputs_per_obj"][0][scenario.correction]
-    wanted = imaging.mask_to_model(scenario.masks[0][scenario.correction], view, torch.device("cpu"))
+    wanted = imaging.mask_to_model(scenario.masks[0][scenario.correction], crop, torch.device("cpu"))
     assert torch.equal(masks, (wanted >= 0.5).float())
 
 

@@ -176,7 +176,7 @@ CASES = [
     BadInput("one DICOM file", "single slice of a DICOM", volume=lambda folder: series(folder) / "s00.dcm"),
     # Prompts
     BadInput("no prompts", "no prompts", arguments=()),
-    BadInput("a segment without prompts", "Nothing says where", arguments=("--segment", "liver")),
+    BadInput("a segment without prompts", "No prompt shows where", arguments=("--segment", "liver")),
     BadInput("outside the volume", "outside the volume", arguments=("--point-ras", 500, 0, 0)),
     BadInput("outside the range", "outside the range", arguments=(*POINT, "--range", 5, 7)),
     BadInput("a range outside the volume", "0 to 7", arguments=(*POINT, "--range", 2, 8)),
@@ -194,7 +194,7 @@ CASES = [
         arguments=(*POINT, "--absent-ras", *words(ras_of(0, 0, 3))),
     ),
     BadInput("no prompts file", "There is no file", arguments=("--prompts", "none.json")),
-    BadInput("prompts that are no JSON", "not readable as JSON", arguments=prompts_file("{")),
+    BadInput("prompts that are no JSON", "not valid JSON", arguments=prompts_file("{")),
     BadInput("prompts of another kind", "prompts", arguments=prompts_file('{"format": "something else"}')),
     # Options, model and device
     BadInput("no such preset", "no window preset", arguments=(*POINT, "--window", "spleen")),

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.session import EngineSession, SessionSettings
 from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Memory, Recall
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.frames.window import Window
 
 SIZE = 64
@@ -126,11 +126,11 @@ def session(
 ) -> EngineSession:
     """A session of the fake model over a volume along axis k."""
     _, rows, columns = volume.shape
-    view = None if auto else FrameView((rows, columns), (1, 1), (-0.5, -0.5, columns - 0.5, rows - 0.5), SIZE)
+    crop = None if auto else FrameCrop((rows, columns), (1, 1), (-0.5, -0.5, columns - 0.5, rows - 0.5), SIZE)
     return EngineSession(
         steps or FakeSteps(),  # type: ignore[arg-type]
         frames_of(volume),
-        view,
+        crop,
         store or (lambda encode: FeatureStore(encode, torch.device("cpu"), 1 << 30, batch_size=batch_size)),
         SessionSettings(max_batch=8, motion_budget=motion_budget),
     )

@@ -9,9 +9,9 @@ import torch
 from SAM2PropagateLib.engine import imaging
 from SAM2PropagateLib.engine.build import build_model, model_config
 from SAM2PropagateLib.engine.engine import PropagationEngine
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunRequest
@@ -46,7 +46,7 @@ def test_both_directions_match_the_official_predictor(config: str) -> None:
     frames = FrameStack(volume, VolumeGeometry((SIZE, SIZE, FRAMES), np.eye(4)), 2, Window(255, 127.5))
     loaded = LoadedModel(model, torch.device("cpu"), torch.float32, SIZE, "random", {})
     engine = PropagationEngine(loaded, motion=False)
-    session = engine.open(frames, FrameView((SIZE, SIZE), (1, 1), (-0.5, -0.5, SIZE - 0.5, SIZE - 0.5), SIZE))
+    session = engine.open(frames, FrameCrop((SIZE, SIZE), (1, 1), (-0.5, -0.5, SIZE - 0.5, SIZE - 0.5), SIZE))
     boxes = [(30.0, 40.0, 66.0, 80.0), (80.0, 26.0, 101.0, 50.0)]
     segments = tuple(
         ResolvedSegment(
@@ -62,7 +62,7 @@ def test_both_directions_match_the_official_predictor(config: str) -> None:
 
     predictor = video_predictor.official_predictor(config, weights, SIZE)
     native = [frames.frame(n) for n in range(FRAMES)]
-    images = imaging.to_model_input(native, session.view_of("0"), engine.device)
+    images = imaging.to_model_input(native, session.crop_of("0"), engine.device)
     state = video_predictor.start(predictor, images, (SIZE, SIZE))
     for reverse, step in ((False, 1), (True, -1)):
         expected = video_predictor.run(predictor, state, START, boxes, reverse=reverse)

@@ -11,11 +11,11 @@ from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.window import Window
 
-VIEW = Sight(FrameView((8, 8), (1, 1), (-0.5, -0.5, 7.5, 7.5), 64), Window(255, 127.5))
-OTHER = Sight(FrameView((8, 8), (1, 1), (-0.5, -0.5, 3.5, 3.5), 64), Window(255, 127.5))
+SIGHT = Sight(FrameCrop((8, 8), (1, 1), (-0.5, -0.5, 7.5, 7.5), 64), Window(255, 127.5))
+OTHER = Sight(FrameCrop((8, 8), (1, 1), (-0.5, -0.5, 3.5, 3.5), 64), Window(255, 127.5))
 FRAME_BYTES = 3 * 4 * 4
 
 
@@ -40,23 +40,23 @@ def store(
 
 
 def keys(*frames: int) -> list[FeatureKey]:
-    return [(VIEW, frame) for frame in frames]
+    return [(SIGHT, frame) for frame in frames]
 
 
 def test_a_frame_is_encoded_once() -> None:
     encoder = Encoder()
     features = store(encoder)
     found = features.get(keys(3, 4, 3))
-    assert float(found[VIEW, 4].coarse[0]) == 4
+    assert float(found[SIGHT, 4].coarse[0]) == 4
     features.get(keys(4, 3))
     assert encoder.batches == [[3], [4]]
     assert features.encoded_frames == 2
 
 
-def test_the_same_frame_in_another_view_is_another_frame() -> None:
+def test_the_same_frame_in_another_crop_is_another_frame() -> None:
     encoder = Encoder()
     features = store(encoder)
-    features.get([(VIEW, 3), (OTHER, 3)])
+    features.get([(SIGHT, 3), (OTHER, 3)])
     assert features.encoded_frames == 2
 
 
@@ -65,12 +65,12 @@ def test_what_is_not_kept_makes_room_in_both_tiers(device: str) -> None:
     features = store(Encoder(), frames=2, device=device, host=2)
     size = 2 if device == "cpu" else 4
     for frame in range(size // 2):
-        features.get([(VIEW, frame)])
+        features.get([(SIGHT, frame)])
         features.get([(OTHER, frame)])
     assert features.is_full
     features.keep_only({OTHER})
     assert features.nbytes == size // 2 * FRAME_BYTES and not features.is_full
-    assert (OTHER, 0) in features and (VIEW, 0) not in features
+    assert (OTHER, 0) in features and (SIGHT, 0) not in features
     features.keep_only(())
     assert features.nbytes == 0 and (OTHER, 0) not in features
 
@@ -91,8 +91,8 @@ def test_the_least_recently_used_frame_goes_first() -> None:
     features.get(keys(2))
     features.get(keys(1))
     features.get(keys(3))
-    assert (VIEW, 1) in features
-    assert (VIEW, 2) not in features
+    assert (SIGHT, 1) in features
+    assert (SIGHT, 2) not in features
     assert features.nbytes == 2 * FRAME_BYTES
 
 
@@ -120,7 +120,7 @@ def test_beside_a_gpu_the_hosts_memory_holds_what_the_device_cannot() -> None:
     features.get(keys(3))
     assert features.nbytes == 3 * FRAME_BYTES
     features.get(keys(4))
-    assert (VIEW, 1) not in features
+    assert (SIGHT, 1) not in features
     assert features.nbytes == 3 * FRAME_BYTES
 
 

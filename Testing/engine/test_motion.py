@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.motion import PAIR_BYTES, SIDE, MotionStore
-from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.window import Window
 
 SIZE = 96
@@ -18,7 +18,7 @@ SHIFT = 3
 
 
 def sight(level: float = 127.5) -> Sight:
-    whole = FrameView((SIZE, SIZE), (1, 1), (-0.5, -0.5, SIZE - 0.5, SIZE - 0.5), 384)
+    whole = FrameCrop((SIZE, SIZE), (1, 1), (-0.5, -0.5, SIZE - 0.5, SIZE - 0.5), 384)
     return Sight(whole, Window(255, level))
 
 

@@ -14,13 +14,13 @@ from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.blend import blended
 from SAM2PropagateLib.engine.doubt import Evidence, doubt_of, figures_of
 from SAM2PropagateLib.engine.front import Tracked
-from SAM2PropagateLib.engine.keys import Key
+from SAM2PropagateLib.engine.keyframes import Keyframe
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
 from SAM2PropagateLib.engine.postprocess import clean, native_mask, shown_mask
 from SAM2PropagateLib.engine.refine import ClickAt, aim_of, refined, toggled
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.packed_masks import EDGE_STEPS
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
@@ -250,30 +250,30 @@ def test_doubt_grows_with_every_reason() -> None:
 @given(st.integers(4, 40), st.integers(4, 40), st.sampled_from([16, 32, 64]))
 @settings(max_examples=60, deadline=None)
 def test_a_mask_survives_the_way_to_the_model_and_back(rows: int, columns: int, size: int) -> None:
-    view = FrameView((rows, columns), (1, 1), (-0.5, -0.5, columns - 0.5, rows - 0.5), size)
+    crop = FrameCrop((rows, columns), (1, 1), (-0.5, -0.5, columns - 0.5, rows - 0.5), size)
     mask = np.zeros((rows, columns), bool)
     mask[: (rows + 1) // 2, : (columns + 1) // 2] = True
-    seen = imaging.mask_to_model(mask, view, CPU)
+    seen = imaging.mask_to_model(mask, crop, CPU)
     assert seen.shape == (1, 1, size, size)
-    back = native_mask(shown_mask(seen[0, 0] - 0.5, view).numpy(), view, 4 * size)
+    back = native_mask(shown_mask(seen[0, 0] - 0.5, crop).numpy(), crop, 4 * size)
     wrong = (back ^ mask).sum() / mask.size
     assert wrong <= (rows + columns) * max(1.0, rows / size, columns / size) / mask.size
 
 
-def test_outside_the_frame_there_is_black_and_outside_the_view_nothing() -> None:
-    view = FrameView((10, 20), (1, 1), (-5.5, -5.5, 9.5, 9.5), 32)
+def test_outside_the_frame_there_is_black_and_outside_the_crop_nothing() -> None:
+    crop = FrameCrop((10, 20), (1, 1), (-5.5, -5.5, 9.5, 9.5), 32)
     frame = np.full((10, 20), 255, np.uint8)
-    seen = imaging.to_model_input([frame, frame], view, CPU)
+    seen = imaging.to_model_input([frame, frame], crop, CPU)
     assert seen.shape == (2, 3, 32, 32)
     black = (0 - 0.485) / 0.229
     white = (1 - 0.485) / 0.229
     assert torch.allclose(seen[:, 0, :8, :8], torch.tensor(black), atol=1e-4)
     assert torch.allclose(seen[:, 0, 14:, 14:], torch.tensor(white), atol=1e-4)
-    shown = shown_mask(torch.ones(8, 8), view)
+    shown = shown_mask(torch.ones(8, 8), crop)
     assert shown.shape == (10, 10) and shown.all()
-    mask = native_mask(shown.numpy(), view, 8)
+    mask = native_mask(shown.numpy(), crop, 8)
     assert mask[:, :10].all() and not mask[:, 10:].any()
-    aside = FrameView((10, 20), (1, 1), (24.5, -9.5, 34.5, 0.5), 32)
+    aside = FrameCrop((10, 20), (1, 1), (24.5, -9.5, 34.5, 0.5), 32)
     assert not native_mask(shown_mask(torch.ones(8, 8), aside).numpy(), aside, 8).any()
 
 
@@ -284,14 +284,14 @@ def test_logits_tell_how_the_edge_runs_between_the_pixels() -> None:
     y, x = (rows + 0.5) * 3 - 0.5 + 4, (columns + 0.5) * 3 - 0.5 + 10
     center, radius = (50.3, 58.8), 21.4
     logits = torch.from_numpy(0.7 * (radius - np.hypot(y - center[0], x - center[1]))).float()
-    view = FrameView((110, 130), (1, 1), (9.5, 3.5, 105.5, 99.5), 128)
-    steps = imaging.edge_steps(logits, view)
+    crop = FrameCrop((110, 130), (1, 1), (9.5, 3.5, 105.5, 99.5), 128)
+    steps = imaging.edge_steps(logits, crop)
     assert steps.shape == (110, 130) and steps.dtype == np.int8
-    shown = shown_mask(logits, view).numpy()
+    shown = shown_mask(logits, crop).numpy()
     mask = np.zeros((110, 130), bool)
-    mask[imaging.shown_part(view)] = shown
+    mask[imaging.shown_part(crop)] = shown
     np.testing.assert_array_equal(steps > 0, mask)
-    assert not steps[:, :10].any() and not steps[100:].any(), "beyond the view nothing is known"
+    assert not steps[:, :10].any() and not steps[100:].any(), "beyond the crop nothing is known"
     native_rows, native_columns = np.indices((110, 130))
     true = radius - np.hypot(native_rows - center[0], native_columns - center[1])
     near = np.abs(true) < 1.5
@@ -302,17 +302,17 @@ def test_logits_tell_how_the_edge_runs_between_the_pixels() -> None:
 def test_only_masks_from_logits_tell_of_their_edge() -> None:
     given = np.zeros((8, 8), bool)
     given[2:5, 2:5] = True
-    key = Key(FramePrompts(mask=given), None, given, 1.0, 5.0)  # type: ignore[arg-type]
-    assert key.as_mask("a", 3, "keyframe").edge is None
+    keyframe = Keyframe(FramePrompts(mask=given), None, given, 1.0, 5.0)  # type: ignore[arg-type]
+    assert keyframe.as_mask("a", 3, "keyframe").edge is None
 
 
 def test_a_click_and_its_pixel_meet_in_the_model() -> None:
     frame = np.zeros((50, 70), np.uint8)
     frame[30, 41] = 255
-    view = imaging.whole_pixels(FrameView((50, 70), (1, 1), (20.2, 9.7, 60.4, 49.9), 128))
-    seen = imaging.to_model_input([frame], view, CPU)[0, 0]
+    crop = imaging.whole_pixels(FrameCrop((50, 70), (1, 1), (20.2, 9.7, 60.4, 49.9), 128))
+    seen = imaging.to_model_input([frame], crop, CPU)[0, 0]
     row, column = divmod(int(seen.argmax()), 128)
-    x, y = view.to_model(np.array([41.0, 30.0])) - 0.5
+    x, y = crop.to_model(np.array([41.0, 30.0])) - 0.5
     assert abs(x - column) <= 1.5
     assert abs(y - row) <= 1.5
 
@@ -323,13 +323,13 @@ def frames(rows: int, columns: int, spacing: tuple[float, float]) -> FrameStack:
     return FrameStack(np.zeros((2, rows, columns), np.uint8), geometry, 2, Window(255, 127.5))
 
 
-def test_close_views_are_square_in_mm_where_there_is_room() -> None:
+def test_close_crops_are_square_in_mm_where_there_is_room() -> None:
     stack = frames(60, 400, (4.0, 0.5))
-    view = looking.close_view(stack, 256, (190.0, 28.0, 210.0, 31.0))
-    x0, y0, x1, y1 = view.crop
+    crop = looking.close_crop(stack, 256, (190.0, 28.0, 210.0, 31.0))
+    x0, y0, x1, y1 = crop.box
     assert (x1 - x0) * 0.5 == pytest.approx((y1 - y0) * 4.0, rel=0.15)
-    edge = looking.close_view(frames(100, 100, (1, 1)), 64, (0.0, 0.0, 30.0, 30.0))
-    assert min(edge.crop) >= -0.5
+    edge = looking.close_crop(frames(100, 100, (1, 1)), 64, (0.0, 0.0, 30.0, 30.0))
+    assert min(edge.box) >= -0.5
 
 
 def test_regions_come_from_boxes_and_masks_with_their_clicks() -> None:
@@ -343,5 +343,5 @@ def test_regions_come_from_boxes_and_masks_with_their_clicks() -> None:
 
 def test_an_isotropic_model_gets_padding_and_a_stretched_one_does_not() -> None:
     stack = frames(50, 100, (1, 1))
-    assert looking.whole_view(stack, 64).crop == (-0.5, -0.5, 99.5, 49.5)
-    assert looking.whole_view(stack, 64, looking.ISOTROPIC).crop == (-0.5, -25.5, 99.5, 74.5)
+    assert looking.whole_crop(stack, 64).box == (-0.5, -0.5, 99.5, 49.5)
+    assert looking.whole_crop(stack, 64, looking.ISOTROPIC).box == (-0.5, -25.5, 99.5, 74.5)

@@ -499,17 +499,17 @@ def test_a_later_click_does_not_undo_what_an_earlier_one_did() -> None:
     assert same(back, bright(volume, 8))
 
 
-def test_a_small_structure_is_looked_at_closely_and_the_view_stays_during_corrections() -> None:
+def test_a_small_structure_is_looked_at_closely_and_the_crop_stays_during_corrections() -> None:
     volume = np.zeros((12, 256, 256), np.uint8)
     volume[:, 96:120, 96:120] = 200
     opened = session(volume, auto=True)
     keyframes = {4: FramePrompts(box=(95.5, 95.5, 119.5, 119.5))}
     masks, _ = run(opened, segment(keyframes, last=11))
-    view = opened.view_of("bright")
-    assert view.crop[2] - view.crop[0] <= 64
+    crop = opened.crop_of("bright")
+    assert crop.box[2] - crop.box[0] <= 64
     assert same(masks["bright", 9].mask, volume[9] == 200, 0.2)
     _, summary = run(opened, segment({**keyframes, 8: FramePrompts(clicks=((100.0, 100.0, True),))}, last=11))
-    assert opened.view_of("bright") == view
+    assert opened.crop_of("bright") == crop
     assert summary.frames_encoded == 0
 
 
@@ -518,12 +518,12 @@ def test_a_click_alone_is_looked_at_twice_once_from_afar_and_once_closely() -> N
     volume[:, 96:128, 96:128] = 200
     opened = session(volume, auto=True)
     preview = opened.preview(2, FramePrompts(clicks=((110.0, 110.0, True),)), "bright")
-    view = opened.view_of("bright")
-    assert view.crop[2] - view.crop[0] < 128
+    crop = opened.crop_of("bright")
+    assert crop.box[2] - crop.box[0] < 128
     assert same(preview.mask, volume[2] == 200, 0.2)
 
 
-def test_a_mask_that_meets_the_edge_of_the_view_is_doubtful() -> None:
+def test_a_mask_that_meets_the_edge_of_the_crop_is_doubtful() -> None:
     volume = np.zeros((12, 256, 256), np.uint8)
     volume[:, 100:120, 100:120] = 200
     volume[8:, 100:120, 20:240] = 200
@@ -584,7 +584,7 @@ def test_a_gpu_that_stays_full_is_told_after_everything_went_to_the_host() -> No
     assert store.nbytes > 0
 
 
-def test_a_far_preview_of_the_running_segment_leaves_the_runs_view_alone() -> None:
+def test_a_far_preview_of_the_running_segment_leaves_the_runs_crop_alone() -> None:
     volume = np.zeros((12, 256, 256), np.uint8)
     volume[:, 96:120, 96:120] = 200
     volume[:, 200:224, 200:224] = 120

@@ -11,31 +11,31 @@ import slicer
 
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
-from Testing.gui.conftest import MODULE_FILE, window_modules  # noqa: F401
+from Testing.gui.conftest import MODULE_FILE, stand_ins  # noqa: F401
 from Testing.worker.helpers import Workers, is_running, own_threads, soon
 
 SLOW = {"steps": {"frame": 0.05}}
 
 
 class Running:
-    """The module's window with a run under way in a real worker process whose engine needs no model."""
+    """The module with a run under way in a real worker process whose engine needs no model."""
 
     def __init__(self, headless: Any, folder: Path) -> None:
-        from Headless.slicer_modules import ModuleWindow
+        from Headless.slicer_modules import ModuleInSlicer
         from Testing.scene.geometries import addCase
 
         self.folder = folder
         self.workers = Workers(SLOW)
-        self.window = ModuleWindow(MODULE_FILE).open()
-        logic = self.window.widget.logic
+        self.module = ModuleInSlicer(MODULE_FILE).open()
+        logic = self.module.widget.logic
         self.controller = logic.controller
         logic.makeSession = lambda: WorkerSession(self.workers, folder=SharedFolder([folder]))
-        self.window.ui.volumeSelector.setCurrentNode(addCase(headless, "plain"))
-        self.window.ui.segmentationSelector.addNode()
+        self.module.ui.volumeSelector.setCurrentNode(addCase(headless, "plain"))
+        self.module.ui.segmentationSelector.addNode()
         geometry = self.controller.workspace.worldGeometry
         assert self.controller.point("positive", geometry.ras_of_pixel(12, 15, 8, 2), (0, 0, 1))
         assert self.controller.wait(20)
-        self.window.ui.propagateButton.click()
+        self.module.ui.propagateButton.click()
         self.settle(lambda: bool(self.controller._shared.running.frames))
         assert self.controller.isRunning and is_running(self.workers.pids[-1])
         assert list(folder.rglob("*")), "the volume is shared"
@@ -60,12 +60,12 @@ class Running:
 
 
 @pytest.fixture
-def running(window_modules: Any, tmp_path: Path) -> Iterator[Running]:  # noqa: F811
-    return Running(window_modules, tmp_path)
+def running(stand_ins: Any, tmp_path: Path) -> Iterator[Running]:  # noqa: F811
+    return Running(stand_ins, tmp_path)
 
 
 def test_quitting_during_a_run(running: Running) -> None:
-    running.window.close()
+    running.module.close()
     running.check_nothing_is_left()
 
 
@@ -73,15 +73,15 @@ def test_reloading_the_module_during_a_run(running: Running) -> None:
     import sys
 
     before = {name: module for name, module in sys.modules.items() if name.startswith("SAM2PropagateLib")}
-    old = running.window.widget
+    old = running.module.widget
     try:
-        running.window.widget.onReload()
-        assert running.window.widget is not old
+        running.module.widget.onReload()
+        assert running.module.widget is not old
         # What the run had finished was kept, and the module as it is now shows it again.
         running.check_nothing_is_left(previews=1)
-        assert running.window.ui.segmentationSelector.currentNode() is not None
-        assert running.window.widget.logic.controller.workspace.hasPreview
-        running.window.close()
+        assert running.module.ui.segmentationSelector.currentNode() is not None
+        assert running.module.widget.logic.controller.workspace.hasPreview
+        running.module.close()
         running.check_nothing_is_left()
     finally:
         # Other tests hold classes of the library as it was.
@@ -95,16 +95,16 @@ def test_closing_the_scene_during_a_run_keeps_the_worker_but_no_volume(running: 
     # What is left is the empty lock of the folder.
     assert soon(lambda: not any(path.stat().st_size for path in running.folder.rglob("*") if path.is_file()))
     assert is_running(running.workers.pids[-1]), "it is kept warm"
-    running.window.close()
+    running.module.close()
     running.check_nothing_is_left()
 
 
 def test_switching_the_module_lets_the_run_go_on(running: Running) -> None:
     ends: list[Any] = []
     running.controller.finished.connect(ends.append)
-    running.window.exit()
+    running.module.exit()
     running.settle(lambda: bool(ends))
     assert ends[0].state == "done"
-    running.window.enter()
-    running.window.close()
+    running.module.enter()
+    running.module.close()
     running.check_nothing_is_left()

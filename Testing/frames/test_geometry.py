@@ -110,8 +110,8 @@ def test_frames_are_what_the_words_say() -> None:
         for index in range(geometry.frame_count(axis)):
             expected = np.take(array, index, 2 - axis)
             assert np.array_equal(native_frame(array, index, axis), expected)
-    assert geometry.slice_words(11, 2) == "slice 12 of 6"
-    assert [geometry.plane_name(axis) for axis in range(3)] == ["sagittal", "coronal", "axial"]
+    assert str(geometry.slice_words(11, 2)) == "slice 12 of 6"
+    assert [str(geometry.plane_name(axis)) for axis in range(3)] == ["sagittal", "coronal", "axial"]
 
 
 def test_the_borders_of_the_volume() -> None:

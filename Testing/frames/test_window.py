@@ -342,7 +342,7 @@ def test_the_reason_of_a_window_is_true() -> None:
         ((ct + 1000) / 2000, "CT", "percentile, because the image is marked as CT, but its values are not"),
     ):
         fitted = fit_window(array, modality)
-        assert words in fitted.reason and fitted.window == window_for(array, modality), fitted
+        assert words in str(fitted.reason) and fitted.window == window_for(array, modality), fitted
     assert fit_window(ct + 1024, "CT").window == SHIFTED
     # Marked as CT, it may have negative values of noise in air.
     assert fit_window(ct + 1000, "CT").window == SHIFTED

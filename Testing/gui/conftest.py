@@ -1,4 +1,4 @@
-"""A headless Slicer with stand-ins for its window, for the tests of this folder that ask for it."""
+"""A headless Slicer with stand-ins for its panel, for the tests of this folder that ask for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULE_FILE = ROOT / "SAM2Propagate" / "SAM2Propagate.py"
 
 
 @pytest.fixture
-def window_modules() -> Iterator[Any]:
+def stand_ins() -> Iterator[Any]:
     """Slicer's Python modules and Qt's, stood in for; yields the headless Slicer.
 
     The data tree is kept as the application does. The test fails if a stand-in complained, or if there is an
@@ -42,10 +42,10 @@ def window_modules() -> Iterator[Any]:
 
 
 @pytest.fixture
-def window(window_modules: Any) -> Iterator[Any]:
+def module(stand_ins: Any) -> Iterator[Any]:
     """The module, opened as Slicer does, and closed at the end."""
-    from Headless.slicer_modules import ModuleWindow
+    from Headless.slicer_modules import ModuleInSlicer
 
-    opened = ModuleWindow(MODULE_FILE).open()
+    opened = ModuleInSlicer(MODULE_FILE).open()
     yield opened
     opened.close()

@@ -16,8 +16,8 @@ from Testing.gui.test_panel import Desk, Effect, Layout
 
 
 @pytest.fixture
-def desk(window: Any) -> Iterator[Desk]:
-    made = Desk(window)
+def desk(module: Any) -> Iterator[Desk]:
+    made = Desk(module)
     made.load()
     yield made
     slicer.app.__dict__.pop("_standin_layout", None)
@@ -78,14 +78,14 @@ def test_the_stand_in_complains_of_an_editor_that_lets_go_of_nothing(
 @pytest.mark.parametrize("clear", [True, False])
 @pytest.mark.parametrize("isEntered", [True, False])
 def test_a_scene_saved_with_an_effect_on_brings_none_along(
-    desk: Desk, window_modules: Any, tmp_path: Path, clear: bool, isEntered: bool
+    desk: Desk, stand_ins: Any, tmp_path: Path, clear: bool, isEntered: bool
 ) -> None:
     editor = takeUp(desk, "Paint")
-    window_modules.saveScene(tmp_path / "scene.mrb")
+    stand_ins.saveScene(tmp_path / "scene.mrb")
     if not isEntered:
-        desk.window.exit()
+        desk.module.exit()
         assert isIdle(editor)
-    window_modules.loadScene(tmp_path / "scene.mrb", clear=clear)
+    stand_ins.loadScene(tmp_path / "scene.mrb", clear=clear)
     assert isIdle(editor)
     if isEntered:
         assert not editor.mrmlSegmentEditorNode().GetActiveEffectName()
@@ -104,16 +104,16 @@ def test_restoring_a_scene_view_ends_the_effect_first(desk: Desk) -> None:
 def test_another_module_and_another_layout(desk: Desk) -> None:
     layout = Layout()
     slicer.app.__dict__["_standin_layout"] = layout
-    desk.window.exit()
-    desk.window.enter()
+    desk.module.exit()
+    desk.module.enter()
     editor = takeUp(desk, "Paint")
     (slot,) = [slot for _, slot in layout.slots]
     slot(3)
     assert editor.activeEffect().active(), "the editor follows the layout by itself"
-    desk.window.exit()
+    desk.module.exit()
     assert isIdle(editor)
     # A view that is about to go has no node any more.
-    desk.window.enter()
+    desk.module.enter()
     layout.node = None
     slot(3)
     assert layout.observed()[0] is False
@@ -121,8 +121,8 @@ def test_another_module_and_another_layout(desk: Desk) -> None:
 
 def test_nobody_observes_the_views_without_an_effect(desk: Desk) -> None:
     slicer.app.__dict__["_standin_layout"] = Layout()
-    desk.window.exit()
-    desk.window.enter()
+    desk.module.exit()
+    desk.module.enter()
     assert not desk.ui.segmentEditor._standin_observes
 
 
@@ -138,10 +138,10 @@ def test_segmentation_and_volume_may_go_under_an_effect(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("hasLayout", [True, False])
-def test_quitting_and_reloading_with_an_effect_on(window_modules: Any, hasLayout: bool) -> None:
-    from Headless.slicer_modules import ModuleWindow
+def test_quitting_and_reloading_with_an_effect_on(stand_ins: Any, hasLayout: bool) -> None:
+    from Headless.slicer_modules import ModuleInSlicer
 
-    module = ModuleWindow(MODULE_FILE)
+    module = ModuleInSlicer(MODULE_FILE)
     layout = Layout()
     slicer.app.__dict__["_standin_layout"] = layout
     before = layout.observed()

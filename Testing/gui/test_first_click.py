@@ -15,8 +15,8 @@ from Testing.scene.geometries import addCase
 
 
 @pytest.fixture
-def desk(window: Any) -> Desk:
-    return Desk(window)
+def desk(module: Any) -> Desk:
+    return Desk(module)
 
 
 def load(desk: Desk) -> Any:
@@ -81,8 +81,8 @@ def test_a_box_has_a_segment_to_be_drawn_for(desk: Desk) -> None:
 
 def test_no_tool_is_taken_up_where_something_is_segmented_or_the_mouse_is_in_use(desk: Desk) -> None:
     desk.load()
-    desk.window.exit()
-    desk.window.enter()
+    desk.module.exit()
+    desk.module.enter()
     assert desk.controller.tool is None
     slicer.mrmlScene.Clear(False)
     desk.parameters = desk.logic.getParameterNode()
@@ -91,23 +91,23 @@ def test_no_tool_is_taken_up_where_something_is_segmented_or_the_mouse_is_in_use
     load(desk)
     assert desk.ui.volumeSelector.currentNode() is desk.volume and desk.controller.tool is None
     interaction.SetCurrentInteractionMode(interaction.ViewTransform)
-    desk.window.exit()
-    desk.window.enter()
+    desk.module.exit()
+    desk.module.enter()
     assert desk.controller.tool == "positive"
     desk.controller.chooseTool(None)
     desk.ui.opacitySlider.setValue(0.7)
     assert desk.controller.tool is None, "put away is put away"
 
 
-def test_a_script_is_refused_without_a_segmentation(window_modules: Any) -> None:
-    from Headless.slicer_modules import ModuleWindow
+def test_a_script_is_refused_without_a_segmentation(stand_ins: Any) -> None:
+    from Headless.slicer_modules import ModuleInSlicer
     from Testing.gui.conftest import MODULE_FILE
 
-    module = ModuleWindow(MODULE_FILE)
+    module = ModuleInSlicer(MODULE_FILE)
     logic = module.python.SAM2PropagateLogic()
     texts: list[str] = []
     logic.controller.message.connect(lambda message: texts.append(message.text))
-    logic.controller.select(addCase(window_modules, "plain"), None)
+    logic.controller.select(addCase(stand_ins, "plain"), None)
     assert not logic.controller.point("positive", (0, 0, 0))
     assert texts == ["Choose or create a segmentation first."] and segmentations() == []
     logic.close()

@@ -1,4 +1,4 @@
-"""The list of models, and downloads that go on beside the window."""
+"""The list of models, and downloads that go on beside the panel."""
 
 from __future__ import annotations
 

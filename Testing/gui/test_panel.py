@@ -75,12 +75,12 @@ class ScriptedDialogs:
 
 
 class Desk:
-    """The open window, and a session that answers by itself."""
+    """The open module, and a session that answers by itself."""
 
-    def __init__(self, window: Any) -> None:
+    def __init__(self, module: Any) -> None:
         from Headless.fake_session import FakeSession
 
-        self.window, self.ui, self.widget = window, window.ui, window.widget
+        self.module, self.ui, self.widget = module, module.ui, module.widget
         self.logic, self.controller = self.widget.logic, self.widget.logic.controller
         self.session = FakeSession()
         self.logic.makeSession = lambda: self.session
@@ -124,8 +124,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(window: Any) -> Iterator[Desk]:
-    return Desk(window)
+def desk(module: Any) -> Iterator[Desk]:
+    return Desk(module)
 
 
 def test_what_is_not_possible_says_why(desk: Desk) -> None:
@@ -388,11 +388,11 @@ def test_errors_look_like_errors_and_the_last_one_can_be_shown_again(desk: Desk)
 
 
 def test_devices_that_this_computer_cannot_have_are_disabled_and_say_why(
-    window_modules: Any, monkeypatch: pytest.MonkeyPatch
+    stand_ins: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import qt
 
-    from Headless.slicer_modules import ModuleWindow
+    from Headless.slicer_modules import ModuleInSlicer
     from SAM2PropagateLib.gui import devices
 
     def listed(box: Any) -> dict[str, tuple[bool, str]]:
@@ -419,7 +419,7 @@ def test_devices_that_this_computer_cannot_have_are_disabled_and_say_why(
     monkeypatch.undo()
     monkeypatch.setattr(devices.sys, "platform", "linux")
     monkeypatch.setattr(devices, "hasDriver", lambda: False)
-    module = ModuleWindow(MODULE_FILE)
+    module = ModuleInSlicer(MODULE_FILE)
     desk = Desk(module.open())
     box = desk.ui.deviceComboBox
     found = listed(box)
@@ -479,38 +479,38 @@ def test_the_editor_choosing_a_segment_by_itself_changes_no_choice(desk: Desk) -
     # As after its segmentation was replaced.
     editor._select([desk.segmentation.GetSegmentation().GetNthSegmentID(0)])
     assert desk.controller.segmentID == second == desk.parameters.segmentID == editor.currentSegmentID()
-    desk.window.exit()
-    desk.window.enter()
+    desk.module.exit()
+    desk.module.enter()
     assert desk.controller.segmentID == second == desk.parameters.segmentID == editor.currentSegmentID()
 
 
-def test_the_chosen_segment_is_there_when_the_module_is_opened_anew(window_modules: Any) -> None:
-    from Headless.slicer_modules import ModuleWindow
+def test_the_chosen_segment_is_there_when_the_module_is_opened_anew(stand_ins: Any) -> None:
+    from Headless.slicer_modules import ModuleInSlicer
 
-    desk = Desk(ModuleWindow(MODULE_FILE).open())
+    desk = Desk(ModuleInSlicer(MODULE_FILE).open())
     desk.load()
     desk.ui.addSegmentButton.click()
     second = desk.controller.segmentID
-    desk.window.close()
+    desk.module.close()
     # The new editor begins with the first segment.
-    desk = Desk(ModuleWindow(MODULE_FILE).open())
+    desk = Desk(ModuleInSlicer(MODULE_FILE).open())
     assert desk.controller.segmentID == second == desk.parameters.segmentID
     assert desk.ui.segmentEditor.currentSegmentID() == second
-    desk.window.close()
+    desk.module.close()
 
 
-def test_the_chosen_segment_comes_back_with_the_scene(desk: Desk, window_modules: Any, tmp_path: Any) -> None:
+def test_the_chosen_segment_comes_back_with_the_scene(desk: Desk, stand_ins: Any, tmp_path: Any) -> None:
     desk.load()
     desk.ui.addSegmentButton.click()
     second = desk.controller.segmentID
-    window_modules.saveScene(tmp_path / "scene.mrb")
+    stand_ins.saveScene(tmp_path / "scene.mrb")
     for is_open in (True, False):
         slicer.mrmlScene.Clear(False)
         if not is_open:
-            desk.window.exit()
-        window_modules.loadScene(tmp_path / "scene.mrb")
+            desk.module.exit()
+        stand_ins.loadScene(tmp_path / "scene.mrb")
         if not is_open:
-            desk.window.enter()
+            desk.module.enter()
         assert desk.logic.getParameterNode().segmentID == second == desk.controller.segmentID
         assert desk.ui.segmentEditor.currentSegmentID() == second
         assert desk.ui.segmentsTable.selectedSegmentIDs() == (second,)
@@ -527,7 +527,7 @@ def test_a_reload_leaves_the_old_editor_without_a_hand_in_the_new_one(desk: Desk
     try:
         desk.widget.onReload()
         assert old.mrmlSegmentEditorNode() is None
-        assert desk.window.widget.logic.controller.segmentID == second
+        assert desk.module.widget.logic.controller.segmentID == second
     finally:
         sys.modules.update(before)
 
@@ -540,11 +540,11 @@ def test_the_embedded_editor_shows_what_corrects_a_slice_and_no_second_list(desk
 
 
 def test_the_views_keep_what_they_show_until_the_user_chooses_a_volume_here(
-    window_modules: Any, monkeypatch: pytest.MonkeyPatch
+    stand_ins: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from Headless.boot import boot
     from Headless.scenes import addSegmentation
-    from Headless.slicer_modules import ModuleWindow
+    from Headless.slicer_modules import ModuleInSlicer
     from Testing.scene.geometries import addCase
 
     shown, other = addCase(boot(), "plain"), addCase(boot(), "plain")
@@ -561,30 +561,30 @@ def test_the_views_keep_what_they_show_until_the_user_chooses_a_volume_here(
     red.SetForegroundVolumeID(labels.GetID())
     red.SetLabelVolumeID(labels.GetID())
     empty.SetBackgroundVolumeID(None)
-    window = ModuleWindow(MODULE_FILE).open()
+    module = ModuleInSlicer(MODULE_FILE).open()
     try:
-        window.ui.segmentationSelector.setCurrentNode(addSegmentation(boot(), other, {"A": (0, 1, 0)}))
-        window.ui.volumeSelector.setCurrentNode(other)
-        assert window.widget.logic.controller.workspace is not None
+        module.ui.segmentationSelector.setCurrentNode(addSegmentation(boot(), other, {"A": (0, 1, 0)}))
+        module.ui.volumeSelector.setCurrentNode(other)
+        assert module.widget.logic.controller.workspace is not None
         assert red.GetBackgroundVolumeID() == shown.GetID() and empty.GetBackgroundVolumeID() is None
         assert red.GetForegroundVolumeID() == red.GetLabelVolumeID() == labels.GetID()
         # As while a scene is loaded: the editor sees its segmentation at the end of it.
         loaded = addSegmentation(boot(), other, {"B": (0, 0, 1)})
         slicer.mrmlScene.StartState(slicer.vtkMRMLScene.BatchProcessState)
-        window.widget.logic.getParameterNode().segmentation = loaded
+        module.widget.logic.getParameterNode().segmentation = loaded
         slicer.mrmlScene.EndState(slicer.vtkMRMLScene.BatchProcessState)
-        assert window.ui.segmentEditor._standin_segmentation is loaded
+        assert module.ui.segmentEditor._standin_segmentation is loaded
         assert red.GetForegroundVolumeID() == red.GetLabelVolumeID() == labels.GetID()
         # With the mouse, in the panel.
         layout = Layout()
         layout.logics = logics
         slicer.app.__dict__["_standin_layout"] = layout
-        window.ui.volumeSelector.nodeActivated.emit(other)
+        module.ui.volumeSelector.nodeActivated.emit(other)
         assert red.GetBackgroundVolumeID() == other.GetID() == empty.GetBackgroundVolumeID()
         assert red.GetForegroundVolumeID() == red.GetLabelVolumeID() == labels.GetID()
     finally:
         slicer.app.__dict__.pop("_standin_layout", None)
-        window.close()
+        module.close()
         for logic in logics:
             logic.SetMRMLScene(None)
 
@@ -644,37 +644,37 @@ def test_a_neighbour_stays_whole_unless_the_user_says_otherwise(desk: Desk) -> N
 
 
 def test_a_neighbor_stays_whole_when_a_script_drives_the_logic_of_a_panel_out_of_view(
-    window_modules: Any,
+    stand_ins: Any,
 ) -> None:
     """Closing the scene has brought Slicer's own default back into the editor's settings."""
     from Headless.fake_session import FakeSession
     from Headless.scenes import addSegmentation, fillSegment
-    from Headless.slicer_modules import ModuleWindow
+    from Headless.slicer_modules import ModuleInSlicer
     from SAM2PropagateLib.scene.segments import SegmentReader
     from Testing.scene.geometries import addCase
 
-    window = ModuleWindow(MODULE_FILE).open()
-    window.exit()
+    module = ModuleInSlicer(MODULE_FILE).open()
+    module.exit()
     slicer.mrmlScene.Clear(False)
     settings = slicer.mrmlScene.GetSingletonNode("SAM2Propagate", "vtkMRMLSegmentEditorNode")
     assert settings.GetOverwriteMode() == 0
-    logic = window.widget.logic
+    logic = module.widget.logic
     logic.makeSession = FakeSession
-    volume = addCase(window_modules, "plain")
-    segmentation = addSegmentation(window_modules, volume, {"A": (0, 1, 0), "B": (1, 0, 0)})
+    volume = addCase(stand_ins, "plain")
+    segmentation = addSegmentation(stand_ins, volume, {"A": (0, 1, 0), "B": (1, 0, 0)})
     neighbor = np.zeros((18, 36, 40), bool)
     neighbor[4:12, 12:20, 10:14] = True
     fillSegment(segmentation, "B", volume, neighbor)
     logic.controller.select(volume, segmentation, "A")
     geometry = logic.controller.workspace.geometry
-    Effect(window.ui.segmentEditor)
+    Effect(module.ui.segmentEditor)
     texts: list[str] = []
     logic.controller.message.connect(lambda message: texts.append(message.text))
     assert logic.preview("A", geometry.ras_of_pixel(12, 15, 8, 2)) and logic.controller.wait(5)
     assert logic.propagate("A") and logic.controller.wait(5)
     assert SegmentReader(segmentation, "A", geometry).array()[neighbor].any(), texts
     np.testing.assert_array_equal(SegmentReader(segmentation, "B", geometry).array(), neighbor)
-    window.close()
+    module.close()
 
 
 @pytest.mark.parametrize("broken", ["segment", "area", "range"])
@@ -697,7 +697,7 @@ def test_masking_that_fails_is_told_as_such_and_nothing_is_written(
     desk.ui.applyButton.click()
     desk.settle()
     wanted = {
-        "segment": "only in a segment that this segmentation lacks",
+        "segment": "only in a segment that this segmentation does not have",
         "area": "“Editable area” of the Segment Editor could not be computed",
         "range": "“Editable intensity range” of the Segment Editor could not be applied",
     }
@@ -781,19 +781,19 @@ def test_a_strip_of_more_slices_than_pixels_shows_every_mark(desk: Desk) -> None
 
 
 def test_the_line_of_the_slice_in_view_follows_the_wheel_at_little_cost(
-    window: Any, monkeypatch: pytest.MonkeyPatch
+    module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PySide6 import QtCore
 
-    desk = Desk(window)
+    desk = Desk(module)
     layout = Layout()
     layout.node.SetMappedInLayout(1)
     event = vtk.vtkCommand.ModifiedEvent
     before = layout.node.HasObserver(event)
     slicer.app.__dict__["_standin_layout"] = layout
     try:
-        window.exit()
-        window.enter()
+        module.exit()
+        module.enter()
         desk.load()
         layout.node.SetOrientation("Axial")
         workspace, strip = desk.controller.workspace, desk.widget.panel.run.strip
@@ -820,16 +820,16 @@ def test_the_line_of_the_slice_in_view_follows_the_wheel_at_little_cost(
         scroll(11)
         QtCore.QCoreApplication.processEvents()
         assert strip.shownFrame == 11 and made == [], "the strip itself is not made anew"
-        window.exit()
+        module.exit()
         assert layout.node.HasObserver(event) == before
         scroll(3)
         QtCore.QCoreApplication.processEvents()
         assert strip.shownFrame == 11
         monkeypatch.undo()
-        window.enter()
+        module.enter()
         assert strip.shownFrame == 3
     finally:
-        window.exit()
+        module.exit()
         slicer.app.__dict__.pop("_standin_layout")
 
 
@@ -866,11 +866,11 @@ def test_moving_the_line_draws_only_where_it_was_and_is(desk: Desk, monkeypatch:
 
 
 def test_missing_packages_are_offered_and_nothing_is_done_without_consent(
-    window_modules: Any, monkeypatch: pytest.MonkeyPatch
+    stand_ins: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from Headless.slicer_modules import ModuleWindow
+    from Headless.slicer_modules import ModuleInSlicer
 
-    module = ModuleWindow(MODULE_FILE)
+    module = ModuleInSlicer(MODULE_FILE)
     real = importlib.util.find_spec
     lacking = {"torch", "sam2"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else real(name))
@@ -1003,22 +1003,22 @@ class Layout:
         ]
 
 
-def test_views_are_listened_to_only_while_the_module_is_open(window: Any) -> None:
-    desk = Desk(window)
-    window.exit()
+def test_views_are_listened_to_only_while_the_module_is_open(module: Any) -> None:
+    desk = Desk(module)
+    module.exit()
     layout = Layout()
     before = layout.observed()
     slicer.app.__dict__["_standin_layout"] = layout
     try:
-        window.enter()
+        module.enter()
         assert layout.observed() == [True, True] != before
         assert len(layout.slots) == 1
         desk.load()
         desk.ui.positiveToolButton.click()
-        window.exit()
+        module.exit()
         assert layout.observed() == before and layout.slots == []
         assert desk.controller.tool is None and not desk.ui.segmentEditor._standin_observes
-        window.enter()
+        module.enter()
         # The layout changes: the new views are taken in place of the old ones.
         (slot,) = [slot for _, slot in layout.slots]
         old = layout.interactors
@@ -1028,7 +1028,7 @@ def test_views_are_listened_to_only_while_the_module_is_open(window: Any) -> Non
         # Not taken out and put in again by its own slot.
         assert layout.slots == [("layoutChanged(int)", slot)] and layout.connections == 2
         assert not any(one.HasObserver("KeyPressEvent") for one in old)
-        window.exit()
+        module.exit()
     finally:
         slicer.app.__dict__.pop("_standin_layout")
 
@@ -1048,10 +1048,10 @@ def test_closing_the_scene_during_a_run_and_working_on(desk: Desk) -> None:
     assert desk.voxels() > 18
 
 
-def test_closing_the_window_during_a_run_leaves_nothing(window_modules: Any) -> None:
-    from Headless.slicer_modules import ModuleWindow
+def test_closing_the_window_during_a_run_leaves_nothing(stand_ins: Any) -> None:
+    from Headless.slicer_modules import ModuleInSlicer
 
-    module = ModuleWindow(MODULE_FILE).open()
+    module = ModuleInSlicer(MODULE_FILE).open()
     desk = Desk(module)
     desk.load()
     desk.click()
@@ -1060,7 +1060,7 @@ def test_closing_the_window_during_a_run_leaves_nothing(window_modules: Any) -> 
     module.close()
     assert desk.session.isClosed and not timer.isOn
     assert desk.widget.Observations == []
-    scene = window_modules.scene
+    scene = stand_ins.scene
     kinds = [scene.GetNthNode(n).GetName() for n in range(scene.GetNumberOfNodes())]
     assert "SAM2 Propagate preview" not in kinds
 
@@ -1089,18 +1089,18 @@ def test_the_preview_is_as_opaque_as_chosen(desk: Desk) -> None:
     assert desk.ui.opacitySlider.value == pytest.approx(0.2)
 
 
-def test_a_script_needs_no_window(window_modules: Any) -> None:
+def test_a_script_needs_no_window(stand_ins: Any) -> None:
     from Headless.fake_session import FakeSession
     from Headless.scenes import addSegmentation, fillSegment
-    from Headless.slicer_modules import ModuleWindow
+    from Headless.slicer_modules import ModuleInSlicer
     from SAM2PropagateLib.scene.segments import SegmentReader
     from Testing.scene.geometries import addCase
 
-    module = ModuleWindow(MODULE_FILE)
+    module = ModuleInSlicer(MODULE_FILE)
     logic = module.python.SAM2PropagateLogic()
     logic.makeSession = FakeSession
-    volume = addCase(window_modules, "plain")
-    segmentation = addSegmentation(window_modules, volume, {"A": (0, 1, 0), "B": (1, 0, 0)})
+    volume = addCase(stand_ins, "plain")
+    segmentation = addSegmentation(stand_ins, volume, {"A": (0, 1, 0), "B": (1, 0, 0)})
     neighbor = np.zeros((18, 36, 40), bool)
     neighbor[4:12, 12:20, 10:14] = True
     fillSegment(segmentation, "B", volume, neighbor)
@@ -1118,9 +1118,7 @@ def test_a_script_needs_no_window(window_modules: Any) -> None:
     module.close()
 
 
-def test_the_next_day_the_window_shows_everything_again(
-    desk: Desk, window_modules: Any, tmp_path: Any
-) -> None:
+def test_the_next_day_the_window_shows_everything_again(desk: Desk, stand_ins: Any, tmp_path: Any) -> None:
     desk.load()
     desk.click()
     desk.ui.directionComboBox.setCurrentIndex(2)
@@ -1131,10 +1129,10 @@ def test_the_next_day_the_window_shows_everything_again(
     desk.settle()
     voxels, segment = desk.voxels(), desk.controller.segmentID
     looks = [one.look for one in desk.controller.strip().frames]
-    window_modules.saveScene(tmp_path / "scene.mrb")
+    stand_ins.saveScene(tmp_path / "scene.mrb")
     slicer.mrmlScene.Clear(False)
     assert desk.controller.workspace is None
-    window_modules.loadScene(tmp_path / "scene.mrb")
+    stand_ins.loadScene(tmp_path / "scene.mrb")
     assert desk.controller.workspace is not None and desk.controller.segmentID == segment
     desk.segmentation = desk.controller.segmentationNode
     assert desk.ui.volumeSelector.currentNode() is desk.controller.volumeNode

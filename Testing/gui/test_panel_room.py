@@ -11,7 +11,7 @@ from PySide6 import QtCore, QtWidgets
 from SAM2PropagateLib.app.events import UserMessage
 from Testing.gui.test_panel import Desk
 
-# Pixels at 100 %: of a laptop's 1366 x 740 window with Data Probe open, less the closed section Help and
+# Pixels at 100 %: of a 1366 x 740 main window with Data Probe open, less the closed section Help and
 # Acknowledgement that Slicer puts above every module.
 HEIGHT, HELP = 480, 40
 # Slicer's panel is as wide as this.
@@ -28,15 +28,15 @@ LONG = "Abdomen^Contrast phase venous 1.0 Br36 axial reconstruction 0003"
 
 
 @pytest.fixture
-def desk(window: Any) -> Iterator[Desk]:
-    made = Desk(window)
+def desk(module: Any) -> Iterator[Desk]:
+    made = Desk(module)
     yield made
-    window.panel.hide()
+    module.panel.hide()
 
 
 def lay(desk: Desk, width: int, height: int = HEIGHT - HELP) -> Any:
     """The panel at this size, as it is drawn."""
-    panel = desk.window.panel
+    panel = desk.module.panel
     panel.resize(width, height)
     panel.show()
     for _ in range(3):
@@ -196,20 +196,20 @@ def test_the_offer_of_a_window_does_not_widen_the_panel(desk: Desk) -> None:
     assert frame.sizeHint().width() == wide
 
 
-def test_sections_are_folded_and_stay_as_they_were_left(window_modules: Any) -> None:
-    from Headless.slicer_modules import ModuleWindow
+def test_sections_are_folded_and_stay_as_they_were_left(stand_ins: Any) -> None:
+    from Headless.slicer_modules import ModuleInSlicer
     from Testing.gui.conftest import MODULE_FILE
 
     names = ("options", "edit", "model")
 
     def leave(**collapsed: bool) -> list[bool]:
         """What is folded when the module is opened; the user then folds and unfolds, and quits."""
-        window = ModuleWindow(MODULE_FILE).open()
-        sections = [getattr(window.ui, f"{name}CollapsibleButton") for name in names]
+        module = ModuleInSlicer(MODULE_FILE).open()
+        sections = [getattr(module.ui, f"{name}CollapsibleButton") for name in names]
         found = [one.collapsed for one in sections]
         for name, one in zip(names, sections, strict=True):
             one.collapsed = collapsed.get(name, one.collapsed)
-        window.close()
+        module.close()
         return found
 
     assert leave(edit=False, model=False) == [True, True, True]

@@ -36,9 +36,7 @@ def load(name: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def lines_and_end(
-    window_modules: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> tuple[list[str], Any]:
+def lines_and_end(stand_ins: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[list[str], Any]:
     import qt
 
     from SAM2PropagateLib.gui.install import Installer

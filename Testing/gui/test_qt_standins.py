@@ -7,36 +7,36 @@ from typing import Any
 import pytest
 
 
-def test_an_unknown_member_cannot_be_read(window: Any) -> None:
+def test_an_unknown_member_cannot_be_read(module: Any) -> None:
     with pytest.raises(AttributeError, match="no member 'currentVolume'"):
-        window.ui.volumeSelector.currentVolume()
+        module.ui.volumeSelector.currentVolume()
 
 
-def test_a_public_method_that_python_cannot_reach_is_unknown(window: Any) -> None:
+def test_a_public_method_that_python_cannot_reach_is_unknown(module: Any) -> None:
     # In C++ `nodes()` is public, but not invokable.
     with pytest.raises(AttributeError, match="no member 'nodes'"):
-        window.ui.volumeSelector.nodes()
+        module.ui.volumeSelector.nodes()
 
 
-def test_an_unknown_member_cannot_be_written(window: Any) -> None:
-    for widget in (window.ui.volumeSelector, window.ui.volumeLabel, window.ui.modelCollapsibleButton):
+def test_an_unknown_member_cannot_be_written(module: Any) -> None:
+    for widget in (module.ui.volumeSelector, module.ui.volumeLabel, module.ui.modelCollapsibleButton):
         with pytest.raises(AttributeError, match="no member 'paint'"):
             widget.paint = "red"
 
 
-def test_a_real_member_that_is_not_stood_in_for_says_so(window: Any) -> None:
+def test_a_real_member_that_is_not_stood_in_for_says_so(module: Any) -> None:
     with pytest.raises(NotImplementedError, match="renameCurrentNode is real"):
-        window.ui.volumeSelector.renameCurrentNode()
+        module.ui.volumeSelector.renameCurrentNode()
 
 
-def test_properties_are_attributes(window: Any) -> None:
-    assert window.ui.volumeLabel.text == "Volume:"
+def test_properties_are_attributes(module: Any) -> None:
+    assert module.ui.volumeLabel.text == "Volume:"
     with pytest.raises(TypeError, match="not callable"):
-        window.ui.volumeLabel.text()
+        module.ui.volumeLabel.text()
 
 
-def test_signals_have_the_real_signatures(window: Any) -> None:
-    selector, seen = window.ui.segmentationSelector, []
+def test_signals_have_the_real_signatures(module: Any) -> None:
+    selector, seen = module.ui.segmentationSelector, []
     for wrong in ("currentNodeChanged(int)", "currentNodeChanged()", "chosen(vtkMRMLNode*)"):
         with pytest.raises((ValueError, IndexError, AttributeError)):
             selector.connect(wrong, seen.append)
@@ -45,11 +45,11 @@ def test_signals_have_the_real_signatures(window: Any) -> None:
     selector.addNode()
     assert seen == ["vtkMRMLSegmentationNode", True]
     with pytest.raises(ValueError, match="no signal clicked"):
-        window.ui.modelCollapsibleButton.connect("clicked(QString)", seen.append)
+        module.ui.modelCollapsibleButton.connect("clicked(QString)", seen.append)
 
 
-def test_a_connection_can_be_taken_back(window: Any) -> None:
-    selector, seen = window.ui.segmentationSelector, []
+def test_a_connection_can_be_taken_back(module: Any) -> None:
+    selector, seen = module.ui.segmentationSelector, []
     selector.connect("currentNodeIDChanged(QString)", seen.append)
     assert selector.disconnect("currentNodeIDChanged(QString)", seen.append)
     assert not selector.disconnect("currentNodeIDChanged(QString)", seen.append)
@@ -57,7 +57,7 @@ def test_a_connection_can_be_taken_back(window: Any) -> None:
     assert seen == []
 
 
-def test_a_stand_in_with_a_made_up_member_cannot_be_written(window_modules: Any) -> None:
+def test_a_stand_in_with_a_made_up_member_cannot_be_written(stand_ins: Any) -> None:
     from PySide6 import QtWidgets
 
     from Headless.qt_standins import _Meta
@@ -68,7 +68,7 @@ def test_a_stand_in_with_a_made_up_member_cannot_be_written(window_modules: Any)
         _Meta("ctkImaginaryWidget", (QtWidgets.QWidget,), {})
 
 
-def test_a_ui_file_with_a_made_up_property_is_refused(window_modules: Any, tmp_path: Any) -> None:
+def test_a_ui_file_with_a_made_up_property_is_refused(stand_ins: Any, tmp_path: Any) -> None:
     import slicer.util
 
     text = """<ui version="4.0"><class>X</class><widget class="qMRMLNodeComboBox" name="X">
@@ -78,7 +78,7 @@ def test_a_ui_file_with_a_made_up_property_is_refused(window_modules: Any, tmp_p
         slicer.util.loadUI(str(tmp_path / "x.ui"))
 
 
-def test_the_application_refuses_an_hourglass_and_pumped_events(window_modules: Any) -> None:
+def test_the_application_refuses_an_hourglass_and_pumped_events(stand_ins: Any) -> None:
     import slicer
 
     with pytest.raises(AssertionError, match="hourglass"):

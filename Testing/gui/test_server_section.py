@@ -25,8 +25,8 @@ from Testing.worker.sshd import HOST, Sshd
 
 
 @pytest.fixture
-def dialogs(window: Any) -> ScriptedDialogs:
-    made = window.widget.panel.messages.dialogs = ScriptedDialogs()
+def dialogs(module: Any) -> ScriptedDialogs:
+    made = module.widget.panel.messages.dialogs = ScriptedDialogs()
     return made
 
 
@@ -38,21 +38,21 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
     server.stop()
 
 
-def choose(window: Any, host: str = "gpu1", python: str = "") -> None:
+def choose(module: Any, host: str = "gpu1", python: str = "") -> None:
     """What the user does in the panel."""
-    window.ui.computerComboBox.setCurrentIndex(1)
-    window.ui.hostLineEdit.setText(host)
-    window.ui.remotePythonLineEdit.setText(python)
-    window.ui.remotePythonLineEdit.editingFinished.emit()
+    module.ui.computerComboBox.setCurrentIndex(1)
+    module.ui.hostLineEdit.setText(host)
+    module.ui.remotePythonLineEdit.setText(python)
+    module.ui.remotePythonLineEdit.editingFinished.emit()
 
 
-def work_on_sample(window: Any) -> Any:
+def work_on_sample(module: Any) -> Any:
     """The sample, an empty segment, and the positive tool."""
     volume = slicer.util.loadVolume(str(ROOT / "Resources" / "Sample" / "abdomen_ct.nii.gz"))
-    window.ui.volumeSelector.setCurrentNode(volume)
-    window.ui.segmentationSelector.addNode()
-    window.widget.logic.controller.chooseTool("positive")
-    return window.widget.logic.controller
+    module.ui.volumeSelector.setCurrentNode(volume)
+    module.ui.segmentationSelector.addNode()
+    module.widget.logic.controller.chooseTool("positive")
+    return module.widget.logic.controller
 
 
 def click(controller: Any) -> bool:
@@ -60,29 +60,29 @@ def click(controller: Any) -> bool:
     return bool(controller.point("positive", ras, (0, 0, 1)))
 
 
-def status(window: Any) -> str:
-    return str(window.ui.serverStatusLabel.text)
+def status(module: Any) -> str:
+    return str(module.ui.serverStatusLabel.text)
 
 
-def test_this_computer_is_the_default_and_is_said(window: Any) -> None:
-    assert window.ui.modelCollapsibleButton.text == "Model and computer: this computer"
-    assert window.ui.serverFrame.isHidden()
-    assert window.widget.logic.computer.remote() is None
+def test_this_computer_is_the_default_and_is_said(module: Any) -> None:
+    assert module.ui.modelCollapsibleButton.text == "Model and computer: this computer"
+    assert module.ui.serverFrame.isHidden()
+    assert module.widget.logic.computer.remote() is None
 
 
-def test_the_choice_is_kept_in_the_settings_and_not_in_the_scene(window_modules: Any) -> None:
-    from Headless.slicer_modules import ModuleWindow
+def test_the_choice_is_kept_in_the_settings_and_not_in_the_scene(stand_ins: Any) -> None:
+    from Headless.slicer_modules import ModuleInSlicer
 
-    window = ModuleWindow(MODULE_FILE).open()
-    choose(window, "me@gpu1", "~/env/bin/python")
-    assert window.ui.modelCollapsibleButton.text == "Model and computer: me@gpu1"
-    assert not window.ui.serverFrame.isHidden()
-    assert "starts on me@gpu1 with the first prompt" in window.ui.workerStatusLabel.text
-    node = window.widget.logic.getParameterNode().parameterNode
+    module = ModuleInSlicer(MODULE_FILE).open()
+    choose(module, "me@gpu1", "~/env/bin/python")
+    assert module.ui.modelCollapsibleButton.text == "Model and computer: me@gpu1"
+    assert not module.ui.serverFrame.isHidden()
+    assert "starts on me@gpu1 with the first prompt" in module.ui.workerStatusLabel.text
+    node = module.widget.logic.getParameterNode().parameterNode
     assert "gpu1" not in str([node.GetParameter(name) for name in node.GetParameterNames()])
-    window.close()
+    module.close()
     slicer.mrmlScene.Clear()
-    other = ModuleWindow(MODULE_FILE).open()
+    other = ModuleInSlicer(MODULE_FILE).open()
     try:
         remote = other.widget.logic.computer.remote()
         assert remote is not None and (remote.host, remote.python) == ("me@gpu1", "~/env/bin/python")
@@ -98,32 +98,32 @@ def test_the_choice_is_kept_in_the_settings_and_not_in_the_scene(window_modules:
 @pytest.mark.parametrize(
     ("host", "text"), [("", "No server is named."), ("-oX=y", "no host that ssh could reach")]
 )
-def test_a_server_that_cannot_be_used_is_no_other_computer(host: str, text: str, window: Any) -> None:
-    choose(window, host)
-    assert text in window.ui.testServerButton.toolTip and not window.ui.testServerButton.enabled
-    controller = work_on_sample(window)
+def test_a_server_that_cannot_be_used_is_no_other_computer(host: str, text: str, module: Any) -> None:
+    choose(module, host)
+    assert text in module.ui.testServerButton.toolTip and not module.ui.testServerButton.enabled
+    controller = work_on_sample(module)
     assert not click(controller) or not controller.workspace.hasPreview
-    assert text in window.ui.messageLabel.text
+    assert text in module.ui.messageLabel.text
     # Nothing was computed anywhere: not on this computer either.
     assert controller.device == "" and not controller.isWaiting
 
 
-def test_what_this_computer_lacks_does_not_matter_for_a_server(window: Any) -> None:
-    logic = window.widget.logic
+def test_what_this_computer_lacks_does_not_matter_for_a_server(module: Any) -> None:
+    logic = module.widget.logic
     logic.installer._missing = lambda: PACKAGES
     logic.installer._isComplete = False
     assert logic.missingPackages()
-    choose(window)
-    assert logic.missingPackages() == [] and window.ui.bannerFrame.isHidden()
-    window.ui.modelComboBox.setCurrentIndex(1)
+    choose(module)
+    assert logic.missingPackages() == [] and module.ui.bannerFrame.isHidden()
+    module.ui.modelComboBox.setCurrentIndex(1)
     assert logic.controller.modelProblem() == ""
-    window.ui.computerComboBox.setCurrentIndex(0)
-    assert not window.ui.bannerFrame.isHidden()
+    module.ui.computerComboBox.setCurrentIndex(0)
+    assert not module.ui.bannerFrame.isHidden()
     assert "not on this computer yet" in logic.controller.modelProblem()
 
 
 def test_another_computer_is_not_chosen_during_a_run_and_ends_the_worker_on_the_former_one(
-    window: Any,
+    module: Any,
 ) -> None:
     sessions: list[FakeSession] = []
 
@@ -131,17 +131,17 @@ def test_another_computer_is_not_chosen_during_a_run_and_ends_the_worker_on_the_
         sessions.append(FakeSession())
         return sessions[-1]
 
-    window.widget.logic.makeSession = make
-    controller = work_on_sample(window)
+    module.widget.logic.makeSession = make
+    controller = work_on_sample(module)
     assert click(controller)
     controller.wait(20)
     controller.propagate()
-    for widget in (window.ui.computerComboBox, window.ui.hostLineEdit, window.ui.remotePythonLineEdit):
+    for widget in (module.ui.computerComboBox, module.ui.hostLineEdit, module.ui.remotePythonLineEdit):
         assert not widget.enabled and "Cancel the propagation" in widget.toolTip
     controller.cancel()
     kept = controller.workspace.hasPreview
     prompts = controller.workspace.prompts
-    choose(window)
+    choose(module)
     assert sessions[0].isClosed and controller.workspace.hasPreview == kept
     assert controller.workspace.prompts == prompts
     assert click(controller)
@@ -149,7 +149,7 @@ def test_another_computer_is_not_chosen_during_a_run_and_ends_the_worker_on_the_
     assert len(sessions) == 2 and sessions[1].asked
 
 
-def test_where_it_computes_and_that_there_is_no_gpu_is_said(window: Any) -> None:
+def test_where_it_computes_and_that_there_is_no_gpu_is_said(module: Any) -> None:
     from SAM2PropagateLib.worker.remote import Remote
 
     def make() -> FakeSession:
@@ -157,19 +157,19 @@ def test_where_it_computes_and_that_there_is_no_gpu_is_said(window: Any) -> None
         session.remote, session.device = Remote("gpu1"), "cpu"
         return session
 
-    window.widget.logic.makeSession = make
-    choose(window)
-    controller = work_on_sample(window)
+    module.widget.logic.makeSession = make
+    choose(module)
+    controller = work_on_sample(module)
     assert click(controller)
     controller.wait(20)
-    assert window.ui.modelCollapsibleButton.text == "Model and computer: gpu1 (processor)"
-    assert "no GPU on gpu1" in window.ui.messageLabel.text
+    assert module.ui.modelCollapsibleButton.text == "Model and computer: gpu1 (processor)"
+    assert "no GPU on gpu1" in module.ui.messageLabel.text
 
 
-def test_the_install_command_is_shown_and_copied(window: Any, dialogs: ScriptedDialogs) -> None:
-    choose(window, "me@gpu1")
-    window.ui.installCommandButton.click()
-    assert dialogs.copied == installCommand("me@gpu1") in status(window)
+def test_the_install_command_is_shown_and_copied(module: Any, dialogs: ScriptedDialogs) -> None:
+    choose(module, "me@gpu1")
+    module.ui.installCommandButton.click()
+    assert dialogs.copied == installCommand("me@gpu1") in status(module)
     assert dialogs.copied.startswith('ssh me@gpu1 "python3 -m venv ~/.sam2propagate/env && ')
     for part in ("torch>=2.5.1", "safetensors", "sam2==1.1.0 --hash=sha256:", "sam2propagate @ git+https://"):
         assert part in dialogs.copied
@@ -202,40 +202,40 @@ def test_the_install_command_does_in_a_shell_what_it_is_to_do(sshd: Sshd) -> Non
     assert (sshd.home / ".sam2propagate" / "env" / "bin" / "pip").is_file()
 
 
-def polled(window: Any, seconds: float = 120.0) -> None:
-    jobs, end = window.widget.logic.server, time.monotonic() + seconds
+def polled(module: Any, seconds: float = 120.0) -> None:
+    jobs, end = module.widget.logic.server, time.monotonic() + seconds
     while jobs.isRunning and time.monotonic() < end:
         jobs.poll()
         time.sleep(0.01)
     assert not jobs.isRunning
 
 
-def test_a_server_is_tested_set_up_and_used(window: Any, dialogs: ScriptedDialogs, sshd: Sshd) -> None:
-    choose(window, HOST, sys.executable)
-    window.ui.testServerButton.click()
-    assert "Testing the connection" in status(window) and not window.ui.testServerButton.enabled
-    polled(window)
-    assert f"✗ SAM2 Propagate {own_version()} is not there. Copy the library there" in status(window)
-    assert "✓ Logged in on" in status(window) and "✓ PyTorch" in status(window)
+def test_a_server_is_tested_set_up_and_used(module: Any, dialogs: ScriptedDialogs, sshd: Sshd) -> None:
+    choose(module, HOST, sys.executable)
+    module.ui.testServerButton.click()
+    assert "Testing the connection" in status(module) and not module.ui.testServerButton.enabled
+    polled(module)
+    assert f"✗ SAM2 Propagate {own_version()} is not there. Copy the library there" in status(module)
+    assert "✓ Logged in on" in status(module) and "✓ PyTorch" in status(module)
 
     dialogs.answer = False
-    window.ui.copyLibraryButton.click()
-    assert not window.widget.logic.server.isRunning and "~/.sam2propagate" in dialogs.asked[-1]
+    module.ui.copyLibraryButton.click()
+    assert not module.widget.logic.server.isRunning and "~/.sam2propagate" in dialogs.asked[-1]
     assert list(sshd.home.iterdir()) == []
     dialogs.answer = True
-    window.ui.copyLibraryButton.click()
-    assert window.ui.copyLibraryButton.text == "Cancel copy"
-    polled(window)
-    assert status(window).startswith("Copied, and checked by SHA-256.") and "✗" not in status(window)
-    assert window.ui.copyLibraryButton.text == "Copy library …"
+    module.ui.copyLibraryButton.click()
+    assert module.ui.copyLibraryButton.text == "Cancel copy"
+    polled(module)
+    assert status(module).startswith("Copied, and checked by SHA-256.") and "✗" not in status(module)
+    assert module.ui.copyLibraryButton.text == "Copy library …"
 
-    controller = work_on_sample(window)
+    controller = work_on_sample(module)
     assert click(controller)
     controller.wait(120)
-    assert controller.workspace.hasPreview, window.ui.messageLabel.text
-    assert f"Model and computer: {HOST} (" in window.ui.modelCollapsibleButton.text
-    assert f"running on {HOST}" in window.ui.workerStatusLabel.text
+    assert controller.workspace.hasPreview, module.ui.messageLabel.text
+    assert f"Model and computer: {HOST} (" in module.ui.modelCollapsibleButton.text
+    assert f"running on {HOST}" in module.ui.workerStatusLabel.text
     # Back on this computer, the worker there ends.
-    window.ui.computerComboBox.setCurrentIndex(0)
+    module.ui.computerComboBox.setCurrentIndex(0)
     assert soon(lambda: not sshd.processes, 30)
     assert controller.workspace.hasPreview

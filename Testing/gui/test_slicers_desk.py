@@ -127,8 +127,8 @@ class Layout:
 
 
 @pytest.fixture
-def layout(window_modules: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Layout]:
-    one = Layout(window_modules)
+def layout(stand_ins: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Layout]:
+    one = Layout(stand_ins)
     slicer.app.__dict__["_standin_layout"] = one.manager
     monkeypatch.setattr(type(slicer.app), "processEvents", lambda self, *_: one.processEvents())
     yield one
@@ -187,7 +187,7 @@ def test_a_view_test_at_slicers_desk(layout: Layout, annotations: Any, case: Any
     assert [view.size for view in layout.views.values()] == list(SIZES)
 
 
-def test_without_a_main_window_the_view_tests_say_why_they_are_skipped(window_modules: Any) -> None:
+def test_without_a_main_window_the_view_tests_say_why_they_are_skipped(stand_ins: Any) -> None:
     assert slicer.app.layoutManager() is None
     with pytest.raises(unittest.SkipTest, match="main window"):
         SlicerDesk().openView()
@@ -195,9 +195,9 @@ def test_without_a_main_window_the_view_tests_say_why_they_are_skipped(window_mo
 
 def test_the_cancel_test_at_slicers_desk(layout: Layout) -> None:
     """With the module's own logic: its timer takes what the real worker sends."""
-    from Headless.slicer_modules import ModuleWindow
+    from Headless.slicer_modules import ModuleInSlicer
 
-    module = ModuleWindow(MODULE_FILE)
+    module = ModuleInSlicer(MODULE_FILE)
     try:
         name = "test_cancelEndsTheRunAndTheNextOneGoesOnFromThere"
         run(SAM2PropagateFlowTest.SAM2PropagateFlowTest(name))

@@ -16,8 +16,8 @@ from Testing.gui.test_panel import Desk
 
 
 @pytest.fixture
-def desk(window: Any) -> Desk:
-    made = Desk(window)
+def desk(module: Any) -> Desk:
+    made = Desk(module)
     made.load()
     return made
 
@@ -42,7 +42,7 @@ def test_prompts_and_their_folder_go_with_the_segmentation(desk: Desk, isEntered
     desk.click(4, "negative")
     assert len(names("vtkMRMLMarkupsFiducialNode")) == 3 and len(folders()) == 1
     if isEntered != "in view":
-        desk.window.exit()
+        desk.module.exit()
     slicer.mrmlScene.RemoveNode(desk.segmentation)
     assert slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode") == [theirs]
     assert folders() == []
@@ -57,7 +57,7 @@ def test_nothing_is_promised_of_the_preview_of_a_segmentation_that_was_removed(d
     assert "choose both again" not in desk.ui.messageLabel.text
 
 
-def test_prompts_are_called_as_their_segment_is(desk: Desk, window_modules: Any, tmp_path: Any) -> None:
+def test_prompts_are_called_as_their_segment_is(desk: Desk, stand_ins: Any, tmp_path: Any) -> None:
     segment = desk.segmentation.GetSegmentation().GetSegment(desk.controller.segmentID)
     desk.click()
     desk.click(4, "negative")
@@ -71,9 +71,9 @@ def test_prompts_are_called_as_their_segment_is(desk: Desk, window_modules: Any,
     positive.SetName("mine")
     segment.SetName("spleen")
     assert names("vtkMRMLMarkupsFiducialNode") == ["mine", "spleen negative clicks"]
-    window_modules.saveScene(tmp_path / "scene.mrb")
+    stand_ins.saveScene(tmp_path / "scene.mrb")
     slicer.mrmlScene.Clear(False)
-    window_modules.loadScene(tmp_path / "scene.mrb")
+    stand_ins.loadScene(tmp_path / "scene.mrb")
     node = desk.controller.segmentationNode
     node.GetSegmentation().GetNthSegment(0).SetName("kidney")
     assert names("vtkMRMLMarkupsFiducialNode") == ["kidney negative clicks", "mine"]
@@ -90,7 +90,7 @@ def test_the_folder_of_prompts_follows_the_segmentations_name(desk: Desk) -> Non
 def test_the_panel_keeps_its_width_when_an_effect_is_wider(desk: Desk) -> None:
     from PySide6 import QtCore
 
-    panel, editor = desk.window.panel, desk.ui.segmentEditor
+    panel, editor = desk.module.panel, desk.ui.segmentEditor
     desk.ui.editCollapsibleButton.collapsed = False
     panel.resize(390, 1200)
     panel.show()
@@ -148,7 +148,7 @@ def test_everything_that_the_worker_imports_is_looked_for() -> None:
 
 def test_what_is_being_drawn_is_taken_back_when_another_application_takes_the_mouse(desk: Desk) -> None:
     taken: list[bool] = []
-    views = desk.window.widget.views
+    views = desk.module.widget.views
     views.cancelDrag = lambda: taken.append(True)
     state = type(slicer.app.applicationState())
     slicer.app.applicationStateChanged.emit(state.ApplicationActive)

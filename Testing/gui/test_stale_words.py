@@ -12,8 +12,8 @@ from Testing.gui.test_panel import Desk
 
 
 @pytest.fixture
-def desk(window: Any) -> Desk:
-    made = Desk(window)
+def desk(module: Any) -> Desk:
+    made = Desk(module)
     made.load()
     return made
 

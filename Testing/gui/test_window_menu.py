@@ -12,13 +12,13 @@ from Headless.boot import boot
 from Headless.scenes import addVolume
 from SAM2PropagateLib.frames.window import PRESETS
 from SAM2PropagateLib.scene.volume import displayWindow
+from Testing.gui.test_module import load_sample
 from Testing.gui.test_panel import Desk
-from Testing.gui.test_window import load_sample
 
 
 @pytest.fixture
-def desk(window: Any) -> Desk:
-    return Desk(window)
+def desk(module: Any) -> Desk:
+    return Desk(module)
 
 
 def mr() -> Any:
@@ -39,7 +39,7 @@ def window(volume: Any) -> tuple[float, float]:
     return display.GetWindow(), display.GetLevel()
 
 
-def test_a_ct_is_offered_soft_tissue_once(desk: Desk, window_modules: Any, tmp_path: Any) -> None:
+def test_a_ct_is_offered_soft_tissue_once(desk: Desk, stand_ins: Any, tmp_path: Any) -> None:
     volume = load_sample()
     assert volume.GetDisplayNode().GetAutoWindowLevel() and window(volume)[0] > 800
     before = window(volume)
@@ -53,9 +53,9 @@ def test_a_ct_is_offered_soft_tissue_once(desk: Desk, window_modules: Any, tmp_p
     assert (displayWindow(volume).width, displayWindow(volume).level) == (400.0, 40.0)
     choose(desk, "automatic")
     assert window(volume) == before and not offered(desk), "it was answered"
-    window_modules.saveScene(tmp_path / "scene.mrb")
+    stand_ins.saveScene(tmp_path / "scene.mrb")
     slicer.mrmlScene.Clear(False)
-    window_modules.loadScene(tmp_path / "scene.mrb")
+    stand_ins.loadScene(tmp_path / "scene.mrb")
     assert desk.ui.volumeSelector.currentNode().GetDisplayNode().GetAutoWindowLevel()
     assert not offered(desk), "also in the saved scene"
 

@@ -132,9 +132,9 @@ forbidden = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.f
 events = []
 sys.addaudithook(lambda event, found: event.startswith(forbidden) and events.append(event + repr(found)))
 with qt_standins.installed(), slicer_modules.installed():
-    window = slicer_modules.ModuleWindow(Path(root) / "SAM2Propagate" / "SAM2Propagate.py").open()
-    window.exit(); window.enter()
-    window.close()
+    module = slicer_modules.ModuleInSlicer(Path(root) / "SAM2Propagate" / "SAM2Propagate.py").open()
+    module.exit(); module.enter()
+    module.close()
 events += [name for name in sys.modules if name.partition(".")[0] in ("torch", "sam2", "hydra", "pip")]
 print("EVENTS", events)
 """

@@ -105,14 +105,14 @@ def test_a_frame_brings_its_mask() -> None:
 
 def test_a_note_is_translated_where_it_arrives() -> None:
     template = "The model sees {count} edges."
-    note = texts.Remembered(template, template, "engine/keys.py").format(count=2)
+    note = texts.Text(template, "engine/keyframes.py").format(count=2)
     message = over_the_wire(
         FrameEvent(2, "ct", "a", 4, "preview", 1.0, 9.0, 0.0, pack(MASK), None, note).message()
     )
-    assert parse_event(message).note == "The model sees 2 edges."  # type: ignore[attr-defined]
+    assert str(parse_event(message).note) == "The model sees 2 edges."  # type: ignore[attr-defined]
     texts.set_translator(lambda text, file: "Zwei Kanten: {count}." if text == template else text)
     try:
-        assert parse_event(message).note == "Zwei Kanten: 2."  # type: ignore[attr-defined]
+        assert str(parse_event(message).note) == "Zwei Kanten: 2."  # type: ignore[attr-defined]
     finally:
         texts.set_translator(None)
 
@@ -123,7 +123,7 @@ def test_a_frame_of_an_older_worker_has_no_note() -> None:
     assert parse_event(message).note == ""  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("note", ["text", {}, {"text": ""}, {"text": 5}, 3])
+@pytest.mark.parametrize("note", [[], {}, {"text": "Words."}, {"template": 5}, 3])
 def test_bad_notes_are_refused(note: Any) -> None:
     message = EVENT_EXAMPLES[3].message()
     with pytest.raises(WireError):

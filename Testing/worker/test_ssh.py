@@ -129,7 +129,7 @@ def test_a_large_volume_is_sent_once_and_tells_how_far_it_is(sshd: Sshd) -> None
         assert opened.state == "done", opened.error
         done = [event.done for event in told]
         assert done == sorted(done) and done[-1] == told[-1].total > 1 << 20
-        assert HOST in told[-1].text
+        assert HOST in str(told[-1].text)
         before = session._client._worker.transport.activity  # type: ignore[union-attr]
         other = session.open_volume("i", array, geometry, axis=0, window=WINDOW, voxels_of="k")
         assert session.wait(other, 60) and other.state == "done"
@@ -221,7 +221,7 @@ def test_every_thing_that_is_missing_there_has_its_sentence(sshd: Sshd, tmp_path
     ("file", "old", "new", "code"),
     [
         ("__init__.py", '__version__ = "', '__version__ = "9', "version_mismatch"),
-        ("engine/keys.py", "\n", "\n\n", "version_mismatch"),
+        ("engine/keyframes.py", "\n", "\n\n", "version_mismatch"),
         ("worker/messages.py", "PROTOCOL_VERSION = ", "PROTOCOL_VERSION = 9", "protocol_mismatch"),
     ],
 )

@@ -16,12 +16,15 @@ from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, worker_command
 from SAM2PropagateLib.worker.messages import ErrorEvent, LoadModel, ProgressEvent, parse_event
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
-from SAM2PropagateLib.worker.wire import Message
+from SAM2PropagateLib.worker.wire import Message, WireError
 from Testing.worker.helpers import ready_session
 
 LIBRARY = LIBRARY_FOLDER / "SAM2PropagateLib"
 WORDS = {
-    ("prompts/resolve.py", "Nothing says where segment “{segment}” is."): "Wo „{segment}“ ist, sagt nichts.",
+    (
+        "prompts/resolve.py",
+        "No prompt shows where segment “{segment}” is.",
+    ): "Wo „{segment}“ ist, sagt nichts.",
     # Two that do not fit.
     ("worker/server.py", 'Segment "{segment}" has no prompt on slice {number}.'): "„{segmento}“",
     ("worker/server.py", "Click on the structure there, or draw a box around it."): "{Klick}",
@@ -69,7 +72,7 @@ def test_errors_are_translated_at_the_client_alone(german: None, tmp_path: Path)
     assert said_of_a_run_and_a_preview(tmp_path) == [german_run, preview]
     texts.set_translator(None)
     assert said_of_a_run_and_a_preview(tmp_path) == [
-        ("Nothing says where segment “{liver}” is.", run_hint),
+        ("No prompt shows where segment “{liver}” is.", run_hint),
         (
             'Segment "liver" has no prompt on slice 4.',
             "Click on the structure there, or draw a box around it.",
@@ -84,7 +87,7 @@ def test_the_real_worker_is_translated_too(german: None, tmp_path: Path) -> None
         call = session.load_model(LoadModel(name="sam2propagate_tiny", device="abacus"))
 
         def hear(update: Any) -> None:
-            heard.extend([update.event.text] if isinstance(update.event, ProgressEvent) else [])
+            heard.extend([str(update.event.text)] if isinstance(update.event, ProgressEvent) else [])
 
         assert session.wait(call, 120.0, hear), session.log
     assert heard == ["PyTorch startet", "Checking the model's file", "Loading the model"]
@@ -93,8 +96,8 @@ def test_the_real_worker_is_translated_too(german: None, tmp_path: Path) -> None
     assert call.error.hint.startswith("Zur Wahl: auto, ") and call.error.hint.endswith("cpu.")
 
 
-def error_event(**parts: Any) -> SAM2PropagateError:
-    values = {"code": "code", "sentence": "Plain.", "hint": "Hint.", "kind": "failure", **parts}
+def error_event(**words: Any) -> SAM2PropagateError:
+    values = {"code": "code", "sentence": "Plain.", "hint": "Hint.", "kind": "failure", **words}
     event = parse_event(Message({"type": "error", "request": 1, "error": values}))
     assert isinstance(event, ErrorEvent)
     return event.error
@@ -102,7 +105,6 @@ def error_event(**parts: Any) -> SAM2PropagateError:
 
 BROKEN: list[Any] = [
     None,
-    "text",
     [1],
     {"template": "Starting {x.__class__}", "file": "worker/engine_adapter.py", "values": {"x": 1}},
     {"template": "Starting PyTorch", "file": "../worker/engine_adapter.py", "values": {}},
@@ -110,13 +112,13 @@ BROKEN: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("parts", BROKEN)
-def test_broken_parts_leave_the_plain_text(german: None, parts: Any) -> None:
-    error = error_event(parts={"sentence": parts, "hint": parts})
-    assert (error.sentence, error.hint) == ("Plain.", "Hint.")
-    assert error_event(parts=parts).sentence == "Plain."
-    event = parse_event(Message({"type": "progress", "request": 1, "text": "Plain", "parts": parts}))
-    assert isinstance(event, ProgressEvent) and event.text == "Plain"
+@pytest.mark.parametrize("words", BROKEN)
+def test_broken_words_are_a_broken_protocol(german: None, words: Any) -> None:
+    for name in ("sentence", "hint"):
+        with pytest.raises(WireError, match="does not say what is wrong"):
+            error_event(**{name: words})
+    with pytest.raises(WireError, match="text"):
+        parse_event(Message({"type": "progress", "request": 1, "text": words}))
 
 
 def test_texts_within_texts_and_numbers_arrive(german: None) -> None:
@@ -130,10 +132,12 @@ def test_texts_within_texts_and_numbers_arrive(german: None) -> None:
             "why": {"template": why, "file": "engine/build.py", "values": {"needed": 3.2, "free": 1}},
         },
     }
-    error = error_event(parts={"sentence": sentence})
+    error = error_event(sentence=sentence)
     assert error.sentence == "„{tiny}“ passt nicht auf cpu: 1 GiB frei, 3 GiB nötig."
     assert error.hint == "Hint."
 
 
-def test_a_worker_without_parts_is_understood(german: None) -> None:
+def test_plain_words_are_shown_as_they_are(german: None) -> None:
     assert str(error_event()) == "Plain. Hint."
+    old = error_event(parts={"sentence": {"template": "Starting PyTorch"}})
+    assert str(old) == "Plain. Hint.", "how a worker of protocol 5 said it"

@@ -11,7 +11,7 @@ from SAM2PropagateLib.app import keyframes, rules
 from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
 from SAM2PropagateLib.app.turns import Work
-from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.app.workspace import Merged, Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.place import mask_at
@@ -137,7 +137,7 @@ class Applying:
             left = workspace.prepareKept(_Few(_PACKED_AT_ONCE))
             yield False
 
-    def workingOut(self, only: Callable[[], Set[Key] | None]) -> Generator[bool, None, Ahead | None]:
+    def workingOut(self, only: Callable[[], Set[SegmentFrame] | None]) -> Generator[bool, None, Ahead | None]:
         """Works out a `commit` that comes next, a little at a time; None if there is nothing to write, or it
         is going to fail.
 
@@ -168,17 +168,17 @@ class Applying:
         workspace = self._selection.require()
         with self._steps.step(_("discard preview")):
             for segmentID in workspace.segmentIDs:
-                workspace.memory.dropPreview(segmentID)
+                workspace.keptFacts.dropPreview(segmentID)
                 if workspace.previewFrames(segmentID):
                     workspace.undone.add(segmentID)
                     workspace.preview.clear(segmentID)
-            workspace.memory.save()
+            workspace.keptFacts.save()
         self._changed.emit(None)
 
     def commit(
         self,
-        only: Set[Key] | None,
-        merged: Mapping[Key, FrameDetail] | None = None,
+        only: Set[SegmentFrame] | None,
+        merged: Mapping[SegmentFrame, FrameDetail] | None = None,
         ahead: Ahead | None = None,
         tells: bool = True,
     ) -> CommitSummary | None:
@@ -222,10 +222,10 @@ class Applying:
             self._isWriting = False
         for segmentID, frames in masks.items():
             workspace.takeOut(segmentID, frames)
-            workspace.memory.apply(segmentID, frames)
+            workspace.keptFacts.apply(segmentID, frames)
         workspace.preview.refresh()
         workspace.remember(masks, openEdits)
-        workspace.memory.save()
+        workspace.keptFacts.save()
         self._written = summary
         if self._running.isOn or not tells:
             # Else it is kept with `changed`: what is in the segment must not come back over it.
@@ -248,8 +248,8 @@ class Applying:
     def _gather(
         self,
         workspace: Workspace,
-        only: Set[Key] | None,
-        merged: Mapping[Key, FrameDetail] | None = None,
+        only: Set[SegmentFrame] | None,
+        merged: Mapping[SegmentFrame, FrameDetail] | None = None,
     ) -> _Gathered:
         """The frames of the preview that are to be written; for the arguments see `commit`."""
         preview, masks, details = workspace.preview, {}, {}
@@ -372,7 +372,7 @@ class Applying:
 
     def _withEdits(
         self, workspace: Workspace, merged: Mapping[str, Mapping[int, Merged]]
-    ) -> dict[Key, FrameDetail]:
+    ) -> dict[SegmentFrame, FrameDetail]:
         """Puts what the user edited under the preview into it, and makes keyframes of it; where that was."""
         geometry, axis = workspace.geometry, workspace.axis
         frames = {

@@ -111,10 +111,10 @@ class Arrivals:
         else:
             workspace.underlay.arrived(key)
         facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score)
-        workspace.memory.putPreview(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
+        workspace.keptFacts.putPreview(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
         self._messages.answered(call)
         if event.note and isinstance(call, PreviewCall):
-            self._messages.sayForNow("info", event.note, "stroke_kept")
+            self._messages.sayForNow("info", str(event.note), "stroke_kept")
         self._frameArrived.emit(FrameArrived(event.segment, event.frame, event.kind, event.doubt))
         return True
 

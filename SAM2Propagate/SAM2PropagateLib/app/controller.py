@@ -1,4 +1,4 @@
-"""The module's work, to be driven from its window or from a script: prompts, previews, runs, applying.
+"""The module's work, to be driven from its panel or from a script: prompts, previews, runs, applying.
 
 Nothing here waits: what the worker is asked for comes back through `poll`, which a timer calls while an
 answer is awaited (`Ticker`). A caller without a timer uses `wait`.

@@ -17,7 +17,7 @@ WriterMaker = Callable[[Any, Any], SegmentWriter]
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user has chosen; the window keeps it in the scene's parameter node.
+    """What the user has chosen; the panel keeps it in the scene's parameter node.
 
     Attributes:
         run: how a run is carried out.

@@ -135,7 +135,7 @@ class Lifetime:
         hasKept = False
         if workspace.isInScene and keepsPreview:
             hasKept = workspace.keepPreview()
-            workspace.memory.save()
+            workspace.keptFacts.save()
         workspace.close()
         self._worker.forgetVolume(workspace.volumeID)
         if ended is not None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from SAM2PropagateLib.app.memory import AllFacts
-from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.app.kept_facts import AllFacts
+from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.prompts.values import PromptSet
 
 Histories = dict[str, dict[str, frozenset[str]]]
@@ -43,8 +43,8 @@ class Moment:
     said: Said | None = None
     masks: int | None = None
     known: Known | None = None
-    preview: Mapping[Key, Record | None] = field(default_factory=dict)
-    asked: frozenset[Key] = frozenset()
+    preview: Mapping[SegmentFrame, Record | None] = field(default_factory=dict)
+    asked: frozenset[SegmentFrame] = frozenset()
     axis: int | None = None
 
     @property

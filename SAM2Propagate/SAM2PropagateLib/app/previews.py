@@ -8,7 +8,7 @@ from SAM2PropagateLib.app import keyframes
 from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
-from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.app.worker_link import WorkerLink
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.prompts.values import PromptSet, SegmentPrompts
@@ -38,9 +38,9 @@ class Previews:
         self._worker = worker
         self._running = shared.running
         self._applying = applying
-        self._calls: dict[Key, PreviewCall] = {}
+        self._calls: dict[SegmentFrame, PreviewCall] = {}
         # Those that went with a worker: asked for again with the next one.
-        self._lost: set[Key] = set()
+        self._lost: set[SegmentFrame] = set()
 
     # --- what is asked
 
@@ -98,7 +98,7 @@ class Previews:
             # Nothing will write on them any more: what was locked is what was shown.
             self._applying.commit(accepted)
 
-    def forget(self, keys: Collection[Key]) -> None:
+    def forget(self, keys: Collection[SegmentFrame]) -> None:
         """What was asked for these frames, or a run finds for them, is not wanted any more."""
         self._running.overtake(keys)
         self._lost.difference_update(keys)
@@ -111,7 +111,7 @@ class Previews:
         if frame in workspace.previewFrames(segmentID):
             workspace.preview.erase(segmentID, frame)
             workspace.undone.add(segmentID)
-        workspace.memory.dropPreview(segmentID, frame)
+        workspace.keptFacts.dropPreview(segmentID, frame)
 
     def _ask(self, segmentID: str, frame: int, said: SegmentPrompts) -> None:
         workspace = self._selection.require()
@@ -144,11 +144,11 @@ class Previews:
     # --- what is awaited
 
     @property
-    def waiting(self) -> set[Key]:
+    def waiting(self) -> set[SegmentFrame]:
         """The frames whose previews have not come yet."""
         return {key for key, call in self._calls.items() if not call.is_finished}
 
-    def expects(self, call: Call | None, key: Key) -> bool:
+    def expects(self, call: Call | None, key: SegmentFrame) -> bool:
         """Whether what this call found for a frame is still wanted."""
         return self._calls.get(key) is call
 

@@ -178,7 +178,7 @@ class PromptChanges:
         """Has previews follow a change that is in the scene."""
         for segmentID, frames in changed.items():
             self._previews.follow(segmentID, frames)
-        self._selection.require().memory.save()
+        self._selection.require().keptFacts.save()
 
     def _refusal(self, old: SegmentPrompts, new: SegmentPrompts) -> str:
         """Why a change of a segment's prompts cannot be; "" if it can."""
@@ -201,7 +201,7 @@ class PromptChanges:
                 return _("Draw boxes in the {plane} views; propagation runs along {plane} slices.").format(
                     plane=plane
                 )
-            if isinstance(prompt, Lasso) and (why := _whyNoLasso(prompt, geometry, axis, plane)):
+            if isinstance(prompt, Lasso) and (why := _whyNoLasso(prompt, geometry, axis, str(plane))):
                 return why
             if held := frames & locked:
                 return _locked(min(held))
@@ -254,7 +254,7 @@ class PromptChanges:
             if mark.id not in known and mark.id in frames:
                 said = keyframes.withoutMasks(said, frames[mark.id], geometry, axis)
                 said = _withoutPrompts(said, frames[mark.id], geometry, axis)
-        return keyframes.withoutIdleMasks(said, workspace.memory.history(said.segment), geometry, axis)
+        return keyframes.withoutIdleMasks(said, workspace.keptFacts.history(said.segment), geometry, axis)
 
     def _freshFrames(self, one: Prompt, before: Prompt | None) -> frozenset[int]:
         """The frames on which a prompt speaks and did not before."""
@@ -278,7 +278,7 @@ class PromptChanges:
         adopted = workspace.spoken.adoptEdit(others, frame)
         if adopted is not others:
             return replace(said, masks=adopted.masks)
-        counting = keyframes.speaking(others, workspace.memory.history(said.segment), geometry, axis)
+        counting = keyframes.speaking(others, workspace.keptFacts.history(said.segment), geometry, axis)
         if frame in keyframes.everyFrame(keyframes.placed(counting), geometry, axis):
             return said
         mask = workspace.maskToCorrect(said.segment, frame)

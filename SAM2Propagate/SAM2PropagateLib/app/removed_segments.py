@@ -56,7 +56,7 @@ class RemovedSegments:
         isEmpty = not workspace.tracker.snapshot(segmentID).voxels.any()
         if gone.hadVoxels and isEmpty:
             workspace.markups.remove(segmentID)
-            workspace.memory.forget(segmentID)
+            workspace.keptFacts.forget(segmentID)
             workspace.windows.forget(segmentID)
             # The worker knows the ID, too.
             workspace.undone.add(segmentID)

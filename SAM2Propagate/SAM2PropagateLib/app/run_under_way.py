@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 
 from SAM2PropagateLib.app.moment import Record
-from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.scene.kept_preview import isSameFrame
 from SAM2PropagateLib.worker.calls import Call, Run
 
@@ -23,11 +23,11 @@ class StartedRun:
 
     call: Run
     segmentIDs: tuple[str, ...]
-    overtaken: set[Key] = field(default_factory=set)
-    frames: set[Key] = field(default_factory=set)
-    seen: dict[Key, list[Record]] = field(default_factory=dict)
+    overtaken: set[SegmentFrame] = field(default_factory=set)
+    frames: set[SegmentFrame] = field(default_factory=set)
+    seen: dict[SegmentFrame, list[Record]] = field(default_factory=dict)
 
-    def found(self, key: Key, record: Record | None) -> bool:
+    def found(self, key: SegmentFrame, record: Record | None) -> bool:
         """Whether a frame of the preview is as the run found it, and was seen so."""
         return record is not None and any(isSameFrame(one, record) for one in self.seen.get(key, ()))
 
@@ -54,12 +54,12 @@ class RunUnderWay:
         return self._run.segmentIDs if self._run is not None else ()
 
     @property
-    def frames(self) -> Set[Key]:
+    def frames(self) -> Set[SegmentFrame]:
         """The frames that have arrived."""
         return self._run.frames if self._run is not None else frozenset()
 
     @property
-    def overtaken(self) -> Set[Key]:
+    def overtaken(self) -> Set[SegmentFrame]:
         """The frames on which the user spoke since it began."""
         return self._run.overtaken if self._run is not None else frozenset()
 
@@ -76,16 +76,16 @@ class RunUnderWay:
         """Whether this call is the run."""
         return self._run is not None and call is self._run.call
 
-    def expects(self, call: Call | None, key: Key) -> bool:
+    def expects(self, call: Call | None, key: SegmentFrame) -> bool:
         """Whether a mask that this call found is of the run, and not out of date."""
         return self._run is not None and call is self._run.call and key not in self._run.overtaken
 
-    def arrived(self, key: Key) -> None:
+    def arrived(self, key: SegmentFrame) -> None:
         """A mask of the run is taken."""
         if self._run is not None:
             self._run.frames.add(key)
 
-    def see(self, preview: Mapping[Key, Record]) -> None:
+    def see(self, preview: Mapping[SegmentFrame, Record]) -> None:
         """Something is about to be done, and this is the preview before it."""
         run = self._run
         if run is None:
@@ -94,7 +94,7 @@ class RunUnderWay:
             if not run.found(key, preview[key]):
                 run.seen.setdefault(key, []).append(preview[key])
 
-    def regain(self, preview: Mapping[Key, Record | None]) -> None:
+    def regain(self, preview: Mapping[SegmentFrame, Record | None]) -> None:
         """These frames are as they were at an earlier moment: what the run found is up to date again where it
         is what they show.
         """
@@ -102,7 +102,7 @@ class RunUnderWay:
             current = {key for key, record in preview.items() if self._run.found(key, record)}
             self._run.overtaken.difference_update(current)
 
-    def overtake(self, keys: Collection[Key]) -> None:
+    def overtake(self, keys: Collection[SegmentFrame]) -> None:
         """The user spoke on these frames; without a run that changes nothing."""
         if self._run is not None:
             self._run.overtaken.update(keys)

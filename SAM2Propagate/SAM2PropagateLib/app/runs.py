@@ -17,7 +17,7 @@ from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.situation import Situation
 from SAM2PropagateLib.app.steps import Made
 from SAM2PropagateLib.app.turns import Work
-from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.app.worker_link import WorkerLink
 from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
@@ -192,7 +192,7 @@ class Runs:
                     applied = self._applying.commit(frames, ahead=ahead, tells=False) is not None
                     self._tellOfOvertaken(workspace, run.overtaken)
             workspace.underlay.end()
-            workspace.memory.save()
+            workspace.keptFacts.save()
         self._finished.emit(RunEnd(state, run.segmentIDs, len(run.frames), applied))
 
     def _stepOf(self, run: StartedRun, workspace: Workspace) -> AbstractContextManager[Made | None]:
@@ -249,7 +249,7 @@ class Runs:
                 "moved_apart",
             )
 
-    def _tellOfOvertaken(self, workspace: Workspace, frames: Set[Key]) -> None:
+    def _tellOfOvertaken(self, workspace: Workspace, frames: Set[SegmentFrame]) -> None:
         """Frames on which the user spoke during a run that has been applied: the segment lacks them."""
         waiting = self._previews.waiting
         count = sum(key[1] in workspace.previewFrames(key[0]) or key in waiting for key in frames)
@@ -263,7 +263,7 @@ class Runs:
         self._messages.say("info", text.format(count=count), "newer_prompts")
 
 
-def _withoutRun(moment: Moment, run: StartedRun, before: Mapping[Key, Record]) -> Moment:
+def _withoutRun(moment: Moment, run: StartedRun, before: Mapping[SegmentFrame, Record]) -> Moment:
     """A moment during a run, as it would have been without the run: with what was in the preview before."""
     found = {key for key, record in moment.preview.items() if run.found(key, record)}
     if not found:

@@ -155,7 +155,7 @@ def _stripOf(workspace: Workspace, segmentID: str) -> SliceStrip:
         inRange = range(resolved.first, resolved.last + 1)
     return strip(
         geometry.frame_count(axis),
-        workspace.memory.facts(segmentID, geometry, axis),
+        workspace.keptFacts.facts(segmentID, geometry, axis),
         keyframes=keyframes.everyFrame(spoken, geometry, axis),
         edited=frozenset(own),
         absent=absent,

@@ -73,7 +73,7 @@ class Spoken:
         if wanted != held:
             self._workspace.markups.write(wanted)
             wanted = self._workspace.markups.read()
-            self._workspace.memory.save()
+            self._workspace.keptFacts.save()
         self.prompts = wanted
 
     def _present(self, prompts: PromptSet) -> PromptSet:
@@ -93,12 +93,12 @@ class Spoken:
     def effective(self, segmentID: str) -> SegmentPrompts:
         """What a worker is to be told of a segment; clicks in the order in which they were made."""
         said = self.prompts.segment(segmentID)
-        self._workspace.memory.note(segmentID, [click.id for click in said.clicks])
-        order = self._workspace.memory.orders[segmentID]
+        self._workspace.keptFacts.note(segmentID, [click.id for click in said.clicks])
+        order = self._workspace.keptFacts.orders[segmentID]
         clicks = tuple(sorted(said.clicks, key=lambda click: order.index(click.id)))
         return keyframes.effective(
             replace(said, clicks=clicks),
-            self._workspace.memory.history(segmentID),
+            self._workspace.keptFacts.history(segmentID),
             lambda frame: self._workspace.maskNow(segmentID, frame),
             self._geometry,
             self._axis,
@@ -108,7 +108,7 @@ class Spoken:
         """The prompts of a segment that count, without looking at masks."""
         return keyframes.speaking(
             self.prompts.segment(segmentID),
-            self._workspace.memory.history(segmentID),
+            self._workspace.keptFacts.history(segmentID),
             self._geometry,
             self._axis,
         )
@@ -164,7 +164,7 @@ class Spoken:
         before = frozenset(
             one.id for one in keyframes.drawn(said) if frame in keyframes.everyFrameOf(one, geometry, axis)
         )
-        self._workspace.memory.setHistory(said.segment, mask.id, before)
+        self._workspace.keptFacts.setHistory(said.segment, mask.id, before)
         return keyframes.withMask(said, mask, self._geometry, self._axis)
 
     def renewEdited(self, frames: Collection[tuple[str, int]]) -> None:
@@ -191,14 +191,14 @@ class Spoken:
     @property
     def said(self) -> Said:
         """The prompts as they are now, for `restoreSaid`."""
-        return self.prompts, {name: dict(one) for name, one in self._workspace.memory.histories.items()}
+        return self.prompts, {name: dict(one) for name, one in self._workspace.keptFacts.histories.items()}
 
     def restoreSaid(self, said: Said) -> None:
         """Makes the scene hold these prompts, of the segments that there still are."""
         prompts, histories = said
-        self._workspace.memory.histories = {name: dict(one) for name, one in histories.items()}
+        self._workspace.keptFacts.histories = {name: dict(one) for name, one in histories.items()}
         self.restore(prompts)
-        self._workspace.memory.save()
+        self._workspace.keptFacts.save()
 
 
 def _isSame(mask: MaskPrompt, other: MaskPrompt) -> bool:

@@ -15,7 +15,7 @@ from SAM2PropagateLib.app.moment import Known, Moment, Record, Said
 from SAM2PropagateLib.app.run_under_way import RunUnderWay
 from SAM2PropagateLib.app.selection import Selection
 from SAM2PropagateLib.app.turns import Turns
-from SAM2PropagateLib.app.underlay import Key
+from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.scene import states
@@ -39,8 +39,8 @@ class WorkState:
     said: Said
     masks: int
     known: Known
-    preview: Mapping[Key, Record]
-    asked: frozenset[Key]
+    preview: Mapping[SegmentFrame, Record]
+    asked: frozenset[SegmentFrame]
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Steps:
         return WorkState(
             workspace.spoken.said,
             workspace.states.at,
-            Known(workspace.tracker.record, workspace.memory.allApplied),
+            Known(workspace.tracker.record, workspace.keptFacts.allApplied),
             preview,
             frozenset(workspace.underlay.asked),
         )
@@ -102,7 +102,7 @@ class Steps:
         name: str,
         *,
         said: PromptSet | None = None,
-        preview: Mapping[Key, Record | None] | None = None,
+        preview: Mapping[SegmentFrame, Record | None] | None = None,
         onto: Made | None = None,
     ) -> Iterator[Made | None]:
         """Makes one step of what is done within; part of the outer one if it is within another.

@@ -37,7 +37,7 @@ ACTION_KEYS = (PROPAGATE_KEY, NEXT_DOUBTFUL_KEY, ADD_SEGMENT_KEY)
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool as the window shows it.
+    """A tool as the panel shows it.
 
     Attributes:
         name: one of `TOOLS`. key: presses it while a slice view has the focus. title, help: for the user.

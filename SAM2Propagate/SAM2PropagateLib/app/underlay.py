@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from SAM2PropagateLib.scene.edits import Snapshot
 
-Key = tuple[str, int]
+SegmentFrame = tuple[str, int]
 """A segment's ID and a frame."""
 
 
@@ -23,13 +23,13 @@ class Underlay:
 
     def __init__(self, snapshot: Callable[[str], Snapshot]) -> None:
         self._snapshot = snapshot
-        self._shown: dict[Key, Snapshot] = {}
-        self._asked: dict[Key, Snapshot] = {}
+        self._shown: dict[SegmentFrame, Snapshot] = {}
+        self._asked: dict[SegmentFrame, Snapshot] = {}
         self._run: dict[str, Snapshot] = {}
         # Of frames that the run has not reached yet, edited before something else was committed.
-        self._kept: dict[Key, Snapshot] = {}
+        self._kept: dict[SegmentFrame, Snapshot] = {}
 
-    def base(self, key: Key) -> Snapshot | None:
+    def base(self, key: SegmentFrame) -> Snapshot | None:
         """What was under a frame of the preview; None if that is not known."""
         return self._shown.get(key)
 
@@ -44,20 +44,20 @@ class Underlay:
 
     # --- previews
 
-    def ask(self, key: Key) -> None:
+    def ask(self, key: SegmentFrame) -> None:
         """A preview is asked for."""
         self._asked[key] = self._snapshot(key[0])
 
     @property
-    def asked(self) -> set[Key]:
+    def asked(self) -> set[SegmentFrame]:
         """The frames whose previews were asked for and have not arrived."""
         return set(self._asked)
 
-    def answered(self, key: Key) -> None:
+    def answered(self, key: SegmentFrame) -> None:
         """The preview that was asked for is shown."""
         self._shown[key] = self._asked.pop(key) if key in self._asked else self._snapshot(key[0])
 
-    def keepAsked(self, keys: Collection[Key]) -> None:
+    def keepAsked(self, keys: Collection[SegmentFrame]) -> None:
         """Only these previews are still awaited."""
         self._asked = {key: base for key, base in self._asked.items() if key in keys}
 
@@ -67,7 +67,7 @@ class Underlay:
         """A run of these segments begins."""
         self._run, self._kept = {one: self._snapshot(one) for one in segmentIDs}, {}
 
-    def arrived(self, key: Key) -> None:
+    def arrived(self, key: SegmentFrame) -> None:
         """A frame of the run is shown."""
         self._shown[key] = self._kept.get(key) or self._run.get(key[0]) or self._snapshot(key[0])
 
@@ -112,7 +112,7 @@ class Underlay:
         """
         now = {one: self._snapshot(one) for one in self.segmentIDs if one in shown}
 
-        def renewed(bases: Mapping[Key, Snapshot]) -> dict[Key, Snapshot]:
+        def renewed(bases: Mapping[SegmentFrame, Snapshot]) -> dict[SegmentFrame, Snapshot]:
             return {
                 key: base if key[1] in openEdits.get(key[0], ()) else now[key[0]]
                 for key, base in bases.items()

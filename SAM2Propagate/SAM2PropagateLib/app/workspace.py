@@ -14,12 +14,12 @@ import vtk
 
 from SAM2PropagateLib.app.events import WriterMaker
 from SAM2PropagateLib.app.history import History
-from SAM2PropagateLib.app.memory import FactsOfFrames, FrameMemory, factsAsList, factsOfList
+from SAM2PropagateLib.app.kept_facts import FactsOfFrames, KeptFacts, factsAsList, factsOfList
 from SAM2PropagateLib.app.moment import Known, Moment, Record
 from SAM2PropagateLib.app.observing import Observers
 from SAM2PropagateLib.app.removed_segments import RemovedSegments
 from SAM2PropagateLib.app.spoken import Spoken
-from SAM2PropagateLib.app.underlay import Key, Underlay
+from SAM2PropagateLib.app.underlay import SegmentFrame, Underlay
 from SAM2PropagateLib.app.windows import CarriedWindows
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frame_kinds import PREVIEW
@@ -104,7 +104,7 @@ class Workspace:
         self.volumeID = volumeNode.GetID()
         self.markups = PromptMarkups(segmentationNode, volumeNode)
         self.tracker = EditTracker(segmentationNode, volumeNode)
-        self.memory = FrameMemory(segmentationNode)
+        self.keptFacts = KeptFacts(segmentationNode)
         self._makeWriter = makeWriter
         self._drawer = drawer
         self._committer: SegmentCommitter | None = None
@@ -419,7 +419,7 @@ class Workspace:
             assert preview is not None
             mask = preview.mask(segmentID, frame)
             if segmentID not in facts:
-                facts[segmentID] = self.memory.facts(segmentID, geometry, preview.axis)
+                facts[segmentID] = self.keptFacts.facts(segmentID, geometry, preview.axis)
             own = facts[segmentID].get(frame)
             base = self.underlay.base((segmentID, frame))
             assert mask is not None
@@ -456,7 +456,7 @@ class Workspace:
             self._kept.remove()
             raise InputError(
                 "preview_size",
-                _("The preview that was kept is of another size than “{volume}” is now.").format(
+                _("The saved preview and “{volume}” differ in size now.").format(
                     volume=self.volumeNode.GetName()
                 ),
                 _("Propagate again."),
@@ -491,12 +491,12 @@ class Workspace:
             isEdited = frame in edited and (one.seen is None or one.seen != hashes.get(frame, "-"))
             under = one.under if isEdited else None
             bases[frame] = None if under is None else Snapshot.ofFrame(under, frame, axis, geometry)
-            self.memory.dropPreview(segmentID, frame)
+            self.keptFacts.dropPreview(segmentID, frame)
             if one.facts is not None:
-                self.memory.putPreview(segmentID, frame, factsOfList(one.facts), geometry, axis)
+                self.keptFacts.putPreview(segmentID, frame, factsOfList(one.facts), geometry, axis)
         self.underlay.put(segmentID, bases)
 
-    def previewRecords(self) -> dict[Key, Record]:
+    def previewRecords(self) -> dict[SegmentFrame, Record]:
         """The preview as it is now, for `showRecords`.
 
         Raises:
@@ -504,7 +504,7 @@ class Workspace:
         """
         return self._kept.records(*self._framesToKeep())
 
-    def showRecords(self, records: Mapping[Key, Record | None], axis: int | None) -> None:
+    def showRecords(self, records: Mapping[SegmentFrame, Record | None], axis: int | None) -> None:
         """Shows frames of the preview as they were; None for one that was not in it.
 
         Args:
@@ -524,7 +524,7 @@ class Workspace:
         for segmentID, frames in gone.items():
             self.takeOut(segmentID, frames)
             for frame in frames:
-                self.memory.dropPreview(segmentID, frame)
+                self.keptFacts.dropPreview(segmentID, frame)
         if shown and axis is not None and axis != self.axis and not self.hasPreview:
             self.setAxis(axis, isFixed=False)
         if shown and axis == self.axis:
@@ -566,7 +566,7 @@ class Workspace:
 
     def maskToCorrect(self, segmentID: str, frame: int) -> BoolArray:
         """The mask that a run left on a frame; what shows only prompts that are gone does not count."""
-        facts = self.memory.facts(segmentID, self.geometry, self.axis).get(frame)
+        facts = self.keptFacts.facts(segmentID, self.geometry, self.axis).get(frame)
         if facts is None or facts.kind != PREVIEW:
             return self.maskNow(segmentID, frame)
         return self.reader(segmentID).frame(frame, self.axis)
@@ -655,7 +655,7 @@ class Workspace:
             states = self._states.setdefault((segmentID, axis), {})
             state = frozenset(self.tracker.hashes(segmentID, axis).items())
             states.pop(state, None)
-            states[state] = self.memory.applied(segmentID, geometry, axis)
+            states[state] = self.keptFacts.applied(segmentID, geometry, axis)
             while len(states) > _MOST_STATES:
                 del states[next(iter(states))]
             voxels = self.states.voxels(segmentID)
@@ -673,10 +673,10 @@ class Workspace:
         if different - edited:
             facts = self._states.get((segmentID, axis), {}).get(frozenset(now.items()))
             if facts is not None:
-                self.memory.putApplied(segmentID, facts, self.geometry, axis)
+                self.keptFacts.putApplied(segmentID, facts, self.geometry, axis)
             else:
                 for frame in different - edited:
-                    self.memory.dropApplied(segmentID, frame)
+                    self.keptFacts.dropApplied(segmentID, frame)
             self.turns += 1
             self.undone.add(segmentID)
             self.underlay.refresh(segmentID, different - edited)
@@ -703,8 +703,8 @@ class Workspace:
             if (segmentID, self.axis) in self._committed:
                 # So that an undone run is noticed now, not after it is known what there is instead.
                 self._look(segmentID, self.axis, trustsStamp=isKnown)
-        self.memory.restoreApplied(known.facts)
-        self.memory.save()
+        self.keptFacts.restoreApplied(known.facts)
+        self.keptFacts.save()
 
     def _isThere(self, moment: Moment) -> bool:
         return moment.masks is None or self.states.isThere(moment.masks)

@@ -84,7 +84,7 @@ Command = SegmentCommand | ModelsCommand | CohortCommand | FinetuneCommand | Eva
 
 
 def parse_arguments(arguments: Sequence[str]) -> Command:
-    """What the command line asks for.
+    """Return what the command line asks for.
 
     Raises:
         InputError: `bad_arguments`, `unknown_device`, `bad_window`: one sentence each.

@@ -78,7 +78,7 @@ class SaidPrompts:
     axis: int | None
 
     def read(self, geometry: VolumeGeometry) -> PromptSet:
-        """The prompts for a volume. Raises as `prompts_from_arguments`."""
+        """Return the prompts for a volume. Raises as `prompts_from_arguments`."""
         return prompts_from_arguments(self.segments, geometry, self.axis)
 
     def fingerprint(self) -> str:
@@ -134,7 +134,7 @@ def cohort_command(namespace: argparse.Namespace) -> CohortCommand:
 
 
 def say_prompts(axis: int | None) -> Callable[[Sequence[tuple[str, Sequence[str]]]], SaidPrompts]:
-    """What makes prompts from the words in rows of a manifest; see `cohort.manifest.SayPrompts`."""
+    """Return what makes prompts from the words in rows of a manifest; see `cohort.manifest.SayPrompts`."""
 
     def say(rows: Sequence[tuple[str, Sequence[str]]]) -> SaidPrompts:
         words: list[str] = []
@@ -213,7 +213,7 @@ def run_cohort_command(
 
 
 def read_window(text: str) -> str | tuple[float, float] | None:
-    """What a manifest's text for a window means.
+    """Return what a manifest's text for a window means.
 
     Raises:
         InputError: `bad_window`, `unknown_preset`.

@@ -131,7 +131,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
 
 
 def _short_name(model: str) -> str:
-    """A model's name, or that of its file without its ending; a name may have dots of its own."""
+    """Return a model's name, or that of its file without its ending; a name may have dots of its own."""
     name = Path(model).name
     ending = next((e for e in (".safetensors", ".pt", ".pth") if name.lower().endswith(e)), "")
     return name[: len(name) - len(ending)]
@@ -302,13 +302,13 @@ def _absolute(case: Case) -> Case:
 
 
 def _windows(found: Sequence[EvaluatedTarget]) -> list[str]:
-    """Through which windows the structures were seen, and why."""
-    counts = Counter(one.window.reason for one in found)
+    """Return through which windows the structures were seen, and why."""
+    counts = Counter(str(one.window.reason) for one in found)
     return [f"Window of {count} of {len(found)} structures: {reason}." for reason, count in counts.items()]
 
 
 def table(found: Sequence[EvaluatedTarget]) -> list[str]:
-    """The table: a row per structure, the mean of those that count, and those that do not."""
+    """Return the table: a row per structure, the mean of those that count, and those that do not."""
     counted = [one for one in found if one.counts]
     apart = [one for one in found if not one.counts]
     rows = [_row(one.target, _figures(one.scores)) for one in counted]
@@ -362,7 +362,7 @@ def _document(found: Sequence[EvaluatedTarget], command: EvaluateCommand, about:
             {
                 "target": one.target,
                 "counts": one.counts,
-                "window": {**asdict(one.window.window), "reason": one.window.reason},
+                "window": {**asdict(one.window.window), "reason": str(one.window.reason)},
                 **dict(zip(names, _figures(one.scores), strict=True)),
                 "scores": asdict(one.scores),
             }

@@ -78,7 +78,7 @@ def count(text: str) -> int:
 
 
 def parse_window(text: str | None) -> str | tuple[float, float] | None:
-    """A preset's name, or (width, level)."""
+    """Return a preset's name, or (width, level)."""
     if text is None:
         return None
     words = text.replace(",", " ").split()
@@ -122,7 +122,7 @@ class ModelWords(Protocol):
 
 
 def model_request(command: ModelWords, store: ModelStore) -> LoadModel:
-    """What a worker is to load, its checksum verified.
+    """Return what a worker is to load, its checksum verified.
 
     Raises:
         InputError, SAM2PropagateError: as `ModelStore.resolve`; where a model is not there yet, with the
@@ -140,7 +140,8 @@ def model_request(command: ModelWords, store: ModelStore) -> LoadModel:
 
 
 def model_of(command: ModelWords, path: str | None) -> LoadModel:
-    """What a worker is to load: the file at a path of its own computer; None: the model of that name."""
+    """Return what a worker is to load: the file at a path of its own computer; None: the model of that
+    name."""
     return LoadModel(
         name=command.model if path is None else None,
         path=path,

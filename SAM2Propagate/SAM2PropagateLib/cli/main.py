@@ -39,12 +39,12 @@ OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def local_session() -> WorkerSession:
-    """A session whose worker runs on this machine with this Python; nothing is started yet."""
+    """Return a session whose worker runs on this machine with this Python; nothing is started yet."""
     return WorkerSession(worker_command())
 
 
 def remote_session(remote: Remote) -> WorkerSession:
-    """A session whose worker runs on a server; nothing is started yet."""
+    """Return a session whose worker runs on a server; nothing is started yet."""
     return WorkerSession(worker_command(remote=remote))
 
 

@@ -53,7 +53,7 @@ def _row(status: ModelStatus) -> tuple[str, ...]:
         f"{entry.input_size} px",
         f"{entry.memory_mb / 1024:.1f} GB",
         entry.license,
-        entry.listed_title,
+        str(entry.listed_title),
     )
 
 

@@ -25,7 +25,7 @@ from SAM2PropagateLib.prompts.values import (
 def prompts_from_arguments(
     segments: Sequence[SegmentArguments], geometry: VolumeGeometry, axis: int | None
 ) -> PromptSet:
-    """The prompts that were given one by one.
+    """Return the prompts that were given one by one.
 
     Args:
         segments: as given.
@@ -49,7 +49,7 @@ def prompts_from_arguments(
 
 
 def prompts_from_file(path: Path, geometry: VolumeGeometry, axis: int | None) -> PromptSet:
-    """The prompts for a volume in a JSON file or a scene, along `axis` if one is given.
+    """Return the prompts for a volume in a JSON file or a scene, along `axis` if one is given.
 
     Raises:
         InputError: as `read_prompts`.

@@ -94,7 +94,7 @@ def add_what(parser: argparse.ArgumentParser) -> Any:
 
 
 def parse_said(words: Sequence[str]) -> tuple[SegmentArguments, ...]:
-    """The prompts in words of the command line that hold nothing else.
+    """Return the prompts in words of the command line that hold nothing else.
 
     Raises:
         InputError: `bad_arguments`.
@@ -105,7 +105,7 @@ def parse_said(words: Sequence[str]) -> tuple[SegmentArguments, ...]:
 
 
 def segments_of(said: Sequence[tuple[str, Any]]) -> tuple[SegmentArguments, ...]:
-    """The prompts by segment, in the order in which the segments first appear."""
+    """Return the prompts by segment, in the order in which the segments first appear."""
     found: dict[str, SegmentArguments] = {}
     for_all: tuple[int, int] | None = None
     current: str | None = None
@@ -143,7 +143,7 @@ def _with(segment: SegmentArguments, kind: str, values: Sequence[Any]) -> Segmen
 
 
 def _stroke(kind: str, values: Sequence[float]) -> tuple[Point, ...]:
-    """The points that the numbers after an option make."""
+    """Return the points that the numbers after an option make."""
     option, least = _STROKES[kind]
     if len(values) % 3:
         raise bad_arguments(
@@ -159,7 +159,7 @@ def _stroke(kind: str, values: Sequence[float]) -> tuple[Point, ...]:
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:
-    """The arguments in a form that argparse understands.
+    """Return the arguments in a form that argparse understands.
 
     Negative numbers such as -1e-3 become plain ones, which it does not take for options; the one or two
     values of --window become one, so that a preset does not swallow what follows it.
@@ -231,7 +231,7 @@ def _index(text: str) -> int:
 
 
 def program_name() -> str:
-    """How the user started the command line, for help and hints: the installed script or run.py."""
+    """Return how the user started the command line, for help and hints: the installed script or run.py."""
     script = "sam2propagate"
     return script if Path(sys.argv[0]).stem.startswith(script) else "python3 run.py cli"
 

@@ -139,7 +139,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _model_there(command: SegmentCommand, store: ModelStore) -> LoadModel:
-    """The model as the server is to find it: a name, or a path there."""
+    """Return the model as the server is to find it: a name, or a path there."""
     by_name = any(entry.name == command.model for entry in store.models)
     return model_of(command, None if by_name else command.model)
 

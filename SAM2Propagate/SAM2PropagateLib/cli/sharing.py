@@ -59,7 +59,7 @@ def gpus_for(sharing: Sharing, device: str) -> int:
 
 
 def is_shared(namespace: argparse.Namespace) -> bool:
-    """Whether any of the options was given."""
+    """Tell whether any of the options was given."""
     return any(value is not None for value in (namespace.workers, namespace.scheduler, namespace.slurm))
 
 

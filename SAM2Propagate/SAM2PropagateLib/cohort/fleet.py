@@ -240,7 +240,7 @@ def tell_news(news: Any) -> None:
 
 
 def this_worker() -> tuple[str, int]:
-    """The name of the worker that does the present work, and how many threads are for its model."""
+    """Return the name of the worker that does the present work, and how many threads are for its model."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -370,7 +370,7 @@ class SlurmOptions:
 
 
 def slurm_options(text: str) -> SlurmOptions:
-    """What the words after `--slurm` say.
+    """Return what the words after `--slurm` say.
 
     Raises:
         InputError: `bad_slurm`.

@@ -135,7 +135,7 @@ class VolumeOutcome:
 
 
 def finished_record(job: VolumeJob, fingerprint: str) -> VolumeRecord | None:
-    """The record of a volume that is finished already, made from the same; else None."""
+    """Return the record of a volume that is finished already, made from the same; else None."""
     record = read_record(job.out.record)
     is_same = record is not None and (record.key, record.fingerprint) == (job.key, fingerprint)
     return record if is_same and job.out.segmentation.is_file() else None
@@ -288,7 +288,8 @@ def _row(segment: SegmentResult, number: int, stack: FrameStack) -> SegmentRow:
 
 
 def worst_doubt(scores: tuple[FrameScore, ...]) -> float | None:
-    """The mean doubt of the worst tenth of the slices, at least one; None where the model gave none."""
+    """Return the mean doubt of the worst tenth of the slices, at least one; None where the model gave
+    none."""
     doubts = sorted((score.doubt for score in scores if score.doubt is not None), reverse=True)
     if not doubts:
         return None

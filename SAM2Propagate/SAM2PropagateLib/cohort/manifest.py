@@ -75,7 +75,7 @@ class _Row:
 
 
 def read_manifest(path: Path, say: SayPrompts) -> tuple[Entry, ...]:
-    """The volumes of a manifest, in the order in which they first appear.
+    """Return the volumes of a manifest, in the order in which they first appear.
 
     Args:
         path: a CSV file with a line of headings, or a JSON file with a list of objects. Paths in it are
@@ -100,7 +100,7 @@ def read_manifest(path: Path, say: SayPrompts) -> tuple[Entry, ...]:
 
 
 def output_names(entries: Sequence[Entry], known: Mapping[str, str]) -> list[str]:
-    """A name for the outputs of each entry, different also where case does not count.
+    """Return a name for the outputs of each entry, different also where case does not count.
 
     Args:
         entries: of a manifest; their own names are different already.
@@ -120,7 +120,8 @@ def output_names(entries: Sequence[Entry], known: Mapping[str, str]) -> list[str
 
 
 def _decoded(path: Path, content: bytes) -> str:
-    """The text, whatever wrote it: UTF-8 with or without a mark, UTF-16 with one, else Windows' own."""
+    """Return the text, whatever wrote it: UTF-8 with or without a mark, UTF-16 with one, else Windows'
+    own."""
     marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8")
     try:
@@ -263,7 +264,7 @@ def _faulty(entry: Entry, fault: InputError) -> Entry:
 
 
 def _agreed(group: Sequence[_Row], column: str) -> str:
-    """What the rows of a volume say in a column; those that say nothing follow the others."""
+    """Return what the rows of a volume say in a column; those that say nothing follow the others."""
     said = {row.text(column): row.number for row in reversed(group) if row.text(column)}
     if len(said) > 1:
         (one, first), (other, second) = sorted(said.items(), key=lambda pair: pair[1])[:2]
@@ -276,7 +277,7 @@ def _agreed(group: Sequence[_Row], column: str) -> str:
 
 
 def _sources(group: Sequence[_Row], base: Path, say: SayPrompts) -> tuple[PromptSource, ...]:
-    """Where the prompts of a volume come from; those that are given as words are read together."""
+    """Return where the prompts of a volume come from; those that are given as words are read together."""
     sources: list[PromptSource] = []
     said: list[tuple[str, Sequence[str]]] = []
     for row in group:
@@ -332,7 +333,8 @@ def _same_on_disk(path: Path) -> str:
 
 
 def _free_name(volume: Path, taken: set[str]) -> str:
-    """The volume's own name; with as many of its folders before it, and at last a number, as it needs."""
+    """Return the volume's own name; with as many of its folders before it, and at last a number, as it
+    needs."""
     parts = [_safe(part) for part in volume.parent.parts[1:]]
     name = _safe(volume_name(volume))
     candidate = name
@@ -347,7 +349,7 @@ def _free_name(volume: Path, taken: set[str]) -> str:
 
 
 def _safe(text: str) -> str:
-    """A text as a file may be called on every system."""
+    """Return a text as a file may be called on every system."""
     name = _FORBIDDEN.sub("_", text).strip(" .")[:_MOST_NAME].rstrip(" .")
     name = name or "volume"
     return f"_{name}" if _DEVICES.fullmatch(name) else name

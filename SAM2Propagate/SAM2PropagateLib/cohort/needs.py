@@ -50,7 +50,8 @@ def model_memory_mb(entry: ModelEntry | None, file: Path) -> int:
 def local_plan(
     wanted: int | None, model_mb: int, gpus: int, *, cores: int | None = None, free_mb: int | None = None
 ) -> LocalPlan:
-    """One worker per GPU; without one, as many as there are cores and memory for, or as many as are wanted.
+    """Return one worker per GPU; without one, as many as there are cores and memory for, or as many as are
+    wanted.
 
     Args:
         wanted: how many workers; None: as many as fit.
@@ -83,14 +84,14 @@ def local_plan(
 
 
 def usable_cores() -> int:
-    """The processor cores that this process may use."""
+    """Return the processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def gpu_count(device: str, ask: Callable[[], int] | None = None) -> int:
-    """How many NVIDIA GPUs workers may share out among them: 0 unless `device` leaves the choice open.
+    """Return how many NVIDIA GPUs workers may share out among them: 0 unless `device` leaves the choice open.
 
     Args:
         device: as the command line has it.

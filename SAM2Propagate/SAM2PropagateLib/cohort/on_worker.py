@@ -49,7 +49,7 @@ def begin_computing(device: str, gpus: int) -> str:
 
 
 def local_session(threads: int) -> WorkerSession:
-    """A session whose worker computes with so many threads; nothing is started yet."""
+    """Return a session whose worker computes with so many threads; nothing is started yet."""
     return WorkerSession(worker_command(base_env={**os.environ, "OMP_NUM_THREADS": str(threads)}))
 
 
@@ -61,7 +61,7 @@ class _OwnSession:
         self._session: KeptSession | None = None
 
     def get(self, make: MakeSession, threads: int) -> KeptSession:
-        """The session, made if there is none."""
+        """Return the session, made if there is none."""
         if self._session is None:
             self._session = make(threads)
             atexit.register(self.drop)

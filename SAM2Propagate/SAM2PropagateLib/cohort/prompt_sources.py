@@ -19,7 +19,7 @@ class PromptSource(Protocol):
     """Prompts of one volume, to be read once its geometry is known."""
 
     def read(self, geometry: VolumeGeometry) -> PromptSet:
-        """The prompts. Raises InputError."""
+        """Return the prompts. Raises InputError."""
 
     def fingerprint(self) -> str:
         """Changes when the prompts may have changed."""
@@ -59,7 +59,7 @@ class GivenPrompts:
 
 
 def joined(sources: Sequence[PromptSource], geometry: VolumeGeometry, axis: int | None) -> PromptSet:
-    """The prompts of all sources together, along `axis` if one is given.
+    """Return the prompts of all sources together, along `axis` if one is given.
 
     Raises:
         InputError: `duplicate_segment`: two sources speak of one segment; `several_axes`; and as they raise.
@@ -82,7 +82,7 @@ def joined(sources: Sequence[PromptSource], geometry: VolumeGeometry, axis: int 
 
 
 def file_stamp(path: Path) -> str:
-    """The size and time of a file, or of all files of a folder; "" where it cannot be seen."""
+    """Return the size and time of a file, or of all files of a folder; "" where it cannot be seen."""
     try:
         if not path.is_dir():
             status = path.stat()

@@ -97,7 +97,7 @@ def write_record(path: Path, record: VolumeRecord) -> None:
 
 
 def read_record(path: Path) -> VolumeRecord | None:
-    """The record in a file; None where there is none that this version can read."""
+    """Return the record in a file; None where there is none that this version can read."""
     try:
         values = json.loads(path.read_bytes())
         if values.pop("format") != _FORMAT or values.pop("version") != _VERSION:
@@ -109,7 +109,7 @@ def read_record(path: Path) -> VolumeRecord | None:
 
 
 def read_records(folder: Path) -> dict[str, VolumeRecord]:
-    """The records in the folder of a cohort, by the name of the outputs."""
+    """Return the records in the folder of a cohort, by the name of the outputs."""
     found = (read_record(path) for path in sorted((folder / STATE_FOLDER).glob("*.json")))
     return {record.name: record for record in found if record is not None}
 

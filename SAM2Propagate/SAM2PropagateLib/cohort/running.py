@@ -176,7 +176,7 @@ class _Volumes:
             yield VolumeOutcome(name, error=error)
 
     def todo(self, make_session: MakeSession, gpus: Callable[[], int]) -> list[VolumeWork]:
-        """What is left to do."""
+        """Return what is left to do."""
         if not self._jobs:
             return []
         count = gpus()
@@ -190,7 +190,7 @@ class _Volumes:
             self._errors[outcome.name] = outcome.error
 
     def lines(self) -> list[Line]:
-        """The table of all."""
+        """Return the table of all."""
         pairs = zip(self._plan.entries, self._names, strict=True)
         return lines_of(
             (str(entry.volume), name, self._records.get(name), self._errors.get(name))
@@ -199,7 +199,7 @@ class _Volumes:
 
 
 def _outcome(job: VolumeJob, answer: VolumeOutcome | BaseException) -> VolumeOutcome:
-    """What became of a volume, also where whoever did it could not say."""
+    """Return what became of a volume, also where whoever did it could not say."""
     if isinstance(answer, VolumeOutcome):
         return answer
     if isinstance(answer, LostWork | ModelDied):
@@ -215,7 +215,7 @@ def _outcome(job: VolumeJob, answer: VolumeOutcome | BaseException) -> VolumeOut
 
 
 def _pictures(folder: Path) -> Callable[[Line], bytes]:
-    """The pictures of lines, from the records."""
+    """Return the pictures of lines, from the records."""
 
     @functools.lru_cache(maxsize=64)
     def record(name: str) -> VolumeRecord | None:

@@ -58,7 +58,7 @@ class Line:
 def lines_of(
     volumes: Iterable[tuple[str, str, VolumeRecord | None, SAM2PropagateError | None]],
 ) -> list[Line]:
-    """The lines of volumes: failures first, then segments of which nothing was found, then by doubt.
+    """Return the lines of volumes: failures first, then segments of which nothing was found, then by doubt.
 
     Args:
         volumes: of each its path, the name of its outputs, and its record, its error or neither.

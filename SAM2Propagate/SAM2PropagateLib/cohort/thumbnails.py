@@ -29,7 +29,8 @@ ByteArray = npt.NDArray[np.uint8]
 
 
 def chosen_frames(mask: BoolArray, scores: Sequence[FrameScore]) -> tuple[int, ...]:
-    """The frames to show: one with prompts, the most doubtful, the one with the largest area, then others.
+    """Return the frames to show: one with prompts, the most doubtful, the one with the largest area, then
+    others.
 
     Args:
         mask: (frames, rows, columns), the propagation axis first.
@@ -57,7 +58,7 @@ def chosen_frames(mask: BoolArray, scores: Sequence[FrameScore]) -> tuple[int, .
 def strip(
     stack: FrameStack, mask: BoolArray, frames: Sequence[int], color: tuple[float, float, float]
 ) -> bytes:
-    """A JPEG with the frames side by side.
+    """Return a JPEG with the frames side by side.
 
     Args:
         stack: of the volume.
@@ -77,7 +78,8 @@ def strip(
 
 
 def _region(mask: BoolArray, geometry: VolumeGeometry, axis: int) -> tuple[slice, slice]:
-    """The rows and columns that hold the structure on any frame, with a margin; all for an empty mask."""
+    """Return the rows and columns that hold the structure on any frame, with a margin; all for an empty
+    mask."""
     shadow = np.asarray(mask.any(axis=0))
     if not shadow.any():
         return slice(0, shadow.shape[0]), slice(0, shadow.shape[1])
@@ -125,13 +127,13 @@ def _picture(
 
 
 def _turned(part: npt.NDArray, turned: bool, flipped: tuple[bool, bool]) -> npt.NDArray:
-    """A frame with its rows and columns exchanged if `turned`, then (up-down, left-right) flipped."""
+    """Return a frame with its rows and columns exchanged if `turned`, then (up-down, left-right) flipped."""
     part = part.T if turned else part
     return part[:: -1 if flipped[0] else 1, :: -1 if flipped[1] else 1]
 
 
 def _turn(geometry: VolumeGeometry, axis: int) -> tuple[bool, tuple[bool, bool]]:
-    """How frames become pictures that lie as in a reader's views: the patient's right at the left."""
+    """Return how frames become pictures that lie as in a reader's views: the patient's right at the left."""
     normal = int(np.abs(geometry.frame_normal(axis)).argmax())
     right, down = (np.array(one, dtype=np.float64) for one in _SCREEN[normal])
     x, y = (step / np.linalg.norm(step) for step in geometry.pixel_steps(axis))

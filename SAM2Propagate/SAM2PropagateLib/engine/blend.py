@@ -15,12 +15,12 @@ _SHAPE_WEIGHT = 2.0
 
 
 def confidence(tracked: Tracked) -> torch.Tensor:
-    """How far one side may be trusted, in (0, 1]: its predicted IoU."""
+    """Return how far one side may be trusted, in (0, 1]: its predicted IoU."""
     return tracked.iou.clamp(min=0.05)
 
 
 def disagreement(left: Tracked, right: Tracked) -> torch.Tensor:
-    """How much of what either side found only one of them found, 0 to 1."""
+    """Return how much of what either side found only one of them found, 0 to 1."""
     one, other = left.logits > 0, right.logits > 0
     either = (one | other).sum()
     return torch.where(either > 0, 1 - (one & other).sum() / either, 0.0)
@@ -33,7 +33,7 @@ def blended(
     from_right: int,
     shapes: tuple[Shape, Shape] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The logits of a frame from one or both sides.
+    """Return the logits of a frame from one or both sides.
 
     Where the sides disagree, the shape on the way between those on the keyframes decides with them: the more,
     the less they agree, up to half.

@@ -26,7 +26,8 @@ from SAM2PropagateLib.engine.weights import State, is_mapped, parameter_count, r
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.store import ModelStore
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text, Words
+from SAM2PropagateLib.texts import text as _
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ def open_model(
     input_size: int | None = None,
     precision: str = "auto",
 ) -> LoadedModel:
-    """`load_model` for a model of the registry by its name, verified, or for a weights file of the user's.
+    """Load a model of the registry by its name, verified, or a weights file of the user's.
 
     Args:
         name_or_path: see `ModelStore.resolve`; None is the bundled model.
@@ -202,7 +203,8 @@ def open_model(
 def build_model(
     values: Mapping[str, Any], *, device: torch.device | None = None, draw_weights: bool = True
 ) -> torch.nn.Module:
-    """A SAM2Base from a checked configuration (`model_config`), on the CPU, in eval mode, without gradients.
+    """Return a SAM2Base from a checked configuration (`model_config`), on the CPU, in eval mode, without
+    gradients.
 
     Args:
         values: what `model_config` returns.
@@ -222,7 +224,7 @@ def build_model(
                 _("sam2 cannot build a model from this configuration ({kind}: {reason}).").format(
                     kind=type(error).__name__, reason=error
                 ),
-                _("Use one of sam2's own configurations as a start."),
+                _("Start from one of sam2's own configurations."),
             ) from error
     model.eval()
     return model.requires_grad_(False)
@@ -232,7 +234,7 @@ def build_model(
 
 
 def check_input_size(size: int) -> int:
-    """The size, if the model can take it.
+    """Return the size, if the model can take it.
 
     Raises:
         InputError: `bad_input_size`.
@@ -257,7 +259,7 @@ def check_input_size(size: int) -> int:
 
 
 def config_names() -> list[str]:
-    """The configurations that the sam2 package brings, as `load_model` takes them."""
+    """Return the configurations that the sam2 package brings, as `load_model` takes them."""
     root = _sam2_folder()
     return sorted(
         file.relative_to(root).as_posix()
@@ -267,7 +269,7 @@ def config_names() -> list[str]:
 
 
 def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str, Any]:
-    """The values of a configuration's `model`, checked, with the settings for interactive use.
+    """Return the values of a configuration's `model`, checked, with the settings for interactive use.
 
     Raises:
         InputError: `config_unknown`, `config_unreadable`, `config_not_allowed`, `bad_input_size`.
@@ -279,7 +281,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
             raise InputError(
                 "config_unreadable",
                 _('The configuration "{name}" has no section "model".').format(name=base.name),
-                _("Use one as sam2's folder configs holds them, not a training configuration."),
+                _("Use one from sam2's folder configs, not a training configuration."),
             )
         tree = OmegaConf.create({"model": tree.model})
         for key, value in _INTERACTIVE.items():
@@ -294,7 +296,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
             _('The configuration "{name}" cannot be read ({reason}).').format(
                 name=base.name, reason=" ".join(str(error).split())[:160]
             ),
-            _("It must be a YAML file of the form that sam2's folder configs holds."),
+            _("Give a YAML file like those in sam2's folder configs."),
         ) from error
     if values.get("_target_") in _PREDICTORS:
         values["_target_"] = _MODEL_CLASS
@@ -311,7 +313,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
 
 
 def recognize_config(state: Mapping[str, torch.Tensor], file_name: str = "the file") -> str:
-    """Which of sam2's eight configurations these weights are of, from their shapes.
+    """Return which of sam2's eight configurations these weights are of, from their shapes.
 
     Raises:
         InputError: `config_unknown` if they are of none.
@@ -323,7 +325,7 @@ def recognize_config(state: Mapping[str, torch.Tensor], file_name: str = "the fi
     if letter is None:
         raise InputError(
             "config_unknown",
-            _('The weights in "{file}" are of none of the eight SAM 2 models.').format(file=file_name),
+            _('The weights in "{file}" belong to none of the eight SAM 2 models.').format(file=file_name),
             _("Name the configuration that they were trained with."),
         )
     family = "sam2.1" if "obj_ptr_tpos_proj.weight" in state else "sam2"
@@ -362,7 +364,7 @@ def _base_and_overrides(config: ConfigLike) -> tuple[Path, dict[str, Any]]:
 
 
 def _named_config(name: str) -> Path:
-    """The file of one of sam2's configurations, by its full name or its last part without ".yaml"."""
+    """Return the file of one of sam2's configurations, by its full name or its last part without ".yaml"."""
     names = config_names()
     wanted = name.replace("\\", "/")
     for known in names:
@@ -381,7 +383,7 @@ def _sam2_folder() -> Path:
     return Path(sam2.__path__[0])
 
 
-def _not_allowed(what: str) -> InputError:
+def _not_allowed(what: Words) -> InputError:
     return InputError(
         "config_not_allowed",
         _("This model configuration is not allowed: {what}.").format(what=what),
@@ -422,7 +424,7 @@ def _tables(values: Any) -> Iterator[dict[str, Any]]:
 
 
 def _construct(values: Any) -> Any:
-    """Innermost first: every table with a `_target_` becomes an object of that class."""
+    """Build innermost first: every table with a `_target_` becomes an object of that class."""
     if isinstance(values, list):
         return [_construct(value) for value in values]
     if not isinstance(values, Mapping):
@@ -516,12 +518,12 @@ def _load_strictly(model: torch.nn.Module, state: State, file_name: str) -> None
     model.load_state_dict(state, strict=True)
 
 
-def _count(names: list[str]) -> str:
+def _count(names: list[str]) -> Text:
     return _("1 tensor") if len(names) == 1 else _("{count} tensors").format(count=len(names))
 
 
-def _listed(problems: list[str]) -> str:
-    # Not joined as text, which would forget how the parts are made.
+def _listed(problems: list[Text]) -> Text:
+    # A text of texts: joined as str, it could not be translated where it is shown.
     listed, *others = problems
     for problem in others:
         listed = _("{one}; {other}").format(one=listed, other=problem)
@@ -532,7 +534,8 @@ def _listed(problems: list[str]) -> str:
 
 
 def memory_needed(parameters: int, input_size: int, *, copies: int = 1) -> int:
-    """Bytes that loading a model of so many weights and segmenting one frame of this size takes, roughly.
+    """Return bytes that loading a model of so many weights and segmenting one frame of this size takes,
+    roughly.
 
     Fitted to the peaks that Tools/measure_memory.py finds on a CPU in float32, without torch itself: what a
     frame takes hardly depends on the model.
@@ -555,7 +558,7 @@ def _check_room(label: str, device: torch.device, parameters: int, input_size: i
         raise _does_not_fit(label, device, why)
 
 
-def _does_not_fit(label: str, device: torch.device, why: str) -> SAM2PropagateError:
+def _does_not_fit(label: str, device: torch.device, why: Words) -> SAM2PropagateError:
     return SAM2PropagateError(
         "model_does_not_fit",
         _('The model "{label}" does not fit into the memory of {device} ({why}).').format(

@@ -110,11 +110,11 @@ class Carrier:
             job.track.fronts.clear()
 
     def _must_know(self, jobs: list[Job]) -> bool:
-        """Whether the host has to read what the last step found before it asks for the next one."""
+        """Tell whether the host has to read what the last step found before it asks for the next one."""
         return not self._steps.runs_ahead or any(job.may_have_lost(f) for job in jobs for f in job.fronts)
 
     def _step(self, active: list[Active], counter: Counter) -> list[Front]:
-        """Every front one frame further."""
+        """Return every front one frame further."""
         if self._motion is not None:
             # Registered on other threads, beside what follows.
             self._motion.prepare((a.sight, frame, a.front.step) for a, frame in _coming(active, range(AHEAD)))
@@ -150,7 +150,7 @@ class Carrier:
     def _try_to_advance(
         self, group: list[Front], seen: Mapping[int, FrameFeatures], flows: Mapping[int, Flow]
     ) -> bool:
-        """Whether there was memory for it; if not, what the attempt held is free again on return."""
+        """Tell whether there was memory for it; if not, what the attempt held is free again on return."""
         features = [seen[id(front)] for front in group]
         try:
             # All of it stays on the device. What is fused is what is remembered.
@@ -241,7 +241,7 @@ def _draft(job: Job, frame: int, found: Tracked) -> Ready:
 
 
 def _coming(active: Sequence[Active], steps: range) -> Iterator[tuple[Active, int]]:
-    """The frames that fronts come to after so many steps, up to the last that each is wanted on."""
+    """Yield the frames that fronts come to after so many steps, up to the last that each is wanted on."""
     for ahead in steps:
         for one in active:
             if (one.end - one.front.next_frame) * one.front.step >= ahead:

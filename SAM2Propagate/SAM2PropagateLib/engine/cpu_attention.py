@@ -19,13 +19,13 @@ def _weight_bytes(query: torch.Tensor, key: torch.Tensor) -> int:
 
 
 def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """softmax(q k^T / sqrt(d)) v, for (..., tokens, d) each."""
+    """Return softmax(q k^T / sqrt(d)) v, for (..., tokens, d) each."""
     weights = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
     return weights.softmax(dim=-1) @ value
 
 
 def attention_in_pieces(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """`plain_attention`, a few queries at a time; a value may have other channels than its key."""
+    """Compute `plain_attention` a few queries at a time; a value may have other channels than its key."""
     rows = max(1, _PIECE_BYTES * query.shape[-2] // max(1, _weight_bytes(query, key)))
     return torch.cat([plain_attention(piece, key, value) for piece in query.split(rows, dim=-2)], dim=-2)
 

@@ -11,7 +11,8 @@ import torch
 from SAM2PropagateLib.engine.int8_linear import why_no_int8
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.models.memory import available_host_memory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ PRECISIONS: dict[str, torch.dtype] = {
 
 
 def available_devices() -> list[str]:
-    """Names that `pick_device` takes on this computer, the fastest first; the last is always "cpu"."""
+    """Return names that `pick_device` takes on this computer, the fastest first; the last is always "cpu"."""
     names = (
         [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
@@ -36,7 +37,7 @@ def available_devices() -> list[str]:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name, after a first small computation on it has worked.
+    """Return the device of that name, after a first small computation on it has worked.
 
     Args:
         name: "auto" (the fastest that works), "cuda", "cuda:N", "mps" or "cpu".
@@ -77,8 +78,8 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def _why_unusable(name: str) -> str | None:
-    """None if the device computes; else torch's reason, on one line."""
+def _why_unusable(name: str) -> Words | None:
+    """Return None if the device computes; else torch's reason, on one line."""
     if name == "cpu":
         return None
     try:
@@ -89,7 +90,8 @@ def _why_unusable(name: str) -> str | None:
 
 
 def describe(device: torch.device) -> str:
-    """The device in words: a GPU's name and memory, or the CPU and the number of threads torch uses."""
+    """Return the device in words: a GPU's name and memory, or the CPU and the number of threads torch
+    uses."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB (cuda:{device.index or 0})"
@@ -111,7 +113,7 @@ def _cpu_name() -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that the device can still give to this process, or None if it does not tell."""
+    """Return bytes that the device can still give to this process, or None if it does not tell."""
     if device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(device)
         # What torch has reserved but does not use now is free for us too.
@@ -126,7 +128,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
-    """The type to compute in.
+    """Return the type to compute in.
 
     Args:
         device: where.
@@ -155,7 +157,7 @@ def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
 
 
 def uses_int8(device: torch.device, precision: str = "auto") -> bool:
-    """Whether the image encoder computes on 8-bit integers.
+    """Tell whether the image encoder computes on 8-bit integers.
 
     Args:
         device: where.
@@ -182,7 +184,7 @@ def uses_int8(device: torch.device, precision: str = "auto") -> bool:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware. False where this torch has no way to ask."""
+    """Tell whether this CPU multiplies bfloat16 in hardware. False where this torch has no way to ask."""
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64", "x64"):
         # The oneDNN query below also says yes to CPUs that emulate bfloat16, so on x86 the instructions

@@ -50,7 +50,7 @@ class FrameEncoder:
                 use_int8(block.mlp)
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features of a batch of frames.
+        """Return features of a batch of frames.
 
         Args:
             images: (frames, 3, size, size).
@@ -64,7 +64,8 @@ class FrameEncoder:
         return fine.contiguous(), middle.contiguous(), necks[_COARSE].to(self._dtype).contiguous()
 
     def _join(self, level: int, narrow: torch.nn.Conv2d) -> torch.nn.Conv2d:
-        """The neck's convolution of a level and the decoder's 1 x 1 convolution after it as a single one."""
+        """Return the neck's convolution of a level and the decoder's 1 x 1 convolution after it as a single
+        one."""
         wide = self._lateral(level)
         weight = torch.einsum("oc,cikl->oikl", narrow.weight.flatten(1), wide.weight)
         joined = torch.nn.Conv2d(
@@ -79,7 +80,7 @@ class FrameEncoder:
         return self._neck.convs[len(self._neck.convs) - 1 - level].conv
 
     def _necks(self, levels: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
-        """The neck's answers by level, from the coarsest down to the finest that is needed."""
+        """Return the neck's answers by level, from the coarsest down to the finest that is needed."""
         neck = self._neck
         answers: dict[int, torch.Tensor] = {}
         for level in reversed(range(len(levels))):

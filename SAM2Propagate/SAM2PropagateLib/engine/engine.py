@@ -10,8 +10,8 @@ from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import feature_budgets, motion_budget
 from SAM2PropagateLib.engine.session import PATIENCE, EngineSession, SessionSettings
 from SAM2PropagateLib.engine.steps import ModelSteps
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.frames.view import FrameView
 
 
 class PropagationEngine:
@@ -44,21 +44,21 @@ class PropagationEngine:
         self._batch_size = batch_size or (1 if on_cpu else 8)
         self._max_batch = 8 if on_cpu else 32
 
-    def open(self, frames: FrameStack, view: FrameView | str | None = None) -> EngineSession:
-        """A session over a volume along one axis.
+    def open(self, frames: FrameStack, crop: FrameCrop | str | None = None) -> EngineSession:
+        """Return a session over a volume along one axis.
 
         Args:
-            view: the part of a frame that the model sees; None: the whole frame; "auto": the prompted
+            crop: the part of a frame that the model sees; None: the whole frame; "auto": the prompted
                 structures with room around them, chosen by the first prompts.
         """
         budget, host_budget = feature_budgets(self.steps.device, self._cache_megabytes)
-        fixed: FrameView | None
-        if view == "auto":
+        fixed: FrameCrop | None
+        if crop == "auto":
             fixed = None
-        elif isinstance(view, FrameView):
-            fixed = view
+        elif isinstance(crop, FrameCrop):
+            fixed = crop
         else:
-            fixed = looking.whole_view(frames, self.steps.input_size, self._style)
+            fixed = looking.whole_crop(frames, self.steps.input_size, self._style)
         return EngineSession(
             self.steps,
             frames,

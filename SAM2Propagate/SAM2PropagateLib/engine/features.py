@@ -73,7 +73,7 @@ class FeatureStore:
     def get(
         self, frames: Sequence[FeatureKey], upcoming: Iterable[FeatureKey] = ()
     ) -> dict[FeatureKey, FrameFeatures]:
-        """Features of these frames.
+        """Return features of these frames.
 
         Args:
             frames: those not kept are encoded.
@@ -110,7 +110,7 @@ class FeatureStore:
         return done
 
     def _try_to_encode(self, frames: list[FeatureKey]) -> list[FrameFeatures] | None:
-        """None if there was too little memory; what the attempt held is free again on return."""
+        """Encode; None if there was too little memory: what the attempt held is free again on return."""
         try:
             return self._encode(frames)
         except Exception as error:
@@ -119,7 +119,7 @@ class FeatureStore:
             return None
 
     def _make_room(self) -> None:
-        """One rung down: a smaller batch, then the cache to the host, then give up."""
+        """Go one rung down: a smaller batch, then the cache to the host, then give up."""
         if self.batch_size > 1:
             self.batch_size //= 2
         elif not self.offload():

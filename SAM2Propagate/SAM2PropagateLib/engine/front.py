@@ -28,7 +28,7 @@ class Tracked:
 
     @staticmethod
     def of(decoded: Decoded) -> list[Tracked]:
-        """The answers for a batch of frames."""
+        """Return the answers for a batch of frames."""
         parts = (decoded.logits.half(), decoded.iou, decoded.object_score)
         return [Tracked(*one) for one in zip(*parts, strict=True)]
 
@@ -119,7 +119,7 @@ class Front:
         return 1 + min(self._slots - 1, past), 1 + min(self._span, past)
 
     def recall(self) -> Recall:
-        """What the next frame is tracked from."""
+        """Return what the next frame is tracked from."""
         recent = list(self._recent)
         spatial = [(0, self._keyframe)]
         spatial += [(slot, recent[slot - 1]) for slot in range(min(self._slots - 1, len(recent)), 0, -1)]
@@ -149,7 +149,7 @@ class Front:
 
 
 def batches(fronts: Sequence[Front], limit: int) -> list[list[Front]]:
-    """Fronts whose recalls have the same shape, at most `limit` together."""
+    """Return fronts whose recalls have the same shape, at most `limit` together."""
     groups: dict[tuple[int, int], list[Front]] = {}
     for front in fronts:
         groups.setdefault(front.shape, []).append(front)

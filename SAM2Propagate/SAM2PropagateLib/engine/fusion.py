@@ -34,14 +34,14 @@ _CRISPER = 1.15
 
 
 def carried(logits: torch.Tensor) -> torch.Tensor:
-    """A keyframe's mask as the motion carries it: float32 (side, side) from logits (4h, 4w)."""
+    """Return a keyframe's mask as the motion carries it: float32 (side, side) from logits (4h, 4w)."""
     return _resized(logits.float()[None], max(SIDE, logits.shape[-1]))[0].clamp(-_LIMIT, _LIMIT)
 
 
 def fused(
     decoded: Decoded, before: Sequence[torch.Tensor], flows: Sequence[Flow]
 ) -> tuple[Decoded, list[torch.Tensor]]:
-    """What the model found on a batch of frames, with what the motion carried there.
+    """Return what the model found on a batch of frames, with what the motion carried there.
 
     Args:
         decoded: as the model tracked it, before absent segments lose their masks.
@@ -63,7 +63,8 @@ def fused(
 
 
 def held(decoded: Decoded, holds: Sequence[bool]) -> Decoded:
-    """The answers, with a segment that is known to be there not absent, whatever its object score says.
+    """Return the answers, with a segment that is known to be there not absent, whatever its object score
+    says.
 
     A score that said otherwise becomes one that is just on the side of presence, so that the doubt is high.
     """
@@ -75,14 +76,14 @@ def held(decoded: Decoded, holds: Sequence[bool]) -> Decoded:
 
 
 def _resized(logits: torch.Tensor, side: int) -> torch.Tensor:
-    """(n, side, side) from (n, rows, columns)."""
+    """Return (n, side, side) from (n, rows, columns)."""
     if logits.shape[-1] == side:
         return logits
     return F.interpolate(logits[:, None], size=(side, side), mode="bilinear", align_corners=False)[:, 0]
 
 
 def _averaged(logits: torch.Tensor, side: int) -> torch.Tensor:
-    """(n, side, side) from a grid as fine or finer; each value is the mean of those that it covers."""
+    """Return (n, side, side) from a grid as fine or finer; each value is the mean of those that it covers."""
     times, rest = divmod(logits.shape[-1], side)
     if not rest:
         return F.avg_pool2d(logits[:, None], times)[:, 0]
@@ -93,7 +94,8 @@ def _averaged(logits: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _moved(masks: torch.Tensor, flows: torch.Tensor) -> torch.Tensor:
-    """Masks (n, side, side) where the flows (n, SIDE, SIDE, 2) put them; edges are continued outward."""
+    """Return masks (n, side, side) where the flows (n, SIDE, SIDE, 2) put them; edges are continued
+    outward."""
     side = masks.shape[-1]
     flows = flows.movedim(-1, 1)
     if side != SIDE:

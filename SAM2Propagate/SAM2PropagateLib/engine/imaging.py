@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from SAM2PropagateLib.engine.transfer import uploaded
-from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.packed_masks import EDGE_REACH, EDGE_STEPS
 
 # Mean and deviation that SAM 2's image encoder was trained with (ImageNet's).
@@ -18,26 +18,26 @@ _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
 
-def whole_pixels(view: FrameView) -> FrameView:
-    """The view with its crop moved to the nearest pixel edges, so that cropping needs no interpolation."""
-    x0, y0, x1, y1 = (float(np.round(edge + 0.5) - 0.5) for edge in view.crop)
-    return replace(view, crop=(x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+def whole_pixels(crop: FrameCrop) -> FrameCrop:
+    """Move a crop to the nearest pixel edges, so that cutting it out needs no interpolation."""
+    x0, y0, x1, y1 = (float(np.round(edge + 0.5) - 0.5) for edge in crop.box)
+    return replace(crop, box=(x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
 
 
-def _cut(stack: torch.Tensor, view: FrameView) -> torch.Tensor:
-    """The view's pixels of (..., rows, columns), with zeros where the view leaves the frame."""
-    rows, columns = view.frame_shape
-    x0, y0, x1, y1 = (round(edge + 0.5) for edge in view.crop)
+def _cut(stack: torch.Tensor, crop: FrameCrop) -> torch.Tensor:
+    """Return the crop's pixels of (..., rows, columns), with zeros where it leaves the frame."""
+    rows, columns = crop.frame_shape
+    x0, y0, x1, y1 = (round(edge + 0.5) for edge in crop.box)
     inner = stack[..., max(y0, 0) : max(min(y1, rows), 0), max(x0, 0) : max(min(x1, columns), 0)]
     return F.pad(inner, (max(-x0, 0), max(x1 - columns, 0), max(-y0, 0), max(y1 - rows, 0)))
 
 
-def to_model_input(frames: Sequence[np.ndarray], view: FrameView, device: torch.device) -> torch.Tensor:
-    """Native frames as the image encoder's input.
+def to_model_input(frames: Sequence[np.ndarray], crop: FrameCrop, device: torch.device) -> torch.Tensor:
+    """Return native frames as the image encoder's input.
 
     Args:
         frames: uint8 arrays of shape (rows, columns), windowed.
-        view: which part of the frame the model sees, on whole pixels, and at what size.
+        crop: which part of the frame the model sees, on whole pixels, and at what size.
         device: where the result lives; the resampling runs there.
 
     Returns:
@@ -46,8 +46,8 @@ def to_model_input(frames: Sequence[np.ndarray], view: FrameView, device: torch.
     """
     stack = uploaded(torch.from_numpy(np.stack(frames)), device)[:, None]
     seen = F.interpolate(
-        _cut(stack, view).float(),
-        size=(view.size, view.size),
+        _cut(stack, crop).float(),
+        size=(crop.size, crop.size),
         mode="bilinear",
         align_corners=False,
         antialias=True,
@@ -62,18 +62,18 @@ def _normalised(gray: torch.Tensor) -> torch.Tensor:
 
 
 def from_grey(gray: np.ndarray) -> torch.Tensor:
-    """A picture that has the model's size already, values in [0, 255] (size, size), as its input
-    (1, 3, size, size)."""
+    """Return a picture that has the model's size already, values in [0, 255] (size, size), as its input (1,
+    3, size, size)."""
     return _normalised(torch.from_numpy(np.asarray(gray, np.float32))[None, None])
 
 
 def to_grey(images: torch.Tensor) -> torch.Tensor:
-    """The gray values in [0, 255], (frames, 1, size, size), of the encoder's input."""
+    """Return the gray values in [0, 255], (frames, 1, size, size), of the encoder's input."""
     return (images[:, :1] * _DEVIATION[0] + _MEAN[0]) * 255.0
 
 
-def mask_to_model(mask: np.ndarray, view: FrameView, device: torch.device) -> torch.Tensor:
-    """A native mask as the model sees it.
+def mask_to_model(mask: np.ndarray, crop: FrameCrop, device: torch.device) -> torch.Tensor:
+    """Return a native mask as the model sees it.
 
     Args:
         mask: bool, (rows, columns).
@@ -83,33 +83,33 @@ def mask_to_model(mask: np.ndarray, view: FrameView, device: torch.device) -> to
     """
     stack = uploaded(torch.from_numpy(np.ascontiguousarray(mask, dtype=np.uint8)), device)[None, None]
     return F.interpolate(
-        _cut(stack, view).float(),
-        size=(view.size, view.size),
+        _cut(stack, crop).float(),
+        size=(crop.size, crop.size),
         mode="bilinear",
         align_corners=False,
         antialias=True,
     )
 
 
-def shown_part(view: FrameView) -> tuple[slice, slice]:
-    """The rows and columns of the native frame that a view shows."""
-    rows, columns = view.frame_shape
-    x0, y0, x1, y1 = (round(edge + 0.5) for edge in view.crop)
+def shown_part(crop: FrameCrop) -> tuple[slice, slice]:
+    """Return the rows and columns of the native frame that a crop shows."""
+    rows, columns = crop.frame_shape
+    x0, y0, x1, y1 = (round(edge + 0.5) for edge in crop.box)
     top, left = min(max(y0, 0), rows), min(max(x0, 0), columns)
     return slice(top, max(min(y1, rows), top)), slice(left, max(min(x1, columns), left))
 
 
-def edge_steps(logits: torch.Tensor, view: FrameView) -> np.ndarray:
-    """How the edge of a mask runs between native pixels.
+def edge_steps(logits: torch.Tensor, crop: FrameCrop) -> np.ndarray:
+    """Return how the edge of a mask runs between native pixels.
 
     Args:
-        logits: float tensor (height, width) over the view's square.
+        logits: float tensor (height, width) over the crop's square.
 
     Returns:
         int8 (rows, columns) of the native frame: the distance of each pixel's center to the edge, in steps of
-        `packed_masks.EDGE_STEPS` to a pixel, above 0 inside; at most `EDGE_REACH` pixels, 0 beyond the view.
+        `packed_masks.EDGE_STEPS` to a pixel, above 0 inside; at most `EDGE_REACH` pixels, 0 beyond the crop.
     """
-    native = logits_to_native(logits, view)
+    native = logits_to_native(logits, crop)
     padded = F.pad(native[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
     down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
     right = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
@@ -119,22 +119,22 @@ def edge_steps(logits: torch.Tensor, view: FrameView) -> np.ndarray:
     steps = (distance * EDGE_STEPS).round().clamp(-limit, limit)
     # A center just beside the edge stays on its side.
     steps = torch.where(native > 0, steps.clamp(min=1), steps.clamp(max=-1))
-    whole = np.zeros(view.frame_shape, np.int8)
-    whole[shown_part(view)] = steps.to(torch.int8).cpu().numpy()
+    whole = np.zeros(crop.frame_shape, np.int8)
+    whole[shown_part(crop)] = steps.to(torch.int8).cpu().numpy()
     return whole
 
 
-def logits_to_native(logits: torch.Tensor, view: FrameView) -> torch.Tensor:
-    """Low-resolution mask logits as logits of native pixels, on the same device.
+def logits_to_native(logits: torch.Tensor, crop: FrameCrop) -> torch.Tensor:
+    """Return low-resolution mask logits as logits of native pixels, on the same device.
 
     Args:
-        logits: float tensor (height, width) over the view's square.
+        logits: float tensor (height, width) over the crop's square.
 
     Returns:
         float32 tensor: the pixels of `shown_part`. Beyond it there is nothing.
     """
-    x0, y0, x1, y1 = (round(edge + 0.5) for edge in view.crop)
-    rows, columns = shown_part(view)
+    x0, y0, x1, y1 = (round(edge + 0.5) for edge in crop.box)
+    rows, columns = shown_part(crop)
     native = F.interpolate(
         logits.float()[None, None],
         size=(y1 - y0, x1 - x0),

@@ -46,13 +46,13 @@ class Int8Linear(torch.nn.Module):
             torch.backends.quantized.engine = before
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """float32 (..., in) -> float32 (..., out)."""
+        """Return float32 (..., in) -> float32 (..., out)."""
         answer: torch.Tensor = torch.ops.quantized.linear_dynamic(values, self._packed)
         return answer
 
 
 def _scale(weight: torch.Tensor) -> torch.Tensor:
-    """The scale of each output channel.
+    """Return the scale of each output channel.
 
     As small as the range of the integers allows, and no smaller than keeps the sum of two neighboring
     products within 16 bits, so that every CPU finds the same.
@@ -75,7 +75,7 @@ def use_int8(module: torch.nn.Module) -> None:
 
 
 def why_no_int8() -> str | None:
-    """None if 8-bit linear layers work on this computer and are faster than float32; else the reason."""
+    """Return None if 8-bit linear layers work here and are faster than float32; else the reason."""
     machine = platform.machine().lower()
     if machine not in ("x86_64", "amd64", "x64"):
         return f"not known to be faster on {machine or 'this machine'}"

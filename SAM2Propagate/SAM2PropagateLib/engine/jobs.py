@@ -9,11 +9,11 @@ from functools import cached_property
 import torch
 
 from SAM2PropagateLib.engine.front import Front, Tracked
-from SAM2PropagateLib.engine.keys import Key
+from SAM2PropagateLib.engine.keyframes import Keyframe
 from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
 from SAM2PropagateLib.engine.shape import Shape, depth
-from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions
 
@@ -27,16 +27,16 @@ class Track:
     """What is kept of one segment between runs, and how the model looks at it."""
 
     sight: Sight
-    keys: dict[int, Key] = field(default_factory=dict)
+    keyframes: dict[int, Keyframe] = field(default_factory=dict)
     fronts: dict[tuple[int, str, int, bool], Front] = field(default_factory=dict)
     written: dict[int, tuple[object, ...]] = field(default_factory=dict)
 
     @property
-    def view(self) -> FrameView:
-        return self.sight.view
+    def crop(self) -> FrameCrop:
+        return self.sight.crop
 
     def seen_anew(self, sight: Sight) -> Track:
-        """A track that knows which frames were written, but that every one of them is out of date."""
+        """Return a track that knows which frames were written, but that every one of them is out of date."""
         return Track(sight, written=dict.fromkeys(self.written, ()))
 
 
@@ -62,13 +62,13 @@ class Work:
 
 
 def work_of(segment: ResolvedSegment, track: Track, options: RunOptions) -> Work:
-    """What of a segment's masks is not up to date."""
+    """Return what of a segment's masks is not up to date."""
     known = track.written
     written = {} if options.writes_all else known
     keyframes = tuple(
         frame
         for frame, prompts in segment.keyframes.items()
-        if frame not in segment.locked and written.get(frame) != key_mark(prompts)
+        if frame not in segment.locked and written.get(frame) != keyframe_mark(prompts)
     )
     stretches = []
     for stretch in plan(segment, options.direction, options.reach):
@@ -136,15 +136,15 @@ class Job:
         return self.stretch.last if self.right is None else self.stretch.first
 
     def lacks(self, left: Tracked | None, right: Tracked | None) -> bool:
-        """Whether a side has still to come."""
+        """Tell whether a side has still to come."""
         return (self.left is not None and left is None) or (self.right is not None and right is None)
 
     def has_lost(self, front: Front) -> bool:
-        """Whether a front has left its segment behind, and no keyframe says that it comes back."""
+        """Tell whether a front has left its segment behind, and no keyframe says that it comes back."""
         return self._gives_up(front.empty_frames)
 
     def may_have_lost(self, front: Front) -> bool:
-        """Whether that could come out when what was found last is read."""
+        """Tell whether that could come out when what was found last is read."""
         return front.unread > 0 and self._gives_up(front.empty_frames + front.unread)
 
     def _gives_up(self, empty_frames: int) -> bool:
@@ -152,7 +152,8 @@ class Job:
         return is_open and self.patience is not None and empty_frames >= self.patience
 
     def found(self, front: Front | None, frame: int) -> Tracked | None:
-        """What a front found on a frame; where it has lost its segment, what it found last; None: not yet."""
+        """Return what a front found on a frame; where it has lost its segment, what it found last; None: not
+        yet."""
         known = None if front is None else front.found.get(frame)
         if front is None or known is not None or not self.has_lost(front) or front.last_found is None:
             return known
@@ -170,7 +171,7 @@ class Active:
 
 
 def active_fronts(jobs: list[Job]) -> list[Active]:
-    """The fronts that have to go on, each once, however many jobs it serves."""
+    """Return the fronts that have to go on, each once, however many jobs it serves."""
     active: dict[int, Active] = {}
     for job in jobs:
         if not job.pending:
@@ -187,24 +188,24 @@ def active_fronts(jobs: list[Job]) -> list[Active]:
     return list(active.values())
 
 
-def shapes_beside(stretch: Stretch, keys: Mapping[int, Key]) -> tuple[Shape, Shape] | None:
-    """The shapes on the keyframes on both sides of a stretch."""
+def shapes_beside(stretch: Stretch, keyframes: Mapping[int, Keyframe]) -> tuple[Shape, Shape] | None:
+    """Return the shapes on the keyframes on both sides of a stretch."""
     if stretch.left is None or stretch.right is None:
         return None
-    left, right = (Shape.of(keys[key].decoded.logits[0]) for key in (stretch.left, stretch.right))
+    left, right = (Shape.of(keyframes[frame].decoded.logits[0]) for frame in (stretch.left, stretch.right))
     return left, right
 
 
-def key_mark(prompts: FramePrompts) -> tuple[object, ...]:
-    """What a keyframe's mask depends on, as `signature` says it of a stretch."""
+def keyframe_mark(prompts: FramePrompts) -> tuple[object, ...]:
+    """Return what a keyframe's mask depends on, as `signature` says it of a stretch."""
     return "keyframe", prompts.fingerprint
 
 
 def _is_ruled_out(segment: ResolvedSegment, frame: int) -> bool:
-    """Whether only absent marks lie next to a frame: beyond the last one, or between two of them."""
+    """Tell whether only absent marks lie next to a frame: beyond the last one, or between two of them."""
     if frame in segment.keyframes:
         return False
-    before = max((key for key in segment.keyframes if key < frame), default=None)
-    after = min((key for key in segment.keyframes if key > frame), default=None)
-    neighbors = [segment.keyframes[key] for key in (before, after) if key is not None]
+    before = max((other for other in segment.keyframes if other < frame), default=None)
+    after = min((other for other in segment.keyframes if other > frame), default=None)
+    neighbors = [segment.keyframes[other] for other in (before, after) if other is not None]
     return bool(neighbors) and all(prompts.absent for prompts in neighbors)

@@ -18,7 +18,7 @@ LEAST_AGREEMENT = 0.5
 
 
 def tightened(drawn: BoolArray, answer: BoolArray) -> BoolArray | None:
-    """The model's mask, held near the line that was drawn.
+    """Return the model's mask, held near the line that was drawn.
 
     Args:
         drawn: bool (rows, columns), the inside of the lasso, not empty.

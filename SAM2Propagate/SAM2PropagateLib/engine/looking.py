@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from SAM2PropagateLib.engine.imaging import whole_pixels
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, PixelBox
 
@@ -19,7 +19,7 @@ STRETCHED, ISOTROPIC = "stretched", "isotropic"
 # The model sees this many times the prompted region's longer side: room for what grows on other slices.
 CONTEXT = 2.5
 
-# A view is given up for a closer one only if that shows the structure this many times larger.
+# A crop is given up for a closer one only if that shows the structure this many times larger.
 _MUCH_CLOSER = 1.5
 
 # A scribble shorter than this (in pixels) tells no more of the structure's size than a click.
@@ -30,12 +30,12 @@ _SHORTEST = 8.0
 class Sight:
     """How the model sees frames: which part of them, and through which window."""
 
-    view: FrameView
+    crop: FrameCrop
     window: Window
 
 
 def region_of(prompts: FramePrompts) -> PixelBox | None:
-    """The part of a frame that prompts are about, (x0, y0, x1, y1) in native pixels.
+    """Return the part of a frame that prompts are about, (x0, y0, x1, y1) in native pixels.
 
     None if they do not tell how large the structure is (clicks and scribbles alone).
     """
@@ -55,7 +55,8 @@ def region_of(prompts: FramePrompts) -> PixelBox | None:
 
 
 def along_strokes(prompts: FramePrompts) -> PixelBox | None:
-    """The part of a frame that positive scribbles run through; None without any that is long enough."""
+    """Return the part of a frame that positive scribbles run through; None without any that is long
+    enough."""
     points = [point for stroke in prompts.strokes if stroke.positive for point in stroke.points]
     if not points:
         return None
@@ -65,51 +66,53 @@ def along_strokes(prompts: FramePrompts) -> PixelBox | None:
 
 
 def union(regions: Iterable[PixelBox]) -> PixelBox:
-    """The smallest region around all of them."""
+    """Return the smallest region around all of them."""
     x0, y0, x1, y1 = zip(*regions, strict=True)
     return min(x0), min(y0), max(x1), max(y1)
 
 
-def whole_view(frames: FrameStack, size: int, style: str = STRETCHED) -> FrameView:
-    """The whole frame: stretched to the square, as SAM 2 was trained, or padded to isotropic pixels."""
+def whole_crop(frames: FrameStack, size: int, style: str = STRETCHED) -> FrameCrop:
+    """Return the whole frame: stretched to the square, as SAM 2 was trained, or padded to isotropic
+    pixels."""
     shape = frames.geometry.frame_shape(frames.axis)
     spacing = frames.geometry.frame_spacing(frames.axis)
     if style == ISOTROPIC:
-        return whole_pixels(FrameView.whole(shape, spacing, size))
-    return FrameView(shape, spacing, (-0.5, -0.5, shape[1] - 0.5, shape[0] - 0.5), size)
+        return whole_pixels(FrameCrop.whole(shape, spacing, size))
+    return FrameCrop(shape, spacing, (-0.5, -0.5, shape[1] - 0.5, shape[0] - 0.5), size)
 
 
-def close_view(frames: FrameStack, size: int, region: PixelBox, style: str = STRETCHED) -> FrameView:
-    """A view of a region with `CONTEXT`, square in mm where the frame has room for that."""
+def close_crop(frames: FrameStack, size: int, region: PixelBox, style: str = STRETCHED) -> FrameCrop:
+    """Return a region with `CONTEXT` around it, square in mm where the frame has room for that."""
     shape = frames.geometry.frame_shape(frames.axis)
-    view = FrameView.around(region, shape, frames.geometry.frame_spacing(frames.axis), size, CONTEXT)
+    crop = FrameCrop.around(region, shape, frames.geometry.frame_spacing(frames.axis), size, CONTEXT)
     if style == STRETCHED:
-        x0, y0, x1, y1 = view.crop
+        x0, y0, x1, y1 = crop.box
         inside = (max(x0, -0.5), max(y0, -0.5), min(x1, shape[1] - 0.5), min(y1, shape[0] - 0.5))
-        view = FrameView(shape, view.frame_spacing, inside, size)
-    return whole_pixels(view)
+        crop = FrameCrop(shape, crop.frame_spacing, inside, size)
+    return whole_pixels(crop)
 
 
-def shows(view: FrameView, region: PixelBox) -> bool:
-    """Whether a region lies in a view."""
-    x0, y0, x1, y1 = view.crop
+def shows(crop: FrameCrop, region: PixelBox) -> bool:
+    """Tell whether a crop holds a region."""
+    x0, y0, x1, y1 = crop.box
     return x0 <= region[0] and y0 <= region[1] and x1 >= region[2] and y1 >= region[3]
 
 
-def is_much_closer(view: FrameView, than: FrameView) -> bool:
-    """Whether one view shows its part of the frame clearly larger than another one would."""
-    return min(view.scale) > _MUCH_CLOSER * min(than.scale)
+def is_much_closer(crop: FrameCrop, than: FrameCrop) -> bool:
+    """Tell whether one crop shows its part of the frame clearly larger than another one would."""
+    return min(crop.scale) > _MUCH_CLOSER * min(than.scale)
 
 
-def serves(view: FrameView, region: PixelBox, wanted: FrameView) -> bool:
-    """Whether a view that is already there can stand in for the one wanted for a region."""
-    return shows(view, region) and shows(view, wanted.crop) and not is_much_closer(wanted, view)
+def serves(crop: FrameCrop, region: PixelBox, wanted: FrameCrop) -> bool:
+    """Tell whether a crop that is already there can stand in for the one wanted for a region."""
+    return shows(crop, region) and shows(crop, wanted.box) and not is_much_closer(wanted, crop)
 
 
-def is_cut(mask: np.ndarray, view: FrameView) -> bool:
-    """Whether a mask, bool (rows, columns), reaches an edge of the view that is not the frame's own edge."""
-    rows, columns = view.frame_shape
-    x0, y0, x1, y1 = (round(edge + 0.5) for edge in view.crop)
+def is_cut(mask: np.ndarray, crop: FrameCrop) -> bool:
+    """Tell whether a mask, bool (rows, columns), reaches an edge of the crop that is not the frame's own
+    edge."""
+    rows, columns = crop.frame_shape
+    x0, y0, x1, y1 = (round(edge + 0.5) for edge in crop.box)
     return bool(
         (x0 > 0 and mask[:, x0].any())
         or (y0 > 0 and mask[y0].any())

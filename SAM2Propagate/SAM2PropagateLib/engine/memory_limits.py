@@ -10,7 +10,7 @@ import torch
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import available_host_memory, is_out_of_memory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 _MEGABYTE = 1 << 20
 
@@ -18,18 +18,20 @@ _Result = TypeVar("_Result")
 
 
 def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
-    """What the user is told when even the smallest step did not fit."""
+    """Return what the user is told when even the smallest step did not fit."""
     where = _("The graphics card") if device.type == "cuda" else _("This computer")
     return SAM2PropagateError(
         "out_of_memory",
-        _("{where} has not enough free memory for this model, even one slice at a time.").format(where=where),
+        _("{where} does not have enough free memory for this model, even for one slice at a time.").format(
+            where=where
+        ),
         _("Close other programs that use it, choose a smaller model or input size, or use the CPU."),
     )
 
 
 @contextmanager
 def told_of_memory(device: torch.device) -> Iterator[None]:
-    """What runs out of memory here ends with the error for the user.
+    """Turn running out of memory within into the error for the user.
 
     Raises:
         SAM2PropagateError: `out_of_memory`.
@@ -43,7 +45,7 @@ def told_of_memory(device: torch.device) -> Iterator[None]:
 
 
 def with_room(work: Callable[[], _Result], offload: Callable[[], bool], device: torch.device) -> _Result:
-    """The result of a step on one frame; where memory is short, once more without kept features.
+    """Return the result of a step on one frame; where memory is short, once more without kept features.
 
     Args:
         offload: gives kept memory back; whether there was any.
@@ -63,7 +65,7 @@ def with_room(work: Callable[[], _Result], offload: Callable[[], bool], device: 
 
 
 def feature_budgets(device: torch.device, megabytes: int | None = None) -> tuple[int, int]:
-    """Bytes of encoder features kept (on the device, in the host's memory beside it).
+    """Return bytes of encoder features kept (on the device, in the host's memory beside it).
 
     Without `megabytes`: half of what is free on a GPU and a quarter of the host's free memory, at most
     4 GB of it; on a CPU (or MPS, which shares the host's memory) a quarter of the free memory, at most 4 GB.
@@ -79,5 +81,5 @@ def feature_budgets(device: torch.device, megabytes: int | None = None) -> tuple
 
 
 def motion_budget() -> int:
-    """Bytes of motion between frames kept: a sixteenth of the host's free memory, at most 512 MB."""
+    """Return bytes of motion between frames kept: a sixteenth of the host's free memory, at most 512 MB."""
     return min((available_host_memory() or 4096 * _MEGABYTE) // 16, 512 * _MEGABYTE)

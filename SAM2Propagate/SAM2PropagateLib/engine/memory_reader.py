@@ -53,7 +53,7 @@ class MemoryReader:
 
     @torch.inference_mode()
     def project(self, spatial: torch.Tensor) -> Projected:
-        """A memory's own share of keys and values in every layer.
+        """Return a memory's own share of keys and values in every layer.
 
         Args:
             spatial: (tokens, memory channels).
@@ -72,7 +72,7 @@ class MemoryReader:
         memories: Sequence[Sequence[tuple[int, Projected]]],
         pointers: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
-        """Frames that know what was remembered.
+        """Return frames that know what was remembered.
 
         Args:
             frames: (batch, tokens, channels).
@@ -129,7 +129,7 @@ class MemoryReader:
     def _attended(
         self, cross: Any, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        """(batch, heads, tokens, channels of a head)."""
+        """Return (batch, heads, tokens, channels of a head)."""
         if not self._values_last:
             return F.scaled_dot_product_attention(queries, keys, values)
         found = attention_in_pieces(queries, keys, values)
@@ -138,7 +138,7 @@ class MemoryReader:
 
 
 def _batch(entries: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
-    """Parts of each entry one after the other; all entries in a batch."""
+    """Return parts of each entry one after the other; all entries in a batch."""
     rows = [torch.cat(list(parts), dim=-2) for parts in entries]
     return rows[0][None] if len(rows) == 1 else torch.stack(rows)
 
@@ -151,7 +151,8 @@ def _heads(attention: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _rotated(attention: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens with their place on the grid turned into them; plain attention leaves them as they are."""
+    """Return tokens with their place on the grid turned into them; plain attention leaves them as they
+    are."""
     if not isinstance(attention, RoPEAttention):
         return tokens
     side = math.isqrt(tokens.shape[-2])

@@ -71,7 +71,7 @@ class MotionStore:
         return pair in self._kept
 
     def get(self, sight: Sight, frame: int, step: int) -> Flow:
-        """The flow of `frame` from `frame - step`; waits for it.
+        """Return the flow of `frame` from `frame - step`; waits for it.
 
         Args:
             step: +1 or -1.
@@ -115,14 +115,14 @@ class MotionStore:
         return np.asarray(flow, np.float16)
 
     def _seen(self, sight: Sight, frame: int) -> npt.NDArray[np.uint8]:
-        """uint8 (SIDE, SIDE): a frame as the model sees it."""
+        """Return uint8 (SIDE, SIDE): a frame as the model sees it."""
         native = self._frame(sight, frame)
-        view = replace(sight.view, size=SIDE)
-        gray = imaging.to_grey(imaging.to_model_input([native], view, torch.device("cpu")))
+        crop = replace(sight.crop, size=SIDE)
+        gray = imaging.to_grey(imaging.to_model_input([native], crop, torch.device("cpu")))
         return np.ascontiguousarray(gray[0, 0].clamp(0, 255).round().byte().numpy())
 
     def _method(self) -> cv2.DISOpticalFlow:
-        """Each thread has its own: the method keeps buffers while it computes."""
+        """Return this thread's own method: it keeps buffers while it computes."""
         if not hasattr(self._thread, "method"):
             method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
             method.setFinestScale(_FINEST_SCALE)

@@ -37,7 +37,7 @@ class Stretch:
 
 
 def plan(segment: ResolvedSegment, direction: str = BOTH, reach: int | None = None) -> tuple[Stretch, ...]:
-    """The stretches of one segment's run.
+    """Return the stretches of one segment's run.
 
     Args:
         direction: `both`, `forward` (to higher frame indices) or `backward`.
@@ -91,7 +91,7 @@ def _within_reach(
 
 
 def signature(stretch: Stretch, keyframes: Mapping[int, FramePrompts]) -> tuple[object, ...]:
-    """What a stretch's masks depend on: equal signatures mean equal masks."""
+    """Return what a stretch's masks depend on: equal signatures mean equal masks."""
 
     def source(key: int | None) -> tuple[int, str] | None:
         return None if key is None else (key, keyframes[key].fingerprint)

@@ -7,19 +7,20 @@ import torch
 from scipy import ndimage
 
 from SAM2PropagateLib.engine import imaging
-from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.crop import FrameCrop
 
 # Holes and specks up to this many pixels of the model's logit grid are noise (sam2's own limit).
 _NOISE_AREA = 8
 
 
-def shown_mask(logits: torch.Tensor, view: FrameView) -> torch.Tensor:
-    """Mask logits (4h, 4w) as a mask, on the same device: bool, the native pixels that the view shows."""
-    return imaging.logits_to_native(logits, view) > 0
+def shown_mask(logits: torch.Tensor, crop: FrameCrop) -> torch.Tensor:
+    """Return mask logits (4h, 4w) as a mask, on the same device: bool, the native pixels that the crop
+    shows."""
+    return imaging.logits_to_native(logits, crop) > 0
 
 
-def native_mask(shown: np.ndarray, view: FrameView, grid: int) -> np.ndarray:
-    """A mask of the native pixels that a view shows, on the whole frame, without holes and specks.
+def native_mask(shown: np.ndarray, crop: FrameCrop, grid: int) -> np.ndarray:
+    """Return a mask of the native pixels that a crop shows, on the whole frame, without holes and specks.
 
     Args:
         shown: bool, as `shown_mask` gives it.
@@ -28,14 +29,14 @@ def native_mask(shown: np.ndarray, view: FrameView, grid: int) -> np.ndarray:
     Returns:
         bool (rows, columns).
     """
-    x0, y0, x1, y1 = view.crop
-    mask = np.zeros(view.frame_shape, bool)
-    mask[imaging.shown_part(view)] = clean(shown, _NOISE_AREA * (x1 - x0) * (y1 - y0) / grid**2)
+    x0, y0, x1, y1 = crop.box
+    mask = np.zeros(crop.frame_shape, bool)
+    mask[imaging.shown_part(crop)] = clean(shown, _NOISE_AREA * (x1 - x0) * (y1 - y0) / grid**2)
     return mask
 
 
 def clean(mask: np.ndarray, area: float) -> np.ndarray:
-    """A mask without specks and holes of at most `area` pixels.
+    """Return a mask without specks and holes of at most `area` pixels.
 
     The largest part always stays, however small it is: a small structure is not a speck.
 

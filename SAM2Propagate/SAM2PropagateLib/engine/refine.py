@@ -45,7 +45,7 @@ class Aim:
 
 
 def aim_of(mask: np.ndarray, clicks: Sequence[ClickAt]) -> Aim:
-    """What the last of the clicks on a mask is about.
+    """Return what the last of the clicks on a mask is about.
 
     It changes no pixel that is nearer to an earlier click of the other sign. A positive one adds none that
     lies much deeper outside the mask, or far away; a negative one takes none that rather belongs to a point
@@ -81,7 +81,7 @@ def aim_of(mask: np.ndarray, clicks: Sequence[ClickAt]) -> Aim:
 
 
 def refined(mask: np.ndarray, proposal: np.ndarray, click: ClickAt, aim: Aim | None = None) -> np.ndarray:
-    """The mask with the part of the model's proposal that a click asks for.
+    """Return the mask with the part of the model's proposal that a click asks for.
 
     A positive click adds the connected piece of the proposal that it lies on, a negative click removes the
     connected piece of the mask that the proposal drops there. Everything else, hand-drawn detail above all,
@@ -100,7 +100,7 @@ def refined(mask: np.ndarray, proposal: np.ndarray, click: ClickAt, aim: Aim | N
 
 
 def toggled(mask: np.ndarray, thing: np.ndarray, click: ClickAt, aim: Aim | None = None) -> np.ndarray:
-    """The mask with, or without, the thing that lies at a click; for the arguments see `refined`.
+    """Return the mask with, or without, the thing that lies at a click; for the arguments see `refined`.
 
     Args:
         thing: bool (rows, columns), what the model sees at the click by itself.
@@ -115,7 +115,7 @@ def toggled(mask: np.ndarray, thing: np.ndarray, click: ClickAt, aim: Aim | None
 
 
 def _changed(mask: np.ndarray, change: np.ndarray, click: ClickAt, aim: Aim | None) -> np.ndarray:
-    """The mask with the connected piece of a change that the click lies on."""
+    """Return the mask with the connected piece of a change that the click lies on."""
     x, y, positive = click
     change = change & (~mask if positive else mask)
     if aim is not None:
@@ -129,8 +129,8 @@ def _changed(mask: np.ndarray, change: np.ndarray, click: ClickAt, aim: Aim | No
 
 
 def _deep_points(mask: np.ndarray, depth: np.ndarray, here: tuple[int, int], away: np.ndarray) -> list[Point]:
-    """Points in the mask's larger parts, deep inside and away from the pixel `here`; not in the part of that
-    pixel if it is not most of the mask, for then it may go altogether."""
+    """Return points in the mask's larger parts, deep inside and away from the pixel `here`; not in the part
+    of that pixel if it is not most of the mask, for then it may go altogether."""
     parts, count = ndimage.label(mask)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     score = np.minimum(depth, away / 2)
@@ -143,7 +143,7 @@ def _deep_points(mask: np.ndarray, depth: np.ndarray, here: tuple[int, int], awa
 
 
 def _best(score: np.ndarray, count: int) -> list[Point]:
-    """The pixels of highest score that are not close together."""
+    """Return the pixels of highest score that are not close together."""
     points: list[Point] = []
     for _ in range(count):
         row, column = np.unravel_index(int(score.argmax()), score.shape)
@@ -155,7 +155,7 @@ def _best(score: np.ndarray, count: int) -> list[Point]:
 
 
 def _distance(shape: tuple[int, ...], point: Point) -> np.ndarray:
-    """How far each pixel's center is from a point, (rows, columns), in pixels."""
+    """Return how far each pixel's center is from a point, (rows, columns), in pixels."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     return np.hypot(columns - point[0], rows - point[1])
 

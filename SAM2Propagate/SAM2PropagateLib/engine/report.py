@@ -28,7 +28,7 @@ class Ready:
         is_draft: the frame will come again.
         grid: side of the square of logits that the mask comes from.
         figures: see `doubt.figures_of`.
-        shown: bool, the mask on the native pixels that the view shows.
+        shown: bool, the mask on the native pixels that the crop shows.
         logits: (4h, 4w), that the mask comes from.
     """
 
@@ -51,23 +51,23 @@ class Ready:
         *,
         is_draft: bool = False,
     ) -> Ready:
-        """The mask that logits (4h, 4w) mean; for the single numbers see `doubt.Evidence`."""
-        figures, shown = figures_of(logits, iou, score, agreement), shown_mask(logits, job.track.view)
+        """Return the mask that logits (4h, 4w) mean; for the single numbers see `doubt.Evidence`."""
+        figures, shown = figures_of(logits, iou, score, agreement), shown_mask(logits, job.track.crop)
         return Ready(job, frame, is_draft, logits.shape[-1], figures, shown, logits)
 
     def mask(self, figures: np.ndarray, shown: np.ndarray) -> FrameMask:
-        """The frame's mask from what was read back."""
+        """Return the frame's mask from what was read back."""
         job = self.job
-        mask = native_mask(shown, job.track.view, self.grid)
+        mask = native_mask(shown, job.track.crop, self.grid)
         sides = [job.found(front, self.frame) for front in job.fronts]
         lost = 0 if self.is_draft else min(side.lost for side in sides if side is not None)
-        evidence = Evidence.read(figures, is_cut=looking.is_cut(mask, job.track.view), lost=lost)
+        evidence = Evidence.read(figures, is_cut=looking.is_cut(mask, job.track.crop), lost=lost)
         doubt = doubt_of(evidence)
         if self.is_draft:
             # It lacks what the other side, or the segment's end, will say: it is worth a look until then.
             doubt = max(doubt, DOUBTFUL)
         iou, score = evidence.iou, evidence.object_score
-        edge = partial(edge_steps, self.logits, job.track.view)
+        edge = partial(edge_steps, self.logits, job.track.crop)
         return FrameMask(job.stretch.segment, self.frame, mask, iou, score, doubt, PROPAGATED, edge)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from SAM2PropagateLib.texts import Words
+
 
 @dataclass(frozen=True)
 class FrameMask:
@@ -31,7 +33,7 @@ class FrameMask:
     doubt: float
     kind: str
     edge: Callable[[], np.ndarray] | None = None
-    note: str = ""
+    note: Words = ""
 
 
 @dataclass(frozen=True)

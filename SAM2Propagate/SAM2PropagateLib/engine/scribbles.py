@@ -26,7 +26,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def first_clicks(strokes: Sequence[FrameStroke]) -> list[ClickAt]:
-    """The ends and the middle (by length) of each stroke."""
+    """Return the ends and the middle (by length) of each stroke."""
     clicks: list[ClickAt] = []
     for stroke in strokes:
         points = sampled(stroke)
@@ -36,7 +36,7 @@ def first_clicks(strokes: Sequence[FrameStroke]) -> list[ClickAt]:
 
 
 def corrections(strokes: Sequence[FrameStroke], mask_now: Callable[[], BoolArray]) -> Iterator[ClickAt]:
-    """The points of strokes that a mask gets wrong, one after the other.
+    """Yield the points of strokes that a mask gets wrong, one after the other.
 
     Of a positive stroke first its middle and ends, whose surroundings look like the structure; then, and of a
     negative stroke at once, the points farthest from the mask's border.
@@ -59,7 +59,7 @@ def corrections(strokes: Sequence[FrameStroke], mask_now: Callable[[], BoolArray
 
 
 def wrong_clicks(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequence[ClickAt]) -> list[ClickAt]:
-    """For each stroke the point that a mask gets wrong and that lies farthest from the mask's border.
+    """Find for each stroke the point that a mask gets wrong and that lies farthest from the mask's border.
 
     Args:
         mask: bool (rows, columns), what was found so far.
@@ -75,7 +75,7 @@ def wrong_clicks(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequenc
 
 
 def worst_click(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequence[ClickAt]) -> ClickAt | None:
-    """Of all strokes the point that a mask gets wrong and that lies farthest from its border; None: none."""
+    """Find, of all strokes, the point that a mask gets wrong and that lies farthest from its border."""
     depth = signed_depth(mask)
     clicks = [_worst(stroke, depth, known) for stroke in strokes]
     found = [click for click in clicks if click is not None]
@@ -83,7 +83,7 @@ def worst_click(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequence
 
 
 def is_left(changed: BoolArray, mask: BoolArray, positives: Sequence[ClickAt]) -> bool:
-    """Whether a negative scribble took a part away and left the structure.
+    """Tell whether a negative scribble took a part away and left the structure.
 
     Args:
         changed, mask: bool (rows, columns), with the scribble and without.
@@ -94,7 +94,8 @@ def is_left(changed: BoolArray, mask: BoolArray, positives: Sequence[ClickAt]) -
 
 
 def is_followed(strokes: Sequence[FrameStroke], mask: BoolArray) -> bool:
-    """Whether a mask has at least half of every positive stroke in it, and of every negative one outside."""
+    """Tell whether a mask has at least half of every positive stroke in it, and of every negative one
+    outside."""
     return all(
         np.mean([mask[_pixel(mask, (x, y, True))] == stroke.positive for x, y in sampled(stroke)]) >= 0.5
         for stroke in strokes
@@ -102,7 +103,7 @@ def is_followed(strokes: Sequence[FrameStroke], mask: BoolArray) -> bool:
 
 
 def sampled(stroke: FrameStroke) -> FloatArray:
-    """Points (n, 2) along a stroke, evenly at most one pixel apart, both ends included."""
+    """Return points (n, 2) along a stroke, evenly at most one pixel apart, both ends included."""
     corners = np.asarray(stroke.points, dtype=np.float64)
     lengths = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))))
     # Odd, so that one of them is the middle.
@@ -112,7 +113,7 @@ def sampled(stroke: FrameStroke) -> FloatArray:
 
 
 def signed_depth(mask: BoolArray) -> npt.NDArray[np.float64]:
-    """Pixels to the border of a mask, inside above 0."""
+    """Return pixels to the border of a mask, inside above 0."""
     if not mask.any():
         return np.full(mask.shape, -np.inf)
     depth: npt.NDArray[np.float64] = depth_inside(mask) - ndimage.distance_transform_edt(~mask)

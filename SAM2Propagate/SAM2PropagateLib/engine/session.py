@@ -15,8 +15,8 @@ from SAM2PropagateLib.engine.carry import Carrier, Counter
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.front import Course, Front, Recollection
 from SAM2PropagateLib.engine.fusion import carried
-from SAM2PropagateLib.engine.jobs import WITHDRAWN, Job, Track, Work, key_mark, shapes_beside, work_of
-from SAM2PropagateLib.engine.keys import Key, KeyDecoder
+from SAM2PropagateLib.engine.jobs import WITHDRAWN, Job, Track, Work, keyframe_mark, shapes_beside, work_of
+from SAM2PropagateLib.engine.keyframes import Keyframe, KeyframeDecoder
 from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.memory_limits import told_of_memory, with_room
 from SAM2PropagateLib.engine.motion import MotionStore
@@ -26,8 +26,8 @@ from SAM2PropagateLib.engine.results import (
 )
 from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, FrameFeatures, ModelSteps
 from SAM2PropagateLib.frame_kinds import ABSENT, KEYFRAME, PREVIEW
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 
@@ -59,7 +59,7 @@ class EngineSession:
     Args:
         steps: the model.
         frames: the volume as frames, with its window.
-        view: which part of a frame the model sees; None: for each segment what its prompts ask for.
+        crop: which part of a frame the model sees; None: for each segment what its prompts ask for.
         store: makes the feature store, given the function that encodes frames.
         settings: how it works.
     """
@@ -68,7 +68,7 @@ class EngineSession:
         self,
         steps: ModelSteps,
         frames: FrameStack,
-        view: FrameView | None,
+        crop: FrameCrop | None,
         store: Callable[[Callable[[Sequence[FeatureKey]], list[FrameFeatures]]], FeatureStore],
         settings: SessionSettings,
     ) -> None:
@@ -76,14 +76,14 @@ class EngineSession:
         self._steps = steps
         self._frames = frames
         self._style = style
-        self._follows_prompts = view is None
-        self._view = (
-            looking.whole_view(frames, steps.input_size, style)
-            if view is None
-            else imaging.whole_pixels(view)
+        self._follows_prompts = crop is None
+        self._crop = (
+            looking.whole_crop(frames, steps.input_size, style)
+            if crop is None
+            else imaging.whole_pixels(crop)
         )
         self.features = store(self._encode)
-        self._keys = KeyDecoder(steps, self.features, frames.native_shape)
+        self._decoder = KeyframeDecoder(steps, self.features, frames.native_shape)
         self.motion = None if motion_budget is None else MotionStore(self._seen_through, motion_budget)
         self._carrier = Carrier(steps, self.features, settings.max_batch, self.motion)
         self._patience = settings.patience
@@ -98,7 +98,7 @@ class EngineSession:
         return self._frames.count
 
     def set_frames(self, frames: FrameStack) -> None:
-        """The same frames through another window.
+        """Show the same frames through another window.
 
         A segment that has been carried keeps the window that it was carried in, so that a correction
         changes what lies around it and nothing else, until a run `anew`.
@@ -109,32 +109,32 @@ class EngineSession:
     def _forget_unused(self) -> None:
         """Make room: drop the features of windows that no segment is seen through any more."""
         present = self._frames.window
-        used = {self._sight, *(Sight(track.view, present) for track in self._tracks.values())}
+        used = {self._sight, *(Sight(track.crop, present) for track in self._tracks.values())}
         used |= {track.sight for track in self._tracks.values() if track.written}
         self.features.keep_only(used)
         if self.motion is not None:
             self.motion.keep_only(used)
 
     def _seen_through(self, sight: Sight, frame: int) -> npt.NDArray[np.uint8]:
-        """uint8 (rows, columns): a native frame through a sight's window."""
+        """Return uint8 (rows, columns): a native frame through a sight's window."""
         return self._frames.with_window(sight.window).frame(frame)
 
-    def view_of(self, segment: str) -> FrameView:
-        """Which part of the frames the model sees for a segment."""
-        return self._track(segment).view
+    def crop_of(self, segment: str) -> FrameCrop:
+        """Return which part of the frames the model sees for a segment."""
+        return self._track(segment).crop
 
     def _encode(self, keys: Sequence[FeatureKey]) -> list[FrameFeatures]:
         device = self._steps.device
         images = []
         for sight, frame in keys:
-            images.append(imaging.to_model_input([self._seen_through(sight, frame)], sight.view, device))
+            images.append(imaging.to_model_input([self._seen_through(sight, frame)], sight.crop, device))
         return self._steps.encode(torch.cat(images))
 
     def _look_at(self, segment: str, keyframes: Mapping[int, FramePrompts], *, anew: bool = False) -> Track:
-        """Choose what the model sees of a segment by its prompts, unless they are well in view already.
+        """Choose what the model sees of a segment by its prompts, unless it sees them well already.
 
         Returns:
-            What to work with: while the segment is being carried, its run's own view is left alone.
+            What to work with: while the segment is being carried, its run's own crop is left alone.
         """
         track = self._track(segment, anew=anew)
         if not self._follows_prompts:
@@ -144,33 +144,33 @@ class EngineSession:
         if not regions:
             return track
         region = looking.union(regions)
-        wanted = looking.close_view(self._frames, self._steps.input_size, region, self._style)
-        if looking.shows(track.view, region) and (
-            track.written or not looking.is_much_closer(wanted, track.view)
+        wanted = looking.close_crop(self._frames, self._steps.input_size, region, self._style)
+        if looking.shows(track.crop, region) and (
+            track.written or not looking.is_much_closer(wanted, track.crop)
         ):
             return track
-        # Another segment's view saves encoding the same frames twice.
-        shared = (t.view for t in self._tracks.values() if looking.serves(t.view, region, wanted))
+        # Another segment's crop saves encoding the same frames twice.
+        shared = (t.crop for t in self._tracks.values() if looking.serves(t.crop, region, wanted))
         changed = track.seen_anew(Sight(next(shared, wanted), self._frames.window))
         if segment not in self._running:
             self._tracks[segment] = changed
         return changed
 
     def _region(self, track: Track, frame: int, prompts: FramePrompts) -> looking.PixelBox | None:
-        """Where a keyframe's structure is; clicks and scribbles alone do not tell how large it is, their mask
-        does."""
+        """Return where a keyframe's structure is; clicks and scribbles alone do not tell how large it is,
+        their mask does."""
         region = looking.region_of(prompts)
         if region is not None:
             return region
         along = looking.along_strokes(prompts)
         if along is not None:
             # A stroke tells how large the structure is at least: seen closely, it is not taken for more.
-            view = looking.close_view(self._frames, self._steps.input_size, along, self._style)
-            if looking.is_much_closer(view, track.view):
-                mask = self._keys.decoded(Sight(view, track.sight.window), frame, prompts).mask
-                if mask.any() and not looking.is_cut(mask, view):
+            crop = looking.close_crop(self._frames, self._steps.input_size, along, self._style)
+            if looking.is_much_closer(crop, track.crop):
+                mask = self._decoder.decoded(Sight(crop, track.sight.window), frame, prompts).mask
+                if mask.any() and not looking.is_cut(mask, crop):
                     return looking.region_of(replace(prompts, mask=mask))
-        mask = self._key(track, frame, prompts).mask
+        mask = self._keyframe(track, frame, prompts).mask
         return looking.region_of(replace(prompts, mask=mask)) if mask.any() else None
 
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
@@ -197,14 +197,14 @@ class EngineSession:
         return self.features.encoded_frames - before
 
     def _pairs_outward(self, keys: Sequence[FeatureKey]) -> list[tuple[Sight, int, int]]:
-        """The pairs of frames by which a run from the frame previewed last comes to these frames."""
+        """Return the pairs of frames by which a run from the frame previewed last comes to these frames."""
         start = self._latest_frame
         return [(sight, frame, 1 if frame > start else -1) for sight, frame in keys if frame != start]
 
     # --- previews -----------------------------------------------------------------------------------
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str = "") -> FrameMask:
-        """The mask of one frame from its prompts alone.
+        """Return the mask of one frame from its prompts alone.
 
         Returns:
             The mask; a mask prompt without clicks comes back as it is.
@@ -215,29 +215,29 @@ class EngineSession:
         with told_of_memory(self._steps.device):
             track = self._look_at(segment, {frame: prompts})
             self._latest, self._latest_frame = segment, frame
-            key = self._key(track, frame, prompts)
-            return self._with_room_for_edge(key.as_mask(segment, frame, PREVIEW))
+            keyframe = self._keyframe(track, frame, prompts)
+            return self._with_room_for_edge(keyframe.as_mask(segment, frame, PREVIEW))
 
     @property
     def _sight(self) -> Sight:
         """How a segment is seen of which nothing is known yet."""
-        return Sight(self._view, self._frames.window)
+        return Sight(self._crop, self._frames.window)
 
     def _track(self, segment: str, *, anew: bool = False) -> Track:
-        """What is kept of a segment; in the present window if it was not carried yet, or `anew`."""
+        """Return what is kept of a segment; in the present window if it was not carried yet, or `anew`."""
         track = self._tracks.setdefault(segment, Track(self._sight))
         window = self._frames.window
         if track.sight.window != window and segment not in self._running and (anew or not track.written):
-            track = self._tracks[segment] = track.seen_anew(Sight(track.view, window))
+            track = self._tracks[segment] = track.seen_anew(Sight(track.crop, window))
         return track
 
-    def _key(self, track: Track, frame: int, prompts: FramePrompts) -> Key:
-        known = track.keys.get(frame)
+    def _keyframe(self, track: Track, frame: int, prompts: FramePrompts) -> Keyframe:
+        known = track.keyframes.get(frame)
         if known is not None and known.fingerprint == prompts.fingerprint:
             return known
-        key = self._keys.decoded(track.sight, frame, prompts)
-        track.keys[frame] = key
-        return key
+        keyframe = self._decoder.decoded(track.sight, frame, prompts)
+        track.keyframes[frame] = keyframe
+        return keyframe
 
     # --- runs ---------------------------------------------------------------------------------------
 
@@ -300,12 +300,12 @@ class EngineSession:
         )
 
     def _with_room_for_edge(self, mask: FrameMask) -> FrameMask:
-        """The mask; where memory is short when its edge is asked for, kept features make room."""
+        """Return the mask; where memory is short when its edge is asked for, kept features make room."""
         edge, offload, device = mask.edge, self.features.offload, self._steps.device
         return mask if edge is None else replace(mask, edge=lambda: with_room(edge, offload, device))
 
     def expected_frames(self, run: RunRequest) -> int:
-        """How many masks a run would write, as far as that is known before it."""
+        """Return how many masks a run would write, as far as that is known before it."""
         return sum(work_of(s, self._track(s.segment), run.options).frames for s in run.segments)
 
     def _prepare(
@@ -316,46 +316,46 @@ class EngineSession:
         between: Callable[[float], None],
     ) -> list[Job]:
         segment = work.segment
-        keys: dict[int, Key] = {}
+        keyframes: dict[int, Keyframe] = {}
         for frame, prompts in segment.keyframes.items():
             between(counter.written)
-            keys[frame] = self._key(track, frame, prompts)
+            keyframes[frame] = self._keyframe(track, frame, prompts)
             if frame in work.keyframes:
                 kind = ABSENT if prompts.absent else KEYFRAME
-                counter.write(keys[frame].as_mask(segment.segment, frame, kind))
-                track.written[frame] = key_mark(prompts)
+                counter.write(keyframes[frame].as_mask(segment.segment, frame, kind))
+                track.written[frame] = keyframe_mark(prompts)
         for frame in work.withdrawn:
             counter.write(_empty_mask(segment.segment, frame, self._frames.native_shape))
             track.written[frame] = WITHDRAWN
-        track.keys = keys
+        track.keyframes = keyframes
         self._drop_old_fronts(track, segment.keyframes)
         return [
             Job(
                 stretch,
                 mark,
                 track,
-                self._front(track, stretch.left, 1, stretch.holds, keys),
-                self._front(track, stretch.right, -1, stretch.holds, keys),
+                self._front(track, stretch.left, 1, stretch.holds, keyframes),
+                self._front(track, stretch.right, -1, stretch.holds, keyframes),
                 list(stale),
                 self._patience,
-                shapes_beside(stretch, keys),
+                shapes_beside(stretch, keyframes),
             )
             for stretch, mark, stale in work.stretches
         ]
 
     def _front(
-        self, track: Track, source: int | None, step: int, holds: bool, keys: Mapping[int, Key]
+        self, track: Track, source: int | None, step: int, holds: bool, keyframes: Mapping[int, Keyframe]
     ) -> Front | None:
         if source is None:
             return None
-        key = keys[source]
-        name = (source, key.fingerprint, step, holds)
+        keyframe = keyframes[source]
+        name = (source, keyframe.fingerprint, step, holds)
         if name not in track.fronts:
             track.fronts[name] = Front(
                 Course(source, step, holds),
-                self._keys.memory(track.sight, source, key),
+                self._decoder.memory(track.sight, source, keyframe),
                 Recollection(self._steps.slots, min(self.frame_count, self._steps.max_pointers)),
-                None if self.motion is None else carried(key.decoded.logits[0]),
+                None if self.motion is None else carried(keyframe.decoded.logits[0]),
             )
         return track.fronts[name]
 

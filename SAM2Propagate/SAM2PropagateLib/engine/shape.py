@@ -20,7 +20,8 @@ _CLOSING = 4
 
 
 def depth_inside(mask: torch.Tensor) -> torch.Tensor:
-    """Distance of each pixel of a mask, bool (rows, columns), to the nearest one outside; 0 outside: float32.
+    """Return distance of each pixel of a mask, bool (rows, columns), to the nearest one outside; 0 outside:
+    float32.
 
     Exact, and on the mask's device. A mask that fills all has no outside: it is as deep as it is large.
     """
@@ -31,7 +32,7 @@ def depth_inside(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _depth_by_search(mask: torch.Tensor) -> torch.Tensor:
-    """The same by comparing each pixel with its row and then its column: a few large operations."""
+    """Return the same by comparing each pixel with its row and then its column: a few large operations."""
     rows, columns = mask.shape
     far = float(rows + columns)
     down, across = (torch.arange(count, device=mask.device) for count in (rows, columns))
@@ -44,7 +45,8 @@ def _depth_by_search(mask: torch.Tensor) -> torch.Tensor:
 
 
 def signed_distance(mask: torch.Tensor) -> torch.Tensor:
-    """Distance of each pixel of a mask, bool (rows, columns), to its edge: inside above 0, outside below."""
+    """Return distance of each pixel of a mask, bool (rows, columns), to its edge: inside above 0, outside
+    below."""
     return depth_inside(mask) - depth_inside(~mask) - torch.where(mask, 0.5, -0.5)
 
 
@@ -64,7 +66,7 @@ class Shape:
 
     @staticmethod
     def of(logits: torch.Tensor) -> Shape:
-        """The shape of mask logits (rows, columns)."""
+        """Return the shape of mask logits (rows, columns)."""
         mask = logits > 0
         area = mask.sum()
         places = [torch.arange(count, device=mask.device) for count in mask.shape]
@@ -73,7 +75,7 @@ class Shape:
         return Shape(signed_distance(mask), center, (area > 0).float())
 
     def moved(self, center: torch.Tensor) -> torch.Tensor:
-        """The signed distances with the center elsewhere."""
+        """Return the signed distances with the center elsewhere."""
         moved = self.distance
         for axis, shift in enumerate(center - self.center):
             last = moved.shape[axis] - 1
@@ -87,7 +89,7 @@ class Shape:
 
 
 def between(left: Shape, right: Shape, share: float) -> torch.Tensor:
-    """Signed distances of the shape on the way from one to another: float32 (rows, columns).
+    """Return signed distances of the shape on the way from one to another: float32 (rows, columns).
 
     All 0 where one of the two is empty: nothing leads from one to the other then.
 
@@ -100,12 +102,12 @@ def between(left: Shape, right: Shape, share: float) -> torch.Tensor:
 
 
 def depth(logits: torch.Tensor) -> torch.Tensor:
-    """How many pixels deep a mask is at its deepest, float32 (); 0 for an empty one."""
+    """Return how many pixels deep a mask is at its deepest, float32 (); 0 for an empty one."""
     return depth_inside(logits > 0).max()
 
 
 def closed(logits: torch.Tensor, too_deep: torch.Tensor, share: float) -> torch.Tensor:
-    """A mask before a frame on which its structure is absent, without what would still be there.
+    """Return a mask before a frame on which its structure is absent, without what would still be there.
 
     Args:
         logits: float32 (rows, columns).

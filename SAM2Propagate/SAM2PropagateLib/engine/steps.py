@@ -47,12 +47,12 @@ class FrameFeatures:
         return sum(t.nelement() * t.element_size() for t in (self.fine, self.middle, self.coarse))
 
     def to(self, device: torch.device | str) -> FrameFeatures:
-        """The same features on a device."""
+        """Return the same features on a device."""
         parts = (self.fine, self.middle, self.coarse)
         return FrameFeatures(*(part.to(device, non_blocking=True) for part in parts))
 
     def to_host(self) -> FrameFeatures:
-        """A copy in the host's memory, pinned beside a CUDA device so that it comes back fast."""
+        """Return a copy in the host's memory, pinned beside a CUDA device so that it comes back fast."""
 
         def copied(part: torch.Tensor) -> torch.Tensor:
             host = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
@@ -168,7 +168,7 @@ class ModelSteps:
         return module.to(self.dtype)
 
     def _position(self, encoding: torch.nn.Module, channels: int) -> torch.Tensor:
-        """(h*w, channels): the sine position code of the coarse grid."""
+        """Return (h*w, channels): the sine position code of the coarse grid."""
         code = encoding(torch.zeros(1, channels, self.grid, self.grid, device=self.device))
         return code.flatten(2)[0].T.contiguous().to(self.dtype)
 
@@ -176,7 +176,8 @@ class ModelSteps:
 
     @torch.inference_mode()
     def encode(self, images: torch.Tensor) -> list[FrameFeatures]:
-        """Features of a batch of frames: float32 (frames, 3, size, size) in, one `FrameFeatures` each out."""
+        """Return features of a batch of frames: float32 (frames, 3, size, size) in, one `FrameFeatures` each
+        out."""
         with self._attention_mode():
             fine, middle, coarse = self._encoder(images)
         # Clones: a frame that leaves the cache must free its memory, not share its batch's.
@@ -196,7 +197,7 @@ class ModelSteps:
         labels: torch.Tensor | None,
         mask_logits: torch.Tensor | None = None,
     ) -> Decoded:
-        """The mask of one frame from its prompts alone, as a batch of one.
+        """Return the mask of one frame from its prompts alone, as a batch of one.
 
         Unlike sam2, which may answer that a prompted object is absent, this always gives a mask: where the
         user clicks, there is something.
@@ -220,7 +221,8 @@ class ModelSteps:
 
     @torch.inference_mode()
     def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> Decoded:
-        """What the decoder makes of a batch of frames from their memories; all recalls have the same shape.
+        """Return what the decoder makes of a batch of frames from their memories; all recalls have the same
+        shape.
 
         The masks are as decoded, whatever the object score says: see `settled`.
         """
@@ -305,7 +307,8 @@ class ModelSteps:
 
     @torch.inference_mode()
     def settled(self, decoded: Decoded) -> Decoded:
-        """Answers in which those that are absent by their object score have no mask and nothing's pointer."""
+        """Return answers in which those that are absent by their object score have no mask and nothing's
+        pointer."""
         if not self._model.pred_obj_scores:
             return decoded
         present = (decoded.object_score > 0)[:, None]
@@ -325,7 +328,7 @@ class ModelSteps:
 
     @torch.inference_mode()
     def decode_mask(self, features: FrameFeatures, mask: torch.Tensor) -> Decoded:
-        """A mask that the user gave, as an answer of the decoder (a batch of one): honored as it is.
+        """Return a mask that the user gave, as an answer of the decoder (a batch of one): honored as it is.
 
         Args:
             mask: float32 (1, 1, size, size) in [0, 1].

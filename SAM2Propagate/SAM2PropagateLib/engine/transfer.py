@@ -16,7 +16,7 @@ _GATHER = 0x0102040810204080
 
 
 def uploaded(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host on the device, without waiting for what the device has still to do."""
+    """Return a tensor of the host on the device, without waiting for what the device has still to do."""
     if device.type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
@@ -40,7 +40,7 @@ class Readback:
             self._bytes = sent
 
     def arrays(self) -> list[np.ndarray]:
-        """The parts as float32 and bool arrays; waits until they have arrived."""
+        """Return the parts as float32 and bool arrays; waits until they have arrived."""
         if self._arrived is not None:
             self._arrived.synchronize()
         data = self._bytes.cpu().numpy()
@@ -59,7 +59,8 @@ class Readback:
 
 
 def _bytes_of(part: torch.Tensor) -> torch.Tensor:
-    """uint8 (bytes): float32 values as they are, or eight bool values to a byte, the first one lowest."""
+    """Return uint8 (bytes): float32 values as they are, or eight bool values to a byte, the first one
+    lowest."""
     flat = part.flatten()
     if part.dtype != torch.bool:
         return flat.contiguous().view(torch.uint8)

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text
+from SAM2PropagateLib.texts import text as _
 
 PACKED_FORMAT = "sam2propagate-1"
 SCALE_SUFFIX = ".scale"
@@ -30,7 +31,7 @@ State = dict[str, torch.Tensor]
 
 
 def read_state(path: str | Path) -> tuple[State, dict[str, str]]:
-    """The weights in a file, and what the file says about itself.
+    """Return the weights in a file, and what the file says about itself.
 
     Args:
         path: a safetensors file (the compact format above, or plain), or a PyTorch checkpoint whose key
@@ -53,7 +54,7 @@ def read_state(path: str | Path) -> tuple[State, dict[str, str]]:
 
 
 def parameter_count(path: str | Path) -> int:
-    """How many numbers the weights file holds, from its header or its size alone.
+    """Return how many numbers the weights file holds, from its header or its size alone.
 
     For a checkpoint this is its size over four bytes: an upper bound for one that is stored in less than
     float32.
@@ -73,7 +74,7 @@ def parameter_count(path: str | Path) -> int:
 
 
 def is_mapped(path: str | Path) -> bool:
-    """Whether `read_state` leaves this file's numbers in the file until they are used.
+    """Tell whether `read_state` leaves this file's numbers in the file until they are used.
 
     Raises:
         InputError: as `read_state`.
@@ -123,7 +124,7 @@ def _kind(path: Path) -> str:
 
 
 def _is_other_archive(path: Path) -> bool:
-    """Whether it is a whole ZIP archive without what torch puts into its own."""
+    """Tell whether it is a whole ZIP archive without what torch puts into its own."""
     try:
         with zipfile.ZipFile(path) as archive:
             return not any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
@@ -144,7 +145,7 @@ def _damaged(path: Path, reason: object) -> InputError:
     )
 
 
-def _get_again() -> str:
+def _get_again() -> Text:
     return _("Get the file again from where it was published.")
 
 
@@ -220,7 +221,7 @@ def _read_checkpoint(path: Path) -> State:
             _('"{name}" is a PyTorch file without the key "model" of a SAM 2 checkpoint.').format(
                 name=path.name
             ),
-            _("Use a checkpoint as Meta's training code writes it."),
+            _("Use a checkpoint that Meta's training code wrote."),
         )
     model = loaded["model"]
     for name, tensor in model.items():
@@ -234,7 +235,7 @@ def _read_checkpoint(path: Path) -> State:
 
 
 def _load_only_weights(path: Path) -> object:
-    """torch.load that takes nothing but tensors and plain containers, mapped where the file allows it."""
+    """Call torch.load so that it takes nothing but tensors and plain containers, mapped where possible."""
     if _is_mappable(path):
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     with path.open("rb") as file:
@@ -245,7 +246,8 @@ def _load_only_weights(path: Path) -> object:
 
 
 def stays_float(name: str, tensor: torch.Tensor) -> bool:
-    """Whether a tensor is too small or too delicate to be kept as int8: norms, biases, embeddings, tokens."""
+    """Tell whether a tensor is too small or too delicate to be kept as int8: norms, biases, embeddings,
+    tokens."""
     delicate = (
         "embed",
         "tpos_enc",
@@ -259,7 +261,7 @@ def stays_float(name: str, tensor: torch.Tensor) -> bool:
 
 
 def pack(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """int8 values and float32 scales, values * scales ~ tensor, one scale per channel.
+    """Return int8 values and float32 scales, values * scales ~ tensor, one scale per channel.
 
     Args:
         tensor: float, (out, in, ...) or, for a transposed convolution, (in, out, ...).
@@ -336,7 +338,8 @@ def write_packed(
 
 
 def _with_sorted_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The library writes metadata in no fixed order, which would change the checksum from run to run."""
+    """Return the library writes metadata in no fixed order, which would change the checksum from run to
+    run."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header = {"__metadata__": dict(sorted(metadata.items())), **header}

@@ -13,7 +13,7 @@ _ROUNDING = 1e-6
 
 
 def dice(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    """Twice the common voxels over the sum of both; 1 if both masks are empty.
+    """Return twice the common voxels over the sum of both; 1 if both masks are empty.
 
     Args:
         one, other: of the same shape, anything that can be read as bool.
@@ -29,7 +29,7 @@ def dice(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
 def surface_dice(
     one: npt.ArrayLike, other: npt.ArrayLike, spacing: tuple[float, float, float], tolerance: float = 2.0
 ) -> float:
-    """The share of both surfaces' area that lies within `tolerance` of the other surface.
+    """Return the share of both surfaces' area that lies within `tolerance` of the other surface.
 
     The surface of a mask is made of those faces of its voxels that have no voxel of the mask on their other
     side (outside the volume there is none); each counts with its area and is where its center is.
@@ -63,7 +63,7 @@ def surface_dice(
 
 
 def _surface(mask: BoolArray, steps: npt.NDArray[np.float64]) -> tuple[np.ndarray, np.ndarray]:
-    """Centers (n, 3) in mm along k, j, i and areas (n,) in mm2 of the faces around a mask."""
+    """Return centers (n, 3) in mm along k, j, i and areas (n,) in mm2 of the faces around a mask."""
     padded = np.pad(mask, 1)
     places, areas = [], []
     for axis in range(3):
@@ -93,13 +93,13 @@ def _pair(one: npt.ArrayLike, other: npt.ArrayLike) -> tuple[BoolArray, BoolArra
 
 
 def frames_first(mask: npt.ArrayLike, axis: int) -> BoolArray:
-    """A (K, J, I) mask as (frames, rows, columns) along `axis`: a view of it."""
+    """Return a (K, J, I) mask as (frames, rows, columns) along `axis`: a view of it."""
     return np.moveaxis(np.asarray(mask, dtype=bool), 2 - axis, 0)
 
 
 def adjacent_slice_dice(mask: npt.ArrayLike, axis: int) -> float:
-    """How alike neighboring slices are: the mean Dice of each with the next, from the label's first to its
-    last slice; 1 where there is only one.
+    """Return how alike neighboring slices are: the mean Dice of each with the next, from the label's first to
+    its last slice; 1 where there is only one.
 
     Args:
         mask: (K, J, I) with at least one voxel.
@@ -111,7 +111,8 @@ def adjacent_slice_dice(mask: npt.ArrayLike, axis: int) -> float:
 
 
 def copy_max_slice_dice(mask: npt.ArrayLike, axis: int) -> float:
-    """What copying gives: Dice of the label with its largest slice repeated from its first to its last one.
+    """Return what copying gives: Dice of the label with its largest slice repeated from its first to its last
+    one.
 
     Args:
         mask: (K, J, I) with at least one voxel.

@@ -28,7 +28,7 @@ class EvaluatedSession(Protocol):
     """What is evaluated; `EngineSession` is one."""
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str = "") -> FrameMask:
-        """The mask of one frame from its prompts alone."""
+        """Return the mask of one frame from its prompts alone."""
 
     def propagate(self, run: RunRequest, on_frame: Callable[[FrameMask], None]) -> RunSummary:
         """Carry the keyframes over the frames that changed since the last run."""
@@ -159,8 +159,8 @@ class _Evaluation:
         return dice(answer.mask, self._slices[frame]), seconds
 
     def _run(self, prompts: SegmentPrompts) -> tuple[BoolArray, RunSummary, float]:
-        """The volume's mask (K, J, I) after a run: what earlier runs of the session wrote stays where nothing
-        changed, and a frame that no keyframe reaches any more is empty."""
+        """Return the volume's mask (K, J, I) after a run: what earlier runs of the session wrote stays where
+        nothing changed, and a frame that no keyframe reaches any more is empty."""
         resolved = self._resolved(prompts)
         started = time.perf_counter()
         summary = self._session.propagate(RunRequest((resolved,)), self._take)

@@ -45,19 +45,19 @@ class Correction:
 
 
 def largest_frame(reference: BoolArray, axis: int) -> int:
-    """The slice along `axis` on which a (K, J, I) mask has most pixels, the first of several."""
+    """Return the slice along `axis` on which a (K, J, I) mask has most pixels, the first of several."""
     return int(frames_first(reference, axis).sum(axis=(1, 2)).argmax())
 
 
 def frame_range(reference: BoolArray, axis: int) -> tuple[int, int]:
-    """The first and last slice along `axis` with any pixel of a (K, J, I) mask that is not empty."""
+    """Return the first and last slice along `axis` with any pixel of a (K, J, I) mask that is not empty."""
     filled = np.flatnonzero(frames_first(reference, axis).any(axis=(1, 2)))
     return int(filled[0]), int(filled[-1])
 
 
 def box_around(mask: BoolArray) -> tuple[float, float, float, float]:
-    """The outer edges (x0, y0, x1, y1) of the pixels of a (rows, columns) mask that is not empty; the center
-    of the first pixel is 0, so its outer edge is -0.5."""
+    """Return the outer edges (x0, y0, x1, y1) of the pixels of a (rows, columns) mask that is not empty; the
+    center of the first pixel is 0, so its outer edge is -0.5."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5
 
@@ -65,7 +65,7 @@ def box_around(mask: BoolArray) -> tuple[float, float, float, float]:
 def first_prompt(
     kind: str, segment: str, reference: BoolArray, geometry: VolumeGeometry, axis: int
 ) -> SegmentPrompts:
-    """The prompt with which the user begins.
+    """Return the prompt with which the user begins.
 
     Args:
         kind: `box` or `click`.
@@ -86,7 +86,8 @@ def first_prompt(
 
 
 def worst_frame(found: BoolArray, reference: BoolArray, axis: int) -> tuple[int, int] | None:
-    """The slice with the most wrong pixels, the first of several, and how many; None if nothing is wrong.
+    """Return the slice with the most wrong pixels, the first of several, and how many; None if nothing is
+    wrong.
 
     Args:
         found, reference: (K, J, I).
@@ -104,7 +105,7 @@ def corrected(
     geometry: VolumeGeometry,
     axis: int,
 ) -> tuple[SegmentPrompts, Correction] | None:
-    """The prompts after one correction on the worst slice, and what it was; None if nothing is wrong.
+    """Return the prompts after one correction on the worst slice, and what it was; None if nothing is wrong.
 
     Args:
         prompts: what was said so far.
@@ -135,7 +136,7 @@ def corrected(
 
 
 def _largest_wrong_part(is_now: BoolArray, should_be: BoolArray) -> tuple[BoolArray, bool]:
-    """The largest connected part that is missing or too much, and whether it is missing."""
+    """Return the largest connected part that is missing or too much, and whether it is missing."""
     best: tuple[int, BoolArray, bool] | None = None
     for wrong, is_missing in ((should_be & ~is_now, True), (is_now & ~should_be, False)):
         parts, count = ndimage.label(wrong)
@@ -148,7 +149,7 @@ def _largest_wrong_part(is_now: BoolArray, should_be: BoolArray) -> tuple[BoolAr
 
 
 def _on_frame(prompts: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> list[Prompt]:
-    """Clicks, boxes, masks and absent marks that lie on a frame."""
+    """Return clicks, boxes, masks and absent marks that lie on a frame."""
     places: Mapping[str, list[tuple[Prompt, tuple[float, float, float]]]] = {
         "clicks": [(item, item.ras) for item in prompts.clicks],
         "boxes": [(item, item.corner_a) for item in prompts.boxes],

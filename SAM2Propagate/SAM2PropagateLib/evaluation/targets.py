@@ -106,7 +106,7 @@ class LoadedTarget:
 
 
 def find_targets(folder: Path) -> tuple[Target, ...]:
-    """The targets in a folder.
+    """Return the targets in a folder.
 
     With a `manifest.json` (`{"pairs": [{"name", "labels", "recommended_targets", ...}]}`): those that it
     recommends, also where their files are missing (`Target.is_there`). Without: every subfolder with a file
@@ -134,13 +134,14 @@ def find_targets(folder: Path) -> tuple[Target, ...]:
 
 
 def first_file(folder: Path, stem: str) -> Path | None:
-    """The volume of that name in a folder, whichever its format; None if there is none."""
+    """Return the volume of that name in a folder, whichever its format; None if there is none."""
     paths = (folder / (stem + ending) for ending in ENDINGS)
     return next((path for path in paths if path.is_file()), None)
 
 
 def default_axis(geometry: VolumeGeometry) -> int:
-    """The propagation axis where nobody tells: the one with the largest spacing, of equal ones the last."""
+    """Return the propagation axis where nobody tells: the one with the largest spacing, of equal ones the
+    last."""
     return max(range(3), key=lambda axis: (round(geometry.spacing[axis], 3), axis))
 
 
@@ -160,7 +161,7 @@ def _of_manifest(folder: Path) -> tuple[Target, ...]:
 
 
 def _target(folder: Path, pair: Mapping[str, Any], wanted: int | str) -> Target:
-    """A target is a label's value, or several joined by "+"."""
+    """Return a target is a label's value, or several joined by "+"."""
     values = tuple(int(value) for value in str(wanted).split("+"))
     known = pair.get("labels_present", {}).get(str(wanted), {})
     names = ("adjacent_slice_dice", "copy_max_slice_dice")

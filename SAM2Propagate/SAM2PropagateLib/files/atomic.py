@@ -24,7 +24,7 @@ def part_prefix(name: str) -> str:
 
 
 def write_failure(path: Path, error: OSError) -> SAM2PropagateError:
-    """The user's sentence for `error` while `path` was written: `disk_full` or `output_unwritable`."""
+    """Return the user's sentence for `error` while `path` was written: `disk_full` or `output_unwritable`."""
     if error.errno in _FULL:
         return SAM2PropagateError(
             "disk_full",
@@ -137,7 +137,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _mode(target: Path) -> int:
-    """The permissions of the file that is replaced, else those that the user's umask gives a new file."""
+    """Return the permissions of the file that is replaced, else those that the user's umask gives a new
+    file."""
     if target.exists():
         return target.stat().st_mode & 0o777
     mask = os.umask(0)

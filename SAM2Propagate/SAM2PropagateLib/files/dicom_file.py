@@ -168,7 +168,7 @@ class OtherObject:
 
 
 def storage_name(uid: str) -> str:
-    """DICOM's name for a kind of file, for a sentence."""
+    """Return DICOM's name for a kind of file, for a sentence."""
     name = UID(uid).name
     return "unknown" if not uid or name == uid else name.removesuffix(" Storage")
 
@@ -219,7 +219,7 @@ def read_headers(path: Path) -> tuple[ImageHeader, ...] | OtherObject | None:
 
 
 def unreadable(path: Path, error: OSError) -> InputError:
-    """The error for a file or folder that the system does not let us read."""
+    """Return the error for a file or folder that the system does not let us read."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return InputError(
         "file_unreadable", f"'{path}' cannot be read: {reason}.", "Check the path and its permissions."
@@ -303,7 +303,7 @@ class _DicomFields:
                     self._values[_WANTED[tag]] = value
 
     def get(self, keyword: str) -> Any:
-        """The value, or None."""
+        """Return the value, or None."""
         return self._values.get(keyword)
 
     def text(self, keyword: str) -> str:
@@ -311,7 +311,7 @@ class _DicomFields:
         return "" if value is None else "\\".join(str(part).strip() for part in _listed(value))
 
     def number(self, keyword: str) -> float | None:
-        """The first number of the value."""
+        """Return the first number of the value."""
         return _number(self.get(keyword))
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -340,7 +340,7 @@ def _number(value: Any) -> float | None:
 
 
 def _macros(groups: Sequence[Dataset] | None, index: int) -> list[Dataset]:
-    """The first items of the sequences in one functional group, nested ones after them.
+    """Return the first items of the sequences in one functional group, nested ones after them.
 
     Private sequences are left out: they repeat DICOM's fields with values of another kind.
     """
@@ -357,7 +357,7 @@ def _macros(groups: Sequence[Dataset] | None, index: int) -> list[Dataset]:
 
 
 def _dimensions(dataset: Dataset) -> tuple[tuple[int, str], ...]:
-    """The dimensions of an enhanced file that are no places: index into the values, name."""
+    """Return the dimensions of an enhanced file that are no places: index into the values, name."""
     found = []
     for number, item in enumerate(dataset.get("DimensionIndexSequence") or ()):
         pointer = item.get("DimensionIndexPointer")
@@ -390,7 +390,7 @@ def _marks(fields: _DicomFields, dimensions: Sequence[tuple[int, str]]) -> dict[
 
 
 def _short(value: Any, is_number: bool) -> str:
-    """Numbers with three digits: echo times and the like are written with noise in the others."""
+    """Return numbers with three digits: echo times and the like are written with noise in the others."""
     number = _number(value) if is_number or isinstance(value, float) else None
     return str(value).strip() if number is None else f"{float(f'{number:.3g}'):g}"
 
@@ -406,7 +406,7 @@ def _times(fields: _DicomFields) -> dict[str, float]:
 
 
 def _clock(text: str) -> str:
-    """A DICOM time, or date and time, for people."""
+    """Return a DICOM time, or date and time, for people."""
     whole, dot, fraction = text.partition(".")
     date, time = (whole[:8], whole[8:14]) if len(whole) > 6 else ("", whole)
     if not whole.isdigit() or len(time) != 6:
@@ -417,7 +417,7 @@ def _clock(text: str) -> str:
 
 
 def _seconds(text: str) -> float | None:
-    """Seconds of a DICOM time (HHMMSS.F) or date and time (YYYYMMDDHHMMSS.F)."""
+    """Return seconds of a DICOM time (HHMMSS.F) or date and time (YYYYMMDDHHMMSS.F)."""
     whole, _, fraction = text.partition(".")
     fraction = fraction.partition("+")[0].partition("-")[0]
     days = 0
@@ -430,7 +430,7 @@ def _seconds(text: str) -> float | None:
 
 
 def _window(fields: _DicomFields, slope: float) -> tuple[float, float] | None:
-    """The first window (width, level), if it is wide enough to show more than black and white."""
+    """Return the first window (width, level), if it is wide enough to show more than black and white."""
     width, level = fields.number("WindowWidth"), fields.number("WindowCenter")
     if width is None or level is None or width < 2 * abs(slope):
         return None
@@ -440,7 +440,8 @@ def _window(fields: _DicomFields, slope: float) -> tuple[float, float] | None:
 def _nuclear_positions(
     dataset: Dataset, frames: int
 ) -> tuple[tuple[float, ...], list[tuple[float, ...]]] | None:
-    """Orientation and positions of a reconstructed nuclear medicine file, which has no functional groups.
+    """Return orientation and positions of a reconstructed nuclear medicine file, which has no functional
+    groups.
 
     Its detector says where the first slice lies; the others follow along the normal, or against it where the
     distance is negative.

@@ -34,7 +34,7 @@ class Series:
         return any(image.position is not None for image in self.images)
 
     def describe(self) -> str:
-        """One short line for a list of choices."""
+        """Return one short line for a list of choices."""
         first = self.images[0]
         slices = len(self.images)
         what = " ".join(part for part in (first.modality, f"'{first.description}'") if part.strip("'"))
@@ -56,7 +56,7 @@ class FolderScan:
     closed: tuple[Path, ...] = ()
 
     def notes(self) -> list[str]:
-        """What is left out, one sentence each."""
+        """Return what is left out, one sentence each."""
         notes = []
         damaged = [f"'{other.path.name}'" for other in self.others if not other.kind]
         if damaged:
@@ -102,7 +102,8 @@ def scan_folder(folder: Path) -> FolderScan:
 
 
 def choose_series(series: Sequence[Series], uid: str | None, folder: Path) -> Series:
-    """The series with this UID, all as one for "all", or the only one with at least two slices in places.
+    """Return the series with this UID, all as one for "all", or the only one with at least two slices in
+    places.
 
     Raises:
         InputError: `series_unknown`, `several_series`.
@@ -140,7 +141,7 @@ def choose_series(series: Sequence[Series], uid: str | None, folder: Path) -> Se
 
 
 def _files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All files in a folder and its subfolders, and the subfolders and links that cannot be read."""
+    """Return all files in a folder and its subfolders, and the subfolders and links that cannot be read."""
     closed: list[Path] = []
 
     def note(error: OSError) -> None:

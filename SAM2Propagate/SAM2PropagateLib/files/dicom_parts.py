@@ -38,7 +38,7 @@ class Part:
     labels: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """One short line for a list of choices: what it is, how many slices, and where."""
+        """Return one short line for a list of choices: what it is, how many slices, and where."""
         count = len(self.images)
         slices = f"{count} {'slice' if count == 1 else 'slices'}"
         times = sorted(image.marks[TIME_MARK] for image in self.images if TIME_MARK in image.marks)
@@ -48,7 +48,7 @@ class Part:
 
 
 def by_geometry(images: Sequence[ImageHeader]) -> list[Part]:
-    """The images by orientation and size, in the order in which they first appear."""
+    """Return the images by orientation and size, in the order in which they first appear."""
     parts = []
     directions = _by_orientation(images)
     for direction in directions:
@@ -65,7 +65,7 @@ def by_geometry(images: Sequence[ImageHeader]) -> list[Part]:
 
 
 def image_size(image: ImageHeader) -> tuple[int, int, float, float]:
-    """Columns, rows, and the height and width of a pixel in mm."""
+    """Return columns, rows, and the height and width of a pixel in mm."""
     assert image.pixel_spacing is not None
     height, width = (round(edge, 3) for edge in image.pixel_spacing)
     return image.columns, image.rows, height, width
@@ -77,12 +77,12 @@ def describe_size(size: tuple[int, int, float, float]) -> str:
 
 
 def plane_name(image: ImageHeader) -> str:
-    """The plane nearest to the slice."""
+    """Return the plane nearest to the slice."""
     return ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(image.normal)))]
 
 
 def separate(part: Part) -> list[Part]:
-    """Parallel images of one size as the stacks that they belong to.
+    """Return parallel images of one size as the stacks that they belong to.
 
     They are taken apart where several lie at one position, where slices of different acquisitions alternate,
     and where acquisitions beside each other do not join to one even stack. A series whose acquisitions lie
@@ -95,12 +95,12 @@ def separate(part: Part) -> list[Part]:
 
 
 def has_doubles(images: Sequence[ImageHeader]) -> bool:
-    """Whether several images lie at one position."""
+    """Tell whether several images lie at one position."""
     return len(places(images)) < len(images)
 
 
 def several(parts: Sequence[Part], title: str) -> InputError:
-    """The error for images that are no single stack.
+    """Return the error for images that are no single stack.
 
     Args:
         parts: at least two, as the user may choose them by their numbers.
@@ -150,7 +150,7 @@ def several(parts: Sequence[Part], title: str) -> InputError:
 
 
 def doubles_error(images: Sequence[ImageHeader], hint: str = "") -> InputError:
-    """The error for different images at one position."""
+    """Return the error for different images at one position."""
     held = places(images)
     shared = [place for place in held if len(place) > 1]
     alone = "." if len({image.path for image in images}) == 1 else ", in a folder of its own."
@@ -213,7 +213,7 @@ def _apart(part: Part) -> list[Part]:
 
 
 def _tells_apart(images: Sequence[ImageHeader], values: Sequence[str], may_alternate: bool) -> bool:
-    """Whether these values, one per image, are those of different stacks.
+    """Tell whether these values, one per image, are those of different stacks.
 
     They are where they differ at one position, or where slices of one value lie between slices of another.
     """
@@ -240,7 +240,7 @@ def _grouped(part: Part, values: Sequence[str], name: str) -> list[Part]:
 
 
 def _sort_key(value: str) -> tuple[float, str]:
-    """Numbers by their size, before texts."""
+    """Return numbers by their size, before texts."""
     try:
         return float(value.split(" ")[0]), value
     except ValueError:
@@ -248,7 +248,7 @@ def _sort_key(value: str) -> tuple[float, str]:
 
 
 def _passes(images: Sequence[ImageHeader], order: str) -> list[str] | None:
-    """Which pass over the patient each image belongs to.
+    """Return which pass over the patient each image belongs to.
 
     A new one begins where, in this order, the direction turns or the step is another one than usual.
     """
@@ -275,7 +275,8 @@ def _passes(images: Sequence[ImageHeader], order: str) -> list[str] | None:
 
 
 def _ranks(images: Sequence[ImageHeader], order: str) -> list[str] | None:
-    """The number of each image at its position, in this order, where all positions hold equally many."""
+    """Return the number of each image at its position, in this order, where all positions hold equally
+    many."""
     if any(order not in image.times for image in images):
         return None
     ranks: dict[int, str] = {}
@@ -289,7 +290,8 @@ def _ranks(images: Sequence[ImageHeader], order: str) -> list[str] | None:
 
 
 def _ranks_by_number(images: Sequence[ImageHeader]) -> list[str] | None:
-    """The place of each image among those with its instance number, if all numbers are used equally often."""
+    """Return the place of each image among those with its instance number, if all numbers are used equally
+    often."""
     positions = along(images)
     members: dict[float, list[int]] = {}
     for number, image in enumerate(images):
@@ -304,7 +306,8 @@ def _ranks_by_number(images: Sequence[ImageHeader]) -> list[str] | None:
 
 
 def _end_to_end(part: Part) -> list[Part]:
-    """Acquisitions side by side that are even by themselves but not together; else the part as it is."""
+    """Return acquisitions side by side that are even by themselves but not together; else the part as it
+    is."""
     if is_even(part.images) or has_doubles(part.images):
         return [part]
     for name in ("stack", "acquisition", TIME_MARK):

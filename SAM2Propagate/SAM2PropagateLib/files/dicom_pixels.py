@@ -45,7 +45,8 @@ class PixelReader:
         self._decoded: dict[Path, tuple[np.ndarray, Dataset | None]] = {}
 
     def read(self, image: ImageHeader) -> np.ndarray:
-        """The values of one slice, (rows, columns): int16 or int32 if whole numbers hold them, else float64.
+        """Return the values of one slice, (rows, columns): int16 or int32 if whole numbers hold them, else
+        float64.
 
         Raises:
             InputError: `file_damaged`, `file_unreadable`, `unknown_encoding`.
@@ -59,7 +60,8 @@ class PixelReader:
         return _rescaled(pixels, image.slope, image.intercept)
 
     def read_all(self, images: Sequence[ImageHeader]) -> np.ndarray:
-        """The values of slices of one size, (K, J, I); their types may differ where their rescaling does.
+        """Return the values of slices of one size, (K, J, I); their types may differ where their rescaling
+        does.
 
         Raises:
             InputError: as `read`.
@@ -88,7 +90,8 @@ def _rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def _decode(image: ImageHeader) -> tuple[np.ndarray, Dataset | None]:
-    """The stored values of a file, (frames, rows, columns), and its modality lookup table if it has one."""
+    """Return the stored values of a file, (frames, rows, columns), and its modality lookup table if it has
+    one."""
     shape = image.frames, image.rows, image.columns
     try:
         with warnings.catch_warnings():
@@ -109,7 +112,7 @@ def _decode(image: ImageHeader) -> tuple[np.ndarray, Dataset | None]:
 
 
 def _native(dataset: FileDataset) -> np.ndarray:
-    """The stored values of a file without compression, flat."""
+    """Return the stored values of a file without compression, flat."""
     is_big = dataset.file_meta.get("TransferSyntaxUID") == ExplicitVRBigEndian or not _is_little(dataset)
     order: Literal["<", ">"] = ">" if is_big else "<"
     for keyword, kind in _FLOATS.items():
@@ -133,13 +136,13 @@ def _native(dataset: FileDataset) -> np.ndarray:
 
 
 def _is_little(dataset: FileDataset) -> bool:
-    """The byte order in which a file without a transfer syntax was found to be written."""
+    """Return the byte order in which a file without a transfer syntax was found to be written."""
     raw = dataset.get_item("BitsAllocated")
     return bool(getattr(raw, "is_little_endian", True))
 
 
 def _decompressed(path: Path, dataset: FileDataset) -> np.ndarray:
-    """The stored values of a compressed file, flat.
+    """Return the stored values of a compressed file, flat.
 
     GDCM decodes a copy without the fields by which it would rescale, invert or sort the values.
     """

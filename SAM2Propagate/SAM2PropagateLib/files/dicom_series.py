@@ -83,7 +83,7 @@ def read_series(series: Series, part: str | None = None) -> DicomVolume:
 
 
 def _chosen(pieces: Sequence[Part], series: Series, wanted: str | None) -> Part:
-    """The stack to read, as `read_series` says."""
+    """Return the stack to read, as `read_series` says."""
     if len(pieces) == 1 and len(places(pieces[0].images)) == 1:
         raise _too_few(series, len(pieces[0].images))
     if wanted == ALL_PARTS:
@@ -118,7 +118,8 @@ def _too_few(series: Series, images: int) -> InputError:
 
 
 def _usable(series: Series) -> tuple[list[ImageHeader], list[str]]:
-    """The images that can form stacks, without localizers and captures where others remain; and notes."""
+    """Return the images that can form stacks, without localizers and captures where others remain; and
+    notes."""
     images = list(series.images)
     notes = []
     kept = [image for image in images if not image.is_localizer]
@@ -189,7 +190,7 @@ def _is_plane(orientation: Sequence[float]) -> bool:
 def _without_copies(
     images: Sequence[ImageHeader], pixels: PixelReader
 ) -> tuple[tuple[ImageHeader, ...], int]:
-    """Parallel images without the copies of one at the same position, and how many those are.
+    """Return parallel images without the copies of one at the same position, and how many those are.
 
     If the first position with several images holds no copy, the series is taken to hold none: comparing all
     images of a long time series would read all of it. Nor does it hold any where copies are left out at some
@@ -217,7 +218,7 @@ def _without_copies(
 
 
 def _median_window(images: Sequence[ImageHeader]) -> tuple[float, float] | None:
-    """One window for the whole series: MR scanners write another one into every slice."""
+    """Return one window for the whole series: MR scanners write another one into every slice."""
     windows = [image.window for image in images if image.window is not None]
     if len(windows) < len(images):
         return None

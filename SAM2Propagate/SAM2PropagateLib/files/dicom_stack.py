@@ -29,13 +29,13 @@ _SINGLE_FIRST = "Export it as a series of single slices first. "
 
 
 def along(images: Sequence[ImageHeader]) -> np.ndarray:
-    """Positions (mm) along the normal of the first slice, one per image."""
+    """Return positions (mm) along the normal of the first slice, one per image."""
     normal = images[0].normal
     return np.array([np.dot(np.array(image.position), normal) for image in images])
 
 
 def places(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
-    """The images in the order of their positions, those at one position together."""
+    """Return the images in the order of their positions, those at one position together."""
     found: list[list[ImageHeader]] = []
     positions = along(images)
     last = -np.inf
@@ -48,7 +48,7 @@ def places(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
 
 
 def even_step(images: Sequence[ImageHeader]) -> float:
-    """The distance (mm) of neighboring slices, which are given in the order of their positions.
+    """Return the distance (mm) of neighboring slices, which are given in the order of their positions.
 
     Raises:
         InputError: `missing_slice`, `uneven_spacing`, `shifted_slices`, `gantry_tilt`.
@@ -112,7 +112,7 @@ def _check_sideways(images: Sequence[ImageHeader], positions: np.ndarray) -> Non
 
 
 def is_even(images: Sequence[ImageHeader]) -> bool:
-    """Whether the images, in any order, are at least two slices on one even grid."""
+    """Tell whether the images, in any order, are at least two slices on one even grid."""
     held = places(images)
     if len(held) < 2 or len(held) < len(images):
         return False
@@ -124,7 +124,7 @@ def is_even(images: Sequence[ImageHeader]) -> bool:
 
 
 def stack_geometry(first: ImageHeader, step: float, count: int) -> VolumeGeometry:
-    """The grid of `count` slices that follow `first` at `step` mm."""
+    """Return the grid of `count` slices that follow `first` at `step` mm."""
     assert first.orientation is not None and first.position is not None and first.pixel_spacing is not None
     matrix = np.eye(4)
     matrix[:3, 0] = np.array(first.orientation[:3]) * first.pixel_spacing[1]

@@ -95,7 +95,7 @@ def check_file(path: Path) -> None:
 
 
 def image_info(path: Path) -> ImageInfo:
-    """The size and the header of an image file, without its voxels.
+    """Return the size and the header of an image file, without its voxels.
 
     Raises:
         InputError: as `check_file`; `unknown_format`; `unknown_name`; `unknown_encoding`; `file_damaged`.
@@ -149,7 +149,7 @@ def no_such_channel(path: Path, channel: int, count: int) -> InputError:
 
 
 def _without_single_axes(image: sitk.Image) -> sitk.Image:
-    """Without axes of size 1 beyond the third."""
+    """Return a copy without axes of size 1 beyond the third."""
     for axis in range(image.GetDimension() - 1, 2, -1):
         if image.GetSize()[axis] == 1:
             where: list[slice | int] = [slice(None)] * image.GetDimension()
@@ -159,7 +159,7 @@ def _without_single_axes(image: sitk.Image) -> sitk.Image:
 
 
 def _channel_of(path: Path, image: sitk.Image, channel: int) -> sitk.Image:
-    """One volume of several: along a fourth axis, or of several values per voxel."""
+    """Return one volume of several: along a fourth axis, or of several values per voxel."""
     components = image.GetNumberOfComponentsPerPixel()
     count = image.GetSize()[3] if image.GetDimension() == 4 else components
     if channel >= count or (image.GetDimension() == 4 and components > 1):
@@ -170,7 +170,7 @@ def _channel_of(path: Path, image: sitk.Image, channel: int) -> sitk.Image:
 
 
 def itk_geometry(image: sitk.Image) -> VolumeGeometry:
-    """The grid of a three-dimensional SimpleITK image (LPS) as IJK to RAS."""
+    """Return the grid of a three-dimensional SimpleITK image (LPS) as IJK to RAS."""
     size = image.GetSize()
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
@@ -185,7 +185,7 @@ def _reader(path: Path) -> sitk.ImageFileReader:
 
 
 def _attempt(path: Path, read: Callable[[], _T]) -> _T:
-    """What ITK reads, without its warnings: `_placed` says what they say. Raises InputError."""
+    """Return what ITK reads, without its warnings: `_placed` says what they say. Raises InputError."""
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.GlobalWarningDisplayOff()
     try:
@@ -222,7 +222,7 @@ def _skewed_axes() -> Iterator[None]:
 
 
 def _placed(path: Path, geometry: VolumeGeometry) -> tuple[VolumeGeometry, tuple[str, ...]]:
-    """The grid that counts, given that of ITK, and what there is to say of it.
+    """Return the grid that counts, given that of ITK, and what there is to say of it.
 
     Raises:
         InputError: `skewed_geometry`.
@@ -331,7 +331,7 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _gzip_length(path: Path, offset: int = 0) -> int:
-    """How many bytes the gzip stream at `offset` holds; 0 if it ends early or a checksum is wrong."""
+    """Return how many bytes the gzip stream at `offset` holds; 0 if it ends early or a checksum is wrong."""
     with path.open("rb") as file:
         file.seek(offset)
         try:
@@ -361,7 +361,8 @@ def _inflate(parts: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _voxels_of(path: Path) -> tuple[int | None, str]:
-    """Where the compressed voxels of an NRRD or MetaImage file begin, and how; None if it has none inside."""
+    """Return where the compressed voxels of an NRRD or MetaImage file begin, and how; None if it has none
+    inside."""
     with path.open("rb") as file:
         magic = file.read(4)
     if magic == b"NRRD":

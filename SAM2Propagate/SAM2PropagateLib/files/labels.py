@@ -38,7 +38,8 @@ class Labels:
 
 
 def is_segmentation(path: Path) -> bool:
-    """Whether a file is a segmentation of Slicer's, by its name or, for other NRRD files, by its header."""
+    """Tell whether a file is a segmentation of Slicer's, by its name or, for other NRRD files, by its
+    header."""
     name = path.name.lower()
     return name.endswith(SUFFIX) or (name.endswith((".nrrd", ".nhdr")) and holds_segments(path))
 
@@ -118,7 +119,7 @@ def _check_kind(path: Path, label: FileImage) -> None:
 
 
 def _whole(path: Path, array: npt.NDArray[Any], header: Mapping[str, str]) -> npt.NDArray[Any]:
-    """The values as integers. Raises InputError (`label_not_whole`)."""
+    """Return the values as integers. Raises InputError (`label_not_whole`)."""
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
     if array.dtype.kind in "iu":
@@ -168,7 +169,7 @@ def _mismatch(path: Path) -> InputError:
 def _placed(
     mask: npt.NDArray[np.bool_], offset: tuple[int, int, int], shape: tuple[int, ...]
 ) -> npt.NDArray[np.bool_] | None:
-    """A mask (K, J, I) of a part of the volume on the whole of it; None if it reaches beyond."""
+    """Return a mask (K, J, I) of a part of the volume on the whole of it; None if it reaches beyond."""
     starts = offset[::-1]
     if mask.shape == shape and not any(starts):
         return mask

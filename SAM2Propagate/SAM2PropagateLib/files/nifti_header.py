@@ -42,7 +42,7 @@ class NiftiHeader:
 
 
 def read_nifti_header(path: Path) -> NiftiHeader | None:
-    """The header of a file, compressed or not; None if it is no NIfTI file or is cut short."""
+    """Return the header of a file, compressed or not; None if it is no NIfTI file or is cut short."""
     try:
         with path.open("rb") as file:
             content = file.read(540)
@@ -93,7 +93,7 @@ def _qform(content: bytes, order: str) -> FloatArray:
 
 
 def at_right_angles(matrix: FloatArray) -> FloatArray | None:
-    """The nearest matrix, (4, 4), whose axes are at right angles, with the same spacing.
+    """Return the nearest matrix, (4, 4), whose axes are at right angles, with the same spacing.
 
     Returns:
         The axes alone: `around_the_middle` puts them in place. None where the axes do not span a volume.
@@ -110,7 +110,7 @@ def at_right_angles(matrix: FloatArray) -> FloatArray | None:
 
 
 def around_the_middle(axes: FloatArray, matrix: FloatArray, shape_ijk: tuple[int, ...]) -> FloatArray:
-    """The matrix with these axes and the middle voxel of a grid where `matrix` has it."""
+    """Return the matrix with these axes and the middle voxel of a grid where `matrix` has it."""
     middle = np.append((np.array(shape_ijk) - 1) / 2, 1.0)
     placed = axes.copy()
     placed[:3, 3] += (matrix @ middle - axes @ middle)[:3]
@@ -118,7 +118,8 @@ def around_the_middle(axes: FloatArray, matrix: FloatArray, shape_ijk: tuple[int
 
 
 def farthest(one: VolumeGeometry, other: FloatArray) -> tuple[float, float]:
-    """How far a corner of a grid lies from where another matrix has it: in mm, and in voxels of one axis."""
+    """Return how far a corner of a grid lies from where another matrix has it: in mm, and in voxels of one
+    axis."""
     ends = [(0, size - 1) for size in one.shape_ijk]
     corners: npt.NDArray[Any] = np.array(list(itertools.product(*ends)), dtype=float)
     there = corners @ other[:3, :3].T + other[:3, 3]

@@ -33,7 +33,8 @@ Extent = tuple[int, int, int, int, int, int]
 
 
 def palette_color(index: int) -> Color:
-    """The color (red, green, blue, each 0 to 1) of the segment with this number; repeats after eight."""
+    """Return the color (red, green, blue, each 0 to 1) of the segment with this number; repeats after
+    eight."""
     return PALETTE[index % len(PALETTE)]
 
 
@@ -148,12 +149,13 @@ def read_segmentation(path: Path | str) -> Segmentation:
 
 
 def holds_segments(path: Path) -> bool:
-    """Whether the header of a file describes segments. Raises InputError as `image_info`."""
+    """Tell whether the header of a file describes segments. Raises InputError as `image_info`."""
     return "Segment0_ID" in image_info(path).header
 
 
 def _read_segment(header: Mapping[str, str], prefix: str, voxels: np.ndarray) -> Segment:
-    """One segment out of (K, J, I, layers) voxels. Raises ValueError, IndexError: a wrong description."""
+    """Return one segment out of (K, J, I, layers) voxels. Raises ValueError, IndexError: a wrong
+    description."""
     layer = int(header.get(prefix + "Layer", "0"))
     label = int(header.get(prefix + "LabelValue", "1"))
     red, green, blue = (float(part) for part in header.get(prefix + "Color", "0.5 0.5 0.5").split())
@@ -176,7 +178,8 @@ def _identifiers(segments: Sequence[Segment]) -> list[str]:
 
 
 def _layers(masks: Sequence[np.ndarray]) -> tuple[list[tuple[int, int]], int]:
-    """(layer, label value) of each mask, so that no two masks of a layer overlap; and how many layers."""
+    """Return (layer, label value) of each mask, so that no two masks of a layer overlap; and how many
+    layers."""
     taken: list[np.ndarray] = []
     labels: list[int] = []
     placed = []
@@ -264,7 +267,7 @@ def _header(
 
 
 def _reference(geometry: VolumeGeometry) -> str:
-    """The grid as Slicer serializes it: the matrix from IJK to RAS, then the extent."""
+    """Return the grid as Slicer serializes it: the matrix from IJK to RAS, then the extent."""
     matrix = (repr(float(value)) for value in geometry.ijk_to_ras.flat)
     extent = (str(edge) for size in geometry.shape_ijk for edge in (0, size - 1))
     return ";".join((*matrix, *extent, ""))
@@ -273,7 +276,8 @@ def _reference(geometry: VolumeGeometry) -> str:
 def _layer_extents(
     masks: Sequence[np.ndarray], placed: Sequence[tuple[int, int]], layer_count: int
 ) -> list[Extent]:
-    """First and last I, J, K of what a layer holds; (0, -1, 0, -1, 0, -1) for a layer without a voxel."""
+    """Return first and last I, J, K of what a layer holds; (0, -1, 0, -1, 0, -1) for a layer without a
+    voxel."""
     boxes: list[list[Extent]] = [[] for _ in range(layer_count)]
     for mask, (layer, _) in zip(masks, placed, strict=True):
         box = mask_extent(mask)
@@ -283,7 +287,7 @@ def _layer_extents(
 
 
 def mask_extent(mask: np.ndarray) -> Extent | None:
-    """First and last index of a mask's voxels along I, J and K; None for an empty mask, (K, J, I)."""
+    """Return first and last index of a mask's voxels along I, J and K; None for an empty mask, (K, J, I)."""
     # Reductions over the volume instead of a list of all its voxels.
     rows = np.asarray(mask.any(axis=2))
     lines = [np.asarray(mask.any(axis=(0, 1))), np.asarray(rows.any(axis=0)), np.asarray(rows.any(axis=1))]

@@ -24,7 +24,8 @@ _FREESURFER = (".mgz", ".mgh")
 
 
 def text_header(path: Path, last: bytes) -> tuple[dict[str, str], int]:
-    """The fields of a text header, keys in lower case, up to an empty line or the line with key `last`.
+    """Return the fields of a text header, keys in lower case, up to an empty line or the line with key
+    `last`.
 
     Returns:
         The fields with their values as they are, and where the header ends.

@@ -115,7 +115,7 @@ def read_only_volume(path: Path | str, channel: int | None = None) -> Volume:
 
 
 def volume_name(path: Path) -> str:
-    """The file or folder name without the endings of image files."""
+    """Return the file or folder name without the endings of image files."""
     name = path.resolve().name
     for suffix in _SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
@@ -153,7 +153,7 @@ def _from_series(series: Series, source: Path, notes: list[str], part: str | Non
 
 
 def _from_dicom_file(path: Path, part: str | None) -> Volume | None:
-    """The volume in a multi-frame DICOM file; None if the file is not DICOM."""
+    """Return the volume in a multi-frame DICOM file; None if the file is not DICOM."""
     headers = read_headers(path)
     if headers is None:
         return None
@@ -255,7 +255,7 @@ def _not_3d(info: ImageInfo) -> InputError:
 
 
 def _modality(header: Mapping[str, str]) -> str | None:
-    """The modality where a file that is not DICOM tells it (MetaImage does, and NRRD files may)."""
+    """Return the modality where a file that is not DICOM tells it (MetaImage does, and NRRD files may)."""
     for key in ("0008|0060", "modality", "Modality"):
         value = header.get(key, "").strip().upper().removeprefix("MET_MOD_")
         if value and value not in ("UNKNOWN", "OTHER"):

@@ -1,9 +1,9 @@
 """The volume as frames: geometry, window, the part of a frame that the model sees. Numpy only."""
 
 from SAM2PropagateLib.frames.checks import check_volume
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry, check_axis, ras_words
 from SAM2PropagateLib.frames.stack import FrameStack, native_frame
-from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.frames.window import (
     PRESETS,
     FittedWindow,
@@ -19,8 +19,8 @@ __all__ = [
     "AXIS_NAMES",
     "PRESETS",
     "FittedWindow",
+    "FrameCrop",
     "FrameStack",
-    "FrameView",
     "VolumeGeometry",
     "Window",
     "check_axis",

@@ -11,7 +11,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.stack import check_array
 from SAM2PropagateLib.frames.window import blocks, finite_range
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 
 def check_volume(array: npt.NDArray[Any], geometry: VolumeGeometry, axis: int | None = None) -> None:
@@ -53,7 +53,7 @@ def check_volume(array: npt.NDArray[Any], geometry: VolumeGeometry, axis: int | 
 
 
 def _has_contrast(array: npt.NDArray[Any]) -> bool:
-    """Whether two different finite values are found; stops at the first block that shows them."""
+    """Tell whether two different finite values are found; stops at the first block that shows them."""
     first: Any = None
     for block in blocks(array):
         finite = block[np.isfinite(block)] if array.dtype.kind == "f" else block

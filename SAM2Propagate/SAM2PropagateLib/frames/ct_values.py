@@ -56,7 +56,7 @@ class _Shares:
 
 
 def hounsfield_offset(sample: Values, is_ct: bool = False) -> float | None:
-    """What was added to the Hounsfield units of a CT.
+    """Return what was added to the Hounsfield units of a CT.
 
     Args:
         sample: (n,) finite values spread over a volume.
@@ -122,14 +122,15 @@ def _shares(stored: Values, offset: float) -> _Shares:
 
 
 def _peak(values: Values) -> float:
-    """The middle of the bin that holds most of the values around 0."""
+    """Return the middle of the bin that holds most of the values around 0."""
     edges = np.arange(_GAP[1] - _BIN / 2, -_GAP[1] + _BIN, _BIN)
     counts, _ = np.histogram(values, edges)
     return float(edges[int(counts.argmax())] + _BIN / 2)
 
 
 def _without_padding(values: Values) -> Values:
-    """Without the one or two values that fill the corners of the scanner's circle, such as -2000 or -3024."""
+    """Return a copy without the one or two values that fill the corners of the scanner's circle, such as
+    -2000 or -3024."""
     below = values[values < _AIR[0]]
     if not below.size:
         return values

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.texts import plural
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text, Words, plural
+from SAM2PropagateLib.texts import text as _
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -36,7 +36,7 @@ _FLAT_RATIO = 1e-6
 
 
 def check_axis(axis: int) -> int:
-    """`axis` itself when it is 0, 1 or 2. Raises InputError `bad_axis` otherwise."""
+    """Return `axis` itself when it is 0, 1 or 2. Raises InputError `bad_axis` otherwise."""
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not 0 <= axis <= 2:
         raise InputError(
             "bad_axis",
@@ -47,7 +47,7 @@ def check_axis(axis: int) -> int:
 
 
 def ras_words(ras: Any) -> str:
-    """A point for a sentence: `(R 12.0, A -30.5, S 100.0 mm)`."""
+    """Return a point for a sentence: `(R 12.0, A -30.5, S 100.0 mm)`."""
     r, a, s = (float(value) for value in ras)
     return f"(R {r:.1f}, A {a:.1f}, S {s:.1f} mm)"
 
@@ -131,15 +131,16 @@ class VolumeGeometry:
         return inverse
 
     def ras_to_ijk(self, ras: npt.ArrayLike) -> FloatArray:
-        """Continuous IJK of RAS points; (..., 3) mm -> (..., 3) voxels. Points outside are extrapolated."""
+        """Return continuous IJK of RAS points; (..., 3) mm -> (..., 3) voxels. Points outside are
+        extrapolated."""
         return _transform(self.ras_to_ijk_matrix, ras)
 
     def ijk_to_world(self, ijk: npt.ArrayLike) -> FloatArray:
-        """RAS of continuous IJK points; (..., 3) voxels -> (..., 3) mm."""
+        """Return RAS of continuous IJK points; (..., 3) voxels -> (..., 3) mm."""
         return _transform(self.ijk_to_ras, ijk)
 
     def with_parent(self, parent_to_world: npt.ArrayLike) -> VolumeGeometry:
-        """The same volume under a further linear transform (4x4, applied after `ijk_to_ras`)."""
+        """Return the same volume under a further linear transform (4x4, applied after `ijk_to_ras`)."""
         return VolumeGeometry(self.shape_ijk, np.asarray(parent_to_world, dtype=np.float64) @ self.ijk_to_ras)
 
     # Spacing and directions
@@ -151,17 +152,17 @@ class VolumeGeometry:
         return float(i), float(j), float(k)
 
     def frame_normal(self, axis: int) -> FloatArray:
-        """Unit normal (RAS) of the frames of `axis`, towards growing frame indices; for sheared volumes it
-        is not the direction of the axis."""
+        """Return unit normal (RAS) of the frames of `axis`, towards growing frame indices; for sheared
+        volumes it is not the direction of the axis."""
         gradient = self.ras_to_ijk_matrix[check_axis(axis), :3]
         return np.asarray(gradient / np.linalg.norm(gradient), dtype=np.float64)
 
     def slice_spacing(self, axis: int) -> float:
-        """mm between two neighboring frames of `axis`, measured along their normal."""
+        """Return mm between two neighboring frames of `axis`, measured along their normal."""
         return float(1.0 / np.linalg.norm(self.ras_to_ijk_matrix[check_axis(axis), :3]))
 
     def axis_nearest(self, normal_ras: npt.ArrayLike) -> int:
-        """The propagation axis whose frames are most nearly parallel to a view with this plane normal.
+        """Return the propagation axis whose frames are most nearly parallel to a view with this plane normal.
 
         Args:
             normal_ras: (3,) RAS, any length above zero, either sign.
@@ -181,43 +182,43 @@ class VolumeGeometry:
         # Rounded so that a view exactly between two axes gives the same answer on every machine.
         return int(np.argmax(np.round(cosines, 9)))
 
-    def plane_name(self, axis: int) -> str:
-        """`sagittal`, `coronal` or `axial`: the anatomical plane nearest to the frames of `axis`."""
+    def plane_name(self, axis: int) -> Text:
+        """Return `sagittal`, `coronal` or `axial`: the anatomical plane nearest to the frames of `axis`."""
         names = (_("sagittal"), _("coronal"), _("axial"))
         return names[int(np.argmax(np.round(np.abs(self.frame_normal(axis)), 9)))]
 
     # Frames
 
     def frame_count(self, axis: int) -> int:
-        """Number of frames along `axis`."""
+        """Return number of frames along `axis`."""
         return self.shape_ijk[check_axis(axis)]
 
     def frame_shape(self, axis: int) -> tuple[int, int]:
-        """(rows, columns) of a frame of `axis`."""
+        """Return (rows, columns) of a frame of `axis`."""
         x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
         return self.shape_ijk[y_axis], self.shape_ijk[x_axis]
 
     def frame_spacing(self, axis: int) -> tuple[float, float]:
-        """(mm from row to row, mm from column to column) of a frame of `axis`."""
+        """Return (mm from row to row, mm from column to column) of a frame of `axis`."""
         x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
         return self.spacing[y_axis], self.spacing[x_axis]
 
-    def slice_words(self, frame: int, axis: int) -> str:
-        """A frame for a sentence, counted from 1 as a reader counts: `slice 12 of 30`."""
+    def slice_words(self, frame: int, axis: int) -> Text:
+        """Return a frame for a sentence, counted from 1 as a reader counts: `slice 12 of 30`."""
         count = self.frame_count(axis)
         return _("slice {number} of {count}").format(number=int(frame) + 1, count=count)
 
     def frame_coordinate(self, ras: npt.ArrayLike, axis: int) -> float:
-        """Continuous frame index of a RAS point, unchecked."""
+        """Return continuous frame index of a RAS point, unchecked."""
         return float(self.ras_to_ijk(ras)[check_axis(axis)])
 
     def contains(self, ras: npt.ArrayLike) -> bool:
-        """Whether a RAS point lies in the volume, outer halves of the border voxels included."""
+        """Tell whether a RAS point lies in the volume, outer halves of the border voxels included."""
         ijk = self.ras_to_ijk(ras)
         return bool(np.isfinite(ijk).all()) and all(self._inside(float(ijk[axis]), axis) for axis in range(3))
 
-    def frame_of(self, ras: npt.ArrayLike, axis: int, *, what: str = "", in_plane: bool = True) -> int:
-        """The frame of `axis` that a RAS point lies on.
+    def frame_of(self, ras: npt.ArrayLike, axis: int, *, what: Words = "", in_plane: bool = True) -> int:
+        """Return the frame of `axis` that a RAS point lies on.
 
         Args:
             ras: (3,) mm.
@@ -250,8 +251,8 @@ class VolumeGeometry:
             )
         return frame
 
-    def _beyond(self, position: float, axis: int) -> str:
-        """Where a frame index outside is, for a sentence: `12.0 mm after slice 30 of 30`."""
+    def _beyond(self, position: float, axis: int) -> Text:
+        """Return where a frame index outside is, for a sentence: `12.0 mm after slice 30 of 30`."""
         count = self.frame_count(axis)
         if not math.isfinite(position):
             return _("nowhere")
@@ -262,29 +263,29 @@ class VolumeGeometry:
         return words.format(distance=distance * self.slice_spacing(axis), count=count)
 
     def nearest_frame(self, position: float, axis: int) -> int:
-        """The frame nearest to a continuous frame index, held within the volume."""
+        """Return the frame nearest to a continuous frame index, held within the volume."""
         return min(max(math.floor(position + 0.5), 0), self.frame_count(axis) - 1)
 
     def pixel_of(self, ras: npt.ArrayLike, axis: int) -> tuple[float, float]:
-        """Continuous pixel (x, y) of a RAS point, carried onto its frame along the volume's own axis;
+        """Return continuous pixel (x, y) of a RAS point, carried onto its frame along the volume's own axis;
         unchecked."""
         x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
         ijk = self.ras_to_ijk(ras)
         return float(ijk[x_axis]), float(ijk[y_axis])
 
     def ijk_of_pixel(self, x: float, y: float, frame: float, axis: int) -> FloatArray:
-        """Continuous IJK (3,) of a pixel of a frame."""
+        """Return continuous IJK (3,) of a pixel of a frame."""
         x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
         ijk = np.empty(3)
         ijk[axis], ijk[x_axis], ijk[y_axis] = frame, x, y
         return ijk
 
     def ras_of_pixel(self, x: float, y: float, frame: float, axis: int) -> FloatArray:
-        """RAS (3,) in mm of a pixel of a frame."""
+        """Return RAS (3,) in mm of a pixel of a frame."""
         return self.ijk_to_world(self.ijk_of_pixel(x, y, frame, axis))
 
     def pixel_steps(self, axis: int) -> tuple[FloatArray, FloatArray]:
-        """RAS vectors (3,) in mm for one column to the right (x + 1) and one row down (y + 1)."""
+        """Return RAS vectors (3,) in mm for one column to the right (x + 1) and one row down (y + 1)."""
         x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
         return self.ijk_to_ras[:3, x_axis].copy(), self.ijk_to_ras[:3, y_axis].copy()
 
@@ -296,7 +297,7 @@ class VolumeGeometry:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> VolumeGeometry:
-        """What `to_dict` gave. Raises InputError `bad_geometry`, or as the constructor does."""
+        """Return what `to_dict` gave. Raises InputError `bad_geometry`, or as the constructor does."""
         try:
             shape: Sequence[Any] = values["shape_ijk"]
             matrix = values["ijk_to_ras"]
@@ -326,7 +327,7 @@ def _transform(matrix: FloatArray, points: npt.ArrayLike) -> FloatArray:
         return np.asarray(values @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
 
 
-def _degenerate(reason: str) -> InputError:
+def _degenerate(reason: Words) -> InputError:
     return InputError(
         "degenerate_geometry",
         _("The volume's geometry cannot be used: {reason}.").format(reason=reason),

@@ -16,7 +16,7 @@ _GRID_TOLERANCE = 0.1
 
 
 def grid_offset(part: VolumeGeometry, whole: VolumeGeometry) -> tuple[int, int, int] | None:
-    """Where the first voxel of `part` lies in `whole`, (i, j, k); None if their grids are different.
+    """Return where the first voxel of `part` lies in `whole`, (i, j, k); None if their grids are different.
 
     The grids are the same if every corner of the part lies on a voxel of the whole's grid, within a tenth of
     a voxel along each axis; a part may also reach beyond the whole. Their axes must run in the same order;
@@ -34,7 +34,8 @@ def grid_offset(part: VolumeGeometry, whole: VolumeGeometry) -> tuple[int, int, 
 def reordered(
     array: npt.NDArray[Any], geometry: VolumeGeometry, like: VolumeGeometry
 ) -> tuple[npt.NDArray[Any], VolumeGeometry]:
-    """The same voxels in the same place, stored in the order of another grid: axes swapped and flipped.
+    """Return the same voxels in the same place, stored in the order of another grid: axes swapped and
+    flipped.
 
     Args:
         array: (K, J, I), or (K, J, I, n) with n values per voxel.

@@ -12,7 +12,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.window import Window, check_dtype
 from SAM2PropagateLib.texts import plural
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,22 +49,22 @@ class FrameStack:
         return self.geometry.frame_shape(self.axis)
 
     def native(self, index: int) -> npt.NDArray[Any]:
-        """Frame `index` with the volume's own values: a (rows, columns) view. Raises IndexError."""
+        """Return frame `index` with the volume's own values: a (rows, columns) view. Raises IndexError."""
         if not 0 <= index < self.count:
             raise IndexError(f"frame {index} of {self.count}")
         return native_frame(self.array, index, self.axis)
 
     def frame(self, index: int) -> npt.NDArray[np.uint8]:
-        """Frame `index` through the window: (rows, columns) uint8, C order. Raises IndexError."""
+        """Return frame `index` through the window: (rows, columns) uint8, C order. Raises IndexError."""
         return self.window.apply(self.native(index))
 
     def with_window(self, window: Window) -> FrameStack:
-        """The same frames seen through another window."""
+        """Return the same frames seen through another window."""
         return replace(self, window=window)
 
 
 def native_frame(array: npt.NDArray[Any], index: int, axis: int) -> npt.NDArray[Any]:
-    """The (rows, columns) view of frame `index` along `axis` of a (K, J, I) array.
+    """Return the (rows, columns) view of frame `index` along `axis` of a (K, J, I) array.
 
     Writing to it writes to the volume, so this also puts a mask into a label volume.
     """
@@ -97,7 +97,7 @@ def check_array(array: npt.NDArray[Any], geometry: VolumeGeometry) -> None:
     if array.shape[::-1] != geometry.shape_ijk:
         raise InputError(
             "shape_mismatch",
-            _("The volume has {size} voxels, but its geometry speaks of {other}.").format(
+            _("The volume has {size} voxels, but its geometry describes {other}.").format(
                 size=" x ".join(map(str, array.shape[::-1])), other=" x ".join(map(str, geometry.shape_ijk))
             ),
             _("Load the volume again."),

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.ct_values import hounsfield_offset
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 # Width and level in Hounsfield units: those in common use (Radiopaedia, "Windowing (CT)"); the liver's level
 # is for scans with contrast agent.
@@ -98,7 +99,7 @@ class Window:
         return self.level + self.width / 2
 
     def apply(self, array: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-        """The values as 8 bit.
+        """Return the values as 8 bit.
 
         Args:
             array: any shape, bool, any integer or any real floating dtype.
@@ -132,7 +133,7 @@ class Window:
 
     @staticmethod
     def preset(name: str) -> Window:
-        """The CT window of this name (`PRESETS`); case, spaces and underscores do not matter.
+        """Return the CT window of this name (`PRESETS`); case, spaces and underscores do not matter.
 
         Raises:
             InputError: `unknown_preset`, listing the presets.
@@ -158,7 +159,7 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
 
 
 def percentile_window(array: npt.ArrayLike, low: float = 0.5, high: float = 99.5) -> Window:
-    """A window between two percentiles of the volume, as suits MR.
+    """Return a window between two percentiles of the volume, as suits MR.
 
     About 400 000 values spread evenly over the volume are looked at (always the same ones); NaN and Inf are
     left out, and so is the smallest value when more than 5 % have it, as the padding around a masked or
@@ -209,21 +210,21 @@ class FittedWindow:
 
     window: Window
     source: str
-    reason: str
+    reason: Words
 
 
 def looks_like_ct(array: npt.ArrayLike) -> bool:
-    """Whether the values look like Hounsfield units; see `frames.ct_values`."""
+    """Tell whether the values look like Hounsfield units; see `frames.ct_values`."""
     return hounsfield_offset(_finite_sample(np.asarray(array))) == 0.0
 
 
 def window_for(array: npt.ArrayLike, modality: str = "") -> Window:
-    """The window of `fit_window`."""
+    """Return the window of `fit_window`."""
     return fit_window(array, modality).window
 
 
 def fit_window(array: npt.ArrayLike, modality: str = "") -> FittedWindow:
-    """A window for a volume that comes without one.
+    """Return a window for a volume that comes without one.
 
     Args:
         array: any shape and real dtype.
@@ -264,7 +265,8 @@ def fit_window(array: npt.ArrayLike, modality: str = "") -> FittedWindow:
 
 
 def hounsfield_shift(array: npt.ArrayLike, modality: str = "") -> float | None:
-    """What was added to the Hounsfield units of a CT: 0 as a rule; None if `fit_window` takes it for no CT.
+    """Return what was added to the Hounsfield units of a CT: 0 as a rule; None if `fit_window` takes it for
+    no CT.
 
     Args, raises: as `fit_window`.
     """
@@ -273,7 +275,7 @@ def hounsfield_shift(array: npt.ArrayLike, modality: str = "") -> float | None:
     return fitted.window.level - PRESETS[_SOFT_TISSUE][1] if is_ct else None
 
 
-def _percentiles(array: npt.ArrayLike, because: str) -> FittedWindow:
+def _percentiles(array: npt.ArrayLike, because: Words) -> FittedWindow:
     return FittedWindow(
         percentile_window(array),
         "percentiles",
@@ -282,7 +284,7 @@ def _percentiles(array: npt.ArrayLike, because: str) -> FittedWindow:
 
 
 def _fits_soft_tissue(sample: npt.NDArray[np.float64]) -> bool:
-    """Whether the soft-tissue window shows anything of a volume that is said to be CT."""
+    """Tell whether the soft-tissue window shows anything of a volume that is said to be CT."""
     window = Window.preset(_SOFT_TISSUE)
     inside = sample[(sample > window.low) & (sample < window.high)]
     low, high = np.percentile(sample, (0.5, 99.5))
@@ -290,7 +292,7 @@ def _fits_soft_tissue(sample: npt.NDArray[np.float64]) -> bool:
 
 
 def finite_range(array: npt.ArrayLike) -> tuple[float, float]:
-    """Smallest and largest finite value of all values, without a float copy of them.
+    """Return smallest and largest finite value of all values, without a float copy of them.
 
     Raises:
         InputError: `bad_dtype`, `empty`, `all_nan`.
@@ -308,7 +310,8 @@ def finite_range(array: npt.ArrayLike) -> tuple[float, float]:
 
 
 def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """The array in views of its first dimension, so that no work on one of them needs memory for all."""
+    """Yield the array piece by piece along its first dimension, so that no work on one needs memory for
+    all."""
     if values.ndim < 2 or values.size <= _BLOCK:
         yield values
         return
@@ -318,7 +321,8 @@ def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
 
 
 def _finite_sample(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """At least one finite value, and about `_SAMPLE_SIZE` of them, spread over the array; (n,) float64."""
+    """Return at least one finite value, and about `_SAMPLE_SIZE` of them, spread over the array; (n,)
+    float64."""
     _check_values(values)
     stride = _stride(values.shape)
     sample = values[tuple(slice(None, None, stride) for _ in values.shape)].astype(np.float64).reshape(-1)

@@ -29,7 +29,7 @@ class Application:
 
     @property
     def isDark(self) -> bool:
-        """Whether the window is dark."""
+        """Whether the main window is dark."""
         import qt
 
         return bool(slicer.app.palette().color(qt.QPalette.Window).lightness() < 128)

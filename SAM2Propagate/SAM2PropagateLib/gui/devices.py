@@ -1,4 +1,4 @@
-"""What the model can run on: the choices of the window, and which of them make no sense on this computer.
+"""What the model can run on: the choices in the panel, and which of them make no sense on this computer.
 
 Only what the system itself tells: torch is never asked here, as this is Slicer's process.
 """

@@ -76,7 +76,10 @@ class EditorSegmentWriter:
             inside = node.GetMaskSegmentID()
             if not inside or self._segmentationNode.GetSegmentation().GetSegment(inside) is None:
                 raise _maskingFailed(
-                    _("The Segment Editor allows changes only in a segment that this segmentation lacks."),
+                    _(
+                        "The Segment Editor allows changes only in a segment that this segmentation "
+                        "does not have."
+                    ),
                     _("Choose another “Editable area” under “Edit by hand”."),
                 )
         if node.GetMaskMode() != modes.EditAllowedEverywhere and self._effect.maskLabelmap() is None:

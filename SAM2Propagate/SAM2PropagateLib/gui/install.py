@@ -1,6 +1,6 @@
 """What is missing, and installing it: what from where, in which order, and what to say when it fails.
 
-Nothing here installs by itself: the window hands in how packages are installed (`PackageTools`), and the user
+Nothing here installs by itself: the caller hands in how packages are installed (`PackageTools`), and the user
 has agreed to the plan's text before. Nothing is imported to find out what is there.
 """
 
@@ -135,9 +135,9 @@ def bannerText(needed: Sequence[Package]) -> str:
         if one.found:
             texts.append(
                 _(
-                    "{module} {found} is too old, {oldest} or newer is needed. Install gets it through the "
-                    "extension “PyTorch”; if that fails, uninstall and install it in the module “PyTorch "
-                    "Util”. Start Slicer again afterwards."
+                    "{module} {found} is too old; {oldest} or newer is needed. Install gets it "
+                    "through the extension “PyTorch”; if that fails, uninstall and install it in "
+                    "the module “PyTorch Util”. Then restart Slicer."
                 ).format(module=one.module, found=one.found, oldest=OLDEST_TORCH)
             )
     return " ".join(texts)

@@ -58,7 +58,7 @@ class MessageFrame:
             "error": (qt.QStyle.SP_MessageBoxCritical, _("Error")),
             "warning": (qt.QStyle.SP_MessageBoxWarning, _("Warning")),
         }.get(message.level, (qt.QStyle.SP_MessageBoxInformation, _("Information")))
-        # The style's own icons can be seen in light and in dark windows.
+        # The style's own icons can be seen in light and in dark panels.
         ui.messageIcon.setPixmap(ui.messageFrame.style().standardIcon(picture).pixmap(qt.QSize(_ICON, _ICON)))
         ui.messageIcon.toolTip = level
         ui.messageLabel.text = message.text

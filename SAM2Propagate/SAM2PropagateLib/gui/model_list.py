@@ -1,6 +1,6 @@
 """The list of models: what each is, whether it is there, and getting or removing it.
 
-A download runs in a thread of its own and talks through a queue, which `poll` empties: nothing of the window
+A download runs in a thread of its own and talks through a queue, which `poll` empties: no widget
 is touched from the thread.
 """
 
@@ -60,7 +60,7 @@ class DownloadEnd:
 
 
 class ModelList:
-    """The models of this computer, for a list in the window.
+    """The models of this computer, for a list in the panel.
 
     Args:
         store: where they are.
@@ -110,7 +110,7 @@ class ModelList:
         elif self.isDownloading and self._name == entry.name:
             whyNotRemove = _("It is being downloaded.")
         return ModelRow(
-            entry.name, entry.listed_title, _details(status), status.there, whyNotDownload, whyNotRemove
+            entry.name, str(entry.listed_title), _details(status), status.there, whyNotDownload, whyNotRemove
         )
 
     def consentText(self, name: str) -> str:

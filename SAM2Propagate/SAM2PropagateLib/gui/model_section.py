@@ -80,7 +80,7 @@ class ModelSection:
             box.model().item(index).setEnabled(isElsewhere or not one.whyNot)
         device = None if isElsewhere else self._devices.get(chosen)
         said = (device.whyNot or device.help) if device is not None else ""
-        box.toolTip = f"{_('Choose what the model runs on.')} {said}".strip()
+        box.toolTip = " ".join([_("Choose what the model runs on."), said]).strip()
 
     def _showModel(self) -> None:
         ui, chosen = self._ui, self._controller.choices.model

@@ -1,4 +1,4 @@
-"""The module in Slicer's window: what comes and goes with the module, the views and the scene."""
+"""The module in Slicer's application: what comes and goes with the module, the views and the scene."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class OpenModule:
     # --- the application
 
     def _palette(self, *_: Any) -> None:
-        """Slicer's window is light or dark now."""
+        """Slicer's main window is light or dark now."""
         self.panel.showIcons()
 
     def _applicationState(self, state: Any) -> None:

@@ -145,7 +145,7 @@ class Panel:
         self.run.followViews(sliceNodes)
 
     def showIcons(self) -> None:
-        """Shows the icons for light or dark windows, as the window is now."""
+        """Shows the icons for light or dark panels, as the main window is now."""
         self._icons.show(self._application.isDark)
 
     def say(self, message: UserMessage) -> None:

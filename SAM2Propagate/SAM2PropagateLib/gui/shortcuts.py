@@ -1,4 +1,4 @@
-"""Keys that work wherever the keyboard is in Slicer's window."""
+"""Keys that work wherever the keyboard is in Slicer's main window."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ UNDO_KEYS, REDO_KEYS = ("Ctrl+Z",), ("Ctrl+Y", "Ctrl+Shift+Z")
 
 
 class Shortcuts:
-    """Keys of a window, each switched on only while it has something to do: others may use it, too.
+    """Keys of the main window, each switched on only while it has something to do: others may use it, too.
 
     Args:
-        parent: a widget of the window.
+        parent: a widget of the main window.
         actions: what each key does, by its name in Qt ("Esc", "Ctrl+Z").
     """
 
@@ -37,7 +37,7 @@ class Shortcuts:
             self._shortcuts[key].setEnabled(bool(isOn))
 
     def close(self) -> None:
-        """Takes the keys from the window."""
+        """Takes the keys from the main window."""
         for key, shortcut in self._shortcuts.items():
             shortcut.setEnabled(False)
             shortcut.disconnect("activated()", self._actions[key])
@@ -77,7 +77,7 @@ class WindowKeys:
         self.refresh()
 
     def giveBack(self) -> None:
-        """Leaves the window's keys as they were."""
+        """Leaves the main window's keys as they were."""
         shortcuts, self._shortcuts = self._shortcuts, None
         if shortcuts is not None:
             shortcuts.close()

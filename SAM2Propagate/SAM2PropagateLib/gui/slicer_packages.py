@@ -37,7 +37,7 @@ class SlicerPackageTools:
             raise SAM2PropagateError(
                 "no_pytorch_extension",
                 _("Slicer's extension “PyTorch” is not installed."),
-                _("Install it in the Extensions Manager and start Slicer again."),
+                _("Install it in the Extensions Manager and restart Slicer."),
             ) from error
         log(f"PyTorchUtils: torch{version}")
         with _printed(log):

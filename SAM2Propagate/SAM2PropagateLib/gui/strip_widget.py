@@ -14,7 +14,7 @@ from SAM2PropagateLib.app.strip import (
 from SAM2PropagateLib.frame_kinds import ABSENT, DOUBTFUL, KEYFRAME, LOCKED, PROPAGATED
 from SAM2PropagateLib.texts import tr as _
 
-# For light and dark windows alike.
+# For light and dark panels alike.
 COLORS = {
     PROPAGATED: "#7fb2e5",
     KEYFRAME: "#2e9e4f",
@@ -45,9 +45,10 @@ def legend() -> str:
         LOCKED: _("locked"),
     }
     lines = [f'<span style="color:{COLORS[look]}">■</span> {name}' for look, name in names.items()]
+    doubt, shown = _("doubt"), _("slice in view")
     lines += [
-        f'<span style="color:{DOUBT}">—</span> {_("doubt")}',
-        f'<span style="color:{SHOWN}">|</span> {_("slice in view")}',
+        f'<span style="color:{DOUBT}">—</span> {doubt}',
+        f'<span style="color:{SHOWN}">|</span> {shown}',
         _("notched: preview, not applied yet"),
     ]
     return "<br>".join(lines)

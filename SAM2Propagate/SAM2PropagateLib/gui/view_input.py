@@ -72,7 +72,7 @@ class ViewInput:
         clock: seconds.
         onHover: called with whether a prompt is under the mouse, when that has changed.
         isButtonDown: whether the left button is down, as far as that can be told: a release is missed where
-            another window took the mouse.
+            another program or dialog took the mouse.
 
     Attributes:
         actions: as given.
@@ -139,7 +139,7 @@ class ViewInput:
             return
         for interactor, _ in self._slices:
             self._observe(interactor, "LeftButtonPressEvent", self._press)
-            # Comes in the place of a second press; left alone, Slicer would make the view fill the window.
+            # Comes in the place of a second press; left alone, Slicer would make the view fill the layout.
             self._observe(interactor, "LeftButtonDoubleClickEvent", self._pressAgain)
             self._observe(interactor, "LeftButtonReleaseEvent", self._release)
             self._observe(interactor, "KeyPressEvent", self._key, _KEY_PRIORITY)
@@ -319,7 +319,7 @@ class ViewInput:
         return True
 
     def _enter(self, interactor: Any) -> bool:
-        # A release is missed where another window had the keyboard by then.
+        # A release is missed where another program or dialog had the keyboard by then.
         self._held = ""
         return self._follows(interactor)
 

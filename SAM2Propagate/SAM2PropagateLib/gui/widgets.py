@@ -48,10 +48,10 @@ class Connections:
 
 
 class Icons:
-    """The icons for light or dark windows.
+    """The icons for light or dark panels.
 
     Args:
-        folder: has one folder with icons for light windows in it and one for dark ones.
+        folder: has one folder with icons for light panels in it and one for dark ones.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,7 +63,7 @@ class Icons:
         self._buttons[name] = button
 
     def show(self, isDark: bool) -> None:
-        """Shows the icons for dark or light windows."""
+        """Shows the icons for dark or light panels."""
         import qt
 
         folder = self._folder / ("Dark" if isDark else "Light")

@@ -23,7 +23,7 @@ from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.models.verify import sha256_of
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class _Download:
                         _('The download of "{name}" was interrupted ({reason}).').format(
                             name=self._entry.name, reason=error
                         ),
-                        _("Start it again: it goes on from where it stopped."),
+                        _("Start it again: it continues from where it stopped."),
                     ) from error
                 log.info("download of %s interrupted (%s), going on", self._entry.name, error)
                 pause(1.0)
@@ -149,12 +149,10 @@ class _Download:
                 raise SAM2PropagateError(
                     "download_wrong_file",
                     _(
-                        'What {url} sent is not the published model "{name}" ({reason}). It was deleted.'
+                        "{url} sent a file that is not the published model “{name}” ({reason}). It was "
+                        "deleted."
                     ).format(url=self._url, name=self._entry.name, reason=error),
-                    _(
-                        "Try again later, or on another network: something between here and there changes "
-                        "files."
-                    ),
+                    _("Try again later, or on another network: a proxy may have changed the file."),
                 ) from error
         self._part.replace(self._target)
         return self._store.verified(self._entry)
@@ -254,11 +252,11 @@ class _Download:
 
 
 def _start_and_total(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
-    """Where in the file this answer starts, and how long the file is."""
+    """Return where in the file this answer starts, and how long the file is."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
         if match is None or int(match[1]) > asked:
-            raise _WrongFileError(_("the server sent another part than asked for"))
+            raise _WrongFileError(_("the server sent a different part than requested"))
         return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("Content-Length")
     return 0, int(length) if length is not None and length.isdecimal() else None
@@ -270,7 +268,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _certificates() -> ssl.SSLContext:
-    """The system's certificates, and certifi's where it is installed: some Pythons come without any."""
+    """Return the system's certificates, and certifi's where it is installed: some Pythons come without
+    any."""
     context = ssl.create_default_context()
     with contextlib.suppress(ImportError):
         certifi: Any = importlib.import_module("certifi")
@@ -282,7 +281,7 @@ def _storage_error(error: OSError, folder: Path) -> SAM2PropagateError:
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return SAM2PropagateError(
             "disk_full",
-            _('There is not enough room on the disk of "{folder}" for the model ({reason}).').format(
+            _('The disk of "{folder}" has too little space for the model ({reason}).').format(
                 folder=folder, reason=error.strerror or error
             ),
             _("Free some space, or choose another folder with the environment variable SAM2PROPAGATE_CACHE."),

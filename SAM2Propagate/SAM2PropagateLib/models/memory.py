@@ -27,7 +27,7 @@ _TOLD_BY_WORDS = {("builtins", "RuntimeError"), ("cv2", "error")}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that a device, or the computer, had no memory left."""
+    """Tell whether an exception means that a device, or the computer, had no memory left."""
     kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
     if isinstance(error, MemoryError) or any(name == _ITS_NAME for _, name in kinds):
         return True
@@ -36,7 +36,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def available_host_memory() -> int | None:
-    """Bytes of main memory that a new process could use now, or None if the system does not tell.
+    """Return bytes of main memory that a new process could use now, or None if the system does not tell.
 
     Linux: what the kernel calls available, or less where a container's limit is lower. Windows: free physical
     memory. macOS: three quarters of all memory, as that system compresses and swaps what others hold and has
@@ -72,7 +72,7 @@ def _meminfo_available(path: Path) -> int | None:
 
 
 def _cgroup_available(root: Path) -> int | None:
-    """What a container's limit leaves; page cache that can be dropped counts as free."""
+    """Return what a container's limit leaves; page cache that can be dropped counts as free."""
     for limit_name, used_name, cache_name in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 DEFAULT_MODEL = "sam2propagate_tiny"
 
@@ -43,7 +44,7 @@ class ModelEntry:
     resource: str | None = None
 
     @property
-    def listed_title(self) -> str:
+    def listed_title(self) -> Words:
         """The title for a list that people read; it says so if the model comes with the extension."""
         if self.resource is None:
             return self.title
@@ -129,12 +130,12 @@ MODELS: tuple[ModelEntry, ...] = (
 
 
 def model_names() -> list[str]:
-    """Every name that `find_model` takes, the default first."""
+    """Return every name that `find_model` takes, the default first."""
     return [entry.name for entry in MODELS]
 
 
 def find_model(name: str) -> ModelEntry:
-    """The model of that name.
+    """Return the model of that name.
 
     Raises:
         InputError: `unknown_model`; its hint lists the names.

@@ -11,7 +11,7 @@ from pathlib import Path
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, MODELS, ModelEntry, find_model
 from SAM2PropagateLib.models.verify import ChecksumMemory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 CACHE_VARIABLE = "SAM2PROPAGATE_CACHE"
 MORE_MODELS_VARIABLE = "SAM2PROPAGATE_MODELS"
@@ -19,7 +19,7 @@ MORE_MODELS_VARIABLE = "SAM2PROPAGATE_MODELS"
 
 
 def cache_folder(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
-    """The user's folder for downloaded models. It may not exist yet.
+    """Return the user's folder for downloaded models. It may not exist yet.
 
     The environment variable SAM2PROPAGATE_CACHE, else where the system keeps what can be had again:
     %LOCALAPPDATA% on Windows, ~/Library/Caches on macOS, $XDG_CACHE_HOME or ~/.cache elsewhere.
@@ -37,7 +37,7 @@ def cache_folder(environment: Mapping[str, str] | None = None, platform: str = s
 
 
 def resource_folder() -> Path:
-    """The folder of bundled models; nothing is ever written there.
+    """Return the folder of bundled models; nothing is ever written there.
 
     In the extension it lies beside the library, in an installed wheel within it (`pyproject.toml`).
     """
@@ -89,7 +89,7 @@ class ModelStore:
         self.checksums = ChecksumMemory(self.cache / "checksums.json")
 
     def find(self, name: str) -> ModelEntry:
-        """The model of that name.
+        """Return the model of that name.
 
         Raises:
             InputError: `unknown_model`.
@@ -97,7 +97,7 @@ class ModelStore:
         return next((entry for entry in self.models if entry.name == name), None) or find_model(name)
 
     def path_of(self, entry: ModelEntry) -> Path:
-        """Where the model's file is, or will be once downloaded."""
+        """Return where the model's file is, or will be once downloaded."""
         folder = self.resources if entry.resource is not None else self.cache / "models"
         path = folder / entry.file_name
         if self._more is not None and not path.is_file() and (self._more / entry.file_name).is_file():
@@ -105,12 +105,12 @@ class ModelStore:
         return path
 
     def unfinished_path_of(self, entry: ModelEntry) -> Path:
-        """Where an unfinished download of it is kept, to be resumed."""
+        """Return where an unfinished download of it is kept, to be resumed."""
         path = self.path_of(entry)
         return path.with_name(path.name + ".part")
 
     def status(self) -> list[ModelStatus]:
-        """Every model and whether it is there, without reading the files."""
+        """Return every model and whether it is there, without reading the files."""
         found = []
         for entry in self.models:
             path = self.path_of(entry)
@@ -121,7 +121,7 @@ class ModelStore:
         return found
 
     def resolve(self, name_or_path: str | Path | None = None) -> tuple[Path, ModelEntry | None]:
-        """The weights file of a model, its checksum verified, or a file of the user's.
+        """Return the weights file of a model, its checksum verified, or a file of the user's.
 
         Args:
             name_or_path: a model's name, a path to a weights file, or None for the bundled model.
@@ -148,7 +148,7 @@ class ModelStore:
         return path, None
 
     def verified(self, entry: ModelEntry) -> Path:
-        """The model's own file, after its checksum matched.
+        """Return the model's own file, after its checksum matched.
 
         Raises:
             InputError: `model_not_there`.
@@ -167,7 +167,7 @@ class ModelStore:
             raise InputError(
                 "model_not_there",
                 _('The model "{name}" is not on this computer yet.').format(name=entry.name),
-                _('Download it, or, without a network, put "{file}" from {url} into "{folder}".').format(
+                _('Download it. Without a network, put "{file}" from {url} into "{folder}".').format(
                     file=entry.file_name, url=entry.url, folder=path.parent
                 ),
             )
@@ -179,8 +179,8 @@ class ModelStore:
             raise SAM2PropagateError(
                 "model_changed",
                 _(
-                    'The file "{path}" is not the published model "{name}": its checksum differs. It was '
-                    "not loaded."
+                    "The file “{path}” is not the published model “{name}”: its checksum differs. "
+                    "It was not loaded."
                 ).format(path=path, name=entry.name),
                 hint,
             )
@@ -200,7 +200,7 @@ class ModelStore:
         if entry.resource is not None:
             raise InputError(
                 "model_bundled",
-                _('The model "{name}" comes with the extension and stays with it.').format(name=name),
+                _('The model "{name}" comes with the extension and cannot be removed.').format(name=name),
             )
         freed = 0
         for path in (self.path_of(entry), self.unfinished_path_of(entry)):

@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 
 def sha256_of(path: Path, check: Callable[[], None] = lambda: None) -> str:
-    """SHA-256 of a file in hexadecimal.
+    """Return SHA-256 of a file in hexadecimal.
 
     Args:
         path: the file.
@@ -46,7 +46,7 @@ class ChecksumMemory:
         self._memory_file = memory_file
 
     def sha256(self, path: Path, check: Callable[[], None] = lambda: None) -> str:
-        """SHA-256 of the file as it is now, in hexadecimal.
+        """Return SHA-256 of the file as it is now, in hexadecimal.
 
         Raises:
             OSError: the file cannot be read.

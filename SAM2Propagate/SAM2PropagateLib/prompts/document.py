@@ -24,7 +24,8 @@ from SAM2PropagateLib.prompts.values import (
     Scribble,
     SegmentPrompts,
 )
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text, Words
+from SAM2PropagateLib.texts import text as _
 
 FORMAT = "sam2propagate-prompts"
 VERSION = 2
@@ -37,7 +38,7 @@ T = TypeVar("T")
 
 
 def to_document(prompts: PromptSet) -> dict[str, Any]:
-    """The prompts as JSON-able values, of the oldest version that can say them."""
+    """Return the prompts as JSON-able values, of the oldest version that can say them."""
     has_strokes = any(segment.scribbles or segment.lassos for segment in prompts.segments)
     return {
         "format": FORMAT,
@@ -49,7 +50,7 @@ def to_document(prompts: PromptSet) -> dict[str, Any]:
 
 
 def from_document(document: Any) -> PromptSet:
-    """The prompts that a document describes; everything in it is checked.
+    """Return the prompts that a document describes; everything in it is checked.
 
     Raises:
         InputError: `bad_document` (the sentence names the place in the document), `future_version`,
@@ -68,13 +69,15 @@ def from_document(document: Any) -> PromptSet:
         raise InputError(
             "future_version",
             _(
-                "These prompts were written in version {version} of their format; this SAM2Propagate reads "
-                "up to version {own}."
+                "These prompts were written in version {version} of their format; this SAM2 "
+                "Propagate reads up to version {own}."
             ).format(version=version, own=VERSION),
-            _("Update SAM2Propagate, or save the prompts in the older version."),
+            _("Update SAM2 Propagate, or save the prompts in the older version."),
         )
     if root.take("coordinates", "RAS") != "RAS":
-        root.fail(_("is not in RAS coordinates"), _("Turn its points to RAS (negate x and y of LPS points)."))
+        root.fail(
+            _("is not in RAS coordinates"), _("Convert the points to RAS (negate x and y of LPS points).")
+        )
     axis = root.take("axis", None)
     if axis is not None and axis not in _AXES:
         root.fail(
@@ -87,12 +90,12 @@ def from_document(document: Any) -> PromptSet:
 
 
 def dumps(prompts: PromptSet, indent: int | None = None) -> str:
-    """The prompts as JSON text (ASCII only)."""
+    """Return the prompts as JSON text (ASCII only)."""
     return json.dumps(to_document(prompts), indent=indent, allow_nan=False)
 
 
 def loads(text: str | bytes) -> PromptSet:
-    """The prompts in a JSON text. Raises InputError as `from_document`."""
+    """Return the prompts in a JSON text. Raises InputError as `from_document`."""
     try:
         document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
     except InputError:
@@ -100,19 +103,20 @@ def loads(text: str | bytes) -> PromptSet:
     except (ValueError, RecursionError) as error:
         raise InputError(
             "bad_document",
-            _("The prompts are not readable as JSON ({reason}).").format(reason=error),
+            _("The prompts are not valid JSON ({reason}).").format(reason=error),
             _("Check the file, or save the prompts again."),
         ) from error
     return from_document(document)
 
 
 def pack_mask(mask: npt.NDArray[np.bool_]) -> str:
-    """The bits of a mask, row by row, first pixel in the highest bit, zlib-compressed, in base64."""
+    """Return the bits of a mask, row by row, first pixel in the highest bit, zlib-compressed, in base64."""
     return pack_whole(mask).text()
 
 
 def unpack_mask(text: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The (rows, columns) bool mask that `pack_mask` gave. Raises MaskError when it does not fit `shape`."""
+    """Return the (rows, columns) bool mask that `pack_mask` gave. Raises MaskError when it does not fit
+    `shape`."""
     return mask_of_text(shape, (0, 0, *shape), text).unpack()
 
 
@@ -220,7 +224,7 @@ def _given_ids(fields: _DocumentFields) -> set[str]:
 
 
 def _read_id(item: _DocumentFields, default: str, ids: set[str]) -> str:
-    """The prompt's id; one made from its place for hand-written documents that leave it out."""
+    """Return the prompt's id; one made from its place for hand-written documents that leave it out."""
     if "id" in item.values:
         return item.text("id")
     while default in ids:
@@ -243,7 +247,7 @@ class _DocumentFields:
         self.values: dict[str, Any] = value
         self.left = set(value)
 
-    def fail(self, what: str, hint: str) -> NoReturn:
+    def fail(self, what: Words, hint: Words) -> NoReturn:
         place = _upper(self.where) or _("The document")
         raise InputError("bad_document", _("{place} {what}.").format(place=place, what=what), hint)
 
@@ -271,7 +275,7 @@ class _DocumentFields:
         return self._point(self.take(key), key)
 
     def line(self, key: str) -> tuple[Ras, ...]:
-        """A list of points."""
+        """Return a list of points."""
         value = self.take(key)
         if not isinstance(value, list) or not value:
             self.fail(_has(value, key), _("Give a list of points, each of three numbers."))
@@ -293,7 +297,7 @@ class _DocumentFields:
         if self.left:
             names = ", ".join(f"“{name}”" for name in sorted(map(str, self.left)))
             self.fail(
-                _("has fields that are not known: {names}").format(names=names),
+                _("has unknown fields: {names}").format(names=names),
                 _("Correct their spelling or remove them."),
             )
 
@@ -328,7 +332,7 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _has(value: Any, key: str) -> str:
+def _has(value: Any, key: str) -> Text:
     return _("has {value} for “{key}”").format(value=_short(value), key=key)
 
 

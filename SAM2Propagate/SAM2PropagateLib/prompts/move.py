@@ -11,14 +11,14 @@ from SAM2PropagateLib.prompts.values import FrameRange, PromptSet, Ras, SegmentP
 
 
 def moved(prompts: PromptSet, matrix: FloatArray) -> PromptSet:
-    """All prompts after a (4, 4) affine transform; the same object for the identity."""
+    """Return all prompts after a (4, 4) affine transform; the same object for the identity."""
     if np.array_equal(matrix, np.eye(4)):
         return prompts
     return replace(prompts, segments=tuple(moved_segment(one, matrix) for one in prompts.segments))
 
 
 def moved_segment(prompts: SegmentPrompts, matrix: FloatArray) -> SegmentPrompts:
-    """One segment's prompts after a (4, 4) affine transform."""
+    """Return one segment's prompts after a (4, 4) affine transform."""
 
     def point(ras: Ras) -> Ras:
         return to_ras(matrix[:3, :3] @ ras + matrix[:3, 3])

@@ -20,7 +20,7 @@ from SAM2PropagateLib.prompts.values import (
     new_id,
     to_ras,
 )
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 
 def click_at(
@@ -32,7 +32,7 @@ def click_at(
     positive: bool = True,
     prompt_id: str | None = None,
 ) -> Click:
-    """A click on a pixel of a frame (native, continuous)."""
+    """Return a click on a pixel of a frame (native, continuous)."""
     return Click(prompt_id or new_id(), _ras(geometry.ras_of_pixel(x, y, frame, axis)), positive)
 
 
@@ -43,7 +43,7 @@ def box_at(
     axis: int,
     prompt_id: str | None = None,
 ) -> Box:
-    """A box from its rectangle (x0, y0, x1, y1) in native pixels of a frame."""
+    """Return a box from its rectangle (x0, y0, x1, y1) in native pixels of a frame."""
     x0, y0, x1, y1 = pixels
     return Box(
         prompt_id or new_id(),
@@ -55,8 +55,8 @@ def box_at(
 def box_around(
     points: npt.ArrayLike, geometry: VolumeGeometry, axis: int, prompt_id: str | None = None
 ) -> Box:
-    """The smallest box on one frame around points, for example the four corners that were drawn in a view
-    which is turned or tilted against the volume. Its frame is the one of the points' center.
+    """Return the smallest box on one frame around points, for example the four corners that were drawn in a
+    view which is turned or tilted against the volume. Its frame is the one of the points' center.
 
     Args:
         points: (n, 3) RAS, carried onto the frame along the volume's own axis.
@@ -76,7 +76,8 @@ def box_around(
 def scribble_along(
     points: npt.ArrayLike, geometry: VolumeGeometry, positive: bool = True, prompt_id: str | None = None
 ) -> Scribble:
-    """A scribble from every place that the mouse came through, without the points that say nothing more.
+    """Return a scribble from every place that the mouse came through, without the points that say nothing
+    more.
 
     Args:
         points: (n, 3) RAS, in order; see `strokes.thinned`.
@@ -90,7 +91,7 @@ def scribble_along(
 def lasso_around(
     points: npt.ArrayLike, geometry: VolumeGeometry, exact: bool = False, prompt_id: str | None = None
 ) -> Lasso:
-    """A lasso from every place that the mouse came through, without the points that say nothing more.
+    """Return a lasso from every place that the mouse came through, without the points that say nothing more.
 
     Args:
         points: (n, 3) RAS, in order; see `strokes.thinned`.
@@ -105,7 +106,7 @@ def lasso_around(
 def mask_at(
     mask: npt.ArrayLike, frame: int, geometry: VolumeGeometry, axis: int, prompt_id: str | None = None
 ) -> MaskPrompt:
-    """A mask from the pixels of a whole native frame.
+    """Return a mask from the pixels of a whole native frame.
 
     Args:
         mask: (rows, columns) of the frame, anything that can be read as bool.
@@ -117,7 +118,7 @@ def mask_at(
     if pixels.shape != geometry.frame_shape(axis):
         raise InputError(
             "mask_geometry",
-            _("A mask of {shape} pixels does not fit {slice} with {other}.").format(
+            _("A mask of {shape} pixels does not fit {slice}, which has {other}.").format(
                 shape=pixels.shape, slice=geometry.slice_words(frame, axis), other=geometry.frame_shape(axis)
             ),
             _("Give the mask of the whole slice."),
@@ -128,12 +129,12 @@ def mask_at(
 
 
 def mark_at(frame: int, geometry: VolumeGeometry, axis: int, prompt_id: str | None = None) -> FrameMark:
-    """A mark in the middle of a frame."""
+    """Return a mark in the middle of a frame."""
     return FrameMark(prompt_id or new_id(), _middle(frame, geometry, axis))
 
 
 def range_at(first: int, last: int, geometry: VolumeGeometry, axis: int) -> FrameRange:
-    """The range from frame `first` to frame `last`, both included."""
+    """Return the range from frame `first` to frame `last`, both included."""
     return FrameRange(_middle(first, geometry, axis), _middle(last, geometry, axis))
 
 

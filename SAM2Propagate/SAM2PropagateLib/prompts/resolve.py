@@ -32,7 +32,8 @@ from SAM2PropagateLib.prompts.values import (
     SegmentPrompts,
     Stroke,
 )
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text, Words
+from SAM2PropagateLib.texts import text as _
 
 PixelBox = tuple[float, float, float, float]
 
@@ -158,7 +159,7 @@ class ResolvedSegment:
 def choose_axis(
     prompts: PromptSet, geometry: VolumeGeometry, view_normal: npt.ArrayLike | None = None
 ) -> int:
-    """The propagation axis: the first of these that is known.
+    """Return the propagation axis: the first of these that is known.
 
     1. the prompts' own `axis`;
     2. the axis whose frames are nearest to parallel to the view that was clicked in (`view_normal`, RAS);
@@ -236,7 +237,7 @@ def resolve(
     if need_positive and not positive:
         raise InputError(
             "no_prompts",
-            _("Nothing says where segment “{segment}” is.").format(segment=segment.segment),
+            _("No prompt shows where segment “{segment}” is.").format(segment=segment.segment),
             _("Click on the structure, draw a box around it or paint it on one slice."),
         )
     if positive:
@@ -262,13 +263,13 @@ class _Frames:
         self.absent: set[int] = set()
         self.locked: set[int] = set()
 
-    def frame_of(self, ras: Any, what: str) -> int:
+    def frame_of(self, ras: Any, what: Words) -> int:
         return self.geometry.frame_of(ras, self.axis, what=what, in_plane=False)
 
-    def words(self, frame: int) -> str:
+    def words(self, frame: int) -> Text:
         return self.geometry.slice_words(frame, self.axis)
 
-    def where(self, frame: int) -> str:
+    def where(self, frame: int) -> Text:
         return _("on {slice} for segment “{segment}”").format(
             slice=self.words(frame), segment=self.segment.segment
         )
@@ -302,7 +303,7 @@ class _Frames:
         if max(abs(a - b) for a, b in zip(known, pixels, strict=True)) > 0.01:
             raise _contradiction(
                 _("Two different boxes lie {where}.").format(where=self.where(frame)),
-                _("One box per slice and segment is possible: remove one; clicks can refine the other."),
+                _("A segment can have one box per slice. Remove one, and refine the other with clicks."),
             )
 
     def put_mask(self, mask: MaskPrompt) -> None:
@@ -310,7 +311,7 @@ class _Frames:
         if frame in self.masks and not np.array_equal(self.masks[frame], pixels):
             raise _contradiction(
                 _("Two different masks lie {where}.").format(where=self.where(frame)),
-                _("One mask per slice and segment is possible: remove one."),
+                _("A segment can have one mask per slice. Remove one."),
             )
         self.masks[frame] = pixels
 
@@ -371,7 +372,7 @@ class _Frames:
         if mask is not None and lassos:
             raise _contradiction(
                 _("A mask and a lasso lie {where}.").format(where=self.where(frame)),
-                _("One mask per slice and segment is possible: remove one of them."),
+                _("A segment can have one mask per slice. Remove one of them."),
             )
         exact = [pixels for pixels, is_exact in lassos if is_exact]
         if exact:
@@ -386,12 +387,12 @@ class _Frames:
         )
 
     def _named(self, frame: int) -> dict[str, Any]:
-        """The values of a sentence about this frame of the segment."""
+        """Return the values of a sentence about this frame of the segment."""
         count = self.geometry.frame_count(self.axis)
         return {"number": frame + 1, "count": count, "segment": self.segment.segment}
 
-    def _said(self, frame: int, filled: bool) -> str:
-        """The first thing on this frame that says that the structure is there, or ''."""
+    def _said(self, frame: int, filled: bool) -> Words:
+        """Return the first thing on this frame that says that the structure is there, or ''."""
         if any(positive for _, _, positive in self.clicks.get(frame, ())):
             return _("a positive click")
         if frame in self.boxes:
@@ -466,7 +467,7 @@ class _Frames:
 
 
 def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") -> tuple[int, PixelBox]:
-    """The frame of a box and its rectangle (x0, y0, x1, y1) in native pixels.
+    """Return the frame of a box and its rectangle (x0, y0, x1, y1) in native pixels.
 
     A box that reaches out of the image is cut at the image's edge, as long as its center is inside.
 
@@ -498,7 +499,7 @@ def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") 
 def place_mask(
     mask: MaskPrompt, geometry: VolumeGeometry, axis: int, segment: str = ""
 ) -> tuple[int, npt.NDArray[np.bool_]]:
-    """The frame of a mask and its pixels on the native frame: (rows, columns) bool, read-only.
+    """Return the frame of a mask and its pixels on the native frame: (rows, columns) bool, read-only.
 
     The mask's grid may be cut out, flipped or transposed, but its pixels must be the frame's: nothing is
     resampled, so that a mask is honored exactly.
@@ -511,7 +512,7 @@ def place_mask(
     if flat != axis:
         raise InputError(
             "mask_geometry",
-            _("{what} lies on {slices}, but propagation goes through {others}.").format(
+            _("{what} lies on {slices}, but propagation runs along {others}.").format(
                 what=what, slices=_frames_words(flat, geometry), others=_frames_words(axis, geometry)
             ),
             _("Propagate along axis {axis}, or remove the mask.").format(axis=AXIS_NAMES[flat]),
@@ -528,7 +529,7 @@ def place_mask(
     if x.size and (min(x.min(), y.min()) < 0 or x.max() >= pixels.shape[1] or y.max() >= pixels.shape[0]):
         raise InputError(
             "outside_volume",
-            _("{what} on {slice} reaches out of the image.").format(
+            _("{what} on {slice} extends beyond the image.").format(
                 what=what, slice=geometry.slice_words(frame, axis)
             ),
             _("It may belong to another volume: remove it, or choose its volume."),
@@ -539,7 +540,8 @@ def place_mask(
 
 
 def _axis_of_strokes(prompts: PromptSet, geometry: VolumeGeometry) -> int | None:
-    """The axis on one frame of which the first lasso, else the first scribble lies; None: they show none."""
+    """Return the axis on one frame of which the first lasso, else the first scribble lies; None: they show
+    none."""
     strokes: list[Stroke] = [lasso for segment in prompts.segments for lasso in segment.lassos]
     strokes += [scribble for segment in prompts.segments for scribble in segment.scribbles]
     for stroke in strokes:
@@ -550,7 +552,7 @@ def _axis_of_strokes(prompts: PromptSet, geometry: VolumeGeometry) -> int | None
 
 
 def _flat_axis(box: Box, geometry: VolumeGeometry) -> int:
-    """The one axis along which both corners of a box lie on the same frame."""
+    """Return the one axis along which both corners of a box lie on the same frame."""
     corners = geometry.ras_to_ijk([box.corner_a, box.corner_b])
     flat = [axis for axis in range(3) if abs(corners[0, axis] - corners[1, axis]) <= _FLAT + 1e-6]
     if len(flat) == 1:
@@ -565,7 +567,7 @@ def _flat_axis(box: Box, geometry: VolumeGeometry) -> int:
 
 
 def _not_flat(
-    what: str, corners: npt.NDArray[np.float64], geometry: VolumeGeometry, axis: int | None
+    what: Words, corners: npt.NDArray[np.float64], geometry: VolumeGeometry, axis: int | None
 ) -> InputError:
     flat = [other for other in range(3) if abs(corners[0, other] - corners[1, other]) <= _FLAT + 1e-6]
     if axis is None:
@@ -595,12 +597,12 @@ def _not_flat(
     return InputError("box_not_flat", sentence, hint)
 
 
-def _turn_view() -> str:
+def _turn_view() -> Text:
     return _("Give two opposite corners on the same slice; turn the view to the volume's own plane first.")
 
 
 def _mixed_axes(flat: Mapping[int, tuple[Box | MaskPrompt, str]], geometry: VolumeGeometry) -> InputError:
-    """The error for prompts that lie flat along different axes.
+    """Return the error for prompts that lie flat along different axes.
 
     Args:
         flat: axis -> a prompt that lies flat along it, and its segment's name.
@@ -629,7 +631,7 @@ def _mixed_axes(flat: Mapping[int, tuple[Box | MaskPrompt, str]], geometry: Volu
 
 
 def _mask_axis(mask: MaskPrompt, geometry: VolumeGeometry) -> int:
-    """The axis whose frames a mask's grid coincides with; also checks that it does."""
+    """Return the axis whose frames a mask's grid coincides with; also checks that it does."""
     column_step, row_step = _mask_steps(mask, geometry)
     return next(axis for axis in range(3) if not column_step[axis] and not row_step[axis])
 
@@ -637,7 +639,7 @@ def _mask_axis(mask: MaskPrompt, geometry: VolumeGeometry) -> int:
 def _mask_steps(
     mask: MaskPrompt, geometry: VolumeGeometry
 ) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:
-    """A mask's steps per column and row in whole voxels (IJK, one entry +-1 each)."""
+    """Return a mask's steps per column and row in whole voxels (IJK, one entry +-1 each)."""
     rows, columns = mask.mask.shape
     matrix = geometry.ras_to_ijk_matrix[:3, :3]
     start = geometry.ras_to_ijk(mask.origin)
@@ -651,19 +653,19 @@ def _mask_steps(
     if not unit or (np.abs(steps[0]) == np.abs(steps[1])).all() or error > _GRID_TOLERANCE:
         raise InputError(
             "mask_geometry",
-            _("The pixels of a mask at {point} are not pixels of this volume.").format(
+            _("The pixels of a mask at {point} do not match the pixels of this volume.").format(
                 point=ras_words(mask.origin)
             ),
-            _("It may belong to another volume, or the volume was moved or resampled since: paint it again."),
+            _("Paint it again: it may belong to another volume, or the volume was moved or resampled."),
         )
     return steps[0], steps[1]
 
 
-def _frames_words(axis: int, geometry: VolumeGeometry) -> str:
+def _frames_words(axis: int, geometry: VolumeGeometry) -> Text:
     return _("{plane} slices (axis {axis})").format(plane=geometry.plane_name(axis), axis=AXIS_NAMES[axis])
 
 
-def _box_words(box: Box, segment: str = "") -> str:
+def _box_words(box: Box, segment: str = "") -> Text:
     if segment:
         words = _("The box of segment “{segment}” with corners {a} and {b}")
     else:
@@ -671,11 +673,11 @@ def _box_words(box: Box, segment: str = "") -> str:
     return words.format(segment=segment, a=ras_words(box.corner_a), b=ras_words(box.corner_b))
 
 
-def _mask_words(segment: str) -> str:
+def _mask_words(segment: str) -> Text:
     return _("A mask of segment “{segment}”").format(segment=segment) if segment else _("A mask")
 
 
-def _contradiction(sentence: str, hint: str) -> InputError:
+def _contradiction(sentence: Words, hint: Words) -> InputError:
     return InputError("contradiction", sentence, hint)
 
 

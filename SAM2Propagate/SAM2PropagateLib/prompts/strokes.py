@@ -12,7 +12,8 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry, check_axis, ras_words
 from SAM2PropagateLib.prompts.values import MOST_POINTS, Lasso, Ras, Scribble, Stroke
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Text, Words
+from SAM2PropagateLib.texts import text as _
 
 BoolArray = npt.NDArray[np.bool_]
 Pixel = tuple[float, float]
@@ -49,7 +50,8 @@ class FrameStroke:
 
 
 def frames_of(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> tuple[int, ...]:
-    """The frames that a stroke makes keyframes, ascending; none where no part of it lies in the volume.
+    """Return the frames that a stroke makes keyframes, ascending; none where no part of it lies in the
+    volume.
 
     A stroke on one frame speaks there. One across the frames speaks on `MOST_KEYFRAMES` of those that it
     crosses, evenly spread: the ends of a scribble are among them.
@@ -63,7 +65,7 @@ def frames_of(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> tuple[int,
 
 
 def is_across(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> bool:
-    """Whether a stroke lies across the frames of an axis, not on one of them.
+    """Tell whether a stroke lies across the frames of an axis, not on one of them.
 
     A lasso in a view that is tilted a little against the frames lies on the frame of its middle, as a box
     drawn there does.
@@ -78,14 +80,14 @@ def is_across(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> bool:
 
 
 def flat_axes(stroke: Stroke, geometry: VolumeGeometry) -> tuple[int, ...]:
-    """The axes on one frame of which a stroke lies; two for a straight scribble along a row."""
+    """Return the axes on one frame of which a stroke lies; two for a straight scribble along a row."""
     return tuple(axis for axis in range(3) if not is_across(stroke, geometry, axis))
 
 
 def scribble_parts(
     scribble: Scribble, geometry: VolumeGeometry, axis: int, segment: str = ""
 ) -> dict[int, tuple[FrameStroke, ...]]:
-    """What a scribble says on each of its frames, ascending; parts beyond the image are left out.
+    """Return what a scribble says on each of its frames, ascending; parts beyond the image are left out.
 
     Raises:
         InputError: `outside_volume`: no part of it lies in the volume.
@@ -103,7 +105,7 @@ def scribble_parts(
 def lasso_parts(
     lasso: Lasso, geometry: VolumeGeometry, axis: int, segment: str = ""
 ) -> dict[int, tuple[tuple[FrameStroke, ...], tuple[Pixel, ...]]]:
-    """What a lasso across the frames says on each of its frames, ascending.
+    """Return what a lasso across the frames says on each of its frames, ascending.
 
     Returns:
         frame -> the inner part of each chord that the frame cuts out of the lasso, as positive strokes, and
@@ -141,7 +143,7 @@ def lasso_parts(
 def outline_pixels(
     lasso: Lasso, geometry: VolumeGeometry, axis: int, segment: str = ""
 ) -> tuple[int, BoolArray]:
-    """The frame of a lasso that lies on one, and its inside on the native frame.
+    """Return the frame of a lasso that lies on one, and its inside on the native frame.
 
     Every pixel whose center the line goes around belongs to it, also where the line crosses itself (nonzero
     rule). What lies beyond the image is cut off.
@@ -162,7 +164,7 @@ def outline_pixels(
     if not pixels.any():
         raise InputError(
             "empty_lasso",
-            _("{what} goes around no pixel of {slice}.").format(
+            _("{what} encloses no pixel of {slice}.").format(
                 what=_lasso_words(segment), slice=geometry.slice_words(frame, axis)
             ),
             _("Draw it around the structure, within the image."),
@@ -172,7 +174,7 @@ def outline_pixels(
 
 
 def filled(corners: npt.ArrayLike, shape: tuple[int, int]) -> BoolArray:
-    """The pixels whose centers a closed line goes around, by the nonzero rule.
+    """Return the pixels whose centers a closed line goes around, by the nonzero rule.
 
     Args:
         corners: (n, 2) float, x and y in pixels; the last is joined to the first.
@@ -197,7 +199,7 @@ def filled(corners: npt.ArrayLike, shape: tuple[int, int]) -> BoolArray:
 
 
 def thinned(points: list[Ras], geometry: VolumeGeometry) -> tuple[Ras, ...]:
-    """A stroke with as few of its points as its shape allows (Douglas-Peucker).
+    """Return a stroke with as few of its points as its shape allows (Douglas-Peucker).
 
     What is left out lies at most `TOLERANCE` voxels from what is left; that is doubled until `MOST_POINTS`
     are enough.
@@ -212,7 +214,7 @@ def thinned(points: list[Ras], geometry: VolumeGeometry) -> tuple[Ras, ...]:
 
 
 def _corners(places: FloatArray, tolerance: float) -> list[int]:
-    """The indices of the points (n, dimensions) that are needed, the first and last among them."""
+    """Return the indices of the points (n, dimensions) that are needed, the first and last among them."""
     kept = {0, len(places) - 1}
     todo = [(0, len(places) - 1)]
     while todo:
@@ -237,7 +239,7 @@ def _corners(places: FloatArray, tolerance: float) -> list[int]:
 def _parts(
     points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int
 ) -> dict[int, list[tuple[Pixel, ...]]]:
-    """The pieces of a scribble on the frames on which it speaks, ascending."""
+    """Return the pieces of a scribble on the frames on which it speaks, ascending."""
     ijk = geometry.ras_to_ijk(points)
     low, high = np.full(3, -0.5), np.asarray(geometry.shape_ijk) - 0.5
     if float(np.ptp(ijk[:, axis])) <= _FLAT:
@@ -259,7 +261,8 @@ def _parts(
 
 @lru_cache(maxsize=256)
 def _chords(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> dict[int, list[Chord]]:
-    """The chords (start, end), each (2,) in pixels, that frames cut out of a lasso across them, ascending."""
+    """Return the chords (start, end), each (2,) in pixels, that frames cut out of a lasso across them,
+    ascending."""
     ijk = geometry.ras_to_ijk(points)
     found = {}
     for frame in _frames_between(ijk[:, axis], geometry, axis):
@@ -276,7 +279,7 @@ def _chords(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> dic
 
 
 def _cut(ijk: FloatArray, axis: int, frame: int) -> list[Chord]:
-    """The pieces of a frame's line through a closed line's plane that lie inside it (nonzero rule)."""
+    """Return the pieces of a frame's line through a closed line's plane that lie inside it (nonzero rule)."""
     here, there = ijk, np.roll(ijk, -1, axis=0)
     before, after = here[:, axis] < frame, there[:, axis] < frame
     crosses = before != after
@@ -301,8 +304,8 @@ def _cut(ijk: FloatArray, axis: int, frame: int) -> list[Chord]:
 
 
 def _clipped(ijk: FloatArray, low: FloatArray, high: FloatArray) -> list[FloatArray]:
-    """The pieces of an open line (n, 3) that lie in a box, each (m, 3); a piece that only touches it is a
-    single point."""
+    """Return the pieces of an open line (n, 3) that lie in a box, each (m, 3); a piece that only touches it
+    is a single point."""
     if len(ijk) == 1:
         return [ijk] if bool((ijk >= low).all() and (ijk <= high).all()) else []
     pieces: list[list[FloatArray]] = []
@@ -337,14 +340,14 @@ def _inside(
 
 
 def _spread(frames: list[int]) -> list[int]:
-    """At most `MOST_KEYFRAMES` of these, evenly spread, the first and last among them."""
+    """Return at most `MOST_KEYFRAMES` of these, evenly spread, the first and last among them."""
     if len(frames) <= MOST_KEYFRAMES:
         return frames
     return [frames[round(n * (len(frames) - 1) / (MOST_KEYFRAMES - 1))] for n in range(MOST_KEYFRAMES)]
 
 
 def _flat_frame(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> int | None:
-    """The frame of a stroke that lies on one; None outside the volume."""
+    """Return the frame of a stroke that lies on one; None outside the volume."""
     position = float(geometry.ras_to_ijk(points)[:, axis].mean())
     if not -0.5 - 1e-3 <= position <= geometry.frame_count(axis) - 0.5 + 1e-3:
         return None
@@ -360,7 +363,7 @@ def _frames_between(positions: FloatArray, geometry: VolumeGeometry, axis: int) 
 
 
 def _in_plane(ijk: FloatArray, axis: int) -> FloatArray:
-    """(n, 2): x and y of IJK points (n, 3) on the frames of an axis."""
+    """Return (n, 2): x and y of IJK points (n, 3) on the frames of an axis."""
     return ijk[:, [other for other in range(3) if other != axis]]
 
 
@@ -377,7 +380,7 @@ def _length(chords: list[Chord]) -> float:
 
 
 def _is_in_any(point: FloatArray, chords: list[Chord]) -> bool:
-    """Whether a point on the chords' line lies in one of them."""
+    """Tell whether a point on the chords' line lies in one of them."""
     return any(float((point - start) @ (point - end)) <= 0 for start, end in chords)
 
 
@@ -386,15 +389,15 @@ def _is_in_image(pixel: Pixel, geometry: VolumeGeometry, axis: int) -> bool:
     return -0.5 <= pixel[0] <= columns - 0.5 and -0.5 <= pixel[1] <= rows - 0.5
 
 
-def _slices(geometry: VolumeGeometry, axis: int) -> str:
+def _slices(geometry: VolumeGeometry, axis: int) -> Text:
     return _("{plane} slices").format(plane=geometry.plane_name(axis))
 
 
-def _lasso_words(segment: str) -> str:
+def _lasso_words(segment: str) -> Text:
     return _("The lasso of segment “{segment}”").format(segment=segment) if segment else _("The lasso")
 
 
-def _outside(what: str, points: tuple[Ras, ...]) -> InputError:
+def _outside(what: Words, points: tuple[Ras, ...]) -> InputError:
     return InputError(
         "outside_volume",
         _("{what} that begins at {point} lies outside the volume.").format(

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import check_axis
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 Ras: TypeAlias = tuple[float, float, float]
 MarkKind: TypeAlias = Literal["absent", "lock"]
@@ -29,12 +30,13 @@ _LINE = 1e-6
 
 
 def new_id() -> str:
-    """A short id that no other prompt has."""
+    """Return a short id that no other prompt has."""
     return uuid.uuid4().hex[:12]
 
 
-def to_ras(value: Any, what: Callable[[], str] = lambda: _("The point")) -> Ras:
-    """Three finite floats. Raises InputError `bad_point` for anything else; `what` begins its sentence."""
+def to_ras(value: Any, what: Callable[[], Words] = lambda: _("The point")) -> Ras:
+    """Return three finite floats. Raises InputError `bad_point` for anything else; `what` begins its
+    sentence."""
     try:
         point = tuple(float(coordinate) for coordinate in value)
     except (TypeError, ValueError, OverflowError):
@@ -42,7 +44,7 @@ def to_ras(value: Any, what: Callable[[], str] = lambda: _("The point")) -> Ras:
     if len(point) != 3 or not all(map(math.isfinite, point)):
         raise InputError(
             "bad_point",
-            _("{what} {value} is not a position in the patient.").format(what=what(), value=_short(value)),
+            _("{what} {value} is not a valid position.").format(what=what(), value=_short(value)),
             _("Give three finite numbers: R, A and S in mm."),
         )
     return point[0], point[1], point[2]
@@ -267,11 +269,11 @@ class SegmentPrompts:
         return positive or bool(self.boxes or self.lassos) or any(mask.mask.any() for mask in self.masks)
 
     def get(self, prompt_id: str) -> Prompt:
-        """The prompt with this id. Raises InputError `unknown_prompt`."""
+        """Return the prompt with this id. Raises InputError `unknown_prompt`."""
         return self._find(prompt_id)[1]
 
     def add(self, item: Prompt | FrameRange, kind: MarkKind | None = None) -> SegmentPrompts:
-        """With `item` added; a range takes the place of the former one.
+        """Return a copy with `item` added; a range takes the place of the former one.
 
         Args:
             item: any prompt or a range.
@@ -291,7 +293,7 @@ class SegmentPrompts:
         return self._with(name, (*getattr(self, name), item))
 
     def move(self, prompt_id: str, *points: Ras) -> SegmentPrompts:
-        """With one prompt elsewhere.
+        """Return a copy with one prompt elsewhere.
 
         Args:
             prompt_id: id of the prompt.
@@ -316,7 +318,7 @@ class SegmentPrompts:
         return self.replace(replace(item, **changes))
 
     def shifted(self, prompt_id: str, offset: Ras) -> SegmentPrompts:
-        """With one prompt moved as a whole.
+        """Return a copy with one prompt moved as a whole.
 
         Args:
             prompt_id: id of the prompt.
@@ -335,7 +337,8 @@ class SegmentPrompts:
         return self.move(prompt_id, *(to_ras(np.add(point, offset)) for point in points))
 
     def replace(self, item: Prompt) -> SegmentPrompts:
-        """With `item` in the place of the prompt of its id, for example a click with its sign turned.
+        """Return a copy with `item` in the place of the prompt of its id, for example a click with its sign
+        turned.
 
         Raises:
             InputError: `unknown_prompt`. TypeError: another kind of prompt.
@@ -347,12 +350,12 @@ class SegmentPrompts:
         return self._with(name, tuple(item if other.id == item.id else other for other in items))
 
     def remove(self, prompt_id: str) -> SegmentPrompts:
-        """Without this prompt. Raises InputError `unknown_prompt`."""
+        """Return a copy without this prompt. Raises InputError `unknown_prompt`."""
         name, _ = self._find(prompt_id)
         return self._with(name, tuple(item for item in getattr(self, name) if item.id != prompt_id))
 
     def with_range(self, frame_range: FrameRange | None) -> SegmentPrompts:
-        """With another range, or without one."""
+        """Return a copy with another range, or without one."""
         return replace(self, range=frame_range)
 
     def _with(self, name: str, items: tuple[Any, ...]) -> SegmentPrompts:
@@ -422,42 +425,42 @@ class PromptSet:
         return all(segment.is_empty for segment in self.segments)
 
     def segment(self, name: str) -> SegmentPrompts:
-        """The prompts of this segment; without any if nothing was said of it."""
+        """Return the prompts of this segment; without any if nothing was said of it."""
         return next((one for one in self.segments if one.segment == name), SegmentPrompts(name))
 
     def with_segment(self, prompts: SegmentPrompts) -> PromptSet:
-        """With this segment's prompts in place of its former ones, or at the end."""
+        """Return a copy with this segment's prompts in place of its former ones, or at the end."""
         if prompts.segment in self.names:
             segments = tuple(prompts if one.segment == prompts.segment else one for one in self.segments)
             return replace(self, segments=segments)
         return replace(self, segments=(*self.segments, prompts))
 
     def without_segment(self, name: str) -> PromptSet:
-        """Without this segment; unchanged if nothing was said of it."""
+        """Return a copy without this segment; unchanged if nothing was said of it."""
         return replace(self, segments=tuple(one for one in self.segments if one.segment != name))
 
     def with_axis(self, axis: int | None) -> PromptSet:
-        """With another propagation axis; None is automatic."""
+        """Return a copy with another propagation axis; None is automatic."""
         return replace(self, axis=axis)
 
     def add(self, segment: str, item: Prompt | FrameRange, kind: MarkKind | None = None) -> PromptSet:
-        """As `SegmentPrompts.add`; the segment appears when it is new."""
+        """Do as `SegmentPrompts.add` does; the segment appears when it is new."""
         return self.with_segment(self.segment(segment).add(item, kind))
 
     def move(self, segment: str, prompt_id: str, *points: Ras) -> PromptSet:
-        """As `SegmentPrompts.move`."""
+        """Do as `SegmentPrompts.move` does."""
         return self.with_segment(self.segment(segment).move(prompt_id, *points))
 
     def shifted(self, segment: str, prompt_id: str, offset: Ras) -> PromptSet:
-        """As `SegmentPrompts.shifted`."""
+        """Do as `SegmentPrompts.shifted` does."""
         return self.with_segment(self.segment(segment).shifted(prompt_id, offset))
 
     def replace(self, segment: str, item: Prompt) -> PromptSet:
-        """As `SegmentPrompts.replace`."""
+        """Do as `SegmentPrompts.replace` does."""
         return self.with_segment(self.segment(segment).replace(item))
 
     def remove(self, segment: str, prompt_id: str) -> PromptSet:
-        """As `SegmentPrompts.remove`."""
+        """Do as `SegmentPrompts.remove` does."""
         return self.with_segment(self.segment(segment).remove(prompt_id))
 
 
@@ -470,8 +473,8 @@ def _check_id(prompt_id: Any) -> None:
         )
 
 
-def _stroke(values: Any, what: Callable[[], str]) -> tuple[Ras, ...]:
-    """A stroke's points without repetitions."""
+def _stroke(values: Any, what: Callable[[], Words]) -> tuple[Ras, ...]:
+    """Return a stroke's points without repetitions."""
     try:
         given = tuple(values)
     except TypeError:
@@ -484,7 +487,7 @@ def _stroke(values: Any, what: Callable[[], str]) -> tuple[Ras, ...]:
     if len(points) > MOST_POINTS:
         raise InputError(
             "too_many_points",
-            _("A stroke has {count} points; at most {most} are possible.").format(
+            _("A stroke has {count} points; at most {most} are allowed.").format(
                 count=len(points), most=MOST_POINTS
             ),
             _("Leave out points that lie on the line between others."),
@@ -493,7 +496,7 @@ def _stroke(values: Any, what: Callable[[], str]) -> tuple[Ras, ...]:
 
 
 def _is_straight(points: tuple[Ras, ...]) -> bool:
-    """Whether all points lie on one line."""
+    """Tell whether all points lie on one line."""
     if len(points) < 3:
         return True
     places = np.asarray(points) - points[0]

@@ -558,7 +558,10 @@ class LogicSegmentWriter:
             inside = node.GetMaskSegmentID()
             if not inside or self._segmentationNode.GetSegmentation().GetSegment(inside) is None:
                 raise _maskingFailed(
-                    _("The Segment Editor allows changes only in a segment that this segmentation lacks."),
+                    _(
+                        "The Segment Editor allows changes only in a segment that this segmentation "
+                        "does not have."
+                    ),
                     _("Choose another “Editable area” in the Segment Editor."),
                 )
         if node.GetMaskMode() != modes.EditAllowedEverywhere and not self._logic.UpdateMaskLabelmap():

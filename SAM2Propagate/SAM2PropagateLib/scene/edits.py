@@ -414,10 +414,10 @@ class EditTracker:
         if not known:
             raise SAM2PropagateError(
                 "bad_edit_record",
-                _("What is known of edited slices of “{segmentation}” is not readable.").format(
+                _("The record of edited slices of “{segmentation}” cannot be read.").format(
                     segmentation=self._segmentationNode.GetName()
                 ),
-                _("Update SAM2Propagate if the scene was saved by a newer version."),
+                _("Update SAM2 Propagate if the scene was saved by a newer version."),
             )
         return dict(record)
 

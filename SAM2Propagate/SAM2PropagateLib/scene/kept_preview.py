@@ -233,10 +233,10 @@ class KeptPreview:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(
                 "bad_preview",
-                _("The preview of “{segmentation}” that was kept is not readable.").format(
+                _("The saved preview of “{segmentation}” cannot be read.").format(
                     segmentation=self._segmentationNode.GetName()
                 ),
-                _("Update SAM2Propagate if the scene was saved by a newer version, or propagate again."),
+                _("Update SAM2 Propagate if the scene was saved by a newer version, or propagate again."),
             ) from None
 
     def remove(self) -> None:
@@ -305,5 +305,5 @@ def _packed(mask: BoolArray) -> dict[str, Any]:
 def _unpacked(one: Any, shape: tuple[int, int]) -> BoolArray:
     packed = mask_of_text(one["shape"], one["box"], one["bits"])
     if packed.shape != shape:
-        raise MaskError(_("its frame is of another size than the volume's"))
+        raise MaskError(_("its frame and the volume's differ in size"))
     return packed.unpack()

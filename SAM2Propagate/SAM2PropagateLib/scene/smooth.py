@@ -29,7 +29,7 @@ _REACH = 3.0
 _TIE = 1e-3
 
 _Floats = npt.NDArray[np.float32]
-_Window = tuple[slice, slice]
+_Region = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +78,10 @@ def verdicts(
     isNear = np.zeros(source.shape, np.uint8)
     x, y = (n for n in range(3) if n != axis)
     e = source.extent
-    window = slice(e[2 * y], e[2 * y + 1] + 1), slice(e[2 * x], e[2 * x + 1] + 1)
-    surfaces = _Surfaces(reader, masks, details, _FramePart(geometry, axis, window))
+    region = slice(e[2 * y], e[2 * y + 1] + 1), slice(e[2 * x], e[2 * x + 1] + 1)
+    surfaces = _Surfaces(reader, masks, details, _FramePart(geometry, axis, region))
     for frame, pixels in where.items():
-        inside, may = masks[frame][window], pixels[window]
+        inside, may = masks[frame][region], pixels[region]
         at = native_frame(said, frame - e[2 * axis], axis)
         at[may] = np.where(inside, FOREGROUND, BACKGROUND)[may]
         native_frame(isNear, frame - e[2 * axis], axis)[...] = may & surfaces.isNearEdge(frame)
@@ -123,11 +123,11 @@ def _box(where: Mapping[int, BoolArray], geometry: VolumeGeometry, axis: int) ->
 
 @dataclass(frozen=True)
 class _FramePart:
-    """A window of the frames along an axis of a volume."""
+    """A region of the frames along an axis of a volume."""
 
     geometry: VolumeGeometry
     axis: int
-    window: _Window
+    region: _Region
 
 
 class _Surfaces:
@@ -146,14 +146,14 @@ class _Surfaces:
         self._volume = volumeLattice(part.geometry)
         self._count = part.geometry.frame_count(part.axis)
         self._axis = part.axis
-        self._window = part.window
+        self._region = part.region
         self._known: dict[int, _Floats | None] = {}
 
     def isNearEdge(self, frame: int) -> BoolArray:
-        """The pixels of the window in which the mask alone does not decide."""
+        """The pixels of that part in which the mask alone does not decide."""
         distances = self._distances(frame)
         if distances is None:
-            return np.zeros([one.stop - one.start for one in self._window], bool)
+            return np.zeros([one.stop - one.start for one in self._region], bool)
         return np.abs(distances) < _REACH
 
     def decide(self, voxels: npt.NDArray[np.uint8], isNear: BoolArray, target: Lattice) -> None:
@@ -171,8 +171,8 @@ class _Surfaces:
         order = np.argsort(frames, kind="stable")
         present, first = np.unique(frames[order], return_index=True)
         for frame, here in zip(present, np.split(order, first[1:]), strict=True):
-            rows = places[here, y] - self._window[0].start
-            columns = places[here, x] - self._window[1].start
+            rows = places[here, y] - self._region[0].start
+            columns = places[here, x] - self._region[1].start
             own = self._distances(int(frame))
             value = np.full(len(here), -_REACH) if own is None else _between(own, rows, columns)
             along = places[here, axis] - frame
@@ -190,22 +190,22 @@ class _Surfaces:
         voxels[k, j, i] = verdict
 
     def _distances(self, frame: int) -> _Floats | None:
-        """Of the pixels of the window, inside above 0, up to `_REACH`; None where nothing is inside."""
+        """Of the pixels of that part, inside above 0, up to `_REACH`; None where nothing is inside."""
         if not 0 <= frame < self._count:
             return None
         if frame not in self._known:
             given = self._masks.get(frame)
             mask = self._reader.frame(frame, self._axis) if given is None else given
             edge = self._details.get(frame, _NO_DETAIL).edge if given is not None else None
-            self._known[frame] = _distances(mask, edge, self._window) if mask.any() else None
+            self._known[frame] = _distances(mask, edge, self._region) if mask.any() else None
         return self._known[frame]
 
 
-def _distances(mask: BoolArray, edge: PackedEdge | None, window: _Window) -> _Floats:
+def _distances(mask: BoolArray, edge: PackedEdge | None, region: _Region) -> _Floats:
     from scipy import ndimage
 
     margin = int(_REACH) + 1
-    wide = tuple(slice(max(one.start - margin, 0), one.stop + margin) for one in window)
+    wide = tuple(slice(max(one.start - margin, 0), one.stop + margin) for one in region)
     part = mask[wide]
     distance = np.full(part.shape, _REACH, np.float32)
     if not part.any():
@@ -221,7 +221,7 @@ def _distances(mask: BoolArray, edge: PackedEdge | None, window: _Window) -> _Fl
         distance[isTold] = told[isTold]
     inner = tuple(
         slice(one.start - outer.start, one.stop - outer.start)
-        for one, outer in zip(window, wide, strict=True)
+        for one, outer in zip(region, wide, strict=True)
     )
     return np.ascontiguousarray(distance[inner])
 

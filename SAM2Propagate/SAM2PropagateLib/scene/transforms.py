@@ -25,7 +25,7 @@ def parentToWorld(node: Any) -> FloatArray:
     if not transform.IsTransformToWorldLinear():
         raise InputError(
             "nonlinear_transform",
-            _("“{name}” is under a non-linear transform, along which its slices are not flat.").format(
+            _("“{name}” is under a non-linear transform, which bends its slices.").format(
                 name=node.GetName()
             ),
             _("Harden the transform (Data module, right-click on its icon) or take the node out of it."),

@@ -36,7 +36,7 @@ class ViewDrag:
     """While it is on, presses in its views may begin a drag; nobody else gets the events of that.
 
     The right button and Escape take it back, and so does whatever moves the slice under the mouse, or a
-    release that nobody saw, as when another window took the mouse.
+    release that nobody saw, as when another program or dialog took the mouse.
 
     Args:
         begin: what a press begins: of interactor, vtkMRMLSliceNode and place; None: the press is not ours.

@@ -155,8 +155,8 @@ def _checkKind(node: Any) -> None:
         raise InputError(
             "sequence_volume",
             _(
-                "“{name}” is one time point of the sequence “{sequence}”; "
-                "its image changes while that is played."
+                "“{name}” is one time point of the sequence “{sequence}”; playing the sequence "
+                "changes its image."
             ).format(name=name, sequence=sequence),
             _("Clone the volume (Data module, right-click, Clone) and select the copy."),
         )

@@ -52,7 +52,7 @@ class Case:
 
 
 def patient_of(name: str) -> str:
-    """The patient in a case's name: everything up to the number that tells whose it is.
+    """Return the patient in a case's name: everything up to the number that tells whose it is.
 
     That is the first number that stands alone ("sts_008_mr_t1" -> "sts_008"; "BraTS20_Training_001" as it is)
     or follows a word for a patient ("p01_2" -> "p01"); else the first number ("aorta7b" -> "aorta7"); without
@@ -64,12 +64,12 @@ def patient_of(name: str) -> str:
 
 
 def label_word(stem: str) -> str:
-    """The end of a file's name that says that it is a label, such as "_seg"; "" if nothing does."""
+    """Return the end of a file's name that says that it is a label, such as "_seg"; "" if nothing does."""
     return max((word for word in LABEL_WORDS if stem.lower().endswith(word)), key=len, default="")
 
 
 def volumes_in(folder: Path) -> Iterator[tuple[Path, str, str]]:
-    """The volumes and segmentations in a folder: path, name without its ending, ending in lower case.
+    """Yield the volumes and segmentations in a folder: path, name without its ending, ending in lower case.
 
     Hidden files are left out: archives made on a Mac hold a file `._NAME` for each file.
     """
@@ -84,13 +84,13 @@ def volumes_in(folder: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def stem_of(path: Path) -> str:
-    """A file's name without the ending of a volume; the file need not be there."""
+    """Return a file's name without the ending of a volume; the file need not be there."""
     ending = next((e for e in (SUFFIX, *ENDINGS) if path.name.lower().endswith(e)), path.suffix)
     return path.name[: len(path.name) - len(ending)]
 
 
 def only(name: str, paths: Sequence[Path]) -> Path | None:
-    """The one path, or None if there is none.
+    """Return the one path, or None if there is none.
 
     Raises:
         InputError: `case_unclear`: there are several.
@@ -105,7 +105,7 @@ def only(name: str, paths: Sequence[Path]) -> Path | None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a sentence, the first few of many."""
+    """Return names for a sentence, the first few of many."""
     shown = ", ".join(f"'{name}'" for name in names[:4])
     return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
@@ -116,7 +116,8 @@ def without_label(name: str, hint: str) -> InputError:
 
 
 def with_channel(case: Case, sequence: str) -> Case:
-    """A case of one image, whose file may hold several volumes: `sequence` is the number of one of them.
+    """Return a case of one image, whose file may hold several volumes: `sequence` is the number of one of
+    them.
 
     Raises:
         InputError: `sequence_unknown`: it is a name.
@@ -129,7 +130,7 @@ def with_channel(case: Case, sequence: str) -> Case:
 
 
 def choose_sequence(name: str, sequences: Sequence[str], wanted: str) -> int:
-    """Which of the sequences of a case is meant, by its name or its number from 0.
+    """Return which of the sequences of a case is meant, by its name or its number from 0.
 
     Args:
         name: of the case.

@@ -52,7 +52,7 @@ _LEFTOVERS = "__MACOSX"
 
 
 def find_cases(folder: Path, sequence: str = "") -> tuple[Case, ...]:
-    """The cases in a folder (see above), sorted by name.
+    """Return the cases in a folder (see above), sorted by name.
 
     Args:
         folder: that holds them.
@@ -141,12 +141,12 @@ def _of_entry(folder: Path, entry: Mapping[str, Any]) -> Case:
 
 
 def _seems_a_case(folder: Path) -> bool:
-    """Whether a subfolder holds volumes; others may lie beside the cases."""
+    """Tell whether a subfolder holds volumes; others may lie beside the cases."""
     return any(_files_of(folder)) or any(True for _ in volumes_in(folder))
 
 
 def _is_one_case(folder: Path) -> bool:
-    """Whether a folder holds `image.*` and `label.*`, or an image and a folder of masks."""
+    """Tell whether a folder holds `image.*` and `label.*`, or an image and a folder of masks."""
     stems = {stem for _, stem, _ in volumes_in(folder)}
     return {"image", "label"} <= stems or is_masked(folder)
 
@@ -173,7 +173,7 @@ def _of_subfolder(folder: Path, sequence: str) -> Case:
 
 
 def _files_of(folder: Path) -> tuple[list[Path], list[Path]]:
-    """What may be a case's image, and what its label."""
+    """Return what may be a case's image, and what its label."""
     stems: dict[str, list[Path]] = {"image": [], "label": []}
     segmentations = []
     for path, stem, ending in volumes_in(folder):
@@ -216,7 +216,7 @@ def _side_by_side(folder: Path) -> list[Case]:
 
 
 def split(cases: Sequence[Case], share: float, seed: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """Cases to learn from, and cases to measure on: all cases of a patient on the same side.
+    """Return cases to learn from, and cases to measure on: all cases of a patient on the same side.
 
     Args:
         share: of the patients to measure on; at least one patient, and at least one is left.

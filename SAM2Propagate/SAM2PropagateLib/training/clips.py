@@ -46,7 +46,7 @@ class Clip:
 
 
 def draw_plan(recipe: Recipe, rng: np.random.Generator, slots: int, pointers: int) -> ClipPlan:
-    """The common traits of a batch of clips; `slots` and `pointers` are what the model can use."""
+    """Return the common traits of a batch of clips; `slots` and `pointers` are what the model can use."""
     prompt = str(rng.choice([BOX, CLICK, CLICKS, MASK], p=[0.5, 0.1, 0.15, 0.25]))
     warm = int(rng.choice(recipe.warm))
     fewer = rng.random() < 0.15
@@ -60,7 +60,7 @@ def draw_plan(recipe: Recipe, rng: np.random.Generator, slots: int, pointers: in
 
 
 def draw_clip(look: Look, plan: ClipPlan, others: list[Look], rng: np.random.Generator) -> Clip:
-    """A clip from a look: a keyframe somewhere in the structure, then one way, often past its end.
+    """Return a clip from a look: a keyframe somewhere in the structure, then one way, often past its end.
 
     Args:
         others: looks at other structures, for frames that do not show this one.
@@ -73,23 +73,23 @@ def draw_clip(look: Look, plan: ClipPlan, others: list[Look], rng: np.random.Gen
     end = int(filled[-1] if direction > 0 else filled[0])
     roll = rng.random()
     if roll < 0.3:
-        key = int(look.areas.argmax())
+        keyframe = int(look.areas.argmax())
     elif roll < 0.5:
         # So that the structure's end falls among the frames learned from.
         before_end = plan.warm + int(rng.integers(0, plan.length))
-        key = int(large[np.abs(large - (end - direction * step * before_end)).argmin()])
+        keyframe = int(large[np.abs(large - (end - direction * step * before_end)).argmin()])
     else:
         # As often on its way to a larger slice: otherwise what is learned is that masks shrink.
-        key = int(rng.choice(large))
-    path = [key + direction * step * (n + 1) for n in range(total)]
+        keyframe = int(rng.choice(large))
+    path = [keyframe + direction * step * (n + 1) for n in range(total)]
     count = len(look.areas)
     weights = [1.0] * (total + 1)
     for n, frame in enumerate(path):
         if not 0 <= frame < count:
             # The volume, or what was encoded of it, ends here: the last frame again, not learned from.
-            path[n] = path[n - 1] if n else key
+            path[n] = path[n - 1] if n else keyframe
             weights[n + 1] = 0.0
-    frames, masks = look.frames.pick([key, *path]), look.masks[[key, *path]]
+    frames, masks = look.frames.pick([keyframe, *path]), look.masks[[keyframe, *path]]
     if others and rng.random() < 0.12:
         frames, masks = _with_stranger(frames, masks, weights, others, plan, rng)
     return Clip(frames, masks, weights)
@@ -103,7 +103,7 @@ def _with_stranger(
     plan: ClipPlan,
     rng: np.random.Generator,
 ) -> tuple[FrameStock, torch.Tensor]:
-    """One frame replaced by a frame of another volume, on which the structure cannot be."""
+    """Return one frame replaced by a frame of another volume, on which the structure cannot be."""
     other = others[int(rng.integers(len(others)))]
     where = 1 + plan.warm + int(rng.integers(plan.length))
     stranger = other.frames.pick([int(rng.integers(len(other.areas)))])
@@ -127,7 +127,7 @@ class ClipPrompt:
 
 
 def draw_prompt(kind: str, mask: np.ndarray, rng: np.random.Generator) -> ClipPrompt:
-    """What a user might say of a structure: never quite the reference.
+    """Return what a user might say of a structure: never quite the reference.
 
     Args:
         mask: bool (size, size), not empty.
@@ -158,7 +158,7 @@ def draw_prompt(kind: str, mask: np.ndarray, rng: np.random.Generator) -> ClipPr
 
 
 def _imperfect(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask as somebody in a hurry would paint it: a little larger, smaller or wavy."""
+    """Return a mask as somebody in a hurry would paint it: a little larger, smaller or wavy."""
     side = np.sqrt(mask.sum())
     distance = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
     waves = ndimage.gaussian_filter(rng.normal(0, 1, mask.shape), max(2.0, side / 8))

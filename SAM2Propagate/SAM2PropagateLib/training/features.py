@@ -41,14 +41,14 @@ class FrameStock:
         return sum(part.nbytes for part in self.parts)
 
     def pick(self, indices: Sequence[int]) -> FrameStock:
-        """Some of the frames, in this order."""
+        """Return some of the frames, in this order."""
         return FrameStock(tuple(part[list(indices)] for part in self.parts))
 
     @staticmethod
     def join(stocks: Sequence[FrameStock]) -> FrameStock:
-        """The frames of all, one after the other."""
+        """Return the frames of all, one after the other."""
         return FrameStock(tuple(torch.cat(parts) for parts in zip(*(s.parts for s in stocks), strict=True)))
 
     def to(self, device: torch.device) -> FrameStock:
-        """The same in float32 on a device."""
+        """Return the same in float32 on a device."""
         return FrameStock(tuple(part.to(device, torch.float32) for part in self.parts))

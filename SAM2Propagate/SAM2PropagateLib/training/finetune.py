@@ -84,12 +84,12 @@ class FinetuneResult:
 
 
 def work_folder(out: Path) -> Path:
-    """Where a run keeps its state until it is finished."""
+    """Return where a run keeps its state until it is finished."""
     return out.with_name(out.name + ".training")
 
 
 def can_resume(out: Path) -> bool:
-    """Whether the state of a run that was stopped is there."""
+    """Tell whether the state of a run that was stopped is there."""
     return (work_folder(out) / STATE_FILE).is_file()
 
 
@@ -228,13 +228,13 @@ def _cases(job: FinetuneJob) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
 
 
 def _counted(cases: Sequence[Case]) -> str:
-    """So many cases of so many patients, for a sentence."""
+    """Return so many cases of so many patients, for a sentence."""
     patients = len({case.patient for case in cases})
     return f"{_some(len(cases), 'case')} of {_some(patients, 'patient')}"
 
 
 def _some(count: int, thing: str) -> str:
-    """`1 case`, `2 cases`."""
+    """Return `1 case`, `2 cases`."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
@@ -248,7 +248,7 @@ def _sources(
         loaded = shelf.get(case)
         for note in loaded.notes:
             tell(f"Note on '{case.name}': {note.rstrip('.')}")
-        windows[loaded.window.reason] += 1
+        windows[str(loaded.window.reason)] += 1
         usable = loaded.usable()
         left_out = [name for number, name in enumerate(loaded.names) if number not in usable]
         if left_out:
@@ -270,7 +270,7 @@ def _sources(
 
 
 def _limited(job: FinetuneJob, structures: int) -> Recipe:
-    """The recipe with the steps of the epochs asked for, and no more effort around them than pays."""
+    """Return the recipe with the steps of the epochs asked for, and no more effort around them than pays."""
     recipe = job.recipe
     looks = max(recipe.batch, min(recipe.first_looks, _LOOKS_PER_STRUCTURE * structures))
     recipe = replace(recipe, first_looks=looks)
@@ -313,7 +313,7 @@ def _write_model(
 
 
 def _with_size(config: str, size: int) -> str:
-    """The configuration as JSON, with the input size that was trained at."""
+    """Return the configuration as JSON, with the input size that was trained at."""
     is_json = config.lstrip().startswith("{")
     values: dict[str, Any] = json.loads(config) if is_json else {"base": config}
     overrides = {**(values.get("overrides") or {}), "model.image_size": size}

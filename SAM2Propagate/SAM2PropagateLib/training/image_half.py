@@ -36,7 +36,7 @@ class ImageHalf:
 
     @staticmethod
     def of(loaded: LoadedModel, learning: Learning) -> ImageHalf:
-        """The image half of a model about to learn."""
+        """Return the image half of a model about to learn."""
         dtype = compute_dtype(loaded.device, "auto")
         steps = ModelSteps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
 

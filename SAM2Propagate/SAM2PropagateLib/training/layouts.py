@@ -46,7 +46,7 @@ _BACKGROUND, _IGNORE = "background", "ignore"
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder is laid out as the Decathlon or as nnU-Net has it.
+    """Tell whether a folder is laid out as the Decathlon or as nnU-Net has it.
 
     A `dataset.json` alone is not enough: other data sets have one beside cases of another kind.
     """
@@ -62,7 +62,7 @@ def is_dataset(folder: Path) -> bool:
 
 
 def dataset_cases(folder: Path, sequence: str) -> list[Case]:
-    """The training cases of a data set of the Decathlon or nnU-Net.
+    """Return the training cases of a data set of the Decathlon or nnU-Net.
 
     Args:
         folder: with `imagesTr`, `labelsTr` and, if it is there, `dataset.json`.
@@ -131,7 +131,7 @@ def _description(folder: Path) -> _Description:
 
 
 def _channel_names(channels: Any) -> tuple[str, ...]:
-    """The names in their order: `{"0": "CT"}`, or `["CT"]` or `"CT"` as some write it."""
+    """Return the names in their order: `{"0": "CT"}`, or `["CT"]` or `"CT"` as some write it."""
     if isinstance(channels, str):
         return (channels,)
     if isinstance(channels, list):
@@ -142,7 +142,7 @@ def _channel_names(channels: Any) -> tuple[str, ...]:
 def _label_names(
     labels: Mapping[str, Any],
 ) -> tuple[dict[int, str], dict[tuple[int, ...], str], tuple[tuple[int, ...], ...]]:
-    """The names of the values and of regions, and the structures.
+    """Return the names of the values and of regions, and the structures.
 
     Decathlon and nnU-Net 1: `{"1": "liver"}`; nnU-Net 2: `{"liver": 1, "tumor": [2, 3]}`.
     """
@@ -179,7 +179,7 @@ def _listed_cases(folder: Path, content: Mapping[str, Any]) -> list[_Listed]:
 
 
 def _channel_files(image: Path) -> list[Path]:
-    """The file itself, or its channels: nnU-Net 1 lists `NAME` where the files are `NAME_0000`, ..."""
+    """Return the file itself, or its channels: nnU-Net 1 lists `NAME` where the files are `NAME_0000`, ..."""
     if image.is_file():
         return [image]
     name = stem_of(image)
@@ -188,13 +188,14 @@ def _channel_files(image: Path) -> list[Path]:
 
 
 def _channel_number(stem: str, name: str) -> int | None:
-    """3 for `NAME_0003`; None if a file is no channel of the image `name`."""
+    """Return 3 for `NAME_0003`; None if a file is no channel of the image `name`."""
     match = _CHANNEL.match(stem)
     return int(match.group(2)) if match and match.group(1) == name else None
 
 
 def _from_folders(folder: Path, ending: str) -> list[_Listed]:
-    """The cases as the folders have them: each label with its channels, or with its image of that name."""
+    """Return the cases as the folders have them: each label with its channels, or with its image of that
+    name."""
     labels = {stem: path for path, stem, _ in volumes_in(folder / _LABELS) if path.name.endswith(ending)}
     images: dict[str, list[Path]] = {}
     for path, stem, _ in volumes_in(folder / _IMAGES):
@@ -250,7 +251,7 @@ def _dataset_case(
 
 
 def modality_of(channel: str) -> str:
-    """The modality that a channel's name tells, as in DICOM; "" if it tells none."""
+    """Return the modality that a channel's name tells, as in DICOM; "" if it tells none."""
     if channel.strip().upper().startswith("CT"):
         return "CT"
     return "MR" if _MR.search(channel) else ""
@@ -260,12 +261,12 @@ def modality_of(channel: str) -> str:
 
 
 def is_masked(folder: Path) -> bool:
-    """Whether a folder is laid out as a case of TotalSegmentator."""
+    """Tell whether a folder is laid out as a case of TotalSegmentator."""
     return (folder / _MASKS).is_dir() and any(stem.lower() in _MASKED for _, stem, _ in volumes_in(folder))
 
 
 def masked_case(folder: Path, sequence: str) -> Case | None:
-    """The case in a subfolder with an image and a folder of masks; None if this is no such folder.
+    """Return the case in a subfolder with an image and a folder of masks; None if this is no such folder.
 
     Raises:
         InputError: `case_unclear`, `sequence_unclear`, `sequence_unknown`.
@@ -286,7 +287,8 @@ def masked_case(folder: Path, sequence: str) -> Case | None:
 
 
 def sequences_case(folder: Path, sequence: str) -> Case | None:
-    """The case in a subfolder with one label, by its name, and one or several images; None if there is none.
+    """Return the case in a subfolder with one label, by its name, and one or several images; None if there is
+    none.
 
     Raises:
         InputError: `sequence_unclear`, `sequence_unknown`.
@@ -313,7 +315,7 @@ def _shared_start(names: Sequence[str]) -> str:
 
 
 def _sequence_names(case: str, stems: Sequence[str]) -> list[str]:
-    """What is left of the files' names without what they share: t1, t1ce, t2, flair."""
+    """Return what is left of the files' names without what they share: t1, t1ce, t2, flair."""
     prefix = case if all(stem.startswith(case) for stem in stems) else _shared_start(stems)
     if len(stems) == 1 and prefix == stems[0]:
         prefix = ""

@@ -122,7 +122,7 @@ class LoadedCase:
         return np.asarray(labels.array != 0)
 
     def structure(self, number: int) -> LoadedTarget:
-        """One structure, by its place in `names`."""
+        """Return one structure, by its place in `names`."""
         structure = self._structures[number]
         values = structure if isinstance(structure, tuple) else ()
         case = self.case
@@ -138,7 +138,7 @@ class LoadedCase:
         return np.isin(self._array, structure)
 
     def usable(self) -> list[int]:
-        """The structures that one prompt can mean: not a few voxels, not many parts."""
+        """Return the structures that one prompt can mean: not a few voxels, not many parts."""
         bounds = self._bounds()
         return [
             number
@@ -147,7 +147,7 @@ class LoadedCase:
         ]
 
     def _bounds(self) -> list[tuple[slice, ...] | None] | None:
-        """The box of each value from 1; None where the values are too large to ask for that."""
+        """Return the box of each value from 1; None where the values are too large to ask for that."""
         if self._array is None or int(self._array.max()) > _LARGEST_VALUE:
             return None
         return list(ndimage.find_objects(self._array.astype(np.int32, copy=False)))
@@ -155,7 +155,7 @@ class LoadedCase:
     def _part_of(
         self, structure: tuple[int, ...] | BoolArray, bounds: list[tuple[slice, ...] | None] | None
     ) -> BoolArray:
-        """A structure within its own bounds: a whole-body label has a hundred of them."""
+        """Return a structure within its own bounds: a whole-body label has a hundred of them."""
         if not isinstance(structure, tuple) or bounds is None:
             return self._mask_of(structure)
         there = [bounds[value - 1] for value in structure if 0 < value <= len(bounds)]

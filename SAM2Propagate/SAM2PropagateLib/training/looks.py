@@ -18,8 +18,8 @@ from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.evaluation.metrics import BoolArray, frames_first
 from SAM2PropagateLib.evaluation.simulated_user import box_around
 from SAM2PropagateLib.evaluation.targets import LoadedTarget
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.training.features import FrameStock
 
@@ -64,7 +64,7 @@ def draw_look(
     rng: np.random.Generator,
     style: str = looking.STRETCHED,
 ) -> Look | None:
-    """A look at a structure, drawn at random; None if what was drawn shows too little of it.
+    """Return a look at a structure, drawn at random; None if what was drawn shows too little of it.
 
     Args:
         target: the volume and the structure's mask.
@@ -78,20 +78,20 @@ def draw_look(
     masks = frames_first(target.mask, axis)
     chosen, thickness = _frames(masks, rng)
     areas = masks.sum(axis=(1, 2))
-    # The view is chosen by the prompted slice: mostly one where the structure is large.
+    # The crop is chosen by the prompted slice: mostly one where the structure is large.
     filled = np.flatnonzero(areas)
     prompted = (
         int(areas.argmax()) if rng.random() < 0.5 else int(rng.choice(filled, p=areas[filled] / areas.sum()))
     )
-    view = _view(frames, masks[prompted], size, style, rng)
+    crop = _crop(frames, masks[prompted], size, style, rng)
     tone = draw_tone(rng)
     images, seen = [], []
     for frame in chosen:
         slab = range(frame, min(frame + thickness, len(masks)))
         image = np.mean([frames.frame(one) for one in slab], axis=0)
-        images.append(imaging.to_model_input([tone(image)], view, torch.device("cpu"))[0])
+        images.append(imaging.to_model_input([tone(image)], crop, torch.device("cpu"))[0])
         share = torch.stack(
-            [imaging.mask_to_model(masks[one], view, torch.device("cpu"))[0, 0] for one in slab]
+            [imaging.mask_to_model(masks[one], crop, torch.device("cpu"))[0, 0] for one in slab]
         )
         seen.append(share.mean(0) >= 0.5)
     turn = draw_turn(rng)
@@ -103,7 +103,7 @@ def draw_look(
 
 
 def draw_axis(frames: FrameStack, rng: np.random.Generator) -> int:
-    """Mostly the volume's own propagation axis; any, where the voxels are nearly cubes."""
+    """Return mostly the volume's own propagation axis; any, where the voxels are nearly cubes."""
     spacing = frames.geometry.spacing
     is_cubic = max(spacing) < 2 * min(spacing)
     if is_cubic and rng.random() < 0.4 and min(frames.geometry.shape_ijk) >= 16:
@@ -117,7 +117,7 @@ def draw_window(window: Window, rng: np.random.Generator) -> Window:
 
 
 def _frames(masks: BoolArray, rng: np.random.Generator) -> tuple[list[int], int]:
-    """Which frames a look shows, and of how many slices each is made."""
+    """Return which frames a look shows, and of how many slices each is made."""
     filled = np.flatnonzero(masks.any(axis=(1, 2)))
     length = int(filled[-1] - filled[0]) + 1
     thickness = 1
@@ -134,9 +134,9 @@ def _frames(masks: BoolArray, rng: np.random.Generator) -> tuple[list[int], int]
     return frames, thickness
 
 
-def _view(frames: FrameStack, mask: BoolArray, size: int, style: str, rng: np.random.Generator) -> FrameView:
+def _crop(frames: FrameStack, mask: BoolArray, size: int, style: str, rng: np.random.Generator) -> FrameCrop:
     """As the engine looks, but with other amounts of context; now and then the whole frame all the same."""
-    whole = looking.whole_view(frames, size, style)
+    whole = looking.whole_crop(frames, size, style)
     x0, y0, x1, y1 = box_around(mask)
     grow_x, grow_y = (float(rng.uniform(-0.1, 0.5)) * side for side in (x1 - x0, y1 - y0))
     shift_x, shift_y = float(rng.uniform(-0.5, 0.5)) * grow_x, float(rng.uniform(-0.5, 0.5)) * grow_y
@@ -146,7 +146,7 @@ def _view(frames: FrameStack, mask: BoolArray, size: int, style: str, rng: np.ra
         x1 + grow_x / 2 + shift_x,
         y1 + grow_y / 2 + shift_y,
     )
-    close = looking.close_view(frames, size, region, style)
+    close = looking.close_crop(frames, size, region, style)
     return whole if rng.random() < 0.25 else close
 
 
@@ -180,5 +180,6 @@ def draw_turn(rng: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor
 
 
 def coarse_target(masks: torch.Tensor, side: int) -> torch.Tensor:
-    """Masks (n, size, size) as the share of each of side x side logit pixels that they cover, float32."""
+    """Return masks (n, size, size) as the share of each of side x side logit pixels that they cover,
+    float32."""
     return F.adaptive_avg_pool2d(masks[:, None].float(), side)[:, 0]

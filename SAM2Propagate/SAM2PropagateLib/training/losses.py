@@ -10,14 +10,14 @@ from SAM2PropagateLib.training.rollout import Answer
 
 
 def is_present(target: torch.Tensor) -> torch.Tensor:
-    """Whether each target (batch, 4h, 4w) shows the structure: bool (batch,)."""
+    """Tell whether each target (batch, 4h, 4w) shows the structure: bool (batch,)."""
     return target.flatten(1).max(dim=1).values >= 0.5
 
 
 def answer_loss(
     answer: Answer, target: torch.Tensor, counts: torch.Tensor, weights: LossWeights
 ) -> torch.Tensor:
-    """The mean loss of a batch of answers.
+    """Return the mean loss of a batch of answers.
 
     Args:
         target: float32 (batch, 4h, 4w), the share of each logit's pixel that the structure covers.

@@ -42,7 +42,7 @@ _IMAGE_NAMES = (
 
 
 def part_of(name: str) -> str:
-    """The part that a weight belongs to, by its name in the model."""
+    """Return the part that a weight belongs to, by its name in the model."""
     if name.startswith(_MEMORY_NAMES):
         return MEMORY
     if name.startswith(_IMAGE_NAMES):

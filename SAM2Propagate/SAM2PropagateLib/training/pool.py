@@ -56,7 +56,7 @@ class CaseShelf:
         self._kept: OrderedDict[str, LoadedCase] = OrderedDict()
 
     def get(self, case: Case) -> LoadedCase:
-        """The case, read if it is not there."""
+        """Return the case, read if it is not there."""
         key = str(case.image)
         if key not in self._kept:
             self._kept[key] = LoadedCase(case)
@@ -67,7 +67,8 @@ class CaseShelf:
 
 
 def most_looks(recipe: Recipe, size: int) -> int:
-    """How many looks are in use at most: what the recipe says, fewer where their files would fill the disk.
+    """Return how many looks are in use at most: what the recipe says, fewer where their files would fill the
+    disk.
 
     It depends on the recipe and the size of the model's input alone, so that every computer learns the same.
     """
@@ -96,7 +97,7 @@ class LookStore:
         return tuple(self._kept)
 
     def has(self, number: int) -> bool:
-        """Whether a look's file is there and as long as its header says."""
+        """Tell whether a look's file is there and as long as its header says."""
         try:
             with safe_open(str(self._file(number)), framework="pt") as file:
                 return "owner" in file.keys()  # noqa: SIM118 - the file is no dictionary
@@ -104,7 +105,7 @@ class LookStore:
             return False
 
     def get(self, number: int) -> Look | None:
-        """A look; None if it is not there, or its file is not whole."""
+        """Return a look; None if it is not there, or its file is not whole."""
         if number not in self._kept:
             look = self._load(number)
             if look is None:
@@ -189,7 +190,7 @@ class LookPool:
         self._patients = sorted({source.case.patient for source in sources})
 
     def numbers(self, step: int) -> range:
-        """The looks from which step `step` draws its clips, by their numbers."""
+        """Return the looks from which step `step` draws its clips, by their numbers."""
         last = max(self._recipe.batch, self._recipe.first_looks) + step // self._recipe.steps_per_look
         return range(max(0, last - self._most), last)
 
@@ -223,7 +224,7 @@ class LookPool:
             self._store.put(number, self._draw(number))
 
     def look(self, number: int) -> Look:
-        """A look that is prepared; drawn again if its file is gone.
+        """Return a look that is prepared; drawn again if its file is gone.
 
         Raises:
             InputError, SAM2PropagateError: as `prepare`.

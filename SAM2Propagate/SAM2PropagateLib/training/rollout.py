@@ -74,7 +74,7 @@ class Rollout:
         plan: ClipPlan,
         present: torch.Tensor | None = None,
     ) -> list[Answer]:
-        """Answers on the keyframe and on the `plan.length` frames learned from.
+        """Return answers on the keyframe and on the `plan.length` frames learned from.
 
         Args:
             frames: warm + length + 1 stocks, the n-th with the n-th frame of every clip.
@@ -83,13 +83,13 @@ class Rollout:
                 None: they go by the model's own object score.
         """
         first = self.features(frames[0])
-        key = self.keyframe(first, prompts)
+        keyframe = self.keyframe(first, prompts)
         front = Front(
             Course(0, 1),
-            self.remember(first, key, prompted=True),
+            self.remember(first, keyframe, prompted=True),
             Recollection(plan.slots, plan.pointers),
         )
-        answers = [key]
+        answers = [keyframe]
         for number, stock in enumerate(frames[1:], 1):
             learns = number > plan.warm
             with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
@@ -104,7 +104,7 @@ class Rollout:
         return answers
 
     def features(self, stock: FrameStock) -> Features:
-        """A batch of frames as features: as they are kept, or encoded now."""
+        """Return a batch of frames as features: as they are kept, or encoded now."""
         if len(stock.parts) == 3:
             return Features(*stock.parts)
         pyramid = self.model.image_encoder(stock.parts[0])["backbone_fpn"]
@@ -114,22 +114,23 @@ class Rollout:
     # --- the steps ----------------------------------------------------------------------------------
 
     def keyframe(self, frames: Features, prompts: Sequence[ClipPrompt]) -> Answer:
-        """The keyframe's masks from its prompts alone."""
+        """Return the keyframe's masks from its prompts alone."""
         masks = [prompt.mask for prompt in prompts if prompt.mask is not None]
         if masks:
             return self._given(frames, torch.from_numpy(np.stack(masks)).to(self.device)[:, None].float())
         points = torch.from_numpy(np.stack([prompt.points for prompt in prompts])).to(self.device).float()
         labels = torch.from_numpy(np.stack([prompt.labels for prompt in prompts])).to(self.device).int()
         coarse = frames.coarse + self.model.no_mem_embed.reshape(1, -1, 1, 1)
-        return self._decode(coarse, frames, (points, labels), None, points.shape[1], is_key=True)
+        return self._decode(coarse, frames, (points, labels), None, points.shape[1], is_keyframe=True)
 
     def track(self, frames: Features, recall: Recall, present: torch.Tensor | None = None) -> Answer:
-        """The masks from what is remembered; `present`, bool (batch, 1), overrules the object score."""
+        """Return the masks from what is remembered; `present`, bool (batch, 1), overrules the object
+        score."""
         conditioned = self._condition(frames.coarse, recall)
-        return self._decode(conditioned, frames, None, None, 0, is_key=False, told=present)
+        return self._decode(conditioned, frames, None, None, 0, is_keyframe=False, told=present)
 
     def remember(self, frames: Features, answer: Answer, *, prompted: bool) -> Memory:
-        """Memories of a batch of frames: spatial (batch, h*w, 64), pointer (batch, 256)."""
+        """Return memories of a batch of frames: spatial (batch, h*w, 64), pointer (batch, 256)."""
         model = self.model
         full = F.interpolate(
             answer.logits[:, None].float(), size=(self.size, self.size), mode="bilinear", align_corners=False
@@ -182,7 +183,7 @@ class Rollout:
         mask_input: torch.Tensor | None,
         count: int,
         *,
-        is_key: bool,
+        is_keyframe: bool,
         told: torch.Tensor | None = None,
     ) -> Answer:
         model = self.model
@@ -203,7 +204,7 @@ class Rollout:
         several = bool(
             mask_input is None
             and model.multimask_output_in_sam
-            and (is_key or model.multimask_output_for_tracking)
+            and (is_keyframe or model.multimask_output_for_tracking)
             and model.multimask_min_pt_num <= count <= model.multimask_max_pt_num
         )
         kept = slice(1, None) if several else slice(0, 1)
@@ -214,7 +215,7 @@ class Rollout:
         pointer = model.obj_ptr_proj(tokens[rows, chosen + 1] if own else tokens[:, 0])
         logits = masks[rows, chosen]
         present = torch.ones_like(score)
-        if model.pred_obj_scores and not is_key:
+        if model.pred_obj_scores and not is_keyframe:
             present = (score > 0 if told is None else told).float()
             logits = torch.where(present[:, :, None] > 0, logits, NO_OBJECT_LOGIT)
             pointer = self._with_absence(pointer, present)
@@ -226,7 +227,7 @@ class Rollout:
         return pointer + (1 - present) * self.model.no_obj_ptr
 
     def _given(self, frames: Features, mask: torch.Tensor) -> Answer:
-        """A mask that the user gave: honored as it is; the decoder only makes its pointer."""
+        """Return a mask that the user gave: honored as it is; the decoder only makes its pointer."""
         model = self.model
         logits = F.interpolate(
             (mask * 2 - 1) * MASK_PROMPT_LOGIT,
@@ -236,7 +237,7 @@ class Rollout:
             antialias=True,
         )
         shown = model.mask_downsample(mask) if model.use_obj_ptrs_in_encoder else None
-        decoded = self._decode(frames.coarse, frames, None, shown, 0, is_key=False)
+        decoded = self._decode(frames.coarse, frames, None, shown, 0, is_keyframe=False)
         ones = torch.ones(len(mask), 1, device=self.device)
         return Answer(
             logits,

@@ -203,7 +203,7 @@ class Trainer:
         return float(loss.detach())
 
     def _target(self, clips: Sequence[Clip], n: int) -> torch.Tensor:
-        """What the masks of the n-th frames should be: float32 (batch, 4h, 4w) on the device."""
+        """Return what the masks of the n-th frames should be: float32 (batch, 4h, 4w) on the device."""
         side = self.loaded.input_size // 4
         return coarse_target(torch.stack([clip.masks[n] for clip in clips]), side).to(self.loaded.device)
 
@@ -312,7 +312,7 @@ def _of_others(looks: Sequence[Look], one: Look) -> list[Look]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, as they come back from a file."""
+    """Return tuples as lists, as they come back from a file."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

@@ -133,7 +133,7 @@ class _WatchedSession:
 
 
 def _spread(sources: Sequence[Source], most: int) -> list[tuple[Source, int]]:
-    """The first structure of every case, then the second of every case, and so on, up to `most`."""
+    """Return the first structure of every case, then the second of every case, and so on, up to `most`."""
     longest = max((len(source.structures) for source in sources), default=0)
     every = [
         (source, source.structures[place])

@@ -32,7 +32,7 @@ _POINTS, _ATTEMPTS = 16, 4
 
 
 def proposer(steps: ModelSteps) -> Propose:
-    """What a model's image half outlines at points."""
+    """Return what a model's image half outlines at points."""
 
     def propose(image: torch.Tensor, points: np.ndarray) -> list[BoolArray]:
         features = steps.encode(image.to(steps.device))[0]
@@ -50,7 +50,7 @@ def proposer(steps: ModelSteps) -> Propose:
 
 
 def _part_at(mask: BoolArray, point: list[int]) -> BoolArray:
-    """The part of a mask that a point, x y, lies on; nothing, if it lies beside all."""
+    """Return the part of a mask that a point, x y, lies on; nothing, if it lies beside all."""
     parts, _ = ndimage.label(mask)
     at_point = parts[point[1], point[0]]
     return np.asarray(ndimage.binary_fill_holes((parts == at_point) & (at_point > 0)))
@@ -64,7 +64,7 @@ def draw_warped_look(
     rng: np.random.Generator,
     style: str = looking.STRETCHED,
 ) -> Look | None:
-    """A look at something on one slice of a volume; None if nothing was found there.
+    """Return a look at something on one slice of a volume; None if nothing was found there.
 
     Args:
         volume: the volume; what is labeled in it does not matter.
@@ -87,19 +87,20 @@ def draw_warped_look(
 def _scene(
     frames: FrameStack, size: int, propose: Propose, rng: np.random.Generator, style: str
 ) -> tuple[torch.Tensor, BoolArray | None]:
-    """A part of a slice, gray values in [0, 255] (1, 1, size, size), and what is outlined somewhere on it."""
+    """Return a part of a slice, gray values in [0, 255] (1, 1, size, size), and what is outlined somewhere on
+    it."""
     rows, columns = frames.geometry.frame_shape(frames.axis)
     native = frames.frame(int(rng.integers(frames.count)))
-    # The view of a box of this side; it shows `looking.CONTEXT` times as much.
+    # The crop of a box of this side; it shows `looking.CONTEXT` times as much.
     side = float(np.exp(rng.uniform(np.log(0.06), np.log(0.4)))) * max(rows, columns)
     x, y = float(rng.uniform(0, columns - 1)), float(rng.uniform(0, rows - 1))
     box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
-    view = looking.close_view(frames, size, box, style)
-    shown = imaging.to_model_input([native], view, torch.device("cpu"))
+    crop = looking.close_crop(frames, size, box, style)
+    shown = imaging.to_model_input([native], crop, torch.device("cpu"))
     gray = imaging.to_grey(shown)
     if float(gray.std()) < 8:  # air
         return gray, None
-    inner = (view.to_model(np.array([[0, 0], [columns - 1, rows - 1]])) - 0.5).clip(0, size - 1)
+    inner = (crop.to_model(np.array([[0, 0], [columns - 1, rows - 1]])) - 0.5).clip(0, size - 1)
     points = rng.uniform(inner[0], inner[1], (_POINTS, 2))
     masks = [mask for mask in propose(shown, points) if _is_fit(mask)]
     return gray, masks[int(rng.integers(len(masks)))] if masks else None
@@ -148,14 +149,14 @@ def _bent(
 
 
 def _filled(image: np.ndarray, mask: BoolArray) -> np.ndarray:
-    """The picture without the structure: what lies around it continued into it."""
+    """Return the picture without the structure: what lies around it continued into it."""
     grown = ndimage.binary_dilation(mask, iterations=2)
     y, x = ndimage.distance_transform_edt(grown, return_distances=False, return_indices=True)
     return np.where(grown, ndimage.gaussian_filter(image[y, x], 2.0), image)
 
 
 def _as_if_at(distance: np.ndarray, depth: float, eaten: float) -> np.ndarray:
-    """Signed distances from the structure's edge (inside below 0) as those of the starting slice.
+    """Return signed distances from the structure's edge (inside below 0) as those of the starting slice.
 
     The structure has lost `eaten` pixels all around (below 0: won), so that what was its edge lies at
     -eaten; what is inside is squeezed, what is around it is stretched as far as `reach`.
@@ -186,7 +187,8 @@ class _Motion:
         self._period = float(rng.uniform(16, 60))
 
     def positions(self, away: int) -> np.ndarray:
-        """Where the pixels of the frame so many frames away lie on the starting one, y x: (2, size, size)."""
+        """Return where the pixels of the frame so many frames away lie on the starting one, y x: (2, size,
+        size)."""
         y, x = self._grid - self._middle
         angle, scale = self._turn * away, float(np.exp(self._zoom * away))
         turned = np.stack(
@@ -202,7 +204,7 @@ class _Motion:
 
 
 def _bend(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A smooth field of shifts, (2, size, size), of one pixel on average."""
+    """Return a smooth field of shifts, (2, size, size), of one pixel on average."""
     coarse = rng.normal(0, 1, (2, size // 4, size // 4))
     sigma = float(rng.uniform(0.06, 0.15)) * size / 4
     smooth = np.stack([ndimage.gaussian_filter(part, sigma, mode="reflect") for part in coarse])
@@ -223,6 +225,6 @@ class _Growth:
         self._swell = float(rng.uniform(-0.2, 0.35)) * depth if rng.random() < 0.5 else 0.0
 
     def eaten(self, away: int) -> float:
-        """Pixels that the structure has lost all around, so many frames away."""
+        """Return pixels that the structure has lost all around, so many frames away."""
         share = away / self._length
         return self._depth * share**self._power - self._swell * float(np.sin(np.pi * min(1.0, share)))

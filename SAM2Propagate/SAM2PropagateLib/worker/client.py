@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.library_files import own_version
 from SAM2PropagateLib.worker.messages import (
     DEVICE_LOST,
@@ -60,7 +61,7 @@ class Deadlines:
     shutdown: float = 5.0
 
     def of(self, request: Request) -> float:
-        """The deadline for this kind of request."""
+        """Return the deadline for this kind of request."""
         seconds: float = getattr(self, "start" if isinstance(request, Hello) else request.type)
         return seconds
 
@@ -178,7 +179,7 @@ class WorkerClient:
         return request_id
 
     def poll(self) -> list[Event]:
-        """All events since the last call, in order; never waits. Checks the deadlines, too."""
+        """Return all events since the last call, in order; never waits. Checks the deadlines, too."""
         self._collect()
         if not self._check_death():
             self._check_deadlines()
@@ -252,7 +253,7 @@ class WorkerClient:
             self._events.append(event)
 
     def _accept(self, worker: _Worker, ready: ReadyEvent) -> bool:
-        """Whether the worker speaks our protocol; ends it if not."""
+        """Tell whether the worker speaks our protocol; ends it if not."""
         worker.ready_at = self._clock()
         host = worker.transport.host
         if ready.protocol != PROTOCOL_VERSION:
@@ -261,7 +262,7 @@ class WorkerClient:
                 _("The worker speaks version {version} of the protocol, this program version {own}.").format(
                     version=ready.protocol, own=PROTOCOL_VERSION
                 ),
-                _("Install the same version of SAM2Propagate on both sides."),
+                _("Install the same version of SAM2 Propagate on both sides."),
             )
         elif host is not None and ready.library != own_version():
             error = SAM2PropagateError(
@@ -279,7 +280,7 @@ class WorkerClient:
     # --- the worker's end
 
     def _check_death(self) -> bool:
-        """Whether the worker is gone; its open requests are told so."""
+        """Tell whether the worker is gone; its open requests are told so."""
         worker = self._worker
         if worker is None:
             return True
@@ -360,7 +361,7 @@ def _no_answer(waiting: _OpenRequest) -> SAM2PropagateError:
     return SAM2PropagateError(
         "worker_not_responding",
         sentence.format(seconds=waiting.deadline),
-        _("Try again: it starts anew, and your prompts and finished slices are kept."),
+        _("Try again: the worker restarts, and your prompts and finished slices are kept."),
     )
 
 
@@ -369,10 +370,10 @@ def _death(worker: _Worker) -> SAM2PropagateError:
         return reason
     code = worker.transport.exit_code
     last = next(reversed(worker.transport.log), "")
-    how = ""
+    how: Words = ""
     if code:
-        how = _(" (signal {number})") if code < 0 else _(" (exit code {number})")
-    how = how.format(number=abs(code or 0))
+        words = _(" (signal {number})") if code < 0 else _(" (exit code {number})")
+        how = words.format(number=abs(code))
     if worker.ready_at is None:
         if last:
             sentence = _("The worker ended before it was ready{how}: {last}")
@@ -381,11 +382,11 @@ def _death(worker: _Worker) -> SAM2PropagateError:
         return SAM2PropagateError(
             "worker_not_started",
             sentence.format(how=how, last=last),
-            _("Check that its Python has what SAM2Propagate needs; the log says more."),
+            _("Check that its Python has what SAM2 Propagate needs; the log tells more."),
         )
-    again = _("Try again: it starts anew, and your prompts and finished slices are kept.")
+    again = _("Try again: the worker restarts, and your prompts and finished slices are kept.")
     return SAM2PropagateError(
         "worker_died",
         _("The worker ended unexpectedly{how}.").format(how=how),
-        _("This is often a lack of memory. {again}").format(again=again) if code == -9 else again,
+        _("A lack of memory often causes this. {again}").format(again=again) if code == -9 else again,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.remote import REMOTE_OPTION, Remote
 
 WORKER_MODULE = "SAM2PropagateLib.worker"
@@ -46,7 +46,7 @@ def worker_command(
     base_env: Mapping[str, str] | None = None,
     module: str = WORKER_MODULE,
 ) -> WorkerCommand:
-    """The command for a worker on this computer, or on a server through ssh.
+    """Return the command for a worker on this computer, or on a server through ssh.
 
     Args:
         python: the Python on this computer to run it with; None: the one that `find_python` finds.
@@ -72,7 +72,7 @@ def worker_command(
 
 
 def find_python(slicer_home: str | Path | None = None) -> str:
-    """The Python that can run a worker: Slicer's if this is Slicer, else the one that runs this.
+    """Return the Python that can run a worker: Slicer's if this is Slicer, else the one that runs this.
 
     Raises:
         SAM2PropagateError: no_python.
@@ -93,7 +93,7 @@ def find_python(slicer_home: str | Path | None = None) -> str:
         return str(own)
     raise SAM2PropagateError(
         "no_python",
-        _("No Python was found that could run the worker."),
+        _("No Python that can run the worker was found."),
         _("Name the executable PythonSlicer of your Slicer, or any Python with torch and sam2."),
     )
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.frames.view import FrameView
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.engine_port import Crop, Mask, ReportProgress, ServedSession
 from SAM2PropagateLib.worker.messages import LoadModel
 
@@ -68,14 +68,14 @@ class SAM2Engine:
     def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
         if self._engine is None:
             raise SAM2PropagateError("no_model", _("No model is loaded."), _("Load a model first."))
-        from SAM2PropagateLib.frames.view import FrameView
+        from SAM2PropagateLib.frames.crop import FrameCrop
 
-        view: FrameView | str | None = "auto" if crop == "auto" else None
+        seen: FrameCrop | str | None = "auto" if crop == "auto" else None
         if isinstance(crop, tuple):
             geometry, axis = frames.geometry, frames.axis
             shape, spacing = geometry.frame_shape(axis), geometry.frame_spacing(axis)
-            view = FrameView.around(crop, shape, spacing, self._engine.steps.input_size, context=1.0)
-        return _AdaptedSession(self._engine.open(frames, view))
+            seen = FrameCrop.around(crop, shape, spacing, self._engine.steps.input_size, context=1.0)
+        return _AdaptedSession(self._engine.open(frames, seen))
 
     def release_memory(self) -> None:
         gc.collect()
@@ -118,5 +118,5 @@ def _not_installed(error: ImportError) -> SAM2PropagateError:
     return SAM2PropagateError(
         "not_installed",
         _('The Python package "{missing}" that the worker needs cannot be imported.').format(missing=missing),
-        _("Install what SAM2Propagate needs, then try again."),
+        _("Install what SAM2 Propagate needs, then try again."),
     )

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
+from SAM2PropagateLib.texts import Words
 from SAM2PropagateLib.worker.messages import LoadModel
 
 Crop = str | tuple[float, float, float, float] | None
-ReportProgress = Callable[[str, int, int], None]
+ReportProgress = Callable[[Words, int, int], None]
 
 
 class Mask(Protocol):
@@ -37,17 +38,17 @@ class Mask(Protocol):
     @property
     def edge(self) -> Callable[[], NDArray[np.int8]] | None: ...
     @property
-    def note(self) -> str: ...
+    def note(self) -> Words: ...
 
 
 class ServedSession(Protocol):
     """One volume along one axis in an engine."""
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str) -> Mask:
-        """The mask of one frame from its prompts alone."""
+        """Return the mask of one frame from its prompts alone."""
 
     def expected_frames(self, run: RunRequest) -> int:
-        """How many frames `propagate` will hand out, as far as that is known beforehand."""
+        """Return how many frames `propagate` will hand out, as far as that is known beforehand."""
 
     def propagate(
         self, run: RunRequest, on_frame: Callable[[Mask], None], between: Callable[[float], None]
@@ -74,7 +75,7 @@ class Engine(Protocol):
         Returns {model, device, dtype, input_size}. Sessions of the former model are not used any more."""
 
     def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
-        """A session over a volume with the loaded model."""
+        """Return a session over a volume with the loaded model."""
 
     def release_memory(self) -> None:
         """Give back what memory can be given back, after an allocation has failed."""

@@ -6,7 +6,7 @@ import logging
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.messages import DEVICE_LOST
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ class DeviceLostError(SAM2PropagateError):
         super().__init__(
             DEVICE_LOST,
             _("The GPU reported an error that ends this worker."),
-            _("Try again: it starts anew. If it happens again, update the driver or choose the CPU."),
+            _("Try again: the worker restarts. If it happens again, update the driver or choose the CPU."),
         )
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -30,7 +30,7 @@ class DeviceLostError(SAM2PropagateError):
 
 
 def told(error: Exception) -> SAM2PropagateError:
-    """The error for the client. Unexpected ones are logged with their traceback.
+    """Return the error for the client. Unexpected ones are logged with their traceback.
 
     Codes beside the error's own: `out_of_memory`, `device_lost`, `internal`.
     """
@@ -57,5 +57,5 @@ def told(error: Exception) -> SAM2PropagateError:
 
 
 def needs_memory(error: SAM2PropagateError) -> bool:
-    """Whether memory should be given back after this error."""
+    """Tell whether memory should be given back after this error."""
     return error.code in _MEMORY_CODES

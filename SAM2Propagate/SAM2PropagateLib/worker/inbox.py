@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.messages import (
     Alive,
     Cancel,
@@ -123,13 +123,14 @@ class Inbox:
             self._changed.notify_all()
 
     def take(self) -> Received | None:
-        """The next request, waited for; None when the client is gone. `finish` it."""
+        """Return the next request, waited for; None when the client is gone. `finish` it."""
         with self._changed:
             self._changed.wait_for(lambda: self.has_waiting)
             return self._activate() if self._waiting and not self.has_ended else None
 
     def take_if(self, allowed: Callable[[Received], bool]) -> Received | None:
-        """The next request if there is one and it is allowed; later ones never overtake it. `finish` it."""
+        """Return the next request if there is one and it is allowed; later ones never overtake it. `finish`
+        it."""
         with self._changed:
             return self._activate() if self._waiting and allowed(self._waiting[0]) else None
 

@@ -15,7 +15,7 @@ _LIBRARY = Path(__file__).resolve().parents[1]
 
 
 def worker_files(library: Path = _LIBRARY) -> dict[str, bytes]:
-    """The files that a worker needs, by their paths below the folder that holds the library.
+    """Return the files that a worker needs, by their paths below the folder that holds the library.
 
     Line ends are LF, whatever the system that keeps them.
 
@@ -28,7 +28,7 @@ def worker_files(library: Path = _LIBRARY) -> dict[str, bytes]:
 
 
 def mark_of(files: Iterable[tuple[str, bytes]]) -> str:
-    """Twelve hexadecimal digits that are others for other files."""
+    """Return twelve hexadecimal digits that are others for other files."""
     digest = hashlib.sha256()
     for name, content in files:
         digest.update(f"{name}\0{len(content)}\0".encode())
@@ -38,7 +38,7 @@ def mark_of(files: Iterable[tuple[str, bytes]]) -> str:
 
 @functools.cache
 def own_version() -> str:
-    """This library's version and the mark of its worker's files, as "0.1.0+1a2b3c4d5e6f".
+    """Return this library's version and the mark of its worker's files, as "0.1.0+1a2b3c4d5e6f".
 
     Raises:
         OSError: a file of the library cannot be read.

@@ -18,11 +18,11 @@ from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frame_kinds import KINDS
 from SAM2PropagateLib.packed_masks import PackedEdge, PackedMask, bits_of, packed_edge, packed_mask
 from SAM2PropagateLib.run_options import RunOptions
-from SAM2PropagateLib.texts import parts_of, restored
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words, from_wire, to_wire
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Both ends must speak the same one; raised with every change that an older end would misread."""
 
 DEVICE_LOST = "device_lost"
@@ -34,6 +34,14 @@ _Check = Callable[[Any], bool]
 
 def _text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
+
+
+def _words(value: Any) -> bool:
+    try:
+        from_wire(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _whole(value: Any) -> bool:
@@ -104,12 +112,12 @@ class _WireFields:
     type: ClassVar[str]
 
     def fields(self) -> dict[str, Any]:
-        """The fields as JSON-able values."""
+        """Return the fields as JSON-able values."""
         return {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def take(cls, header: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-        """The fields out of a header, checked.
+        """Return the fields out of a header, checked.
 
         Raises:
             SAM2PropagateError: bad_message: a field is missing, unknown or of the wrong kind.
@@ -129,7 +137,7 @@ class _WireFields:
             value = header[item.name]
             if not item.metadata["check"](value):
                 raise _bad(
-                    _('The message "{message}" has an impossible "{field}" ({value}).').format(
+                    _('The message "{message}" has an invalid "{field}" ({value}).').format(
                         message=cls.type, field=item.name, value=_shown(value)
                     )
                 )
@@ -152,7 +160,7 @@ class Request(_WireFields):
     """Something the client asks for; each kind is answered by one `done` or one `error`."""
 
     def header(self, request_id: int) -> dict[str, Any]:
-        """The frame's header."""
+        """Return the frame's header."""
         return {"type": self.type, "id": request_id, **self.fields()}
 
 
@@ -332,7 +340,7 @@ class Received:
 
 
 def parse_request(message: Message) -> Received:
-    """The request in a frame.
+    """Return the request in a frame.
 
     Raises:
         SAM2PropagateError: bad_message.
@@ -342,7 +350,7 @@ def parse_request(message: Message) -> Received:
     if kind is None:
         raise _bad(_("There is no request of the type {type}.").format(type=_shown(header.get("type"))))
     if not _count(header.get("id")):
-        raise _bad(_('The request "{message}" has no usable id.').format(message=kind.type))
+        raise _bad(_('The request "{message}" has no valid id.').format(message=kind.type))
     return Received(header["id"], kind(**kind.take(header, ("id",))), message.payload)
 
 
@@ -356,13 +364,13 @@ class Event(_WireFields):
     request: int | None
 
     def message(self) -> Message:
-        """The event as a frame."""
+        """Return the event as a frame."""
         values = self.fields()
         return Message({"type": self.type, "request": values.pop("request"), **values})
 
     @classmethod
     def parse(cls: type[_E], request: int | None, message: Message) -> _E:
-        """The event out of a frame whose type was read already."""
+        """Return the event out of a frame whose type was read already."""
         return cls(request=request, **cls.take(message.header, ("request",)))
 
 
@@ -391,13 +399,13 @@ class ProgressEvent(Event):
     """How far a request is.
 
     Attributes:
-        text: what is being done, in the user's language at the client (its parts travel with it).
+        text: what is being done; "" if that need not be said.
         done, total: frames of a run, bytes of a file or steps; total 0: not known.
         frames_per_second, seconds_left: of a run; None while they are not known.
     """
 
     type: ClassVar[str] = "progress"
-    text: str = _checked(lambda value: isinstance(value, str), default="")
+    text: Words = field(metadata={"check": _words}, default="")
     done: int = _checked(_count, default=0)
     total: int = _checked(_count, default=0)
     frames_per_second: float | None = _checked(_or_none(_number), default=None)
@@ -405,13 +413,12 @@ class ProgressEvent(Event):
 
     def message(self) -> Message:
         message = super().message()
-        parts = parts_of(self.text)
-        return message if parts is None else Message({**message.header, "parts": parts})
+        return Message({**message.header, "text": to_wire(self.text)})
 
     @classmethod
     def parse(cls, request: int | None, message: Message) -> ProgressEvent:
-        event = cls(request=request, **cls.take(message.header, ("request", "parts")))
-        return replace(event, text=restored(message.header.get("parts"), event.text))
+        event = super().parse(request, message)
+        return replace(event, text=from_wire(event.text))
 
 
 @dataclass(frozen=True)
@@ -424,8 +431,7 @@ class FrameEvent(Event):
         doubt: 0 (sure) to 1 (not to be trusted); None if unknown.
         packed: the mask; `mask` unpacks it. edge: how its edge runs between the pixels; None if that was not
             asked for, or is not known.
-        note: a sentence for the user where the model's answer was not taken, in the user's language at the
-            client; "" otherwise.
+        note: a sentence for the user where the model's answer was not taken; "" otherwise.
     """
 
     type: ClassVar[str] = "frame"
@@ -438,7 +444,7 @@ class FrameEvent(Event):
     doubt: float | None
     packed: PackedMask
     edge: PackedEdge | None = None
-    note: str = ""
+    note: Words = ""
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -460,7 +466,7 @@ class FrameEvent(Event):
             "box": self.packed.box,
         }
         if self.note:
-            header["note"] = {"text": str(self.note), "parts": parts_of(self.note)}
+            header["note"] = to_wire(self.note)
         if self.edge is None:
             return Message(header, self.packed.bits)
         # The bits fill as many bytes as the box needs; the rest is the edge.
@@ -482,7 +488,7 @@ class FrameEvent(Event):
             raise _bad(_('The message "frame" lacks {reason}.').format(reason=error)) from error
         right = _text(volume) and _text(segment) and _count(frame) and kind in KINDS
         if not right or not all(score is None or _number(score) for score in scores):
-            raise _bad(_('The message "frame" has an impossible field.'))
+            raise _bad(_('The message "frame" has an invalid field.'))
         return cls(
             request,
             volume,
@@ -498,14 +504,11 @@ class FrameEvent(Event):
         )
 
 
-def _note(header: Mapping[str, Any]) -> str:
-    """The note of a frame, in the user's language."""
-    note = header.get("note")
-    if note is None:
-        return ""
-    if not isinstance(note, Mapping) or not _text(note.get("text")):
-        raise _bad(_('The message "frame" has an impossible field.'))
-    return restored(note.get("parts"), note["text"])
+def _note(header: Mapping[str, Any]) -> Words:
+    try:
+        return from_wire(header.get("note", ""))
+    except ValueError as error:
+        raise _bad(_('The message "frame" has an invalid field.')) from error
 
 
 @dataclass(frozen=True)
@@ -535,15 +538,17 @@ class ErrorEvent(Event):
     log: tuple[str, ...] = ()
 
     def message(self) -> Message:
-        return Message({"type": self.type, "request": self.request, "error": self.error.to_dict()})
+        return Message({"type": self.type, "request": self.request, "error": self.error.to_wire()})
 
     @classmethod
     def parse(cls, request: int | None, message: Message) -> ErrorEvent:
         values = message.header.get("error")
-        if not isinstance(values, Mapping) or not all(_text(values.get(key)) for key in ("code", "sentence")):
+        if not isinstance(values, Mapping) or not _text(values.get("code")) or not values.get("sentence"):
             raise _bad(_('The message "error" does not say what is wrong.'))
-        plain = {str(key): str(value) for key, value in values.items() if key != "parts"}
-        return cls(request, SAM2PropagateError.from_dict({**plain, "parts": values.get("parts")}))
+        try:
+            return cls(request, SAM2PropagateError.from_wire(values))
+        except ValueError as error:
+            raise _bad(_('The message "error" does not say what is wrong.')) from error
 
 
 @dataclass(frozen=True)
@@ -561,7 +566,7 @@ EVENTS: dict[str, type[Event]] = {
 
 
 def parse_event(message: Message) -> Event:
-    """The event in a frame.
+    """Return the event in a frame.
 
     Raises:
         WireError: it is none of ours.
@@ -573,21 +578,21 @@ def parse_event(message: Message) -> Event:
         if kind is None:
             raise _bad(_("There is no event of the type {type}.").format(type=_shown(header.get("type"))))
         if request is not None and not _count(request):
-            raise _bad(_('The event "{message}" names no usable request.').format(message=kind.type))
+            raise _bad(_('The event "{message}" names no valid request.').format(message=kind.type))
         return kind.parse(request, message)
     except WireError:
         raise
     except SAM2PropagateError as error:
-        raise WireError(error.sentence) from error
+        raise WireError(error.said) from error
 
 
 def finite(value: float | None) -> float | None:
-    """The number as JSON can carry it: None for None, NaN and infinity."""
+    """Return the number as JSON can carry it: None for None, NaN and infinity."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _bad(sentence: str) -> SAM2PropagateError:
-    hint = _("Both ends must be of the same version of SAM2Propagate.")
+def _bad(sentence: Words) -> SAM2PropagateError:
+    hint = _("Both ends must be of the same version of SAM2 Propagate.")
     return SAM2PropagateError("bad_message", sentence, hint)
 
 

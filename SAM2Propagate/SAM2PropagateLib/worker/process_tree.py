@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 TREE_VARIABLE = "SAM2PROPAGATE_TREE"
 """The tree's token, in the environment of the child and of all that it starts. It also tells the child that
@@ -146,7 +146,7 @@ class ProcessTree:
 
 
 def descendants(pid: int) -> list[int]:
-    """The numbers of all living processes below `pid`, parents before their children. POSIX only."""
+    """Return the numbers of all living processes below `pid`, parents before their children. POSIX only."""
     parents = _parents()
     found = [pid]
     for parent in found:
@@ -178,7 +178,7 @@ def end_own_tree() -> None:
 
 
 def _parents() -> dict[int, int]:
-    """Every living process's parent."""
+    """Return every living process's parent."""
     proc = Path("/proc")
     if sys.platform.startswith("linux") and proc.is_dir():
         parents = {}
@@ -200,7 +200,8 @@ def _parents() -> dict[int, int]:
 
 
 def _marked(entry: bytes, root: int) -> tuple[list[int], bool]:
-    """The living processes with this entry in their environment, as far as the system shows it (Linux).
+    """Return the living processes with this entry in their environment, as far as the system shows it
+    (Linux).
 
     Returns:
         Their numbers, and whether there may be more: a process that is just becoming another program, and
@@ -227,7 +228,7 @@ def _environment(pid: int) -> bytes:
 
 
 def _started_at(pid: int) -> int:
-    """When a process was started, in ticks since the system was."""
+    """Return when a process was started, in ticks since the system was."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
@@ -303,7 +304,7 @@ if sys.platform == "win32":
 
         @classmethod
         def holding(cls, process: subprocess.Popen[bytes]) -> _WindowsJob | None:
-            """A job with the process in it; None if the system does not allow one."""
+            """Return a job with the process in it; None if the system does not allow one."""
             kernel = ctypes.WinDLL("kernel32", use_last_error=True)
             kernel.CreateJobObjectW.argtypes = (ctypes.c_void_p, wintypes.LPCWSTR)
             kernel.CreateJobObjectW.restype = wintypes.HANDLE
@@ -343,7 +344,7 @@ else:
         return {"start_new_session": True}
 
     def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-        """Whether it has ended; where the system can tell without reaping it, it is not reaped."""
+        """Tell whether it has ended; where the system can tell without reaping it, it is not reaped."""
         if process.returncode is not None:
             return True
         if hasattr(os, "waitid"):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.store import MORE_MODELS_VARIABLE
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.library_files import own_version
 
 HOME_FOLDER = "~/.sam2propagate"
@@ -89,7 +89,7 @@ class Remote:
                 )
 
     def command(self, arguments: Sequence[str], settings: Mapping[str, str]) -> tuple[str, ...]:
-        """The ssh command that runs Python there with these arguments and environment variables.
+        """Return the ssh command that runs Python there with these arguments and environment variables.
 
         It ends with `NO_FOLDER` or `NO_PYTHON` where one of these is missing.
         """
@@ -110,7 +110,7 @@ class Remote:
         return self.shell("; ".join(steps))
 
     def shell(self, script: str) -> tuple[str, ...]:
-        """The ssh command that runs a script, of one line, with the server's `sh`."""
+        """Return the ssh command that runs a script, of one line, with the server's `sh`."""
         options = [word for option in _OPTIONS for word in ("-o", option)]
         # -T: no terminal, which would change bytes on their way; -x and -a: nothing else is forwarded.
         return ("ssh", "-T", "-x", "-a", *options, self.host, f"exec sh -c {shlex.quote(script)}")
@@ -122,7 +122,7 @@ def copy_folder() -> str:
 
 
 def _path(path: str) -> str:
-    """A path on the server for its `sh`: one that is not absolute is below the home."""
+    """Return a path on the server for its `sh`: one that is not absolute is below the home."""
     path = path.removeprefix("~/")
     return shlex.quote(path) if path.startswith("/") else f'"$HOME"/{shlex.quote(path)}'
 
@@ -145,7 +145,8 @@ _NO_MODEL = ("model_not_there", "weights_missing")
 
 
 def told_there(host: str, model: str, error: SAM2PropagateError) -> SAM2PropagateError:
-    """A worker's error as it is told to a user who sits at another computer: it says where it happened.
+    """Return a worker's error as it is told to a user who sits at another computer: it says where it
+    happened.
 
     Args:
         host: of the worker. model: that it was to load.
@@ -161,21 +162,21 @@ def told_there(host: str, model: str, error: SAM2PropagateError) -> SAM2Propagat
     kind = InputError if isinstance(error, InputError) else SAM2PropagateError
     return kind(
         error.code,
-        _("On {host}: {sentence}").format(host=host, sentence=error.sentence),
-        error.hint,
+        _("On {host}: {sentence}").format(host=host, sentence=error.said),
+        error.advice,
     )
 
 
 def why_ended(
     remote: Remote, exit_code: int | None, log: Sequence[str], has_answered: bool
 ) -> SAM2PropagateError:
-    """Why the worker, or the way to it, has ended.
+    """Return why the worker, or the way to it, has ended.
 
     Args:
         exit_code: of ssh. log: what ssh and the worker printed. has_answered: the worker was reached.
     """
     host = remote.host
-    again = _("Try again: it connects anew, and your prompts and finished slices are kept.")
+    again = _("Try again: it reconnects, and your prompts and finished slices are kept.")
     if exit_code is None or exit_code < 0:
         return SAM2PropagateError(
             "connection_lost",
@@ -196,7 +197,7 @@ def why_ended(
         return SAM2PropagateError(
             "worker_died",
             _("The worker was ended on {host}.").format(host=host),
-            _("This is often a lack of memory there. {again}").format(again=again),
+            _("A lack of memory there often causes this. {again}").format(again=again),
         )
     if has_answered:
         return SAM2PropagateError(

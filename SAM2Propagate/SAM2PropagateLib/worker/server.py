@@ -23,8 +23,8 @@ from SAM2PropagateLib.prompts.document import from_document
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunRequest
-from SAM2PropagateLib.texts import remember, set_translator
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.engine_port import Engine, Mask, ServedSession
 from SAM2PropagateLib.worker.failures import DeviceLostError, needs_memory, told
 from SAM2PropagateLib.worker.inbox import Inbox, Outlet
@@ -189,7 +189,7 @@ class WorkerServer:
         self._has_model = False
         self._volumes.drop_sessions()
 
-        def progress(text: str, done: int, total: int) -> None:
+        def progress(text: Words, done: int, total: int) -> None:
             self._inbox.check(request_id)
             self._outlet.send(ProgressEvent(request_id, text, done, total))
 
@@ -374,7 +374,6 @@ def serve(
     """
     if is_remote:
         lead_own_tree()
-    set_translator(remember)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -404,7 +403,7 @@ class _Warnings(logging.Handler):
 
 
 def _fits_between(request: Request, running: str) -> bool:
-    """Whether a request can be served between two steps of a run over the volume `running`."""
+    """Tell whether a request can be served between two steps of a run over the volume `running`."""
     if isinstance(request, Preview):
         return True
     return isinstance(request, OpenVolume | SetWindow | CloseVolume) and request.volume != running
@@ -440,8 +439,7 @@ def _mismatch(version: int | None) -> SAM2PropagateError:
         sentence = _("The client did not say hello; this worker speaks version {own}.")
     else:
         sentence = _("The client speaks version {version} of the protocol; this worker speaks version {own}.")
-    return SAM2PropagateError(
-        "protocol_mismatch",
-        sentence.format(version=version, own=PROTOCOL_VERSION),
-        _("Install the same version of SAM2Propagate on both sides."),
-    )
+    said = sentence.format(version=version, own=PROTOCOL_VERSION)
+    hint = _("Install the same version of SAM2 Propagate on both sides.")
+    # In plain English: how other texts are sent differs between versions.
+    return SAM2PropagateError("protocol_mismatch", said.english, hint.english)

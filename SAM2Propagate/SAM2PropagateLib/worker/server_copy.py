@@ -19,7 +19,7 @@ from typing import IO, Any
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.models.verify import ChecksumMemory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker import receiver
 from SAM2PropagateLib.worker.library_files import worker_files
 from SAM2PropagateLib.worker.remote import MODELS_FOLDER, Remote, copy_folder, no_ssh, why_ended

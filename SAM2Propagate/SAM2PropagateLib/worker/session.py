@@ -21,7 +21,7 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunOptions
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
 from SAM2PropagateLib.worker.client import Deadlines, Prepare, WorkerClient
 from SAM2PropagateLib.worker.command import WorkerCommand
@@ -237,7 +237,7 @@ class WorkerSession:
         replaces: bool = True,
         edges: bool = False,
     ) -> PreviewCall:
-        """One frame's mask from its prompts.
+        """Return one frame's mask from its prompts.
 
         Args:
             name: of the open volume. frame: index along its axis.
@@ -347,7 +347,8 @@ class WorkerSession:
     # --- what comes back
 
     def poll(self) -> list[Update]:
-        """What has happened since the last call, in order; never waits. Brings all calls up to date."""
+        """Return what has happened since the last call, in order; never waits. Brings all calls up to
+        date."""
         collected = self._collect()
         updates, self._updates = [*self._updates, *collected], []
         return updates
@@ -412,7 +413,7 @@ class WorkerSession:
     # --- the worker
 
     def _ensure_ready(self, name: str) -> tuple[Call, ...]:
-        """A worker with the model and the volume, or on its way there: the calls that it takes."""
+        """Return a worker with the model and the volume, or on its way there: the calls that it takes."""
         self._volume(name)
         if self._model is None:
             raise SAM2PropagateError("no_model", _("No model is chosen."), _("Choose a model first."))
@@ -497,10 +498,10 @@ class WorkerSession:
 
 def _other_size(shape: tuple[int, int], expected: tuple[int, int] | None) -> WireError:
     return WireError(
-        _("A mask of {shape} pixels came for frames of {expected}.").format(shape=shape, expected=expected)
+        _("A mask of {shape} pixels arrived for frames of {expected}.").format(shape=shape, expected=expected)
     )
 
 
 def _only(prompts: PromptSet, segments: tuple[str, ...]) -> PromptSet:
-    """The prompts of these segments."""
+    """Return the prompts of these segments."""
     return replace(prompts, segments=tuple(s for s in prompts.segments if s.segment in segments))

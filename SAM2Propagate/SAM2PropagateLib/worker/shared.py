@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.
 
 
 def base_folders() -> list[Path]:
-    """Where shared files may lie, the preferred place first."""
+    """Return where shared files may lie, the preferred place first."""
     bases = []
     memory = Path("/dev/shm")
     if sys.platform.startswith("linux") and memory.is_dir() and os.access(memory, os.W_OK | os.X_OK):
@@ -115,9 +115,9 @@ class SharedFolder:
         if last is not None and last.errno in _NO_ROOM:
             raise SAM2PropagateError(
                 "disk_full",
-                _("There is no room to hand the volume ({megabytes} MB) to the worker in {folder}.").format(
-                    megabytes=megabytes, folder=self._bases[-1]
-                ),
+                _(
+                    "{folder} has no room for the volume ({megabytes} MB) that the worker is to read there."
+                ).format(megabytes=megabytes, folder=self._bases[-1]),
                 _("Free some space there, or set TMPDIR to a folder with more room."),
             ) from last
         raise SAM2PropagateError(
@@ -220,12 +220,12 @@ class MappedArray:
 
 
 def shared_files(bases: Iterable[Path] | None = None) -> list[Path]:
-    """Every shared file of this user, of whichever process."""
+    """Return every shared file of this user, of whichever process."""
     return [file for folder in _own_folders(bases) for file in sorted(folder.glob(f"*{_SUFFIX}"))]
 
 
 def shared_folders(bases: Iterable[Path] | None = None) -> list[Path]:
-    """Every private folder of this user, of whichever process."""
+    """Return every private folder of this user, of whichever process."""
     return _own_folders(bases)
 
 
@@ -343,7 +343,7 @@ else:
 
 
 def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The array in parts of some slices each; whole, where its bytes can be written as they lie."""
+    """Yield the array in parts of some slices each; whole, where its bytes can be written as they lie."""
     if array.ndim < 2 or not len(array) or array.flags.c_contiguous:
         yield array
         return

@@ -12,7 +12,7 @@ import sys
 
 
 def claim_streams() -> tuple[io.BufferedReader, io.BufferedWriter]:
-    """The binary streams of the protocol: (from the client, to the client)."""
+    """Return the binary streams of the protocol: (from the client, to the client)."""
     inbound = os.dup(0)
     outbound = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.command import WorkerCommand
 from SAM2PropagateLib.worker.messages import Alive, ProgressEvent
 from SAM2PropagateLib.worker.process_tree import ProcessTree
@@ -52,7 +52,7 @@ class Transport(Protocol):
         `progress` events of `request` tell how many of its bytes have gone."""
 
     def receive(self) -> list[Message]:
-        """All messages that have arrived, in order."""
+        """Return all messages that have arrived, in order."""
 
     def wait(self, timeout: float) -> bool:
         """Wait until something can be received or the worker has ended; False after `timeout` seconds."""
@@ -279,7 +279,8 @@ class PopenTransport:
                 tree.stdin.close()
 
     def _next(self, stream: IO[bytes]) -> tuple[int, Outgoing] | None:
-        """What is to be sent next; until there is something, a worker on a server hears that we live."""
+        """Return what is to be sent next; until there is something, a worker on a server hears that we
+        live."""
         while True:
             try:
                 return self._outgoing.get(timeout=self._alive_seconds)
@@ -320,9 +321,9 @@ class PopenTransport:
             what = _("A request to the worker could not be prepared ({kind}: {reason}).").format(
                 kind=type(error).__name__, reason=error
             )
-            self._keep([what])
+            self._keep([str(what)])
             error = SAM2PropagateError("internal", what)
-        self._arrive(Message({"type": "error", "request": request, "error": error.to_dict()}))
+        self._arrive(Message({"type": "error", "request": request, "error": error.to_wire()}))
 
     def _collect_log(self, tree: ProcessTree) -> None:
         rest = b""

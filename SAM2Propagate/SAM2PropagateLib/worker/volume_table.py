@@ -15,7 +15,7 @@ from SAM2PropagateLib.frames.checks import check_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.engine_port import Crop, ServedSession
 from SAM2PropagateLib.worker.messages import OpenVolume
 from SAM2PropagateLib.worker.shared import MappedArray
@@ -65,7 +65,7 @@ class VolumeTable:
         return name in self._volumes
 
     def get(self, name: str) -> ServedVolume:
-        """The volume of that name.
+        """Return the volume of that name.
 
         Raises:
             SAM2PropagateError: unknown_volume.

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import available_host_memory
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.shared import SharedArray, SharedFolder
 from SAM2PropagateLib.worker.wire import Payload
 
@@ -46,7 +47,8 @@ class Voxels:
         self._guard = threading.Lock()
 
     def source(self) -> tuple[Source, Payload]:
-        """The `source` field of an `open_volume` request and its payload; copies or compresses them first.
+        """Return the `source` field of an `open_volume` request and its payload; copies or compresses them
+        first.
 
         Takes its time: meant for another thread than the caller's. A shared file is made only once.
 
@@ -72,7 +74,7 @@ class Voxels:
 
 
 def compress(array: NDArray[Any]) -> bytes:
-    """The voxels of an array, slice by slice (along its first axis), as `CODEC` says."""
+    """Return the voxels of an array, slice by slice (along its first axis), as `CODEC` says."""
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, _STRATEGY)
     pieces = [compressor.compress(_to_planes(part)) for part in array]
     return b"".join([*pieces, compressor.flush()])
@@ -84,7 +86,7 @@ def decompress(
     shape: tuple[int, ...],
     available: Callable[[], int | None] = available_host_memory,
 ) -> NDArray[Any]:
-    """The array that `compress` was given.
+    """Return the array that `compress` was given.
 
     Args:
         data: from the wire. dtype, shape: as they were announced; neither is believed before the bytes are
@@ -129,7 +131,7 @@ def decompress(
 
 
 def _unpacked(data: Payload, length: int) -> Iterator[bytes]:
-    """What is packed in `data`, in pieces of `length` bytes; the last one may be shorter.
+    """Yield what is packed in `data`, in pieces of `length` bytes; the last one may be shorter.
 
     The last one is not given out unless it is whole or something follows. Raises zlib.error if the stream is
     damaged or ends early.
@@ -159,7 +161,7 @@ def _unpacked(data: Payload, length: int) -> Iterator[bytes]:
 
 
 def _to_planes(part: NDArray[Any]) -> bytes:
-    """One slice: the lowest bytes of all its voxels, then the next higher ones, and so on."""
+    """Return one slice: the lowest bytes of all its voxels, then the next higher ones, and so on."""
     values = part.astype(part.dtype.newbyteorder("<"), copy=False)
     width = values.dtype.itemsize
     if part.dtype.kind in "iu":
@@ -179,7 +181,8 @@ def _from_planes(raw: bytes, kind: np.dtype[Any], shape: tuple[int, ...]) -> NDA
 
 
 def _folded(values: NDArray[Any]) -> NDArray[Any]:
-    """Differences along the last axis of unsigned values; small ones of either sign as small numbers."""
+    """Return differences along the last axis of unsigned values; small ones of either sign as small
+    numbers."""
     differences = values.copy()
     differences[..., 1:] -= values[..., :-1]
     bits = values.dtype.itemsize * 8 - 1
@@ -191,7 +194,7 @@ def _unfolded(folded: NDArray[Any]) -> NDArray[Any]:
     return np.cumsum(differences, axis=-1, dtype=folded.dtype)
 
 
-def _damaged(reason: str) -> SAM2PropagateError:
+def _damaged(reason: Words) -> SAM2PropagateError:
     return SAM2PropagateError(
         "volume_data", _("The volume arrived damaged ({reason}).").format(reason=reason), _("Send it again.")
     )

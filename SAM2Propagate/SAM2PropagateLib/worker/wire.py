@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.packed_masks import Payload
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 MAGIC = b"S2P1"
 PREFIX = struct.Struct("<4sIQ")
@@ -32,12 +33,12 @@ class WireError(SAM2PropagateError):
         is_cut: the stream ended within a frame, as it does when the other end dies.
     """
 
-    def __init__(self, sentence: str, is_cut: bool = False) -> None:
+    def __init__(self, sentence: Words, is_cut: bool = False) -> None:
         super().__init__("protocol_broken", sentence, _("Start the worker again; its log says more."))
         self.is_cut = is_cut
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.sentence, self.is_cut)
+        return type(self), (self.said, self.is_cut)
 
 
 class Readable(Protocol):
@@ -63,7 +64,7 @@ class Message:
 
 
 def encode(message: Message) -> list[Payload]:
-    """The frame as pieces to be written one after the other; the payload is not copied.
+    """Return the frame as pieces to be written one after the other; the payload is not copied.
 
     Raises:
         WireError: the header is not JSON-able (NaN and infinity included), or a part is too long.
@@ -108,7 +109,7 @@ class MessageReader:
         self._in_step = noise is None
 
     def read(self) -> Message | None:
-        """The next frame; None at the end of the stream.
+        """Return the next frame; None at the end of the stream.
 
         Raises:
             WireError: foreign bytes, a cut frame, an impossible length, a header that is no JSON object.
@@ -143,12 +144,13 @@ class MessageReader:
         return prefix
 
     def _skip_noise(self, received: bytearray) -> bytearray | None:
-        """The first frame's prefix, after whatever was printed before it; None if the stream ends first."""
+        """Return the first frame's prefix, after whatever was printed before it; None if the stream ends
+        first."""
         noise = self._noise
         assert noise is not None
         while (start := received.find(MAGIC, max(0, len(received) - PREFIX.size))) < 0:
             if len(received) > MAX_NOISE_BYTES:
-                raise WireError(_("The worker's output holds other text and no protocol message."))
+                raise WireError(_("The worker printed other text and no protocol message."))
             # Byte by byte, so that never more than one frame's beginning is taken from the stream.
             if self._more(received, 1) == 0:
                 noise.extend(_lines(received))
@@ -188,7 +190,7 @@ class MessageReader:
         while filled < len(view):
             got = self._stream.readinto(view[filled:])
             if got is None:
-                raise WireError(_("The stream is not blocking, which this reader needs."))
+                raise WireError(_("This reader needs a blocking stream."))
             if got == 0:
                 break
             filled += got
@@ -231,5 +233,5 @@ def _write_all(stream: Writable, data: Payload) -> None:
     while view.nbytes:
         taken = stream.write(view)
         if taken is None:
-            raise WireError(_("The stream is not blocking, which this writer needs."))
+            raise WireError(_("This writer needs a blocking stream."))
         view = view[taken:]

@@ -19,17 +19,18 @@ from SAM2PropagateLib.engine.refine import Aim, ClickAt, aim_of, refined, toggle
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, Decoded, FrameFeatures, Memory, ModelSteps
 from SAM2PropagateLib.engine.transfer import Readback, uploaded
-from SAM2PropagateLib.frames.view import FrameView
+from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.mask_depth import innermost_point
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.prompts.strokes import FrameStroke
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 _Result = TypeVar("_Result")
 
 
 @dataclass
-class Key:
+class Keyframe:
     """A decoded keyframe; its memory is made when it is carried, not for a preview.
 
     Attributes:
@@ -46,14 +47,14 @@ class Key:
     object_score: float
     memory: Memory | None = None
     edge: Callable[[], np.ndarray] | None = None
-    note: str = ""
+    note: Words = ""
 
     @property
     def fingerprint(self) -> str:
         return self.prompts.fingerprint
 
     def as_mask(self, segment: str, frame: int, kind: str) -> FrameMask:
-        """Its mask as a result of a segment's frame; a mask that the user gave is beyond doubt."""
+        """Return its mask as a result of a segment's frame; a mask that the user gave is beyond doubt."""
         given = self.iou >= 1.0
         doubt = 0.0 if given else doubt_of(Evidence(self.iou, self.object_score))
         return FrameMask(
@@ -61,7 +62,7 @@ class Key:
         )
 
 
-class KeyDecoder:
+class KeyframeDecoder:
     """Decodes keyframes.
 
     Args:
@@ -75,57 +76,58 @@ class KeyDecoder:
         self._features = features
         self._native_shape = native_shape
 
-    def decoded(self, sight: looking.Sight, frame: int, prompts: FramePrompts) -> Key:
-        """A keyframe from its prompts, as the model sees the frame; absent ones are empty.
+    def decoded(self, sight: looking.Sight, frame: int, prompts: FramePrompts) -> Keyframe:
+        """Return a keyframe from its prompts, as the model sees the frame; absent ones are empty.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
         """
         if prompts.absent or prompts.is_empty:
             empty = np.zeros(self._native_shape, bool)
-            return Key(prompts, _nothing(self._steps.device), empty, 1.0, -MASK_PROMPT_LOGIT)
-        features, view = self._features.get([(sight, frame)])[sight, frame], sight.view
-        return self._with_room(lambda: self._decode_prompts(features, view, prompts))
+            return Keyframe(prompts, _nothing(self._steps.device), empty, 1.0, -MASK_PROMPT_LOGIT)
+        features, crop = self._features.get([(sight, frame)])[sight, frame], sight.crop
+        return self._with_room(lambda: self._decode_prompts(features, crop, prompts))
 
-    def memory(self, sight: looking.Sight, frame: int, key: Key) -> Memory:
-        """What later frames remember of a keyframe; made once.
+    def memory(self, sight: looking.Sight, frame: int, keyframe: Keyframe) -> Memory:
+        """Return what later frames remember of a keyframe; made once.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
         """
-        if key.memory is None:
+        if keyframe.memory is None:
             features = self._features.get([(sight, frame)])[sight, frame]
-            key.memory = self._with_room(
-                lambda: self._steps.remember([features], key.decoded, prompted=True)[0]
+            keyframe.memory = self._with_room(
+                lambda: self._steps.remember([features], keyframe.decoded, prompted=True)[0]
             )
-        return key.memory
+        return keyframe.memory
 
-    def _decode_prompts(self, features: FrameFeatures, view: FrameView, prompts: FramePrompts) -> Key:
-        found, note = None, ""
+    def _decode_prompts(self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts) -> Keyframe:
+        note: Words = ""
+        found = None
         if prompts.has_shape:
-            mask, note = self._shape(features, view, prompts)
-            mask = self._corrected(features, view, prompts, mask)
+            mask, note = self._shape(features, crop, prompts)
+            mask = self._corrected(features, crop, prompts, mask)
         else:
-            found, mask = self._found(features, view, prompts)
+            found, mask = self._found(features, crop, prompts)
         if not scribbles.is_followed(prompts.strokes, mask):
             note = note or _("The mask does not follow the whole scribble. Add clicks, or paint by hand.")
         # A mask that does not come from the decoder is beyond doubt, and the model only remembers it.
         if found is None:
-            decoded, edge = self._steps.decode_mask(features, self._seen(mask, view)), None
+            decoded, edge = self._steps.decode_mask(features, self._seen(mask, crop)), None
             (figures,) = Readback([_figures(decoded)]).arrays()
         else:
             decoded, figures = found
-            edge = partial(imaging.edge_steps, decoded.logits[0], view)
+            edge = partial(imaging.edge_steps, decoded.logits[0], crop)
         iou, score = figures.tolist()
-        return Key(prompts, decoded, mask, iou, score, edge=edge, note=note)
+        return Keyframe(prompts, decoded, mask, iou, score, edge=edge, note=note)
 
     # --- from scratch
 
     def _found(
-        self, features: FrameFeatures, view: FrameView, prompts: FramePrompts
+        self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts
     ) -> tuple[tuple[Decoded, np.ndarray] | None, np.ndarray]:
-        """What clicks, scribbles and a box find by themselves, with its figures, and its mask; None and the
-        mask where it was carved.
+        """Return what clicks, scribbles and a box find by themselves, with its figures, and its mask; None
+        and the mask where it was carved.
 
         Negative scribbles are taken off what the others find: told together with them, the model often loses
         the structure.
@@ -133,59 +135,61 @@ class KeyDecoder:
         positive = [stroke for stroke in prompts.strokes if stroke.positive]
         negative = tuple(stroke for stroke in prompts.strokes if not stroke.positive)
         clicks = [*prompts.clicks, *scribbles.first_clicks(positive)]
-        decoded = self._decode_points(features, view, prompts.box, clicks)
-        mask, figures = self._read(decoded, view)
+        decoded = self._decode_points(features, crop, prompts.box, clicks)
+        mask, figures = self._read(decoded, crop)
         for _round in range(scribbles.ROUNDS):
             missed = scribbles.wrong_clicks(positive, mask, clicks)
             if not missed:
                 break
             clicks += missed
-            decoded = self._decode_points(features, view, prompts.box, clicks)
-            mask, figures = self._read(decoded, view)
-        carved = self._scribbled(features, view, prompts.box, negative, mask, clicks)
+            decoded = self._decode_points(features, crop, prompts.box, clicks)
+            mask, figures = self._read(decoded, crop)
+        carved = self._scribbled(features, crop, prompts.box, negative, mask, clicks)
         return ((decoded, figures) if carved is mask else None), carved
 
     # --- from a mask
 
     def _shape(
-        self, features: FrameFeatures, view: FrameView, prompts: FramePrompts
-    ) -> tuple[np.ndarray, str]:
-        """The mask that the user gave, lassos tightened, and a note on what could not be tightened."""
-        mask, note = prompts.mask, ""
+        self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts
+    ) -> tuple[np.ndarray, Words]:
+        """Return the mask that the user gave, lassos tightened, and a note on what could not be tightened."""
+        mask: np.ndarray | None = prompts.mask
+        note: Words = ""
         for drawn in prompts.outlines:
             click = (*innermost_point(drawn), True)
-            start = self._as_logits(drawn, view)
-            found = self._mask_of(self._decode_points(features, view, None, (click,), start), view)
+            start = self._as_logits(drawn, crop)
+            found = self._mask_of(self._decode_points(features, crop, None, (click,), start), crop)
             tight = lassos.tightened(drawn, found)
             if tight is None:
                 tight = drawn
                 note = _(
-                    "The model sees another edge than the lasso, which is kept as drawn. Correct it with "
-                    "clicks or by hand."
+                    "The model sees a different edge than your lasso, which is kept as drawn. "
+                    "Correct it with clicks or by hand."
                 )
             mask = tight if mask is None else mask | tight
         assert mask is not None
         return mask, note
 
     def _corrected(
-        self, features: FrameFeatures, view: FrameView, prompts: FramePrompts, mask: np.ndarray
+        self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts, mask: np.ndarray
     ) -> np.ndarray:
-        """A mask after clicks and scribbles, if any, each taken on what those before it made of it."""
+        """Return a mask after clicks and scribbles, if any, each taken on what those before it made of it."""
         for count in range(1, len(prompts.clicks) + 1):
             said = prompts.clicks[:count]
-            mask = self._clicked(features, view, prompts.box, mask, said, aim_of(mask, said))
-        return self._scribbled(features, view, prompts.box, prompts.strokes, mask, prompts.clicks)
+            mask = self._clicked(features, crop, prompts.box, mask, said, aim_of(mask, said))
+        return self._scribbled(features, crop, prompts.box, prompts.strokes, mask, prompts.clicks)
 
     def _scribbled(
         self,
         features: FrameFeatures,
-        view: FrameView,
+        crop: FrameCrop,
         box: looking.PixelBox | None,
         strokes: Sequence[FrameStroke],
         mask: np.ndarray,
         clicks: Sequence[ClickAt],
     ) -> np.ndarray:
-        """A mask after the points of scribbles that it gets wrong, each taken as a click; never emptied.
+        """Return a mask after the points of scribbles that it gets wrong, each taken as a click; never
+        emptied.
 
         Args:
             clicks: what the model was told before.
@@ -194,7 +198,7 @@ class KeyDecoder:
         positives = [click for click in clicks if click[2]]
         for click in scribbles.corrections(strokes, lambda: masks[-1]):
             told.append(click)
-            changed = self._clicked(features, view, box, masks[-1], told)
+            changed = self._clicked(features, crop, box, masks[-1], told)
             if click[2] or scribbles.is_left(changed, masks[-1], positives):
                 masks.append(changed)
         return masks[-1]
@@ -202,13 +206,13 @@ class KeyDecoder:
     def _clicked(
         self,
         features: FrameFeatures,
-        view: FrameView,
+        crop: FrameCrop,
         box: looking.PixelBox | None,
         mask: np.ndarray,
         clicks: Sequence[ClickAt],
         aim: Aim | None = None,
     ) -> np.ndarray:
-        """A mask after the last of these clicks.
+        """Return a mask after the last of these clicks.
 
         Args:
             aim: what that one is about; None: it is a point of a scribble, which is judged as a whole.
@@ -216,30 +220,30 @@ class KeyDecoder:
         x, y, _positive = click = clicks[-1]
         # A lone negative click can make the model drop the whole mask, so it is told what stays.
         stays = [] if aim is None else [(*point, True) for point in aim.stays]
-        start = self._as_logits(mask, view)
-        decoded = self._decode_points(features, view, box, [*stays, *clicks], start)
-        changed = refined(mask, self._mask_of(decoded, view), click, aim)
+        start = self._as_logits(mask, crop)
+        decoded = self._decode_points(features, crop, box, [*stays, *clicks], start)
+        changed = refined(mask, self._mask_of(decoded, crop), click, aim)
         if changed is not mask:
             return changed
         # Starting from the mask, the model stays with it: ask what lies at the click by itself.
-        alone = self._decode_points(features, view, None, ((x, y, True),))
-        return toggled(mask, self._mask_of(alone, view), click, aim)
+        alone = self._decode_points(features, crop, None, ((x, y, True),))
+        return toggled(mask, self._mask_of(alone, crop), click, aim)
 
     @staticmethod
-    def _read(decoded: Decoded, view: FrameView) -> tuple[np.ndarray, np.ndarray]:
-        """Its mask and its figures, for which the device is waited for once."""
-        shown, figures = Readback([shown_mask(decoded.logits[0], view), _figures(decoded)]).arrays()
-        return native_mask(shown, view, decoded.logits.shape[-1]), figures
+    def _read(decoded: Decoded, crop: FrameCrop) -> tuple[np.ndarray, np.ndarray]:
+        """Return its mask and its figures, for which the device is waited for once."""
+        shown, figures = Readback([shown_mask(decoded.logits[0], crop), _figures(decoded)]).arrays()
+        return native_mask(shown, crop, decoded.logits.shape[-1]), figures
 
     @staticmethod
-    def _mask_of(decoded: Decoded, view: FrameView) -> np.ndarray:
-        (shown,) = Readback([shown_mask(decoded.logits[0], view)]).arrays()
-        return native_mask(shown, view, decoded.logits.shape[-1])
+    def _mask_of(decoded: Decoded, crop: FrameCrop) -> np.ndarray:
+        (shown,) = Readback([shown_mask(decoded.logits[0], crop)]).arrays()
+        return native_mask(shown, crop, decoded.logits.shape[-1])
 
     def _decode_points(
         self,
         features: FrameFeatures,
-        view: FrameView,
+        crop: FrameCrop,
         box: looking.PixelBox | None,
         clicks: Sequence[tuple[float, float, bool]],
         start: torch.Tensor | None = None,
@@ -252,23 +256,23 @@ class KeyDecoder:
         points += [(x, y) for x, y, _ in clicks]
         labels += [int(positive) for _, _, positive in clicks]
         device = self._steps.device
-        # The prompt encoder counts from pixel centers, the view from pixel edges.
-        where = uploaded(torch.tensor(view.to_model(np.array(points)) - 0.5, dtype=torch.float32), device)
+        # The prompt encoder counts from pixel centers, the crop from pixel edges.
+        where = uploaded(torch.tensor(crop.to_model(np.array(points)) - 0.5, dtype=torch.float32), device)
         what = uploaded(torch.tensor(labels, dtype=torch.int32), device)
         return self._steps.decode_prompts(features, where, what, start)
 
-    def _as_logits(self, mask: np.ndarray, view: FrameView) -> torch.Tensor:
-        """(1, 1, 4h, 4w): a mask as the decoder takes one to start from."""
+    def _as_logits(self, mask: np.ndarray, crop: FrameCrop) -> torch.Tensor:
+        """Return (1, 1, 4h, 4w): a mask as the decoder takes one to start from."""
         return torch.nn.functional.interpolate(
-            (self._seen(mask, view) * 2 - 1) * MASK_PROMPT_LOGIT,
+            (self._seen(mask, crop) * 2 - 1) * MASK_PROMPT_LOGIT,
             scale_factor=0.25,
             mode="bilinear",
             align_corners=False,
             antialias=True,
         )
 
-    def _seen(self, mask: np.ndarray, view: FrameView) -> torch.Tensor:
-        return imaging.mask_to_model(mask, view, self._steps.device)
+    def _seen(self, mask: np.ndarray, crop: FrameCrop) -> torch.Tensor:
+        return imaging.mask_to_model(mask, crop, self._steps.device)
 
     def _with_room(self, work: Callable[[], _Result]) -> _Result:
         return with_room(work, self._features.offload, self._steps.device)

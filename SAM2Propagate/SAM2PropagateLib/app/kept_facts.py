@@ -21,8 +21,8 @@ FactsOfFrames = dict[int, FrameFacts]
 AllFacts = tuple[int | None, tuple[int, ...], dict[str, FactsOfFrames]]
 
 
-class FrameMemory:
-    """Facts per segment and frame, and the histories of masks; saved with the scene.
+class KeptFacts:
+    """Keeps facts per segment and frame, and the histories of masks; saved with the scene.
 
     A frame of the preview has facts of its own; those of the segment's own mask are kept under them, and are
     there again when the preview goes. The preview's facts are saved with the preview.
@@ -78,7 +78,7 @@ class FrameMemory:
     def putPreview(
         self, segmentID: str, frame: int, facts: FrameFacts, geometry: VolumeGeometry, axis: int
     ) -> None:
-        """Remembers facts of a frame of the preview. Those of another axis or size are forgotten."""
+        """Keeps facts of a frame of the preview. Those of another axis or size are dropped."""
         self._begin(geometry, axis)
         self._shown.setdefault(segmentID, {})[frame] = facts
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.frames import FrameView
+from SAM2PropagateLib.frames import FrameCrop
 from Testing.frames.geometries import PROFILE, number
 
 SHAPES = st.tuples(st.integers(1, 600), st.integers(1, 600))
@@ -16,9 +16,9 @@ SPACINGS = st.tuples(number(0.1, 8), number(0.1, 8))
 SIZES = st.sampled_from((256, 512, 1024))
 
 
-def sides_mm(view: FrameView) -> tuple[float, float]:
-    x0, y0, x1, y1 = view.crop
-    return (x1 - x0) * view.frame_spacing[1], (y1 - y0) * view.frame_spacing[0]
+def sides_mm(crop: FrameCrop) -> tuple[float, float]:
+    x0, y0, x1, y1 = crop.box
+    return (x1 - x0) * crop.frame_spacing[1], (y1 - y0) * crop.frame_spacing[0]
 
 
 @st.composite
@@ -32,43 +32,43 @@ def boxes(draw: st.DrawFn, shape: tuple[int, int]) -> tuple[float, float, float,
 @PROFILE
 @given(shape=SHAPES, spacing=SPACINGS, size=SIZES, data=st.data())
 def test_pixel_to_model_to_pixel(shape, spacing, size, data) -> None:
-    views = [
-        FrameView.whole(shape, spacing, size),
-        FrameView.around(data.draw(boxes(shape)), shape, spacing, size),
+    crops = [
+        FrameCrop.whole(shape, spacing, size),
+        FrameCrop.around(data.draw(boxes(shape)), shape, spacing, size),
     ]
     x, y = data.draw(number(-50, 650)), data.draw(number(-50, 650))
-    for view in views:
-        assert np.allclose(view.to_native(view.to_model((x, y))), (x, y), atol=1e-6)
+    for crop in crops:
+        assert np.allclose(crop.to_native(crop.to_model((x, y))), (x, y), atol=1e-6)
         many = np.array([[[x, y], [y, x]], [[0, 0], [1, 2]]])
-        assert np.allclose(view.to_native(view.to_model(many)), many, atol=1e-6)
-        x0, y0, x1, y1 = view.crop
-        assert np.allclose(view.to_model([[x0, y0], [x1, y1]]), [[0, 0], [size, size]], atol=1e-6)
+        assert np.allclose(crop.to_native(crop.to_model(many)), many, atol=1e-6)
+        x0, y0, x1, y1 = crop.box
+        assert np.allclose(crop.to_model([[x0, y0], [x1, y1]]), [[0, 0], [size, size]], atol=1e-6)
 
 
 @PROFILE
 @given(shape=SHAPES, spacing=SPACINGS, size=SIZES)
 def test_whole_shows_everything_isotropically(shape, spacing, size) -> None:
-    view = FrameView.whole(shape, spacing, size)
+    crop = FrameCrop.whole(shape, spacing, size)
     rows, columns = shape
-    x0, y0, x1, y1 = view.crop
+    x0, y0, x1, y1 = crop.box
     assert x0 <= -0.5 + 1e-6 and y0 <= -0.5 + 1e-6 and x1 >= columns - 0.5 - 1e-6 and y1 >= rows - 0.5 - 1e-6
-    width, height = sides_mm(view)
+    width, height = sides_mm(crop)
     assert width == pytest.approx(height)
     assert width == pytest.approx(max(rows * spacing[0], columns * spacing[1]))
     # The middle of the frame is the middle of the model's input.
-    assert np.allclose(view.to_model(((columns - 1) / 2, (rows - 1) / 2)), size / 2)
+    assert np.allclose(crop.to_model(((columns - 1) / 2, (rows - 1) / 2)), size / 2)
     # The same millimeters are the same number of model pixels in both directions.
-    assert view.scale[0] / spacing[1] == pytest.approx(view.scale[1] / spacing[0])
+    assert crop.scale[0] / spacing[1] == pytest.approx(crop.scale[1] / spacing[0])
 
 
 @PROFILE
 @given(shape=SHAPES, spacing=SPACINGS, size=SIZES, context=number(1, 4), data=st.data())
 def test_around_keeps_the_region_and_stays_inside(shape, spacing, size, context, data) -> None:
     box = data.draw(boxes(shape))
-    view = FrameView.around(box, shape, spacing, size, context)
-    width, height = sides_mm(view)
+    crop = FrameCrop.around(box, shape, spacing, size, context)
+    width, height = sides_mm(crop)
     assert width == pytest.approx(height)
-    x0, y0, x1, y1 = view.crop
+    x0, y0, x1, y1 = crop.box
     bx0, bx1 = sorted((box[0], box[2]))
     by0, by1 = sorted((box[1], box[3]))
     assert x0 <= bx0 + 1e-6 and y0 <= by0 + 1e-6 and x1 >= bx1 - 1e-6 and y1 >= by1 - 1e-6
@@ -78,38 +78,38 @@ def test_around_keeps_the_region_and_stays_inside(shape, spacing, size, context,
             assert low >= -0.5 - 1e-6 and high <= count - 0.5 + 1e-6
         else:
             assert (low + high) / 2 == pytest.approx((count - 1) / 2, abs=1e-6)
-    whole = sides_mm(FrameView.whole(shape, spacing, size))[0]
+    whole = sides_mm(FrameCrop.whole(shape, spacing, size))[0]
     region = max((bx1 - bx0) * spacing[1], (by1 - by0) * spacing[0])
     assert width == pytest.approx(min(max(context * region, size / 4 * min(spacing)), whole))
 
 
 def test_around_by_hand() -> None:
-    view = FrameView.around((100, 100, 140, 120), (512, 512), (0.5, 0.5), 256, context=2.0)
-    assert view.crop == (80, 70, 160, 150)
-    assert view.scale == (3.2, 3.2)
-    assert view.sees(80, 70) and not view.sees(79.9, 70)
+    crop = FrameCrop.around((100, 100, 140, 120), (512, 512), (0.5, 0.5), 256, context=2.0)
+    assert crop.box == (80, 70, 160, 150)
+    assert crop.scale == (3.2, 3.2)
+    assert crop.sees(80, 70) and not crop.sees(79.9, 70)
     # At the frame's corner the region is moved inside instead of showing black.
-    corner = FrameView.around((0, 0, 40, 20), (512, 512), (0.5, 0.5), 256, context=2.0)
-    assert corner.crop == (-0.5, -0.5, 79.5, 79.5)
+    corner = FrameCrop.around((0, 0, 40, 20), (512, 512), (0.5, 0.5), 256, context=2.0)
+    assert corner.box == (-0.5, -0.5, 79.5, 79.5)
     # Anisotropic: 80 mm are 16 rows of 5 mm.
-    thick = FrameView.around((100, 10, 140, 12), (64, 512), (5, 1), 256, context=2.0)
-    assert thick.crop == (80, 3, 160, 19)
+    thick = FrameCrop.around((100, 10, 140, 12), (64, 512), (5, 1), 256, context=2.0)
+    assert thick.box == (80, 3, 160, 19)
 
 
 def test_a_tiny_box_is_not_blown_up() -> None:
     tiny = (200, 200, 203, 203)
-    assert sides_mm(FrameView.around(tiny, (512, 512), (1, 1), 256)) == (64, 64)
-    assert sides_mm(FrameView.around(tiny, (512, 512), (1, 1), 512)) == (128, 128)
-    assert sides_mm(FrameView.around(tiny, (512, 512), (1, 1), 256, minimum=20)) == (20, 20)
-    assert sides_mm(FrameView.around(tiny, (512, 512), (1, 1), 256, minimum=0)) == (6, 6)
-    assert sides_mm(FrameView.around(tiny, (512, 512), (2, 0.5), 256)) == (32, 32)
-    point = FrameView.around((5, 5, 5, 5), (40, 40), (1, 1), 256)
-    assert point.crop == FrameView.whole((40, 40), (1, 1), 256).crop
+    assert sides_mm(FrameCrop.around(tiny, (512, 512), (1, 1), 256)) == (64, 64)
+    assert sides_mm(FrameCrop.around(tiny, (512, 512), (1, 1), 512)) == (128, 128)
+    assert sides_mm(FrameCrop.around(tiny, (512, 512), (1, 1), 256, minimum=20)) == (20, 20)
+    assert sides_mm(FrameCrop.around(tiny, (512, 512), (1, 1), 256, minimum=0)) == (6, 6)
+    assert sides_mm(FrameCrop.around(tiny, (512, 512), (2, 0.5), 256)) == (32, 32)
+    point = FrameCrop.around((5, 5, 5, 5), (40, 40), (1, 1), 256)
+    assert point.box == FrameCrop.whole((40, 40), (1, 1), 256).box
 
 
 def test_regions_outside_are_held_within() -> None:
-    view = FrameView.around((-500, -500, -400, 20), (100, 100), (1, 1), 256, minimum=10)
-    assert view.crop[0] == -0.5 and view.crop[1] == -0.5
+    crop = FrameCrop.around((-500, -500, -400, 20), (100, 100), (1, 1), 256, minimum=10)
+    assert crop.box[0] == -0.5 and crop.box[1] == -0.5
 
 
 @pytest.mark.parametrize(
@@ -118,17 +118,17 @@ def test_regions_outside_are_held_within() -> None:
         {"frame_shape": (0, 5)},
         {"frame_spacing": (0, 1)},
         {"frame_spacing": (1, np.nan)},
-        {"crop": (0, 0, 0, 5)},
-        {"crop": (0, 0, np.inf, 5)},
-        {"crop": (5, 0, 0, 5)},
+        {"box": (0, 0, 0, 5)},
+        {"box": (0, 0, np.inf, 5)},
+        {"box": (5, 0, 0, 5)},
         {"size": 0},
     ],
 )
-def test_views_that_cannot_be(arguments: dict) -> None:
-    good = {"frame_shape": (5, 5), "frame_spacing": (1, 1), "crop": (0, 0, 4, 4), "size": 16}
-    FrameView(**good)
+def test_crops_that_cannot_be(arguments: dict) -> None:
+    good = {"frame_shape": (5, 5), "frame_spacing": (1, 1), "box": (0, 0, 4, 4), "size": 16}
+    FrameCrop(**good)
     with pytest.raises(InputError) as error:
-        FrameView(**{**good, **arguments})
+        FrameCrop(**{**good, **arguments})
     assert error.value.code == "bad_view"
 
 
@@ -144,5 +144,5 @@ def test_views_that_cannot_be(arguments: dict) -> None:
 )
 def test_regions_that_cannot_be(box: tuple, options: dict) -> None:
     with pytest.raises(InputError) as error:
-        FrameView.around(box, (5, 5), (1, 1), 16, **options)
+        FrameCrop.around(box, (5, 5), (1, 1), 16, **options)
     assert error.value.code == "bad_view"

@@ -1,4 +1,4 @@
-"""What part of a native frame the model sees, and how points go back and forth.
+"""The crop: the part of a native frame that the model sees, and how points go back and forth.
 
 Native coordinates are pixels (x = column, y = row) with centers at integers: pixel p covers [p-0.5, p+0.5].
 Model coordinates run from 0 (the left or upper edge of what the model sees) to `size`.
@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 
 
 @dataclass(frozen=True)
-class FrameView:
+class FrameCrop:
     """A rectangle of a frame, stretched to the model's square input.
 
     Args:
         frame_shape: (rows, columns) of the native frame.
         frame_spacing: (row mm, column mm) of the native frame.
-        crop: (x0, y0, x1, y1), the rectangle's edges in native pixel coordinates; it may reach outside the
+        box: (x0, y0, x1, y1), the rectangle's edges in native pixel coordinates; it may reach outside the
             frame, where the model sees 0.
         size: side of the model's input in pixels.
 
@@ -33,50 +34,50 @@ class FrameView:
 
     frame_shape: tuple[int, int]
     frame_spacing: tuple[float, float]
-    crop: tuple[float, float, float, float]
+    box: tuple[float, float, float, float]
     size: int
 
     def __post_init__(self) -> None:
         shape = tuple(int(length) for length in self.frame_shape)
         spacing = tuple(float(step) for step in self.frame_spacing)
-        crop = tuple(float(edge) for edge in self.crop)
+        box = tuple(float(edge) for edge in self.box)
         if len(shape) != 2 or min(shape) < 1 or len(spacing) != 2 or int(self.size) < 1:
-            raise _bad_view(
+            raise _bad_crop(
                 _("A frame of {shape} pixels cannot be given to the model.").format(shape=self.frame_shape)
             )
         if not all(math.isfinite(step) and step > 0 for step in spacing):
-            raise _bad_view(
+            raise _bad_crop(
                 _("A pixel spacing of {spacing} mm cannot be used.").format(spacing=self.frame_spacing)
             )
-        if len(crop) != 4 or not all(map(math.isfinite, crop)) or crop[2] <= crop[0] or crop[3] <= crop[1]:
-            raise _bad_view(_("The region {region} has no area.").format(region=self.crop))
+        if len(box) != 4 or not all(map(math.isfinite, box)) or box[2] <= box[0] or box[3] <= box[1]:
+            raise _bad_crop(_("The region {region} has no area.").format(region=self.box))
         object.__setattr__(self, "frame_shape", shape)
         object.__setattr__(self, "frame_spacing", spacing)
-        object.__setattr__(self, "crop", crop)
+        object.__setattr__(self, "box", box)
         object.__setattr__(self, "size", int(self.size))
 
     @property
     def scale(self) -> tuple[float, float]:
         """Model pixels per native column and per native row."""
-        x0, y0, x1, y1 = self.crop
+        x0, y0, x1, y1 = self.box
         return self.size / (x1 - x0), self.size / (y1 - y0)
 
     def to_model(self, xy: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Model coordinates of native points; (..., 2) -> (..., 2)."""
-        return (np.asarray(xy, dtype=np.float64) - self.crop[:2]) * self.scale
+        """Return model coordinates of native points; (..., 2) -> (..., 2)."""
+        return (np.asarray(xy, dtype=np.float64) - self.box[:2]) * self.scale
 
     def to_native(self, xy: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Native coordinates of model points; (..., 2) -> (..., 2)."""
-        return np.asarray(xy, dtype=np.float64) / self.scale + self.crop[:2]
+        """Return native coordinates of model points; (..., 2) -> (..., 2)."""
+        return np.asarray(xy, dtype=np.float64) / self.scale + self.box[:2]
 
     def sees(self, x: float, y: float) -> bool:
-        """Whether a native point lies in what the model sees."""
-        x0, y0, x1, y1 = self.crop
+        """Tell whether a native point lies in what the model sees."""
+        x0, y0, x1, y1 = self.box
         return x0 <= x <= x1 and y0 <= y <= y1
 
     @classmethod
-    def whole(cls, frame_shape: tuple[int, int], frame_spacing: tuple[float, float], size: int) -> FrameView:
-        """The whole frame in the middle of a square in mm: isotropic, the shorter side padded."""
+    def whole(cls, frame_shape: tuple[int, int], frame_spacing: tuple[float, float], size: int) -> FrameCrop:
+        """Return the whole frame in the middle of a square in mm: isotropic, the shorter side padded."""
         rows, columns = frame_shape
         row_mm, column_mm = frame_spacing
         side = max(rows * row_mm, columns * column_mm)
@@ -96,12 +97,12 @@ class FrameView:
         size: int,
         context: float = 2.0,
         minimum: float | None = None,
-    ) -> FrameView:
-        """A square in mm around a region, for a structure that is small in a large frame.
+    ) -> FrameCrop:
+        """Return a square in mm around a region, for a structure that is small in a large frame.
 
         Its side is `context` times the region's longer side in mm, at least `minimum` of the finer native
         pixels and at most the side of `whole`. It is centered on the region, then moved so that it shows as
-        little as possible from outside the frame; the region itself stays in view.
+        little as possible from outside the frame; the whole region stays in it.
 
         Args:
             box_native: (x0, y0, x1, y1), any two opposite corners in native pixels; held within the frame.
@@ -116,14 +117,16 @@ class FrameView:
             InputError: `bad_view`.
         """
         if len(box_native) != 4 or not all(math.isfinite(value) for value in box_native):
-            raise _bad_view(_("The region {region} is not made of finite numbers.").format(region=box_native))
+            raise _bad_crop(_("The region {region} is not made of finite numbers.").format(region=box_native))
         if not (math.isfinite(context) and context >= 1):
-            raise _bad_view(
-                _("A context of {context} cannot be used: it starts at 1.").format(context=context)
+            raise _bad_crop(
+                _("A context of {context} cannot be used; give 1 or more.").format(context=context)
             )
         least = size / 4 if minimum is None else float(minimum)
         if not (math.isfinite(least) and least >= 0):
-            raise _bad_view(_("A least region of {minimum} pixels cannot be used.").format(minimum=minimum))
+            raise _bad_crop(
+                _("A smallest region of {minimum} pixels cannot be used.").format(minimum=minimum)
+            )
         rows, columns = frame_shape
         row_mm, column_mm = frame_spacing
         x0, x1 = (min(max(x, -0.5), columns - 0.5) for x in sorted((box_native[0], box_native[2])))
@@ -147,11 +150,12 @@ def _square(
 
 
 def _inside(center: float, length: float, count: int) -> float:
-    """The center of a stretch of `length` pixels, moved into 0..count, or the middle when it is longer."""
+    """Return the center of a stretch of `length` pixels, moved into 0..count, or the middle when it is
+    longer."""
     if length >= count:
         return (count - 1) / 2
     return min(max(center, length / 2 - 0.5), count - 0.5 - length / 2)
 
 
-def _bad_view(sentence: str) -> InputError:
+def _bad_crop(sentence: Words) -> InputError:
     return InputError("bad_view", sentence, _("Choose another region of the slice."))
