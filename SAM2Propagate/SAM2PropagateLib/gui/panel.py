@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import slicer.util
@@ -19,7 +19,6 @@ from SAM2PropagateLib.gui.model_section import ModelSection
 from SAM2PropagateLib.gui.options import Options
 from SAM2PropagateLib.gui.provision import Provision
 from SAM2PropagateLib.gui.run_view import RunView
-from SAM2PropagateLib.gui.sections import Sections
 from SAM2PropagateLib.gui.segment_list import SegmentList
 from SAM2PropagateLib.gui.server_section import ServerSection
 from SAM2PropagateLib.gui.tool_row import ToolRow
@@ -31,6 +30,8 @@ from SAM2PropagateLib.scene.names import encoded
 EFFECTS = ("Paint", "Erase", "Scissors", "Islands", "Smoothing")
 # The Segment Editor's own list of segments: the panel has one already.
 _EDITORS_LIST = "SegmentsTableResizableFrame"
+# Where the application's settings keep which sections are collapsed.
+_COLLAPSED = "SAM2Propagate/Collapsed"
 
 
 class Panel:
@@ -194,3 +195,31 @@ class Panel:
             )
             self.window.refresh()
             self._banner.refresh()
+
+
+class Sections:
+    """Remembers in the application's settings which sections are collapsed.
+
+    Args:
+        sections: ctkCollapsibleButtons, by the names under which they are remembered.
+        settings: the application's QSettings.
+    """
+
+    def __init__(self, sections: Mapping[str, Any], settings: Any) -> None:
+        self._settings = settings
+        self._connections = Connections()
+        for name, section in sections.items():
+            # Text, as a settings file gives every value back as text.
+            section.collapsed = str(settings.value(f"{_COLLAPSED}/{name}", "yes")) != "no"
+            self._connections.add(
+                section,
+                "contentsCollapsed(bool)",
+                lambda isCollapsed, name=name: self._remember(name, isCollapsed),
+            )
+
+    def close(self) -> None:
+        """Lets go of the sections."""
+        self._connections.close()
+
+    def _remember(self, name: str, isCollapsed: bool) -> None:
+        self._settings.setValue(f"{_COLLAPSED}/{name}", "yes" if isCollapsed else "no")
