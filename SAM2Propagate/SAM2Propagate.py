@@ -248,7 +248,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         self._editing.start()
 
     def readVolume(self, volumeNode: Any) -> SceneVolume:
-        """A volume node's voxels (a view, no copy), its place in the world and its window.
+        """Returns a volume node's voxels (a view, no copy), its place in the world and its window.
 
         Raises:
             InputError: it is none that can be segmented; its text says why.
@@ -256,7 +256,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         return readVolume(volumeNode)
 
     def workerSession(self) -> WorkerSession:
-        """The worker's session: one for this logic, made on first use, and anew for another computer.
+        """Returns the worker's session: one for this logic, made on first use, and anew for another computer.
 
         The worker itself starts with the first thing that is asked of it.
 
@@ -297,17 +297,16 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         self.controller.changed.emit(None)
 
     def models(self) -> list[ModelStatus]:
-        """What can be loaded, and what of it is on this computer."""
+        """Returns what can be loaded, and what of it is on this computer."""
         return ModelStore().status()
 
     def missingPackages(self) -> list[str]:
-        """The names of what the worker needs and this Python lacks; "torch 2.5.1 or newer" where an older one
-        is there.
-        """
+        """Returns the names of what the worker needs and this Python lacks; "torch 2.5.1 or newer" where an
+        older one is there."""
         return [package.name for package in self.installer.needed()]
 
     def workerText(self) -> str:
-        """What the panel says of the worker, and of what it needs."""
+        """Returns what the panel says of the worker, and of what it needs."""
         missing = self.missingPackages()
         if missing:
             return _("Python packages are missing: {names}.").format(names=", ".join(missing))

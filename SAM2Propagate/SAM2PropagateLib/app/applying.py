@@ -251,7 +251,7 @@ class Applying:
         only: Set[SegmentFrame] | None,
         merged: Mapping[SegmentFrame, FrameDetail] | None = None,
     ) -> _Gathered:
-        """The frames of the preview that are to be written; for the arguments see `commit`."""
+        """Returns the frames of the preview that are to be written; for the arguments see `commit`."""
         preview, masks, details = workspace.preview, {}, {}
         for segmentID in workspace.segmentIDs:
             frames = {
@@ -343,9 +343,8 @@ class Applying:
             self._changed.emit(None)
 
     def mergeEdits(self) -> CommitSummary | None:
-        """Where the user edited a segment under its preview: brings both together, as a keyframe, and writes
-        that into the segment; None if there was no such place, or it failed.
-        """
+        """Merges the user's edits under the preview into it, makes keyframes of them, and writes these into
+        the segment; None if there were none, or it failed."""
         workspace = self._selection.workspace
         if workspace is None:
             return None

@@ -56,7 +56,7 @@ class Arrivals:
                 self._applying.mergeEdits()
 
     def takeStale(self) -> bool:
-        """Whether widgets may show something that is out of date since this was asked last."""
+        """Tells whether widgets may show something that is out of date since this was asked last."""
         isStale, self._isStale = self._isStale, False
         return isStale
 

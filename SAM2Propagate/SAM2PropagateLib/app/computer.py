@@ -57,7 +57,7 @@ class Computer:
             self.changed.emit(None)
 
     def remote(self) -> Remote | None:
-        """The server to use; None: this computer.
+        """Returns the server to use; None: this computer.
 
         Raises:
             InputError: no_host, bad_host, bad_remote_path: a server is chosen that cannot be used.

@@ -57,9 +57,7 @@ _R = TypeVar("_R")
 def _command(
     act: Callable[Concatenate[Controller, _P], _R],
 ) -> Callable[Concatenate[Controller, _P], _R]:
-    """What the user edited by hand comes before a command of theirs: here, and nowhere else, it is looked for
-    at the beginning of one.
-    """
+    """Looks for what the user edited by hand, before a command of theirs: here, and nowhere else."""
 
     @functools.wraps(act)
     def command(self: Controller, *arguments: _P.args, **named: _P.kwargs) -> _R:
@@ -247,25 +245,25 @@ class Controller:
     # --- what is possible
 
     def facts(self) -> rules.Facts:
-        """How things stand, for `rules.whyNot`."""
+        """Returns how things stand, for `rules.whyNot`."""
         return self._situation.facts()
 
     def whyNot(self, action: str) -> str:
-        """Why an action of `rules` is not possible now; "" if it is."""
+        """Returns why an action of `rules` is not possible now; "" if it is."""
         return self._situation.whyNot(action)
 
     def refuses(self, action: str) -> bool:
-        """Whether an action of `rules` is not possible now; a message then says why."""
+        """Tells whether an action of `rules` is not possible now; a message then says why."""
         return self._situation.refuses(action)
 
     def modelProblem(self) -> str:
-        """Why the chosen model cannot be loaded; "" if nothing is known against it."""
+        """Returns why the chosen model cannot be loaded; "" if nothing is known against it."""
         return self._situation.modelProblem()
 
     # --- slices
 
     def strip(self, segmentID: str | None = None) -> SliceStrip:
-        """What there is to know of every slice, for the chosen segment or another one."""
+        """Returns what there is to know of every slice, for the chosen segment or another one."""
         return self._situation.strip(segmentID)
 
     def jump(self, frame: int) -> None:
@@ -308,7 +306,7 @@ class Controller:
 
     @_command
     def point(self, tool: str, ras: npt.ArrayLike, viewNormal: npt.ArrayLike | None = None) -> bool:
-        """What a click does that was made with a tool in a slice view.
+        """Handles a click that was made with a tool in a slice view.
 
         Args:
             tool: of `tools.TOOLS`, but none that is drawn (`addBox`, `addScribble`, `addLasso`).

@@ -64,15 +64,14 @@ class KeptFacts:
         order += [click for click in clicks if click not in order]
 
     def facts(self, segmentID: str, geometry: VolumeGeometry, axis: int) -> FactsOfFrames:
-        """What is known of the frames of a segment, those of the preview as they are there; empty for frames
-        of another axis or size.
-        """
+        """Returns what is known of the frames of a segment, those of the preview as they are there; empty for
+        frames of another axis or size."""
         if not self._isOn(geometry, axis):
             return {}
         return {**self.frames.get(segmentID, {}), **self._shown.get(segmentID, {})}
 
     def applied(self, segmentID: str, geometry: VolumeGeometry, axis: int) -> FactsOfFrames:
-        """What is known of the masks in the segment itself, whatever the preview shows."""
+        """Returns what is known of the masks in the segment itself, whatever the preview shows."""
         return dict(self.frames.get(segmentID, {})) if self._isOn(geometry, axis) else {}
 
     def putPreview(
@@ -189,7 +188,7 @@ def factsAsList(facts: FrameFacts) -> list[Any]:
 
 
 def factsOfList(values: Any) -> FrameFacts:
-    """The facts again.
+    """Returns the facts again.
 
     Raises:
         ValueError, TypeError: it is no list of `factsAsList`.

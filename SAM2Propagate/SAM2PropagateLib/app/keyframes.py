@@ -1,4 +1,4 @@
-"""What of the user's prompts a run is to be told: corrections of masks, edited and locked slices.
+"""Which prompts are sent to the worker: corrections of masks, edited and locked slices.
 
 Numpy only. A mask in the prompts is either a slice that the user edited (`EDITED`) or a propagated slice as
 it was when the user clicked on it (`REFINED`); prompts that lay on the slice before are that mask's history
@@ -35,17 +35,17 @@ EDITED, REFINED, LOCKED = "edit", "base", "lock"
 
 
 def maskId(kind: str, frame: int, axis: int) -> str:
-    """The id of a mask that the module keeps: the same for the same slice."""
+    """Returns the id of a mask that the module keeps: the same for the same slice."""
     return f"{kind}-{'ijk'[axis]}{frame}"
 
 
 def isEdited(mask: MaskPrompt) -> bool:
-    """Whether a mask is the user's own work."""
+    """Tells whether a mask is the user's own work."""
     return not mask.id.startswith(f"{REFINED}-")
 
 
 def frameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> int | None:
-    """The frame on which a prompt lies, the middle one of a stroke's; None outside the volume."""
+    """Returns the frame on which a prompt lies, the middle one of a stroke's; None outside the volume."""
     if isinstance(prompt, Scribble | Lasso):
         frames = frames_of(prompt, geometry, axis)
         return frames[len(frames) // 2] if frames else None
@@ -60,13 +60,14 @@ def frameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> int | None:
 
 
 def framesOf(prompts: Iterable[Prompt], geometry: VolumeGeometry, axis: int) -> dict[str, int]:
-    """The frame of every prompt by its id; those outside the volume are left out."""
+    """Returns the frame of every prompt by its id; those outside the volume are left out."""
     found = ((prompt.id, frameOf(prompt, geometry, axis)) for prompt in prompts)
     return {name: frame for name, frame in found if frame is not None}
 
 
 def everyFrameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> frozenset[int]:
-    """The frames on which a prompt speaks: several of a stroke across them, none outside the volume."""
+    """Returns the frames on which a prompt speaks: several of a stroke across them, none outside the
+    volume."""
     if isinstance(prompt, Scribble | Lasso):
         return frozenset(frames_of(prompt, geometry, axis))
     frame = frameOf(prompt, geometry, axis)
@@ -74,24 +75,24 @@ def everyFrameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> frozens
 
 
 def everyFrame(prompts: Iterable[Prompt], geometry: VolumeGeometry, axis: int) -> frozenset[int]:
-    """The frames on which any of these prompts speaks."""
+    """Returns the frames on which any of these prompts speaks."""
     return frozenset().union(*(everyFrameOf(prompt, geometry, axis) for prompt in prompts))
 
 
 def placed(said: SegmentPrompts) -> tuple[Prompt, ...]:
-    """What makes keyframes: everything but marks."""
+    """Returns what makes keyframes: everything but marks."""
     return (*drawn(said), *said.masks)
 
 
 def drawn(said: SegmentPrompts) -> tuple[Prompt, ...]:
-    """What the user places in the views: everything but masks and marks."""
+    """Returns what the user places in the views: everything but masks and marks."""
     return (*said.clicks, *said.boxes, *said.scribbles, *said.lassos)
 
 
 def changedFrames(
     before: SegmentPrompts, after: SegmentPrompts, geometry: VolumeGeometry, axis: int
 ) -> set[int]:
-    """The frames on which something was said, moved or taken back."""
+    """Returns the frames on which something was said, moved or taken back."""
     old, new = ({prompt.id: prompt for prompt in one} for one in (before, after))
     changed = [one for one in old.values() if new.get(one.id) != one]
     changed += [one for one in new.values() if old.get(one.id) != one]
@@ -101,7 +102,7 @@ def changedFrames(
 def speaking(
     said: SegmentPrompts, history: History, geometry: VolumeGeometry, axis: int
 ) -> SegmentPrompts:  # fmt: skip
-    """The prompts that count: without those that are the history of a mask on their frame.
+    """Returns the prompts that count: without those that are the history of a mask on their frame.
 
     A click at the place of an older one of the other sign takes its place. Of two boxes on a frame the newer
     one counts. Strokes across the frames are cut into what they say on each, so that all is on one frame.
@@ -143,7 +144,7 @@ def speaking(
 def _scribbleOnFrames(
     scribble: Scribble, geometry: VolumeGeometry, axis: int
 ) -> dict[int, tuple[Scribble, ...]]:
-    """What a scribble says on each of its frames; it itself where that is one."""
+    """Returns what a scribble says on each of its frames; it itself where that is one."""
     if not is_across(scribble, geometry, axis):
         return dict.fromkeys(frames_of(scribble, geometry, axis), (scribble,))
     try:
@@ -162,7 +163,7 @@ def _scribbleOnFrames(
 def _lassoOnFrames(
     lasso: Lasso, geometry: VolumeGeometry, axis: int
 ) -> dict[int, tuple[tuple[Scribble, ...], tuple[Click, ...]]]:
-    """What a lasso across the frames says on each: strokes inside it, and clicks beyond it."""
+    """Returns what a lasso across the frames says on each: strokes inside it, and clicks beyond it."""
     try:
         parts = lasso_parts(lasso, geometry, axis)
     except InputError:  # beside the volume
@@ -183,7 +184,7 @@ def _lassoOnFrames(
 
 
 def _laid(name: str, piece: FrameStroke, frame: int, geometry: VolumeGeometry, axis: int) -> Scribble:
-    """A piece of a stroke as a scribble on its frame."""
+    """Returns a piece of a stroke as a scribble on its frame."""
     points = tuple(to_ras(geometry.ras_of_pixel(x, y, frame, axis)) for x, y in piece.points)
     return Scribble(name, points, piece.positive)
 
@@ -195,7 +196,7 @@ def effective(
     geometry: VolumeGeometry,
     axis: int,
 ) -> SegmentPrompts:
-    """What the worker is told: what counts, and every locked slice with the mask that it has.
+    """Returns what the worker is told: what counts, and every locked slice with the mask that it has.
 
     Args:
         maskNow: the present mask of a frame, (rows, columns) bool.
@@ -220,7 +221,8 @@ def effective(
 
 
 def onFrame(prompts: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
-    """The prompts of one frame, for its preview; marks and the range stay, as they say how far to prepare."""
+    """Returns the prompts of one frame, for its preview; marks and the range stay, as they say how far to
+    prepare."""
     frames = framesOf(prompts, geometry, axis)
 
     def here(items: Iterable[Prompt]) -> tuple[Prompt, ...]:
@@ -232,21 +234,22 @@ def onFrame(prompts: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis:
 
 
 def withMask(said: SegmentPrompts, mask: MaskPrompt, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
-    """With this mask in place of every other one on its frame."""
+    """Returns a copy with this mask in place of every other one on its frame."""
     frame = frameOf(mask, geometry, axis)
     kept = tuple(one for one in said.masks if frameOf(one, geometry, axis) != frame)
     return replace(said, masks=(*kept, mask))
 
 
 def withoutMasks(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
-    """Without the masks of one frame."""
+    """Returns a copy without the masks of one frame."""
     return replace(said, masks=tuple(one for one in said.masks if frameOf(one, geometry, axis) != frame))
 
 
 def withoutIdleMasks(
     said: SegmentPrompts, history: History, geometry: VolumeGeometry, axis: int
 ) -> SegmentPrompts:
-    """Without the masks of propagated slices on which no correction is left: they are no keyframes."""
+    """Returns a copy without the masks of propagated slices on which no correction is left: they are no
+    keyframes."""
     counting = speaking(said, history, geometry, axis)
     corrected = set(framesOf((*counting.clicks, *counting.scribbles), geometry, axis).values())
     kept = tuple(mask for mask in said.masks if isEdited(mask) or frameOf(mask, geometry, axis) in corrected)

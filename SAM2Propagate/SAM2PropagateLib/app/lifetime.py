@@ -1,4 +1,4 @@
-"""Volume and segmentation are entered and left: when others are chosen, when they go, when all ends."""
+"""Opens and closes the workspace: when others are chosen, when its nodes go, and at the end."""
 
 from __future__ import annotations
 

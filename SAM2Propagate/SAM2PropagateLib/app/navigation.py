@@ -10,7 +10,7 @@ from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
 
 
 def sliceNodes(scene: Any) -> list[Any]:
-    """The slice views that are in the layout."""
+    """Returns the slice views that are in the layout."""
     count = scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")
     nodes = [scene.GetNthNodeByClass(n, "vtkMRMLSliceNode") for n in range(count)]
     return [node for node in nodes if node.IsMappedInLayout()]
@@ -23,20 +23,19 @@ def viewNormal(sliceNode: Any) -> FloatArray:
 
 
 def xyToRas(sliceNode: Any, xy: tuple[float, float]) -> tuple[float, float, float]:
-    """The world point under a pixel of a slice view."""
+    """Returns the world point under a pixel of a slice view."""
     r, a, s = sliceNode.GetXYToRAS().MultiplyPoint([float(xy[0]), float(xy[1]), 0.0, 1.0])[:3]
     return r, a, s
 
 
 def viewsAlong(scene: Any, geometry: VolumeGeometry, axis: int) -> list[Any]:
-    """The slice views that show frames of this axis, as nearly as views do."""
+    """Returns the slice views that show frames of this axis, as nearly as views do."""
     return [node for node in sliceNodes(scene) if geometry.axis_nearest(viewNormal(node)) == axis]
 
 
 def frameInView(scene: Any, geometry: VolumeGeometry, axis: int) -> int | None:
-    """The frame in the middle of the first slice view along the axis; None if there is no such view or it
-    shows something beside the volume.
-    """
+    """Returns the frame in the middle of the first slice view along the axis; None if there is no such view
+    or it shows something beside the volume."""
     for node in viewsAlong(scene, geometry, axis):
         origin = np.array([node.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
         middle = geometry.ijk_to_world([(count - 1) / 2 for count in geometry.shape_ijk])

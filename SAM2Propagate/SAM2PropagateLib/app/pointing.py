@@ -121,7 +121,7 @@ class Pointing:
         )
 
     def point(self, tool: str, ras: npt.ArrayLike, viewNormal: npt.ArrayLike | None = None) -> bool:
-        """What a click does; for arguments and result see `Controller.point`."""
+        """Handles a click; for arguments and result see `Controller.point`."""
         if self._situation.refuses(rules.PROMPT):
             return False
         try:
@@ -202,7 +202,7 @@ class Pointing:
         )
 
     def _pointed(self, tool: str, workspace: Workspace, ras: Ras, frame: int) -> SegmentPrompts | None:
-        """The segment's prompts after the click; None if it is only half of something."""
+        """Returns the segment's prompts after the click; None if it is only half of something."""
         said = workspace.prompts.segment(self._selection.requireSegment())
         geometry, axis = workspace.geometry, workspace.axis
         if tool in CLICK_TOOLS:
@@ -229,7 +229,7 @@ class Pointing:
 def _clicked(
     said: SegmentPrompts, ras: Ras, positive: bool, frame: int, geometry: VolumeGeometry, axis: int
 ) -> SegmentPrompts:
-    """With a click more; one of the other sign at its place goes."""
+    """Returns a copy with a click more; one of the other sign at its place goes."""
     x, y = geometry.pixel_of(ras, axis)
     for other in said.clicks:
         if other.positive == positive or keyframes.frameOf(other, geometry, axis) != frame:
@@ -243,7 +243,7 @@ def _clicked(
 def _toggled(
     said: SegmentPrompts, ras: Ras, kind: MarkKind, frame: int, geometry: VolumeGeometry, axis: int
 ) -> SegmentPrompts:
-    """With a mark on the frame, or without the one that is there."""
+    """Returns a copy with a mark on the frame, or without the one that is there."""
     marks = said.absent if kind == "absent" else said.locks
     there = [mark for mark in marks if keyframes.frameOf(mark, geometry, axis) == frame]
     for mark in there:

@@ -149,7 +149,7 @@ class Previews:
         return {key for key, call in self._calls.items() if not call.is_finished}
 
     def expects(self, call: Call | None, key: SegmentFrame) -> bool:
-        """Whether what this call found for a frame is still wanted."""
+        """Tells whether what this call found for a frame is still wanted."""
         return self._calls.get(key) is call
 
     def failed(self, call: Call, error: SAM2PropagateError) -> bool:

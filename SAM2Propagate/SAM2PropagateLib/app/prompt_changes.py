@@ -126,9 +126,8 @@ class PromptChanges:
     # --- what follows
 
     def _refuses(self, before: PromptSet, now: PromptSet) -> bool:
-        """Whether a change cannot be; the prompts are those before then, also in the scene, and a message
-        says why.
-        """
+        """Refuses a change that cannot be: the prompts are those before again, also in the scene, and a
+        message says why."""
         workspace = self._selection.require()
         # The axis may be that of the prompts.
         workspace.spoken.prompts = now
@@ -181,7 +180,7 @@ class PromptChanges:
         self._selection.require().keptFacts.save()
 
     def _refusal(self, old: SegmentPrompts, new: SegmentPrompts) -> str:
-        """Why a change of a segment's prompts cannot be; "" if it can."""
+        """Returns why a change of a segment's prompts cannot be; "" if it can."""
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
         known = {prompt.id: prompt for prompt in old}
@@ -212,7 +211,7 @@ class PromptChanges:
         return ""
 
     def _whyNotAbsent(self, said: SegmentPrompts, frames: Set[int], locked: Set[int]) -> str:
-        """Why these frames cannot be marked as absent; "" if they can."""
+        """Returns why these frames cannot be marked as absent; "" if they can."""
         if held := frames & locked:
             return _locked(min(held))
         workspace = self._selection.require()
@@ -257,7 +256,7 @@ class PromptChanges:
         return keyframes.withoutIdleMasks(said, workspace.keptFacts.history(said.segment), geometry, axis)
 
     def _freshFrames(self, one: Prompt, before: Prompt | None) -> frozenset[int]:
-        """The frames on which a prompt speaks and did not before."""
+        """Returns the frames on which a prompt speaks and did not before."""
         workspace = self._selection.require()
         now = keyframes.everyFrameOf(one, workspace.geometry, workspace.axis)
         if before is None:
@@ -265,7 +264,8 @@ class PromptChanges:
         return now - keyframes.everyFrameOf(before, workspace.geometry, workspace.axis)
 
     def _withMaskToCorrect(self, said: SegmentPrompts, frame: int, arrived: set[str]) -> SegmentPrompts:
-        """With the frame's present mask as what is corrected: the user's edit, or a propagated mask.
+        """Returns a copy with the frame's present mask as what is corrected: the user's edit, or a propagated
+        mask.
 
         Args:
             arrived: the ids of what corrects it.
@@ -293,7 +293,7 @@ def _segmentsOf(*prompts: PromptSet) -> set[str]:
 
 
 def changeName(before: SegmentPrompts, after: SegmentPrompts) -> str:
-    """What the user did to a segment's prompts, as the name of a step."""
+    """Returns what the user did to a segment's prompts, as the name of a step."""
     old, new = ({one.id: one for one in said} for said in (before, after))
     came = [one for name, one in new.items() if name not in old]
     went = [one for name, one in old.items() if name not in new]
@@ -335,18 +335,18 @@ def _locked(frame: int) -> str:
 
 
 def _isAcross(box: Box, geometry: VolumeGeometry, axis: int) -> bool:
-    """Whether a box reaches over several frames of the axis."""
+    """Tells whether a box reaches over several frames of the axis."""
     ends = [geometry.frame_coordinate(corner, axis) for corner in (box.corner_a, box.corner_b)]
     return abs(ends[0] - ends[1]) > 1.0
 
 
 def _startsAnew(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> bool:
-    """Whether a prompt replaces the mask of its frame instead of correcting it."""
+    """Tells whether a prompt replaces the mask of its frame instead of correcting it."""
     return isinstance(prompt, Box) or (isinstance(prompt, Lasso) and not is_across(prompt, geometry, axis))
 
 
 def _whyNoLasso(lasso: Lasso, geometry: VolumeGeometry, axis: int, plane: str) -> str:
-    """Why there can be no such lasso; "" if there can."""
+    """Returns why there can be no such lasso; "" if there can."""
     if is_across(lasso, geometry, axis):
         if lasso.exact:
             return _("Only a lasso in the {plane} view can be kept as drawn.").format(plane=plane)
@@ -361,7 +361,8 @@ def _whyNoLasso(lasso: Lasso, geometry: VolumeGeometry, axis: int, plane: str) -
 def _oneShape(
     said: SegmentPrompts, shape: Prompt, frame: int, geometry: VolumeGeometry, axis: int
 ) -> SegmentPrompts:
-    """Without the shapes on the frame that a new one takes the place of: lassos add up, nothing else."""
+    """Returns a copy without the shapes on the frame that a new one takes the place of: lassos add up,
+    nothing else."""
 
     def stays(other: Prompt) -> bool:
         isSame = other.id == shape.id or (isinstance(other, Lasso) and isinstance(shape, Lasso))
@@ -376,7 +377,7 @@ def _oneShape(
 
 
 def _withoutPrompts(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
-    """Without the clicks and shapes of one frame: it is marked as absent."""
+    """Returns a copy without the clicks and shapes of one frame: it is marked as absent."""
 
     def elsewhere(items: Iterable[Any]) -> tuple[Any, ...]:
         return tuple(one for one in items if frame not in keyframes.everyFrameOf(one, geometry, axis))

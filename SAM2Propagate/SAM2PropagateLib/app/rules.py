@@ -37,7 +37,7 @@ PROMPTING = (PROMPT, ADD_SEGMENT)
 
 @dataclass(frozen=True)
 class Facts:
-    """How things stand.
+    """What is chosen, running and there, as far as the rules ask for it.
 
     Attributes:
         missing: packages that are not installed.
@@ -72,7 +72,7 @@ class Facts:
 
 
 def whyNot(action: str, facts: Facts) -> str:
-    """Why an action is not possible now, as a sentence for its tooltip; "" if it is.
+    """Returns why an action is not possible now, as a sentence for its tooltip; "" if it is.
 
     Raises:
         KeyError: there is no such action.

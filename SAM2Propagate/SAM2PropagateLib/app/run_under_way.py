@@ -28,7 +28,7 @@ class StartedRun:
     seen: dict[SegmentFrame, list[Record]] = field(default_factory=dict)
 
     def found(self, key: SegmentFrame, record: Record | None) -> bool:
-        """Whether a frame of the preview is as the run found it, and was seen so."""
+        """Tells whether a frame of the preview is as the run found it, and was seen so."""
         return record is not None and any(isSameFrame(one, record) for one in self.seen.get(key, ()))
 
 
@@ -73,11 +73,11 @@ class RunUnderWay:
         return run
 
     def isOf(self, call: Call | None) -> bool:
-        """Whether this call is the run."""
+        """Tells whether this call is the run."""
         return self._run is not None and call is self._run.call
 
     def expects(self, call: Call | None, key: SegmentFrame) -> bool:
-        """Whether a mask that this call found is of the run, and not out of date."""
+        """Tells whether a mask that this call found is of the run, and not out of date."""
         return self._run is not None and call is self._run.call and key not in self._run.overtaken
 
     def arrived(self, key: SegmentFrame) -> None:

@@ -196,7 +196,8 @@ class Runs:
         self._finished.emit(RunEnd(state, run.segmentIDs, len(run.frames), applied))
 
     def _stepOf(self, run: StartedRun, workspace: Workspace) -> AbstractContextManager[Made | None]:
-        """What the run found, and what is done with it, as one step: back to how it was before the run."""
+        """Returns what the run found, and what is done with it, as one step: back to how it was before the
+        run."""
         begun, self._begun = self._begun, None
         if begun is not None:
             # The run comes after what was done meanwhile: the way back from that leads to no mask of the run.
@@ -264,7 +265,8 @@ class Runs:
 
 
 def _withoutRun(moment: Moment, run: StartedRun, before: Mapping[SegmentFrame, Record]) -> Moment:
-    """A moment during a run, as it would have been without the run: with what was in the preview before."""
+    """Returns a moment during a run, as it would have been without the run: with what was in the preview
+    before."""
     found = {key for key, record in moment.preview.items() if run.found(key, record)}
     if not found:
         return moment

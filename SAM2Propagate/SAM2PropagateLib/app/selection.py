@@ -62,13 +62,13 @@ class Selection:
         return True
 
     def fillPreview(self, opacity: float) -> None:
-        """Fills this preview, and those to come, so strongly, 0 to 1."""
+        """Sets the fill opacity of this preview and of those to come, 0 to 1."""
         self.previewOpacity = float(opacity)
         if self._workspace is not None:
             self._workspace.previewOpacity = self.previewOpacity
 
     def takeWorkspace(self) -> Workspace | None:
-        """The workspace, for whoever closes it; from now on there is none."""
+        """Returns the workspace, for whoever closes it; from now on there is none."""
         workspace, self._workspace = self._workspace, None
         return workspace
 
@@ -83,7 +83,7 @@ class Selection:
         return _problem(checkSegmentation, self.segmentationNode)
 
     def require(self) -> Workspace:
-        """The workspace.
+        """Returns the workspace.
 
         Raises:
             InputError: there is none.
@@ -104,7 +104,7 @@ class Selection:
             self.makeSegment()
 
     def requireSegment(self) -> str:
-        """The chosen segment's ID.
+        """Returns the chosen segment's ID.
 
         Raises:
             InputError: there is no workspace, or no segment of it is chosen.

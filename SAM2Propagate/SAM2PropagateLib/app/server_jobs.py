@@ -155,7 +155,7 @@ class ServerJobs:
 
 
 def wordsOf(report: ServerReport) -> str:
-    """What was found on a server, one line for each thing."""
+    """Returns what was found on a server, one line for each thing."""
     return "\n".join(f"{_SIGNS[one.state]} {one.text} {one.hint}".rstrip() for one in report.findings)
 
 

@@ -1,4 +1,4 @@
-"""Callbacks for those who want to know, in plain Python."""
+"""Minimal signals, without Qt."""
 
 from __future__ import annotations
 

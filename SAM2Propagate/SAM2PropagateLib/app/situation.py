@@ -1,4 +1,4 @@
-"""How things stand with what is chosen: what may be done now, and from which segments a run could start."""
+"""Which actions are possible now, and from which segments a run could start."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Situation:
         self._computer = installed.computer
 
     def facts(self) -> rules.Facts:
-        """How things stand, for `rules.whyNot`."""
+        """Returns how things stand, for `rules.whyNot`."""
         workspace, segmentID = self._selection.workspace, self._selection.segmentID
         said = workspace.prompts.segment(segmentID) if workspace is not None and segmentID else None
         chosen = self._chosen()
@@ -52,7 +52,7 @@ class Situation:
         return self._steps.facts(facts)
 
     def _chosen(self) -> rules.Facts:
-        """The facts that prompts go by: they are asked for with every click."""
+        """Returns the facts that prompts go by: they are asked for with every click."""
         selection = self._selection
         workspace = selection.workspace
         return rules.Facts(
@@ -67,18 +67,19 @@ class Situation:
         )
 
     def whyNot(self, action: str) -> str:
-        """Why an action of `rules` is not possible now; "" if it is."""
+        """Returns why an action of `rules` is not possible now; "" if it is."""
         return rules.whyNot(action, self._chosen() if action in rules.PROMPTING else self.facts())
 
     def refuses(self, action: str) -> bool:
-        """Whether an action is not possible now; a message then says why."""
+        """Tells whether an action is not possible now; a message then says why."""
         reason = self.whyNot(action)
         if reason:
             self._messages.sayForNow("warning", reason, "not_possible")
         return bool(reason)
 
     def lacksPackages(self) -> bool:
-        """Whether something is not installed without which there is no preview; a message then says what."""
+        """Tells whether something is not installed without which there is no preview; a message then says
+        what."""
         missing = tuple(self._missing())
         if missing:
             text = rules.whyNot(rules.PROMPT, rules.Facts(missing=missing))
@@ -86,7 +87,8 @@ class Situation:
         return bool(missing)
 
     def modelProblem(self) -> str:
-        """Why the chosen model cannot be loaded where it is to run; "" if nothing is known against it."""
+        """Returns why the chosen model cannot be loaded where it is to run; "" if nothing is known against
+        it."""
         if self._computer is not None and self.isElsewhere:
             # What is there, the server tells.
             return self._computer.problem
@@ -113,7 +115,7 @@ class Situation:
         return self._computer is not None and self._computer.isServer
 
     def startable(self) -> tuple[str, ...]:
-        """The segments that a run could start from, of those that it is for."""
+        """Returns the segments that a run could start from, of those that it is for."""
         workspace, chosen = self._selection.workspace, self._selection.segmentID
         if workspace is None:
             return ()
@@ -130,7 +132,7 @@ class Situation:
         return tuple(startable)
 
     def strip(self, segmentID: str | None = None) -> SliceStrip:
-        """What there is to know of every slice, for the chosen segment or another one."""
+        """Returns what there is to know of every slice, for the chosen segment or another one."""
         workspace, wanted = self._selection.workspace, segmentID or self._selection.segmentID
         if workspace is None or wanted not in workspace.segmentIDs:
             return SliceStrip()
@@ -138,7 +140,7 @@ class Situation:
 
 
 def _stripOf(workspace: Workspace, segmentID: str) -> SliceStrip:
-    """What there is to know of every slice for a segment."""
+    """Returns what there is to know of every slice for a segment."""
     geometry, axis = workspace.geometry, workspace.axis
     counting = workspace.spoken.speaking(segmentID)
     frames = keyframes.framesOf(counting, geometry, axis)

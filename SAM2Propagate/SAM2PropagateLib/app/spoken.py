@@ -77,7 +77,7 @@ class Spoken:
         self.prompts = wanted
 
     def _present(self, prompts: PromptSet) -> PromptSet:
-        """The prompts of the segments that there still are."""
+        """Returns the prompts of the segments that there still are."""
         there = self._workspace.segmentIDs
         return replace(prompts, segments=tuple(one for one in prompts.segments if one.segment in there))
 
@@ -91,7 +91,7 @@ class Spoken:
         self.prompts = self._workspace.markups.read()
 
     def effective(self, segmentID: str) -> SegmentPrompts:
-        """What a worker is to be told of a segment; clicks in the order in which they were made."""
+        """Returns what a worker is to be told of a segment; clicks in the order in which they were made."""
         said = self.prompts.segment(segmentID)
         self._workspace.keptFacts.note(segmentID, [click.id for click in said.clicks])
         order = self._workspace.keptFacts.orders[segmentID]
@@ -105,7 +105,7 @@ class Spoken:
         )
 
     def speaking(self, segmentID: str) -> SegmentPrompts:
-        """The prompts of a segment that count, without looking at masks."""
+        """Returns the prompts of a segment that count, without looking at masks."""
         return keyframes.speaking(
             self.prompts.segment(segmentID),
             self._workspace.keptFacts.history(segmentID),
@@ -114,7 +114,7 @@ class Spoken:
         )
 
     def marked(self, segmentID: str) -> tuple[frozenset[int], frozenset[int]]:
-        """The frames marked as absent, and the locked ones."""
+        """Returns the frames marked as absent, and the locked ones."""
         said = self.prompts.segment(segmentID)
         frames = keyframes.framesOf((*said.absent, *said.locks), self._geometry, self._axis)
 
@@ -135,14 +135,14 @@ class Spoken:
         self.write(said)
 
     def hasOpenEdit(self, segmentID: str, frame: int) -> bool:
-        """Whether the user edited a frame and its prompts do not know of that yet."""
+        """Tells whether the user edited a frame and its prompts do not know of that yet."""
         said = self.prompts.segment(segmentID)
         return any(
             one.frame == frame and not self._isAdopted(said, one) for one in self._workspace.edits(segmentID)
         )
 
     def adoptEdit(self, said: SegmentPrompts, frame: int) -> SegmentPrompts:
-        """The prompts with the user's edit of one frame, if there is one, as its mask."""
+        """Returns the prompts with the user's edit of one frame, if there is one, as its mask."""
         for one in self._workspace.edits(said.segment):
             if one.frame == frame:
                 return self._adopted(said, one)
@@ -159,7 +159,7 @@ class Spoken:
         return not one.prompt.mask.any() and any(frames.get(mark.id) == one.frame for mark in said.absent)
 
     def withMask(self, said: SegmentPrompts, mask: Any, frame: int) -> SegmentPrompts:
-        """The prompts with this mask; what else is on its frame now becomes its history."""
+        """Returns the prompts with this mask; what else is on its frame now becomes its history."""
         geometry, axis = self._geometry, self._axis
         before = frozenset(
             one.id for one in keyframes.drawn(said) if frame in keyframes.everyFrameOf(one, geometry, axis)
@@ -202,5 +202,5 @@ class Spoken:
 
 
 def _isSame(mask: MaskPrompt, other: MaskPrompt) -> bool:
-    """Whether two masks on the same frame are the same; their places may differ by rounding."""
+    """Tells whether two masks on the same frame are the same; their places may differ by rounding."""
     return mask.id == other.id and np.array_equal(mask.mask, other.mask)

@@ -79,7 +79,7 @@ class Steps:
         self._edit: Made | None = None
 
     def look(self) -> WorkState | None:
-        """How everything is now; None without a workspace, or while the volume cannot be used."""
+        """Returns how everything is now; None without a workspace, or while the volume cannot be used."""
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
             return None
@@ -190,7 +190,7 @@ class Steps:
         return workspace.history.next.name
 
     def facts(self, facts: rules.Facts) -> rules.Facts:
-        """With what there is to undo and to redo."""
+        """Returns a copy with what there is to undo and to redo."""
         workspace = self._selection.workspace
         isSettled = workspace is not None and not workspace.states.change
         return replace(
@@ -230,7 +230,7 @@ class Steps:
 
 
 def _between(workspace: Workspace, since: WorkState, now: WorkState) -> Moment:
-    """What brings back the first of two moments from the second."""
+    """Returns what brings back the first of two moments from the second."""
     isSaid = since.said != now.said
     keys = {
         key

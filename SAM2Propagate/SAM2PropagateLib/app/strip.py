@@ -139,9 +139,8 @@ class SliceStrip:
         return tuple(one.frame for one in worst)
 
     def nextDoubtful(self, after: int | None) -> int | None:
-        """The next slice to look at, going up from `after` and then on from the first; None if there is
-        none.
-        """
+        """Returns the next slice to look at, going up from `after` and then on from the first; None if there
+        is none."""
         wanted = self.doubtful
         if not wanted:
             return None
@@ -150,14 +149,14 @@ class SliceStrip:
     # --- places, in pixels of a strip that is drawn `width` wide
 
     def place(self, frame: int, width: int) -> tuple[int, int]:
-        """The columns (first, end) of a slice; those of a mark are wide enough to be seen."""
+        """Returns the columns (first, end) of a slice; those of a mark are wide enough to be seen."""
         left, right = self._edges(frame, width)
         least = _MARK_WIDTH if self.frames[frame].look in MARKS else 1
         left = max(0, min(left, width - least))
         return left, min(width, max(right, left + least))
 
     def middle(self, frame: int, width: int) -> int:
-        """Where the curve and the line of the slice in view go."""
+        """Returns where the curve and the line of the slice in view go."""
         left, right = self._edges(frame, width)
         return (left + right) // 2
 
@@ -166,7 +165,7 @@ class SliceStrip:
         return frame * width // count, (frame + 1) * width // count
 
     def columns(self, width: int) -> list[Column]:
-        """What is to be drawn, column by column: no mark hides another one."""
+        """Returns what is to be drawn, column by column: no mark hides another one."""
         slices: list[list[StripFrame]] = [[] for _ in range(width)]
         for one in self.frames:
             for x in range(*self.place(one.frame, width)):
@@ -174,7 +173,8 @@ class SliceStrip:
         return [_column(here) for here in slices]
 
     def curve(self, width: int) -> list[tuple[int, float | None]]:
-        """The doubt as (column, doubt): of the slices of a column the most doubtful one; None is a gap."""
+        """Returns the doubt as (column, doubt): of the slices of a column the most doubtful one; None is a
+        gap."""
         points: dict[int, float | None] = {}
         for one in self.frames:
             x = self.middle(one.frame, width)
@@ -183,7 +183,7 @@ class SliceStrip:
         return list(points.items())
 
     def framesAt(self, x: float, width: float) -> tuple[int, ...]:
-        """The slices at a place, the most important first; () beside the strip.
+        """Returns the slices at a place, the most important first; () beside the strip.
 
         Where slices are narrow these are the marks that are nearest, from two pixels away on; where there
         are none, the middle one of the slices there.
@@ -201,7 +201,7 @@ class SliceStrip:
         return (min(int((column + 0.5) * count / width), count - 1),)
 
     def frameAt(self, x: float, width: float, shown: int | None = None) -> int | None:
-        """The slice that a click at a place is for; None beside the strip.
+        """Returns the slice that a click at a place is for; None beside the strip.
 
         Of several marks there, it is the one after `shown`: the next click reaches the next one.
         """
@@ -217,7 +217,7 @@ class SliceStrip:
         return tuple(one.frame for one in sorted(marked, key=lambda one: MARKS.index(one.look)))
 
     def text(self, frame: int) -> str:
-        """What hovering over a slice says."""
+        """Returns what hovering over a slice says."""
         one = self.frames[frame]
         lines = [_("Slice {number} of {count}").format(number=frame + 1, count=len(self.frames))]
         said = [text for holds, text in _words(one) if holds]
@@ -265,7 +265,7 @@ def strip(
     preview: frozenset[int] = frozenset(),
     inRange: range | None = None,
 ) -> SliceStrip:
-    """The strip of a segment with `count` slices."""
+    """Returns the strip of a segment with `count` slices."""
     return SliceStrip(
         [
             StripFrame(

@@ -52,7 +52,7 @@ class Tool:
 
 
 def tools() -> tuple[Tool, ...]:
-    """All tools, in the order in which they are shown, in the user's language."""
+    """Returns all tools, in the order in which they are shown, in the user's language."""
     described = {
         POSITIVE: (_("Click +"), _("Click on what belongs to the structure."), True),
         NEGATIVE: (_("Click −"), _("Click on what does not belong to the structure."), True),
@@ -80,17 +80,17 @@ def tools() -> tuple[Tool, ...]:
 
 
 def toolOfKey(key: str) -> str | None:
-    """The tool that a key presses, None for other keys."""
+    """Returns the tool that a key presses, None for other keys."""
     return next((name for name, own in _KEYS.items() if own == key.upper()), None)
 
 
 def toolAfter(pressed: str | None, isOn: str | None) -> str | None:
-    """The tool that is on after one was pressed while another, or none, was on."""
+    """Returns the tool that is on after one was pressed while another, or none, was on."""
     if pressed == SCRIBBLE and isOn in SCRIBBLE_TOOLS:
         return NEGATIVE_SCRIBBLE if isOn == SCRIBBLE else None
     return None if pressed == isOn else pressed
 
 
 def buttonOf(tool: str | None) -> str | None:
-    """The tool whose button shows as pressed while `tool` is on."""
+    """Returns the tool whose button shows as pressed while `tool` is on."""
     return SCRIBBLE if tool == NEGATIVE_SCRIBBLE else tool

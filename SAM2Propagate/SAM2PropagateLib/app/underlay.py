@@ -30,7 +30,7 @@ class Underlay:
         self._kept: dict[SegmentFrame, Snapshot] = {}
 
     def base(self, key: SegmentFrame) -> Snapshot | None:
-        """What was under a frame of the preview; None if that is not known."""
+        """Returns what was under a frame of the preview; None if that is not known."""
         return self._shown.get(key)
 
     def put(self, segmentID: str, bases: Mapping[int, Snapshot | None]) -> None:

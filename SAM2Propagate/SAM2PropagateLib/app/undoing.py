@@ -41,7 +41,7 @@ class Undoing:
         self._changed = shared.signals.changed
 
     def whyNot(self, action: str) -> str:
-        """Why Undo or Redo, of `rules`, is not possible now; "" if it is."""
+        """Returns why Undo or Redo, of `rules`, is not possible now; "" if it is."""
         return rules.whyNot(action, self._steps.facts(rules.Facts(isRunning=self._running.isOn)))
 
     @property

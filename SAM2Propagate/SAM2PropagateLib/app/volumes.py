@@ -36,11 +36,11 @@ class OpenVolumes:
 
     @staticmethod
     def name(volumeNode: Any, axis: int) -> str:
-        """The name of a volume's frames in the session."""
+        """Returns the name of a volume's frames in the session."""
         return f"{volumeNode.GetID()}/{'ijk'[axis]}"
 
     def ensure(self, volumeNode: Any, axis: int, *, isBusy: bool = False) -> str:
-        """The name of the volume's frames, opened as they are now: image, spacing, window and level.
+        """Returns the name of the volume's frames, opened as they are now: image, spacing, window and level.
 
         A volume that only moved stays open: for the model nothing has changed. `placed` tells where prompts
         are in it.
@@ -97,7 +97,7 @@ class OpenVolumes:
         return moved(prompts, np.asarray(opened.ijk_to_ras @ own.ras_to_ijk_matrix, dtype=np.float64))
 
     def isOpen(self, name: str) -> bool:
-        """Whether the session has frames of this name."""
+        """Tells whether the session has frames of this name."""
         return name in self._session.volumes
 
     def forget(self, volumeId: str | None = None) -> None:
@@ -110,7 +110,7 @@ class OpenVolumes:
 
 
 def _looksAlike(geometry: VolumeGeometry, other: VolumeGeometry) -> bool:
-    """Whether two volumes differ by a rigid motion at most, which no model sees."""
+    """Tells whether two volumes differ by a rigid motion at most, which no model sees."""
     if geometry.shape_ijk != other.shape_ijk:
         return False
     one, two = (axes.T @ axes for axes in (geometry.ijk_to_ras[:3, :3], other.ijk_to_ras[:3, :3]))

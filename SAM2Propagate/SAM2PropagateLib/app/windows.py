@@ -11,7 +11,7 @@ class CarriedWindows:
     """The windows of a workspace's segments, each that of its last run `anew`, or of its first one.
 
     Attributes:
-        told: the window of which the user was told that some segments keep another one.
+        told: the window last reported to the user as not that of some segments.
     """
 
     def __init__(self) -> None:
@@ -27,8 +27,8 @@ class CarriedWindows:
         """Notes that segments are carried again while the volume is shown in a window.
 
         Args:
-            worker: what is another one when the worker, its model or the axis is, and nothing of before is
-                known there. anew: all of their slices, in this window.
+            worker: identifies worker, model and axis; a change discards the recorded windows.
+            anew: all of their slices, in this window.
 
         Returns:
             Those that are carried on in the window that they were carried in before, and not in this one.

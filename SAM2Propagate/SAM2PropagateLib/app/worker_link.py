@@ -72,7 +72,7 @@ class WorkerLink:
         return self.hasUpdates or (self._session is not None and self._session.is_waiting)
 
     def updates(self, seconds: float | None = None) -> Iterator[Update]:
-        """What has arrived, oldest first; what is left after so many seconds comes the next time."""
+        """Yields what has arrived, oldest first; what is left after so many seconds comes the next time."""
         self._waiting.extend(self.session.poll())
         end = None if seconds is None else time.perf_counter() + seconds
         while self._waiting:
@@ -81,7 +81,7 @@ class WorkerLink:
                 return
 
     def ready(self, volumeNode: Any, axis: int, choices: Choices, *, isBusy: bool) -> str:
-        """The model loaded or on its way, the volume open or on its way; the volume's name.
+        """Returns the model loaded or on its way, the volume open or on its way; the volume's name.
 
         Args:
             isBusy: see `OpenVolumes.ensure`.

@@ -214,7 +214,7 @@ class Workspace:
             self._onSegments()
 
     def isMovedApart(self, segmentID: str) -> bool:
-        """Whether a segment was moved against the volume since the last commit.
+        """Tells whether a segment was moved against the volume since the last commit.
 
         A grid that the user made finer is no move: the segment then holds what it held on most slices.
 
@@ -254,7 +254,7 @@ class Workspace:
         return self.markups.worldGeometry
 
     def fromWorld(self, ras: npt.ArrayLike) -> Ras:
-        """A point of the world in the volume's own space."""
+        """Returns a point of the world in the volume's own space."""
         return to_ras(self.markups.fromWorld(to_ras(ras)))
 
     @property
@@ -264,7 +264,8 @@ class Workspace:
         return choose_axis(self.prompts, self.geometry) if chosen is None else chosen
 
     def axisFor(self, viewNormal: npt.ArrayLike | None) -> int:
-        """The axis for a prompt in a view with this normal: the view's, as long as nothing else was said."""
+        """Returns the axis for a prompt in a view with this normal: the view's, as long as nothing else was
+        said."""
         if viewNormal is not None and self.prompts.is_empty and not self._isFixed:
             axis = self.worldGeometry.axis_nearest(viewNormal)
             self.setAxis(axis, isFixed=False)
@@ -331,7 +332,7 @@ class Workspace:
         )
 
     def previewFrames(self, segmentID: str) -> frozenset[int]:
-        """The frames of a segment that are in the preview."""
+        """Returns the frames of a segment that are in the preview."""
         return self._preview.frames(segmentID) if self._preview is not None else frozenset()
 
     def restylePreview(self) -> None:
@@ -340,9 +341,8 @@ class Workspace:
             self._preview.restyle()
 
     def painted(self, segmentID: str) -> dict[int, Merged]:
-        """The frames of the preview under which the user edited the segment since: what the edit changed is
-        as the user left it, everything else as in the preview.
-        """
+        """Returns the frames of the preview under which the user edited the segment since: what the edit
+        changed is as the user left it, everything else as in the preview."""
         frames = self.previewFrames(segmentID)
         found: dict[int, Merged] = {}
         for one in self.edits(segmentID) if frames else ():
@@ -384,7 +384,7 @@ class Workspace:
         return False
 
     def _framesToKeep(self) -> tuple[Stamps, ReadFrame]:
-        """The frames of the preview: what changes with each, and how each is read.
+        """Returns the frames of the preview: what changes with each, and how each is read.
 
         Raises:
             InputError: the volume cannot be used.
@@ -497,7 +497,7 @@ class Workspace:
         self.underlay.put(segmentID, bases)
 
     def previewRecords(self) -> dict[SegmentFrame, Record]:
-        """The preview as it is now, for `showRecords`.
+        """Returns the preview as it is now, for `showRecords`.
 
         Raises:
             InputError: the volume cannot be used.
@@ -549,30 +549,30 @@ class Workspace:
         return self.preview.bringBack(segmentID, {frame: one[0] for frame, one in stamps.items()})
 
     def _editedFrames(self, segmentID: str) -> set[int]:
-        """The frames of a segment that the user edited since the last run; none if that cannot be read, which
-        the user is told when edits are looked for.
-        """
+        """Returns the frames of a segment that the user edited since the last run; none if that cannot be
+        read, which the user is told when edits are looked for."""
         try:
             return {one.frame for one in self.edits(segmentID)}
         except SAM2PropagateError:
             return set()
 
     def maskNow(self, segmentID: str, frame: int) -> BoolArray:
-        """What the user sees of a segment on a frame: its preview if there is one."""
+        """Returns what the user sees of a segment on a frame: its preview if there is one."""
         shown = self._preview.mask(segmentID, frame) if self._preview is not None else None
         if shown is not None:
             return shown
         return self.reader(segmentID).frame(frame, self.axis)
 
     def maskToCorrect(self, segmentID: str, frame: int) -> BoolArray:
-        """The mask that a run left on a frame; what shows only prompts that are gone does not count."""
+        """Returns the mask that a run left on a frame; what shows only prompts that are gone does not
+        count."""
         facts = self.keptFacts.facts(segmentID, self.geometry, self.axis).get(frame)
         if facts is None or facts.kind != PREVIEW:
             return self.maskNow(segmentID, frame)
         return self.reader(segmentID).frame(frame, self.axis)
 
     def reader(self, segmentID: str) -> SegmentReader:
-        """What reads a segment's own masks, frame by frame."""
+        """Returns what reads a segment's own masks, frame by frame."""
         return SegmentReader(self.segmentationNode, segmentID, self.geometry, self.volumeNode)
 
     @property
@@ -604,7 +604,8 @@ class Workspace:
         self._onSegments()
 
     def edits(self, segmentID: str) -> tuple[EditedFrame, ...]:
-        """The frames of a segment that the user edited since the last run; looked for anew after changes."""
+        """Returns the frames of a segment that the user edited since the last run; looked for anew after
+        changes."""
         key = (segmentID, self.axis)
         if key not in self._edits:
             self._look(*key)
@@ -616,7 +617,7 @@ class Workspace:
         self._notice(segmentID, axis)
 
     def knowsEdits(self, segmentID: str) -> bool:
-        """Whether `edits` is at hand without looking through the segment."""
+        """Tells whether `edits` is at hand without looking through the segment."""
         return (segmentID, self.axis) in self._edits
 
     def openEdits(self) -> dict[str, set[int]]:

@@ -47,7 +47,7 @@ def sliceViews() -> list[tuple[Any, Callable[[], None]]]:
 
 
 def sliceWidgets() -> list[Any]:
-    """The qMRMLSliceWidgets of the layout; none in a Slicer without its main window."""
+    """Returns the qMRMLSliceWidgets of the layout; none in a Slicer without its main window."""
     layout = slicer.app.layoutManager()
     if layout is None:
         return []
@@ -57,7 +57,7 @@ def sliceWidgets() -> list[Any]:
 
 
 def volumeInViews() -> Any:
-    """The volume that Slicer shows in its views, or None."""
+    """Returns the volume that Slicer shows in its views, or None."""
     selection = slicer.app.applicationLogic().GetSelectionNode()
     node = slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "")
     return node if node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode" else None
@@ -81,7 +81,7 @@ def showInViews(volumeNode: Any) -> None:
 
 
 def isLeftButtonDown() -> bool:
-    """Whether the left button of the mouse is down."""
+    """Tells whether the left button of the mouse is down."""
     import qt
 
     return bool(qt.QApplication.mouseButtons() & qt.Qt.LeftButton)

@@ -34,7 +34,7 @@ class Device:
 
 
 def devices() -> tuple[Device, ...]:
-    """All devices, in the order in which they are shown, in the user's language."""
+    """Returns all devices, in the order in which they are shown, in the user's language."""
     isMac, machine = sys.platform == "darwin", platform.machine()
     # No reason to disable it: other cards compute under this name, too.
     driver = "" if isMac or hasDriver() else _("No NVIDIA driver was found on this computer.")
@@ -49,7 +49,7 @@ def devices() -> tuple[Device, ...]:
 
 
 def hasDriver() -> bool:
-    """Whether there are signs of NVIDIA's driver; starts no process."""
+    """Tells whether there are signs of NVIDIA's driver; starts no process."""
     windows = Path(os.environ.get("SYSTEMROOT", "C:/Windows"))
     files = (Path("/proc/driver/nvidia/version"), windows / "System32" / "nvcuda.dll")
     return shutil.which("nvidia-smi") is not None or any(file.exists() for file in files)

@@ -13,7 +13,7 @@ class Dialogs(Protocol):
     """Questions to the user, and texts too long for the panel."""
 
     def agree(self, text: str, title: str) -> bool:
-        """Whether the user agrees."""
+        """Tells whether the user agrees."""
         ...
 
     def showLog(self, text: str, log: str) -> None:
@@ -25,7 +25,7 @@ class Dialogs(Protocol):
         ...
 
     def chooseWeights(self) -> str:
-        """The path of a weights file; "" if none was chosen."""
+        """Returns the path of a weights file; "" if none was chosen."""
         ...
 
 

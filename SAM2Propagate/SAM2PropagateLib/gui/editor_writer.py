@@ -16,7 +16,7 @@ _PREPARED = "SAM2Propagate.Prepared"
 
 
 def segmentEditorNode(scene: Any) -> Any:
-    """The settings of the embedded Segment Editor in a scene; made if there are none."""
+    """Returns the settings of the embedded Segment Editor in a scene; made if there are none."""
     kind = "vtkMRMLSegmentEditorNode"
     node = scene.GetSingletonNode(_SINGLETON_TAG, kind)
     if node is None:

@@ -78,7 +78,7 @@ PACKAGES = (
 
 
 def findPackage(name: str) -> Any:
-    """What tells of a package, without importing it; None where it is not installed."""
+    """Returns what tells of a package, without importing it; None where it is not installed."""
     return importlib.util.find_spec(name)
 
 
@@ -86,7 +86,7 @@ def missing(
     find: Callable[[str], Any] = findPackage,
     version: Callable[[str], str] = importlib.metadata.version,
 ) -> tuple[Package, ...]:
-    """The packages that this Python lacks, and torch if it is too old; looks for them, imports none.
+    """Returns the packages that this Python lacks, and torch if it is too old; looks for them, imports none.
 
     Args:
         find: whether a module is there. version: a package's; raises PackageNotFoundError.
@@ -104,7 +104,7 @@ def missing(
 
 
 def _tooOld(package: str, version: Callable[[str], str]) -> str:
-    """The version of torch if it is older than what is needed; "" if it is not, or cannot be told."""
+    """Returns the version of torch if it is older than what is needed; "" if it is not, or cannot be told."""
     try:
         found = version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -126,7 +126,7 @@ def _isThere(module: str, find: Callable[[str], Any]) -> bool:
 
 
 def bannerText(needed: Sequence[Package]) -> str:
-    """The banner's sentences; "" when nothing is missing."""
+    """Returns the banner's sentences; "" when nothing is missing."""
     absent = [one for one in needed if not one.found]
     texts = []
     if absent:
@@ -144,7 +144,7 @@ def bannerText(needed: Sequence[Package]) -> str:
 
 
 def consentText(needed: Sequence[Package]) -> str:
-    """What will be installed, from where and how large: to be agreed to."""
+    """Returns what will be installed, from where and how large: to be agreed to."""
     lines = [_("This will be installed into Slicer's own Python:"), ""]
     if any(one.way == TORCH for one in needed):
         lines.append(
@@ -245,7 +245,8 @@ class Installer:
         self._count = 0
 
     def needed(self) -> tuple[Package, ...]:
-        """What the worker needs and this Python lacks; not looked for again once nothing is missing."""
+        """Returns what the worker needs and this Python lacks; not looked for again once nothing is
+        missing."""
         if self._isElsewhere():
             return ()
         needed = () if self._isComplete else self._missing()
@@ -324,14 +325,15 @@ class Installer:
         self._fail(_("The installation failed: {reason}").format(reason=self._reason()))
 
     def _reason(self) -> str:
-        """What pip said last of why the present step failed."""
+        """Returns what pip said last of why the present step failed."""
         lines = [line.strip() for line in self._log[self._begun :] if line.strip()]
         wrong = [line[match.end() :] for line in lines if (match := _WRONG.match(line))]
         telling = [line for line in lines if not line.lower().startswith(_BESIDES)]
         return next((said[-1] for said in (wrong, telling, lines) if said), _("no reason was given"))
 
     def _replaced(self) -> str:
-        """A sentence on packages in the place of which others came; Slicer may have the old ones loaded."""
+        """Returns a sentence on packages in the place of which others came; Slicer may have the old ones
+        loaded."""
         found = [re.match(r"\s*Successfully uninstalled (\S+)-\d", line) for line in self._log]
         names = sorted({match.group(1) for match in found if match is not None})
         if not names:

@@ -90,7 +90,7 @@ class ModelList:
         return self._thread is not None
 
     def rows(self) -> list[ModelRow]:
-        """All models, the bundled one first."""
+        """Returns all models, the bundled one first."""
         return [self._row(status) for status in self._store.status()]
 
     def _row(self, status: ModelStatus) -> ModelRow:
@@ -114,7 +114,7 @@ class ModelList:
         )
 
     def consentText(self, name: str) -> str:
-        """What is downloaded from where, how large, under which license: to be agreed to."""
+        """Returns what is downloaded from where, how large, under which license: to be agreed to."""
         entry = self._store.find(name)
         lines = [
             _("Download {title}?").format(title=entry.title),

@@ -81,7 +81,7 @@ class Options:
 
 
 def choicesOf(parameters: Any) -> Choices:
-    """What the user has chosen, as the parameter node has it."""
+    """Returns what the user has chosen, as the parameter node has it."""
     direction = parameters.direction
     return Choices(
         run=RunOptions(

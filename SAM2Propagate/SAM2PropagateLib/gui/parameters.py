@@ -208,7 +208,7 @@ class Parameters:
 
 
 def _segmentOf(node: Any) -> str:
-    """The chosen segment, or the first one where the chosen one is not in the segmentation."""
+    """Returns the chosen segment, or the first one where the chosen one is not in the segmentation."""
     if node.segmentation is None:
         return ""
     segmentation = node.segmentation.GetSegmentation()
@@ -219,7 +219,7 @@ def _segmentOf(node: Any) -> str:
 
 
 def volumeText(volumeNode: Any) -> str:
-    """What the panel says of a volume: its size, or why it cannot be segmented."""
+    """Returns what the panel says of a volume: its size, or why it cannot be segmented."""
     if volumeNode is None:
         return _("Choose the CT or MR volume to segment.")
     try:

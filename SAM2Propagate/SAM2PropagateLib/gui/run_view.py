@@ -85,7 +85,7 @@ class RunView:
         return timer
 
     def _makeMenu(self) -> Any:
-        """The menu beside Propagate; its action."""
+        """Makes the menu beside Propagate; returns its action."""
         import qt
 
         menu = qt.QMenu(self._ui.moreButton)
@@ -240,7 +240,7 @@ class RunView:
         self._end = (end.state, self._standing())
 
     def _standing(self) -> tuple[Any, ...]:
-        """What has to stay as it is for the words on a run's end to be true."""
+        """Returns what has to stay as it is for the words on a run's end to be true."""
         workspace = self._controller.workspace
         if workspace is None:
             return (None,)

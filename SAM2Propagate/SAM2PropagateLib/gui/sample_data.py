@@ -11,7 +11,7 @@ _MODULE = Path(__file__).resolve().parents[2]
 
 
 def samplePath() -> Path | None:
-    """The CT; None where the extension was installed without it."""
+    """Returns the CT; None where the extension was installed without it."""
     # In an installed extension it is among the module's resources, in a checkout beside the module.
     for folder in (_MODULE / "Resources" / "Sample", _MODULE.parent / "Resources" / "Sample"):
         if (folder / _FILE).is_file():

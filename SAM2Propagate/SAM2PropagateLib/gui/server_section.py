@@ -106,7 +106,7 @@ class ServerSection:
         ui.modelCollapsibleButton.text = f"{self._title}: {self._where()}"
 
     def _where(self) -> str:
-        """Where the model computes, as far as that is known."""
+        """Returns where the model computes, as far as that is known."""
         device = self._controller.device
         device = {"": "", "cpu": _("processor")}.get(device, device)
         there = self._computer.host or _("no server named")
@@ -177,7 +177,8 @@ class ServerSection:
 
 
 def installCommand(host: str) -> str:
-    """A command for a terminal that makes an environment on a server and installs all that a worker needs.
+    """Returns a command for a terminal that makes an environment on a server and installs all that a worker
+    needs.
 
     It works in the shells of Linux, macOS and Windows.
     """

@@ -36,7 +36,7 @@ _MOST_NAMED = 4
 
 
 def legend() -> str:
-    """What the colors and lines mean, as rich text."""
+    """Returns what the colors and lines mean, as rich text."""
     names = {
         KEYFRAME: _("keyframe"),
         EDITED: _("edited"),
@@ -55,7 +55,7 @@ def legend() -> str:
 
 
 def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
-    """A new widget; `setStrip(strip, shownFrame)` shows a `SliceStrip`, a click calls `onFrame`.
+    """Returns a new widget; `setStrip(strip, shownFrame)` shows a `SliceStrip`, a click calls `onFrame`.
 
     Qt is imported here and not above, so that the rest of the package can be used without it.
     """

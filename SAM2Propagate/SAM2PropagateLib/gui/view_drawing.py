@@ -57,7 +57,7 @@ class ViewDrawing:
 
 
 def showsAny(sliceNode: Any, geometry: VolumeGeometry, axis: int, frames: Collection[int]) -> bool:
-    """Whether a slice view shows something of one of these frames of a volume."""
+    """Tells whether a slice view shows something of one of these frames of a volume."""
     width, height = sliceNode.GetDimensions()[:2]
     toRas = np.array(sliceNode.GetXYToRAS().GetData(), dtype=np.float64).reshape(4, 4)
     corners = [toRas @ (x, y, 0.0, 1.0) for x in (0, width) for y in (0, height)]

@@ -245,7 +245,7 @@ class ViewInput:
     # --- strokes
 
     def _beginStroke(self, interactor: Any, sliceNode: Any, xy: Xy) -> Drag | None:
-        """A press draws a stroke, or moves the one that is under the mouse."""
+        """Begins to draw a stroke, or to move the one that is under the mouse."""
         workspace, tool = self._controller.workspace, self._controller.tool
         if workspace is None or hasModifier(interactor) or not isMouseFree():
             return None
@@ -342,7 +342,8 @@ class ViewInput:
         return True
 
     def _pressAgain(self, interactor: Any) -> bool:
-        """The second of two fast presses: a click like any other, unless it is at the place of the first."""
+        """Handles the second of two fast presses: a click like any other, unless it is at the first's
+        place."""
         clicked, self._clicked = self._clicked, None
         xy = interactor.GetEventPosition()
         if clicked is None or clicked[0] is not interactor or not _isNear(clicked[1], xy):
@@ -428,13 +429,13 @@ def _keyOf(interactor: Any) -> str:
 
 
 def isMouseFree() -> bool:
-    """Whether neither an effect of the Segment Editor nor a mode of Slicer's has the mouse."""
+    """Tells whether neither an effect of the Segment Editor nor a mode of Slicer's has the mouse."""
     interaction = slicer.app.applicationLogic().GetInteractionNode()
     return interaction.GetCurrentInteractionMode() == interaction.ViewTransform and not _isEffectOn()
 
 
 def _isEffectOn() -> bool:
-    """Whether an effect of the module's Segment Editor has the mouse."""
+    """Tells whether an effect of the module's Segment Editor has the mouse."""
     editor = slicer.mrmlScene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
     return editor is not None and bool(editor.GetActiveEffectName())
 

@@ -174,7 +174,7 @@ class PromptAnchor:
         return bool(self._state.get(KEPT_NAME)) or bool(self._nodes())
 
     def _isUnderTransform(self, noted: str | None) -> bool:
-        """Whether the volume, and all prompts, are under the transform that was noted."""
+        """Tells whether the volume, and all prompts, are under the transform that was noted."""
         wanted = self._volumeNode.GetTransformNodeID()
         return noted == wanted and all(node.GetTransformNodeID() == wanted for node in self._nodes())
 
@@ -215,7 +215,8 @@ class PromptAnchor:
     # --- what became of it
 
     def _moveSince(self, record: _Record, shape: tuple[int, int, int], own: FloatArray) -> Move:
-        """How the volume's voxels have moved in its own space; no matrix where it has other voxels now."""
+        """Returns how the volume's voxels have moved in its own space; no matrix where it has other voxels
+        now."""
         isImage = record.shape == shape and record.image == self._image()
         if record.isWarped:
             # Taken off, or hardened: then the image was resampled.
@@ -268,7 +269,7 @@ class PromptAnchor:
         self.note()
 
     def _movedMasks(self, matrix: FloatArray | None) -> PromptSet | None:
-        """The kept masks in the volume's own space now; None if they are as they were.
+        """Returns the kept masks in the volume's own space now; None if they are as they were.
 
         Args:
             matrix: how they moved; None: they stay where they are drawn.
@@ -339,7 +340,7 @@ class PromptAnchor:
         return go
 
     def _drawn(self, node: Any, place: Any) -> FloatArray:
-        """Where a point of a node is drawn, in the volume's own space."""
+        """Returns where a point of a node is drawn, in the volume's own space."""
         world, own = [0.0] * 3, [0.0] * 3
         node.TransformPointToWorld([float(value) for value in place], world)
         self._volumeNode.TransformPointFromWorld(world, own)
@@ -380,13 +381,13 @@ def _parsed(text: str) -> _Record | None:
 
 
 def _isClose(matrix: FloatArray, noted: FloatArray) -> bool:
-    """Whether a volume lies as it was noted: image files hold fewer digits than memory."""
+    """Tells whether a volume lies as it was noted: image files hold fewer digits than memory."""
     step, origin = np.abs(matrix - noted)[:3, :3].max(), np.abs(matrix - noted)[:3, 3].max()
     return bool(step < 1e-6 and origin < _SAME_PLACE)
 
 
 def _placesOf(node: Any) -> list[tuple[str, list[float]]]:
-    """Where the prompts of a node are in its own coordinates, each under a name of its own."""
+    """Returns where the prompts of a node are in its own coordinates, each under a name of its own."""
     role = node.GetAttribute(ROLE_ATTRIBUTE)
     if role == BOX:
         if not isPlaced(node):

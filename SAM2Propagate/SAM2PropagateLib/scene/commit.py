@@ -266,7 +266,8 @@ class SegmentCommitter:
         axis: int,
         details: Mapping[str, FrameDetails] | None = None,
     ) -> CommitPlan:
-        """A commit that can be worked out ahead, in small steps; for arguments and errors see `commit`."""
+        """Returns a commit that can be worked out ahead, in small steps; for arguments and errors see
+        `commit`."""
         geometry = volumeGeometry(self._volumeNode)
         check_axis(axis)
         for segmentID, frames in masks.items():
@@ -325,7 +326,8 @@ class SegmentCommitter:
         self._states.close()
 
     def _grid(self) -> tuple[Any, _Stamp]:
-        """The grid on which is written, as a vtkOrientedImageData without voxels, and how things stand.
+        """Returns the grid on which is written, as a vtkOrientedImageData without voxels, and how things
+        stand.
 
         Raises:
             SAM2PropagateError: `masking_failed`.
@@ -635,7 +637,7 @@ def _copyGrid(grid: Any, image: Any) -> None:
 
 
 def _labelmap(part: VoxelSet, grid: Any) -> Any:
-    """A vtkOrientedImageData on a grid that holds just these voxels."""
+    """Returns a vtkOrientedImageData on a grid that holds just these voxels."""
     image = slicer.vtkOrientedImageData()
     _copyGrid(grid, image)
     image.SetExtent(part.lattice.extent)

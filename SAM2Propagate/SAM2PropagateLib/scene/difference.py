@@ -124,7 +124,7 @@ class _Parts:
 
 
 def _runBox(frames: FrameMasks, present: Extent, volume: Extent, axis: int) -> Generator[None, None, Extent]:
-    """The box of the volume in which the run can change something."""
+    """Yields the box of the volume in which the run can change something."""
     x, y = (n for n in range(3) if n != axis)
     box = list(volume)
     box[2 * axis], box[2 * axis + 1] = min(frames), max(frames)
@@ -153,7 +153,7 @@ def _runBox(frames: FrameMasks, present: Extent, volume: Extent, axis: int) -> G
 
 
 def _verdicts(frames: FrameMasks, source: Lattice, axis: int) -> npt.NDArray[np.uint8]:
-    """What the run says about every voxel of a box of the volume, (K, J, I)."""
+    """Returns what the run says about every voxel of a box of the volume, (K, J, I)."""
     said = np.full(source.shape, UNTOUCHED, dtype=np.uint8)
     if source.isEmpty:
         return said

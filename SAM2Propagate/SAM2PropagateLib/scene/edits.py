@@ -101,14 +101,14 @@ class Snapshot:
 
     @classmethod
     def ofFrame(cls, mask: BoolArray, frame: int, axis: int, geometry: VolumeGeometry) -> Snapshot:
-        """One of which only this frame is known, from what `frame` gave."""
+        """Returns a snapshot of this frame only, from what `frame` gave."""
         box = list(volumeLattice(geometry).extent)
         box[2 * axis] = box[2 * axis + 1] = frame
         voxels = np.moveaxis(mask[np.newaxis], 0, 2 - axis)
         return cls((box[0], box[1], box[2], box[3], box[4], box[5]), voxels, geometry, next(_numbers))
 
     def frame(self, frame: int, axis: int) -> BoolArray:
-        """The mask of one frame, (rows, columns)."""
+        """Returns the mask of one frame, (rows, columns)."""
         mask = np.zeros(self.geometry.frame_shape(axis), dtype=bool)
         first, last = self.box[2 * axis : 2 * axis + 2]
         if first <= frame <= last:
@@ -118,7 +118,8 @@ class Snapshot:
         return mask
 
     def changedPixels(self, before: Snapshot, frame: int, axis: int) -> BoolArray:
-        """The pixels of a frame, (rows, columns), in which it differs from an earlier state in any voxel."""
+        """Returns the pixels of a frame, (rows, columns), in which it differs from an earlier state in any
+        voxel."""
         changed = self.frame(frame, axis) != before.frame(frame, axis)
         if self.own is not None and before.own is not None:
             changed |= self.own.changedPixels(before.own, frame, axis, self.geometry)
@@ -138,7 +139,7 @@ class _SegmentRecord:
     grid: FloatArray | None
 
     def on(self, grid: FloatArray | None) -> list[AllHashes]:
-        """The hashes as far as they can be compared with those of the segment on this grid."""
+        """Returns the hashes as far as they can be compared with those of the segment on this grid."""
         if grid is not None and self.grid is not None and isNear(grid, self.grid):
             return self.snapshots
         return [_ofPixels(one) for one in self.snapshots]
@@ -175,7 +176,8 @@ class EditTracker:
         self._parsed: tuple[str, VolumeGeometry, dict[str, _SegmentRecord]] | None = None
 
     def look(self, segmentIDs: Iterable[str], axis: int) -> SegmentHashes:
-        """The segments as they are before a commit: those of the run, and all that were remembered before.
+        """Returns the segments as they are before a commit: those of the run, and all that were remembered
+        before.
 
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
@@ -291,7 +293,7 @@ class EditTracker:
         self._save(record, geometry)
 
     def edited(self, segmentID: str, axis: int, trustsStamp: bool = False) -> tuple[EditedFrame, ...]:
-        """The frames that the user edited since the last run, in order.
+        """Returns the frames that the user edited since the last run, in order.
 
         Before the first run that is every frame on which the segment has voxels. Undoing a run is not an
         edit. An edit is found along every axis, on each frame that it crosses. After a run on a volume of
@@ -330,12 +332,12 @@ class EditTracker:
             self._state.set(_STATE_NAME, record)
 
     def hasSeenVoxels(self, segmentID: str) -> bool:
-        """Whether the segment, which may be gone, had voxels when it was looked at last."""
+        """Tells whether the segment, which may be gone, had voxels when it was looked at last."""
         seen = self._seen.get(segmentID)
         return seen is not None and any(seen.hashes(0))
 
     def snapshot(self, segmentID: str) -> Snapshot:
-        """What the segment holds now; shares its memory with what is kept here to find edits.
+        """Returns what the segment holds now; shares its memory with what is kept here to find edits.
 
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
@@ -343,7 +345,7 @@ class EditTracker:
         return self._look(segmentID, ownGeometry(self._volumeNode), trustsStamp=True).snapshot
 
     def hashes(self, segmentID: str, axis: int) -> Hashes:
-        """A hash of every frame on which the segment has voxels now.
+        """Returns a hash of every frame on which the segment has voxels now.
 
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
@@ -356,7 +358,7 @@ class EditTracker:
         return SegmentReader(self._segmentationNode, segmentID, geometry, self._volumeNode)
 
     def _looking(self, segmentID: str, geometry: VolumeGeometry) -> Generator[None, None, _Seen]:
-        """The segment as it is, with all its hashes, looked at slab by slab."""
+        """Yields the segment as it is, with all its hashes, looked at slab by slab."""
         known, reader = self._seen.get(segmentID), self._reader(segmentID, geometry)
         number = None if known is None else known.number
         # Meanwhile somebody else may look, at something else.
@@ -369,7 +371,8 @@ class EditTracker:
         return seen
 
     def _look(self, segmentID: str, geometry: VolumeGeometry, trustsStamp: bool = False) -> _Seen:
-        """The segment as it is now; a stamp that is trusted tells that the labelmap is still the same."""
+        """Returns the segment as it is now; a stamp that is trusted tells that the labelmap is still the
+        same."""
         reader = self._reader(segmentID, geometry)
         seen = self._seen.get(segmentID)
         if seen is None or not seen.isOn(geometry):
@@ -380,7 +383,7 @@ class EditTracker:
         return seen
 
     def _load(self, geometry: VolumeGeometry) -> dict[str, _SegmentRecord] | None:
-        """What is remembered per segment; None when they are of another grid than this."""
+        """Returns what is remembered per segment; None when they are of another grid than this."""
         text = self._state.get(_STATE_NAME) or ""
         if self._parsed is not None and self._parsed[:2] == (text, geometry):
             return dict(self._parsed[2])
@@ -454,7 +457,7 @@ class _Seen:
         self._sums = FrameSums(geometry)
 
     def copy(self) -> _Seen:
-        """The same; a change of one of them does not change the other."""
+        """Returns the same; a change of one of them does not change the other."""
         other = _Seen(self._segmentID, self._geometry)
         other.stamp, other._box, other._voxels, other._number = (
             self.stamp,
@@ -497,7 +500,7 @@ class _Seen:
         return Snapshot(self._box, self._voxels, self._geometry, self._number, self._own)
 
     def isOn(self, geometry: VolumeGeometry) -> bool:
-        """Whether it was looked at on this grid."""
+        """Tells whether it was looked at on this grid."""
         return self._geometry == geometry
 
     def update(self, reader: SegmentReader) -> None:
@@ -548,7 +551,7 @@ class _Seen:
         self._own, self._number = own, next(_numbers)
 
     def hashes(self, axis: int) -> Hashes:
-        """A hash of every frame along an axis that has voxels; not to be changed."""
+        """Returns a hash of every frame along an axis that has voxels; not to be changed."""
         hashes = self._pixelHashes(axis)
         own = self._sums.texts(axis)
         if not own:
@@ -581,7 +584,7 @@ class _Seen:
         stale.clear()
 
     def edited(self, frame: int, axis: int) -> EditedFrame:
-        """A frame as an edit; the same object again as long as the frame is the same."""
+        """Returns a frame as an edit; the same object again as long as the frame is the same."""
         text = self.hashes(axis).get(frame)
         known = self._edited.get((axis, frame))
         if known is None or known[0] != text:
@@ -617,7 +620,7 @@ def _cropped(
 
 
 def _part(box: Extent, of: Extent) -> tuple[slice, slice, slice]:
-    """Where a box lies in an array over a larger one; empty for an empty box."""
+    """Returns where a box lies in an array over a larger one; empty for an empty box."""
     if box == EMPTY:
         return (slice(0, 0),) * 3
     i, j, k = (slice(box[2 * n] - of[2 * n], box[2 * n + 1] - of[2 * n] + 1) for n in range(3))
@@ -665,7 +668,7 @@ def _numbered(hashes: Mapping[str, str]) -> Hashes:
 
 
 def _joined(base: Hashes, state: Hashes, settled: set[int]) -> Hashes:
-    """What is known where these frames are as in `state` and all others as they were known before."""
+    """Returns what is known where these frames are as in `state` and all others as they were known before."""
     return {
         **{frame: text for frame, text in base.items() if frame not in settled},
         **{frame: text for frame, text in state.items() if frame in settled},
@@ -675,7 +678,7 @@ def _joined(base: Hashes, state: Hashes, settled: set[int]) -> Hashes:
 def _settled(
     snapshots: list[AllHashes], old: AllHashes, now: AllHashes, axis: int, run: set[int]
 ) -> tuple[set[int], set[int], set[int]]:
-    """The frames along each axis on which nothing is the user's edit any more after a run.
+    """Returns the frames along each axis on which nothing is the user's edit any more after a run.
 
     Args:
         old, now: what the segment held before and after. axis, run: the run's axis, and its frames.
@@ -697,7 +700,7 @@ def _different(known: Hashes, now: Hashes) -> list[int]:
 
 
 def _same(one: str | None, other: str | None) -> bool:
-    """Whether two hashes tell of no difference; None: of an empty frame."""
+    """Tells whether two hashes tell of no difference; None: of an empty frame."""
     if one == other or one is None or other is None:
         return one == other
     (pixels, _, own), (otherPixels, _, otherOwn) = one.partition("."), other.partition(".")
@@ -705,7 +708,7 @@ def _same(one: str | None, other: str | None) -> bool:
 
 
 def _ofPixels(hashes: AllHashes) -> AllHashes:
-    """The hashes without those of the segment's own voxels."""
+    """Returns the hashes without those of the segment's own voxels."""
     i, j, k = (
         {frame: pixels for frame, text in one.items() if (pixels := text.partition(".")[0])} for one in hashes
     )
@@ -713,7 +716,7 @@ def _ofPixels(hashes: AllHashes) -> AllHashes:
 
 
 def _nearest(snapshots: list[Hashes], now: Hashes) -> Hashes:
-    """The state from which the user started editing: the last one, unless runs were undone since."""
+    """Returns the state from which the user started editing: the last one, unless runs were undone since."""
     if not snapshots:
         return {}
     undone = next((one for one in reversed(snapshots) if not _different(one, now)), None)

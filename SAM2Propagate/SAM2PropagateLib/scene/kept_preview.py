@@ -142,7 +142,8 @@ class KeptPreview:
         return False
 
     def stamps(self, segmentID: str, records: Mapping[int, Mapping[str, Any]]) -> dict[int, Any] | None:
-        """What the stamps of frames were that were packed as these records; None if that is not known of all.
+        """Returns what the stamps of frames were that were packed as these records; None if that is not known
+        of all.
 
         Args:
             records: per frame what `records` gave.
@@ -157,7 +158,7 @@ class KeptPreview:
         return {frame: known[id(record)] for frame, record in records.items()}
 
     def records(self, stamps: Stamps, read: ReadFrame) -> dict[tuple[str, int], dict[str, Any]]:
-        """All frames, packed, by segment ID and frame; not to be changed, and to be read with
+        """Returns all frames, packed, by segment ID and frame; not to be changed, and to be read with
         `PackedFrame`.
 
         Args:
@@ -177,7 +178,7 @@ class KeptPreview:
 
         Args:
             axis, shapeIJK: propagation axis, and the size of the volume.
-            stamps: per segment ID and frame what is another one after the frame has changed.
+            stamps: per segment ID and frame a value that changes with the frame.
             read: gives a frame of a segment; only asked for frames with another stamp than before.
         """
         if (axis, shapeIJK, stamps) == self._last:
@@ -205,7 +206,7 @@ class KeptPreview:
         node.SetParameter(_PARAMETER, json.dumps(document, separators=(",", ":")))
 
     def get(self) -> Kept | None:
-        """What is kept; None if there is nothing.
+        """Returns what is kept; None if there is nothing.
 
         Raises:
             InputError: `bad_preview` (it is not readable).
@@ -270,7 +271,7 @@ class KeptPreview:
 
 
 def isSameFrame(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-    """Whether two frames of `KeptPreview.records` show the same; None: no frame."""
+    """Tells whether two frames of `KeptPreview.records` show the same; None: no frame."""
     if one is None or other is None or one is other:
         return one is other
     return all(one.get(name) == other.get(name) for name in ("shape", "box", "bits", "facts", "edge"))

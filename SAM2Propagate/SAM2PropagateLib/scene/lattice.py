@@ -47,7 +47,7 @@ class Lattice:
         return k, j, i
 
     def within(self, extent: Extent) -> Lattice:
-        """The same grid, another box."""
+        """Returns the same grid, another box."""
         return Lattice(self.ijkToWorld, extent)
 
     def indexMatrix(self, other: Lattice) -> FloatArray:
@@ -62,9 +62,8 @@ class Lattice:
         return np.where(close, whole, matrix)
 
     def boxIn(self, other: Lattice, margin: int = 0) -> Extent:
-        """The smallest box of the other grid that holds this one, widened by `margin`, cut to the other's
-        extent.
-        """
+        """Returns the smallest box of the other grid that holds this one, widened by `margin`, cut to the
+        other's extent."""
         if self.isEmpty or other.isEmpty:
             return EMPTY
         matrix = self.indexMatrix(other)
@@ -76,7 +75,7 @@ class Lattice:
         return intersection((low[0], high[0], low[1], high[1], low[2], high[2]), other.extent)
 
     def refined(self, factors: tuple[int, int, int]) -> Lattice:
-        """The same box in voxels that are so many times as fine along i, j and k."""
+        """Returns the same box in voxels that are so many times as fine along i, j and k."""
         split = np.diag([*(1.0 / factor for factor in factors), 1.0])
         split[:3, 3] = [0.5 / factor - 0.5 for factor in factors]
         e = self.extent
@@ -84,7 +83,8 @@ class Lattice:
         return Lattice(self.ijkToWorld @ split, _extent([edge for pair in edges for edge in pair]))
 
     def hasVoxelsOf(self, other: Lattice) -> bool:
-        """Whether both grids have the same voxel centers; the axes may be permuted, flipped and shifted."""
+        """Tells whether both grids have the same voxel centers; the axes may be permuted, flipped and
+        shifted."""
         matrix = self.indexMatrix(other)
         whole = np.rint(matrix)
         return bool(
@@ -94,24 +94,24 @@ class Lattice:
         )
 
     def isCoarserThan(self, other: Lattice) -> bool:
-        """Whether its voxels are longer along an axis, or larger where the axes are turned."""
+        """Tells whether its voxels are longer along an axis, or larger where the axes are turned."""
         matrix = self.indexMatrix(other)
         steps = np.linalg.norm(matrix[:3, :3], axis=0)
         isAligned = np.allclose(np.abs(matrix[:3, :3]).max(axis=0), steps, rtol=1e-3)
         return bool(steps.max() > 1.01 if isAligned else abs(np.linalg.det(matrix[:3, :3])) > 1.05)
 
     def isFinerThan(self, other: Lattice) -> bool:
-        """Whether its voxels are shorter along an axis, or smaller where the axes are turned."""
+        """Tells whether its voxels are shorter along an axis, or smaller where the axes are turned."""
         return other.isCoarserThan(self)
 
     def stepsIn(self, other: Lattice) -> tuple[float, float, float]:
-        """How many voxels of the other grid one step along i, j and k is long."""
+        """Returns how many voxels of the other grid one step along i, j and k is long."""
         i, j, k = np.linalg.norm(self.indexMatrix(other)[:3, :3], axis=0)
         return float(i), float(j), float(k)
 
 
 def intersection(a: Any, b: Any) -> Extent:
-    """The box common to two boxes of one grid."""
+    """Returns the box common to two boxes of one grid."""
     values: list[int] = []
     for axis in range(3):
         low, high = max(a[2 * axis], b[2 * axis]), min(a[2 * axis + 1], b[2 * axis + 1])
@@ -120,7 +120,7 @@ def intersection(a: Any, b: Any) -> Extent:
 
 
 def union(a: Extent, b: Extent) -> Extent:
-    """The smallest box that holds two boxes of one grid; empty ones count for nothing."""
+    """Returns the smallest box that holds two boxes of one grid; empty ones count for nothing."""
     if any(a[2 * axis] > a[2 * axis + 1] for axis in range(3)):
         return b
     if any(b[2 * axis] > b[2 * axis + 1] for axis in range(3)):
@@ -210,7 +210,7 @@ def _resampleAligned(
 
 
 def _asSlice(indices: npt.NDArray[np.intp]) -> slice | None:
-    """The indices as a slice, where each is the next or the previous one's neighbor."""
+    """Returns the indices as a slice, where each is the next or the previous one's neighbor."""
     first, last = int(indices[0]), int(indices[-1])
     step = 1 if last >= first else -1
     if len(indices) != abs(last - first) + 1 or (np.diff(indices) != step).any():

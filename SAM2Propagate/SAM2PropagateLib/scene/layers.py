@@ -54,7 +54,8 @@ class PlannedLayers:
         self.changed = tuple(changed)
 
     def planned(self, segmentID: str) -> tuple[Any, int]:
-        """The labelmap that a segment is going to have, a vtkOrientedImageData, and its label in it."""
+        """Returns the labelmap that a segment is going to have, a vtkOrientedImageData, and its label in
+        it."""
         layer = next(one for one in self.layers if segmentID in one.labels)
         return layer.planned, layer.labels[segmentID]
 
@@ -213,13 +214,13 @@ def _set(slab: _Labels, place: Extent, part: VoxelSet, label: int) -> bool:
 
 
 def _within(box: Extent, of: Extent) -> tuple[slice, slice, slice]:
-    """Where a box lies in a (K, J, I) array over a larger one."""
+    """Returns where a box lies in a (K, J, I) array over a larger one."""
     i, j, k = (slice(box[2 * n] - of[2 * n], box[2 * n + 1] - of[2 * n] + 1) for n in range(3))
     return k, j, i
 
 
 def _image(grid: Any, extent: Extent, dtype: np.dtype[Any]) -> tuple[Any, _Labels]:
-    """A vtkOrientedImageData on a grid, and its voxels in its own memory, (K, J, I), not set yet."""
+    """Returns a vtkOrientedImageData on a grid, and its voxels in its own memory, (K, J, I), not set yet."""
     image = slicer.vtkOrientedImageData()
     image.SetSpacing(grid.GetSpacing())
     image.SetOrigin(grid.GetOrigin())

@@ -150,7 +150,7 @@ class PromptMarkups:
         return volumeGeometry(self._volumeNode)
 
     def fromWorld(self, points: npt.ArrayLike) -> FloatArray:
-        """Points of the world, (..., 3) mm, in the volume's own space.
+        """Returns points of the world, (..., 3) mm, in the volume's own space.
 
         Raises:
             InputError: `nonlinear_transform`.
@@ -162,7 +162,7 @@ class PromptMarkups:
         return np.asarray(values @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
 
     def isUnderTransform(self, node: Any) -> bool:
-        """Whether a prompt node is under the transform of the volume."""
+        """Tells whether a prompt node is under the transform of the volume."""
         return bool(node.GetTransformNodeID() == self._volumeNode.GetTransformNodeID())
 
     def settle(self) -> Move | None:
@@ -180,7 +180,8 @@ class PromptMarkups:
     # From the scene
 
     def read(self) -> PromptSet:
-        """All prompts that are in the scene now, of the segments that exist, in the segmentation's order.
+        """Returns all prompts that are in the scene now, of the segments that exist, in the segmentation's
+        order.
 
         Control points that are not placed yet (or were skipped) and boxes that are not finished are left out;
         a locked point counts like any other. Positions are the volume's own RAS, below its parent transforms.
@@ -276,7 +277,7 @@ class PromptMarkups:
             self._anchor.note()
 
     def _withRemoved(self, prompts: PromptSet) -> PromptSet:
-        """With the kept masks of segments that are gone, and may come back."""
+        """Returns a copy with the kept masks of segments that are gone, and may come back."""
         there = {*segmentIDs(self._segmentationNode), *prompts.names}
         for one in self._readKept().segments:
             if one.segment not in there:
@@ -284,17 +285,19 @@ class PromptMarkups:
         return prompts
 
     def clickNode(self, segmentID: str, positive: bool = True) -> Any:
-        """The fiducial node into which clicks of one sign go, made if need be: for Slicer's place mode."""
+        """Returns the fiducial node into which clicks of one sign go, made if need be: for Slicer's place
+        mode."""
         return self._pointNode(segmentID, POSITIVE if positive else NEGATIVE)
 
     def markNode(self, segmentID: str, role: str) -> Any:
-        """The fiducial node of the marks of a role ("absent", "lock" or "range"), made if need be."""
+        """Returns the fiducial node of the marks of a role ("absent", "lock" or "range"), made if need be."""
         if role not in (ABSENT, LOCK, RANGE):
             raise ValueError(f"no marks of role {role!r}")
         return self._pointNode(segmentID, role)
 
     def beginBox(self, segmentID: str, axis: int = 2) -> Any:
-        """A new ROI node for Slicer's place mode, turned to the volume's axes; finish it with `finishBox`.
+        """Returns a new ROI node for Slicer's place mode, turned to the volume's axes; finish it with
+        `finishBox`.
 
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
@@ -368,11 +371,11 @@ class PromptMarkups:
         self._writeKept(self._readKept().with_axis(axis))
 
     def nodes(self, segmentID: str | None = None) -> tuple[Any, ...]:
-        """The markups nodes of all prompts or of one segment's."""
+        """Returns the markups nodes of all prompts or of one segment's."""
         return tuple(promptNodes(self._segmentationNode, segmentID))
 
     def isUnderMouse(self) -> bool:
-        """Whether the mouse is on a prompt, or on a handle of a box, which a press would drag."""
+        """Tells whether the mouse is on a prompt, or on a handle of a box, which a press would drag."""
         for node in self.nodes():
             display = node.GetDisplayNode()
             if display is not None and display.GetActiveComponentType() not in (
@@ -383,7 +386,7 @@ class PromptMarkups:
         return False
 
     def strokeUnderMouse(self) -> Any:
-        """The node of the scribble or lasso whose line is under the mouse; None if there is none."""
+        """Returns the node of the scribble or lasso whose line is under the mouse; None if there is none."""
         for node in strokeNodes(self._segmentationNode):
             display = node.GetDisplayNode()
             if display is not None and display.GetActiveComponentType() == display.ComponentLine:
@@ -510,7 +513,7 @@ _Placed = tuple[int, int, tuple[float, float, float, float]]
 
 
 def _places(one: SegmentPrompts) -> dict[str, dict[str, Ras]]:
-    """Where the points of each role belong, by prompt id."""
+    """Returns where the points of each role belong, by prompt id."""
     places: dict[str, dict[str, Ras]] = {role: {} for role in POINT_ROLES}
     for click in one.clicks:
         places[POSITIVE if click.positive else NEGATIVE][click.id] = click.ras
@@ -531,7 +534,7 @@ def _unique(name: str, node: Any, used: set[str]) -> str:
 
 
 def _stroke(node: Any, name: str) -> Stroke:
-    """What a curve node says. Raises InputError when it has too few points for that."""
+    """Returns what a curve node says. Raises InputError when it has too few points for that."""
     points = tuple(to_ras(point) for point in strokePoints(node))
     role = node.GetAttribute(ROLE_ATTRIBUTE)
     if role == LASSO:
@@ -550,7 +553,7 @@ def _isExact(node: Any) -> bool:
 
 
 def _isAt(node: Any, stroke: Stroke) -> bool:
-    """Whether a curve node lies where a stroke does."""
+    """Tells whether a curve node lies where a stroke does."""
     points = strokePoints(node)
     return len(points) == len(stroke.points) and bool(
         np.abs(points - np.asarray(stroke.points)).max() <= _SAME_PLACE

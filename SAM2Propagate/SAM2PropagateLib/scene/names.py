@@ -20,7 +20,7 @@ _ENCODED = "%:"
 
 
 def safeName(text: str, suffix: str) -> str:
-    """A node's name after what the user called something.
+    """Returns a node's name after what the user called something.
 
     Args:
         text: the user's name for it; may be empty.
@@ -36,9 +36,8 @@ def safeName(text: str, suffix: str) -> str:
 
 
 def uniqueName(scene: Any, name: str) -> str:
-    """The name, numbered if a node of the scene has it; names that differ only in case count as the same, as
-    they do for some file systems.
-    """
+    """Returns the name, numbered if a node of the scene has it; names that differ only in case count as the
+    same, as they do for some file systems."""
     count = scene.GetNumberOfNodes()
     taken = {(scene.GetNthNode(n).GetName() or "").casefold() for n in range(count)}
     candidate, number = name, 1
@@ -48,7 +47,7 @@ def uniqueName(scene: Any, name: str) -> str:
 
 
 def isPlain(text: str) -> bool:
-    """Whether MRML gives a text back as it was, wherever it is kept."""
+    """Tells whether MRML gives a text back as it was, wherever it is kept."""
     return text.isprintable() and not set(text) & set("&<>\"'") and not text.startswith(_ENCODED)
 
 
@@ -58,7 +57,7 @@ def encoded(text: str) -> str:
 
 
 def decoded(text: str | None) -> str:
-    """The text that `encoded` was given; "" for None."""
+    """Returns the text that `encoded` was given; "" for None."""
     text = text or ""
     return unquote(text[len(_ENCODED) :]) if text.startswith(_ENCODED) else text
 

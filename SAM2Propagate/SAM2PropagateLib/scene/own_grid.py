@@ -43,7 +43,8 @@ class OwnVoxels:
     lattice: Lattice
 
     def frameMask(self, frame: int, axis: int, geometry: VolumeGeometry) -> BoolArray:
-        """What the segment holds anywhere in a frame, (rows, columns) bool; see `segments.frameMask`."""
+        """Returns what the segment holds anywhere in a frame, (rows, columns) bool; see
+        `segments.frameMask`."""
         whole = volumeLattice(geometry)
         mask = np.zeros(geometry.frame_shape(axis), dtype=bool)
         box = list(self.lattice.boxIn(whole))
@@ -62,7 +63,8 @@ class OwnVoxels:
         return mask
 
     def changedPixels(self, other: OwnVoxels, frame: int, axis: int, geometry: VolumeGeometry) -> BoolArray:
-        """The pixels of a frame in which the segment differs from another state of it in any voxel."""
+        """Returns the pixels of a frame in which the segment differs from another state of it in any
+        voxel."""
         mask = np.zeros(geometry.frame_shape(axis), dtype=bool)
         x, y = (n for n in _AXES if n != axis)
         volume = volumeLattice(geometry)
@@ -78,7 +80,7 @@ class OwnVoxels:
         return mask
 
     def _near(self, box: Lattice) -> OwnVoxels:
-        """The voxels that can lie in a box of another grid."""
+        """Returns the voxels that can lie in a box of another grid."""
         extent = box.boxIn(self.lattice, margin=1)
         return OwnVoxels(self.voxels[_part(extent, self.lattice.extent)], self.lattice.within(extent))
 
@@ -98,7 +100,7 @@ class FrameSums:
         self._sums = tuple(np.zeros(geometry.frame_count(axis), np.uint64) for axis in _AXES)
 
     def copy(self) -> FrameSums:
-        """The same; a change of one of them does not change the other."""
+        """Returns the same; a change of one of them does not change the other."""
         other = object.__new__(FrameSums)
         other._volume, other._sums = self._volume, tuple(one.copy() for one in self._sums)
         return other
@@ -153,7 +155,7 @@ class FrameSums:
 
 
 def ownVoxels(reader: SegmentReader, geometry: VolumeGeometry) -> OwnVoxels | None:
-    """What a segment holds now; None if its grid is the volume's."""
+    """Returns what a segment holds now; None if its grid is the volume's."""
     volume, lattice = volumeLattice(geometry), reader.lattice
     if lattice.isEmpty:
         return OwnVoxels(np.zeros((0, 0, 0), bool), lattice)
@@ -176,7 +178,7 @@ def ownVoxels(reader: SegmentReader, geometry: VolumeGeometry) -> OwnVoxels | No
 
 
 def changedVoxels(before: OwnVoxels, now: OwnVoxels) -> OwnVoxels:
-    """The voxels in which two states on the same grid differ."""
+    """Returns the voxels in which two states on the same grid differ."""
     both = union(before.lattice.extent, now.lattice.extent)
     lattice = (now if not now.lattice.isEmpty else before).lattice.within(both)
     changed = np.zeros(lattice.shape, dtype=bool)
@@ -186,19 +188,20 @@ def changedVoxels(before: OwnVoxels, now: OwnVoxels) -> OwnVoxels:
 
 
 def sameGrid(one: Lattice, other: Lattice, volume: Lattice) -> bool:
-    """Whether voxels of two grids with the same index are the same voxel."""
+    """Tells whether voxels of two grids with the same index are the same voxel."""
     if one.isEmpty or other.isEmpty:
         return True
     return isNear(one.indexMatrix(volume), other.indexMatrix(volume))
 
 
 def isNear(one: FloatArray, other: FloatArray) -> bool:
-    """Whether two index matrices into the volume describe the same grid."""
+    """Tells whether two index matrices into the volume describe the same grid."""
     return bool(np.allclose(one, other, rtol=0, atol=_SAME_GRID))
 
 
 def placesIn(where: _Points, lattice: Lattice, volume: Lattice) -> _Points:
-    """The volume's voxels (n, 3), i, j, k, in which voxels of another grid lie; those outside are left out.
+    """Returns the volume's voxels (n, 3), i, j, k, in which voxels of another grid lie; those outside are
+    left out.
 
     Args:
         where: (n, 3) of k, j, i in an array over the lattice.
@@ -208,7 +211,7 @@ def placesIn(where: _Points, lattice: Lattice, volume: Lattice) -> _Points:
 
 
 def tightBox(voxels: BoolArray) -> tuple[slice, ...] | None:
-    """The smallest slices around what is True, per numpy axis; None if nothing is."""
+    """Returns the smallest slices around what is True, per numpy axis; None if nothing is."""
     line = np.asarray(voxels.any(axis=tuple(range(1, voxels.ndim))))
     if not line.any():
         return None
@@ -230,7 +233,7 @@ def _places(where: _Points, lattice: Lattice, volume: Lattice) -> tuple[_Points,
 
 
 def _numbers(index: _Points) -> npt.NDArray[np.uint64]:
-    """A number (the finalizer of SplitMix64) for each k, j, i."""
+    """Returns a number (the finalizer of SplitMix64) for each k, j, i."""
     k, j, i = (index[:, n].astype(np.uint64) for n in range(3))
     number = i + (j << np.uint64(21)) + (k << np.uint64(42)) + np.uint64(0x9E3779B97F4A7C15)
     number = (number ^ (number >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -239,7 +242,7 @@ def _numbers(index: _Points) -> npt.NDArray[np.uint64]:
 
 
 def _part(box: Extent, of: Extent) -> tuple[slice, slice, slice]:
-    """Where a box lies in an array over a larger one; empty for an empty box."""
+    """Returns where a box lies in an array over a larger one; empty for an empty box."""
     if box == EMPTY:
         return (slice(0, 0),) * 3
     i, j, k = (slice(box[2 * n] - of[2 * n], box[2 * n + 1] - of[2 * n] + 1) for n in _AXES)

@@ -59,7 +59,7 @@ class Placement:
             self._written = {name: _key(toVolume) for name, (_, toVolume) in now.items()}
 
     def isElsewhere(self, segmentID: str) -> bool:
-        """Whether a segment lies elsewhere on the volume than when all were noted last, after a commit.
+        """Tells whether a segment lies elsewhere on the volume than when all were noted last, after a commit.
 
         Raises:
             InputError: `nonlinear_transform`.
@@ -68,7 +68,7 @@ class Placement:
         return written is not None and now is not None and written != _key(now[1])
 
     def isShifted(self, segmentID: str) -> bool:
-        """Whether a segment that is elsewhere has the voxels that it had, only at another place.
+        """Tells whether a segment that is elsewhere has the voxels that it had, only at another place.
 
         Otherwise it was turned or scaled, or resampled onto another grid, at the same place.
 
@@ -81,7 +81,7 @@ class Placement:
         return bool(np.array_equal(_linear(written), _linear(_key(now[1]))))
 
     def hasMoved(self) -> bool:
-        """Whether a labelmap was moved against the volume since it was noted; notes where they are now.
+        """Tells whether a labelmap was moved against the volume since it was noted; notes where they are now.
 
         Raises:
             InputError: `nonlinear_transform`.
@@ -165,7 +165,7 @@ class Placement:
         return found
 
     def _images(self) -> dict[str, Any]:
-        """The labelmaps that hold voxels, by segment ID."""
+        """Returns the labelmaps that hold voxels, by segment ID."""
         segmentation, kind = self._segmentationNode.GetSegmentation(), binaryLabelmapName()
         images = {
             name: segmentation.GetSegment(name).GetRepresentation(kind)

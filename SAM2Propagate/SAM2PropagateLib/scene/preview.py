@@ -201,16 +201,15 @@ class PreviewLayer:
                 self._node.GetDisplayNode().Modified()
 
     def masks(self, segmentID: str) -> dict[int, BoolArray]:
-        """The masks of a segment per frame, (rows, columns) bool copies, as `SegmentCommitter.commit` takes
-        them.
-        """
+        """Returns the masks of a segment per frame, (rows, columns) bool copies, as `SegmentCommitter.commit`
+        takes them."""
         layer = self._layers.get(segmentID)
         if layer is None:
             return {}
         return {frame: native_frame(layer.voxels, frame, self._axis) != 0 for frame in sorted(layer.frames)}
 
     def frames(self, segmentID: str) -> frozenset[int]:
-        """The frames of a segment that have a mask."""
+        """Returns the frames of a segment that have a mask."""
         layer = self._layers.get(segmentID)
         return frozenset(layer.frames) if layer is not None else frozenset()
 
@@ -219,7 +218,7 @@ class PreviewLayer:
         return {segmentID: dict(layer.frames) for segmentID, layer in self._layers.items() if layer.frames}
 
     def mask(self, segmentID: str, frame: int) -> BoolArray | None:
-        """The mask of one frame, (rows, columns) bool copy; None if there is none."""
+        """Returns the mask of one frame, (rows, columns) bool copy; None if there is none."""
         layer = self._layers.get(segmentID)
         if layer is None or frame not in layer.frames:
             return None
@@ -235,12 +234,12 @@ class PreviewLayer:
         return view
 
     def edge(self, segmentID: str, frame: int) -> PackedEdge | None:
-        """How the edge of a frame's mask runs between the pixels; None if that is not known."""
+        """Returns how the edge of a frame's mask runs between the pixels; None if that is not known."""
         layer = self._layers.get(segmentID)
         return layer.edges.get(frame) if layer is not None else None
 
     def allMasks(self) -> dict[str, dict[int, BoolArray]]:
-        """The masks of all segments that have some."""
+        """Returns the masks of all segments that have some."""
         return {segmentID: self.masks(segmentID) for segmentID, layer in self._layers.items() if layer.frames}
 
     def clear(self, segmentID: str | None = None) -> None:
@@ -295,7 +294,7 @@ class PreviewLayer:
             self._showAsTarget(segmentID)
 
     def fill(self, opacity: float | None) -> None:
-        """Fills the masks so strongly, 0 to 1, also those to come; None: as they are."""
+        """Sets the fill opacity of the masks, 0 to 1, also of those to come; None: as they are."""
         if opacity is None:
             return
         self._opacity = opacity

@@ -80,7 +80,7 @@ _FAINT = 0.3
 def promptNodes(
     segmentationNode: Any, segmentID: str | None = None, role: str | None = None
 ) -> Iterator[Any]:
-    """The markups nodes that hold prompts of a segmentation, or only those of one segment or role."""
+    """Yields the markups nodes that hold prompts of a segmentation, or only those of one segment or role."""
     for className in PROMPT_CLASSES:
         for node in nodesOf(segmentationNode, className):
             matches = segmentID is None or segmentOf(node) == segmentID
@@ -89,19 +89,19 @@ def promptNodes(
 
 
 def strokeNodes(segmentationNode: Any, segmentID: str | None = None) -> Iterator[Any]:
-    """The markups nodes of scribbles and lassos of a segmentation, or only of one segment."""
+    """Yields the markups nodes of scribbles and lassos of a segmentation, or only of one segment."""
     for node in promptNodes(segmentationNode, segmentID):
         if isStroke(node):
             yield node
 
 
 def isStroke(node: Any) -> bool:
-    """Whether a prompt node is a scribble or a lasso."""
+    """Tells whether a prompt node is a scribble or a lasso."""
     return node.GetAttribute(ROLE_ATTRIBUTE) in STROKE_ROLES
 
 
 def createPromptNode(segmentationNode: Any, volumeNode: Any, segmentID: str, role: str) -> Any:
-    """A new, empty markups node for prompts of one segment, under the volume's parent transform."""
+    """Returns a new, empty markups node for prompts of one segment, under the volume's parent transform."""
     scene = segmentationNode.GetScene()
     node = scene.CreateNodeByClass(_CLASSES.get(role, FIDUCIAL_CLASS))
     node.UnRegister(None)
@@ -193,7 +193,7 @@ def quietPromptNode(node: Any, isQuiet: bool) -> None:
 
 
 def promptColor(segmentationNode: Any, segmentID: str, role: str) -> tuple[float, ...]:
-    """The color of a segment's prompts of one role: RGB from 0 to 1."""
+    """Returns the color of a segment's prompts of one role: RGB from 0 to 1."""
     segment = segmentColor(segmentationNode, segmentID)
     if role not in (NEGATIVE, NEGATIVE_SCRIBBLE):
         return tuple(value + (1.0 - value) * _LIGHTER for value in segment)
@@ -269,13 +269,13 @@ def setBox(
 
 
 def boxAxis(roiNode: Any) -> int | None:
-    """The propagation axis on whose frame a box lies; None while that is not known."""
+    """Returns the propagation axis on whose frame a box lies; None while that is not known."""
     name = roiNode.GetAttribute(AXIS_ATTRIBUTE)
     return "ijk".index(name) if name in ("i", "j", "k") else None
 
 
 def definedPoints(node: Any) -> list[int]:
-    """The control points of a node that are placed."""
+    """Returns the control points of a node that are placed."""
     return [
         index
         for index in range(node.GetNumberOfControlPoints())
@@ -284,19 +284,19 @@ def definedPoints(node: Any) -> list[int]:
 
 
 def pointName(node: Any, index: int, role: str) -> str:
-    """A prompt's id: the one it was written with, else the control point's own."""
+    """Returns a prompt's id: the one it was written with, else the control point's own."""
     return node.GetNthControlPointDescription(index) or f"{role}-{node.GetNthControlPointID(index)}"
 
 
 def pointPlace(node: Any, index: int) -> Ras:
-    """Where a control point is, below the parent transforms of its node."""
+    """Returns where a control point is, below the parent transforms of its node."""
     place = [0.0, 0.0, 0.0]
     node.GetNthControlPointPosition(index, place)
     return to_ras(place)
 
 
 def strokePoints(node: Any) -> FloatArray:
-    """(n, 3) points of a scribble or lasso, below the parent transforms of its node."""
+    """Returns (n, 3) points of a scribble or lasso, below the parent transforms of its node."""
     places = [pointPlace(node, index) for index in definedPoints(node)]
     return np.array(places, dtype=np.float64).reshape(-1, 3)
 
@@ -323,7 +323,7 @@ def setStroke(node: Any, points: npt.ArrayLike) -> None:
 
 
 def isPlaced(roiNode: Any) -> bool:
-    """Whether a box is finished."""
+    """Tells whether a box is finished."""
     return (
         bool(roiNode.GetControlPointPlacementComplete())
         and sum(size > 0 for size in roiNode.GetSize()) >= 2
@@ -332,14 +332,14 @@ def isPlaced(roiNode: Any) -> bool:
 
 
 def isDeletedBox(roiNode: Any) -> bool:
-    """Whether the user deleted a box with Slicer's own key, which leaves its node without a point."""
+    """Tells whether the user deleted a box with Slicer's own key, which leaves its node without a point."""
     return boxAxis(roiNode) is not None and roiNode.GetNumberOfControlPoints() == 0
 
 
 def rectangle(
     corners: FloatArray, geometry: VolumeGeometry, axis: int
 ) -> tuple[int, tuple[float, float, float, float]]:
-    """The frame of a box's middle (not held within the volume) and its rectangle in pixels."""
+    """Returns the frame of a box's middle (not held within the volume) and its rectangle in pixels."""
     ijk = geometry.ras_to_ijk(corners)
     x, y = (n for n in range(3) if n != axis)
     frame = int(np.floor(ijk[:, axis].mean() + 0.5))

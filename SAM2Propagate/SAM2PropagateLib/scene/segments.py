@@ -59,7 +59,7 @@ def checkSegmentation(segmentationNode: Any) -> None:
 
 
 def checkSegment(segmentationNode: Any, segmentID: str) -> Any:
-    """The vtkSegment. Raises InputError `unknown_segment`, or as `checkSegmentation`."""
+    """Returns the vtkSegment. Raises InputError `unknown_segment`, or as `checkSegmentation`."""
     checkSegmentation(segmentationNode)
     segment = segmentationNode.GetSegmentation().GetSegment(segmentID)
     if segment is None:
@@ -74,7 +74,7 @@ def checkSegment(segmentationNode: Any, segmentID: str) -> Any:
 
 
 def segmentIDs(segmentationNode: Any) -> tuple[str, ...]:
-    """The segments' IDs in the order of the segmentation."""
+    """Returns the segments' IDs in the order of the segmentation."""
     segmentation = segmentationNode.GetSegmentation()
     return tuple(segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments()))
 
@@ -90,13 +90,13 @@ def segmentColor(segmentationNode: Any, segmentID: str) -> tuple[float, float, f
 
 
 def volumeLattice(geometry: VolumeGeometry) -> Lattice:
-    """A volume's grid."""
+    """Returns a volume's grid."""
     i, j, k = geometry.shape_ijk
     return Lattice(geometry.ijk_to_ras, (0, i - 1, 0, j - 1, 0, k - 1))
 
 
 def imageLattice(image: Any, node: Any) -> Lattice:
-    """The grid of a vtkOrientedImageData that belongs to a (possibly transformed) node."""
+    """Returns the grid of a vtkOrientedImageData that belongs to a (possibly transformed) node."""
     return _imageLattice(image, parentToWorld(node))
 
 
@@ -107,9 +107,8 @@ def _imageLattice(image: Any, space: FloatArray) -> Lattice:
 
 
 def referenceLattice(segmentationNode: Any) -> Lattice | None:
-    """The grid on which the Segment Editor writes into a segmentation; None: on the volume's, as it has none
-    of its own yet.
-    """
+    """Returns the grid on which the Segment Editor writes into a segmentation; None: on the volume's, as it
+    has none of its own yet."""
     segmentation = segmentationNode.GetSegmentation()
     converter, image = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData()
     # The first one is empty as long as all segments are.
@@ -218,7 +217,7 @@ class SegmentReader:
         return stepsPerVoxel(volumeLattice(self._geometry), self._lattice)
 
     def frame(self, index: int, axis: int, *, throughout: bool = False) -> BoolArray:
-        """The segment on one frame: (rows, columns) bool.
+        """Returns the segment on one frame: (rows, columns) bool.
 
         Args:
             throughout: see `frameMask`; of no effect where the segment's grid is not finer.
@@ -237,7 +236,7 @@ class SegmentReader:
         return mask
 
     def frames(self, axis: int) -> range:
-        """The frames on which the segment can have voxels; all others are empty."""
+        """Returns the frames on which the segment can have voxels; all others are empty."""
         return range(self.box[2 * axis], self.box[2 * axis + 1] + 1)
 
     @property
@@ -246,11 +245,11 @@ class SegmentReader:
         return self._lattice
 
     def ownVoxels(self) -> BoolArray:
-        """The segment on `lattice`: (K, J, I) bool."""
+        """Returns the segment on `lattice`: (K, J, I) bool."""
         return np.asarray(self._voxels == self._label)
 
     def array(self) -> BoolArray:
-        """The segment on the whole volume: (K, J, I) bool."""
+        """Returns the segment on the whole volume: (K, J, I) bool."""
         lattice = volumeLattice(self._geometry)
         whole = np.zeros(lattice.shape, dtype=bool)
         if self.box != EMPTY:
@@ -259,7 +258,7 @@ class SegmentReader:
         return whole
 
     def onLattice(self, target: Lattice) -> BoolArray:
-        """The segment on any grid: (K, J, I) bool over `target`."""
+        """Returns the segment on any grid: (K, J, I) bool over `target`."""
         return self._onLattice(target, isLower=False)
 
     def _sample(self, target: Lattice) -> BoolArray:
@@ -284,7 +283,7 @@ class SegmentReader:
 
 
 def labelsOf(image: Any) -> npt.NDArray[Any]:
-    """The voxels of a labelmap, (K, J, I), in its own memory; empty for None."""
+    """Returns the voxels of a labelmap, (K, J, I), in its own memory; empty for None."""
     return _layer(image, np.eye(4))[0]
 
 

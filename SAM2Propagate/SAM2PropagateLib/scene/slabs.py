@@ -19,7 +19,7 @@ SLAB_VOXELS = 1 << 20
 
 
 def finished(work: Generator[None, None, T]) -> T:
-    """What a piece of work gives, done without a pause."""
+    """Returns what a piece of work gives, done without a pause."""
     while True:
         try:
             next(work)
@@ -29,14 +29,16 @@ def finished(work: Generator[None, None, T]) -> T:
 
 
 def runs(count: int, size: int) -> Iterator[slice]:
-    """So many things of so many voxels each, in runs of about `SLAB_VOXELS` voxels; at least one in each."""
+    """Yields so many things of so many voxels each, in runs of about `SLAB_VOXELS` voxels; at least one in
+    each."""
     step = max(1, SLAB_VOXELS // max(size, 1))
     for first in range(0, count, step):
         yield slice(first, min(first + step, count))
 
 
 def slabs(box: Lattice) -> Iterator[tuple[slice, Lattice]]:
-    """A box in slabs along k: where each is in a (K, J, I) array over the box, and where in the patient."""
+    """Yields a box in slabs along k: where each is in a (K, J, I) array over the box, and where in the
+    patient."""
     _, rows, columns = box.shape
     e = box.extent
     for part in runs(0 if box.isEmpty else box.shape[0], rows * columns):

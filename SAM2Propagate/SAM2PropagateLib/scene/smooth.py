@@ -57,7 +57,7 @@ def verdicts(
     axis: int,
     grid: Lattice,
 ) -> tuple[Lattice, npt.NDArray[np.uint8]]:
-    """What masks of frames say about the voxels of a grid that is not the volume's.
+    """Returns what masks of frames say about the voxels of a grid that is not the volume's.
 
     Args:
         reader: of the segment as it is. masks: (rows, columns) bool per frame. details: of some of them.
@@ -92,7 +92,7 @@ def verdicts(
 
 
 def _where(reader: SegmentReader, mask: BoolArray, frame: int, axis: int, detail: FrameDetail) -> BoolArray:
-    """The pixels of a frame about which its mask says something."""
+    """Returns the pixels of a frame about which its mask says something."""
     if detail.where is not None:
         return detail.where
     plane, throughout = (reader.frame(frame, axis, throughout=one) for one in (False, True))
@@ -104,7 +104,7 @@ def _where(reader: SegmentReader, mask: BoolArray, frame: int, axis: int, detail
 
 
 def widened(pixels: BoolArray, by: int = 1) -> BoolArray:
-    """With the pixels around them, in which an edge may run as well."""
+    """Returns a copy with the pixels around them, in which an edge may run as well."""
     for _ in range(by):
         padded = np.pad(pixels, 1)
         rows = padded[:-2] | padded[1:-1] | padded[2:]
@@ -150,7 +150,7 @@ class _Surfaces:
         self._known: dict[int, _Floats | None] = {}
 
     def isNearEdge(self, frame: int) -> BoolArray:
-        """The pixels of that part in which the mask alone does not decide."""
+        """Returns the pixels of that part in which the mask alone does not decide."""
         distances = self._distances(frame)
         if distances is None:
             return np.zeros([one.stop - one.start for one in self._region], bool)

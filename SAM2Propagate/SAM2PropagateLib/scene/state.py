@@ -31,7 +31,7 @@ class SceneState:
         self._segmentationNode = segmentationNode
 
     def get(self, name: str) -> str:
-        """The text, or "" when it was never set."""
+        """Returns the text, or "" when it was never set."""
         node = self.node()
         return str(node.GetParameter(name) or "") if node is not None else ""
 
@@ -48,7 +48,7 @@ class SceneState:
             node.UnsetParameter(name)
 
     def node(self) -> Any:
-        """The node that holds the texts, or None."""
+        """Returns the node that holds the texts, or None."""
         for node in nodesOf(self._segmentationNode, "vtkMRMLScriptedModuleNode"):
             if node.GetModuleName() == MODULE_NAME:
                 return node
@@ -72,14 +72,14 @@ class SceneState:
 
 
 def isOurs(node: Any) -> bool:
-    """Whether SAM2 Propagate made a node for a segmentation, be that still there or not."""
+    """Tells whether SAM2 Propagate made a node for a segmentation, be that still there or not."""
     if node.IsA("vtkMRMLScriptedModuleNode"):
         return node.GetModuleName() in (MODULE_NAME, PREVIEW_MODULE_NAME)
     return bool(node.GetAttribute(ROLE_ATTRIBUTE) and node.GetAttribute(SEGMENT_ATTRIBUTE))
 
 
 def segmentOf(node: Any) -> str:
-    """The ID of the segment that a node is for; "" if it is for none."""
+    """Returns the ID of the segment that a node is for; "" if it is for none."""
     return decoded(node.GetAttribute(SEGMENT_ATTRIBUTE))
 
 
@@ -89,7 +89,7 @@ def setSegment(node: Any, segmentID: str) -> None:
 
 
 def nodesOf(segmentationNode: Any, className: str) -> Iterator[Any]:
-    """The nodes of a class that SAM2 Propagate made for a segmentation, in the order of the scene."""
+    """Yields the nodes of a class that SAM2 Propagate made for a segmentation, in the order of the scene."""
     scene = segmentationNode.GetScene()
     if scene is None:
         return

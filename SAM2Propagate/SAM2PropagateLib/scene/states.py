@@ -126,14 +126,13 @@ class SegmentationStates:
             self._hashes[image] = _Hashes(_stamp(image, list(ofLabels)), dict(ofLabels))
 
     def voxels(self, segmentID: str) -> bytes | None:
-        """What tells the voxels of a segment from others, as they are in the state that was kept or restored
-        last; None if they may be others now, or there is no such segment.
-        """
+        """Returns what tells the voxels of a segment from others, as they are in the state that was kept or
+        restored last; None if they may be others now, or there is no such segment."""
         look = None if self.isChanged or not self.isKept else self._looks.get(segmentID)
         return None if look is None else look.voxels
 
     def isThere(self, state: int) -> bool:
-        """Whether a state can be restored."""
+        """Tells whether a state can be restored."""
         # What was changed since the last state has put an end to those after it.
         return self.isKept and self.first <= state <= (self.at if self._isTouched else self.last)
 
@@ -282,7 +281,7 @@ def _image(segment: Any) -> Any:
 
 
 def _labels(segments: Mapping[str, Any]) -> dict[Any, list[int]]:
-    """The labels in each labelmap; segments may share one."""
+    """Returns the labels in each labelmap; segments may share one."""
     labels: dict[Any, list[int]] = {}
     for one in segments.values():
         labels.setdefault(_image(one), []).append(one.GetLabelValue())
@@ -290,7 +289,7 @@ def _labels(segments: Mapping[str, Any]) -> dict[Any, list[int]]:
 
 
 def hashed(image: Any, labels: list[int]) -> Generator[None, None, dict[int, bytes]]:
-    """A hash of the voxels of each label, wherever the labelmap ends and lies; empty for no voxels.
+    """Yields a hash of the voxels of each label, wherever the labelmap ends and lies; empty for no voxels.
 
     A stroke that changes no voxel gives a segment another labelmap, label or extent all the same.
     """

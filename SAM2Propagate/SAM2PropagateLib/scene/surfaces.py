@@ -8,7 +8,7 @@ import slicer
 
 
 def hasSurfaces(segmentationNode: Any) -> bool:
-    """Whether the segments have surfaces, which the 3D views show."""
+    """Tells whether the segments have surfaces, which the 3D views show."""
     name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
     return bool(segmentationNode.GetSegmentation().ContainsRepresentation(name))
 

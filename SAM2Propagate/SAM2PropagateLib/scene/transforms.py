@@ -13,8 +13,8 @@ from SAM2PropagateLib.texts import tr as _
 
 
 def parentToWorld(node: Any) -> FloatArray:
-    """The 4x4 matrix of all parent transforms of a transformable node, up to the world (identity without
-    one).
+    """Returns the 4x4 matrix of all parent transforms of a transformable node, up to the world (identity
+    without one).
 
     Raises:
         InputError: `nonlinear_transform` when one of them is not linear.
@@ -34,21 +34,21 @@ def parentToWorld(node: Any) -> FloatArray:
 
 
 def transformToWorld(transformNode: Any) -> FloatArray:
-    """The 4x4 matrix of a linear transform node and those above it, up to the world."""
+    """Returns the 4x4 matrix of a linear transform node and those above it, up to the world."""
     matrix = vtk.vtkMatrix4x4()
     transformNode.GetMatrixTransformToWorld(matrix)
     return toArray(matrix)
 
 
 def isLinear(node: Any) -> bool:
-    """Whether all parent transforms of a transformable node are linear."""
+    """Tells whether all parent transforms of a transformable node are linear."""
     transform = node.GetParentTransformNode()
     return transform is None or bool(transform.IsTransformToWorldLinear())
 
 
 def between(node: Any, other: Any) -> FloatArray:
-    """The 4x4 matrix from the space of one transformable node, below its parent transforms, to that of
-    another; exactly the identity under the same transform.
+    """Returns the 4x4 matrix from the space of one transformable node, below its parent transforms, to that
+    of another; exactly the identity under the same transform.
 
     Raises:
         InputError: `nonlinear_transform` when a transform between them is not linear.
@@ -59,12 +59,12 @@ def between(node: Any, other: Any) -> FloatArray:
 
 
 def toArray(matrix: Any) -> FloatArray:
-    """A vtkMatrix4x4 as a (4, 4) float64 array."""
+    """Returns a vtkMatrix4x4 as a (4, 4) float64 array."""
     return np.array(matrix.GetData(), dtype=np.float64).reshape(4, 4)
 
 
 def toMatrix(array: FloatArray) -> Any:
-    """A (4, 4) array as a vtkMatrix4x4."""
+    """Returns a (4, 4) array as a vtkMatrix4x4."""
     matrix = vtk.vtkMatrix4x4()
     matrix.DeepCopy([float(value) for value in np.asarray(array).ravel()])
     return matrix

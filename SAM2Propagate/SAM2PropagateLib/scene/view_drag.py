@@ -149,7 +149,7 @@ class ViewDrag:
         return True
 
     def _isElsewhere(self) -> bool:
-        """Whether the view shows something else than where the drag began."""
+        """Tells whether the view shows something else than where the drag began."""
         return not np.allclose(viewMatrix(self._sliceNode), self._toRas, rtol=0, atol=1e-6)
 
     def _pressRight(self, _interactor: Any) -> bool:
@@ -168,7 +168,7 @@ class ViewDrag:
 
 
 def hasModifier(interactor: Any) -> bool:
-    """Whether a key is held with which the mouse is Slicer's: Shift, Ctrl or Alt."""
+    """Tells whether a key is held with which the mouse is Slicer's: Shift, Ctrl or Alt."""
     return bool(interactor.GetControlKey() or interactor.GetShiftKey() or interactor.GetAltKey())
 
 

@@ -38,7 +38,7 @@ class SceneVolume:
     name: str
 
     def frames(self, axis: int) -> FrameStack:
-        """The volume as frames along `axis` (0=i, 1=j, 2=k) through its window."""
+        """Returns the volume as frames along `axis` (0=i, 1=j, 2=k) through its window."""
         return FrameStack(self.array, self.geometry, axis, self.window)
 
 
@@ -89,14 +89,15 @@ def _geometry(shape: tuple[int, int, int], matrix: tuple[float, ...]) -> VolumeG
 
 
 def ijkToRas(volumeNode: Any) -> FloatArray:
-    """The (4, 4) matrix from a volume's voxels to its own RAS, below its parent transforms."""
+    """Returns the (4, 4) matrix from a volume's voxels to its own RAS, below its parent transforms."""
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     return toArray(matrix)
 
 
 def displayWindow(volumeNode: Any) -> Window:
-    """The window and level that the volume is displayed with; a fitting one when it has no display."""
+    """Returns the window and level that the volume is displayed with; a fitting one when it has no
+    display."""
     display = volumeNode.GetDisplayNode()
     if display is not None and display.IsA("vtkMRMLScalarVolumeDisplayNode") and display.GetWindow() > 0:
         return Window(display.GetWindow(), display.GetLevel())
@@ -104,7 +105,7 @@ def displayWindow(volumeNode: Any) -> Window:
 
 
 def voxelsOf(volumeNode: Any) -> npt.NDArray[Any]:
-    """A volume's voxels as they are, (K, J, I): a view that cannot be written to."""
+    """Returns a volume's voxels as they are, (K, J, I): a view that cannot be written to."""
     image = volumeNode.GetImageData()
     array: npt.NDArray[Any] = vtk_to_numpy(image.GetPointData().GetScalars())
     view = array.reshape(image.GetDimensions()[::-1]).view()
@@ -163,7 +164,7 @@ def _checkKind(node: Any) -> None:
 
 
 def _sequenceOf(node: Any) -> str:
-    """The name of the sequence that a volume is the current time point of, or ""."""
+    """Returns the name of the sequence that a volume is the current time point of, or ""."""
     scene = node.GetScene()
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode") if scene else 0):
         browser = scene.GetNthNodeByClass(index, "vtkMRMLSequenceBrowserNode")
@@ -173,6 +174,6 @@ def _sequenceOf(node: Any) -> str:
 
 
 def worldPoint(values: Any) -> tuple[float, float, float]:
-    """Three floats of a point that VTK or numpy gave."""
+    """Returns three floats of a point that VTK or numpy gave."""
     r, a, s = (float(value) for value in np.asarray(values)[:3])
     return r, a, s

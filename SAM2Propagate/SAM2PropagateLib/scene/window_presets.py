@@ -17,7 +17,7 @@ _HOUNSFIELD = "[hnsf'U]"
 
 
 def hounsfieldShift(volumeNode: Any) -> float | None:
-    """What was added to the Hounsfield units of a CT; None: it is no CT, or cannot be used."""
+    """Returns what was added to the Hounsfield units of a CT; None: it is no CT, or cannot be used."""
     try:
         volumeGeometry(volumeNode)
         units = volumeNode.GetVoxelValueUnits()
@@ -28,19 +28,19 @@ def hounsfieldShift(volumeNode: Any) -> float | None:
 
 
 def presetWindow(name: str, shift: float = 0.0) -> Window:
-    """The window of a preset of `frames.window.PRESETS`, on values with `shift` added."""
+    """Returns the window of a preset of `frames.window.PRESETS`, on values with `shift` added."""
     preset = Window.preset(name)
     return Window(preset.width, preset.level + shift)
 
 
 def shownWindow(volumeNode: Any) -> Window | None:
-    """The window that the views show a volume in; None if they show none of it."""
+    """Returns the window that the views show a volume in; None if they show none of it."""
     display = _display(volumeNode)
     return Window(display.GetWindow(), display.GetLevel()) if display is not None else None
 
 
 def isAutomatic(volumeNode: Any) -> bool:
-    """Whether Slicer chooses the window by the volume's values."""
+    """Tells whether Slicer chooses the window by the volume's values."""
     display = _display(volumeNode)
     return display is not None and bool(display.GetAutoWindowLevel())
 
@@ -57,7 +57,7 @@ def setWindow(volumeNode: Any, window: Window | None) -> None:
 
 
 def isToBeAsked(volumeNode: Any) -> bool:
-    """Whether a CT is shown in a wide automatic window, and the user has not answered yet."""
+    """Tells whether a CT is shown in a wide automatic window, and the user has not answered yet."""
     window = shownWindow(volumeNode)
     isWide = window is not None and window.width >= _WIDE
     return isWide and isAutomatic(volumeNode) and not volumeNode.GetAttribute(_ANSWERED)
