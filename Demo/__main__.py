@@ -92,12 +92,12 @@ def demonstrate(out: Path, model: str, device: str, terminal: Terminal) -> None:
     from Demo.write import write_all
 
     with WorkerSession(worker_command()) as session:
-        workplace, facts = open_case(session, request, terminal)
-        with contextlib.closing(workplace):
-            story = tell(workplace, facts, terminal)
+        desk, facts = open_case(session, request, terminal)
+        with contextlib.closing(desk):
+            story = tell(desk, facts, terminal)
             # The pictures need no worker.
             session.close()
-            write_all(workplace, story, files, terminal)
+            write_all(desk, story, files, terminal)
 
 
 def _output_files(out: Path) -> dict[str, Path]:

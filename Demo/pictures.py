@@ -9,9 +9,9 @@ import numpy as np
 
 from Demo.canvas import Pixels, rgb
 from Demo.case import Ras, Structure
+from Demo.desk import DemoDesk
 from Demo.measure import BoolArray
 from Demo.montage import Strip, Tile
-from Demo.workplace import Workplace
 from Headless.scenes import addSegmentation, fillSegment
 from Headless.slice_view import SliceView
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -25,38 +25,38 @@ _LETTERS = {"Axial": "RLAP", "Coronal": "RLSI", "Sagittal": "APSI"}
 _WHITE = (1.0, 1.0, 1.0)
 
 
-def strips(workplace: Workplace, reference: Mapping[str, BoolArray]) -> list[Strip]:
+def strips(desk: DemoDesk, reference: Mapping[str, BoolArray]) -> list[Strip]:
     """For every structure slices across and along it, with the result's and the reference's outline.
 
     Args:
         reference: masks by the structures' names, (K, J, I).
     """
-    structures = list(workplace.structures.values())
-    geometry = workplace.volume.geometry
-    truth = _reference_outlines(workplace, structures, reference)
-    views = {name: SliceView(workplace.headless, f"Sheet{name}", name, STRIP_TILE) for name in _LETTERS}
-    display = workplace.segmentationNode.GetDisplayNode()
+    structures = list(desk.structures.values())
+    geometry = desk.volume.geometry
+    truth = _reference_outlines(desk, structures, reference)
+    views = {name: SliceView(desk.headless, f"Sheet{name}", name, STRIP_TILE) for name in _LETTERS}
+    display = desk.segmentationNode.GetDisplayNode()
     try:
         for view in views.values():
-            view.show(workplace.volumeNode)
-        with workplace.hidden_prompts():
+            view.show(desk.volumeNode)
+        with desk.hidden_prompts():
             return [_strip(views, one, reference[one.name], geometry) for one in structures]
     finally:
         display.SetVisibility(True)
         for view in views.values():
             view.close()
-            workplace.headless.scene.RemoveNode(view.node)
-        workplace.headless.scene.RemoveNode(truth)
+            desk.headless.scene.RemoveNode(view.node)
+        desk.headless.scene.RemoveNode(truth)
 
 
 def _reference_outlines(
-    workplace: Workplace, structures: list[Structure], reference: Mapping[str, BoolArray]
+    desk: DemoDesk, structures: list[Structure], reference: Mapping[str, BoolArray]
 ) -> Any:
     node = addSegmentation(
-        workplace.headless, workplace.volumeNode, {one.name: _WHITE for one in structures}, "reference"
+        desk.headless, desk.volumeNode, {one.name: _WHITE for one in structures}, "reference"
     )
     for one in structures:
-        fillSegment(node, one.name, workplace.volumeNode, reference[one.name])
+        fillSegment(node, one.name, desk.volumeNode, reference[one.name])
     display = node.GetDisplayNode()
     display.SetOpacity2DFill(0.0)
     display.SetSliceIntersectionThickness(1)

@@ -11,10 +11,10 @@ import numpy as np
 
 from Demo import case
 from Demo.canvas import rgb
+from Demo.desk import DemoDesk
 from Demo.measure import TIP, doubtful_slices, rate
 from Demo.montage import Sheet, Strip, Table, Tile
 from Demo.story import CorrectedSlice, Outcome, Story, slice_agreement
-from Demo.workplace import Workplace
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.prompts.document import to_document
 
@@ -35,14 +35,14 @@ _NOTES = (
 _MOST_DOUBTFUL = 10
 
 
-def report(story: Story, workplace: Workplace, seconds: float, files: Mapping[str, Path]) -> dict[str, Any]:
+def report(story: Story, desk: DemoDesk, seconds: float, files: Mapping[str, Path]) -> dict[str, Any]:
     """Everything as JSON-able values.
 
     Args:
         seconds: of the whole demonstration so far.
         files: what was written.
     """
-    geometry, window = workplace.volume.geometry, workplace.volume.window
+    geometry, window = desk.volume.geometry, desk.volume.window
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -64,7 +64,7 @@ def report(story: Story, workplace: Workplace, seconds: float, files: Mapping[st
         "correction": _correction(story),
         "second_run": {**_run(story.second), "slices_not_computed_again": story.not_computed_again()},
         "doubt": _doubt(story),
-        "prompts": to_document(workplace.prompts),
+        "prompts": to_document(desk.prompts),
         "seconds": round(seconds, 1),
         "files": {what: path.name for what, path in files.items()},
         "notes": list(_NOTES),
@@ -170,14 +170,14 @@ def _round(value: float) -> float:
 # The sheet
 
 
-def sheet(story: Story, workplace: Workplace, strips: list[Strip], surface: Any) -> Sheet:
+def sheet(story: Story, desk: DemoDesk, strips: list[Strip], surface: Any) -> Sheet:
     """Return the words, pictures and figures of `demo.png`.
 
     Args:
         strips: of `pictures.strips`.
         surface: (height, width, 3) RGB of the 3D picture.
     """
-    geometry = workplace.volume.geometry
+    geometry = desk.volume.geometry
     model = story.model
     spacing = " × ".join(f"{edge:g}" for edge in geometry.spacing)
     return Sheet(

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from Demo.desk import DemoDesk
 from Demo.measure import BoolArray
-from Demo.workplace import Workplace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.scene.markups import PromptMarkups
@@ -20,17 +20,17 @@ import slicer
 import slicer.util
 
 
-def save(workplace: Workplace, segmentation: Path, scene: Path) -> None:
+def save(desk: DemoDesk, segmentation: Path, scene: Path) -> None:
     """Writes the segmentation and the whole scene.
 
     Raises:
         SAM2PropagateError: `not_written`.
     """
     try:
-        if not slicer.util.saveNode(workplace.segmentationNode, str(segmentation)):
+        if not slicer.util.saveNode(desk.segmentationNode, str(segmentation)):
             raise OSError("Slicer's writer failed")
         # The archive keeps its own copy under a name of its own.
-        workplace.headless.saveScene(scene)
+        desk.headless.saveScene(scene)
     except (OSError, RuntimeError) as error:
         raise SAM2PropagateError(
             "not_written",
@@ -39,17 +39,17 @@ def save(workplace: Workplace, segmentation: Path, scene: Path) -> None:
         ) from error
 
 
-def check_saved(workplace: Workplace, segmentation: Path, scene: Path) -> None:
+def check_saved(desk: DemoDesk, segmentation: Path, scene: Path) -> None:
     """Loads both files again, the scene in place of the present one, and compares them with what was saved.
 
-    Afterwards the workplace's nodes are gone.
+    Afterwards the desk's nodes are gone.
 
     Raises:
         SAM2PropagateError: `saved_differs`.
     """
-    headless = workplace.headless
-    masks, prompts, voxels = workplace.masks(), workplace.prompts, workplace.volume.array.copy()
-    workplace.close()
+    headless = desk.headless
+    masks, prompts, voxels = desk.masks(), desk.prompts, desk.volume.array.copy()
+    desk.close()
     headless.loadScene(scene)
     volume_node = _only("vtkMRMLScalarVolumeNode")
     segmentation_node = _only("vtkMRMLSegmentationNode")

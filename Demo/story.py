@@ -10,6 +10,7 @@ import numpy as np
 
 from Demo import case
 from Demo.canvas import Pixels
+from Demo.desk import DemoDesk, Propagation, ShownPreview, load_model
 from Demo.measure import (
     GOOD,
     WORTHLESS,
@@ -24,7 +25,6 @@ from Demo.measure import (
     read_reference,
 )
 from Demo.terminal import Terminal
-from Demo.workplace import Propagation, ShownPreview, Workplace, load_model
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.values import to_ras
 from SAM2PropagateLib.worker.messages import LoadModel
@@ -126,7 +126,7 @@ class Story:
         return sum(len(first.frames(name) - second.frames(name)) for name in self.reference)
 
 
-def open_case(session: WorkerSession, model: LoadModel, terminal: Terminal) -> tuple[Workplace, Any]:
+def open_case(session: WorkerSession, model: LoadModel, terminal: Terminal) -> tuple[DemoDesk, Any]:
     """Return the model into the worker, the CT into the scene and the view; what the worker says of the
     model."""
     terminal.step("Starting the worker")
@@ -134,15 +134,15 @@ def open_case(session: WorkerSession, model: LoadModel, terminal: Terminal) -> t
     side = facts["input_size"]
     terminal.say(f"{facts['model']} on {facts['device']}, {facts['dtype']}, input {side} × {side}")
     terminal.step("Opening the CT in Slicer's scene and in a slice view")
-    workplace = Workplace(case.CT_FILE, case.STRUCTURES, case.WINDOW_PRESET, session)
-    geometry, window = workplace.volume.geometry, workplace.volume.window
+    desk = DemoDesk(case.CT_FILE, case.STRUCTURES, case.WINDOW_PRESET, session)
+    geometry, window = desk.volume.geometry, desk.volume.window
     voxels = " × ".join(str(count) for count in geometry.shape_ijk)
     spacing = " × ".join(f"{edge:g}" for edge in geometry.spacing)
     terminal.say(f"{voxels} voxels of {spacing} mm, window {window.width:g}, level {window.level:g}")
-    return workplace, facts
+    return desk, facts
 
 
-def tell(workplace: Workplace, model: Mapping[str, Any], terminal: Terminal) -> Story:
+def tell(desk: DemoDesk, model: Mapping[str, Any], terminal: Terminal) -> Story:
     """From the first click to the corrected result.
 
     Raises:
@@ -152,18 +152,18 @@ def tell(workplace: Workplace, model: Mapping[str, Any], terminal: Terminal) -> 
         case.LABELS_FILE,
         case.LABEL_NAMES_FILE,
         [one.label for one in case.STRUCTURES],
-        workplace.volume.geometry,
+        desk.volume.geometry,
     )
     reference = {one.name: labels[one.label] for one in case.STRUCTURES}
-    prompted = {one.name: _prompt(workplace, one, reference[one.name], terminal) for one in case.STRUCTURES}
+    prompted = {one.name: _prompt(desk, one, reference[one.name], terminal) for one in case.STRUCTURES}
     terminal.step(f"Propagating {' and '.join(reference)} in one run")
-    first = _run(workplace, reference, terminal)
+    first = _run(desk, reference, terminal)
     for name, score in first.dice.items():
         terminal.say(f"{name}: Dice {score:.3f} against the reference label")
-    correction = _correct(workplace, reference, first, terminal)
+    correction = _correct(desk, reference, first, terminal)
     terminal.step("Propagating again what that changes")
-    second = _run(workplace, reference, terminal)
-    story = Story(model, reference, prompted, first, correction, second, corrected=workplace.screenshot())
+    second = _run(desk, reference, terminal)
+    story = Story(model, reference, prompted, first, correction, second, corrected=desk.screenshot())
     for name, score in second.dice.items():
         terminal.say(f"{name}: Dice {first.dice[name]:.3f} before, {score:.3f} now")
     encoded = second.propagation.count("frames_encoded")
@@ -175,51 +175,49 @@ def tell(workplace: Workplace, model: Mapping[str, Any], terminal: Terminal) -> 
     return story
 
 
-def _prompt(
-    workplace: Workplace, structure: case.Structure, truth: BoolArray, terminal: Terminal
-) -> Prompted:
+def _prompt(desk: DemoDesk, structure: case.Structure, truth: BoolArray, terminal: Terminal) -> Prompted:
     """Return a click or a box with the mouse, its preview, and the ends of the structure."""
     name = structure.name
     how = "a click" if structure.prompt_kind == "click" else "a box, dragged"
     terminal.step(f"{name}: {how} in the slice view")
     center = (structure.middle[0], structure.middle[1], structure.start[2])
-    workplace.look_at(center, structure.field_of_view)
+    desk.look_at(center, structure.field_of_view)
     if structure.box is not None:
-        preview = workplace.drag_box(name, structure.box)
+        preview = desk.drag_box(name, structure.box)
     else:
-        preview = workplace.click(name, structure.start)
-    picture = workplace.screenshot()
+        preview = desk.click(name, structure.start)
+    picture = desk.screenshot()
     agreement = dice(preview.mask, truth[preview.frame])
-    first, last = workplace.mark_range(name, structure.ends)
+    first, last = desk.mark_range(name, structure.ends)
     terminal.say(f"preview of slice {preview.frame + 1} in {preview.seconds:.2f} s, Dice {agreement:.2f}")
     terminal.say(f"marked as reaching from slice {first + 1} to slice {last + 1}")
     return Prompted(preview, (first, last), agreement, picture)
 
 
-def _run(workplace: Workplace, reference: Masks, terminal: Terminal) -> Outcome:
+def _run(desk: DemoDesk, reference: Masks, terminal: Terminal) -> Outcome:
     """Both structures in one run, committed in one undo step."""
-    before = workplace.masks()
-    propagation = workplace.propagate(terminal.progress)
+    before = desk.masks()
+    propagation = desk.propagate(terminal.progress)
     written, seconds = propagation.count("frames_written"), propagation.whole_seconds
     terminal.say(
         f"{written} slices in {seconds:.1f} s ({rate(written, seconds):.1f}/s), "
         f"{propagation.count('frames_encoded')} of them encoded in the run"
     )
-    summary = workplace.commit(propagation)
-    after = workplace.masks()
-    _check_undo(workplace, before, after)
+    summary = desk.commit(propagation)
+    after = desk.masks()
+    _check_undo(desk, before, after)
     terminal.say(
         f"committed: {summary.added} voxels added, {summary.removed} removed; one Undo takes it back"
     )
     return Outcome(propagation, after, {name: dice(after[name], truth) for name, truth in reference.items()})
 
 
-def _check_undo(workplace: Workplace, before: Masks, after: Masks) -> None:
+def _check_undo(desk: DemoDesk, before: Masks, after: Masks) -> None:
     if _same(before, after):
         return
-    committer = workplace.committer
-    undone = committer.undo() and _same(workplace.masks(), before)
-    if not undone or not committer.redo() or not _same(workplace.masks(), after):
+    committer = desk.committer
+    undone = committer.undo() and _same(desk.masks(), before)
+    if not undone or not committer.redo() or not _same(desk.masks(), after):
         raise SAM2PropagateError(
             "undo_failed", "Undo did not take back exactly what the run had written.", "Tell the developers."
         )
@@ -238,27 +236,27 @@ def slice_agreement(outcome: Outcome, reference: Masks) -> dict[tuple[str, int],
     }
 
 
-def _correct(workplace: Workplace, reference: Masks, first: Outcome, terminal: Terminal) -> CorrectedSlice:
+def _correct(desk: DemoDesk, reference: Masks, first: Outcome, terminal: Terminal) -> CorrectedSlice:
     """Goes to a doubtful slice and corrects it: with clicks, or, where they do not do, with the brush."""
     agreement = slice_agreement(first, reference)
     target = first_to_correct(doubtful_slices(first.propagation.doubts()), agreement)
     name, frame = target.segment, target.frame
-    structure, truth = workplace.structures[name], reference[name][frame]
+    structure, truth = desk.structures[name], reference[name][frame]
     mask, before = first.masks[name][frame], agreement[name, frame]
     terminal.step(f"{name}: correcting slice {frame + 1}")
     terminal.say(f"{_rank_words(target.rank)}: doubt {target.doubt:.2f}, Dice {before:.2f}")
-    height = float(workplace.volume.geometry.ijk_to_world((0, 0, frame))[2])
-    workplace.look_at((structure.middle[0], structure.middle[1], height), structure.field_of_view)
-    picture = workplace.screenshot()
+    height = float(desk.volume.geometry.ijk_to_world((0, 0, frame))[2])
+    desk.look_at((structure.middle[0], structure.middle[1], height), structure.field_of_view)
+    picture = desk.screenshot()
     kept_mask = before >= WORTHLESS
     if kept_mask:
-        workplace.keep_mask(name, frame)
-    clicks, taken_back, corrected = _click(workplace, target, mask, truth, terminal)
+        desk.keep_mask(name, frame)
+    clicks, taken_back, corrected = _click(desk, target, mask, truth, terminal)
     painted = dice(corrected, truth) < GOOD
     if painted:
         taken_back, clicks, corrected = taken_back + len(clicks), (), truth
-        workplace.start_anew(name, frame)
-        workplace.paint(name, frame, truth)
+        desk.start_anew(name, frame)
+        desk.paint(name, frame, truth)
         terminal.say(
             "clicks do not do: the slice is painted in the Segment Editor, after the reference label"
         )
@@ -267,7 +265,7 @@ def _correct(workplace: Workplace, reference: Masks, first: Outcome, terminal: T
 
 
 def _click(
-    workplace: Workplace, target: Doubtful, mask: BoolArray, truth: BoolArray, terminal: Terminal
+    desk: DemoDesk, target: Doubtful, mask: BoolArray, truth: BoolArray, terminal: Terminal
 ) -> tuple[tuple[NextClick, ...], int, BoolArray]:
     """Clicks on the slice that is shown: those that were kept, how many were taken back, and its mask."""
     tried: list[NextClick] = []
@@ -277,8 +275,8 @@ def _click(
         if aim is None:
             break
         tried.append(aim)
-        point = workplace.volume.geometry.ras_of_pixel(aim.x, aim.y, target.frame, workplace.axis)
-        clicked = workplace.click(target.segment, to_ras(point), aim.positive).mask
+        point = desk.volume.geometry.ras_of_pixel(aim.x, aim.y, target.frame, desk.axis)
+        clicked = desk.click(target.segment, to_ras(point), aim.positive).mask
         sign = "positive" if aim.positive else "negative"
         words = f"a {sign} click: Dice of the slice {dice(clicked, truth):.2f}"
         if dice(clicked, truth) > dice(mask, truth):
@@ -286,7 +284,7 @@ def _click(
             kept.append(aim)
             terminal.say(words)
         else:
-            workplace.take_back_click(target.segment, aim.positive, target.frame, mask)
+            desk.take_back_click(target.segment, aim.positive, target.frame, mask)
             terminal.say(f"{words}, no better: taken back")
     return tuple(kept), len(tried) - len(kept), mask
 

@@ -1,4 +1,4 @@
-"""3D Slicer's scene and slice views without its application window, on the slicer-core wheel: for the tests
+"""3D Slicer's scene and slice views without its application, on the slicer-core wheel: for the tests
 and the demo.
 """
 

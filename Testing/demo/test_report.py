@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from Demo import case
+from Demo.desk import Propagation, ShownPreview
 from Demo.measure import Doubtful, NextClick
 from Demo.report import closing_lines, rank_correlation, report, sheet
 from Demo.story import CorrectedSlice, Outcome, Prompted, Story
-from Demo.workplace import Propagation, ShownPreview
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.packed_masks import pack
@@ -76,7 +76,7 @@ def story():
 
 
 @pytest.fixture
-def workplace():
+def desk():
     geometry = VolumeGeometry(SHAPE[::-1], np.diag([2.0, 2.0, 3.0, 1.0]))
     volume = SimpleNamespace(geometry=geometry, window=Window(400, 40))
     return SimpleNamespace(volume=volume, prompts=PromptSet(axis=2))
@@ -85,8 +85,8 @@ def workplace():
 FILES = {"report": Path("out") / "report.json", "picture": Path("out") / "demo.png"}
 
 
-def test_the_report_holds_what_was_measured(story, workplace):
-    values = json.loads(json.dumps(report(story, workplace, 12.34, FILES), allow_nan=False))
+def test_the_report_holds_what_was_measured(story, desk):
+    values = json.loads(json.dumps(report(story, desk, 12.34, FILES), allow_nan=False))
     one = values["structures"][0]
     assert (one["name"], one["dice"], one["dice_before_correction"]) == (ONE, 0.88, 0.7)
     assert (one["slices"], one["seconds"], one["slices_per_second"]) == (11, 2.0, 5.5)
@@ -110,8 +110,8 @@ def test_the_report_holds_what_was_measured(story, workplace):
     assert values["files"] == {"report": "report.json", "picture": "demo.png"}
 
 
-def test_the_sheet_names_structures_slices_and_figures(story, workplace):
-    drawn = sheet(story, workplace, [], PICTURE)
+def test_the_sheet_names_structures_slices_and_figures(story, desk):
+    drawn = sheet(story, desk, [], PICTURE)
     assert [ONE in drawn.steps[0].title, OTHER in drawn.steps[1].title] == [True, True]
     assert (
         "slice 10" in drawn.steps[2].text and "0.97" in drawn.steps[2].text and "0.41" in drawn.steps[2].text
@@ -124,12 +124,12 @@ def test_the_sheet_names_structures_slices_and_figures(story, workplace):
     assert "18 left as they were" in drawn.notes[0]
 
 
-def test_a_slice_that_was_painted_is_called_that(story, workplace):
+def test_a_slice_that_was_painted_is_called_that(story, desk):
     painted = replace(story, correction=replace(story.correction, clicks=(), painted=True))
-    drawn = sheet(painted, workplace, [], PICTURE)
+    drawn = sheet(painted, desk, [], PICTURE)
     assert drawn.steps[3].title == "Corrected with the brush"
     assert drawn.table.rows[1][1].endswith("+ the brush")
-    assert report(painted, workplace, 1.0, FILES)["correction"]["painted"] is True
+    assert report(painted, desk, 1.0, FILES)["correction"]["painted"] is True
 
 
 def test_the_end_says_what_was_measured_and_written(story):

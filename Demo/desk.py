@@ -1,4 +1,4 @@
-"""A radiologist's workplace: a CT in Slicer's scene, one slice view, and the worker behind it.
+"""A radiologist's desk: a CT in Slicer's scene, one slice view, and the worker behind it.
 
 What the user does, is done with mouse events in the slice view; what is computed, is computed by the worker.
 """
@@ -111,7 +111,7 @@ class Propagation:
         return {frame for name, frame in self.run.frames if name == segment}
 
 
-class Workplace:
+class DemoDesk:
     """One CT, one segmentation, one slice view, one worker session.
 
     Args:
