@@ -173,6 +173,8 @@ def test_the_install_command_is_shown_and_copied(module: Any, dialogs: ScriptedD
     assert dialogs.copied.startswith('ssh me@gpu1 "python3 -m venv ~/.sam2propagate/env && ')
     for part in ("torch>=2.5.1", "safetensors", "sam2==1.1.0 --hash=sha256:", "sam2propagate @ git+https://"):
         assert part in dialogs.copied
+    # Its long words make the panel no wider.
+    assert window.panel.layout().totalMinimumSize().width() <= 390
     # Inside the double quotes nothing may mean anything to the shell here.
     inside = dialogs.copied.split('"', 1)[1].rstrip('"')
     assert not set(inside) & set('"$`!\\')
