@@ -166,6 +166,20 @@ def test_where_it_computes_and_that_there_is_no_gpu_is_said(module: Any) -> None
     assert "no GPU on gpu1" in module.ui.messageLabel.text
 
 
+def test_how_far_the_volume_is_sent_is_said_also_before_a_preview(module: Any) -> None:
+    from SAM2PropagateLib.app.events import Progress
+    from SAM2PropagateLib.app.wording import uploadText
+    from SAM2PropagateLib.worker.messages import ProgressEvent
+
+    controller = work_on_sample(module)
+    event = ProgressEvent(1, "Sending the volume to gpu1", 12 << 20, 80 << 20, None, 65.0)
+    assert uploadText(event) == "Sending the volume to gpu1: 12 MB of 80 MB, 1:05 min left"
+    controller.progress.emit(Progress(event.done, event.total, None, 65.0, uploadText(event)))
+    assert module.ui.resultLabel.text == uploadText(event)
+    controller.progress.emit(Progress(0, 0, None, None, ""))
+    assert module.ui.resultLabel.text == ""
+
+
 def test_the_install_command_is_shown_and_copied(module: Any, dialogs: ScriptedDialogs) -> None:
     choose(module, "me@gpu1")
     module.ui.installCommandButton.click()
@@ -174,7 +188,7 @@ def test_the_install_command_is_shown_and_copied(module: Any, dialogs: ScriptedD
     for part in ("torch>=2.5.1", "safetensors", "sam2==1.1.0 --hash=sha256:", "sam2propagate @ git+https://"):
         assert part in dialogs.copied
     # Its long words make the panel no wider.
-    assert window.panel.layout().totalMinimumSize().width() <= 390
+    assert module.panel.layout().totalMinimumSize().width() <= 390
     # Inside the double quotes nothing may mean anything to the shell here.
     inside = dialogs.copied.split('"', 1)[1].rstrip('"')
     assert not set(inside) & set('"$`!\\')

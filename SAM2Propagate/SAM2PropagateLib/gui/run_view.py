@@ -214,7 +214,8 @@ class RunView:
             self.showStrip()
 
     def _progress(self, progress: Progress) -> None:
-        loading = "" if progress.total else progress.text
+        # A run has a bar for its numbers; what comes before a preview has this line.
+        loading = "" if progress.total and self._controller.isRunning else progress.text
         self._showProgress(progress)
         if loading != self._loading:
             self._loading = loading
