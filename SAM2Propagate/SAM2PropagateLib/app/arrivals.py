@@ -41,6 +41,8 @@ class Arrivals:
         self._frameArrived = shared.signals.frameArrived
         self._progress = shared.signals.progress
         self._isStale = False
+        # What comes before a run, as far as its progress was told.
+        self._told: Call | None = None
 
     def take(self, seconds: float | None = None) -> None:
         """Handles what has arrived; what is left after so many seconds is for the next time."""
@@ -72,8 +74,9 @@ class Arrivals:
         elif isinstance(event, LogEvent) and event.level in ("error", "critical"):
             self._messages.say("warning", event.text, "worker_log")
         if call is not None and call.is_finished:
-            if call.kind in ("load_model", "open_volume") and not isinstance(event, ProgressEvent):
+            if call is self._told and not isinstance(event, ProgressEvent):
                 # Nothing else would take its text away before the next run.
+                self._told = None
                 self._progress.emit(Progress(0, 0, None, None, ""))
             if call.kind == "load_model" and call.state == "done":
                 self._tellOfNoGPU()
@@ -127,6 +130,7 @@ class Arrivals:
             text = _("Loading the model: {what}").format(what=event.text) if event.text else _("Loading")
         else:
             return
+        self._told = None if self._running.isOf(call) else call
         self._progress.emit(
             Progress(event.done, event.total, event.frames_per_second, event.seconds_left, text)
         )
