@@ -172,7 +172,7 @@ CASES = [
     BadInput("two acquisitions", "--part and its number: 1 (acquisition 1, ", volume=two_acquisitions),
     BadInput("no such part", "no part 3", volume=two_acquisitions, arguments=("--part", 3, *POINT)),
     BadInput("own series UIDs", "--series all", volume=own_series),
-    BadInput("a part of an NRRD file", "no DICOM file", arguments=("--part", 1, *POINT)),
+    BadInput("a part of an NRRD file", "not a DICOM file", arguments=("--part", 1, *POINT)),
     BadInput("one DICOM file", "single slice of a DICOM", volume=lambda folder: series(folder) / "s00.dcm"),
     # Prompts
     BadInput("no prompts", "no prompts", arguments=()),

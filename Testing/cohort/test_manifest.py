@@ -128,9 +128,9 @@ def test_a_name_given_twice_is_refused_for_the_second(tmp_path: Path) -> None:
         ("volume,prompts,volume\n1,2,3\n", "the column “volume” twice"),
         ("volume,prompts\n", "lists no volume"),
         (f"volume,prompts\na.nii,{POINT},3\n", "Line 2 of"),
-        ('volume,prompts\na.nii,"--point', "is no CSV"),
+        ('volume,prompts\na.nii,"--point', "cannot be read as CSV"),
         ("", "is empty"),
-        (b"volume,prompts\n\x81\x8d", "no text that can be read"),
+        (b"volume,prompts\n\x81\x8d", "cannot be read as text"),
     ],
 )
 def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: str | bytes, said: str) -> None:
@@ -141,8 +141,8 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: str | by
     ("document", "said"),
     [
         ("[1]", "Row 1 of"),
-        ('{"volume": "a"}', "is no list"),
-        ("[{", "not readable as JSON"),
+        ('{"volume": "a"}', "is not a list"),
+        ("[{", "not valid JSON"),
         ('[{"volume": 3, "prompts": "x"}]', "has 3 for “volume”"),
         ('[{"volume": "a"}]', "Row 1 of '{path}' has no column “prompts”"),
     ],

@@ -96,7 +96,7 @@ def test_the_choice_is_kept_in_the_settings_and_not_in_the_scene(stand_ins: Any)
 
 
 @pytest.mark.parametrize(
-    ("host", "text"), [("", "No server is named."), ("-oX=y", "no host that ssh could reach")]
+    ("host", "text"), [("", "No server is named."), ("-oX=y", "not a host that ssh can reach")]
 )
 def test_a_server_that_cannot_be_used_is_no_other_computer(host: str, text: str, module: Any) -> None:
     choose(module, host)

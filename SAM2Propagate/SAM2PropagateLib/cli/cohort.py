@@ -205,7 +205,7 @@ def run_cohort_command(
         )
     except (Cancelled, KeyboardInterrupt):
         raise Cancelled(
-            sentence="The run was stopped.", hint="Add --resume to go on with it; what is finished stays."
+            sentence="The run was stopped.", hint="Add --resume to continue it; what is finished stays."
         ) from None
     finally:
         bar.close()

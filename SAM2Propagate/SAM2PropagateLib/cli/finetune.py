@@ -199,7 +199,7 @@ def run_finetune(
             None if command.sharing is None else _encoding(command, path, entry, progress, should_cancel),
         )
     except (Cancelled, KeyboardInterrupt):
-        hint = "Add --resume to go on with it." if can_resume(command.out) else "Nothing was written."
+        hint = "Add --resume to continue it." if can_resume(command.out) else "Nothing was written."
         raise Cancelled(sentence="The training was stopped.", hint=hint) from None
     return _told(result)
 

@@ -131,7 +131,7 @@ def _decoded(path: Path, content: bytes) -> str:
     try:
         return content.decode("cp1252")
     except UnicodeDecodeError:
-        raise _bad(f"'{path}' is no text that can be read.", "Save it as CSV in UTF-8.") from None
+        raise _bad(f"'{path}' cannot be read as text.", "Save it as CSV in UTF-8.") from None
 
 
 def _csv_rows(path: Path, text: str) -> list[_Row]:
@@ -158,7 +158,7 @@ def _csv_rows(path: Path, text: str) -> list[_Row]:
             rows.append(_Row(number, dict(zip(headings, cells, strict=False))))
     except csv.Error as error:
         raise _bad(
-            f"'{path}' is no CSV that can be read (line {reader.line_num + skipped}: {error}).",
+            f"'{path}' cannot be read as CSV (line {reader.line_num + skipped}: {error}).",
             "Check the quotes there.",
         ) from error
     return rows
@@ -168,9 +168,9 @@ def _json_rows(path: Path, text: str) -> list[_Row]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _bad(f"'{path}' is not readable as JSON ({error}).", "Correct it there.") from error
+        raise _bad(f"'{path}' is not valid JSON ({error}).", "Correct it there.") from error
     if not isinstance(document, list):
-        raise _bad(f"'{path}' is no list.", 'Give a list such as [{"volume": ..., "prompts": ...}].')
+        raise _bad(f"'{path}' is not a list.", 'Give a list such as [{"volume": ..., "prompts": ...}].')
     rows = []
     for number, one in enumerate(document, 1):
         if not isinstance(one, dict):

@@ -258,7 +258,7 @@ def _prepare(plan: CohortPlan) -> None:
         raise InputError(
             "cohort_exists",
             f"'{plan.out}' holds a cohort already.",
-            "Add --resume to go on with it, --overwrite to do all of it again, or choose another folder.",
+            "Add --resume to continue it, --overwrite to do all of it again, or choose another folder.",
         )
     if not plan.resume:
         for record in records:

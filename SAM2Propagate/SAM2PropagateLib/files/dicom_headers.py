@@ -63,7 +63,7 @@ class FolderScan:
             notes.append(f"DICOM files that are damaged were left out: {_first(damaged)}.")
         objects = [f"'{other.path.name}' ({other.kind})" for other in self.others if other.kind]
         if objects:
-            notes.append(f"DICOM files that are no images were left out: {_first(objects)}.")
+            notes.append(f"DICOM files that are not images were left out: {_first(objects)}.")
         if self.closed:
             names = [f"'{path}'" for path in self.closed]
             notes.append(f"Folders and links that cannot be read were left out: {_first(names)}.")

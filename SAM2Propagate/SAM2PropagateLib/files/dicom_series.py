@@ -143,7 +143,7 @@ def _check_image(image: ImageHeader) -> None:
         raise InputError(
             "multi_component",
             f"'{image.path}' is a color image ({image.components} values per pixel).",
-            "Give a grey-scale CT or MR series.",
+            "Give a gray-scale CT or MR series.",
         )
     is_captured = image.frames > 1 and image.is_capture
     if is_captured or image.orientation is None or image.position is None or not _is_plane(image.orientation):

@@ -108,7 +108,9 @@ def _check_kind(path: Path, label: FileImage) -> None:
     if label.geometry is None:
         size = " x ".join(str(edge) for edge in reversed(array.shape))
         raise InputError(
-            "label_not_scalar", f"'{path}' is no volume ({size}).", "Give a label volume of three dimensions."
+            "label_not_scalar",
+            f"'{path}' is not a volume ({size}).",
+            "Give a label volume of three dimensions.",
         )
     if array.ndim > 3:
         raise InputError(
@@ -154,7 +156,7 @@ def _whole(path: Path, array: npt.NDArray[Any], header: Mapping[str, str]) -> np
 
 
 def _not_whole(path: Path, what: str, hint: str) -> InputError:
-    return InputError("label_not_whole", f"'{path}' is no label volume: it holds {what}.", hint)
+    return InputError("label_not_whole", f"'{path}' is not a label volume: it holds {what}.", hint)
 
 
 def _mismatch(path: Path) -> InputError:

@@ -167,7 +167,7 @@ class _Bundle:
         try:
             self._archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise _bad(path, "it is no zip archive") from error
+            raise _bad(path, "it is not a zip archive") from error
         names = [name for name in self._archive.namelist() if name.lower().endswith(".mrml")]
         if not names:
             self.close()
@@ -271,7 +271,7 @@ def _nodes(path: Path, content: bytes) -> list[_SceneNode]:
     except expat.ExpatError as error:
         raise _bad(path, f"it is no XML ({error})") from error
     if roots != ["MRML"]:
-        raise _bad(path, "it is no MRML")
+        raise _bad(path, "it is not MRML")
     return found
 
 

@@ -142,7 +142,7 @@ def read_segmentation(path: Path | str) -> Segmentation:
     except (ValueError, IndexError) as error:
         raise InputError(
             "not_a_segmentation",
-            f"The segments of '{path}' are not described rightly ({error}).",
+            f"The segments of '{path}' are described wrongly ({error}).",
             "Save it again in 3D Slicer.",
         ) from error
     return Segmentation(tuple(segments), image.geometry, header)

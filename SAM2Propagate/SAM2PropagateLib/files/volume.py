@@ -83,7 +83,7 @@ def read_volume(
         if series is not None:
             raise InputError(
                 "series_without_folder",
-                f"'{path}' is no folder, so it holds no series to choose.",
+                f"'{path}' is not a folder, so it holds no series to choose.",
                 "Leave out --series.",
             )
         check_file(path)
@@ -185,14 +185,14 @@ def _no_image(other: OtherObject) -> InputError:
     else:
         hint = "Give the CT or MR series itself: the folder of its files, or a multi-frame file."
     code = "is_segmentation" if other.is_segmentation else "no_image"
-    return InputError(code, f"'{path}' is no image but another DICOM object ({other.kind}).", hint)
+    return InputError(code, f"'{path}' is not an image but another DICOM object ({other.kind}).", hint)
 
 
 def _from_image_file(path: Path, part: str | None, channel: int | None) -> Volume:
     if part is not None:
         raise InputError(
             "part_without_dicom",
-            f"'{path}' is no DICOM file, so it holds no parts to choose.",
+            f"'{path}' is not a DICOM file, so it holds no parts to choose.",
             "Leave out --part.",
         )
     if sitk.ImageFileReader.GetImageIOFromFileName(str(path)) == "GDCMImageIO":

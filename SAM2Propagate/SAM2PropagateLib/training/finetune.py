@@ -201,7 +201,7 @@ def _check_state(job: FinetuneJob) -> None:
         raise InputError(
             "training_unfinished",
             f"A training for '{job.out.name}' was stopped before its end.",
-            "Add --resume to go on with it, or --overwrite to start again.",
+            "Add --resume to continue it, or --overwrite to start again.",
         )
     if job.resume and not can_resume(job.out):
         raise InputError(

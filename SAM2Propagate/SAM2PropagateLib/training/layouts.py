@@ -76,7 +76,7 @@ def dataset_cases(folder: Path, sequence: str) -> list[Case]:
     if description.ending and description.ending.lower() not in ENDINGS:
         raise InputError(
             "unknown_format",
-            f"'{folder / DATASET}' names files that end in {description.ending}, which are no volumes.",
+            f"'{folder / DATASET}' names files that end in {description.ending}, which are not volumes.",
             "Save images and labels as .nii.gz files, with this file_ending.",
         )
     found = description.listed or _from_folders(folder, description.ending)

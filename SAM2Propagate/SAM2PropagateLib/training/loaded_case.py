@@ -115,7 +115,7 @@ class LoadedCase:
             shown = ", ".join(str(value) for value in labels.values[:5])
             raise InputError(
                 "label_not_whole",
-                f"'{path}' is no mask of one structure: it holds the values {shown}.",
+                f"'{path}' is not a mask of one structure: it holds the values {shown}.",
                 f"The folder '{path.parent.name}' must hold one mask for each structure, 0 outside.",
             )
         self.notes += labels.notes

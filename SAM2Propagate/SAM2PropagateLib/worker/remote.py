@@ -77,7 +77,7 @@ class Remote:
         if not _HOST.fullmatch(self.host):
             raise InputError(
                 "bad_host",
-                _('"{host}" is no host that ssh could reach.').format(host=self.host),
+                _('"{host}" is not a host that ssh can reach.').format(host=self.host),
                 _('Give a name such as "gpu1" or "me@gpu1".'),
             )
         for path in (self.python, self.folder):
