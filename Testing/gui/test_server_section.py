@@ -108,6 +108,21 @@ def test_a_server_that_cannot_be_used_is_no_other_computer(host: str, text: str,
     assert controller.device == "" and not controller.isWaiting
 
 
+def test_a_name_that_is_still_being_typed_can_be_tested(module: Any, dialogs: ScriptedDialogs) -> None:
+    module.ui.computerComboBox.setCurrentIndex(1)
+    assert not module.ui.installCommandButton.enabled
+    module.ui.hostLineEdit.setText("gpu1")
+    module.ui.hostLineEdit.textEdited.emit("gpu1")
+    assert module.ui.installCommandButton.enabled and module.ui.testServerButton.enabled
+    module.ui.installCommandButton.click()
+    assert dialogs.copied == installCommand("gpu1") and module.widget.logic.computer.host == "gpu1"
+    # What is no host is refused in words.
+    module.ui.hostLineEdit.setText("-oX=y")
+    module.ui.hostLineEdit.textEdited.emit("-oX=y")
+    module.ui.testServerButton.click()
+    assert not module.widget.logic.server.isRunning and "no host that ssh could reach" in status(module)
+
+
 def test_what_this_computer_lacks_does_not_matter_for_a_server(module: Any) -> None:
     logic = module.widget.logic
     logic.installer._missing = lambda: PACKAGES

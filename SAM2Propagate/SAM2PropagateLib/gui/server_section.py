@@ -50,6 +50,7 @@ class ServerSection:
         self._connections.add(ui.computerComboBox, "currentIndexChanged(int)", self._chooseComputer)
         for edit in (ui.hostLineEdit, ui.remotePythonLineEdit):
             self._connections.add(edit, "editingFinished()", self._nameServer)
+            self._connections.add(edit, "textEdited(QString)", self._typing)
         for button, act in (
             (ui.testServerButton, self._test),
             (ui.installCommandButton, self._copyCommand),
@@ -120,6 +121,12 @@ class ServerSection:
             put(self._ui.serverStatusLabel, "")
             self._computer.choose(isServer=self._ui.computerComboBox.itemData(index) == _SERVER)
 
+    def _typing(self, _text: str) -> None:
+        # A button that is still gray would not take the keyboard, which ends the typing.
+        isNamed = bool(self._ui.hostLineEdit.text.strip()) and not self._jobs.isRunning
+        for button in (self._ui.testServerButton, self._ui.installCommandButton, self._ui.copyLibraryButton):
+            button.enabled = button.enabled or isNamed
+
     def _nameServer(self) -> None:
         ui = self._ui
         if not self._isShowing:
@@ -129,6 +136,7 @@ class ServerSection:
         put(self._ui.serverStatusLabel, self._computer.problem if self._computer.host else "")
 
     def _test(self) -> None:
+        self._nameServer()
         try:
             remote = self._computer.remote()
         except InputError:
@@ -139,6 +147,9 @@ class ServerSection:
             self.refresh()
 
     def _copyCommand(self) -> None:
+        self._nameServer()
+        if self._computer.problem:
+            return
         command = installCommand(self._computer.host)
         self._messages.dialogs.copyText(command)
         text = _("Copied; run it in a terminal, then test the connection:")
@@ -148,6 +159,7 @@ class ServerSection:
         if self._jobs.isRunning:
             self._jobs.cancel()
             return
+        self._nameServer()
         try:
             remote = self._computer.remote()
         except InputError:
