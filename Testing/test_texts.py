@@ -46,7 +46,8 @@ def _called(node: ast.AST) -> str:
 
 def _is_untranslated(value: ast.AST) -> bool:
     """Whether an expression has words in it that are not inside `_()`."""
-    if _called(value) == "_":
+    # A key that something is looked up by is no word.
+    if _called(value) in ("_", "get") or isinstance(value, ast.Subscript):
         return False
     if isinstance(value, ast.JoinedStr):
         return True

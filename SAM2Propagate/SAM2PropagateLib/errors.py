@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from SAM2PropagateLib.texts import Words, to_wire
-from SAM2PropagateLib.texts import from_wire as words_from_wire
+from SAM2PropagateLib.texts import Words, from_wire, to_wire
 from SAM2PropagateLib.texts import text as _
 
 
@@ -54,15 +53,14 @@ class SAM2PropagateError(Exception):
         return {**self.to_dict(), "sentence": to_wire(self.said), "hint": to_wire(self.advice)}
 
     @staticmethod
-    def words_from_wire(values: Mapping[str, Any]) -> SAM2PropagateError:
+    def from_wire(values: Mapping[str, Any]) -> SAM2PropagateError:
         """Return the error that `to_wire` described: an `InputError` if it was one.
 
         Raises:
             ValueError: its words are none.
         """
         kind = InputError if values.get("kind") == "input" else SAM2PropagateError
-        sentence, hint = words_from_wire(values["sentence"]), words_from_wire(values.get("hint", ""))
-        return kind(str(values["code"]), sentence, hint)
+        return kind(str(values["code"]), from_wire(values["sentence"]), from_wire(values.get("hint", "")))
 
 
 class InputError(SAM2PropagateError):
