@@ -227,7 +227,7 @@ def run_evaluate(
             works = [CaseWork(_absolute(case), how, gpus) for case in cases]
             for number, answer in results(fleet, evaluate_on_worker, works, should_cancel):
                 done[number] = answer
-                progress(_STAGE, ProgressEvent(None, f"{len(done)} of {len(cases)} cases"))
+                progress(_STAGE, ProgressEvent(None, done=len(done), total=len(cases)))
     for number, case in enumerate(cases):
         for note in done[number].notes:
             progress.note(f"Note on '{case.name}': {note}")

@@ -238,7 +238,7 @@ def _encoding(
                 fleet, encode_on_worker, [EncodingOnWorker(work, gpus) for work in works], should_cancel
             ):
                 done += count
-                progress("Encoding", ProgressEvent(None, f"{done} of {total} series of slices"))
+                progress("Encoding", ProgressEvent(None, done=done, total=total))
 
     return encode
 

@@ -20,7 +20,13 @@ STAGES = {
     "download": "Downloading",
 }
 # What is counted where progress has a total; the other stages say in words what they do.
-_UNITS = {"propagate": "slices", "download": "MB", "open_volume": "MB"}
+_UNITS = {
+    "propagate": "slices",
+    "download": "MB",
+    "open_volume": "MB",
+    "Evaluating": "cases",
+    "Encoding": "series of slices",
+}
 _BAR = 24
 _LINE_SECONDS = 10.0
 _DRAW_SECONDS = 0.1
