@@ -120,7 +120,7 @@ def test_a_name_that_is_still_being_typed_can_be_tested(module: Any, dialogs: Sc
     module.ui.hostLineEdit.setText("-oX=y")
     module.ui.hostLineEdit.textEdited.emit("-oX=y")
     module.ui.testServerButton.click()
-    assert not module.widget.logic.server.isRunning and "no host that ssh could reach" in status(module)
+    assert not module.widget.logic.server.isRunning and "not a host that ssh can reach" in status(module)
 
 
 def test_what_this_computer_lacks_does_not_matter_for_a_server(module: Any) -> None:
