@@ -94,16 +94,23 @@ class Sshd:
         self.env = {**kept, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
         sshd = _sshd()
         assert sshd is not None
+        # It ends with the tests, also where these are killed: then the shell's input ends.
+        shell = ("sh", "-c", '"$@" & echo $!; cat > /dev/null; kill $!', "sh")
         with (folder / "sshd.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [sshd, "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL, stderr=log
+                [*shell, sshd, "-D", "-e", "-f", str(folder / "sshd_config")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
+        assert self._process.stdout is not None
+        self._server = int(self._process.stdout.readline())
         self._wait_until_it_listens()
 
     @property
     def processes(self) -> list[int]:
         """All processes of its sessions, the sessions' own before what they run."""
-        return descendants(self._process.pid)
+        return descendants(self._server)
 
     @property
     def workers(self) -> list[int]:
@@ -140,12 +147,12 @@ class Sshd:
 
     def stop(self) -> None:
         """End the server and its sessions."""
-        for pid in [*self.processes, self._process.pid]:
+        for pid in [*self.processes, self._server]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        self._process.wait()
+        self._process.communicate()
 
     def _wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + 30
