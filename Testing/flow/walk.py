@@ -790,15 +790,18 @@ class Walk(HeadlessCase):
         stroke = self.stroke(frame, filled[frame], change)
         key, previews = (name, frame), self.previews()
         before, seen = filled[frame].copy(), previews.get(key)
+        filled_before = {one: array.copy() for one, array in self.known.voxels.items()}
         self.speak(key, asks=False)
         assert self.workspace.committer is not None
         grid = self.writer.prepare()
         whole = np.zeros(filled.shape, bool)
         whole[frame] = stroke
+        was_running = self.controller.isRunning
         self.writer.modify(name, brushed(whole, grid), change)
         self.writer.finish()
         # As when the user lifts the pen.
         self.controller.lookForEdits()
+        has_ended_run = was_running and not self.controller.isRunning
         # What had been previewed may have been applied by this.
         allowed: dict[str, dict[int, list[BoolArray]]] = {one: {} for one in SEGMENTS}
         for (other, n), mask in previews.items():
@@ -815,6 +818,11 @@ class Walk(HeadlessCase):
             if not one.is_exact and n in allowed[other]:
                 allowed[other][n] += [one.on(mask) for mask in allowed[other][n]]
         allowed[name][frame] = [painted.on(base) for base in bases]
+        if has_ended_run:
+            # It was being written, in turns: the stroke is a step of its own before it.
+            alone = {one: array.copy() for one, array in filled_before.items()}
+            alone[name][frame] = painted.on(before)
+            self.becomes(alone)
         self.changed(allowed, must=(key, painted))
         painted = replace(painted, mask=self.known.voxels[name][frame].copy())
         self.known.hand[key] = self.known.history[self.known.at][2][key] = painted
