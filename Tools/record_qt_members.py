@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-OUTPUT = Path(__file__).resolve().parents[1] / "Testing" / "headless" / "qt_members.json"
+OUTPUT = Path(__file__).resolve().parents[1] / "Headless" / "qt_members.json"
 _NAMES = """
     qMRMLWidget qMRMLNodeComboBox qMRMLCheckableNodeComboBox qMRMLSegmentSelectorWidget qMRMLSegmentsTableView
     qMRMLSegmentEditorWidget qMRMLSubjectHierarchyComboBox qMRMLSliderWidget qMRMLSpinBox qMRMLSliceWidget
