@@ -59,10 +59,24 @@ def updated(text: str, lists: dict[str, list[str]]) -> str:
     return text
 
 
+def strays(text: str) -> list[str]:
+    """Return the lines of a CMake file that belong to no command and to no comment."""
+    # Whichever begins first: a comment may hold quotes, and a text the sign of a comment.
+    code = re.sub(r'"(?:[^"\\]|\\.)*"|#.*', "", text)
+    # From the inside out, as conditions hold parentheses too.
+    innermost = re.compile(r"(?:^[ \t]*\w+[ \t]*)?\([^()]*\)", flags=re.M)
+    while (rest := innermost.sub("", code)) != code:
+        code = rest
+    return [line.strip() for line in code.splitlines() if line.strip()]
+
+
 def main() -> int:
     path = MODULE / "CMakeLists.txt"
     before = path.read_text(encoding="utf-8")
     after = updated(before, files_there())
+    if left := strays(after):
+        print("SAM2Propagate/CMakeLists.txt has lines outside of any command. Remove them:", *left)
+        return 1
     path.write_text(after, encoding="utf-8")
     print("SAM2Propagate/CMakeLists.txt " + ("is as it was" if after == before else "is updated"))
     return 0

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "Tools"))
 
-from update_cmake_lists import LISTS, files_listed, files_there, updated  # noqa: E402
+from update_cmake_lists import LISTS, files_listed, files_there, strays, updated  # noqa: E402
 
 MODULE_LISTS = ROOT / "SAM2Propagate" / "CMakeLists.txt"
 EXTENSION = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
@@ -58,6 +58,24 @@ def test_the_tool_repairs_the_lists(tmp_path: Path) -> None:
     repaired = updated(broken, files_there())
     assert files_listed(repaired) == files_there()
     assert repaired.count("slicerMacroBuildScriptedModule") == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "CMakeLists.txt", *sorted((ROOT / "SAM2Propagate").glob("**/CMakeLists.txt"))],
+    ids=lambda path: path.parent.name,
+)
+def test_every_line_belongs_to_a_command(path: Path) -> None:
+    """A merge left half a list behind once, which CMake does not read."""
+    assert strays(path.read_text(encoding="utf-8")) == []
+
+
+def test_half_a_list_is_noticed() -> None:
+    text = MODULE_LISTS.read_text(encoding="utf-8")
+    lines = "  Resources/Icons/Dark/lock.svg\n  )\n"
+    assert strays(text.replace("  )\n", "  )\n" + lines, 1)) == ["Resources/Icons/Dark/lock.svg", ")"]
+    assert strays('if(NOT (A AND B))\n  set(a "(") # one )\nendif()\n') == []
+    assert strays("set(a\n  b\n") != []
 
 
 def setting(name: str) -> str:
