@@ -117,7 +117,7 @@ def test_a_torch_that_is_too_old_is_told_without_importing_it(tools, found, isOl
     assert [one.name for one in needed] == (["torch 2.5.1 or newer"] if isOld else [])
     banner = install.bannerText(needed)
     if isOld:
-        assert banner.startswith(f"torch {found} is too old, 2.5.1 or newer is needed.")
+        assert banner.startswith(f"torch {found} is too old; 2.5.1 or newer is needed.")
         assert "“PyTorch”" in banner and "Not installed" not in banner
         assert f"replaces version {found}" in install.consentText(needed)
         tools.there.remove("hydra")
