@@ -146,7 +146,7 @@ def test_a_copy_that_is_cancelled_or_cut_leaves_nothing(sshd: Sshd) -> None:
     file = file_of(os.urandom(8 << 20))
     with pytest.raises(Cancelled):
         copy_to_server(remote(), [file, file_of(b"x")], sshd.env, cancelled=lambda: True)
-    assert soon(lambda: not sshd.processes, 30) and left(sshd) == []
+    assert soon(lambda: not sshd.processes and left(sshd) == [], 30)
 
     class Cut(CopiedFile):
         def pieces(self) -> Iterator[bytes]:
@@ -157,7 +157,7 @@ def test_a_copy_that_is_cancelled_or_cut_leaves_nothing(sshd: Sshd) -> None:
     with pytest.raises(SAM2PropagateError) as caught:
         copy_to_server(remote(), [Cut(file.there, file.content, file.size, file.sha256)], sshd.env)
     assert caught.value.code == "copy_failed" and HOST in caught.value.sentence and caught.value.hint
-    assert soon(lambda: not sshd.processes, 30) and left(sshd) == []
+    assert soon(lambda: not sshd.processes and left(sshd) == [], 30)
 
 
 def test_a_file_that_arrives_damaged_is_refused(sshd: Sshd) -> None:
