@@ -256,7 +256,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         return readVolume(volumeNode)
 
     def workerSession(self) -> WorkerSession:
-        """Returns the worker's session: one for this logic, made on first use, and anew for another computer.
+        """Returns the worker's session. The first use makes it, and another computer gets a new one.
 
         The worker itself starts with the first thing that is asked of it.
 
@@ -297,7 +297,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         self.controller.changed.emit(None)
 
     def models(self) -> list[ModelStatus]:
-        """Returns what can be loaded, and what of it is on this computer."""
+        """Returns all models, and which of them are on this computer."""
         return ModelStore().status()
 
     def missingPackages(self) -> list[str]:

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from SAM2PropagateLib.cohort.needs import usable_cores
+
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "sam2", "numpy", "scipy", "SimpleITK", "slicer-core")
 # Idle threads of torch that spin instead of sleeping slow every other busy process down, and are slowed down
@@ -44,7 +46,7 @@ def describe_machine() -> dict[str, Any]:
     """Processor, cores, memory, system, versions, thread settings and the load at this moment."""
     return {
         "processor": processor(),
-        "cores": available_cores(),
+        "cores": usable_cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -53,13 +55,6 @@ def describe_machine() -> dict[str, Any]:
         "limits": {name: os.environ[name] for name in _INSTRUCTION_LIMITS if name in os.environ},
         "load": load(),
     }
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def load() -> float | None:

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from SAM2PropagateLib.cohort.needs import usable_cores
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.evaluation.metrics import dice
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, MODELS
 from SAM2PropagateLib.models.store import ModelStore
-from Testing.benchmarks.machine import ROOT, available_cores, child_environment, file_hash
+from Testing.benchmarks.machine import ROOT, child_environment, file_hash
 from Testing.benchmarks.report import BenchmarkReport, figure, table
 from Testing.benchmarks.statistics import Spread, mean, paired_ratios, spread
 from Testing.benchmarks.worker_latency import describe_worker, measure_worker
@@ -496,7 +497,7 @@ def _verdict(ratios: Mapping[str, Mapping[str, Spread]]) -> str:
             sentences.append(
                 f"{title}, {quantity.title.partition(',')[0]}: {got:.2f} times, {wanted:g} {word}"
             )
-    return f"Expected on 2 cores of a CPU ({available_cores()} here). " + "; ".join(sentences) + "."
+    return f"Expected on 2 cores of a CPU ({usable_cores()} here). " + "; ".join(sentences) + "."
 
 
 def _short(figures: Mapping[str, Any]) -> str:
@@ -515,5 +516,5 @@ def _loads(figures: Sequence[Mapping[str, Any]]) -> str:
     if not loads:
         return "unknown"
     words = spread(loads).text(1)
-    busy = [one for one in loads if one > available_cores() + 0.5]
+    busy = [one for one in loads if one > usable_cores() + 0.5]
     return words + (" (other programs were busy: these figures are too low)" if busy else "")

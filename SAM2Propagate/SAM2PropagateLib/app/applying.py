@@ -23,7 +23,7 @@ from SAM2PropagateLib.texts import tr as _
 _log = logging.getLogger(__name__)
 # Frames of the preview that are packed between two pauses.
 _PACKED_AT_ONCE = 8
-# So often it is worked out again what is to be written if something has changed meanwhile.
+# How often a plan is made again because something changed meanwhile.
 _MOST_TRIES = 4
 
 
@@ -41,7 +41,7 @@ class Ahead:
 
 @dataclass(frozen=True, eq=False)
 class _Gathered:
-    """Frames of the preview that are to be written: masks and details per segment and frame."""
+    """The preview frames to write: masks and details per segment and frame."""
 
     masks: dict[str, dict[int, Any]]
     details: dict[str, dict[int, FrameDetail]]
@@ -251,7 +251,7 @@ class Applying:
         only: Set[SegmentFrame] | None,
         merged: Mapping[SegmentFrame, FrameDetail] | None = None,
     ) -> _Gathered:
-        """Returns the frames of the preview that are to be written; for the arguments see `commit`."""
+        """Returns the preview frames to write; for the arguments see `commit`."""
         preview, masks, details = workspace.preview, {}, {}
         for segmentID in workspace.segmentIDs:
             frames = {

@@ -41,7 +41,7 @@ class Arrivals:
         self._frameArrived = shared.signals.frameArrived
         self._progress = shared.signals.progress
         self._isStale = False
-        # What comes before a run, as far as its progress was told.
+        # The request before a run, such as loading the model, whose progress is shown.
         self._told: Call | None = None
 
     def take(self, seconds: float | None = None) -> None:

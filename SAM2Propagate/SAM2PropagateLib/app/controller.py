@@ -157,7 +157,7 @@ class Controller:
 
     @property
     def device(self) -> str:
-        """What the model runs on, as the worker told it ("cuda:0", "cpu"); "" while that is not known."""
+        """The device that the model runs on, such as "cuda:0" or "cpu"; "" until the worker has told it."""
         return self._worker.device
 
     @property
@@ -263,7 +263,7 @@ class Controller:
     # --- slices
 
     def strip(self, segmentID: str | None = None) -> SliceStrip:
-        """Returns what there is to know of every slice, for the chosen segment or another one."""
+        """Returns the slice strip of a segment; by default of the chosen one."""
         return self._situation.strip(segmentID)
 
     def jump(self, frame: int) -> None:

@@ -92,7 +92,7 @@ def drawn(said: SegmentPrompts) -> tuple[Prompt, ...]:
 def changedFrames(
     before: SegmentPrompts, after: SegmentPrompts, geometry: VolumeGeometry, axis: int
 ) -> set[int]:
-    """Returns the frames on which something was said, moved or taken back."""
+    """Returns the frames on which a prompt was added, moved or removed."""
     old, new = ({prompt.id: prompt for prompt in one} for one in (before, after))
     changed = [one for one in old.values() if new.get(one.id) != one]
     changed += [one for one in new.values() if old.get(one.id) != one]
@@ -196,7 +196,7 @@ def effective(
     geometry: VolumeGeometry,
     axis: int,
 ) -> SegmentPrompts:
-    """Returns what the worker is told: what counts, and every locked slice with the mask that it has.
+    """Returns the prompts that the worker gets: those that count, and the mask of every locked slice.
 
     Args:
         maskNow: the present mask of a frame, (rows, columns) bool.

@@ -91,7 +91,7 @@ class PromptChanges:
                 self._messages.goOn()
                 with self._steps.step(_nameOf(before, now), said=before):
                     changed = self._settle(before, now, now)
-                    # It was no command that could begin with this: the scene told of it when it was done.
+                    # Commands merge edits when they begin; this change was made in the scene.
                     self._applying.mergeEdits()
                     self._follow(changed)
         except SAM2PropagateError as error:

@@ -133,8 +133,8 @@ class Runs:
             self._end("cancelled")
 
     def abandon(self) -> RunEnd | None:
-        """Lets go of the run and of previews, as nothing is worked on any more; what there is to be told of
-        the run.
+        """Drops the run and all previews, because the selection ends. Returns the run's end to tell of;
+        None if there was no run.
         """
         self._previews.clear()
         run = self._running.end()

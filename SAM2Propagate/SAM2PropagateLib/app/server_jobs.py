@@ -1,21 +1,19 @@
 """Testing a server and copying the library there, beside the window.
 
-The work is done in a thread of its own that talks through a queue, which `poll` empties: nothing of the
-window is touched from the thread.
+The work is done in a thread of its own; `poll` emits what the thread says.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from SAM2PropagateLib.app.computer import Computer
-from SAM2PropagateLib.app.events import NoTicker, Ticker
+from SAM2PropagateLib.app.events import Ticker
 from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.thread_job import ThreadJob, reasonOf
 from SAM2PropagateLib.app.wording import size
-from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
+from SAM2PropagateLib.errors import Cancelled
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.remote import Remote
@@ -66,15 +64,12 @@ class ServerJobs:
         self.finished: Signal[ServerJobEnd] = Signal()
         self._store = store
         self._environment = environment
-        self._ticker = ticker or NoTicker()
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
         self._step = -1
-        self._said: queue.SimpleQueue[str | ServerJobEnd] = queue.SimpleQueue()
+        self._job: ThreadJob[str, ServerJobEnd] = ThreadJob("sam2propagate-server", ticker)
 
     @property
     def isRunning(self) -> bool:
-        return self._thread is not None
+        return self._job.isRunning
 
     def test(self, remote: Remote, model: str) -> None:
         """Begins to look what there is on a server; `model` as `Choices.model` has it."""
@@ -89,7 +84,8 @@ class ServerJobs:
         env = dict(self._environment())
 
         def work() -> ServerJobEnd:
-            copy_to_server(remote, files_to_copy(model, self._store), env, self._tell, self._stop.is_set)
+            files = files_to_copy(model, self._store)
+            copy_to_server(remote, files, env, self._tell, lambda: self._job.isCancelled)
             found = check_server(remote, model_there(model, self._store), env)
             text = _("Copied, and checked by SHA-256.")
             return ServerJobEnd(found.works, f"{text}\n{_tested(found).text}")
@@ -98,60 +94,30 @@ class ServerJobs:
 
     def cancel(self) -> None:
         """Ends a copy; what has come of it is deleted there."""
-        self._stop.set()
+        self._job.cancel()
 
     def poll(self) -> None:
-        """Tells what the job has said; never waits. Called by the ticker."""
-        while True:
-            try:
-                said = self._said.get_nowait()
-            except queue.Empty:
-                return
-            if isinstance(said, str):
-                self.progress.emit(said)
-                continue
-            assert self._thread is not None
-            self._thread.join()
-            self._thread = None
-            self._ticker.stop()
-            self.finished.emit(said)
+        """Emits the progress and the end of the job; never waits. Called by the ticker."""
+        self._job.poll(self.progress.emit, self.finished.emit)
 
     def close(self, timeout: float = 5.0) -> None:
         """Ends a copy and lets go of its thread; a test that still waits for the server is not waited for."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout)
-            self._thread = None
-        self._ticker.stop()
+        self._job.close(timeout)
 
     def _start(self, work: Callable[[], ServerJobEnd], text: str) -> None:
-        if self._thread is not None:
-            return
-        self._stop.clear()
-        self._thread = threading.Thread(
-            target=self._run, args=(work,), name="sam2propagate-server", daemon=True
-        )
-        self._thread.start()
-        self._ticker.start()
-        self.progress.emit(text)
-
-    def _run(self, work: Callable[[], ServerJobEnd]) -> None:
-        try:
-            end = work()
-        except Cancelled:
-            end = ServerJobEnd(False, _("Cancelled."))
-        except SAM2PropagateError as error:
-            end = ServerJobEnd(False, str(error))
-        except Exception as error:  # a thread's exception would be lost
-            end = ServerJobEnd(False, f"{type(error).__name__}: {error}")
-        self._said.put(end)
+        if self._job.start(work, _failed):
+            self.progress.emit(text)
 
     def _tell(self, done: int, total: int) -> None:
         # A few hundred times at most.
         step = done // max(total // 200, 1)
         if done == total or step != self._step:
             self._step = step
-            self._said.put(_("Copied {done} of {total}.").format(done=size(done), total=size(total)))
+            self._job.tell(_("Copied {done} of {total}.").format(done=size(done), total=size(total)))
+
+
+def _failed(error: Exception) -> ServerJobEnd:
+    return ServerJobEnd(False, _("Cancelled.") if isinstance(error, Cancelled) else reasonOf(error))
 
 
 def wordsOf(report: ServerReport) -> str:

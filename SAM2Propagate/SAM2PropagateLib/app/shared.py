@@ -1,4 +1,4 @@
-"""What all parts of the work share: what is worked on, what is under way, and whom it is told."""
+"""Holds what all parts of the work share: the selection, the present run, undo steps, messages, signals."""
 
 from __future__ import annotations
 

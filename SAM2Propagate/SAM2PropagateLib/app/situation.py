@@ -132,7 +132,7 @@ class Situation:
         return tuple(startable)
 
     def strip(self, segmentID: str | None = None) -> SliceStrip:
-        """Returns what there is to know of every slice, for the chosen segment or another one."""
+        """Returns the slice strip of a segment; by default of the chosen one."""
         workspace, wanted = self._selection.workspace, segmentID or self._selection.segmentID
         if workspace is None or wanted not in workspace.segmentIDs:
             return SliceStrip()
@@ -140,7 +140,7 @@ class Situation:
 
 
 def _stripOf(workspace: Workspace, segmentID: str) -> SliceStrip:
-    """Returns what there is to know of every slice for a segment."""
+    """Returns the slice strip of a segment."""
     geometry, axis = workspace.geometry, workspace.axis
     counting = workspace.spoken.speaking(segmentID)
     frames = keyframes.framesOf(counting, geometry, axis)

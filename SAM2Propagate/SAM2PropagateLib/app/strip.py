@@ -1,4 +1,4 @@
-"""The slice strip: what there is to know of every slice, where to look next, and what hovering says."""
+"""The slice strip: the state of every slice, the next doubtful one, and the tooltips."""
 
 from __future__ import annotations
 

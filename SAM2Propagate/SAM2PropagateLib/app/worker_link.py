@@ -52,7 +52,7 @@ class WorkerLink:
 
     @property
     def device(self) -> str:
-        """What the model runs on, as the worker told it; "" while that is not known."""
+        """The device that the model runs on; "" until the worker has told it."""
         return "" if self._session is None else self._session.device
 
     @property

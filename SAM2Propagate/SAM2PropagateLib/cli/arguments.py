@@ -12,7 +12,7 @@ from SAM2PropagateLib import __version__
 from SAM2PropagateLib.cli.cohort import CohortCommand, add_cohort, cohort_command
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand, add_evaluate, evaluate_command
 from SAM2PropagateLib.cli.finetune import FinetuneCommand, add_finetune, finetune_command
-from SAM2PropagateLib.cli.how import AXES, add_how, check_device, parse_window
+from SAM2PropagateLib.cli.how import HowToSegment, add_how, check_device, how_of
 from SAM2PropagateLib.cli.said import (
     Parser,
     SegmentArguments,
@@ -23,7 +23,6 @@ from SAM2PropagateLib.cli.said import (
     segments_of,
 )
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.remote import Remote
 
 _SEGMENT_EPILOG = """\
@@ -44,7 +43,7 @@ exit status: 0 the file is written; 1 failure; 2 bad input; 130 interrupted.
 
 
 @dataclass(frozen=True)
-class SegmentCommand:
+class SegmentCommand(HowToSegment):
     """`segment`: everything it was given. Exactly one of `segments` and `prompts_file` is there."""
 
     volume: Path
@@ -53,16 +52,6 @@ class SegmentCommand:
     prompts_file: Path | None
     series: str | None
     part: str | None
-    axis: int | None
-    model: str
-    config: str | None
-    device: str
-    input_size: int | None
-    motion: bool
-    precision: str
-    window: str | tuple[float, float] | None
-    crop: str | None
-    run: RunOptions
     report: Path | None
     overwrite: bool
     keep_partial: bool
@@ -212,16 +201,7 @@ def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
         prompts_file=namespace.prompts,
         series=namespace.series,
         part=namespace.part,
-        axis=AXES[namespace.axis],
-        model=namespace.model,
-        config=namespace.config,
-        device=namespace.device,
-        input_size=namespace.input_size,
-        motion=namespace.motion == "on",
-        precision=namespace.precision,
-        window=parse_window(namespace.window),
-        crop=None if namespace.crop == "none" else "auto",
-        run=RunOptions(direction=namespace.direction, reach=namespace.reach),
+        **how_of(namespace),
         report=namespace.report,
         overwrite=namespace.overwrite,
         keep_partial=namespace.keep_partial,

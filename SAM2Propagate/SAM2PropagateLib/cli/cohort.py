@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from SAM2PropagateLib.cli.how import AXES, add_how, model_request, parse_window
+from SAM2PropagateLib.cli.how import HowToSegment, add_how, how_of, model_request, parse_window
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.prompts import prompts_from_arguments
 from SAM2PropagateLib.cli.said import DEFAULT_SEGMENT, SegmentArguments, parse_said
@@ -22,7 +22,6 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.prompts.values import PromptSet
-from SAM2PropagateLib.run_options import RunOptions
 
 if TYPE_CHECKING:
     from SAM2PropagateLib.cohort.job import Manner, VolumeOutcome
@@ -44,22 +43,12 @@ exit status: 0 all volumes are done; 1 some failed; 2 bad input; 130 interrupted
 
 
 @dataclass(frozen=True)
-class CohortCommand:
+class CohortCommand(HowToSegment):
     """`cohort`: everything it was given."""
 
     manifest: Path
     out: Path
     sharing: Sharing
-    axis: int | None
-    model: str
-    config: str | None
-    device: str
-    input_size: int | None
-    motion: bool
-    precision: str
-    window: str | tuple[float, float] | None
-    crop: str | None
-    run: RunOptions
     resume: bool
     overwrite: bool
     debug: bool
@@ -117,16 +106,7 @@ def cohort_command(namespace: argparse.Namespace) -> CohortCommand:
         manifest=namespace.manifest,
         out=namespace.out,
         sharing=sharing_of(namespace),
-        axis=AXES[namespace.axis],
-        model=namespace.model,
-        config=namespace.config,
-        device=namespace.device,
-        input_size=namespace.input_size,
-        motion=namespace.motion == "on",
-        precision=namespace.precision,
-        window=parse_window(namespace.window),
-        crop=None if namespace.crop == "none" else "auto",
-        run=RunOptions(direction=namespace.direction, reach=namespace.reach),
+        **how_of(namespace),
         resume=namespace.resume,
         overwrite=namespace.overwrite,
         debug=namespace.debug,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from SAM2PropagateLib.cli.said import NUMBER, program_name
@@ -11,7 +12,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
-from SAM2PropagateLib.run_options import BOTH, DIRECTIONS
+from SAM2PropagateLib.run_options import BOTH, DIRECTIONS, RunOptions
 from SAM2PropagateLib.worker.messages import LoadModel
 
 # As `engine.device` names them, which brings torch along.
@@ -52,6 +53,47 @@ def add_how(parser: argparse.ArgumentParser) -> Any:
     how.add_argument("--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)")
     add_motion(how)
     return how
+
+
+@dataclass(frozen=True)
+class HowToSegment:
+    """What the options of `add_how` were given; the commands that have them inherit it.
+
+    Attributes:
+        axis: 0, 1, 2, or None: chosen by the prompts.
+        window: a preset's name, (width, level), or None: the file's own. crop: "auto", or None: whole slices.
+    """
+
+    axis: int | None
+    model: str
+    config: str | None
+    device: str
+    input_size: int | None
+    motion: bool
+    precision: str
+    window: str | tuple[float, float] | None
+    crop: str | None
+    run: RunOptions
+
+
+def how_of(namespace: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `HowToSegment` from the parsed arguments.
+
+    Raises:
+        InputError: `bad_window`.
+    """
+    return {
+        "axis": AXES[namespace.axis],
+        "model": namespace.model,
+        "config": namespace.config,
+        "device": namespace.device,
+        "input_size": namespace.input_size,
+        "motion": namespace.motion == "on",
+        "precision": namespace.precision,
+        "window": parse_window(namespace.window),
+        "crop": None if namespace.crop == "none" else "auto",
+        "run": RunOptions(direction=namespace.direction, reach=namespace.reach),
+    }
 
 
 def add_motion(parser: Any) -> None:

@@ -17,7 +17,7 @@ from SAM2PropagateLib.worker.command import worker_command
 _MB = 1 << 20
 # Beside the model: the worker's own process, a volume, and its masks.
 VOLUME_MB = 1200
-# On a CPU: more workers with fewer threads do more volumes in an hour than fewer with more.
+# On a CPU. Taken to do more volumes in an hour than fewer workers with more threads; not measured yet.
 CORES_PER_WORKER = 2
 # Features of slices kept, as the engine itself limits them.
 _MOST_CACHE_MB = 4096

@@ -45,7 +45,12 @@ def begin_computing(device: str, gpus: int) -> str:
     name, threads = this_worker()
     for variable, value in {**OPENMP_SETTINGS, "OMP_NUM_THREADS": str(threads)}.items():
         os.environ[variable] = value
-    return f"cuda:{int(name) % gpus}" if gpus and name.isdecimal() else device
+    return _own_device(name, device, gpus)
+
+
+def _own_device(worker: str, device: str, gpus: int) -> str:
+    """Return the GPU of a numbered worker, in turn; where there is none to share, what the user said."""
+    return f"cuda:{int(worker) % gpus}" if gpus and worker.isdecimal() else device
 
 
 def local_session(threads: int) -> WorkerSession:
@@ -81,9 +86,8 @@ def work_on(work: VolumeWork) -> VolumeOutcome:
     """Do a volume on the worker that this runs on. Raises as `segment_volume`."""
     name, threads = this_worker()
     job = work.job
-    if work.gpus and name.isdecimal():
-        model = replace(job.manner.model, device=f"cuda:{int(name) % work.gpus}")
-        job = replace(job, manner=replace(job.manner, model=model))
+    model = replace(job.manner.model, device=_own_device(name, job.manner.model.device, work.gpus))
+    job = replace(job, manner=replace(job.manner, model=model))
     # A worker with several threads may be given several volumes.
     with _kept.lock:
         session = _kept.get(work.make_session, threads)

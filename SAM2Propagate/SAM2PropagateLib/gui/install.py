@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from SAM2PropagateLib.app.signals import Signal
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.releases import OLDEST_TORCH, release
 from SAM2PropagateLib.texts import tr as _
 
 TORCH, REGISTRY, SAM2 = "torch", "registry", "sam2"
@@ -27,7 +28,6 @@ SAM2_REQUIREMENT = (
 SAM2_OPTIONS = ("--no-build-isolation", "--no-deps", "--require-hashes")
 # Else its build looks for a CUDA compiler, and downloads a second torch to do so.
 SAM2_ENVIRONMENT = {"SAM2_BUILD_CUDA": "0"}
-OLDEST_TORCH = "2.5.1"
 TORCH_VERSION = f">={OLDEST_TORCH}"
 
 # How pip begins the lines that say why it failed, and those that never do.
@@ -109,13 +109,7 @@ def _tooOld(package: str, version: Callable[[str], str]) -> str:
         found = version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""  # built here, perhaps
-    return found if _release(found) < _release(OLDEST_TORCH) else ""
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """`2.4.1+cu121` as (2, 4, 1)."""
-    match = re.match(r"\d+(\.\d+)*", version or "")
-    return tuple(int(part) for part in match.group().split(".")) if match is not None else (10**9,)
+    return found if release(found) < release(OLDEST_TORCH) else ""
 
 
 def _isThere(module: str, find: Callable[[str], Any]) -> bool:

@@ -1,21 +1,19 @@
 """The list of models: what each is, whether it is there, and getting or removing it.
 
-A download runs in a thread of its own and talks through a queue, which `poll` empties: no widget
-is touched from the thread.
+A download runs in a thread of its own; `poll` emits what the thread says.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from SAM2PropagateLib.app.events import NoTicker, Ticker
+from SAM2PropagateLib.app.events import Ticker
 from SAM2PropagateLib.app.signals import Signal
+from SAM2PropagateLib.app.thread_job import ThreadJob, reasonOf
 from SAM2PropagateLib.app.wording import size
-from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
+from SAM2PropagateLib.errors import Cancelled
 from SAM2PropagateLib.models.download import download
 from SAM2PropagateLib.models.memory import available_host_memory
 from SAM2PropagateLib.models.registry import ModelEntry
@@ -78,16 +76,13 @@ class ModelList:
         self.finished: Signal[DownloadEnd] = Signal()
         self.changed: Signal[None] = Signal()
         self._store = store
-        self._ticker = ticker or NoTicker()
         self._fetch = fetch
-        self._thread: threading.Thread | None = None
         self._name = ""
-        self._stop = threading.Event()
-        self._said: queue.SimpleQueue[DownloadProgress | DownloadEnd] = queue.SimpleQueue()
+        self._job: ThreadJob[DownloadProgress, DownloadEnd] = ThreadJob("sam2propagate-download", ticker)
 
     @property
     def isDownloading(self) -> bool:
-        return self._thread is not None
+        return self._job.isRunning
 
     def rows(self) -> list[ModelRow]:
         """Returns all models, the bundled one first."""
@@ -129,22 +124,17 @@ class ModelList:
 
     def download(self, name: str) -> bool:
         """Begins to get a model; the user has agreed to `consentText`. False while another one is coming."""
-        if self._thread is not None:
+        if self.isDownloading:
             return False
         entry = self._store.find(name)
         self._name = name
-        self._stop.clear()
-        self._thread = threading.Thread(
-            target=self._run, args=(entry,), name="sam2propagate-download", daemon=True
-        )
-        self._thread.start()
-        self._ticker.start()
+        self._job.start(lambda: self._run(entry), lambda error: _failed(entry, error))
         self.changed.emit(None)
         return True
 
     def cancel(self) -> None:
         """Ends the download; what has arrived is kept and the next one goes on from there."""
-        self._stop.set()
+        self._job.cancel()
 
     def remove(self, name: str) -> None:
         """Deletes a downloaded model.
@@ -155,49 +145,33 @@ class ModelList:
         self._store.remove(name)
         self.changed.emit(None)
 
-    def _run(self, entry: ModelEntry) -> None:
+    def _run(self, entry: ModelEntry) -> DownloadEnd:
         def progress(done: int, total: int | None) -> None:
             known = total or entry.bytes
             text = size(done) if known is None else f"{size(done)} / {size(known)}"
-            self._said.put(DownloadProgress(entry.name, done, known, text))
+            self._job.tell(DownloadProgress(entry.name, done, known, text))
 
-        try:
-            self._fetch(entry, self._store, progress=progress, cancelled=self._stop.is_set)
-        except Cancelled:
-            end = DownloadEnd(entry.name, "cancelled", _("The download was cancelled."))
-        except SAM2PropagateError as error:
-            end = DownloadEnd(entry.name, "failed", str(error))
-        except Exception as error:  # a thread's exception would be lost
-            end = DownloadEnd(entry.name, "failed", f"{type(error).__name__}: {error}")
-        else:
-            text = _("{title} is on this computer now.").format(title=entry.title)
-            end = DownloadEnd(entry.name, "done", text)
-        self._said.put(end)
+        self._fetch(entry, self._store, progress=progress, cancelled=lambda: self._job.isCancelled)
+        text = _("{title} is on this computer now.").format(title=entry.title)
+        return DownloadEnd(entry.name, "done", text)
 
     def poll(self) -> None:
-        """Tells what the download has said; never waits. Called by the ticker."""
-        while True:
-            try:
-                said = self._said.get_nowait()
-            except queue.Empty:
-                break
-            if isinstance(said, DownloadProgress):
-                self.progress.emit(said)
-                continue
-            assert self._thread is not None
-            self._thread.join()
-            self._thread = None
-            self._ticker.stop()
-            self.finished.emit(said)
-            self.changed.emit(None)
+        """Emits the progress and the end of the download; never waits. Called by the ticker."""
+        self._job.poll(self.progress.emit, self._ended)
+
+    def _ended(self, end: DownloadEnd) -> None:
+        self.finished.emit(end)
+        self.changed.emit(None)
 
     def close(self, timeout: float = 5.0) -> None:
         """Ends a download and its thread."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout)
-            self._thread = None
-        self._ticker.stop()
+        self._job.close(timeout)
+
+
+def _failed(entry: ModelEntry, error: Exception) -> DownloadEnd:
+    if isinstance(error, Cancelled):
+        return DownloadEnd(entry.name, "cancelled", _("The download was cancelled."))
+    return DownloadEnd(entry.name, "failed", reasonOf(error))
 
 
 def _details(status: ModelStatus) -> str:

@@ -8,9 +8,10 @@ from SAM2PropagateLib import __version__
 from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.app.server_jobs import ServerJobEnd, ServerJobs
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.gui.install import OLDEST_TORCH, PACKAGES, REGISTRY, SAM2_REQUIREMENT
+from SAM2PropagateLib.gui.install import PACKAGES, REGISTRY, SAM2_REQUIREMENT
 from SAM2PropagateLib.gui.message_frame import MessageFrame
 from SAM2PropagateLib.gui.widgets import Connections, enable, put
+from SAM2PropagateLib.releases import OLDEST_TORCH
 from SAM2PropagateLib.texts import tr as _
 
 _SOURCE = "git+https://github.com/SAM2Propagate/SlicerSAM2Propagate"

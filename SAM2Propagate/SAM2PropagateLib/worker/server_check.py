@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.texts import tr as _
+from SAM2PropagateLib.releases import OLDEST_TORCH, release
+from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker import probe
 from SAM2PropagateLib.worker.library_files import own_version
 from SAM2PropagateLib.worker.remote import Remote, no_ssh, why_ended
 
 _SECONDS = 180.0
 _OLDEST_PYTHON = (3, 10)
-_OLDEST_TORCH = (2, 5, 1)
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Finding:
     """
 
     state: str
-    text: str
-    hint: str = ""
+    text: Words
+    hint: Words = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def report(remote: Remote, found: Mapping[str, Any]) -> ServerReport:
 
 def _python(found: Mapping[str, Any]) -> Finding:
     text = _("Python {version} ({path}).").format(version=found["python"], path=found["executable"])
-    if _release(found["python"]) < _OLDEST_PYTHON:
+    if release(found["python"]) < _OLDEST_PYTHON:
         return Finding("bad", text, _("3.10 or newer is needed: install one there, or name another one."))
     return Finding("good", text)
 
@@ -124,7 +125,7 @@ def _torch(found: Mapping[str, Any]) -> list[Finding]:
     if "torch" not in found:
         return []
     text = _("PyTorch {version}.").format(version=found["torch"])
-    if _release(found["torch"]) < _OLDEST_TORCH:
+    if release(found["torch"]) < release(OLDEST_TORCH):
         return [Finding("bad", text, _("2.5.1 or newer is needed: update it there."))]
     gpus = [
         _("GPU: {name}, {total:.0f} GB of memory, {free:.0f} GB free.").format(
@@ -184,14 +185,3 @@ def _library(found: Mapping[str, Any]) -> list[Finding]:
     else:
         findings.append(Finding("bad", _("The chosen model is not there."), _("Copy the library there.")))
     return findings
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """`2.4.1+cu121` as (2, 4, 1)."""
-    numbers = []
-    for part in version.split("+")[0].split("."):
-        digits = "".join(character for character in part if character.isdigit())
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)

@@ -121,7 +121,7 @@ class WorkerSession:
 
     @property
     def device(self) -> str:
-        """What the model runs on, as the worker told it ("cuda:0", "cpu"); "" while that is not known."""
+        """The device that the model runs on, such as "cuda:0" or "cpu"; "" until the worker has told it."""
         loaded = self._loaded
         return "" if loaded is None or not self.is_running else str(loaded.result.get("device", ""))
 

@@ -1,0 +1,104 @@
+"""Runs a piece of work beside the window, in a thread of its own.
+
+The thread talks through a queue, which `ThreadJob.poll` empties: nothing of the window is touched from the
+thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from SAM2PropagateLib.app.events import NoTicker, Ticker
+from SAM2PropagateLib.errors import SAM2PropagateError
+
+P = TypeVar("P")
+E = TypeVar("E")
+
+
+class ThreadJob(Generic[P, E]):
+    """One piece of work at a time.
+
+    Args:
+        name: of the thread.
+        ticker: told when `poll` has to be called.
+    """
+
+    def __init__(self, name: str, ticker: Ticker | None = None) -> None:
+        self._name = name
+        self._ticker = ticker or NoTicker()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        # What the thread has said, and whether that is its end.
+        self._said: queue.SimpleQueue[tuple[Any, bool]] = queue.SimpleQueue()
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether there is work whose end `poll` has not given yet."""
+        return self._thread is not None
+
+    @property
+    def isCancelled(self) -> bool:
+        """Whether the work is to end early; asked by the work itself."""
+        return self._stop.is_set()
+
+    def start(self, work: Callable[[], E], failed: Callable[[Exception], E]) -> bool:
+        """Starts the work; False if other work is still running.
+
+        Args:
+            work: done in the thread; gives the end to tell of.
+            failed: gives the end where the work raised.
+        """
+        if self._thread is not None:
+            return False
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, args=(work, failed), name=self._name, daemon=True)
+        self._thread.start()
+        self._ticker.start()
+        return True
+
+    def tell(self, progress: P) -> None:
+        """Tells of progress; called by the work, in its thread."""
+        self._said.put((progress, False))
+
+    def cancel(self) -> None:
+        """Asks the work to end early."""
+        self._stop.set()
+
+    def poll(self, onProgress: Callable[[P], None], onEnd: Callable[[E], None]) -> None:
+        """Hands on what the work has said so far; never waits. Called by the ticker."""
+        while True:
+            try:
+                said, isEnd = self._said.get_nowait()
+            except queue.Empty:
+                return
+            if not isEnd:
+                onProgress(said)
+                continue
+            assert self._thread is not None
+            self._thread.join()
+            self._thread = None
+            self._ticker.stop()
+            onEnd(said)
+
+    def close(self, timeout: float) -> None:
+        """Asks the work to end early, and waits at most so many seconds for it."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+            self._thread = None
+        self._ticker.stop()
+
+    def _run(self, work: Callable[[], E], failed: Callable[[Exception], E]) -> None:
+        try:
+            end = work()
+        except Exception as error:  # a thread's exception would be lost
+            end = failed(error)
+        self._said.put((end, True))
+
+
+def reasonOf(error: Exception) -> str:
+    """Returns why work has failed, for the user; its kind as well where nobody expected it."""
+    return str(error) if isinstance(error, SAM2PropagateError) else f"{type(error).__name__}: {error}"
