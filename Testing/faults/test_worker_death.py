@@ -266,7 +266,7 @@ def test_a_lost_gpu_ends_the_worker_and_the_next_request_starts_another(start: S
 
 
 def test_a_lost_gpu_in_a_preview_during_a_run_ends_both(start: Start) -> None:
-    session, workers = start({"steps": {"frame": 0.05}, "trouble": {"preview": ["cuda", 0]}}, HEALTHY)
+    session, workers = start({"hold": {"after": 2}, "trouble": {"preview": ["cuda", 0]}}, HEALTHY)
     run = session.propagate("ct", SAID)
     assert soon(lambda: _polled(session, run) >= 2, 30)
     preview = session.preview("ct", SAID, "liver", 5)
@@ -341,7 +341,7 @@ def test_a_worker_that_hangs_is_killed_at_the_deadline(where: str, start: Start)
 
 
 def test_a_stopped_worker_is_killed_at_the_deadline(start: Start) -> None:
-    session, workers = start({"steps": {"frame": 0.05}}, HEALTHY, deadlines=Deadlines(cancel=0.5))
+    session, workers = start({"hold": {"after": 3}}, HEALTHY, deadlines=Deadlines(cancel=0.5))
     run = session.propagate("ct", SAID)
     assert soon(lambda: _polled(session, run) >= 2, 30)
     os.kill(workers.pids[0], signal.SIGSTOP)
@@ -374,7 +374,7 @@ while True:
 def test_when_the_client_is_killed_its_worker_ends_and_leaves_nothing(
     trouble: dict[str, Any], tmp_path: Path
 ) -> None:
-    script = {"steps": {"frame": 0.05}, "children": ["group", "session"], "trouble": trouble}
+    script = {"hold": {"after": 3}, "children": ["group", "session"], "trouble": trouble}
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "SAM2Propagate"), str(ROOT)])}
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT, str(tmp_path), json.dumps(script)],

@@ -14,8 +14,6 @@ from SAM2PropagateLib.worker.shared import SharedFolder
 from Testing.gui.conftest import MODULE_FILE, stand_ins  # noqa: F401
 from Testing.worker.helpers import Workers, is_running, own_threads, soon
 
-SLOW = {"steps": {"frame": 0.05}}
-
 
 class Running:
     """The module with a run under way in a real worker process whose engine needs no model."""
@@ -24,12 +22,15 @@ class Running:
         from Headless.slicer_modules import ModuleInSlicer
         from Testing.scene.geometries import addCase
 
-        self.folder = folder
-        self.workers = Workers(SLOW)
+        self.folder = folder / "shared"
+        self.folder.mkdir()
+        self.go = folder / "go"
+        """The run waits after two frames until this file exists."""
+        self.workers = Workers({"hold": {"after": 2, "until": str(self.go)}})
         self.module = ModuleInSlicer(MODULE_FILE).open()
         logic = self.module.widget.logic
         self.controller = logic.controller
-        logic.makeSession = lambda: WorkerSession(self.workers, folder=SharedFolder([folder]))
+        logic.makeSession = lambda: WorkerSession(self.workers, folder=SharedFolder([self.folder]))
         self.module.ui.volumeSelector.setCurrentNode(addCase(headless, "plain"))
         self.module.ui.segmentationSelector.addNode()
         geometry = self.controller.workspace.worldGeometry
@@ -38,7 +39,7 @@ class Running:
         self.module.ui.propagateButton.click()
         self.settle(lambda: bool(self.controller._shared.running.frames))
         assert self.controller.isRunning and is_running(self.workers.pids[-1])
-        assert list(folder.rglob("*")), "the volume is shared"
+        assert list(self.folder.rglob("*")), "the volume is shared"
 
     @staticmethod
     def settle(until: Callable[[], bool]) -> None:
@@ -103,6 +104,7 @@ def test_switching_the_module_lets_the_run_go_on(running: Running) -> None:
     ends: list[Any] = []
     running.controller.finished.connect(ends.append)
     running.module.exit()
+    running.go.touch()
     running.settle(lambda: bool(ends))
     assert ends[0].state == "done"
     running.module.enter()

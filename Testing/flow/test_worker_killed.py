@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,11 +15,11 @@ import pytest
 
 from Headless.scenes import addSegmentation, addVolume, fillSegment
 from SAM2PropagateLib.app.events import Choices
-from SAM2PropagateLib.worker.command import worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport
 from Testing.app.cases import HeadlessCase
+from Testing.worker.held_worker import held_command
 from Testing.worker.helpers import Workers, is_running, own_threads, soon
 from Testing.worker.test_real_worker import sample
 
@@ -113,7 +112,10 @@ class CtCase(HeadlessCase):
     def __init__(self, headless, folder):
         self.headless = headless
         self.started = []
-        self._folder = folder
+        self._folder = folder / "shared"
+        self._folder.mkdir()
+        self.go = folder / "go"
+        """A run waits after two masks until this file exists."""
         array, geometry, self.kidney = sample()
         self.volumeNode = addVolume(headless, array, geometry.ijk_to_ras)
         self.segmentationNode = addSegmentation(headless, self.volumeNode, {"A": (0, 1, 0), "B": (1, 0, 0)})
@@ -121,7 +123,7 @@ class CtCase(HeadlessCase):
 
     def makeSession(self):  # noqa: N802
         def transport():
-            self.started.append(PopenTransport(worker_command(sys.executable)))
+            self.started.append(PopenTransport(held_command(2, self.go)))
             return self.started[-1]
 
         self.sessions.append(WorkerSession(transport, folder=SharedFolder([self._folder])))
@@ -168,11 +170,12 @@ def test_the_real_worker_may_be_killed_at_any_time(headless, tmp_path):
             kept = {frame: case.shown(frame) for _, frame in case.controller._shared.running.frames}
         os.kill(case.started[-1].pid, signal.SIGKILL)
         assert case.controller.wait(60)
+    case.go.touch()
     assert len(case.started) == 3 and case.ends[-1].state == "failed" and len(kept) >= 2
     for frame, mask in kept.items():
         np.testing.assert_array_equal(case.shown(frame), mask, "a finished slice was lost")
     check_that_nothing_was_lost(case, said, painted, 60.0)
-    check_that_nothing_is_left(case, [one.pid for one in case.started], tmp_path)
+    check_that_nothing_is_left(case, [one.pid for one in case.started], tmp_path / "shared")
 
 
 def test_a_worker_that_hangs_is_ended_and_the_next_click_works(headless, tmp_path):

@@ -6,6 +6,8 @@ is a JSON object:
     steps       seconds per step: {"load", "open", "preview", "frame", "ahead"}
     trouble     what happens where: {"load" | "open" | "preview" | "propagate" | "ahead": [kind, after]}; in a
                 run, `after` is the number of frames that come first
+    hold        {"after": N, "until": PATH}: the first run of the process waits after N frames, served and
+                cancellable as between any two frames, until the file PATH exists; without one, for good
     children    "group" and/or "session": sleeping processes to start with the model
     chatter     True: print at every step, from Python, from C and from a child process
 
@@ -24,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,11 +75,21 @@ class FakeEngine:
         self.script = script
         self.outbound = outbound
         self.released = 0
+        self._hold = dict(script.get("hold", {}))
 
     def pause(self, step: str) -> None:
         time.sleep(float(self.script.get("steps", {}).get(step, 0.0)))
         if self.script.get("chatter"):
             _chatter(step)
+
+    def hold(self, done: int, between: Callable[[float], None]) -> None:
+        """Wait where the script says so, so that a test acts amid the run, however busy the machine is."""
+        if not self._hold or done < self._hold["after"]:
+            return
+        until, self._hold = self._hold.get("until"), {}
+        while until is None or not Path(until).exists():
+            between(done)
+            time.sleep(0.005)
 
     def trouble(self, where: str, after: int = 0) -> str:
         """Suffer the scripted trouble if its time has come; returns its kind, or ''."""
@@ -163,6 +176,7 @@ class FakeSession:
             trouble = self._engine.trouble("propagate", done)
             if trouble != "deaf":
                 between(done)
+            self._engine.hold(done, between)
             self._engine.pause("frame")
             mask = fake_mask(self._frames.frame(frame), segment, mark)
             if trouble == "other_size":

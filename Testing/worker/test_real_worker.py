@@ -17,10 +17,11 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, find_model
 from SAM2PropagateLib.prompts.values import Box, PromptSet, to_ras
 from SAM2PropagateLib.run_options import RunOptions
-from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, worker_command
+from SAM2PropagateLib.worker.command import LIBRARY_FOLDER
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
+from Testing.worker.held_worker import held_command
 from Testing.worker.helpers import is_running, own_threads, soon
 
 SAMPLE = LIBRARY_FOLDER.parent / "Resources" / "Sample"
@@ -52,7 +53,9 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
         for x, y in ((columns.min(), rows.min()), (columns.max(), rows.max()))
     ]
     said = PromptSet().add("kidney", Box("b", *corners))
-    with WorkerSession(worker_command(), folder=SharedFolder([tmp_path])) as session:
+    shared, go = tmp_path / "shared", tmp_path / "go"
+    shared.mkdir()
+    with WorkerSession(held_command(2, go), folder=SharedFolder([shared])) as session:
         loaded = session.load_model(LoadModel(name="sam2propagate_tiny", device="cpu", precision="float32"))
         session.open_volume("ct", array, geometry, axis=2, window=Window.preset("soft-tissue"))
         preview = session.preview("ct", said, "kidney", middle)
@@ -68,7 +71,8 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
         assert soon(lambda: session.poll() is not None and len(run.frames) >= 2, 60)
         (pid,) = [int(child) for child in _children()]
         os.kill(pid, signal.SIGKILL)
-        assert session.wait(run, 30) and run.state == "failed" and len(run.frames) >= 2
+        assert session.wait(run, 30) and run.state == "failed" and len(run.frames) == 2
+        go.touch()
         again = session.propagate("ct", said)
         assert session.wait(again, 120), session.log
         assert again.state == "done" and session.starts == 2, again.error
@@ -89,7 +93,7 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
         assert session.wait(unchanged, 60) and unchanged.frames == {}
         assert unchanged.result["frames_encoded"] == 0
         pids = _children()
-    assert own_threads() == [] and list(tmp_path.iterdir()) == []
+    assert own_threads() == [] and list(shared.iterdir()) == []
     assert soon(lambda: not any(map(is_running, pids)))
 
 

@@ -363,12 +363,14 @@ def test_bad_prompts_are_the_users_error(start: Start, request_: Request, code: 
     assert answer.error.code == code and answer.error.sentence.endswith(".")
 
 
-def test_a_preview_is_served_between_two_steps_of_a_run(start: Start) -> None:
-    worker = start({"steps": {"frame": 0.05}})
+def test_a_preview_is_served_between_two_steps_of_a_run(start: Start, tmp_path: Path) -> None:
+    worker = start({"hold": {"after": 2, "until": str(tmp_path / "go")}})
     run_id = worker.send(run())
     worker.until(lambda: len(worker.frames(run_id)) >= 2)
     preview_id = worker.send(preview(frame=9))
     bad_id = worker.send(preview(volume="mr"))
+    worker.answer(bad_id)
+    (tmp_path / "go").touch()
     worker.answer(run_id)
     order = [(type(event), event.request) for event in worker.events]
     assert order.index((DoneEvent, preview_id)) < order.index((DoneEvent, run_id))
@@ -377,14 +379,16 @@ def test_a_preview_is_served_between_two_steps_of_a_run(start: Start) -> None:
     assert len(worker.frames(run_id)) == FRAMES
 
 
-def test_another_axis_can_be_opened_and_previewed_during_a_run(start: Start) -> None:
-    worker = start({"steps": {"frame": 0.05}})
+def test_another_axis_can_be_opened_and_previewed_during_a_run(start: Start, tmp_path: Path) -> None:
+    worker = start({"hold": {"after": 1, "until": str(tmp_path / "go")}})
     run_id = worker.send(run())
     worker.until(lambda: bool(worker.frames(run_id)))
     other, _ = opening("ct-i", source={"kind": "volume", "volume": "ct"}, axis=0)
     opened = worker.send(other)
     said = PromptSet().add("liver", Click("c", ras(10, 12, 5)))
     shown = worker.send(preview(frame=10, said=said, volume="ct-i"))
+    worker.answer(shown)
+    (tmp_path / "go").touch()
     worker.answer(run_id)
     order = [(type(event), event.request) for event in worker.events]
     assert (
@@ -392,12 +396,13 @@ def test_another_axis_can_be_opened_and_previewed_during_a_run(start: Start) -> 
     )
 
 
-def test_nothing_overtakes_what_must_wait_for_the_run(start: Start) -> None:
-    worker = start({"steps": {"frame": 0.02}})
+def test_nothing_overtakes_what_must_wait_for_the_run(start: Start, tmp_path: Path) -> None:
+    worker = start({"hold": {"after": 1, "until": str(tmp_path / "go")}})
     run_id = worker.send(run())
     worker.until(lambda: bool(worker.frames(run_id)))
     window_id = worker.send(SetWindow("ct", (60.0, 80.0)))
     preview_id = worker.send(preview(frame=7))
+    (tmp_path / "go").touch()
     worker.answer(preview_id)
     order = [(type(event), event.request) for event in worker.events]
     assert order.index((DoneEvent, run_id)) < order.index((DoneEvent, window_id))
@@ -410,8 +415,7 @@ def test_nothing_overtakes_what_must_wait_for_the_run(start: Start) -> None:
 
 
 def test_cancel_ends_a_run_between_two_frames_and_the_frames_stay_finished(start: Start) -> None:
-    # Slow enough that the cancel comes before the last frame, however busy the machine is.
-    worker = start({"steps": {"frame": 0.4}})
+    worker = start({"hold": {"after": 3}})
     run_id = worker.send(run())
     worker.until(lambda: len(worker.frames(run_id)) >= 3)
     cancel_id = worker.send(Cancel(run_id))
@@ -508,7 +512,7 @@ def test_trouble_while_idle_is_only_logged(start: Start) -> None:
 
 
 def test_shutdown_ends_it_even_during_a_run(start: Start) -> None:
-    worker = start({"steps": {"frame": 0.05}})
+    worker = start({"hold": {"after": 1}})
     run_id = worker.send(run())
     worker.until(lambda: bool(worker.frames(run_id)))
     shutdown = worker.send(Shutdown())

@@ -239,7 +239,7 @@ def test_a_newer_preview_replaces_those_that_wait(start: Start) -> None:
 
 
 def test_cancelling_keeps_the_finished_frames(start: Start) -> None:
-    session, workers = start({"steps": {"frame": 0.1}})
+    session, workers = start({"hold": {"after": 3}})
     run = session.propagate("ct", prompts())
     assert soon(lambda: bool(session.poll()) and len(run.frames) >= 2, 30)
     session.cancel()
@@ -267,13 +267,14 @@ def test_a_mask_of_another_size_than_the_frames_ends_the_worker_and_not_the_work
     assert len(rest.frames) == FRAMES and len(workers.started) == 2
 
 
-def test_a_preview_during_a_run_does_not_wait_for_its_end(start: Start) -> None:
-    session, _ = start({"steps": {"frame": 0.1}})
+def test_a_preview_during_a_run_does_not_wait_for_its_end(start: Start, tmp_path: Path) -> None:
+    session, _ = start({"hold": {"after": 2, "until": str(tmp_path / "go")}})
     run = session.propagate("ct", prompts())
     assert soon(lambda: bool(session.poll()) and len(run.frames) >= 2, 30)
     preview = session.preview("ct", prompts(), "liver", 5)
     finished(session, preview)
     assert not run.is_finished
+    (tmp_path / "go").touch()
     finished(session, run)
     assert len(run.masks) == FRAMES
 
@@ -448,7 +449,7 @@ def test_closing_ends_the_worker_its_threads_and_files(start: Start, tmp_path: P
 
 
 def test_closing_during_a_run_fails_it_and_keeps_its_frames(start: Start) -> None:
-    session, workers = start({"steps": {"frame": 0.2}}, deadlines=Deadlines(shutdown=60.0))
+    session, workers = start({"hold": {"after": 1}}, deadlines=Deadlines(shutdown=60.0))
     run = session.propagate("ct", prompts())
     assert soon(lambda: bool(session.poll()) and len(run.frames) >= 1)
     session.close()

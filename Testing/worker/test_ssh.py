@@ -259,7 +259,10 @@ def test_a_model_that_is_not_there_is_named(sshd: Sshd) -> None:
 
 # --- what breaks in the middle
 
-SLOW = {"steps": {"frame": 0.05}, "children": ["group", "session"]}
+
+def held(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    """A script whose run waits after three frames until the file `go` exists."""
+    return {"hold": {"after": 3, "until": str(tmp_path / "go")}, "children": ["group", "session"], **more}
 
 
 @pytest.mark.parametrize("what", ["ssh", "session", "worker"])
@@ -267,7 +270,7 @@ def test_what_breaks_in_the_middle_of_a_run_costs_no_mask_and_leaves_nothing(
     what: str, sshd: Sshd, tmp_path: Path
 ) -> None:
     # One that is killed cannot end what it has started; the real one starts nothing.
-    script = {**SLOW, "children": []} if what == "worker" else SLOW
+    script = held(tmp_path, **({"children": []} if what == "worker" else {}))
     with ready(WorkerSession(command(sshd, script))) as session:
         run = session.propagate("ct", SAID)
         assert soon(lambda: session.poll() is not None and len(run.frames) >= 3, 60), session.log
@@ -281,6 +284,7 @@ def test_what_breaks_in_the_middle_of_a_run_costs_no_mask_and_leaves_nothing(
         assert run.error is not None and HOST in run.error.sentence, (run.error, session.log)
         assert run.error.code == ("worker_died" if what == "worker" else "connection_lost"), run.error
         assert "finished slices are kept" in run.error.hint
+        (tmp_path / "go").touch()
         for key, frame in before.items():
             assert run.frames[key] is frame
         assert soon(lambda: not any(map(is_running, there)), 30)
@@ -291,7 +295,7 @@ def test_what_breaks_in_the_middle_of_a_run_costs_no_mask_and_leaves_nothing(
 def test_when_the_clients_computer_sleeps_the_worker_ends_and_the_next_request_connects_again(
     sshd: Sshd, tmp_path: Path
 ) -> None:
-    asleep = command(sshd, SLOW, env={"SAM2PROPAGATE_SILENCE": "2"})
+    asleep = command(sshd, held(tmp_path), env={"SAM2PROPAGATE_SILENCE": "2"})
     with ready(WorkerSession(asleep)) as session:
         run = session.propagate("ct", SAID)
         assert soon(lambda: session.poll() is not None and len(run.frames) >= 3, 60), session.log
@@ -302,8 +306,11 @@ def test_when_the_clients_computer_sleeps_the_worker_ends_and_the_next_request_c
         os.kill(ssh, signal.SIGSTOP)
         assert soon(lambda: not sshd.workers, 60)
         os.kill(ssh, signal.SIGCONT)
-        assert session.wait(run, 60) and len(run.frames) >= 3
-        assert run.state in ("failed", "done"), run
+        assert session.wait(run, 60) and len(run.frames) == 3
+        assert run.state == "failed", run
+        assert run.error is not None and run.error.code == "connection_lost", run.error
+        assert "finished slices are kept" in run.error.hint
+        (tmp_path / "go").touch()
         assert soon(lambda: not any(map(is_running, there)), 30)
         assert soon(lambda: session.poll() is not None and not session.is_running, 30)
         check_that_all_works(session, tmp_path)
@@ -333,8 +340,10 @@ while True:
 
 
 @pytest.mark.parametrize("trouble", [{}, {"propagate": ["hang", 3]}])
-def test_when_the_client_is_killed_nothing_is_left_there(trouble: dict[str, Any], sshd: Sshd) -> None:
-    made = command(sshd, {**SLOW, "trouble": trouble})
+def test_when_the_client_is_killed_nothing_is_left_there(
+    trouble: dict[str, Any], sshd: Sshd, tmp_path: Path
+) -> None:
+    made = command(sshd, held(tmp_path, trouble=trouble))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LIBRARY_FOLDER), str(ROOT)])}
     with subprocess.Popen(
         [sys.executable, "-c", CLIENT], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -50,6 +50,11 @@ class Outlet:
             except (OSError, ValueError):
                 self.is_broken = True
 
+    def close(self) -> None:
+        """Send nothing any more."""
+        with self._guard:
+            self.is_broken = True
+
 
 class Inbox:
     """Reads requests in a thread of its own.

@@ -35,6 +35,9 @@ SILENCE_SECONDS = 300.0
 NO_PYTHON, NO_FOLDER, OLD_PYTHON = 96, 97, 98
 """Exit codes of the command on the server, before the worker has said anything."""
 
+NOTHING_CAME = "Nothing came from the client"
+"""With this begins what the worker logs before it ends itself because its client is silent."""
+
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%\[\]-]*")
 _SSH_FAILED = 255
 _OPTIONS = (
@@ -193,7 +196,15 @@ def why_ended(
                 _("The connection to {host} was lost ({reason}).").format(host=host, reason=said[-1]),
                 again,
             )
-        # The worker was ended by a signal: ssh says nothing then.
+        # The worker was ended by a signal, its own or another's: ssh says nothing then.
+        if any(NOTHING_CAME in line for line in log[-40:]):
+            return SAM2PropagateError(
+                "connection_lost",
+                _("{host} heard nothing from this computer for too long and ended the worker.").format(
+                    host=host
+                ),
+                again,
+            )
         return SAM2PropagateError(
             "worker_died",
             _("The worker was ended on {host}.").format(host=host),

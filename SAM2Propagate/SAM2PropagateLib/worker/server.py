@@ -48,7 +48,7 @@ from SAM2PropagateLib.worker.messages import (
     SetWindow,
 )
 from SAM2PropagateLib.worker.process_tree import end_descendants, end_own_tree, lead_own_tree
-from SAM2PropagateLib.worker.remote import SILENCE_SECONDS
+from SAM2PropagateLib.worker.remote import NOTHING_CAME, SILENCE_SECONDS
 from SAM2PropagateLib.worker.run_progress import RunProgress
 from SAM2PropagateLib.worker.shared import remove_stale
 from SAM2PropagateLib.worker.volume_table import ServedVolume, VolumeTable
@@ -315,7 +315,9 @@ class WorkerServer:
         """End the worker when its client's computer sleeps or is cut off: no end of the stream tells that."""
         while not self._finished.wait(min(seconds / 4, 5.0)):
             if time.monotonic() - self._heard.at > seconds:
-                _log.error("Nothing came from the client for %g seconds: the worker ends itself.", seconds)
+                _log.error("%s for %g seconds: the worker ends itself.", NOTHING_CAME, seconds)
+                # A client that wakes up must not read that its run was cancelled: it has lost the connection.
+                self._outlet.close()
                 self._inbox.abandon()
                 self._end_what_hangs()
                 return
