@@ -63,7 +63,7 @@ def test_the_preview_follows_name_and_color(headless):
     segment = case.segmentationNode.GetSegmentation().GetSegment("A")
     segment.SetName("liver")
     segment.SetColor(0.0, 0.0, 1.0)
-    shown = case.workspace.previewNode.GetSegmentation().GetSegment("A")
+    shown = case.workspace.shown.node.GetSegmentation().GetSegment("A")
     assert shown.GetName() == "liver"
     assert shown.GetColor()[2] == 1.0 and shown.GetColor()[1] < 0.5
     case.controller.close()

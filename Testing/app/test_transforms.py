@@ -144,7 +144,7 @@ def test_a_preview_stays_and_is_applied_where_it_was_shown(case, change):
     start(case)
     case.click(18, 16, 8)
     CHANGES[change](case)
-    node = case.workspace.previewNode
+    node = case.workspace.shown.node
     assert node.GetTransformNodeID() == case.volumeNode.GetTransformNodeID()
     image = node.GetSegmentation().GetSegment("A").GetRepresentation("Binary labelmap")
     shown, own = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()

@@ -14,8 +14,8 @@ from Headless.fake_session import disc
 from SAM2PropagateLib.app import rules
 from SAM2PropagateLib.app.applying import _PACKED_AT_ONCE
 from SAM2PropagateLib.app.events import Choices
+from SAM2PropagateLib.app.shown_preview import WorkspacePreview
 from SAM2PropagateLib.app.turns import Turns
-from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.scene import slabs
 from SAM2PropagateLib.scene.commit import SegmentCommitter
@@ -214,7 +214,7 @@ def test_the_segments_change_in_one_turn_and_are_as_if_applied_at_once(headless)
 
 def test_a_turn_works_on_few_frames_and_few_voxels(headless, small_slabs, monkeypatch):
     worked: list[int] = []
-    add, prepare = slabs.Filled.add, Workspace.prepareKept
+    add, prepare = slabs.Filled.add, WorkspacePreview.prepareKept
 
     def count_slab(self: Any, part: slice, voxels: Any) -> None:
         worked.append(voxels.size)
@@ -234,7 +234,7 @@ def test_a_turn_works_on_few_frames_and_few_voxels(headless, small_slabs, monkey
         packed.append(count[0])
         return left
 
-    monkeypatch.setattr(Workspace, "prepareKept", count_packed)
+    monkeypatch.setattr(WorkspacePreview, "prepareKept", count_packed)
     # Every pause ends the turn.
     case = ready(headless, Clock(1.0))
     worked.clear()

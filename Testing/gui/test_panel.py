@@ -1083,9 +1083,9 @@ def test_the_preview_is_as_opaque_as_chosen(desk: Desk) -> None:
     desk.load()
     desk.ui.opacitySlider.setValue(0.8)
     desk.click()
-    assert desk.controller.workspace.previewNode.GetDisplayNode().GetOpacity2DFill() == pytest.approx(0.8)
+    assert desk.controller.workspace.shown.node.GetDisplayNode().GetOpacity2DFill() == pytest.approx(0.8)
     desk.parameters.previewOpacity = 0.2
-    assert desk.controller.workspace.previewNode.GetDisplayNode().GetOpacity2DFill() == pytest.approx(0.2)
+    assert desk.controller.workspace.shown.node.GetDisplayNode().GetOpacity2DFill() == pytest.approx(0.2)
     assert desk.ui.opacitySlider.value == pytest.approx(0.2)
 
 

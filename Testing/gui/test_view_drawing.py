@@ -100,7 +100,7 @@ def test_what_comes_after_a_pause_is_drawn_at_once(headless):
 def test_a_hidden_segment_stays_hidden_during_its_run(case):
     case.segmentationNode.GetDisplayNode().SetSegmentVisibility("A", False)
     case.click(12, 15, 8)
-    shown = case.workspace.previewNode.GetDisplayNode()
+    shown = case.workspace.shown.node.GetDisplayNode()
     assert not shown.GetSegmentVisibility("A")
     case.segmentationNode.GetDisplayNode().SetSegmentVisibility("A", True)
     assert shown.GetSegmentVisibility("A")

@@ -9,10 +9,11 @@ from typing import Any
 
 from SAM2PropagateLib.app import keyframes, rules
 from SAM2PropagateLib.app.shared import Shared
+from SAM2PropagateLib.app.shown_preview import Merged
 from SAM2PropagateLib.app.situation import Situation
 from SAM2PropagateLib.app.turns import Work
 from SAM2PropagateLib.app.underlay import SegmentFrame
-from SAM2PropagateLib.app.workspace import Merged, Workspace
+from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.scene.commit import CommitPlan, CommitSummary
@@ -134,7 +135,7 @@ class Applying:
         """Packs the preview's frames, which an undo step holds, some at a time."""
         left = True
         while left:
-            left = workspace.prepareKept(_Few(_PACKED_AT_ONCE))
+            left = workspace.shown.prepareKept(_Few(_PACKED_AT_ONCE))
             yield False
 
     def workingOut(self, only: Callable[[], Set[SegmentFrame] | None]) -> Generator[bool, None, Ahead | None]:
@@ -170,7 +171,7 @@ class Applying:
             for segmentID in workspace.segmentIDs:
                 workspace.keptFacts.dropPreview(segmentID)
                 if workspace.previewFrames(segmentID):
-                    workspace.undone.add(segmentID)
+                    workspace.handEdits.undone.add(segmentID)
                     workspace.preview.clear(segmentID)
             workspace.keptFacts.save()
         self._changed.emit(None)
@@ -196,8 +197,8 @@ class Applying:
             return None
         self._isWriting = True
         try:
-            openEdits = workspace.openEdits()
-            workspace.noteState(masks)
+            openEdits = workspace.handEdits.open()
+            workspace.handEdits.noteState(masks)
             if ahead is None or ahead.stamp != gathered.stamp:
                 plan = workspace.committer.plan(masks, workspace.axis, gathered.details)
             else:
@@ -221,15 +222,15 @@ class Applying:
         finally:
             self._isWriting = False
         for segmentID, frames in masks.items():
-            workspace.takeOut(segmentID, frames)
+            workspace.shown.takeOut(segmentID, frames)
             workspace.keptFacts.apply(segmentID, frames)
         workspace.preview.refresh()
-        workspace.remember(masks, openEdits)
+        workspace.handEdits.committed(masks, openEdits)
         workspace.keptFacts.save()
         self._written = summary
         if self._running.isOn or not tells:
             # Else it is kept with `changed`: what is in the segment must not come back over it.
-            workspace.keepPreview()
+            workspace.shown.keep()
         if summary.protected:
             self._messages.say(
                 "info",
@@ -352,11 +353,11 @@ class Applying:
         if not workspace.hasPreview:
             return None
         try:
-            if not any(workspace.painted(segmentID) for segmentID in workspace.segmentIDs):
+            if not any(workspace.shown.painted(segmentID) for segmentID in workspace.segmentIDs):
                 return None
             # Which may have merged it.
             self._steps.turns.finish()
-            merged = {segmentID: workspace.painted(segmentID) for segmentID in workspace.segmentIDs}
+            merged = {segmentID: workspace.shown.painted(segmentID) for segmentID in workspace.segmentIDs}
             if not any(merged.values()):
                 return None
             with self._steps.merging():

@@ -34,11 +34,12 @@ from SAM2PropagateLib.app.runs import Runs
 from SAM2PropagateLib.app.segment_changes import SegmentChanges
 from SAM2PropagateLib.app.selection import Selection
 from SAM2PropagateLib.app.shared import Shared
+from SAM2PropagateLib.app.shown_preview import Drawer
 from SAM2PropagateLib.app.situation import Situation
 from SAM2PropagateLib.app.strip import SliceStrip
 from SAM2PropagateLib.app.undoing import Undoing
 from SAM2PropagateLib.app.worker_link import WorkerLink
-from SAM2PropagateLib.app.workspace import Drawer, Listeners, Workspace
+from SAM2PropagateLib.app.workspace import Listeners, Workspace
 from SAM2PropagateLib.scene.commit import CommitSummary
 from SAM2PropagateLib.worker.session import WorkerSession
 

@@ -111,7 +111,7 @@ class Lifetime:
             # Else the first segment that a new segmentation gets would be a step.
             workspace.states.keep()
         try:
-            workspace.showKeptPreview()
+            workspace.shown.showKept()
         except SAM2PropagateError as error:
             self._messages.say("warning", str(error), error.code)
         scene = workspace.segmentationNode.GetScene()
@@ -134,7 +134,7 @@ class Lifetime:
             return False
         hasKept = False
         if workspace.isInScene and keepsPreview:
-            hasKept = workspace.keepPreview()
+            hasKept = workspace.shown.keep()
             workspace.keptFacts.save()
         workspace.close()
         self._worker.forgetVolume(workspace.volumeID)
@@ -205,11 +205,11 @@ class Lifetime:
         workspace = self._selection.workspace
         if workspace is not None and workspace.isInScene and self._running.isOn:
             end = time.perf_counter() + seconds
-            workspace.prepareKept(lambda: time.perf_counter() >= end)
+            workspace.shown.prepareKept(lambda: time.perf_counter() >= end)
 
     def _keepPreview(self, _none: None = None) -> None:
         """What is on the screen is in the scene, too, whenever that is saved."""
         workspace = self._selection.workspace
         # During a run every slice would be packed on its own; its end comes here as well.
         if workspace is not None and workspace.isInScene and not self._running.isOn:
-            workspace.keepPreview()
+            workspace.shown.keep()

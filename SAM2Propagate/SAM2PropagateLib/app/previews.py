@@ -110,7 +110,7 @@ class Previews:
         workspace = self._selection.require()
         if frame in workspace.previewFrames(segmentID):
             workspace.preview.erase(segmentID, frame)
-            workspace.undone.add(segmentID)
+            workspace.handEdits.undone.add(segmentID)
         workspace.keptFacts.dropPreview(segmentID, frame)
 
     def _ask(self, segmentID: str, frame: int, said: SegmentPrompts) -> None:

@@ -85,7 +85,7 @@ class Runs:
                     # Refused here already, before the worker is troubled.
                     resolve(workspace.spoken.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
             # After an undo the worker believes that the segment still has what it had.
-            undone = any(segmentID in workspace.undone for segmentID in wanted)
+            undone = any(segmentID in workspace.handEdits.undone for segmentID in wanted)
             name = self._worker.ready(
                 workspace.volumeNode, workspace.axis, self._selection.choices, isBusy=self._running.isOn
             )
@@ -105,7 +105,7 @@ class Runs:
             self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
             return False
         self._begun, self._count = begun, workspace.history.count
-        workspace.undone -= set(wanted)
+        workspace.handEdits.undone -= set(wanted)
         self._tellOfWindow(workspace, wanted, options.anew)
         self._running.begin(call, wanted)
         workspace.underlay.begin(wanted)
@@ -166,7 +166,7 @@ class Runs:
             return None
         self._close(call.state, ahead)
         if workspace is not None and workspace.isInScene:
-            workspace.keepPreview()
+            workspace.shown.keep()
         return lambda: self._changed.emit(None)
 
     def _end(self, state: str) -> None:
@@ -182,7 +182,7 @@ class Runs:
         applied = False
         if workspace is not None and workspace.isInScene:
             if state != "done":
-                workspace.undone |= set(run.segmentIDs)
+                workspace.handEdits.undone |= set(run.segmentIDs)
             with self._stepOf(run, workspace):
                 # What the user painted meanwhile is seen on what the run found.
                 self._applying.mergeEdits()

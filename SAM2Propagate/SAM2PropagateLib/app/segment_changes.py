@@ -71,7 +71,7 @@ class SegmentChanges:
             return
         workspace = self._selection.workspace
         if workspace is not None:
-            workspace.restylePreview()
+            workspace.shown.restyle()
         if workspace is not None and workspace.segmentIDs != workspace.knownSegments:
             self._followList(workspace)
             self._changed.emit(None)
@@ -89,7 +89,7 @@ class SegmentChanges:
                 self._previews.forgetSegment(segmentID)
                 if segmentID in self._running.segmentIDs:
                     # What the run finds of it until it is back, if it comes back, is lost.
-                    workspace.undone.add(segmentID)
+                    workspace.handEdits.undone.add(segmentID)
             for segmentID in set(now) - set(before):
                 workspace.removed.came(segmentID)
             workspace.spoken.read()

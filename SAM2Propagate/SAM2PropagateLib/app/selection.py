@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from SAM2PropagateLib.app.events import Choices, WriterMaker
-from SAM2PropagateLib.app.workspace import Drawer, Listeners, Workspace
+from SAM2PropagateLib.app.shown_preview import Drawer
+from SAM2PropagateLib.app.workspace import Listeners, Workspace
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.scene.segments import checkSegmentation
 from SAM2PropagateLib.scene.volume import volumeGeometry
@@ -58,14 +59,14 @@ class Selection:
         if self.volumeProblem or self.segmentationProblem:
             return False
         self._workspace = Workspace(volume, segmentation, listeners, self._makeWriter, self._drawer)
-        self._workspace.previewOpacity = self.previewOpacity
+        self._workspace.shown.opacity = self.previewOpacity
         return True
 
     def fillPreview(self, opacity: float) -> None:
         """Sets the fill opacity of this preview and of those to come, 0 to 1."""
         self.previewOpacity = float(opacity)
         if self._workspace is not None:
-            self._workspace.previewOpacity = self.previewOpacity
+            self._workspace.shown.opacity = self.previewOpacity
 
     def takeWorkspace(self) -> Workspace | None:
         """Returns the workspace, for whoever closes it; from now on there is none."""

@@ -146,7 +146,7 @@ def _stripOf(workspace: Workspace, segmentID: str) -> SliceStrip:
     frames = keyframes.framesOf(counting, geometry, axis)
     absent, locked = workspace.spoken.marked(segmentID)
     own = {frames[one.id] for one in counting.masks if keyframes.isEdited(one) and one.id in frames}
-    if workspace.knowsEdits(segmentID):
+    if workspace.handEdits.isKnown(segmentID):
         own |= {one.frame for one in workspace.edits(segmentID)}
     spoken = keyframes.placed(counting)
     inRange = None

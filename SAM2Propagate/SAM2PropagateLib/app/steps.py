@@ -84,7 +84,7 @@ class Steps:
         if workspace is None or not workspace.isInScene:
             return None
         try:
-            preview = workspace.previewRecords()
+            preview = workspace.shown.records()
         except SAM2PropagateError:  # reported when the volume is needed
             return None
         self._running.see(preview)

@@ -93,7 +93,7 @@ class Undoing:
         if done and not tells:
             if not self._running.isOn:
                 # What is on the screen is in the scene, too.
-                workspace.keepPreview()
+                workspace.shown.keep()
             self._steps.turns.later(lambda: self._changed.emit(None))
         return done
 
@@ -109,14 +109,14 @@ class Undoing:
             workspace.axis,
         )
         if moment.masks is not None and moment.known is not None:
-            workspace.restoreMasks(moment.masks, moment.known)
+            workspace.handEdits.restore(moment.masks, moment.known)
         if moment.said is not None:
             workspace.spoken.restoreSaid(moment.said)
         self._previews.forget(keys)
-        workspace.showRecords(moment.preview, moment.axis)
+        workspace.shown.showRecords(moment.preview, moment.axis)
         self._running.regain({key: one for key, one in moment.preview.items() if key not in moment.asked})
         if moment.masks is not None or moment.said is None:
-            workspace.turns += 1
+            workspace.handEdits.turns += 1
         for segmentID, frame in sorted(moment.asked):
             if segmentID in workspace.segmentIDs:
                 self._previews.preview(frame, segmentID)

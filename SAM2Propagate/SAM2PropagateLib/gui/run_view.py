@@ -245,7 +245,7 @@ class RunView:
         workspace = self._controller.workspace
         if workspace is None:
             return (None,)
-        return (workspace, self._controller.segmentID, workspace.turns, workspace.hasPreview)
+        return (workspace, self._controller.segmentID, workspace.handEdits.turns, workspace.hasPreview)
 
     def _forgetEnd(self) -> None:
         if self._end is not None and (self._controller.isRunning or self._standing() != self._end[1]):

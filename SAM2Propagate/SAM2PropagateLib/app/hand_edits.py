@@ -1,0 +1,153 @@
+"""What the user edited in the segments by hand, and which runs were undone.
+
+Both show in the same way: a segment holds something else than the last commit left in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from SAM2PropagateLib.app.kept_facts import FactsOfFrames
+from SAM2PropagateLib.app.moment import Known
+from SAM2PropagateLib.scene.edits import EditedFrame
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.app.workspace import Workspace
+
+# Before and after every commit that can be undone.
+_MOST_STATES = 202
+
+
+class HandEdits:
+    """The edited frames of a workspace's segments, looked for again after changes.
+
+    Args:
+        workspace: theirs; its `tracker` finds them.
+
+    Attributes:
+        undone: the segments of which the worker believes to have written what is not there any more.
+        turns: how often runs were undone or brought back.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._edits: dict[tuple[str, int], tuple[EditedFrame, ...]] = {}
+        # What each segment held after the last commit along an axis, to notice that it was undone.
+        self._committed: dict[tuple[str, int], Mapping[int, str]] = {}
+        # What was known of each segment before and after its last commits, by what it held then.
+        self._states: dict[tuple[str, int], dict[frozenset[tuple[int, str]], FactsOfFrames]] = {}
+        self.undone: set[str] = set()
+        self.turns = 0
+
+    def of(self, segmentID: str) -> tuple[EditedFrame, ...]:
+        """Returns the frames of a segment that the user edited since the last run; looked for anew after
+        changes."""
+        key = (segmentID, self._workspace.axis)
+        if key not in self._edits:
+            self._look(*key)
+        return self._edits[key]
+
+    def isKnown(self, segmentID: str) -> bool:
+        """Tells whether `of` is at hand without looking through the segment."""
+        return (segmentID, self._workspace.axis) in self._edits
+
+    def lookAgain(self) -> None:
+        """Segments, or where they lie, have changed: looks through them when they are asked for."""
+        self._edits.clear()
+
+    def open(self) -> dict[str, set[int]]:
+        """Returns per segment the frames that the user edited while a preview or a run of theirs was under
+        way."""
+        workspace = self._workspace
+        known = workspace.underlay.segmentIDs & set(workspace.segmentIDs)
+        edits = {name: [one.frame for one in self.of(name)] for name in known}
+        return workspace.underlay.edited(edits, workspace.axis)
+
+    def _look(self, segmentID: str, axis: int, trustsStamp: bool = False) -> None:
+        self._edits[segmentID, axis] = self._workspace.tracker.edited(segmentID, axis, trustsStamp)
+        self._workspace.placement.note(isNew=True)
+        self._notice(segmentID, axis)
+
+    # --- commits and their undoing
+
+    def committed(self, masks: Mapping[str, Collection[int]], openEdits: Mapping[str, set[int]]) -> None:
+        """Takes the segments as they are for what a commit left.
+
+        Args:
+            masks: the frames of each segment that went into it. openEdits: before it.
+        """
+        workspace, axis = self._workspace, self._workspace.axis
+        for segmentID in masks:
+            self._committed[segmentID, axis] = workspace.tracker.hashes(segmentID, axis)
+        self.noteState(masks)
+        self._edits.clear()
+        workspace.placement.note()
+        for segmentID in masks:
+            # The commit has looked at them.
+            self._look(segmentID, axis, trustsStamp=True)
+        # Other segments may have lost voxels to it: nobody painted there.
+        workspace.underlay.renew(
+            {name: frames - set(masks.get(name, ())) for name, frames in openEdits.items()},
+            {name: workspace.previewFrames(name) for name in workspace.segmentIDs},
+        )
+
+    def noteState(self, segmentIDs: Iterable[str]) -> None:
+        """Remembers what is known of segments as they are now, for the time when Undo or Redo brings them
+        back to this.
+        """
+        workspace = self._workspace
+        geometry, axis = workspace.geometry, workspace.axis
+        for segmentID in segmentIDs:
+            states = self._states.setdefault((segmentID, axis), {})
+            state = frozenset(workspace.tracker.hashes(segmentID, axis).items())
+            states.pop(state, None)
+            states[state] = workspace.keptFacts.applied(segmentID, geometry, axis)
+            while len(states) > _MOST_STATES:
+                del states[next(iter(states))]
+            voxels = workspace.states.voxels(segmentID)
+            if voxels is not None:
+                workspace.tracker.file(segmentID, voxels)
+
+    def _notice(self, segmentID: str, axis: int) -> None:
+        """Finds out whether runs were undone or brought back, and what is known of the frames then."""
+        workspace, known = self._workspace, self._committed.get((segmentID, axis))
+        if known is None:
+            return
+        now = workspace.tracker.hashes(segmentID, axis)
+        edited = {one.frame for one in self._edits[segmentID, axis]}
+        different = {frame for frame in known.keys() | now.keys() if known.get(frame) != now.get(frame)}
+        if different - edited:
+            facts = self._states.get((segmentID, axis), {}).get(frozenset(now.items()))
+            if facts is not None:
+                workspace.keptFacts.putApplied(segmentID, facts, workspace.geometry, axis)
+            else:
+                for frame in different - edited:
+                    workspace.keptFacts.dropApplied(segmentID, frame)
+            self.turns += 1
+            self.undone.add(segmentID)
+            workspace.underlay.refresh(segmentID, different - edited)
+        # What the user edited is known as it was before: taking the edit back is no undone run.
+        self._committed[segmentID, axis] = {
+            **{frame: text for frame, text in now.items() if frame not in edited},
+            **{frame: known[frame] for frame in edited if frame in known},
+        }
+
+    def restore(self, state: int, known: Known) -> None:
+        """Makes the segmentation what it was in a state, of which this was known.
+
+        Raises:
+            SAM2PropagateError: `undo_failed`.
+        """
+        workspace = self._workspace
+        workspace.tracker.restore(known.edits)
+        workspace.states.restore(state)
+        self._edits.clear()
+        for segmentID in workspace.segmentIDs:
+            voxels = workspace.states.voxels(segmentID)
+            isKnown = voxels is not None and workspace.tracker.recall(segmentID, voxels)
+            if (segmentID, workspace.axis) in self._committed:
+                # So that an undone run is noticed now, not after it is known what there is instead.
+                self._look(segmentID, workspace.axis, trustsStamp=isKnown)
+        workspace.keptFacts.restoreApplied(known.facts)
+        workspace.keptFacts.save()
