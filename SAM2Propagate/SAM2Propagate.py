@@ -7,6 +7,7 @@ starts nothing; `torch` and `sam2` are never imported in Slicer's process, only 
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -273,7 +274,8 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
             slicer_home=slicer.app.slicerHome,
             base_env=slicer.util.startupEnvironment(),
         )
-        return WorkerSession(command, log_file=Path(slicer.app.temporaryPath) / "SAM2PropagateWorker.log")
+        log_file = Path(slicer.app.temporaryPath) / "SAM2PropagateWorker.log"
+        return WorkerSession(replace(command, log_file=log_file))
 
     def close(self) -> None:
         """End the run, the worker and downloads; prompts and segments stay in the scene."""

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -371,8 +372,8 @@ def test_a_python_without_the_library_is_told(tmp_path: Path) -> None:
 
 def test_the_log_says_what_the_worker_printed(tmp_path: Path) -> None:
     log_file = tmp_path / "worker.log"
-    command = fake_command({"children": ["group"]})
-    with WorkerSession(command, folder=SharedFolder([tmp_path]), log_file=log_file) as session:
+    command = replace(fake_command({"children": ["group"]}), log_file=log_file)
+    with WorkerSession(command, folder=SharedFolder([tmp_path])) as session:
         finished(session, session.load_model(MODEL))
         assert soon(lambda: any(line.startswith("child") for line in session.log))
     assert "child" in log_file.read_text()

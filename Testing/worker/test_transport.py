@@ -33,8 +33,8 @@ def start() -> Iterator[Start]:
     made: list[PopenTransport] = []
 
     def make(code: str, log_file: Path | None = None) -> PopenTransport:
-        command = WorkerCommand((sys.executable, "-u", "-S", "-c", FRAME + code), dict(os.environ))
-        made.append(PopenTransport(command, log_file))
+        argv = (sys.executable, "-u", "-S", "-c", FRAME + code)
+        made.append(PopenTransport(WorkerCommand(argv, dict(os.environ), log_file=log_file)))
         made[-1].start()
         return made[-1]
 

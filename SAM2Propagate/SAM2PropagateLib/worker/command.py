@@ -25,12 +25,14 @@ class WorkerCommand:
     Attributes:
         argv: the command. env: its whole environment. cwd: its folder; None: the present one.
         remote: the server that the worker runs on; None: this computer.
+        log_file: what the worker prints is appended to it, too.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
     cwd: Path | None = None
     remote: Remote | None = None
+    log_file: Path | None = None
 
     @property
     def is_remote(self) -> bool:

@@ -62,7 +62,7 @@ class WorkerSession:
     Args:
         command: how a worker is started; or a factory of transports, for tests and other connections.
         is_remote: the worker cannot map files of this machine; None: what the command says.
-        deadlines, clock: see `WorkerClient`. log_file: what workers print is appended to it.
+        deadlines, clock: see `WorkerClient`.
         folder: where shared files go; None: a private one.
     """
 
@@ -73,14 +73,13 @@ class WorkerSession:
         is_remote: bool | None = None,
         deadlines: Deadlines | None = None,
         clock: Callable[[], float] = time.monotonic,
-        log_file: Path | None = None,
         folder: SharedFolder | None = None,
     ) -> None:
         if isinstance(command, WorkerCommand):
             given = command
             self._is_remote = given.is_remote if is_remote is None else is_remote
             self._remote: Remote | None = given.remote
-            factory: Callable[[], Transport] = lambda: PopenTransport(given, log_file)  # noqa: E731
+            factory: Callable[[], Transport] = lambda: PopenTransport(given)  # noqa: E731
         else:
             self._is_remote = bool(is_remote)
             self._remote = None

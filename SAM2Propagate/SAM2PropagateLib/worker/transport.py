@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from SAM2PropagateLib.errors import SAM2PropagateError
@@ -104,15 +103,12 @@ class PopenTransport:
     """A worker as a child process, or ssh as one that leads to it. Its threads end with it.
 
     Args:
-        command: what to start. log_file: everything that the worker prints is appended to it, too.
+        command: what to start.
         alive_seconds: how often a worker on a server is told that its client is still there.
     """
 
-    def __init__(
-        self, command: WorkerCommand, log_file: Path | None = None, alive_seconds: float = ALIVE_SECONDS
-    ) -> None:
+    def __init__(self, command: WorkerCommand, alive_seconds: float = ALIVE_SECONDS) -> None:
         self._command = command
-        self._log_file = log_file
         self._alive_seconds = alive_seconds if command.is_remote else None
         self._has_answered = False
         self._tree: ProcessTree | None = None
@@ -329,11 +325,12 @@ class PopenTransport:
         rest = b""
         with contextlib.ExitStack() as stack:
             file: Any = None
-            if self._log_file is not None:
+            log_file = self._command.log_file
+            if log_file is not None:
                 try:
-                    file = stack.enter_context(self._log_file.open("ab"))
+                    file = stack.enter_context(log_file.open("ab"))
                 except OSError as error:
-                    self._keep([f"The log file {self._log_file} cannot be written ({error})."])
+                    self._keep([f"The log file {log_file} cannot be written ({error})."])
             try:
                 while piece := tree.stderr.read(_READ_BYTES):
                     if file is not None:
