@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from scipy import ndimage
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.metrics import BoolArray, adjacent_slice_dice, copy_max_slice_dice
+from SAM2PropagateLib.files.json_manifest import from_manifest
 from SAM2PropagateLib.files.labels import read_labels
 from SAM2PropagateLib.files.volume import read_only_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -146,22 +146,18 @@ def default_axis(geometry: VolumeGeometry) -> int:
 
 
 def _of_manifest(folder: Path) -> tuple[Target, ...]:
-    path = folder / MANIFEST
-    try:
-        pairs = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+    def read(content: Any) -> tuple[Target, ...]:
+        pairs = content["pairs"]
         return tuple(
             _target(folder, pair, wanted) for pair in pairs for wanted in pair["recommended_targets"]
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            "manifest_unreadable",
-            f"'{path}' cannot be used ({type(error).__name__}: {error}).",
-            "It must list cases under “pairs”, each with a name, its labels and its recommended targets.",
-        ) from error
+
+    hint = "It must list cases under “pairs”, each with a name, its labels and its recommended targets."
+    return from_manifest(folder / MANIFEST, read, hint)
 
 
 def _target(folder: Path, pair: Mapping[str, Any], wanted: int | str) -> Target:
-    """Return a target is a label's value, or several joined by "+"."""
+    """Return the target that an entry names: a label's value, or several joined by "+"."""
     values = tuple(int(value) for value in str(wanted).split("+"))
     known = pair.get("labels_present", {}).get(str(wanted), {})
     names = ("adjacent_slice_dice", "copy_max_slice_dice")

@@ -17,7 +17,6 @@ is not clearly one is refused, never left out silently.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.targets import MANIFEST
+from SAM2PropagateLib.files.json_manifest import from_manifest
 from SAM2PropagateLib.files.segmentation import SUFFIX
 from SAM2PropagateLib.training.case import (
     Case,
@@ -109,18 +109,12 @@ def _no_cases(folder: Path) -> InputError:
 
 
 def _of_manifest(folder: Path) -> list[Case]:
-    path = folder / MANIFEST
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    def read(content: Any) -> list[Case]:
         entries = content["cases"] if "cases" in content else content["pairs"]
-        cases = [_of_entry(folder, entry) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            "manifest_unreadable",
-            f"'{path}' cannot be used ({type(error).__name__}: {error}).",
-            'It must list "cases", each with a name and its labels.',
-        ) from error
-    return cases
+        return [_of_entry(folder, entry) for entry in entries]
+
+    hint = "It must list “cases”, each with a name and its labels."
+    return from_manifest(folder / MANIFEST, read, hint)
 
 
 def _of_entry(folder: Path, entry: Mapping[str, Any]) -> Case:

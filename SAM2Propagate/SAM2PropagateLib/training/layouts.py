@@ -18,6 +18,7 @@ from typing import Any
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.targets import ENDINGS
+from SAM2PropagateLib.files.json_manifest import from_manifest
 from SAM2PropagateLib.files.segmentation import SUFFIX
 from SAM2PropagateLib.training.case import (
     Case,
@@ -111,8 +112,8 @@ def _description(folder: Path) -> _Description:
     path = folder / DATASET
     if not path.is_file():
         return _Description()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+
+    def read(content: Any) -> _Description:
         names, regions, wanted = _label_names(content["labels"])
         return _Description(
             channels=_channel_names(content.get("channel_names") or content.get("modality") or {}),
@@ -122,12 +123,9 @@ def _description(folder: Path) -> _Description:
             ending=str(content.get("file_ending", "")),
             listed=tuple(_listed_cases(folder, content)),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            "manifest_unreadable",
-            f"'{path}' cannot be used ({type(error).__name__}: {error}).",
-            'It must describe the "labels" as the Medical Segmentation Decathlon or nnU-Net does.',
-        ) from error
+
+    hint = "It must describe the “labels” as the Medical Segmentation Decathlon or nnU-Net does."
+    return from_manifest(path, read, hint)
 
 
 def _channel_names(channels: Any) -> tuple[str, ...]:
