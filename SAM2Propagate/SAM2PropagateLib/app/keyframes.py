@@ -18,6 +18,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.prompts.place import click_at, mask_at
 from SAM2PropagateLib.prompts.strokes import FrameStroke, frames_of, is_across, lasso_parts, scribble_parts
 from SAM2PropagateLib.prompts.values import (
+    DRAWN,
     Box,
     Click,
     Lasso,
@@ -25,6 +26,7 @@ from SAM2PropagateLib.prompts.values import (
     Prompt,
     Scribble,
     SegmentPrompts,
+    Stroke,
     to_ras,
 )
 
@@ -46,7 +48,7 @@ def isEdited(mask: MaskPrompt) -> bool:
 
 def frameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> int | None:
     """Returns the frame on which a prompt lies, the middle one of a stroke's; None outside the volume."""
-    if isinstance(prompt, Scribble | Lasso):
+    if isinstance(prompt, Stroke):
         frames = frames_of(prompt, geometry, axis)
         return frames[len(frames) // 2] if frames else None
     if isinstance(prompt, Box):
@@ -68,7 +70,7 @@ def framesOf(prompts: Iterable[Prompt], geometry: VolumeGeometry, axis: int) -> 
 def everyFrameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> frozenset[int]:
     """Returns the frames on which a prompt speaks: several of a stroke across them, none outside the
     volume."""
-    if isinstance(prompt, Scribble | Lasso):
+    if isinstance(prompt, Stroke):
         return frozenset(frames_of(prompt, geometry, axis))
     frame = frameOf(prompt, geometry, axis)
     return frozenset() if frame is None else frozenset((frame,))
@@ -86,7 +88,7 @@ def placed(said: SegmentPrompts) -> tuple[Prompt, ...]:
 
 def drawn(said: SegmentPrompts) -> tuple[Prompt, ...]:
     """Returns what the user places in the views: everything but masks and marks."""
-    return (*said.clicks, *said.boxes, *said.scribbles, *said.lassos)
+    return tuple(said.of(*DRAWN))
 
 
 def changedFrames(
@@ -210,27 +212,14 @@ def effective(
         # An empty slice that is locked stays empty because nothing is written on it; it ends nothing.
         if mask.any():
             masks.append(mask_at(mask, frame, geometry, axis, maskId(LOCKED, frame, axis)))
-    return replace(
-        counting,
-        clicks=tuple(one for one in counting.clicks if frames.get(one.id) not in locked),
-        boxes=tuple(one for one in counting.boxes if frames.get(one.id) not in locked),
-        scribbles=tuple(one for one in counting.scribbles if frames.get(one.id) not in locked),
-        lassos=tuple(one for one in counting.lassos if frames.get(one.id) not in locked),
-        masks=tuple(masks),
-    )
+    return replace(counting.only(lambda one: frames.get(one.id) not in locked, *DRAWN), masks=tuple(masks))
 
 
 def onFrame(prompts: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
     """Returns the prompts of one frame, for its preview; marks and the range stay, as they say how far to
     prepare."""
     frames = framesOf(prompts, geometry, axis)
-
-    def here(items: Iterable[Prompt]) -> tuple[Prompt, ...]:
-        return tuple(item for item in items if frames.get(item.id) == frame)
-
-    names = ("clicks", "boxes", "masks", "locks", "scribbles", "lassos")
-    changes = {name: here(getattr(prompts, name)) for name in names}
-    return replace(prompts, **changes)  # type: ignore[arg-type]
+    return prompts.only(lambda one: frames.get(one.id) == frame, *DRAWN, "masks", "locks")
 
 
 def withMask(said: SegmentPrompts, mask: MaskPrompt, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:

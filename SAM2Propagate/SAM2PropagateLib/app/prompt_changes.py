@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
-from typing import Any
 
 from SAM2PropagateLib.app import keyframes
 from SAM2PropagateLib.app.applying import Applying
@@ -15,6 +14,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.strokes import is_across, outline_pixels
 from SAM2PropagateLib.prompts.values import (
+    DRAWN,
     Box,
     Click,
     FrameMark,
@@ -193,7 +193,7 @@ class PromptChanges:
                 return _("This place is outside the volume.")
             if prompt in new.absent and (why := self._whyNotAbsent(new, frames, locked)):
                 return why
-            if not isinstance(prompt, Click | Box | Scribble | Lasso):
+            if not isinstance(prompt, Click | Box | Stroke):
                 continue
             plane = workspace.worldGeometry.plane_name(axis)
             if isinstance(prompt, Box) and _isAcross(prompt, geometry, axis):
@@ -216,8 +216,7 @@ class PromptChanges:
             return _locked(min(held))
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
-        strokes: tuple[Stroke, ...] = (*said.scribbles, *said.lassos)
-        for stroke in strokes:
+        for stroke in said.strokes:
             held = frames & keyframes.everyFrameOf(stroke, geometry, axis)
             # One on a single frame goes with its mark; of one that crosses others nobody asked to drop it.
             if held and is_across(stroke, geometry, axis):
@@ -281,7 +280,7 @@ class PromptChanges:
         counting = keyframes.speaking(others, workspace.keptFacts.history(said.segment), geometry, axis)
         if frame in keyframes.everyFrame(keyframes.placed(counting), geometry, axis):
             return said
-        mask = workspace.maskToCorrect(said.segment, frame)
+        mask = workspace.shown.maskToCorrect(said.segment, frame)
         if not mask.any():
             return said
         kept = mask_at(mask, frame, geometry, axis, keyframes.maskId(keyframes.REFINED, frame, axis))
@@ -369,19 +368,9 @@ def _oneShape(
         isElsewhere = frame not in keyframes.everyFrameOf(other, geometry, axis)
         return isSame or isElsewhere or not _startsAnew(other, geometry, axis)
 
-    return replace(
-        said,
-        boxes=tuple(one for one in said.boxes if stays(one)),
-        lassos=tuple(one for one in said.lassos if stays(one)),
-    )
+    return said.only(stays, *DRAWN)
 
 
 def _withoutPrompts(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
     """Returns a copy without the clicks and shapes of one frame: it is marked as absent."""
-
-    def elsewhere(items: Iterable[Any]) -> tuple[Any, ...]:
-        return tuple(one for one in items if frame not in keyframes.everyFrameOf(one, geometry, axis))
-
-    names = ("clicks", "boxes", "scribbles", "lassos")
-    changes: dict[str, Any] = {name: elsewhere(getattr(said, name)) for name in names}
-    return replace(said, **changes)
+    return said.only(lambda one: frame not in keyframes.everyFrameOf(one, geometry, axis), *DRAWN)

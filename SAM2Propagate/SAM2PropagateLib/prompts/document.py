@@ -13,6 +13,7 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.packed_masks import MAX_PIXELS, MaskError, mask_of_text, pack_whole
 from SAM2PropagateLib.prompts.values import (
+    STROKES,
     Box,
     Click,
     FrameMark,
@@ -31,15 +32,14 @@ FORMAT = "sam2propagate-prompts"
 VERSION = 2
 CODEC = "zlib-packbits"
 _AXES = ("i", "j", "k")
-# What came with version 2. Without it a document stays one of version 1, which older readers know.
-_STROKES = ("scribbles", "lassos")
 
 T = TypeVar("T")
 
 
 def to_document(prompts: PromptSet) -> dict[str, Any]:
     """Return the prompts as JSON-able values, of the oldest version that can say them."""
-    has_strokes = any(segment.scribbles or segment.lassos for segment in prompts.segments)
+    # They came with version 2: without them older readers know the document.
+    has_strokes = any(segment.strokes for segment in prompts.segments)
     return {
         "format": FORMAT,
         "version": VERSION if has_strokes else 1,
@@ -160,7 +160,7 @@ def _write_segment(segment: SegmentPrompts) -> dict[str, Any]:
 
 def _read_segment(fields: _DocumentFields, version: int) -> SegmentPrompts:
     name = fields.text("segment")
-    for key in _STROKES:
+    for key in STROKES:
         if version < 2 and key in fields.values:
             fields.fail(
                 _("has “{key}”, which version 1 does not know").format(key=key), _("Set “version” to 2.")
@@ -218,7 +218,7 @@ def _read_mask(item: _DocumentFields, prompt_id: str) -> MaskPrompt:
 
 
 def _given_ids(fields: _DocumentFields) -> set[str]:
-    lists = (fields.values.get(key) for key in ("clicks", "boxes", "masks", "absent", "locks", *_STROKES))
+    lists = (fields.values.get(key) for key in ("clicks", "boxes", "masks", "absent", "locks", *STROKES))
     items = (item for one in lists if isinstance(one, list) for item in one if isinstance(item, dict))
     return {item["id"] for item in items if isinstance(item.get("id"), str)}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from SAM2PropagateLib.frames.geometry import FloatArray
-from SAM2PropagateLib.prompts.values import FrameRange, PromptSet, Ras, SegmentPrompts, to_ras
+from SAM2PropagateLib.prompts.values import STROKES, FrameRange, PromptSet, Ras, SegmentPrompts, to_ras
 
 
 def moved(prompts: PromptSet, matrix: FloatArray) -> PromptSet:
@@ -26,6 +27,10 @@ def moved_segment(prompts: SegmentPrompts, matrix: FloatArray) -> SegmentPrompts
     def step(vector: Ras) -> Ras:
         return to_ras(matrix[:3, :3] @ vector)
 
+    strokes: dict[str, Any] = {
+        name: tuple(replace(one, points=tuple(map(point, one.points))) for one in getattr(prompts, name))
+        for name in STROKES
+    }
     return replace(
         prompts,
         clicks=tuple(replace(one, ras=point(one.ras)) for one in prompts.clicks),
@@ -43,8 +48,7 @@ def moved_segment(prompts: SegmentPrompts, matrix: FloatArray) -> SegmentPrompts
         ),
         absent=tuple(replace(one, ras=point(one.ras)) for one in prompts.absent),
         locks=tuple(replace(one, ras=point(one.ras)) for one in prompts.locks),
-        scribbles=tuple(replace(one, points=tuple(map(point, one.points))) for one in prompts.scribbles),
-        lassos=tuple(replace(one, points=tuple(map(point, one.points))) for one in prompts.lassos),
+        **strokes,
         range=None
         if prompts.range is None
         else FrameRange(point(prompts.range.first), point(prompts.range.last)),

@@ -210,7 +210,7 @@ class FrameRange:
 
 
 Stroke: TypeAlias = Scribble | Lasso
-Prompt: TypeAlias = Click | Box | MaskPrompt | FrameMark | Scribble | Lasso
+Prompt: TypeAlias = Click | Box | MaskPrompt | FrameMark | Stroke
 
 
 @dataclass(frozen=True)
@@ -252,8 +252,24 @@ class SegmentPrompts:
             seen.add(item.id)
 
     def __iter__(self) -> Iterator[Prompt]:
-        for name in _KINDS:
+        return self.of(*_KINDS)
+
+    def of(self, *kinds: str) -> Iterator[Prompt]:
+        """Yield the prompts of some kinds, as `DRAWN`."""
+        for name in kinds:
             yield from getattr(self, name)
+
+    @property
+    def strokes(self) -> tuple[Stroke, ...]:
+        """All lines of points."""
+        return tuple(one for name in STROKES for one in getattr(self, name))
+
+    def only(self, keep: Callable[[Prompt], bool], *kinds: str) -> SegmentPrompts:
+        """Return a copy with the prompts of some kinds that are to be kept; other kinds stay as they are."""
+        changes: dict[str, Any] = {
+            name: tuple(one for one in getattr(self, name) if keep(one)) for name in kinds
+        }
+        return replace(self, **changes)
 
     @property
     def is_empty(self) -> bool:
@@ -304,7 +320,7 @@ class SegmentPrompts:
             InputError: `unknown_prompt`, `bad_point`. ValueError: the wrong number of points.
         """
         item = self.get(prompt_id)
-        if isinstance(item, Scribble | Lasso):
+        if isinstance(item, Stroke):
             if len(points) != len(item.points):
                 raise ValueError(
                     f"this {type(item).__name__} is moved with {len(item.points)} point(s), not {len(points)}"
@@ -328,7 +344,7 @@ class SegmentPrompts:
             InputError: `unknown_prompt`, `bad_point`.
         """
         item = self.get(prompt_id)
-        if isinstance(item, Scribble | Lasso):
+        if isinstance(item, Stroke):
             points = item.points
         elif isinstance(item, Box):
             points = (item.corner_a, item.corner_b)
@@ -384,6 +400,10 @@ _KINDS: dict[str, type] = {
     "scribbles": Scribble,
     "lassos": Lasso,
 }
+STROKES = ("scribbles", "lassos")
+"""The kinds that are lines of points."""
+DRAWN = ("clicks", "boxes", *STROKES)
+"""The kinds that the user places in the views and that show the structure: no masks, no marks."""
 
 
 @dataclass(frozen=True)

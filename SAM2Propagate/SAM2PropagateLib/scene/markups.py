@@ -460,8 +460,7 @@ class PromptMarkups:
             setBox(node, geometry, axis, frame, pixels)
 
     def _writeStrokes(self, one: SegmentPrompts) -> None:
-        strokes: tuple[Stroke, ...] = (*one.scribbles, *one.lassos)
-        wanted = {(_roleOf(stroke), stroke.id): stroke for stroke in strokes}
+        wanted = {(_roleOf(stroke), stroke.id): stroke for stroke in one.strokes}
         there = {(_roleOf(stroke), stroke.id): node for stroke, node in self._strokes(one.segment, set())}
         for key, node in there.items():
             if key not in wanted and node is not self._busyNode:
