@@ -21,11 +21,13 @@ import numpy as np
 import torch
 
 from SAM2PropagateLib.engine import imaging, looking
-from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config, recognize_config
+from SAM2PropagateLib.engine.build import build_model, load_model, model_config, recognize_config
 from SAM2PropagateLib.engine.device import compute_dtype, describe, pick_device, uses_int8
 from SAM2PropagateLib.engine.engine import PropagationEngine
+from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession
+from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.evaluation.metrics import BoolArray
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
@@ -363,7 +365,7 @@ def _loaded(spec: Spec, device: torch.device) -> LoadedModel:
     model = build_model(model_config(spec.config, spec.input_size), device=device)
     model = _always_there(model).to(device)
     dtype, int8 = compute_dtype(device, spec.precision), uses_int8(device, spec.precision)
-    return LoadedModel(model, device, dtype, spec.input_size, "random weights", {}, int8)
+    return LoadedModel(model, device, dtype, spec.input_size, "random weights", SAM2Steps, {}, int8)
 
 
 def main(arguments: list[str]) -> int:

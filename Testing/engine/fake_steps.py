@@ -12,9 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from SAM2PropagateLib.engine.family import Decoded, Recall
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.session import EngineSession, SessionSettings
-from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Memory, Recall
+from SAM2PropagateLib.engine.steps import FrameFeatures, Memory
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config
+from SAM2PropagateLib.engine.build import build_model, load_model, model_config
+from SAM2PropagateLib.engine.family import LoadedModel
+from SAM2PropagateLib.engine.steps import SAM2Steps
 
 BUNDLED = (
     Path(__file__).parents[2] / "SAM2Propagate" / "Resources" / "Models" / "sam2propagate_tiny.safetensors"
@@ -30,4 +32,4 @@ def random_model(config: str = TINY, input_size: int = 128, seed: int = 0) -> Lo
     """A model with random weights."""
     torch.manual_seed(seed)
     model = build_model(model_config(config, input_size))
-    return LoadedModel(model, torch.device("cpu"), torch.float32, input_size, "random", {})
+    return LoadedModel(model, torch.device("cpu"), torch.float32, input_size, "random", SAM2Steps, {})

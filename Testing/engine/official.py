@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config
+from SAM2PropagateLib.engine.build import build_model, load_model, model_config
+from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.models.registry import MODELS, ModelEntry
 
 OFFICIAL: tuple[ModelEntry, ...] = tuple(entry for entry in MODELS if entry.url is not None)

@@ -9,6 +9,7 @@ import torch
 from SAM2PropagateLib.engine import imaging
 from SAM2PropagateLib.engine.build import build_model, model_config
 from SAM2PropagateLib.engine.engine import PropagationEngine
+from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
@@ -44,7 +45,7 @@ def test_both_directions_match_the_official_predictor(config: str) -> None:
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     volume = moving_discs(FRAMES, SIZE)
     frames = FrameStack(volume, VolumeGeometry((SIZE, SIZE, FRAMES), np.eye(4)), 2, Window(255, 127.5))
-    loaded = LoadedModel(model, torch.device("cpu"), torch.float32, SIZE, "random", {})
+    loaded = LoadedModel(model, torch.device("cpu"), torch.float32, SIZE, "random", SAM2Steps, {})
     engine = PropagationEngine(loaded, motion=False)
     session = engine.open(frames, FrameCrop((SIZE, SIZE), (1, 1), (-0.5, -0.5, SIZE - 0.5, SIZE - 0.5), SIZE))
     boxes = [(30.0, 40.0, 66.0, 80.0), (80.0, 26.0, 101.0, 50.0)]

@@ -20,14 +20,13 @@ from SAM2PropagateLib.engine.build import (
     load_model,
     memory_needed,
     model_config,
-    open_model,
     recognize_config,
 )
 from SAM2PropagateLib.engine.weights import read_state, write_packed
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, find_model
-from SAM2PropagateLib.models.store import ModelStore, resource_folder
+from SAM2PropagateLib.models.store import resource_folder
 
 TINY = "configs/sam2.1/sam2.1_hiera_t.yaml"
 BUNDLED = resource_folder() / "sam2propagate_tiny.safetensors"
@@ -66,11 +65,6 @@ def test_the_bundled_weights_are_complete_and_say_what_they_are() -> None:
     own = loaded.model.state_dict()
     assert own.keys() == stored.keys()
     assert all(torch.equal(own[name], stored[name]) for name in own)
-
-
-def test_the_bundled_model_opens_by_name(tmp_path: Path) -> None:
-    loaded = open_model("sam2propagate_tiny", store=ModelStore(tmp_path), device="cpu", input_size=512)
-    assert (loaded.name, loaded.input_size) == ("sam2propagate_tiny", 512)
 
 
 def test_the_bundled_model_sees_a_disc() -> None:

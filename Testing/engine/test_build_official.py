@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from SAM2PropagateLib.engine.build import LoadedModel, model_config, recognize_config
+from SAM2PropagateLib.engine.build import model_config, recognize_config
 from SAM2PropagateLib.engine.engine import PropagationEngine
+from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.frames.geometry import VolumeGeometry

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from SAM2PropagateLib.engine.family import Decoded, Recall
 from SAM2PropagateLib.engine.fusion import carried, fused, held
 from SAM2PropagateLib.engine.motion import SIDE
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.session import EngineSession
-from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Recall
+from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunRequest
 from Testing.engine.fake_steps import FakeSteps, session

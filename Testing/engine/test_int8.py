@@ -17,7 +17,7 @@ from SAM2PropagateLib.engine import device, int8_linear
 from SAM2PropagateLib.engine.build import load_model
 from SAM2PropagateLib.engine.device import PRECISIONS, compute_dtype, uses_int8
 from SAM2PropagateLib.engine.int8_linear import Int8Linear, why_no_int8
-from SAM2PropagateLib.engine.steps import ModelSteps
+from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.errors import InputError
 from Testing.engine.models import BUNDLED, bundled, random_model
 
@@ -82,8 +82,8 @@ def test_sums_fit_into_what_older_processors_add_in(limit: str) -> None:
 @needs_int8
 def test_features_come_close_to_those_in_floats() -> None:
     image = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(2))
-    wanted = ModelSteps(bundled()).encode(image)[0]
-    steps = ModelSteps(bundled("int8"))
+    wanted = SAM2Steps(bundled()).encode(image)[0]
+    steps = SAM2Steps(bundled("int8"))
     found = steps.encode(image)[0]
     assert steps.dtype == torch.float32 and steps.loaded.precision == "int8"
     assert relative(found.fine, wanted.fine) < 1e-5, "the first stage computes in floats"
@@ -94,8 +94,8 @@ def test_features_come_close_to_those_in_floats() -> None:
 @needs_int8
 def test_random_weights_come_close_as_well() -> None:
     image = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(2))
-    wanted = ModelSteps(random_model()).encode(image)[0]
-    found = ModelSteps(replace(random_model(), int8=True)).encode(image)[0]
+    wanted = SAM2Steps(random_model()).encode(image)[0]
+    found = SAM2Steps(replace(random_model(), int8=True)).encode(image)[0]
     assert 1e-5 < relative(found.coarse, wanted.coarse) < 0.1
 
 

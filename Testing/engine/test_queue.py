@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config
+from SAM2PropagateLib.engine.build import build_model, load_model, model_config
 from SAM2PropagateLib.engine.engine import PropagationEngine
+from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.session import PATIENCE, EngineSession
+from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
@@ -37,7 +39,7 @@ def shallow(base: str) -> LoadedModel:
         "model.memory_attention.num_layers": 1,
     }
     model = build_model(model_config({"base": base, "overrides": overrides}, 128), device=META).to(META)
-    return LoadedModel(model, META, torch.bfloat16, 128, "random", {})
+    return LoadedModel(model, META, torch.bfloat16, 128, "random", SAM2Steps, {})
 
 
 SAM2_1, SAM2 = "configs/sam2.1/sam2.1_hiera_t.yaml", "configs/sam2/sam2_hiera_t.yaml"

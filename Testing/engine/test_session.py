@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from SAM2PropagateLib.engine.family import Decoded, Recall
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession
-from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures, Recall
+from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from SAM2PropagateLib.engine import lassos, looking, scribbles
-from SAM2PropagateLib.engine.steps import Decoded, FrameFeatures
+from SAM2PropagateLib.engine.family import Decoded
+from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.mask_depth import innermost_point
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.prompts.strokes import FrameStroke, filled

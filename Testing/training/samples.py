@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from scipy import ndimage
 
 from SAM2PropagateLib.engine import imaging
-from SAM2PropagateLib.engine.build import LoadedModel, build_model, load_model, model_config
+from SAM2PropagateLib.engine.build import build_model, load_model, model_config
+from SAM2PropagateLib.engine.family import LoadedModel
+from SAM2PropagateLib.engine.steps import SAM2Steps
 
 CONFIG = (
     '{"base": "configs/sam2.1/sam2.1_hiera_t.yaml", "overrides": {"model.image_size": 64, '
@@ -58,7 +60,7 @@ def _random_model() -> torch.nn.Module:
 def small_model() -> LoadedModel:
     """A SAM 2.1 tiny with one memory layer at 64 px, random weights, always the same."""
     model = copy.deepcopy(_random_model())
-    return LoadedModel(model, torch.device("cpu"), torch.float32, 64, "small", {"config": CONFIG})
+    return LoadedModel(model, torch.device("cpu"), torch.float32, 64, "small", SAM2Steps, {"config": CONFIG})
 
 
 def write_model(path: Path) -> Path:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from SAM2PropagateLib.engine.build import LoadedModel
+from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.front import Course, Front, Recollection, Tracked
-from SAM2PropagateLib.engine.steps import ModelSteps
+from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.training.clips import BOX, CLICK, MASK, ClipPlan, ClipPrompt
 from SAM2PropagateLib.training.features import FrameStock
 from SAM2PropagateLib.training.rollout import Rollout
@@ -45,7 +45,7 @@ def model_with_opinions(is_there: bool) -> LoadedModel:
 def test_the_rollout_gives_what_the_engine_gives(kind: str, slots: int, is_there: bool) -> None:
     loaded = model_with_opinions(is_there)
     images = torch.randn(FRAMES, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    steps = ModelSteps(replace(loaded, model=copy.deepcopy(loaded.model)))
+    steps = SAM2Steps(replace(loaded, model=copy.deepcopy(loaded.model)))
     features = steps.encode(images)
     prompt = PROMPTS[kind]
     if prompt.mask is not None:

@@ -161,9 +161,15 @@ class CaseWork:
 
 @dataclass(frozen=True)
 class EvaluationManner:
-    """How every case is evaluated: the weights file and its configuration, and what the command was given."""
+    """How every case is evaluated: the weights file, its family and configuration, and what the command was
+    given.
+
+    Attributes:
+        family, config: None: as the file says.
+    """
 
     path: Path
+    family: str | None
     config: str | None
     device: str
     input_size: int | None
@@ -194,6 +200,7 @@ def run_evaluate(
     path, entry = store.resolve(command.model)
     how = EvaluationManner(
         path.absolute(),
+        None if entry is None else entry.family,
         command.config or (entry.config if entry is not None else None),
         command.device,
         command.input_size,
@@ -256,11 +263,12 @@ class _Evaluator:
     """Evaluates cases with a model that it loads once."""
 
     def __init__(self, how: EvaluationManner) -> None:
-        from SAM2PropagateLib.engine.build import load_model
         from SAM2PropagateLib.engine.engine import PropagationEngine
+        from SAM2PropagateLib.engine.families import load_model
 
         loaded = load_model(
             how.path,
+            how.family,
             config=how.config,
             device=how.device,
             input_size=how.input_size,

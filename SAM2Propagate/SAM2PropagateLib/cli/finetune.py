@@ -14,7 +14,7 @@ from SAM2PropagateLib.cohort.fleet import Sharing, results
 from SAM2PropagateLib.cohort.needs import model_memory_mb
 from SAM2PropagateLib.cohort.on_worker import begin_computing
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
-from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL, SAM2
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
@@ -169,10 +169,17 @@ def run_finetune(
         Cancelled: the state is kept, if training had begun; --resume goes on with it.
     """
     # Late: they bring torch along.
+    from SAM2PropagateLib.engine.families import family_of
     from SAM2PropagateLib.training.finetune import FinetuneJob, can_resume, finetune
     from SAM2PropagateLib.training.recipe import Recipe
 
     path, entry = store.resolve(command.model)
+    if family_of(path, None if entry is None else entry.family) != SAM2:
+        raise InputError(
+            "family_not_trained",
+            f"Only SAM 2 models can be fine-tuned, and “{command.model or path.name}” is of another family.",
+            "Choose a SAM 2 model.",
+        )
     recipe = Recipe(seed=command.seed, minutes=command.minutes)
     if command.batch is not None:
         recipe = Recipe(seed=command.seed, minutes=command.minutes, batch=command.batch)

@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from torch.overrides import TorchFunctionMode
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from SAM2PropagateLib.engine.device import INT8, compute_dtype, free_memory, pick_device, uses_int8
+from SAM2PropagateLib.engine.device import compute_dtype, free_memory, pick_device, uses_int8
+from SAM2PropagateLib.engine.family import LoadedModel
+from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.engine.weights import State, is_mapped, parameter_count, read_state
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
-from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.texts import Text, Words
 from SAM2PropagateLib.texts import text as _
 
@@ -82,34 +82,6 @@ _SIZES = {(96, 12): "t", (96, 16): "s", (112, 24): "b+", (144, 48): "l"}
 ConfigLike = str | Path | Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model ready to be driven.
-
-    Attributes:
-        model: a `SAM2Base` in eval mode on `device`; float32 parameters that need no gradient.
-        device: where it is.
-        dtype: the type to compute in (autocast or conversion is the engine's choice).
-        input_size: side of the square image that it takes, in pixels.
-        name: for the user and for reports.
-        metadata: what the weights file says about itself.
-        int8: whether the image encoder is to compute on 8-bit integers where `dtype` is float32.
-    """
-
-    model: Any
-    device: torch.device
-    dtype: torch.dtype
-    input_size: int
-    name: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    int8: bool = False
-
-    @property
-    def precision(self) -> str:
-        """In words: bfloat16, float16, float32 or int8; see `compute_dtype` and `uses_int8`."""
-        return INT8 if self.int8 else str(self.dtype).removeprefix("torch.")
-
-
 def load_model(
     path: str | Path,
     *,
@@ -160,44 +132,11 @@ def load_model(
         _load_strictly(model, state, path.name)
         del state
         model = model.to(where)
-    loaded = LoadedModel(model, where, dtype, size, label, metadata, int8)
+    loaded = LoadedModel(model, where, dtype, size, label, SAM2Steps, metadata, int8)
     log.info(
         "loaded %s: %.1f million weights, %d px, %s, %s", label, count / 1e6, size, where, loaded.precision
     )
     return loaded
-
-
-def open_model(
-    name_or_path: str | Path | None = None,
-    *,
-    store: ModelStore | None = None,
-    config: ConfigLike | None = None,
-    device: str | torch.device = "auto",
-    input_size: int | None = None,
-    precision: str = "auto",
-) -> LoadedModel:
-    """Load a model of the registry by its name, verified, or a weights file of the user's.
-
-    Args:
-        name_or_path: see `ModelStore.resolve`; None is the bundled model.
-        store: where models are; the user's own if None.
-        config, device, input_size, precision: see `load_model`.
-
-    Raises:
-        InputError: as `ModelStore.resolve` and `load_model`.
-        SAM2PropagateError: likewise.
-    """
-    path, entry = (store or ModelStore()).resolve(name_or_path)
-    if entry is None:
-        return load_model(path, config=config, device=device, input_size=input_size, precision=precision)
-    return load_model(
-        path,
-        config=config if config is not None else entry.config,
-        device=device,
-        input_size=input_size if input_size is not None else entry.input_size,
-        precision=precision,
-        name=entry.name,
-    )
 
 
 def build_model(

@@ -11,6 +11,7 @@ import torch
 
 from SAM2PropagateLib.engine.blend import blended
 from SAM2PropagateLib.engine.doubt import overlap
+from SAM2PropagateLib.engine.family import EncodedFrame, ModelSteps
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.front import Front, Tracked, batches
 from SAM2PropagateLib.engine.fusion import fused, held
@@ -20,7 +21,6 @@ from SAM2PropagateLib.engine.motion import AHEAD, Flow, MotionStore
 from SAM2PropagateLib.engine.report import Ready, Report
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.shape import closed
-from SAM2PropagateLib.engine.steps import FrameFeatures, ModelSteps
 from SAM2PropagateLib.models.memory import is_out_of_memory
 
 _Result = TypeVar("_Result")
@@ -133,7 +133,7 @@ class Carrier:
         return fronts
 
     def _advance(
-        self, group: list[Front], seen: Mapping[int, FrameFeatures], flows: Mapping[int, Flow]
+        self, group: list[Front], seen: Mapping[int, EncodedFrame], flows: Mapping[int, Flow]
     ) -> None:
         """Track a batch of fronts one frame further; on too little memory in two halves, and so on."""
         if self._try_to_advance(group, seen, flows):
@@ -148,7 +148,7 @@ class Carrier:
             raise out_of_memory_error(self._steps.device)
 
     def _try_to_advance(
-        self, group: list[Front], seen: Mapping[int, FrameFeatures], flows: Mapping[int, Flow]
+        self, group: list[Front], seen: Mapping[int, EncodedFrame], flows: Mapping[int, Flow]
     ) -> bool:
         """Tell whether there was memory for it; if not, what the attempt held is free again on return."""
         features = [seen[id(front)] for front in group]

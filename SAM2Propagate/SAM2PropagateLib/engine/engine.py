@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 
 from SAM2PropagateLib.engine import looking
-from SAM2PropagateLib.engine.build import LoadedModel
+from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import feature_budgets, motion_budget
 from SAM2PropagateLib.engine.session import PATIENCE, EngineSession, SessionSettings
-from SAM2PropagateLib.engine.steps import ModelSteps
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
 
 
 class PropagationEngine:
-    """SAM 2 over the frames of volumes.
+    """A model over the frames of volumes.
 
     Args:
         loaded: the model; the engine takes it over and may change its precision in place.
@@ -34,7 +33,7 @@ class PropagationEngine:
         patience: int | None = PATIENCE,
         motion: bool = True,
     ) -> None:
-        self.steps = ModelSteps(loaded)
+        self.steps = loaded.make_steps(loaded)
         # A model says in its metadata if it was not trained on stretched frames, as SAM 2 was.
         self._style = loaded.metadata.get("view", looking.STRETCHED)
         self._cache_megabytes = cache_megabytes

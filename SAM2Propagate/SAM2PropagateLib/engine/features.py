@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 
+from SAM2PropagateLib.engine.family import EncodedFrame
 from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.memory_limits import out_of_memory_error
-from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.models.memory import is_out_of_memory
 
 # A frame as the model sees it.
@@ -32,7 +32,7 @@ class FeatureStore:
 
     def __init__(
         self,
-        encode: Callable[[Sequence[FeatureKey]], list[FrameFeatures]],
+        encode: Callable[[Sequence[FeatureKey]], Sequence[EncodedFrame]],
         device: torch.device,
         budget: int,
         host_budget: int = 0,
@@ -43,8 +43,8 @@ class FeatureStore:
         self._budget = budget
         self._host_budget = 0 if device.type == "cpu" else host_budget
         self.batch_size = max(1, batch_size)
-        self._near: OrderedDict[FeatureKey, FrameFeatures] = OrderedDict()
-        self._far: OrderedDict[FeatureKey, FrameFeatures] = OrderedDict()
+        self._near: OrderedDict[FeatureKey, EncodedFrame] = OrderedDict()
+        self._far: OrderedDict[FeatureKey, EncodedFrame] = OrderedDict()
         self._near_bytes = 0
         self._far_bytes = 0
         self.encoded_frames = 0
@@ -72,7 +72,7 @@ class FeatureStore:
 
     def get(
         self, frames: Sequence[FeatureKey], upcoming: Iterable[FeatureKey] = ()
-    ) -> dict[FeatureKey, FrameFeatures]:
+    ) -> dict[FeatureKey, EncodedFrame]:
         """Return features of these frames.
 
         Args:
@@ -94,8 +94,8 @@ class FeatureStore:
                     found[frame] = features
         return found
 
-    def _encode_all(self, frames: list[FeatureKey]) -> list[tuple[FeatureKey, FrameFeatures]]:
-        done: list[tuple[FeatureKey, FrameFeatures]] = []
+    def _encode_all(self, frames: list[FeatureKey]) -> list[tuple[FeatureKey, EncodedFrame]]:
+        done: list[tuple[FeatureKey, EncodedFrame]] = []
         while frames:
             chunk = frames[: self.batch_size]
             features = self._try_to_encode(chunk)
@@ -109,7 +109,7 @@ class FeatureStore:
             frames = frames[len(chunk) :]
         return done
 
-    def _try_to_encode(self, frames: list[FeatureKey]) -> list[FrameFeatures] | None:
+    def _try_to_encode(self, frames: list[FeatureKey]) -> Sequence[EncodedFrame] | None:
         """Encode; None if there was too little memory: what the attempt held is free again on return."""
         try:
             return self._encode(frames)
@@ -138,14 +138,14 @@ class FeatureStore:
             torch.cuda.empty_cache()
         return self._near_bytes < before
 
-    def _fetch(self, frame: FeatureKey) -> FrameFeatures:
+    def _fetch(self, frame: FeatureKey) -> EncodedFrame:
         if frame in self._near:
             self._near.move_to_end(frame)
             return self._near[frame]
         self._far.move_to_end(frame)
         return self._far[frame].to(self._device)
 
-    def _keep(self, frame: FeatureKey, features: FrameFeatures) -> None:
+    def _keep(self, frame: FeatureKey, features: EncodedFrame) -> None:
         self._near[frame] = features
         self._near_bytes += features.nbytes
         self._trim()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from SAM2PropagateLib.engine.steps import Decoded, Memory, Recall
+from SAM2PropagateLib.engine.family import Decoded, FrameMemory, Recall
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Front:
     """
 
     def __init__(
-        self, course: Course, memory: Memory, uses: Recollection, carried: torch.Tensor | None = None
+        self, course: Course, memory: FrameMemory, uses: Recollection, carried: torch.Tensor | None = None
     ) -> None:
         self.source, self.step, self.holds = course.source, course.step, course.holds
         self.carried = carried
@@ -83,7 +83,7 @@ class Front:
         self._span = max(1, uses.pointers - 1)
         self._slots = uses.slots
         # Newest first.
-        self._recent: deque[Memory] = deque(maxlen=max(uses.slots - 1, self._span))
+        self._recent: deque[FrameMemory] = deque(maxlen=max(uses.slots - 1, self._span))
 
     @property
     def next_frame(self) -> int:
@@ -131,21 +131,21 @@ class Front:
     def rest(self) -> None:
         """Give back the memories' keys and values; they are made again if the front goes on."""
         for memory in (self._keyframe, *self._recent):
-            memory.projected = None
+            memory.rest()
 
     def catch_up(self) -> None:
         """Read what nobody has read, one frame after the other."""
         while self.unread:
             self.tell(bool((self.found[self.source + self.step * (self._told + 1)].logits > 0).any()))
 
-    def advance(self, found: Tracked, memory: Memory, carried: torch.Tensor | None = None) -> None:
+    def advance(self, found: Tracked, memory: FrameMemory, carried: torch.Tensor | None = None) -> None:
         """Record what was found on the next frame, and go one further."""
         self.found[self.next_frame] = found
         self.carried = carried
         self._recent.appendleft(memory)
         if len(self._recent) >= self._slots:
             # Older memories count by their pointer alone.
-            self._recent[self._slots - 1].projected = None
+            self._recent[self._slots - 1].rest()
 
 
 def batches(fronts: Sequence[Front], limit: int) -> list[list[Front]]:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from SAM2PropagateLib.engine.family import Decoded
 from SAM2PropagateLib.engine.motion import SIDE, Flow
-from SAM2PropagateLib.engine.steps import Decoded
 from SAM2PropagateLib.engine.transfer import uploaded
 
 # The model's share in the mask: least where its predicted IoU is at most the first of these, most where it is

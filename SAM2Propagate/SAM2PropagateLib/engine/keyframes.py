@@ -12,12 +12,18 @@ import torch
 
 from SAM2PropagateLib.engine import imaging, lassos, looking, scribbles
 from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
+from SAM2PropagateLib.engine.family import (
+    MASK_PROMPT_LOGIT,
+    Decoded,
+    EncodedFrame,
+    FrameMemory,
+    ModelSteps,
+)
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import with_room
 from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
 from SAM2PropagateLib.engine.refine import Aim, ClickAt, aim_of, refined, toggled
 from SAM2PropagateLib.engine.results import FrameMask
-from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, Decoded, FrameFeatures, Memory, ModelSteps
 from SAM2PropagateLib.engine.transfer import Readback, uploaded
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.mask_depth import innermost_point
@@ -45,7 +51,7 @@ class Keyframe:
     mask: np.ndarray
     iou: float
     object_score: float
-    memory: Memory | None = None
+    memory: FrameMemory | None = None
     edge: Callable[[], np.ndarray] | None = None
     note: Words = ""
 
@@ -88,7 +94,7 @@ class KeyframeDecoder:
         features, crop = self._features.get([(sight, frame)])[sight, frame], sight.crop
         return self._with_room(lambda: self._decode_prompts(features, crop, prompts))
 
-    def memory(self, sight: looking.Sight, frame: int, keyframe: Keyframe) -> Memory:
+    def memory(self, sight: looking.Sight, frame: int, keyframe: Keyframe) -> FrameMemory:
         """Return what later frames remember of a keyframe; made once.
 
         Raises:
@@ -101,7 +107,7 @@ class KeyframeDecoder:
             )
         return keyframe.memory
 
-    def _decode_prompts(self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts) -> Keyframe:
+    def _decode_prompts(self, features: EncodedFrame, crop: FrameCrop, prompts: FramePrompts) -> Keyframe:
         note: Words = ""
         found = None
         if prompts.has_shape:
@@ -124,7 +130,7 @@ class KeyframeDecoder:
     # --- from scratch
 
     def _found(
-        self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts
+        self, features: EncodedFrame, crop: FrameCrop, prompts: FramePrompts
     ) -> tuple[tuple[Decoded, np.ndarray] | None, np.ndarray]:
         """Return what clicks, scribbles and a box find by themselves, with its figures, and its mask; None
         and the mask where it was carved.
@@ -150,7 +156,7 @@ class KeyframeDecoder:
     # --- from a mask
 
     def _shape(
-        self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts
+        self, features: EncodedFrame, crop: FrameCrop, prompts: FramePrompts
     ) -> tuple[np.ndarray, Words]:
         """Return the mask that the user gave, lassos tightened, and a note on what could not be tightened."""
         mask: np.ndarray | None = prompts.mask
@@ -171,7 +177,7 @@ class KeyframeDecoder:
         return mask, note
 
     def _corrected(
-        self, features: FrameFeatures, crop: FrameCrop, prompts: FramePrompts, mask: np.ndarray
+        self, features: EncodedFrame, crop: FrameCrop, prompts: FramePrompts, mask: np.ndarray
     ) -> np.ndarray:
         """Return a mask after clicks and scribbles, if any, each taken on what those before it made of it."""
         for count in range(1, len(prompts.clicks) + 1):
@@ -181,7 +187,7 @@ class KeyframeDecoder:
 
     def _scribbled(
         self,
-        features: FrameFeatures,
+        features: EncodedFrame,
         crop: FrameCrop,
         box: looking.PixelBox | None,
         strokes: Sequence[FrameStroke],
@@ -205,7 +211,7 @@ class KeyframeDecoder:
 
     def _clicked(
         self,
-        features: FrameFeatures,
+        features: EncodedFrame,
         crop: FrameCrop,
         box: looking.PixelBox | None,
         mask: np.ndarray,
@@ -242,7 +248,7 @@ class KeyframeDecoder:
 
     def _decode_points(
         self,
-        features: FrameFeatures,
+        features: EncodedFrame,
         crop: FrameCrop,
         box: looking.PixelBox | None,
         clicks: Sequence[tuple[float, float, bool]],

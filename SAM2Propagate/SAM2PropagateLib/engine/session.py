@@ -12,6 +12,7 @@ import torch
 
 from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.carry import Carrier, Counter
+from SAM2PropagateLib.engine.family import MASK_PROMPT_LOGIT, EncodedFrame, ModelSteps
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.front import Course, Front, Recollection
 from SAM2PropagateLib.engine.fusion import carried
@@ -24,7 +25,6 @@ from SAM2PropagateLib.engine.results import (
     FrameMask,
     RunSummary,
 )
-from SAM2PropagateLib.engine.steps import MASK_PROMPT_LOGIT, FrameFeatures, ModelSteps
 from SAM2PropagateLib.frame_kinds import ABSENT, KEYFRAME, PREVIEW
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
@@ -69,7 +69,7 @@ class EngineSession:
         steps: ModelSteps,
         frames: FrameStack,
         crop: FrameCrop | None,
-        store: Callable[[Callable[[Sequence[FeatureKey]], list[FrameFeatures]]], FeatureStore],
+        store: Callable[[Callable[[Sequence[FeatureKey]], Sequence[EncodedFrame]]], FeatureStore],
         settings: SessionSettings,
     ) -> None:
         style, motion_budget = settings.style, settings.motion_budget
@@ -123,7 +123,7 @@ class EngineSession:
         """Return which part of the frames the model sees for a segment."""
         return self._track(segment).crop
 
-    def _encode(self, keys: Sequence[FeatureKey]) -> list[FrameFeatures]:
+    def _encode(self, keys: Sequence[FeatureKey]) -> Sequence[EncodedFrame]:
         device = self._steps.device
         images = []
         for sight, frame in keys:

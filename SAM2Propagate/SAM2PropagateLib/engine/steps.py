@@ -17,17 +17,14 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
-from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.cpu_attention import PlainAttention
 from SAM2PropagateLib.engine.encoder import FrameEncoder
+from SAM2PropagateLib.engine.family import MASK_PROMPT_LOGIT, Decoded, LoadedModel, Recall
 from SAM2PropagateLib.engine.memory_reader import MemoryReader, Projected
 from SAM2PropagateLib.engine.transfer import uploaded
 
 # The logit that sam2 writes where it says that the object is not in the frame.
 NO_OBJECT_LOGIT = -1024.0
-
-# What a mask that the user gave counts as, in logits (sam2's own choice for mask prompts).
-MASK_PROMPT_LOGIT = 10.0
 
 
 @dataclass(frozen=True)
@@ -62,23 +59,6 @@ class FrameFeatures:
         return FrameFeatures(copied(self.fine), copied(self.middle), copied(self.coarse))
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """The mask decoder's answers for a batch of frames; they stay on the device.
-
-    Attributes:
-        logits: float32 (n, 4h, 4w), mask logits.
-        iou: float32 (n,), predicted IoU in [0, 1].
-        object_score: float32 (n,), logits that the object is in the frame; above 0 means yes.
-        pointer: (n, 256), the object pointers.
-    """
-
-    logits: torch.Tensor
-    iou: torch.Tensor
-    object_score: torch.Tensor
-    pointer: torch.Tensor
-
-
 @dataclass
 class Memory:
     """What later frames remember of one frame.
@@ -93,28 +73,12 @@ class Memory:
     pointer: torch.Tensor
     projected: Projected | None = None
 
-
-@dataclass(frozen=True)
-class Recall:
-    """The memories one frame is tracked from.
-
-    Attributes:
-        spatial: pairs (slot, Memory); slot 0 is a keyframe, slot n the n-th last frame (1 = the newest).
-        pointers: pairs (distance in frames, Memory), keyframes first.
-        span: the distance that counts as 1 in the pointers' time code.
-    """
-
-    spatial: tuple[tuple[int, Memory], ...]
-    pointers: tuple[tuple[int, Memory], ...]
-    span: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Entries with the same shape can share a batch."""
-        return len(self.spatial), len(self.pointers)
+    def rest(self) -> None:
+        """Give back the keys and values; they are made again when they are needed."""
+        self.projected = None
 
 
-class ModelSteps:
+class SAM2Steps:
     """SAM 2's steps on batches, in the model's compute precision.
 
     Takes the model over: its parts are converted to that precision in place, so that a large model is

@@ -73,6 +73,22 @@ def parameter_count(path: str | Path) -> int:
         raise _damaged(path, error) from error
 
 
+def metadata_of(path: str | Path) -> dict[str, str]:
+    """Return what a weights file says about itself, without its weights; {} for a checkpoint.
+
+    Raises:
+        InputError: as `read_state`.
+    """
+    path = Path(path)
+    if _kind(path) != "safetensors":
+        return {}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
 def is_mapped(path: str | Path) -> bool:
     """Tell whether `read_state` leaves this file's numbers in the file until they are used.
 

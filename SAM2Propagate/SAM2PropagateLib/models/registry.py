@@ -9,6 +9,8 @@ from SAM2PropagateLib.texts import Words
 from SAM2PropagateLib.texts import text as _
 
 DEFAULT_MODEL = "sam2propagate_tiny"
+# The family of every model that is listed so far; `engine.families` loads each.
+SAM2 = "sam2"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class ModelEntry:
             `input_size`: measured on a CPU in float32, torch itself included (Tools/measure_memory.py) and
             rounded up to 50. An estimate for a GPU, not measured on one. Kept features of frames come on top.
         resource: the file's name in the extension's Resources/Models; None for one to download.
+        family: of `engine.families`, which says how it is loaded and driven.
     """
 
     name: str
@@ -42,6 +45,7 @@ class ModelEntry:
     parameters: float
     memory_mb: int
     resource: str | None = None
+    family: str = SAM2
 
     @property
     def listed_title(self) -> Words:
@@ -63,23 +67,23 @@ _META = "https://dl.fbaipublicfiles.com/segment_anything_2"
 
 
 def _meta(
-    family: str,
+    generation: str,
     size: str,
     sha256: str,
     parameters: float,
     memory_mb: int,
     file_bytes: int | None = None,
 ) -> ModelEntry:
-    folder = {"sam2": "072824", "sam2.1": "092824"}[family]
+    folder = {"sam2": "072824", "sam2.1": "092824"}[generation]
     letter = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}[size]
     return ModelEntry(
-        name=f"{family}_hiera_{size}",
-        title=f"{'SAM 2.1' if family == 'sam2.1' else 'SAM 2'} {size.replace('_', ' ')} (Meta)",
-        url=f"{_META}/{folder}/{family}_hiera_{size}.pt",
+        name=f"{generation}_hiera_{size}",
+        title=f"{'SAM 2.1' if generation == 'sam2.1' else 'SAM 2'} {size.replace('_', ' ')} (Meta)",
+        url=f"{_META}/{folder}/{generation}_hiera_{size}.pt",
         sha256=sha256,
         bytes=file_bytes,
         license="Apache-2.0",
-        config=f"configs/{family}/{family}_hiera_{letter}.yaml",
+        config=f"configs/{generation}/{generation}_hiera_{letter}.yaml",
         input_size=1024,
         parameters=parameters,
         memory_mb=memory_mb,

@@ -14,7 +14,8 @@ from typing import Any
 
 from safetensors.torch import save
 
-from SAM2PropagateLib.engine.build import LoadedModel, load_model, recognize_config
+from SAM2PropagateLib.engine.build import load_model, recognize_config
+from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import atomic_output, check_output

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.device import compute_dtype
+from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.looking import STRETCHED
-from SAM2PropagateLib.engine.steps import ModelSteps
+from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.training.features import FrameStock
 from SAM2PropagateLib.training.looks import StockFrames
 from SAM2PropagateLib.training.parts import IMAGE, Learning
@@ -38,7 +38,7 @@ class ImageHalf:
     def of(loaded: LoadedModel, learning: Learning) -> ImageHalf:
         """Return the image half of a model about to learn."""
         dtype = compute_dtype(loaded.device, "auto")
-        steps = ModelSteps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
+        steps = SAM2Steps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
 
         def images(images: torch.Tensor) -> FrameStock:
             return FrameStock((images.half(),))

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from SAM2PropagateLib.engine.build import LoadedModel
+from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.errors import Cancelled, InputError
 from SAM2PropagateLib.files.atomic import atomic_output
 from SAM2PropagateLib.training.clips import Clip, ClipPlan, draw_clip, draw_plan, draw_prompt

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from SAM2PropagateLib.engine.build import LoadedModel
 from SAM2PropagateLib.engine.device import compute_dtype
+from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession, SessionSettings
-from SAM2PropagateLib.engine.steps import ModelSteps
+from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.evaluation.protocol import EvaluatedSession, EvaluationOptions, evaluate
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
@@ -91,7 +91,7 @@ class Validation:
                 measuring.
         """
         dtype = compute_dtype(loaded.device, "auto")
-        steps = ModelSteps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
+        steps = SAM2Steps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
         style = loaded.metadata.get("view", STRETCHED)
         found = []
         for number, (source, structure) in enumerate(self._chosen):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from SAM2PropagateLib.engine import imaging, looking
-from SAM2PropagateLib.engine.steps import ModelSteps
+from SAM2PropagateLib.engine.family import ModelSteps
 from SAM2PropagateLib.evaluation.metrics import BoolArray
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.training.looks import Look, StockFrames, draw_axis, draw_tone, draw_turn, draw_window

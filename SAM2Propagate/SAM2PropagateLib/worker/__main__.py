@@ -19,11 +19,11 @@ def main() -> None:
 
     inbound, outbound = claim_streams()
     # Only now, when nothing that these print can reach the client.
-    from SAM2PropagateLib.worker.engine_adapter import SAM2Engine
+    from SAM2PropagateLib.worker.engine_adapter import ServedEngine
     from SAM2PropagateLib.worker.remote import REMOTE_OPTION
     from SAM2PropagateLib.worker.server import serve
 
-    code = serve(SAM2Engine(), inbound, outbound, is_remote=REMOTE_OPTION in sys.argv[1:])
+    code = serve(ServedEngine(), inbound, outbound, is_remote=REMOTE_OPTION in sys.argv[1:])
     sys.stderr.flush()
     # Threads of libraries must not keep a finished worker alive.
     os._exit(code)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.texts import text as _
@@ -20,15 +21,25 @@ from SAM2PropagateLib.worker.messages import LoadModel
 
 if TYPE_CHECKING:
     from SAM2PropagateLib.engine.engine import PropagationEngine
+    from SAM2PropagateLib.engine.family import LoadsModel
     from SAM2PropagateLib.engine.session import EngineSession
 
 _log = logging.getLogger(__name__)
 
 
-class SAM2Engine:
-    """SAM 2 as the server wants it; see `worker.server.Engine`."""
+class ServedEngine:
+    """The engine as the server wants it; see `engine_port.Engine`.
 
-    def __init__(self) -> None:
+    Args:
+        store: where models are; None: as this computer has them.
+        families: how each family of models is loaded; None: those of `engine.families`.
+    """
+
+    def __init__(
+        self, store: ModelStore | None = None, families: Mapping[str, LoadsModel] | None = None
+    ) -> None:
+        self._store = store
+        self._families = families
         self._engine: PropagationEngine | None = None
 
     def load_model(self, request: LoadModel, progress: ReportProgress) -> Mapping[str, Any]:
@@ -37,23 +48,23 @@ class SAM2Engine:
         self.release_memory()
         progress(_("Starting PyTorch"), 0, 3)
         try:
-            from SAM2PropagateLib.engine.build import load_model
             from SAM2PropagateLib.engine.engine import PropagationEngine
+            from SAM2PropagateLib.engine.families import FAMILIES, load_model
         except ImportError as error:
             raise _not_installed(error) from error
-        from SAM2PropagateLib.models.store import ModelStore
-
         progress(_("Checking the model's file"), 1, 3)
-        path, entry = ModelStore().resolve(request.path or request.name)
+        path, entry = (self._store or ModelStore()).resolve(request.path or request.name)
         config = request.config if request.config is not None or entry is None else entry.config
         progress(_("Loading the model"), 2, 3)
         loaded = load_model(
             path,
+            None if entry is None else entry.family,
             config=config,
             device=request.device,
             input_size=request.input_size,
             precision=request.precision,
             name=None if entry is None else entry.name,
+            families=FAMILIES if self._families is None else self._families,
         )
         megabytes = None if request.cache_megabytes is None else int(request.cache_megabytes)
         self._engine = PropagationEngine(loaded, cache_megabytes=megabytes, motion=request.motion)
