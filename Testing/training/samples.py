@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,9 +18,24 @@ from SAM2PropagateLib.engine.build import build_model, load_model, model_config
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.steps import SAM2Steps
 
-CONFIG = (
-    '{"base": "configs/sam2.1/sam2.1_hiera_t.yaml", "overrides": {"model.image_size": 64, '
-    '"model.memory_attention.num_layers": 1, "model.memory_attention.layer.dim_feedforward": 64}}'
+NARROW_TRUNK = {
+    "model.image_encoder.trunk.embed_dim": 24,
+    "model.image_encoder.trunk.stages": [1, 1, 2, 1],
+    "model.image_encoder.trunk.global_att_blocks": [3],
+    "model.image_encoder.neck.backbone_channel_list": [192, 96, 48, 24],
+}
+"""A sixteenth of the weights of SAM 2.1 tiny's trunk: reading them is what a small frame costs."""
+
+CONFIG = json.dumps(
+    {
+        "base": "configs/sam2.1/sam2.1_hiera_t.yaml",
+        "overrides": {
+            "model.image_size": 64,
+            "model.memory_attention.num_layers": 1,
+            "model.memory_attention.layer.dim_feedforward": 64,
+            **NARROW_TRUNK,
+        },
+    }
 )
 SHAPE = (10, 40, 48)
 
@@ -58,7 +74,7 @@ def _random_model() -> torch.nn.Module:
 
 
 def small_model() -> LoadedModel:
-    """A SAM 2.1 tiny with one memory layer at 64 px, random weights, always the same."""
+    """A SAM 2.1 tiny with a narrow trunk and one memory layer at 64 px, random weights, always the same."""
     model = copy.deepcopy(_random_model())
     return LoadedModel(model, torch.device("cpu"), torch.float32, 64, "small", SAM2Steps, {"config": CONFIG})
 
