@@ -214,7 +214,7 @@ def test_a_preview_of_another_size_or_an_unreadable_one_is_told_and_dropped(case
         if not keptNodes(case):
             case.controller.select(case.volumeNode, case.segmentationNode, "A")
             case.controller.preview(8)
-            case.controller.wait(5)
+            case.controller.wait(60)
             case.controller.select(None, None)
         (node,) = keptNodes(case)
         document = json.loads(node.GetParameter("preview"))
@@ -369,7 +369,7 @@ def test_slices_that_changed_after_they_were_packed_are_packed_again(headless):
         frame = min(case.workspace.previewFrames("A"))
         case.session.nextPollServesPreviews()
         case.click(20, 15, frame)
-        case.controller.wait(5)
+        case.controller.wait(60)
         kept = kept_preview.KeptPreview(case.segmentationNode, case.volumeNode).get()
         assert kept is not None
         np.testing.assert_array_equal(kept.frames["A"][frame].mask, case.shown(frame))

@@ -83,7 +83,7 @@ def test_a_mask_that_arrives_passes_five_files_at_most_and_each_once(
 ) -> None:
     shown = noted(monkeypatch, PreviewLayer, "write")
     clicks(20, 18, 9)
-    assert case.controller.wait(5) and len(shown) == 1
+    assert case.controller.wait(60) and len(shown) == 1
     case.run(reach=2)
     assert len(shown) > 1
     for way in shown:
@@ -117,7 +117,7 @@ def test_hand_edits_are_looked_for_once_where_a_command_begins(
         looked.clear()
         assert command() is not False
         assert looked == [["app/controller.py"]], command
-    case.controller.wait(5)
+    case.controller.wait(60)
     for command in (case.controller.undo, case.controller.redo):
         looked.clear()
         assert command()

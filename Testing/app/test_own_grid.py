@@ -163,7 +163,7 @@ def test_a_fine_stroke_during_a_run_is_kept(headless, end):
     assert 2 in case.workspace.previewFrames("A") and 17 not in case.workspace.previewFrames("A")
     case.put(behind | ahead)
     if end == "done":
-        assert case.controller.wait(5)
+        assert case.controller.wait(60)
         assert case.segment(17)[15, 12]
     else:
         case.controller.cancel()

@@ -117,7 +117,7 @@ def test_boxes_marks_edits_and_ranges_stay(case, change):
     start(case)
     corners = [case.ras(x, y, 6) for x, y in ((10, 8), (20, 18))]
     assert case.controller.addBox(*corners)
-    assert case.controller.wait(5)
+    assert case.controller.wait(60)
     case.click(18, 16, 14, tool="absent")
     case.click(1, 1, 1, tool="range")
     case.click(1, 1, 15, tool="range")
@@ -165,11 +165,11 @@ def test_steps_back_and_forth_lead_to_the_same_voxels(case, change):
     both = drawn(case)
     CHANGES[change](case)
     assert case.controller.undo()
-    assert case.controller.wait(5)
+    assert case.controller.wait(60)
     assert drawn(case) == [[18.0, 16.0, 8.0]]
     np.testing.assert_array_equal(case.shown(8), disc(18, 16, SHAPE))
     assert case.controller.redo()
-    assert case.controller.wait(5)
+    assert case.controller.wait(60)
     assert drawn(case) == both
     np.testing.assert_array_equal(case.shown(8), disc(18, 16, SHAPE) | disc(10, 9, SHAPE))
 
@@ -196,7 +196,7 @@ def test_a_run_that_is_under_way_goes_on(case, change):
     assert case.controller.propagate()
     case.controller.poll()
     CHANGES[change](case)
-    assert case.controller.wait(5)
+    assert case.controller.wait(60)
     for frame in range(18):
         np.testing.assert_array_equal(case.segment(frame), disc(18, 16, SHAPE))
 

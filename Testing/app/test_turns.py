@@ -288,7 +288,7 @@ def test_what_is_done_meanwhile_comes_after_it(headless, action, turns):
             assert case.controller.apply() is not None
         BETWEEN[action](case)
         assert not case.controller.isApplying
-        case.controller.wait(5)
+        case.controller.wait(60)
         if case.controller.workspace is None:
             case.controller.select(case.volumeNode, case.segmentationNode, "A")
         results.append((state(case), case.controller.undoText, case.controller.redoText))

@@ -85,21 +85,21 @@ def test_a_whole_day_is_undone_and_redone_step_by_step(headless):
     states = [state(case)]
     for name, act in DAY:
         act(case)
-        case.controller.wait(5)
+        case.controller.wait(60)
         assert case.controller.undoText == f"Undo {name}", case.texts
         assert not case.controller.canRedo and case.controller.redoText == "There is nothing to redo."
         states.append(state(case))
     for _ in range(2):
         for (name, _act), before in zip(reversed(DAY), states[-2::-1], strict=True):
             assert case.controller.undoText == f"Undo {name}"
-            assert case.controller.undo() and case.controller.wait(5)
+            assert case.controller.undo() and case.controller.wait(60)
             case.controller.lookForEdits()
             assert case.controller.redoText == f"Redo {name}"
             same(state(case), before, name)
         assert not case.controller.canUndo and not case.controller.undo()
         for (name, _act), after in zip(DAY, states[1:], strict=True):
             assert case.controller.redoText == f"Redo {name}"
-            assert case.controller.redo() and case.controller.wait(5)
+            assert case.controller.redo() and case.controller.wait(60)
             case.controller.lookForEdits()
             same(state(case), after, name)
         assert not case.controller.canRedo and not case.controller.redo()
@@ -143,7 +143,7 @@ def test_during_a_run_only_prompts_are_undone(case):
         assert case.controller.undo()
     assert case.controller.undoText.startswith("Wait until the propagation has finished")
     assert not case.controller.undo() and case.segment(3)[STROKE].all()
-    assert case.controller.wait(5)
+    assert case.controller.wait(60)
     assert case.ends[-1].state == "done" and case.segment(3)[STROKE].all()
 
 
@@ -166,16 +166,16 @@ def test_a_click_on_a_slice_that_a_run_had_found_leads_back_to_no_mask_of_the_ru
     begun(case, 5)
     for x in range(20, 20 + clicks):
         assert case.controller.point("positive", case.ras(x, 15, 5), (0, 0, 1))
-    assert case.controller.wait(5)
+    assert case.controller.wait(60)
     case.controller.lookForEdits()
     after = state(case)
     names = ["Undo propagate (18 slices)", *["Undo click"] * clicks]
     for name in names:
         assert case.controller.undoText == name
-        assert case.controller.undo() and case.controller.wait(5)
+        assert case.controller.undo() and case.controller.wait(60)
     same(state(case), states[0], "undo of run and clicks")
     while case.controller.canRedo:
-        assert case.controller.redo() and case.controller.wait(5)
+        assert case.controller.redo() and case.controller.wait(60)
     case.controller.lookForEdits()
     same(state(case), after, "redo of clicks and run")
     case.controller.close()
@@ -186,7 +186,7 @@ def test_a_click_that_is_undone_during_the_run_leaves_its_slice_to_the_run(case)
     before = state(case)
     begun(case, 5)
     assert case.controller.point("positive", case.ras(20, 15, 5), (0, 0, 1))
-    assert case.controller.undo() and case.controller.wait(5)
+    assert case.controller.undo() and case.controller.wait(60)
     assert case.ends[-1].applied and case.workspace.previewFrames("A") == set()
     assert case.frames() == list(range(18)) and "newer_prompts" not in case.codes
     assert case.controller.undoText == "Undo propagate (18 slices)" and case.controller.undo()
@@ -198,10 +198,10 @@ def test_what_was_applied_during_a_run_leads_back_to_no_mask_of_the_run(case):
     before = state(case)
     begun(case, 5)
     case.controller.editBegins()
-    assert case.controller.wait(5)
+    assert case.controller.wait(60)
     while case.controller.canUndo and len(case.workspace.prompts.segment("A").clicks):
         same_click = state(case)
-        assert case.controller.undo() and case.controller.wait(5)
+        assert case.controller.undo() and case.controller.wait(60)
     same(same_click, before, "undo of the run and of what was applied")
 
 
@@ -209,7 +209,7 @@ def test_a_stroke_that_changes_no_voxel_is_no_step(case):
     case.click(12, 15, 8)
     case.run()
     case.click(14, 15, 8)
-    assert case.controller.undo() and case.controller.wait(5)
+    assert case.controller.undo() and case.controller.wait(60)
     texts = case.controller.undoText, case.controller.redoText
     before = state(case)
     painted(case, 8, np.zeros(SHAPE, bool))

@@ -35,7 +35,7 @@ class Running:
         self.module.ui.segmentationSelector.addNode()
         geometry = self.controller.workspace.worldGeometry
         assert self.controller.point("positive", geometry.ras_of_pixel(12, 15, 8, 2), (0, 0, 1))
-        assert self.controller.wait(20)
+        assert self.controller.wait(60)
         self.module.ui.propagateButton.click()
         self.settle(lambda: bool(self.controller._shared.running.frames))
         assert self.controller.isRunning and is_running(self.workers.pids[-1])

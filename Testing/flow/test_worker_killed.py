@@ -189,10 +189,10 @@ def test_a_worker_that_hangs_is_ended_and_the_next_click_works(headless, tmp_pat
     )
     case.start()
     case.controller.point("positive", case.ras(12, 15, 8), (0, 0, 1))
-    assert case.controller.wait(20)
+    assert case.controller.wait(60)
     assert case.codes == ["worker_not_responding"] and "the worker restarts" in case.texts[0]
     case.click(14, 15, 9)
-    assert case.controller.wait(20)
+    assert case.controller.wait(60)
     assert case.workspace.previewFrames("A") == {8, 9}
     pids = workers.pids
     case.controller.close()

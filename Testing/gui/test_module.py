@@ -357,7 +357,7 @@ def test_the_keys_of_undo_and_redo_are_on_while_there_is_something_to_undo(modul
         (found,) = [one for one in module.panel.findChildren(qt.QShortcut) if one.key.toString() == key]
         assert found.enabled
         found.activated.emit()
-        assert controller.wait(5)
+        assert controller.wait(60)
 
     show(load_sample())
     controller = module.widget.logic.controller

@@ -670,8 +670,8 @@ def test_a_neighbor_stays_whole_when_a_script_drives_the_logic_of_a_panel_out_of
     Effect(module.ui.segmentEditor)
     texts: list[str] = []
     logic.controller.message.connect(lambda message: texts.append(message.text))
-    assert logic.preview("A", geometry.ras_of_pixel(12, 15, 8, 2)) and logic.controller.wait(5)
-    assert logic.propagate("A") and logic.controller.wait(5)
+    assert logic.preview("A", geometry.ras_of_pixel(12, 15, 8, 2)) and logic.controller.wait(60)
+    assert logic.propagate("A") and logic.controller.wait(60)
     assert SegmentReader(segmentation, "A", geometry).array()[neighbor].any(), texts
     np.testing.assert_array_equal(SegmentReader(segmentation, "B", geometry).array(), neighbor)
     module.close()
@@ -1109,7 +1109,7 @@ def test_a_script_needs_no_window(stand_ins: Any) -> None:
     logic.controller.finished.connect(ends.append)
     geometry = logic.controller.workspace.geometry
     assert logic.preview("A", geometry.ras_of_pixel(12, 15, 8, 2))
-    assert logic.controller.wait(5) and logic.propagate("A") and logic.controller.wait(5)
+    assert logic.controller.wait(60) and logic.propagate("A") and logic.controller.wait(60)
     assert ends[0].state == "done" and ends[0].applied
     assert np.asarray(logic.controller.workspace.maskNow("A", 3)).any()
     assert SegmentReader(segmentation, "A", geometry).array()[neighbor].any()

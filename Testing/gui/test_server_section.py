@@ -149,7 +149,7 @@ def test_another_computer_is_not_chosen_during_a_run_and_ends_the_worker_on_the_
     module.widget.logic.makeSession = make
     controller = work_on_sample(module)
     assert click(controller)
-    controller.wait(20)
+    controller.wait(60)
     controller.propagate()
     for widget in (module.ui.computerComboBox, module.ui.hostLineEdit, module.ui.remotePythonLineEdit):
         assert not widget.enabled and "Cancel the propagation" in widget.toolTip
@@ -160,7 +160,7 @@ def test_another_computer_is_not_chosen_during_a_run_and_ends_the_worker_on_the_
     assert sessions[0].isClosed and controller.workspace.hasPreview == kept
     assert controller.workspace.prompts == prompts
     assert click(controller)
-    controller.wait(20)
+    controller.wait(60)
     assert len(sessions) == 2 and sessions[1].asked
 
 
@@ -176,7 +176,7 @@ def test_where_it_computes_and_that_there_is_no_gpu_is_said(module: Any) -> None
     choose(module)
     controller = work_on_sample(module)
     assert click(controller)
-    controller.wait(20)
+    controller.wait(60)
     assert module.ui.modelCollapsibleButton.text == "Model and computer: gpu1 (processor)"
     assert "no GPU on gpu1" in module.ui.messageLabel.text
 

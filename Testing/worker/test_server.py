@@ -451,7 +451,7 @@ def test_cancelling_what_is_not_there_is_answered(start: Start) -> None:
 
 
 def test_loading_is_cancelled_at_its_next_progress(start: Start) -> None:
-    worker = start({"steps": {"load": 0.5}}, is_ready=False)
+    worker = start({"steps": {"load": 2.0}}, is_ready=False)
     worker.send(Hello())
     load_id = worker.send(LOAD)
     worker.until(lambda: bool(worker.of(load_id)))
@@ -466,7 +466,7 @@ def test_loading_is_cancelled_at_its_next_progress(start: Start) -> None:
 
 
 def test_idle_the_frames_around_a_preview_are_prepared_until_asked(start: Start) -> None:
-    worker = start({"steps": {"ahead": 0.1}}, is_ready=False)
+    worker = start({"steps": {"ahead": 0.4}}, is_ready=False)
     worker.send(Hello())
     worker.send(LoadModel(name="fake"))
     worker.ask(*opening())
