@@ -58,7 +58,7 @@ LAYERS = {
         Layer(
             "worker",
             "what SAM 2 needs, volumes and arrays",
-            400,
+            450,
             ("-c", "constraints.txt", "--no-build-isolation"),
         ),
         Layer(
