@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.targets import ENDINGS
 from SAM2PropagateLib.files.segmentation import SUFFIX
+
+FLAIR_ELSE_FIRST = "*"
+"""In the place of a sequence's name: the one called FLAIR, or the first one where none is."""
 
 LABEL_WORDS = tuple(
     separator + word
@@ -37,6 +40,7 @@ class Case:
         modality: "CT", "MR", ... or "" if nobody tells.
         channel: which volume of an image file that holds several; None: it holds one.
         regions: names of structures that are made up of several values.
+        sequence: the name of the image among several; "" if there is one.
     """
 
     name: str
@@ -49,6 +53,16 @@ class Case:
     modality: str = ""
     channel: int | None = None
     regions: Mapping[tuple[int, ...], str] = field(default_factory=dict, compare=False)
+    sequence: str = field(default="", compare=False)
+
+
+Refuse = Callable[[str, InputError], None]
+"""Takes the name of what cannot be used as a case, and why; if it returns, the others go on."""
+
+
+def refuse(name: str, error: InputError) -> None:
+    """One that cannot be used ends it for all."""
+    raise error
 
 
 def patient_of(name: str) -> str:
@@ -122,7 +136,7 @@ def with_channel(case: Case, sequence: str) -> Case:
     Raises:
         InputError: `sequence_unknown`: it is a name.
     """
-    if not sequence:
+    if sequence in ("", FLAIR_ELSE_FIRST):
         return case
     if not sequence.isdecimal():
         choose_sequence(case.name, [stem_of(case.image)], sequence)
@@ -135,11 +149,14 @@ def choose_sequence(name: str, sequences: Sequence[str], wanted: str) -> int:
     Args:
         name: of the case.
         sequences: their names, in their order.
-        wanted: as the user gave it; "": nothing was given, which is enough where there is one.
+        wanted: as the user gave it; "": nothing was given, which is enough where there is one;
+            `FLAIR_ELSE_FIRST`.
 
     Raises:
         InputError: `sequence_unclear`, `sequence_unknown`.
     """
+    if wanted == FLAIR_ELSE_FIRST:
+        return next((n for n, sequence in enumerate(sequences) if sequence.lower() == "flair"), 0)
     if not wanted:
         if len(sequences) == 1:
             return 0

@@ -17,9 +17,9 @@ is not clearly one is refused, never left out silently.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,10 +29,12 @@ from SAM2PropagateLib.files.json_manifest import from_manifest
 from SAM2PropagateLib.files.segmentation import SUFFIX
 from SAM2PropagateLib.training.case import (
     Case,
+    Refuse,
     label_word,
     listed,
     only,
     patient_of,
+    refuse,
     volumes_in,
     with_channel,
     without_label,
@@ -45,31 +47,40 @@ from SAM2PropagateLib.training.layouts import (
     sequences_case,
 )
 
+# What becomes a case: a case without its channel, or a folder. Both have a name.
+Named = TypeVar("Named", Case, Path)
 # What a Mac's archives leave beside the cases.
 _LEFTOVERS = "__MACOSX"
 
 # --- finding
 
 
-def find_cases(folder: Path, sequence: str = "") -> tuple[Case, ...]:
+def find_cases(folder: Path, sequence: str = "", on_bad: Refuse = refuse) -> tuple[Case, ...]:
     """Return the cases in a folder (see above), sorted by name.
 
     Args:
         folder: that holds them.
         sequence: which image is meant where a case has several, by its name ("flair") or its number from 0;
-            "": every case has one.
+            "": every case has one; see `choose_sequence`.
+        on_bad: is told of each that cannot be used, where the others can; else the first one is raised.
 
     Raises:
         InputError: `no_cases`, `manifest_unreadable`, `case_without_label`, `label_without_image`,
             `image_missing`; `case_unclear`: it could be read in more than one way; `sequence_unclear`,
             `sequence_unknown`.
     """
+    refused: list[str] = []
+
+    def bad(name: str, error: InputError) -> None:
+        refused.append(name)
+        on_bad(name, error)
+
     if not folder.is_dir():
         raise InputError("no_cases", f"There is no folder '{folder}'.", "Check the path.")
     if (folder / MANIFEST).is_file():
-        cases = [with_channel(case, sequence) for case in _of_manifest(folder)]
+        cases = _each(_of_manifest(folder), lambda case: with_channel(case, sequence), bad)
     elif is_dataset(folder):
-        cases = dataset_cases(folder, sequence)
+        cases = dataset_cases(folder, sequence, bad)
     elif _is_one_case(folder):
         raise InputError(
             "no_cases",
@@ -77,11 +88,23 @@ def find_cases(folder: Path, sequence: str = "") -> tuple[Case, ...]:
             f"Give the folder above it: '{folder.resolve().parent}'.",
         )
     else:
-        cases = [_of_subfolder(path, sequence) for path in _subfolders(folder) if _seems_a_case(path)]
-        cases += [with_channel(case, sequence) for case in _side_by_side(folder)]
-    if not cases:
+        subfolders = [path for path in _subfolders(folder) if _seems_a_case(path)]
+        cases = _each(subfolders, lambda path: _of_subfolder(path, sequence), bad)
+        cases += _each(_side_by_side(folder, bad), lambda case: with_channel(case, sequence), bad)
+    if not cases and not refused:
         raise _no_cases(folder)
     return tuple(sorted(cases, key=lambda case: case.name))
+
+
+def _each(items: Sequence[Named], make: Callable[[Named], Case], on_bad: Refuse) -> list[Case]:
+    """Return the cases made of items, but of those that cannot be used."""
+    cases = []
+    for item in items:
+        try:
+            cases.append(make(item))
+        except InputError as error:
+            on_bad(item.name, error)
+    return cases
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -180,27 +203,30 @@ def _files_of(folder: Path) -> tuple[list[Path], list[Path]]:
     return stems["image"], stems["label"] + segmentations
 
 
-def _side_by_side(folder: Path) -> list[Case]:
+def _side_by_side(folder: Path, on_bad: Refuse) -> list[Case]:
     images: dict[str, list[Path]] = {}
     labels: dict[str, list[Path]] = {}
     for path, stem, ending in volumes_in(folder):
         word = label_word(stem)
         found = labels if ending == SUFFIX or word else images
         found.setdefault(stem[: len(stem) - len(word)], []).append(path)
-    alone = sorted(path.name for stem in labels.keys() - images.keys() for path in labels[stem])
-    if alone:
-        raise InputError(
+    for stem in sorted(labels.keys() - images.keys()):
+        error = InputError(
             "label_without_image",
-            f"There is no image for {listed(alone)}.",
+            f"There is no image for {listed([path.name for path in labels[stem]])}.",
             "Put each image beside its label under the same name without the label's ending "
-            "(a1.nii.gz for a1_label.nii.gz), or move these files elsewhere.",
+            "(a1.nii.gz for a1_label.nii.gz), or move the label elsewhere.",
         )
-    missing = sorted(images.keys() - labels.keys())
-    if missing:
-        raise without_label(missing[0], f"Put its label beside it as {missing[0]}_label.nii.gz.")
+        on_bad(stem, error)
+    for stem in sorted(images.keys() - labels.keys()):
+        on_bad(stem, without_label(stem, f"Put its label beside it as {stem}_label.nii.gz."))
     cases = []
-    for stem, volumes in images.items():
-        image, label = only(stem, volumes), only(stem, labels[stem])
+    for stem in sorted(images.keys() & labels.keys()):
+        try:
+            image, label = only(stem, images[stem]), only(stem, labels[stem])
+        except InputError as error:
+            on_bad(stem, error)
+            continue
         assert image is not None and label is not None
         cases.append(Case(stem, patient_of(stem), image, label))
     return cases

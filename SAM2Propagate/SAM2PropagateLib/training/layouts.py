@@ -22,11 +22,12 @@ from SAM2PropagateLib.files.json_manifest import from_manifest
 from SAM2PropagateLib.files.segmentation import SUFFIX
 from SAM2PropagateLib.training.case import (
     Case,
+    Refuse,
     choose_sequence,
     label_word,
-    listed,
     only,
     patient_of,
+    refuse,
     stem_of,
     volumes_in,
     with_channel,
@@ -41,6 +42,9 @@ _MASKED = {"ct": "CT", "mri": "MR", "mr": "MR", "image": ""}
 _MR = re.compile(r"mr|t1|t2|flair|adc|dwi|swi|pd\b", re.IGNORECASE)
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _BACKGROUND, _IGNORE = "background", "ignore"
+# BraTS up to 2020: its four sequences, and what its label's values are.
+_BRATS = frozenset({"flair", "t1", "t1ce", "t2"})
+_BRATS_NAMES = {1: "necrotic and non-enhancing core", 2: "edema", 4: "enhancing tumor"}
 
 
 # --- Medical Segmentation Decathlon and nnU-Net
@@ -62,12 +66,13 @@ def is_dataset(folder: Path) -> bool:
     return any(folders) or (lists and "labels" in content)
 
 
-def dataset_cases(folder: Path, sequence: str) -> list[Case]:
+def dataset_cases(folder: Path, sequence: str, on_bad: Refuse = refuse) -> list[Case]:
     """Return the training cases of a data set of the Decathlon or nnU-Net.
 
     Args:
         folder: with `imagesTr`, `labelsTr` and, if it is there, `dataset.json`.
         sequence: the channel's name or number; "": the only one.
+        on_bad: is told of a case that cannot be used.
 
     Raises:
         InputError: `manifest_unreadable`, `case_without_label`, `label_without_image`, `sequence_unclear`,
@@ -80,8 +85,13 @@ def dataset_cases(folder: Path, sequence: str) -> list[Case]:
             f"'{folder / DATASET}' names files that end in {description.ending}, which are not volumes.",
             "Save images and labels as .nii.gz files, with this file_ending.",
         )
-    found = description.listed or _from_folders(folder, description.ending)
-    return [_dataset_case(name, images, label, description, sequence) for name, images, label in found]
+    cases = []
+    for name, images, label in description.listed or _from_folders(folder, description.ending, on_bad):
+        try:
+            cases.append(_dataset_case(name, images, label, description, sequence))
+        except InputError as error:
+            on_bad(name, error)
+    return cases
 
 
 # A case's name, the files of its image (or where they should be), and its label.
@@ -191,7 +201,7 @@ def _channel_number(stem: str, name: str) -> int | None:
     return int(match.group(2)) if match and match.group(1) == name else None
 
 
-def _from_folders(folder: Path, ending: str) -> list[_Listed]:
+def _from_folders(folder: Path, ending: str, on_bad: Refuse) -> list[_Listed]:
     """Return the cases as the folders have them: each label with its channels, or with its image of that
     name."""
     labels = {stem: path for path, stem, _ in volumes_in(folder / _LABELS) if path.name.endswith(ending)}
@@ -201,17 +211,17 @@ def _from_folders(folder: Path, ending: str) -> list[_Listed]:
             channel = _CHANNEL.match(stem)
             name = channel.group(1) if channel and stem not in labels else stem
             images.setdefault(name, []).append(path)
-    if alone := sorted(labels.keys() - images.keys()):
-        raise InputError(
+    for name in sorted(labels.keys() - images.keys()):
+        error = InputError(
             "label_without_image",
-            f"There is no image in {_IMAGES} for {listed([labels[name].name for name in alone])}.",
-            f"Put it there as {alone[0]}_0000 with the label's ending, or move the label elsewhere.",
+            f"There is no image in {_IMAGES} for '{labels[name].name}'.",
+            f"Put it there as {name}_0000 with the label's ending, or move the label elsewhere.",
         )
-    if missing := sorted(images.keys() - labels.keys()):
-        raise without_label(
-            missing[0], f"Put it into {_LABELS} as {missing[0]} with its image's ending, or move the image."
-        )
-    return [(name, images[name], labels[name]) for name in sorted(labels)]
+        on_bad(name, error)
+    for name in sorted(images.keys() - labels.keys()):
+        hint = f"Put it into {_LABELS} as {name} with its image's ending, or move the image."
+        on_bad(name, without_label(name, hint))
+    return [(name, images[name], labels[name]) for name in sorted(labels.keys() & images.keys())]
 
 
 def _dataset_case(
@@ -244,6 +254,7 @@ def _dataset_case(
         modality=modality_of(channels[chosen]) if description.channels else "",
         channel=chosen if in_one_file and len(channels) > 1 else None,
         regions=description.regions,
+        sequence=channels[chosen] if len(channels) > 1 else "",
     )
     return with_channel(case, sequence) if by_number else case
 
@@ -281,7 +292,14 @@ def masked_case(folder: Path, sequence: str) -> Case | None:
     stem = stems[choose_sequence(folder.name, stems, sequence)]
     image = only(folder.name, found[stem])
     assert image is not None
-    return Case(folder.name, patient_of(folder.name), image, folder / _MASKS, modality=_MASKED[stem])
+    return Case(
+        folder.name,
+        patient_of(folder.name),
+        image,
+        folder / _MASKS,
+        modality=_MASKED[stem],
+        sequence=stem if len(stems) > 1 else "",
+    )
 
 
 def sequences_case(folder: Path, sequence: str) -> Case | None:
@@ -289,7 +307,8 @@ def sequences_case(folder: Path, sequence: str) -> Case | None:
     none.
 
     Raises:
-        InputError: `sequence_unclear`, `sequence_unknown`.
+        InputError: `sequence_unclear`, `sequence_unknown`; `case_without_label`: it holds the images of a
+            case alone.
     """
     labels, images = [], []
     for path, stem, ending in volumes_in(folder):
@@ -297,13 +316,23 @@ def sequences_case(folder: Path, sequence: str) -> Case | None:
             labels.append(path)
         else:
             images.append((stem, path))
+    if not labels and len(images) > 1 and all(stem.startswith(folder.name) for stem, _ in images):
+        raise without_label(folder.name, f"Put it there as {folder.name}_seg with its images' ending.")
     if len(labels) != 1 or not images:
         return None
     names = _sequence_names(folder.name, [stem for stem, _ in images])
     if len(set(names)) != len(names):
         return None
-    image = images[choose_sequence(folder.name, names, sequence)][1]
-    return Case(folder.name, patient_of(folder.name), image, labels[0])
+    chosen = choose_sequence(folder.name, names, sequence)
+    return Case(
+        folder.name,
+        patient_of(folder.name),
+        images[chosen][1],
+        labels[0],
+        names=_BRATS_NAMES if {name.lower() for name in names} == _BRATS else {},
+        modality=modality_of(names[chosen]) if {name.lower() for name in names} == _BRATS else "",
+        sequence=names[chosen] if len(names) > 1 else "",
+    )
 
 
 def _shared_start(names: Sequence[str]) -> str:

@@ -32,6 +32,7 @@ class LoadedCase:
 
     Attributes:
         names: of its structures.
+        absent: names of structures that a description has and the label does not.
         window: through which its frames are seen.
         notes: what was left out or changed when it was read, one sentence each, for the user.
 
@@ -47,6 +48,7 @@ class LoadedCase:
         self.window: FittedWindow = fit_window(volume.array, case.modality or volume.modality or "")
         self.frames = FrameStack(volume.array, volume.geometry, axis, self.window.window)
         self.names: list[str] = []
+        self.absent: list[str] = []
         self.notes: list[str] = list(volume.notes)
         # A structure is some values of the array, or a mask of its own.
         self._array: np.ndarray | None = None
@@ -74,6 +76,8 @@ class LoadedCase:
             if there.intersection(values):
                 self._structures.append(values)
                 self.names.append(self._name(values))
+            else:
+                self.absent.append(self._name(values))
 
     def _name(self, values: tuple[int, ...]) -> str:
         names = self.case.names
@@ -143,7 +147,7 @@ class LoadedCase:
         return [
             number
             for number, structure in enumerate(self._structures)
-            if _is_one_thing(self._part_of(structure, bounds))
+            if is_one_thing(self._part_of(structure, bounds))
         ]
 
     def _bounds(self) -> list[tuple[slice, ...] | None] | None:
@@ -193,7 +197,8 @@ def _volume(case: Case) -> Volume:
         raise InputError("sequence_unclear", error.sentence, hint) from error
 
 
-def _is_one_thing(mask: BoolArray) -> bool:
+def is_one_thing(mask: BoolArray) -> bool:
+    """Tell whether one prompt can mean a mask (K, J, I): it is not a few voxels, and not many parts."""
     if np.count_nonzero(mask) < _LEAST_VOXELS:
         return False
     where = ndimage.find_objects(mask.astype(np.uint8))[0]
