@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
-
 from SAM2PropagateLib.cohort.fleet import TRIES_AGAIN, Fleet, LostWork
+from SAM2PropagateLib.cohort.folder import clear_parts, held
 from SAM2PropagateLib.cohort.job import Manner, ModelDied, VolumeJob, VolumeOutcome, finished_record
 from SAM2PropagateLib.cohort.manifest import Entry, output_names
 from SAM2PropagateLib.cohort.on_worker import MakeSession, VolumeWork, local_session, work_on
@@ -20,10 +19,8 @@ from SAM2PropagateLib.cohort.page import write_page
 from SAM2PropagateLib.cohort.record import STATE_FOLDER, OutputFiles, VolumeRecord, read_record, read_records
 from SAM2PropagateLib.cohort.table import Line, lines_of, write_table
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
-from SAM2PropagateLib.files.atomic import PART_SUFFIX, part_prefix, write_failure
 
 TABLE_NAME, PAGE_NAME = "cohort.csv", "cohort.html"
-_LOCK_NAME = "lock"
 
 ReadWindow = Callable[[str], str | tuple[float, float] | None]
 
@@ -96,7 +93,7 @@ def run_cohort(
         Cancelled: `should_cancel` said so; table and page hold what is finished.
         SAM2PropagateError: the workers cannot be had; `disk_full`.
     """
-    with _held(plan.out):
+    with held(plan.out, STATE_FOLDER, "cohort_running"):
         _prepare(plan)
         volumes = _Volumes(plan)
         listener.begun(len(plan.entries), volumes.done)
@@ -231,25 +228,6 @@ def _pictures(folder: Path) -> Callable[[Line], bytes]:
 # --- the folder
 
 
-@contextlib.contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """The folder, made if need be, for this run alone; a crash lets it go."""
-    try:
-        (out / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / STATE_FOLDER / _LOCK_NAME)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            "cohort_running", f"Another run works in '{out}'.", "Wait for it, or choose another folder."
-        ) from None
-    except OSError as error:
-        raise write_failure(out, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _prepare(plan: CohortPlan) -> None:
     """See to it that the folder holds nothing of another run that this one would mistake for its own."""
     state = plan.out / STATE_FOLDER
@@ -267,11 +245,6 @@ def _prepare(plan: CohortPlan) -> None:
 
 
 def _clear(out: Path, names: Sequence[str]) -> None:
-    """Remove what a run that was killed had begun to write, and nothing else."""
     files = [OutputFiles(out, name) for name in names]
     begun = {one.segmentation.name for one in files} | {one.report.name for one in files}
-    starts = {part_prefix(name) for name in begun | {TABLE_NAME, PAGE_NAME}}
-    for folder in (out, out / STATE_FOLDER):
-        for left in folder.glob(f".*{PART_SUFFIX}"):
-            if folder != out or left.name[: left.name.rfind("-") + 1] in starts:
-                left.unlink(missing_ok=True)
+    clear_parts(out, out / STATE_FOLDER, begun | {TABLE_NAME, PAGE_NAME})

@@ -1,0 +1,54 @@
+"""The folder that a run of many volumes writes to: for one run at a time, and tidied after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.atomic import PART_SUFFIX, part_prefix, write_failure
+
+_LOCK_NAME = "lock"
+
+
+@contextlib.contextmanager
+def held(out: Path, state: str, code: str) -> Iterator[None]:
+    """The folder, made if need be, for this run alone; a crash lets it go.
+
+    Args:
+        state: name of the subfolder for what is needed to go on with the run.
+        code: of the error where another run has it.
+
+    Raises:
+        InputError: `code`, `output_unwritable`. SAM2PropagateError: `disk_full`.
+    """
+    try:
+        (out / state).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / state / _LOCK_NAME)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            code, f"Another run works in '{out}'.", "Wait for it, or choose another folder."
+        ) from None
+    except OSError as error:
+        raise write_failure(out, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def clear_parts(out: Path, state: Path, names: Iterable[str]) -> None:
+    """Remove what a run that was killed had begun to write, and nothing else.
+
+    Args:
+        names: of the files that the run writes to `out`; the folder `state` is its own.
+    """
+    starts = {part_prefix(name) for name in names}
+    for folder in (out, state):
+        for left in folder.glob(f".*{PART_SUFFIX}"):
+            if folder != out or left.name[: left.name.rfind("-") + 1] in starts:
+                left.unlink(missing_ok=True)
