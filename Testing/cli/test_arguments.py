@@ -13,6 +13,8 @@ from SAM2PropagateLib.cli.arguments import (
     SegmentCommand,
     parse_arguments,
 )
+from SAM2PropagateLib.cli.evaluate import EvaluateCommand
+from SAM2PropagateLib.cli.experiment import ExperimentCommand
 from SAM2PropagateLib.errors import InputError
 
 
@@ -168,10 +170,64 @@ def test_every_option_arrives() -> None:
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --frobnicate", "--frobnicate"),
         ("segment v.nrrd --out o.seg.nrrd --po 1 2 3", "--po"),
         ("models --download a --remove b", "not allowed"),
+        ("evaluate --cases c --protocol chen2024", "invalid choice: 'chen2024'"),
+        ("evaluate --cases c --model a --model b", "--model is given several times"),
+        ("evaluate --cases c --prompt box click", "--prompt box click is no first prompt"),
+        ("evaluate --cases c --prompt mask", "--prompt mask is no first prompt"),
+        ("evaluate --cases c --slice largest", "--slice belongs to --protocol shen2024"),
+        ("evaluate --cases c --structures each", "--structures belongs to --protocol shen2024"),
+        ("evaluate --cases c --tolerance 1", "--tolerance belongs to --protocol shen2024"),
+        ("evaluate --cases c --resume", "--resume belongs to --protocol shen2024"),
+        ("evaluate --cases c --protocol shen2024 --prompt 3 click", "--prompt click is no prompt of"),
+        ("evaluate --cases c --protocol shen2024 --correction mask", "makes no corrections"),
+        ("evaluate --cases c --protocol shen2024 --slice first", "invalid choice: 'first'"),
+        ("evaluate --cases c --protocol shen2024 --tolerance -1", "'-1' is not a distance"),
+        ("evaluate --cases c --protocol shen2024 --tolerance near", "'near' is not a distance"),
+        ("evaluate --cases c --protocol shen2024 --tolerance inf", "'inf' is not a distance"),
+        (
+            "evaluate --cases c --protocol shen2024 --model a --model b --config x",
+            "--config is for one model",
+        ),
+        ("evaluate --cases c --protocol shen2024 --device tpu", "no device 'tpu'"),
     ],
 )
 def test_wrong_words_are_told_in_one_sentence(arguments: str, part: str) -> None:
     assert part in str(refusal(*arguments.split()))
+
+
+def test_without_a_command_all_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    offered = re.findall(r"^    (\w+) ", capsys.readouterr().out, flags=re.M)
+    named = re.findall(r"\w+", refusal().hint.partition(";")[0])
+    assert "cohort" in offered and named == ["Use", *offered[:-1], "or", offered[-1]]
+
+
+def test_the_published_experiment_has_words_of_its_own() -> None:
+    command = parse_arguments(["evaluate", "--cases", "c", "--protocol", "shen2024"])
+    assert isinstance(command, ExperimentCommand)
+    assert (command.kinds, command.where) == (("1", "3", "5", "box", "mask"), "middle")
+    assert (command.structures, command.tolerance, command.out) == ("together", 2.0, Path("shen2024"))
+    assert (command.models, command.motion, command.resume) == (("sam2propagate_tiny",), True, False)
+    words = (
+        "--model a --model b.pt --model a --prompt mask 1 --slice largest --structures each --tolerance 1.5"
+    )
+    command = parse_arguments(
+        ["evaluate", "--cases", "c", "--protocol", "shen2024", *words.split(), "--motion", "off", "--resume"]
+    )
+    assert isinstance(command, ExperimentCommand)
+    assert (command.models, command.kinds) == (("a", "b.pt"), ("1", "mask"))
+    assert (command.where, command.structures, command.tolerance) == ("largest", "each", 1.5)
+    assert not command.motion and command.resume
+
+
+def test_an_evaluation_by_a_user_is_as_it_was() -> None:
+    command = parse_arguments(["evaluate", "--cases", "c"])
+    assert isinstance(command, EvaluateCommand)
+    assert (command.prompt, command.correction, command.model) == ("box", "mask", "sam2propagate_tiny")
+    command = parse_arguments(["evaluate", "--cases", "c", "--prompt", "click", "--correction", "click"])
+    assert isinstance(command, EvaluateCommand)
+    assert (command.prompt, command.correction) == ("click", "click")
 
 
 def test_a_segment_needs_a_name() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.cli.cohort import CohortCommand, add_cohort, cohort_command
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand, add_evaluate, evaluate_command
+from SAM2PropagateLib.cli.experiment import ExperimentCommand
 from SAM2PropagateLib.cli.finetune import FinetuneCommand, add_finetune, finetune_command
 from SAM2PropagateLib.cli.how import HowToSegment, add_how, check_device, how_of
 from SAM2PropagateLib.cli.said import (
@@ -69,7 +70,9 @@ class ModelsCommand:
     debug: bool
 
 
-Command = SegmentCommand | ModelsCommand | CohortCommand | FinetuneCommand | EvaluateCommand
+Command = (
+    SegmentCommand | ModelsCommand | CohortCommand | FinetuneCommand | EvaluateCommand | ExperimentCommand
+)
 
 
 def parse_arguments(arguments: Sequence[str]) -> Command:
@@ -79,12 +82,11 @@ def parse_arguments(arguments: Sequence[str]) -> Command:
         InputError: `bad_arguments`, `unknown_device`, `bad_window`: one sentence each.
         SystemExit: after --help or --version, with 0.
     """
-    parser = _parser()
+    parser, commands = _parser()
     namespace = parser.parse_args(prepared(arguments))
     if namespace.command is None:
-        raise bad_arguments(
-            "No command is given.", "Use segment, models, finetune or evaluate; --help tells more."
-        )
+        *others, last = commands
+        raise bad_arguments("No command is given.", f"Use {', '.join(others)} or {last}; --help tells more.")
     if namespace.command == "models":
         return ModelsCommand(namespace.download, namespace.remove, namespace.yes, namespace.debug)
     if namespace.command == "segment":
@@ -95,7 +97,8 @@ def parse_arguments(arguments: Sequence[str]) -> Command:
     return finetune_command(namespace) if namespace.command == "finetune" else evaluate_command(namespace)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """Return the parser and the names of its commands."""
     shape: dict[str, Any] = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = Parser(
         prog=program_name(),
@@ -111,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(commands.add_parser("models", help="list, download or remove models", **shape))
     add_finetune(commands, **shape)
     add_evaluate(commands, **shape)
-    return parser
+    return parser, list(commands.choices)
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:

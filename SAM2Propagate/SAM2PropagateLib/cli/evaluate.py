@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from SAM2PropagateLib.cli.experiment import (
+    PROTOCOL,
+    ExperimentCommand,
+    add_experiment,
+    experiment_command,
+    experiment_words,
+)
 from SAM2PropagateLib.cli.finetune import add_sequence
 from SAM2PropagateLib.cli.how import PRECISIONS, add_motion
 from SAM2PropagateLib.cli.progress import ProgressPrinter
+from SAM2PropagateLib.cli.said import bad_arguments
 from SAM2PropagateLib.cli.sharing import add_sharing, gpus_for, is_shared, open_workers, sharing_of
 from SAM2PropagateLib.cohort.fleet import Sharing, results
 from SAM2PropagateLib.cohort.needs import model_memory_mb
@@ -34,12 +42,16 @@ if TYPE_CHECKING:
 
 _STAGE = "Evaluating"
 _CORRECTION_COUNT = 3
+_USER = "user"
 _HEADINGS = ("TARGET", "PREVIEW", "VOLUME", "ENDS GIVEN", "NSD 2 MM", "+1", "+3", "SLICES/S")
 _EPILOG = """\
 The prompt lies on the slice where the reference is largest. PREVIEW: Dice on that slice. VOLUME: Dice of the
 whole structure, nothing said of its ends. ENDS GIVEN: the same with its first and last slice given. NSD:
 surface Dice at 2 mm. +1, +3: Dice after so many corrections, each on the slice that is worst.
 Structures of many separate parts, which one prompt cannot mean, are left out of the mean.
+
+With --protocol shen2024, prompts on the middle or largest slice of every structure and what came out of each
+kind of them: docs/paper.md.
 """
 
 
@@ -80,9 +92,18 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
         "evaluate", help="measure a model on segmented volumes", epilog=_EPILOG, **shape
     )
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR", help="as for finetune")
+    parser.add_argument(
+        "--protocol",
+        choices=(_USER, PROTOCOL),
+        default=_USER,
+        help=f"a user with one prompt and corrections ({_USER}, the default), or a published experiment",
+    )
     add_sequence(parser)
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME|FILE", help=f"default: {DEFAULT_MODEL}"
+        "--model",
+        action="append",
+        metavar="NAME|FILE",
+        help=f"default: {DEFAULT_MODEL}; with --protocol {PROTOCOL} several times for several models",
     )
     parser.add_argument("--config", metavar="NAME|FILE", help="its configuration, for a file of your own")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
@@ -93,36 +114,63 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     )
     add_sharing(parser)
     parser.add_argument(
-        "--prompt", choices=FIRST_PROMPTS, default="box", help="the first prompt (default: box)"
+        "--prompt",
+        nargs="+",
+        metavar="KIND",
+        help=f"the first prompt: box (default) or click; with --protocol {PROTOCOL} one or more of 1, 3, 5 "
+        "(so many clicks), box and mask (default: all)",
     )
-    parser.add_argument(
-        "--correction", choices=CORRECTIONS, default="mask", help="what a correction is (default: mask)"
-    )
+    parser.add_argument("--correction", choices=CORRECTIONS, help="what a correction is (default: mask)")
     parser.add_argument(
         "--out",
         type=Path,
-        metavar="FILE.json",
-        help="the table and every figure (default: evaluation_MODEL.json)",
+        metavar="FILE.json|FOLDER",
+        help="the table and every figure (default: evaluation_MODEL.json); with --protocol "
+        f"{PROTOCOL} a folder (default: {PROTOCOL})",
     )
+    add_experiment(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
     parser.add_argument("--debug", action="store_true", help="on failure, also print the details")
     return parser
 
 
-def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand:
-    """What the parsed arguments ask for."""
-    out = namespace.out or Path(f"evaluation_{_short_name(namespace.model)}.json")
+def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand | ExperimentCommand:
+    """What the parsed arguments ask for.
+
+    Raises:
+        InputError: `bad_arguments`, `bad_slurm`.
+    """
+    if namespace.protocol == PROTOCOL:
+        if namespace.correction is not None:
+            raise bad_arguments(f"--protocol {PROTOCOL} makes no corrections.", "Leave out --correction.")
+        return experiment_command(namespace)
+    if words := experiment_words(namespace):
+        raise bad_arguments(
+            f"{words[0]} belongs to --protocol {PROTOCOL}.", f"Add that, or leave out {words[0]}."
+        )
+    models = namespace.model or [DEFAULT_MODEL]
+    if len(models) > 1:
+        raise bad_arguments(
+            "--model is given several times.", f"Give one, or add --protocol {PROTOCOL}, which takes several."
+        )
+    prompts = namespace.prompt or [FIRST_PROMPTS[0]]
+    if len(prompts) > 1 or prompts[0] not in FIRST_PROMPTS:
+        raise bad_arguments(
+            f"--prompt {' '.join(prompts)} is no first prompt of a user.",
+            f"Give {' or '.join(FIRST_PROMPTS)}, or add --protocol {PROTOCOL}, which has others.",
+        )
+    out = namespace.out or Path(f"evaluation_{_short_name(models[0])}.json")
     return EvaluateCommand(
         cases=namespace.cases,
         sequence=namespace.sequence,
-        model=namespace.model,
+        model=models[0],
         config=namespace.config,
         device=namespace.device,
         input_size=namespace.input_size,
         motion=namespace.motion == "on",
         precision=namespace.precision,
-        prompt=namespace.prompt,
-        correction=namespace.correction,
+        prompt=prompts[0],
+        correction=namespace.correction or CORRECTIONS[0],
         out=out,
         overwrite=namespace.overwrite,
         debug=namespace.debug,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from SAM2PropagateLib.cli.arguments import Command, ModelsCommand, SegmentCommand, parse_arguments
 from SAM2PropagateLib.cli.cohort import CohortCommand, run_cohort_command
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand, run_evaluate
+from SAM2PropagateLib.cli.experiment import ExperimentCommand, PartlyDone, run_experiment_command
 from SAM2PropagateLib.cli.finetune import run_finetune
 from SAM2PropagateLib.cli.models import run_models
 from SAM2PropagateLib.cli.progress import ProgressPrinter
@@ -87,11 +88,13 @@ def main(
             elif isinstance(command, CohortCommand):
                 lines = run_cohort_command(command, models, progress, interruption, make_session)
             else:
-                # These two compute in this process, and torch reads the settings when it is imported.
+                # These compute in this process, and torch reads the settings when it is imported.
                 for name, value in OPENMP_SETTINGS.items():
                     os.environ.setdefault(name, value)
                 if isinstance(command, EvaluateCommand):
                     lines = run_evaluate(command, models, progress, interruption)
+                elif isinstance(command, ExperimentCommand):
+                    lines = run_experiment_command(command, models, progress, interruption)
                 else:
                     lines = run_finetune(command, models, progress, interruption)
         progress.close()
@@ -101,6 +104,11 @@ def main(
     except (Cancelled, KeyboardInterrupt) as error:
         progress.note(str(error) or "Cancelled; nothing was written.")
         return INTERRUPTED
+    except PartlyDone as error:
+        progress.close()
+        _print(out, error.lines)
+        _tell(progress, error, command)
+        return FAILURE
     except SAM2PropagateError as error:
         _tell(progress, error, command)
         return BAD_INPUT if isinstance(error, InputError) else FAILURE

@@ -1,0 +1,298 @@
+"""`evaluate --protocol shen2024`: a published experiment on the data sets that it was made on."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from SAM2PropagateLib.cli.progress import ProgressPrinter
+from SAM2PropagateLib.cli.said import bad_arguments
+from SAM2PropagateLib.cli.sharing import gpus_for, is_shared, open_workers, sharing_of
+from SAM2PropagateLib.cohort.fleet import Fleet, Sharing
+from SAM2PropagateLib.cohort.needs import model_memory_mb
+from SAM2PropagateLib.cohort.prompt_sources import file_stamp
+from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.worker.messages import ProgressEvent
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.experiment.plan import ExperimentPlan, ExperimentWork, ModelUse
+    from SAM2PropagateLib.experiment.running import ExperimentResult, Work
+    from SAM2PropagateLib.experiment.work import CaseOutcome
+
+PROTOCOL = "shen2024"
+_STAGE = "Evaluating"
+# As `evaluation.one_slice` and `experiment.plan` name them, which are imported when they are needed.
+_KINDS = ("1", "3", "5", "box", "mask")
+_SLICES = ("middle", "largest")
+_STRUCTURES = ("together", "each")
+_TOLERANCE = 2.0
+
+
+class PartlyDone(SAM2PropagateError):  # noqa: N818 - what became of a run
+    """Some cases failed; `lines` tell of the others."""
+
+    def __init__(self, code: str, sentence: str, hint: str = "", lines: tuple[str, ...] = ()) -> None:
+        super().__init__(code, sentence, hint)
+        self.lines = lines
+
+
+@dataclass(frozen=True)
+class ExperimentCommand:
+    """`evaluate --protocol shen2024`: everything it was given."""
+
+    cases: Path
+    sequence: str
+    models: tuple[str, ...]
+    config: str | None
+    device: str
+    input_size: int | None
+    motion: bool
+    precision: str
+    kinds: tuple[str, ...]
+    where: str
+    tolerance: float
+    structures: str
+    out: Path
+    resume: bool
+    overwrite: bool
+    debug: bool
+    sharing: Sharing | None = None
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this protocol alone. None has a default here: whether it was given matters."""
+    group = parser.add_argument_group(f"with --protocol {PROTOCOL} (docs/paper.md)")
+    group.add_argument(
+        "--slice",
+        choices=_SLICES,
+        help="the slice to prompt: the structure's middle or largest one (default: middle)",
+    )
+    group.add_argument(
+        "--structures",
+        choices=_STRUCTURES,
+        help="all labels as one structure, or each by itself (default: together)",
+    )
+    group.add_argument(
+        "--tolerance", type=_millimeters, metavar="MM", help="of the surface Dice, NSD (default: 2)"
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with an earlier run; what is finished stays as it is"
+    )
+
+
+def experiment_words(namespace: argparse.Namespace) -> list[str]:
+    """Return the options of this protocol that were given."""
+    given = {
+        "--slice": namespace.slice,
+        "--structures": namespace.structures,
+        "--tolerance": namespace.tolerance,
+    }
+    return [name for name, value in given.items() if value is not None] + ["--resume"] * namespace.resume
+
+
+def experiment_command(namespace: argparse.Namespace) -> ExperimentCommand:
+    """What the parsed arguments ask for.
+
+    Raises:
+        InputError: `bad_arguments`, `bad_slurm`.
+    """
+    kinds = tuple(namespace.prompt or _KINDS)
+    unknown = [kind for kind in kinds if kind not in _KINDS]
+    if unknown:
+        raise bad_arguments(
+            f"--prompt {unknown[0]} is no prompt of --protocol {PROTOCOL}.",
+            "Give one or more of 1, 3, 5 (so many clicks), box and mask.",
+        )
+    models = tuple(dict.fromkeys(namespace.model or (DEFAULT_MODEL,)))
+    if namespace.config is not None and len(models) > 1:
+        raise bad_arguments("--config is for one model.", "Evaluate the models one after the other.")
+    return ExperimentCommand(
+        cases=namespace.cases,
+        # Without a word the experiment's own choice; see `training.case`.
+        sequence=namespace.sequence,
+        models=models,
+        config=namespace.config,
+        device=namespace.device,
+        input_size=namespace.input_size,
+        motion=namespace.motion == "on",
+        precision=namespace.precision,
+        kinds=tuple(kind for kind in _KINDS if kind in kinds),
+        where=namespace.slice or _SLICES[0],
+        tolerance=_TOLERANCE if namespace.tolerance is None else namespace.tolerance,
+        structures=namespace.structures or _STRUCTURES[0],
+        out=namespace.out or Path(PROTOCOL),
+        resume=namespace.resume,
+        overwrite=namespace.overwrite,
+        debug=namespace.debug,
+        sharing=sharing_of(namespace) if is_shared(namespace) else None,
+    )
+
+
+def run_experiment_command(
+    command: ExperimentCommand,
+    store: ModelStore,
+    progress: ProgressPrinter,
+    should_cancel: Callable[[], bool],
+) -> list[str]:
+    """Run the experiment; returns the table's lines, and what was written.
+
+    Raises:
+        InputError, SAM2PropagateError: as `find_cases`, `ModelStore.resolve` and `run_experiment`.
+        PartlyDone: some cases failed.
+        Cancelled: what is finished stays, and is in the tables.
+    """
+    # Late: other commands need none of it.
+    from SAM2PropagateLib.experiment.running import HereFleet, run_experiment
+    from SAM2PropagateLib.experiment.work import do_case, do_case_on_worker
+
+    plan, memory_mb = _plan(command, store)
+    sharing = command.sharing
+    gpus: Callable[[], int] = lambda: 0  # noqa: E731
+    work: Work = do_case_on_worker
+    open_fleet: Callable[[], AbstractContextManager[Fleet]]
+    if sharing is None:
+
+        def tell(title: str) -> None:
+            if should_cancel():
+                raise Cancelled()
+            progress(_STAGE, ProgressEvent(None, title))
+
+        work = functools.partial(do_case, tell=tell)
+        here: Fleet = HereFleet()
+        open_fleet = lambda: contextlib.nullcontext(here)  # noqa: E731
+    else:
+        gpus = functools.cache(lambda: gpus_for(sharing, command.device))
+        open_fleet = functools.partial(
+            open_workers,
+            sharing,
+            lambda: memory_mb,
+            gpus,
+            plan.out / ".workers",
+            lambda text: progress.note(f"Note: {text}"),
+        )
+    listener = _CaseListener(progress, counts=sharing is not None)
+    for name, error in plan.refused:
+        progress.note(f"Failed: {name}: {error}")
+    try:
+        result = run_experiment(plan, open_fleet, listener, should_cancel, gpus=gpus, work=work)
+    except (Cancelled, KeyboardInterrupt):
+        raise Cancelled(
+            sentence="The run was stopped.", hint="Add --resume to continue it; what is finished stays."
+        ) from None
+    return _told(plan, result)
+
+
+def _plan(command: ExperimentCommand, store: ModelStore) -> tuple[ExperimentPlan, int]:
+    """Return what to do, and the main memory that the largest of the models takes."""
+    from SAM2PropagateLib.experiment.plan import ExperimentOptions, ExperimentPlan
+    from SAM2PropagateLib.training.case import FLAIR_ELSE_FIRST
+    from SAM2PropagateLib.training.cases import find_cases
+
+    refused: list[tuple[str, SAM2PropagateError]] = []
+    cases = find_cases(
+        command.cases, command.sequence or FLAIR_ELSE_FIRST, lambda name, error: refused.append((name, error))
+    )
+    models, memory = [], 0
+    for name in command.models:
+        model, needed = _model(name, command, store)
+        models.append(model)
+        memory = max(memory, needed)
+    options = ExperimentOptions(command.kinds, command.where, command.tolerance, command.structures)
+    plan = ExperimentPlan(
+        cases,
+        tuple(refused),
+        tuple(models),
+        options,
+        command.out.absolute(),
+        command.resume,
+        command.overwrite,
+    )
+    return plan, memory
+
+
+def _model(name: str, command: ExperimentCommand, store: ModelStore) -> tuple[ModelUse, int]:
+    from SAM2PropagateLib.experiment.plan import ModelUse
+
+    path, entry = store.resolve(name)
+    model = ModelUse(
+        name,
+        path.absolute(),
+        file_stamp(path),
+        command.config or (entry.config if entry is not None else None),
+        command.input_size,
+        command.precision,
+        command.motion,
+        command.device,
+    )
+    return model, model_memory_mb(entry, path)
+
+
+def _told(plan: ExperimentPlan, result: ExperimentResult) -> list[str]:
+    lines = [
+        *result.table,
+        *_images(plan),
+        f"Wrote {', '.join(str(file) for file in result.files)}",
+    ]
+    if result.failed:
+        raise PartlyDone(
+            "some_failed",
+            f"{result.failed} of {result.total} cases failed; '{result.files[0]}' says why.",
+            "Correct what is wrong, then add --resume: it tries those again and leaves the others alone.",
+            tuple(lines),
+        )
+    return lines
+
+
+def _images(plan: ExperimentPlan) -> Iterator[str]:
+    """Yield which image was taken of cases that have several."""
+    counts = Counter(case.sequence for case in plan.cases if case.sequence)
+    for sequence, count in counts.items():
+        yield f"Image of {count} of {len(plan.cases)} cases with several: {sequence}."
+
+
+class _CaseListener:
+    """Tells how far the run is."""
+
+    def __init__(self, progress: ProgressPrinter, counts: bool) -> None:
+        self._progress = progress
+        self._counts = counts
+        self._done = 0
+        self._total = 0
+
+    def begun(self, total: int, finished: int) -> None:
+        """See `ExperimentListener.begun`."""
+        self._total, self._done = total, finished
+        if finished:
+            self._progress.note(f"{finished} of {total} cases are finished already.")
+        elif self._counts:
+            self._progress(_STAGE, ProgressEvent(None, f"{total} cases"))
+
+    def finished(self, work: ExperimentWork, outcome: CaseOutcome) -> None:
+        """See `ExperimentListener.finished`."""
+        self._done += 1
+        if outcome.error is not None:
+            self._progress.note(f"Failed: {work.case.name}: {outcome.error}")
+        for note in outcome.record.notes:
+            self._progress.note(f"Note on '{work.case.name}': {note}")
+        if self._counts:
+            self._progress(_STAGE, ProgressEvent(None, done=self._done, total=self._total))
+
+
+def _millimeters(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a distance in mm")
+    return value

@@ -1,0 +1,58 @@
+"""The picture of an experiment: Dice against the distance from the prompted slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from SAM2PropagateLib.evaluation.one_slice import TITLES
+from SAM2PropagateLib.experiment.table import Bin
+from SAM2PropagateLib.files.atomic import atomic_output
+
+_STYLES = {
+    "1": ("C0", "o"),
+    "3": ("C1", "s"),
+    "5": ("C2", "^"),
+    "box": ("C3", "D"),
+    "mask": ("C4", "v"),
+}
+_COLUMNS = 3
+
+
+def draw_plot(bins: Sequence[Bin], path: Path, where: str) -> None:
+    """Write a PNG with one panel for each model and one line for each kind of prompt; a file that is there is
+    replaced.
+
+    Args:
+        bins: at least one.
+        where: the rule of the prompted slice, for the title.
+
+    Raises:
+        InputError, SAM2PropagateError: as `atomic_output`.
+    """
+    # Late and without pyplot: no window system is asked for, and nothing is kept between plots.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    models = list(dict.fromkeys(one.model for one in bins))
+    columns = min(_COLUMNS, len(models))
+    rows = -(-len(models) // columns)
+    figure = Figure(figsize=(1.5 + 4.5 * columns, 3.6 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for panel, model in zip(panels, models, strict=False):
+        own = [one for one in bins if one.model == model]
+        for kind in dict.fromkeys(one.kind for one in own):
+            color, marker = _STYLES[kind]
+            points = [(one.middle, one.dice) for one in own if one.kind == kind]
+            style = {"color": color, "marker": marker, "markersize": 4}
+            panel.plot(*zip(*points, strict=True), label=TITLES[kind], **style)
+        runs = max(one.runs for one in own)
+        panel.set(title=f"{model} ({runs} {'run' if runs == 1 else 'runs'} for each prompt)", ylim=(0, 1.02))
+        panel.set(xlabel="distance from the prompted slice in mm", ylabel="mean Dice of the slices")
+        panel.grid(alpha=0.3)
+        panel.legend(loc="lower left", title=f"{where} slice")
+    for panel in panels[len(models) :]:
+        panel.set_visible(False)
+    with atomic_output(path, True) as file:
+        figure.savefig(file, format="png", dpi=110)

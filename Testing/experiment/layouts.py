@@ -1,0 +1,120 @@
+"""Data sets laid out as they are downloaded: BraTS 2020 and the Medical Segmentation Decathlon.
+
+`python -m Testing.experiment.layouts DATA FOLDER` lays out the labeled volumes of `../shared/data` so. Where
+a data set has four sequences and the volume is one, the four are the same image.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - its usual name
+
+BRATS_SEQUENCES = ("flair", "t1", "t1ce", "t2")
+
+
+def write_brats(folder: Path, name: str, images: Mapping[str, sitk.Image], label: sitk.Image | None) -> Path:
+    """A case of BraTS 2020: `NAME/NAME_flair.nii.gz`, ..., `NAME/NAME_seg.nii.gz`, and lists beside it."""
+    case = folder / name
+    case.mkdir(parents=True, exist_ok=True)
+    for sequence, image in images.items():
+        sitk.WriteImage(image, str(case / f"{name}_{sequence}.nii.gz"))
+    if label is not None:
+        sitk.WriteImage(label, str(case / f"{name}_seg.nii.gz"))
+    (folder / "name_mapping.csv").write_text("Grade,BraTS_2020_subject_ID\n", encoding="utf-8")
+    (folder / "survival_info.csv").write_text("Brats20ID,Age,Survival_days,Extent_of_Resection\n")
+    return case
+
+
+def write_decathlon(
+    folder: Path,
+    modality: tuple[str, ...],
+    labels: Mapping[int, str],
+    cases: Mapping[str, tuple[sitk.Image, sitk.Image]],
+) -> Path:
+    """A task of the Decathlon, with what a Mac leaves in its archive; images of several channels are 4D."""
+    for name in ("imagesTr", "labelsTr", "imagesTs"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    training = []
+    for name, (image, label) in cases.items():
+        sitk.WriteImage(image, str(folder / "imagesTr" / f"{name}.nii.gz"))
+        sitk.WriteImage(label, str(folder / "labelsTr" / f"{name}.nii.gz"))
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part / f"._{name}.nii.gz").write_bytes(b"\0\5\x16\7")
+        training.append({"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"})
+    description = {
+        "name": folder.name,
+        "tensorImageSize": "4D" if len(modality) > 1 else "3D",
+        "modality": {str(number): name for number, name in enumerate(modality)},
+        "labels": {"0": "background", **{str(value): name for value, name in labels.items()}},
+        "numTraining": len(training),
+        "training": training,
+        "test": [],
+    }
+    (folder / "dataset.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+    return folder
+
+
+def four_channels(image: sitk.Image) -> sitk.Image:
+    """One image four times, as a 4D image."""
+    return sitk.JoinSeries([image] * 4)
+
+
+def kept(label: sitk.Image, values: Mapping[int, int]) -> sitk.Image:
+    """A label with some of its values, under new numbers."""
+    array = sitk.GetArrayFromImage(label)
+    made = np.zeros(array.shape, np.uint8)
+    for old, new in values.items():
+        made[array == old] = new
+    image = sitk.GetImageFromArray(made)
+    image.CopyInformation(label)
+    return image
+
+
+def lay_out(data: Path, folder: Path) -> dict[str, Path]:
+    """Lay out labeled volumes of `../shared/data`; returns the folders of cases by a short name."""
+
+    def read(case: str) -> tuple[sitk.Image, sitk.Image]:
+        image, label = (sitk.ReadImage(str(data / case / f"{name}.nii.gz")) for name in ("image", "label"))
+        return image, label
+
+    hippocampus, liver, lung, brain, ct = (
+        read(case)
+        for case in (
+            *("msd_hippocampus_001", "chaos_ct_liver", "pyradiomics_lung2"),
+            *("pyradiomics_brain1", "totalseg_ct_sm"),
+        )
+    )
+    tumor = kept(brain[1], {1: 4})
+    names = {1: "spleen", 2: "right kidney", 3: "left kidney", 4: "liver"}
+    organs = kept(ct[1], {1: 1, 2: 2, 3: 3, 5: 4})
+    write_brats(folder / "BraTS2020", "BraTS20_Training_001", dict.fromkeys(BRATS_SEQUENCES, brain[0]), tumor)
+    return {
+        "brats": folder / "BraTS2020",
+        "brain": write_decathlon(
+            folder / "Task01_BrainTumour",
+            ("FLAIR", "T1w", "t1gd", "T2w"),
+            {1: "edema", 2: "non-enhancing tumor", 3: "enhancing tumour"},
+            {"BRATS_001": (four_channels(brain[0]), kept(brain[1], {1: 3}))},
+        ),
+        "liver": write_decathlon(
+            folder / "Task03_Liver", ("CT",), {1: "liver", 2: "cancer"}, {"liver_0": liver}
+        ),
+        "hippocampus": write_decathlon(
+            folder / "Task04_Hippocampus",
+            ("MRI",),
+            {1: "Anterior", 2: "Posterior"},
+            {"hippocampus_001": hippocampus},
+        ),
+        "lung": write_decathlon(folder / "Task06_Lung", ("CT",), {1: "cancer"}, {"lung_001": lung}),
+        "ct": write_decathlon(folder / "Task09_Organs", ("CT",), names, {"organs_1": (ct[0], organs)}),
+    }
+
+
+if __name__ == "__main__":
+    for short, path in lay_out(Path(sys.argv[1]), Path(sys.argv[2])).items():
+        print(short, path)

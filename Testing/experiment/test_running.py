@@ -1,0 +1,256 @@
+"""A run of the experiment: one bad case is a row, nothing is done twice, and every figure is written."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 - its usual name
+from filelock import FileLock
+
+from SAM2PropagateLib.errors import Cancelled, InputError
+from SAM2PropagateLib.experiment.plan import EACH, STATE_FOLDER
+from SAM2PropagateLib.experiment.running import BINS_NAME, CSV_NAME, PLOT_NAME, TABLE_NAME
+from Testing.experiment.bright import ExperimentRun, as_image, ball, bright_models, image_of
+from Testing.experiment.layouts import write_decathlon
+
+LABEL = ball().astype(np.uint8) + 1 * ball(radius=1.5)  # 2 inside 1
+
+
+@pytest.fixture(autouse=True)
+def models() -> Iterator[list[str]]:
+    """Every model finds what is bright."""
+    with bright_models() as opened:
+        yield opened
+
+
+def write_task(folder: Path, *names: str, label: np.ndarray = LABEL) -> Path:
+    cases = {name: (image_of(ball()), as_image(label)) for name in names}
+    return write_decathlon(folder / "Task03_Liver", ("CT",), {1: "liver", 2: "cancer"}, cases)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / CSV_NAME).open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_all_labels_are_one_structure_as_in_the_paper(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "liver_0", "liver_1")
+    run = ExperimentRun()
+    result = run(task, tmp_path / "out")
+    assert (result.total, result.failed, run.total, run.already) == (2, 0, 2, 0)
+    found = rows(tmp_path / "out")
+    assert [(row["case"], row["prompt"]) for row in found] == [
+        (case, prompt)
+        for case in ("liver_0", "liver_1")
+        for prompt in ("1 click", "3 clicks", "5 clicks", "box", "mask")
+    ]
+    assert {row["structure"] for row in found} == {"all labels"}
+    for row in found:
+        # What is bright is the structure. The ball's third slice of seven is its middle one.
+        assert (row["state"], row["dice"], row["dice_in_ends"], row["nsd"]) == (
+            "done",
+            "1.0000",
+            "1.0000",
+            "1.0000",
+        )
+        assert (row["slice"], row["first_slice"], row["last_slice"]) == ("5", "2", "8")
+        assert (row["goes_on"], row["fades"], row["held"]) == ("no", "no", "1.0000")
+        assert row["too_much"] == ("" if row["prompt"] == "mask" else "no")
+        # Nothing is wrong after the first click.
+        assert row["clicks"] == ("1" if "click" in row["prompt"] else "0")
+    assert result.table[0] == "tiny" and result.table[1].split()[:2] == ["STRUCTURE", "PROMPT"]
+    assert len(result.table) == 7 and "all labels" in result.table[2]
+    assert result.table[2].split()[-3:] == ["0/2", "0/2", "0/2"] and result.table[6].split()[-3] == "-"
+    assert (tmp_path / "out" / TABLE_NAME).read_text().splitlines() == list(result.table)
+    assert (tmp_path / "out" / PLOT_NAME).read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_label_by_itself_has_a_mean(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "liver_0")
+    result = ExperimentRun()(task, tmp_path / "out", structures=EACH, kinds=("box", "mask"))
+    found = rows(tmp_path / "out")
+    assert [(row["structure"], row["prompt"]) for row in found] == [
+        *(("liver", "box"), ("liver", "mask"), ("cancer", "box"), ("cancer", "mask"))
+    ]
+    # The cancer is a part of what is bright.
+    liver, cancer = float(found[0]["dice"]), float(found[2]["dice"])
+    assert liver > 0.9 > cancer and found[2]["too_much"] == found[2]["goes_on"] == "yes"
+    mean = next(line for line in result.table if line.startswith("MEAN"))
+    assert mean.split()[1:4] == ["box", "2", f"{(liver + cancer) / 2:.3f}"]
+
+
+def test_a_structure_that_a_case_does_not_have_is_told(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "liver_0", label=ball().astype(np.uint8))
+    ExperimentRun()(task, tmp_path / "out", structures=EACH, kinds=("box",))
+    found = rows(tmp_path / "out")
+    assert [(row["structure"], row["state"]) for row in found] == [
+        ("liver", "done"),
+        ("cancer", "not in this case"),
+    ]
+    assert found[1]["message"] == "The label has no voxel of “cancer”."
+
+
+def test_what_is_wrong_with_a_case_stays_with_it(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "a", "no_label", "empty", "moved", "fraction", "other", "z")
+    labels = task / "labelsTr"
+    (labels / "no_label.nii.gz").unlink()
+    sitk.WriteImage(as_image(0 * LABEL), str(labels / "empty.nii.gz"))
+    sitk.WriteImage(as_image(LABEL[:-1]), str(labels / "moved.nii.gz"))
+    sitk.WriteImage(as_image(LABEL * 0.3), str(labels / "fraction.nii.gz"))
+    sitk.WriteImage(as_image(LABEL + 5 * (LABEL == 2)), str(labels / "other.nii.gz"))
+    (task / "imagesTr" / "z.nii.gz").unlink()
+    run = ExperimentRun()
+    result = run(task, tmp_path / "out", kinds=("box",))
+    found = {row["case"]: row for row in rows(tmp_path / "out")}
+    assert {case: row["state"] for case, row in found.items()} == {
+        **dict.fromkeys(("a", "other"), "done"),
+        **dict.fromkeys(("no_label", "empty", "moved", "fraction", "z"), "failed"),
+    }
+    assert (result.total, result.failed) == (7, 5)
+    for case, words in {
+        "no_label": "There is no file",
+        "empty": "is empty: label its structures first",
+        "moved": "does not lie on the voxels of its image",
+        "fraction": "is not a label volume",
+        "z": "There is no image",
+    }.items():
+        assert words in found[case]["message"] and found[case]["message"].endswith("."), case
+    # A label that dataset.json does not have: the case counts, without it, and that is told.
+    assert "also holds 7, which no description names" in found["other"]["message"]
+    assert float(found["other"]["dice"]) > 0.9
+
+
+def test_an_unexpected_fault_stays_with_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SAM2PropagateLib.experiment import work
+
+    real = work.evaluate_prompt
+
+    def broken(target, *arguments):  # type: ignore[no-untyped-def]
+        if target.target.case == "a":
+            raise ZeroDivisionError("by zero")
+        return real(target, *arguments)
+
+    monkeypatch.setattr(work, "evaluate_prompt", broken)
+    ExperimentRun()(write_task(tmp_path, "a", "b"), tmp_path / "out", kinds=("box",))
+    first, second = rows(tmp_path / "out")
+    assert (first["state"], second["state"]) == ("failed", "done")
+    assert first["message"] == "It failed unexpectedly (ZeroDivisionError: by zero)."
+
+
+def test_models_take_turns_and_each_is_loaded_once(tmp_path: Path, models: list[str]) -> None:
+    task = write_task(tmp_path, "a", "b")
+    result = ExperimentRun()(task, tmp_path / "out", models=("tiny", "large"), kinds=("box",))
+    assert [(row["model"], row["case"]) for row in rows(tmp_path / "out")] == [
+        *(("tiny", "a"), ("tiny", "b"), ("large", "a"), ("large", "b"))
+    ]
+    assert models == ["tiny", "tiny", "large", "large"]
+    assert result.table[0] == "tiny" and "large" in result.table
+    with (tmp_path / "out" / BINS_NAME).open(encoding="utf-8-sig") as file:
+        bins = list(csv.DictReader(file))
+    assert {row["model"] for row in bins} == {"tiny", "large"}
+    assert (bins[0]["from_mm"], bins[0]["to_mm"], bins[0]["dice"], bins[0]["runs"]) == (
+        "0",
+        "0",
+        "1.0000",
+        "2",
+    )
+
+
+def test_nothing_is_done_twice(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "a", "b")
+    stopped = ExperimentRun(stop_after=3)
+    with pytest.raises(Cancelled):
+        stopped(task, tmp_path / "out", kinds=("1", "box"))
+    assert stopped.told == ["a: all labels, 1 click", "a: all labels, box", "b: all labels, 1 click"]
+    half = rows(tmp_path / "out")
+    assert [row["state"] for row in half] == ["done", "done", "not done yet"]
+    again = ExperimentRun()
+    again(task, tmp_path / "out", kinds=("1", "box"), resume=True)
+    assert again.already == 1 and again.told == ["b: all labels, box"]
+    assert rows(tmp_path / "out")[:2] == half[:2]
+    assert [row["state"] for row in rows(tmp_path / "out")] == ["done"] * 4
+    # More kinds of prompts: only those are done.
+    more = ExperimentRun()
+    more(task, tmp_path / "out", kinds=("1", "box", "mask"), resume=True)
+    assert more.told == ["a: all labels, mask", "b: all labels, mask"]
+    # Fewer: nothing is done, and the tables hold those alone.
+    fewer = ExperimentRun()
+    fewer(task, tmp_path / "out", kinds=("box",), resume=True)
+    assert not fewer.is_opened and {row["prompt"] for row in rows(tmp_path / "out")} == {"box"}
+
+
+@pytest.mark.parametrize("change", [{"where": "largest"}, {"tolerance": 1.0}, {"structures": EACH}])
+def test_what_was_made_in_another_way_is_made_again(tmp_path: Path, change: dict[str, object]) -> None:
+    task = write_task(tmp_path, "a")
+    ExperimentRun()(task, tmp_path / "out", kinds=("box",))
+    again = ExperimentRun()
+    again(task, tmp_path / "out", kinds=("box",), resume=True, **change)  # type: ignore[arg-type]
+    assert again.already == 0 and again.told
+
+
+def test_a_case_that_has_changed_is_done_again(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "a", "b")
+    ExperimentRun()(task, tmp_path / "out", kinds=("box",))
+    sitk.WriteImage(as_image(ball(radius=2).astype(np.uint8)), str(task / "labelsTr" / "b.nii.gz"))
+    again = ExperimentRun()
+    again(task, tmp_path / "out", kinds=("box",), resume=True)
+    assert again.told == ["b: all labels, box"]
+    assert float(rows(tmp_path / "out")[1]["dice"]) < 0.9
+
+
+def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "a")
+    ExperimentRun()(task, tmp_path / "out", kinds=("box",))
+    with pytest.raises(InputError) as error:
+        ExperimentRun()(task, tmp_path / "out", kinds=("box",))
+    assert error.value.code == "experiment_exists" and "--resume" in error.value.hint
+    again = ExperimentRun()
+    again(task, tmp_path / "out", kinds=("box",), overwrite=True)
+    assert again.told == ["a: all labels, box"]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / STATE_FOLDER).mkdir(parents=True)
+    with FileLock(out / STATE_FOLDER / "lock"), pytest.raises(InputError) as error:
+        ExperimentRun()(write_task(tmp_path, "a"), out)
+    assert error.value.code == "experiment_running"
+
+
+def test_what_a_killed_run_had_begun_is_tidied(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "a")
+    out = tmp_path / "out"
+    (out / STATE_FOLDER).mkdir(parents=True)
+    left = [out / STATE_FOLDER / ".x.json-1.part", out / f".{CSV_NAME}-1.part"]
+    other = out / ".mine-1.part"
+    for path in (*left, other):
+        path.touch()
+    ExperimentRun()(task, out, kinds=("box",))
+    assert not any(path.exists() for path in left) and other.exists()
+
+
+def test_a_record_that_cannot_be_read_is_made_again(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "a")
+    ExperimentRun()(task, tmp_path / "out", kinds=("box",))
+    (record,) = (tmp_path / "out" / STATE_FOLDER).glob("*.json")
+    record.write_text(record.read_text()[:-20])
+    again = ExperimentRun()
+    again(task, tmp_path / "out", kinds=("box",), resume=True)
+    assert again.told == ["a: all labels, box"]
+
+
+def test_scattered_structures_are_apart(tmp_path: Path) -> None:
+    scattered = np.zeros(LABEL.shape, np.uint8)
+    scattered[2:9:2, 1::6, 1::5] = 1
+    scattered[3, 1:5, 1:5] = 1
+    task = write_task(tmp_path, "a")
+    sitk.WriteImage(as_image(scattered), str(task / "labelsTr" / "a.nii.gz"))
+    result = ExperimentRun()(task, tmp_path / "out", kinds=("box",), structures=EACH)
+    assert "liver (apart)" in result.table[2] and not any("MEAN" in line for line in result.table)
+    assert rows(tmp_path / "out")[0]["counts"] == "no"
+    # Nothing that counts, so there is nothing to draw.
+    assert not (tmp_path / "out" / PLOT_NAME).exists()
