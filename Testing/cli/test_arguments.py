@@ -172,6 +172,7 @@ def test_every_option_arrives() -> None:
         ("models --download a --remove b", "not allowed"),
         ("evaluate --cases c --protocol chen2024", "invalid choice: 'chen2024'"),
         ("evaluate --cases c --model a --model b", "--model is given several times"),
+        ("evaluate --cases c d", "--cases names several folders"),
         ("evaluate --cases c --prompt box click", "--prompt box click is no first prompt"),
         ("evaluate --cases c --prompt mask", "--prompt mask is no first prompt"),
         ("evaluate --cases c --slice largest", "--slice belongs to --protocol shen2024"),

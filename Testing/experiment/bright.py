@@ -13,10 +13,16 @@ import SimpleITK as sitk  # noqa: N813 - its usual name
 
 from SAM2PropagateLib.cohort.fleet import Fleet
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
-from SAM2PropagateLib.errors import Cancelled
+from SAM2PropagateLib.errors import Cancelled, InputError
 from SAM2PropagateLib.evaluation.metrics import BoolArray
 from SAM2PropagateLib.experiment import work as work_module
-from SAM2PropagateLib.experiment.plan import ExperimentOptions, ExperimentPlan, ExperimentWork, ModelUse
+from SAM2PropagateLib.experiment.plan import (
+    DataSet,
+    ExperimentOptions,
+    ExperimentPlan,
+    ExperimentWork,
+    ModelUse,
+)
 from SAM2PropagateLib.experiment.running import ExperimentResult, HereFleet, run_experiment
 from SAM2PropagateLib.experiment.work import CaseOutcome, Opener, do_case
 from SAM2PropagateLib.frames.stack import FrameStack
@@ -91,7 +97,7 @@ class ExperimentRun:
 
     def __call__(
         self,
-        cases: Path,
+        cases: Path | tuple[Path, ...],
         out: Path,
         *,
         models: tuple[str, ...] = ("tiny",),
@@ -100,12 +106,14 @@ class ExperimentRun:
         overwrite: bool = False,
         **options: Any,
     ) -> ExperimentResult:
-        refused: list[Any] = []
-        found = find_cases(cases, sequence, lambda name, error: refused.append((name, error)))
+        folders = cases if isinstance(cases, tuple) else (cases,)
+        sets = []
+        for folder in folders:
+            refused: dict[str, InputError] = {}
+            found = find_cases(folder, sequence, refused.__setitem__)
+            sets.append(DataSet(folder.name if len(folders) > 1 else "", found, tuple(refused.items())))
         uses = tuple(ModelUse(name, Path(f"{name}.safetensors"), "stamp") for name in models)
-        plan = ExperimentPlan(
-            found, tuple(refused), uses, ExperimentOptions(**options), out, resume, overwrite
-        )
+        plan = ExperimentPlan(tuple(sets), uses, ExperimentOptions(**options), out, resume, overwrite)
 
         @contextlib.contextmanager
         def fleet() -> Iterator[Fleet]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,6 +159,22 @@ def test_models_take_turns_and_each_is_loaded_once(tmp_path: Path, models: list[
         "1.0000",
         "2",
     )
+
+
+def test_several_data_sets_have_rows_of_their_own(tmp_path: Path) -> None:
+    one, two = write_task(tmp_path / "x", "a"), tmp_path / "Task09_Spleen"
+    shutil.copytree(write_task(tmp_path / "y", "a"), two)
+    (two / "labelsTr" / "a.nii.gz").unlink()
+    sitk.WriteImage(as_image(ball().astype(np.uint8)), str(two / "labelsTr" / "a.nii.gz"))
+    result = ExperimentRun()((one, two), tmp_path / "out", kinds=("box",), structures=EACH)
+    found = [(row["dataset"], row["case"], row["structure"]) for row in rows(tmp_path / "out")]
+    assert found == [
+        *(("Task03_Liver", "a", "liver"), ("Task03_Liver", "a", "cancer")),
+        *(("Task09_Spleen", "a", "liver"), ("Task09_Spleen", "a", "cancer")),
+    ]
+    titles = [line.partition("  ")[0] for line in result.table[2:]]
+    assert titles == ["Task03_Liver: liver", "Task03_Liver: cancer", "Task09_Spleen: liver", "MEAN"]
+    assert result.table[-1].split()[2] == "3"
 
 
 def test_nothing_is_done_twice(tmp_path: Path) -> None:

@@ -91,7 +91,15 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "evaluate", help="measure a model on segmented volumes", epilog=_EPILOG, **shape
     )
-    parser.add_argument("--cases", type=Path, required=True, metavar="DIR", help="as for finetune")
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="DIR",
+        help=f"as for finetune; with --protocol {PROTOCOL} one or more",
+    )
     parser.add_argument(
         "--protocol",
         choices=(_USER, PROTOCOL),
@@ -116,6 +124,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--prompt",
         nargs="+",
+        action="extend",
         metavar="KIND",
         help=f"the first prompt: box (default) or click; with --protocol {PROTOCOL} one or more of 1, 3, 5 "
         "(so many clicks), box and mask (default: all)",
@@ -148,6 +157,10 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand | Experim
         raise bad_arguments(
             f"{words[0]} belongs to --protocol {PROTOCOL}.", f"Add that, or leave out {words[0]}."
         )
+    if len(namespace.cases) > 1:
+        raise bad_arguments(
+            "--cases names several folders.", f"Give one, or add --protocol {PROTOCOL}, which takes several."
+        )
     models = namespace.model or [DEFAULT_MODEL]
     if len(models) > 1:
         raise bad_arguments(
@@ -161,7 +174,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand | Experim
         )
     out = namespace.out or Path(f"evaluation_{_short_name(models[0])}.json")
     return EvaluateCommand(
-        cases=namespace.cases,
+        cases=namespace.cases[0],
         sequence=namespace.sequence,
         model=models[0],
         config=namespace.config,

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 if TYPE_CHECKING:
-    from SAM2PropagateLib.experiment.plan import ExperimentPlan, ExperimentWork, ModelUse
+    from SAM2PropagateLib.experiment.plan import DataSet, ExperimentPlan, ExperimentWork, ModelUse
     from SAM2PropagateLib.experiment.running import ExperimentResult, Work
     from SAM2PropagateLib.experiment.work import CaseOutcome
 
@@ -50,7 +50,7 @@ class PartlyDone(SAM2PropagateError):  # noqa: N818 - what became of a run
 class ExperimentCommand:
     """`evaluate --protocol shen2024`: everything it was given."""
 
-    cases: Path
+    folders: tuple[Path, ...]
     sequence: str
     models: tuple[str, ...]
     config: str | None
@@ -117,7 +117,7 @@ def experiment_command(namespace: argparse.Namespace) -> ExperimentCommand:
     if namespace.config is not None and len(models) > 1:
         raise bad_arguments("--config is for one model.", "Evaluate the models one after the other.")
     return ExperimentCommand(
-        cases=namespace.cases,
+        folders=tuple(dict.fromkeys(namespace.cases)),
         # Without a word the experiment's own choice; see `training.case`.
         sequence=namespace.sequence,
         models=models,
@@ -181,8 +181,9 @@ def run_experiment_command(
             lambda text: progress.note(f"Note: {text}"),
         )
     listener = _CaseListener(progress, counts=sharing is not None)
-    for name, error in plan.refused:
-        progress.note(f"Failed: {name}: {error}")
+    for one in plan.sets:
+        for name, error in one.refused:
+            progress.note(f"Failed: {name}: {error}")
     try:
         result = run_experiment(plan, open_fleet, listener, should_cancel, gpus=gpus, work=work)
     except (Cancelled, KeyboardInterrupt):
@@ -196,12 +197,12 @@ def _plan(command: ExperimentCommand, store: ModelStore) -> tuple[ExperimentPlan
     """Return what to do, and the main memory that the largest of the models takes."""
     from SAM2PropagateLib.experiment.plan import ExperimentOptions, ExperimentPlan
     from SAM2PropagateLib.training.case import FLAIR_ELSE_FIRST
-    from SAM2PropagateLib.training.cases import find_cases
 
-    refused: list[tuple[str, SAM2PropagateError]] = []
-    cases = find_cases(
-        command.cases, command.sequence or FLAIR_ELSE_FIRST, lambda name, error: refused.append((name, error))
-    )
+    names = _names(command.folders)
+    sets = [
+        _data_set(folder, name, command.sequence or FLAIR_ELSE_FIRST)
+        for folder, name in zip(command.folders, names, strict=True)
+    ]
     models, memory = [], 0
     for name in command.models:
         model, needed = _model(name, command, store)
@@ -209,8 +210,7 @@ def _plan(command: ExperimentCommand, store: ModelStore) -> tuple[ExperimentPlan
         memory = max(memory, needed)
     options = ExperimentOptions(command.kinds, command.where, command.tolerance, command.structures)
     plan = ExperimentPlan(
-        cases,
-        tuple(refused),
+        tuple(sets),
         tuple(models),
         options,
         command.out.absolute(),
@@ -218,6 +218,27 @@ def _plan(command: ExperimentCommand, store: ModelStore) -> tuple[ExperimentPlan
         command.overwrite,
     )
     return plan, memory
+
+
+def _data_set(folder: Path, name: str, sequence: str) -> DataSet:
+    from SAM2PropagateLib.experiment.plan import DataSet
+    from SAM2PropagateLib.training.cases import find_cases
+
+    refused: list[tuple[str, SAM2PropagateError]] = []
+    cases = find_cases(folder, sequence, lambda case, error: refused.append((case, error)))
+    return DataSet(name, cases, tuple(refused))
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return names for data sets: of their folders, with those above where two would be the same; "" for an
+    only one."""
+    if len(folders) == 1:
+        return [""]
+    parts = [folder.absolute().parts for folder in folders]
+    count = next(
+        (n for n in range(1, max(map(len, parts))) if len({one[-n:] for one in parts}) == len(parts)), None
+    )
+    return ["/".join(one if count is None else one[-count:]) for one in parts]
 
 
 def _model(name: str, command: ExperimentCommand, store: ModelStore) -> tuple[ModelUse, int]:
@@ -255,9 +276,9 @@ def _told(plan: ExperimentPlan, result: ExperimentResult) -> list[str]:
 
 def _images(plan: ExperimentPlan) -> Iterator[str]:
     """Yield which image was taken of cases that have several."""
-    counts = Counter(case.sequence for case in plan.cases if case.sequence)
-    for sequence, count in counts.items():
-        yield f"Image of {count} of {len(plan.cases)} cases with several: {sequence}."
+    cases = [case for one in plan.sets for case in one.cases if case.sequence]
+    for sequence, count in Counter(case.sequence for case in cases).items():
+        yield f"Image of {count} of {len(cases)} cases with several: {sequence}."
 
 
 class _CaseListener:

@@ -57,19 +57,32 @@ class ExperimentOptions:
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """The cases of one folder.
+
+    Attributes:
+        name: to tell it from others; "" where it is the only one.
+        cases: to evaluate. refused: names of others, and why they cannot be.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    refused: tuple[tuple[str, SAM2PropagateError], ...] = ()
+
+
+@dataclass(frozen=True)
 class ExperimentPlan:
     """What to do.
 
     Attributes:
-        cases: to evaluate. refused: names of others, and why they cannot be.
+        sets: of cases, with different names.
         models: in their order, with different titles.
         options: how.
         out: the folder for everything.
         resume: leave alone what an earlier run finished. overwrite: replace what is there.
     """
 
-    cases: tuple[Case, ...]
-    refused: tuple[tuple[str, SAM2PropagateError], ...]
+    sets: tuple[DataSet, ...]
     models: tuple[ModelUse, ...]
     options: ExperimentOptions
     out: Path
@@ -82,10 +95,12 @@ class ExperimentWork:
     """One case for one model, for a worker.
 
     Attributes:
+        dataset: the name of its data set.
         record: the file that keeps what is finished. fingerprint: of all that it depends on but the prompts.
         gpus: how many there are on this computer for workers that are numbered; 0: the model says the device.
     """
 
+    dataset: str
     case: Case
     model: ModelUse
     options: ExperimentOptions
@@ -96,10 +111,11 @@ class ExperimentWork:
 
 def works_of(plan: ExperimentPlan, gpus: int = 0) -> list[ExperimentWork]:
     """Return the work, all cases of a model after each other, so that a worker seldom loads another one."""
-    cases = [_as_elsewhere(case) for case in plan.cases]
-    stamps = [(file_stamp(case.image), file_stamp(case.label)) for case in cases]
+    cases = [(one.name, _as_elsewhere(case)) for one in plan.sets for case in one.cases]
+    stamps = [(file_stamp(case.image), file_stamp(case.label)) for _, case in cases]
     return [
         ExperimentWork(
+            name,
             case,
             model,
             plan.options,
@@ -108,7 +124,7 @@ def works_of(plan: ExperimentPlan, gpus: int = 0) -> list[ExperimentWork]:
             gpus,
         )
         for model in plan.models
-        for case, stamp in zip(cases, stamps, strict=True)
+        for (name, case), stamp in zip(cases, stamps, strict=True)
     ]
 
 

@@ -124,11 +124,14 @@ def _written(
     plan: ExperimentPlan, done: Sequence[tuple[ExperimentWork, CaseOutcome | None]]
 ) -> ExperimentResult:
     lines = [
-        CaseLine(model.title, name, error=error) for model in plan.models for name, error in plan.refused
+        CaseLine(model.title, one.name, name, error=error)
+        for model in plan.models
+        for one in plan.sets
+        for name, error in one.refused
     ]
     for work, outcome in done:
         record, error = (None, None) if outcome is None else (outcome.record, outcome.error)
-        lines.append(CaseLine(work.model.title, work.case.name, work.case, record, error))
+        lines.append(CaseLine(work.model.title, work.dataset, work.case.name, work.case, record, error))
     options = plan.options
     table = terminal_table(lines, options)
     bins = bins_of(lines, options.kinds)

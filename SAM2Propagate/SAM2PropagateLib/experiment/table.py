@@ -28,11 +28,12 @@ class CaseLine:
     """A case with a model.
 
     Attributes:
-        model: its title. name: of the case. case: None where it could not be used.
-        record: what is finished. error: why not all is.
+        model: its title. dataset: "" where there is one. name: of the case.
+        case: None where it could not be used. record: what is finished. error: why not all is.
     """
 
     model: str
+    dataset: str
     name: str
     case: Case | None = None
     record: CaseRecord | None = None
@@ -47,19 +48,24 @@ def terminal_table(lines: Sequence[CaseLine], options: ExperimentOptions) -> lis
     that count."""
     told: list[str] = []
     for model in dict.fromkeys(line.model for line in lines):
-        rows = [row for line in lines if line.model == model and line.record for row in line.record.rows]
-        rows = [row for row in rows if row.kind in options.kinds]
+        rows = [
+            (f"{line.dataset}: {row.structure}" if line.dataset else row.structure, row)
+            for line in lines
+            if line.model == model and line.record is not None
+            for row in line.record.rows
+            if row.kind in options.kinds
+        ]
         told += [*([""] if told else []), model]
         if not rows:
             told.append("Nothing is finished.")
             continue
         cells = [_headings(options)]
-        groups = dict.fromkeys((not row.counts, row.structure) for row in rows)
+        groups = dict.fromkeys((not row.counts, structure) for structure, row in rows)
         for is_apart, structure in sorted(groups, key=lambda group: group[0]):
             title = f"{structure} (apart)" if is_apart else structure
-            chosen = [row for row in rows if (not row.counts, row.structure) == (is_apart, structure)]
+            chosen = [row for name, row in rows if (not row.counts, name) == (is_apart, structure)]
             cells += _of_kinds(title, chosen, options)
-        counted = [row for row in rows if row.counts]
+        counted = [row for _, row in rows if row.counts]
         if len([group for group in groups if not group[0]]) > 1:
             cells += _of_kinds("MEAN", counted, options)
         told += _aligned(cells)
@@ -116,7 +122,18 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 # --- every figure
 
 _COLUMNS = (
-    *("model", "case", "structure", "state", "counts", "prompt", "slice_rule", "slice", "first_slice"),
+    *(
+        "model",
+        "dataset",
+        "case",
+        "structure",
+        "state",
+        "counts",
+        "prompt",
+        "slice_rule",
+        "slice",
+        "first_slice",
+    ),
     *("last_slice", "clicks", "dice", "dice_in_ends", "nsd", "nsd_tolerance_mm", "nsd_1_voxel", "on_slice"),
     *("excess", "too_much", "slices_beyond", "mm_beyond", "goes_on", "held", "fades", "slices", "seconds"),
     *(
@@ -147,7 +164,7 @@ def write_lines(path: Path, lines: Sequence[CaseLine], options: ExperimentOption
 
 def _cells(line: CaseLine, options: ExperimentOptions) -> list[dict[str, object]]:
     case, record = line.case, line.record
-    shared: dict[str, object] = {"model": line.model, "case": line.name}
+    shared: dict[str, object] = {"model": line.model, "dataset": line.dataset, "case": line.name}
     if case is not None:
         shared |= {"image": case.image, "label": case.label, "sequence": case.sequence}
         shared["channel"] = "" if case.channel is None else case.channel
