@@ -76,11 +76,14 @@ class ExperimentRun:
 
     Attributes:
         told: what was evaluated, by title. stop_after: cancel before this title comes.
+        slices: that came; stop_at: cancel after so many.
         is_opened: whether there was anything to do.
     """
 
     told: list[str] = field(default_factory=list)
     stop_after: int | None = None
+    slices: int = 0
+    stop_at: int | None = None
     is_opened: bool = False
     done: list[CaseOutcome] = field(default_factory=list)
 
@@ -94,6 +97,11 @@ class ExperimentRun:
         if self.stop_after is not None and len(self.told) >= self.stop_after:
             raise Cancelled()
         self.told.append(title)
+
+    def between(self) -> None:
+        self.slices += 1
+        if self.slices == self.stop_at:
+            raise Cancelled()
 
     def __call__(
         self,
@@ -120,7 +128,9 @@ class ExperimentRun:
             self.is_opened = True
             yield HereFleet()
 
-        return run_experiment(plan, fleet, self, lambda: False, work=lambda one: do_case(one, self.tell))
+        return run_experiment(
+            plan, fleet, self, lambda: False, work=lambda one: do_case(one, self.tell, self.between)
+        )
 
 
 @contextlib.contextmanager

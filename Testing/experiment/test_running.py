@@ -200,6 +200,18 @@ def test_nothing_is_done_twice(tmp_path: Path) -> None:
     assert not fewer.is_opened and {row["prompt"] for row in rows(tmp_path / "out")} == {"box"}
 
 
+def test_a_run_stops_between_two_slices(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "a")
+    stopped = ExperimentRun(stop_at=13)
+    with pytest.raises(Cancelled):
+        stopped(task, tmp_path / "out", kinds=("box", "mask"))
+    # Ten slices of the box, three of the mask.
+    assert stopped.slices == 13 and stopped.told == ["a: all labels, box", "a: all labels, mask"]
+    again = ExperimentRun()
+    again(task, tmp_path / "out", kinds=("box", "mask"), resume=True)
+    assert again.told == ["a: all labels, mask"] and again.slices == 10
+
+
 @pytest.mark.parametrize("change", [{"where": "largest"}, {"tolerance": 1.0}, {"structures": EACH}])
 def test_what_was_made_in_another_way_is_made_again(tmp_path: Path, change: dict[str, object]) -> None:
     task = write_task(tmp_path, "a")

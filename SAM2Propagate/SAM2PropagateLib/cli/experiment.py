@@ -162,12 +162,15 @@ def run_experiment_command(
     open_fleet: Callable[[], AbstractContextManager[Fleet]]
     if sharing is None:
 
-        def tell(title: str) -> None:
+        def check() -> None:
             if should_cancel():
                 raise Cancelled()
+
+        def tell(title: str) -> None:
+            check()
             progress(_STAGE, ProgressEvent(None, title))
 
-        work = functools.partial(do_case, tell=tell)
+        work = functools.partial(do_case, tell=tell, between=check)
         here: Fleet = HereFleet()
         open_fleet = lambda: contextlib.nullcontext(here)  # noqa: E731
     else:

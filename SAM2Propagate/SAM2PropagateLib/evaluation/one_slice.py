@@ -115,7 +115,12 @@ def placed_clicks(
 
 
 def evaluate_prompt(
-    target: LoadedTarget, session: EvaluatedSession, kind: str, where: str = MIDDLE, tolerance: float = 2.0
+    target: LoadedTarget,
+    session: EvaluatedSession,
+    kind: str,
+    where: str = MIDDLE,
+    tolerance: float = 2.0,
+    between: Callable[[], None] = lambda: None,
 ) -> PromptScores:
     """Score a session on a structure that is prompted on one slice.
 
@@ -124,12 +129,16 @@ def evaluate_prompt(
         session: new: what it saw of other prompts would change what it sees now.
         kind: one of `KINDS`. where: one of `SLICES`.
         tolerance: mm, of the surface Dice.
+        between: called between two slices; what it raises ends the run.
     """
-    return _OneSlice(target, session, where).scores(kind, tolerance)
+    return _OneSlice(target, session, where, between).scores(kind, tolerance)
 
 
 class _OneSlice:
-    def __init__(self, target: LoadedTarget, session: EvaluatedSession, where: str) -> None:
+    def __init__(
+        self, target: LoadedTarget, session: EvaluatedSession, where: str, between: Callable[[], None]
+    ) -> None:
+        self._between = between
         self._target = target
         self._session = session
         self._frame = prompted_frame(target.mask, target.axis, where)
@@ -192,6 +201,7 @@ class _OneSlice:
 
         def take(answer: FrameMask) -> None:
             frames[answer.frame] = answer.mask
+            self._between()
 
         summary = self._session.propagate(RunRequest((self._resolved(prompts),)), take)
         return found, summary.frames_written

@@ -35,6 +35,8 @@ class CaseOutcome:
 
 Tell = Callable[[str], None]
 """Is told what is evaluated next; may raise `Cancelled`."""
+Between = Callable[[], None]
+"""Is called between two slices; may raise `Cancelled`."""
 
 
 def finished_record(work: ExperimentWork) -> CaseRecord | None:
@@ -44,14 +46,16 @@ def finished_record(work: ExperimentWork) -> CaseRecord | None:
     return record if is_same and record is not None and set(work.options.kinds) <= set(record.kinds) else None
 
 
-def do_case(work: ExperimentWork, tell: Tell = lambda title: None) -> CaseOutcome:
+def do_case(
+    work: ExperimentWork, tell: Tell = lambda title: None, between: Between = lambda: None
+) -> CaseOutcome:
     """Evaluate what is not finished of a case.
 
     Returns:
         What became of it; everything that is wrong with this case alone is in there.
 
     Raises:
-        Cancelled: `tell` said so; what is finished is kept.
+        Cancelled: `tell` or `between` said so; what is finished is kept.
     """
     record = read_record(work.record)
     if record is None or record.fingerprint != work.fingerprint:
@@ -60,7 +64,7 @@ def do_case(work: ExperimentWork, tell: Tell = lambda title: None) -> CaseOutcom
         return CaseOutcome(record)
     doing = _Doing(work, record)
     try:
-        doing.run(tell)
+        doing.run(tell, between)
     except Cancelled:
         raise
     except SAM2PropagateError as error:
@@ -83,7 +87,7 @@ class _Doing:
         self._work = work
         self.record = record
 
-    def run(self, tell: Tell) -> None:
+    def run(self, tell: Tell, between: Between) -> None:
         work, options = self._work, self._work.options
         one = LoadedCase(work.case)
         opened = opener(work.model)
@@ -102,7 +106,7 @@ class _Doing:
                     tell(f"{target.target.title}, {TITLES[kind]}")
                     # A new session each: what it saw of other prompts would change what it sees now.
                     session = opened.open(target.frames)
-                    scores = evaluate_prompt(target, session, kind, options.where, options.tolerance)
+                    scores = evaluate_prompt(target, session, kind, options.where, options.tolerance, between)
                     self.record = self.record.with_row(PromptRow(name, counts, kind, scores))
                     write_record(work.record, self.record)
         done = dict.fromkeys((*self.record.kinds, *options.kinds))
