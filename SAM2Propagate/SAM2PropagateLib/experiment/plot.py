@@ -37,21 +37,22 @@ def draw_plot(bins: Sequence[Bin], path: Path, where: str) -> None:
     models = list(dict.fromkeys(one.model for one in bins))
     columns = min(_COLUMNS, len(models))
     rows = -(-len(models) // columns)
-    figure = Figure(figsize=(1.5 + 4.5 * columns, 3.6 * rows), layout="constrained")
+    figure = Figure(figsize=(2 + 4.5 * columns, 3.6 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for panel, model in zip(panels, models, strict=False):
         own = [one for one in bins if one.model == model]
         for kind in dict.fromkeys(one.kind for one in own):
             color, marker = _STYLES[kind]
-            points = [(one.middle, one.dice) for one in own if one.kind == kind]
+            points = [(one.at, one.dice) for one in own if one.kind == kind]
             style = {"color": color, "marker": marker, "markersize": 4}
             panel.plot(*zip(*points, strict=True), label=TITLES[kind], **style)
         runs = max(one.runs for one in own)
         panel.set(title=f"{model} ({runs} {'run' if runs == 1 else 'runs'} for each prompt)", ylim=(0, 1.02))
         panel.set(xlabel="distance from the prompted slice in mm", ylabel="mean Dice of the slices")
         panel.grid(alpha=0.3)
-        panel.legend(loc="lower left", title=f"{where} slice")
+    lines = {line.get_label(): line for panel in panels for line in panel.get_lines()}
+    figure.legend(list(lines.values()), list(lines), title=f"{where} slice", loc="outside right upper")
     for panel in panels[len(models) :]:
         panel.set_visible(False)
     with atomic_output(path, True) as file:

@@ -238,6 +238,7 @@ class Bin:
 
     Attributes:
         model, kind: of which. start, end: mm; of the prompted slice both 0, else the end is included.
+        at: mean distance.
         dice: mean over the runs of each one's mean there. runs: how many have slices there.
     """
 
@@ -245,12 +246,9 @@ class Bin:
     kind: str
     start: float
     end: float
+    at: float
     dice: float
     runs: int
-
-    @property
-    def middle(self) -> float:
-        return (self.start + self.end) / 2
 
 
 def bins_of(lines: Sequence[CaseLine], kinds: Sequence[str]) -> list[Bin]:
@@ -267,30 +265,35 @@ def bins_of(lines: Sequence[CaseLine], kinds: Sequence[str]) -> list[Bin]:
     found = []
     for model in dict.fromkeys(model for model, _ in rows):
         for kind in kinds:
-            places: dict[int, list[float]] = {}
+            places: dict[int, list[tuple[float, float]]] = {}
             for of_model, row in rows:
                 if (of_model, row.kind) == (model, kind):
                     for place, mean in _means_by_place(row, width).items():
                         places.setdefault(place, []).append(mean)
-            found += [
-                Bin(model, kind, max(0, place - 1) * width, place * width, float(np.mean(means)), len(means))
-                for place, means in sorted(places.items())
-            ]
+            for place, means in sorted(places.items()):
+                at, dice = (float(value) for value in np.mean(means, axis=0))
+                start = max(0, place - 1) * width
+                found.append(Bin(model, kind, start, place * width, at, dice, len(means)))
     return found
 
 
-def _means_by_place(row: PromptRow, width: float) -> dict[int, float]:
-    """Return the mean Dice of the slices of each bin: 0 is the prompted slice, n those up to n widths off."""
-    places: dict[int, list[float]] = {}
+def _means_by_place(row: PromptRow, width: float) -> dict[int, tuple[float, float]]:
+    """Return the mean distance and Dice of the slices of each bin: 0 is the prompted slice, n those up to n
+    widths off."""
+    places: dict[int, list[tuple[float, float]]] = {}
     for mm, dice in row.scores.by_distance:
-        places.setdefault(math.ceil(round(abs(mm) / width, 6)), []).append(dice)
-    return {place: float(np.mean(values)) for place, values in places.items()}
+        places.setdefault(math.ceil(round(abs(mm) / width, 6)), []).append((abs(mm), dice))
+    means = {place: np.mean(values, axis=0) for place, values in places.items()}
+    return {place: (float(mean[0]), float(mean[1])) for place, mean in means.items()}
 
 
 def write_bins(path: Path, bins: Sequence[Bin]) -> None:
     """Write the Dice by distance as CSV. Raises as `atomic_output`."""
     rows = [
-        (one.model, TITLES[one.kind], f"{one.start:g}", f"{one.end:g}", f"{one.dice:.4f}", one.runs)
+        (
+            *(one.model, TITLES[one.kind], f"{one.start:g}", f"{one.end:g}", f"{one.at:.2f}"),
+            *(f"{one.dice:.4f}", one.runs),
+        )
         for one in bins
     ]
-    _write_csv(path, ("model", "prompt", "from_mm", "to_mm", "dice", "runs"), rows)
+    _write_csv(path, ("model", "prompt", "from_mm", "to_mm", "mean_mm", "dice", "runs"), rows)
