@@ -17,9 +17,9 @@ EACH = 800 + VOLUME_MB
 @pytest.mark.parametrize(
     ("cores", "free_mb", "workers", "threads"),
     [
-        (16, 100 * EACH, 8, 2),  # one for two cores
+        (16, 100 * EACH, 16, 1),  # one for each core
         (16, 3 * EACH, 3, 5),  # as far as the memory goes
-        (5, 100 * EACH, 2, 2),
+        (5, 100 * EACH, 5, 1),
         (1, 100 * EACH, 1, 1),
         (16, EACH // 2, 1, 16),  # one in any case
     ],
@@ -52,7 +52,7 @@ def test_workers_share_the_memory_for_features() -> None:
 def test_where_the_system_does_not_tell_its_memory_cores_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needs, "available_host_memory", lambda: None)
     plan = local_plan(None, 800, 0, cores=8)
-    assert (plan.workers, plan.cache_mb, plan.note) == (4, None, "")
+    assert (plan.workers, plan.cache_mb, plan.note) == (8, None, "")
     monkeypatch.setattr(needs, "available_host_memory", lambda: 2 * EACH << 20)
     assert local_plan(None, 800, 0, cores=8).workers == 2
 
