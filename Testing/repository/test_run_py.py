@@ -131,9 +131,9 @@ def test_missing_system_libraries_are_named_with_their_packages(monkeypatch: pyt
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
-    with pytest.raises(run.Problem, match=r"at least 1300 MiB .* 1299 MiB are free"):
-        run.check_disk(tmp_path, ["torch", "worker"], lambda folder: 1299)
-    run.check_disk(tmp_path, ["torch", "worker"], lambda folder: 1300)
+    with pytest.raises(run.Problem, match=r"at least 1350 MiB .* 1349 MiB are free"):
+        run.check_disk(tmp_path, ["torch", "worker"], lambda folder: 1349)
+    run.check_disk(tmp_path, ["torch", "worker"], lambda folder: 1350)
 
 
 def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
