@@ -86,6 +86,7 @@ class SAM2PropagateParameterNode:
     model: a model's name or a weights file. device: "auto", "cuda", "mps" or "cpu".
     motion: carry masks along the image's motion as well as by the model.
     keepAsDrawn: lassos are masks just as they are drawn.
+    allAxes: finished masks are carried along the other two axes as well.
     previewOpacity: 0 to 1.
     """
 
@@ -102,6 +103,7 @@ class SAM2PropagateParameterNode:
     device: str = "auto"
     motion: bool = True
     keepAsDrawn: bool = False
+    allAxes: bool = False
     previewOpacity: float = 0.35
 
 

@@ -37,7 +37,7 @@ class WithTaste(RunOptions):
 MINT = WithTaste(direction=BACKWARD, reach=3, taste="mint", is_sweet=True)
 
 
-@pytest.mark.parametrize("options", [RunOptions(), RunOptions(BACKWARD, 4, True, True, True), MINT])
+@pytest.mark.parametrize("options", [RunOptions(), RunOptions(BACKWARD, 4, True, True, True, True), MINT])
 def test_options_come_back_from_the_wire_as_they_were(options: RunOptions) -> None:
     assert type(options).from_wire(options.to_wire()) == options
 
@@ -55,6 +55,7 @@ def test_options_come_back_from_the_wire_as_they_were(options: RunOptions) -> No
         ({"everything": 1}, "bad_run_option"),
         ({"anew": None}, "bad_run_option"),
         ({"edges": "yes"}, "bad_run_option"),
+        ({"all_axes": "all"}, "bad_run_option"),
         ({"taste": "mint"}, "bad_run_option"),
         (["both"], "bad_run_option"),
     ],

@@ -29,6 +29,8 @@ class RunOptions:
             carried in.
         anew: write every frame again, in the present window.
         edges: tell with each mask how its edge runs between the pixels, where that is known.
+        all_axes: when the masks are finished, carry them along the other two axes as well, and fuse the
+            three.
 
     Raises:
         InputError: `unknown_direction`, `bad_reach`, `bad_run_option`.
@@ -39,6 +41,7 @@ class RunOptions:
     everything: bool = False
     anew: bool = False
     edges: bool = False
+    all_axes: bool = False
 
     def __post_init__(self) -> None:
         if self.direction not in DIRECTIONS:

@@ -217,11 +217,15 @@ def test_choices_are_kept_in_the_parameter_node_both_ways(desk: Desk) -> None:
     ui.applyAutomaticallyCheckBox.setChecked(False)
     assert desk.controller.choices.motion
     ui.motionCheckBox.setChecked(False)
+    assert not desk.controller.choices.run.all_axes
+    ui.allAxesCheckBox.setChecked(True)
     choices = desk.controller.choices
+    assert choices.run.all_axes
     assert (choices.run.direction, choices.device, choices.run.reach) == ("forward", "cpu", 7)
     assert choices.allSegments and not choices.applyAutomatically and not choices.motion
     parameters.direction = "backward"
-    parameters.limitReach = False
+    parameters.limitReach = parameters.allAxes = False
+    assert not ui.allAxesCheckBox.checked and not desk.controller.choices.run.all_axes
     parameters.model = "sam2.1_hiera_small"
     assert ui.directionComboBox.itemData(ui.directionComboBox.currentIndex) == "backward"
     assert ui.modelComboBox.itemData(ui.modelComboBox.currentIndex) == "sam2.1_hiera_small"

@@ -21,7 +21,7 @@ from SAM2PropagateLib.cli.experiment import (
     experiment_words,
 )
 from SAM2PropagateLib.cli.finetune import add_sequence
-from SAM2PropagateLib.cli.how import PRECISIONS, add_motion
+from SAM2PropagateLib.cli.how import ALL_AXES, PRECISIONS, add_axes, add_motion
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.said import bad_arguments
 from SAM2PropagateLib.cli.sharing import add_sharing, gpus_for, is_shared, open_workers, sharing_of
@@ -35,6 +35,7 @@ from SAM2PropagateLib.files.atomic import atomic_output, check_output
 from SAM2PropagateLib.frames.window import FittedWindow
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class EvaluateCommand:
     input_size: int | None
     motion: bool
     precision: str
+    all_axes: bool
     prompt: str
     correction: str
     out: Path
@@ -117,6 +119,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
     parser.add_argument("--input-size", type=int, metavar="N", help="side of the model's input in pixels")
     add_motion(parser)
+    add_axes(parser)
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)"
     )
@@ -182,6 +185,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand | Experim
         input_size=namespace.input_size,
         motion=namespace.motion == "on",
         precision=namespace.precision,
+        all_axes=namespace.axes == ALL_AXES,
         prompt=prompts[0],
         correction=namespace.correction or CORRECTIONS[0],
         out=out,
@@ -236,6 +240,7 @@ class EvaluationManner:
     input_size: int | None
     precision: str
     motion: bool
+    all_axes: bool
     prompt: str
     correction: str
 
@@ -267,6 +272,7 @@ def run_evaluate(
         command.input_size,
         command.precision,
         command.motion,
+        command.all_axes,
         command.prompt,
         command.correction,
     )
@@ -341,9 +347,12 @@ class _Evaluator:
             "dtype": loaded.precision,
             "input_size": loaded.input_size,
             "motion": how.motion,
+            "axes": ALL_AXES if how.all_axes else "one",
         }
         self._engine = PropagationEngine(loaded, motion=how.motion)
-        self._options = EvaluationOptions(how.prompt, how.correction, _CORRECTION_COUNT)
+        self._options = EvaluationOptions(
+            how.prompt, how.correction, _CORRECTION_COUNT, run=RunOptions(all_axes=how.all_axes)
+        )
 
     def __call__(self, case: Case, tell: Callable[[str], None] = lambda title: None) -> EvaluatedCase:
         """The scores of a case.
@@ -360,7 +369,7 @@ class _Evaluator:
             target = one.structure(structure)
             tell(target.target.title)
             # A new session each: slices encoded before must not make this one faster.
-            scores = evaluate(target, self._engine.open(target.frames, "auto"), self._options)
+            scores = evaluate(target, self._engine.open_axes(target.frames, "auto"), self._options)
             found.append(EvaluatedTarget(target.target.title, structure in usable, scores, one.window))
         return EvaluatedCase(tuple(found), self._about, tuple(one.notes))
 

@@ -18,6 +18,7 @@ from SAM2PropagateLib.worker.messages import LoadModel
 # As `engine.device` names them, which brings torch along.
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 AXES = {"i": 0, "j": 1, "k": 2, "auto": None}
+ALL_AXES = "all"
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -52,6 +53,7 @@ def add_how(parser: argparse.ArgumentParser) -> Any:
     how.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
     how.add_argument("--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)")
     add_motion(how)
+    add_axes(how)
     return how
 
 
@@ -92,7 +94,9 @@ def how_of(namespace: argparse.Namespace) -> dict[str, Any]:
         "precision": namespace.precision,
         "window": parse_window(namespace.window),
         "crop": None if namespace.crop == "none" else "auto",
-        "run": RunOptions(direction=namespace.direction, reach=namespace.reach),
+        "run": RunOptions(
+            direction=namespace.direction, reach=namespace.reach, all_axes=namespace.axes == ALL_AXES
+        ),
     }
 
 
@@ -103,6 +107,17 @@ def add_motion(parser: Any) -> None:
         choices=("on", "off"),
         default="on",
         help="carry masks along the image's motion, too (on, the default), or by the model alone",
+    )
+
+
+def add_axes(parser: Any) -> None:
+    """Add the option that carries masks along the other two axes as well."""
+    parser.add_argument(
+        "--axes",
+        choices=("one", ALL_AXES),
+        default="one",
+        help="when the masks are finished, carry them along the other two axes, too, and fuse the three "
+        f"({ALL_AXES}); takes about three times as long (default: one)",
     )
 
 

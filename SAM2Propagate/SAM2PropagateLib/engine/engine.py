@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from SAM2PropagateLib.engine import looking
+from SAM2PropagateLib.engine.axes import AxesSession
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import feature_budgets, motion_budget
@@ -64,6 +65,17 @@ class PropagationEngine:
             fixed,
             lambda encode: FeatureStore(encode, self.steps.device, budget, host_budget, self._batch_size),
             SessionSettings(self._max_batch, self._style, self._patience, self._motion_budget),
+        )
+
+    def open_axes(self, frames: FrameStack, crop: FrameCrop | str | None = None) -> AxesSession:
+        """Return a session over a volume that runs along its axis, or along all three.
+
+        Args:
+            crop: as for `open`; a part of the first axis's frames means "auto" on the others.
+        """
+        elsewhere = "auto" if isinstance(crop, FrameCrop) else crop
+        return AxesSession(
+            frames, lambda stack: self.open(stack, crop if stack.axis == frames.axis else elsewhere)
         )
 
     @property

@@ -56,9 +56,10 @@ class Work:
     withdrawn: tuple[int, ...]
 
     @property
-    def frames(self) -> int:
-        stale = sum(len(frames) for _, _, frames in self.stretches)
-        return len(self.keyframes) + stale + len(self.withdrawn)
+    def frames(self) -> tuple[int, ...]:
+        """All that is to be written."""
+        stale = (frame for _, _, frames in self.stretches for frame in frames)
+        return (*self.keyframes, *stale, *self.withdrawn)
 
 
 def work_of(segment: ResolvedSegment, track: Track, options: RunOptions) -> Work:

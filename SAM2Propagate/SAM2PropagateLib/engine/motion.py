@@ -103,6 +103,11 @@ class MotionStore:
         for pair in [pair for pair in self._kept if pair[0] not in sights]:
             self._kept.pop(pair).cancel()
 
+    def close(self) -> None:
+        """Give back all that is kept, and the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.keep_only(())
+
     def _trim(self) -> None:
         # The newest stays, however small the budget is.
         while len(self._kept) > 1 and len(self._kept) * PAIR_BYTES > self._budget:

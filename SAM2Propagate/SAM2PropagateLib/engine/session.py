@@ -28,6 +28,7 @@ from SAM2PropagateLib.engine.results import (
 from SAM2PropagateLib.frame_kinds import ABSENT, KEYFRAME, PREVIEW
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 
@@ -106,6 +107,13 @@ class EngineSession:
         self._frames = frames
         self._forget_unused()
 
+    def close(self) -> None:
+        """Give back all that is kept; nothing is asked any more."""
+        self._tracks.clear()
+        self.features.keep_only(())
+        if self.motion is not None:
+            self.motion.close()
+
     def _forget_unused(self) -> None:
         """Make room: drop the features of windows that no segment is seen through any more."""
         present = self._frames.window
@@ -122,6 +130,10 @@ class EngineSession:
     def crop_of(self, segment: str) -> FrameCrop:
         """Return which part of the frames the model sees for a segment."""
         return self._track(segment).crop
+
+    def window_of(self, segment: str) -> Window:
+        """Return the window that the model sees a segment in."""
+        return self._track(segment).sight.window
 
     def _encode(self, keys: Sequence[FeatureKey]) -> Sequence[EncodedFrame]:
         device = self._steps.device
@@ -306,7 +318,12 @@ class EngineSession:
 
     def expected_frames(self, run: RunRequest) -> int:
         """Return how many masks a run would write, as far as that is known before it."""
-        return sum(work_of(s, self._track(s.segment), run.options).frames for s in run.segments)
+        return len(self.outdated(run))
+
+    def outdated(self, run: RunRequest) -> list[tuple[str, int]]:
+        """Return the (segment, frame)s whose masks a run would write, as far as they are known before it."""
+        works = [work_of(one, self._track(one.segment), run.options) for one in run.segments]
+        return [(work.segment.segment, frame) for work in works for frame in work.frames]
 
     def _prepare(
         self,

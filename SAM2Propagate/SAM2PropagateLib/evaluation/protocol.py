@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -19,13 +19,13 @@ from SAM2PropagateLib.evaluation.targets import LoadedTarget
 from SAM2PropagateLib.prompts.place import range_at
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import SegmentPrompts
-from SAM2PropagateLib.run_options import RunRequest
+from SAM2PropagateLib.run_options import RunOptions, RunRequest
 
 SEGMENT = "target"
 
 
 class EvaluatedSession(Protocol):
-    """What is evaluated; `EngineSession` is one."""
+    """What is evaluated, as `EngineSession` and `AxesSession`."""
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str = "") -> FrameMask:
         """Return the mask of one frame from its prompts alone."""
@@ -43,6 +43,7 @@ class EvaluationOptions:
         correction: `mask` or `click`; see `simulated_user`.
         corrections: how many, one after the other.
         tolerance: mm, of the surface Dice.
+        run: how every run is carried out.
 
     Raises:
         InputError: `bad_option`.
@@ -52,6 +53,7 @@ class EvaluationOptions:
     correction: str = simulated_user.MASK
     corrections: int = 3
     tolerance: float = 2.0
+    run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
         if self.prompt not in simulated_user.FIRST_PROMPTS:
@@ -163,7 +165,7 @@ class _Evaluation:
         nothing changed, and a frame that no keyframe reaches any more is empty."""
         resolved = self._resolved(prompts)
         started = time.perf_counter()
-        summary = self._session.propagate(RunRequest((resolved,)), self._take)
+        summary = self._session.propagate(RunRequest((resolved,), self._options.run), self._take)
         seconds = time.perf_counter() - started
         reached = set(resolved.keyframes).union(*(stretch.frames for stretch in plan(resolved)))
         found = np.zeros(self._reference.shape, bool)

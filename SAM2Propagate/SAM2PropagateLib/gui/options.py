@@ -88,6 +88,7 @@ def choicesOf(parameters: Any) -> Choices:
             direction=direction if direction in DIRECTIONS else BOTH,
             # A scene may hold any number.
             reach=min(max(parameters.reach, REACH[0]), REACH[1]) if parameters.limitReach else None,
+            all_axes=parameters.allAxes,
         ),
         allSegments=parameters.allSegments,
         applyAutomatically=parameters.applyAutomatically,

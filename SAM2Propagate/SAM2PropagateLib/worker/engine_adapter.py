@@ -20,9 +20,9 @@ from SAM2PropagateLib.worker.engine_port import Crop, Mask, ReportProgress, Serv
 from SAM2PropagateLib.worker.messages import LoadModel
 
 if TYPE_CHECKING:
+    from SAM2PropagateLib.engine.axes import AxesSession
     from SAM2PropagateLib.engine.engine import PropagationEngine
     from SAM2PropagateLib.engine.family import LoadsModel
-    from SAM2PropagateLib.engine.session import EngineSession
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class ServedEngine:
             geometry, axis = frames.geometry, frames.axis
             shape, spacing = geometry.frame_shape(axis), geometry.frame_spacing(axis)
             seen = FrameCrop.around(crop, shape, spacing, self._engine.steps.input_size, context=1.0)
-        return _AdaptedSession(self._engine.open(frames, seen))
+        return _AdaptedSession(self._engine.open_axes(frames, seen))
 
     def release_memory(self) -> None:
         gc.collect()
@@ -102,7 +102,7 @@ class ServedEngine:
 class _AdaptedSession:
     """An engine's session as the server wants it."""
 
-    def __init__(self, session: EngineSession) -> None:
+    def __init__(self, session: AxesSession) -> None:
         self._session = session
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str) -> Mask:

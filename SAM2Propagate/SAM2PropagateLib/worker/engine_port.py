@@ -53,9 +53,9 @@ class ServedSession(Protocol):
     def propagate(
         self, run: RunRequest, on_frame: Callable[[Mask], None], between: Callable[[float], None]
     ) -> Mapping[str, Any]:
-        """Run; hands each finished frame to `on_frame`, some before that as a draft, and calls `between`
-        between two steps with how many of the expected frames are done (it may raise `Cancelled`, and it
-        may preview). Returns JSON-able facts about the run."""
+        """Run; hands each finished frame to `on_frame`, some before that as a draft or before the other axes
+        have changed it, and calls `between` between two steps with how many of the expected frames are done
+        (it may raise `Cancelled`, and it may preview). Returns JSON-able facts about the run."""
 
     def set_frames(self, frames: FrameStack) -> None:
         """Go on with other frames of the same shape (another window).

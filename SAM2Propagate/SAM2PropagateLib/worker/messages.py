@@ -22,7 +22,7 @@ from SAM2PropagateLib.texts import Words, from_wire, to_wire
 from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 """Both ends must speak the same one; raised with every change that an older end would misread."""
 
 DEVICE_LOST = "device_lost"

@@ -1,0 +1,287 @@
+"""A volume along one axis, and where a run asks for it along the other two as well.
+
+When the first axis has finished, its masks are cut along the other axes, carried along these from their own
+cross-sections, and the three are fused; see `opinions`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from SAM2PropagateLib.engine.opinions import BoolArray, Opinion, Region, fused, told
+from SAM2PropagateLib.engine.results import FrameMask, RunSummary
+from SAM2PropagateLib.engine.session import EngineSession
+from SAM2PropagateLib.frame_kinds import PROPAGATED
+from SAM2PropagateLib.frames.stack import FrameStack, native_frame
+from SAM2PropagateLib.packed_masks import PackedMask, pack
+from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.run_options import RunOptions, RunRequest
+
+_AXES = 3
+_NO_PIXELS = np.zeros((0, 0), bool)
+
+
+@dataclass
+class _Written:
+    """A frame that was written.
+
+    Attributes:
+        packed: its mask. answer: the rest of what was said of it.
+        is_fused: the other axes have had their say.
+    """
+
+    packed: PackedMask
+    answer: FrameMask
+    is_fused: bool = False
+
+    @staticmethod
+    def of(mask: FrameMask, keeps_edge: bool) -> _Written:
+        """Return what is kept of a mask."""
+        answer = replace(mask, mask=_NO_PIXELS, edge=mask.edge if keeps_edge else None)
+        return _Written(pack(mask.mask), answer)
+
+
+class AxesSession:
+    """Previews and runs over one volume, along one axis or, where a run asks for it, along all three.
+
+    What another axis needs is made for its part of a run and given back after it.
+
+    Args:
+        frames: the volume along the first axis, with its window.
+        open_along: opens a session over the volume along an axis.
+    """
+
+    def __init__(self, frames: FrameStack, open_along: Callable[[FrameStack], EngineSession]) -> None:
+        self._frames = frames
+        self._open_along = open_along
+        self._first = open_along(frames)
+        self._written: dict[str, dict[int, _Written]] = {}
+
+    def preview(self, frame: int, prompts: FramePrompts, segment: str = "") -> FrameMask:
+        """See `EngineSession`."""
+        return self._first.preview(frame, prompts, segment)
+
+    def set_frames(self, frames: FrameStack) -> None:
+        """See `EngineSession`."""
+        self._frames = frames
+        self._first.set_frames(frames)
+
+    def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
+        """See `EngineSession`; the first axis alone."""
+        return self._first.encode_ahead(order, should_stop)
+
+    def expected_frames(self, run: RunRequest) -> int:
+        """Return how many frames a run would write, as far as that is known before it."""
+        return len(self._outdated(run))
+
+    def _outdated(self, run: RunRequest) -> set[tuple[str, int]]:
+        """Return the (segment, frame)s that a run would write."""
+        found = set(self._first.outdated(run))
+        if run.options.all_axes:
+            found.update((one.segment, frame) for one in run.segments for frame in self._unfused(one))
+        return found
+
+    def _unfused(self, segment: ResolvedSegment) -> list[int]:
+        """Return the propagated frames of a segment on which only the first axis was asked, ascending."""
+        written = self._written.get(segment.segment, {})
+        return [
+            frame
+            for frame, one in sorted(written.items())
+            if one.answer.kind == PROPAGATED
+            and not one.is_fused
+            and frame not in segment.locked
+            and frame not in segment.keyframes
+            and segment.first <= frame <= segment.last
+        ]
+
+    def propagate(
+        self,
+        run: RunRequest,
+        on_frame: Callable[[FrameMask], None],
+        between: Callable[[float], None] = lambda done: None,
+    ) -> RunSummary:
+        """Carry the keyframes over their stretches; see `EngineSession`.
+
+        With `all_axes`, a propagated frame whose mask or doubt the other axes change comes once more. What
+        `between` raises meanwhile leaves it as the first axis has it, and the next such run makes up for it.
+
+        Raises:
+            SAM2PropagateError: `out_of_memory`.
+        """
+
+        def take(mask: FrameMask) -> None:
+            kept = _Written.of(mask, run.options.edges)
+            self._written.setdefault(mask.segment, {})[mask.frame] = kept
+            on_frame(mask)
+
+        if not run.options.all_axes:
+            return self._first.propagate(run, take, between)
+        progress = _Passes(between, len(self._outdated(run)), len(run.segments))
+        first = progress.first(self._first.expected_frames(run))
+        summary = self._first.propagate(run, take, first)
+        for segment in run.segments:
+            summary = self._fuse(segment, on_frame, progress, summary)
+        return summary
+
+    # --- the other axes
+
+    def _fuse(
+        self,
+        segment: ResolvedSegment,
+        on_frame: Callable[[FrameMask], None],
+        progress: _Passes,
+        summary: RunSummary,
+    ) -> RunSummary:
+        """Ask the other axes about a segment's masks, and write what they change."""
+        started = time.perf_counter()
+        name, axis, geometry = segment.segment, self._frames.axis, self._frames.geometry
+        frames = self._unfused(segment)
+        extent = self._extent(segment) if frames else None
+        if extent is None:
+            progress.skip(_AXES - 1)
+            return summary
+        region = extent.grown(geometry)
+        solid = self._solid(segment, region)
+        opinions = []
+        for other in (one for one in range(_AXES) if one != axis):
+            opinion, found = self._asked(name, solid, region, other, progress)
+            opinions.append(opinion)
+            summary = replace(
+                summary,
+                frames_computed=summary.frames_computed + found.frames_computed,
+                frames_encoded=summary.frames_encoded + found.frames_encoded,
+            )
+        for mask in self._changed(segment, frames, region, opinions):
+            progress.pause()
+            on_frame(mask)
+        seconds = summary.seconds + time.perf_counter() - started
+        return replace(summary, seconds=seconds)
+
+    def _asked(
+        self, name: str, solid: BoolArray, region: Region, axis: int, progress: _Passes
+    ) -> tuple[Opinion, RunSummary]:
+        """Return what a run along another axis finds of a segment."""
+        geometry = self._frames.geometry
+        window = self._first.window_of(name)
+        session = self._open_along(FrameStack(self._frames.array, geometry, axis, window))
+        opinion = Opinion(axis, region, geometry)
+        request = RunRequest((told(name, solid, region, axis, geometry),), RunOptions())
+
+        def take(mask: FrameMask) -> None:
+            opinion.take(mask.frame, mask.mask, mask.doubt)
+
+        try:
+            summary = session.propagate(request, take, progress.next(session.expected_frames(request)))
+        finally:
+            session.close()
+        return opinion, summary
+
+    def _changed(
+        self, segment: ResolvedSegment, frames: Sequence[int], region: Region, opinions: Sequence[Opinion]
+    ) -> Iterator[FrameMask]:
+        """Yield the masks that the other axes change."""
+        axis, part = self._frames.axis, region.part(self._frames.axis)
+        for frame in frames:
+            one = self._written[segment.segment][frame]
+            if frame not in region.frames(axis):
+                one.is_fused = True
+                continue
+            before = one.packed.unpack()
+            mask, doubt = fused(
+                before[part], one.answer.doubt, [opinion.on(frame, axis) for opinion in opinions]
+            )
+            after = before.copy()
+            after[part] = mask
+            is_same = np.array_equal(before, after)
+            answer = replace(one.answer, mask=after, doubt=doubt, edge=one.answer.edge if is_same else None)
+            changes = not is_same or doubt != one.answer.doubt
+            if changes:
+                yield answer
+            kept = self._written[segment.segment][frame] = _Written.of(answer, False)
+            kept.is_fused = True
+
+    # --- the masks of the first axis
+
+    def _masks(self, segment: ResolvedSegment) -> dict[int, PackedMask]:
+        """Return the masks of a segment's frames, as far as they are known."""
+        found = {
+            frame: one.packed
+            for frame, one in self._written.get(segment.segment, {}).items()
+            if segment.first <= frame <= segment.last
+        }
+        for frame, prompts in segment.keyframes.items():
+            if frame in segment.locked and prompts.mask is not None:
+                found[frame] = pack(np.asarray(prompts.mask))
+        return found
+
+    def _extent(self, segment: ResolvedSegment) -> Region | None:
+        """Return the smallest region that holds a segment's masks; None if they are empty."""
+        boxes = [(frame, one.box) for frame, one in self._masks(segment).items() if not one.is_empty]
+        if not boxes:
+            return None
+        axis = self._frames.axis
+        x, y = (other for other in range(_AXES) if other != axis)
+        low, high = [0, 0, 0], [0, 0, 0]
+        low[axis], high[axis] = min(frame for frame, _ in boxes), max(frame for frame, _ in boxes) + 1
+        low[y], high[y] = min(box[0] for _, box in boxes), max(box[0] + box[2] for _, box in boxes)
+        low[x], high[x] = min(box[1] for _, box in boxes), max(box[1] + box[3] for _, box in boxes)
+        return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+    def _solid(self, segment: ResolvedSegment, region: Region) -> BoolArray:
+        """Return a segment's masks in a region, (K, J, I) bool; a frame of which nothing is known, as a
+        locked one, has that of the known frame next to it."""
+        axis, masks = self._frames.axis, self._masks(segment)
+        solid = np.zeros(region.shape, bool)
+        known = sorted(masks)
+        for frame in region.frames(axis):
+            if known[0] <= frame <= known[-1]:
+                nearest = min(known, key=lambda one: abs(one - frame))
+                mask = masks[nearest].unpack()[region.part(axis)]
+                native_frame(solid, frame - region.low[axis], axis)[:] = mask
+        return solid
+
+
+class _Passes:
+    """Tells how far a run over several axes is, in frames of the first one.
+
+    Args:
+        between: see `EngineSession.propagate`.
+        total: frames that the run writes. segments: how many.
+    """
+
+    def __init__(self, between: Callable[[float], None], total: int, segments: int) -> None:
+        self._between = between
+        self._total = total
+        self._step = 1 / _AXES
+        self._others = self._step / segments
+        self._done = 0.0
+
+    def first(self, expected: int) -> Callable[[float], None]:
+        """Return `between` for the run along the first axis, which writes so many frames."""
+        return self._part(self._step, expected)
+
+    def next(self, expected: int) -> Callable[[float], None]:
+        """Return `between` for the next run of one segment along another axis."""
+        return self._part(self._others, expected)
+
+    def skip(self, runs: int) -> None:
+        """So many runs of one segment along other axes are not needed."""
+        self._done += runs * self._others
+
+    def pause(self) -> None:
+        """Nothing more is done, but the run may be ended here."""
+        self._between(self._done * self._total)
+
+    def _part(self, share: float, expected: int) -> Callable[[float], None]:
+        start = self._done
+        self._done += share
+
+        def between(done: float) -> None:
+            part = min(done / expected, 1.0) if expected else 1.0
+            self._between((start + share * part) * self._total)
+
+        return between

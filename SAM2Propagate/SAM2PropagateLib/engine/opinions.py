@@ -1,0 +1,163 @@
+"""What runs along the other axes say of a mask, and how that changes it.
+
+A run along one axis cuts a structure badly where it lies flat in its frames, or changes fast from one to the
+next; along another axis the same place may be easy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.stack import native_frame
+from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+
+# The constants below were chosen on the training volumes.
+
+# How far beyond the mask the other axes look, as a share of its extent, and at least in voxels.
+_MARGIN, _LEAST_MARGIN = 0.1, 2
+# Cross-sections that are told to the model, at these shares of the mask's voxels along the axis.
+_SEEDS = (0.5,)
+# What the first axis counts more than another one.
+_OWN = 1.0
+# A vote counts by how little its frame is doubted, to this power, and never less than this.
+_POWER, _LEAST = 1.0, 0.05
+# And by how square the pixels of its frames are, to this power: stretched ones show less.
+_SQUARE = 1.0
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of voxels.
+
+    Attributes:
+        low, high: along i, j and k, from `low` to before `high`.
+    """
+
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an array of its voxels, (K, J, I)."""
+        i, j, k = (high - low for low, high in zip(self.low, self.high, strict=True))
+        return k, j, i
+
+    def frames(self, axis: int) -> range:
+        """Return the frames of an axis that it lies on."""
+        return range(self.low[axis], self.high[axis])
+
+    def part(self, axis: int) -> tuple[slice, slice]:
+        """Return the rows and columns of a frame of an axis that it covers."""
+        x, y = (other for other in range(3) if other != axis)
+        return slice(self.low[y], self.high[y]), slice(self.low[x], self.high[x])
+
+    def grown(self, geometry: VolumeGeometry) -> Region:
+        """Return it with the room around it in which the other axes look, held within the volume."""
+        low, high = [], []
+        for start, end, count in zip(self.low, self.high, geometry.shape_ijk, strict=True):
+            margin = max(_LEAST_MARGIN, round(_MARGIN * (end - start)))
+            low.append(max(start - margin, 0))
+            high.append(min(end + margin, count))
+        return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def seeds(solid: BoolArray, region: Region, axis: int, geometry: VolumeGeometry) -> dict[int, FramePrompts]:
+    """Return the cross-sections of a mask from which it is carried along another axis, as mask prompts.
+
+    Args:
+        solid: (K, J, I) of the region, not empty.
+        axis: that axis.
+
+    Returns:
+        Frame of the axis -> the mask's pixels on it.
+    """
+    areas = solid.sum(axis=tuple(n for n in range(3) if n != 2 - axis))
+    share = np.cumsum(areas) / areas.sum()
+    found = {}
+    for wanted in _SEEDS:
+        near = int(np.searchsorted(share, wanted))
+        plane = int(areas.argmax()) if len(_SEEDS) == 1 else near
+        mask = np.zeros(geometry.frame_shape(axis), bool)
+        mask[region.part(axis)] = native_frame(solid, plane, axis)
+        mask.setflags(write=False)
+        found[region.low[axis] + plane] = FramePrompts(mask=mask)
+    return found
+
+
+def told(name: str, solid: BoolArray, region: Region, axis: int, geometry: VolumeGeometry) -> ResolvedSegment:
+    """Return what a run along another axis is told of a mask; see `seeds`."""
+    frames = region.frames(axis)
+    keyframes = seeds(solid, region, axis, geometry)
+    return ResolvedSegment(name, keyframes, first=frames[0], last=frames[-1])
+
+
+class Opinion:
+    """What the run along another axis finds of a mask, frame by frame.
+
+    Args:
+        axis: that axis.
+        region: where it is asked.
+    """
+
+    def __init__(self, axis: int, region: Region, geometry: VolumeGeometry) -> None:
+        self.axis = axis
+        self._region = region
+        self._solid = np.zeros(region.shape, bool)
+        self._trust = np.zeros(len(region.frames(axis)), np.float32)
+        spacing = geometry.frame_spacing(axis)
+        self._worth = (min(spacing) / max(spacing)) ** _SQUARE
+
+    def take(self, frame: int, mask: BoolArray, doubt: float) -> None:
+        """Take the mask, (rows, columns), that was found on a frame of its axis."""
+        place = frame - self._region.low[self.axis]
+        native_frame(self._solid, place, self.axis)[:] = mask[self._region.part(self.axis)]
+        self._trust[place] = trust(doubt) * self._worth
+
+    def on(self, frame: int, axis: int) -> tuple[BoolArray, FloatArray]:
+        """Return what it says on a frame of the first axis, in the region.
+
+        Returns:
+            Its mask, (rows, columns), and how far it is to be trusted, float32 of a shape that fits; 0 where
+            nothing was found out.
+        """
+        mask = native_frame(self._solid, frame - self._region.low[axis], axis)
+        runs_down = self.axis == max(other for other in range(3) if other != axis)
+        return mask, self._trust[:, None] if runs_down else self._trust[None, :]
+
+
+def trust(doubt: float) -> float:
+    """Return how much a vote counts whose frame has this doubt."""
+    return float(max(_LEAST, (1 - doubt) ** _POWER))
+
+
+def fused(
+    own: BoolArray, doubt: float, others: Sequence[tuple[BoolArray, FloatArray]]
+) -> tuple[BoolArray, float]:
+    """Return a frame's mask as all axes see it, and its doubt, which rises where they disagree.
+
+    Args:
+        own: (rows, columns), as the first axis has it, with its doubt.
+        others: see `Opinion.on`.
+    """
+    votes = np.where(own, np.float32(1), np.float32(-1)) * np.float32(_OWN * trust(doubt))
+    agreements = []
+    for mask, weight in others:
+        votes += np.where(mask, weight, -weight)
+        asked = np.broadcast_to(weight > 0, own.shape)
+        if asked.any():
+            agreements.append(_dice(own & asked, mask & asked))
+    agreement = float(np.mean(agreements)) if agreements else 1.0
+    return votes > 0, 1 - (1 - doubt) * agreement
+
+
+def _dice(one: BoolArray, other: BoolArray) -> float:
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else 1.0
