@@ -12,7 +12,16 @@ from Headless.fake_session import disc
 from SAM2PropagateLib import texts
 from SAM2PropagateLib.app.events import Choices, Editing
 from SAM2PropagateLib.app.prompt_changes import changeName
-from SAM2PropagateLib.prompts.values import Box, Click, FrameMark, FrameRange, Lasso, Scribble, SegmentPrompts
+from SAM2PropagateLib.prompts.values import (
+    Box,
+    Click,
+    Curve,
+    FrameMark,
+    FrameRange,
+    Lasso,
+    Scribble,
+    SegmentPrompts,
+)
 from Testing.app.cases import HeadlessCase
 
 SHAPE = (36, 40)
@@ -331,6 +340,7 @@ def test_every_change_of_prompts_has_a_name():
         (none.add(click), said, "box"),
         (none, none.add(stroke), "scribble"),
         (none, none.add(drawn), "lasso"),
+        (none, none.add(Curve("v", ((0, 0, 0), (1, 1, 9)))), "curve"),
         (said, none.add(box), "delete prompt"),
         (none.add(click), none.add(replace(click, ras=(2, 2, 0))), "move prompt"),
         (none, none.add(mark, "lock"), "lock slice"),

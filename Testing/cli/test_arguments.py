@@ -51,7 +51,7 @@ def test_each_prompt_belongs_to_the_segment_before_it() -> None:
 def test_strokes_have_as_many_points_as_they_need() -> None:
     (only,) = segment(
         "--scribble-ras 1 2 3 -4 -5.5 -6 --negative-scribble-ras 7 8 9 --lasso-ras 0 0 3 9 0 3 0 9 3 "
-        "--exact-lasso-ras 0 0 3 9 0 3 0 9 3 --scribble-ras 0 0 0"
+        "--exact-lasso-ras 0 0 3 9 0 3 0 9 3 --scribble-ras 0 0 0 --curve-ras 1 2 3 4 5 60"
     ).segments
     assert only.scribbles == (
         (((1.0, 2.0, 3.0), (-4.0, -5.5, -6.0)), True),
@@ -60,6 +60,7 @@ def test_strokes_have_as_many_points_as_they_need() -> None:
     )
     corners = ((0.0, 0.0, 3.0), (9.0, 0.0, 3.0), (0.0, 9.0, 3.0))
     assert only.lassos == ((corners, False), (corners, True))
+    assert only.curves == (((1.0, 2.0, 3.0), (4.0, 5.0, 60.0)),)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,7 @@ def test_strokes_have_as_many_points_as_they_need() -> None:
     [
         ("--scribble-ras 1 2 3 4", "--scribble-ras has 4 numbers, which do not make whole points"),
         ("--lasso-ras 1 2 3 4 5 6", "--lasso-ras has fewer than 3 points"),
+        ("--curve-ras 1 2 3", "--curve-ras has fewer than 2 points. Give points along the structure."),
         ("--exact-lasso-ras 1 2", "--exact-lasso-ras has 2 numbers"),
         ("--negative-scribble-ras 1 2 x", "'x' is not a number of millimeters"),
         ("--scribble-ras", "--scribble-ras"),

@@ -13,6 +13,7 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.files.segmentation import read_segmentation
 from SAM2PropagateLib.files.volume import read_volume
 from SAM2PropagateLib.prompts.document import dumps
+from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import Click, PromptSet, SegmentPrompts
 from Testing.cli.dicom_files import write_series
 from Testing.cli.fake_session import RADIUS, FakeSession
@@ -128,6 +129,35 @@ def test_a_scribble_and_a_lasso_become_masks_on_the_right_voxels(tmp_path: Path,
     assert np.array_equal(read_segmentation(again).segments[1].mask, expected)
 
 
+def test_a_curve_is_clicks_on_the_slices_that_it_crosses(tmp_path: Path, volume: Path) -> None:
+    out, report, session = tmp_path / "s.seg.nrrd", tmp_path / "r.json", FakeSession()
+    outcome = run(
+        tmp_path,
+        *("segment", volume, "--curve-ras", *words(ras_of(7, 9, 2)), *words(ras_of(9, 9, 4))),
+        *("--axis", "k", "--out", out, "--report", report),
+        session=session,
+    )
+    assert outcome.code == 0, outcome.err
+    (said,) = session.asked["prompts"].segments
+    keyframes = resolve(said, session.opened["stack"].geometry, 2).keyframes
+    assert {frame: np.round(one.clicks, 3).tolist() for frame, one in keyframes.items()} == {
+        2: [[7, 9, 1]],
+        3: [[8, 9, 1]],
+        4: [[9, 9, 1]],
+    }
+    values = json.loads(report.read_text(encoding="utf-8"))
+    assert values["prompts"]["version"] == 3 and len(values["prompts"]["segments"][0]["curves"]) == 1
+    # The report's prompts give the same segmentation.
+    (tmp_path / "p.json").write_text(json.dumps(values["prompts"]), encoding="utf-8")
+    again = tmp_path / "again.seg.nrrd"
+    outcome = run(
+        tmp_path, "segment", volume, "--prompts", tmp_path / "p.json", "--out", again, session=FakeSession()
+    )
+    assert outcome.code == 0, outcome.err
+    masks = [read_segmentation(file).segments[0].mask for file in (out, again)]
+    assert masks[0].any() and np.array_equal(*masks)
+
+
 def test_overlapping_segments_are_both_kept(tmp_path: Path, volume: Path) -> None:
     out = tmp_path / "s.seg.nrrd"
     outcome = run(
@@ -172,6 +202,7 @@ def test_options_reach_the_worker(tmp_path: Path, volume: Path) -> None:
         *("segment", volume, "--point-ras", *words(ras_of(7, 9, 3)), "--out", tmp_path / "s.seg.nrrd"),
         *("--model", own, "--config", "my.yaml", "--device", "cpu", "--input-size", 512, "--motion", "off"),
         *("--precision", "float32"),
+        *("--axes", "all"),
         *("--crop", "none", "--direction", "forward", "--reach", 2, "--window", 150, -20),
         session=session,
     )
@@ -184,6 +215,7 @@ def test_options_reach_the_worker(tmp_path: Path, volume: Path) -> None:
     assert session.opened["crop"] is None
     assert (session.opened["window"].width, session.opened["window"].level) == (150.0, -20.0)
     assert (session.asked["direction"], session.asked["reach"]) == ("forward", 2)
+    assert session.asked["all_axes"] is True
 
 
 def test_the_bundled_model_is_the_default(tmp_path: Path, volume: Path) -> None:

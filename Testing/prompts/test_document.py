@@ -248,9 +248,9 @@ def test_what_is_no_document(document: Any) -> None:
 
 
 def test_a_document_of_the_future() -> None:
-    error = refusal({**changed("version", 3), "shapes": "unheard of"})
+    error = refusal({**changed("version", 4), "shapes": "unheard of"})
     assert error.code == "future_version"
-    assert "version 3" in str(error) and "up to version 2" in str(error) and "Update" in error.hint
+    assert "version 4" in str(error) and "up to version 3" in str(error) and "Update" in error.hint
 
 
 def test_strokes_raise_the_version_and_nothing_else_does() -> None:

@@ -13,6 +13,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.prompts import (
     Box,
     Click,
+    Curve,
     Lasso,
     PromptSet,
     Scribble,
@@ -68,6 +69,14 @@ class MarkupCase(CommitCase):
                 ),
                 Lasso("o2", self.places(((2.23, 2.31), (9.47, 3.37), (6.33, 14.29)), 12, axis), exact=True),
             ),
+            curves=(
+                Curve("v1", (*self.places(((5, 5), (6, 7)), 1, axis), *self.places(((8, 7),), 6, axis))),
+                Curve(
+                    "v2",
+                    (*self.places(((3, 4), (9, 4)), 3, axis), *self.places(((9, 4),), 7, axis)),
+                    closed=True,
+                ),
+            ),
         )
         return PromptSet((a, b), axis)
 
@@ -82,13 +91,15 @@ def assertSame(case, read, written, axis=2):
     assert read.names == written.names
     for one in written.segments:
         other = read.segment(one.segment)
-        for kind in ("clicks", "boxes", "masks", "absent", "locks", "scribbles", "lassos"):
+        for kind in ("clicks", "boxes", "masks", "absent", "locks", "scribbles", "lassos", "curves"):
             assert [item.id for item in getattr(other, kind)] == [item.id for item in getattr(one, kind)]
         for click, expected in zip(other.clicks, one.clicks, strict=True):
             np.testing.assert_allclose(click.ras, expected.ras, atol=1e-4)
             assert click.positive == expected.positive
         for stroke, expected in zip(
-            (*other.scribbles, *other.lassos), (*one.scribbles, *one.lassos), strict=True
+            (*other.scribbles, *other.lassos, *other.curves),
+            (*one.scribbles, *one.lassos, *one.curves),
+            strict=True,
         ):
             np.testing.assert_allclose(stroke.points, expected.points, atol=1e-4)
             assert replace(stroke, points=expected.points) == expected

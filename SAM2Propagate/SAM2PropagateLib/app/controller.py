@@ -356,6 +356,22 @@ class Controller:
         """
         return self._pointing.addLasso(points, exact, viewNormal)
 
+    @_command
+    def addCurve(
+        self, points: npt.ArrayLike, closed: bool = False, viewNormal: npt.ArrayLike | None = None
+    ) -> bool:
+        """Adds a curve through the structure: a positive click where it crosses slices.
+
+        Args:
+            points: (n, 3) RAS in mm, in order.
+            closed: the last point is joined to the first.
+            viewNormal: as for `point`.
+
+        Returns:
+            False if it was refused; a message has said why.
+        """
+        return self._pointing.addCurve(points, closed, viewNormal)
+
     def refuse3D(self) -> None:
         """The user clicked into the 3D view with a tool."""
         self._pointing.refuse3D()

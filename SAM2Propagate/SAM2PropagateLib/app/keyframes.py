@@ -16,11 +16,20 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.prompts.place import click_at, mask_at
-from SAM2PropagateLib.prompts.strokes import FrameStroke, frames_of, is_across, lasso_parts, scribble_parts
+from SAM2PropagateLib.prompts.strokes import (
+    FrameStroke,
+    curve_crossings,
+    curve_on_frame,
+    frames_of,
+    is_across,
+    lasso_parts,
+    scribble_parts,
+)
 from SAM2PropagateLib.prompts.values import (
     DRAWN,
     Box,
     Click,
+    Curve,
     Lasso,
     MaskPrompt,
     Prompt,
@@ -96,9 +105,34 @@ def changedFrames(
 ) -> set[int]:
     """Returns the frames on which a prompt was added, moved or removed."""
     old, new = ({prompt.id: prompt for prompt in one} for one in (before, after))
-    changed = [one for one in old.values() if new.get(one.id) != one]
-    changed += [one for one in new.values() if old.get(one.id) != one]
-    return set(everyFrame(changed, geometry, axis))
+    went = [one for one in old.values() if new.get(one.id) != one]
+    came = [one for one in new.values() if old.get(one.id) != one]
+    return {
+        frame
+        for said, prompts in ((before, went), (after, came))
+        for prompt in prompts
+        for frame in spokenFramesOf(prompt, said, geometry, axis)
+    }
+
+
+def spokenFramesOf(
+    prompt: Prompt, said: SegmentPrompts, geometry: VolumeGeometry, axis: int
+) -> frozenset[int]:
+    """Returns the frames on which one of a segment's prompts speaks: a curve passes by those that are
+    locked, absent or outside the range."""
+    frames = everyFrameOf(prompt, geometry, axis)
+    return frames - _passedBy(said, geometry, axis) if isinstance(prompt, Curve) else frames
+
+
+def _passedBy(said: SegmentPrompts, geometry: VolumeGeometry, axis: int) -> frozenset[int]:
+    """Returns the frames on which a curve of the segment says nothing."""
+    marked = everyFrame((*said.absent, *said.locks), geometry, axis)
+    if said.range is None:
+        return marked
+    ends = sorted(geometry.frame_coordinate(end, axis) for end in (said.range.first, said.range.last))
+    first, last = (geometry.nearest_frame(end, axis) for end in ends)
+    outside = (frame for frame in range(geometry.frame_count(axis)) if not first <= frame <= last)
+    return marked | frozenset(outside)
 
 
 def speaking(
@@ -107,7 +141,8 @@ def speaking(
     """Returns the prompts that count: without those that are the history of a mask on their frame.
 
     A click at the place of an older one of the other sign takes its place. Of two boxes on a frame the newer
-    one counts. Strokes across the frames are cut into what they say on each, so that all is on one frame.
+    one counts. Strokes across the frames are cut into what they say on each, so that all is on one frame;
+    curves become clicks.
     """
     frames = framesOf(said, geometry, axis)
     masked = {frames[mask.id] for mask in said.masks if mask.id in frames}
@@ -140,7 +175,20 @@ def speaking(
             if (lasso.id, frame) not in over:
                 scribbles += inside
                 clicks += beyond
-    return replace(said, clicks=tuple(clicks), boxes=boxes, scribbles=tuple(scribbles), lassos=tuple(lassos))
+    passed = _passedBy(said, geometry, axis) if said.curves else frozenset()
+    for curve in said.curves:
+        for frame, (strokes, crossed) in _curveOnFrames(curve, geometry, axis).items():
+            if frame not in passed and (curve.id, frame) not in over:
+                scribbles += strokes
+                clicks += crossed
+    return replace(
+        said,
+        clicks=tuple(clicks),
+        boxes=boxes,
+        scribbles=tuple(scribbles),
+        lassos=tuple(lassos),
+        curves=(),
+    )
 
 
 def _scribbleOnFrames(
@@ -182,6 +230,39 @@ def _lassoOnFrames(
             ),
         )
         for frame, (inside, beyond) in parts.items()
+    }
+
+
+def _curveOnFrames(
+    curve: Curve, geometry: VolumeGeometry, axis: int
+) -> dict[int, tuple[tuple[Scribble, ...], tuple[Click, ...]]]:
+    """Returns what a curve says on each frame: clicks where it crosses, or strokes where it lies on one."""
+    try:
+        if is_across(curve, geometry, axis):
+            crossings = curve_crossings(curve, geometry, axis)
+        else:
+            flat = curve_on_frame(curve, geometry, axis)
+            return {
+                frame: (
+                    tuple(
+                        _laid(f"{curve.id}@{frame}.{number}", piece, frame, geometry, axis)
+                        for number, piece in enumerate(pieces)
+                    ),
+                    (),
+                )
+                for frame, pieces in flat.items()
+            }
+    except InputError:  # beside the volume, or closed on one frame
+        return {}
+    return {
+        frame: (
+            (),
+            tuple(
+                click_at(x, y, frame, geometry, axis, True, f"{curve.id}@{frame}-{number}")
+                for number, (x, y) in enumerate(places)
+            ),
+        )
+        for frame, places in crossings.items()
     }
 
 

@@ -26,7 +26,7 @@ from SAM2PropagateLib.app.tools import (
 from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
-from SAM2PropagateLib.prompts.place import lasso_around, range_at, scribble_along
+from SAM2PropagateLib.prompts.place import curve_through, lasso_around, range_at, scribble_along
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
@@ -175,6 +175,16 @@ class Pointing:
         isExact = self._selection.choices.keepAsDrawn if exact is None else exact
         return self._addStroke(
             lambda places, geometry: lasso_around(places, geometry, isExact), points, viewNormal
+        )
+
+    def addCurve(
+        self, points: npt.ArrayLike, closed: bool = False, viewNormal: npt.ArrayLike | None = None
+    ) -> bool:
+        """Adds a curve; for arguments and result see `Controller.addCurve`."""
+        if not self._situation.whyNot(rules.PROMPT):
+            self._provideSegment()
+        return self._addStroke(
+            lambda places, geometry: curve_through(places, geometry, closed), points, viewNormal
         )
 
     def _addStroke(

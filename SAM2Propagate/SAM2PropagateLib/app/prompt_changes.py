@@ -17,6 +17,7 @@ from SAM2PropagateLib.prompts.values import (
     DRAWN,
     Box,
     Click,
+    Curve,
     FrameMark,
     Lasso,
     MaskPrompt,
@@ -191,6 +192,11 @@ class PromptChanges:
             frames = keyframes.everyFrameOf(prompt, geometry, axis)
             if not frames:
                 return _("This place is outside the volume.")
+            if isinstance(prompt, Curve):
+                # It passes by slices on which it has nothing to say.
+                if prompt.closed and not is_across(prompt, geometry, axis):
+                    return _("A closed curve on one slice crosses none. Draw a lasso there.")
+                continue
             if prompt in new.absent and (why := self._whyNotAbsent(new, frames, locked)):
                 return why
             if not isinstance(prompt, Click | Box | Stroke):
@@ -217,6 +223,8 @@ class PromptChanges:
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
         for stroke in said.strokes:
+            if isinstance(stroke, Curve):
+                continue  # it passes by
             held = frames & keyframes.everyFrameOf(stroke, geometry, axis)
             # One on a single frame goes with its mark; of one that crosses others nobody asked to drop it.
             if held and is_across(stroke, geometry, axis):
@@ -238,7 +246,7 @@ class PromptChanges:
         arrived = {
             one.id: fresh
             for one in keyframes.drawn(new)
-            if (fresh := self._freshFrames(one, known.get(one.id)))
+            if (fresh := self._freshFrames(one, new, old if one.id in known else None))
         }
         for name, fresh in arrived.items():
             one = new.get(name)
@@ -254,13 +262,16 @@ class PromptChanges:
                 said = _withoutPrompts(said, frames[mark.id], geometry, axis)
         return keyframes.withoutIdleMasks(said, workspace.keptFacts.history(said.segment), geometry, axis)
 
-    def _freshFrames(self, one: Prompt, before: Prompt | None) -> frozenset[int]:
-        """Returns the frames on which a prompt speaks and did not before."""
+    def _freshFrames(
+        self, one: Prompt, said: SegmentPrompts, before: SegmentPrompts | None
+    ) -> frozenset[int]:
+        """Returns the frames on which a prompt of a segment speaks and did not before; None: it is new."""
         workspace = self._selection.require()
-        now = keyframes.everyFrameOf(one, workspace.geometry, workspace.axis)
+        geometry, axis = workspace.geometry, workspace.axis
+        now = keyframes.spokenFramesOf(one, said, geometry, axis)
         if before is None:
             return now
-        return now - keyframes.everyFrameOf(before, workspace.geometry, workspace.axis)
+        return now - keyframes.spokenFramesOf(before.get(one.id), before, geometry, axis)
 
     def _withMaskToCorrect(self, said: SegmentPrompts, frame: int, arrived: set[str]) -> SegmentPrompts:
         """Returns a copy with the frame's present mask as what is corrected: the user's edit, or a propagated
@@ -309,7 +320,7 @@ def changeName(before: SegmentPrompts, after: SegmentPrompts) -> str:
         return _("range")
     placed = [one for one in came if not isinstance(one, MaskPrompt)]
     if placed:
-        names = {Box: _("box"), Scribble: _("scribble"), Lasso: _("lasso")}
+        names = {Box: _("box"), Scribble: _("scribble"), Lasso: _("lasso"), Curve: _("curve")}
         return names.get(type(placed[-1]), _("click"))
     if any(not isinstance(one, MaskPrompt) for one in went):
         return _("delete prompt")
@@ -372,5 +383,9 @@ def _oneShape(
 
 
 def _withoutPrompts(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
-    """Returns a copy without the clicks and shapes of one frame: it is marked as absent."""
-    return said.only(lambda one: frame not in keyframes.everyFrameOf(one, geometry, axis), *DRAWN)
+    """Returns a copy without the clicks and shapes of one frame: it is marked as absent. A curve passes by."""
+
+    def stays(one: Prompt) -> bool:
+        return isinstance(one, Curve) or frame not in keyframes.everyFrameOf(one, geometry, axis)
+
+    return said.only(stays, *DRAWN)

@@ -14,6 +14,7 @@ from SAM2PropagateLib.prompts.resolve import choose_axis
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
+    Curve,
     FrameMark,
     Lasso,
     PromptSet,
@@ -72,6 +73,8 @@ def _segment(given: SegmentArguments) -> SegmentPrompts:
         prompts = prompts.add(Scribble(f"scribble-{number}", points, positive))
     for number, (points, exact) in enumerate(given.lassos, start=1):
         prompts = prompts.add(Lasso(f"lasso-{number}", points, exact))
+    for number, points in enumerate(given.curves, start=1):
+        prompts = prompts.add(Curve(f"curve-{number}", points))
     return prompts
 
 

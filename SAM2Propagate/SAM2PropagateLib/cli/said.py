@@ -25,6 +25,7 @@ _STROKES = {
     "negative_scribble_ras": ("--negative-scribble-ras", 1),
     "lasso_ras": ("--lasso-ras", 3),
     "exact_lasso_ras": ("--exact-lasso-ras", 3),
+    "curve_ras": ("--curve-ras", 2),
 }
 
 
@@ -43,6 +44,7 @@ class SegmentArguments:
     range: tuple[int, int] | None = None
     scribbles: tuple[tuple[tuple[Point, ...], bool], ...] = ()
     lassos: tuple[tuple[tuple[Point, ...], bool], ...] = ()
+    curves: tuple[tuple[Point, ...], ...] = ()
 
 
 def add_what(parser: argparse.ArgumentParser) -> Any:
@@ -73,6 +75,9 @@ def add_what(parser: argparse.ArgumentParser) -> Any:
     )
     what.add_argument(
         "--exact-lasso-ras", help="a line around the structure on one slice, kept as it is", **stroke
+    )
+    what.add_argument(
+        "--curve-ras", help="a line through the structure, from slice to slice: its points in order", **stroke
     )
     what.add_argument(
         "--absent-ras",
@@ -133,6 +138,8 @@ def _with(segment: SegmentArguments, kind: str, values: Sequence[Any]) -> Segmen
         points = _stroke(kind, values)
         if kind.endswith("scribble_ras"):
             return replace(segment, scribbles=(*segment.scribbles, (points, kind == "scribble_ras")))
+        if kind == "curve_ras":
+            return replace(segment, curves=(*segment.curves, points))
         return replace(segment, lassos=(*segment.lassos, (points, kind == "exact_lasso_ras")))
     point: Point = (values[0], values[1], values[2])
     if kind == "box_ras":
@@ -153,7 +160,10 @@ def _stroke(kind: str, values: Sequence[float]) -> tuple[Point, ...]:
     points = [(values[n], values[n + 1], values[n + 2]) for n in range(0, len(values), 3)]
     if len(points) < least:
         raise bad_arguments(
-            f"{option} has fewer than {least} points.", "Give points all around the structure."
+            f"{option} has fewer than {least} points.",
+            "Give points along the structure."
+            if kind == "curve_ras"
+            else "Give points all around the structure.",
         )
     return tuple(points)
 

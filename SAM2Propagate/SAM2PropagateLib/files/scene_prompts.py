@@ -26,6 +26,7 @@ from SAM2PropagateLib.prompts.document import loads
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
+    Curve,
     FrameMark,
     FrameRange,
     Lasso,
@@ -503,6 +504,8 @@ def _items(
     try:
         if role == "lasso":
             return [(Lasso(name, points, _EXACT in node.attributes), None)]
+        if role in ("curve", "closed curve"):
+            return [(Curve(name, points, role == "closed curve"), None)]
         if role in ("scribble", "negative scribble"):
             return [(Scribble(name, points, role == "scribble"), None)]
     except InputError:

@@ -11,6 +11,7 @@ import slicer.util
 from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.app.events import UserMessage
 from SAM2PropagateLib.gui.application import Application
+from SAM2PropagateLib.gui.curve_menu import CurveMenu
 from SAM2PropagateLib.gui.dialogs import SlicerDialogs
 from SAM2PropagateLib.gui.embedded_editor import EmbeddedEditor
 from SAM2PropagateLib.gui.install_banner import InstallBanner
@@ -67,6 +68,7 @@ class Panel:
         self._toolRow = ToolRow(ui, controller, self._icons, self.refresh)
         self.run = RunView(ui, controller, application.frameSurfaces)
         self._options = Options(ui, controller, lambda: None if self._isShowing else self._parameters)
+        self.curves = CurveMenu(ui, controller)
         self._model = ModelSection(ui, controller, models, self.messages, self._chooseModel)
         self._server = ServerSection(ui, controller, provision.server, self.messages)
         self._sections = Sections(
@@ -94,7 +96,7 @@ class Panel:
             signal.disconnect(slot)
         for part in (
             self._connections, self.messages, self._banner, self.window, self.segments, self._toolRow,
-            self.run, self._options, self._model, self._server, self._sections, self._editor,
+            self.run, self._options, self.curves, self._model, self._server, self._sections, self._editor,
         ):  # fmt: skip
             part.close()
 
@@ -185,6 +187,7 @@ class Panel:
             self._toolRow.refresh(facts)
             self.run.refresh(facts)
             self._options.refresh(self._parameters)
+            self.curves.refresh(facts)
             self._model.refresh()
             self._server.refresh()
             self.segments.refresh(facts)

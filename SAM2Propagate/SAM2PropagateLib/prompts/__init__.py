@@ -1,4 +1,4 @@
-"""What the user said: clicks, scribbles, boxes, lassos, masks, absent marks, locks and ranges, kept in RAS.
+"""What the user said, kept in RAS: clicks, scribbles, boxes, lassos, curves, masks, marks, locks, ranges.
 
 Numpy only.
 """
@@ -8,6 +8,7 @@ from SAM2PropagateLib.prompts.place import (
     box_around,
     box_at,
     click_at,
+    curve_through,
     lasso_around,
     mark_at,
     mask_at,
@@ -19,6 +20,7 @@ from SAM2PropagateLib.prompts.strokes import FrameStroke, frames_of, is_across, 
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
+    Curve,
     FrameMark,
     FrameRange,
     Lasso,
@@ -35,6 +37,7 @@ from SAM2PropagateLib.prompts.values import (
 __all__ = [
     "Box",
     "Click",
+    "Curve",
     "FrameMark",
     "FramePrompts",
     "FrameRange",
@@ -52,6 +55,7 @@ __all__ = [
     "box_at",
     "choose_axis",
     "click_at",
+    "curve_through",
     "dumps",
     "frames_of",
     "from_document",

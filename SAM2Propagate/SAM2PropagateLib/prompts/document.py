@@ -13,9 +13,9 @@ import numpy.typing as npt
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.packed_masks import MAX_PIXELS, MaskError, mask_of_text, pack_whole
 from SAM2PropagateLib.prompts.values import (
-    STROKES,
     Box,
     Click,
+    Curve,
     FrameMark,
     FrameRange,
     Lasso,
@@ -29,20 +29,22 @@ from SAM2PropagateLib.texts import Text, Words
 from SAM2PropagateLib.texts import text as _
 
 FORMAT = "sam2propagate-prompts"
-VERSION = 2
+VERSION = 3
 CODEC = "zlib-packbits"
 _AXES = ("i", "j", "k")
+# Which version each kind came with. A document without it stays one of an older version, which older readers
+# know.
+_SINCE = {"scribbles": 2, "lassos": 2, "curves": 3}
 
 T = TypeVar("T")
 
 
 def to_document(prompts: PromptSet) -> dict[str, Any]:
     """Return the prompts as JSON-able values, of the oldest version that can say them."""
-    # They came with version 2: without them older readers know the document.
-    has_strokes = any(segment.strokes for segment in prompts.segments)
+    needed = [since for key, since in _SINCE.items() for segment in prompts.segments if getattr(segment, key)]
     return {
         "format": FORMAT,
-        "version": VERSION if has_strokes else 1,
+        "version": max(needed, default=1),
         "coordinates": "RAS",
         "axis": None if prompts.axis is None else _AXES[prompts.axis],
         "segments": [_write_segment(segment) for segment in prompts.segments],
@@ -130,6 +132,10 @@ def _write_segment(segment: SegmentPrompts) -> dict[str, Any]:
             {"id": one.id, "points": [list(point) for point in one.points], "exact": one.exact}
             for one in segment.lassos
         ],
+        "curves": [
+            {"id": one.id, "points": [list(point) for point in one.points], "closed": one.closed}
+            for one in segment.curves
+        ],
     }
     return {
         "segment": segment.segment,
@@ -160,10 +166,11 @@ def _write_segment(segment: SegmentPrompts) -> dict[str, Any]:
 
 def _read_segment(fields: _DocumentFields, version: int) -> SegmentPrompts:
     name = fields.text("segment")
-    for key in STROKES:
-        if version < 2 and key in fields.values:
+    for key, since in _SINCE.items():
+        if version < since and key in fields.values:
             fields.fail(
-                _("has “{key}”, which version 1 does not know").format(key=key), _("Set “version” to 2.")
+                _("has “{key}”, which version {version} does not know").format(key=key, version=version),
+                _("Set “version” to {version}.").format(version=since),
             )
     ids = _given_ids(fields)
 
@@ -185,6 +192,7 @@ def _read_segment(fields: _DocumentFields, version: int) -> SegmentPrompts:
         "scribbles", lambda item, i: Scribble(i, item.line("points"), item.boolean("positive", True))
     )
     lassos = all_of("lassos", lambda item, i: Lasso(i, item.line("points"), item.boolean("exact", False)))
+    curves = all_of("curves", lambda item, i: Curve(i, item.line("points"), item.boolean("closed", False)))
     frame_range = fields.take("range", None)
     ends = None
     if frame_range is not None:
@@ -192,7 +200,7 @@ def _read_segment(fields: _DocumentFields, version: int) -> SegmentPrompts:
         ends = FrameRange(place.point("first"), place.point("last"))
         place.end()
     fields.end()
-    return SegmentPrompts(name, clicks, boxes, masks, absent, locks, ends, scribbles, lassos)
+    return SegmentPrompts(name, clicks, boxes, masks, absent, locks, ends, scribbles, lassos, curves)
 
 
 def _read_mask(item: _DocumentFields, prompt_id: str) -> MaskPrompt:
@@ -218,7 +226,7 @@ def _read_mask(item: _DocumentFields, prompt_id: str) -> MaskPrompt:
 
 
 def _given_ids(fields: _DocumentFields) -> set[str]:
-    lists = (fields.values.get(key) for key in ("clicks", "boxes", "masks", "absent", "locks", *STROKES))
+    lists = (fields.values.get(key) for key in ("clicks", "boxes", "masks", "absent", "locks", *_SINCE))
     items = (item for one in lists if isinstance(one, list) for item in one if isinstance(item, dict))
     return {item["id"] for item in items if isinstance(item.get("id"), str)}
 

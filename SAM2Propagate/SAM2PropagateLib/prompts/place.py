@@ -11,6 +11,7 @@ from SAM2PropagateLib.prompts.strokes import thinned
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
+    Curve,
     FrameMark,
     FrameRange,
     Lasso,
@@ -101,6 +102,21 @@ def lasso_around(
         InputError: `bad_point`, `empty_lasso`.
     """
     return Lasso(prompt_id or new_id(), _thinned(points, geometry), exact)
+
+
+def curve_through(
+    points: npt.ArrayLike, geometry: VolumeGeometry, closed: bool = False, prompt_id: str | None = None
+) -> Curve:
+    """Return a curve along a line in space, without the points that say nothing more.
+
+    Args:
+        points: (n, 3) RAS, in order; see `strokes.thinned`.
+        closed: the last point is joined to the first.
+
+    Raises:
+        InputError: `bad_point`, `short_curve`.
+    """
+    return Curve(prompt_id or new_id(), _thinned(points, geometry), closed)
 
 
 def mask_at(

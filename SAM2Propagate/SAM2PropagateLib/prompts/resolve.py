@@ -14,8 +14,11 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry, check_axis, ras_words
+from SAM2PropagateLib.prompts.place import click_at
 from SAM2PropagateLib.prompts.strokes import (
     FrameStroke,
+    curve_crossings,
+    curve_on_frame,
     flat_axes,
     is_across,
     lasso_parts,
@@ -25,6 +28,7 @@ from SAM2PropagateLib.prompts.strokes import (
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
+    Curve,
     Lasso,
     MaskPrompt,
     PromptSet,
@@ -201,7 +205,8 @@ def resolve(
     A locked frame with a mask keeps exactly that mask: clicks and boxes on it are history and left out. A
     locked frame without a mask contributes nothing. An all-False mask is an absent mark. A mask together
     with clicks or scribbles is a mask to be corrected by them. A lasso on one frame is a mask, too; several
-    add up. Scribbles and lassos across the frames speak on a few of them, see `strokes`.
+    add up. Scribbles and lassos across the frames speak on a few of them, see `strokes`. A curve is clicks
+    where it crosses frames; it says nothing on those that are locked, absent or outside the range.
 
     Args:
         segment: what was said.
@@ -212,8 +217,8 @@ def resolve(
 
     Raises:
         InputError: `outside_volume`, `outside_range`, `empty_box`, `box_not_flat`, `mask_geometry`,
-            `empty_lasso`, `lasso_across`, `contradiction`, and if `need_positive`: `no_prompts`,
-            `only_negative_clicks`.
+            `empty_lasso`, `lasso_across`, `flat_curve`, `contradiction`, and if `need_positive`:
+            `no_prompts`, `only_negative_clicks`.
     """
     axis = check_axis(axis)
     frames = _Frames(segment, geometry, axis)
@@ -232,6 +237,8 @@ def resolve(
         frames.put_scribble(scribble)
     for lasso in segment.lassos:
         frames.put_lasso(lasso)
+    for curve in segment.curves:
+        frames.put_curve(curve, first, last)
     keyframes = frames.keyframes(first, last, need_positive)
     positive = sorted(frame for frame, prompts in keyframes.items() if prompts.is_positive)
     if need_positive and not positive:
@@ -286,7 +293,9 @@ class _Frames:
     def put_click(self, click: Click) -> None:
         what = _("The positive click") if click.positive else _("The negative click")
         frame = self.geometry.frame_of(click.ras, self.axis, what=what)
-        x, y = self.geometry.pixel_of(click.ras, self.axis)
+        self._click(click, frame, *self.geometry.pixel_of(click.ras, self.axis))
+
+    def _click(self, click: Click, frame: int, x: float, y: float) -> None:
         for other_x, other_y, positive in self.clicks.get(frame, ()):
             if positive != click.positive and math.hypot(x - other_x, y - other_y) <= _SAME_PLACE:
                 raise _contradiction(
@@ -330,6 +339,22 @@ class _Frames:
             return
         frame, pixels = outline_pixels(lasso, self.geometry, self.axis, name)
         self.lassos.setdefault(frame, []).append((pixels, lasso.exact))
+
+    def put_curve(self, curve: Curve, first: int, last: int) -> None:
+        geometry, axis, name = self.geometry, self.axis, self.segment.segment
+        silent = self.locked | self.absent
+
+        def speaks(frame: int) -> bool:
+            return first <= frame <= last and frame not in silent
+
+        if not is_across(curve, geometry, axis):
+            for frame, strokes in curve_on_frame(curve, geometry, axis, name).items():
+                if speaks(frame):
+                    self.strokes.setdefault(frame, []).extend(strokes)
+            return
+        for frame, places in curve_crossings(curve, geometry, axis, name).items():
+            for x, y in places if speaks(frame) else ():
+                self._click(click_at(x, y, frame, geometry, axis, True, curve.id), frame, x, y)
 
     def keyframes(self, first: int, last: int, need_positive: bool) -> dict[int, FramePrompts]:
         keyframes = {}

@@ -1,4 +1,4 @@
-"""Where strokes lie on the frames of a volume: the parts of a scribble, the inside of a lasso."""
+"""Where strokes lie on frames: the parts of a scribble, the inside of a lasso, where a curve crosses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry, check_axis, ras_words
-from SAM2PropagateLib.prompts.values import MOST_POINTS, Lasso, Ras, Scribble, Stroke
+from SAM2PropagateLib.prompts.values import MOST_POINTS, Curve, Lasso, Ras, Scribble, Stroke
 from SAM2PropagateLib.texts import Text, Words
 from SAM2PropagateLib.texts import text as _
 
@@ -22,6 +22,9 @@ Pieces = dict[int, list[tuple[Pixel, ...]]]
 
 MOST_KEYFRAMES = 3
 """A stroke across the frames speaks on at most so many of those that it crosses."""
+
+MOST_CROSSED = 9
+"""A curve speaks on at most so many of those that it crosses; between them the masks are carried."""
 
 TOLERANCE = 0.25
 """Voxels; no point that is left out of a stroke lies farther from what is left of it."""
@@ -34,6 +37,8 @@ _TILT = 15.0
 _CHORD_MARGIN = 0.25
 # Pixels from the ends of a chord to the negative clicks beyond them.
 _BEYOND = 2.0
+# Pixels; crossings of one frame that are nearer to each other are one.
+_APART = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,12 @@ def frames_of(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> tuple[int,
     volume.
 
     A stroke on one frame speaks there. One across the frames speaks on `MOST_KEYFRAMES` of those that it
-    crosses, evenly spread: the ends of a scribble are among them.
+    crosses (a curve on `MOST_CROSSED`), evenly spread: the ends of a scribble or a curve are among them.
     """
+    if isinstance(stroke, Curve):
+        if is_across(stroke, geometry, axis):
+            return tuple(_crossings(stroke.line, geometry, check_axis(axis)))
+        return tuple(_parts(stroke.line, geometry, check_axis(axis)))
     if isinstance(stroke, Scribble):
         return tuple(_parts(stroke.points, geometry, check_axis(axis)))
     if not is_across(stroke, geometry, axis):
@@ -72,7 +81,7 @@ def is_across(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> bool:
     """
     if float(np.ptp(geometry.ras_to_ijk(stroke.points)[:, check_axis(axis)])) <= _FLAT:
         return False
-    if isinstance(stroke, Scribble):
+    if isinstance(stroke, Scribble | Curve):
         return True
     places = np.asarray(stroke.points)
     normal = np.linalg.svd(places - places.mean(axis=0), full_matrices=True)[2][2]
@@ -100,6 +109,45 @@ def scribble_parts(
         frame: tuple(FrameStroke(points, scribble.positive) for points in pieces)
         for frame, pieces in parts.items()
     }
+
+
+def curve_crossings(
+    curve: Curve, geometry: VolumeGeometry, axis: int, segment: str = ""
+) -> dict[int, tuple[Pixel, ...]]:
+    """Return where a curve across the frames crosses those on which it speaks, ascending.
+
+    Returns:
+        frame -> the places (x, y) in native pixels, at least one; those beyond the image are left out.
+
+    Raises:
+        InputError: `outside_volume`: it crosses no frame within the image.
+    """
+    found = _crossings(curve.line, geometry, check_axis(axis))
+    if not found:
+        raise _outside(_curve_words(segment), curve.points)
+    return found
+
+
+def curve_on_frame(
+    curve: Curve, geometry: VolumeGeometry, axis: int, segment: str = ""
+) -> dict[int, tuple[FrameStroke, ...]]:
+    """Return what a curve says that lies on one frame, where it crosses none: the same as a scribble.
+
+    Raises:
+        InputError: `flat_curve` for a closed one, `outside_volume`.
+    """
+    if curve.closed:
+        raise InputError(
+            "flat_curve",
+            _("{what} is closed and lies on one of the {slices}, so it crosses none.").format(
+                what=_curve_words(segment), slices=_slices(geometry, axis)
+            ),
+            _("Draw a lasso there, or a curve from slice to slice."),
+        )
+    parts = _parts(curve.line, geometry, check_axis(axis))
+    if not parts:
+        raise _outside(_curve_words(segment), curve.points)
+    return {frame: tuple(FrameStroke(points) for points in pieces) for frame, pieces in parts.items()}
 
 
 def lasso_parts(
@@ -260,6 +308,30 @@ def _parts(
 
 
 @lru_cache(maxsize=256)
+def _crossings(line: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> dict[int, tuple[Pixel, ...]]:
+    """Return where a line crosses the frames on which it speaks, in the image, ascending; at its ends, which
+    may lie beside the middle of their frames, the end."""
+    ijk = geometry.ras_to_ijk(line)
+    here, there = ijk[:-1], ijk[1:]
+    found = {}
+    for frame in _frames_between(ijk[:, axis], geometry, axis):
+        crosses = (here[:, axis] < frame) != (there[:, axis] < frame)
+        a, b = here[crosses], there[crosses]
+        share = (frame - a[:, axis]) / (b[:, axis] - a[:, axis])
+        places = a + share[:, None] * (b - a)
+        if not len(places):
+            places = ijk[[np.abs(ijk[:, axis] - frame).argmin()]]
+        pixels: list[Pixel] = []
+        for pixel in map(_pixel, _in_plane(places, axis)):
+            is_new = all(np.hypot(pixel[0] - x, pixel[1] - y) > _APART for x, y in pixels)
+            if is_new and _is_in_image(pixel, geometry, axis):
+                pixels.append(pixel)
+        if pixels:
+            found[frame] = tuple(pixels)
+    return {frame: found[frame] for frame in _spread(list(found), MOST_CROSSED)}
+
+
+@lru_cache(maxsize=256)
 def _chords(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> dict[int, list[Chord]]:
     """Return the chords (start, end), each (2,) in pixels, that frames cut out of a lasso across them,
     ascending."""
@@ -339,11 +411,11 @@ def _inside(
     return (first, last) if first <= last else None
 
 
-def _spread(frames: list[int]) -> list[int]:
-    """Return at most `MOST_KEYFRAMES` of these, evenly spread, the first and last among them."""
-    if len(frames) <= MOST_KEYFRAMES:
+def _spread(frames: list[int], most: int = MOST_KEYFRAMES) -> list[int]:
+    """Return at most so many of these, evenly spread, the first and last among them."""
+    if len(frames) <= most:
         return frames
-    return [frames[round(n * (len(frames) - 1) / (MOST_KEYFRAMES - 1))] for n in range(MOST_KEYFRAMES)]
+    return [frames[round(n * (len(frames) - 1) / (most - 1))] for n in range(most)]
 
 
 def _flat_frame(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> int | None:
@@ -395,6 +467,10 @@ def _slices(geometry: VolumeGeometry, axis: int) -> Text:
 
 def _lasso_words(segment: str) -> Text:
     return _("The lasso of segment “{segment}”").format(segment=segment) if segment else _("The lasso")
+
+
+def _curve_words(segment: str) -> Text:
+    return _("The curve of segment “{segment}”").format(segment=segment) if segment else _("The curve")
 
 
 def _outside(what: Words, points: tuple[Ras, ...]) -> InputError:

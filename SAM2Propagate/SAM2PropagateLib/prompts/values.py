@@ -141,6 +141,44 @@ class Lasso:
             )
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A line through the structure in space: a positive click where it crosses a frame.
+
+    Args:
+        id: unique in its segment.
+        points: RAS of the line's corners in order, at least two. A point that repeats the one before it is
+            left out, and of a closed one a last point that repeats the first.
+        closed: the last point is joined to the first.
+
+    Raises:
+        InputError: `bad_id`, `bad_point`, `short_curve`, `too_many_points`.
+    """
+
+    id: str
+    points: tuple[Ras, ...]
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        points = _stroke(self.points, lambda: _("The point of a curve at"))
+        while self.closed and len(points) > 1 and points[-1] == points[0]:
+            points = points[:-1]
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "closed", bool(self.closed))
+        if len(points) < 2:
+            raise InputError(
+                "short_curve",
+                _("A curve has fewer than two points."),
+                _("Draw it through the structure, from slice to slice."),
+            )
+
+    @property
+    def line(self) -> tuple[Ras, ...]:
+        """The points along it, the first one again at the end of a closed one."""
+        return (*self.points, self.points[0]) if self.closed else self.points
+
+
 @dataclass(frozen=True, eq=False)
 class MaskPrompt:
     """The structure's pixels on one frame.
@@ -209,7 +247,7 @@ class FrameRange:
         object.__setattr__(self, "last", to_ras(self.last, lambda: _("The range's end at")))
 
 
-Stroke: TypeAlias = Scribble | Lasso
+Stroke: TypeAlias = Scribble | Lasso | Curve
 Prompt: TypeAlias = Click | Box | MaskPrompt | FrameMark | Stroke
 
 
@@ -230,6 +268,7 @@ class SegmentPrompts:
     range: FrameRange | None = None
     scribbles: tuple[Scribble, ...] = ()
     lassos: tuple[Lasso, ...] = ()
+    curves: tuple[Curve, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.segment, str) or not self.segment.strip():
@@ -278,11 +317,12 @@ class SegmentPrompts:
 
     @property
     def has_positive(self) -> bool:
-        """Whether anything says where the structure is: a positive click or scribble, a box, a lasso or a
-        mask with pixels."""
+        """Whether anything says where the structure is: a positive click or scribble, a box, a lasso, a curve
+        or a mask with pixels."""
         signed: tuple[Click | Scribble, ...] = (*self.clicks, *self.scribbles)
         positive = any(one.positive for one in signed)
-        return positive or bool(self.boxes or self.lassos) or any(mask.mask.any() for mask in self.masks)
+        drawn = bool(self.boxes or self.lassos or self.curves)
+        return positive or drawn or any(mask.mask.any() for mask in self.masks)
 
     def get(self, prompt_id: str) -> Prompt:
         """Return the prompt with this id. Raises InputError `unknown_prompt`."""
@@ -314,7 +354,7 @@ class SegmentPrompts:
         Args:
             prompt_id: id of the prompt.
             points: RAS; one for a click, a mark (its place) or a mask (its origin), two for a box (its
-                corners), as many as it has for a scribble or a lasso.
+                corners), as many as it has for a scribble, a lasso or a curve.
 
         Raises:
             InputError: `unknown_prompt`, `bad_point`. ValueError: the wrong number of points.
@@ -399,8 +439,9 @@ _KINDS: dict[str, type] = {
     "locks": FrameMark,
     "scribbles": Scribble,
     "lassos": Lasso,
+    "curves": Curve,
 }
-STROKES = ("scribbles", "lassos")
+STROKES = ("scribbles", "lassos", "curves")
 """The kinds that are lines of points."""
 DRAWN = ("clicks", "boxes", *STROKES)
 """The kinds that the user places in the views and that show the structure: no masks, no marks."""

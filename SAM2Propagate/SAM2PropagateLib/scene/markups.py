@@ -1,10 +1,10 @@
 """Prompts as markups in the scene, and back.
 
 Clicks and marks are control points of fiducial nodes, one node per segment and role; every box is a flat ROI
-node on its frame, every scribble a curve and every lasso a closed one. All are saved with the scene, can be
-dragged in the slice views, and stay on the voxels of their volume (`anchor.py`). Masks and the propagation
-axis, which no markup can show, are kept in the scene beside them. Nodes that SAM2 Propagate did not make are
-never read or changed.
+node on its frame, every scribble a curve and every lasso a closed one; a curve is one with handles. All are
+saved with the scene, can be dragged in the slice views, and stay on the voxels of their volume (`anchor.py`).
+Masks and the propagation axis, which no markup can show, are kept in the scene beside them. Nodes that SAM2
+Propagate did not make are never read or changed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from SAM2PropagateLib.prompts.resolve import choose_axis, place_box
 from SAM2PropagateLib.prompts.values import (
     Box,
     Click,
+    Curve,
     FrameMark,
     FrameRange,
     Lasso,
@@ -40,6 +41,9 @@ from SAM2PropagateLib.scene.anchor import KEPT_NAME, Move, PromptAnchor
 from SAM2PropagateLib.scene.prompt_nodes import (
     ABSENT,
     BOX,
+    CLOSED_CURVE,
+    CURVE,
+    CURVE_ROLES,
     EXACT_ATTRIBUTE,
     LASSO,
     LOCK,
@@ -218,6 +222,7 @@ class PromptMarkups:
             range=FrameRange(ends[0], ends[1]) if len(ends) >= 2 else None,
             scribbles=tuple(one for one in strokes if isinstance(one, Scribble)),
             lassos=tuple(one for one in strokes if isinstance(one, Lasso)),
+            curves=tuple(one for one in strokes if isinstance(one, Curve)),
         )
 
     def _points(self, segmentID: str, role: str, used: set[str]) -> Iterator[tuple[str, Ras]]:
@@ -386,7 +391,7 @@ class PromptMarkups:
         return False
 
     def strokeUnderMouse(self) -> Any:
-        """Returns the node of the scribble or lasso whose line is under the mouse; None if there is none."""
+        """Returns the node of the stroke whose line is under the mouse; None if there is none."""
         for node in strokeNodes(self._segmentationNode):
             display = node.GetDisplayNode()
             if display is not None and display.GetActiveComponentType() == display.ComponentLine:
@@ -538,12 +543,16 @@ def _stroke(node: Any, name: str) -> Stroke:
     role = node.GetAttribute(ROLE_ATTRIBUTE)
     if role == LASSO:
         return Lasso(name, points, _isExact(node))
+    if role in CURVE_ROLES:
+        return Curve(name, points, role == CLOSED_CURVE)
     return Scribble(name, points, role == SCRIBBLE)
 
 
 def _roleOf(stroke: Stroke) -> str:
     if isinstance(stroke, Lasso):
         return LASSO
+    if isinstance(stroke, Curve):
+        return CLOSED_CURVE if stroke.closed else CURVE
     return SCRIBBLE if stroke.positive else NEGATIVE_SCRIBBLE
 
 

@@ -21,8 +21,10 @@ from SAM2PropagateLib.scene.transforms import parentToWorld, toMatrix
 
 POSITIVE, NEGATIVE, ABSENT, LOCK, RANGE, BOX = "positive", "negative", "absent", "lock", "range", "box"
 SCRIBBLE, NEGATIVE_SCRIBBLE, LASSO = "scribble", "negative scribble", "lasso"
+CURVE, CLOSED_CURVE = "curve", "closed curve"
 POINT_ROLES = (POSITIVE, NEGATIVE, ABSENT, LOCK, RANGE)
-STROKE_ROLES = (SCRIBBLE, NEGATIVE_SCRIBBLE, LASSO)
+CURVE_ROLES = (CURVE, CLOSED_CURVE)
+STROKE_ROLES = (SCRIBBLE, NEGATIVE_SCRIBBLE, LASSO, *CURVE_ROLES)
 _ROLES = (*POINT_ROLES, BOX, *STROKE_ROLES)
 AXIS_ATTRIBUTE = "SAM2Propagate.Axis"
 PROMPT_ID_ATTRIBUTE = "SAM2Propagate.PromptID"
@@ -59,12 +61,16 @@ _LOOKS = {
     SCRIBBLE: _NodeStyle("scribble", "Vertex2D"),
     NEGATIVE_SCRIBBLE: _NodeStyle("negative scribble", "Vertex2D"),
     LASSO: _NodeStyle("lasso", "Vertex2D"),
+    CURVE: _NodeStyle("curve", "Circle2D", 2.0),
+    CLOSED_CURVE: _NodeStyle("closed curve", "Circle2D", 2.0),
 }
 _CLASSES = {
     BOX: ROI_CLASS,
     SCRIBBLE: CURVE_CLASS,
     NEGATIVE_SCRIBBLE: CURVE_CLASS,
     LASSO: CLOSED_CURVE_CLASS,
+    CURVE: CURVE_CLASS,
+    CLOSED_CURVE: CLOSED_CURVE_CLASS,
 }
 # A prompt must stand out from the mask of its own segment.
 _LIGHTER = 0.5
@@ -89,14 +95,14 @@ def promptNodes(
 
 
 def strokeNodes(segmentationNode: Any, segmentID: str | None = None) -> Iterator[Any]:
-    """Yields the markups nodes of scribbles and lassos of a segmentation, or only of one segment."""
+    """Yields the markups nodes of scribbles, lassos and curves of a segmentation, or only of one segment."""
     for node in promptNodes(segmentationNode, segmentID):
         if isStroke(node):
             yield node
 
 
 def isStroke(node: Any) -> bool:
-    """Tells whether a prompt node is a scribble or a lasso."""
+    """Tells whether a prompt node is a scribble, a lasso or a curve."""
     return node.GetAttribute(ROLE_ATTRIBUTE) in STROKE_ROLES
 
 
@@ -296,25 +302,26 @@ def pointPlace(node: Any, index: int) -> Ras:
 
 
 def strokePoints(node: Any) -> FloatArray:
-    """Returns (n, 3) points of a scribble or lasso, below the parent transforms of its node."""
+    """Returns (n, 3) points of a scribble, lasso or curve, below the parent transforms of its node."""
     places = [pointPlace(node, index) for index in definedPoints(node)]
     return np.array(places, dtype=np.float64).reshape(-1, 3)
 
 
 def setStroke(node: Any, points: npt.ArrayLike) -> None:
-    """Gives a scribble or lasso these points.
+    """Gives a scribble, lasso or curve these points.
 
     Args:
         points: (n, 3), n >= 1, below the parent transforms of the node.
     """
     places = np.asarray(points, dtype=np.float64)
+    # A scribble or lasso is moved as a whole only.
+    hasHandles = node.GetAttribute(ROLE_ATTRIBUTE) in CURVE_ROLES
     wasModifying = node.StartModify()
     try:
         if node.GetNumberOfControlPoints() != len(places):
             node.RemoveAllControlPoints()
             for place in places:
-                # No handles: a stroke is moved as a whole.
-                node.SetNthControlPointVisibility(node.AddControlPoint(vtk.vtkVector3d(*place)), False)
+                node.SetNthControlPointVisibility(node.AddControlPoint(vtk.vtkVector3d(*place)), hasHandles)
         else:
             for index, place in enumerate(places):
                 node.SetNthControlPointPosition(index, *(float(value) for value in place))
@@ -363,6 +370,10 @@ def _style(display: Any, role: str) -> None:
     display.SetGlyphScale(_LOOKS[role].scale)
     if role in STROKE_ROLES:
         display.SetLineThickness(_STROKE_LINE)
+    if role in CURVE_ROLES:
+        # It goes through the slices, and is seen from all of them.
+        display.SetSliceProjection(True)
+        display.SetVisibility3D(True)
     if role == BOX:
         display.SetFillVisibility(False)
         display.SetLineThickness(_BOX_LINE)

@@ -1,4 +1,4 @@
-"""Scribbles and lassos: drawn, moved and deleted with the mouse in every kind of slice view, and kept.
+"""Scribbles, lassos, curves: drawn, moved and deleted with the mouse in every kind of slice view, and kept.
 
 Run inside Slicer by CTest (`slicer_add_python_unittest`), and without Slicer by `python3 run.py test`, in
 offscreen slice views.
@@ -75,7 +75,17 @@ class StrokeCase(ToolCase):
 
     def strokes(self, segmentID: str = "A") -> tuple[Any, ...]:
         said = self.workspace.prompts.segment(segmentID)
-        return (*said.scribbles, *said.lassos)
+        return (*said.scribbles, *said.lassos, *said.curves)
+
+    def bent(self) -> Any:
+        """A curve through the middle voxel, from three slices below it to three above; what was said."""
+        i, j, k = MIDDLE
+        places = [(i - 5, j - 4, k - 3), (i, j, k), (i + 5, j - 4, k + 3)]
+        assert self.controller.addCurve(self.geometry.ijk_to_world(places)), self.texts
+        self.controller.wait(5)
+        self.view.screenshot()
+        (curve,) = self.strokes()
+        return curve
 
     def onLine(self, stroke: Any) -> Xy:
         """A place on the line of a stroke, between two of its points, in the view."""
@@ -375,6 +385,47 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         self.assertTrue(case.controller.undo())
         self.assertEqual(case.strokes(), ())
         self.assertEqual(case.codes, [])
+
+    def test_aCurveIsDraggedByItsPointsAndByItsLine(self) -> None:
+        case = self.case()
+        curve = case.bent()
+        frames = set(range(MIDDLE[2] - 3, MIDDLE[2] + 4))
+        self.assertEqual(case.workspace.previewFrames("A"), frames)
+        start = case.xy(MIDDLE)
+        case.view.move((start[0] + 1, start[1]))
+        case.view.drag(start, (start[0] + 22, start[1] + 14))
+        case.controller.wait(5)
+        (dragged,) = case.strokes()
+        moves = np.linalg.norm(np.subtract(dragged.points, curve.points), axis=1)
+        self.assertGreater(moves[1], 1.0)
+        self.assertEqual((moves[0], moves[2]), (0.0, 0.0), "its other points stay")
+        self.assertEqual(case.workspace.previewFrames("A"), frames)
+        self.assertTrue(case.controller.undo())
+        case.controller.wait(5)
+        self.assertEqual(case.strokes(), (curve,), "one step back")
+        case.view.screenshot()
+        place = case.onLine(curve)
+        case.view.move((place[0] + 1, place[1]))
+        case.view.drag(place, (place[0] + 22, place[1] + 14))
+        case.controller.wait(5)
+        (moved,) = case.strokes()
+        offsets = np.subtract(moved.points, curve.points)
+        self.assertGreater(np.linalg.norm(offsets[0]), 1.0)
+        np.testing.assert_allclose(offsets, np.broadcast_to(offsets[0], offsets.shape), atol=1e-6)
+        self.assertEqual(case.codes, [])
+
+    def test_aCurveIsSavedWithTheScene(self) -> None:
+        case = self.case()
+        curve = case.bent()
+        case.close()
+        with tempfile.TemporaryDirectory() as folder:
+            saveScene(Path(folder) / "scene.mrb")
+            slicer.mrmlScene.Clear()
+            self.assertEqual(nodesOfClass("vtkMRMLMarkupsCurveNode"), [])
+            loadScene(Path(folder) / "scene.mrb")
+        (node,) = nodesOfClass("vtkMRMLMarkupsCurveNode")
+        np.testing.assert_allclose(strokePoints(node), curve.points, atol=1e-4)
+        self.assertTrue(node.GetNthControlPointVisibility(1) and node.GetDisplayNode().GetVisibility3D())
 
     @each(tool=STROKES)
     def test_aMoveIsTakenBackWithTheRightButton(self, tool: str) -> None:
