@@ -110,6 +110,7 @@ def test_direction_and_reach(headless):
         "everything": False,
         "anew": False,
         "edges": False,
+        "all_axes": False,
     }
     case.controller.close()
 
@@ -598,6 +599,7 @@ def test_a_changed_window_is_told_of_once_where_it_does_not_count(case):
         "everything": True,
         "anew": True,
         "edges": False,
+        "all_axes": False,
     }
     case.run()
     assert case.codes == ["older_window"]

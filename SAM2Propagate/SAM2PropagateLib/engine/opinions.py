@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float32]
 # How far beyond the mask the other axes look, as a share of its extent, and at least in voxels.
 _MARGIN, _LEAST_MARGIN = 0.1, 2
 # Cross-sections that are told to the model, at these shares of the mask's voxels along the axis.
-_SEEDS = (0.5,)
+_SEEDS = (1 / 6, 1 / 2, 5 / 6)
 # What the first axis counts more than another one.
 _OWN = 1.0
 # A vote counts by how little its frame is doubted, to this power, and never less than this.
@@ -83,8 +83,7 @@ def seeds(solid: BoolArray, region: Region, axis: int, geometry: VolumeGeometry)
     share = np.cumsum(areas) / areas.sum()
     found = {}
     for wanted in _SEEDS:
-        near = int(np.searchsorted(share, wanted))
-        plane = int(areas.argmax()) if len(_SEEDS) == 1 else near
+        plane = int(np.searchsorted(share, wanted))
         mask = np.zeros(geometry.frame_shape(axis), bool)
         mask[region.part(axis)] = native_frame(solid, plane, axis)
         mask.setflags(write=False)
