@@ -383,7 +383,10 @@ def _oneShape(
 
 
 def _withoutPrompts(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
-    """Returns a copy without the clicks and shapes of one frame: it is marked as absent. A curve passes by."""
+    """Returns a copy without the clicks and shapes of one frame: it is marked as absent.
+
+    A curve passes by.
+    """
 
     def stays(one: Prompt) -> bool:
         return isinstance(one, Curve) or frame not in keyframes.everyFrameOf(one, geometry, axis)

@@ -172,7 +172,9 @@ class AxesSession:
         request = RunRequest((told(name, solid, region, axis, geometry),), RunOptions())
 
         def take(mask: FrameMask) -> None:
-            opinion.take(mask.frame, mask.mask, mask.doubt)
+            # What it was told itself says nothing new.
+            if mask.kind == PROPAGATED:
+                opinion.take(mask.frame, mask.mask, mask.doubt)
 
         try:
             summary = session.propagate(request, take, progress.next(session.expected_frames(request)))

@@ -28,7 +28,7 @@ _SEEDS = (1 / 6, 1 / 2, 5 / 6)
 # What the first axis counts more than another one.
 _OWN = 1.0
 # A vote counts by how little its frame is doubted, to this power, and never less than this.
-_POWER, _LEAST = 1.0, 0.05
+_POWER, _LEAST = 1.0, 0.2
 # And by how square the pixels of its frames are, to this power: stretched ones show less.
 _SQUARE = 1.0
 
