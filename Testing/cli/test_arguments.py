@@ -183,6 +183,7 @@ def test_every_option_arrives() -> None:
         ("evaluate --cases c --resume", "--resume belongs to --protocol shen2024"),
         ("evaluate --cases c --protocol shen2024 --prompt 3 click", "--prompt click is no prompt of"),
         ("evaluate --cases c --protocol shen2024 --correction mask", "makes no corrections"),
+        ("evaluate --cases c --protocol shen2024 --axes all", "runs along one axis"),
         ("evaluate --cases c --protocol shen2024 --slice first", "invalid choice: 'first'"),
         ("evaluate --cases c --protocol shen2024 --tolerance -1", "'-1' is not a distance"),
         ("evaluate --cases c --protocol shen2024 --tolerance near", "'near' is not a distance"),

@@ -155,6 +155,8 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand | Experim
     if namespace.protocol == PROTOCOL:
         if namespace.correction is not None:
             raise bad_arguments(f"--protocol {PROTOCOL} makes no corrections.", "Leave out --correction.")
+        if namespace.axes == ALL_AXES:
+            raise bad_arguments(f"--protocol {PROTOCOL} runs along one axis.", "Leave out --axes.")
         return experiment_command(namespace)
     if words := experiment_words(namespace):
         raise bad_arguments(

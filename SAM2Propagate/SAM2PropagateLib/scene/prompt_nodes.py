@@ -373,6 +373,7 @@ def _style(display: Any, role: str) -> None:
     if role in CURVE_ROLES:
         # It goes through the slices, and is seen from all of them.
         display.SetSliceProjection(True)
+        display.SetSliceProjectionUseFiducialColor(True)
         display.SetVisibility3D(True)
     if role == BOX:
         display.SetFillVisibility(False)
