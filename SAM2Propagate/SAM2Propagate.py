@@ -30,7 +30,7 @@ from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.app.events import Editing, Installed
 from SAM2PropagateLib.app.server_jobs import ServerJobs
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.gui.application import Application, Later, QtTicker, sliceViews
+from SAM2PropagateLib.gui.application import Application, Later, QtTicker, holdViews, sliceViews
 from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter
 from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.model_list import ModelList
@@ -217,7 +217,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         self.controller = Controller(
             self.workerSession,
             self.ticker,
-            editing=Editing(makeWriter, idle.start, edited.start, editName),
+            editing=Editing(makeWriter, idle.start, edited.start, editName, holdViews),
             installed=Installed(missing=self.missingPackages, computer=self.computer),
             drawer=drawing.draw,
         )

@@ -26,6 +26,22 @@ def test_undo_brings_a_removed_segment_back_with_its_masks_and_prompts(case):
     assert case.workspace.prompts.segment("A") == before
 
 
+def test_undo_and_redo_choose_the_segment_that_was_worked_on(case):
+    case.controller.select(case.volumeNode, case.segmentationNode, "B")
+    case.controller.removeSegment()
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    new = case.controller.addSegment()
+    case.controller.select(case.volumeNode, case.segmentationNode, new)
+    assert case.controller.undo() and case.controller.segmentID == "A"
+    assert case.controller.undo() and case.controller.segmentID == "B"
+    assert case.controller.redo() and case.controller.segmentID == "A"
+    assert case.controller.redo() and case.controller.segmentID == new
+    # What leaves the segments as they are leaves the choice as it is.
+    case.click(12, 15, 8)
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    assert case.controller.undo() and case.controller.segmentID == "A"
+
+
 def test_a_new_segment_with_the_id_of_a_removed_one_starts_empty(case):
     case.click(12, 15, 8)
     case.run()

@@ -251,12 +251,12 @@ def test_a_run_from_click_to_undo_through_the_segment_editor(desk: Desk) -> None
     assert undo.enabled and undo.toolTip == desk.ui.undoButton.toolTip == "Undo propagate (18 slices)"
     assert not redo.enabled and redo.toolTip == "There is nothing to redo."
     undo.click()
-    assert desk.voxels() == 0
     desk.settle()
+    assert desk.voxels() == 0
     assert undo.toolTip == "Undo click" and redo.toolTip == "Redo propagate (18 slices)"
     redo.click()
-    assert desk.voxels() > 18
     desk.settle()
+    assert desk.voxels() > 18
     desk.ui.undoButton.click()
     desk.settle()
     desk.ui.undoButton.click()
@@ -465,6 +465,17 @@ def test_segments_are_added_chosen_and_removed_in_place(desk: Desk) -> None:
     desk.click()
     desk.ui.removeSegmentButton.click()
     assert desk.controller.segmentID == first
+    # Undo and Redo choose what was chosen.
+    desk.ui.addSegmentButton.click()
+    third = desk.controller.segmentID
+    for button, chosen in (
+        (desk.ui.undoButton, first), (desk.ui.undoButton, second), (desk.ui.redoButton, first),
+        (desk.ui.redoButton, third), (desk.ui.undoButton, first),
+    ):  # fmt: skip
+        button.click()
+        desk.settle()
+        assert desk.controller.segmentID == chosen == desk.ui.segmentsTable.selectedSegmentIDs()[0]
+        assert desk.parameters.segmentID == chosen
     # Its prompts are there for Undo, and not seen.
     [node] = slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")
     assert not node.GetDisplayNode().GetVisibility()
@@ -956,12 +967,20 @@ class Layout:
     threeDViewCount = 1
 
     def __init__(self) -> None:
+        from PySide6 import QtWidgets
+
         self.interactors = newInteractors()
         self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
         self.slots: list[Any] = []
         self.logics: list[Any] = []
         self.connections = 0
-        self.drawn = 0
+        self.drawn = self.paused = 0
+        self.isGone = False
+        # Where the views are: in a window of their own, as on a second screen.
+        self.place = QtWidgets.QWidget()
+
+    def window(self) -> Any:
+        return self.place
 
     def mrmlSliceLogics(self) -> Any:  # noqa: N802
         made = vtk.vtkCollection()
@@ -990,12 +1009,24 @@ class Layout:
         def draw() -> None:
             self.drawn += 1
 
-        return types.SimpleNamespace(interactor=lambda: self.interactors[0], scheduleRender=draw)
+        view = types.SimpleNamespace(interactor=lambda: self.interactors[0], scheduleRender=draw)
+        view.pauseRender, view.resumeRender = self.pause, self.resume
+        return view
 
     def threeDView(self) -> Any:  # noqa: N802
         import types
 
-        return types.SimpleNamespace(interactor=lambda: self.interactors[1])
+        view = types.SimpleNamespace(interactor=lambda: self.interactors[1])
+        view.pauseRender, view.resumeRender = self.pause, self.resume
+        return view
+
+    def pause(self) -> None:
+        self.paused += 1
+
+    def resume(self) -> None:
+        if self.isGone:
+            raise ValueError("Trying to call 'resumeRender' on a destroyed qMRMLSliceView object")
+        self.paused -= 1
 
     def mrmlSliceNode(self) -> Any:  # noqa: N802
         return self.node
@@ -1033,6 +1064,75 @@ def test_views_are_listened_to_only_while_the_module_is_open(module: Any) -> Non
         assert layout.slots == [("layoutChanged(int)", slot)] and layout.connections == 2
         assert not any(one.HasObserver("KeyPressEvent") for one in old)
         module.exit()
+    finally:
+        slicer.app.__dict__.pop("_standin_layout")
+
+
+def test_views_are_paused_while_masks_are_written_and_taken_back(module: Any) -> None:
+    desk = Desk(module)
+    layout = Layout()
+    slicer.app.__dict__["_standin_layout"] = layout
+    try:
+        desk.load()
+        desk.ui.applyAutomaticallyCheckBox.checked = False
+        desk.click()
+        seen = []
+        desk.segmentation.GetSegmentation().AddObserver(
+            slicer.vtkSegmentation.RepresentationModified, lambda *_: seen.append(layout.paused)
+        )
+        for start in (desk.controller.startApplying, desk.controller.startUndo, desk.controller.startRedo):
+            assert start()
+            assert layout.paused == 0
+            desk.settle()
+            # A slice view and a 3D view.
+            assert seen == [2] and layout.paused == 0
+            seen.clear()
+        # A view that goes meanwhile is no trouble.
+        assert desk.controller.startUndo()
+        desk.settle(lambda: layout.paused == 2)
+        layout.isGone = True
+        desk.settle()
+        assert seen == [2] and desk.controller.canRedo
+    finally:
+        slicer.app.__dict__.pop("_standin_layout")
+
+
+def test_keys_work_in_every_window_with_views(module: Any) -> None:
+    from PySide6 import QtCore, QtGui, QtWidgets
+
+    def keys(window: Any) -> dict[str, bool]:
+        found = window.findChildren(QtGui.QShortcut)
+        return {one.key.toString(): bool(one.enabled) for one in found}
+
+    desk = Desk(module)
+    module.exit()
+    layout = Layout()
+    first, inside = layout.place, QtWidgets.QWidget(module.panel)
+    slicer.app.__dict__["_standin_layout"] = layout
+    try:
+        module.enter()
+        desk.load()
+        desk.ui.positiveToolButton.click()
+        assert keys(first)["Esc"] is True and keys(first) == keys(module.panel)
+        assert set(keys(first)) == {"Esc", "Del", "Ctrl+Z", "Ctrl+Y", "Ctrl+Shift+Z"}
+        module.widget.views._tellHover(True)
+        assert keys(first)["Del"] and keys(module.panel)["Del"]
+        # Another layout: the views are in another window now.
+        layout.place = QtWidgets.QWidget()
+        (slot,) = [slot for _, slot in layout.slots]
+        slot(3)
+        assert not any(keys(first).values()) and keys(layout.place)["Esc"]
+        # One that goes with its window is no trouble.
+        gone, layout.place = layout.place, inside.window()
+        gone.deleteLater()
+        QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
+        del gone
+        slot(3)
+        # In the main window there is one of each.
+        found = module.panel.findChildren(QtGui.QShortcut)
+        assert len(found) == len({one.key.toString() for one in found}) == 5
+        module.exit()
+        assert not any(keys(module.panel).values())
     finally:
         slicer.app.__dict__.pop("_standin_layout")
 

@@ -11,6 +11,7 @@ import pytest
 from Headless.scenes import addSegmentation, addTransform, addVolume
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.scene.preview import PreviewLayer, removePreviews
+from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf
 from Testing.scene.geometries import GEOMETRIES
 from Testing.scene.test_commit import NEW, OLD, RED, CommitCase, frames
 
@@ -50,6 +51,50 @@ def test_clearing_one_segment_leaves_the_others(headless):
     assert layer.allMasks() == {} and layer.masks("A") == {}
     layer.write("A", 2, OLD[2])
     assert list(layer.masks("A")) == [2]
+
+
+def test_what_was_cleared_shows_nothing_until_it_is_brought_back(headless):
+    """And is taken out of the views later, as that takes longer."""
+    case = CommitCase(headless)
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    for index in (6, 7):
+        layer.write("A", index, OLD[index])
+        layer.write("B", index, NEW[index])
+    shown, stamps = layer.node.GetSegmentation(), layer.stamps()
+    drawn, heard = [], []
+    layer._redraw = lambda frames: drawn.append(set(frames))
+    for name in ("SegmentAdded", "SegmentRemoved", "SegmentModified"):
+        shown.AddObserver(getattr(shown, name), lambda *_, name=name: heard.append(name))
+
+    def seen(name):
+        return labelsOf(shown.GetSegment(name).GetRepresentation(binaryLabelmapName())).any(axis=(1, 2))
+
+    layer.clear("A", tidies=False)
+    assert layer.frames("A") == frozenset() and not seen("A").any() and seen("B").any()
+    assert drawn == [{6, 7}] and heard == []
+    assert layer.bringBack("A", stamps["A"])
+    layer.refresh()
+    assert list(np.flatnonzero(seen("A"))) == [6, 7] == sorted(layer.frames("A"))
+    np.testing.assert_array_equal(layer.mask("A", 7), OLD[7])
+    assert drawn == [{6, 7}] * 2 and heard == []
+    # What is written then is seen, and not what was taken out.
+    layer.clear("A", tidies=False)
+    layer.write("A", 8, OLD[8])
+    assert list(np.flatnonzero(seen("A"))) == [8]
+    layer.clear(tidies=False)
+    assert heard == [] and shown.GetNumberOfSegments() == 2
+    layer.tidy()
+    assert shown.GetNumberOfSegments() == 0
+    # It is made ready for what comes back.
+    layer.prepare(["B"])
+    assert not seen("B").any() and layer.frames("B") == frozenset()
+    heard.clear()
+    assert layer.bringBack("B", stamps["B"]) and heard == []
+    layer.refresh()
+    np.testing.assert_array_equal(layer.mask("B", 7), NEW[7])
+    assert list(np.flatnonzero(seen("B"))) == [6, 7]
+    gc.collect()
+    assert list(np.flatnonzero(seen("B"))) == [6, 7]
 
 
 @pytest.mark.parametrize("suffix", [".mrb", ".mrml"])

@@ -121,7 +121,12 @@ class Applying:
         yield from self.packing(workspace)
         ahead = yield from self.workingOut(lambda: None)
         yield True
+        return (yield from self._steps.turns.undrawn(self._writing(workspace, ahead)))
+
+    def _writing(self, workspace: Workspace, ahead: Ahead | None) -> Work:
         self._apply(ahead, tells=False)
+        yield True
+        workspace.shown.tidy()
         return lambda: self._changed.emit(None)
 
     def _apply(self, ahead: Ahead | None, tells: bool = True) -> CommitSummary | None:
@@ -188,7 +193,7 @@ class Applying:
         Args:
             only: these frames; None: all. merged: details of those that hold what the user edited.
             ahead: what was worked out for this; of no use if anything has changed since.
-            tells: emit that masks have moved; else the caller does so.
+            tells: emit that masks have moved; else the caller does so, after `ShownPreview.tidy`.
         """
         workspace = self._selection.require()
         gathered = self._gather(workspace, only, merged)
@@ -222,7 +227,7 @@ class Applying:
         finally:
             self._isWriting = False
         for segmentID, frames in masks.items():
-            workspace.shown.takeOut(segmentID, frames)
+            workspace.shown.takeOut(segmentID, frames, tidies=tells)
             workspace.keptFacts.apply(segmentID, frames)
         workspace.preview.refresh()
         workspace.handEdits.committed(masks, openEdits)
@@ -230,7 +235,7 @@ class Applying:
         self._written = summary
         if self._running.isOn or not tells:
             # Else it is kept with `changed`: what is in the segment must not come back over it.
-            workspace.shown.keep()
+            workspace.shown.keep(tidies=tells)
         if summary.protected:
             self._messages.say(
                 "info",

@@ -108,7 +108,7 @@ class Controller:
         self.applying, self.changed = signals.applying, signals.changed
         # Each part is given what all share, and those before it that it needs.
         self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), installed.store)
-        shared.turns.start = worker.startPolling
+        shared.turns.start, shared.turns.holdViews = worker.startPolling, editing.holdViews
         self._situation = situation = Situation(shared, installed)
         self._applying = applying = Applying(shared, situation)
         self._previews = previews = Previews(shared, situation, worker, applying)
@@ -230,6 +230,15 @@ class Controller:
     @makeSegment.setter
     def makeSegment(self, makeSegment: Callable[[], None] | None) -> None:
         self._selection.makeSegment = makeSegment
+
+    @property
+    def chooseSegment(self) -> Callable[[str], None] | None:
+        """Keeps which segment is chosen when Undo or Redo chooses one; None: it is kept here alone."""
+        return self._selection.chooseSegment
+
+    @chooseSegment.setter
+    def chooseSegment(self, chooseSegment: Callable[[str], None] | None) -> None:
+        self._selection.chooseSegment = chooseSegment
 
     def provideSegment(self) -> None:
         """Has a segmentation and a segment made (`makeSegment`) if there is none for the chosen volume."""
@@ -493,12 +502,15 @@ class Controller:
         """Bring back what `undo` took last; False if there is nothing, or the user did something since."""
         return self._undoing.redo()
 
+    @_command
     def startUndo(self) -> bool:
-        """As `undo`, for a window: `changed` follows in a turn of its own."""
+        """As `undo`, for a window: in short turns, and `changed` tells. Whatever else is done comes after
+        it."""
         return self._undoing.startUndo()
 
+    @_command
     def startRedo(self) -> bool:
-        """As `redo`, for a window: `changed` follows in a turn of its own."""
+        """As `redo`, for a window: in short turns, and `changed` tells."""
         return self._undoing.startRedo()
 
     # --- what comes back

@@ -109,12 +109,14 @@ class Editing:
         whenEdited: asked to call `noteEdits` as soon as the present edit is done, so that each is an undo
             step of its own; None: edits become steps when they are needed.
         editName: what the user edits segments with at present, as the name of a step; "" if unknown.
+        holdViews: keeps all views from being drawn; gives for each what has it drawn again.
     """
 
     makeWriter: WriterMaker | None = None
     whenIdle: Callable[[], None] | None = None
     whenEdited: Callable[[], None] | None = None
     editName: Callable[[], str] = lambda: ""
+    holdViews: Callable[[], list[Callable[[], None]]] = list
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from SAM2PropagateLib.app.kept_facts import FactsOfFrames
 from SAM2PropagateLib.app.moment import Known
 from SAM2PropagateLib.scene.edits import EditedFrame
+from SAM2PropagateLib.scene.segment_copies import Copies
 
 if TYPE_CHECKING:
     from SAM2PropagateLib.app.workspace import Workspace
@@ -133,15 +134,18 @@ class HandEdits:
             **{frame: known[frame] for frame in edited if frame in known},
         }
 
-    def restore(self, state: int, known: Known) -> None:
+    def restore(self, state: int, known: Known, ready: Copies | None = None) -> None:
         """Makes the segmentation what it was in a state, of which this was known.
+
+        Args:
+            ready: what `SegmentationStates.copying` gave for it.
 
         Raises:
             SAM2PropagateError: `undo_failed`.
         """
         workspace = self._workspace
         workspace.tracker.restore(known.edits)
-        workspace.states.restore(state)
+        workspace.states.restore(state, ready)
         self._edits.clear()
         for segmentID in workspace.segmentIDs:
             voxels = workspace.states.voxels(segmentID)

@@ -38,6 +38,7 @@ class Moment:
         known: of the masks; None where they stay.
         preview: frames of the preview; None for one that was not in it. axis: theirs.
         asked: those of these frames whose previews were awaited.
+        chosen: the segment that was worked on; None where the segments stay the same.
     """
 
     said: Said | None = None
@@ -46,6 +47,7 @@ class Moment:
     preview: Mapping[SegmentFrame, Record | None] = field(default_factory=dict)
     asked: frozenset[SegmentFrame] = frozenset()
     axis: int | None = None
+    chosen: str | None = None
 
     @property
     def isEmpty(self) -> bool:

@@ -164,9 +164,15 @@ class Runs:
             yield True
         if not running.isOf(call):
             return None
+        return (yield from self._steps.turns.undrawn(self._closing(call, ahead)))
+
+    def _closing(self, call: Call, ahead: Ahead | None) -> Work:
+        workspace = self._selection.workspace
         self._close(call.state, ahead)
         if workspace is not None and workspace.isInScene:
-            workspace.shown.keep()
+            workspace.shown.keep(tidies=False)
+            yield True
+            workspace.shown.tidy()
         return lambda: self._changed.emit(None)
 
     def _end(self, state: str) -> None:

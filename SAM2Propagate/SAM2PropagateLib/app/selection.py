@@ -25,6 +25,7 @@ class Selection:
         segmentID: the segment that prompts are for; "" if none is chosen.
         choices: how to propagate, and with which model.
         makeSegment: makes what is missing of a segmentation and a segment, and chooses it; None: nobody does.
+        chooseSegment: has another segment chosen where that is kept; None: it is kept here alone.
         previewOpacity: how strongly previews are filled, 0 to 1; None: as they are by themselves.
     """
 
@@ -37,6 +38,7 @@ class Selection:
         self.segmentID = ""
         self.choices = Choices()
         self.makeSegment: Callable[[], None] | None = None
+        self.chooseSegment: Callable[[str], None] | None = None
         self.previewOpacity: float | None = None
 
     @property
@@ -96,6 +98,14 @@ class Selection:
                 _("Select a volume and a segmentation first."),
             )
         return self._workspace
+
+    def choose(self, segmentID: str) -> None:
+        """Works on another segment of the workspace from now on."""
+        if self.chooseSegment is not None:
+            self.chooseSegment(segmentID)
+        self.segmentID = segmentID
+        if self._workspace is not None:
+            self._workspace.markups.choose(segmentID)
 
     def provideSegment(self) -> None:
         """Has a segmentation and a segment made if there is none for the volume that is chosen."""

@@ -118,10 +118,14 @@ class WorkspacePreview:
         if self._layer is not None and self._layer.axis != self._workspace.axis:
             self.close()
 
-    def takeOut(self, segmentID: str, frames: Collection[int]) -> None:
-        """Takes frames of a segment out of the preview; the views are drawn with `layer.refresh`."""
+    def takeOut(self, segmentID: str, frames: Collection[int], tidies: bool = True) -> None:
+        """Takes frames of a segment out of the preview; the views are drawn with `layer.refresh`.
+
+        Args:
+            tidies: pass False if `tidy` comes later.
+        """
         if self.frames(segmentID) <= set(frames):
-            self.layer.clear(segmentID)
+            self.layer.clear(segmentID, tidies)
         for frame in self.frames(segmentID) & set(frames):
             self.layer.erase(segmentID, frame, refresh=False)
 
@@ -171,17 +175,20 @@ class WorkspacePreview:
 
     # --- kept in the scene
 
-    def keep(self) -> bool:
+    def keep(self, tidies: bool = True) -> bool:
         """Keeps the preview in the scene, as it is now; whether there is one.
 
         While the volume cannot be used, what was kept before stays.
+
+        Args:
+            tidies: pass False if `tidy` comes later.
         """
         try:
             stamps, read = self._framesToKeep()
         except InputError:
             return not self.isEmpty
         axis = self._layer.axis if self._layer is not None else 0
-        self._kept.put(axis, self._workspace.geometry.shape_ijk, stamps, read)
+        self._kept.put(axis, self._workspace.geometry.shape_ijk, stamps, read, tidies)
         return bool(stamps)
 
     def prepareKept(self, isEnough: Callable[[], bool]) -> bool:
@@ -324,11 +331,29 @@ class WorkspacePreview:
         """
         return self._kept.records(*self._framesToKeep())
 
-    def showRecords(self, records: Mapping[SegmentFrame, Record | None], axis: int | None) -> None:
+    def prepareRecords(self, records: Mapping[SegmentFrame, Record | None], axis: int | None) -> None:
+        """Gets scene and views ready for `showRecords` and `keep`, which takes as long as these."""
+        workspace = self._workspace
+        shown = {key[0] for key, record in records.items() if record is not None} & set(workspace.segmentIDs)
+        if shown and axis == workspace.axis:
+            self.layer.prepare(sorted(shown))
+            self._kept.prepareNode()
+
+    def tidy(self) -> None:
+        """Takes out of scene and views what nothing is in any more, after what was done with
+        `tidies=False`."""
+        if self._layer is not None:
+            self._layer.tidy()
+        self._kept.tidy()
+
+    def showRecords(
+        self, records: Mapping[SegmentFrame, Record | None], axis: int | None, tidies: bool = True
+    ) -> None:
         """Shows frames of the preview as they were; None for one that was not in it.
 
         Args:
             axis: theirs. Along another one than the present preview's they cannot be shown.
+            tidies: pass False if `tidy` comes later.
         """
         workspace = self._workspace
         there = {key: one for key, one in records.items() if key[0] in workspace.segmentIDs}
@@ -343,7 +368,7 @@ class WorkspacePreview:
             elif frame in self.frames(segmentID):
                 gone.setdefault(segmentID, set()).add(frame)
         for segmentID, frames in gone.items():
-            self.takeOut(segmentID, frames)
+            self.takeOut(segmentID, frames, tidies)
             for frame in frames:
                 workspace.keptFacts.dropPreview(segmentID, frame)
         if shown and axis is not None and axis != workspace.axis and self.isEmpty:

@@ -34,6 +34,7 @@ class WorkState:
         said: the prompts. masks: the number of the segmentation's state. known: of them. preview: its
             frames.
         asked: frames whose previews were asked for and have not arrived.
+        segments: their IDs. chosen: the one that is worked on.
     """
 
     said: Said
@@ -41,6 +42,8 @@ class WorkState:
     known: Known
     preview: Mapping[SegmentFrame, Record]
     asked: frozenset[SegmentFrame]
+    segments: tuple[str, ...]
+    chosen: str
 
 
 @dataclass
@@ -94,6 +97,8 @@ class Steps:
             Known(workspace.tracker.record, workspace.keptFacts.allApplied),
             preview,
             frozenset(workspace.underlay.asked),
+            workspace.segmentIDs,
+            self._selection.segmentID,
         )
 
     @contextlib.contextmanager
@@ -252,6 +257,7 @@ def _between(workspace: Workspace, since: WorkState, now: WorkState) -> Moment:
         {key: since.preview.get(key) for key in keys},
         since.asked & keys,
         workspace.axis,
+        since.chosen if set(since.segments) != set(now.segments) else None,
     )
 
 

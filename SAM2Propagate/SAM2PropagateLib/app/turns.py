@@ -8,11 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from typing import TypeVar
 
+T = TypeVar("T")
 Last = Callable[[], None]
 # A pause that is True ends the turn, whatever time is left, as what comes next takes long. What is returned
 # is called in a turn of its own, when the work is over.
 Work = Generator[bool, None, Last | None]
+HoldViews = Callable[[], list[Callable[[], None]]]
+
+
+def pausing(work: Generator[None, None, T]) -> Generator[bool, None, T]:
+    """Does work that pauses, as part of work that is done in turns; gives what it gives."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        yield False
 
 
 class Turns:
@@ -23,13 +37,16 @@ class Turns:
 
     Attributes:
         start: called when turns are wanted. clock: as given.
+        holdViews: keeps all views from being drawn; gives for each what has it drawn again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.start: Callable[[], None] = lambda: None
+        self.holdViews: HoldViews = list
         self.clock = clock
         self._work: Work | None = None
         self._last: Last | None = None
+        self._isShown = False
         self._isInside = False
 
     @property
@@ -39,14 +56,34 @@ class Turns:
 
     @property
     def isWorking(self) -> bool:
-        """Whether there is work left."""
-        return self._work is not None
+        """Whether there is work left that takes so long that the user is told of it."""
+        return self._work is not None and self._isShown
 
-    def begin(self, work: Work) -> None:
-        """There is work; what was begun before is finished first."""
+    def begin(self, work: Work, isShown: bool = True) -> None:
+        """There is work; what was begun before is finished first.
+
+        Args:
+            isShown: it takes so long that the user is told of it.
+        """
         self.finish()
-        self._work = work
+        self._work, self._isShown = work, isShown
         self.start()
+
+    def undrawn(self, work: Work) -> Work:
+        """Does work while no view is drawn, and has each drawn in a turn of its own at the end: else views
+        are drawn again and again within a turn.
+        """
+        waiting = self.holdViews()
+        try:
+            last = yield from work
+            while waiting:
+                yield True
+                waiting.pop(0)()
+            yield True
+        finally:
+            for draw in waiting:
+                draw()
+        return last
 
     def later(self, last: Last) -> None:
         """Calls this in a turn of its own; what was begun before is finished first."""

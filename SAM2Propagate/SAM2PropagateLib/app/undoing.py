@@ -6,16 +6,19 @@ from collections.abc import Callable
 
 from SAM2PropagateLib.app import rules
 from SAM2PropagateLib.app.applying import Applying
-from SAM2PropagateLib.app.history import History
+from SAM2PropagateLib.app.history import History, Step
 from SAM2PropagateLib.app.moment import Moment
 from SAM2PropagateLib.app.previews import Previews
 from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.steps import WorkState
+from SAM2PropagateLib.app.turns import Work, pausing
 from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.scene.segment_copies import Copies
 from SAM2PropagateLib.texts import tr as _
 
 Swap = Callable[[Moment], Moment]
+Go = Callable[[History[Moment], Swap], bool]
 
 
 class Undoing:
@@ -68,14 +71,58 @@ class Undoing:
         return self._go(rules.REDO, History.redo)
 
     def startUndo(self) -> bool:
-        """As `undo`, for a window: what that shows follows in a turn of its own."""
-        return self._go(rules.UNDO, History.undo, tells=False)
+        """As `undo`, for a window: in short turns. False if there is nothing or it has to wait."""
+        return self._begin(rules.UNDO, History.undo)
 
     def startRedo(self) -> bool:
-        """As `redo`, for a window: what that shows follows in a turn of its own."""
-        return self._go(rules.REDO, History.redo, tells=False)
+        """As `redo`, for a window: in short turns. False if there is nothing or it has to wait."""
+        return self._begin(rules.REDO, History.redo)
 
-    def _go(self, action: str, go: Callable[[History[Moment], Swap], bool], tells: bool = True) -> bool:
+    def _begin(self, action: str, go: Go) -> bool:
+        self._steps.turns.finish()
+        if self.whyNot(action):
+            return False
+        workspace = self._selection.require()
+        step = workspace.history.last if action == rules.UNDO else workspace.history.next
+        if step is None or step.moment.masks is None:
+            # It takes no longer than a click.
+            done = self._goQuietly(workspace, action, go)
+            self._steps.turns.later(lambda: self._tell(workspace))
+            return done
+        self._steps.turns.begin(self._inTurns(workspace, action, go, step), isShown=False)
+        return True
+
+    def _inTurns(self, workspace: Workspace, action: str, go: Go, step: Step[Moment]) -> Work:
+        ready: Copies = ()
+        if step.moment.masks is not None:
+            ready = yield from pausing(workspace.states.copying(step.moment.masks))
+        yield True
+        return (yield from self._steps.turns.undrawn(self._swapping(workspace, action, go, step, ready)))
+
+    def _swapping(self, workspace: Workspace, action: str, go: Go, step: Step[Moment], ready: Copies) -> Work:
+        if step.moment.preview:
+            workspace.shown.prepareRecords(step.moment.preview, step.moment.axis)
+            yield True
+        # What was edited meanwhile is the last step.
+        self._applying.mergeEdits()
+        self._goQuietly(workspace, action, go, ready)
+        yield True
+        workspace.shown.tidy()
+        return lambda: self._changed.emit(None)
+
+    def _goQuietly(self, workspace: Workspace, action: str, go: Go, ready: Copies | None = None) -> bool:
+        """Takes a step back or brings it back; `_tell` comes later."""
+        done = self._go(action, go, tells=False, ready=ready)
+        if done and not self._running.isOn:
+            # What is on the screen is in the scene, too.
+            workspace.shown.keep(tidies=False)
+        return done
+
+    def _tell(self, workspace: Workspace) -> None:
+        workspace.shown.tidy()
+        self._changed.emit(None)
+
+    def _go(self, action: str, go: Go, tells: bool = True, ready: Copies | None = None) -> bool:
         self._steps.turns.finish()
         if self.whyNot(action):
             return False
@@ -84,21 +131,19 @@ class Undoing:
             return False
         self._messages.goOn()
         try:
-            done = go(workspace.history, lambda moment: self._swap(workspace, look, moment))
+            done = go(workspace.history, lambda moment: self._swap(workspace, look, moment, ready, tells))
         except SAM2PropagateError as error:
             self._messages.fail(error)
             return False
         if done:
             self._applying.lookForEdits(merges=False, tells=tells)
-        if done and not tells:
-            if not self._running.isOn:
-                # What is on the screen is in the scene, too.
-                workspace.shown.keep()
-            self._steps.turns.later(lambda: self._changed.emit(None))
         return done
 
-    def _swap(self, workspace: Workspace, look: WorkState, moment: Moment) -> Moment:
-        """Brings back a moment, and gives the one that was there."""
+    def _swap(
+        self, workspace: Workspace, look: WorkState, moment: Moment, ready: Copies | None, tidies: bool
+    ) -> Moment:
+        """Brings back a moment, and gives the one that was there; see `SegmentationStates.restore` and
+        `PreviewLayer.clear`."""
         keys = moment.preview.keys()
         there = Moment(
             None if moment.said is None else look.said,
@@ -107,13 +152,16 @@ class Undoing:
             {key: look.preview.get(key) for key in keys},
             look.asked & keys,
             workspace.axis,
+            None if moment.chosen is None else look.chosen,
         )
         if moment.masks is not None and moment.known is not None:
-            workspace.handEdits.restore(moment.masks, moment.known)
+            workspace.handEdits.restore(moment.masks, moment.known, ready)
         if moment.said is not None:
             workspace.spoken.restoreSaid(moment.said)
         self._previews.forget(keys)
-        workspace.shown.showRecords(moment.preview, moment.axis)
+        workspace.shown.showRecords(moment.preview, moment.axis, tidies)
+        if moment.chosen in workspace.segmentIDs:
+            self._selection.choose(moment.chosen)
         self._running.regain({key: one for key, one in moment.preview.items() if key not in moment.asked})
         if moment.masks is not None or moment.said is None:
             workspace.handEdits.turns += 1

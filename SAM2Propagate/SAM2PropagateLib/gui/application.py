@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,23 @@ class Application:
 def sliceViews() -> list[tuple[Any, Callable[[], None]]]:
     """The slice views of the layout, as `ViewDrawing` wants them."""
     return [(view.mrmlSliceNode(), view.sliceView().scheduleRender) for view in sliceWidgets()]
+
+
+def holdViews() -> list[Callable[[], None]]:
+    """Keeps the views of the layout from being drawn; returns for each what has it drawn again."""
+    layout = slicer.app.layoutManager()
+    if layout is None:
+        return []
+    others = [layout.threeDWidget(number) for number in range(layout.threeDViewCount)]
+    views = [*(widget.sliceView() for widget in sliceWidgets()), *(widget.threeDView() for widget in others)]
+    for view in views:
+        view.pauseRender()
+    return [functools.partial(_letDraw, view) for view in views]
+
+
+def _letDraw(view: Any) -> None:
+    with contextlib.suppress(ValueError):  # gone with its layout
+        view.resumeRender()
 
 
 def sliceWidgets() -> list[Any]:

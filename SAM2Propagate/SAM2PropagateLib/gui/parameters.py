@@ -64,6 +64,7 @@ class Parameters:
         self._guiObservers: list[int] = []
         self._seenVolume = ""
         self._controller.makeSegment = self._makeSegment
+        self._controller.chooseSegment = self._chooseSegment
         ui.segmentationSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._segmentationAdded)
         ui.volumeSelector.connect("nodeActivated(vtkMRMLNode*)", self._volumeActivated)
         self._controller.changed.connect(self.onChanged)
@@ -179,6 +180,10 @@ class Parameters:
             return
         if isMouseFree() and controller.tool is None and not controller.whyNot(rules.PROMPT):
             controller.chooseTool(tools.POSITIVE)
+
+    def _chooseSegment(self, segmentID: str) -> None:
+        if self._node is not None:
+            self._node.segmentID = encoded(segmentID)
 
     def _makeSegment(self) -> None:
         """A prompt needs a segmentation and a segment: makes what is missing, and chooses it."""

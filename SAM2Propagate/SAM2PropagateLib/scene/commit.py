@@ -14,7 +14,9 @@ from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.scene.difference import Difference, FrameDetails, FrameMasks, VoxelSet, difference
 from SAM2PropagateLib.scene.edits import EditTracker, Foreseen, SegmentHashes
+from SAM2PropagateLib.scene.labelmaps import copying
 from SAM2PropagateLib.scene.layers import PlannedLayers, planLayers
+from SAM2PropagateLib.scene.segment_copies import Copies
 from SAM2PropagateLib.scene.segments import (
     SegmentReader,
     binaryLabelmapName,
@@ -120,7 +122,8 @@ class _Worked:
         stamp: changes once what it was worked out from has changed.
         changes: what segments gain and lose. before: what they held; None without a tracker of edits.
         layers: the labelmaps as they will be; None where the writer has to write.
-        foreseen, hashes: what will be found in them, by segment and by labelmap.
+        foreseen, hashes: what will be found in them, by segment and by labelmap. copies: of each of the
+            segmentation's labelmaps a copy of what it is to hold.
     """
 
     grid: Any
@@ -130,6 +133,7 @@ class _Worked:
     layers: PlannedLayers | None
     foreseen: tuple[Foreseen, ...]
     hashes: Mapping[Any, Mapping[int, bytes]]
+    copies: Copies
 
 
 class CommitPlan:
@@ -375,14 +379,16 @@ class SegmentCommitter:
         layers = None
         if stamp.isPlain and any(not one.isEmpty for one in changes):
             layers = yield from planLayers(self._segmentationNode, grid, changes)
-        foreseen, hashes = [], {}
+        foreseen, hashes, copies = [], {}, []
         for layer in () if layers is None else layers.layers:
             hashes[layer.image] = yield from hashed(layer.planned, list(layer.labels.values()))
+            copy = yield from copying(layer.planned)
+            copies.append((layer.image, copy))
         if edits is not None and layers is not None:
             for segmentID in layers.changed:
                 one = yield from edits.foresee(segmentID, *layers.planned(segmentID))
                 foreseen.append(one)
-        return _Worked(grid, stamp, tuple(changes), before, layers, tuple(foreseen), hashes)
+        return _Worked(grid, stamp, tuple(changes), before, layers, tuple(foreseen), hashes, copies)
 
     def _replace(self, plan: CommitPlan, worked: _Worked, layers: PlannedLayers) -> CommitSummary:
         """Puts the labelmaps in place that were made ahead."""
@@ -394,7 +400,7 @@ class SegmentCommitter:
             self._states.expect(worked.hashes)
         if isExact and edits is not None:
             edits.expect(worked.foreseen, current - set(layers.changed))
-        self._states.keep()
+        self._states.keep(worked.copies if isExact else None)
         if edits is not None and worked.before is not None:
             edits.remember(worked.before, plan.masks, trustsStamps=isExact)
         added, removed = (

@@ -173,13 +173,32 @@ class KeptPreview:
                 found[segmentID, frame] = self._written[key]
         return found
 
-    def put(self, axis: int, shapeIJK: tuple[int, ...], stamps: Stamps, read: ReadFrame) -> None:
+    def prepareNode(self) -> None:
+        """Gets the scene ready for `put`; see `tidy`."""
+        if next(self._nodes(), None) is None:
+            self._create()
+
+    def tidy(self) -> None:
+        """Leaves no node in the scene in which nothing is kept."""
+        for node in list(self._nodes()):
+            if not node.GetParameter(_PARAMETER):
+                node.GetScene().RemoveNode(node)
+
+    def put(
+        self,
+        axis: int,
+        shapeIJK: tuple[int, ...],
+        stamps: Stamps,
+        read: ReadFrame,
+        tidies: bool = True,
+    ) -> None:
         """Keeps a preview in place of what was kept before; nothing is left in the scene for no frames.
 
         Args:
             axis, shapeIJK: propagation axis, and the size of the volume.
             stamps: per segment ID and frame a value that changes with the frame.
             read: gives a frame of a segment; only asked for frames with another stamp than before.
+            tidies: as `tidy`; pass False if that comes later.
         """
         if (axis, shapeIJK, stamps) == self._last:
             return
@@ -195,8 +214,12 @@ class KeptPreview:
         for key in list(self._former)[: max(0, len(self._former) - _MOST_FORMER)]:
             del self._former[key]
         self._removeStranded()
-        if not self._written:
+        if not self._written and tidies:
             self.remove()
+            return
+        if not self._written:
+            for node in self._nodes():
+                node.UnsetParameter(_PARAMETER)
             return
         segments: dict[str, dict[str, Any]] = {}
         for (segmentID, frame, _stamp), one in self._written.items():
@@ -212,7 +235,7 @@ class KeptPreview:
             InputError: `bad_preview` (it is not readable).
         """
         node = next(self._nodes(), None)
-        if node is None:
+        if node is None or not node.GetParameter(_PARAMETER):
             return None
         try:
             document = json.loads(node.GetParameter(_PARAMETER) or "")

@@ -12,19 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import slicer
-import vtk
-from vtk.util.numpy_support import get_vtk_array_type
 
 from SAM2PropagateLib.scene.difference import Difference, VoxelSet
+from SAM2PropagateLib.scene.labelmaps import Labels, newLabelmap, swap
 from SAM2PropagateLib.scene.lattice import EMPTY, Extent, intersection, union
 from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf, segmentIDs
 from SAM2PropagateLib.scene.slabs import Filled, runs
-
-_Labels = npt.NDArray[Any]
-# Above the priority of all other observers.
-_BEFORE_ALL = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,43 +60,14 @@ class PlannedLayers:
             Whether they are there just as planned; False if somebody who was told has changed one.
         """
         segmentation, logic = segmentationNode.GetSegmentation(), slicer.vtkSlicerSegmentationsModuleLogic
-        for layer in self.layers:
-            _replace(layer.image, layer.planned)
-        changes: list[Any] = []
-        observed = [
-            (one.image, one.image.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: changes.append(1)))
-            for one in self.layers
-        ]
-        try:
-            for segmentID in self.changed:
-                for event in (segmentation.SourceRepresentationModified, segmentation.RepresentationModified):
-                    segmentation.InvokeEvent(event, segmentID)
-                segment = segmentation.GetSegment(segmentID)
-                if segment is not None and logic.GetSegmentStatus(segment) == logic.NotStarted:
-                    logic.SetSegmentStatus(segment, logic.InProgress)
-        finally:
-            for image, tag in observed:
-                image.RemoveObserver(tag)
-        return not changes
 
+        def begin(segmentID: str) -> None:
+            segment = segmentation.GetSegment(segmentID)
+            if segment is not None and logic.GetSegmentStatus(segment) == logic.NotStarted:
+                logic.SetSegmentStatus(segment, logic.InProgress)
 
-def _replace(image: Any, planned: Any) -> None:
-    """Gives a labelmap other voxels, and nobody hears of it yet.
-
-    On the way the old voxels have the new size, several times told; Slicer itself keeps the segmentation from
-    hearing of its own writing, which Python cannot.
-    """
-
-    def stop(*_: Any) -> None:
-        # Those that were to be told after this are not.
-        command.SetAbortFlag(True)
-
-    tag = image.AddObserver(vtk.vtkCommand.ModifiedEvent, stop, _BEFORE_ALL)
-    command = image.GetCommand(tag)
-    try:
-        image.ShallowCopy(planned)
-    finally:
-        image.RemoveObserver(tag)
+        planned = {one.image: one.planned for one in self.layers}
+        return swap(segmentation, planned, self.changed, begin)
 
 
 def planLayers(
@@ -160,7 +125,7 @@ def _planned(
             whole = union(whole, one.added.lattice.extent)
     if whole == EMPTY:
         return None
-    made, new = _image(grid, whole, dtype)
+    made, new = newLabelmap(grid, whole, dtype)
     filled = Filled(new.shape)
     for part in runs(new.shape[0], new[0].size):
         slab = new[part]
@@ -182,14 +147,14 @@ def _planned(
         return PlannedLayer(image, made, labels)
     k, j, i = tight
     box = (whole[0] + i.start, whole[0] + i.stop - 1, whole[2] + j.start, whole[2] + j.stop - 1)
-    cropped, voxels = _image(grid, (*box, whole[4] + k.start, whole[4] + k.stop - 1), dtype)
+    cropped, voxels = newLabelmap(grid, (*box, whole[4] + k.start, whole[4] + k.stop - 1), dtype)
     for part in runs(voxels.shape[0], voxels[0].size):
         voxels[part] = new[tight][part]
         yield
     return PlannedLayer(image, cropped, labels)
 
 
-def _clear(slab: _Labels, place: Extent, part: VoxelSet, label: int) -> bool:
+def _clear(slab: Labels, place: Extent, part: VoxelSet, label: int) -> bool:
     """Takes a part's voxels within a slab from the segment with this label; False if there is another one."""
     common = intersection(place, part.lattice.extent)
     if common == EMPTY:
@@ -201,7 +166,7 @@ def _clear(slab: _Labels, place: Extent, part: VoxelSet, label: int) -> bool:
     return True
 
 
-def _set(slab: _Labels, place: Extent, part: VoxelSet, label: int) -> bool:
+def _set(slab: Labels, place: Extent, part: VoxelSet, label: int) -> bool:
     """Gives a part's voxels within a slab this label; False if one of them is another segment's."""
     common = intersection(place, part.lattice.extent)
     if common == EMPTY:
@@ -217,14 +182,3 @@ def _within(box: Extent, of: Extent) -> tuple[slice, slice, slice]:
     """Returns where a box lies in a (K, J, I) array over a larger one."""
     i, j, k = (slice(box[2 * n] - of[2 * n], box[2 * n + 1] - of[2 * n] + 1) for n in range(3))
     return k, j, i
-
-
-def _image(grid: Any, extent: Extent, dtype: np.dtype[Any]) -> tuple[Any, _Labels]:
-    """Returns a vtkOrientedImageData on a grid, and its voxels in its own memory, (K, J, I), not set yet."""
-    image = slicer.vtkOrientedImageData()
-    image.SetSpacing(grid.GetSpacing())
-    image.SetOrigin(grid.GetOrigin())
-    image.CopyDirections(grid)
-    image.SetExtent(extent)
-    image.AllocateScalars(get_vtk_array_type(dtype), 1)
-    return image, labelsOf(image)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.frames.stack import native_frame
 from SAM2PropagateLib.packed_masks import PackedEdge
+from SAM2PropagateLib.scene.labelmaps import replaceQuietly
 from SAM2PropagateLib.scene.segments import BoolArray, binaryLabelmapName, checkSegment, segmentColor
 from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE
 from SAM2PropagateLib.scene.tree_visits import TreeVisits
@@ -93,6 +94,8 @@ class PreviewLayer:
         self._layers: dict[str, _SegmentLayer] = {}
         # Those that were taken out as a whole, the last one last.
         self._aside: dict[str, _SegmentLayer] = {}
+        # The labelmaps in the node, by segment; one that is in no layer shows nothing.
+        self._shown: dict[str, Any] = {}
         self._node: Any = None
         self._writes = 0
         self._redraw = redraw
@@ -242,16 +245,47 @@ class PreviewLayer:
         """Returns the masks of all segments that have some."""
         return {segmentID: self.masks(segmentID) for segmentID, layer in self._layers.items() if layer.frames}
 
-    def clear(self, segmentID: str | None = None) -> None:
-        """Takes all masks, or those of one segment, out of the preview; see `bringBack`."""
+    def clear(self, segmentID: str | None = None, tidies: bool = True) -> None:
+        """Takes all masks, or those of one segment, out of the preview; see `bringBack`.
+
+        Args:
+            tidies: as `tidy`; pass False if that comes later: it takes longer than all the rest.
+        """
         self._dropIfClosed()
         for name in [segmentID] if segmentID is not None else list(self._layers):
             layer = self._layers.pop(name, None)
-            if layer is not None and self._node is not None:
-                self._node.GetSegmentation().RemoveSegment(name)
-            if layer is not None and layer.frames:
+            if layer is None:
+                continue
+            self._takeFromNode(name, layer)
+            self._stale |= layer.frames.keys()
+            if layer.frames:
                 self._putAside(name, layer)
+        if tidies:
+            self.tidy()
         self.refresh()
+
+    def _takeFromNode(self, segmentID: str, layer: _SegmentLayer) -> None:
+        """The segment in the node shows nothing from now on; the layer has its voxels for itself."""
+        shown = layer.image
+        layer.image = slicer.vtkOrientedImageData()
+        layer.image.ShallowCopy(shown)
+        replaceQuietly(shown, self._image(_emptyVoxels(layer.voxels.shape)))
+        shown.Modified()
+
+    def tidy(self) -> None:
+        """Takes what shows nothing any more out of the views, which would look for masks in it."""
+        self._dropIfClosed()
+        for name in self._shown.keys() - self._layers.keys():
+            del self._shown[name]
+            self._node.GetSegmentation().RemoveSegment(name)
+
+    def prepare(self, segmentIDs: Iterable[str]) -> None:
+        """Gets the views ready for masks of these segments, of which they show none yet: it takes longer
+        than to show them."""
+        self._dropIfClosed()
+        for segmentID in segmentIDs:
+            if segmentID not in self._shown:
+                self._addSegment(segmentID, self._image(_emptyVoxels(self._shape)))
 
     def bringBack(self, segmentID: str, stamps: Mapping[int, int]) -> bool:
         """Shows a segment again that was cleared, as it was then; redrawn with `refresh`. False if it is in
@@ -265,9 +299,9 @@ class PreviewLayer:
         if layer is None or segmentID in self._layers or layer.frames != stamps:
             return False
         del self._aside[segmentID]
-        self._addSegment(segmentID, layer)
-        for frame in layer.frames:
-            self._changed(layer, frame)
+        self._show(segmentID, layer)
+        self._stale |= layer.frames.keys()
+        self._changed(layer, None)
         return True
 
     def _putAside(self, segmentID: str, layer: _SegmentLayer) -> None:
@@ -312,6 +346,7 @@ class PreviewLayer:
         """Takes the preview out of the scene."""
         self._layers.clear()
         self._aside.clear()
+        self._shown.clear()
         node, self._node = self._node, None
         if node is not None and node.GetScene() is not None:
             scene = node.GetScene()
@@ -324,25 +359,46 @@ class PreviewLayer:
             self._node = None
             self._layers.clear()
             self._aside.clear()
+            self._shown.clear()
 
     def _addLayer(self, segmentID: str) -> _SegmentLayer:
         checkSegment(self._segmentationNode, segmentID)
         self._aside.pop(segmentID, None)
+        voxels = _emptyVoxels(self._shape)
+        image = self._image(voxels)
+        layer = _SegmentLayer(image, voxels, image.GetPointData().GetScalars())
+        self._show(segmentID, layer)
+        return layer
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
         i, j, k = self._geometry.shape_ijk
-        voxels = _emptyVoxels((k, j, i))
+        return k, j, i
+
+    def _image(self, voxels: npt.NDArray[np.uint8]) -> Any:
+        """Returns a vtkOrientedImageData over the volume that has these voxels, (K, J, I), for its own."""
         scalars = numpy_to_vtk(voxels.reshape(-1), deep=False)
         scalars.SetName("ImageScalars")
         image = slicer.vtkOrientedImageData()
-        image.SetDimensions(i, j, k)
+        image.SetDimensions(*voxels.shape[::-1])
         image.GetPointData().SetScalars(scalars)
         matrix = vtk.vtkMatrix4x4()
         self._volumeNode.GetIJKToRASMatrix(matrix)
         image.SetGeometryFromImageToWorldMatrix(matrix)
-        layer = _SegmentLayer(image, voxels, scalars)
-        self._addSegment(segmentID, layer)
-        return layer
+        return image
 
-    def _addSegment(self, segmentID: str, layer: _SegmentLayer) -> None:
+    def _show(self, segmentID: str, layer: _SegmentLayer) -> None:
+        shown = self._shown.get(segmentID)
+        if shown is None:
+            self._addSegment(segmentID, layer.image)
+        else:
+            replaceQuietly(shown, layer.image)
+            layer.image = shown
+        self._layers[segmentID] = layer
+        if shown is not None:
+            self.restyle()
+
+    def _addSegment(self, segmentID: str, image: Any) -> None:
         target = checkSegment(self._segmentationNode, segmentID)
         if self._node is None:
             self._createNode()
@@ -350,10 +406,10 @@ class PreviewLayer:
         segment.SetName(target.GetName())
         segment.SetColor(*self._color(segmentID))
         segment.SetLabelValue(1)
-        segment.AddRepresentation(binaryLabelmapName(), layer.image)
+        segment.AddRepresentation(binaryLabelmapName(), image)
         self._node.GetSegmentation().AddSegment(segment, segmentID)
         self._showAsTarget(segmentID)
-        self._layers[segmentID] = layer
+        self._shown[segmentID] = image
 
     def _showAsTarget(self, segmentID: str) -> None:
         """Shows or hides a segment of the preview as the user's segment is shown in the slice views."""

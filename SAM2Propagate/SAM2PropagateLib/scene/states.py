@@ -1,21 +1,20 @@
 """What a segmentation held after each change, kept for the way back and forth.
 
-Slicer's own `vtkSegmentationHistory` keeps the states; here each gets a number that stays the same, so that
-it can be told which of them are still there.
+Each state has a number that stays the same, so that it can be told which of them are still there.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import slicer
 import vtk
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.scene.segment_copies import Copies, KeptSegments, SegmentCopies, allCopies
 from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf
 from SAM2PropagateLib.scene.slabs import finished, runs
 from SAM2PropagateLib.texts import tr as _
@@ -41,6 +40,19 @@ class _SegmentLook:
     voxels: bytes
 
 
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A segmentation as it was.
+
+    Attributes:
+        segments: to be brought back. looks: of the segments. places: see `SegmentationStates._place`.
+    """
+
+    segments: KeptSegments
+    looks: dict[str, _SegmentLook]
+    places: dict[str, tuple[float, ...]]
+
+
 class SegmentationStates:
     """The states of a segmentation, from the moment at which `keep` is called first.
 
@@ -48,24 +60,20 @@ class SegmentationStates:
         segmentationNode: the user's vtkMRMLSegmentationNode.
 
     Attributes:
-        at: the number of the state that was kept or restored last. first, last: the oldest and the newest
-            state that can be restored.
+        at: the number of the state that was kept or restored last.
     """
 
     def __init__(self, segmentationNode: Any) -> None:
         self._node = segmentationNode
-        self._history = slicer.vtkSegmentationHistory()
         self._segmentation: Any = None
+        self._copies = SegmentCopies(None)
+        self._states: dict[int, _State] = {}
         self._tags: list[int] = []
         self._isTouched = False
         self._isRestoring = False
-        self._looks: dict[str, _SegmentLook] = {}
-        # What was in the segments in each state.
-        self._kept: dict[int, dict[str, _SegmentLook]] = {}
-        self._places: dict[str, tuple[float, ...]] = {}
         # Of each labelmap what changes with it, and the hashes of its labels.
         self._hashes: dict[Any, _Hashes] = {}
-        self.at = self.first = self.last = 0
+        self._count = self.at = 0
 
     @property
     def isKept(self) -> bool:
@@ -82,14 +90,27 @@ class SegmentationStates:
         """What was changed since the last state; "" for nothing."""
         if not self.isChanged or self._isReplaced:
             return ""
-        return _change(self._looks, self._look())
+        return _change(self._states[self.at].looks, self._look())
+
+    @property
+    def _isSame(self) -> bool:
+        """Whether nothing was changed since the last state."""
+        return not self.isChanged or (
+            not (self._isReplaced or self.change) and self._states[self.at].places == self._place()
+        )
 
     @property
     def _isReplaced(self) -> bool:
         return self._node.GetSegmentation() is not self._segmentation
 
-    def keep(self) -> str:
+    def keep(self, ready: Copies | None = None) -> str:
         """Keeps the segmentation as it is now; what was changed since the last state.
+
+        Where nothing was changed, as by a stroke that finds all its voxels painted, the last state stays the
+        last, and those after it can still be restored.
+
+        Args:
+            ready: copies of labelmaps as they are now, made ahead.
 
         Raises:
             SAM2PropagateError: `undo_failed`.
@@ -98,22 +119,25 @@ class SegmentationStates:
             self._follow(self._node.GetSegmentation())
         elif not self._isTouched:
             return ""
-        history = self._history
-        history.SetMaximumNumberOfStates(self._mostStates())
-        if not history.SaveState():
+        try:
+            segments = self._copies.keep(ready or ())
+        except MemoryError:
             raise SAM2PropagateError(
                 "undo_failed",
                 _("The segmentation could not be saved for Undo, so nothing was changed."),
                 _("Save the scene and load it again."),
-            )
+            ) from None
         self._isTouched = False
-        self.at += 1
-        self.last = self.at
-        self.first = self.at - history.GetNumberOfStates() + 1
-        before, self._looks, self._places = self._looks, self._look(), self._place()
-        self._kept = {state: look for state, look in self._kept.items() if self.first <= state < self.at}
-        self._kept[self.at] = self._looks
-        return _change(before, self._looks) if self.first < self.at else ""
+        before, state = self._states.get(self.at), self._state(segments)
+        change = "" if before is None else _change(before.looks, state.looks)
+        if before is None or change or before.places != state.places:
+            self._states = {number: one for number, one in self._states.items() if number <= self.at}
+            # A number is never used again: who knows one of a state that is gone finds nothing.
+            self._count += 1
+            self.at = self._count
+        self._states[self.at] = state
+        self._forgetOldest()
+        return change
 
     def expect(self, labelmaps: Mapping[Any, Mapping[int, bytes]]) -> None:
         """Labelmaps were replaced just now, and nobody has touched them since.
@@ -128,51 +152,67 @@ class SegmentationStates:
     def voxels(self, segmentID: str) -> bytes | None:
         """Returns what tells the voxels of a segment from others, as they are in the state that was kept or
         restored last; None if they may be others now, or there is no such segment."""
-        look = None if self.isChanged or not self.isKept else self._looks.get(segmentID)
+        isKnown = self.isKept and not self.isChanged
+        look = self._states[self.at].looks.get(segmentID) if isKnown else None
         return None if look is None else look.voxels
 
     def isThere(self, state: int) -> bool:
         """Tells whether a state can be restored."""
-        # What was changed since the last state has put an end to those after it.
-        return self.isKept and self.first <= state <= (self.at if self._isTouched else self.last)
+        # What was changed since the last state puts an end to those after it.
+        isHere = state in self._states and not self._isReplaced
+        return isHere and (state <= self.at or self._isSame)
 
-    def restore(self, state: int) -> None:
+    def copying(self, state: int) -> Generator[None, None, Copies]:
+        """Makes what `restore` needs for a state, slab by slab; nothing in the segmentation changes."""
+        if state not in self._states:
+            return ()
+        return (yield from self._copies.copying(self._states[state].segments))
+
+    def restore(self, state: int, ready: Copies | None = None) -> None:
         """Brings back the state with this number, which `isThere`; the present one is kept before.
+
+        Args:
+            ready: what `copying` gave.
 
         Raises:
             SAM2PropagateError: `undo_failed`.
         """
         if self.isChanged:
             self.keep()
+        wanted = self._states[state]
         self._isRestoring = True
         try:
-            while self.at > state and self._history.RestorePreviousState():
-                self.at -= 1
-            while self.at < state and self._history.RestoreNextState():
-                self.at += 1
+            isExact = self._copies.restore(wanted.segments, ready or ())
         finally:
             self._isRestoring = False
-        self._expectKept(self._kept.get(self.at, {}))
-        self._looks, self._places = self._look(), self._place()
+        self.at = state
+        if isExact:
+            self._expectKept(wanted.looks)
+        else:
+            # What somebody makes of it who was told belongs to the state.
+            self._states[state] = self._state(self._copies.keep(()))
 
     def back(self) -> bool:
         """Brings back the state before the last change; False if there is none.
 
-        Saving touches a segmentation and changes nothing: such a state is passed over.
+        Saving touches a segmentation and changes nothing: that is no change.
         """
-        places = self._places
-        isSame = self.isChanged and not self.keep() and self._places == places
-        return self._go(self.at - (2 if isSame else 1))
+        if self.isChanged:
+            self.keep()
+        return self._go(-1)
 
     def forward(self) -> bool:
         """Brings back the state after the present one; False if there is none."""
         if self.isChanged:
             self.keep()
-        return self._go(self.at + 1)
+        return self._go(1)
 
     def close(self) -> None:
         """Lets go of the segmentation; all states are gone."""
         self._follow(None)
+
+    def _state(self, segments: KeptSegments) -> _State:
+        return _State(segments, self._look(), self._place())
 
     def _expectKept(self, looks: Mapping[str, _SegmentLook]) -> None:
         """The labelmaps are copies of those in a state: what they hold is known."""
@@ -183,10 +223,12 @@ class SegmentationStates:
                 hashes = (looks[name].voxels for name in names)
                 self.expect({image: dict(zip(labels, hashes, strict=True))})
 
-    def _go(self, state: int) -> bool:
-        if not self.isThere(state):
+    def _go(self, steps: int) -> bool:
+        numbers = sorted(self._states)
+        place = numbers.index(self.at) + steps if numbers else -1
+        if not 0 <= place < len(numbers):
             return False
-        self.restore(state)
+        self.restore(numbers[place])
         return True
 
     def _follow(self, segmentation: Any) -> None:
@@ -194,9 +236,9 @@ class SegmentationStates:
             self._segmentation.RemoveObserver(tag)
         self._tags = []
         self._segmentation = segmentation
+        self._copies = SegmentCopies(segmentation)
+        self._states.clear()
         self._hashes.clear()
-        self._kept.clear()
-        self._history.SetSegmentation(segmentation)
         self._isTouched = False
         if segmentation is not None:
             self._tags = [
@@ -242,10 +284,16 @@ class SegmentationStates:
                 places[name] = tuple(matrix.GetElement(n // 4, n % 4) for n in range(16))
         return places
 
-    def _mostStates(self) -> int:
-        images = (_image(one) for one in self._segments().values())
-        sizes = {image: image.GetActualMemorySize() * 1024 for image in images if image is not None}
-        return min(max(_MOST_BYTES // max(sum(sizes.values()), 1), _LEAST_STATES), _MOST_STATES)
+    def _forgetOldest(self) -> None:
+        while len(self._states) > _MOST_STATES or (
+            len(self._states) > _LEAST_STATES and _bytes(self._states.values()) > _MOST_BYTES
+        ):
+            del self._states[min(self._states)]
+
+
+def _bytes(states: Iterable[_State]) -> int:
+    """How much memory the copies in these states take."""
+    return sum(copy.GetActualMemorySize() * 1024 for copy in allCopies(one.segments for one in states))
 
 
 @dataclass(frozen=True)
