@@ -491,7 +491,7 @@ def test_undo_and_redo_change_everything_in_one_turn(headless, monkeypatch):
     after, told = state(case), []
     case.controller.changed.connect(lambda _none: told.append(state(case)))
     # What shows nothing is in no view.
-    shown = case.workspace.previewNode.GetSegmentation().GetNumberOfSegments
+    shown = case.workspace.shown.node.GetSegmentation().GetNumberOfSegments
     assert shown() == 0
     for start, first, last in (
         (case.controller.startUndo, after, before),

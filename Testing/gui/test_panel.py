@@ -967,8 +967,6 @@ class Layout:
     threeDViewCount = 1
 
     def __init__(self) -> None:
-        from PySide6 import QtWidgets
-
         self.interactors = newInteractors()
         self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
         self.slots: list[Any] = []
@@ -976,11 +974,6 @@ class Layout:
         self.connections = 0
         self.drawn = self.paused = 0
         self.isGone = False
-        # Where the views are: in a window of their own, as on a second screen.
-        self.place = QtWidgets.QWidget()
-
-    def window(self) -> Any:
-        return self.place
 
     def mrmlSliceLogics(self) -> Any:  # noqa: N802
         made = vtk.vtkCollection()
@@ -1093,46 +1086,6 @@ def test_views_are_paused_while_masks_are_written_and_taken_back(module: Any) ->
         layout.isGone = True
         desk.settle()
         assert seen == [2] and desk.controller.canRedo
-    finally:
-        slicer.app.__dict__.pop("_standin_layout")
-
-
-def test_keys_work_in_every_window_with_views(module: Any) -> None:
-    from PySide6 import QtCore, QtGui, QtWidgets
-
-    def keys(window: Any) -> dict[str, bool]:
-        found = window.findChildren(QtGui.QShortcut)
-        return {one.key.toString(): bool(one.enabled) for one in found}
-
-    desk = Desk(module)
-    module.exit()
-    layout = Layout()
-    first, inside = layout.place, QtWidgets.QWidget(module.panel)
-    slicer.app.__dict__["_standin_layout"] = layout
-    try:
-        module.enter()
-        desk.load()
-        desk.ui.positiveToolButton.click()
-        assert keys(first)["Esc"] is True and keys(first) == keys(module.panel)
-        assert set(keys(first)) == {"Esc", "Del", "Ctrl+Z", "Ctrl+Y", "Ctrl+Shift+Z"}
-        module.widget.views._tellHover(True)
-        assert keys(first)["Del"] and keys(module.panel)["Del"]
-        # Another layout: the views are in another window now.
-        layout.place = QtWidgets.QWidget()
-        (slot,) = [slot for _, slot in layout.slots]
-        slot(3)
-        assert not any(keys(first).values()) and keys(layout.place)["Esc"]
-        # One that goes with its window is no trouble.
-        gone, layout.place = layout.place, inside.window()
-        gone.deleteLater()
-        QtCore.QCoreApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
-        del gone
-        slot(3)
-        # In the main window there is one of each.
-        found = module.panel.findChildren(QtGui.QShortcut)
-        assert len(found) == len({one.key.toString() for one in found}) == 5
-        module.exit()
-        assert not any(keys(module.panel).values())
     finally:
         slicer.app.__dict__.pop("_standin_layout")
 

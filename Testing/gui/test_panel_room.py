@@ -196,6 +196,24 @@ def test_the_offer_of_a_window_does_not_widen_the_panel(desk: Desk) -> None:
     assert frame.sizeHint().width() == wide
 
 
+def test_no_section_and_no_row_in_it_widens_the_panel(desk: Desk) -> None:
+    done(desk)
+    panel, ui = desk.module.panel, desk.ui
+    panel.show()
+
+    def width() -> int:
+        for _ in range(3):
+            QtCore.QCoreApplication.processEvents()
+        return max(panel.minimumSizeHint().width(), panel.minimumWidth)
+
+    before = width()
+    for section in (ui.optionsCollapsibleButton, ui.editCollapsibleButton, ui.modelCollapsibleButton):
+        section.collapsed = False
+        assert width() == before
+    ui.computerComboBox.setCurrentIndex(ui.computerComboBox.findData("server"))
+    assert not ui.serverFrame.isHidden() and width() == before <= WIDTHS[0]
+
+
 def test_sections_are_folded_and_stay_as_they_were_left(stand_ins: Any) -> None:
     from Headless.slicer_modules import ModuleInSlicer
     from Testing.gui.conftest import MODULE_FILE

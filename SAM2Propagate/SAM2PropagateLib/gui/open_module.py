@@ -92,6 +92,7 @@ class OpenModule:
     def enter(self) -> None:
         """The user switches to the module."""
         self.parameters.take()
+        self._keys.take(self.views.deletePrompt)
         self.enterViews()
         self.parameters.takeFirstTool()
         layout = slicer.app.layoutManager()
@@ -112,17 +113,14 @@ class OpenModule:
         """Listens to mouse and keys in the views of the present layout."""
         layout = slicer.app.layoutManager()
         if layout is None:  # Slicer without its main window
-            self._keys.take(self.views.deletePrompt)
             return
         self.views.clearViews()
         widgets = sliceWidgets()
         for widget in widgets:
             view = widget.sliceView()
             self.views.addSliceView(view.interactor(), widget.mrmlSliceNode(), view.scheduleRender)
-        others = [layout.threeDWidget(number) for number in range(layout.threeDViewCount)]
-        for widget in others:
-            self.views.add3DView(widget.threeDView().interactor())
-        self._keys.take(self.views.deletePrompt, [widget.window() for widget in (*widgets, *others)])
+        for number in range(layout.threeDViewCount):
+            self.views.add3DView(layout.threeDWidget(number).threeDView().interactor())
         self.views.start()
         self.panel.followViews([widget.mrmlSliceNode() for widget in widgets])
 

@@ -71,14 +71,13 @@ class Panel:
         self.curves = CurveMenu(ui, controller)
         self._model = ModelSection(ui, controller, models, self.messages, self._chooseModel)
         self._server = ServerSection(ui, controller, provision.server, self.messages)
-        self._sections = Sections(
-            {
-                "Options": ui.optionsCollapsibleButton,
-                "Edit": ui.editCollapsibleButton,
-                "Model": ui.modelCollapsibleButton,
-            },
-            application.settings,
-        )
+        sections = {
+            "Options": ui.optionsCollapsibleButton,
+            "Edit": ui.editCollapsibleButton,
+            "Model": ui.modelCollapsibleButton,
+        }
+        self._keepWidth(sections.values())
+        self._sections = Sections(sections, application.settings)
         self._connections = Connections()
         self._connections.add(ui.segmentEditor, "currentSegmentIDChanged(QString)", self._editorChose)
         ui.segmentEditor.setEffectNameOrder(list(EFFECTS))
@@ -89,6 +88,21 @@ class Panel:
         for signal, slot in self._signals():
             signal.connect(slot)
         self.refresh()
+
+    def _keepWidth(self, sections: Iterable[Any]) -> None:
+        """Makes the panel as wide as its widest section needs, also while that is closed: Slicer would make
+        it wider when it is opened, and move the views.
+        """
+        panel = self._ui.modelCollapsibleButton.parent()
+        self._ui.serverFrame.setVisible(True)
+        before = [(one, one.collapsed) for one in sections]
+        for one, _isCollapsed in before:
+            one.collapsed = False
+        # Its frame counts only where a section is seen; the editor's has a bar to scroll sideways.
+        hint = self._ui.modelCollapsibleButton.sizeHint.width()
+        panel.setMinimumWidth(max(panel.layout().totalMinimumSize().width(), hint))
+        for one, isCollapsed in before:
+            one.collapsed = isCollapsed
 
     def close(self) -> None:
         """Lets go of the widgets, of the views and of the controller."""
