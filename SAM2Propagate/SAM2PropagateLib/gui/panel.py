@@ -31,6 +31,8 @@ from SAM2PropagateLib.scene.names import encoded
 EFFECTS = ("Paint", "Erase", "Scissors", "Islands", "Smoothing")
 # The Segment Editor's own list of segments: the panel has one already.
 _EDITORS_LIST = "SegmentsTableResizableFrame"
+# Pixels that the frame of a section adds once it is seen open.
+_FRAME = 8
 # Where the application's settings keep which sections are collapsed.
 _COLLAPSED = "SAM2Propagate/Collapsed"
 
@@ -98,9 +100,7 @@ class Panel:
         before = [(one, one.collapsed) for one in sections]
         for one, _isCollapsed in before:
             one.collapsed = False
-        # Its frame counts only where a section is seen; the editor's has a bar to scroll sideways.
-        hint = self._ui.modelCollapsibleButton.sizeHint.width()
-        panel.setMinimumWidth(max(panel.layout().totalMinimumSize().width(), hint))
+        panel.setMinimumWidth(panel.layout().totalMinimumSize().width() + _FRAME)
         for one, isCollapsed in before:
             one.collapsed = isCollapsed
 
