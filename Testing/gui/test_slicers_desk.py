@@ -89,6 +89,7 @@ class Layout:
             setLayout=self.layouts.append,
             sliceWidget=widgets.__getitem__,
             sliceViewNames=lambda: tuple(widgets),
+            threeDViewCount=0,
         )
 
     @staticmethod
@@ -99,6 +100,9 @@ class Layout:
             renderWindow=view.interactor.GetRenderWindow,
             forceRender=view.render,
             scheduleRender=view.render,
+            # It is drawn when it is asked to be; in between it is not.
+            pauseRender=lambda: 1,
+            resumeRender=view.render,
             cornerAnnotation=lambda: text,
         )
         return Real(
