@@ -40,7 +40,7 @@ KeptSegments = Mapping[str, KeptSegment]
 
 
 @dataclass(frozen=True, eq=False)
-class _Known:
+class _Copied:
     """What a representation holds.
 
     Attributes:
@@ -61,7 +61,7 @@ class SegmentCopies:
 
     def __init__(self, segmentation: Any) -> None:
         self._segmentation = segmentation
-        self._known: list[_Known] = []
+        self._known: list[_Copied] = []
 
     def keep(self, ready: Copies) -> KeptSegments:
         """Returns all segments as they are now; what has not changed since the last time is not copied.
@@ -78,7 +78,7 @@ class SegmentCopies:
             kept[name] = KeptSegment(properties, data)
         return kept
 
-    def _copyOf(self, data: Any, before: Iterable[_Known], ready: Copies) -> Any:
+    def _copyOf(self, data: Any, before: Iterable[_Copied], ready: Copies) -> Any:
         for one in self._known:
             if one.data is data:
                 return one.copy
@@ -86,7 +86,7 @@ class SegmentCopies:
         known = next((one for one in before if one.data is data and one.stamp == stamp), None)
         if known is None:
             copy = _copyIn(ready, data)
-            known = _Known(data, stamp, finished(copying(data)) if copy is None else copy)
+            known = _Copied(data, stamp, finished(copying(data)) if copy is None else copy)
         self._known.append(known)
         return known.copy
 
@@ -123,7 +123,7 @@ class SegmentCopies:
         isExact = swap(self._segmentation, planned, names)
         if isExact:
             others = [one for one in self._known if all(one.data is not image for image, _ in changed)]
-            self._known = [*others, *(_Known(image, _stamp(image), copy) for image, copy in changed)]
+            self._known = [*others, *(_Copied(image, _stamp(image), copy) for image, copy in changed)]
         return isExact
 
     def _wanted(self, kept: KeptSegments) -> list[Any]:
@@ -179,7 +179,7 @@ class SegmentCopies:
         if any(kept[name].data.keys() != kinds[name] for name in staying):
             segmentation.InvokeEvent(segmentation.ContainedRepresentationNamesModified)
         self._known = [
-            _Known(one, stamp, copy)
+            _Copied(one, stamp, copy)
             for (copy, one), stamp in zip(fresh, stamps, strict=True)
             if _stamp(one) == stamp
         ]
