@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import slicer
@@ -38,19 +39,27 @@ class EditorSegmentWriter:
     Args:
         editor: the widget; it gets the settings of the scene at every commit.
         segmentationNode, volumeNode: what is written to, and the source volume of the intensity range.
+        settings: gives the settings that the editor is to use in a scene.
     """
 
-    def __init__(self, editor: Any, segmentationNode: Any, volumeNode: Any) -> None:
+    def __init__(
+        self,
+        editor: Any,
+        segmentationNode: Any,
+        volumeNode: Any,
+        settings: Callable[[Any], Any] = segmentEditorNode,
+    ) -> None:
         self._editor = editor
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
+        self._settings = settings
         self._effect: Any = None
         self._selected = ""
 
     def prepare(self) -> Any:
         """See `SegmentWriter.prepare`."""
         # A script may run without the panel ever having been in view in this scene.
-        node = segmentEditorNode(self._segmentationNode.GetScene())
+        node = self._settings(self._segmentationNode.GetScene())
         if self._editor.mrmlSegmentEditorNode() is not node:
             self._editor.setMRMLSegmentEditorNode(node)
         self._useNodes()
