@@ -393,13 +393,13 @@ def load_model(session: WorkerSession, model: LoadModel, on_progress: OnProgress
 def _load(ct: Path, window: Window) -> Any:
     if not ct.is_file():
         raise SAM2PropagateError(
-            "file_missing", f"There is no file '{ct}'.", "Get the project's files again."
+            "file_missing", f"There is no file “{ct}”.", "Get the project's files again."
         )
     try:
         node = slicer.util.loadVolume(str(ct))
     except RuntimeError as error:
         raise SAM2PropagateError(
-            "unreadable", f"'{ct}' cannot be read ({error}).", "Get the project's files again."
+            "unreadable", f"“{ct}” cannot be read ({error}).", "Get the project's files again."
         ) from error
     display = node.GetDisplayNode()
     display.SetAutoWindowLevel(False)

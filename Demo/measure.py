@@ -53,7 +53,7 @@ def read_reference(
     if volume.geometry.shape_ijk != geometry.shape_ijk or not same_place or missing:
         raise SAM2PropagateError(
             "reference_mismatch",
-            f"The reference labels in '{labels.name}' do not belong to the CT.",
+            f"The reference labels in “{labels.name}” do not belong to the CT.",
             "Get the project's files again.",
         )
     return {name: np.asarray(volume.array == values[name]) for name in wanted}

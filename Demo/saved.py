@@ -34,7 +34,7 @@ def save(desk: DemoDesk, segmentation: Path, scene: Path) -> None:
     except (OSError, RuntimeError) as error:
         raise SAM2PropagateError(
             "not_written",
-            f"The results cannot be written to '{segmentation.parent}' ({error}).",
+            f"The results cannot be written to “{segmentation.parent}” ({error}).",
             "Check that the folder can be written to and the disk is not full.",
         ) from error
 
@@ -100,6 +100,6 @@ def _only(class_name: str) -> Any:
 def _differs(file: Path, what: str) -> SAM2PropagateError:
     return SAM2PropagateError(
         "saved_differs",
-        f"Loaded again, '{file}' differs from what was saved: {what}.",
+        f"Loaded again, “{file}” differs from what was saved: {what}.",
         "Tell the developers.",
     )

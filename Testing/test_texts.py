@@ -211,7 +211,7 @@ def test_errors_below_the_panel_are_translated_in_their_files_context(shouting):
     assert set(shouting) == {geometry.__file__, resolve.__code__.co_filename}
     with pytest.raises(InputError) as caught:
         ModelStore().find("{braces}")
-    assert caught.value.sentence == 'THERE IS NO MODEL "{braces}".'
+    assert caught.value.sentence == "THERE IS NO MODEL “{braces}”."
     assert Cancelled().sentence == "CANCELLED."
     texts.set_translator(None)
     assert said(outside()) == ENGLISH and Cancelled().sentence == "Cancelled."
@@ -420,3 +420,56 @@ def test_what_is_counted_has_a_text_for_one_of_it(path):
     literals = [one for one in ast.walk(tree) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
     lacking = [one.value for one in literals if one not in chosen and _COUNTED.search(one.value)]
     assert not lacking, "write plural(count, _(one), _(several)) for these"
+
+
+# --- quotes
+
+# Straight quotes belong to what is typed as it stands: commands, JSON, HTML, code.
+_TYPED = re.compile(
+    r"""[{\[]"|": |\$|--\w|<\w|pip install|\w\['|=["']|echo |%j|\(\[|^"[A-Z ]+"$|^\{\} '|^ssh """
+)
+_STRAIGHT = re.compile(r"""(?<!\w)(["'])(?=\S)[^"']*(?<=\S)\1(?!\w)""")
+
+
+def straight_quotes(source: str) -> list[int]:
+    """The lines of texts with straight quotes around a word or a value; docstrings are for programmers."""
+    tree = ast.parse(source)
+    docs = {id(one.value) for one in ast.walk(tree) if isinstance(one, ast.Expr)}
+    inside = {id(part) for one in ast.walk(tree) if isinstance(one, ast.JoinedStr) for part in one.values}
+    found = []
+    for one in ast.walk(tree):
+        if isinstance(one, ast.JoinedStr):
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in one.values)
+        elif isinstance(one, ast.Constant) and isinstance(one.value, str) and id(one) not in docs | inside:
+            text = one.value
+        else:
+            continue
+        if " " in text and _STRAIGHT.search(text) and not _TYPED.search(text):
+            found.append(one.lineno)
+    return sorted(found)
+
+
+DEMO = MODULE.parent / "Demo"
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*MODULE.rglob("*.py"), *DEMO.rglob("*.py")]), ids=lambda path: path.stem
+)
+def test_texts_have_curly_quotes(path: Path) -> None:
+    assert straight_quotes(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("""a = f"'{path}' is empty." """, [1]),
+        ("""a = _('There is no model "{name}".')""", [1]),
+        ("""a = "the model's first 'word' here" """, [1]),
+        ("""a = "“{name}” is the user's, and the users' too" """, []),
+        ("""def f():\n    \"\"\"Takes "this" word.\"\"\" """, []),
+        ("""a = 'Give [{"volume": 1}] here' """, []),
+        ("""a = 'ssh {host} "$HOME"' """, []),
+    ],
+)
+def test_straight_quotes_are_found(source: str, lines: list[int]) -> None:
+    assert straight_quotes(source) == lines

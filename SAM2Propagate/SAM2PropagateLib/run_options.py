@@ -47,7 +47,7 @@ class RunOptions:
         if self.direction not in DIRECTIONS:
             raise InputError(
                 "unknown_direction",
-                _("There is no direction '{direction}'.").format(direction=self.direction),
+                _("There is no direction “{direction}”.").format(direction=self.direction),
                 _("Use one of: {names}.").format(names=", ".join(DIRECTIONS)),
             )
         if self.reach is not None and not (type(self.reach) is int and self.reach >= 1):

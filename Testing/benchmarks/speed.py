@@ -200,7 +200,7 @@ def _device(wanted: str) -> str:
     if kind not in ("cuda", "cpu") or not any(name.startswith(kind) for name in names):
         raise InputError(
             "device_unavailable",
-            f'The device "{wanted}" cannot be measured here.',
+            f"The device “{wanted}” cannot be measured here.",
             f"There are: {', '.join(names)}.",
         )
     return wanted

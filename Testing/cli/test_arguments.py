@@ -70,11 +70,11 @@ def test_strokes_have_as_many_points_as_they_need() -> None:
         ("--lasso-ras 1 2 3 4 5 6", "--lasso-ras has fewer than 3 points"),
         ("--curve-ras 1 2 3", "--curve-ras has fewer than 2 points. Give points along the structure."),
         ("--exact-lasso-ras 1 2", "--exact-lasso-ras has 2 numbers"),
-        ("--negative-scribble-ras 1 2 x", "'x' is not a number of millimeters"),
+        ("--negative-scribble-ras 1 2 x", "“x” is not a number of millimeters"),
         ("--scribble-ras", "--scribble-ras"),
     ],
 )
-def test_strokes_of_half_points_are_refused(arguments: str, part: str) -> None:
+def test_strokes_with_an_incomplete_point_are_refused(arguments: str, part: str) -> None:
     error = refusal("segment", "v.nrrd", "--out", "o.seg.nrrd", *arguments.split())
     assert error.code == "bad_arguments" and part in str(error)
 
@@ -155,20 +155,20 @@ def test_every_option_arrives() -> None:
         ("segment", "required"),
         ("segment v.nrrd --point-ras 1 2 3", "--out"),
         ("segment v.nrrd --out o.seg.nrrd", "no prompts"),
-        ("segment v.nrrd --out o.seg.nrrd --segment liver --range 1 x", "'x' is not a slice index"),
+        ("segment v.nrrd --out o.seg.nrrd --segment liver --range 1 x", "“x” is not a slice index"),
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2", "--point-ras"),
-        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 three", "'three' is not a number"),
-        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 nan", "'nan' is not a number"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 three", "“three” is not a number"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 nan", "“nan” is not a number"),
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 -inf", "--point-ras"),
-        ("segment v.nrrd --out o.seg.nrrd --range -1 4", "'-1' is not a slice index"),
-        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --reach 0", "'0' is not a whole number"),
-        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --part 0", "'0' is neither a number"),
-        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --part one", "'one' is neither a number"),
+        ("segment v.nrrd --out o.seg.nrrd --range -1 4", "“-1” is not a slice index"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --reach 0", "“0” is not a whole number"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --part 0", "“0” is neither a number"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --part one", "“one” is neither a number"),
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --axis x", "invalid choice: 'x'"),
-        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --window 400", "'400' is not a window"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --window 400", "“400” is not a window"),
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --window", "--window"),
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --prompts p.json", "both in a file"),
-        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --device tpu", "no device 'tpu'"),
+        ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --device tpu", "no device “tpu”"),
         ("segment v.nrrd --out o.seg.nrrd --point-ras 1 2 3 --frobnicate", "--frobnicate"),
         ("segment v.nrrd --out o.seg.nrrd --po 1 2 3", "--po"),
         ("models --download a --remove b", "not allowed"),
@@ -195,7 +195,7 @@ def test_every_option_arrives() -> None:
         ("evaluate --cases c --protocol shen2024 --device tpu", "no device 'tpu'"),
     ],
 )
-def test_wrong_words_are_told_in_one_sentence(arguments: str, part: str) -> None:
+def test_a_wrong_option_is_told_in_one_sentence(arguments: str, part: str) -> None:
     assert part in str(refusal(*arguments.split()))
 
 

@@ -144,7 +144,7 @@ def failing(kind: str, error: SAM2PropagateError) -> Callable[[], FakeSession]:
 TOO_LARGE = SAM2PropagateError(
     "model_does_not_fit", "The model does not fit in the memory of this GPU.", "Choose a smaller one."
 )
-NO_CUDA = InputError("device_unavailable", 'The device "cuda" is not available here.', "Choose cpu.")
+NO_CUDA = InputError("device_unavailable", "The device “cuda” is not available here.", "Choose cpu.")
 
 CASES = [
     # Files
@@ -199,10 +199,10 @@ CASES = [
     # Options, model and device
     BadInput("no such preset", "no window preset", arguments=(*POINT, "--window", "spleen")),
     BadInput("a window of no width", "cannot be used", arguments=(*POINT, "--window", 0, 40)),
-    BadInput("unknown model", 'no model "huge"', arguments=(*POINT, "--model", "huge")),
+    BadInput("unknown model", "no model “huge”", arguments=(*POINT, "--model", "huge")),
     BadInput("missing weights", "no weights file", arguments=(*POINT, "--model", "my/own.pt")),
     BadInput("a model that is not there yet", "models --download big", arguments=(*POINT, "--model", "big")),
-    BadInput("unknown device", "no device 'tpu'", arguments=(*POINT, "--device", "tpu")),
+    BadInput("unknown device", "no device “tpu”", arguments=(*POINT, "--device", "tpu")),
     BadInput(
         "a device that is not there",
         "not available here",
@@ -262,7 +262,7 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
 
 
 def assert_one_sentence_and_a_hint(line: str) -> None:
-    assert line[0].isupper() or line[0] in "'\"", line
+    assert line[0].isupper() or line[0] == "“", line
     assert line.endswith("."), line
     # Stops inside file names, numbers and UIDs do not end a sentence.
     assert len(re.findall(r"[.!?](?= [A-Z])", line)) <= 2, line
@@ -279,7 +279,7 @@ def test_a_real_series_with_a_missing_slice(tmp_path: Path) -> None:
         *("--out", tmp_path / "out.seg.nrrd"),
     )
     assert outcome.code == 2
-    assert "between '1-07.dcm' and '1-05.dcm' at RAS 45.6, 100.3, 20.0 mm" in outcome.error_line
+    assert "between “1-07.dcm” and “1-05.dcm” at RAS 45.6, 100.3, 20.0 mm" in outcome.error_line
 
 
 @needs_odd

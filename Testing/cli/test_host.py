@@ -48,11 +48,11 @@ def test_a_volume_is_segmented_on_a_server(sshd: Sshd, tmp_path: Path) -> None:
         assert f"no GPU on {HOST}" in done.err
 
 
-def test_what_is_wrong_with_the_server_is_one_sentence(sshd: Sshd, tmp_path: Path) -> None:
+def test_a_fault_of_the_server_is_told_in_one_sentence(sshd: Sshd, tmp_path: Path) -> None:
     for more, code, text in (
         (("--host", "there-is-none.invalid"), 1, "There is no computer named"),
-        (("--host", HOST, "--remote-python", "none"), 1, f'There is no Python "none" on {HOST}.'),
-        (("--host", HOST, "--remote-folder", "none"), 1, f'There is no folder "none" on {HOST}.'),
+        (("--host", HOST, "--remote-python", "none"), 1, f"There is no Python “none” on {HOST}."),
+        (("--host", HOST, "--remote-folder", "none"), 1, f"There is no folder “none” on {HOST}."),
     ):
         done = run(tmp_path, *arguments(tmp_path, *more))
         assert (done.code, done.out) == (code, "") and done.error_line.startswith(text), done.err

@@ -47,7 +47,7 @@ def test_a_download_with_consent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_an_interrupted_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fake(*_: object, **__: object) -> None:
-        raise Cancelled("cancelled", 'The download of "big" was cancelled.')
+        raise Cancelled("cancelled", "The download of “big” was cancelled.")
 
     monkeypatch.setattr(cli_models, "download", fake)
     outcome = run(tmp_path, "models", "--download", "big", "--yes")
@@ -71,4 +71,4 @@ def test_what_cannot_be_downloaded_or_removed(tmp_path: Path, option: str) -> No
     outcome = run(tmp_path, "models", option, "sam2propagate_tiny", "--yes")
     assert outcome.code == 2 and "comes with the extension" in outcome.error_line
     outcome = run(tmp_path, "models", option, "nonsense", "--yes")
-    assert outcome.code == 2 and 'no model "nonsense"' in outcome.error_line
+    assert outcome.code == 2 and "no model “nonsense”" in outcome.error_line

@@ -78,7 +78,7 @@ def test_an_interrupted_run_keeps_what_is_finished_when_told(tmp_path: Path) -> 
 
 
 @posix_only
-def test_a_reader_that_goes_away_does_not_stop_the_work(tmp_path: Path) -> None:
+def test_a_closed_pipe_at_stdout_does_not_stop_the_work(tmp_path: Path) -> None:
     with slow(tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
         wait_for(process, "Propagating")
@@ -126,7 +126,7 @@ def test_a_device_that_the_real_worker_does_not_have(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2 and out == "" and not (tmp_path / "out.seg.nrrd").exists()
     *_, last = err.splitlines()
-    assert last.startswith('Error: The device "cuda:99" is not available') and "Traceback" not in err
+    assert last.startswith("Error: The device “cuda:99” is not available") and "Traceback" not in err
 
 
 def test_the_whole_way_with_the_real_worker_and_model(tmp_path: Path) -> None:

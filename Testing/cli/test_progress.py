@@ -39,7 +39,7 @@ def test_lines_for_a_log() -> None:
     assert len(lines) == 6 and "\r" not in stream.getvalue()
 
 
-def test_a_bar_on_a_terminal_leaves_no_rest() -> None:
+def test_a_progress_bar_is_erased_completely() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = ProgressPrinter(stream, is_terminal=True, clock=clock)
     progress("propagate")
@@ -55,7 +55,7 @@ def test_a_bar_on_a_terminal_leaves_no_rest() -> None:
     assert stream.getvalue().count("\n") == 1
 
 
-def test_a_stream_that_breaks_is_left_alone() -> None:
+def test_nothing_more_is_written_to_a_broken_stream() -> None:
     class Broken(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError

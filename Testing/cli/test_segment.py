@@ -274,7 +274,7 @@ def test_a_part_of_a_dicom_series_is_segmented(tmp_path: Path) -> None:
         ([], "(0.5th to 99.5th percentile, because the values do not look like CT with air)."),
     ],
 )
-def test_the_line_says_which_window_and_why(
+def test_the_result_line_says_which_window_was_used_and_why(
     tmp_path: Path, volume: Path, given: list[object], told: str
 ) -> None:
     outcome = run(

@@ -32,7 +32,7 @@ def refusal(folder: Path, content: str | bytes, name: str = "list.csv") -> str:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"], ids=lambda name: name)
 @pytest.mark.parametrize("separator", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
-def test_a_manifest_may_come_from_any_program(tmp_path: Path, encoding: str, separator: str) -> None:
+def test_csv_of_every_common_program_is_read(tmp_path: Path, encoding: str, separator: str) -> None:
     lines = ["Volume,Segment,Prompts", f"Müller/ct.nii,Läsion,{POINT}", "", " , , "]
     text = "\r\n".join(line.replace(",", separator) for line in lines)
     (entry,) = read(tmp_path, text.encode(encoding))
@@ -40,12 +40,12 @@ def test_a_manifest_may_come_from_any_program(tmp_path: Path, encoding: str, sep
     assert entry.volume == tmp_path / "Müller" / "ct.nii"
 
 
-def test_excels_line_with_the_separator_is_read(tmp_path: Path) -> None:
+def test_the_separator_line_that_excel_writes_is_read(tmp_path: Path) -> None:
     (entry,) = read(tmp_path, f"sep=|\nvolume|segment|prompts\nct.nii|a|{POINT}\n")
     assert entry.fault is None and entry.rows == (3,)
 
 
-def test_rows_of_one_volume_are_one_job_whatever_way_they_name_it(tmp_path: Path) -> None:
+def test_rows_of_one_volume_are_one_job_however_its_path_is_written(tmp_path: Path) -> None:
     volume = write_volume(tmp_path / "v.nrrd")
     point = " ".join(words(ras_of(7, 9, 3)))
     rows = [
@@ -83,14 +83,14 @@ def test_two_sources_for_one_segment_are_refused(tmp_path: Path) -> None:
         (f",liver,{POINT}", "names no volume"),
         ("ct.nii,liver,", "Row 2: It has no prompts"),
         ("ct.nii,liver,--point-ras 1 2", "Row 2: Argument --point-ras: expected 3 arguments"),
-        ("ct.nii,liver,--point-ras 1 2 x", "'x' is not a number of millimeters"),
+        ("ct.nii,liver,--point-ras 1 2 x", "“x” is not a number of millimeters"),
         ("ct.nii,liver,--model big", "Unrecognized arguments: --model big"),
         (f"ct.nii,liver,--segment x {POINT}", "--segment is not for the column"),
         ('ct.nii,liver,"--point-ras 1 2 \'3"', "cannot be read (No closing quotation)"),
         ("ct.nii,liver,prompts.txt", "neither an option of the command line nor a file of prompts"),
     ],
 )
-def test_a_wrong_row_is_a_sentence_and_the_others_stay(tmp_path: Path, row: str, said: str) -> None:
+def test_a_wrong_row_is_told_and_the_other_rows_are_used(tmp_path: Path, row: str, said: str) -> None:
     bad, good = read(tmp_path, f"volume,segment,prompts\n{row}\ngood.nii,liver,{POINT}\n")
     assert bad.fault is not None and said in bad.fault.sentence and bad.fault.hint
     assert good.fault is None
@@ -104,7 +104,7 @@ def test_a_wrong_row_is_a_sentence_and_the_others_stay(tmp_path: Path, row: str,
             "Rows 2 and 3 are of the same volume, but have “one” and “two”",
         ),
         ("a.nii,{p},,,40 20\na.nii,{p},,,400 40\n", "but have “40 20” and “400 40” for “window”"),
-        ("a.nii,{p},x/y,,\n", "“x/y” for its outputs, which is no name of a file"),
+        ("a.nii,{p},x/y,,\n", "“x/y” for its outputs, which cannot be the name of a file"),
         ("a.nii,{p},CON,,\n", "“CON” for its outputs"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: str | by
         ('{"volume": "a"}', "is not a list"),
         ("[{", "not valid JSON"),
         ('[{"volume": 3, "prompts": "x"}]', "has 3 for “volume”"),
-        ('[{"volume": "a"}]', "Row 1 of '{path}' has no column “prompts”"),
+        ('[{"volume": "a"}]', "Row 1 of “{path}” has no column “prompts”"),
     ],
 )
 def test_json_that_is_no_manifest_is_refused(tmp_path: Path, document: str, said: str) -> None:
@@ -173,7 +173,7 @@ def test_json_takes_words_lists_and_whole_prompts(tmp_path: Path) -> None:
     assert broken.fault is not None and "Row 1: " in str(broken.fault)
 
 
-def test_outputs_have_names_of_their_own_and_keep_them(tmp_path: Path) -> None:
+def test_outputs_get_different_names_and_keep_them_when_resumed(tmp_path: Path) -> None:
     rows = "".join(
         f"{name},{POINT},\n" for name in ("p1/CT.nii.gz", "p2/ct.nii.gz", "p2/ct.nrrd", "x/con.nii")
     )

@@ -54,7 +54,7 @@ class Page(HTMLParser):
             self.texts.append(data.strip())
 
 
-def test_the_most_doubtful_come_first_and_names_are_only_names(tmp_path: Path) -> None:
+def test_the_page_lists_the_most_doubtful_first_and_escapes_names(tmp_path: Path) -> None:
     volumes = [
         ("/waiting.nii", "waiting", None, None),
         ("/a.nii", "a", record("a", row("sure", 0.1), row(EVIL, 0.9)), None),
@@ -106,7 +106,7 @@ def test_a_page_of_very_many_segments_has_pictures_for_the_first(tmp_path: Path)
     assert any("Only the first 2 segments have pictures." in text for text in page.texts)
 
 
-def test_a_record_comes_back_as_it_was_and_nonsense_is_none(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written_and_a_damaged_one_is_none(tmp_path: Path) -> None:
     one = record("a", row(EVIL, None, picture=bytes(range(256))))
     write_record(tmp_path / "a.json", one)
     assert read_record(tmp_path / "a.json") == one
@@ -128,7 +128,7 @@ def score(frame: int, doubt: float | None = 0.1, kind: str = "propagated") -> Fr
     return FrameScore(frame, kind, 0.9, 5.0, doubt)
 
 
-def test_the_frames_shown_are_the_ones_that_say_most() -> None:
+def test_the_pictures_show_prompted_doubtful_and_largest_frames() -> None:
     mask = np.zeros((20, 8, 8), bool)
     mask[4:16, 3, 3] = True
     mask[12, 2:6, 2:6] = True
@@ -152,7 +152,7 @@ def test_the_frames_shown_are_the_ones_that_say_most() -> None:
         ((0, -1, 0), (-1, 0, 0), (0, 0, 1)),
     ],
 )
-def test_pictures_lie_as_a_reader_sees_them(directions: tuple[tuple[int, int, int], ...]) -> None:
+def test_pictures_are_oriented_as_in_a_viewer(directions: tuple[tuple[int, int, int], ...]) -> None:
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(directions, dtype=np.float64).T
     geometry = VolumeGeometry((40, 40, 5), matrix)

@@ -53,7 +53,7 @@ def wait_until(is_true: Callable[[], object], what: str) -> None:
 
 
 @posix_only
-def test_a_worker_that_dies_is_replaced_and_its_work_tried_again(fleet: DaskFleet, folder: Path) -> None:
+def test_a_worker_that_dies_is_replaced_and_its_volume_tried_again(fleet: DaskFleet, folder: Path) -> None:
     items = [("ever", 99), ("once", 1), ("fine", 0)]
     answers = dict(fleet.each(die, items, lambda: False))
     assert isinstance(answers[0], LostWork)
@@ -69,7 +69,7 @@ def test_work_that_fails_is_tried_again_too(fleet: DaskFleet, folder: Path) -> N
     assert [notes(folder).count(name) for name, _ in items] == [1 + TRIES_AGAIN] * 2
 
 
-def test_workers_listen_on_this_computer_alone_and_let_no_one_else_in(fleet: DaskFleet) -> None:
+def test_local_workers_listen_on_the_loopback_address_with_keys_only(fleet: DaskFleet) -> None:
     own = psutil.Process()
     ports = [
         connection.laddr
@@ -120,7 +120,7 @@ def start(tmp_path: Path, *words: object) -> subprocess.Popen[str]:
 
 
 @posix_only
-def test_a_killed_run_goes_on_and_does_nothing_twice(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_without_repeating_volumes(tmp_path: Path) -> None:
     names = ("a", "b", "c")
     write_volumes(tmp_path, *(f"{name}.nrrd" for name in names))
     manifest = write_manifest(tmp_path, *(f"{name}.nrrd,x,{{inside}}" for name in names))

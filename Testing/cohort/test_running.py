@@ -55,7 +55,7 @@ def test_every_volume_gets_a_segmentation_and_a_report(tmp_path: Path) -> None:
     assert (row["doubt"], row["doubtful_slices"]) == ("0.7", "3")
 
 
-def test_what_is_wrong_with_a_volume_stays_with_it(tmp_path: Path) -> None:
+def test_a_volume_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     write_volumes(tmp_path, "good.nrrd", "wrong.nrrd")
     (tmp_path / "broken.nrrd").write_bytes(b"NRRD0004\nnothing")
     manifest = write_manifest(
@@ -77,7 +77,7 @@ def test_what_is_wrong_with_a_volume_stays_with_it(tmp_path: Path) -> None:
     assert sorted(stamps(tmp_path / "out")) == ["good.seg.nrrd"]
 
 
-def test_going_on_does_nothing_twice_and_what_failed_again(tmp_path: Path) -> None:
+def test_resume_skips_finished_volumes_and_repeats_failed_ones(tmp_path: Path) -> None:
     write_volumes(tmp_path, "a.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
     out = tmp_path / "out"
@@ -108,7 +108,7 @@ def test_a_folder_with_a_cohort_is_not_written_into_by_accident(tmp_path: Path) 
     assert again.computed == ["a"]
 
 
-def test_a_segmentation_that_this_run_did_not_make_stays(tmp_path: Path) -> None:
+def test_a_segmentation_of_another_run_is_not_replaced(tmp_path: Path) -> None:
     write_volumes(tmp_path, "a.nrrd")
     out = tmp_path / "out"
     out.mkdir()
@@ -129,7 +129,7 @@ def test_a_segmentation_that_this_run_did_not_make_stays(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("change", ["model", "volume", "manner", "gone"])
-def test_what_was_made_from_something_else_counts_as_not_done(tmp_path: Path, change: str) -> None:
+def test_a_result_of_other_inputs_is_computed_again(tmp_path: Path, change: str) -> None:
     write_volumes(tmp_path, "a.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
     out = tmp_path / "out"
@@ -144,7 +144,7 @@ def test_what_was_made_from_something_else_counts_as_not_done(tmp_path: Path, ch
     assert run.computed == ["a"]
 
 
-def test_an_ended_run_leaves_a_table_and_goes_on_later(tmp_path: Path) -> None:
+def test_a_stopped_run_leaves_a_table_and_can_be_resumed(tmp_path: Path) -> None:
     write_volumes(tmp_path, "a.nrrd", "b.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
     out = tmp_path / "out"
@@ -172,7 +172,7 @@ def test_two_runs_cannot_work_in_one_folder(tmp_path: Path) -> None:
     assert CohortRun()(manifest, tmp_path / "out").done == 1
 
 
-def test_a_worker_that_is_lost_for_good_is_a_sentence(tmp_path: Path) -> None:
+def test_a_volume_whose_workers_keep_dying_is_told_in_a_sentence(tmp_path: Path) -> None:
     write_volumes(tmp_path, "a.nrrd", "b.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
     died = SAM2PropagateError("worker_died", "The worker has ended unexpectedly.")
@@ -184,7 +184,7 @@ def test_a_worker_that_is_lost_for_good_is_a_sentence(tmp_path: Path) -> None:
     assert table(tmp_path / "out")[0]["message"] == "Not enough memory. Use less."
 
 
-def test_an_unexpected_failure_is_the_volumes_own(tmp_path: Path) -> None:
+def test_an_unexpected_failure_costs_only_its_own_volume(tmp_path: Path) -> None:
     write_volumes(tmp_path, "a.nrrd", "b.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
     run = CohortRun()
@@ -199,9 +199,7 @@ def test_an_unexpected_failure_is_the_volumes_own(tmp_path: Path) -> None:
     assert "failed unexpectedly (ZeroDivisionError: by nothing)" in table(tmp_path / "out")[0]["message"]
 
 
-def test_a_segmentation_comes_last_so_that_it_stands_for_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_segmentation_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_volumes(tmp_path, "a.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
     out = tmp_path / "out"

@@ -12,7 +12,7 @@ from Demo.__main__ import FAILURE, INTERRUPTED, main
 def test_an_unknown_model_is_refused_before_the_worker_starts(tmp_path, capsys):
     assert main(["--model", "nonsense", "--out", str(tmp_path / "out")]) == FAILURE
     message = capsys.readouterr().err
-    assert message.startswith('The demonstration failed: There is no model "nonsense".')
+    assert message.startswith("The demonstration failed: There is no model “nonsense”.")
     assert "Traceback" not in message
 
 

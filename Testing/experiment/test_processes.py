@@ -135,4 +135,4 @@ def test_a_bad_case_makes_the_command_fail_after_the_table(task: Path, model: Pa
     assert main(words, store=ModelStore(cache=tmp_path / "cache"), stdout=stdout, stderr=stderr) == 1
     assert "liver" in stdout.getvalue() and stdout.getvalue().splitlines()[-1].startswith("Wrote ")
     assert "Error: 2 of 3 cases failed; " in stderr.getvalue() and "--resume" in stderr.getvalue()
-    assert "Failed: case_1: The case 'case_1' has no label." in stderr.getvalue()
+    assert "Failed: case_1: The case “case_1” has no label." in stderr.getvalue()

@@ -89,7 +89,7 @@ def test_a_missing_slice_is_refused_and_located(tmp_path: Path) -> None:
     error = refusal(tmp_path)
     assert error.code == "missing_slice"
     assert "A slice is missing" in error.sentence
-    assert "'s02.dcm' and 's04.dcm'" in error.sentence and "10.0, -20.0, 37.5 mm" in error.sentence
+    assert "“s02.dcm” and “s04.dcm”" in error.sentence and "10.0, -20.0, 37.5 mm" in error.sentence
 
 
 def test_two_neighbouring_missing_slices_are_counted(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_two_neighbouring_missing_slices_are_counted(tmp_path: Path) -> None:
 def test_the_real_series_with_a_missing_slice_is_refused() -> None:
     error = refusal(ODD / "dicom_mr_missing_slice18of19")
     assert error.code == "missing_slice"
-    assert "'1-07.dcm' and '1-05.dcm'" in error.sentence and "45.6, 100.3, 20.0 mm" in error.sentence
+    assert "“1-07.dcm” and “1-05.dcm”" in error.sentence and "45.6, 100.3, 20.0 mm" in error.sentence
 
 
 @needs_odd
@@ -180,7 +180,7 @@ def test_different_images_at_one_position_are_refused(tmp_path: Path) -> None:
     write_series(tmp_path, some_voxels() + 1, prefix="t")
     error = refusal(tmp_path)
     assert error.code == "several_images_per_position"
-    assert "6 of 6 slice positions" in error.sentence and "'s00.dcm' and 't00.dcm'" in error.sentence
+    assert "6 of 6 slice positions" in error.sentence and "“s00.dcm” and “t00.dcm”" in error.sentence
 
 
 def test_several_series_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None:
@@ -189,10 +189,16 @@ def test_several_series_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None
     write_series(tmp_path, voxels + 7, prefix="t", series="1.2.826.2", tags={"0008|103e": "Venous"})
     error = refusal(tmp_path)
     assert error.code == "several_series" and "--series" in error.hint
-    for part in ("1.2.826.1 (CT 'Arterial', 6 slices)", "1.2.826.2 (CT 'Venous', 6 slices)"):
+    for part in ("1.2.826.1 (CT “Arterial”, 6 slices)", "1.2.826.2 (CT “Venous”, 6 slices)"):
         assert part in error.sentence
     assert np.array_equal(read_volume(tmp_path, "1.2.826.2").array, voxels + 7)
     assert refusal(tmp_path, "1.2.3").code == "series_unknown"
+
+
+def test_a_series_without_a_description_is_listed_without_quotes(tmp_path: Path) -> None:
+    write_series(tmp_path, some_voxels())
+    write_series(tmp_path, some_voxels(), prefix="t", series="1.2.826.2", tags={"0008|103e": "Venous"})
+    assert "1.2.826.1 (CT, 6 slices)" in refusal(tmp_path).sentence
 
 
 def test_the_only_series_with_several_slices_is_taken_and_said(tmp_path: Path) -> None:
@@ -215,7 +221,7 @@ def test_a_damaged_slice_at_the_end_is_not_lost_in_silence(tmp_path: Path) -> No
     paths[-1].write_bytes(paths[-1].read_bytes()[:-40])
     volume = read_volume(tmp_path)
     assert volume.array.shape[0] == 5
-    assert "damaged" in volume.notes[0] and "'s05.dcm'" in volume.notes[0]
+    assert "damaged" in volume.notes[0] and "“s05.dcm”" in volume.notes[0]
 
 
 def test_a_damaged_slice_in_the_middle_is_a_missing_slice(tmp_path: Path) -> None:

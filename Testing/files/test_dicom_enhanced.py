@@ -102,7 +102,7 @@ def test_a_missing_frame_is_refused_and_located(tmp_path: Path) -> None:
     error = refusal(save(enhanced(array[kept], [positions[n] for n in kept]), tmp_path / "e.dcm"))
     assert error.code == "missing_slice"
     assert "A slice is missing" in error.sentence and "10.0, -20.0, -5.0 mm" in error.sentence
-    assert "frame 5 of 'e.dcm' and frame 6 of 'e.dcm'" in error.sentence
+    assert "frame 5 of “e.dcm” and frame 6 of “e.dcm”" in error.sentence
 
 
 def test_an_uneven_step_is_refused_with_its_range(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_an_uneven_step_is_refused_with_its_range(tmp_path: Path) -> None:
 def test_frames_shifted_sideways_are_refused(tmp_path: Path) -> None:
     positions = [(x + (7 if k in (4, 5) else 0), y, z) for k, (x, y, z) in enumerate(along_z(12))]
     error = refusal(save(enhanced(ball(), positions), tmp_path / "e.dcm"))
-    assert error.code == "shifted_slices" and "frame 5 of 'e.dcm' by 7.0 mm" in error.sentence
+    assert error.code == "shifted_slices" and "frame 5 of “e.dcm” by 7.0 mm" in error.sentence
 
 
 def test_a_tilted_stack_is_refused(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_frame_without_a_place_is_named(tmp_path: Path) -> None:
     dataset = enhanced(ball(), along_z(12))
     del dataset.PerFrameFunctionalGroupsSequence[6].PlanePositionSequence
     error = refusal(save(dataset, tmp_path / "e.dcm"))
-    assert error.code == "dicom_no_positions" and error.sentence.startswith("Frame 7 of '")
+    assert error.code == "dicom_no_positions" and error.sentence.startswith("Frame 7 of “")
 
 
 def test_a_volume_in_two_enhanced_files_is_one(tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_other_objects_are_refused_as_what_they_are(
     # Beside an image they do not count.
     save(enhanced(ball(), along_z(12)), tmp_path / "o" / "i.dcm")
     volume = read_volume(tmp_path / "o")
-    assert np.array_equal(volume.array, ball()) and f"'o.dcm' ({what})" in volume.notes[0]
+    assert np.array_equal(volume.array, ball()) and f"“o.dcm” ({what})" in volume.notes[0]
 
 
 @pytest.mark.parametrize("distance", [3.0, -3.0])

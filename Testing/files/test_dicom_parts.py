@@ -293,7 +293,7 @@ def test_a_missing_slice_stays_one_whatever_the_acquisitions(tmp_path: Path) -> 
     paths = write_classic(tmp_path, IN, along_z(12), edit=per_table_pass)
     paths[5].unlink()
     error = refusal(tmp_path)
-    assert error.code == "missing_slice" and "'a004.dcm' and 'a006.dcm'" in error.sentence
+    assert error.code == "missing_slice" and "“a004.dcm” and “a006.dcm”" in error.sentence
     assert refusal(tmp_path, part="1").code == "missing_slice"
 
 
@@ -447,7 +447,7 @@ def test_a_folder_of_other_objects_says_what_they_are(tmp_path: Path) -> None:
         delattr(structures, keyword)
     path = save(structures, tmp_path / "rs.dcm")
     error = refusal(tmp_path)
-    assert error.code == "no_dicom" and "'rs.dcm' (RT Structure Set)" in error.sentence
+    assert error.code == "no_dicom" and "“rs.dcm” (RT Structure Set)" in error.sentence
     assert refusal(path).code == "no_image" and "RT Structure Set" in refusal(path).sentence
 
 
@@ -457,7 +457,7 @@ def test_an_empty_file_in_the_place_of_a_slice_is_named(tmp_path: Path) -> None:
     (tmp_path / ".keep").write_bytes(b"")
     volume = read_volume(tmp_path)
     assert volume.array.shape[0] == 11
-    assert volume.notes == ("DICOM files that are damaged were left out: 'a011.dcm'.",)
+    assert volume.notes == ("DICOM files that are damaged were left out: “a011.dcm”.",)
 
 
 def test_a_link_to_a_slice_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_file_that_needs_another_name_is_told_which(
 ) -> None:
     path = write(tmp_path / name).rename(tmp_path / given)
     error = refusal(path)
-    assert error.code == "unknown_name" and error.hint == f"Rename it to '{wanted}'."
+    assert error.code == "unknown_name" and error.hint == f"Rename it to “{wanted}”."
     assert np.array_equal(read_volume(path.rename(tmp_path / wanted)).array, ARRAY)
 
 
@@ -131,10 +131,10 @@ def test_voxels_without_their_header_and_headers_without_their_voxels(tmp_path: 
             voxels = "b.raw.gz"
         error = refusal(tmp_path / voxels)
         if voxels.endswith(".raw"):
-            assert f"'{tmp_path / header}'" in error.hint
+            assert f"“{tmp_path / header}”" in error.hint
         shutil.move(tmp_path / voxels, tmp_path / "elsewhere")
         error = refusal(tmp_path / header)
-        assert error.code == "file_damaged" and f"'{tmp_path / voxels}'" in error.sentence
+        assert error.code == "file_damaged" and f"“{tmp_path / voxels}”" in error.sentence
         assert "is not there" in error.sentence
         shutil.move(tmp_path / "elsewhere", tmp_path / voxels)
         assert np.array_equal(read_volume(tmp_path / header).array, ARRAY)
@@ -143,7 +143,7 @@ def test_voxels_without_their_header_and_headers_without_their_voxels(tmp_path: 
         alone = tmp_path / half[1:]
         alone.mkdir()
         shutil.copy(tmp_path / f"c{half}", alone)
-        assert f"'{alone / ('c' + other)}'" in refusal(alone / f"c{half}").sentence
+        assert f"“{alone / ('c' + other)}”" in refusal(alone / f"c{half}").sentence
 
 
 def test_what_is_no_image_at_all_is_called_so(tmp_path: Path) -> None:

@@ -79,15 +79,15 @@ def test_the_script_without_slicer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     made: list[JobSession] = []
 
-    class Kept(JobSession):
-        def __enter__(self) -> Kept:
+    class RememberedSession(JobSession):
+        def __enter__(self) -> RememberedSession:
             made.append(self)
             return self
 
         def __exit__(self, *_: object) -> None:
             self.close()
 
-    monkeypatch.setattr(session, "WorkerSession", lambda command: Kept())
+    monkeypatch.setattr(session, "WorkerSession", lambda command: RememberedSession())
     exec(scripts()[1], {})
     (segment,) = read_segmentation(tmp_path / "liver.seg.nrrd").segments
     assert segment.name == "liver" and segment.mask.any() and len(made) == 1

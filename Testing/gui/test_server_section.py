@@ -64,7 +64,7 @@ def status(module: Any) -> str:
     return str(module.ui.serverStatusLabel.text)
 
 
-def test_this_computer_is_the_default_and_is_said(module: Any) -> None:
+def test_this_computer_is_the_default_and_is_named(module: Any) -> None:
     assert module.ui.modelCollapsibleButton.text == "Model and computer: this computer"
     assert module.ui.serverFrame.isHidden()
     assert module.widget.logic.computer.remote() is None
@@ -98,7 +98,9 @@ def test_the_choice_is_kept_in_the_settings_and_not_in_the_scene(stand_ins: Any)
 @pytest.mark.parametrize(
     ("host", "text"), [("", "No server is named."), ("-oX=y", "not a host that ssh can reach")]
 )
-def test_a_server_that_cannot_be_used_is_no_other_computer(host: str, text: str, module: Any) -> None:
+def test_a_server_that_cannot_be_used_is_not_replaced_by_this_computer(
+    host: str, text: str, module: Any
+) -> None:
     choose(module, host)
     assert text in module.ui.testServerButton.toolTip and not module.ui.testServerButton.enabled
     controller = work_on_sample(module)
@@ -164,7 +166,7 @@ def test_another_computer_is_not_chosen_during_a_run_and_ends_the_worker_on_the_
     assert len(sessions) == 2 and sessions[1].asked
 
 
-def test_where_it_computes_and_that_there_is_no_gpu_is_said(module: Any) -> None:
+def test_the_title_names_the_computer_and_a_missing_gpu(module: Any) -> None:
     from SAM2PropagateLib.worker.remote import Remote
 
     def make() -> FakeSession:
@@ -181,7 +183,7 @@ def test_where_it_computes_and_that_there_is_no_gpu_is_said(module: Any) -> None
     assert "no GPU on gpu1" in module.ui.messageLabel.text
 
 
-def test_how_far_the_volume_is_sent_is_said_also_before_a_preview(module: Any) -> None:
+def test_the_progress_of_sending_a_volume_is_shown_before_a_preview_too(module: Any) -> None:
     from SAM2PropagateLib.app.events import Progress
     from SAM2PropagateLib.app.wording import uploadText
     from SAM2PropagateLib.worker.messages import ProgressEvent
@@ -218,7 +220,7 @@ case "$*" in *"-r /dev/stdin") cat /dev/stdin >> "$HOME/said";; esac
 """
 
 
-def test_the_install_command_does_in_a_shell_what_it_is_to_do(sshd: Sshd) -> None:
+def test_the_install_command_works_in_a_shell(sshd: Sshd) -> None:
     """With stand-ins for Python and pip on the server, as it would install gigabytes."""
     for name, text in (("python3", _PYTHON), ("pip", _PIP)):
         (sshd.bin / name).write_text(text)

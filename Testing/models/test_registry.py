@@ -63,7 +63,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(InputError) as caught:
         find_model("sam3")
     assert caught.value.code == "unknown_model"
-    assert '"sam3"' in caught.value.sentence
+    assert "“sam3”" in caught.value.sentence
     assert "sam2.1_hiera_large" in caught.value.hint
 
 

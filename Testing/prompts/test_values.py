@@ -165,7 +165,7 @@ def test_ids_are_unique_in_a_segment() -> None:
 
 def test_a_mark_must_say_what_it_is() -> None:
     for item, kind in ((MARK, None), (MARK, "present"), (CLICK, "absent")):
-        with pytest.raises(ValueError, match="'absent' or 'lock'"):
+        with pytest.raises(ValueError, match="“absent” or “lock”"):
             SegmentPrompts("liver").add(item, kind)
     with pytest.raises(TypeError, match="clicks must hold Click"):
         SegmentPrompts("liver", clicks=(BOX,))

@@ -10,6 +10,7 @@ import pytest
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.scene_prompts import prompts_from_scene, read_scene
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.scene.state import ROLE_ATTRIBUTE
 from Testing.scene.test_markups import MarkupCase, assertSame
 
 
@@ -62,6 +63,21 @@ def test_a_prompt_that_was_taken_out_of_the_transform_is_refused(headless, tmp_p
     with pytest.raises(InputError, match="not under the same transform") as raised:
         prompts_from_scene(tmp_path / "scene.mrb", case.geometry)
     assert raised.value.code == "moved_prompts"
+
+
+def test_a_kind_of_prompt_of_a_later_version_is_told_and_not_left_out(headless, tmp_path):
+    case = MarkupCase(headless)
+    case.markups.write(case.prompts())
+    known = case.markups.nodes("A")[0]
+    later = headless.scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", "Ruler")
+    later.CopyReferences(known)
+    for name in known.GetAttributeNames():
+        later.SetAttribute(name, known.GetAttribute(name))
+    later.SetAttribute(ROLE_ATTRIBUTE, "ruler")
+    headless.saveScene(tmp_path / "scene.mrb")
+    with pytest.raises(InputError, match="“Ruler” is a kind of prompt that this version") as raised:
+        prompts_from_scene(tmp_path / "scene.mrb", case.geometry)
+    assert raised.value.code == "future_version"
 
 
 def test_a_scene_without_prompts_says_so(headless, tmp_path):

@@ -116,13 +116,13 @@ def test_nothing_that_looks_like_a_case_is_left_out_silently(tmp_path: Path) -> 
         return tmp_path / name
 
     for name, files, code, told in (
-        ("other", ("b/ct.nii.gz", "b/label.nii.gz"), "case_unclear", "'ct.nii.gz'"),
-        ("two", ("b/image.nii.gz", "b/image.nrrd", "b/label.nrrd"), "case_unclear", "'image.nrrd'"),
-        ("three", ("b/image.nii.gz", "b/label.nii", "b/label.mha"), "case_unclear", "'label.nii'"),
-        ("alone", ("a1.nrrd", "a1_label.nrrd", "a2_label.nrrd"), "label_without_image", "'a2_label.nrrd'"),
-        ("pair", ("a1.nrrd", "a1_label.nrrd", "a1_seg.nrrd"), "case_unclear", "'a1_seg.nrrd'"),
-        ("twice", ("a1.nrrd", "a1.nii.gz", "a1_label.nrrd"), "case_unclear", "'a1.nii.gz'"),
-        ("mixed", ("b/image.nrrd", "b/label.nrrd", "c/ct.mha"), "case_unclear", "'c'"),
+        ("other", ("b/ct.nii.gz", "b/label.nii.gz"), "case_unclear", "“ct.nii.gz”"),
+        ("two", ("b/image.nii.gz", "b/image.nrrd", "b/label.nrrd"), "case_unclear", "“image.nrrd”"),
+        ("three", ("b/image.nii.gz", "b/label.nii", "b/label.mha"), "case_unclear", "“label.nii”"),
+        ("alone", ("a1.nrrd", "a1_label.nrrd", "a2_label.nrrd"), "label_without_image", "“a2_label.nrrd”"),
+        ("pair", ("a1.nrrd", "a1_label.nrrd", "a1_seg.nrrd"), "case_unclear", "“a1_seg.nrrd”"),
+        ("twice", ("a1.nrrd", "a1.nii.gz", "a1_label.nrrd"), "case_unclear", "“a1.nii.gz”"),
+        ("mixed", ("b/image.nrrd", "b/label.nrrd", "c/ct.mha"), "case_unclear", "“c”"),
     ):
         error = refusal(folder(name, *files))
         assert error.code == code and told in error.sentence, (name, error)
@@ -132,7 +132,7 @@ def test_nothing_that_looks_like_a_case_is_left_out_silently(tmp_path: Path) -> 
         [Segment("ball", (1, 0, 0), ball())],
         read_volume(beside / "b" / "image.nii.gz").geometry,
     )
-    assert "'mine.seg.nrrd'" in refusal(beside).sentence
+    assert "“mine.seg.nrrd”" in refusal(beside).sentence
     # What is no volume may lie there.
     good = folder("good", "b/image.nii.gz", "b/label.nii.gz", "a.nrrd", "a_mask.nrrd")
     (good / "notes").mkdir()

@@ -173,7 +173,7 @@ def test_a_process_that_is_stopped_and_killed_goes_on_to_the_same_weights(
     assert [score["volume"] for score in reports[0]["scores"]] == [s["volume"] for s in reports[1]["scores"]]
 
 
-def test_bad_words_on_the_command_line(cases: Path, model: Path, tmp_path: Path) -> None:
+def test_wrong_options_on_the_command_line_are_refused(cases: Path, model: Path, tmp_path: Path) -> None:
     given = ("finetune", "--cases", cases, "--from", model)
     for words, sentence in (
         ((*given, "--out", tmp_path / "a.pt"), "is not the name of a weights file"),

@@ -167,7 +167,7 @@ def test_data_sets_with_something_missing_are_refused(tmp_path: Path) -> None:
     labels = {"background": 0, "liver": 1, "tumor": 2}
     folder = write_nnunet(tmp_path, {"labels": labels, "channel_names": {"0": "CT"}}, "a_1", "a_2")
     (folder / "labelsTr" / "a_1.nii.gz").rename(folder / "a_1.nii.gz")
-    assert refusal(folder).code == "case_without_label" and "'a_1'" in refusal(folder).sentence
+    assert refusal(folder).code == "case_without_label" and "“a_1”" in refusal(folder).sentence
     (folder / "a_1.nii.gz").rename(folder / "labelsTr" / "a_1.nii.gz")
     (folder / "imagesTr" / "a_2_0000.nii.gz").unlink()
     assert refusal(folder).code == "label_without_image" and "a_2.nii.gz" in refusal(folder).sentence
@@ -206,7 +206,7 @@ def test_the_folder_above_names_the_data_sets_in_it(tmp_path: Path) -> None:
     write_nnunet(tmp_path / "Dataset001_Liver", None, "a_1")
     write_image(IMAGE, tmp_path / "HGG" / "p1" / "p1_t1.nii.gz")
     error = refusal(tmp_path)
-    assert error.code == "no_cases" and "'Dataset001_Liver', 'HGG'" in error.hint
+    assert error.code == "no_cases" and "“Dataset001_Liver”, “HGG”" in error.hint
 
 
 # --- TotalSegmentator
@@ -252,7 +252,7 @@ def test_a_case_in_place_of_its_folder_is_told(tmp_path: Path) -> None:
     for name in ("s1", "c2"):
         error = refusal(tmp_path / name)
         assert error.code == "no_cases" and "is a case itself" in error.sentence
-        assert f"'{tmp_path}'" in error.hint
+        assert f"“{tmp_path}”" in error.hint
     assert [case.name for case in find_cases(tmp_path)] == ["c2", "s1"]
 
 
@@ -290,7 +290,7 @@ def test_brats(tmp_path: Path, case: str, separator: str, sequences: tuple[str, 
     write_image(IMAGE, tmp_path / "other_2" / f"other_2{separator}{sequences[0]}.nii.gz")
     write_image(LABEL, tmp_path / "other_2" / f"other_2{separator}seg.nii.gz")
     error = refusal(tmp_path, sequences[1])
-    assert error.code == "sequence_unknown" and "'other_2'" in error.sentence
+    assert error.code == "sequence_unknown" and "“other_2”" in error.sentence
     assert "move this case elsewhere" in error.hint
 
 

@@ -167,7 +167,7 @@ Start = Callable[..., Direct]
 # --- the start
 
 
-def test_it_greets_and_says_who_it_is(start: Start) -> None:
+def test_the_server_answers_hello_with_its_version(start: Start) -> None:
     worker = start(is_ready=False)
     request_id = worker.send(Hello())
     worker.until(lambda: bool(worker.of(request_id)))
@@ -356,7 +356,7 @@ def test_reach_range_and_locks_arrive(start: Start) -> None:
         (Propagate("ct", to_document(PromptSet()), ("liver",)), "no_prompts"),
     ],
 )
-def test_bad_prompts_are_the_users_error(start: Start, request_: Request, code: str) -> None:
+def test_bad_prompts_are_refused_with_a_sentence(start: Start, request_: Request, code: str) -> None:
     worker = start()
     answer = worker.ask(request_)
     assert isinstance(answer, ErrorEvent) and isinstance(answer.error, InputError)
@@ -491,14 +491,14 @@ def _prepared(worker: Direct) -> float:
     return worker.frames(request_id)[0].doubt or 0.0
 
 
-def test_without_the_wish_nothing_is_prepared(start: Start) -> None:
+def test_no_frames_are_prepared_unless_asked_for(start: Start) -> None:
     worker = start()
     worker.ask(preview())
     time.sleep(0.1)
     assert _prepared(worker) == 0
 
 
-def test_trouble_while_idle_is_only_logged(start: Start) -> None:
+def test_an_error_while_idle_is_only_logged(start: Start) -> None:
     worker = start({"trouble": {"ahead": ["value", 0]}}, is_ready=False)
     worker.send(Hello())
     worker.send(LoadModel(name="fake"))

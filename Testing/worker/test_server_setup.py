@@ -99,9 +99,9 @@ def test_another_version_and_a_missing_model_are_told(sshd: Sshd) -> None:
     assert f"{own_version()}, as here" in words(check_server(remote(), DEFAULT_MODEL, sshd.env))
 
 
-def test_a_server_that_cannot_be_reached_is_one_finding(sshd: Sshd, tmp_path: Path) -> None:
+def test_of_a_server_that_cannot_be_reached_only_that_is_reported(sshd: Sshd, tmp_path: Path) -> None:
     for changes, env, text in (
-        ({"python": "no-such-python"}, sshd.env, 'There is no Python "no-such-python"'),
+        ({"python": "no-such-python"}, sshd.env, "There is no Python “no-such-python”"),
         ({}, {**sshd.env, "PATH": str(tmp_path)}, "ssh was not found"),
     ):
         found = check_server(remote(**changes), DEFAULT_MODEL, env)
@@ -111,7 +111,7 @@ def test_a_server_that_cannot_be_reached_is_one_finding(sshd: Sshd, tmp_path: Pa
     assert len(found.findings) == 1 and "Connection refused" in words(found) and found.findings[0].hint
 
 
-def test_all_that_a_probe_may_find_has_its_words() -> None:
+def test_everything_a_probe_can_report_is_put_into_words() -> None:
     full = {
         "computer": "gpu1", "python": "3.11.2", "executable": "/p", "missing": [], "torch": "2.6.0+cu124",
         "devices": [{"name": "NVIDIA X", "total": 80 << 30, "free": 70 << 30}], "library": own_version(),
@@ -198,7 +198,7 @@ def test_a_full_disk_is_told_before_anything_is_sent(sshd: Sshd) -> None:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_what_runs_on_a_server_needs_no_new_python() -> None:
+def test_scripts_for_a_server_need_neither_new_syntax_nor_the_library() -> None:
     for name in ("probe", "receiver"):
         text = (LIBRARY_FOLDER / "SAM2PropagateLib" / "worker" / f"{name}.py").read_text(encoding="utf-8")
         compile(text, name, "exec", dont_inherit=True)

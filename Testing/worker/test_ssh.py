@@ -98,7 +98,7 @@ def check_that_nothing_is_left(sshd: Sshd) -> None:
     assert left == [] and own_threads() == []
 
 
-def test_a_worker_on_a_server_does_the_same_and_leaves_nothing(sshd: Sshd, tmp_path: Path) -> None:
+def test_a_worker_on_a_server_gives_the_same_masks_and_leaves_no_process(sshd: Sshd, tmp_path: Path) -> None:
     with ready(WorkerSession(command(sshd))) as session:
         preview = session.preview("ct", SAID, "liver", 5)
         assert session.wait(preview, 60) and preview.state == "done", (preview.error, session.log)
@@ -109,7 +109,7 @@ def test_a_worker_on_a_server_does_the_same_and_leaves_nothing(sshd: Sshd, tmp_p
     check_that_nothing_is_left(sshd)
 
 
-def test_a_large_volume_is_sent_once_and_tells_how_far_it_is(sshd: Sshd) -> None:
+def test_a_large_volume_is_sent_once_with_progress(sshd: Sshd) -> None:
     array = np.random.default_rng(1).integers(-1000, 1000, (40, 200, 300)).astype(np.int16)
     geometry = VolumeGeometry((300, 200, 40), np.eye(4))
     told: list[ProgressEvent] = []
@@ -140,7 +140,7 @@ def test_a_large_volume_is_sent_once_and_tells_how_far_it_is(sshd: Sshd) -> None
 # --- what is wrong before anything works
 
 
-def test_every_way_not_to_log_in_has_its_sentence(sshd: Sshd, tmp_path: Path) -> None:
+def test_each_failed_login_is_told_in_a_sentence_of_its_own(sshd: Sshd, tmp_path: Path) -> None:
     sshd.make_key("stranger")
     sshd.make_key("locked", "a passphrase")
     with (sshd.folder / "authorized").open("ab") as file:
@@ -194,7 +194,9 @@ def _python(folder: Path, *packages: str) -> Path:
     return path
 
 
-def test_every_thing_that_is_missing_there_has_its_sentence(sshd: Sshd, tmp_path: Path) -> None:
+def test_each_thing_missing_on_the_server_is_told_in_a_sentence_of_its_own(
+    sshd: Sshd, tmp_path: Path
+) -> None:
     (sshd.home / "empty").mkdir()
     little = _python(tmp_path, "numpy")
     real = {"module": "SAM2PropagateLib.worker"}
@@ -266,7 +268,7 @@ def held(tmp_path: Path, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("what", ["ssh", "session", "worker"])
-def test_what_breaks_in_the_middle_of_a_run_costs_no_mask_and_leaves_nothing(
+def test_a_broken_run_keeps_its_masks_and_leaves_no_process_on_the_server(
     what: str, sshd: Sshd, tmp_path: Path
 ) -> None:
     # One that is killed cannot end what it has started; the real one starts nothing.
@@ -292,7 +294,7 @@ def test_what_breaks_in_the_middle_of_a_run_costs_no_mask_and_leaves_nothing(
     check_that_nothing_is_left(sshd)
 
 
-def test_when_the_clients_computer_sleeps_the_worker_ends_and_the_next_request_connects_again(
+def test_a_worker_ends_when_its_client_sleeps_and_the_next_request_connects_again(
     sshd: Sshd, tmp_path: Path
 ) -> None:
     asleep = command(sshd, held(tmp_path), env={"SAM2PROPAGATE_SILENCE": "2"})
@@ -340,7 +342,7 @@ while True:
 
 
 @pytest.mark.parametrize("trouble", [{}, {"propagate": ["hang", 3]}])
-def test_when_the_client_is_killed_nothing_is_left_there(
+def test_no_process_is_left_on_the_server_when_the_client_is_killed(
     trouble: dict[str, Any], sshd: Sshd, tmp_path: Path
 ) -> None:
     made = command(sshd, held(tmp_path, trouble=trouble))

@@ -26,12 +26,12 @@ WORDS = {
         "No prompt shows where segment “{segment}” is.",
     ): "Wo „{segment}“ ist, sagt nichts.",
     # Two that do not fit.
-    ("worker/server.py", 'Segment "{segment}" has no prompt on slice {number}.'): "„{segmento}“",
+    ("worker/server.py", "Segment “{segment}” has no prompt on slice {number}."): "„{segmento}“",
     ("worker/server.py", "Click on the structure there, or draw a box around it."): "{Klick}",
     ("worker/engine_adapter.py", "Starting PyTorch"): "PyTorch startet",
-    ("engine/device.py", 'There is no device called "{name}".'): "„{name}“ ist kein Gerät.",
+    ("engine/device.py", "There is no device called “{name}”."): "„{name}“ ist kein Gerät.",
     ("engine/device.py", "Choose one of: auto, {names}."): "Zur Wahl: auto, {names}.",
-    ("engine/build.py", 'The model "{label}" does not fit into the memory of {device} ({why}).'): (
+    ("engine/build.py", "The model “{label}” does not fit into the memory of {device} ({why})."): (
         "„{label}“ passt nicht auf {device}: {why}."
     ),
     ("engine/build.py", "it needs about {needed:.1f} GiB, and {free:.1f} GiB are free"): (
@@ -66,7 +66,7 @@ def said_of_a_run_and_a_preview(tmp_path: Path) -> list[tuple[str, str]]:
 
 def test_errors_are_translated_at_the_client_alone(german: None, tmp_path: Path) -> None:
     run_hint = "Click on the structure, draw a box around it or paint it on one slice."
-    preview = ('Segment "liver" has no prompt on slice 4.', "{Klick}")
+    preview = ("Segment “liver” has no prompt on slice 4.", "{Klick}")
     # A translation with other placeholders is not used; where nothing is filled in, there are none.
     german_run = ("Wo „{liver}“ ist, sagt nichts.", run_hint)
     assert said_of_a_run_and_a_preview(tmp_path) == [german_run, preview]
@@ -74,7 +74,7 @@ def test_errors_are_translated_at_the_client_alone(german: None, tmp_path: Path)
     assert said_of_a_run_and_a_preview(tmp_path) == [
         ("No prompt shows where segment “{liver}” is.", run_hint),
         (
-            'Segment "liver" has no prompt on slice 4.',
+            "Segment “liver” has no prompt on slice 4.",
             "Click on the structure there, or draw a box around it.",
         ),
     ]
@@ -124,7 +124,7 @@ def test_broken_words_are_a_broken_protocol(german: None, words: Any) -> None:
 def test_texts_within_texts_and_numbers_arrive(german: None) -> None:
     why = "it needs about {needed:.1f} GiB, and {free:.1f} GiB are free"
     sentence = {
-        "template": 'The model "{label}" does not fit into the memory of {device} ({why}).',
+        "template": "The model “{label}” does not fit into the memory of {device} ({why}).",
         "file": "engine/build.py",
         "values": {
             "label": "{tiny}",

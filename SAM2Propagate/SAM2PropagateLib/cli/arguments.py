@@ -215,5 +215,5 @@ def _segment_command(namespace: argparse.Namespace) -> SegmentCommand:
 
 def _part(text: str) -> str:
     if text != "all" and not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a number from 1 nor all")
+        raise argparse.ArgumentTypeError(f"“{text}” is neither a number from 1 nor all")
     return text

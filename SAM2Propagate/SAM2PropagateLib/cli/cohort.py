@@ -97,7 +97,7 @@ def add_cohort(commands: Any, **shape: Any) -> None:
 
 
 def cohort_command(namespace: argparse.Namespace) -> CohortCommand:
-    """What the parsed arguments ask for.
+    """Return what the parsed arguments ask for.
 
     Raises:
         InputError: `bad_arguments`, `bad_window`, `bad_slurm`.
@@ -219,7 +219,7 @@ def _told(result: Result) -> list[str]:
     if result.failed:
         raise SAM2PropagateError(
             "some_failed",
-            f"{result.failed} of {result.volumes} volumes failed; '{result.table}' says why.",
+            f"{result.failed} of {result.volumes} volumes failed; “{result.table}” says why.",
             "Correct what is wrong, then add --resume: it tries those again and leaves the others alone.",
         )
     return [f"Wrote {result.page}: {result.done} of {result.volumes} volumes are done."]
@@ -260,14 +260,14 @@ class _Bar:
         self._show()
 
     def note(self, text: str) -> None:
-        """A sentence for the user, above the line."""
+        """Print a sentence for the user above the bar."""
         if self._bar is None:
             self._progress.note(f"Note: {text}")
         else:
             self._bar.write(f"Note: {text}", file=self._progress.stream)
 
     def add_slices(self, count: int) -> None:
-        """So many more slices came from a worker."""
+        """Count slices that came from a worker."""
         self._slices += count
         self._show()
 

@@ -306,7 +306,7 @@ def run_evaluate(
                 progress(_STAGE, ProgressEvent(None, done=len(done), total=len(cases)))
     for number, case in enumerate(cases):
         for note in done[number].notes:
-            progress.note(f"Note on '{case.name}': {note}")
+            progress.note(f"Note on “{case.name}”: {note}")
     found = [target for number in range(len(cases)) for target in done[number].targets]
     with atomic_output(command.out, command.overwrite) as file:
         file.write(_document(found, command, dict(done[0].about)))
@@ -324,7 +324,7 @@ def evaluate_on_worker(work: CaseWork) -> EvaluatedCase | SAM2PropagateError:
 
 @functools.lru_cache(maxsize=1)
 def _evaluator(how: EvaluationManner) -> _Evaluator:
-    """The evaluator of this process, with its model."""
+    """Return the evaluator of this process, with its model."""
     return _Evaluator(how)
 
 
@@ -357,7 +357,7 @@ class _Evaluator:
         )
 
     def __call__(self, case: Case, tell: Callable[[str], None] = lambda title: None) -> EvaluatedCase:
-        """The scores of a case.
+        """Return the scores of a case.
 
         Args:
             tell: called with the title of each structure before it is evaluated; may raise.
@@ -377,7 +377,7 @@ class _Evaluator:
 
 
 def _absolute(case: Case) -> Case:
-    """A case as a process in another folder finds it."""
+    """Return a case with absolute paths, for a process in another folder."""
     return replace(case, image=case.image.absolute(), label=case.label.absolute())
 
 

@@ -270,7 +270,7 @@ def _told(plan: ExperimentPlan, result: ExperimentResult) -> list[str]:
     if result.failed:
         raise PartlyDone(
             "some_failed",
-            f"{result.failed} of {result.total} cases failed; '{result.files[0]}' says why.",
+            f"{result.failed} of {result.total} cases failed; “{result.files[0]}” says why.",
             "Correct what is wrong, then add --resume: it tries those again and leaves the others alone.",
             tuple(lines),
         )
@@ -307,7 +307,7 @@ class _CaseListener:
         if outcome.error is not None:
             self._progress.note(f"Failed: {work.case.name}: {outcome.error}")
         for note in outcome.record.notes:
-            self._progress.note(f"Note on '{work.case.name}': {note}")
+            self._progress.note(f"Note on “{work.case.name}”: {note}")
         if self._counts:
             self._progress(_STAGE, ProgressEvent(None, done=self._done, total=self._total))
 
@@ -318,5 +318,5 @@ def _millimeters(text: str) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a distance in mm")
+        raise argparse.ArgumentTypeError(f"“{text}” is not a distance in mm")
     return value

@@ -131,7 +131,7 @@ def finetune_command(namespace: argparse.Namespace) -> FinetuneCommand:
     if namespace.out.suffix != ".safetensors":
         raise InputError(
             "bad_arguments",
-            f"'{namespace.out.name}' is not the name of a weights file.",
+            f"“{namespace.out.name}” is not the name of a weights file.",
             "Give a name that ends in .safetensors.",
         )
     epochs = namespace.epochs or (0 if namespace.minutes else DEFAULT_EPOCHS)
@@ -226,7 +226,7 @@ def _encoding(
     progress: ProgressPrinter,
     should_cancel: Callable[[], bool],
 ) -> EncodeElsewhere:
-    """What has workers encode; see `training.finetune.EncodeElsewhere`."""
+    """Return what has workers encode; see `training.finetune.EncodeElsewhere`."""
     sharing = command.sharing
     assert sharing is not None
     gpus = gpus_for(sharing, command.device)
@@ -314,13 +314,13 @@ def _told(result: FinetuneResult) -> list[str]:
 
 def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"“{text}” is not a whole number above 0")
     return int(text)
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0")
+        raise argparse.ArgumentTypeError(f"“{text}” is not a whole number from 0")
     return int(text)
 
 
@@ -330,5 +330,5 @@ def _minutes(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of minutes")
+        raise argparse.ArgumentTypeError(f"“{text}” is not a number of minutes")
     return value

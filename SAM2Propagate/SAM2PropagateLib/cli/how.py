@@ -124,13 +124,13 @@ def add_axes(parser: Any) -> None:
 def check_device(name: str) -> None:
     if not _DEVICE.fullmatch(name):
         raise InputError(
-            "unknown_device", f"There is no device '{name}'.", "Use auto, cuda, cuda:N, mps or cpu."
+            "unknown_device", f"There is no device “{name}”.", "Use auto, cuda, cuda:N, mps or cpu."
         )
 
 
 def count(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"“{text}” is not a whole number above 0")
     return int(text)
 
 
@@ -145,7 +145,7 @@ def parse_window(text: str | None) -> str | tuple[float, float] | None:
         return words[0]
     raise InputError(
         "bad_window",
-        f"'{text}' is not a window.",
+        f"“{text}” is not a window.",
         f"Give a width and a level, such as 400 40, or one of {', '.join(PRESETS)}.",
     )
 

@@ -113,7 +113,7 @@ def main(
         _tell(progress, error, command)
         return BAD_INPUT if isinstance(error, InputError) else FAILURE
     except ImportError as error:
-        _tell(progress, error, command, f"The Python package '{error.name or error}' cannot be imported.")
+        _tell(progress, error, command, f"The Python package “{error.name or error}” cannot be imported.")
         return FAILURE
     except Exception as error:
         if is_out_of_memory(error):
@@ -126,7 +126,7 @@ def main(
 
 
 class Interruption:
-    """Whether the user has asked to stop; asking twice stops at once."""
+    """Knows whether the user has asked to stop; asking twice stops at once."""
 
     def __init__(self) -> None:
         self.is_asked = False
@@ -137,7 +137,7 @@ class Interruption:
 
 @contextlib.contextmanager
 def _interruptions(progress: ProgressPrinter) -> Iterator[Interruption]:
-    """Turns the first Ctrl-C, or a request to terminate, into a question that the work asks itself."""
+    """Make the first Ctrl-C, or a request to terminate, set a flag that the work looks at."""
     interruption = Interruption()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -184,7 +184,7 @@ def _print(stream: TextIO, lines: Sequence[str]) -> None:
 
 
 def _survive_names(stream: Any) -> None:
-    """A console that cannot show a character of a file's name shows its code instead of failing."""
+    """Have a console print an escape for a character that it cannot show, instead of failing."""
     with contextlib.suppress(AttributeError, ValueError):
         stream.reconfigure(errors="backslashreplace")
 

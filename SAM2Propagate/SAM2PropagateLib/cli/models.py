@@ -74,14 +74,14 @@ def _download(
     entry = store.find(name)
     if entry.url is None:
         raise InputError(
-            "model_bundled", f"The model '{name}' comes with the extension.", "There is nothing to download."
+            "model_bundled", f"The model “{name}” comes with the extension.", "There is nothing to download."
         )
     if not consent:
         size = f"{round(entry.bytes / _MB)} MB" if entry.bytes else "a file"
         raise InputError(
             "consent_needed",
             f"This would download {size} (license {entry.license}) from {entry.url} to "
-            f"'{store.path_of(entry)}'.",
+            f"“{store.path_of(entry)}”.",
             "Add --yes to agree.",
         )
     progress("download")
@@ -97,7 +97,7 @@ def _remove(name: str, consent: bool, store: ModelStore) -> str:
     entry = store.find(name)
     if not consent and entry.resource is None:
         raise InputError(
-            "consent_needed", f"This would delete '{store.path_of(entry)}'.", "Add --yes to agree."
+            "consent_needed", f"This would delete “{store.path_of(entry)}”.", "Add --yes to agree."
         )
     freed = store.remove(name)
     return f"Removed {name}: {round(freed / _MB)} MB freed" if freed else f"{name} was not there"

@@ -230,13 +230,13 @@ def _coordinate(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of millimeters")
+        raise argparse.ArgumentTypeError(f"“{text}” is not a number of millimeters")
     return value
 
 
 def _index(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a slice index (0 or more)")
+        raise argparse.ArgumentTypeError(f"“{text}” is not a slice index (0 or more)")
     return int(text)
 
 

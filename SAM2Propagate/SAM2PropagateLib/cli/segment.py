@@ -118,7 +118,7 @@ def run_segment(
     line = summary_line(result, volume.geometry, command.out, window)
     if not result.is_complete:
         progress.note(line)
-        raise result.error or Cancelled("cancelled", f"Cancelled; what was finished is in '{command.out}'.")
+        raise result.error or Cancelled("cancelled", f"Cancelled; what was finished is in “{command.out}”.")
     return line
 
 
@@ -129,7 +129,7 @@ def _check_outputs(command: SegmentCommand) -> None:
     for number, path in enumerate(outputs):
         if any(_same_file(path, other) for other in (*inputs, *outputs[:number])):
             raise InputError(
-                "output_is_input", f"'{path}' is named twice.", "Give every file to write a name of its own."
+                "output_is_input", f"“{path}” is named twice.", "Give every file to write a name of its own."
             )
         check_output(path, command.overwrite)
 

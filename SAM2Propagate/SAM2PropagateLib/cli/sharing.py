@@ -45,7 +45,7 @@ def open_workers(
     tell: Callable[[str], None],
     on_news: Callable[[Any], None] | None = None,
 ) -> AbstractContextManager[DaskFleet]:
-    """The workers that the user asked for; see `open_fleet`.
+    """Open the workers that the user asked for; see `open_fleet`.
 
     Args:
         model_mb: main memory that the model takes. gpus: how many there are here for it.
@@ -54,7 +54,7 @@ def open_workers(
 
 
 def gpus_for(sharing: Sharing, device: str) -> int:
-    """How many GPUs of this computer the workers share out among them."""
+    """Return how many GPUs of this computer the workers share."""
     return 0 if sharing.scheduler or sharing.slurm else gpu_count(device)
 
 
@@ -64,7 +64,7 @@ def is_shared(namespace: argparse.Namespace) -> bool:
 
 
 def sharing_of(namespace: argparse.Namespace) -> Sharing:
-    """What the parsed arguments ask for.
+    """Return what the parsed arguments ask for.
 
     Raises:
         InputError: `bad_arguments`, `bad_slurm`.

@@ -59,7 +59,7 @@ class LostWork(Exception):  # noqa: N818 - what became of the work, not of this 
 def results(
     fleet: Fleet, function: Callable[[Item], Any], items: Sequence[Item], should_cancel: Callable[[], bool]
 ) -> Iterator[tuple[int, Any]]:
-    """What `Fleet.each` gives, where all of it is needed: the first failure ends the work.
+    """Return all results of `Fleet.each`, in the order of the items; the first failure ends the work.
 
     Raises:
         Cancelled: `should_cancel` said so.
@@ -182,7 +182,7 @@ def open_fleet(
     tell: Callable[[str], None],
     on_news: Callable[[Any], None] | None = None,
 ) -> Iterator[DaskFleet]:
-    """Workers as `sharing` wants them, for as long as the context lasts.
+    """Open the workers that `sharing` asks for, for as long as the context lasts.
 
     Args:
         local: says what this computer can feed; asked for workers of this computer alone.
@@ -217,7 +217,7 @@ def open_fleet(
             keys = stack.enter_context(_folder_for_keys(folder))
             cluster, keep = _slurm(sharing, folder, keys, tell)
             stack.callback(_forget_keys, cluster)
-            where = f"See squeue; the logs of the jobs are in '{folder}'."
+            where = f"See squeue; the logs of the jobs are in “{folder}”."
             stack.callback(_quietly, cluster.close)
             client = distributed.Client(cluster)
         else:
@@ -233,7 +233,7 @@ def open_fleet(
 
 
 def tell_news(news: Any) -> None:
-    """Tell, from within work that a worker does, what `open_fleet` was given a taker for."""
+    """Send news from a worker to the `on_news` of `open_fleet`."""
     from distributed import get_worker
 
     get_worker().log_event(TOPIC, news)
@@ -255,7 +255,7 @@ def _dask() -> tuple[Any, Any]:
     except ImportError as error:
         raise SAM2PropagateError(
             "not_installed",
-            f"The Python package '{error.name}', which shares work out, is missing.",
+            f"The Python package “{error.name}”, which shares work out, is missing.",
             "Install it with: pip install 'sam2propagate[cohort]', or in a checkout with run.py.",
         ) from error
     return dask, distributed
@@ -285,7 +285,7 @@ def _connect(distributed: Any, address: str) -> Any:
         reason = " ".join(str(error).split())
         raise SAM2PropagateError(
             "scheduler_unreachable",
-            f"The Dask scheduler at '{address}' cannot be reached ({reason}).",
+            f"The Dask scheduler at “{address}” cannot be reached ({reason}).",
             "Check the address, such as tcp://host:8786, and whether it runs.",
         ) from error
 
@@ -378,7 +378,7 @@ def slurm_options(text: str) -> SlurmOptions:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise _bad_slurm(f"'{text}' cannot be read ({error}).") from error
+        raise _bad_slurm(f"“{text}” cannot be read ({error}).") from error
     if not words or words[0].startswith("-"):
         raise _bad_slurm("It names no partition.")
     known = {"-c": "cores", "--cpus-per-task": "cores", "--mem": "memory", "-t": "time", "--time": "time"}
@@ -389,7 +389,7 @@ def slurm_options(text: str) -> SlurmOptions:
         word = rest.popleft()
         name, equals, value = word.partition("=")
         if not word.startswith("-"):
-            raise _bad_slurm(f"'{word}' is no option.")
+            raise _bad_slurm(f"“{word}” is no option.")
         if not equals and rest and not rest[0].startswith("-"):
             value = rest.popleft()
             word = f"{name} {value}"
@@ -408,17 +408,17 @@ def slurm_options(text: str) -> SlurmOptions:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise _bad_slurm(f"'{text}' is no number of cores.")
+        raise _bad_slurm(f"“{text}” is no number of cores.")
     return int(text)
 
 
 def _megabytes(text: str) -> int:
-    """As SLURM reads it: a number of megabytes, or with K, M, G or T."""
+    """Return megabytes from what SLURM takes: a number of them, or a number with K, M, G or T."""
     factors = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
     unit = text[-1:].upper()
     number, factor = (text[:-1], factors[unit]) if unit in factors else (text, 1)
     if not number.isdecimal() or int(number) * factor < 1:
-        raise _bad_slurm(f"'{text}' is no amount of memory.")
+        raise _bad_slurm(f"“{text}” is no amount of memory.")
     return int(int(number) * factor)
 
 
@@ -431,6 +431,6 @@ def _bad_slurm(sentence: str) -> InputError:
 
 
 def _quietly(close: Callable[..., Any]) -> None:
-    """Close what may be gone already."""
+    """Close what may be closed already."""
     with contextlib.suppress(Exception):
         close()

@@ -31,7 +31,7 @@ def held(out: Path, state: str, code: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
-            code, f"Another run works in '{out}'.", "Wait for it, or choose another folder."
+            code, f"Another run works in “{out}”.", "Wait for it, or choose another folder."
         ) from None
     except OSError as error:
         raise write_failure(out, error) from error

@@ -91,11 +91,11 @@ def read_manifest(path: Path, say: SayPrompts) -> tuple[Entry, ...]:
     """
     check_file(path)
     if path.stat().st_size > _MOST_BYTES:
-        raise _bad(f"'{path}' has more than {_MOST_BYTES >> 20} MB.", "Give a list of volumes.")
+        raise _bad(f"“{path}” has more than {_MOST_BYTES >> 20} MB.", "Give a list of volumes.")
     text = _decoded(path, path.read_bytes())
     rows = _json_rows(path, text) if text.lstrip()[:1] in ("[", "{") else _csv_rows(path, text)
     if not rows:
-        raise _bad(f"'{path}' lists no volume.", "Add a row for each segment of each volume.")
+        raise _bad(f"“{path}” lists no volume.", "Add a row for each segment of each volume.")
     return _entries(rows, path.resolve().parent, say)
 
 
@@ -131,7 +131,7 @@ def _decoded(path: Path, content: bytes) -> str:
     try:
         return content.decode("cp1252")
     except UnicodeDecodeError:
-        raise _bad(f"'{path}' cannot be read as text.", "Save it as CSV in UTF-8.") from None
+        raise _bad(f"“{path}” cannot be read as text.", "Save it as CSV in UTF-8.") from None
 
 
 def _csv_rows(path: Path, text: str) -> list[_Row]:
@@ -152,13 +152,13 @@ def _csv_rows(path: Path, text: str) -> list[_Row]:
                 continue
             if len(cells) > len(headings) and any(cell.strip() for cell in cells[len(headings) :]):
                 raise _bad(
-                    f"Line {number} of '{path}' has {len(cells)} fields for {len(headings)} columns.",
+                    f"Line {number} of “{path}” has {len(cells)} fields for {len(headings)} columns.",
                     f"Put a field that holds “{separator}” in quotes.",
                 )
             rows.append(_Row(number, dict(zip(headings, cells, strict=False))))
     except csv.Error as error:
         raise _bad(
-            f"'{path}' cannot be read as CSV (line {reader.line_num + skipped}: {error}).",
+            f"“{path}” cannot be read as CSV (line {reader.line_num + skipped}: {error}).",
             "Check the quotes there.",
         ) from error
     return rows
@@ -168,26 +168,26 @@ def _json_rows(path: Path, text: str) -> list[_Row]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _bad(f"'{path}' is not valid JSON ({error}).", "Correct it there.") from error
+        raise _bad(f"“{path}” is not valid JSON ({error}).", "Correct it there.") from error
     if not isinstance(document, list):
-        raise _bad(f"'{path}' is not a list.", 'Give a list such as [{"volume": ..., "prompts": ...}].')
+        raise _bad(f"“{path}” is not a list.", 'Give a list such as [{"volume": ..., "prompts": ...}].')
     rows = []
     for number, one in enumerate(document, 1):
         if not isinstance(one, dict):
             raise _bad(
-                f"Row {number} of '{path}' is not an object with named fields.",
+                f"Row {number} of “{path}” is not an object with named fields.",
                 'Give objects such as {"volume": ..., "segment": ..., "prompts": ...}.',
             )
         _check_columns(path, list(one), number)
         for column, value in one.items():
             if column != "prompts" and not (value is None or isinstance(value, str)):
-                raise _bad(f"Row {number} of '{path}' has {value!r} for “{column}”.", "Give a text.")
+                raise _bad(f"Row {number} of “{path}” has {value!r} for “{column}”.", "Give a text.")
         rows.append(_Row(number, one))
     return rows
 
 
 def _check_columns(path: Path, names: Sequence[str], row: int | None = None) -> None:
-    where = f"'{path}'" if row is None else f"Row {row} of '{path}'"
+    where = f"“{path}”" if row is None else f"Row {row} of “{path}”"
     missing = [name for name in _NEEDED if name not in names]
     if missing:
         raise _bad(
@@ -250,7 +250,7 @@ def _entry(group: Sequence[_Row], base: Path, say: SayPrompts) -> Entry:
         name = shared["name"]
         if name and name != _safe(name):
             raise _bad(
-                f"Row {first.number} has “{name}” for its outputs, which is no name of a file.",
+                f"Row {first.number} has “{name}” for its outputs, which cannot be the name of a file.",
                 f"Use a name such as “{_safe(name)}”.",
             )
         sources = _sources(group, base, say)
@@ -314,7 +314,7 @@ def _words(text: str) -> list[str]:
 def _file(path: Path, segment: str) -> FilePrompts:
     if path.suffix.lower() != ".json" and not is_scene(path):
         raise _bad(
-            f"'{path.name}' is neither an option of the command line nor a file of prompts.",
+            f"“{path.name}” is neither an option of the command line nor a file of prompts.",
             "Give options such as --point-ras R A S, a .json file, or a scene (.mrb or .mrml).",
         )
     return FilePrompts(path, segment)
@@ -349,7 +349,7 @@ def _free_name(volume: Path, taken: set[str]) -> str:
 
 
 def _safe(text: str) -> str:
-    """Return a text as a file may be called on every system."""
+    """Return a text as a name that a file can have on every system."""
     name = _FORBIDDEN.sub("_", text).strip(" .")[:_MOST_NAME].rstrip(" .")
     name = name or "volume"
     return f"_{name}" if _DEVICES.fullmatch(name) else name

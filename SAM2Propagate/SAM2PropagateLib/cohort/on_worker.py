@@ -102,20 +102,20 @@ def work_on(work: VolumeWork) -> VolumeOutcome:
 
 
 class _News:
-    """Tells how many slices came, now and then."""
+    """Sends now and then how many slices came."""
 
     def __init__(self) -> None:
         self._count = 0
         self._sent_at = time.monotonic()
 
     def add(self, count: int) -> None:
-        """So many more slices came."""
+        """Count slices that came."""
         self._count += count
         if time.monotonic() - self._sent_at >= _NEWS_SECONDS:
             self.send()
 
     def send(self) -> None:
-        """Tell what was not told yet."""
+        """Send the count of slices that was not sent yet."""
         if self._count:
             tell_news(self._count)
         self._count, self._sent_at = 0, time.monotonic()

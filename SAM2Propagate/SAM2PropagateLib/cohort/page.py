@@ -129,7 +129,7 @@ def _some(count: int, thing: str) -> str:
 
 
 def _meter(doubt: float) -> str:
-    """A bar that turns from green through yellow to red."""
+    """Return a bar that turns from green through yellow to red."""
     scale = f'min="0" max="1" low="{DOUBTFUL / 2:g}" high="{DOUBTFUL:g}" optimum="0"'
     return f'<meter {scale} value="{doubt:.3f}"></meter>'
 

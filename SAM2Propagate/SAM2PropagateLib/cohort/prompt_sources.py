@@ -38,7 +38,7 @@ class FilePrompts:
     segment: str = ""
 
     def read(self, geometry: VolumeGeometry) -> PromptSet:
-        return _only(read_prompts(self.path, geometry), self.segment, f"'{self.path}'")
+        return _only(read_prompts(self.path, geometry), self.segment, f"“{self.path}”")
 
     def fingerprint(self) -> str:
         return f"{self.path}\n{self.segment}\n{file_stamp(self.path)}"

@@ -97,7 +97,7 @@ def write_record(path: Path, record: VolumeRecord) -> None:
 
 
 def read_record(path: Path) -> VolumeRecord | None:
-    """Return the record in a file; None where there is none that this version can read."""
+    """Return the record in a file; None if there is none, or one that this version cannot read."""
     try:
         values = json.loads(path.read_bytes())
         if values.pop("format") != _FORMAT or values.pop("version") != _VERSION:

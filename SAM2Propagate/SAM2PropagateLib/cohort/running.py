@@ -50,7 +50,7 @@ class CohortListener(Protocol):
     """Is told how a run goes."""
 
     def begun(self, total: int, finished: int) -> None:
-        """So many volumes there are, of which so many are finished already."""
+        """The run begins, with so many volumes, some of them finished already."""
 
     def finished(self, outcome: VolumeOutcome) -> None:
         """Another volume is done or has failed."""
@@ -159,12 +159,12 @@ class _Volumes:
 
     @property
     def done(self) -> int:
-        """How many are finished."""
+        """How many volumes are finished."""
         return len(self._records)
 
     @property
     def failed(self) -> int:
-        """How many have failed."""
+        """How many volumes have failed."""
         return len(self._errors)
 
     def refused(self) -> Iterator[VolumeOutcome]:
@@ -180,7 +180,7 @@ class _Volumes:
         return [VolumeWork(job, fingerprint, count, make_session) for job, fingerprint in self._jobs]
 
     def settle(self, outcome: VolumeOutcome) -> None:
-        """Another one is done or has failed."""
+        """Take what became of a volume."""
         if outcome.record is not None:
             self._records[outcome.name] = outcome.record
         elif outcome.error is not None:
@@ -229,13 +229,13 @@ def _pictures(folder: Path) -> Callable[[Line], bytes]:
 
 
 def _prepare(plan: CohortPlan) -> None:
-    """See to it that the folder holds nothing of another run that this one would mistake for its own."""
+    """Refuse or clear a folder that holds results of another run."""
     state = plan.out / STATE_FOLDER
     records = list(state.glob("*.json"))
     if not plan.resume and not plan.overwrite and (records or (plan.out / TABLE_NAME).exists()):
         raise InputError(
             "cohort_exists",
-            f"'{plan.out}' holds a cohort already.",
+            f"“{plan.out}” holds a cohort already.",
             "Add --resume to continue it, --overwrite to do all of it again, or choose another folder.",
         )
     if not plan.resume:

@@ -219,7 +219,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
         if not OmegaConf.is_dict(tree) or not OmegaConf.is_dict(tree.get("model")):
             raise InputError(
                 "config_unreadable",
-                _('The configuration "{name}" has no section "model".').format(name=base.name),
+                _("The configuration “{name}” has no section “model”.").format(name=base.name),
                 _("Use one from sam2's folder configs, not a training configuration."),
             )
         tree = OmegaConf.create({"model": tree.model})
@@ -232,7 +232,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(
             "config_unreadable",
-            _('The configuration "{name}" cannot be read ({reason}).').format(
+            _("The configuration “{name}” cannot be read ({reason}).").format(
                 name=base.name, reason=" ".join(str(error).split())[:160]
             ),
             _("Give a YAML file like those in sam2's folder configs."),
@@ -242,7 +242,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
         for setting in _PREDICTOR_SETTINGS:
             values.pop(setting, None)
     if values.get("_target_") != _MODEL_CLASS:
-        raise _not_allowed(_('the model is "{value}"').format(value=values.get("_target_")))
+        raise _not_allowed(_("the model is “{value}”").format(value=values.get("_target_")))
     _check_blocks(values)
     _set_input_size(
         values, check_input_size(input_size if input_size is not None else values.get("image_size", 0))
@@ -264,7 +264,7 @@ def recognize_config(state: Mapping[str, torch.Tensor], file_name: str = "the fi
     if letter is None:
         raise InputError(
             "config_unknown",
-            _('The weights in "{file}" belong to none of the eight SAM 2 models.').format(file=file_name),
+            _("The weights in “{file}” belong to none of the eight SAM 2 models.").format(file=file_name),
             _("Name the configuration that they were trained with."),
         )
     family = "sam2.1" if "obj_ptr_tpos_proj.weight" in state else "sam2"
@@ -283,7 +283,7 @@ def _base_and_overrides(config: ConfigLike) -> tuple[Path, dict[str, Any]]:
         overrides = config.get("overrides") or {}
         if not isinstance(config.get("base"), str) or not isinstance(overrides, Mapping):
             raise InputError(
-                "config_unreadable", _('A configuration needs "base" (a name) and "overrides" (a table).')
+                "config_unreadable", _("A configuration needs “base” (a name) and “overrides” (a table).")
             )
         for key, value in overrides.items():
             plain = (
@@ -293,7 +293,7 @@ def _base_and_overrides(config: ConfigLike) -> tuple[Path, dict[str, Any]]:
             )
             if not str(key).startswith("model.") or not plain:
                 raise _not_allowed(
-                    _('the override "{key}" is not a number, a truth value or a list of them').format(key=key)
+                    _("the override “{key}” is not a number, a truth value or a list of them").format(key=key)
                 )
         return _named_config(config["base"]), dict(overrides)
     path = Path(config)
@@ -311,7 +311,7 @@ def _named_config(name: str) -> Path:
             return _sam2_folder() / known
     raise InputError(
         "config_unknown",
-        _('There is no model configuration "{name}".').format(name=name),
+        _("There is no model configuration “{name}”.").format(name=name),
         _("Name a YAML file or one of: {names}.").format(names=", ".join(names)),
     )
 
@@ -336,9 +336,9 @@ def _check_blocks(values: Any) -> None:
         for key, value in values.items():
             if key == "_target_":
                 if value not in _BUILDING_BLOCKS:
-                    raise _not_allowed(_('it asks for "{value}"').format(value=value))
+                    raise _not_allowed(_("it asks for “{value}”").format(value=value))
             elif str(key).startswith("_") or (key == "weights_path" and value is not None):
-                raise _not_allowed(_('it sets "{key}"').format(key=key))
+                raise _not_allowed(_("it sets “{key}”").format(key=key))
             _check_blocks(value)
     elif isinstance(values, list):
         for value in values:
@@ -441,7 +441,7 @@ def _load_strictly(model: torch.nn.Module, state: State, file_name: str) -> None
     if problems:
         raise InputError(
             "weights_do_not_match",
-            _('The weights in "{file}" do not belong to this configuration: {problems}.').format(
+            _("The weights in “{file}” do not belong to this configuration: {problems}.").format(
                 file=file_name, problems=_listed(problems)
             ),
             _("Name the configuration that they were trained with; SAM 2 and SAM 2.1 have different ones."),
@@ -450,7 +450,7 @@ def _load_strictly(model: torch.nn.Module, state: State, file_name: str) -> None
         if not bool(torch.isfinite(state[name]).all()):
             raise InputError(
                 "weights_damaged",
-                _('The weights in "{file}" have values that are not numbers, in {name}.').format(
+                _("The weights in “{file}” have values that are not numbers, in {name}.").format(
                     file=file_name, name=name
                 ),
             )
@@ -500,7 +500,7 @@ def _check_room(label: str, device: torch.device, parameters: int, input_size: i
 def _does_not_fit(label: str, device: torch.device, why: Words) -> SAM2PropagateError:
     return SAM2PropagateError(
         "model_does_not_fit",
-        _('The model "{label}" does not fit into the memory of {device} ({why}).').format(
+        _("The model “{label}” does not fit into the memory of {device} ({why}).").format(
             label=label, device=device, why=why
         ),
         _("Close other programs, or choose a smaller model, a smaller input size or another device."),

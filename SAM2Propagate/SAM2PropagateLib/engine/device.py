@@ -60,19 +60,19 @@ def pick_device(name: str = "auto") -> torch.device:
     kind, separator, index = wanted.partition(":")
     if kind not in ("cuda", "mps", "cpu") or (separator and not (kind == "cuda" and index.isdecimal())):
         raise InputError(
-            "unknown_device", _('There is no device called "{name}".').format(name=name), choices
+            "unknown_device", _("There is no device called “{name}”.").format(name=name), choices
         )
     if wanted == "cuda" and "cuda:0" in there:
         wanted = "cuda:0"
     if wanted not in there:
         raise InputError(
-            "device_unavailable", _('The device "{name}" is not available here.').format(name=name), choices
+            "device_unavailable", _("The device “{name}” is not available here.").format(name=name), choices
         )
     reason = _why_unusable(wanted)
     if reason is not None:
         raise InputError(
             "device_unusable",
-            _('The device "{name}" is there but cannot compute ({reason}).').format(name=name, reason=reason),
+            _("The device “{name}” is there but cannot compute ({reason}).").format(name=name, reason=reason),
             choices,
         )
     return torch.device(wanted)
@@ -145,7 +145,7 @@ def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     if precision != "auto":
         raise InputError(
             "unknown_precision",
-            _('There is no precision called "{precision}".').format(precision=precision),
+            _("There is no precision called “{precision}”.").format(precision=precision),
             _("Choose one of: auto, {names}.").format(names=", ".join(PRECISIONS)),
         )
     if device.type == "cuda":

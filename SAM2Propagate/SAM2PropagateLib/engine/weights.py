@@ -109,7 +109,7 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         raise InputError(
             "weights_not_weights",
-            _('"{path}" is a folder, not a weights file.').format(path=path),
+            _("“{path}” is a folder, not a weights file.").format(path=path),
             _("Name the file inside it."),
         )
     try:
@@ -118,12 +118,12 @@ def _kind(path: Path) -> str:
             start = file.read(9)
     except FileNotFoundError as error:
         raise InputError(
-            "weights_missing", _('There is no weights file "{path}".').format(path=path)
+            "weights_missing", _("There is no weights file “{path}”.").format(path=path)
         ) from error
     except OSError as error:
         raise InputError(
             "weights_missing",
-            _('The weights file "{path}" cannot be read ({reason}).').format(
+            _("The weights file “{path}” cannot be read ({reason}).").format(
                 path=path, reason=error.strerror or error
             ),
         ) from error
@@ -131,7 +131,7 @@ def _kind(path: Path) -> str:
         return "safetensors"
     if start[:1] == b"\x80" or (start[:4] == b"PK\x03\x04" and not _is_other_archive(path)):
         return "checkpoint"  # a bare pickle, or a ZIP archive, as torch writes now
-    sentence = _('"{name}" is empty.') if size == 0 else _('"{name}" is not a weights file.')
+    sentence = _("“{name}” is empty.") if size == 0 else _("“{name}” is not a weights file.")
     raise InputError(
         "weights_not_weights",
         sentence.format(name=path.name),
@@ -152,7 +152,7 @@ def _damaged(path: Path, reason: object) -> InputError:
     line = " ".join(str(reason).split())[:160]
     return InputError(
         "weights_damaged",
-        _('The weights file "{name}" is cut off or damaged ({reason}).').format(
+        _("The weights file “{name}” is cut off or damaged ({reason}).").format(
             # As it is where nothing had to be cut: a text of ours is translated with the sentence.
             name=path.name,
             reason=reason if reason == line else line,
@@ -180,7 +180,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         raise InputError(
             "weights_newer",
             _(
-                'The weights file "{name}" has the format "{file_format}", which this version cannot read.'
+                "The weights file “{name}” has the format “{file_format}”, which this version cannot read."
             ).format(name=path.name, file_format=file_format),
             _("Update the extension."),
         )
@@ -224,7 +224,7 @@ def _read_checkpoint(path: Path) -> State:
             raise InputError(
                 "weights_unsafe",
                 _(
-                    '"{name}" holds more than weights: loading it could run code, so it was not loaded.'
+                    "“{name}” holds more than weights: loading it could run code, so it was not loaded."
                 ).format(name=path.name),
                 _("Use only checkpoints from people you trust, and ask them for one with plain tensors."),
             ) from error
@@ -234,7 +234,7 @@ def _read_checkpoint(path: Path) -> State:
     if not isinstance(loaded, Mapping) or not isinstance(loaded.get("model"), Mapping):
         raise InputError(
             "weights_no_model",
-            _('"{name}" is a PyTorch file without the key "model" of a SAM 2 checkpoint.').format(
+            _("“{name}” is a PyTorch file without the key “model” of a SAM 2 checkpoint.").format(
                 name=path.name
             ),
             _("Use a checkpoint that Meta's training code wrote."),
@@ -244,7 +244,7 @@ def _read_checkpoint(path: Path) -> State:
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise InputError(
                 "weights_no_model",
-                _('In "{file}", "{name}" under "model" is not a tensor.').format(file=path.name, name=name),
+                _("In “{file}”, “{name}” under “model” is not a tensor.").format(file=path.name, name=name),
                 _get_again(),
             )
     return {name: _as_float(tensor.detach()) for name, tensor in model.items()}

@@ -116,7 +116,7 @@ def find_targets(folder: Path) -> tuple[Target, ...]:
         InputError: `no_cases`, `manifest_unreadable`.
     """
     if not folder.is_dir():
-        raise InputError("no_cases", f"There is no folder '{folder}'.", "Check the path.")
+        raise InputError("no_cases", f"There is no folder “{folder}”.", "Check the path.")
     if (folder / MANIFEST).is_file():
         return _of_manifest(folder)
     targets = []
@@ -127,7 +127,7 @@ def find_targets(folder: Path) -> tuple[Target, ...]:
     if not targets:
         raise InputError(
             "no_cases",
-            f"'{folder}' holds neither a {MANIFEST} nor subfolders with an image and a label.",
+            f"“{folder}” holds neither a {MANIFEST} nor subfolders with an image and a label.",
             "Put each case into a subfolder as image.nii.gz and label.nii.gz (or .nrrd, .mha).",
         )
     return tuple(targets)
@@ -188,7 +188,7 @@ def load_target(target: Target, window: Window | None = None) -> LoadedTarget:
     mask = np.isin(labels, target.values) if target.values else labels != 0
     if not mask.any():
         raise InputError(
-            "label_empty", f"'{target.label}' has no voxel of “{target.name}”.", "Check the label's values."
+            "label_empty", f"“{target.label}” has no voxel of “{target.name}”.", "Check the label's values."
         )
     axis = default_axis(volume.geometry) if target.axis is None else target.axis
     if window is None:

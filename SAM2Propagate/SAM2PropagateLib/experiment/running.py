@@ -159,7 +159,7 @@ def _prepare(plan: ExperimentPlan) -> None:
     if not plan.resume and not plan.overwrite and (records or (plan.out / CSV_NAME).exists()):
         raise InputError(
             "experiment_exists",
-            f"'{plan.out}' holds results already.",
+            f"“{plan.out}” holds results already.",
             "Add --resume to continue it, --overwrite to do all of it again, or choose another folder.",
         )
     if not plan.resume:

@@ -28,13 +28,13 @@ def write_failure(path: Path, error: OSError) -> SAM2PropagateError:
     if error.errno in _FULL:
         return SAM2PropagateError(
             "disk_full",
-            f"The disk is full: '{path}' could not be written.",
+            f"The disk is full: “{path}” could not be written.",
             "Free some space or choose another folder; a file that was there before is unchanged.",
         )
     reason = os.strerror(error.errno) if error.errno else str(error)
     return InputError(
         "output_unwritable",
-        f"'{path}' cannot be written: {reason}.",
+        f"“{path}” cannot be written: {reason}.",
         "Choose a folder in which you may write.",
     )
 
@@ -55,16 +55,16 @@ def check_output(path: Path, overwrite: bool) -> Path:
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
-        raise InputError("output_is_folder", f"'{path}' is a folder.", "Name the file to write.")
+        raise InputError("output_is_folder", f"“{path}” is a folder.", "Name the file to write.")
     if not target.parent.is_dir():
         raise InputError(
             "output_folder_missing",
-            f"The folder '{target.parent}' does not exist.",
+            f"The folder “{target.parent}” does not exist.",
             "Create it first or choose another.",
         )
     if target.exists() and not overwrite:
         raise InputError(
-            "output_exists", f"'{path}' exists already.", "Choose another name, or add --overwrite."
+            "output_exists", f"“{path}” exists already.", "Choose another name, or add --overwrite."
         )
     try:
         with _temporary(target) as (file, _):
@@ -96,7 +96,7 @@ def atomic_output(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
             if target.exists() and not overwrite:
                 raise InputError(
                     "output_exists",
-                    f"'{path}' was created by someone else meanwhile.",
+                    f"“{path}” was created by someone else meanwhile.",
                     "Choose another name, or add --overwrite.",
                 )
             temporary.replace(target)

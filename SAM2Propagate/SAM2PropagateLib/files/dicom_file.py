@@ -127,7 +127,7 @@ class ImageHeader:
     @property
     def name(self) -> str:
         """The slice in a sentence."""
-        return f"'{self.path.name}'" if self.frames == 1 else f"frame {self.frame + 1} of '{self.path.name}'"
+        return f"“{self.path.name}”" if self.frames == 1 else f"frame {self.frame + 1} of “{self.path.name}”"
 
     @property
     def storage_name(self) -> str:
@@ -222,7 +222,7 @@ def unreadable(path: Path, error: OSError) -> InputError:
     """Return the error for a file or folder that the system does not let us read."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return InputError(
-        "file_unreadable", f"'{path}' cannot be read: {reason}.", "Check the path and its permissions."
+        "file_unreadable", f"“{path}” cannot be read: {reason}.", "Check the path and its permissions."
     )
 
 

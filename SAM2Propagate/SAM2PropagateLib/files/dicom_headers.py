@@ -37,7 +37,7 @@ class Series:
         """Return one short line for a list of choices."""
         first = self.images[0]
         slices = len(self.images)
-        what = " ".join(part for part in (first.modality, f"'{first.description}'") if part.strip("'"))
+        what = " ".join(part for part in (first.modality, f"“{first.description}”") if part.strip("“”"))
         return f"{self.uid} ({what}, {slices} {'slice' if slices == 1 else 'slices'})".replace("(, ", "(")
 
 
@@ -58,14 +58,14 @@ class FolderScan:
     def notes(self) -> list[str]:
         """Return what is left out, one sentence each."""
         notes = []
-        damaged = [f"'{other.path.name}'" for other in self.others if not other.kind]
+        damaged = [f"“{other.path.name}”" for other in self.others if not other.kind]
         if damaged:
             notes.append(f"DICOM files that are damaged were left out: {_first(damaged)}.")
-        objects = [f"'{other.path.name}' ({other.kind})" for other in self.others if other.kind]
+        objects = [f"“{other.path.name}” ({other.kind})" for other in self.others if other.kind]
         if objects:
             notes.append(f"DICOM files that are not images were left out: {_first(objects)}.")
         if self.closed:
-            names = [f"'{path}'" for path in self.closed]
+            names = [f"“{path}”" for path in self.closed]
             notes.append(f"Folders and links that cannot be read were left out: {_first(names)}.")
         return notes
 
@@ -95,7 +95,7 @@ def scan_folder(folder: Path) -> FolderScan:
         notes = "; ".join(note.removesuffix(".") for note in scan.notes())
         raise InputError(
             "no_dicom",
-            f"There is no DICOM image in the folder '{folder}'{f' ({notes})' if notes else ''}.",
+            f"There is no DICOM image in the folder “{folder}”{f' ({notes})' if notes else ''}.",
             "Give the folder that holds the files of a series, or an NRRD, NIfTI or MetaImage file.",
         )
     return scan
@@ -119,7 +119,7 @@ def choose_series(series: Sequence[Series], uid: str | None, folder: Path) -> Se
                 return one
         raise InputError(
             "series_unknown",
-            f"The folder '{folder}' holds no series {uid}, but: {listed}.",
+            f"The folder “{folder}” holds no series {uid}, but: {listed}.",
             "Give one of these.",
         )
     volumes = [one for one in series if len(one.images) > 1]
@@ -128,13 +128,13 @@ def choose_series(series: Sequence[Series], uid: str | None, folder: Path) -> Se
     if not volumes and len(series) > 1:
         raise InputError(
             "several_series",
-            f"Each of the {len(series)} DICOM images in the folder '{folder}' has a series UID of its own.",
+            f"Each of the {len(series)} DICOM images in the folder “{folder}” has a series UID of its own.",
             "If they are the slices of one volume, give --series all, which reads all series as one.",
         )
     if len(volumes) > 1:
         raise InputError(
             "several_series",
-            f"The folder '{folder}' holds {len(series)} DICOM series: {listed}.",
+            f"The folder “{folder}” holds {len(series)} DICOM series: {listed}.",
             "Choose one with --series and its UID, or put its files into a folder of their own.",
         )
     return volumes[0] if volumes else series[0]

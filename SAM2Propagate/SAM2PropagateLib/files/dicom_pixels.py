@@ -108,7 +108,7 @@ def _decode(image: ImageHeader) -> tuple[np.ndarray, Dataset | None]:
         raise unreadable(image.path, error) from error
     except Exception as error:
         # pydicom, its decoders and GDCM raise nearly anything on damaged bytes.
-        raise InputError("file_damaged", f"'{image.path}' is damaged or cut short.", AGAIN) from error
+        raise InputError("file_damaged", f"“{image.path}” is damaged or cut short.", AGAIN) from error
 
 
 def _native(dataset: FileDataset) -> np.ndarray:
@@ -150,7 +150,7 @@ def _decompressed(path: Path, dataset: FileDataset) -> np.ndarray:
     if syntax not in _DECODED:
         raise InputError(
             "unknown_encoding",
-            f"'{path}' is encoded in a way that cannot be read ({syntax.name}).",
+            f"“{path}” is encoded in a way that cannot be read ({syntax.name}).",
             "Export it without compression (Explicit VR Little Endian).",
         )
     copy = Dataset()

@@ -142,7 +142,7 @@ def _check_image(image: ImageHeader) -> None:
     if image.components != 1:
         raise InputError(
             "multi_component",
-            f"'{image.path}' is a color image ({image.components} values per pixel).",
+            f"“{image.path}” is a color image ({image.components} values per pixel).",
             "Give a gray-scale CT or MR series.",
         )
     is_captured = image.frames > 1 and image.is_capture
@@ -151,7 +151,7 @@ def _check_image(image: ImageHeader) -> None:
     if image.pixel_spacing is None:
         raise InputError(
             "dicom_no_spacing",
-            f"'{image.path}' does not say how large its pixels are.",
+            f"“{image.path}” does not say how large its pixels are.",
             _ORIGINAL,
         )
 
@@ -160,18 +160,18 @@ def _without_place(image: ImageHeader) -> InputError:
     if image.frames > 1 and image.is_capture:
         return InputError(
             "dicom_no_positions",
-            f"'{image.path}' is a secondary capture of {image.frames} frames: pictures that a program saved, "
+            f"“{image.path}” is a secondary capture of {image.frames} frames: pictures that a program saved, "
             "without a scanner's reliable positions.",
             _ORIGINAL,
         )
     if image.frames > 1 and image.frame <= 1:
         return InputError(
             "dicom_no_positions",
-            f"'{image.path}' ({image.storage_name}) holds {image.frames} frames but does not say where each "
+            f"“{image.path}” ({image.storage_name}) holds {image.frames} frames but does not say where each "
             "of them lies.",
             "Give a series of single slices, or an enhanced CT or MR file.",
         )
-    what = f"Frame {image.frame + 1} of '{image.path}'" if image.frames > 1 else f"'{image.path}'"
+    what = f"Frame {image.frame + 1} of “{image.path}”" if image.frames > 1 else f"“{image.path}”"
     return InputError(
         "dicom_no_positions",
         f"{what} does not say where {'it' if image.frames > 1 else 'its slice'} lies in the patient.",

@@ -84,14 +84,14 @@ def check_file(path: Path) -> None:
         with path.open("rb") as file:
             first = file.read(1)
     except FileNotFoundError:
-        raise InputError("file_missing", f"There is no file '{path}'.", "Check the path.") from None
+        raise InputError("file_missing", f"There is no file “{path}”.", "Check the path.") from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise InputError(
-            "file_unreadable", f"'{path}' cannot be read: {reason}.", "Check the path and its permissions."
+            "file_unreadable", f"“{path}” cannot be read: {reason}.", "Check the path and its permissions."
         ) from error
     if not first:
-        raise InputError("file_empty", f"The file '{path}' is empty.", EXPORT)
+        raise InputError("file_empty", f"The file “{path}” is empty.", EXPORT)
 
 
 def image_info(path: Path) -> ImageInfo:
@@ -143,7 +143,7 @@ def no_such_channel(path: Path, channel: int, count: int) -> InputError:
     volumes = "one volume" if count == 1 else f"{count} volumes"
     return InputError(
         "no_such_channel",
-        f"'{path}' holds {volumes}, so there is no number {channel}.",
+        f"“{path}” holds {volumes}, so there is no number {channel}.",
         "Leave out --sequence." if count == 1 else f"Give a number from 0 to {count - 1}.",
     )
 
@@ -243,7 +243,7 @@ def _placed(path: Path, geometry: VolumeGeometry) -> tuple[VolumeGeometry, tuple
     if other[3] <= _SAME:
         return geometry, ()
     return geometry, (
-        f"The header of '{path}' holds two places, which are up to {other[2]:.3g} mm apart; its {taken[0]} "
+        f"The header of “{path}” holds two places, which are up to {other[2]:.3g} mm apart; its {taken[0]} "
         f"counts, not its {other[0]}.",
     )
 
@@ -259,7 +259,7 @@ def _put_right(
     if voxels > _MOST_MOVED:
         raise InputError(
             "skewed_geometry",
-            f"The axes of '{path}' are not at right angles to each other: putting them right would move "
+            f"The axes of “{path}” are not at right angles to each other: putting them right would move "
             f"voxels by up to {millimeters:.3g} mm.",
             "Resample it to a regular grid, for instance in Python with nibabel and scipy: "
             "import nibabel.processing; "
@@ -268,7 +268,7 @@ def _put_right(
     if voxels <= _ROUNDING:
         return geometry, ()
     return regular, (
-        f"The axes of '{path}' are not quite at right angles to each other; they were put right, which moves "
+        f"The axes of “{path}” are not quite at right angles to each other; they were put right, which moves "
         f"no voxel by more than {millimeters:.2g} mm.",
     )
 
@@ -289,7 +289,7 @@ def _reading_failure(path: Path, error: RuntimeError) -> InputError:
     if path.suffix.lower() in (".mhd", ".nhdr"):
         return InputError(
             "file_damaged",
-            f"'{path}', or the file with the voxels that it names, is damaged or cut short.",
+            f"“{path}”, or the file with the voxels that it names, is damaged or cut short.",
             EXPORT,
         )
     return damaged(path)

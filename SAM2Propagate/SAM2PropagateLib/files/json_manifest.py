@@ -28,5 +28,5 @@ def from_manifest(path: Path, read: Callable[[Any], T], hint: str) -> T:
         return read(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            "manifest_unreadable", f"'{path}' cannot be used ({type(error).__name__}: {error}).", hint
+            "manifest_unreadable", f"“{path}” cannot be used ({type(error).__name__}: {error}).", hint
         ) from error

@@ -67,7 +67,7 @@ def read_labels(path: Path, image: VolumeGeometry) -> Labels:
     if negative:
         shown = ", ".join(str(value) for value in negative[:5]) + (", ..." if len(negative) > 5 else "")
         count = int(np.count_nonzero(array < 0))
-        notes.append(f"'{path}' holds the value {shown} in {count} voxels, which counts as outside.")
+        notes.append(f"“{path}” holds the value {shown} in {count} voxels, which counts as outside.")
         array = np.where(array < 0, np.zeros((), array.dtype), array)
     values = tuple(int(value) for value in present if value > 0)
     return Labels(np.ascontiguousarray(array), values, tuple(notes))
@@ -102,20 +102,20 @@ def _check_kind(path: Path, label: FileImage) -> None:
     if label.geometry is None and array.ndim == 4:
         raise InputError(
             "label_not_scalar",
-            f"'{path}' holds {array.shape[0]} volumes instead of one.",
+            f"“{path}” holds {array.shape[0]} volumes instead of one.",
             "Save one label volume, with one number per structure.",
         )
     if label.geometry is None:
         size = " x ".join(str(edge) for edge in reversed(array.shape))
         raise InputError(
             "label_not_scalar",
-            f"'{path}' is not a volume ({size}).",
+            f"“{path}” is not a volume ({size}).",
             "Give a label volume of three dimensions.",
         )
     if array.ndim > 3:
         raise InputError(
             "label_not_scalar",
-            f"'{path}' has {array.shape[3]} values per voxel, as color images have, instead of one.",
+            f"“{path}” has {array.shape[3]} values per voxel, as color images have, instead of one.",
             "Save a label volume, with one number per structure.",
         )
 
@@ -156,13 +156,13 @@ def _whole(path: Path, array: npt.NDArray[Any], header: Mapping[str, str]) -> np
 
 
 def _not_whole(path: Path, what: str, hint: str) -> InputError:
-    return InputError("label_not_whole", f"'{path}' is not a label volume: it holds {what}.", hint)
+    return InputError("label_not_whole", f"“{path}” is not a label volume: it holds {what}.", hint)
 
 
 def _mismatch(path: Path) -> InputError:
     return InputError(
         "label_mismatch",
-        f"The label '{path}' does not lie on the voxels of its image.",
+        f"The label “{path}” does not lie on the voxels of its image.",
         "Resample it to the image's grid with nearest-neighbor interpolation, for instance with Slicer's "
         "module Resample Scalar/Vector/DWI Volume.",
     )

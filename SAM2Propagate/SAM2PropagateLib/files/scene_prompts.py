@@ -44,7 +44,6 @@ _SEGMENTATION, _VOLUME = "SAM2Propagate.Segmentation", "SAM2Propagate.Volume"
 _STATE, _KEPT, _PLACES = "SAM2PropagateState", "prompts", "places"
 _PLACES_VERSION = 1
 _ENCODED = "%:"
-_MARKUPS = ("MarkupsFiducial", "MarkupsROI", "MarkupsCurve", "MarkupsClosedCurve")
 # Bytes; more is no scene, but a file that is made to fill the memory.
 _MOST_SCENE, _MOST_MARKUP, _MOST_HEADER = 512 << 20, 64 << 20, 16 << 20
 # Of a voxel: corners of two grids that are closer are the same.
@@ -101,7 +100,7 @@ def prompts_from_scene(path: Path, geometry: VolumeGeometry) -> PromptSet:
     if not found:
         raise InputError(
             "no_prompts",
-            f"The scene '{path}' holds no prompts of SAM2 Propagate.",
+            f"The scene “{path}” holds no prompts of SAM2 Propagate.",
             "Click in Slicer with the module SAM2 Propagate, and save the scene again.",
         )
     fitting = [one for one in found if one.grid is None or _is_same_box(one.grid, geometry)]
@@ -109,14 +108,14 @@ def prompts_from_scene(path: Path, geometry: VolumeGeometry) -> PromptSet:
         names = ", ".join(sorted({f"“{one.volume}”" for one in found}))
         raise InputError(
             "other_volume",
-            f"The prompts in '{path}' were given on a volume of another size or place: {names}.",
+            f"The prompts in “{path}” were given on a volume of another size or place: {names}.",
             "Give the volume that the scene was made with.",
         )
     if len(fitting) > 1:
         names = ", ".join(f"“{one.segmentation}”" for one in fitting)
         raise InputError(
             "several_segmentations",
-            f"The scene '{path}' holds prompts of several segmentations on this volume: {names}.",
+            f"The scene “{path}” holds prompts of several segmentations on this volume: {names}.",
             "Save a scene with one of them.",
         )
     return fitting[0].read(geometry)
@@ -156,7 +155,7 @@ class _Folder:
                 content = file.read(most + 1)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
-            raise _bad(self._path, f"its file '{path.name}' cannot be read ({reason})") from error
+            raise _bad(self._path, f"its file “{path.name}” cannot be read ({reason})") from error
         return _limited(self._path, path.name, content, most, is_start)
 
 
@@ -190,7 +189,7 @@ class _Bundle:
             with self._archive.open(name) as file:
                 content = file.read(most + 1)
         except KeyError:
-            raise _bad(self._path, f"its file '{name}' is missing") from None
+            raise _bad(self._path, f"its file “{name}” is missing") from None
         # Encrypted, of an unknown compression, cut short or with a wrong checksum.
         except (
             zipfile.BadZipFile,
@@ -200,19 +199,19 @@ class _Bundle:
             OSError,
             ValueError,
         ) as error:
-            raise _bad(self._path, f"its file '{name}' cannot be unpacked") from error
+            raise _bad(self._path, f"its file “{name}” cannot be unpacked") from error
         return _limited(self._path, name, content, most, is_start)
 
 
 def _limited(path: Path, name: str, content: bytes, most: int, is_start: bool) -> bytes:
     if len(content) > most and not is_start:
-        raise _bad(path, f"its file '{name}' has more than {most >> 20} MB")
+        raise _bad(path, f"its file “{name}” has more than {most >> 20} MB")
     return content[:most]
 
 
 def _bad(path: Path, reason: str) -> InputError:
     return InputError(
-        "bad_scene", f"The scene '{path}' cannot be read: {reason}.", "Save it again in 3D Slicer."
+        "bad_scene", f"The scene “{path}” cannot be read: {reason}.", "Save it again in 3D Slicer."
     )
 
 
@@ -319,7 +318,7 @@ class _Scene:
                     yield self._prompts(node, markups, state, kept)
 
     def _is_prompt_of(self, node: _SceneNode, segmentation: _SceneNode) -> bool:
-        is_ours = node.tag in _MARKUPS and _ROLE in node.attributes and bool(node.segment)
+        is_ours = node.tag.startswith("Markups") and _ROLE in node.attributes and bool(node.segment)
         return is_ours and node.references.get(_SEGMENTATION) == segmentation.id
 
     def _state(self, segmentation: _SceneNode) -> _SceneNode | None:
@@ -355,7 +354,7 @@ class _Scene:
             if node.references.get("transform") != wanted:
                 raise InputError(
                     "moved_prompts",
-                    f"In the scene '{self._path}', “{node.name}” and its volume “{volume.name}” are not "
+                    f"In the scene “{self._path}”, “{node.name}” and its volume “{volume.name}” are not "
                     "under the same transform.",
                     "Open the scene in 3D Slicer with the module SAM2 Propagate, and save it again.",
                 )
@@ -372,7 +371,7 @@ class _Scene:
             if not isinstance(markup, dict):
                 raise TypeError
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-            raise _bad(self._path, f"its file '{name}' is no markup") from error
+            raise _bad(self._path, f"its file “{name}” is no markup") from error
         return markup
 
     def _names(self, segmentation: _SceneNode) -> dict[str, str]:
@@ -382,7 +381,7 @@ class _Scene:
             return {}
         name = unquote(storage.values["fileName"])
         if not name.lower().endswith(".nrrd"):
-            raise _bad(self._path, f"its segmentation '{name}' is no .seg.nrrd")
+            raise _bad(self._path, f"its segmentation “{name}” is no .seg.nrrd")
         start = self._files.file(name, _MOST_HEADER, is_start=True)
         fields = _nrrd_fields(start)
         ids = {
@@ -510,7 +509,11 @@ def _items(
             return [(Scribble(name, points, role == "scribble"), None)]
     except InputError:
         return []  # too few of its points are left to say anything, as in the window
-    raise ValueError(f"unknown role {role}")
+    raise InputError(
+        "future_version",
+        f"“{node.name}” is a kind of prompt that this version of SAM2 Propagate does not know.",
+        "Update SAM2 Propagate.",
+    )
 
 
 def _points(markup: Mapping[str, Any], role: str) -> list[tuple[str, Ras]]:

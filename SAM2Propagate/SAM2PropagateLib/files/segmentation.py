@@ -71,7 +71,7 @@ def check_segmentation_name(path: Path) -> None:
     if not path.name.lower().endswith(SUFFIX) or len(path.name) == len(SUFFIX):
         raise InputError(
             "output_format",
-            f"'{path.name}' is not the name of a segmentation file.",
+            f"“{path.name}” is not the name of a segmentation file.",
             f"Give a name that ends in {SUFFIX}, which 3D Slicer opens as a segmentation.",
         )
 
@@ -135,14 +135,14 @@ def read_segmentation(path: Path | str) -> Segmentation:
     while f"Segment{count}_ID" in header:
         count += 1
     if not count or image.geometry is None:
-        raise InputError("not_a_segmentation", f"'{path}' holds no segments.", "Give a .seg.nrrd file.")
+        raise InputError("not_a_segmentation", f"“{path}” holds no segments.", "Give a .seg.nrrd file.")
     voxels = image.array if image.array.ndim == 4 else image.array[..., np.newaxis]
     try:
         segments = [_read_segment(header, f"Segment{number}_", voxels) for number in range(count)]
     except (ValueError, IndexError) as error:
         raise InputError(
             "not_a_segmentation",
-            f"The segments of '{path}' are described wrongly ({error}).",
+            f"The segments of “{path}” are described wrongly ({error}).",
             "Save it again in 3D Slicer.",
         ) from error
     return Segmentation(tuple(segments), image.geometry, header)

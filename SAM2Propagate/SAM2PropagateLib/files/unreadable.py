@@ -43,7 +43,7 @@ def text_header(path: Path, last: bytes) -> tuple[dict[str, str], int]:
 
 def damaged(path: Path) -> InputError:
     """`file_damaged`."""
-    return InputError("file_damaged", f"'{path}' is damaged or cut short.", EXPORT)
+    return InputError("file_damaged", f"“{path}” is damaged or cut short.", EXPORT)
 
 
 def other_encoding(path: Path) -> InputError | None:
@@ -56,7 +56,7 @@ def other_encoding(path: Path) -> InputError | None:
         return None
     return InputError(
         "unknown_encoding",
-        f"The voxels of '{path}' are stored with the encoding {encoding}, which is not read.",
+        f"The voxels of “{path}” are stored with the encoding {encoding}, which is not read.",
         "Save it with the encoding gzip, for instance in Python with pynrrd: data, header = "
         "nrrd.read(FILE); header['encoding'] = 'gzip'; nrrd.write(NEW, data, header).",
     )
@@ -97,7 +97,7 @@ def _other_half(path: Path, part: str, name: str) -> InputError:
     """`file_damaged`: the file beside this one with its voxels or its header is not there."""
     return InputError(
         "file_damaged",
-        f"The file with the {part} of '{path}' is not there: '{path.parent / name}'.",
+        f"The file with the {part} of “{path}” is not there: “{path.parent / name}”.",
         "Copy it there; both files belong together.",
     )
 
@@ -108,7 +108,7 @@ def unknown_format(path: Path) -> InputError:
         found = look(path)
         if found is not None:
             return found
-    return InputError("unknown_format", f"'{path}' is not an image file that can be read.", _FORMATS)
+    return InputError("unknown_format", f"“{path}” is not an image file that can be read.", _FORMATS)
 
 
 def _nifti_2(path: Path) -> InputError | None:
@@ -117,7 +117,7 @@ def _nifti_2(path: Path) -> InputError | None:
         return None
     return InputError(
         "unknown_format",
-        f"'{path}' is a NIfTI-2 file; only NIfTI-1 is read.",
+        f"“{path}” is a NIfTI-2 file; only NIfTI-1 is read.",
         "Save it as NIfTI-1, for instance in Python with nibabel: "
         "nibabel.Nifti1Image.from_image(nibabel.load(FILE)).to_filename(NEW).",
     )
@@ -132,9 +132,9 @@ def _compressed(path: Path) -> InputError | None:
     if name == "gzip" and read_nifti_header(path) is not None:
         return _named(path, "a compressed NIfTI file", ".nii.gz")
     if path.suffix.lower() in (".nii", ".nrrd", ".mha", ".hdr", ".img"):
-        told = f"'{path}' is compressed with {name}, which its name does not say."
+        told = f"“{path}” is compressed with {name}, which its name does not say."
     else:
-        told = f"'{path}' is compressed with {name}."
+        told = f"“{path}” is compressed with {name}."
     return InputError("unknown_format", told, f"Unpack it first{_unpacking(name)}, and give what is inside.")
 
 
@@ -160,8 +160,8 @@ def _named(path: Path, kind: str, ending: str) -> InputError:
             break
     return InputError(
         "unknown_name",
-        f"'{path}' is {kind}, but its name does not end in {ending}.",
-        f"Rename it to '{stem}{ending}'.",
+        f"“{path}” is {kind}, but its name does not end in {ending}.",
+        f"Rename it to “{stem}{ending}”.",
     )
 
 
@@ -170,7 +170,7 @@ def _freesurfer(path: Path) -> InputError | None:
         return None
     return InputError(
         "unknown_format",
-        f"'{path}' is a FreeSurfer file ({path.suffix}), which is not read.",
+        f"“{path}” is a FreeSurfer file ({path.suffix}), which is not read.",
         "Save it as NIfTI, for instance in Python with nibabel: "
         "nibabel.Nifti1Image.from_image(nibabel.load(FILE)).to_filename(NEW).",
     )
@@ -182,5 +182,5 @@ def _voxels_alone(path: Path) -> InputError | None:
     if header is None or path.suffix.lower() == header.suffix:
         return None
     return InputError(
-        "unknown_format", f"'{path}' holds voxels without a header.", f"Give its header '{header}' instead."
+        "unknown_format", f"“{path}” holds voxels without a header.", f"Give its header “{header}” instead."
     )

@@ -83,7 +83,7 @@ def read_volume(
         if series is not None:
             raise InputError(
                 "series_without_folder",
-                f"'{path}' is not a folder, so it holds no series to choose.",
+                f"“{path}” is not a folder, so it holds no series to choose.",
                 "Leave out --series.",
             )
         check_file(path)
@@ -166,8 +166,8 @@ def _from_dicom_file(path: Path, part: str | None) -> Volume | None:
     if len(headers) == 1 and first.position is not None:
         raise InputError(
             "single_dicom_slice",
-            f"'{path}' is a single slice of a DICOM series.",
-            f"Give the folder that holds the series: '{path.parent}'.",
+            f"“{path}” is a single slice of a DICOM series.",
+            f"Give the folder that holds the series: “{path.parent}”.",
         )
     return _from_series(Series(first.series, headers), path, [], part)
 
@@ -177,29 +177,29 @@ def _no_image(other: OtherObject) -> InputError:
     if not other.kind:
         return InputError(
             "file_damaged",
-            f"'{path}' is a DICOM file that is damaged or cut short.",
+            f"“{path}” is a DICOM file that is damaged or cut short.",
             "Export or copy it again.",
         )
     if other.kind == _DICOMDIR:
-        hint = f"Give the folder with the files that it lists: '{path.parent}'."
+        hint = f"Give the folder with the files that it lists: “{path.parent}”."
     else:
         hint = "Give the CT or MR series itself: the folder of its files, or a multi-frame file."
     code = "is_segmentation" if other.is_segmentation else "no_image"
-    return InputError(code, f"'{path}' is not an image but another DICOM object ({other.kind}).", hint)
+    return InputError(code, f"“{path}” is not an image but another DICOM object ({other.kind}).", hint)
 
 
 def _from_image_file(path: Path, part: str | None, channel: int | None) -> Volume:
     if part is not None:
         raise InputError(
             "part_without_dicom",
-            f"'{path}' is not a DICOM file, so it holds no parts to choose.",
+            f"“{path}” is not a DICOM file, so it holds no parts to choose.",
             "Leave out --part.",
         )
     if sitk.ImageFileReader.GetImageIOFromFileName(str(path)) == "GDCMImageIO":
         # Read as an ordinary image, its voxels would silently be taken as 1 mm wide.
         raise InputError(
             "file_damaged",
-            f"'{path}' seems to be a DICOM file, but the beginning of it is missing.",
+            f"“{path}” seems to be a DICOM file, but the beginning of it is missing.",
             "Export or copy it again.",
         )
     info = image_info(path)
@@ -225,20 +225,20 @@ def _check_kind(info: ImageInfo) -> None:
     if "Segment0_ID" in info.header:
         raise InputError(
             "is_segmentation",
-            f"'{info.path}' is a segmentation, not an image.",
+            f"“{info.path}” is a segmentation, not an image.",
             "Give the CT or MR volume itself.",
         )
     if info.components != 1:
         kind = "complex numbers" if info.complex else f"{info.components} values per voxel"
         raise InputError(
             "multi_component",
-            f"'{info.path}' has {kind}, as color, vector and time series files do.",
+            f"“{info.path}” has {kind}, as color, vector and time series files do.",
             "Give a volume with one gray value per voxel.",
         )
     if len(info.size) < 3:
         raise InputError(
             "too_few_slices",
-            f"'{info.path}' is a single image of {' x '.join(map(str, info.size))} pixels.",
+            f"“{info.path}” is a single image of {' x '.join(map(str, info.size))} pixels.",
             "Propagation needs a volume with at least 2 slices.",
         )
     if any(size != 1 for size in info.size[3:]):
@@ -248,7 +248,7 @@ def _check_kind(info: ImageInfo) -> None:
 def _not_3d(info: ImageInfo) -> InputError:
     return InputError(
         "not_3d",
-        f"'{info.path}' has {len(info.size)} dimensions ({' x '.join(map(str, info.size))}) instead of 3.",
+        f"“{info.path}” has {len(info.size)} dimensions ({' x '.join(map(str, info.size))}) instead of 3.",
         "Give one of its volumes as a file of its own, for instance in Python with SimpleITK: "
         f"SimpleITK.WriteImage(SimpleITK.ReadImage(FILE)[:, :, :{', 0' * (len(info.size) - 3)}], NEW).",
     )

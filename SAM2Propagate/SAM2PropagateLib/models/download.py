@@ -81,7 +81,7 @@ def download(
     """
     if entry.url is None:
         raise InputError(
-            "model_bundled", _('The model "{name}" comes with the extension.').format(name=entry.name)
+            "model_bundled", _("The model “{name}” comes with the extension.").format(name=entry.name)
         )
     target = store.path_of(entry)
     try:
@@ -132,7 +132,7 @@ class _Download:
                 if left == 0:
                     raise SAM2PropagateError(
                         "download_interrupted",
-                        _('The download of "{name}" was interrupted ({reason}).').format(
+                        _("The download of “{name}” was interrupted ({reason}).").format(
                             name=self._entry.name, reason=error
                         ),
                         _("Start it again: it continues from where it stopped."),
@@ -163,7 +163,7 @@ class _Download:
     def _check(self) -> None:
         if self._cancelled():
             raise Cancelled(
-                "cancelled", _('The download of "{name}" was cancelled.').format(name=self._entry.name)
+                "cancelled", _("The download of “{name}” was cancelled.").format(name=self._entry.name)
             )
 
     def _compare(self) -> None:
@@ -183,7 +183,7 @@ class _Download:
                 return  # nothing is left to send: the checksum tells whether that is because all is there
             raise SAM2PropagateError(
                 "download_failed",
-                _('The model "{name}" cannot be downloaded: {url} answers {code} ({reason}).').format(
+                _("The model “{name}” cannot be downloaded: {url} answers {code} ({reason}).").format(
                     name=self._entry.name, url=self._url, code=error.code, reason=error.reason
                 ),
                 _("Try again later."),
@@ -193,7 +193,7 @@ class _Download:
                 raise _InterruptedError(_reason(error)) from error
             raise SAM2PropagateError(
                 "download_failed",
-                _('The model "{name}" cannot be downloaded: no connection to {url} ({reason}).').format(
+                _("The model “{name}” cannot be downloaded: no connection to {url} ({reason}).").format(
                     name=self._entry.name, url=self._url, reason=_reason(error)
                 ),
                 _("Check the network, or choose a model that is on this computer."),
@@ -281,14 +281,14 @@ def _storage_error(error: OSError, folder: Path) -> SAM2PropagateError:
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return SAM2PropagateError(
             "disk_full",
-            _('The disk of "{folder}" has too little space for the model ({reason}).').format(
+            _("The disk of “{folder}” has too little space for the model ({reason}).").format(
                 folder=folder, reason=error.strerror or error
             ),
             _("Free some space, or choose another folder with the environment variable SAM2PROPAGATE_CACHE."),
         )
     return SAM2PropagateError(
         "cache_not_writable",
-        _('The folder for models "{folder}" cannot be written to ({reason}).').format(
+        _("The folder for models “{folder}” cannot be written to ({reason}).").format(
             folder=folder, reason=error.strerror or error
         ),
         _("Choose another folder with the environment variable SAM2PROPAGATE_CACHE."),
@@ -302,7 +302,7 @@ def _only_one(lock_file: Path, entry: ModelEntry) -> Iterator[None]:
         if not _lock(file):
             raise SAM2PropagateError(
                 "download_running",
-                _('The model "{name}" is being downloaded by another program.').format(name=entry.name),
+                _("The model “{name}” is being downloaded by another program.").format(name=entry.name),
                 _("Wait until it has finished."),
             )
         yield

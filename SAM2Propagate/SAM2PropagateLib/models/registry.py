@@ -149,6 +149,6 @@ def find_model(name: str) -> ModelEntry:
             return entry
     raise InputError(
         "unknown_model",
-        _('There is no model "{name}".').format(name=name),
+        _("There is no model “{name}”.").format(name=name),
         _("Choose one of {names}, or name a weights file.").format(names=", ".join(model_names())),
     )

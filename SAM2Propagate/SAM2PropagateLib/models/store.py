@@ -159,15 +159,15 @@ class ModelStore:
             if entry.resource is not None:
                 raise SAM2PropagateError(
                     "model_not_there",
-                    _('The model "{name}", which comes with the extension, is not there ("{path}").').format(
+                    _("The model “{name}”, which comes with the extension, is not there (“{path}”).").format(
                         name=entry.name, path=path
                     ),
                     _("Install the extension again."),
                 )
             raise InputError(
                 "model_not_there",
-                _('The model "{name}" is not on this computer yet.').format(name=entry.name),
-                _('Download it. Without a network, put "{file}" from {url} into "{folder}".').format(
+                _("The model “{name}” is not on this computer yet.").format(name=entry.name),
+                _("Download it. Without a network, put “{file}” from {url} into “{folder}”.").format(
                     file=entry.file_name, url=entry.url, folder=path.parent
                 ),
             )
@@ -200,7 +200,7 @@ class ModelStore:
         if entry.resource is not None:
             raise InputError(
                 "model_bundled",
-                _('The model "{name}" comes with the extension and cannot be removed.').format(name=name),
+                _("The model “{name}” comes with the extension and cannot be removed.").format(name=name),
             )
         freed = 0
         for path in (self.path_of(entry), self.unfinished_path_of(entry)):
@@ -212,7 +212,7 @@ class ModelStore:
             except OSError as error:
                 raise SAM2PropagateError(
                     "model_in_use",
-                    _('"{path}" cannot be removed ({reason}).').format(
+                    _("“{path}” cannot be removed ({reason}).").format(
                         path=path, reason=error.strerror or error
                     ),
                     _("Stop the worker, or close the program that uses the model, and try again."),
@@ -229,7 +229,7 @@ class ModelStore:
         except OSError as error:
             raise SAM2PropagateError(
                 "model_unreadable",
-                _('The weights file "{path}" cannot be read ({reason}).').format(
+                _("The weights file “{path}” cannot be read ({reason}).").format(
                     path=path, reason=error.strerror or error
                 ),
             ) from error
@@ -241,13 +241,13 @@ class ModelStore:
         if looks_like_path:
             raise InputError(
                 "weights_missing",
-                _('There is no weights file "{path}".').format(path=path),
+                _("There is no weights file “{path}”.").format(path=path),
                 _("Check the path, or choose one of {names}.").format(
                     names=", ".join(entry.name for entry in self.models)
                 ),
             )
         find_model(text)
-        raise InputError("unknown_model", _('There is no model "{text}".').format(text=text))
+        raise InputError("unknown_model", _("There is no model “{text}”.").format(text=text))
 
 
 def _size(path: Path) -> int | None:

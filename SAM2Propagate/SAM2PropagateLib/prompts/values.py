@@ -341,7 +341,7 @@ class SegmentPrompts:
         if isinstance(item, FrameRange):
             return replace(self, range=item)
         if isinstance(item, FrameMark) != (kind in ("absent", "lock")):
-            raise ValueError(f"a FrameMark, and only that, needs the kind 'absent' or 'lock', not {kind!r}")
+            raise ValueError(f"a FrameMark, and only that, needs the kind “absent” or “lock”, not {kind!r}")
         if isinstance(item, FrameMark):
             name = "absent" if kind == "absent" else "locks"
         else:

@@ -112,7 +112,7 @@ def only(name: str, paths: Sequence[Path]) -> Path | None:
     if len(paths) > 1:
         raise InputError(
             "case_unclear",
-            f"The case '{name}' has {listed([path.name for path in paths])}: which one counts is not clear.",
+            f"The case “{name}” has {listed([path.name for path in paths])}: which one counts is not clear.",
             "Keep one of them there.",
         )
     return paths[0] if paths else None
@@ -120,13 +120,13 @@ def only(name: str, paths: Sequence[Path]) -> Path | None:
 
 def listed(names: Sequence[str]) -> str:
     """Return names for a sentence, the first few of many."""
-    shown = ", ".join(f"'{name}'" for name in names[:4])
+    shown = ", ".join(f"“{name}”" for name in names[:4])
     return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def without_label(name: str, hint: str) -> InputError:
     """`case_without_label`."""
-    return InputError("case_without_label", f"The case '{name}' has no label.", hint)
+    return InputError("case_without_label", f"The case “{name}” has no label.", hint)
 
 
 def with_channel(case: Case, sequence: str) -> Case:
@@ -162,7 +162,7 @@ def choose_sequence(name: str, sequences: Sequence[str], wanted: str) -> int:
             return 0
         raise InputError(
             "sequence_unclear",
-            f"The case '{name}' has {len(sequences)} images: {', '.join(sequences)}.",
+            f"The case “{name}” has {len(sequences)} images: {', '.join(sequences)}.",
             f"Choose one for all cases with --sequence, for instance --sequence {sequences[0]}.",
         )
     matching = [n for n, sequence in enumerate(sequences) if sequence.lower() == wanted.lower()]
@@ -172,7 +172,7 @@ def choose_sequence(name: str, sequences: Sequence[str], wanted: str) -> int:
         return int(wanted)
     raise InputError(
         "sequence_unknown",
-        f"The case '{name}' has {len(matching) or 'no'} images '{wanted}'. It has: {', '.join(sequences)}.",
+        f"The case “{name}” has {len(matching) or 'no'} images “{wanted}”. It has: {', '.join(sequences)}.",
         f"Give one of these with --sequence, or a number from 0 to {len(sequences) - 1} in this order."
         if len(sequences) > 1
         else "Leave out --sequence if all cases have one image; otherwise move this case elsewhere.",

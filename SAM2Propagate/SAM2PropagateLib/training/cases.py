@@ -76,7 +76,7 @@ def find_cases(folder: Path, sequence: str = "", on_bad: Refuse = refuse) -> tup
         on_bad(name, error)
 
     if not folder.is_dir():
-        raise InputError("no_cases", f"There is no folder '{folder}'.", "Check the path.")
+        raise InputError("no_cases", f"There is no folder “{folder}”.", "Check the path.")
     if (folder / MANIFEST).is_file():
         cases = _each(_of_manifest(folder), lambda case: with_channel(case, sequence), bad)
     elif is_dataset(folder):
@@ -84,8 +84,8 @@ def find_cases(folder: Path, sequence: str = "", on_bad: Refuse = refuse) -> tup
     elif _is_one_case(folder):
         raise InputError(
             "no_cases",
-            f"'{folder}' is a case itself, not a folder of cases.",
-            f"Give the folder above it: '{folder.resolve().parent}'.",
+            f"“{folder}” is a case itself, not a folder of cases.",
+            f"Give the folder above it: “{folder.resolve().parent}”.",
         )
     else:
         subfolders = [path for path in _subfolders(folder) if _seems_a_case(path)]
@@ -128,7 +128,7 @@ def _no_cases(folder: Path) -> InputError:
             "Put each case into a subfolder as image.nii.gz and label.nii.gz (or .nrrd, .mha, .seg.nrrd), or "
             "give the folder of a data set with its dataset.json."
         )
-    return InputError("no_cases", f"'{folder}' holds no cases.", hint)
+    return InputError("no_cases", f"“{folder}” holds no cases.", hint)
 
 
 def _of_manifest(folder: Path) -> list[Case]:
@@ -179,10 +179,10 @@ def _of_subfolder(folder: Path, sequence: str) -> Case:
         held = [path.name for path, _, _ in volumes_in(folder)]
         raise InputError(
             "case_unclear",
-            f"In the folder '{folder.name}' it is not clear which is the image and which the label: it holds "
+            f"In the folder “{folder.name}” it is not clear which is the image and which the label: it holds "
             f"{listed(held)}.",
             "Call them image.nii.gz and label.nii.gz (or .nrrd, .mha, ...), or end the label's name in _seg, "
-            "or put a DICOM series into a folder 'image'; move the folder elsewhere if it is no case.",
+            "or put a DICOM series into a folder “image”; move the folder elsewhere if it is no case.",
         )
     if label is None:
         raise without_label(folder.name, "Put its label.nii.gz (or .nrrd, .mha, .seg.nrrd) beside the image.")
@@ -249,11 +249,11 @@ def split(cases: Sequence[Case], share: float, seed: int) -> tuple[tuple[Case, .
     if len(patients) < 2:
         raise InputError(
             "too_few_cases",
-            f"All cases are of one patient ('{patients[0]}'), so none can be kept for measuring."
+            f"All cases are of one patient (“{patients[0]}”), so none can be kept for measuring."
             if patients
             else "There are no cases.",
             "Add cases of other patients, or give cases of others with --val. If these are several patients, "
-            'a manifest.json can say so: each case\'s "patient".',
+            "a manifest.json can say so: each case's “patient”.",
         )
     count = min(len(patients) - 1, max(1, round(share * len(patients))))
     held = set(np.random.default_rng([seed, 0]).permutation(patients)[:count].tolist())
@@ -273,6 +273,6 @@ def check_apart(cases: Sequence[Case], validation: Sequence[Case]) -> None:
     if both:
         raise InputError(
             "patient_on_both_sides",
-            f"The patient '{both[0]}' is both among the cases and in the folder to measure on.",
+            f"The patient “{both[0]}” is both among the cases and in the folder to measure on.",
             "Move all cases of a patient to one of the two; a manifest.json can say who the patients are.",
         )

@@ -196,18 +196,18 @@ def _check_state(job: FinetuneJob) -> None:
     folder = work_folder(job.out)
     if folder.exists() and not folder.is_dir():
         raise InputError(
-            "output_exists", f"'{folder}' is in the way of this training's folder.", "Move it elsewhere."
+            "output_exists", f"“{folder}” is in the way of this training's folder.", "Move it elsewhere."
         )
     if can_resume(job.out) and not job.resume and not job.overwrite:
         raise InputError(
             "training_unfinished",
-            f"A training for '{job.out.name}' was stopped before its end.",
+            f"A training for “{job.out.name}” was stopped before its end.",
             "Add --resume to continue it, or --overwrite to start again.",
         )
     if job.resume and not can_resume(job.out):
         raise InputError(
             "nothing_to_resume",
-            f"There is no training to resume for '{job.out.name}'.",
+            f"There is no training to resume for “{job.out.name}”.",
             "Leave out --resume.",
         )
 
@@ -221,7 +221,7 @@ def _cases(job: FinetuneJob) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     if len(cases) < _FEWEST_CASES:
         raise InputError(
             "too_few_cases",
-            f"'{job.cases}' holds {_some(len(cases), 'case')}; one to learn from and one to measure on are "
+            f"“{job.cases}” holds {_some(len(cases), 'case')}; one to learn from and one to measure on are "
             "needed.",
             "Add cases of other patients, or give cases to measure on with --val.",
         )
@@ -248,13 +248,13 @@ def _sources(
         check()
         loaded = shelf.get(case)
         for note in loaded.notes:
-            tell(f"Note on '{case.name}': {note.rstrip('.')}")
+            tell(f"Note on “{case.name}”: {note.rstrip('.')}")
         windows[str(loaded.window.reason)] += 1
         usable = loaded.usable()
         left_out = [name for number, name in enumerate(loaded.names) if number not in usable]
         if left_out:
             tell(
-                f"Left out of '{case.name}', being a few voxels or many parts: {', '.join(left_out[:5])}"
+                f"Left out of “{case.name}”, being a few voxels or many parts: {', '.join(left_out[:5])}"
                 + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
             )
         if usable:

@@ -82,7 +82,7 @@ def dataset_cases(folder: Path, sequence: str, on_bad: Refuse = refuse) -> list[
     if description.ending and description.ending.lower() not in ENDINGS:
         raise InputError(
             "unknown_format",
-            f"'{folder / DATASET}' names files that end in {description.ending}, which are not volumes.",
+            f"“{folder / DATASET}” names files that end in {description.ending}, which are not volumes.",
             "Save images and labels as .nii.gz files, with this file_ending.",
         )
     cases = []
@@ -214,7 +214,7 @@ def _from_folders(folder: Path, ending: str, on_bad: Refuse) -> list[_Listed]:
     for name in sorted(labels.keys() - images.keys()):
         error = InputError(
             "label_without_image",
-            f"There is no image in {_IMAGES} for '{labels[name].name}'.",
+            f"There is no image in {_IMAGES} for “{labels[name].name}”.",
             f"Put it there as {name}_0000 with the label's ending, or move the label elsewhere.",
         )
         on_bad(name, error)
@@ -241,7 +241,7 @@ def _dataset_case(
     if not image.is_file():
         raise InputError(
             "image_missing",
-            f"There is no image '{image}' for the case '{name}'.",
+            f"There is no image “{image}” for the case “{name}”.",
             f"Put it there, or take the case out of {DATASET}.",
         )
     case = Case(

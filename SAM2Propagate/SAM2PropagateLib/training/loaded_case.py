@@ -56,13 +56,13 @@ class LoadedCase:
         if case.label.is_dir():
             self._read_masks(volume.geometry)
         elif not case.label.is_file():
-            raise without_label(case.name, f"There is no file '{case.label}'.")
+            raise without_label(case.name, f"There is no file “{case.label}”.")
         elif case.label.name.lower().endswith(SUFFIX) or (not case.names and is_segmentation(case.label)):
             self._read_segments(volume.geometry)
         else:
             self._read_label(volume.geometry)
         if not self.names:
-            raise without_label(case.name, f"'{case.label}' is empty: label its structures first.")
+            raise without_label(case.name, f"“{case.label}” is empty: label its structures first.")
 
     def _read_label(self, geometry: VolumeGeometry) -> None:
         labels = read_labels(self.case.label, geometry)
@@ -89,7 +89,7 @@ class LoadedCase:
         if not unknown:
             return []
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        return [f"'{self.case.label}' also holds {shown}, which no description names; that is left out."]
+        return [f"“{self.case.label}” also holds {shown}, which no description names; that is left out."]
 
     def _read_segments(self, geometry: VolumeGeometry) -> None:
         for segment in read_segments(self.case.label, geometry):
@@ -119,8 +119,8 @@ class LoadedCase:
             shown = ", ".join(str(value) for value in labels.values[:5])
             raise InputError(
                 "label_not_whole",
-                f"'{path}' is not a mask of one structure: it holds the values {shown}.",
-                f"The folder '{path.parent.name}' must hold one mask for each structure, 0 outside.",
+                f"“{path}” is not a mask of one structure: it holds the values {shown}.",
+                f"The folder “{path.parent.name}” must hold one mask for each structure, 0 outside.",
             )
         self.notes += labels.notes
         return np.asarray(labels.array != 0)

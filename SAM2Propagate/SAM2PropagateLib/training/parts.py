@@ -71,7 +71,7 @@ def unfreeze(model: Any, further: tuple[str, ...] = ()) -> Learning:
         if part not in FURTHER_PARTS:
             raise InputError(
                 "unknown_part",
-                f"The model has no part '{part}' to unfreeze.",
+                f"The model has no part “{part}” to unfreeze.",
                 f"Choose from {', '.join(FURTHER_PARTS)}.",
             )
     parts: dict[str, dict[str, torch.nn.Parameter]] = {part: {} for part in (MEMORY, HEADS, *further)}

@@ -288,7 +288,7 @@ class Trainer:
         if not path.is_file():
             raise InputError(
                 "nothing_to_resume",
-                f"There is no training to resume in '{self._folder}'.",
+                f"There is no training to resume in “{self._folder}”.",
                 "Leave out --resume.",
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -297,7 +297,7 @@ class Trainer:
             if mine.get(what) != value:
                 raise InputError(
                     "resume_mismatch",
-                    f"The training in '{self._folder}' was started with another {what}.",
+                    f"The training in “{self._folder}” was started with another {what}.",
                     "Repeat the options it was started with, or start again with --overwrite.",
                 )
         self._put(state["weights"])

@@ -128,6 +128,6 @@ def _not_installed(error: ImportError) -> SAM2PropagateError:
     missing = error.name or str(error)
     return SAM2PropagateError(
         "not_installed",
-        _('The Python package "{missing}" that the worker needs cannot be imported.').format(missing=missing),
+        _("The Python package “{missing}” that the worker needs cannot be imported.").format(missing=missing),
         _("Install what SAM2 Propagate needs, then try again."),
     )

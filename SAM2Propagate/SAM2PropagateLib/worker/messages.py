@@ -129,7 +129,7 @@ class _WireFields:
             if item.name not in header:
                 if item.default is MISSING and item.default_factory is MISSING:
                     raise _bad(
-                        _('The message "{message}" lacks "{field}".').format(
+                        _("The message “{message}” lacks “{field}”.").format(
                             message=cls.type, field=item.name
                         )
                     )
@@ -137,7 +137,7 @@ class _WireFields:
             value = header[item.name]
             if not item.metadata["check"](value):
                 raise _bad(
-                    _('The message "{message}" has an invalid "{field}" ({value}).').format(
+                    _("The message “{message}” has an invalid “{field}” ({value}).").format(
                         message=cls.type, field=item.name, value=_shown(value)
                     )
                 )
@@ -145,7 +145,7 @@ class _WireFields:
         unknown = sorted(set(header) - set(taken) - {"type", *known} - {item.name for item in fields(cls)})  # type: ignore[arg-type]
         if unknown:
             raise _bad(
-                _('The message "{message}" has the unknown field "{field}".').format(
+                _("The message “{message}” has the unknown field “{field}”.").format(
                     message=cls.type, field=unknown[0]
                 )
             )
@@ -202,7 +202,7 @@ class LoadModel(Request):
 
     def __post_init__(self) -> None:
         if (self.name is None) == (self.path is None):
-            raise _bad(_('The message "load_model" needs either "name" or "path".'))
+            raise _bad(_("The message “load_model” needs either “name” or “path”."))
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ def parse_request(message: Message) -> Received:
     if kind is None:
         raise _bad(_("There is no request of the type {type}.").format(type=_shown(header.get("type"))))
     if not _count(header.get("id")):
-        raise _bad(_('The request "{message}" has no valid id.').format(message=kind.type))
+        raise _bad(_("The request “{message}” has no valid id.").format(message=kind.type))
     return Received(header["id"], kind(**kind.take(header, ("id",))), message.payload)
 
 
@@ -485,10 +485,10 @@ class FrameEvent(Event):
             packed = packed_mask(header["shape"], header["box"], bits)
             edge = None if data is None else packed_edge(header["shape"], header["edge"], data)
         except KeyError as error:
-            raise _bad(_('The message "frame" lacks {reason}.').format(reason=error)) from error
+            raise _bad(_("The message “frame” lacks {reason}.").format(reason=error)) from error
         right = _text(volume) and _text(segment) and _count(frame) and kind in KINDS
         if not right or not all(score is None or _number(score) for score in scores):
-            raise _bad(_('The message "frame" has an invalid field.'))
+            raise _bad(_("The message “frame” has an invalid field."))
         return cls(
             request,
             volume,
@@ -508,7 +508,7 @@ def _note(header: Mapping[str, Any]) -> Words:
     try:
         return from_wire(header.get("note", ""))
     except ValueError as error:
-        raise _bad(_('The message "frame" has an invalid field.')) from error
+        raise _bad(_("The message “frame” has an invalid field.")) from error
 
 
 @dataclass(frozen=True)
@@ -544,11 +544,11 @@ class ErrorEvent(Event):
     def parse(cls, request: int | None, message: Message) -> ErrorEvent:
         values = message.header.get("error")
         if not isinstance(values, Mapping) or not _text(values.get("code")) or not values.get("sentence"):
-            raise _bad(_('The message "error" does not say what is wrong.'))
+            raise _bad(_("The message “error” does not say what is wrong."))
         try:
             return cls(request, SAM2PropagateError.from_wire(values))
         except ValueError as error:
-            raise _bad(_('The message "error" does not say what is wrong.')) from error
+            raise _bad(_("The message “error” does not say what is wrong.")) from error
 
 
 @dataclass(frozen=True)
@@ -578,7 +578,7 @@ def parse_event(message: Message) -> Event:
         if kind is None:
             raise _bad(_("There is no event of the type {type}.").format(type=_shown(header.get("type"))))
         if request is not None and not _count(request):
-            raise _bad(_('The event "{message}" names no valid request.').format(message=kind.type))
+            raise _bad(_("The event “{message}” names no valid request.").format(message=kind.type))
         return kind.parse(request, message)
     except WireError:
         raise

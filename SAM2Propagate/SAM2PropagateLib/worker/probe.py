@@ -15,7 +15,7 @@ MODULES = ("numpy", "scipy", "torch", "sam2", "hydra", "iopath", "tqdm", "PIL", 
 
 
 def probe(wanted: str) -> Dict[str, Any]:
-    """What there is.
+    """Return what this server has, as JSON-able values.
 
     Args:
         wanted: the name of a model in the registry, or the path of a weights file here.

@@ -20,13 +20,13 @@ _STALE_SECONDS = 3600
 
 
 def say(**values: Any) -> None:
-    """One line of JSON for the other end."""
+    """Write one line of JSON to the other end."""
     sys.stdout.write(MARK + json.dumps(values) + "\n")
     sys.stdout.flush()
 
 
 def sha256_of(path: Path) -> str:
-    """In hexadecimal; "" for a file that is not there."""
+    """Return a file's SHA-256 in hexadecimal; "" if it is not there."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -67,7 +67,7 @@ def receive(stream: Any, home: Path) -> None:
 
 
 def _remove_stale(base: Path) -> None:
-    """What one that was killed has left."""
+    """Remove what a receiver that was killed has left."""
     for path in base.glob("unfinished-*"):
         if time.time() - path.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(str(path), ignore_errors=True)

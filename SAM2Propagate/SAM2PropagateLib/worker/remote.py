@@ -80,14 +80,14 @@ class Remote:
         if not _HOST.fullmatch(self.host):
             raise InputError(
                 "bad_host",
-                _('"{host}" is not a host that ssh can reach.').format(host=self.host),
-                _('Give a name such as "gpu1" or "me@gpu1".'),
+                _("“{host}” is not a host that ssh can reach.").format(host=self.host),
+                _("Give a name such as “gpu1” or “me@gpu1”."),
             )
         for path in (self.python, self.folder):
             if path is not None and (not path.strip() or not path.isprintable()):
                 raise InputError(
                     "bad_remote_path",
-                    _('"{path}" cannot be a path on {host}.').format(path=path, host=self.host),
+                    _("“{path}” cannot be a path on {host}.").format(path=path, host=self.host),
                     _("Give it as you would type it there."),
                 )
 
@@ -120,7 +120,7 @@ class Remote:
 
 
 def copy_folder() -> str:
-    """The folder on a server that a copy of this very library is in, and of no other version."""
+    """Return the folder on a server for a copy of exactly this version of the library."""
     return f"{HOME_FOLDER}/library-{own_version()}"
 
 
@@ -131,7 +131,7 @@ def _path(path: str) -> str:
 
 
 def no_ssh() -> SAM2PropagateError:
-    """This computer has no ssh."""
+    """Return the error for a computer without ssh."""
     return SAM2PropagateError(
         "no_ssh",
         _("The program ssh was not found on this computer."),
@@ -157,7 +157,7 @@ def told_there(host: str, model: str, error: SAM2PropagateError) -> SAM2Propagat
     if error.code in _NO_MODEL:
         return InputError(
             error.code,
-            _('The model "{name}" is not on {host}.').format(name=model.rpartition("/")[2], host=host),
+            _("The model “{name}” is not on {host}.").format(name=model.rpartition("/")[2], host=host),
             _("Copy it there, or choose one that is there: the bundled one comes with an installation."),
         )
     if error.code not in _THERE:
@@ -254,7 +254,7 @@ def _not_connected(host: str, said: Sequence[str]) -> SAM2PropagateError:
     if has(_NO_HOST):
         return SAM2PropagateError(
             "unknown_host",
-            _('There is no computer named "{host}".').format(host=host),
+            _("There is no computer named “{host}”.").format(host=host),
             _("Check the name, and whether you have to be in another network (VPN) to reach it."),
         )
     if _OTHER_KEY in text:
@@ -295,13 +295,13 @@ def _not_started(remote: Remote, exit_code: int | None, log: Sequence[str]) -> S
     if exit_code == NO_FOLDER:
         return SAM2PropagateError(
             "no_remote_folder",
-            _('There is no folder "{folder}" on {host}.').format(folder=remote.folder, host=host),
+            _("There is no folder “{folder}” on {host}.").format(folder=remote.folder, host=host),
             _("Set up the server, or choose the folder that holds SAM2PropagateLib there."),
         )
     if exit_code == NO_PYTHON:
         return SAM2PropagateError(
             "no_remote_python",
-            _('There is no Python "{python}" on {host}.').format(
+            _("There is no Python “{python}” on {host}.").format(
                 python=remote.python or "python3", host=host
             ),
             _("Install Python 3.10 or newer there, or name the one to use."),
@@ -323,7 +323,7 @@ def _not_started(remote: Remote, exit_code: int | None, log: Sequence[str]) -> S
     if package is not None:
         return SAM2PropagateError(
             "not_installed",
-            _('The Python package "{package}" is missing on {host}.').format(
+            _("The Python package “{package}” is missing on {host}.").format(
                 package=package.group(1), host=host
             ),
             _("Install what SAM2 Propagate needs there, or name another Python."),

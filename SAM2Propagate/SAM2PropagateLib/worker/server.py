@@ -167,7 +167,7 @@ class WorkerServer:
             self._volumes.close(request.volume)
             return {}
         raise SAM2PropagateError(
-            "bad_message", _('The request "{message}" cannot be served.').format(message=request.type)
+            "bad_message", _("The request “{message}” cannot be served.").format(message=request.type)
         )
 
     def _hello(self, request_id: int, request: Hello) -> None:
@@ -420,7 +420,7 @@ def _frame_prompts(resolved: ResolvedSegment, frame: int) -> FramePrompts:
     if prompts is None:
         raise InputError(
             "no_prompts",
-            _('Segment "{segment}" has no prompt on slice {number}.').format(
+            _("Segment “{segment}” has no prompt on slice {number}.").format(
                 segment=resolved.segment, number=frame + 1
             ),
             _("Click on the structure there, or draw a box around it."),
@@ -428,7 +428,7 @@ def _frame_prompts(resolved: ResolvedSegment, frame: int) -> FramePrompts:
     if not prompts.absent and not prompts.is_positive:
         raise InputError(
             "only_negative_clicks",
-            _('Segment "{segment}" has only negative clicks on slice {number}.').format(
+            _("Segment “{segment}” has only negative clicks on slice {number}.").format(
                 segment=resolved.segment, number=frame + 1
             ),
             _("Add a positive click or a box there."),

@@ -48,7 +48,7 @@ class ServerReport:
 
 
 def check_server(remote: Remote, model: str, env: Mapping[str, str]) -> ServerReport:
-    """Log in, look, and say what is there; takes seconds, as PyTorch is started once.
+    """Log in and report what is there; takes seconds, as PyTorch is started once.
 
     Args:
         remote: the server. model: a name of the registry, or a path there. env: for ssh.
@@ -84,7 +84,7 @@ def check_server(remote: Remote, model: str, env: Mapping[str, str]) -> ServerRe
 
 
 def hidden_window() -> dict[str, Any]:
-    """Options of `subprocess` for a command without a window of its own, which Windows would open."""
+    """Return options of `subprocess` that keep Windows from opening a console."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NO_WINDOW}
     return {}
@@ -95,7 +95,7 @@ def _failed(error: SAM2PropagateError) -> ServerReport:
 
 
 def report(remote: Remote, found: Mapping[str, Any]) -> ServerReport:
-    """What the probe found, in words."""
+    """Return what the probe found, in words."""
     findings = [
         Finding("good", _("Logged in on {computer}.").format(computer=found["computer"])),
         _python(found),

@@ -43,7 +43,7 @@ class CopiedFile:
     sha256: str
 
     def pieces(self) -> Iterator[bytes]:
-        """Its bytes, piece by piece. Raises OSError."""
+        """Yield its bytes, piece by piece. Raises OSError."""
         if isinstance(self.content, bytes):
             yield self.content
             return
@@ -53,7 +53,7 @@ class CopiedFile:
 
 
 def own_model_there(path: Path, checksums: ChecksumMemory) -> str:
-    """The path on a server of a weights file of the user's own: another file never has the same.
+    """Return the path on a server for a weights file of the user's own; different files have different paths.
 
     Raises:
         OSError: the file cannot be read.
@@ -62,7 +62,7 @@ def own_model_there(path: Path, checksums: ChecksumMemory) -> str:
 
 
 def model_there(model: str, store: ModelStore) -> str:
-    """What a worker on a server is told to load: a model's name, or the path there of a copied file.
+    """Return what a worker on a server is to load: a model's name, or the path of the copied file there.
 
     Args:
         model: a name of the store's, or the path of a weights file here.
@@ -78,7 +78,7 @@ def model_there(model: str, store: ModelStore) -> str:
 
 
 def files_to_copy(model: str, store: ModelStore) -> list[CopiedFile]:
-    """The library's files and the model's.
+    """Return the files to copy: the library's and the model's.
 
     Args:
         model: a name of the store's, or the path of a weights file here.
@@ -144,7 +144,7 @@ def copy_to_server(
 
 
 class _Sending:
-    """The talk with the receiver."""
+    """Talks with the receiver on the server."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class _Sending:
         return total
 
     def _answer(self) -> dict[str, Any]:
-        """The receiver's next line; raises what it says is wrong, EOFError if it says nothing."""
+        """Return the receiver's next line; raises the error that it reports, or EOFError if it has ended."""
         for line in self._in:
             text = line.decode("utf-8", "replace")
             if not text.startswith(receiver.MARK):

@@ -481,7 +481,7 @@ class WorkerSession:
     def _volume(self, name: str) -> _SentVolume:
         if name not in self._volumes:
             raise SAM2PropagateError(
-                "unknown_volume", _('No volume "{name}" is open.').format(name=name), _("Open it first.")
+                "unknown_volume", _("No volume “{name}” is open.").format(name=name), _("Open it first.")
             )
         return self._volumes[name]
 

@@ -72,7 +72,7 @@ class VolumeTable:
         """
         if name not in self._volumes:
             raise SAM2PropagateError(
-                "unknown_volume", _('No volume "{name}" is open.').format(name=name), _("Open it first.")
+                "unknown_volume", _("No volume “{name}” is open.").format(name=name), _("Open it first.")
             )
         return self._volumes[name]
 
