@@ -100,6 +100,19 @@ def test_stdout_carries_one_line_in_any_encoding(tmp_path: Path) -> None:
     assert out.startswith("Wrote ") and out.count("\n") == 1 and "Milz ß 肝" in out
 
 
+def test_a_console_without_curly_quotes_shows_straight_ones(tmp_path: Path) -> None:
+    missing = tmp_path / "Milz.肝"
+    given = ["segment", str(missing), "--point-ras", "1", "2", "3", "--out", str(tmp_path / "out.seg.nrrd")]
+    done = subprocess.run(
+        [sys.executable, "-m", "SAM2PropagateLib.cli", *given],
+        env={**os.environ, "PYTHONPATH": str(LIBRARY), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    shown = str(missing).replace("肝", "\\u809d")
+    assert done.returncode == 2 and f'There is no file "{shown}".' in done.stderr.decode("ascii")
+
+
 def test_help_needs_neither_torch_nor_slicer() -> None:
     code = (
         "import sys; from SAM2PropagateLib.cli import main as cli; cli.main(['segment', '--help']); "

@@ -8,6 +8,7 @@ written, 1 failure, 2 bad input, 130 interrupted.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import os
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from SAM2PropagateLib.cohort.on_worker import MakeSession
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# For consoles of an encoding without them.
+_PLAIN = {"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "×": "x", "−": "-", "–": "-", "—": "-"}
 
 
 def local_session() -> WorkerSession:
@@ -183,14 +187,24 @@ def _print(stream: TextIO, lines: Sequence[str]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _survive_names(stream: Any) -> None:
-    """Have a console print an escape for a character that it cannot show, instead of failing."""
+def _plainer(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return what to print for a character that a console cannot show: a plain one like it, or an escape."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character, after = error.object[error.start], error.start + 1
+    escape = character.encode("ascii", "backslashreplace").decode("ascii")
+    return _PLAIN.get(character, escape), after
+
+
+def _survive_characters(stream: Any) -> None:
+    """Have a console print what comes nearest to a character that it cannot show, instead of failing."""
+    codecs.register_error("plainer", _plainer)
     with contextlib.suppress(AttributeError, ValueError):
-        stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors="plainer")
 
 
 def console() -> int:
     """Run the command line as a program of its own; its exit status."""
-    _survive_names(sys.stdout)
-    _survive_names(sys.stderr)
+    _survive_characters(sys.stdout)
+    _survive_characters(sys.stderr)
     return main()
