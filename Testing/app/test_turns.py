@@ -451,6 +451,19 @@ def test_a_scene_that_is_saved_meanwhile_has_the_preview_or_the_masks_never_both
     case.controller.close()
 
 
+def test_it_is_applied_once_it_is_written_whatever_is_left_to_be_drawn(headless):
+    case = ready(headless)
+    assert case.controller.startApplying()
+    while case.workspace.hasPreview:
+        assert case.controller.isApplying
+        case.controller.poll()
+    assert case.controller.isWaiting and not case.controller.isApplying
+    assert case.controller.whyNot(rules.APPLY) == "There is no preview."
+    waited(case)
+    assert case.codes == []
+    case.controller.close()
+
+
 def test_why_it_cannot_be_applied_twice(headless):
     case = ready(headless)
     assert case.controller.startApplying()

@@ -207,9 +207,10 @@ def test_no_section_and_no_row_in_it_widens_the_panel(desk: Desk) -> None:
         return max(panel.minimumSizeHint().width(), panel.minimumWidth)
 
     before = width()
+    assert ui.serverFrame.isHidden()
     for section in (ui.optionsCollapsibleButton, ui.editCollapsibleButton, ui.modelCollapsibleButton):
         section.collapsed = False
-        assert width() == before
+        assert width() == before and ui.serverFrame.isHidden()
     ui.computerComboBox.setCurrentIndex(ui.computerComboBox.findData("server"))
     assert not ui.serverFrame.isHidden() and width() == before <= WIDTHS[0]
 

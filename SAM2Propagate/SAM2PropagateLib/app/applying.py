@@ -125,6 +125,8 @@ class Applying:
 
     def _writing(self, workspace: Workspace, ahead: Ahead | None) -> Work:
         self._apply(ahead, tells=False)
+        # It is applied: what comes now is about the views.
+        self._steps.turns.hide()
         yield True
         workspace.shown.tidy()
         return lambda: self._changed.emit(None)

@@ -169,6 +169,7 @@ class Runs:
     def _closing(self, call: Call, ahead: Ahead | None) -> Work:
         workspace = self._selection.workspace
         self._close(call.state, ahead)
+        self._steps.turns.hide()
         if workspace is not None and workspace.isInScene:
             workspace.shown.keep(tidies=False)
             yield True

@@ -69,6 +69,10 @@ class Turns:
         self._work, self._isShown = work, isShown
         self.start()
 
+    def hide(self) -> None:
+        """What is left of the work is of no interest to the user any more."""
+        self._isShown = False
+
     def undrawn(self, work: Work) -> Work:
         """Does work while no view is drawn, and has each drawn in a turn of its own at the end: else views
         are drawn again and again within a turn.

@@ -101,6 +101,8 @@ class Panel:
         for one, _isCollapsed in before:
             one.collapsed = False
         panel.setMinimumWidth(panel.layout().totalMinimumSize().width() + _FRAME)
+        # A section that is closed remembers which rows it is to show again.
+        self._ui.serverFrame.setVisible(False)
         for one, isCollapsed in before:
             one.collapsed = isCollapsed
 
