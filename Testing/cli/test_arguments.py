@@ -185,14 +185,14 @@ def test_every_option_arrives() -> None:
         ("evaluate --cases c --protocol shen2024 --correction mask", "makes no corrections"),
         ("evaluate --cases c --protocol shen2024 --axes all", "runs along one axis"),
         ("evaluate --cases c --protocol shen2024 --slice first", "invalid choice: 'first'"),
-        ("evaluate --cases c --protocol shen2024 --tolerance -1", "'-1' is not a distance"),
-        ("evaluate --cases c --protocol shen2024 --tolerance near", "'near' is not a distance"),
-        ("evaluate --cases c --protocol shen2024 --tolerance inf", "'inf' is not a distance"),
+        ("evaluate --cases c --protocol shen2024 --tolerance -1", "“-1” is not a distance"),
+        ("evaluate --cases c --protocol shen2024 --tolerance near", "“near” is not a distance"),
+        ("evaluate --cases c --protocol shen2024 --tolerance inf", "“inf” is not a distance"),
         (
             "evaluate --cases c --protocol shen2024 --model a --model b --config x",
             "--config is for one model",
         ),
-        ("evaluate --cases c --protocol shen2024 --device tpu", "no device 'tpu'"),
+        ("evaluate --cases c --protocol shen2024 --device tpu", "no device “tpu”"),
     ],
 )
 def test_a_wrong_option_is_told_in_one_sentence(arguments: str, part: str) -> None:
