@@ -31,6 +31,8 @@ TOLERANCE = 0.25
 
 # A stroke that spreads at most this far (in voxels) along the axis lies on one frame.
 _FLAT = 0.5 + 1e-6
+# Of a place between frames, behind the point; what is left out is rounding.
+_DIGITS = 4
 # A lasso whose plane is tilted less than this (in degrees) against the frames is carried onto one of them.
 _TILT = 15.0
 # Left out of a chord at both ends: a lasso is drawn around the structure, not on its edge.
@@ -312,6 +314,8 @@ def _crossings(line: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> di
     """Return where a line crosses the frames on which it speaks, in the image, ascending; at its ends, which
     may lie beside the middle of their frames, the end."""
     ijk = geometry.ras_to_ijk(line)
+    # What lies on a frame, but for rounding, lies on it: a transform must not make a crossing of a line in it.
+    ijk[:, axis] = ijk[:, axis].round(_DIGITS)
     here, there = ijk[:-1], ijk[1:]
     found = {}
     for frame in _frames_between(ijk[:, axis], geometry, axis):
