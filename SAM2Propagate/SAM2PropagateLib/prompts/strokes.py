@@ -314,7 +314,7 @@ def _crossings(line: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> di
     """Return where a line crosses the frames on which it speaks, in the image, ascending; at its ends, which
     may lie beside the middle of their frames, the end."""
     ijk = geometry.ras_to_ijk(line)
-    # What lies on a frame, but for rounding, lies on it: a transform must not make a crossing of a line in it.
+    # What lies on a frame, but for rounding, lies on it: a transform must not make it cross there.
     ijk[:, axis] = ijk[:, axis].round(_DIGITS)
     here, there = ijk[:-1], ijk[1:]
     found = {}
