@@ -24,7 +24,7 @@ from SAM2PropagateLib.cli.finetune import add_sequence
 from SAM2PropagateLib.cli.how import ALL_AXES, PRECISIONS, add_axes, add_motion
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.said import bad_arguments
-from SAM2PropagateLib.cli.sharing import add_sharing, gpus_for, is_shared, open_workers, sharing_of
+from SAM2PropagateLib.cli.sharing import add_sharing, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Sharing, results
 from SAM2PropagateLib.cohort.needs import model_memory_mb
 from SAM2PropagateLib.cohort.on_worker import begin_computing
@@ -193,7 +193,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand | Experim
         out=out,
         overwrite=namespace.overwrite,
         debug=namespace.debug,
-        sharing=sharing_of(namespace) if is_shared(namespace) else None,
+        sharing=given_sharing(namespace),
     )
 
 

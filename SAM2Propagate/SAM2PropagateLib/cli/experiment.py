@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.said import bad_arguments
-from SAM2PropagateLib.cli.sharing import gpus_for, is_shared, open_workers, sharing_of
+from SAM2PropagateLib.cli.sharing import given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Fleet, Sharing
 from SAM2PropagateLib.cohort.needs import model_memory_mb
 from SAM2PropagateLib.cohort.prompt_sources import file_stamp
@@ -134,7 +134,7 @@ def experiment_command(namespace: argparse.Namespace) -> ExperimentCommand:
         resume=namespace.resume,
         overwrite=namespace.overwrite,
         debug=namespace.debug,
-        sharing=sharing_of(namespace) if is_shared(namespace) else None,
+        sharing=given_sharing(namespace),
     )
 
 

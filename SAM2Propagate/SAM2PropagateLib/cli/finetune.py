@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SAM2PropagateLib.cli.progress import ProgressPrinter
-from SAM2PropagateLib.cli.sharing import add_sharing, gpus_for, is_shared, open_workers, sharing_of
+from SAM2PropagateLib.cli.sharing import add_sharing, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Sharing, results
 from SAM2PropagateLib.cohort.needs import model_memory_mb
 from SAM2PropagateLib.cohort.on_worker import begin_computing
@@ -152,7 +152,7 @@ def finetune_command(namespace: argparse.Namespace) -> FinetuneCommand:
         resume=namespace.resume,
         overwrite=namespace.overwrite,
         debug=namespace.debug,
-        sharing=sharing_of(namespace) if is_shared(namespace) else None,
+        sharing=given_sharing(namespace),
     )
 
 

@@ -58,11 +58,6 @@ def gpus_for(sharing: Sharing, device: str) -> int:
     return 0 if sharing.scheduler or sharing.slurm else gpu_count(device)
 
 
-def is_shared(namespace: argparse.Namespace) -> bool:
-    """Tell whether any of the options was given."""
-    return any(value is not None for value in (namespace.workers, namespace.scheduler, namespace.slurm))
-
-
 def sharing_of(namespace: argparse.Namespace) -> Sharing:
     """Return what the parsed arguments ask for.
 
@@ -78,3 +73,13 @@ def sharing_of(namespace: argparse.Namespace) -> Sharing:
     if namespace.slurm is not None:
         slurm_options(namespace.slurm)
     return Sharing(namespace.workers, namespace.scheduler or "", namespace.slurm or "")
+
+
+def given_sharing(namespace: argparse.Namespace) -> Sharing | None:
+    """Return what the parsed arguments ask for; None if they say nothing of it: this process computes.
+
+    Raises:
+        InputError: as `sharing_of`.
+    """
+    given = (namespace.workers, namespace.scheduler, namespace.slurm)
+    return None if all(value is None for value in given) else sharing_of(namespace)
