@@ -19,6 +19,8 @@ from SAM2PropagateLib.engine.families import FAMILIES, load_model
 from SAM2PropagateLib.engine.family import MASK_PROMPT_LOGIT, Decoded, LoadedModel, Recall
 from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.experiment.plan import ModelUse
+from SAM2PropagateLib.experiment.work import opener
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, SAM2, ModelEntry, find_model
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
@@ -232,6 +234,13 @@ def test_the_family_of_a_file_of_the_user_s_is_what_the_file_says(tmp_path: Path
         load_model(file)
     assert raised.value.code == "unknown_family"
     assert "“brightness.safetensors”" in raised.value.sentence and "“brightness”" in raised.value.sentence
+
+
+def test_the_experiment_loads_a_model_as_its_family_does(tmp_path: Path) -> None:
+    file = write_model(tmp_path, {"family": FAMILY})
+    with pytest.raises(InputError) as raised:
+        opener(ModelUse("mine", file, "stamp"))
+    assert raised.value.code == "unknown_family"
 
 
 def test_a_file_that_says_nothing_is_sam_2_s(tmp_path: Path) -> None:

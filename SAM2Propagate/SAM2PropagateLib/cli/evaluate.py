@@ -21,12 +21,11 @@ from SAM2PropagateLib.cli.experiment import (
     experiment_words,
 )
 from SAM2PropagateLib.cli.finetune import add_sequence
-from SAM2PropagateLib.cli.how import ALL_AXES, PRECISIONS, add_axes, add_motion
+from SAM2PropagateLib.cli.how import ALL_AXES, PRECISIONS, add_axes, add_motion, chosen_model
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.said import bad_arguments
 from SAM2PropagateLib.cli.sharing import add_sharing, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Sharing, results
-from SAM2PropagateLib.cohort.needs import model_memory_mb
 from SAM2PropagateLib.cohort.on_worker import begin_computing
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Scores, evaluate
@@ -265,11 +264,11 @@ def run_evaluate(
 
     check_output(command.out, command.overwrite)
     cases = find_cases(command.cases, command.sequence)
-    path, entry = store.resolve(command.model)
+    chosen = chosen_model(store, command.model, command.config)
     how = EvaluationManner(
-        path.absolute(),
-        None if entry is None else entry.family,
-        command.config or (entry.config if entry is not None else None),
+        chosen.path.absolute(),
+        chosen.family,
+        chosen.config,
         command.device,
         command.input_size,
         command.precision,
@@ -293,7 +292,7 @@ def run_evaluate(
         gpus = gpus_for(command.sharing, command.device)
         workers = open_workers(
             command.sharing,
-            lambda: model_memory_mb(entry, path),
+            lambda: chosen.memory_mb,
             lambda: gpus,
             command.out.with_name(command.out.name + ".workers").absolute(),
             lambda text: progress.note(f"Note: {text}"),
@@ -344,10 +343,7 @@ class _Evaluator:
             precision=how.precision,
         )
         self._about = {
-            "model": loaded.name,
-            "device": str(loaded.device),
-            "dtype": loaded.precision,
-            "input_size": loaded.input_size,
+            **loaded.facts,
             "motion": how.motion,
             "axes": ALL_AXES if how.all_axes else "one",
         }

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from SAM2PropagateLib.cli.how import chosen_model
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.said import bad_arguments
 from SAM2PropagateLib.cli.sharing import given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Fleet, Sharing
-from SAM2PropagateLib.cohort.needs import model_memory_mb
 from SAM2PropagateLib.cohort.prompt_sources import file_stamp
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
@@ -247,18 +247,19 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _model(name: str, command: ExperimentCommand, store: ModelStore) -> tuple[ModelUse, int]:
     from SAM2PropagateLib.experiment.plan import ModelUse
 
-    path, entry = store.resolve(name)
+    chosen = chosen_model(store, name, command.config)
     model = ModelUse(
         name,
-        path.absolute(),
-        file_stamp(path),
-        command.config or (entry.config if entry is not None else None),
+        chosen.path.absolute(),
+        file_stamp(chosen.path),
+        chosen.family,
+        chosen.config,
         command.input_size,
         command.precision,
         command.motion,
         command.device,
     )
-    return model, model_memory_mb(entry, path)
+    return model, chosen.memory_mb
 
 
 def _told(plan: ExperimentPlan, result: ExperimentResult) -> list[str]:

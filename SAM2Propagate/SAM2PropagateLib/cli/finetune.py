@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from SAM2PropagateLib.cli.how import ChosenModel, chosen_model
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.sharing import add_sharing, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Sharing, results
-from SAM2PropagateLib.cohort.needs import model_memory_mb
 from SAM2PropagateLib.cohort.on_worker import begin_computing
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, SAM2
@@ -19,7 +19,6 @@ from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 if TYPE_CHECKING:
-    from SAM2PropagateLib.models.registry import ModelEntry
     from SAM2PropagateLib.training.encoding import EncodingWork
     from SAM2PropagateLib.training.finetune import EncodeElsewhere, FinetuneResult
     from SAM2PropagateLib.training.trainer import TrainingProgress
@@ -173,11 +172,12 @@ def run_finetune(
     from SAM2PropagateLib.training.finetune import FinetuneJob, can_resume, finetune
     from SAM2PropagateLib.training.recipe import Recipe
 
-    path, entry = store.resolve(command.model)
-    if family_of(path, None if entry is None else entry.family) != SAM2:
+    chosen = chosen_model(store, command.model, command.config)
+    if family_of(chosen.path, chosen.family) != SAM2:
+        name = command.model or chosen.path.name
         raise InputError(
             "family_not_trained",
-            f"Only SAM 2 models can be fine-tuned, and “{command.model or path.name}” is of another family.",
+            f"Only SAM 2 models can be fine-tuned, and “{name}” is of another family.",
             "Choose a SAM 2 model.",
         )
     recipe = Recipe(seed=command.seed, minutes=command.minutes)
@@ -186,9 +186,9 @@ def run_finetune(
     job = FinetuneJob(
         cases=command.cases,
         sequence=command.sequence,
-        model=path,
+        model=chosen.path,
         out=command.out,
-        config=command.config or (entry.config if entry is not None else None),
+        config=chosen.config,
         validation=command.validation,
         device=command.device,
         input_size=command.input_size,
@@ -203,7 +203,7 @@ def run_finetune(
             job,
             _Printing(progress, should_cancel),
             lambda text: progress.note(text + "."),
-            None if command.sharing is None else _encoding(command, path, entry, progress, should_cancel),
+            None if command.sharing is None else _encoding(command, chosen, progress, should_cancel),
         )
     except (Cancelled, KeyboardInterrupt):
         hint = "Add --resume to continue it." if can_resume(command.out) else "Nothing was written."
@@ -221,8 +221,7 @@ class EncodingOnWorker:
 
 def _encoding(
     command: FinetuneCommand,
-    path: Path,
-    entry: ModelEntry | None,
+    chosen: ChosenModel,
     progress: ProgressPrinter,
     should_cancel: Callable[[], bool],
 ) -> EncodeElsewhere:
@@ -234,7 +233,7 @@ def _encoding(
     def encode(works: Sequence[EncodingWork]) -> None:
         workers = open_workers(
             sharing,
-            lambda: model_memory_mb(entry, path),
+            lambda: chosen.memory_mb,
             lambda: gpus,
             command.out.with_name(command.out.name + ".workers").absolute(),
             lambda text: progress.note(f"Note: {text}"),

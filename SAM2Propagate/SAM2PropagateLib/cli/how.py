@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from SAM2PropagateLib.cli.said import NUMBER, program_name
+from SAM2PropagateLib.cohort.needs import model_memory_mb
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS
-from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL, ModelEntry
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.run_options import BOTH, DIRECTIONS, RunOptions
 from SAM2PropagateLib.worker.messages import LoadModel
@@ -55,6 +57,40 @@ def add_how(parser: argparse.ArgumentParser) -> Any:
     add_motion(how)
     add_axes(how)
     return how
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """The model that a command is to use, found and verified.
+
+    Attributes:
+        path: of its weights. entry: in the list of models; None: a file of the user's.
+        config: its configuration; None: as the file says.
+    """
+
+    path: Path
+    entry: ModelEntry | None
+    config: str | None
+
+    @property
+    def family(self) -> str | None:
+        """The family of models that it is of; None: as the file says."""
+        return None if self.entry is None else self.entry.family
+
+    @property
+    def memory_mb(self) -> int:
+        """Main memory that a process with it takes, in MB."""
+        return model_memory_mb(self.entry, self.path)
+
+
+def chosen_model(store: ModelStore, name: str, config: str | None) -> ChosenModel:
+    """Return the model of this name or path, with the configuration that was given, else its own.
+
+    Raises:
+        InputError, SAM2PropagateError: as `ModelStore.resolve`.
+    """
+    path, entry = store.resolve(name)
+    return ChosenModel(path, entry, config or (None if entry is None else entry.config))
 
 
 @dataclass(frozen=True)

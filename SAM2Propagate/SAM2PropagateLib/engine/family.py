@@ -174,6 +174,16 @@ class LoadedModel:
         """In words: bfloat16, float16, float32 or int8; see `compute_dtype` and `uses_int8`."""
         return INT8 if self.int8 else str(self.dtype).removeprefix("torch.")
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is reported of it, JSON-able: model, device, dtype, input_size."""
+        return {
+            "model": self.name,
+            "device": str(self.device),
+            "dtype": self.precision,
+            "input_size": self.input_size,
+        }
+
 
 class LoadsModel(Protocol):
     """A family, as a function that loads a model of it; arguments as of `build.load_model`."""

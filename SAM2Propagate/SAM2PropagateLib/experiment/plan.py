@@ -26,13 +26,14 @@ class ModelUse:
 
     Attributes:
         title: for the user. path: of its weights. stamp: changes with that file.
-        config, input_size, precision: as for `load_model`. device: as the user said.
+        family, config, input_size, precision: as for `engine.families.load_model`. device: as the user said.
         motion: carry masks along the image's motion, too.
     """
 
     title: str
     path: Path
     stamp: str
+    family: str | None = None
     config: str | None = None
     input_size: int | None = None
     precision: str = "auto"

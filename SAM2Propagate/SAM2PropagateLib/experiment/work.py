@@ -143,23 +143,18 @@ class Opener:
 def opener(model: ModelUse) -> Opener:
     """Load a model; it stays in this process until another one is asked for. Raises as `load_model`."""
     # Late: they bring torch along.
-    from SAM2PropagateLib.engine.build import load_model
     from SAM2PropagateLib.engine.engine import PropagationEngine
+    from SAM2PropagateLib.engine.families import load_model
 
     loaded = load_model(
         model.path,
+        model.family,
         config=model.config,
         device=model.device,
         input_size=model.input_size,
         precision=model.precision,
     )
-    about = {
-        "model": loaded.name,
-        "device": str(loaded.device),
-        "dtype": loaded.precision,
-        "input_size": loaded.input_size,
-        "motion": model.motion,
-    }
+    about = {**loaded.facts, "motion": model.motion}
     engine = PropagationEngine(loaded, motion=model.motion)
     return Opener(about, lambda frames: engine.open(frames, "auto"))
 
