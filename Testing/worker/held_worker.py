@@ -82,10 +82,10 @@ def main() -> None:
     from SAM2PropagateLib.worker.stdio import claim_streams
 
     inbound, outbound = claim_streams()
-    from SAM2PropagateLib.worker.engine_adapter import SAM2Engine
+    from SAM2PropagateLib.worker.engine_adapter import ServedEngine
     from SAM2PropagateLib.worker.server import serve
 
-    code = serve(_HeldEngine(SAM2Engine(), **json.loads(os.environ[HOLD_VARIABLE])), inbound, outbound)  # type: ignore[arg-type]
+    code = serve(_HeldEngine(ServedEngine(), **json.loads(os.environ[HOLD_VARIABLE])), inbound, outbound)  # type: ignore[arg-type]
     sys.stderr.flush()
     os._exit(code)
 
