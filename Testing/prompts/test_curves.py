@@ -57,6 +57,14 @@ def clicks(segment: SegmentPrompts) -> dict[int, list[tuple[float, float]]]:
     return found
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_piece_in_a_frame_says_the_same_after_rounding(sign: int) -> None:
+    exact = curve((5, 5, 1), (6, 7, 1), (8, 7, 6))
+    beside = curve((5, 5, 1 + sign * 1e-7), (6, 7, 1 - sign * 1e-7), (8, 7, 6))
+    (x, y), *others = clicks(said(beside))[1]
+    assert others == [] and clicks(said(exact))[1] == [(x, y)] == [(5, 5)]
+
+
 def refusal(segment: SegmentPrompts) -> InputError:
     with pytest.raises(InputError) as error:
         resolve(segment, CT, 2)

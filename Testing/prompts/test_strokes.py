@@ -222,6 +222,13 @@ def test_a_lasso_across_speaks_by_its_chords() -> None:
         assert {y for _, y in (*inner[0].points, *outer)} == {6.0}
 
 
+@pytest.mark.parametrize("signs", [(1, 1, 1, 1), (-1, -1, -1, -1), (1, -1, 1, -1), (-1, 1, -1, 1)])
+def test_a_lasso_with_an_edge_in_a_frame_says_the_same_after_rounding(signs: tuple[int, ...]) -> None:
+    corners = upright([(4, 4), (14, 4), (14, 20), (4, 20)])
+    beside = [(x, y, z + sign * 1e-6) for (x, y, z), sign in zip(corners, signs, strict=True)]
+    assert frames_of(Lasso("o", beside), CT, 2) == frames_of(Lasso("o", corners), CT, 2)
+
+
 def test_a_lasso_across_with_a_bay_has_two_chords() -> None:
     bay = [(2, 4), (18, 4), (18, 20), (13, 20), (13, 6), (7, 6), (7, 20), (2, 20)]
     said = resolve(SegmentPrompts("a").add(Lasso("o", upright(bay))), CT, 2).keyframes

@@ -68,6 +68,13 @@ class FakeMask:
         return np.where(self.mask, np.int8(EDGE_STEPS // 2), np.int8(-EDGE_STEPS // 2))
 
 
+def wait_for_file(path: str | None, meanwhile: Callable[[], None]) -> None:
+    """Call `meanwhile` again and again until a file exists; None: until it raises."""
+    while path is None or not Path(path).exists():
+        meanwhile()
+        time.sleep(0.005)
+
+
 class FakeEngine:
     """See the module. `outbound` is the protocol's stream, for the troubles that write nonsense into it."""
 
@@ -87,9 +94,7 @@ class FakeEngine:
         if not self._hold or done < self._hold["after"]:
             return
         until, self._hold = self._hold.get("until"), {}
-        while until is None or not Path(until).exists():
-            between(done)
-            time.sleep(0.005)
+        wait_for_file(until, lambda: between(done))
 
     def trouble(self, where: str, after: int = 0) -> str:
         """Suffer the scripted trouble if its time has come; returns its kind, or ''."""

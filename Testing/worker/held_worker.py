@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, WorkerCommand, worker_command
 from SAM2PropagateLib.worker.engine_port import Crop, Engine, Mask, ServedSession
+from Testing.worker.fake_engine import wait_for_file
 
 HOLD_VARIABLE = "SAM2PROPAGATE_HOLD"
 
@@ -50,9 +50,8 @@ class _HeldEngine:
 
     def wait(self, done: int, between: Callable[[float], None]) -> None:
         """Wait if this is the moment, cancellable and served as between any two frames."""
-        while done >= self._after and not Path(self._until).exists():
-            between(done)
-            time.sleep(0.01)
+        if done >= self._after:
+            wait_for_file(self._until, lambda: between(done))
 
 
 class _HeldSession:

@@ -285,6 +285,16 @@ def _corners(places: FloatArray, tolerance: float) -> list[int]:
     return sorted(kept)
 
 
+def _placed(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> FloatArray:
+    """Return the (n, 3) indices of a line's points, on a frame where they are beside it by rounding alone.
+
+    A line that lies in a frame must not cross it there because of the last digits that a transform left.
+    """
+    ijk = geometry.ras_to_ijk(points)
+    ijk[:, axis] = ijk[:, axis].round(_DIGITS)
+    return ijk
+
+
 @lru_cache(maxsize=256)
 def _parts(
     points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int
@@ -313,9 +323,7 @@ def _parts(
 def _crossings(line: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> dict[int, tuple[Pixel, ...]]:
     """Return where a line crosses the frames on which it speaks, in the image, ascending; at its ends, which
     may lie beside the middle of their frames, the end."""
-    ijk = geometry.ras_to_ijk(line)
-    # What lies on a frame, but for rounding, lies on it: a transform must not make it cross there.
-    ijk[:, axis] = ijk[:, axis].round(_DIGITS)
+    ijk = _placed(line, geometry, axis)
     here, there = ijk[:-1], ijk[1:]
     found = {}
     for frame in _frames_between(ijk[:, axis], geometry, axis):
@@ -339,7 +347,7 @@ def _crossings(line: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> di
 def _chords(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> dict[int, list[Chord]]:
     """Return the chords (start, end), each (2,) in pixels, that frames cut out of a lasso across them,
     ascending."""
-    ijk = geometry.ras_to_ijk(points)
+    ijk = _placed(points, geometry, axis)
     found = {}
     for frame in _frames_between(ijk[:, axis], geometry, axis):
         chords = [
