@@ -41,7 +41,7 @@ class Arrivals:
         self._frameArrived = shared.signals.frameArrived
         self._progress = shared.signals.progress
         self._isStale = False
-        # The request before a run, such as loading the model, whose progress is shown.
+        # A request before the run, such as loading the model: its progress is shown until the run begins.
         self._told: Call | None = None
 
     def take(self, seconds: float | None = None) -> None:

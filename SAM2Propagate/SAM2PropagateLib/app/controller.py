@@ -158,7 +158,7 @@ class Controller:
 
     @property
     def device(self) -> str:
-        """The device that the model runs on, such as "cuda:0" or "cpu"; "" until the worker has told it."""
+        """The device that the model runs on, such as "cuda:0" or "cpu"; "" before a model is loaded."""
         return self._worker.device
 
     @property

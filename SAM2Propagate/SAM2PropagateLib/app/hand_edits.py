@@ -42,8 +42,8 @@ class HandEdits:
         self.turns = 0
 
     def of(self, segmentID: str) -> tuple[EditedFrame, ...]:
-        """Returns the frames of a segment that the user edited since the last run; looked for anew after
-        changes."""
+        """Returns the frames of a segment that the user edited since the last run. Looks again only after a
+        change."""
         key = (segmentID, self._workspace.axis)
         if key not in self._edits:
             self._look(*key)
@@ -135,7 +135,7 @@ class HandEdits:
         }
 
     def restore(self, state: int, known: Known, ready: Copies | None = None) -> None:
-        """Makes the segmentation what it was in a state, of which this was known.
+        """Brings back a state of the segmentation, and what was known of its edits then.
 
         Args:
             ready: what `SegmentationStates.copying` gave for it.

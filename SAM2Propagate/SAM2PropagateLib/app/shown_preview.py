@@ -242,7 +242,7 @@ class WorkspacePreview:
             return KeptFrame(
                 mask,
                 factsAsList(own) if own is not None else None,
-                # An edit that was not looked for yet, or is made elsewhere, can be told when it comes back.
+                # Kept with it: what the segment was before, so that edits made meanwhile are found on return.
                 base.frame(frame, layer.axis) if base is not None else None,
                 layer.edge(segmentID, frame),
                 seen(segmentID, frame, layer.axis),
@@ -315,7 +315,7 @@ class WorkspacePreview:
 
     def _editedFrames(self, segmentID: str) -> set[int]:
         """Returns the frames of a segment that the user edited since the last run; none if that cannot be
-        read, which the user is told when edits are looked for."""
+        read; the next look for edits tells the user."""
         try:
             return {one.frame for one in self._workspace.edits(segmentID)}
         except SAM2PropagateError:

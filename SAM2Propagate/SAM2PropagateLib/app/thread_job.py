@@ -1,7 +1,7 @@
 """Runs a piece of work beside the window, in a thread of its own.
 
-The thread talks through a queue, which `ThreadJob.poll` empties: nothing of the window is touched from the
-thread.
+The thread puts its messages into a queue, and `ThreadJob.poll` takes them out. So the thread never touches
+the window.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class ThreadJob(Generic[P, E]):
         self._ticker = ticker or NoTicker()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        # What the thread has said, and whether that is its end.
+        # (message, whether it is the last one), from the thread.
         self._said: queue.SimpleQueue[tuple[Any, bool]] = queue.SimpleQueue()
 
     @property
     def isRunning(self) -> bool:
-        """Whether there is work whose end `poll` has not given yet."""
+        """Whether work is under way, or its end still waits for `poll`."""
         return self._thread is not None
 
     @property
@@ -68,7 +68,7 @@ class ThreadJob(Generic[P, E]):
         self._stop.set()
 
     def poll(self, onProgress: Callable[[P], None], onEnd: Callable[[E], None]) -> None:
-        """Hands on what the work has said so far; never waits. Called by the ticker."""
+        """Passes on the messages that have come; never waits. The ticker calls it."""
         while True:
             try:
                 said, isEnd = self._said.get_nowait()

@@ -56,7 +56,7 @@ class Turns:
 
     @property
     def isWorking(self) -> bool:
-        """Whether there is work left that takes so long that the user is told of it."""
+        """Whether long work is left, which the user is shown."""
         return self._work is not None and self._isShown
 
     def begin(self, work: Work, isShown: bool = True) -> None:

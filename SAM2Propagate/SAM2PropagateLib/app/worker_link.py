@@ -52,7 +52,7 @@ class WorkerLink:
 
     @property
     def device(self) -> str:
-        """The device that the model runs on; "" until the worker has told it."""
+        """The device that the model runs on; "" before a model is loaded."""
         return "" if self._session is None else self._session.device
 
     @property

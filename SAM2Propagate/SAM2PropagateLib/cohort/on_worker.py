@@ -49,7 +49,7 @@ def begin_computing(device: str, gpus: int) -> str:
 
 
 def _own_device(worker: str, device: str, gpus: int) -> str:
-    """Return the GPU of a numbered worker, in turn; where there is none to share, what the user said."""
+    """Return a worker's device: numbered workers take the GPUs in turn; without GPUs, the user's choice."""
     return f"cuda:{int(worker) % gpus}" if gpus and worker.isdecimal() else device
 
 

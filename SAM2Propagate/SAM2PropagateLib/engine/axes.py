@@ -172,7 +172,7 @@ class AxesSession:
         request = RunRequest((told(name, solid, region, axis, geometry),), RunOptions())
 
         def take(mask: FrameMask) -> None:
-            # What it was told itself says nothing new.
+            # A cross-section that it was given is no opinion of its own.
             if mask.kind == PROPAGATED:
                 opinion.take(mask.frame, mask.mask, mask.doubt)
 
@@ -234,8 +234,8 @@ class AxesSession:
         return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
     def _solid(self, segment: ResolvedSegment, region: Region) -> BoolArray:
-        """Return a segment's masks in a region, (K, J, I) bool; a frame of which nothing is known, as a
-        locked one, has that of the known frame next to it."""
+        """Return a segment's masks in a region, (K, J, I) bool. A frame without a known mask, as a locked one,
+        gets that of the nearest known frame."""
         axis, masks = self._frames.axis, self._masks(segment)
         solid = np.zeros(region.shape, bool)
         known = sorted(masks)

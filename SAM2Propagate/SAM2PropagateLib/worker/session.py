@@ -120,7 +120,7 @@ class WorkerSession:
 
     @property
     def device(self) -> str:
-        """The device that the model runs on, such as "cuda:0" or "cpu"; "" until the worker has told it."""
+        """The device that the model runs on, such as "cuda:0" or "cpu"; "" before a model is loaded."""
         loaded = self._loaded
         return "" if loaded is None or not self.is_running else str(loaded.result.get("device", ""))
 
