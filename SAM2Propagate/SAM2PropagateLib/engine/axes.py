@@ -234,8 +234,8 @@ class AxesSession:
         return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
     def _solid(self, segment: ResolvedSegment, region: Region) -> BoolArray:
-        """Return a segment's masks in a region, (K, J, I) bool. A frame without a known mask, as a locked one,
-        gets that of the nearest known frame."""
+        """Return a segment's masks in a region, (K, J, I) bool. A frame without a known mask gets that of
+        the nearest one that has it."""
         axis, masks = self._frames.axis, self._masks(segment)
         solid = np.zeros(region.shape, bool)
         known = sorted(masks)
