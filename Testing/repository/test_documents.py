@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,16 @@ SAMPLE = ROOT / "Resources" / "Sample"
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "requirements/README.md"]
 PAGES += ["Resources/Sample/README.md", "Testing/benchmarks/results/README.md"]
 PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_file_has_a_plain_name() -> None:
+    """A slip in a shell, such as an unquoted `>=1.26`, makes files that nobody meant."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=False, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("this is no git checkout")
+    names = [name for name in listed.stdout.split("\0") if name]
+    assert len(names) > 100
+    assert [name for name in names if not re.fullmatch(r"[\w./-]+", name, re.ASCII)] == []
 
 
 @pytest.mark.parametrize("page", PAGES)

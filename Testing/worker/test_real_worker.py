@@ -21,6 +21,7 @@ from SAM2PropagateLib.worker.command import LIBRARY_FOLDER
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
+from SAM2PropagateLib.worker.transport import PopenTransport
 from Testing.worker.held_worker import held_command
 from Testing.worker.helpers import is_running, own_threads, soon
 
@@ -44,6 +45,7 @@ def dice(mask: np.ndarray, reference: np.ndarray) -> float:
     return float(2 * np.count_nonzero(mask & reference) / (mask.sum() + reference.sum()))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="kills a process with a POSIX signal")
 def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path) -> None:
     array, geometry, kidney = sample()
     middle = FRAMES // 2
@@ -55,7 +57,13 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
     said = PromptSet().add("kidney", Box("b", *corners))
     shared, go = tmp_path / "shared", tmp_path / "go"
     shared.mkdir()
-    with WorkerSession(held_command(2, go), folder=SharedFolder([shared])) as session:
+    started: list[PopenTransport] = []
+
+    def start() -> PopenTransport:
+        started.append(PopenTransport(held_command(2, go)))
+        return started[-1]
+
+    with WorkerSession(start, folder=SharedFolder([shared])) as session:
         loaded = session.load_model(LoadModel(name="sam2propagate_tiny", device="cpu", precision="float32"))
         session.open_volume("ct", array, geometry, axis=2, window=Window.preset("soft-tissue"))
         preview = session.preview("ct", said, "kidney", middle)
@@ -69,9 +77,8 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
 
         run = session.propagate("ct", said)
         assert soon(lambda: session.poll() is not None and len(run.frames) >= 2, 60)
-        (pid,) = [int(child) for child in _children()]
-        os.kill(pid, signal.SIGKILL)
-        assert session.wait(run, 30) and run.state == "failed" and len(run.frames) == 2
+        os.kill(started[0].pid, signal.SIGKILL)
+        assert session.wait(run, 60) and run.state == "failed" and len(run.frames) == 2
         go.touch()
         again = session.propagate("ct", said)
         assert session.wait(again, 120), session.log
@@ -92,18 +99,8 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
         unchanged = session.propagate("ct", said)
         assert session.wait(unchanged, 60) and unchanged.frames == {}
         assert unchanged.result["frames_encoded"] == 0
-        pids = _children()
     assert own_threads() == [] and list(shared.iterdir()) == []
-    assert soon(lambda: not any(map(is_running, pids)))
-
-
-def _children() -> list[int]:
-    """The workers that this process has started and that live."""
-    if os.name != "posix":
-        pytest.skip("finds the worker's number as POSIX shows it")
-    from SAM2PropagateLib.worker.process_tree import descendants
-
-    return [pid for pid in descendants(os.getpid()) if is_running(pid)][:1]
+    assert len(started) == 2 and soon(lambda: not any(is_running(worker.pid) for worker in started))
 
 
 def test_the_client_imports_neither_torch_nor_slicer() -> None:
