@@ -1,4 +1,4 @@
-"""From the preview into the segments, and what the user edits there by hand: applied, merged, undone."""
+"""Writes the preview into the segments, and merges it with the user's own edits there."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _MOST_TRIES = 4
 
 @dataclass(frozen=True, eq=False)
 class Ahead:
-    """What is going to be written, worked out before.
+    """A commit that was computed before it is written.
 
     Attributes:
-        stamp: changes with the masks that it is worked out from.
+        stamp: changes with the masks that it was computed from.
     """
 
     stamp: object
@@ -102,8 +102,8 @@ class Applying:
         return self._apply(None)
 
     def begin(self) -> bool:
-        """As `apply`, in short turns between which the window is free: nothing is written before all is
-        worked out, and then all of it at once. False, and a message, if it cannot be.
+        """Starts to apply in short turns, between which Slicer responds. Nothing is written before all of it
+        is computed. Returns False, after a message, if the preview cannot be applied.
         """
         if self._situation.refuses(rules.APPLY):
             return False
@@ -112,7 +112,7 @@ class Applying:
         return True
 
     def tellOfBegin(self) -> None:
-        """Applying has begun that is done in turns."""
+        """Emits that applying in turns has begun."""
         self._begun.emit(None)
 
     def _inTurns(self, workspace: Workspace) -> Work:
@@ -125,7 +125,7 @@ class Applying:
 
     def _writing(self, workspace: Workspace, ahead: Ahead | None) -> Work:
         self._apply(ahead, tells=False)
-        # It is applied: what comes now is about the views.
+        # The rest only draws the views: for the user it is applied.
         self._steps.turns.hide()
         yield True
         workspace.shown.tidy()
@@ -139,18 +139,17 @@ class Applying:
         return rest if merged is None else merged if rest is None else merged + rest
 
     def packing(self, workspace: Workspace) -> Generator[bool, None, None]:
-        """Packs the preview's frames, which an undo step holds, some at a time."""
+        """Packs the preview's frames for the undo step, a few at a time."""
         left = True
         while left:
             left = workspace.shown.prepareKept(_Few(_PACKED_AT_ONCE))
             yield False
 
     def workingOut(self, only: Callable[[], Set[SegmentFrame] | None]) -> Generator[bool, None, Ahead | None]:
-        """Works out a `commit` that comes next, a little at a time; None if there is nothing to write, or it
-        is going to fail.
+        """Computes the next `commit` in small steps; None if there is nothing to write, or it would fail.
 
         Args:
-            only: gives the frames, which may become others meanwhile; None: all.
+            only: returns the frames, which may change meanwhile; None: all.
         """
         workspace, ahead = self._selection.require(), None
         try:
@@ -194,8 +193,8 @@ class Applying:
 
         Args:
             only: these frames; None: all. merged: details of those that hold what the user edited.
-            ahead: what was worked out for this; of no use if anything has changed since.
-            tells: emit that masks have moved; else the caller does so, after `ShownPreview.tidy`.
+            ahead: what was computed for this commit; not used if anything has changed since.
+            tells: emit `changed`; else the caller does so, after `WorkspacePreview.tidy`.
         """
         workspace = self._selection.require()
         gathered = self._gather(workspace, only, merged)
@@ -236,7 +235,7 @@ class Applying:
         workspace.keptFacts.save()
         self._written = summary
         if self._running.isOn or not tells:
-            # Else it is kept with `changed`: what is in the segment must not come back over it.
+            # `changed` would keep it in the scene, and it would come back over what is in the segment.
             workspace.shown.keep(tidies=tells)
         if summary.protected:
             self._messages.say(
@@ -277,12 +276,12 @@ class Applying:
                 }
         written = preview.stamps()
         stamps = {name: {frame: written[name][frame] for frame in frames} for name, frames in masks.items()}
-        # What is merged has details that no stamp tells.
+        # The stamp does not cover details of merged frames.
         stamp = (preview, workspace.axis, stamps, object() if merged else None)
         return _Gathered(masks, details, stamp)
 
     def _tellOfCoarseVoxels(self, workspace: Workspace, summary: CommitSummary) -> None:
-        """Says once of a segmentation that its voxels are too large for the masks."""
+        """Warns once that a segmentation's voxels are too large for the masks."""
         name, voxel = workspace.segmentationID, summary.coarseVoxel
         if voxel is None or (name, voxel) in self._toldOfVoxels:
             return
@@ -307,8 +306,8 @@ class Applying:
     # --- the user's own edits
 
     def editBegins(self) -> None:
-        """The user takes up a tool of the Segment Editor: the chosen segment's preview is applied, so that
-        what they paint and erase on is what they see.
+        """Applies the chosen segment's preview when the user takes up a tool of the Segment Editor, so that
+        they edit what they see.
         """
         workspace = self._selection.workspace
         if workspace is None or self._selection.segmentID not in workspace.segmentIDs:
@@ -329,17 +328,17 @@ class Applying:
             )
 
     def lookForEdits(self, merges: bool = True, tells: bool = True) -> None:
-        """Notices slices that the user edited, and runs that were undone; the strip then shows them.
+        """Looks for slices that the user edited and runs that were undone; the strip then shows them.
 
         Args:
-            merges: brings edits and preview together. tells: see `commit`.
+            merges: also merge edits with the preview. tells: see `commit`.
         """
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
             return
         try:
             for segmentID in workspace.segmentIDs:
-                # Looking through a segment takes a moment: those that were never worked on are left out.
+                # Comparing a segment takes a moment, and one that was never worked on has no edits.
                 isChosen = segmentID == self._selection.segmentID
                 if isChosen or not workspace.prompts.segment(segmentID).is_empty:
                     workspace.edits(segmentID)
@@ -351,8 +350,8 @@ class Applying:
             self._changed.emit(None)
 
     def mergeEdits(self) -> CommitSummary | None:
-        """Merges the user's edits under the preview into it, makes keyframes of them, and writes these into
-        the segment; None if there were none, or it failed."""
+        """Merges the user's edits under the preview into it, and writes them into the segment as keyframes;
+        None if there were none, or it failed."""
         workspace = self._selection.workspace
         if workspace is None:
             return None
@@ -380,7 +379,7 @@ class Applying:
     def _withEdits(
         self, workspace: Workspace, merged: Mapping[str, Mapping[int, Merged]]
     ) -> dict[SegmentFrame, FrameDetail]:
-        """Puts what the user edited under the preview into it, and makes keyframes of it; where that was."""
+        """Puts the user's edits into the preview, as keyframes; returns their frames."""
         geometry, axis = workspace.geometry, workspace.axis
         frames = {
             (segmentID, frame): one.detail

@@ -1,4 +1,4 @@
-"""What comes back from the worker: masks go into the preview, progress and errors to the user."""
+"""Handles the worker's answers: masks go into the preview, progress and errors to the user."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from SAM2PropagateLib.worker.messages import ErrorEvent, FrameEvent, LogEvent, P
 
 
 class Arrivals:
-    """Takes the worker's updates, in order.
+    """Handles the worker's updates, in order.
 
     Args:
         worker: whose updates they are.
-        previews: which of them are still wanted.
-        applying: what merges edits after.
+        previews: knows which masks are still wanted.
+        applying: merges edits with masks that have arrived.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Arrivals:
         self._told: Call | None = None
 
     def take(self, seconds: float | None = None) -> None:
-        """Handles what has arrived; what is left after so many seconds is for the next time."""
+        """Handles what has arrived, for so many seconds at most; the rest stays for the next call."""
         written: set[str] = set()
         for update in self._worker.updates(seconds):
             if self._take(update) and update.call is not None:
@@ -54,16 +54,16 @@ class Arrivals:
         if written and workspace is not None and workspace.isInScene:
             workspace.preview.refresh()
             if "preview" in written:
-                # The user may have painted on its slice meanwhile. What a run finds is merged at its end.
+                # The user may have painted on its slice meanwhile. A run's masks are merged at its end.
                 self._applying.mergeEdits()
 
     def takeStale(self) -> bool:
-        """Tells whether widgets may show something that is out of date since this was asked last."""
+        """Tells whether widgets may be out of date since the last call of this."""
         isStale, self._isStale = self._isStale, False
         return isStale
 
     def _take(self, update: Update) -> bool:
-        """Handles one update; whether the preview was written."""
+        """Handles one update; returns whether the preview was written."""
         call, event = update.call, update.event
         if isinstance(event, FrameEvent):
             return self._takeFrame(call, event)
@@ -75,7 +75,7 @@ class Arrivals:
             self._messages.say("warning", event.text, "worker_log")
         if call is not None and call.is_finished:
             if call is self._told and not isinstance(event, ProgressEvent):
-                # Nothing else would take its text away before the next run.
+                # Its progress text would stay until the next run.
                 self._told = None
                 self._progress.emit(Progress(0, 0, None, None, ""))
             if call.kind == "load_model" and call.state == "done":

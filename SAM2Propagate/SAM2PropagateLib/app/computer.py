@@ -1,4 +1,4 @@
-"""The computer that the model runs on: this one, or a server. It is the user's choice, not the scene's."""
+"""Which computer the model runs on: this one, or a server. The user chooses it; scenes do not."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _GROUP = "SAM2Propagate/Computer"
 
 
 class Computer:
-    """What is chosen, kept in the application's settings.
+    """Keeps the choice of the computer in the application's settings.
 
     Args:
-        settings: the application's QSettings: what has its `value` and `setValue`.
+        settings: the application's QSettings, or an object with its `value` and `setValue`.
 
     Signals:
-        changed (None): something else is chosen.
+        changed (None): the choice has changed.
     """
 
     def __init__(self, settings: Any) -> None:
@@ -44,7 +44,7 @@ class Computer:
     def choose(
         self, *, isServer: bool | None = None, host: str | None = None, python: str | None = None
     ) -> None:
-        """Chooses what is given; the rest stays as it is."""
+        """Sets what is given, and leaves the rest."""
         wanted = {
             "Where": None if isServer is None else "server" if isServer else "here",
             "Host": None if host is None else host.strip(),

@@ -1,7 +1,7 @@
 """The module's work, to be driven from its panel or from a script: prompts, previews, runs, applying.
 
-Nothing here waits: what the worker is asked for comes back through `poll`, which a timer calls while an
-answer is awaited (`Ticker`). A caller without a timer uses `wait`.
+Nothing here waits. The worker's answers come in through `poll`, which a timer (`Ticker`) calls while one is
+awaited. A caller without a timer calls `wait`.
 
 Here the parts are put together, and found under one name; what each does is in a file of its own.
 """
@@ -45,9 +45,9 @@ from SAM2PropagateLib.worker.session import WorkerSession
 
 # Seconds that one poll may take for arrived frames; the rest waits for the next one.
 _BUDGET_SECONDS = 0.008
-# Seconds that a poll may take besides, when it has handled all that came.
+# More seconds that a poll may take after it has handled everything.
 _PACKING_SECONDS = 0.003
-# And for work that is done in turns.
+# Seconds of a poll for work that is done in turns.
 _TURN_SECONDS = 0.012
 
 
@@ -58,7 +58,7 @@ _R = TypeVar("_R")
 def _command(
     act: Callable[Concatenate[Controller, _P], _R],
 ) -> Callable[Concatenate[Controller, _P], _R]:
-    """Looks for what the user edited by hand, before a command of theirs: here, and nowhere else."""
+    """Wraps a command, so that it begins by looking for hand edits. No other code looks for them."""
 
     @functools.wraps(act)
     def command(self: Controller, *arguments: _P.args, **named: _P.kwargs) -> _R:
@@ -72,18 +72,17 @@ class Controller:
     """Prompts, previews, runs, corrections and applying, for one volume and segmentation at a time.
 
     Args:
-        makeSession: makes the worker's session; called when it is first needed, starts nothing by itself.
-        ticker: told when `poll` has to be called and when no longer; None: the caller polls.
+        makeSession: makes the worker's session when it is first needed; this starts no process.
+        ticker: started while `poll` has to be called, else stopped; None: the caller polls.
         editing: how the application edits segments; None: not at all.
         installed: models and packages of this computer; None: the models of the cache folder, and nothing
             is missing.
         drawer: see `Workspace`.
 
     Signals:
-        frameArrived, progress, finished (`RunEnd`), message (refusals, errors), recovered (the worker has
-        succeeded since it failed), wentOn (what was refused before is of no interest any more), applying (it
-        has begun, and goes on in turns), changed (anything that widgets show may have changed); the last
-        four carry None.
+        frameArrived, progress, finished (`RunEnd`), message (refusals, errors), recovered (the worker works
+        again after a failure), wentOn (earlier refusals are out of date), applying (it has begun, and goes on
+        in turns), changed (anything that widgets show may have changed). The last four carry None.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class Controller:
         )
         self.message, self.recovered, self.wentOn = signals.message, signals.recovered, signals.wentOn
         self.applying, self.changed = signals.applying, signals.changed
-        # Each part is given what all share, and those before it that it needs.
+        # The order matters: each part gets what all share, and the earlier parts that it needs.
         self._worker = worker = WorkerLink(makeSession, ticker or NoTicker(), installed.store)
         shared.turns.start, shared.turns.holdViews = worker.startPolling, editing.holdViews
         self._situation = situation = Situation(shared, installed)
@@ -167,7 +166,7 @@ class Controller:
         return self._situation.isElsewhere
 
     def leaveWorker(self) -> None:
-        """End the worker, as another computer was chosen; what is asked next goes to a new session.
+        """End the worker because another computer was chosen; the next request starts a new session.
 
         A run is cancelled; its finished slices stay in the preview.
         """
@@ -183,7 +182,7 @@ class Controller:
 
     @property
     def isApplying(self) -> bool:
-        """Whether a result is on its way into the segments: worked out, in turns, or written."""
+        """Whether a result is being applied: computed in turns, or written."""
         return self._shared.turns.isWorking or self._applying.isWriting
 
     @property
@@ -205,8 +204,8 @@ class Controller:
         self._lifetime.select(volumeNode, segmentationNode, segmentID)
 
     def close(self, timeout: float | None = 1.0) -> None:
-        """End everything: the run, the worker and all observing. Nothing of the user's is lost: a preview
-        that was not applied is kept in the scene.
+        """End the run, the worker and all observing. The user loses nothing: a preview that was not applied
+        is kept in the scene.
 
         Args:
             timeout: seconds that the worker may take to end by itself.
@@ -217,13 +216,13 @@ class Controller:
 
     @staticmethod
     def prepareSegmentation(segmentationNode: Any, volumeNode: Any) -> str:
-        """Gives a new, empty segmentation the volume's grid and its first segment; the segment's ID."""
+        """Give a new, empty segmentation the volume's grid and a first segment; return the segment's ID."""
         return segment_changes.prepareSegmentation(segmentationNode, volumeNode)
 
     @property
     def makeSegment(self) -> Callable[[], None] | None:
-        """Makes and chooses what is missing of a segmentation and a segment when a prompt needs them; None:
-        prompts are refused then.
+        """Makes and chooses a missing segmentation and segment when a prompt needs them; None: prompts are
+        refused then.
         """
         return self._selection.makeSegment
 
@@ -233,7 +232,7 @@ class Controller:
 
     @property
     def chooseSegment(self) -> Callable[[str], None] | None:
-        """Keeps which segment is chosen when Undo or Redo chooses one; None: it is kept here alone."""
+        """Called with the segment that Undo or Redo chooses; None: nobody else needs to know."""
         return self._selection.chooseSegment
 
     @chooseSegment.setter
@@ -241,11 +240,11 @@ class Controller:
         self._selection.chooseSegment = chooseSegment
 
     def provideSegment(self) -> None:
-        """Has a segmentation and a segment made (`makeSegment`) if there is none for the chosen volume."""
+        """Call `makeSegment` if the chosen volume has no segmentation or segment yet."""
         self._selection.provideSegment()
 
     def addSegment(self) -> str:
-        """Add an empty segment, with a name and color of its own; its ID, "" if there is no segmentation."""
+        """Add an empty segment with its own name and color; return its ID, "" without a segmentation."""
         return self._segments.add()
 
     def removeSegment(self) -> None:
@@ -255,25 +254,25 @@ class Controller:
     # --- what is possible
 
     def facts(self) -> rules.Facts:
-        """Returns how things stand, for `rules.whyNot`."""
+        """Return the facts that `rules.whyNot` decides by."""
         return self._situation.facts()
 
     def whyNot(self, action: str) -> str:
-        """Returns why an action of `rules` is not possible now; "" if it is."""
+        """Return why an action of `rules` is not possible now; "" if it is."""
         return self._situation.whyNot(action)
 
     def refuses(self, action: str) -> bool:
-        """Tells whether an action of `rules` is not possible now; a message then says why."""
+        """Return whether an action of `rules` is impossible now; if so, a message says why."""
         return self._situation.refuses(action)
 
     def modelProblem(self) -> str:
-        """Returns why the chosen model cannot be loaded; "" if nothing is known against it."""
+        """Return why the chosen model cannot be loaded; "" if no reason is known."""
         return self._situation.modelProblem()
 
     # --- slices
 
     def strip(self, segmentID: str | None = None) -> SliceStrip:
-        """Returns the slice strip of a segment; by default of the chosen one."""
+        """Return the slice strip of a segment; by default of the chosen one."""
         return self._situation.strip(segmentID)
 
     def jump(self, frame: int) -> None:
@@ -296,7 +295,7 @@ class Controller:
         return frame
 
     def setPreviewOpacity(self, opacity: float) -> None:
-        """How strongly the preview is filled, 0 to 1; its outline stays."""
+        """Set the fill opacity of the preview, 0 to 1; its outline stays."""
         self._selection.fillPreview(opacity)
 
     # --- prompts
@@ -307,7 +306,8 @@ class Controller:
         return self._pointing.tool
 
     def chooseTool(self, tool: str | None) -> bool:
-        """Switches a tool on, or off with None or the tool that is on; False and a message if it cannot be.
+        """Switch a tool on; None, or the tool that is on, switches it off. Return False, after a message, if
+        the tool cannot be used.
 
         Raises:
             ValueError: there is no such tool.
@@ -316,12 +316,13 @@ class Controller:
 
     @_command
     def point(self, tool: str, ras: npt.ArrayLike, viewNormal: npt.ArrayLike | None = None) -> bool:
-        """Handles a click that was made with a tool in a slice view.
+        """Handle a click with a tool in a slice view.
 
         Args:
-            tool: of `tools.TOOLS`, but none that is drawn (`addBox`, `addScribble`, `addLasso`).
+            tool: of `tools.TOOLS`, but not one that draws (`addBox`, `addScribble`, `addLasso`).
             ras: the place, RAS in mm.
-            viewNormal: (3,) of the view's plane; it decides the propagation axis of the first prompt.
+            viewNormal: (3,) normal of the view's plane; that of the first prompt decides the propagation
+                axis.
 
         Returns:
             False if it was refused; a message has said why.
@@ -330,14 +331,15 @@ class Controller:
 
     @_command
     def addBox(self, cornerA: npt.ArrayLike, cornerB: npt.ArrayLike) -> bool:
-        """Adds a box by two opposite corners (RAS) on one frame, as a script does; the mouse draws them."""
+        """Add a box by two opposite corners (RAS, mm) on one frame. It is for scripts: the mouse draws
+        boxes."""
         return self._pointing.addBox(cornerA, cornerB)
 
     @_command
     def addScribble(
         self, points: npt.ArrayLike, positive: bool = True, viewNormal: npt.ArrayLike | None = None
     ) -> bool:
-        """Adds a scribble.
+        """Add a scribble.
 
         Args:
             points: (n, 3) RAS in mm, every place that the mouse came through.
@@ -353,7 +355,7 @@ class Controller:
     def addLasso(
         self, points: npt.ArrayLike, exact: bool | None = None, viewNormal: npt.ArrayLike | None = None
     ) -> bool:
-        """Adds a lasso, which closes by itself.
+        """Add a lasso, which closes by itself.
 
         Args:
             points: (n, 3) RAS in mm, every place that the mouse came through.
@@ -369,7 +371,7 @@ class Controller:
     def addCurve(
         self, points: npt.ArrayLike, closed: bool = False, viewNormal: npt.ArrayLike | None = None
     ) -> bool:
-        """Adds a curve through the structure: a positive click where it crosses slices.
+        """Add a curve through the structure: a positive click wherever it crosses a slice.
 
         Args:
             points: (n, 3) RAS in mm, in order.
@@ -382,33 +384,34 @@ class Controller:
         return self._pointing.addCurve(points, closed, viewNormal)
 
     def refuse3D(self) -> None:
-        """The user clicked into the 3D view with a tool."""
+        """Tell the user that prompts cannot be placed in the 3D view."""
         self._pointing.refuse3D()
 
     def refuseKey(self) -> None:
-        """A key that is about the slice under the mouse was pressed with the mouse elsewhere."""
+        """Tell the user that the key needs a slice under the mouse."""
         self._pointing.refuseKey()
 
     def refuseBox(self) -> None:
-        """A drag with the box tool made no box."""
+        """Tell the user how to drag a box."""
         self._pointing.refuseBox()
 
     def refuseLasso(self) -> None:
-        """A drag with the lasso went around nothing."""
+        """Tell the user how to drag a lasso."""
         self._pointing.refuseLasso()
 
     @_command
     def clearPrompts(self, frame: int | None = None) -> None:
-        """Removes the chosen segment's prompts, on one frame or all; the segment itself stays."""
+        """Remove the chosen segment's prompts, on one frame or all; the segment itself stays."""
         self._prompts.clear(frame)
 
     # --- previews and runs
 
     def preview(self, frame: int, segmentID: str | None = None) -> bool:
-        """Ask for the mask of one frame from its prompts; False if they do not say where the structure is, or
-        the user has painted on the frame since: what they painted is its mask.
+        """Ask for the mask of one frame from its prompts. `frameArrived` is emitted when it is in the
+        preview.
 
-        The mask appears in the preview, and `frameArrived` tells.
+        Return False if the prompts do not say where the structure is, or if the user has painted on the frame
+        since: then its mask is what they painted.
         """
         return self._previews.preview(frame, segmentID)
 
@@ -418,12 +421,12 @@ class Controller:
         segmentIDs: Iterable[str] | None = None,
         **options: Any,
     ) -> bool:
-        """Start a run; what it finds appears in the preview, and `finished` tells when it has ended.
+        """Start a run. Its masks appear in the preview, and `finished` is emitted at its end.
 
         Args:
             segmentIDs: None: the chosen segment, or all with prompts if that is chosen.
-            options: fields of `RunOptions` that differ from the choices in this run, as direction="forward"
-                or reach=30; one that is None is as chosen.
+            options: fields of `RunOptions` that replace the choices in this run, such as direction="forward"
+                or reach=30; None leaves the choice.
 
         Returns:
             False if it could not be started; `message` has said why.
@@ -431,8 +434,8 @@ class Controller:
         return self._runs.propagate(segmentIDs, options)
 
     def cancel(self) -> None:
-        """End the run, at once: the slices that are finished stay in the preview, and the next run can be
-        started while the worker still finds its way out of this one.
+        """End the run at once. Finished slices stay in the preview, and the next run can start while the
+        worker is still ending this one.
         """
         self._runs.cancel(self._arrivals.take)
 
@@ -443,9 +446,9 @@ class Controller:
         return self._applying.apply()
 
     def startApplying(self) -> bool:
-        """As `apply`, for a window: in short turns, between which it is free. The segments stay as they are
-        until all is worked out, and then change at once; `changed` tells. Whatever is done meanwhile comes
-        after it: `undo` takes it back. False, and a message, if it cannot be.
+        """Start to apply in short turns, between which Slicer responds. The segments change at once, when
+        everything is computed; `changed` is emitted then. What the user does meanwhile counts as later, also
+        for `undo`. Return False, after a message, if the preview cannot be applied.
         """
         return self._applying.begin()
 
@@ -454,24 +457,24 @@ class Controller:
         self._applying.discard()
 
     def editBegins(self) -> None:
-        """The user takes up a tool of the Segment Editor: the chosen segment's preview is applied, so that
-        what they paint and erase on is what they see.
+        """Apply the chosen segment's preview because the user takes up a tool of the Segment Editor: they
+        edit what they see.
         """
         self._applying.editBegins()
 
     def lookForEdits(self) -> None:
-        """Notice slices that the user edited, and runs that were undone; the strip then shows them."""
+        """Look for slices that the user edited and runs that were undone; the strip then shows them."""
         self._applying.lookForEdits()
 
     def noteEdits(self) -> None:
-        """Make an undo step of what was edited in the segments since the last one."""
+        """Make an undo step of the edits in the segments since the last step."""
         self._undoing.noteEdits()
 
     # --- undo
 
     @property
     def canUndo(self) -> bool:
-        """Whether `undo` would take something back now; `changed` tells when that is otherwise."""
+        """Whether `undo` would take something back now; `changed` is emitted when that changes."""
         return not self._undoing.whyNot(rules.UNDO)
 
     @property
@@ -491,32 +494,33 @@ class Controller:
 
     @_command
     def undo(self) -> bool:
-        """Take back what the user did last, be it prompts, masks or the preview; False if it cannot be.
+        """Take back the user's last step: prompts, masks or the preview. Return False if that is impossible.
 
-        The order is one for all segments. A run keeps its prompts: they are a step of their own.
+        All segments share one order. Undoing a run keeps its prompts, which are a step of their own.
         """
         return self._undoing.undo()
 
     @_command
     def redo(self) -> bool:
-        """Bring back what `undo` took last; False if there is nothing, or the user did something since."""
+        """Bring back the last undone step; return False if there is none, or the user has done something
+        since."""
         return self._undoing.redo()
 
     @_command
     def startUndo(self) -> bool:
-        """As `undo`, for a window: in short turns, and `changed` tells. Whatever else is done comes after
-        it."""
+        """Start to undo in short turns; `changed` is emitted at the end. What the user does meanwhile counts
+        as later."""
         return self._undoing.startUndo()
 
     @_command
     def startRedo(self) -> bool:
-        """As `redo`, for a window: in short turns, and `changed` tells."""
+        """Start to redo in short turns; `changed` is emitted at the end."""
         return self._undoing.startRedo()
 
     # --- what comes back
 
     def poll(self) -> None:
-        """Take what the worker has sent; never waits. Called by the ticker."""
+        """Handle what the worker has sent, without waiting. The ticker calls this."""
         if self._worker.isMade:
             self._arrivals.take(_BUDGET_SECONDS)
             if not self._worker.hasUpdates:
@@ -529,7 +533,7 @@ class Controller:
             self._worker.stopPolling()
 
     def wait(self, timeout: float = 60.0) -> bool:
-        """Poll until nothing is awaited any more, for scripts; False if that took longer than `timeout`
+        """Poll until no answer is awaited, for scripts; return False if that took longer than `timeout`
         seconds.
         """
         end = time.monotonic() + timeout

@@ -1,4 +1,4 @@
-"""What the controller tells of, and what it is given."""
+"""The values that the controller emits, and those that it is built with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WriterMaker = Callable[[Any, Any], SegmentWriter]
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user has chosen; the panel keeps it in the scene's parameter node.
+    """The user's choices; the panel keeps them in the scene's parameter node.
 
     Attributes:
         run: how a run is carried out.
@@ -25,7 +25,7 @@ class Choices:
         applyAutomatically: write a finished run into the segment at once.
         model: a model's name, or the path of a weights file. device: "auto", "cuda", "mps" or "cpu".
         motion: carry masks along the image's motion as well as by the model.
-        keepAsDrawn: lassos that are drawn from now on are masks just as they were drawn.
+        keepAsDrawn: a new lasso is a mask, exactly as it was drawn.
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -44,8 +44,8 @@ class UserMessage:
     Attributes:
         level: "info", "warning" or "error". text: one or two sentences.
         log: the worker's last lines, where they may help.
-        isOfWorker: the worker failed; it is out of date once the worker has succeeded again.
-        isForNow: something was refused or is half done; it is out of date once the user goes on.
+        isOfWorker: the worker failed; the message is out of date once the worker works again.
+        isForNow: something was refused or is half done; the message is out of date once the user goes on.
     """
 
     level: str
@@ -58,7 +58,7 @@ class UserMessage:
 
 @dataclass(frozen=True)
 class FrameArrived:
-    """A mask is in the preview now. `kind`: of `frame_kinds.KINDS`."""
+    """A mask that has arrived in the preview. `kind`: one of `frame_kinds.KINDS`."""
 
     segmentID: str
     frame: int
@@ -84,11 +84,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """A run has ended.
+    """The end of a run.
 
     Attributes:
-        state: "done", "cancelled" or "failed". segmentIDs: of the run. frames: slices that were finished.
-        applied: they are in the segment; else they are in the preview.
+        state: "done", "cancelled" or "failed". segmentIDs: of the run. frames: number of finished slices.
+        applied: whether they are in the segment; else they are in the preview.
     """
 
     state: str
@@ -99,17 +99,17 @@ class RunEnd:
 
 @dataclass(frozen=True)
 class Editing:
-    """How the application edits segments, and asks for its edits to be looked for.
+    """How the application edits segments, and how the controller learns of edits.
 
     Attributes:
-        makeWriter: makes what commits are written through, from segmentation and volume; None: a logic of
-            our own.
-        whenIdle: asked to call `lookForEdits` once the user has stopped editing; None: edits are looked for
-            when they are needed.
-        whenEdited: asked to call `noteEdits` as soon as the present edit is done, so that each is an undo
-            step of its own; None: edits become steps when they are needed.
-        editName: what the user edits segments with at present, as the name of a step; "" if unknown.
-        holdViews: keeps all views from being drawn; gives for each what has it drawn again.
+        makeWriter: makes the `SegmentWriter` for a segmentation and a volume; None: one without an editor
+            widget.
+        whenIdle: schedules a call of `lookForEdits` for when the user has stopped editing; None: edits are
+            looked for when a command begins.
+        whenEdited: schedules a call of `noteEdits` for the end of the present edit, so that each edit is an
+            undo step; None: edits become steps when a command begins.
+        editName: returns what the user edits with, as the name of an undo step; "" if unknown.
+        holdViews: stops the drawing of all views; returns for each view a function that draws it again.
     """
 
     makeWriter: WriterMaker | None = None
@@ -121,11 +121,11 @@ class Editing:
 
 @dataclass(frozen=True)
 class Installed:
-    """What is on this computer.
+    """The models and packages of this computer, and the computer that the model runs on.
 
     Attributes:
-        store: the models. missing: the names of packages that are needed and not installed.
-        computer: the one that the model runs on; None: this one.
+        store: the models. missing: returns the names of needed packages that are not installed.
+        computer: the choice of the computer; None: always this one.
     """
 
     store: ModelStore = field(default_factory=ModelStore)
@@ -134,7 +134,7 @@ class Installed:
 
 
 class Ticker(Protocol):
-    """Calls `Controller.poll` again and again while it is on; in Slicer a QTimer of 20 ms."""
+    """Calls `Controller.poll` repeatedly while it is on; in Slicer a QTimer of 20 ms."""
 
     def start(self) -> None: ...
 
@@ -142,10 +142,10 @@ class Ticker(Protocol):
 
 
 class NoTicker:
-    """For callers that poll themselves."""
+    """A ticker that does nothing, for callers that poll themselves."""
 
     def start(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def stop(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""

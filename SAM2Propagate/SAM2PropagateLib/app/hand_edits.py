@@ -1,6 +1,6 @@
-"""What the user edited in the segments by hand, and which runs were undone.
+"""Finds what the user edited in the segments by hand, and which runs were undone.
 
-Both show in the same way: a segment holds something else than the last commit left in it.
+Both show in the same way: a segment differs from what the last commit left in it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from SAM2PropagateLib.scene.segment_copies import Copies
 if TYPE_CHECKING:
     from SAM2PropagateLib.app.workspace import Workspace
 
-# Before and after every commit that can be undone.
+# Enough for the states before and after every commit that can be undone.
 _MOST_STATES = 202
 
 
 class HandEdits:
-    """The edited frames of a workspace's segments, looked for again after changes.
+    """Knows the edited frames of a workspace's segments, and looks again after changes.
 
     Args:
-        workspace: theirs; its `tracker` finds them.
+        workspace: has the segments; its `tracker` finds the edits.
 
     Attributes:
-        undone: the segments of which the worker believes to have written what is not there any more.
+        undone: the segments whose last run was undone, without the worker knowing.
         turns: how often runs were undone or brought back.
     """
 
@@ -42,23 +42,23 @@ class HandEdits:
         self.turns = 0
 
     def of(self, segmentID: str) -> tuple[EditedFrame, ...]:
-        """Returns the frames of a segment that the user edited since the last run. Looks again only after a
-        change."""
+        """Returns the frames of a segment that the user edited since the last run. It compares again only
+        after a change."""
         key = (segmentID, self._workspace.axis)
         if key not in self._edits:
             self._look(*key)
         return self._edits[key]
 
     def isKnown(self, segmentID: str) -> bool:
-        """Tells whether `of` is at hand without looking through the segment."""
+        """Tells whether `of` can answer without comparing the segment again."""
         return (segmentID, self._workspace.axis) in self._edits
 
     def lookAgain(self) -> None:
-        """Segments, or where they lie, have changed: looks through them when they are asked for."""
+        """Forgets the comparisons, after segments or their places have changed; `of` compares again."""
         self._edits.clear()
 
     def open(self) -> dict[str, set[int]]:
-        """Returns per segment the frames that the user edited while a preview or a run of theirs was under
+        """Returns per segment the frames that the user edited while a preview or a run of it was under
         way."""
         workspace = self._workspace
         known = workspace.underlay.segmentIDs & set(workspace.segmentIDs)
@@ -73,10 +73,10 @@ class HandEdits:
     # --- commits and their undoing
 
     def committed(self, masks: Mapping[str, Collection[int]], openEdits: Mapping[str, set[int]]) -> None:
-        """Takes the segments as they are for what a commit left.
+        """Takes the present segments as the result of a commit.
 
         Args:
-            masks: the frames of each segment that went into it. openEdits: before it.
+            masks: the frames of each segment that the commit wrote. openEdits: what `open` gave before it.
         """
         workspace, axis = self._workspace, self._workspace.axis
         for segmentID in masks:
@@ -94,9 +94,7 @@ class HandEdits:
         )
 
     def noteState(self, segmentIDs: Iterable[str]) -> None:
-        """Remembers what is known of segments as they are now, for the time when Undo or Redo brings them
-        back to this.
-        """
+        """Keeps what is known of the present segments, for when Undo or Redo brings them back."""
         workspace = self._workspace
         geometry, axis = workspace.geometry, workspace.axis
         for segmentID in segmentIDs:
@@ -111,7 +109,7 @@ class HandEdits:
                 workspace.tracker.file(segmentID, voxels)
 
     def _notice(self, segmentID: str, axis: int) -> None:
-        """Finds out whether runs were undone or brought back, and what is known of the frames then."""
+        """Checks whether runs were undone or brought back, and restores what was known of the frames."""
         workspace, known = self._workspace, self._committed.get((segmentID, axis))
         if known is None:
             return
@@ -135,10 +133,10 @@ class HandEdits:
         }
 
     def restore(self, state: int, known: Known, ready: Copies | None = None) -> None:
-        """Brings back a state of the segmentation, and what was known of its edits then.
+        """Brings back a state of the segmentation with the edits that were known then.
 
         Args:
-            ready: what `SegmentationStates.copying` gave for it.
+            ready: the copies that `SegmentationStates.copying` made for it.
 
         Raises:
             SAM2PropagateError: `undo_failed`.

@@ -1,4 +1,4 @@
-"""The one order of all that can be undone: named steps, each with the way back or forth."""
+"""The undo history: named steps in one order, each with what it takes to undo or redo it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ M = TypeVar("M")
 
 @dataclass(frozen=True)
 class Step(Generic[M]):
-    """Something that the user did.
+    """One step of the history.
 
     Attributes:
-        name: what it was, as the user reads it. moment: what brings back how things were on the other side.
-        number: greater than that of every moment that was put there before.
+        name: for the user. moment: brings back the state on the other side of the step.
+        number: greater than that of every earlier step.
     """
 
     name: str
@@ -24,12 +24,12 @@ class Step(Generic[M]):
 
 
 class History(Generic[M]):
-    """Steps that were made and steps that were undone, in their order.
+    """The steps that were made, and those that were undone, in order.
 
     Args:
-        isThere: whether a moment can still be brought back: a step of which that is not so, and all beyond
-            it, are forgotten.
-        most: steps that are kept.
+        isThere: tells whether a moment can still be brought back; a step where it cannot is forgotten, with
+            all beyond it.
+        most: how many steps are kept.
     """
 
     def __init__(self, isThere: Callable[[M], bool], most: int = 200) -> None:
@@ -41,21 +41,21 @@ class History(Generic[M]):
 
     @property
     def count(self) -> int:
-        """How many moments have been put there so far: the greatest number of a step."""
+        """How many steps have been made so far; the greatest number of a step."""
         return self._count
 
     def add(self, name: str, moment: M) -> Step[M]:
-        """A step was made: what was undone before cannot be redone any more."""
+        """Adds a step; undone steps are forgotten."""
         step = self._step(name, moment)
         self._past = [*self._past[1 - self._most :], step] if self._most > 1 else [step]
         self._future.clear()
         return step
 
     def replace(self, step: Step[M], name: str, moment: M) -> Step[M]:
-        """More belongs to the step that was made last.
+        """Replaces the last step by one that covers more.
 
         Raises:
-            ValueError: another one was made last.
+            ValueError: it is not the last step.
         """
         if not self._past or self._past[-1] is not step:
             raise ValueError("only the last step can be extended")
@@ -78,17 +78,17 @@ class History(Generic[M]):
         """Takes the last step back; False if there is none.
 
         Args:
-            swap: brings back a moment, and gives the one that was there. If it raises, nothing was undone.
+            swap: brings back a moment, and returns the one before. If it raises, nothing was undone.
         """
         return self._go(self.last, self._past, self._future, swap)
 
     def redo(self, swap: Callable[[M], M]) -> bool:
-        """Brings back the step that was undone last; False if there is none. See `undo`."""
+        """Brings back the last undone step; False if there is none. See `undo`."""
         return self._go(self.next, self._future, self._past, swap)
 
     def map(self, change: Callable[[M], M], since: int = 0) -> None:
-        """Changes all moments, as when what they speak of was moved; those alone that were put there after
-        `count` was `since`.
+        """Changes the moments of all steps that were made after `count` was `since`, for example because
+        nodes were moved.
         """
         for steps in (self._past, self._future):
             steps[:] = [

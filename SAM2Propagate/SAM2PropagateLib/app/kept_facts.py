@@ -1,6 +1,4 @@
-"""What the module keeps of a segmentation in the scene beside prompts and masks: doubts, kinds of frames, and
-which prompts are the history of an edited slice.
-"""
+"""Keeps facts of frames in the scene: kinds, doubts, and which prompts are the history of an edited slice."""
 
 from __future__ import annotations
 
@@ -24,17 +22,17 @@ AllFacts = tuple[int | None, tuple[int, ...], dict[str, FactsOfFrames]]
 class KeptFacts:
     """Keeps facts per segment and frame, and the histories of masks; saved with the scene.
 
-    A frame of the preview has facts of its own; those of the segment's own mask are kept under them, and are
-    there again when the preview goes. The preview's facts are saved with the preview.
+    A frame of the preview has its own facts. They hide those of the segment's own mask, which return when the
+    preview goes. The preview's facts are saved with the preview.
 
-    What an earlier version or a damaged scene holds and cannot be read is left out: it is only a display of
-    doubts, and comes back with the next run.
+    Facts that cannot be read, from an earlier version or a damaged scene, are left out: they only serve the
+    display of doubts, and come back with the next run.
 
     Args:
-        segmentationNode: whose segments they are.
+        segmentationNode: has the segments.
 
     Attributes:
-        frames: what a run left in the segments, per segment ID and frame.
+        frames: facts of the segments' own masks, per segment ID and frame.
     """
 
     def __init__(self, segmentationNode: Any) -> None:
@@ -48,48 +46,48 @@ class KeptFacts:
         self._load()
 
     def history(self, segmentID: str) -> dict[str, frozenset[str]]:
-        """Per mask id the ids of the prompts that its slice had before."""
+        """Returns per mask ID the IDs of the prompts that its slice had before."""
         return self.histories.get(segmentID, {})
 
     def setHistory(self, segmentID: str, maskID: str, prompts: frozenset[str]) -> None:
-        """These prompts lie on the mask's slice but do not count any more."""
+        """Sets which prompts on a mask's slice do not count any more."""
         self.histories.setdefault(segmentID, {})[maskID] = prompts
 
     def note(self, segmentID: str, clicks: Iterable[str]) -> None:
-        """These clicks are there; new ones came after those that were noted before.
+        """Keeps the order of clicks: those that are new came after those of earlier calls.
 
-        The scene keeps positive and negative clicks apart, and so does not know who came first.
+        The scene keeps positive and negative clicks in separate nodes, and so loses their order.
         """
         order = self.orders.setdefault(segmentID, [])
         order += [click for click in clicks if click not in order]
 
     def facts(self, segmentID: str, geometry: VolumeGeometry, axis: int) -> FactsOfFrames:
-        """Returns what is known of the frames of a segment, those of the preview as they are there; empty for
-        frames of another axis or size."""
+        """Returns the facts of a segment's frames, the preview's where it has a mask; empty if they are of
+        another axis or size."""
         if not self._isOn(geometry, axis):
             return {}
         return {**self.frames.get(segmentID, {}), **self._shown.get(segmentID, {})}
 
     def applied(self, segmentID: str, geometry: VolumeGeometry, axis: int) -> FactsOfFrames:
-        """Returns what is known of the masks in the segment itself, whatever the preview shows."""
+        """Returns the facts of the segment's own masks, whatever the preview shows."""
         return dict(self.frames.get(segmentID, {})) if self._isOn(geometry, axis) else {}
 
     def putPreview(
         self, segmentID: str, frame: int, facts: FrameFacts, geometry: VolumeGeometry, axis: int
     ) -> None:
-        """Keeps facts of a frame of the preview. Those of another axis or size are dropped."""
+        """Keeps facts of a frame of the preview; drops facts of another axis or size."""
         self._begin(geometry, axis)
         self._shown.setdefault(segmentID, {})[frame] = facts
 
     def dropPreview(self, segmentID: str, frame: int | None = None) -> None:
-        """A frame of a segment, or all of them, is not in the preview any more."""
+        """Drops the preview's facts of a frame of a segment, or of all its frames."""
         if frame is None:
             self._shown.pop(segmentID, None)
         else:
             self._shown.get(segmentID, {}).pop(frame, None)
 
     def apply(self, segmentID: str, frames: Iterable[int]) -> None:
-        """These frames of the preview are in the segment now."""
+        """Takes the preview's facts of these frames as the segment's, after they were applied."""
         shown = self._shown.get(segmentID, {})
         for frame in frames:
             if frame in shown:
@@ -102,28 +100,28 @@ class KeptFacts:
     def putApplied(
         self, segmentID: str, facts: Mapping[int, FrameFacts], geometry: VolumeGeometry, axis: int
     ) -> None:
-        """Replaces what is known of the segment's own masks, after Undo or Redo brought them back."""
+        """Replaces the facts of the segment's own masks, after Undo or Redo brought these back."""
         self._begin(geometry, axis)
         self.frames[segmentID] = dict(facts)
 
     @property
     def allApplied(self) -> AllFacts:
-        """What is known of all segments' own masks, for `restoreApplied`."""
+        """Returns the facts of all segments' own masks, for `restoreApplied`."""
         return self.axis, self._shape, {name: dict(facts) for name, facts in self.frames.items()}
 
     def restoreApplied(self, known: AllFacts) -> None:
-        """The segments' own masks are again what they were when this was known of them."""
+        """Brings back facts that `allApplied` returned, with the masks that they are of."""
         axis, shape, frames = known
         if not self._shown or (axis, shape) == (self.axis, self._shape):
             self.axis, self._shape = axis, shape
             self.frames = {name: dict(facts) for name, facts in frames.items()}
 
     def dropApplied(self, segmentID: str, frame: int) -> None:
-        """What is in the segment on a frame came from no run that is known."""
+        """Drops the facts of a frame whose mask comes from no known run."""
         self.frames.get(segmentID, {}).pop(frame, None)
 
     def forget(self, segmentID: str) -> None:
-        """Forgets all of a segment."""
+        """Forgets everything about a segment."""
         self.frames.pop(segmentID, None)
         self._shown.pop(segmentID, None)
         self.histories.pop(segmentID, None)
@@ -183,15 +181,15 @@ class KeptFacts:
 
 
 def factsAsList(facts: FrameFacts) -> list[Any]:
-    """As JSON can hold them."""
+    """Returns facts as values that JSON can hold."""
     return [facts.kind, *map(_short, (facts.doubt, facts.predictedIou, facts.objectScore))]
 
 
 def factsOfList(values: Any) -> FrameFacts:
-    """Returns the facts again.
+    """Returns the facts that `factsAsList` gave.
 
     Raises:
-        ValueError, TypeError: it is no list of `factsAsList`.
+        ValueError, TypeError: `factsAsList` gives no such list.
     """
     kind, *numbers = values
     doubt, iou, score = (None if value is None else float(value) for value in numbers)

@@ -1,8 +1,8 @@
-"""Which prompts are sent to the worker: corrections of masks, edited and locked slices.
+"""Decides which prompts are sent to the worker: corrections of masks, edited and locked slices.
 
-Numpy only. A mask in the prompts is either a slice that the user edited (`EDITED`) or a propagated slice as
-it was when the user clicked on it (`REFINED`); prompts that lay on the slice before are that mask's history
-and are not used again, those that came later correct it.
+A mask in the prompts is either a slice that the user edited (`EDITED`) or a propagated slice as it was when
+the user clicked on it (`REFINED`). Earlier prompts on the slice are that mask's history and do not count any
+more; later ones correct it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ EDITED, REFINED, LOCKED = "edit", "base", "lock"
 
 
 def maskId(kind: str, frame: int, axis: int) -> str:
-    """Returns the id of a mask that the module keeps: the same for the same slice."""
+    """Returns the ID of a mask that the module keeps: always the same for the same slice."""
     return f"{kind}-{'ijk'[axis]}{frame}"
 
 
 def isEdited(mask: MaskPrompt) -> bool:
-    """Tells whether a mask is the user's own work."""
+    """Tells whether a mask was edited by the user."""
     return not mask.id.startswith(f"{REFINED}-")
 
 
@@ -71,14 +71,14 @@ def frameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> int | None:
 
 
 def framesOf(prompts: Iterable[Prompt], geometry: VolumeGeometry, axis: int) -> dict[str, int]:
-    """Returns the frame of every prompt by its id; those outside the volume are left out."""
+    """Returns the frame of every prompt by the prompt's ID, without prompts outside the volume."""
     found = ((prompt.id, frameOf(prompt, geometry, axis)) for prompt in prompts)
     return {name: frame for name, frame in found if frame is not None}
 
 
 def everyFrameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> frozenset[int]:
-    """Returns the frames on which a prompt speaks: several of a stroke across them, none outside the
-    volume."""
+    """Returns the frames that a prompt says something about: several for a stroke across them, none outside
+    the volume."""
     if isinstance(prompt, Stroke):
         return frozenset(frames_of(prompt, geometry, axis))
     frame = frameOf(prompt, geometry, axis)
@@ -86,17 +86,17 @@ def everyFrameOf(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> frozens
 
 
 def everyFrame(prompts: Iterable[Prompt], geometry: VolumeGeometry, axis: int) -> frozenset[int]:
-    """Returns the frames on which any of these prompts speaks."""
+    """Returns the frames that any of these prompts says something about."""
     return frozenset().union(*(everyFrameOf(prompt, geometry, axis) for prompt in prompts))
 
 
 def placed(said: SegmentPrompts) -> tuple[Prompt, ...]:
-    """Returns what makes keyframes: everything but marks."""
+    """Returns the prompts that make keyframes: all but marks."""
     return (*drawn(said), *said.masks)
 
 
 def drawn(said: SegmentPrompts) -> tuple[Prompt, ...]:
-    """Returns what the user places in the views: everything but masks and marks."""
+    """Returns the prompts that the user places in the views: all but masks and marks."""
     return tuple(said.of(*DRAWN))
 
 
@@ -118,14 +118,14 @@ def changedFrames(
 def spokenFramesOf(
     prompt: Prompt, said: SegmentPrompts, geometry: VolumeGeometry, axis: int
 ) -> frozenset[int]:
-    """Returns the frames on which one of a segment's prompts speaks: a curve passes by those that are
+    """Returns the frames that one of a segment's prompts says something about. A curve skips frames that are
     locked, absent or outside the range."""
     frames = everyFrameOf(prompt, geometry, axis)
     return frames - _passedBy(said, geometry, axis) if isinstance(prompt, Curve) else frames
 
 
 def _passedBy(said: SegmentPrompts, geometry: VolumeGeometry, axis: int) -> frozenset[int]:
-    """Returns the frames on which a curve of the segment says nothing."""
+    """Returns the frames that the segment's curves skip."""
     marked = everyFrame((*said.absent, *said.locks), geometry, axis)
     if said.range is None:
         return marked
@@ -140,9 +140,8 @@ def speaking(
 ) -> SegmentPrompts:  # fmt: skip
     """Returns the prompts that count: without those that are the history of a mask on their frame.
 
-    A click at the place of an older one of the other sign takes its place. Of two boxes on a frame the newer
-    one counts. Strokes across the frames are cut into what they say on each, so that all is on one frame;
-    curves become clicks.
+    A click replaces an older one of the other sign at its place. Of two boxes on a frame the newer one
+    counts. Strokes across frames are cut into one piece per frame, and curves become clicks.
     """
     frames = framesOf(said, geometry, axis)
     masked = {frames[mask.id] for mask in said.masks if mask.id in frames}
@@ -194,7 +193,7 @@ def speaking(
 def _scribbleOnFrames(
     scribble: Scribble, geometry: VolumeGeometry, axis: int
 ) -> dict[int, tuple[Scribble, ...]]:
-    """Returns what a scribble says on each of its frames; it itself where that is one."""
+    """Returns the pieces of a scribble on each of its frames; the scribble itself if there is only one."""
     if not is_across(scribble, geometry, axis):
         return dict.fromkeys(frames_of(scribble, geometry, axis), (scribble,))
     try:
@@ -213,7 +212,7 @@ def _scribbleOnFrames(
 def _lassoOnFrames(
     lasso: Lasso, geometry: VolumeGeometry, axis: int
 ) -> dict[int, tuple[tuple[Scribble, ...], tuple[Click, ...]]]:
-    """Returns what a lasso across the frames says on each: strokes inside it, and clicks beyond it."""
+    """Returns what a lasso across frames means on each: strokes inside it, and clicks beyond it."""
     try:
         parts = lasso_parts(lasso, geometry, axis)
     except InputError:  # beside the volume
@@ -236,7 +235,8 @@ def _lassoOnFrames(
 def _curveOnFrames(
     curve: Curve, geometry: VolumeGeometry, axis: int
 ) -> dict[int, tuple[tuple[Scribble, ...], tuple[Click, ...]]]:
-    """Returns what a curve says on each frame: clicks where it crosses, or strokes where it lies on one."""
+    """Returns what a curve means on each frame: clicks where it crosses the frame, strokes where it lies on
+    it."""
     try:
         if is_across(curve, geometry, axis):
             crossings = curve_crossings(curve, geometry, axis)
@@ -279,10 +279,10 @@ def effective(
     geometry: VolumeGeometry,
     axis: int,
 ) -> SegmentPrompts:
-    """Returns the prompts that the worker gets: those that count, and the mask of every locked slice.
+    """Returns the prompts for the worker: those that count, and the mask of every locked slice.
 
     Args:
-        maskNow: the present mask of a frame, (rows, columns) bool.
+        maskNow: returns the present mask of a frame, (rows, columns) bool.
     """
     counting = speaking(said, history, geometry, axis)
     frames = framesOf(counting, geometry, axis)
@@ -290,15 +290,15 @@ def effective(
     masks = [mask for mask in counting.masks if frames.get(mask.id) not in locked]
     for frame in sorted(locked):
         mask = maskNow(frame)
-        # An empty slice that is locked stays empty because nothing is written on it; it ends nothing.
+        # As a prompt an empty mask would end the propagation there, which a lock does not ask for.
         if mask.any():
             masks.append(mask_at(mask, frame, geometry, axis, maskId(LOCKED, frame, axis)))
     return replace(counting.only(lambda one: frames.get(one.id) not in locked, *DRAWN), masks=tuple(masks))
 
 
 def onFrame(prompts: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
-    """Returns the prompts of one frame, for its preview; marks and the range stay, as they say how far to
-    prepare."""
+    """Returns the prompts of one frame, for its preview. Marks and the range stay, as they limit which frames
+    the worker encodes ahead."""
     frames = framesOf(prompts, geometry, axis)
     return prompts.only(lambda one: frames.get(one.id) == frame, *DRAWN, "masks", "locks")
 
@@ -318,7 +318,7 @@ def withoutMasks(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axi
 def withoutIdleMasks(
     said: SegmentPrompts, history: History, geometry: VolumeGeometry, axis: int
 ) -> SegmentPrompts:
-    """Returns a copy without the masks of propagated slices on which no correction is left: they are no
+    """Returns a copy without the masks of propagated slices that have no correction left: these are not
     keyframes."""
     counting = speaking(said, history, geometry, axis)
     corrected = set(framesOf((*counting.clicks, *counting.scribbles), geometry, axis).values())

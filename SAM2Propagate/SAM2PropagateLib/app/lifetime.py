@@ -1,4 +1,4 @@
-"""Opens and closes the workspace: when others are chosen, when its nodes go, and at the end."""
+"""Opens and closes the workspace: on another choice, when its nodes are removed, and at the end."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from SAM2PropagateLib.texts import tr as _
 
 
 class Lifetime:
-    """Opens and closes the workspace of what is selected, with all that is under way on it.
+    """Opens and closes the workspace of the chosen nodes, and ends what is under way on it.
 
     Args:
         worker: has the volume open.
-        runs, pointing: end with the workspace.
-        listeners: follow what changes in it.
+        runs, pointing: are ended with the workspace.
+        listeners: are called when others change something in it.
 
     The preview is kept in the scene whenever `changed` is emitted.
     """
@@ -48,16 +48,16 @@ class Lifetime:
         self._finished = shared.signals.finished
         self._changed = shared.signals.changed
         self._observers = Observers()
-        # As long as there is a scene: a segmentation may also go after it was let go of.
+        # Until the scene is closed: a segmentation may also be removed after its workspace was closed.
         self._sceneObservers = Observers()
         self._scene: Any = None
         self._segmentations = -1
-        # The nodes of the preview that the last message says is kept.
+        # The nodes of the preview that the user was last told is kept.
         self._kept: tuple[Any, Any] | None = None
         self._changed.connect(self._keepPreview)
 
     def select(self, volumeNode: Any, segmentationNode: Any, segmentID: str) -> None:
-        """Works on these; for the arguments see `Controller.select`."""
+        """Opens the workspace of these nodes; see `Controller.select`."""
         chosen = self._selection
         before = (chosen.volumeNode, chosen.segmentationNode, chosen.segmentID, chosen.workspace)
         if before[:3] != (volumeNode, segmentationNode, segmentID):
@@ -119,7 +119,7 @@ class Lifetime:
         self._observers.add(scene, slicer.vtkMRMLScene.StartCloseEvent, self._sceneCloses)
 
     def _leave(self, keepsPreview: bool = True) -> bool:
-        """Ends the work on volume and segmentation; whether a preview was kept for later."""
+        """Closes the workspace; returns whether a preview was kept for later."""
         self._observers.clear()
         self._pointing.stop()
         workspace = self._selection.workspace
@@ -143,7 +143,7 @@ class Lifetime:
         return hasKept
 
     def _followScene(self) -> None:
-        """Looks for what a segmentation leaves behind in the scene that is worked in."""
+        """Observes the workspace's scene, to remove what a removed segmentation leaves behind."""
         nodes = (self._selection.segmentationNode, self._selection.volumeNode)
         scene = next((one.GetScene() for one in nodes if one is not None), None)
         if scene is None or scene is self._scene:
@@ -155,7 +155,7 @@ class Lifetime:
         self._sceneObservers.add(scene, slicer.vtkMRMLScene.StartCloseEvent, self._forgetKept)
 
     def _tidyUp(self) -> None:
-        """Nodes were removed: prompts go with their segmentation."""
+        """Removes the prompts of removed segmentations."""
         if self._scene.IsBatchProcessing():  # loading or closing; its end comes here, too
             return
         kept = self._kept
@@ -201,14 +201,14 @@ class Lifetime:
         self._changed.emit(None)
 
     def prepareKept(self, seconds: float) -> None:
-        """During a run: gets what has come ready for being kept at its end, for about so many seconds."""
+        """Packs the frames of a run that have arrived, for about so many seconds; its end keeps them."""
         workspace = self._selection.workspace
         if workspace is not None and workspace.isInScene and self._running.isOn:
             end = time.perf_counter() + seconds
             workspace.shown.prepareKept(lambda: time.perf_counter() >= end)
 
     def _keepPreview(self, _none: None = None) -> None:
-        """What is on the screen is in the scene, too, whenever that is saved."""
+        """Keeps the preview in the scene, so that saving the scene saves it."""
         workspace = self._selection.workspace
         # During a run every slice would be packed on its own; its end comes here as well.
         if workspace is not None and workspace.isInScene and not self._running.isOn:

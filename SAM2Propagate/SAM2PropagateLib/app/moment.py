@@ -1,4 +1,4 @@
-"""What a step changed, as it was on its other side."""
+"""What a step of the undo history changed, as it was on the other side of the step."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the segments' masks.
+    """The edits and facts that are known of the segments' masks.
 
     Attributes:
-        edits: of the user's edits, as in `EditTracker.record`. facts: of what runs wrote.
+        edits: as `EditTracker.record` gives them. facts: of the masks that runs wrote.
     """
 
     edits: str
@@ -31,14 +31,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Moment:
-    """How that was which a step changed; what it left alone is not in it.
+    """The earlier state of what a step changed.
 
     Attributes:
-        said: the prompts; None: they stay. masks: the number of the segmentation's state; None: it stays.
-        known: of the masks; None where they stay.
-        preview: frames of the preview; None for one that was not in it. axis: theirs.
+        said: the prompts; None: unchanged. masks: the number of the segmentation's state; None: unchanged.
+        known: of the masks; None: unchanged.
+        preview: frames of the preview; None for one that was not in it. axis: of these frames.
         asked: those of these frames whose previews were awaited.
-        chosen: the segment that was worked on; None where the segments stay the same.
+        chosen: the chosen segment; None if the list of segments is unchanged.
     """
 
     said: Said | None = None

@@ -1,4 +1,4 @@
-"""Which slice the user looks at, and looking at another one."""
+"""Finds the slice that the user looks at, and shows another one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sliceNodes(scene: Any) -> list[Any]:
 
 
 def viewNormal(sliceNode: Any) -> FloatArray:
-    """(3,) unit normal of a slice view's plane, RAS."""
+    """Returns the unit normal of a slice view's plane, (3,) RAS."""
     matrix = np.array(sliceNode.GetSliceToRAS().GetData(), dtype=np.float64).reshape(4, 4)
     return np.asarray(matrix[:3, 2] / np.linalg.norm(matrix[:3, 2]), dtype=np.float64)
 
@@ -34,8 +34,8 @@ def viewsAlong(scene: Any, geometry: VolumeGeometry, axis: int) -> list[Any]:
 
 
 def frameInView(scene: Any, geometry: VolumeGeometry, axis: int) -> int | None:
-    """Returns the frame in the middle of the first slice view along the axis; None if there is no such view
-    or it shows something beside the volume."""
+    """Returns the frame in the middle of the first slice view along the axis; None if there is no such view,
+    or it shows a place outside the volume."""
     for node in viewsAlong(scene, geometry, axis):
         origin = np.array([node.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
         middle = geometry.ijk_to_world([(count - 1) / 2 for count in geometry.shape_ijk])
@@ -49,7 +49,7 @@ def frameInView(scene: Any, geometry: VolumeGeometry, axis: int) -> int | None:
 
 
 def jumpTo(scene: Any, geometry: VolumeGeometry, axis: int, frame: int) -> int:
-    """Shows a frame in the slice views along its axis, panning nothing; how many views there are."""
+    """Shows a frame in the slice views along its axis, without panning; returns how many views these are."""
     i, j, k = ((count - 1) / 2 for count in geometry.shape_ijk)
     middle = [i, j, k]
     middle[axis] = frame

@@ -1,4 +1,4 @@
-"""Observers of MRML nodes that are all gone again at the end."""
+"""Observes MRML nodes, and removes all observers together."""
 
 from __future__ import annotations
 

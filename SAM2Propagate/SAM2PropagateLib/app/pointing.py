@@ -1,4 +1,4 @@
-"""What a click in a slice view means, and with which tool."""
+"""Turns what the user does with a tool in a slice view into prompts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from SAM2PropagateLib.prompts.values import (
 )
 from SAM2PropagateLib.texts import tr as _
 
-# Pixels; a click this near to one of the other sign takes its place.
+# Pixels; a click this near to one of the other sign replaces it.
 _SAME_PLACE = 0.5
 
 
@@ -47,8 +47,8 @@ class Pointing:
     """Turns places in the views into prompts.
 
     Args:
-        situation: whether there can be prompts now.
-        prompts: where the changes go.
+        situation: tells whether prompts are possible now.
+        prompts: makes the changes.
     """
 
     def __init__(
@@ -71,9 +71,10 @@ class Pointing:
         return self._tool
 
     def chooseTool(self, tool: str | None) -> bool:
-        """Switches a tool on, or off with None or the tool that is on; False and a message if it cannot be.
+        """Switches a tool on; None, or the tool that is on, switches it off. Returns False, after a message,
+        if the tool cannot be used.
 
-        The scribble that is on becomes the negative one first.
+        The positive scribble becomes the negative one before it goes off.
 
         Raises:
             ValueError: there is no such tool.
@@ -96,24 +97,24 @@ class Pointing:
         self._tool = self._rangeStart = None
 
     def forgetRangeStart(self) -> None:
-        """The next click with the range tool is a first one."""
+        """Forgets the first click of the range tool."""
         self._rangeStart = None
 
     def refuse3D(self) -> None:
-        """The user clicked into the 3D view with a tool."""
+        """Tells the user that prompts cannot be placed in the 3D view."""
         if self._tool is not None:
             self._messages.sayForNow(
                 "warning", _("Place prompts in the slice views, not in the 3D view."), "3d_view"
             )
 
     def refuseKey(self) -> None:
-        """A key that is about the slice under the mouse was pressed with the mouse elsewhere."""
+        """Tells the user that the key needs a slice under the mouse."""
         self._messages.sayForNow(
             "info", _("Point at a slice first. This key marks the slice under the mouse."), "no_slice"
         )
 
     def refuseBox(self) -> None:
-        """A drag with the box tool made no box."""
+        """Tells the user how to drag a box."""
         self._messages.sayForNow(
             "warning",
             _("Drag from one corner of the box to the opposite corner, inside the image."),
@@ -144,13 +145,13 @@ class Pointing:
             return False
 
     def _provideSegment(self) -> None:
-        """Has a segment made for the first click; the tool stays on."""
+        """Makes a segment for the first click; the tool stays on."""
         before = self._tool
         self._selection.provideSegment()
         self._tool = before
 
     def addBox(self, cornerA: npt.ArrayLike, cornerB: npt.ArrayLike) -> bool:
-        """Adds a box by two opposite corners (RAS) on one frame, as a script does; the mouse draws them."""
+        """Adds a box by two opposite corners (RAS, mm) on one frame."""
         try:
             workspace = self._selection.require()
             box = Box(new_id(), workspace.fromWorld(cornerA), workspace.fromWorld(cornerB))
@@ -206,13 +207,13 @@ class Pointing:
             return False
 
     def refuseLasso(self) -> None:
-        """A drag with the lasso went around nothing."""
+        """Tells the user how to drag a lasso."""
         self._messages.sayForNow(
             "warning", _("Drag the lasso around the structure, in one go, inside the image."), "no_lasso"
         )
 
     def _pointed(self, tool: str, workspace: Workspace, ras: Ras, frame: int) -> SegmentPrompts | None:
-        """Returns the segment's prompts after the click; None if it is only half of something."""
+        """Returns the segment's prompts after the click; None for the first of two clicks."""
         said = workspace.prompts.segment(self._selection.requireSegment())
         geometry, axis = workspace.geometry, workspace.axis
         if tool in CLICK_TOOLS:
@@ -239,7 +240,7 @@ class Pointing:
 def _clicked(
     said: SegmentPrompts, ras: Ras, positive: bool, frame: int, geometry: VolumeGeometry, axis: int
 ) -> SegmentPrompts:
-    """Returns a copy with a click more; one of the other sign at its place goes."""
+    """Returns a copy with one more click, without one of the other sign at its place."""
     x, y = geometry.pixel_of(ras, axis)
     for other in said.clicks:
         if other.positive == positive or keyframes.frameOf(other, geometry, axis) != frame:
@@ -253,7 +254,7 @@ def _clicked(
 def _toggled(
     said: SegmentPrompts, ras: Ras, kind: MarkKind, frame: int, geometry: VolumeGeometry, axis: int
 ) -> SegmentPrompts:
-    """Returns a copy with a mark on the frame, or without the one that is there."""
+    """Returns a copy with a mark on the frame, or without it if the frame has it."""
     marks = said.absent if kind == "absent" else said.locks
     there = [mark for mark in marks if keyframes.frameOf(mark, geometry, axis) == frame]
     for mark in there:

@@ -1,4 +1,4 @@
-"""Previews: what the worker is asked for when prompts change, and which answers are still wanted."""
+"""Asks the worker for previews when prompts change, and knows which answers are still wanted."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Previews:
     """The previews that the worker was asked for.
 
     Args:
-        situation: whether all is there that a preview needs.
-        worker: who is asked.
-        applying: what writes what is locked.
+        situation: tells whether everything is there that a preview needs.
+        worker: is asked for the masks.
+        applying: writes the preview of a slice that was locked.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Previews:
         self._running = shared.running
         self._applying = applying
         self._calls: dict[SegmentFrame, PreviewCall] = {}
-        # Those that went with a worker: asked for again with the next one.
+        # Lost with a worker that ended: the next one is asked again.
         self._lost: set[SegmentFrame] = set()
 
     # --- what is asked
@@ -48,8 +48,8 @@ class Previews:
         """Asks for the mask of one frame from its prompts, of the chosen segment or another one.
 
         Returns:
-            False if they do not say where the structure is, or the user has painted on the frame since: what
-            they painted is its mask.
+            False if the prompts do not say where the structure is, or if the user has painted on the frame
+            since: then its mask is what they painted.
         """
         workspace = self._selection.require()
         wanted = segmentID or self._selection.segmentID
@@ -62,7 +62,7 @@ class Previews:
         return True
 
     def follow(self, segmentID: str, frames: set[int]) -> None:
-        """The prompts on these frames have changed: new previews, or none where there is nothing to show.
+        """Renews the previews of frames whose prompts have changed, and drops those without prompts.
 
         Raises:
             SAM2PropagateError: the volume cannot be used any more.
@@ -95,11 +95,11 @@ class Previews:
                     "only_negative_clicks",
                 )
         if accepted:
-            # Nothing will write on them any more: what was locked is what was shown.
+            # A lock keeps what the user saw, and no run will write it.
             self._applying.commit(accepted)
 
     def forget(self, keys: Collection[SegmentFrame]) -> None:
-        """What was asked for these frames, or a run finds for them, is not wanted any more."""
+        """Drops awaited previews of these frames, and what a run finds for them."""
         self._running.overtake(keys)
         self._lost.difference_update(keys)
         self._calls = {key: call for key, call in self._calls.items() if key not in keys}
@@ -149,11 +149,11 @@ class Previews:
         return {key for key, call in self._calls.items() if not call.is_finished}
 
     def expects(self, call: Call | None, key: SegmentFrame) -> bool:
-        """Tells whether what this call found for a frame is still wanted."""
+        """Tells whether this call's mask of a frame is still wanted."""
         return self._calls.get(key) is call
 
     def failed(self, call: Call, error: SAM2PropagateError) -> bool:
-        """A preview failed; whether it was still wanted."""
+        """Handles the failure of a preview; returns whether the preview was still wanted."""
         key = next((key for key, one in self._calls.items() if one is call), None)
         if key is None or call.state == "cancelled":
             return False
@@ -162,16 +162,16 @@ class Previews:
         return True
 
     def finished(self, call: Call) -> None:
-        """Nothing more comes of this call."""
+        """Forgets a call that has ended."""
         self._calls = {key: one for key, one in self._calls.items() if one is not call}
         if self._selection.workspace is not None:
             self._selection.workspace.underlay.keepAsked(self._calls)
 
     def forgetSegment(self, segmentID: str) -> None:
-        """A segment is gone: what comes for it is not wanted."""
+        """Drops all awaited previews of a segment that was removed."""
         self._calls = {key: one for key, one in self._calls.items() if key[0] != segmentID}
 
     def clear(self) -> None:
-        """Nothing is wanted any more."""
+        """Drops all awaited previews."""
         self._calls.clear()
         self._lost.clear()

@@ -1,4 +1,4 @@
-"""A change of prompts, wherever it was made: whether it can be, what it brings with it, and the way back."""
+"""Handles changes of prompts: refuses or completes them, makes an undo step, and renews previews."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from SAM2PropagateLib.texts import tr as _
 
 
 class PromptChanges:
-    """Completes or refuses changes of prompts, and has previews follow them.
+    """Completes or refuses changes of prompts, and renews the previews.
 
     Args:
-        applying: what merges edits under a change that was made in the views.
-        previews: what follows.
+        applying: merges edits under a change that was made in the views.
+        previews: is told of the changed frames.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class PromptChanges:
     # --- where a change is made
 
     def put(self, before: PromptSet, after: SegmentPrompts, name: str = "") -> bool:
-        """Puts a segment's prompts in the place of those before, as one undo step; False if they cannot be, a
-        message says why.
+        """Replaces a segment's prompts, as one undo step. Returns False, after a message, if the new ones are
+        impossible.
 
         Args:
-            name: of the step, a noun or a verb; "": what it is can be seen from the prompts.
+            name: of the step, a noun or a verb; "": taken from what differs.
 
         Raises:
             SAM2PropagateError: the volume cannot be used any more.
@@ -74,7 +74,8 @@ class PromptChanges:
         return True
 
     def followScene(self, change: PromptChange) -> None:
-        """The prompts in the scene are others than before: previews follow, wrong ones are taken back."""
+        """Handles a change that was made in the scene: takes it back if it is impossible, else renews
+        previews."""
         workspace = self._selection.workspace
         if workspace is None:
             return
@@ -127,8 +128,8 @@ class PromptChanges:
     # --- what follows
 
     def _refuses(self, before: PromptSet, now: PromptSet) -> bool:
-        """Refuses a change that cannot be: the prompts are those before again, also in the scene, and a
-        message says why."""
+        """Takes back an impossible change, also in the scene, with a message that says why; returns whether
+        it did."""
         workspace = self._selection.require()
         # The axis may be that of the prompts.
         workspace.spoken.prompts = now
@@ -147,7 +148,7 @@ class PromptChanges:
         """Completes a change that is not refused, and puts it into the scene.
 
         Args:
-            before, now: all prompts. held: those that the scene holds, one of the two.
+            before, now: all prompts. held: those that the scene holds: `before` or `now`.
 
         Returns:
             The frames on which something changed, per segment.
@@ -175,13 +176,13 @@ class PromptChanges:
         return changed
 
     def _follow(self, changed: Mapping[str, set[int]]) -> None:
-        """Has previews follow a change that is in the scene."""
+        """Renews the previews after a change that is in the scene."""
         for segmentID, frames in changed.items():
             self._previews.follow(segmentID, frames)
         self._selection.require().keptFacts.save()
 
     def _refusal(self, old: SegmentPrompts, new: SegmentPrompts) -> str:
-        """Returns why a change of a segment's prompts cannot be; "" if it can."""
+        """Returns why a change of a segment's prompts is impossible; "" if it is possible."""
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
         known = {prompt.id: prompt for prompt in old}
@@ -193,7 +194,7 @@ class PromptChanges:
             if not frames:
                 return _("This place is outside the volume.")
             if isinstance(prompt, Curve):
-                # It passes by slices on which it has nothing to say.
+                # A curve skips locked and absent slices.
                 if prompt.closed and not is_across(prompt, geometry, axis):
                     return _("A closed curve on one slice crosses none. Draw a lasso there.")
                 continue
@@ -224,9 +225,9 @@ class PromptChanges:
         geometry, axis = workspace.geometry, workspace.axis
         for stroke in said.strokes:
             if isinstance(stroke, Curve):
-                continue  # it passes by
+                continue  # it skips absent slices
             held = frames & keyframes.everyFrameOf(stroke, geometry, axis)
-            # One on a single frame goes with its mark; of one that crosses others nobody asked to drop it.
+            # A stroke on this frame alone is removed by the mark; one that crosses others must not be.
             if held and is_across(stroke, geometry, axis):
                 return _(
                     "A stroke from another view crosses slice {number}. Delete the stroke first."
@@ -234,9 +235,9 @@ class PromptChanges:
         return ""
 
     def _completed(self, old: SegmentPrompts, new: SegmentPrompts) -> SegmentPrompts:
-        """A segment's prompts with what follows from the change: the mask that a click or a scribble
-        corrects, no mask where a box or a lasso starts anew, one box per frame or lassos, nothing kept that
-        no correction needs.
+        """Returns a segment's prompts with what a change entails: the mask that a click or a scribble
+        corrects, no mask where a box or a lasso starts over, one box or lassos per frame, and no mask without
+        a correction.
         """
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
@@ -265,7 +266,11 @@ class PromptChanges:
     def _freshFrames(
         self, one: Prompt, said: SegmentPrompts, before: SegmentPrompts | None
     ) -> frozenset[int]:
-        """Returns the frames on which a prompt of a segment speaks and did not before; None: it is new."""
+        """Returns the frames that a prompt says something about, and did not before.
+
+        Args:
+            before: the segment's prompts then; None: the prompt is new.
+        """
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
         now = keyframes.spokenFramesOf(one, said, geometry, axis)
@@ -274,11 +279,11 @@ class PromptChanges:
         return now - keyframes.spokenFramesOf(before.get(one.id), before, geometry, axis)
 
     def _withMaskToCorrect(self, said: SegmentPrompts, frame: int, arrived: set[str]) -> SegmentPrompts:
-        """Returns a copy with the frame's present mask as what is corrected: the user's edit, or a propagated
-        mask.
+        """Returns a copy with the frame's present mask, for the new prompts to correct: the user's edit, or a
+        propagated mask.
 
         Args:
-            arrived: the ids of what corrects it.
+            arrived: the IDs of the new prompts.
         """
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
@@ -356,7 +361,7 @@ def _startsAnew(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> bool:
 
 
 def _whyNoLasso(lasso: Lasso, geometry: VolumeGeometry, axis: int, plane: str) -> str:
-    """Returns why there can be no such lasso; "" if there can."""
+    """Returns why such a lasso is impossible; "" if it is possible."""
     if is_across(lasso, geometry, axis):
         if lasso.exact:
             return _("Only a lasso in the {plane} view can be kept as drawn.").format(plane=plane)
@@ -371,8 +376,7 @@ def _whyNoLasso(lasso: Lasso, geometry: VolumeGeometry, axis: int, plane: str) -
 def _oneShape(
     said: SegmentPrompts, shape: Prompt, frame: int, geometry: VolumeGeometry, axis: int
 ) -> SegmentPrompts:
-    """Returns a copy without the shapes on the frame that a new one takes the place of: lassos add up,
-    nothing else."""
+    """Returns a copy without the shapes on the frame that a new one replaces; only lassos add up."""
 
     def stays(other: Prompt) -> bool:
         isSame = other.id == shape.id or (isinstance(other, Lasso) and isinstance(shape, Lasso))
@@ -383,10 +387,8 @@ def _oneShape(
 
 
 def _withoutPrompts(said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> SegmentPrompts:
-    """Returns a copy without the clicks and shapes of one frame: it is marked as absent.
-
-    A curve passes by.
-    """
+    """Returns a copy without the clicks and shapes of one frame, for its absent mark. Curves stay: they
+    skip it."""
 
     def stays(one: Prompt) -> bool:
         return isinstance(one, Curve) or frame not in keyframes.everyFrameOf(one, geometry, axis)

@@ -1,7 +1,7 @@
-"""Segments that were removed: what was theirs comes back with them when the removal is undone.
+"""Keeps what removed segments had, and gives it back when the removal is undone.
 
-Prompts and facts stay in the scene meanwhile; the preview of a segment that is gone cannot be shown and is
-kept here.
+Prompts and facts stay in the scene meanwhile. The preview of a removed segment cannot be shown, and is kept
+here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Gone:
-    """Whether a segment had voxels; per frame its preview, and what was under that."""
+    """A removed segment: whether it had voxels, and per frame its preview and what was under that."""
 
     hadVoxels: bool
     preview: dict[int, PackedMask]
@@ -26,10 +26,10 @@ class _Gone:
 
 
 class RemovedSegments:
-    """The segments of a workspace that went while it was open.
+    """The segments that were removed from a workspace while it was open.
 
     Args:
-        workspace: theirs.
+        workspace: had the segments.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -37,7 +37,7 @@ class RemovedSegments:
         self._gone: dict[str, _Gone] = {}
 
     def went(self, segmentID: str) -> None:
-        """A segment is not there any more."""
+        """Keeps the preview of a segment that was removed."""
         workspace = self._workspace
         frames = workspace.previewFrames(segmentID)
         masks = {frame: workspace.preview.mask(segmentID, frame) for frame in frames}
@@ -49,7 +49,7 @@ class RemovedSegments:
         workspace.underlay.forget(segmentID)
 
     def came(self, segmentID: str) -> None:
-        """A segment is there that was not: one that went, or a new one that got the ID of one that went."""
+        """Handles a segment that has appeared: one that was removed before, or a new one with a used ID."""
         workspace, gone = self._workspace, self._gone.pop(segmentID, None)
         if gone is None:
             return

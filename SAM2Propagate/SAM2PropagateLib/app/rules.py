@@ -1,4 +1,4 @@
-"""What may be pressed, and if not, why not: the texts are the tooltips of what is disabled."""
+"""Decides which actions are possible, and why others are not: the texts are tooltips of disabled buttons."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ ACTIONS = (
     CLEAR_PROMPTS,
 )
 PROMPTING = (PROMPT, ADD_SEGMENT)
-"""Those that go by what is chosen and installed alone."""
+"""Actions that depend only on what is chosen and installed."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is chosen, running and there, as far as the rules ask for it.
+    """The facts that the rules decide by: what is chosen, running and present.
 
     Attributes:
         missing: packages that are not installed.
         volumeProblem, segmentationProblem, modelProblem: why the chosen one cannot be used; "" if it can.
         hasVolume, hasSegmentation, hasSegment: whether one is chosen.
-        makesSegment: a segmentation and a segment are made and chosen when a prompt needs them.
-        isRunning: a propagation. isApplying: the preview is being written into the segments.
-        canStart: there is something to propagate from: prompts, or slices painted by hand.
-        hasPreview: the preview holds masks. hasPrompts: of the chosen segment.
+        makesSegment: a missing segmentation and segment are made and chosen when a prompt needs them.
+        isRunning: a propagation is running. isApplying: the preview is being written into the segments.
+        canStart: there are prompts, or slices painted by hand, to propagate from.
+        hasPreview: the preview holds masks. hasPrompts: the chosen segment has prompts.
         undoName, redoName: of the step that can be undone or redone; "" if there is none.
-        undoesPrompts, redoesPrompts: it changes prompts alone. hasDoubt: some slice is doubtful.
+        undoesPrompts, redoesPrompts: this step changes only prompts. hasDoubt: some slice is doubtful.
     """
 
     missing: tuple[str, ...] = ()

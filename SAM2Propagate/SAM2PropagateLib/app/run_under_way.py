@@ -1,4 +1,5 @@
-"""The run under way, if there is one: what it is of, what it has found, what of it is out of date."""
+"""Knows the run under way, if there is one: its segments, the masks it has found, and which are out of
+date."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ class StartedRun:
     """A run.
 
     Attributes:
-        overtaken: frames on which the user spoke since it began; its masks for them are out of date.
-        frames: those whose masks have arrived. seen: these masks, as they were in the preview when anything
-            was done meanwhile; a frame may have arrived twice.
+        overtaken: frames with prompts that are newer than the run; its masks of them are out of date.
+        frames: those whose masks have arrived. seen: these masks, as they were in the preview whenever the
+            user did something meanwhile; a frame may have arrived twice.
     """
 
     call: Run
@@ -28,7 +29,7 @@ class StartedRun:
     seen: dict[SegmentFrame, list[Record]] = field(default_factory=dict)
 
     def found(self, key: SegmentFrame, record: Record | None) -> bool:
-        """Tells whether a frame of the preview is as the run found it, and was seen so."""
+        """Tells whether a frame of the preview is one of the masks in `seen`."""
         return record is not None and any(isSameFrame(one, record) for one in self.seen.get(key, ()))
 
 
@@ -45,7 +46,7 @@ class RunUnderWay:
 
     @property
     def call(self) -> Run | None:
-        """What the worker was asked for; None without a run."""
+        """The call to the worker; None without a run."""
         return self._run.call if self._run is not None else None
 
     @property
@@ -60,15 +61,15 @@ class RunUnderWay:
 
     @property
     def overtaken(self) -> Set[SegmentFrame]:
-        """The frames on which the user spoke since it began."""
+        """The frames with prompts that are newer than the run."""
         return self._run.overtaken if self._run is not None else frozenset()
 
     def begin(self, call: Run, segmentIDs: tuple[str, ...]) -> None:
-        """A run has been started."""
+        """Begins to follow a run."""
         self._run = StartedRun(call, segmentIDs)
 
     def end(self) -> StartedRun | None:
-        """The run as it was; from now on there is none."""
+        """Returns the run, and forgets it."""
         run, self._run = self._run, None
         return run
 
@@ -77,16 +78,16 @@ class RunUnderWay:
         return self._run is not None and call is self._run.call
 
     def expects(self, call: Call | None, key: SegmentFrame) -> bool:
-        """Tells whether a mask that this call found is of the run, and not out of date."""
+        """Tells whether this call's mask of a frame belongs to the run and is not out of date."""
         return self._run is not None and call is self._run.call and key not in self._run.overtaken
 
     def arrived(self, key: SegmentFrame) -> None:
-        """A mask of the run is taken."""
+        """Notes that a mask of the run has arrived."""
         if self._run is not None:
             self._run.frames.add(key)
 
     def see(self, preview: Mapping[SegmentFrame, Record]) -> None:
-        """Something is about to be done, and this is the preview before it."""
+        """Notes the preview before the user does something."""
         run = self._run
         if run is None:
             return
@@ -95,14 +96,14 @@ class RunUnderWay:
                 run.seen.setdefault(key, []).append(preview[key])
 
     def regain(self, preview: Mapping[SegmentFrame, Record | None]) -> None:
-        """These frames are as they were at an earlier moment: what the run found is up to date again where it
-        is what they show.
+        """Takes masks of the run as up to date again on frames of the preview that Undo or Redo brought back,
+        if these show them.
         """
         if self._run is not None:
             current = {key for key, record in preview.items() if self._run.found(key, record)}
             self._run.overtaken.difference_update(current)
 
     def overtake(self, keys: Collection[SegmentFrame]) -> None:
-        """The user spoke on these frames; without a run that changes nothing."""
+        """Marks the run's masks of these frames as out of date; without a run this does nothing."""
         if self._run is not None:
             self._run.overtaken.update(keys)

@@ -1,4 +1,4 @@
-"""Runs: how a propagation is started and cancelled, and what follows from its end."""
+"""Starts, cancels and ends propagations."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from SAM2PropagateLib.worker.calls import Call
 
 
 class Runs:
-    """Starts and ends runs; what they find meanwhile is taken by `Arrivals`.
+    """Starts and ends runs; `Arrivals` handles their masks.
 
     Args:
-        situation: whether a run can start, and of which segments.
-        worker: who is asked.
-        applying: what writes a finished run into the segments.
-        previews: those that may still come after it.
+        situation: tells whether a run can start, and of which segments.
+        worker: is asked for the run.
+        applying: writes a finished run into the segments.
+        previews: knows the previews that may still come after it.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Runs:
                 for segmentID in wanted:
                     workspace.spoken.adoptEdits(segmentID)
                     told.append(workspace.spoken.effective(segmentID))
-                    # Refused here already, before the worker is troubled.
+                    # Checks the prompts before the worker is asked.
                     resolve(workspace.spoken.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
-            # After an undo the worker believes that the segment still has what it had.
+            # After an undo the worker does not know that the segment has lost masks.
             undone = any(segmentID in workspace.handEdits.undone for segmentID in wanted)
             name = self._worker.ready(
                 workspace.volumeNode, workspace.axis, self._selection.choices, isBusy=self._running.isOn
@@ -116,16 +116,16 @@ class Runs:
         return True
 
     def cancel(self, takeArrived: Callable[[], None]) -> None:
-        """Ends the run, at once; the slices that are finished stay in the preview.
+        """Ends the run at once; finished slices stay in the preview.
 
         Args:
-            takeArrived: takes what the worker has sent so far.
+            takeArrived: handles what the worker has sent so far.
         """
         call = self._running.call
         if call is None:
             return
         self._worker.cancel(call)
-        # What has arrived is finished and stays; what the worker sends from now on is dropped.
+        # Finished slices that wait in the queue stay; later ones are dropped.
         takeArrived()
         self.finish()
         self._steps.turns.finish()
@@ -133,8 +133,8 @@ class Runs:
             self._end("cancelled")
 
     def abandon(self) -> RunEnd | None:
-        """Drops the run and all previews, because the selection ends. Returns the run's end to tell of;
-        None if there was no run.
+        """Drops the run and all awaited previews, because the selection ends. Returns the run's end, to be
+        emitted; None if there was no run.
         """
         self._previews.clear()
         run = self._running.end()
@@ -144,7 +144,7 @@ class Runs:
         return RunEnd("cancelled", run.segmentIDs, len(run.frames), False)
 
     def finish(self) -> None:
-        """Ends the run if the worker has finished it; what is applied then is worked out first, in turns."""
+        """Ends the run if the worker has finished it; applying its masks is computed in turns first."""
         call = self._running.call
         if call is None or not call.is_finished or self._ending is call:
             return
@@ -182,7 +182,7 @@ class Runs:
             self._changed.emit(None)
 
     def _close(self, state: str, ahead: Ahead | None) -> None:
-        """Ends the run, and writes what it found if that is wanted."""
+        """Ends the run, and applies its masks if the user chose that."""
         run, workspace = self._running.end(), self._selection.workspace
         if run is None:
             return
@@ -191,10 +191,10 @@ class Runs:
             if state != "done":
                 workspace.handEdits.undone |= set(run.segmentIDs)
             with self._stepOf(run, workspace):
-                # What the user painted meanwhile is seen on what the run found.
+                # Strokes that were made meanwhile are merged with the run's masks.
                 self._applying.mergeEdits()
                 if state == "done" and self._selection.choices.applyAutomatically:
-                    # On the others a newer preview is there, or on its way.
+                    # The other frames have a newer preview, or one is awaited.
                     frames = run.frames - run.overtaken
                     applied = self._applying.commit(frames, ahead=ahead, tells=False) is not None
                     self._tellOfOvertaken(workspace, run.overtaken)
@@ -203,25 +203,26 @@ class Runs:
         self._finished.emit(RunEnd(state, run.segmentIDs, len(run.frames), applied))
 
     def _stepOf(self, run: StartedRun, workspace: Workspace) -> AbstractContextManager[Made | None]:
-        """Returns what the run found, and what is done with it, as one step: back to how it was before the
-        run."""
+        """Makes one undo step of the run's masks and of applying them; it leads back to before the run."""
         begun, self._begun = self._begun, None
         if begun is not None:
-            # The run comes after what was done meanwhile: the way back from that leads to no mask of the run.
+            # The run's step follows those that were made meanwhile: undoing them must bring back no mask of
+            # it.
             since = begun.since.preview
             workspace.history.map(lambda moment: _withoutRun(moment, run, since), since=self._count)
         count = len(run.frames)
         name = plural(count, _("propagate ({count} slice)"), _("propagate ({count} slices)"))
         before = {} if begun is None else begun.since.preview
         found = {key: before.get(key) for key in run.frames - run.overtaken}
-        # Without a slice it may be a step still: edited slices have become keyframes.
+        # A run without a slice may still be a step: edited slices have become keyframes.
         text = name.format(count=count) if count else _("propagate")
         return self._steps.step(text, preview=found, onto=begun)
 
     # --- what the user is told
 
     def _tellOfWindow(self, workspace: Workspace, segmentIDs: tuple[str, ...], anew: bool) -> None:
-        """Says once of every window and level that segments which were carried in others stay in these."""
+        """Says which segments keep the window and level of an earlier run, once for every window and
+        level."""
         window, choices = displayWindow(workspace.volumeNode), self._selection.choices
         worker = (self._worker.session.starts, choices.model, choices.device, workspace.axis)
         older = workspace.windows.carry(segmentIDs, window, worker, anew)
@@ -239,9 +240,9 @@ class Runs:
             )
 
     def _tellOfMoved(self, workspace: Workspace, segmentIDs: list[str]) -> None:
-        """Says that segments were moved against the volume since they were written."""
+        """Warns that segments were moved against the volume since they were written."""
         if segmentIDs:
-            workspace.placement.note()  # said once
+            workspace.placement.note()  # so that it is said once
             segmentation = workspace.segmentationNode.GetSegmentation()
             self._messages.say(
                 "warning",
@@ -258,7 +259,7 @@ class Runs:
             )
 
     def _tellOfOvertaken(self, workspace: Workspace, frames: Set[SegmentFrame]) -> None:
-        """Frames on which the user spoke during a run that has been applied: the segment lacks them."""
+        """Says which frames got newer prompts during a run that was applied: they are only in the preview."""
         waiting = self._previews.waiting
         count = sum(key[1] in workspace.previewFrames(key[0]) or key in waiting for key in frames)
         if not count:
@@ -272,8 +273,7 @@ class Runs:
 
 
 def _withoutRun(moment: Moment, run: StartedRun, before: Mapping[SegmentFrame, Record]) -> Moment:
-    """Returns a moment during a run, as it would have been without the run: with what was in the preview
-    before."""
+    """Returns a moment during a run without the run's masks: with the preview from before the run."""
     found = {key for key, record in moment.preview.items() if run.found(key, record)}
     if not found:
         return moment

@@ -1,4 +1,4 @@
-"""Segments that come, go or change, here or elsewhere in Slicer."""
+"""Adds and removes segments, and handles changes that are made elsewhere in Slicer."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def prepareSegmentation(segmentationNode: Any, volumeNode: Any) -> str:
 
 
 class SegmentChanges:
-    """Adds and removes segments, and follows what becomes of them.
+    """Adds and removes segments, and handles changes of them.
 
     Args:
-        applying: whose own changes are none of the user's.
-        previews: not wanted for a segment that is gone.
-        editing: told when something changed in the segments.
+        applying: makes changes that are not the user's edits.
+        previews: drops those of a removed segment.
+        editing: schedules the look for edits.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SegmentChanges:
         self._changed = shared.signals.changed
 
     def add(self) -> str:
-        """Adds an empty segment; its ID, "" if there is no segmentation."""
+        """Adds an empty segment; returns its ID, "" without a segmentation."""
         if self._selection.workspace is None:
             return ""
         with self._steps.step(_("add segment")):
@@ -66,7 +66,7 @@ class SegmentChanges:
             self._messages.fail(error)
 
     def follow(self) -> None:
-        """Something changed in the segmentation."""
+        """Handles any change in the segmentation."""
         if self._applying.isWriting:
             return
         workspace = self._selection.workspace
@@ -80,7 +80,7 @@ class SegmentChanges:
                 tell()
 
     def _followList(self, workspace: Workspace) -> None:
-        """Segments were added or removed."""
+        """Handles added and removed segments."""
         before, now = workspace.knownSegments, workspace.segmentIDs
         workspace.knownSegments = now
         try:
@@ -88,7 +88,7 @@ class SegmentChanges:
                 workspace.removed.went(segmentID)
                 self._previews.forgetSegment(segmentID)
                 if segmentID in self._running.segmentIDs:
-                    # What the run finds of it until it is back, if it comes back, is lost.
+                    # A run's masks of a segment that is not there cannot be kept.
                     workspace.handEdits.undone.add(segmentID)
             for segmentID in set(now) - set(before):
                 workspace.removed.came(segmentID)

@@ -1,4 +1,4 @@
-"""What is worked on: the volume, the segmentation, the segment, the choices, and the workspace they open."""
+"""Keeps what is worked on: volume, segmentation, segment, choices, and the workspace that these open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from SAM2PropagateLib.texts import tr as _
 
 
 class Selection:
-    """What the user has chosen; who changes the nodes closes the workspace of those before.
+    """What the user has chosen. A caller that changes the nodes closes the old workspace first.
 
     Args:
         makeWriter, drawer: see `Workspace`.
@@ -24,9 +24,9 @@ class Selection:
         volumeNode, segmentationNode: None for one that is not chosen.
         segmentID: the segment that prompts are for; "" if none is chosen.
         choices: how to propagate, and with which model.
-        makeSegment: makes what is missing of a segmentation and a segment, and chooses it; None: nobody does.
-        chooseSegment: has another segment chosen where that is kept; None: it is kept here alone.
-        previewOpacity: how strongly previews are filled, 0 to 1; None: as they are by themselves.
+        makeSegment: makes and chooses a missing segmentation and segment; None: nobody does.
+        chooseSegment: called with a segment that is chosen here; None: nobody else needs to know.
+        previewOpacity: the fill opacity of previews, 0 to 1; None: their default.
     """
 
     def __init__(self, makeWriter: WriterMaker | None = None, drawer: Drawer | None = None) -> None:
@@ -47,13 +47,13 @@ class Selection:
         return self._workspace
 
     def open(self, listeners: Listeners) -> bool:
-        """Opens the workspace, if there is none and both nodes can be used; whether it did.
+        """Opens the workspace if there is none and both nodes can be used; returns whether it did.
 
         Args:
-            listeners: told of what changes in it.
+            listeners: called when others change something in it.
 
         Raises:
-            SAM2PropagateError: what is kept with the nodes cannot be used.
+            SAM2PropagateError: what the scene keeps with the nodes cannot be used.
         """
         volume, segmentation = self.volumeNode, self.segmentationNode
         if self._workspace is not None or volume is None or segmentation is None:
@@ -71,7 +71,7 @@ class Selection:
             self._workspace.shown.opacity = self.previewOpacity
 
     def takeWorkspace(self) -> Workspace | None:
-        """Returns the workspace, for whoever closes it; from now on there is none."""
+        """Returns the workspace and forgets it; the caller closes it."""
         workspace, self._workspace = self._workspace, None
         return workspace
 
@@ -108,7 +108,7 @@ class Selection:
             self._workspace.markups.choose(segmentID)
 
     def provideSegment(self) -> None:
-        """Has a segmentation and a segment made if there is none for the volume that is chosen."""
+        """Calls `makeSegment` if the chosen volume has no segmentation or segment yet."""
         workspace = self._workspace
         isMissing = workspace is None or self.segmentID not in workspace.segmentIDs
         if isMissing and self.volumeNode is not None and self.makeSegment is not None:

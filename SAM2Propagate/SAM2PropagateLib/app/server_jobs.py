@@ -1,6 +1,6 @@
-"""Testing a server and copying the library there, beside the window.
+"""Tests a server, and copies the library there, while the user works on.
 
-The work is done in a thread of its own; `poll` emits what the thread says.
+The work is done in a thread; `poll` emits the thread's messages.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _SIGNS = {"good": "✓", "slow": "!", "bad": "✗"}
 
 @dataclass(frozen=True)
 class ServerJobEnd:
-    """What has become of a job.
+    """The end of a job.
 
     Attributes:
-        works: a worker can compute there; for a copy: it is complete.
+        works: whether a worker can compute there, or a copy is complete.
         text: for the user; may have several lines.
     """
 
@@ -42,8 +42,8 @@ class ServerJobs:
     Args:
         computer: the chosen one.
         store: the models of this computer.
-        environment: that of ssh.
-        ticker: told when `poll` has to be called.
+        environment: returns the environment variables for ssh.
+        ticker: started while `poll` has to be called.
 
     Attributes:
         computer: as given.
@@ -72,7 +72,7 @@ class ServerJobs:
         return self._job.isRunning
 
     def test(self, remote: Remote, model: str) -> None:
-        """Begins to look what there is on a server; `model` as `Choices.model` has it."""
+        """Begins to test a server; `model` as in `Choices.model`."""
         env = dict(self._environment())
         self._start(
             lambda: _tested(check_server(remote, model_there(model, self._store), env)),
@@ -80,7 +80,7 @@ class ServerJobs:
         )
 
     def copy(self, remote: Remote, model: str) -> None:
-        """Begins to copy the library and the model; the user has agreed to it."""
+        """Begins to copy the library and the model; the user has agreed."""
         env = dict(self._environment())
 
         def work() -> ServerJobEnd:
@@ -93,7 +93,7 @@ class ServerJobs:
         self._start(work, _("Copying to {host} …").format(host=remote.host))
 
     def cancel(self) -> None:
-        """Ends a copy; what has come of it is deleted there."""
+        """Ends a copy; the server deletes its part."""
         self._job.cancel()
 
     def poll(self) -> None:
@@ -101,7 +101,7 @@ class ServerJobs:
         self._job.poll(self.progress.emit, self.finished.emit)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Ends a copy and lets go of its thread; a test that still waits for the server is not waited for."""
+        """Ends a copy and its thread, without waiting for a test."""
         self._job.close(timeout)
 
     def _start(self, work: Callable[[], ServerJobEnd], text: str) -> None:
@@ -121,7 +121,7 @@ def _failed(error: Exception) -> ServerJobEnd:
 
 
 def wordsOf(report: ServerReport) -> str:
-    """Returns what was found on a server, one line for each thing."""
+    """Returns the findings on a server as text, one per line."""
     return "\n".join(f"{_SIGNS[one.state]} {one.text} {one.hint}".rstrip() for one in report.findings)
 
 

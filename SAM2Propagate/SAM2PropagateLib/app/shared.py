@@ -16,7 +16,7 @@ from SAM2PropagateLib.app.user_messages import UserMessages
 
 @dataclass(frozen=True)
 class Signals:
-    """What the controller tells of; see there."""
+    """The controller's signals; see `Controller`."""
 
     frameArrived: Signal[FrameArrived] = field(default_factory=Signal)
     progress: Signal[Progress] = field(default_factory=Signal)
@@ -29,7 +29,7 @@ class Signals:
 
 
 class Shared:
-    """One for a controller, given to all of its parts.
+    """What a controller gives to all of its parts; there is one per controller.
 
     Args:
         selection: what is worked on.
@@ -37,8 +37,8 @@ class Shared:
 
     Attributes:
         messages: says things to the user. running: the run under way, if there is one.
-        turns: work that would hold the window.
-        steps: makes undo steps. signals: emitted by the parts that have something to tell.
+        turns: does long work in turns.
+        steps: makes undo steps. signals: emitted by the parts.
     """
 
     def __init__(self, selection: Selection, editName: Callable[[], str]) -> None:

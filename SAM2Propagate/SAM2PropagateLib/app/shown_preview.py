@@ -1,4 +1,4 @@
-"""The preview of a workspace: shown in the views, kept in the scene, and brought back."""
+"""Shows a workspace's preview in the views, keeps it in the scene, and brings it back."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from SAM2PropagateLib.app.workspace import Workspace
 
 BoolArray = npt.NDArray[np.bool_]
-# Of a volume, an axis and frames along it.
+# Draws frames of a volume along an axis.
 Drawer = Callable[[VolumeGeometry, int, Collection[int]], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """A preview's frame and what the user edited under it, brought together.
+    """A frame of the preview, merged with the user's edits under it.
 
     Attributes:
         mask: (rows, columns) bool. detail: the edge of the preview's mask, and where that may be written.
@@ -43,10 +43,10 @@ class Merged:
 
 
 class WorkspacePreview:
-    """The masks that are shown and not in the segments yet.
+    """The masks of a workspace that are shown but not yet in the segments.
 
     Args:
-        workspace: theirs.
+        workspace: has the segments.
         drawer: draws the slice views when the preview was written; None: all views are drawn.
     """
 
@@ -58,7 +58,7 @@ class WorkspacePreview:
         self._kept = KeptPreview(workspace.segmentationNode, workspace.volumeNode)
 
     def close(self) -> None:
-        """Takes the preview out of the views. Call `keep` before, if it is to come back."""
+        """Removes the preview from the views. Call `keep` first to have it back later."""
         if self._layer is not None:
             self._layer.close()
         self._layer = None
@@ -82,7 +82,7 @@ class WorkspacePreview:
 
     @property
     def opacity(self) -> float | None:
-        """How strongly the preview is filled, 0 to 1; None: as it is by itself."""
+        """The preview's fill opacity, 0 to 1; None: the default."""
         return self._opacity
 
     @opacity.setter
@@ -94,7 +94,7 @@ class WorkspacePreview:
     @property
     def isEmpty(self) -> bool:
         """Whether there is no mask in it."""
-        # Without a layer nothing is asked of the segmentation, which may be gone with its scene.
+        # The segmentation may be gone with its scene: only a layer may ask it.
         return self._layer is None or not any(
             self.frames(segmentID) for segmentID in self._workspace.segmentIDs
         )
@@ -109,17 +109,17 @@ class WorkspacePreview:
             self._layer.restyle()
 
     def follow(self) -> None:
-        """Stays on the volume's voxels."""
+        """Keeps the preview on the volume's voxels."""
         if self._layer is not None:
             self._layer.follow()
 
     def turn(self) -> None:
-        """Gives up a preview along another axis than the present one."""
+        """Drops a preview along another axis than the present one."""
         if self._layer is not None and self._layer.axis != self._workspace.axis:
             self.close()
 
     def takeOut(self, segmentID: str, frames: Collection[int], tidies: bool = True) -> None:
-        """Takes frames of a segment out of the preview; the views are drawn with `layer.refresh`.
+        """Removes frames of a segment from the preview; `layer.refresh` draws the views.
 
         Args:
             tidies: pass False if `tidy` comes later.
@@ -132,15 +132,15 @@ class WorkspacePreview:
     # --- masks
 
     def maskNow(self, segmentID: str, frame: int) -> BoolArray:
-        """Returns what the user sees of a segment on a frame: its preview if there is one."""
+        """Returns the mask that the user sees: the preview's if there is one, else the segment's."""
         shown = self._layer.mask(segmentID, frame) if self._layer is not None else None
         if shown is not None:
             return shown
         return self._workspace.reader(segmentID).frame(frame, self._workspace.axis)
 
     def maskToCorrect(self, segmentID: str, frame: int) -> BoolArray:
-        """Returns the mask that a run left on a frame; what shows only prompts that are gone does not
-        count."""
+        """Returns the mask that new prompts on a frame correct: a run's. A preview of removed prompts does
+        not count."""
         workspace = self._workspace
         facts = workspace.keptFacts.facts(segmentID, workspace.geometry, workspace.axis).get(frame)
         if facts is None or facts.kind != PREVIEW:
@@ -148,8 +148,8 @@ class WorkspacePreview:
         return workspace.reader(segmentID).frame(frame, workspace.axis)
 
     def painted(self, segmentID: str) -> dict[int, Merged]:
-        """Returns the frames of the preview under which the user edited the segment since: what the edit
-        changed is as the user left it, everything else as in the preview."""
+        """Returns the frames of the preview that the user edited the segment under. Pixels that the edit
+        changed are as the user left them; the others are the preview's."""
         workspace, frames = self._workspace, self.frames(segmentID)
         found: dict[int, Merged] = {}
         for one in workspace.edits(segmentID) if frames else ():
@@ -164,7 +164,7 @@ class WorkspacePreview:
             now = workspace.tracker.snapshot(segmentID)
             changed = now.changedPixels(base, one.frame, workspace.axis)
             shown = self.layer.mask(segmentID, one.frame)
-            # Of a base from the scene the pixels are known, not every voxel of a segment on its own grid.
+            # The scene keeps a base in the volume's pixels, not in the voxels of a segment's own grid.
             isUnknown = now.own is not None and base.own is None
             if shown is None or not (isUnknown or changed.any()):
                 continue
@@ -176,9 +176,9 @@ class WorkspacePreview:
     # --- kept in the scene
 
     def keep(self, tidies: bool = True) -> bool:
-        """Keeps the preview in the scene, as it is now; whether there is one.
+        """Keeps the present preview in the scene; returns whether there is one.
 
-        While the volume cannot be used, what was kept before stays.
+        While the volume cannot be used, the preview that was kept before stays.
 
         Args:
             tidies: pass False if `tidy` comes later.
@@ -192,15 +192,16 @@ class WorkspacePreview:
         return bool(stamps)
 
     def prepareKept(self, isEnough: Callable[[], bool]) -> bool:
-        """Gets frames of the preview ready for `keep`, until it is enough: all of them at once would hold the
-        window at the end of a run. Whether there may be more to do.
+        """Packs frames of the preview for `keep` until `isEnough` returns True: all of them at the end of a
+        run would block Slicer. Returns whether there may be more to do.
         """
         with contextlib.suppress(InputError):
             return self._kept.prepare(*self._framesToKeep(), isEnough)
         return False
 
     def _framesToKeep(self) -> tuple[Stamps, ReadFrame]:
-        """Returns the frames of the preview: what changes with each, and how each is read.
+        """Returns a stamp for each frame of the preview, which changes with the frame, and a function that
+        reads one.
 
         Raises:
             InputError: the volume cannot be used.
@@ -208,7 +209,7 @@ class WorkspacePreview:
         workspace, layer, geometry = self._workspace, self._layer, self._workspace.geometry
         written = layer.stamps() if layer is not None else {}
         present = set(workspace.segmentIDs)
-        # Looked at once for all frames of a segment.
+        # Comparing a segment takes a moment: once for all of its frames.
         snapshots = {name: workspace.tracker.snapshot(name) if name in present else None for name in written}
         facts: dict[str, FactsOfFrames] = {}
         hashes: dict[str, Mapping[int, str]] = {}
@@ -242,7 +243,7 @@ class WorkspacePreview:
             return KeptFrame(
                 mask,
                 factsAsList(own) if own is not None else None,
-                # Kept with it: what the segment was before, so that edits made meanwhile are found on return.
+                # The segment's own mask is kept, too, so that later edits are found when the preview returns.
                 base.frame(frame, layer.axis) if base is not None else None,
                 layer.edge(segmentID, frame),
                 seen(segmentID, frame, layer.axis),
@@ -255,10 +256,10 @@ class WorkspacePreview:
         return stamps, read
 
     def showKept(self) -> None:
-        """Shows the preview again that `keep` kept, also in a scene that was saved since.
+        """Shows the preview that `keep` kept, also in a scene that was saved and loaded since.
 
         Raises:
-            InputError: `bad_preview` (it is not readable), `preview_size` (the volume has changed its size).
+            InputError: `bad_preview` (it cannot be read), `preview_size` (the volume's size has changed).
         """
         workspace = self._workspace
         try:
@@ -291,7 +292,7 @@ class WorkspacePreview:
         axis: int,
         isThere: bool = False,
     ) -> None:
-        """Shows frames as they were kept.
+        """Shows frames that were kept.
 
         Args:
             isThere: their masks are in the preview already.
@@ -303,7 +304,7 @@ class WorkspacePreview:
         for frame, one in frames.items():
             if not isThere:
                 self.layer.write(segmentID, frame, one.mask, refresh=False, edge=one.edge)
-            # Where only commits and their undoing changed the segment meanwhile, nobody painted.
+            # Commits and their undoing change segments, too, but are not edits.
             isEdited = frame in edited and (one.seen is None or one.seen != hashes.get(frame, "-"))
             under = one.under if isEdited else None
             bases[frame] = None if under is None else Snapshot.ofFrame(under, frame, axis, geometry)
@@ -314,8 +315,8 @@ class WorkspacePreview:
         workspace.underlay.put(segmentID, bases)
 
     def _editedFrames(self, segmentID: str) -> set[int]:
-        """Returns the frames of a segment that the user edited since the last run; none if that cannot be
-        read; the next look for edits tells the user."""
+        """Returns the frames of a segment that the user edited since the last run; none if they cannot be
+        read, which the next look for edits reports."""
         try:
             return {one.frame for one in self._workspace.edits(segmentID)}
         except SAM2PropagateError:
@@ -324,7 +325,7 @@ class WorkspacePreview:
     # --- undo
 
     def records(self) -> dict[SegmentFrame, Record]:
-        """Returns the preview as it is now, for `showRecords`.
+        """Returns the present preview, for `showRecords`.
 
         Raises:
             InputError: the volume cannot be used.
@@ -332,7 +333,7 @@ class WorkspacePreview:
         return self._kept.records(*self._framesToKeep())
 
     def prepareRecords(self, records: Mapping[SegmentFrame, Record | None], axis: int | None) -> None:
-        """Gets scene and views ready for `showRecords` and `keep`, which takes as long as these."""
+        """Makes ahead what `showRecords` and `keep` need in scene and views; it takes as long as they do."""
         workspace = self._workspace
         shown = {key[0] for key, record in records.items() if record is not None} & set(workspace.segmentIDs)
         if shown and axis == workspace.axis:
@@ -340,8 +341,7 @@ class WorkspacePreview:
             self._kept.prepareNode()
 
     def tidy(self) -> None:
-        """Takes out of scene and views what nothing is in any more, after what was done with
-        `tidies=False`."""
+        """Removes what is empty from scene and views, after calls with `tidies=False`."""
         if self._layer is not None:
             self._layer.tidy()
         self._kept.tidy()
@@ -349,10 +349,10 @@ class WorkspacePreview:
     def showRecords(
         self, records: Mapping[SegmentFrame, Record | None], axis: int | None, tidies: bool = True
     ) -> None:
-        """Shows frames of the preview as they were; None for one that was not in it.
+        """Shows earlier frames of the preview; None for one that was not in it.
 
         Args:
-            axis: theirs. Along another one than the present preview's they cannot be shown.
+            axis: of these frames. If the present preview is along another one, they cannot be shown.
             tidies: pass False if `tidy` comes later.
         """
         workspace = self._workspace
@@ -361,7 +361,7 @@ class WorkspacePreview:
         gone: dict[str, set[int]] = {}
         for (segmentID, frame), record in there.items():
             if frame in self.frames(segmentID) or record is not None:
-                # What the worker believes to have written is not there any more.
+                # The worker does not know that these masks are gone.
                 workspace.handEdits.undone.add(segmentID)
             if record is not None:
                 shown.setdefault(segmentID, {})[frame] = record
@@ -380,7 +380,7 @@ class WorkspacePreview:
         self.layer.refresh()
 
     def _bringBack(self, segmentID: str, records: Mapping[int, Record]) -> bool:
-        """Puts masks back into the preview that were taken out of it as a whole; False if they are not."""
+        """Puts back masks that were taken out of the preview as a whole; False if these are not they."""
         stamps = self._kept.stamps(segmentID, records)
         if stamps is None:
             return False

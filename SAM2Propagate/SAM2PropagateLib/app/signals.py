@@ -9,26 +9,26 @@ T = TypeVar("T")
 
 
 class Signal(Generic[T]):
-    """Tells everybody connected, in the order in which they were connected."""
+    """Calls connected functions, in the order in which they were connected."""
 
     def __init__(self) -> None:
         self._slots: list[Callable[[T], None]] = []
 
     def connect(self, slot: Callable[[T], None]) -> None:
-        """Calls `slot` with every value from now on; once, however often it is connected."""
+        """Calls `slot` with every value from now on; only once per value, even if it is connected twice."""
         if slot not in self._slots:
             self._slots.append(slot)
 
     def disconnect(self, slot: Callable[[T], None]) -> None:
-        """No longer calls `slot`; nothing happens if it is not connected."""
+        """Stops calling `slot`; does nothing if it is not connected."""
         if slot in self._slots:
             self._slots.remove(slot)
 
     def emit(self, value: T) -> None:
-        """Calls all that are connected."""
+        """Calls all connected functions."""
         for slot in list(self._slots):
             slot(value)
 
     def clear(self) -> None:
-        """Lets go of all that are connected."""
+        """Disconnects all functions."""
         self._slots.clear()

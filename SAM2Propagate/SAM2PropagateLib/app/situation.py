@@ -1,4 +1,4 @@
-"""Which actions are possible now, and from which segments a run could start."""
+"""Finds out which actions are possible now, and from which segments a run could start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from SAM2PropagateLib.texts import tr as _
 
 
 class Situation:
-    """Looks at the parts and changes none of them.
+    """Reads the state of all parts, and changes nothing.
 
     Args:
         installed: the models and packages of this computer.
@@ -36,7 +36,7 @@ class Situation:
         self._computer = installed.computer
 
     def facts(self) -> rules.Facts:
-        """Returns how things stand, for `rules.whyNot`."""
+        """Returns the facts that `rules.whyNot` decides by."""
         workspace, segmentID = self._selection.workspace, self._selection.segmentID
         said = workspace.prompts.segment(segmentID) if workspace is not None and segmentID else None
         chosen = self._chosen()
@@ -52,7 +52,7 @@ class Situation:
         return self._steps.facts(facts)
 
     def _chosen(self) -> rules.Facts:
-        """Returns the facts that prompts go by: they are asked for with every click."""
+        """Returns only the facts that prompts depend on, as every click asks for them."""
         selection = self._selection
         workspace = selection.workspace
         return rules.Facts(
@@ -71,15 +71,14 @@ class Situation:
         return rules.whyNot(action, self._chosen() if action in rules.PROMPTING else self.facts())
 
     def refuses(self, action: str) -> bool:
-        """Tells whether an action is not possible now; a message then says why."""
+        """Tells whether an action is impossible now; if so, a message says why."""
         reason = self.whyNot(action)
         if reason:
             self._messages.sayForNow("warning", reason, "not_possible")
         return bool(reason)
 
     def lacksPackages(self) -> bool:
-        """Tells whether something is not installed without which there is no preview; a message then says
-        what."""
+        """Tells whether packages are missing that a preview needs; if so, a message names them."""
         missing = tuple(self._missing())
         if missing:
             text = rules.whyNot(rules.PROMPT, rules.Facts(missing=missing))
@@ -87,10 +86,9 @@ class Situation:
         return bool(missing)
 
     def modelProblem(self) -> str:
-        """Returns why the chosen model cannot be loaded where it is to run; "" if nothing is known against
-        it."""
+        """Returns why the chosen model cannot be loaded on the chosen computer; "" if no reason is known."""
         if self._computer is not None and self.isElsewhere:
-            # What is there, the server tells.
+            # Only the server knows what is there.
             return self._computer.problem
         model = self._selection.choices.model
         entry = next((one for one in self._store.models if one.name == model), None)
@@ -115,12 +113,12 @@ class Situation:
         return self._computer is not None and self._computer.isServer
 
     def startable(self) -> tuple[str, ...]:
-        """Returns the segments that a run could start from, of those that it is for."""
+        """Returns the segments that a run could start from, among the chosen ones."""
         workspace, chosen = self._selection.workspace, self._selection.segmentID
         if workspace is None:
             return ()
         allSegments = self._selection.choices.allSegments
-        # What was painted by hand starts a run of the chosen segment only: in others it is finished work.
+        # Slices painted by hand start a run of the chosen segment only: in others they are finished work.
         startable = [
             one
             for one in workspace.segmentIDs

@@ -1,4 +1,4 @@
-"""What the user has said of the segments: prompts, and what of them counts."""
+"""Reads and writes the prompts of a workspace, and decides which of them count."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Spoken:
     """The prompts of a workspace.
 
     Args:
-        workspace: theirs; its `markups` hold them in the scene, its `memory` tells which of them are the
-            history of an edited slice.
+        workspace: its `markups` hold the prompts in the scene, its `keptFacts` which of them are the history
+            of an edited slice.
 
     Attributes:
         prompts: all of them, as the scene has them.
@@ -37,7 +37,7 @@ class Spoken:
         self.prompts = workspace.markups.read()
 
     def read(self) -> None:
-        """Takes the prompts as they are in the scene.
+        """Reads the prompts from the scene.
 
         Raises:
             InputError: as `PromptMarkups.read`.
@@ -53,18 +53,18 @@ class Spoken:
         return self._workspace.axis
 
     def inWorld(self, said: SegmentPrompts) -> SegmentPrompts:
-        """Prompts as they lie in the world."""
+        """Returns prompts in world coordinates."""
         return moved_segment(said, parentToWorld(self._workspace.volumeNode))
 
     def write(self, *segments: SegmentPrompts) -> None:
-        """Puts the prompts of segments into the scene, and reads back what is there."""
+        """Writes the prompts of segments into the scene, and reads back what it holds then."""
         wanted = self.prompts
         for one in segments:
             wanted = wanted.with_segment(one)
         self.put(wanted, self.prompts)
 
     def put(self, prompts: PromptSet, held: PromptSet) -> None:
-        """Puts all prompts into the scene, and takes what it holds then: points of boxes lie on pixels there.
+        """Writes all prompts into the scene, and reads back what it holds then: it rounds boxes to pixels.
 
         Args:
             held: what the scene holds now.
@@ -77,12 +77,12 @@ class Spoken:
         self.prompts = wanted
 
     def _present(self, prompts: PromptSet) -> PromptSet:
-        """Returns the prompts of the segments that there still are."""
+        """Returns the prompts of segments that still exist."""
         there = self._workspace.segmentIDs
         return replace(prompts, segments=tuple(one for one in prompts.segments if one.segment in there))
 
     def restore(self, prompts: PromptSet) -> None:
-        """Makes the scene hold exactly these prompts, of the segments that there still are."""
+        """Makes the scene hold exactly these prompts, of segments that still exist."""
         prompts = everything = self._present(prompts)
         for segmentID in self._workspace.segmentIDs:
             if segmentID not in prompts.names:
@@ -91,7 +91,7 @@ class Spoken:
         self.prompts = self._workspace.markups.read()
 
     def effective(self, segmentID: str) -> SegmentPrompts:
-        """Returns what a worker is to be told of a segment; clicks in the order in which they were made."""
+        """Returns a segment's prompts for the worker, with clicks in the order in which they were made."""
         said = self.prompts.segment(segmentID)
         self._workspace.keptFacts.note(segmentID, [click.id for click in said.clicks])
         order = self._workspace.keptFacts.orders[segmentID]
@@ -126,7 +126,7 @@ class Spoken:
     # --- what the user edited by hand
 
     def adoptEdits(self, segmentID: str) -> None:
-        """Makes keyframes of the slices that the user edited; the prompts on them become history."""
+        """Makes keyframes of the slices that the user edited; earlier prompts on them become history."""
         said = self.prompts.segment(segmentID)
         locked = self.marked(segmentID)[1]
         for one in self._workspace.edits(segmentID):
@@ -135,14 +135,14 @@ class Spoken:
         self.write(said)
 
     def hasOpenEdit(self, segmentID: str, frame: int) -> bool:
-        """Tells whether the user edited a frame and its prompts do not know of that yet."""
+        """Tells whether the user edited a frame and its prompts lack the edit."""
         said = self.prompts.segment(segmentID)
         return any(
             one.frame == frame and not self._isAdopted(said, one) for one in self._workspace.edits(segmentID)
         )
 
     def adoptEdit(self, said: SegmentPrompts, frame: int) -> SegmentPrompts:
-        """Returns the prompts with the user's edit of one frame, if there is one, as its mask."""
+        """Returns the prompts with the user's edit of a frame, if there is one, as a mask."""
         for one in self._workspace.edits(said.segment):
             if one.frame == frame:
                 return self._adopted(said, one)
@@ -153,13 +153,13 @@ class Spoken:
 
     def _isAdopted(self, said: SegmentPrompts, one: EditedFrame) -> bool:
         frames = keyframes.framesOf((*said.masks, *said.absent), self._geometry, self._axis)
-        # It was adopted before, and perhaps corrected with clicks since.
+        # Clicks may have corrected an edit that was adopted before.
         if any(frames.get(mask.id) == one.frame and _isSame(mask, one.prompt) for mask in said.masks):
             return True
         return not one.prompt.mask.any() and any(frames.get(mark.id) == one.frame for mark in said.absent)
 
     def withMask(self, said: SegmentPrompts, mask: Any, frame: int) -> SegmentPrompts:
-        """Returns the prompts with this mask; what else is on its frame now becomes its history."""
+        """Returns the prompts with this mask; the other prompts on its frame become its history."""
         geometry, axis = self._geometry, self._axis
         before = frozenset(
             one.id for one in keyframes.drawn(said) if frame in keyframes.everyFrameOf(one, geometry, axis)
@@ -168,9 +168,9 @@ class Spoken:
         return keyframes.withMask(said, mask, self._geometry, self._axis)
 
     def renewEdited(self, frames: Collection[tuple[str, int]]) -> None:
-        """Takes edited slices as they are in the segment for their keyframes' masks.
+        """Replaces the masks of edited keyframes by what the segment holds now.
 
-        On a grid of its own a segment shows a mask that was written to it, but need not do so to the pixel.
+        A segment on its own grid does not hold a written mask to the pixel.
         """
         for segmentID in {name for name, _frame in frames}:
             if self._workspace.tracker.snapshot(segmentID).own is None:
@@ -190,11 +190,11 @@ class Spoken:
 
     @property
     def said(self) -> Said:
-        """The prompts as they are now, for `restoreSaid`."""
+        """The present prompts, for `restoreSaid`."""
         return self.prompts, {name: dict(one) for name, one in self._workspace.keptFacts.histories.items()}
 
     def restoreSaid(self, said: Said) -> None:
-        """Makes the scene hold these prompts, of the segments that there still are."""
+        """Makes the scene hold these prompts, of segments that still exist."""
         prompts, histories = said
         self._workspace.keptFacts.histories = {name: dict(one) for name, one in histories.items()}
         self.restore(prompts)
@@ -202,5 +202,5 @@ class Spoken:
 
 
 def _isSame(mask: MaskPrompt, other: MaskPrompt) -> bool:
-    """Tells whether two masks on the same frame are the same; their places may differ by rounding."""
+    """Tells whether two masks on a frame are equal; their places may differ by rounding."""
     return mask.id == other.id and np.array_equal(mask.mask, other.mask)

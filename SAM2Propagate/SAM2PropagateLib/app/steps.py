@@ -1,6 +1,4 @@
-"""What counts as one step of the history: everything that is done within `Steps.step`, and every edit of the
-segments that is made elsewhere.
-"""
+"""Makes undo steps: one of everything within `Steps.step`, and one of every edit made elsewhere."""
 
 from __future__ import annotations
 
@@ -28,13 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkState:
-    """How everything is at one moment.
+    """The state of the work at one moment.
 
     Attributes:
-        said: the prompts. masks: the number of the segmentation's state. known: of them. preview: its
-            frames.
-        asked: frames whose previews were asked for and have not arrived.
-        segments: their IDs. chosen: the one that is worked on.
+        said: the prompts. masks: the number of the segmentation's state. known: of these masks.
+        preview: its frames. asked: frames whose previews are awaited.
+        segments: their IDs. chosen: the chosen one.
     """
 
     said: Said
@@ -48,10 +45,10 @@ class WorkState:
 
 @dataclass
 class Made:
-    """A step, once it is made.
+    """A step that is being made.
 
     Attributes:
-        since: how things were before. step: None as long as nothing was changed.
+        since: the state before. step: None as long as nothing has changed.
     """
 
     since: WorkState
@@ -59,12 +56,12 @@ class Made:
 
 
 class Steps:
-    """Makes steps of what is done in the workspace at hand.
+    """Makes undo steps of what is done in the workspace at hand.
 
     Args:
-        running: shown the preview before anything is done.
-        turns: work that was begun before; it is finished before anything else is done.
-        editName: what the user edits segments with at present, as the name of a step; "" if that is unknown.
+        running: notes the preview before anything is done.
+        turns: finishes earlier work before anything else is done.
+        editName: returns what the user edits with, as the name of a step; "" if unknown.
 
     Attributes:
         turns: as given.
@@ -78,11 +75,11 @@ class Steps:
         self._running = running
         self._editName = editName
         self._isOpen = False
-        # The last step that is an edit of the user's: merging it with a preview belongs to it.
+        # The last step that is an edit of the user: merging it with a preview extends it.
         self._edit: Made | None = None
 
     def look(self) -> WorkState | None:
-        """Returns how everything is now; None without a workspace, or while the volume cannot be used."""
+        """Returns the present state; None without a workspace, or while the volume cannot be used."""
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
             return None
@@ -110,13 +107,13 @@ class Steps:
         preview: Mapping[SegmentFrame, Record | None] | None = None,
         onto: Made | None = None,
     ) -> Iterator[Made | None]:
-        """Makes one step of what is done within; part of the outer one if it is within another.
+        """Makes one step of what is done within it. Within another step it is part of that.
 
         Args:
             name: of the step.
-            said: the prompts before, where they are others already.
-            preview: what some of the preview's frames were before, where that is not what they are now.
-            onto: the step to which this belongs, if none was made since.
+            said: the prompts before, if they have changed already.
+            preview: earlier frames of the preview, if they have changed already.
+            onto: the step that this one extends, unless another was made since.
         """
         if self._isOpen:
             yield None
@@ -149,7 +146,7 @@ class Steps:
 
     @contextlib.contextmanager
     def merging(self) -> Iterator[None]:
-        """What is done within belongs to the user's edit that was the last step."""
+        """Adds what is done within it to the last step, if this is an edit of the user."""
         self.settle()
         edit, workspace = self._edit, self._selection.workspace
         isLast = (
@@ -163,7 +160,7 @@ class Steps:
             yield
 
     def settle(self) -> bool:
-        """Makes a step of what was edited in the segments since the last one; whether there was anything."""
+        """Makes a step of the edits in the segments since the last step; returns whether there were any."""
         workspace = self._selection.workspace
         if self._isOpen or workspace is None or not workspace.states.isChanged:
             return False
@@ -195,7 +192,7 @@ class Steps:
         return workspace.history.next.name
 
     def facts(self, facts: rules.Facts) -> rules.Facts:
-        """Returns a copy with what there is to undo and to redo."""
+        """Returns a copy with the steps that can be undone and redone."""
         workspace = self._selection.workspace
         isSettled = workspace is not None and not workspace.states.change
         return replace(
@@ -243,7 +240,7 @@ def _between(workspace: Workspace, since: WorkState, now: WorkState) -> Moment:
         if not isSameFrame(since.preview.get(key), now.preview.get(key))
     }
     if isSaid:
-        # Their previews are still to come.
+        # Their previews are still awaited.
         before, after = since.said[0], now.said[0]
         for name in {*before.names, *after.names}:
             frames = keyframes.changedFrames(

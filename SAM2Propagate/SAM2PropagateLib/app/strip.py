@@ -1,4 +1,4 @@
-"""The slice strip: the state of every slice, the next doubtful one, and the tooltips."""
+"""Describes the slice strip: the state of every slice, the next doubtful one, and the tooltips."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from SAM2PropagateLib.texts import tr as _
 
 NOTHING, EDITED = "nothing", "edited"
 MARKS = (LOCKED, ABSENT, EDITED, KEYFRAME)
-"""What the user decided, the strongest first."""
+"""Marks by the user, the strongest first."""
 
-# Pixels: how wide a mark is drawn at least, and from how far a click reaches it where slices are narrow.
+# Pixels: the least width of a mark, and how far from it a click counts where slices are narrow.
 _MARK_WIDTH, _REACH = 2, 2
 
 
 @dataclass(frozen=True)
 class FrameFacts:
-    """What a run said of a frame.
+    """What a run reported on a frame.
 
     Attributes:
         kind: of `frame_kinds.KINDS`.
@@ -37,9 +37,9 @@ class StripFrame:
     """One slice in the strip.
 
     Attributes:
-        frame: its index. facts: what the last run or preview said of it, None if nothing.
-        isKeyframe, isEdited, isAbsent, isLocked: as the user made it.
-        isInRange: a run may change it. isPreview: its mask is in the preview, not in the segment yet.
+        frame: its index. facts: from the last run or preview; None if there are none.
+        isKeyframe, isEdited, isAbsent, isLocked: made so by the user.
+        isInRange: whether a run may change it. isPreview: its mask is in the preview, not yet in the segment.
     """
 
     frame: int
@@ -53,7 +53,7 @@ class StripFrame:
 
     @property
     def look(self) -> str:
-        """What it is drawn as: the strongest of what holds."""
+        """How it is drawn: as the strongest of its states."""
         if self.isLocked:
             return LOCKED
         if self.isAbsent:
@@ -68,7 +68,7 @@ class StripFrame:
 
     @property
     def doubt(self) -> float | None:
-        """How little it should be trusted; None where the user has the last word or nothing is known."""
+        """How little its mask should be trusted; None for the user's own frames, or if unknown."""
         if self.isLocked or self.isAbsent or self.isEdited or self.facts is None:
             return None
         return self.facts.doubt
@@ -83,10 +83,10 @@ class Column:
     """One column of pixels of the strip's band, which may stand for several slices.
 
     Attributes:
-        looks: what is drawn there, one below the other: every mark, the strongest first, or else what a run
-            left; empty for nothing.
-        isPreview: something of it is in the preview, not in the segment yet.
-        isOutside: no slice of it may change.
+        looks: what is drawn, from top to bottom: every mark, the strongest first, or else the run's masks;
+            empty for nothing.
+        isPreview: whether a slice of it is in the preview, not yet in the segment.
+        isOutside: whether no slice of it may change.
     """
 
     looks: tuple[str, ...]
@@ -114,7 +114,7 @@ class SliceStrip:
 
     @property
     def waiting(self) -> int:
-        """How many slices are in the preview, not in the segment yet."""
+        """How many slices are in the preview, not yet in the segment."""
         return sum(one.isPreview for one in self.frames)
 
     @property
@@ -124,7 +124,7 @@ class SliceStrip:
 
     @property
     def doubtful(self) -> tuple[int, ...]:
-        """Where to look, in order: the most doubtful slice of each doubtful stretch."""
+        """The most doubtful slice of each doubtful stretch, in order."""
         worst: list[StripFrame] = []
         before = -2
         for one in self.frames:
@@ -139,8 +139,7 @@ class SliceStrip:
         return tuple(one.frame for one in worst)
 
     def nextDoubtful(self, after: int | None) -> int | None:
-        """Returns the next slice to look at, going up from `after` and then on from the first; None if there
-        is none."""
+        """Returns the next of `doubtful` above `after`, or else the first; None if there is none."""
         wanted = self.doubtful
         if not wanted:
             return None
@@ -149,14 +148,14 @@ class SliceStrip:
     # --- places, in pixels of a strip that is drawn `width` wide
 
     def place(self, frame: int, width: int) -> tuple[int, int]:
-        """Returns the columns (first, end) of a slice; those of a mark are wide enough to be seen."""
+        """Returns the columns (first, end) of a slice; a mark gets enough columns to be seen."""
         left, right = self._edges(frame, width)
         least = _MARK_WIDTH if self.frames[frame].look in MARKS else 1
         left = max(0, min(left, width - least))
         return left, min(width, max(right, left + least))
 
     def middle(self, frame: int, width: int) -> int:
-        """Returns where the curve and the line of the slice in view go."""
+        """Returns the column of a slice for the curve, and for the line of the slice in view."""
         left, right = self._edges(frame, width)
         return (left + right) // 2
 
@@ -165,7 +164,7 @@ class SliceStrip:
         return frame * width // count, (frame + 1) * width // count
 
     def columns(self, width: int) -> list[Column]:
-        """Returns what is to be drawn, column by column: no mark hides another one."""
+        """Returns what is drawn, column by column, so that no mark hides another."""
         slices: list[list[StripFrame]] = [[] for _ in range(width)]
         for one in self.frames:
             for x in range(*self.place(one.frame, width)):
@@ -173,7 +172,7 @@ class SliceStrip:
         return [_column(here) for here in slices]
 
     def curve(self, width: int) -> list[tuple[int, float | None]]:
-        """Returns the doubt as (column, doubt): of the slices of a column the most doubtful one; None is a
+        """Returns the doubt as (column, doubt), with the highest doubt of the slices in a column; None is a
         gap."""
         points: dict[int, float | None] = {}
         for one in self.frames:
@@ -183,10 +182,10 @@ class SliceStrip:
         return list(points.items())
 
     def framesAt(self, x: float, width: float) -> tuple[int, ...]:
-        """Returns the slices at a place, the most important first; () beside the strip.
+        """Returns the slices at a place, the most important first; () outside the strip.
 
-        Where slices are narrow these are the marks that are nearest, from two pixels away on; where there
-        are none, the middle one of the slices there.
+        Where slices are narrow, these are the nearest marks, up to two pixels away; without marks, the middle
+        one of the slices there.
         """
         count, column = len(self.frames), int(x)
         if not count or width <= 0 or not 0 <= x < width:
@@ -201,9 +200,9 @@ class SliceStrip:
         return (min(int((column + 0.5) * count / width), count - 1),)
 
     def frameAt(self, x: float, width: float, shown: int | None = None) -> int | None:
-        """Returns the slice that a click at a place is for; None beside the strip.
+        """Returns the slice that a click at a place means; None outside the strip.
 
-        Of several marks there, it is the one after `shown`: the next click reaches the next one.
+        Among several marks it is the one after `shown`, so that each click reaches the next.
         """
         here = self.framesAt(x, width)
         if not here:
@@ -212,12 +211,12 @@ class SliceStrip:
 
     @cached_property
     def _marks(self) -> tuple[int, ...]:
-        """The slices on which the user decided something, the strongest first."""
+        """Returns the slices with marks, the strongest first."""
         marked = [one for one in self.frames if one.look in MARKS]
         return tuple(one.frame for one in sorted(marked, key=lambda one: MARKS.index(one.look)))
 
     def text(self, frame: int) -> str:
-        """Returns what hovering over a slice says."""
+        """Returns the tooltip of a slice."""
         one = self.frames[frame]
         lines = [_("Slice {number} of {count}").format(number=frame + 1, count=len(self.frames))]
         said = [text for holds, text in _words(one) if holds]

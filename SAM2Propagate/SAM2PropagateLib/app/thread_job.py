@@ -1,7 +1,7 @@
-"""Runs a piece of work beside the window, in a thread of its own.
+"""Runs a piece of work in a thread while the user works on.
 
 The thread puts its messages into a queue, and `ThreadJob.poll` takes them out. So the thread never touches
-the window.
+Qt or the scene.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ThreadJob(Generic[P, E]):
 
     Args:
         name: of the thread.
-        ticker: told when `poll` has to be called.
+        ticker: started while `poll` has to be called.
     """
 
     def __init__(self, name: str, ticker: Ticker | None = None) -> None:
@@ -36,20 +36,20 @@ class ThreadJob(Generic[P, E]):
 
     @property
     def isRunning(self) -> bool:
-        """Whether work is under way, or its end still waits for `poll`."""
+        """Whether work is under way, or its end waits for `poll`."""
         return self._thread is not None
 
     @property
     def isCancelled(self) -> bool:
-        """Whether the work is to end early; asked by the work itself."""
+        """Whether the work is to end early; the work itself asks for this."""
         return self._stop.is_set()
 
     def start(self, work: Callable[[], E], failed: Callable[[Exception], E]) -> bool:
         """Starts the work; False if other work is still running.
 
         Args:
-            work: done in the thread; gives the end to tell of.
-            failed: gives the end where the work raised.
+            work: called in the thread; returns the end, for `onEnd`.
+            failed: returns the end for an exception of the work.
         """
         if self._thread is not None:
             return False
@@ -60,7 +60,7 @@ class ThreadJob(Generic[P, E]):
         return True
 
     def tell(self, progress: P) -> None:
-        """Tells of progress; called by the work, in its thread."""
+        """Reports progress; the work calls this in its thread."""
         self._said.put((progress, False))
 
     def cancel(self) -> None:
@@ -68,7 +68,7 @@ class ThreadJob(Generic[P, E]):
         self._stop.set()
 
     def poll(self, onProgress: Callable[[P], None], onEnd: Callable[[E], None]) -> None:
-        """Passes on the messages that have come; never waits. The ticker calls it."""
+        """Passes on the messages that have come, without waiting. The ticker calls it."""
         while True:
             try:
                 said, isEnd = self._said.get_nowait()
@@ -100,5 +100,5 @@ class ThreadJob(Generic[P, E]):
 
 
 def reasonOf(error: Exception) -> str:
-    """Returns why work has failed, for the user; its kind as well where nobody expected it."""
+    """Returns why work has failed, for the user; with the exception's type if it was not expected."""
     return str(error) if isinstance(error, SAM2PropagateError) else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""The tools with which the user speaks in the slice views."""
+"""The tools with which the user places prompts in the slice views."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ CLICK_TOOLS = (POSITIVE, NEGATIVE)
 SCRIBBLE_TOOLS = (SCRIBBLE, NEGATIVE_SCRIBBLE)
 STROKE_TOOLS = (*SCRIBBLE_TOOLS, LASSO)
 TOOLS = (POSITIVE, NEGATIVE, BOX, SCRIBBLE, LASSO, ABSENT, LOCK, RANGE)
-"""Those with a button of their own; that of the scribble turns it into the negative one."""
+"""Tools with a button. The scribble's button also gives the negative scribble."""
 
 EDITOR_TAG = "SAM2Propagate"
 """The singleton tag of the vtkMRMLSegmentEditorNode of the module's Segment Editor."""
 
-# Keys that Slicer's slice views and markups leave free: theirs are among others B F G I R T V W Y Z, the
-# digits, the arrows, Space, Delete and Escape. Q and S are keys of Slicer's own Segment Editor module, which
-# the embedded one does not have. Its effects have keys, too (Draw: A and X): those come first while one is
-# on.
+# Slicer's slice views and markups leave these keys free; they use B F G I R T V W Y Z, the digits, the
+# arrows, Space, Delete, Escape and others. Q and S belong to Slicer's own Segment Editor module, not to the
+# embedded one. An effect's keys (Draw: A and X) come first while it is on.
 _KEYS = {
     POSITIVE: "A",
     NEGATIVE: "D",
@@ -40,8 +39,8 @@ class Tool:
     """A tool as the panel shows it.
 
     Attributes:
-        name: one of `TOOLS`. key: presses it while a slice view has the focus. title, help: for the user.
-        stays: it is still on after it was used.
+        name: one of `TOOLS`. key: switches it on while a slice view has the focus. title, help: for the user.
+        stays: whether it stays on after it was used.
     """
 
     name: str
@@ -80,12 +79,12 @@ def tools() -> tuple[Tool, ...]:
 
 
 def toolOfKey(key: str) -> str | None:
-    """Returns the tool that a key presses, None for other keys."""
+    """Returns the tool of a key; None for other keys."""
     return next((name for name, own in _KEYS.items() if own == key.upper()), None)
 
 
 def toolAfter(pressed: str | None, isOn: str | None) -> str | None:
-    """Returns the tool that is on after one was pressed while another, or none, was on."""
+    """Returns the tool that is on after `pressed` was pressed; `isOn`: the tool before, None for none."""
     if pressed == SCRIBBLE and isOn in SCRIBBLE_TOOLS:
         return NEGATIVE_SCRIBBLE if isOn == SCRIBBLE else None
     return None if pressed == isOn else pressed

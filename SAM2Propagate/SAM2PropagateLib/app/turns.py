@@ -1,7 +1,7 @@
-"""Work that would hold the window, done in short turns between which it is free.
+"""Does long work in short turns, between which Slicer responds.
 
-Python's threads do not run while Slicer's event loop is idle, so it is turns: a generator pauses where
-nothing is half done, and goes on when `Controller.poll` is called next.
+Python's threads do not run while Slicer's event loop is idle, so the work is a generator: it pauses where
+nothing is half done, and continues at the next call of `Controller.poll`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 Last = Callable[[], None]
-# A pause that is True ends the turn, whatever time is left, as what comes next takes long. What is returned
-# is called in a turn of its own, when the work is over.
+# A pause that yields True ends the turn even if time is left, as the next piece takes long. The function that
+# is returned is called in a turn of its own, after the work.
 Work = Generator[bool, None, Last | None]
 HoldViews = Callable[[], list[Callable[[], None]]]
 
 
 def pausing(work: Generator[None, None, T]) -> Generator[bool, None, T]:
-    """Does work that pauses, as part of work that is done in turns; gives what it gives."""
+    """Does pausing work as a part of work in turns; returns its result."""
     while True:
         try:
             next(work)
@@ -36,8 +36,8 @@ class Turns:
         clock: seconds.
 
     Attributes:
-        start: called when turns are wanted. clock: as given.
-        holdViews: keeps all views from being drawn; gives for each what has it drawn again.
+        start: called when turns are needed. clock: as given.
+        holdViews: stops the drawing of all views; returns for each view a function that draws it again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -51,31 +51,31 @@ class Turns:
 
     @property
     def isOn(self) -> bool:
-        """Whether turns are wanted."""
+        """Whether turns are needed."""
         return self._work is not None or self._last is not None
 
     @property
     def isWorking(self) -> bool:
-        """Whether long work is left, which the user is shown."""
+        """Whether long work is left that the user should see."""
         return self._work is not None and self._isShown
 
     def begin(self, work: Work, isShown: bool = True) -> None:
-        """There is work; what was begun before is finished first.
+        """Begins work; earlier work is finished first.
 
         Args:
-            isShown: it takes so long that the user is told of it.
+            isShown: whether the user sees that it is under way.
         """
         self.finish()
         self._work, self._isShown = work, isShown
         self.start()
 
     def hide(self) -> None:
-        """What is left of the work is of no interest to the user any more."""
+        """Stops showing the user that work is under way."""
         self._isShown = False
 
     def undrawn(self, work: Work) -> Work:
-        """Does work while no view is drawn, and has each drawn in a turn of its own at the end: else views
-        are drawn again and again within a turn.
+        """Does work while no view is drawn, and at the end draws each in a turn of its own. Else views would
+        be drawn repeatedly within a turn.
         """
         waiting = self.holdViews()
         try:
@@ -90,24 +90,24 @@ class Turns:
         return last
 
     def later(self, last: Last) -> None:
-        """Calls this in a turn of its own; what was begun before is finished first."""
+        """Calls a function in a turn of its own; earlier work is finished first."""
         self.finish()
         self._last = last
         self.start()
 
     def go(self, seconds: float) -> None:
-        """Works for about so many seconds: a pause ends the turn once they are over."""
+        """Works for about so many seconds, up to the first pause after them."""
         end = self.clock() + seconds
         while self._next() is False and self.clock() < end:
             pass
 
     def finish(self) -> None:
-        """Does all that is left, at once; nothing from within the work itself."""
+        """Does all that is left at once. A call from within the work does nothing."""
         while self._next() is not None:
             pass
 
     def drop(self) -> None:
-        """Leaves what is left of the work undone."""
+        """Drops what is left of the work."""
         if self._isInside:
             return
         if self._work is not None:
@@ -116,7 +116,7 @@ class Turns:
         self._next()
 
     def _next(self) -> bool | None:
-        """Works up to the next pause, and tells which that is; None if nothing is left."""
+        """Works up to the next pause, and returns what it yields; None if nothing is left."""
         if self._isInside:
             return None
         if self._work is None:

@@ -1,7 +1,7 @@
-"""What segments held under the frames of the preview when their masks were asked for.
+"""Keeps what segments held under the frames of the preview when their masks were asked for.
 
-An edit that the user made since can be told from what was there before, so that the stroke and the preview
-can be brought together. Snapshots share their voxels with each other as long as the segment stays the same.
+A comparison with it shows what the user has edited since, so that the edit can be merged with the preview.
+Snapshots share their voxels as long as the segment stays the same.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ SegmentFrame = tuple[str, int]
 
 
 class Underlay:
-    """The bases of frames in the preview, of previews that are awaited, and of the run under way.
+    """The bases of frames in the preview, of awaited previews, and of the run under way.
 
     Args:
-        snapshot: what a segment holds now.
+        snapshot: returns what a segment holds now.
     """
 
     def __init__(self, snapshot: Callable[[str], Snapshot]) -> None:
@@ -26,16 +26,16 @@ class Underlay:
         self._shown: dict[SegmentFrame, Snapshot] = {}
         self._asked: dict[SegmentFrame, Snapshot] = {}
         self._run: dict[str, Snapshot] = {}
-        # Of frames that the run has not reached yet, edited before something else was committed.
+        # Frames that the run has not reached yet and that were edited before another commit.
         self._kept: dict[SegmentFrame, Snapshot] = {}
 
     def base(self, key: SegmentFrame) -> Snapshot | None:
-        """Returns what was under a frame of the preview; None if that is not known."""
+        """Returns what was under a frame of the preview; None if unknown."""
         return self._shown.get(key)
 
     def put(self, segmentID: str, bases: Mapping[int, Snapshot | None]) -> None:
-        """Frames are shown that go with what the segment held then; None: with what it holds now."""
-        # Once for all frames: looking at a segment takes longer than showing one of them.
+        """Sets the bases of frames that are shown; None: what the segment holds now."""
+        # Taking a snapshot takes longer than showing a frame: once for all.
         now = self._snapshot(segmentID) if None in bases.values() else None
         for frame, base in bases.items():
             shown = base or now
@@ -45,7 +45,7 @@ class Underlay:
     # --- previews
 
     def ask(self, key: SegmentFrame) -> None:
-        """A preview is asked for."""
+        """Sets the base of a preview that is asked for."""
         self._asked[key] = self._snapshot(key[0])
 
     @property
@@ -54,34 +54,34 @@ class Underlay:
         return set(self._asked)
 
     def answered(self, key: SegmentFrame) -> None:
-        """The preview that was asked for is shown."""
+        """Takes the base of a preview that has arrived."""
         self._shown[key] = self._asked.pop(key) if key in self._asked else self._snapshot(key[0])
 
     def keepAsked(self, keys: Collection[SegmentFrame]) -> None:
-        """Only these previews are still awaited."""
+        """Drops the bases of other awaited previews than these."""
         self._asked = {key: base for key, base in self._asked.items() if key in keys}
 
     # --- runs
 
     def begin(self, segmentIDs: Iterable[str]) -> None:
-        """A run of these segments begins."""
+        """Sets the bases of a run of these segments that begins."""
         self._run, self._kept = {one: self._snapshot(one) for one in segmentIDs}, {}
 
     def arrived(self, key: SegmentFrame) -> None:
-        """A frame of the run is shown."""
+        """Takes the base of a frame of the run that has arrived."""
         self._shown[key] = self._kept.get(key) or self._run.get(key[0]) or self._snapshot(key[0])
 
     def end(self) -> None:
-        """The run is over."""
+        """Drops the bases of a run that is over."""
         self._run, self._kept = {}, {}
 
     # --- changes that are not the user's edits
 
     def edited(self, edits: Mapping[str, Iterable[int]], axis: int) -> dict[str, set[int]]:
-        """Of the frames that the user edited those on which that was since their base.
+        """Returns those of the edited frames whose edit is newer than their base.
 
         Args:
-            edits: frames per segment. axis: theirs.
+            edits: edited frames per segment. axis: of these frames.
         """
         found: dict[str, set[int]] = {}
         for name, frames in edits.items():
@@ -99,16 +99,15 @@ class Underlay:
 
     @property
     def segmentIDs(self) -> set[str]:
-        """The segments of which something is known."""
+        """Returns the segments that have bases."""
         return {key[0] for key in (*self._shown, *self._asked)} | set(self._run)
 
     def renew(self, openEdits: Mapping[str, Collection[int]], shown: Mapping[str, Collection[int]]) -> None:
-        """Something was committed: what the segments hold now is the base of all but the edited frames.
+        """Makes what the segments hold after a commit the base of all but the edited frames.
 
         Args:
-            openEdits: what `edited` gave before the commit, without what went into it.
-            shown: per segment the frames in the preview; what is known of others is dropped. Segments that
-                are not in it are dropped altogether.
+            openEdits: what `edited` returned before the commit, without the frames that it wrote.
+            shown: per segment the frames in the preview; other bases are dropped, and segments that it lacks.
         """
         now = {one: self._snapshot(one) for one in self.segmentIDs if one in shown}
 
@@ -128,20 +127,21 @@ class Underlay:
         self._shown = {key: base for key, base in renewed(self._shown).items() if key[1] in shown[key[0]]}
 
     def rebase(self, segmentIDs: Iterable[str]) -> None:
-        """Segmentation and volume were moved against each other: what these segments hold now is the base."""
+        """Makes what segments hold now their base, after segmentation and volume were moved against each
+        other."""
         now = {one: self._snapshot(one) for one in self.segmentIDs if one in set(segmentIDs)}
         for bases in (self._shown, self._asked, self._kept):
             bases.update({key: now[key[0]] for key in bases if key[0] in now})
         self._run.update({name: now[name] for name in self._run if name in now})
 
     def refresh(self, segmentID: str, frames: Iterable[int]) -> None:
-        """On these frames a commit was undone."""
+        """Sets the bases of frames anew, after a commit on them was undone."""
         keys = [(segmentID, frame) for frame in frames if (segmentID, frame) in self._shown]
         if keys:
             self._shown.update(dict.fromkeys(keys, self._snapshot(segmentID)))
 
     def forget(self, segmentID: str) -> None:
-        """A segment is gone."""
+        """Drops the bases of a removed segment."""
         for bases in (self._shown, self._asked, self._kept):
             for key in [key for key in bases if key[0] == segmentID]:
                 del bases[key]

@@ -1,4 +1,4 @@
-"""Undo and Redo, of all that the user does: prompts, masks and the preview, in the order of the steps."""
+"""Undoes and redoes steps: prompts, masks and the preview, in one order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Undoing:
 
     Args:
         applying: looks for edits afterwards.
-        previews: those that were awaited are asked for again.
+        previews: asks again for those that were awaited.
     """
 
     def __init__(
@@ -58,24 +58,24 @@ class Undoing:
         return self.whyNot(rules.REDO) or _("Redo {step}").format(step=self._steps.redoName)
 
     def noteEdits(self) -> None:
-        """Makes a step of what was edited in the segments since the last one."""
+        """Makes a step of the edits in the segments since the last step."""
         if self._steps.settle():
             self._changed.emit(None)
 
     def undo(self) -> bool:
-        """Takes the last step back; False if there is none or it has to wait."""
+        """Takes the last step back; False if there is none, or a run has to end first."""
         return self._go(rules.UNDO, History.undo)
 
     def redo(self) -> bool:
-        """Brings back what `undo` took; False if there is nothing or it has to wait."""
+        """Brings back the last undone step; False if there is none, or a run has to end first."""
         return self._go(rules.REDO, History.redo)
 
     def startUndo(self) -> bool:
-        """As `undo`, for a window: in short turns. False if there is nothing or it has to wait."""
+        """Starts to undo in short turns; False as for `undo`."""
         return self._begin(rules.UNDO, History.undo)
 
     def startRedo(self) -> bool:
-        """As `redo`, for a window: in short turns. False if there is nothing or it has to wait."""
+        """Starts to redo in short turns; False as for `redo`."""
         return self._begin(rules.REDO, History.redo)
 
     def _begin(self, action: str, go: Go) -> bool:
@@ -103,7 +103,7 @@ class Undoing:
         if step.moment.preview:
             workspace.shown.prepareRecords(step.moment.preview, step.moment.axis)
             yield True
-        # What was edited meanwhile is the last step.
+        # An edit that was made meanwhile is now the last step.
         self._applying.mergeEdits()
         self._goQuietly(workspace, action, go, ready)
         yield True
@@ -111,10 +111,10 @@ class Undoing:
         return lambda: self._changed.emit(None)
 
     def _goQuietly(self, workspace: Workspace, action: str, go: Go, ready: Copies | None = None) -> bool:
-        """Takes a step back or brings it back; `_tell` comes later."""
+        """Undoes or redoes a step without emitting anything; `_tell` does that."""
         done = self._go(action, go, tells=False, ready=ready)
         if done and not self._running.isOn:
-            # What is on the screen is in the scene, too.
+            # Saving the scene has to save what is shown.
             workspace.shown.keep(tidies=False)
         return done
 
@@ -142,7 +142,7 @@ class Undoing:
     def _swap(
         self, workspace: Workspace, look: WorkState, moment: Moment, ready: Copies | None, tidies: bool
     ) -> Moment:
-        """Brings back a moment, and gives the one that was there; see `SegmentationStates.restore` and
+        """Brings back a moment, and returns the one before; see `SegmentationStates.restore` and
         `PreviewLayer.clear`."""
         keys = moment.preview.keys()
         there = Moment(

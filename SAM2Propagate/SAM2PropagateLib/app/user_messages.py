@@ -1,4 +1,4 @@
-"""What the user is told, and how often: each error once until something new is asked of the worker."""
+"""Sends messages to the user; each error only once until the worker is asked for something new."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from SAM2PropagateLib.worker.calls import Call
 
 
 class UserMessages:
-    """Says short messages.
+    """Sends short messages.
 
     Args:
         said: the signal that carries them.
-        recovered: emitted when the worker has done what it was asked after its last error.
-        wentOn: emitted when what was refused before is of no interest any more.
+        recovered: emitted when the worker has answered a request that is newer than its last error.
+        wentOn: emitted when earlier refusals are out of date.
     """
 
     def __init__(self, said: Signal[UserMessage], recovered: Signal[None], wentOn: Signal[None]) -> None:
@@ -22,26 +22,27 @@ class UserMessages:
         self._recovered = recovered
         self._wentOn = wentOn
         self._toldOf: set[str] = set()
-        # What the worker was asked since it failed; None: it has not failed, or has succeeded since.
+        # Calls since the worker failed; None: it has not failed, or has worked again since.
         self._retries: list[Call] | None = None
 
     def say(self, level: str, text: str, code: str = "", log: tuple[str, ...] = ()) -> None:
-        """Says something; for the arguments see `UserMessage`."""
+        """Sends a message; for the arguments see `UserMessage`."""
         self._said.emit(UserMessage(level, text, code, log))
 
     def sayForNow(self, level: str, text: str, code: str = "") -> None:
-        """Says why something was refused, or what it still needs; `goOn` makes that out of date."""
+        """Sends a message on why something was refused, or what it still needs; `goOn` ends it."""
         self._said.emit(UserMessage(level, text, code, isForNow=True))
 
     def goOn(self) -> None:
-        """The next prompt is taken, a step is undone or redone, or something else is chosen."""
+        """Ends messages of `sayForNow`: a prompt was taken, a step undone or redone, or something else
+        chosen."""
         self._wentOn.emit(None)
 
     def fail(self, error: SAM2PropagateError, log: tuple[str, ...] = (), isOfWorker: bool = False) -> None:
-        """Says an error, unless the user has heard of it already."""
+        """Sends an error, unless the user has seen it already."""
         if isOfWorker:
             self._retries = []
-        # A worker's end fails everything that it was asked; once is enough to hear of it.
+        # When a worker ends, all open calls fail with the same error.
         if error.code in self._toldOf and not isinstance(error, InputError):
             return
         self._toldOf.add(error.code)
@@ -49,13 +50,13 @@ class UserMessages:
         self._said.emit(UserMessage(level, str(error), error.code, log, isOfWorker))
 
     def beginAnew(self, call: Call) -> None:
-        """Something new is asked of the worker: errors that were told are told again."""
+        """Notes a new request to the worker: errors may be shown again."""
         self._toldOf.clear()
         if self._retries is not None:
             self._retries.append(call)
 
     def answered(self, call: Call | None) -> None:
-        """The worker has sent a mask: what it said of a failure before it was asked is over."""
+        """Notes a mask from the worker: a failure before its request is out of date."""
         if self._retries is not None and any(one is call for one in self._retries):
             self._retries = None
             self._recovered.emit(None)

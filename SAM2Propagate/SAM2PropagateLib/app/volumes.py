@@ -1,4 +1,4 @@
-"""The volumes as the worker has them: opened on first use, opened anew when the image has changed."""
+"""Opens volumes in the worker: on first use, and again when the image has changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _OpenedVolume:
 
 
 class OpenVolumes:
-    """Which volumes are open in a worker's session, and in which state of theirs.
+    """Knows which volumes are open in a worker's session, and in which state.
 
     Args:
         session: where they are opened.
@@ -40,14 +40,14 @@ class OpenVolumes:
         return f"{volumeNode.GetID()}/{'ijk'[axis]}"
 
     def ensure(self, volumeNode: Any, axis: int, *, isBusy: bool = False) -> str:
-        """Returns the name of the volume's frames, opened as they are now: image, spacing, window and level.
+        """Opens the volume with its present image, spacing, window and level; returns the name of its frames.
 
-        A volume that only moved stays open: for the model nothing has changed. `placed` tells where prompts
-        are in it.
+        A volume that only moved stays open: for the model nothing has changed. `placed` moves prompts with
+        it.
 
         Args:
-            isBusy: a run goes over them: the window then stays as it is, as a new one would wait for the
-                run's end and everything else with it.
+            isBusy: whether a run uses the frames. Then the window stays: a new one, and all requests after
+                it, would wait for the run's end.
 
         Raises:
             InputError: the volume cannot be segmented. SAM2PropagateError: no worker can be started.
@@ -86,7 +86,7 @@ class OpenVolumes:
         return name
 
     def placed(self, volumeNode: Any, axis: int, prompts: PromptSet) -> PromptSet:
-        """Prompts in the volume's own space now, on the same voxels of the volume as it was opened.
+        """Returns prompts of the volume's present space on the same voxels of the volume as it was opened.
 
         Raises:
             InputError: the volume cannot be used any more.
@@ -101,7 +101,7 @@ class OpenVolumes:
         return name in self._session.volumes
 
     def forget(self, volumeId: str | None = None) -> None:
-        """Closes the frames of one volume, or all; their shared memory is given back."""
+        """Closes the frames of one volume, or all, and frees their shared memory."""
         for nodeId, axis in [key for key in self._open if volumeId in (None, key[0])]:
             del self._open[nodeId, axis]
             name = f"{nodeId}/{'ijk'[axis]}"
@@ -110,7 +110,7 @@ class OpenVolumes:
 
 
 def _looksAlike(geometry: VolumeGeometry, other: VolumeGeometry) -> bool:
-    """Tells whether two volumes differ by a rigid motion at most, which no model sees."""
+    """Tells whether two volumes differ at most by a rigid motion, which the model cannot see."""
     if geometry.shape_ijk != other.shape_ijk:
         return False
     one, two = (axes.T @ axes for axes in (geometry.ijk_to_ras[:3, :3], other.ijk_to_ras[:3, :3]))

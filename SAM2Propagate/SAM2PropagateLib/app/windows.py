@@ -1,4 +1,4 @@
-"""In which window and level each segment was carried, as the worker keeps it."""
+"""Keeps the window and level in which each segment was carried, as the worker does."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from SAM2PropagateLib.frames.window import Window
 
 
 class CarriedWindows:
-    """The windows of a workspace's segments, each that of its last run `anew`, or of its first one.
+    """The windows of a workspace's segments: of a segment's last run with `anew`, or else of its first run.
 
     Attributes:
-        told: the window last reported to the user as not that of some segments.
+        told: the window for which the user last heard that some segments keep another one.
     """
 
     def __init__(self) -> None:
@@ -20,18 +20,18 @@ class CarriedWindows:
         self._worker: object = None
 
     def forget(self, segmentID: str) -> None:
-        """A segment is gone."""
+        """Forgets a removed segment."""
         self._windows.pop(segmentID, None)
 
     def carry(self, segmentIDs: Sequence[str], window: Window, worker: object, anew: bool) -> tuple[str, ...]:
-        """Notes that segments are carried again while the volume is shown in a window.
+        """Notes a run of segments while the volume is shown in a window.
 
         Args:
             worker: identifies worker, model and axis; a change discards the recorded windows.
-            anew: all of their slices, in this window.
+            anew: whether all slices are written again, in this window.
 
         Returns:
-            Those that are carried on in the window that they were carried in before, and not in this one.
+            The segments that keep an earlier window.
         """
         if worker != self._worker:
             self._worker, self._windows = worker, {}

@@ -1,4 +1,4 @@
-"""Progress and counts in words."""
+"""Puts progress and counts into words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from SAM2PropagateLib.worker.messages import ProgressEvent
 
 
 def runText(event: ProgressEvent) -> str:
-    """`12 of 90 slices, 8.5/s, 9 s left`, as far as it is known."""
+    """Returns a run's progress, as `12 of 90 slices, 8.5/s, 9 s left`, as far as it is known."""
     counts = plural(event.total, _("{done} of {total} slice"), _("{done} of {total} slices"))
     parts = [counts.format(done=event.done, total=event.total)]
     if event.frames_per_second:
@@ -20,7 +20,7 @@ def runText(event: ProgressEvent) -> str:
 
 
 def uploadText(event: ProgressEvent) -> str:
-    """`Sending the volume to gpu1: 12 MB of 80 MB, 9 s left`."""
+    """Returns a transfer's progress, as `Sending the volume to gpu1: 12 MB of 80 MB, 9 s left`."""
     counts = _("{what}: {done} of {total}").format(
         what=event.text, done=size(event.done), total=size(event.total)
     )
@@ -30,7 +30,7 @@ def uploadText(event: ProgressEvent) -> str:
 
 
 def resultText(strip: SliceStrip, state: str = "done") -> str:
-    """`112 slices, 3 doubtful`: what a run left, and what of it there is to check; "" for nothing.
+    """Returns a run's result, as `112 slices, 3 doubtful`; "" for nothing.
 
     Args:
         state: how the last run ended, as in `RunEnd`.
@@ -55,7 +55,7 @@ def resultText(strip: SliceStrip, state: str = "done") -> str:
 
 
 def duration(seconds: float) -> str:
-    """`9 s` or `2:05 min`."""
+    """Returns a time, as `9 s` or `2:05 min`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return _("{seconds} s").format(seconds=whole)
@@ -63,5 +63,5 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int | None) -> str:
-    """`149 MB`; `?` where it is not known before the download."""
+    """Returns a size, as `149 MB`; None: it is not known before the download."""
     return _("size not published") if count is None else _("{mb:.0f} MB").format(mb=count / 2**20)

@@ -1,4 +1,4 @@
-"""The way to the worker: its session, the model and volumes it is given, and when it is asked for answers."""
+"""Links the work with the worker: its session, the model and volumes in it, and when it is polled."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from SAM2PropagateLib.worker.session import WorkerSession
 
 
 class WorkerLink:
-    """One worker's session, and the updates of it that nobody has looked at yet.
+    """One worker's session, and its updates that were not handled yet.
 
     Args:
-        makeSession: makes the session; called when it is first needed, starts nothing by itself.
-        ticker: told when updates have to be asked for and when no longer.
+        makeSession: makes the session when it is first needed; this starts no process.
+        ticker: started while the session has to be polled, else stopped.
         store: the models of this computer.
 
     Attributes:
@@ -63,16 +63,17 @@ class WorkerLink:
 
     @property
     def hasUpdates(self) -> bool:
-        """Whether something has arrived that `updates` has not given yet."""
+        """Whether something has arrived that `updates` has not yielded yet."""
         return bool(self._waiting)
 
     @property
     def isWaiting(self) -> bool:
-        """Whether updates have to be asked for."""
+        """Whether the session has to be polled."""
         return self.hasUpdates or (self._session is not None and self._session.is_waiting)
 
     def updates(self, seconds: float | None = None) -> Iterator[Update]:
-        """Yields what has arrived, oldest first; what is left after so many seconds comes the next time."""
+        """Yields what has arrived, oldest first, for so many seconds at most; the rest stays for the next
+        call."""
         self._waiting.extend(self.session.poll())
         end = None if seconds is None else time.perf_counter() + seconds
         while self._waiting:
@@ -81,7 +82,7 @@ class WorkerLink:
                 return
 
     def ready(self, volumeNode: Any, axis: int, choices: Choices, *, isBusy: bool) -> str:
-        """Returns the model loaded or on its way, the volume open or on its way; the volume's name.
+        """Asks the worker to load the model and open the volume, if it has not; returns the volume's name.
 
         Args:
             isBusy: see `OpenVolumes.ensure`.
@@ -103,7 +104,7 @@ class WorkerLink:
         return self._volumes.ensure(volumeNode, axis, isBusy=isBusy)
 
     def placed(self, volumeNode: Any, axis: int, prompts: PromptSet) -> PromptSet:
-        """Prompts as the worker is told of them; see `OpenVolumes.placed`. After `ready`."""
+        """Returns prompts as the worker needs them; see `OpenVolumes.placed`. Call `ready` first."""
         assert self._volumes is not None
         return self._volumes.placed(volumeNode, axis, prompts)
 
@@ -112,27 +113,27 @@ class WorkerLink:
         if self._volumes is not None:
             self._volumes.forget(volumeID)
             if self.isWaiting:
-                # Nobody else asks for the answers once the scene is closed.
+                # Nothing else polls once the scene is closed.
                 self.startPolling()
 
     def cancel(self, call: Call) -> None:
-        """Nobody wants the answer to this any more."""
+        """Cancels a call whose answer is not wanted any more."""
         if self._session is not None:
             self._session.cancel(call)
 
     def startPolling(self) -> None:
-        """Something was asked: updates are asked for until `stopPolling`."""
+        """Starts the ticker, after a request."""
         self.ticker.start()
 
     def stopPolling(self) -> None:
-        """Nothing is awaited."""
+        """Stops the ticker, as no answer is awaited."""
         self.ticker.stop()
 
     def close(self, timeout: float | None) -> None:
-        """Ends the worker; what has not been looked at is dropped.
+        """Ends the worker; drops updates that were not handled.
 
         Args:
-            timeout: seconds that it may take to end by itself.
+            timeout: seconds that the worker may take to end by itself.
         """
         self.ticker.stop()
         if self._session is not None:

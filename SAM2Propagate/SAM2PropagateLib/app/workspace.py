@@ -1,4 +1,4 @@
-"""Everything that belongs to one volume and one segmentation while the user works on them."""
+"""Holds everything that belongs to one volume and one segmentation while the user works on them."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from SAM2PropagateLib.texts import tr as _
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who is told of what others change in a workspace.
+    """The functions that are called when others change something in a workspace.
 
     Attributes:
-        onPrompts: called after the user changed a prompt in a view.
-        onSegments: called after anything in the segmentation changed.
+        onPrompts: after the user changed a prompt in a view.
+        onSegments: after anything in the segmentation changed.
     """
 
     onPrompts: Callable[[PromptChange], None]
@@ -56,9 +56,9 @@ class Workspace:
 
     Args:
         volumeNode, segmentationNode: of the scene.
-        listeners: told of what others change.
-        makeWriter: makes what commits are written through, from segmentation and volume; None: a logic of
-            its own.
+        listeners: called when others change something.
+        makeWriter: makes the `SegmentWriter` for a segmentation and a volume; None: one without an editor
+            widget.
         drawer: draws the slice views when the preview was written; None: all views are drawn.
 
     Raises:
@@ -76,7 +76,7 @@ class Workspace:
         self.volumeNode = volumeNode
         self.segmentationNode = segmentationNode
         self.segmentationID = segmentationNode.GetID()
-        # Those that were there when it was looked last.
+        # The segments at the last look, to notice added and removed ones.
         self.knownSegments = self.segmentIDs
         self.volumeID = volumeNode.GetID()
         self.markups = PromptMarkups(segmentationNode, volumeNode)
@@ -117,9 +117,9 @@ class Workspace:
         self._observers.add(segmentationNode, event, self.shown.restyle)
 
     def close(self) -> None:
-        """Ends all observing and takes the preview out of the views; prompts and masks stay.
+        """Ends all observing and removes the preview from the views; prompts and masks stay.
 
-        Call `shown.keep` before, if the preview is to come back.
+        Call `shown.keep` first to have the preview back later.
         """
         self._watcher.stop()
         self._observers.clear()
@@ -141,8 +141,8 @@ class Workspace:
     # --- transforms
 
     def follow(self) -> None:
-        """The volume, the segmentation, a prompt or a transform above one of them has changed: prompts and
-        preview stay on the volume's voxels.
+        """Keeps prompts and preview on the volume's voxels, after the volume, the segmentation, a prompt or a
+        transform above them has changed.
         """
         if not self.isInScene or self.segmentationNode.GetScene().IsBatchProcessing():
             return
@@ -154,13 +154,13 @@ class Workspace:
                 self._carry(move)
             self._followPlacement()
         except SAM2PropagateError:
-            return  # said when the volume is needed
+            return  # reported when the volume is needed
 
     def _carry(self, move: Move) -> None:
-        """The coordinates of the prompts are others than before."""
+        """Carries prompts and undo steps along a move of the volume."""
         self.spoken.read()
         if move.matrix is None:
-            # Another image: no step back leads anywhere.
+            # With another image no step can be undone.
             self.history.clear()
         else:
             matrix = move.matrix
@@ -172,7 +172,7 @@ class Workspace:
         self.handEdits.lookAgain()
 
     def _followPlacement(self) -> None:
-        """Where segmentation and volume were moved against each other, nobody has painted."""
+        """Takes changes that come from moving segmentation and volume against each other as no edits."""
         if self.placement.hasMoved():
             self.handEdits.lookAgain()
             self.underlay.rebase(self.segmentIDs)
@@ -181,7 +181,7 @@ class Workspace:
     def isMovedApart(self, segmentID: str) -> bool:
         """Tells whether a segment was moved against the volume since the last commit.
 
-        A grid that the user made finer is no move: the segment then holds what it held on most slices.
+        A finer grid is not a move: the segment then holds the same on most slices.
 
         Raises:
             InputError: the volume or the segmentation cannot be used.
@@ -195,9 +195,7 @@ class Workspace:
 
     @property
     def hasOwnGrid(self) -> bool:
-        """Whether segments are written on another grid than the volume's, where a mask is not all there is to
-        say.
-        """
+        """Whether segments are written on another grid than the volume's, which needs edges besides masks."""
         grid = referenceLattice(self.segmentationNode)
         return not (grid is None or grid.hasVoxelsOf(volumeLattice(self.worldGeometry)))
 
@@ -205,32 +203,33 @@ class Workspace:
 
     @property
     def prompts(self) -> PromptSet:
-        """What the user has said of all segments."""
+        """The prompts of all segments."""
         return self.spoken.prompts
 
     @property
     def geometry(self) -> VolumeGeometry:
-        """The volume's, as it is now in its own space, below its parent transforms: where prompts are."""
+        """The volume's present geometry in its own space, below its parent transforms, where prompts are."""
         return self.markups.geometry
 
     @property
     def worldGeometry(self) -> VolumeGeometry:
-        """The volume's, as it is now in the world: where the views are."""
+        """The volume's present geometry in the world, where the views are."""
         return self.markups.worldGeometry
 
     def fromWorld(self, ras: npt.ArrayLike) -> Ras:
-        """Returns a point of the world in the volume's own space."""
+        """Returns a world point (RAS, mm) in the volume's own space."""
         return to_ras(self.markups.fromWorld(to_ras(ras)))
 
     @property
     def axis(self) -> int:
-        """The propagation axis: the one that was chosen or first clicked along, else a fitting one."""
+        """The propagation axis: as chosen, or of the first prompt's view, else the one that fits the
+        volume."""
         chosen = self.markups.axis
         return choose_axis(self.prompts, self.geometry) if chosen is None else chosen
 
     def axisFor(self, viewNormal: npt.ArrayLike | None) -> int:
-        """Returns the axis for a prompt in a view with this normal: the view's, as long as nothing else was
-        said."""
+        """Returns the axis for a prompt in a view with this normal: the view's, if there are no prompts
+        yet."""
         if viewNormal is not None and self.prompts.is_empty and not self._isFixed:
             axis = self.worldGeometry.axis_nearest(viewNormal)
             self.setAxis(axis, isFixed=False)
@@ -244,7 +243,7 @@ class Workspace:
     _axisByHand = False
 
     def setAxis(self, axis: int | None, isFixed: bool = True) -> None:
-        """Propagate along this axis from now on; None: along that of the next prompt.
+        """Sets the propagation axis; None: that of the next prompt's view.
 
         Raises:
             InputError: `preview_open` (the preview is along another axis and would be lost).
@@ -276,7 +275,7 @@ class Workspace:
         return self.shown.frames(segmentID)
 
     def maskNow(self, segmentID: str, frame: int) -> BoolArray:
-        """Returns what the user sees of a segment on a frame: its preview if there is one."""
+        """Returns the mask that the user sees: the preview's if there is one, else the segment's."""
         return self.shown.maskNow(segmentID, frame)
 
     def edits(self, segmentID: str) -> tuple[EditedFrame, ...]:
@@ -284,7 +283,7 @@ class Workspace:
         return self.handEdits.of(segmentID)
 
     def reader(self, segmentID: str) -> SegmentReader:
-        """Returns what reads a segment's own masks, frame by frame."""
+        """Returns a reader of a segment's own masks, frame by frame."""
         return SegmentReader(self.segmentationNode, segmentID, self.geometry, self.volumeNode)
 
     @property
@@ -294,7 +293,7 @@ class Workspace:
 
     @property
     def committer(self) -> SegmentCommitter:
-        """What writes into the segments; kept, as it holds the undo history."""
+        """The committer of this segmentation; one for all commits."""
         if self._committer is None:
             writer = None if self._makeWriter is None else self._makeWriter(
                 self.segmentationNode, self.volumeNode
