@@ -1,4 +1,4 @@
 """The panel and the views: widgets, mouse and keys, the list of models, installing packages.
 
-It shows what `app` says and calls it; it decides nothing of the work itself.
+It shows the state of `app` and calls it, and makes no decision about the work itself.
 """

@@ -1,4 +1,4 @@
-"""The menu of curves: draws one through the structure, or takes one of the scene."""
+"""Shows the menu of curves: draw one through the structure, or use one of the scene."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CurveMenu:
         self._controller = controller
         self._placing: CurvePlacing | None = None
         self._placed: Any = None
-        # Slicer is at work on the node when its placing ends.
+        # When placing ends, Slicer is still changing the node.
         self._whenPlaced = qt.QTimer()
         self._whenPlaced.setSingleShot(True)
         self._whenPlaced.setInterval(0)
@@ -42,7 +42,7 @@ class CurveMenu:
         ui.curveButton.setMenu(self.menu)
 
     def close(self) -> None:
-        """Lets go of the widgets and of a curve that is being placed, which stays in the scene."""
+        """Disconnects the widgets; a curve that is being placed stays in the scene."""
         self._stopPlacing()
         self._whenPlaced.stop()
         self._entries.close()
@@ -60,7 +60,7 @@ class CurveMenu:
         )
 
     def fill(self) -> None:
-        """Lists what there is to choose from now."""
+        """Lists the curves that can be chosen now."""
         self._entries.close()
         self.menu.clear()
         self._add(_("Draw a curve"), self.draw)
@@ -75,17 +75,18 @@ class CurveMenu:
         self._entries.add(action, "triggered()", lambda: act() and None)
 
     def take(self, node: Any) -> bool:
-        """Makes a prompt of a curve or line of the scene, which stays as it is; False if it was refused."""
+        """Makes a prompt from a curve or line of the scene, which stays unchanged; False if it was
+        refused."""
         if node.GetScene() is not slicer.mrmlScene:
             return False
         places, isClosed = curveInWorld(node)
         return bool(self._controller.addCurve(places, isClosed))
 
     def draw(self) -> None:
-        """Has the user place a curve, in any view; it is a prompt when it is finished."""
+        """Lets the user place a curve in any view; it becomes a prompt when it is finished."""
         if self._controller.refuses(rules.PROMPT):
             return
-        # A tool would take the mouse from the placing.
+        # A tool that is on would take the mouse.
         self._controller.chooseTool(None)
         self._stopPlacing()
         self._placing = CurvePlacing(slicer.mrmlScene, _("Curve"), self._ended)
@@ -100,7 +101,7 @@ class CurveMenu:
         self._whenPlaced.start()
 
     def _takePlaced(self) -> None:
-        """The prompt takes the place of the curve that was drawn for it; a refused one stays."""
+        """Replaces the curve that was just placed by a prompt; a refused curve stays."""
         node, self._placed = self._placed, None
         if node is None or node.GetScene() is not slicer.mrmlScene:
             return

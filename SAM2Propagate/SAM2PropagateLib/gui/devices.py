@@ -1,6 +1,6 @@
-"""What the model can run on: the choices in the panel, and which of them make no sense on this computer.
+"""Lists the devices that the model can run on, and which of them this computer cannot have.
 
-Only what the system itself tells: torch is never asked here, as this is Slicer's process.
+It asks only the system: torch is never imported in Slicer's process.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Device:
 
     Attributes:
         name: as `Choices.device` takes it. title: for the user.
-        whyNot: why it cannot be used on this computer; "" if nothing is known against it.
-        help: what is to be known of it; may be empty.
+        whyNot: why this computer cannot use it; "" if no reason is known.
+        help: a remark for the user; may be empty.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Device:
 
 
 def devices() -> tuple[Device, ...]:
-    """Returns all devices, in the order in which they are shown, in the user's language."""
+    """Returns all devices in the order of the list, in the user's language."""
     isMac, machine = sys.platform == "darwin", platform.machine()
-    # No reason to disable it: other cards compute under this name, too.
+    # Only a remark: PyTorch also uses this name for other makers' cards.
     driver = "" if isMac or hasDriver() else _("No NVIDIA driver was found on this computer.")
     mac = _("PyTorch cannot use NVIDIA graphics cards on a Mac.") if isMac else ""
     apple = "" if isMac and machine == "arm64" else _("Only Macs with Apple silicon have this.")
@@ -49,7 +49,7 @@ def devices() -> tuple[Device, ...]:
 
 
 def hasDriver() -> bool:
-    """Tells whether there are signs of NVIDIA's driver; starts no process."""
+    """Tells whether there are signs of NVIDIA's driver, without starting a process."""
     windows = Path(os.environ.get("SYSTEMROOT", "C:/Windows"))
     files = (Path("/proc/driver/nvidia/version"), windows / "System32" / "nvcuda.dll")
     return shutil.which("nvidia-smi") is not None or any(file.exists() for file in files)

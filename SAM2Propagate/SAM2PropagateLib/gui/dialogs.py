@@ -1,4 +1,4 @@
-"""What the panel asks of the user in dialogs."""
+"""Asks the user questions in dialogs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Dialogs(Protocol):
 
 
 class SlicerDialogs:
-    """In Slicer's own dialogs; see `Dialogs`."""
+    """Slicer's own dialogs; see `Dialogs`."""
 
     def agree(self, text: str, title: str) -> bool:
         return bool(slicer.util.confirmOkCancelDisplay(text, windowTitle=title))

@@ -17,7 +17,7 @@ _PREPARED = "SAM2Propagate.Prepared"
 
 
 def segmentEditorNode(scene: Any) -> Any:
-    """Returns the settings of the embedded Segment Editor in a scene; made if there are none."""
+    """Returns the embedded Segment Editor's settings in a scene, and makes them if there are none."""
     kind = "vtkMRMLSegmentEditorNode"
     node = scene.GetSingletonNode(_SINGLETON_TAG, kind)
     if node is None:
@@ -38,8 +38,8 @@ class EditorSegmentWriter:
 
     Args:
         editor: the widget; it gets the settings of the scene at every commit.
-        segmentationNode, volumeNode: what is written to, and the source volume of the intensity range.
-        settings: gives the settings that the editor is to use in a scene.
+        segmentationNode, volumeNode: the target, and the source volume of the intensity range.
+        settings: returns the editor's settings in a scene.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class EditorSegmentWriter:
 
     def prepare(self) -> Any:
         """See `SegmentWriter.prepare`."""
-        # A script may run without the panel ever having been in view in this scene.
+        # In a script the panel may never have been opened in this scene.
         node = self._settings(self._segmentationNode.GetScene())
         if self._editor.mrmlSegmentEditorNode() is not node:
             self._editor.setMRMLSegmentEditorNode(node)
@@ -79,7 +79,7 @@ class EditorSegmentWriter:
             self._editor.setSourceVolumeNode(self._volumeNode)
 
     def _checkMasking(self, node: Any) -> None:
-        """The editor writes nothing, and says so at best on the console, when it cannot mask."""
+        """Raises `masking_failed` where the editor would write nothing, without telling the user."""
         modes = slicer.vtkMRMLSegmentationNode
         if node.GetMaskMode() == modes.EditAllowedInsideSingleSegment:
             inside = node.GetMaskSegmentID()
@@ -103,9 +103,9 @@ class EditorSegmentWriter:
             )
 
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
-        # The editable area is computed for the selected segment, not for the one that is written to.
+        # The editor computes the editable area for its selected segment.
         self._editor.mrmlSegmentEditorNode().SetSelectedSegmentID(segmentID)
-        # The effect counts its modes as the logic does.
+        # The effect numbers its modes as the logic does.
         modes = slicer.vtkSlicerSegmentEditorLogic
         mode = modes.ModificationModeAdd if change == "add" else modes.ModificationModeRemove
         self._effect.modifySegmentByLabelmap(self._segmentationNode, segmentID, labelmap, int(mode))
@@ -130,7 +130,7 @@ class EditorSegmentWriter:
         return node is not None and not self.isMasking and node.GetOverwriteMode() == node.OverwriteNone
 
     def close(self) -> None:
-        """The widget lives on."""
+        """Does nothing: the widget lives on."""
 
 
 def _failed(sentence: str) -> SAM2PropagateError:

@@ -1,7 +1,7 @@
-"""The Segment Editor inside the panel: when it gets its settings, and when it has to let go of the scene.
+"""Manages the Segment Editor in the panel: gives it its settings, and takes its nodes away in time.
 
-Its widget keeps an effect, and its observers of the views, for as long as nobody takes them away. Nodes and
-views that go while it still has them bring Slicer down.
+Its widget keeps the active effect and observes the views until it is told otherwise. Slicer crashes if nodes
+or views are removed before that.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.scene.names import saveIfLoadable
 from SAM2PropagateLib.texts import tr as _
 
-# The Segment Editor's own buttons for its own history, which is not used here.
+# The Segment Editor's buttons for its own history, which this module does not use.
 _OWN_BUTTONS = ("UndoButton", "RedoButton")
 
 
 class EmbeddedEditor:
-    """Gives a qMRMLSegmentEditorWidget its settings, and takes effect, nodes and observers away in time.
+    """Gives a qMRMLSegmentEditorWidget its settings, and ends effect and observers in time.
 
     Args:
         widget: the qMRMLSegmentEditorWidget.
-        place: the QScrollArea around it: the options of some effects are wider than the panel.
-        undo, redo: what its two buttons for that do.
+        place: the QScrollArea around it, as some effects' options are wider than the panel.
+        undo, redo: called by its Undo and Redo buttons.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class EmbeddedEditor:
 
         self._widget = widget
         self._place = place
-        # The widget shows an effect's options after its settings have changed.
+        # The widget shows an effect's options a little later than it changes its settings.
         self._whenShown = qt.QTimer()
         self._whenShown.setSingleShot(True)
         self._whenShown.setInterval(0)
@@ -47,7 +47,7 @@ class EmbeddedEditor:
         self.fit()
 
     def close(self) -> None:
-        """Lets go of the widget."""
+        """Disconnects the widget."""
         self._whenShown.stop()
         self._whenShown.disconnect("timeout()", self.fit)
         for button, act in self._buttons:
@@ -55,9 +55,10 @@ class EmbeddedEditor:
         self._buttons.clear()
 
     def _takePlace(self, name: str, act: Callable[[], object]) -> None:
-        """Puts a button of ours in the place of one of the editor's: the editor disables its own as it likes.
+        """Replaces one of the editor's buttons by our own, as the editor disables its own for its empty
+        history.
 
-        Not found in a later Slicer, the editor's own stays, which has nothing to undo.
+        If a later Slicer has no such button, the editor's own stays, which has nothing to undo.
         """
         import qt
 
@@ -72,39 +73,39 @@ class EmbeddedEditor:
             self._buttons.append((button, act))
 
     def showUndo(self, *states: tuple[bool, str]) -> None:
-        """Enables the buttons of Undo and Redo, and says what they do."""
+        """Enables the Undo and Redo buttons, and sets their tooltips."""
         for (button, _act), (isOn, text) in zip(self._buttons, states, strict=False):
             button.enabled = isOn
             button.toolTip = text
 
     def fitSoon(self) -> None:
-        """Another effect was chosen: makes room for its options."""
+        """Schedules `fit`, after another effect was chosen."""
         self._whenShown.start()
 
     def fit(self) -> None:
-        """Makes the editor's place as high as the editor; it scrolls sideways rather than get wider."""
+        """Makes the editor's place as high as the editor; the place scrolls instead of getting wider."""
         bar = self._place.horizontalScrollBar()
         height = self._place.widget().layout().totalSizeHint().height()
         self._place.setMinimumHeight(height + (bar.height if bar.visible else 0))
 
     def use(self, editorNode: Any) -> None:
-        """Gives the editor its settings (vtkMRMLSegmentEditorNode); the label layers of the views stay."""
+        """Gives the editor its settings (vtkMRMLSegmentEditorNode), and keeps the views' label layers."""
         with labelLayersKept():
             self._widget.setMRMLSegmentEditorNode(editorNode)
-            # The same settings may have another segmentation now, as after a scene was loaded.
+            # The same settings may name another segmentation now, for example after a scene was loaded.
             self._widget.updateWidgetFromMRML()
 
     def show(self, workspace: Any, segmentID: str) -> None:
-        """Shows what is worked on, and the chosen segment.
+        """Shows the workspace and the chosen segment.
 
         Args:
-            workspace: its volume and segmentation; None: nothing.
+            workspace: has the volume and the segmentation; None: nothing is shown.
         """
         editor = self._widget
         if editor.mrmlSegmentEditorNode() is None:
             return
         if workspace is None and editor.activeEffect() is not None:
-            # It would go on to work on a segmentation or a volume that was removed.
+            # An active effect would keep working on removed nodes.
             self.putEffectAway()
         node = workspace.segmentationNode if workspace is not None else None
         if editor.segmentationNode() is not node:
@@ -118,16 +119,16 @@ class EmbeddedEditor:
             editor.setCurrentSegmentID(segmentID)
 
     def putEffectAway(self) -> None:
-        """Ends the active effect, and the editor's observing of the views with it."""
+        """Ends the active effect, and with it the editor's observing of the views."""
         effect = self._widget.activeEffect()
         self._widget.setActiveEffectByName("")
         if effect is not None and effect.active():
-            # The widget does not follow its settings while a scene is being closed or loaded.
+            # While a scene is being closed or loaded, the widget ignores its settings.
             effect.deactivate()
         self._widget.removeViewObservations()
 
     def letGo(self) -> None:
-        """Ends the effect, and lets go of all nodes: the scene is about to be closed."""
+        """Ends the effect and takes all nodes away, as the scene is about to be closed."""
         self.putEffectAway()
         if self._widget.mrmlSegmentEditorNode() is not None:
             self._widget.setSegmentationNode(None)
@@ -136,12 +137,12 @@ class EmbeddedEditor:
 
 
 class EditorEffects:
-    """Which effect of the embedded Segment Editor is on; it and the tools take the mouse from each other.
+    """The embedded Segment Editor's effects: one of them or a tool has the mouse, whichever was chosen last.
 
     Args:
         widget: the qMRMLSegmentEditorWidget.
         controller: has the tools.
-        editSoon: has `Controller.editBegins` called once the editor has done what it is at.
+        editSoon: schedules `Controller.editBegins` for when the editor has handled its present event.
         fit: makes room for another effect's options.
     """
 
@@ -158,7 +159,7 @@ class EditorEffects:
 
     @property
     def name(self) -> str:
-        """The effect as the name of an undo step; "" for none, or one that is not offered here."""
+        """Returns the effect as the name of an undo step; "" for none, or one that is not offered here."""
         names = {
             "Paint": _("paint"),
             "Erase": _("erase"),
@@ -169,7 +170,7 @@ class EditorEffects:
         return names.get(self._effect, "")
 
     def onEditor(self, caller: Any = None, event: Any = None) -> None:
-        """The settings have changed: perhaps an effect was chosen, which has the mouse then."""
+        """Switches the tool off if an effect was chosen; called when the editor's settings have changed."""
         if self.editorNode is not None:
             saveIfLoadable(self.editorNode)
         effect = str(self.editorNode.GetActiveEffectName() or "") if self.editorNode is not None else ""
@@ -181,20 +182,20 @@ class EditorEffects:
         self._effect = effect
 
     def onTool(self) -> None:
-        """Perhaps a tool was chosen, which has the mouse then: one of them has, the one pressed last."""
+        """Ends the effect if a tool was chosen."""
         if self._controller.tool is not None and self._controller.tool != self._tool:
             self._widget.setActiveEffectByName("")
         self._tool = self._controller.tool
 
     def onFinished(self, _end: Any) -> None:
-        """A run has ended, perhaps under an effect: that works on what the run left."""
+        """Applies a run's masks if an effect is on, which then edits what the user sees."""
         if self._effect:
             self._editSoon()
 
 
 @contextlib.contextmanager
 def labelLayersKept() -> Iterator[None]:
-    """Within it, the Segment Editor may get a segmentation: it clears the label layer of all slice views."""
+    """Keeps the slice views' label layers, which the Segment Editor clears when it gets a segmentation."""
     views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     before = [view.GetLabelVolumeID() for view in views]
     try:

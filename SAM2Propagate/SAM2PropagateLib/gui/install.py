@@ -1,7 +1,7 @@
-"""What is missing, and installing it: what from where, in which order, and what to say when it fails.
+"""Finds missing packages and installs them: from where, in which order, and with a reason if it fails.
 
-Nothing here installs by itself: the caller hands in how packages are installed (`PackageTools`), and the user
-has agreed to the plan's text before. Nothing is imported to find out what is there.
+The caller hands in how packages are installed (`PackageTools`), and the user has agreed to `consentText`
+before. Packages are looked for without being imported.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from SAM2PropagateLib.texts import tr as _
 
 TORCH, REGISTRY, SAM2 = "torch", "registry", "sam2"
 
-# Published by a third party; its code under sam2/ is identical to Meta's last public state (2024-12-15).
+# Published by a third party; its code under sam2/ is identical to Meta's last public version (2024-12-15).
 SAM2_REQUIREMENT = (
     "sam2==1.1.0 --hash=sha256:7e0ea252d43c10d853e3acfce0b5770ac683c30481bd6de311300e9d44f45b74"
 )
 SAM2_OPTIONS = ("--no-build-isolation", "--no-deps", "--require-hashes")
-# Else its build looks for a CUDA compiler, and downloads a second torch to do so.
+# Without this its build looks for a CUDA compiler, and downloads a second torch.
 SAM2_ENVIRONMENT = {"SAM2_BUILD_CUDA": "0"}
 TORCH_VERSION = f">={OLDEST_TORCH}"
 
-# How pip begins the lines that say why it failed, and those that never do.
+# Beginnings of pip's lines that say why it failed, and of lines that never do.
 _WRONG = re.compile(r"(?:error:|×)\s*", re.IGNORECASE)
 _BESIDES = ("pip install ", "[notice]", "warning:", "note:", "hint:", "command ", "calledprocesserror")
 
@@ -56,7 +56,7 @@ class Package:
 
     @property
     def name(self) -> str:
-        """What is needed, for the user."""
+        """The package as the user reads it."""
         if not self.found:
             return self.module
         return _("{module} {version} or newer").format(module=self.module, version=OLDEST_TORCH)
@@ -78,7 +78,7 @@ PACKAGES = (
 
 
 def findPackage(name: str) -> Any:
-    """Returns what tells of a package, without importing it; None where it is not installed."""
+    """Returns a package's import spec, without importing it; None if it is not installed."""
     return importlib.util.find_spec(name)
 
 
@@ -86,10 +86,11 @@ def missing(
     find: Callable[[str], Any] = findPackage,
     version: Callable[[str], str] = importlib.metadata.version,
 ) -> tuple[Package, ...]:
-    """Returns the packages that this Python lacks, and torch if it is too old; looks for them, imports none.
+    """Returns the packages that this Python lacks, and torch if it is too old, without importing any.
 
     Args:
-        find: whether a module is there. version: a package's; raises PackageNotFoundError.
+        find: returns a module's spec, or None. version: returns a package's version, or raises
+            PackageNotFoundError.
     """
     needed = []
     for one in PACKAGES:
@@ -97,18 +98,18 @@ def missing(
             needed.append(one)
         elif one.way == TORCH and (found := _tooOld(one.module, version)):
             needed.append(replace(one, found=found))
-    # What only builds SAM 2 is of no use once that is there.
+    # Packages that only build SAM 2 are not needed once it is installed.
     if not any(one.way == SAM2 for one in needed):
         needed = [one for one in needed if one.module not in ("setuptools", "wheel")]
     return tuple(needed)
 
 
 def _tooOld(package: str, version: Callable[[str], str]) -> str:
-    """Returns the version of torch if it is older than what is needed; "" if it is not, or cannot be told."""
+    """Returns torch's version if it is too old; "" if it is new enough, or the version is unknown."""
     try:
         found = version(package)
     except importlib.metadata.PackageNotFoundError:
-        return ""  # built here, perhaps
+        return ""  # it may have been built on this computer
     return found if release(found) < release(OLDEST_TORCH) else ""
 
 
@@ -138,7 +139,7 @@ def bannerText(needed: Sequence[Package]) -> str:
 
 
 def consentText(needed: Sequence[Package]) -> str:
-    """Returns what will be installed, from where and how large: to be agreed to."""
+    """Returns what will be installed, from where and how large, for the user to agree to."""
     lines = [_("This will be installed into Slicer's own Python:"), ""]
     if any(one.way == TORCH for one in needed):
         lines.append(
@@ -171,12 +172,12 @@ def consentText(needed: Sequence[Package]) -> str:
 
 
 class PackageTools(Protocol):
-    """How packages are installed; each call returns at once or when it has finished, and then calls
-    `completed` with whether it succeeded.
+    """Installs packages. A call returns at once or when it has finished, and calls `completed` at the end,
+    with whether it succeeded.
     """
 
     def installTorch(self, version: str, log: Log, completed: Completed) -> None:
-        """Through the PyTorch extension.
+        """Installs torch through the PyTorch extension.
 
         Raises:
             SAM2PropagateError: `no_pytorch_extension`.
@@ -186,16 +187,16 @@ class PackageTools(Protocol):
     def pipInstall(
         self, arguments: list[str], environment: dict[str, str], log: Log, completed: Completed
     ) -> None:
-        """As `pip install` with these arguments, and these variables in its environment."""
+        """Runs `pip install` with these arguments and environment variables."""
         ...
 
 
 @dataclass(frozen=True)
 class InstallEnd:
-    """An installation has ended.
+    """The end of an installation.
 
     Attributes:
-        isComplete: everything is there now. text: for the user. log: all lines.
+        isComplete: whether everything is installed now. text: for the user. log: all lines.
     """
 
     isComplete: bool
@@ -204,11 +205,11 @@ class InstallEnd:
 
 
 class Installer:
-    """Installs what is missing, one step after the other.
+    """Installs missing packages step by step.
 
     Args:
-        tools: how.
-        folder: for a requirements file, which carries the checksum; deleted again.
+        tools: install the packages.
+        folder: for a temporary requirements file, which holds the checksum.
         find, version: see `missing`.
         isElsewhere: whether the worker runs on a server, where this Python does not matter.
 
@@ -239,8 +240,8 @@ class Installer:
         self._count = 0
 
     def needed(self) -> tuple[Package, ...]:
-        """Returns what the worker needs and this Python lacks; not looked for again once nothing is
-        missing."""
+        """Returns the packages that the worker needs and this Python lacks. Once nothing is missing, it does
+        not look again."""
         if self._isElsewhere():
             return ()
         needed = () if self._isComplete else self._missing()
@@ -252,7 +253,8 @@ class Installer:
         return self._isRunning
 
     def start(self) -> None:
-        """Begins; the user has agreed to `consentText`. Nothing happens while one is running."""
+        """Begins the installation; the user has agreed to `consentText`. Does nothing while one is
+        running."""
         if self._isRunning:
             return
         needed = self._missing()
@@ -284,7 +286,7 @@ class Installer:
             step()
         except SAM2PropagateError as error:
             self._fail(str(error))
-        except Exception as error:  # whatever pip or another extension throws must not leave a dead panel
+        except Exception as error:  # an error of pip or another extension must not leave the panel stuck
             self._line(f"{type(error).__name__}: {error}")
             self._completed(False)
 
@@ -319,15 +321,14 @@ class Installer:
         self._fail(_("The installation failed: {reason}").format(reason=self._reason()))
 
     def _reason(self) -> str:
-        """Returns what pip said last of why the present step failed."""
+        """Returns pip's last reason for the failure of the present step."""
         lines = [line.strip() for line in self._log[self._begun :] if line.strip()]
         wrong = [line[match.end() :] for line in lines if (match := _WRONG.match(line))]
         telling = [line for line in lines if not line.lower().startswith(_BESIDES)]
         return next((said[-1] for said in (wrong, telling, lines) if said), _("no reason was given"))
 
     def _replaced(self) -> str:
-        """Returns a sentence on packages in the place of which others came; Slicer may have the old ones
-        loaded."""
+        """Returns a sentence on replaced packages, whose old versions Slicer may have loaded."""
         found = [re.match(r"\s*Successfully uninstalled (\S+)-\d", line) for line in self._log]
         names = sorted({match.group(1) for match in found if match is not None})
         if not names:

@@ -1,4 +1,4 @@
-"""The banner that names missing packages and offers to install them."""
+"""Shows the banner that names missing packages and offers to install them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from SAM2PropagateLib.gui.message_frame import MessageFrame
 from SAM2PropagateLib.gui.widgets import Connections, enable, put
 from SAM2PropagateLib.texts import tr as _
 
-# Characters of a line of pip's that are shown while it works; the log has all.
+# How much of each line of pip is shown, in characters; the log has all of it.
 _LINE = 80
 
 
 class InstallBanner:
-    """Shows what is missing, and how far its installation is.
+    """Shows the missing packages, and the progress of their installation.
 
     Args:
         ui: the widgets by name.
-        installer: knows what is missing and installs it; its signals are followed.
-        messages: how the user is told and asked.
-        changed: called when something may be installed now that was missing.
+        installer: knows the missing packages, and installs them.
+        messages: tells and asks the user.
+        changed: called when missing packages may have been installed.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class InstallBanner:
             signal.connect(slot)
 
     def close(self) -> None:
-        """Lets go of the widgets and of the installer."""
+        """Disconnects widgets and installer."""
         self._connections.close()
         for signal, slot in self._signals():
             signal.disconnect(slot)
@@ -57,7 +57,7 @@ class InstallBanner:
         ]
 
     def refresh(self) -> None:
-        """Shows what is missing now."""
+        """Shows which packages are missing now."""
         needed = self._installer.needed()
         ui = self._ui
         ui.bannerFrame.setVisible(bool(needed) or self._installer.isRunning)
@@ -88,7 +88,7 @@ class InstallBanner:
         self._showButton(True)
 
     def _logged(self, line: str) -> None:
-        # Else nothing would move for minutes.
+        # Shows that something happens, as a step may take minutes.
         short = line.strip() if len(line) <= _LINE else line.strip()[: _LINE - 1] + "…"
         put(self._ui.installProgressLabel, f"{self._step}\n{short}")
 

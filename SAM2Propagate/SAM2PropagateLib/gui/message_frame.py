@@ -1,4 +1,4 @@
-"""Messages in the panel: one at a time, until it is dismissed or the next one comes."""
+"""Shows messages in the panel, one at a time, until it is dismissed or the next one comes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from SAM2PropagateLib.gui.dialogs import Dialogs
 from SAM2PropagateLib.gui.widgets import Connections, enable
 from SAM2PropagateLib.texts import tr as _
 
-# The size of a message's icon in pixels.
+# Pixels; the size of a message's icon.
 _ICON = 22
 
 
 class MessageFrame:
-    """Shows messages, and the last error again.
+    """Shows messages, and on request the last error again.
 
     Args:
         ui: the widgets by name.
-        dialogs: how a log is shown.
+        dialogs: show logs, and ask the user for the parts of the panel.
 
     Attributes:
-        dialogs: as given; how the parts of the panel ask the user. Others may take their place.
+        dialogs: as given; may be replaced.
     """
 
     def __init__(self, ui: Any, dialogs: Dialogs) -> None:
@@ -40,14 +40,14 @@ class MessageFrame:
         self._showLogButtons()
 
     def close(self) -> None:
-        """Lets go of the widgets."""
+        """Disconnects the widgets."""
         self._connections.close()
 
     def say(self, message: UserMessage, isOfScene: bool = False) -> None:
-        """Shows a message; the last error can be shown again.
+        """Shows a message.
 
         Args:
-            isOfScene: it is of no interest any more once the scene is closed.
+            isOfScene: the message is dropped when the scene is closed.
         """
         import qt
 
@@ -58,7 +58,7 @@ class MessageFrame:
             "error": (qt.QStyle.SP_MessageBoxCritical, _("Error")),
             "warning": (qt.QStyle.SP_MessageBoxWarning, _("Warning")),
         }.get(message.level, (qt.QStyle.SP_MessageBoxInformation, _("Information")))
-        # The style's own icons can be seen in light and in dark panels.
+        # The style's icons are visible in light and in dark panels.
         ui.messageIcon.setPixmap(ui.messageFrame.style().standardIcon(picture).pixmap(qt.QSize(_ICON, _ICON)))
         ui.messageIcon.toolTip = level
         ui.messageLabel.text = message.text
@@ -66,21 +66,21 @@ class MessageFrame:
         self._showLogButtons()
 
     def dismiss(self) -> None:
-        """Takes the message away."""
+        """Hides the message."""
         self._ui.messageFrame.setVisible(False)
 
     def recovered(self, _none: None = None) -> None:
-        """The worker has succeeded since it failed: its error is out of date."""
+        """Drops the worker's error, as the worker works again."""
         if self._message is not None and self._message.isOfWorker:
             self.dismiss()
 
     def wentOn(self, _none: None = None) -> None:
-        """The user has gone on: why something was refused is out of date."""
+        """Drops a refusal, as the user has gone on."""
         if self._message is not None and self._message.isForNow:
             self.dismiss()
 
     def forgetErrors(self) -> None:
-        """Drops the messages on the scene and the last error, as the scene is closed."""
+        """Drops messages about the scene and the last error, as the scene is closed."""
         if self._isOfScene:
             self.dismiss()
             self._message = None

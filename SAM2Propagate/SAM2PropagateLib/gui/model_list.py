@@ -1,6 +1,6 @@
-"""The list of models: what each is, whether it is there, and getting or removing it.
+"""Lists the models, and downloads and removes them.
 
-A download runs in a thread of its own; `poll` emits what the thread says.
+A download runs in a thread; `poll` emits the thread's messages.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ModelRow:
     """A model in the list.
 
     Attributes:
-        name: as `Choices.model` takes it. title, details: for the user. isThere: on this computer.
-        whyNotDownload, whyNotRemove: "" if it is possible.
+        name: as in `Choices.model`. title, details: for the user. isThere: whether it is on this computer.
+        whyNotDownload, whyNotRemove: why that is impossible; "" if it is possible.
     """
 
     name: str
@@ -40,7 +40,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class DownloadProgress:
-    """Bytes so far and in all (None: not known), and that in words."""
+    """The progress of a download: bytes so far, bytes in all (None: unknown), and a text of both."""
 
     name: str
     done: int
@@ -50,7 +50,7 @@ class DownloadProgress:
 
 @dataclass(frozen=True)
 class DownloadEnd:
-    """A download has ended: `state` is "done", "cancelled" or "failed"; `text` is for the user."""
+    """The end of a download: `state` is "done", "cancelled" or "failed"; `text` is for the user."""
 
     name: str
     state: str
@@ -61,9 +61,9 @@ class ModelList:
     """The models of this computer, for a list in the panel.
 
     Args:
-        store: where they are.
-        ticker: told when `poll` has to be called.
-        fetch: downloads; `models.download.download` unless a test says otherwise.
+        store: has the models.
+        ticker: started while `poll` has to be called.
+        fetch: downloads a model, as `models.download.download`.
 
     Signals:
         progress, finished, changed (the list).
@@ -109,7 +109,8 @@ class ModelList:
         )
 
     def consentText(self, name: str) -> str:
-        """Returns what is downloaded from where, how large, under which license: to be agreed to."""
+        """Returns what is downloaded, from where, how large and under which license, for the user to agree
+        to."""
         entry = self._store.find(name)
         lines = [
             _("Download {title}?").format(title=entry.title),
@@ -123,7 +124,8 @@ class ModelList:
         return "\n".join(lines)
 
     def download(self, name: str) -> bool:
-        """Begins to get a model; the user has agreed to `consentText`. False while another one is coming."""
+        """Begins to download a model; the user has agreed to `consentText`. False while another download
+        runs."""
         if self.isDownloading:
             return False
         entry = self._store.find(name)
@@ -133,7 +135,7 @@ class ModelList:
         return True
 
     def cancel(self) -> None:
-        """Ends the download; what has arrived is kept and the next one goes on from there."""
+        """Ends the download; the next one continues from what has arrived."""
         self._job.cancel()
 
     def remove(self, name: str) -> None:
@@ -156,7 +158,7 @@ class ModelList:
         return DownloadEnd(entry.name, "done", text)
 
     def poll(self) -> None:
-        """Emits the progress and the end of the download; never waits. Called by the ticker."""
+        """Emits the progress and the end of the download, without waiting. The ticker calls it."""
         self._job.poll(self.progress.emit, self._ended)
 
     def _ended(self, end: DownloadEnd) -> None:

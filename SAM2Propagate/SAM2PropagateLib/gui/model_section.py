@@ -1,4 +1,4 @@
-"""The panel's section on the model and the computer: which model, on what it runs, downloads."""
+"""Shows the panel's section on the model: which one, on what device, and downloads."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from SAM2PropagateLib.texts import tr as _
 
 
 class ModelSection:
-    """Shows models and devices, and has models downloaded, removed and opened.
+    """Shows models and devices, and lets the user download, remove and open models.
 
     Args:
         ui: the widgets by name.
-        controller: has the choices. models: what can be loaded; its downloads are followed.
-        messages: how the user is told and asked.
+        controller: has the choices. models: can be loaded and downloaded.
+        messages: tells and asks the user.
         chooseModel: called with the path of a weights file that the user opened.
     """
 
@@ -53,7 +53,7 @@ class ModelSection:
         models.finished.connect(self._downloaded)
 
     def close(self) -> None:
-        """Lets go of the widgets and of the downloads."""
+        """Disconnects widgets and downloads."""
         self._connections.close()
         self._models.progress.disconnect(self._downloading)
         self._models.finished.disconnect(self._downloaded)
@@ -67,7 +67,7 @@ class ModelSection:
             box.setItemData(index, device.whyNot or device.help, qt.Qt.ToolTipRole)
 
     def refresh(self) -> None:
-        """Shows what is chosen, and what may be done with it."""
+        """Shows the chosen model and device, and which actions are possible."""
         self._showDevice()
         self._showModel()
 
@@ -76,7 +76,8 @@ class ModelSection:
         choose(box, chosen)
         isElsewhere = self._controller.isElsewhere
         for index, one in enumerate(self._devices.values()):
-            # One that a scene brings along stays chosen, whatever this computer is; a server tells itself.
+            # A device from a saved scene stays chosen even if this computer lacks it; a server reports its
+            # own.
             box.model().item(index).setEnabled(isElsewhere or not one.whyNot)
         device = None if isElsewhere else self._devices.get(chosen)
         said = (device.whyNot or device.help) if device is not None else ""

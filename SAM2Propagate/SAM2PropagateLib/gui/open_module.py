@@ -1,4 +1,4 @@
-"""The module in Slicer's application: what comes and goes with the module, the views and the scene."""
+"""Connects the open module with Slicer: entering, leaving, views and scenes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from SAM2PropagateLib.gui.view_input import ViewInput
 
 
 class OpenModule:
-    """The module's window, from its first opening to the end.
+    """The module from its first opening to its end.
 
     Args:
         ui: the widgets by name.
-        logic: what they are for.
+        logic: the module's logic.
         widget: the module's widget, a VTKObservationMixin with a `parent`.
-        application: what is around it.
+        application: Slicer around it.
 
     Attributes:
         panel, views, parameters, effects: its parts.
@@ -62,13 +62,13 @@ class OpenModule:
         for event, react, priority in (
             (scene.StartCloseEvent, self._sceneStartClose, 0.0),
             (scene.EndCloseEvent, self._sceneEndClose, 0.0),
-            # A scene view that is restored takes nodes away and brings others, too.
+            # Restoring a scene view removes and adds nodes, too.
             (scene.StartImportEvent, self._sceneStartImport, 0.0),
             (scene.StartRestoreEvent, self._sceneStartImport, 0.0),
             (scene.EndImportEvent, self._sceneEndImport, 0.0),
             (scene.EndRestoreEvent, self._sceneEndImport, 0.0),
-            # Above the Segment Editor's own priority, as it would take the user's label layers away; and
-            # below, as it has chosen the first segment then, and we put ours back.
+            # The first one runs before the Segment Editor's observer, to save the views' label layers; the
+            # second after it, as the editor has chosen the first segment by then and ours is chosen again.
             (scene.EndBatchProcessEvent, self._batchEnding, 1.0),
             (scene.EndBatchProcessEvent, self._batchEnded, -1.0),
         ):
@@ -79,7 +79,7 @@ class OpenModule:
         slicer.app.connect("applicationStateChanged(Qt::ApplicationState)", self._applicationState)
 
     def close(self) -> None:
-        """Lets go of everything in Slicer; the logic goes after it."""
+        """Removes all observers and connections; close the logic after it."""
         self.leaveViews()
         self._keys.giveBack()
         self.parameters.follow(None)
@@ -90,19 +90,19 @@ class OpenModule:
         self.parameters.close()
 
     def enter(self) -> None:
-        """The user switches to the module."""
+        """Follows scene and views, as the user switches to the module."""
         self.parameters.take()
         self._keys.take(self.views.deletePrompt)
         self.enterViews()
         self.parameters.takeFirstTool()
         layout = slicer.app.layoutManager()
         if layout is not None:
-            # Once, however often Slicer says that the module was entered.
+            # Slicer may call `enter` several times in a row.
             layout.disconnect("layoutChanged(int)", self.enterViews)
             layout.connect("layoutChanged(int)", self.enterViews)
 
     def exit(self) -> None:
-        """The user switches to another module; a run goes on."""
+        """Leaves views and scene alone, as the user switches to another module; a run goes on."""
         self.leaveViews()
         self._keys.giveBack()
         self.parameters.follow(None)
@@ -110,7 +110,7 @@ class OpenModule:
     # --- views
 
     def enterViews(self, *_: Any) -> None:
-        """Listens to mouse and keys in the views of the present layout."""
+        """Observes mouse and keys in the views of the present layout."""
         layout = slicer.app.layoutManager()
         if layout is None:  # Slicer without its main window
             return
@@ -125,10 +125,10 @@ class OpenModule:
         self.panel.followViews([widget.mrmlSliceNode() for widget in widgets])
 
     def leaveViews(self) -> None:
-        """Leaves the views as they were."""
+        """Stops observing the views."""
         self._logic.controller.chooseTool(None)
         layout = slicer.app.layoutManager()
-        if layout is not None:  # gone already when Slicer quits
+        if layout is not None:  # None while Slicer quits
             layout.disconnect("layoutChanged(int)", self.enterViews)
         self.views.clearViews()
         self.panel.followViews(())
@@ -137,13 +137,13 @@ class OpenModule:
     # --- the scene
 
     def _startAfresh(self) -> None:
-        """The scene is another one now; followed if the module is the one in view."""
+        """Follows the new scene, if the module is in view."""
         if self._widget.parent.isEntered:
             self.parameters.take()
             self.enterViews()
 
     def _sceneStartClose(self, caller: Any, event: Any) -> None:
-        """The scene is about to be closed: nothing here may hold on to its nodes."""
+        """Releases all nodes of the scene, which is about to be closed."""
         self.parameters.follow(None)
         self.panel.letGoOfScene()
         self.panel.messages.forgetErrors()
@@ -152,21 +152,21 @@ class OpenModule:
         self._startAfresh()
 
     def _sceneStartImport(self, caller: Any, event: Any) -> None:
-        """Nodes are about to come in, and views may go: no effect may work on them meanwhile."""
+        """Ends the effect before nodes come in and views may be removed."""
         self.panel.putEffectAway()
 
     def _sceneEndImport(self, caller: Any, event: Any) -> None:
-        # An effect that was on when the scene was saved would take the mouse, in any module.
+        # An effect that was on when the scene was saved would take the mouse, even in other modules.
         segmentEditorNode(slicer.mrmlScene).SetActiveEffectName("")
         self._startAfresh()
 
     def _batchEnding(self, caller: Any, event: Any) -> None:
-        """Many nodes have come or gone: the embedded editor is shown them while label layers are kept."""
+        """Lets the embedded editor handle a batch of added and removed nodes, with label layers kept."""
         if self.parameters.node is not None:
             self.panel.setEditorNode(self.effects.editorNode)
 
     def _batchEnded(self, caller: Any, event: Any) -> None:
-        """Many nodes have come or gone: shows what is chosen, whatever the widgets made of it."""
+        """Shows the choices again, which widgets may have changed while nodes were added and removed."""
         self.parameters.onSelection()
         if self.parameters.node is not None:
             self.panel.refresh()
@@ -174,11 +174,11 @@ class OpenModule:
     # --- the application
 
     def _palette(self, *_: Any) -> None:
-        """Slicer's main window is light or dark now."""
+        """Shows icons for a main window that has become light or dark."""
         self.panel.showIcons()
 
     def _applicationState(self, state: Any) -> None:
-        """Another application has the mouse, perhaps in the middle of a drag."""
+        """Takes back a drag when another application gets the mouse."""
         import qt
 
         if state != qt.Qt.ApplicationActive:

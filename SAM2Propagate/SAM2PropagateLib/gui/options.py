@@ -1,4 +1,4 @@
-"""The panel's options: how far a run goes, and how strongly its preview is filled."""
+"""Shows the panel's options: how far a run goes, and its preview's fill opacity."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
 
 REACH = (1, 9999)
-"""The smallest and the largest reach of a run that can be chosen, in slices."""
+"""The smallest and the largest reach that can be chosen, in slices."""
 
 
 class Options:
-    """Shows the choices that the parameter node's own connections do not show, and keeps them there.
+    """Connects the choices that Slicer's parameter node cannot connect by itself.
 
     Args:
         ui: the widgets by name.
         controller: has the choices.
-        parameters: the scene's parameter node; None while no scene is at hand, or while widgets are set.
+        parameters: returns the scene's parameter node; None without a scene, or while widgets are being set.
     """
 
     def __init__(self, ui: Any, controller: Controller, parameters: Callable[[], Any]) -> None:
@@ -49,11 +49,11 @@ class Options:
         self._connections.add(ui.opacitySlider, "valueChanged(double)", self._opacityChosen)
 
     def close(self) -> None:
-        """Lets go of the widgets."""
+        """Disconnects the widgets."""
         self._connections.close()
 
     def refresh(self, parameters: Any) -> None:
-        """Shows what is chosen; `parameters` may be None."""
+        """Shows the choices; `parameters` may be None."""
         ui, choices = self._ui, self._controller.choices
         choose(ui.directionComboBox, choices.run.direction)
         enable(
@@ -81,12 +81,12 @@ class Options:
 
 
 def choicesOf(parameters: Any) -> Choices:
-    """Returns what the user has chosen, as the parameter node has it."""
+    """Returns the user's choices in a parameter node."""
     direction = parameters.direction
     return Choices(
         run=RunOptions(
             direction=direction if direction in DIRECTIONS else BOTH,
-            # A scene may hold any number.
+            # A scene from elsewhere may hold any number.
             reach=min(max(parameters.reach, REACH[0]), REACH[1]) if parameters.limitReach else None,
             all_axes=parameters.allAxes,
         ),

@@ -1,4 +1,4 @@
-"""The module's panel: puts its parts together, and has them show what there is."""
+"""Puts the parts of the module's panel together, and refreshes them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from SAM2PropagateLib.gui.widgets import Connections, Icons
 from SAM2PropagateLib.gui.window_menu import WindowMenu
 from SAM2PropagateLib.scene.names import encoded
 
-# The effects of the Segment Editor that are offered here: what corrects a slice by hand.
+# The Segment Editor's effects that are offered: those that correct a slice by hand.
 EFFECTS = ("Paint", "Erase", "Scissors", "Islands", "Smoothing")
-# The Segment Editor's own list of segments: the panel has one already.
+# The Segment Editor's own list of segments, which is hidden: the panel has one.
 _EDITORS_LIST = "SegmentsTableResizableFrame"
-# Pixels that the frame of a section adds once it is seen open.
+# Pixels that a section's frame adds when it is open.
 _FRAME = 8
-# Where the application's settings keep which sections are collapsed.
+# Where the application's settings keep the collapsed sections.
 _COLLAPSED = "SAM2Propagate/Collapsed"
 
 
@@ -42,8 +42,8 @@ class Panel:
 
     Args:
         ui: the widgets by name.
-        controller: what they are for. provision: what its worker needs.
-        application: where the panel is.
+        controller: does the work. provision: what its worker needs.
+        application: Slicer around the panel.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Panel:
         self._connections = Connections()
         self._connections.add(ui.segmentEditor, "currentSegmentIDChanged(QString)", self._editorChose)
         ui.segmentEditor.setEffectNameOrder(list(EFFECTS))
-        # Not found in a later Slicer, the list is only there twice.
+        # If a later Slicer names it otherwise, the list is only shown twice.
         for frame in slicer.util.findChildren(ui.segmentEditor, name=_EDITORS_LIST):
             frame.hide()
         self.showIcons()
@@ -92,8 +92,8 @@ class Panel:
         self.refresh()
 
     def _keepWidth(self, sections: Iterable[Any]) -> None:
-        """Makes the panel as wide as its widest section needs, also while that is closed: Slicer would make
-        it wider when it is opened, and move the views.
+        """Makes the panel as wide as its widest section, even while that is closed. Else opening it would
+        widen the panel and move the views.
         """
         panel = self._ui.modelCollapsibleButton.parent()
         self._ui.serverFrame.setVisible(True)
@@ -101,13 +101,13 @@ class Panel:
         for one, _isCollapsed in before:
             one.collapsed = False
         panel.setMinimumWidth(panel.layout().totalMinimumSize().width() + _FRAME)
-        # A section that is closed remembers which rows it is to show again.
+        # While the sections are open: a closed one would forget this and show the row again.
         self._ui.serverFrame.setVisible(False)
         for one, isCollapsed in before:
             one.collapsed = isCollapsed
 
     def close(self) -> None:
-        """Lets go of the widgets, of the views and of the controller."""
+        """Disconnects widgets, views and controller."""
         for signal, slot in self._signals():
             signal.disconnect(slot)
         for part in (
@@ -127,48 +127,48 @@ class Panel:
 
     @contextlib.contextmanager
     def _choosing(self) -> Iterator[None]:
-        """While widgets are set: what they choose meanwhile is no choice of the user."""
+        """Marks that widgets are being set: their signals meanwhile are not choices of the user."""
         before, self._isShowing = self._isShowing, True
         try:
             yield
         finally:
             self._isShowing = before
 
-    # --- what the module tells
+    # --- called by the module
 
     def setParameters(self, parameters: Any) -> None:
-        """Shows these parameters, and keeps the user's choices in them; None while no scene is at hand."""
+        """Shows a parameter node, and keeps the user's choices in it; None without a scene."""
         self._parameters = parameters
         self.refresh()
 
     def setEditorNode(self, editorNode: Any) -> None:
-        """Gives the embedded Segment Editor its settings; the user's label layers stay in the views."""
+        """Gives the embedded Segment Editor its settings, and keeps the views' label layers."""
         with self._choosing():
             self._editor.use(editorNode)
 
     def fitEditor(self) -> None:
-        """Another effect of the embedded Segment Editor was chosen: makes room for its options."""
+        """Makes room for the options of another effect of the embedded Segment Editor."""
         self._editor.fitSoon()
 
     def putEffectAway(self) -> None:
-        """Ends the effect of the embedded Segment Editor that is on."""
+        """Ends the active effect of the embedded Segment Editor."""
         self._editor.putEffectAway()
 
     def letGoOfScene(self) -> None:
-        """Takes nodes and effect from the embedded Segment Editor: the scene is about to be closed."""
+        """Takes nodes and effect from the embedded Segment Editor, as the scene is about to be closed."""
         with self._choosing():
             self._editor.letGo()
 
     def followViews(self, sliceNodes: Iterable[Any]) -> None:
-        """Shows from now on which slice these views (vtkMRMLSliceNode) show, in the place of those before."""
+        """Shows from now on which slice these views (vtkMRMLSliceNode) show, instead of earlier ones."""
         self.run.followViews(sliceNodes)
 
     def showIcons(self) -> None:
-        """Shows the icons for light or dark panels, as the main window is now."""
+        """Shows the icons for a light or dark main window."""
         self._icons.show(self._application.isDark)
 
     def say(self, message: UserMessage) -> None:
-        """Shows a message, until it is dismissed or the next one comes."""
+        """Shows a message until it is dismissed or the next one comes."""
         self.messages.say(message)
 
     def _told(self, message: UserMessage) -> None:
@@ -185,7 +185,8 @@ class Panel:
             self._parameters.model = encoded(path)
 
     def _editorChose(self, _segmentID: str) -> None:
-        # By itself, as when a scene was loaded: the list where the user chooses is the panel's.
+        # The editor chooses by itself, for example after a scene was loaded; the user chooses in the panel's
+        # list.
         if not self._isShowing and not self._controller.isWriting and self._parameters is not None:
             self.refresh()
 
@@ -195,7 +196,7 @@ class Panel:
         self.refresh()
 
     def refresh(self) -> None:
-        """Shows everything as it is now."""
+        """Shows the present state of everything."""
         if self._isShowing:
             return
         with self._choosing():
@@ -228,7 +229,7 @@ class Sections:
         self._settings = settings
         self._connections = Connections()
         for name, section in sections.items():
-            # Text, as a settings file gives every value back as text.
+            # A settings file returns every value as text.
             section.collapsed = str(settings.value(f"{_COLLAPSED}/{name}", "yes")) != "no"
             self._connections.add(
                 section,
@@ -237,7 +238,7 @@ class Sections:
             )
 
     def close(self) -> None:
-        """Lets go of the sections."""
+        """Disconnects the sections."""
         self._connections.close()
 
     def _remember(self, name: str, isCollapsed: bool) -> None:

@@ -1,4 +1,4 @@
-"""The scene's parameter node: shown in the panel, handed on to the controller, and kept as it is there."""
+"""Keeps panel, controller and the scene's parameter node in step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from SAM2PropagateLib.texts import tr as _
 
 
 class ModuleLogic(Protocol):
-    """The module's logic, as its window uses it."""
+    """The module's logic, as the panel uses it."""
 
     controller: Controller
     modelList: ModelList
@@ -46,7 +46,7 @@ class Parameters:
     Args:
         ui: the widgets by name.
         logic: has the node. panel: shows it.
-        effects: of the embedded Segment Editor, whose settings come and go with the node.
+        effects: of the embedded Segment Editor, whose settings belong to the node's scene.
         observers: the module's widget, a VTKObservationMixin.
     """
 
@@ -70,13 +70,13 @@ class Parameters:
         self._controller.changed.connect(self.onChanged)
 
     def close(self) -> None:
-        """Lets go of the widgets; after `follow(None)`."""
+        """Disconnects the widgets; call `follow(None)` first."""
         self._ui.segmentationSelector.disconnect("nodeAddedByUser(vtkMRMLNode*)", self._segmentationAdded)
         self._ui.volumeSelector.disconnect("nodeActivated(vtkMRMLNode*)", self._volumeActivated)
 
     @property
     def node(self) -> Any:
-        """The node that is followed; None while there is none."""
+        """The node that is followed; None if there is none."""
         return self._node
 
     def take(self) -> None:
@@ -88,7 +88,7 @@ class Parameters:
         self.follow(node)
 
     def follow(self, node: Any) -> None:
-        """Shows this parameter node in the panel and follows it; None: lets go of the present one."""
+        """Shows a parameter node in the panel and follows it; None: stops following."""
         effects, observers = self._effects, self._observers
         if self._node is not None:
             self._disconnectGui(self._node)
@@ -99,27 +99,27 @@ class Parameters:
             effects.editorNode = None
         self._node = node
         if node is not None:
-            # First of all: the widget chooses the first segment by itself when it gets its settings.
+            # Before the segment is shown, as the editor chooses its first segment when it gets its settings.
             effects.editorNode = segmentEditorNode(slicer.mrmlScene)
             self._panel.setEditorNode(effects.editorNode)
         self._panel.setParameters(node)
         if node is not None:
             observers.addObserver(effects.editorNode, vtk.vtkCommand.ModifiedEvent, effects.onEditor)
             self._connectGui(node)
-            # The node itself: of each typed one that it is told, the mixin would keep a reference for ever.
+            # Not the typed wrapper: the mixin would keep a reference to each one forever.
             observers.addObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameters)
             self._onParameters()
 
     def _connectGui(self, node: Any) -> None:
-        """Connects the widgets that name a parameter with it."""
+        """Connects the widgets with the parameters that they name."""
         observe = node.AddObserver
 
         def remember(*arguments: Any) -> int:
             self._guiObservers.append(observe(*arguments))
             return self._guiObservers[-1]
 
-        # Slicer 5.10 leaves an observer behind that brings the application down once the node's Python part
-        # is gone; its tag is to be had only while it is made.
+        # Slicer 5.10 leaves an observer behind that crashes it once the node's Python part is gone. Its tag
+        # is only available while the observer is made.
         node.AddObserver = remember
         try:
             self._guiTag = node.connectGui(self._ui)
@@ -127,7 +127,7 @@ class Parameters:
             del node.AddObserver
 
     def _disconnectGui(self, node: Any) -> None:
-        """Takes back what `_connectGui` did, all of it."""
+        """Takes back everything that `_connectGui` did."""
         node.disconnectGui(self._guiTag)
         self._guiTag = None
         for tag in self._guiObservers:
@@ -137,7 +137,7 @@ class Parameters:
     # --- what the user chooses
 
     def _onParameters(self, caller: Any = None, event: Any = None) -> None:
-        """The user has chosen something: hands it on, and says what there is to work with."""
+        """Hands the user's choices to the controller, and shows the volume and the worker's state."""
         node, controller = self._node, self._controller
         if node is None:
             return
@@ -150,7 +150,7 @@ class Parameters:
         self._panel.refresh()
 
     def onChanged(self, _none: None = None) -> None:
-        """Keeps what is chosen elsewhere, and says how the worker is."""
+        """Keeps choices that were made elsewhere, and shows the worker's state."""
         node, controller = self._node, self._controller
         if node is None:
             return
@@ -160,13 +160,13 @@ class Parameters:
         self._effects.onTool()
 
     def onSelection(self, caller: Any = None, event: Any = None) -> None:
-        """Another volume may be in the views, as after loading one: takes it if none is chosen yet."""
+        """Chooses the volume in the views if none is chosen yet, for example after one was loaded."""
         node = self._node
         if node is None or slicer.mrmlScene.IsBatchProcessing():
             return
         volumeNode = volumeInViews()
         name = volumeNode.GetID() if volumeNode is not None else ""
-        # Only when it has changed: the user may have chosen none.
+        # Only when it has changed: the user may have chosen no volume on purpose.
         if name != self._seenVolume:
             self._seenVolume = name
             if volumeNode is not None and node.inputVolume is None:
@@ -174,7 +174,7 @@ class Parameters:
                 self.takeFirstTool()
 
     def takeFirstTool(self) -> None:
-        """Nothing is segmented yet on the volume: the first click is one on the structure."""
+        """Switches Click + on if nothing is segmented on the volume yet."""
         node, controller = self._node, self._controller
         if node is None or node.inputVolume is None or node.segmentation is not None:
             return
@@ -186,7 +186,7 @@ class Parameters:
             self._node.segmentID = encoded(segmentID)
 
     def _makeSegment(self) -> None:
-        """A prompt needs a segmentation and a segment: makes what is missing, and chooses it."""
+        """Makes and chooses a missing segmentation and segment, as a prompt needs them."""
         node = self._node
         if node is None:
             return
@@ -200,20 +200,20 @@ class Parameters:
         node.segmentation = segmentation
 
     def _volumeActivated(self, volumeNode: Any) -> None:
-        """The user chose a volume in the panel: the slice views that do not show it yet do so now."""
+        """Shows a volume that the user chose in the panel in the slice views."""
         if volumeNode is not None and slicer.app.layoutManager() is not None:
             showInViews(volumeNode)
             self.takeFirstTool()
 
     def _segmentationAdded(self, segmentation: Any) -> None:
-        """The user made a segmentation in the panel: it gets the volume's grid and a first segment."""
+        """Gives a segmentation that the user made in the panel the volume's grid and a first segment."""
         node = self._node
         if segmentation is not None and node is not None:
             node.segmentID = encoded(Controller.prepareSegmentation(segmentation, node.inputVolume))
 
 
 def _segmentOf(node: Any) -> str:
-    """Returns the chosen segment, or the first one where the chosen one is not in the segmentation."""
+    """Returns the chosen segment, or the first one if the segmentation lacks it."""
     if node.segmentation is None:
         return ""
     segmentation = node.segmentation.GetSegmentation()
@@ -224,11 +224,11 @@ def _segmentOf(node: Any) -> str:
 
 
 def volumeText(volumeNode: Any) -> str:
-    """Returns what the panel says of a volume: its size, or why it cannot be segmented."""
+    """Returns the panel's text on a volume: its size, or why it cannot be segmented."""
     if volumeNode is None:
         return _("Choose the CT or MR volume to segment.")
     try:
-        # Looks at no voxel: this runs at every change of the parameter node.
+        # Without reading voxels, as this runs at every change of the parameter node.
         geometry = volumeGeometry(volumeNode)
     except InputError as error:
         return str(error)

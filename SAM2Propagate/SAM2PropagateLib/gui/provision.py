@@ -1,4 +1,4 @@
-"""What the worker needs, on this computer and on a server, and how it is got."""
+"""Groups what the worker needs, on this computer and on a server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Provision:
     """Models, packages and servers.
 
     Attributes:
-        models: what can be loaded, and downloads. installer: the packages of this computer.
-        server: the chosen computer, and setting up a server.
+        models: lists and downloads models. installer: installs packages on this computer.
+        server: has the choice of the computer, and sets up a server.
     """
 
     models: ModelList

@@ -1,4 +1,4 @@
-"""Propagate and Cancel, the strip, and the line that says what there is to check."""
+"""Shows Propagate and Cancel, the strip, and the line on what there is to check."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _STRIP_SECONDS = 0.2
 
 
 class RunView:
-    """Starts and ends runs, and shows how far they are and what they left.
+    """Starts and ends runs, and shows their progress and results.
 
     Args:
         ui: the widgets by name.
-        controller: who is told, and whose signals are followed.
+        controller: does the work.
         onSurfaces: called after surfaces were shown in 3D.
     """
 
@@ -37,7 +37,7 @@ class RunView:
         self._controller = controller
         self._onSurfaces = onSurfaces
         self._drawn = 0.0
-        # The text shown until the number of slices is known.
+        # Shown until the number of slices is known.
         self._loading = ""
         self._end: tuple[str, tuple[Any, ...]] | None = None
         self._views = Observers()
@@ -60,7 +60,7 @@ class RunView:
             signal.connect(slot)
 
     def close(self) -> None:
-        """Lets go of the widgets, of the views and of the controller."""
+        """Disconnects widgets, views and controller."""
         self.followViews(())
         self._whenScrolled.disconnect("timeout()", self._showShown)
         self._connections.close()
@@ -99,7 +99,7 @@ class RunView:
     # --- what the user does
 
     def propagateOrCancel(self) -> None:
-        """What the key does."""
+        """Starts a run, or cancels the one under way."""
         if self._controller.isRunning:
             self._controller.cancel()
         else:
@@ -109,7 +109,7 @@ class RunView:
         self._controller.propagate(anew=True)
 
     def nextDoubtful(self) -> None:
-        """Shows the next slice that is worth a look."""
+        """Shows the next doubtful slice."""
         self._controller.nextDoubtful()
         self.showStrip()
 
@@ -127,7 +127,7 @@ class RunView:
     # --- what is shown
 
     def refresh(self, facts: rules.Facts) -> None:
-        """Shows everything as it is now."""
+        """Shows the present state of everything."""
         ui, isRunning = self._ui, self._controller.isRunning
         self._forgetEnd()
         page = ui.runningPage if isRunning else ui.idlePage
@@ -183,15 +183,15 @@ class RunView:
         self.showStrip()
 
     def followViews(self, sliceNodes: Iterable[Any]) -> None:
-        """Shows from now on which slice these views (vtkMRMLSliceNode) show, in the place of those before."""
+        """Shows from now on which slice these views (vtkMRMLSliceNode) show, instead of earlier ones."""
         self._views.clear()
         self._whenScrolled.stop()
         for node in sliceNodes:
-            # A view changes several times for each step of the wheel: looked at once, after all of them.
+            # A view changes several times per step of the wheel: one look after all of them is enough.
             self._views.add(node, vtk.vtkCommand.ModifiedEvent, self._whenScrolled.start)
 
     def showStrip(self) -> None:
-        """Draws the slices as they are now, and says what there is to check."""
+        """Draws the strip, and shows what there is to check."""
         strip = self._controller.strip()
         self.strip.setStrip(strip, self._shownFrame())
         state = self._end[0] if self._end is not None else "done"
@@ -200,7 +200,7 @@ class RunView:
         self._drawn = time.monotonic()
 
     def _showShown(self) -> None:
-        """Draws which slice the views show; the user has scrolled."""
+        """Moves the line of the slice in view, after the user has scrolled."""
         self.strip.setShownFrame(self._shownFrame())
 
     def _shownFrame(self) -> int | None:
@@ -214,7 +214,7 @@ class RunView:
             self.showStrip()
 
     def _progress(self, progress: Progress) -> None:
-        # A run has a bar for its numbers; what comes before a preview has this line.
+        # A run shows its progress in the bar, loading before a preview in this line.
         loading = "" if progress.total and self._controller.isRunning else progress.text
         self._showProgress(progress)
         if loading != self._loading:
@@ -222,7 +222,7 @@ class RunView:
             self.showStrip()
 
     def _applying(self, _none: None) -> None:
-        """It goes on in turns; all is shown anew at its end."""
+        """Shows that applying has begun; `refresh` follows at its end."""
         ui = self._ui
         ui.resultLabel.text = ui.progressBar.format = ui.progressBar.toolTip = _("Applying")
         for button in (ui.applyButton, ui.discardButton):
@@ -241,7 +241,7 @@ class RunView:
         self._end = (end.state, self._standing())
 
     def _standing(self) -> tuple[Any, ...]:
-        """Returns what has to stay as it is for the words on a run's end to be true."""
+        """Returns the state that the text on a run's end depends on."""
         workspace = self._controller.workspace
         if workspace is None:
             return (None,)

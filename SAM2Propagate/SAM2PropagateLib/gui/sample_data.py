@@ -1,4 +1,4 @@
-"""The CT that ships with the extension, in Slicer's Sample Data module."""
+"""Offers the CT that ships with the extension in Slicer's Sample Data module."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _MODULE = Path(__file__).resolve().parents[2]
 
 
 def samplePath() -> Path | None:
-    """Returns the CT; None where the extension was installed without it."""
-    # In an installed extension it is among the module's resources, in a checkout beside the module.
+    """Returns the path of the CT; None if the extension was installed without it."""
+    # An installed extension has it among the module's resources, a checkout beside the module.
     for folder in (_MODULE / "Resources" / "Sample", _MODULE.parent / "Resources" / "Sample"):
         if (folder / _FILE).is_file():
             return folder / _FILE
@@ -20,7 +20,7 @@ def samplePath() -> Path | None:
 
 
 def registerSampleData() -> None:
-    """Offers the CT in Slicer's Sample Data module; it is here already, so nothing is downloaded."""
+    """Offers the CT in Slicer's Sample Data module. It is a local file: nothing is downloaded."""
     path = samplePath()
     if path is None:
         return

@@ -1,4 +1,4 @@
-"""The list of segments in the panel, and the buttons beside it."""
+"""Shows the list of segments in the panel, and the buttons beside it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.gui.widgets import Connections, Icons, enable
 from SAM2PropagateLib.texts import tr as _
 
-# How many segments are seen at once: the list grows with their number.
+# The fewest and the most rows of the list, which grows with the number of segments.
 _LEAST_ROWS, _MOST_ROWS = 3, 8
-# Pixels of a row, as long as there is none to look at.
+# Pixels; the height of a row while there is none to measure.
 _ROW = 22
 
 
 class SegmentList:
-    """Shows the segments, and has them chosen, added and removed.
+    """Shows the segments, and lets the user choose, add and remove them.
 
     Args:
         ui: the widgets by name.
         controller: has the segments.
         icons: gets the buttons.
         chosen: called with the ID of a segment that is to be worked on.
-        isShowing: whether the panel is setting widgets: what is selected meanwhile is no choice of the user.
+        isShowing: tells whether the panel is setting widgets: a selection meanwhile is not the user's choice.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class SegmentList:
         )
 
     def close(self) -> None:
-        """Lets go of the widgets."""
+        """Disconnects the widgets."""
         self._connections.close()
 
     def add(self) -> None:
-        """Adds a segment for the next structure: the next click with Click + is for it."""
+        """Adds a segment for the next structure, and switches to Click +."""
         if self._controller.refuses(rules.ADD_SEGMENT):
             return
         if self._controller.workspace is None:
@@ -76,7 +76,7 @@ class SegmentList:
             self._chosen(str(chosen[0]))
 
     def refresh(self, facts: rules.Facts) -> None:
-        """Shows the segments as they are now."""
+        """Shows the present segments."""
         ui, controller = self._ui, self._controller
         node = controller.workspace.segmentationNode if controller.workspace is not None else None
         table = ui.segmentsTable
@@ -104,7 +104,7 @@ class SegmentList:
         )
 
     def _fit(self, count: int) -> None:
-        """Makes the list high enough for so many segments, within reason."""
+        """Makes the list high enough for so many segments, within bounds."""
         rows = min(max(count, _LEAST_ROWS), _MOST_ROWS)
         view = self._ui.segmentsTable.tableWidget()
         row = int(view.rowHeight(0)) if count else 0

@@ -1,4 +1,4 @@
-"""The panel's part on the computer that the model runs on: choosing, testing and setting up a server."""
+"""Shows the panel's part on the computer: choosing, testing and setting up a server."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _HERE, _SERVER = "here", "server"
 
 
 class ServerSection:
-    """Shows and keeps the choice, and says at all times where the model computes.
+    """Shows and keeps the choice, and always says where the model computes.
 
     Args:
         ui: the widgets by name.
-        controller: what runs on the chosen computer.
+        controller: runs the model on the chosen computer.
         jobs: has the choice, and tests and sets up a server.
-        messages: how the user is asked.
+        messages: asks the user.
     """
 
     def __init__(
@@ -63,21 +63,21 @@ class ServerSection:
         computer.changed.connect(self._changed)
 
     def close(self) -> None:
-        """Lets go of the widgets and of the jobs."""
+        """Disconnects widgets and jobs."""
         self._connections.close()
         self._jobs.progress.disconnect(self._progress)
         self._jobs.finished.disconnect(self._finished)
         self._computer.changed.disconnect(self._changed)
 
     def refresh(self) -> None:
-        """Shows what is chosen, what may be done, and where the model computes."""
+        """Shows the choice, the possible actions, and where the model computes."""
         ui, computer = self._ui, self._computer
         self._isShowing = True
         try:
             index = ui.computerComboBox.findData(_SERVER if computer.isServer else _HERE)
             ui.computerComboBox.setCurrentIndex(index)
             for edit, text in ((ui.hostLineEdit, computer.host), (ui.remotePythonLineEdit, computer.python)):
-                # What is being typed is not finished yet.
+                # The user is still typing.
                 if not edit.hasFocus():
                     edit.text = text
         finally:
@@ -108,7 +108,7 @@ class ServerSection:
         ui.modelCollapsibleButton.text = f"{self._title}: {self._where()}"
 
     def _where(self) -> str:
-        """Returns where the model computes, as far as that is known."""
+        """Returns a text on where the model computes, as far as that is known."""
         device = self._controller.device
         device = {"": "", "cpu": _("processor")}.get(device, device)
         there = self._computer.host or _("no server named")
@@ -123,7 +123,7 @@ class ServerSection:
             self._computer.choose(isServer=self._ui.computerComboBox.itemData(index) == _SERVER)
 
     def _typing(self, _text: str) -> None:
-        # A button that is still gray would not take the keyboard, which ends the typing.
+        # A gray button would not take the keyboard focus, which ends the typing.
         isNamed = bool(self._ui.hostLineEdit.text.strip()) and not self._jobs.isRunning
         for button in (self._ui.testServerButton, self._ui.installCommandButton, self._ui.copyLibraryButton):
             button.enabled = button.enabled or isNamed
@@ -179,7 +179,7 @@ class ServerSection:
             self._jobs.copy(remote, self._controller.choices.model)
             self.refresh()
 
-    # --- what the jobs say
+    # --- signals of the jobs
 
     def _progress(self, text: str) -> None:
         put(self._ui.serverStatusLabel, text)

@@ -1,4 +1,4 @@
-"""Keys that work wherever the keyboard is in Slicer's main window."""
+"""Provides keys that work wherever the keyboard focus is in Slicer's main window."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ UNDO_KEYS, REDO_KEYS = ("Ctrl+Z",), ("Ctrl+Y", "Ctrl+Shift+Z")
 
 
 class Shortcuts:
-    """Keys of the main window, each switched on only while it has something to do: others may use it, too.
+    """Keys of the main window. Each is on only while it has something to do, so that others can use it, too.
 
     Args:
         parent: a widget of the main window.
-        actions: what each key does, by its name in Qt ("Esc", "Ctrl+Z").
+        actions: called for each key, by its name in Qt ("Esc", "Ctrl+Z").
     """
 
     def __init__(self, parent: Any, actions: Mapping[str, Callable[[], object]]) -> None:
@@ -37,7 +37,7 @@ class Shortcuts:
             self._shortcuts[key].setEnabled(bool(isOn))
 
     def close(self) -> None:
-        """Takes the keys from the main window."""
+        """Removes the keys from the main window."""
         for key, shortcut in self._shortcuts.items():
             shortcut.setEnabled(False)
             shortcut.disconnect("activated()", self._actions[key])
@@ -47,11 +47,11 @@ class Shortcuts:
 
 
 class WindowKeys:
-    """Escape, Delete, Undo and Redo, which work wherever the keyboard is, but in text fields.
+    """Escape, Delete, Undo and Redo, which work everywhere but in text fields.
 
     Args:
-        controller: what they are for.
-        parent: the widget that has them where Slicer has no main window.
+        controller: does the work.
+        parent: the widget that gets them if Slicer has no main window.
     """
 
     def __init__(self, controller: Controller, parent: Any) -> None:
@@ -63,7 +63,7 @@ class WindowKeys:
         """Takes the keys.
 
         Args:
-            deletePrompt: what Delete does.
+            deletePrompt: called by Delete.
         """
         self.giveBack()
         controller = self._controller
@@ -83,11 +83,11 @@ class WindowKeys:
             shortcuts.close()
 
     def hover(self, isOnPrompt: bool) -> None:
-        """The mouse decides on Delete."""
+        """Switches Delete on while the mouse is on a prompt."""
         self._enable("Del", isOnPrompt)
 
     def refresh(self, _none: None = None) -> None:
-        """Uses the keys that have something to do now, and leaves the others to others."""
+        """Switches on the keys that have something to do now, and the others off."""
         controller = self._controller
         if self._shortcuts is None:
             return

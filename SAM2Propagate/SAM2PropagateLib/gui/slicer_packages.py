@@ -1,4 +1,4 @@
-"""Installing packages into Slicer's own Python: `install.PackageTools` for the application."""
+"""Installs packages into Slicer's own Python: `install.PackageTools` for the application."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.gui.install import Completed, Log
 from SAM2PropagateLib.texts import tr as _
 
-# With these, Slicer's `pip_install` comes back at once and tells what pip says.
+# If Slicer's `pip_install` takes these, it returns at once and passes on pip's lines.
 _CALLBACKS = {"blocking", "show_progress", "logCallback", "completedCallback"}
 
 
 class SlicerPackageTools:
-    """Through the PyTorch extension, and Slicer's `pip_install`.
+    """Installs through the PyTorch extension and Slicer's `pip_install`.
 
-    From Slicer 5.12 on, that works while Slicer goes on; before, and in the PyTorch extension, the call comes
-    back when it has finished. Either way what pip says is logged line by line. Having installed torch, the
-    PyTorch extension itself imports it once; nothing of this project does so in Slicer's process.
+    From Slicer 5.12 on, `pip_install` runs while Slicer responds. Before, and in the PyTorch extension, the
+    call returns when it has finished. Either way pip's lines are logged one by one. The PyTorch extension
+    imports torch once after installing it; this project never does so in Slicer's process.
     """
 
     def installTorch(self, version: str, log: Log, completed: Completed) -> None:
@@ -51,20 +51,20 @@ class SlicerPackageTools:
     ) -> None:
         log("pip install " + " ".join(arguments))
         install = _pipInstall()
-        # In its testing mode Slicer takes the callbacks and never calls them.
+        # In its testing mode Slicer accepts the callbacks but never calls them.
         isAsync = set(inspect.signature(install).parameters) >= _CALLBACKS and not slicer.app.testingEnabled()
         options: dict[str, Any] = {}
         if isAsync:
             options = {"blocking": False, "show_progress": False, "logCallback": log}
             options["completedCallback"] = lambda code: completed(code == 0)
         try:
-            # A process that goes on afterwards has taken the environment over by then.
+            # A process that runs on has its copy of the environment by then.
             with _environment(environment), contextlib.nullcontext() if isAsync else _printed(log):
                 install(arguments, **options)
         except subprocess.CalledProcessError as error:
-            log(str(error))  # pip has said before what was wrong
+            log(str(error))  # pip's lines before it say what was wrong
             completed(False)
-        except Exception as error:  # a refusal of Slicer's is a RuntimeError
+        except Exception as error:  # Slicer refuses with a RuntimeError
             log(f"ERROR: {error}")
             completed(False)
         else:
@@ -73,7 +73,7 @@ class SlicerPackageTools:
 
 
 def _pipInstall() -> Callable[..., Any]:
-    """Slicer's own: of `slicer.packaging`, which Slicer 5.10 does not have, else of `slicer.util`."""
+    """Returns Slicer's `pip_install`: from `slicer.packaging`, or in Slicer 5.10 from `slicer.util`."""
     with contextlib.suppress(ImportError):
         packaging = importlib.import_module("slicer.packaging")
         if hasattr(packaging, "pip_install"):
@@ -82,7 +82,7 @@ def _pipInstall() -> Callable[..., Any]:
 
 
 class _Tee:
-    """An output stream that hands every line on to a log as well."""
+    """An output stream that also passes every line to a log."""
 
     def __init__(self, stream: Any, log: Log) -> None:
         self._stream = stream
@@ -105,14 +105,14 @@ class _Tee:
 
 @contextlib.contextmanager
 def _printed(log: Log) -> Iterator[None]:
-    """With what is printed logged, too: where there is no other way to what pip says."""
+    """Logs what is printed, where pip's lines cannot be had otherwise."""
     with contextlib.redirect_stdout(_Tee(sys.stdout, log)):
         yield
 
 
 @contextlib.contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """With these variables set, which pip's process inherits."""
+    """Sets environment variables, which pip's process inherits."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

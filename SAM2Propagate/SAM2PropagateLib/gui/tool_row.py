@@ -1,4 +1,4 @@
-"""The buttons of the tools, and beside them those of Undo and Redo."""
+"""Shows the buttons of the tools, and of Undo and Redo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ToolRow:
 
     Args:
         ui: the widgets by name.
-        controller: who is told.
+        controller: has the tools.
         icons: gets the buttons.
         pressed: called after the user has pressed a tool.
     """
@@ -39,11 +39,11 @@ class ToolRow:
         self._connections.press(ui.redoButton, controller.startRedo)
 
     def close(self) -> None:
-        """Lets go of the widgets."""
+        """Disconnects the widgets."""
         self._connections.close()
 
     def refresh(self, facts: rules.Facts) -> None:
-        """Shows which tool is on, and what may be pressed."""
+        """Shows which tool is on, and which buttons can be pressed."""
         for tool in tools.tools():
             button = self._buttons[tool.name]
             text = _("{title} ({key}): {help}").format(title=tool.title, key=tool.key, help=tool.help)

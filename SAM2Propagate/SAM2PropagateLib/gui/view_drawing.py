@@ -1,4 +1,4 @@
-"""Which slice views are drawn when masks arrive, and how often."""
+"""Draws the slice views that arriving masks change, and not too often."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
-# Seconds between two drawings of a view: 20 a second look like a film.
+# Seconds between two drawings of a view: 20 per second look smooth.
 _INTERVAL = 0.05
 
 View = tuple[Any, Callable[[], None]]
 
 
 class ViewDrawing:
-    """Draws the slice views that show something of the frames that came, each at most 20 times a second.
+    """Draws the slice views that show arriving frames, each at most 20 times a second.
 
     Args:
-        views: the slice views of the layout: their vtkMRMLSliceNode, and what has them drawn at the next
-            chance.
-        later: calls `flush` after so many seconds.
-        clock: seconds.
+        views: returns the slice views of the layout: each one's vtkMRMLSliceNode, and a function that
+            schedules its drawing.
+        later: schedules a call of `flush` after so many seconds.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class ViewDrawing:
         self._waiting: dict[str, Callable[[], None]] = {}
 
     def draw(self, geometry: VolumeGeometry, axis: int, frames: Collection[int]) -> None:
-        """Draws what shows one of these frames of a volume, now or as soon as it may be drawn again."""
+        """Draws the views that show one of these frames, now or when they may be drawn again."""
         for node, draw in self._views():
             if node.GetID() not in self._waiting and showsAny(node, geometry, axis, frames):
                 self._waiting[node.GetID()] = draw
         self.flush()
 
     def flush(self) -> None:
-        """Draws what has waited for long enough."""
+        """Draws the views that have waited long enough."""
         now = self._clock()
         for name in list(self._waiting):
             if now - self._drawn.get(name, -_INTERVAL) >= _INTERVAL:
@@ -57,7 +57,7 @@ class ViewDrawing:
 
 
 def showsAny(sliceNode: Any, geometry: VolumeGeometry, axis: int, frames: Collection[int]) -> bool:
-    """Tells whether a slice view shows something of one of these frames of a volume."""
+    """Tells whether a slice view shows a part of one of these frames."""
     width, height = sliceNode.GetDimensions()[:2]
     toRas = np.array(sliceNode.GetXYToRAS().GetData(), dtype=np.float64).reshape(4, 4)
     corners = [toRas @ (x, y, 0.0, 1.0) for x in (0, width) for y in (0, height)]

@@ -1,12 +1,12 @@
-"""The mouse and the keys in the views: turned into calls of the controller, without Qt.
+"""Turns mouse and keys in the views into calls of the controller, without Qt.
 
-Everything is observed on the views' interactors, so that it works in Slicer and in offscreen views alike, and
-only between `start` and `stop`. With a tool on, a click or a drag in a slice view is a prompt, unless the
-mouse is on a prompt that is there: that can be dragged, as ever. Keys come after the Segment Editor's
-effects, and leave it the mouse while one is on. All other events go where they always go.
+It observes the views' interactors, so it works in Slicer and in offscreen views alike, and only between
+`start` and `stop`. With a tool on, a click or a drag in a slice view is a prompt, unless the mouse is on an
+existing prompt, which is dragged as usual. The Segment Editor's effects get keys first, and have the mouse
+while one is on. All other events are left to Slicer.
 
-The mouse belongs to one of them: a tool ends Slicer's own mouse modes (place, window/level), and each of
-these ends the tool, as with the effects of the Segment Editor.
+Only one can have the mouse: a tool ends Slicer's mouse modes (place, window/level), and each of these ends
+the tool. The same holds for the Segment Editor's effects.
 """
 
 from __future__ import annotations
@@ -46,33 +46,33 @@ _PRIORITY = 9.0
 # Below that of the Segment Editor (1), whose effects have keys of their own; above that of the views (0).
 _KEY_PRIORITY = 0.5
 _ESCAPE, _DELETE = "ESCAPE", "Delete"
-# Pixels; a longer way between press and release is no click.
+# Pixels; the longest way between press and release of a click.
 _LONGEST_CLICK = 4
-# Seconds; a key that is pressed again sooner after its release is still held: with X11 each repeat of a held
-# key comes with a release before it, elsewhere without one.
+# Seconds; a key that is pressed again sooner after its release counts as held. X11 sends a release before
+# each repeat of a held key; other systems do not.
 _REPEAT = 0.05
-# What a stroke tool's prompts are called in the scene.
+# The roles of a stroke tool's prompts in the scene.
 _ROLES = {
     SCRIBBLE: prompt_nodes.SCRIBBLE,
     NEGATIVE_SCRIBBLE: prompt_nodes.NEGATIVE_SCRIBBLE,
     LASSO: prompt_nodes.LASSO,
 }
-# The tool of the click that a scribble is when the mouse hardly moves.
+# A scribble for which the mouse hardly moves is a click with these tools.
 _TAPS = {SCRIBBLE: POSITIVE, NEGATIVE_SCRIBBLE: NEGATIVE}
 
 Xy = tuple[int, int]
 
 
 class ViewInput:
-    """What the user does in the views while the module is open.
+    """Handles mouse and keys in the views while the module is open.
 
     Args:
-        controller: who is told.
-        actions: what keys do that are no tool's.
-        clock: seconds.
-        onHover: called with whether a prompt is under the mouse, when that has changed.
-        isButtonDown: whether the left button is down, as far as that can be told: a release is missed where
-            another program or dialog took the mouse.
+        controller: gets the calls.
+        actions: called for keys that belong to no tool.
+        clock: returns seconds.
+        onHover: called with whether a prompt is under the mouse, when that changes.
+        isButtonDown: tells whether the left button is down; a release is missed when another program or
+            dialog takes the mouse.
 
     Attributes:
         actions: as given.
@@ -112,34 +112,34 @@ class ViewInput:
         return bool(self._tags)
 
     def addSliceView(self, interactor: Any, sliceNode: Any, draw: Callable[[], None] | None = None) -> None:
-        """Makes a slice view one in which prompts are placed; before `start`.
+        """Adds a slice view in which prompts can be placed; call it before `start`.
 
         Args:
             interactor: its vtkRenderWindowInteractor, in Slicer `sliceWidget.sliceView().interactor()`.
             sliceNode: its vtkMRMLSliceNode.
-            draw: has it drawn at the next chance; None: it is drawn at once.
+            draw: schedules its drawing; None: it is drawn at once.
         """
         self._slices.append((interactor, sliceNode))
         self._draws[interactor] = draw or interactor.Render
 
     def add3DView(self, interactor: Any) -> None:
-        """Makes a view one in which prompts are refused; before `start`."""
+        """Adds a 3D view, in which prompts are refused; call it before `start`."""
         self._others.append(interactor)
 
     def clearViews(self) -> None:
-        """Forgets all views, as when the layout has changed; stops."""
+        """Stops, and forgets all views, for example because the layout has changed."""
         self.stop()
         self._slices.clear()
         self._draws.clear()
         self._others.clear()
 
     def start(self) -> None:
-        """Begins to listen."""
+        """Starts observing the views."""
         if self.isOn:
             return
         for interactor, _ in self._slices:
             self._observe(interactor, "LeftButtonPressEvent", self._press)
-            # Comes in the place of a second press; left alone, Slicer would make the view fill the layout.
+            # VTK sends it instead of a second press; Slicer would maximize the view on it.
             self._observe(interactor, "LeftButtonDoubleClickEvent", self._pressAgain)
             self._observe(interactor, "LeftButtonReleaseEvent", self._release)
             self._observe(interactor, "KeyPressEvent", self._key, _KEY_PRIORITY)
@@ -163,7 +163,7 @@ class ViewInput:
         self._follow()
 
     def stop(self) -> None:
-        """Listens no longer; what is being drawn is dropped."""
+        """Stops observing the views, and drops what is being drawn."""
         self._controller.changed.disconnect(self._follow)
         for interactor, tag in self._tags:
             interactor.RemoveObserver(tag)
@@ -177,7 +177,7 @@ class ViewInput:
         self._dropBoxes()
 
     def cancelDrag(self) -> bool:
-        """Takes back what is being drawn or moved right now; whether there was something."""
+        """Takes back what is being drawn or moved right now; returns whether there was something."""
         isStroke = self._strokes is not None and self._strokes.cancel()
         return isStroke or (self._boxes is not None and self._boxes.cancel())
 
@@ -195,7 +195,7 @@ class ViewInput:
     # --- boxes
 
     def _follow(self, _: None = None) -> None:
-        """The tool may be another one: it takes the mouse from Slicer's own modes."""
+        """Ends Slicer's own mouse modes if a tool was chosen."""
         if self._controller.tool is not None and self._controller.tool != self._tool:
             interaction = slicer.app.applicationLogic().GetInteractionNode()
             if interaction.GetCurrentInteractionMode() != interaction.ViewTransform:
@@ -208,7 +208,7 @@ class ViewInput:
         self._followBoxes()
 
     def _modeChanged(self, interaction: Any, _event: str) -> None:
-        """Slicer's own mouse mode may be another one: it takes the mouse from the tool."""
+        """Switches the tool off if one of Slicer's own mouse modes was chosen."""
         isOther = interaction.GetCurrentInteractionMode() != interaction.ViewTransform
         if isOther and self._controller.tool is not None:
             self._controller.chooseTool(None)
@@ -233,7 +233,7 @@ class ViewInput:
             return
         if roiNode is None:
             self._controller.refuseBox()
-        # The tool stays on: the next drag is the next box.
+        # The tool stays on for the next box.
         if self._controller.tool == BOX and not self._boxes.isOn:
             self._boxes.start(self._controller.segmentID)
 
@@ -264,7 +264,7 @@ class ViewInput:
         )
 
     def _drawn(self, interactor: Any, start: Xy, places: Any, normal: Any) -> None:
-        """A stroke was drawn; one of a single place is a tap."""
+        """Adds a stroke that was drawn; one with a single place is a tap."""
         tool = self._controller.tool
         if len(places) == 1:
             self._tapped(interactor, start)
@@ -274,7 +274,7 @@ class ViewInput:
             self._controller.addScribble(places, tool == SCRIBBLE, normal)
 
     def _tapped(self, interactor: Any, xy: Xy) -> None:
-        """The mouse hardly moved between press and release: a click, where the tool makes any."""
+        """Handles a tap, for which the mouse hardly moved: a click, if the tool has one."""
         tool = self._controller.tool
         if tool == LASSO:
             self._controller.refuseLasso()
@@ -286,7 +286,7 @@ class ViewInput:
 
     def _follows(self, interactor: Any) -> bool:
         self._mouse = (interactor, interactor.GetEventPosition())
-        # As the view found at the last move: it takes the event after this, and lets nobody have it then.
+        # The view decided this at the last move of the mouse, and will take the event itself.
         self._tellHover(self._isOnPrompt())
         return False
 
@@ -308,7 +308,7 @@ class ViewInput:
         self._tellHover(False)
 
     def _deleteStroke(self) -> bool:
-        """Deletes the scribble or lasso under the mouse; Slicer's own key knows control points only."""
+        """Deletes the scribble or lasso under the mouse, as Slicer's own key deletes only control points."""
         workspace = self._controller.workspace
         node = workspace.markups.strokeUnderMouse() if workspace is not None else None
         if node is None:
@@ -319,12 +319,12 @@ class ViewInput:
         return True
 
     def _enter(self, interactor: Any) -> bool:
-        # A release is missed where another program or dialog had the keyboard by then.
+        # The release of a key is missed if another program or dialog has the keyboard by then.
         self._held = ""
         return self._follows(interactor)
 
     def _leave(self, interactor: Any) -> bool:
-        # The next view may have been entered before this one was left.
+        # The mouse may enter the next view before it leaves this one.
         if self._mouse is not None and self._mouse[0] is interactor:
             self._mouse = None
             self._tellHover(False)
@@ -335,20 +335,19 @@ class ViewInput:
         tool = self._controller.tool
         if tool is None or tool == BOX or tool in STROKE_TOOLS or hasModifier(interactor):
             return False
-        # Marks are about the whole slice; with a click tool, a prompt under the mouse is to be dragged.
+        # Marks are for the whole slice, so a prompt under the mouse matters only to click tools.
         if tool in CLICK_TOOLS and self._isOnPrompt():
             return False
         self._pressed = (interactor, interactor.GetEventPosition())
         return True
 
     def _pressAgain(self, interactor: Any) -> bool:
-        """Handles the second of two fast presses: a click like any other, unless it is at the first's
-        place."""
+        """Handles the second of two fast presses: a normal click, unless it is at the first one's place."""
         clicked, self._clicked = self._clicked, None
         xy = interactor.GetEventPosition()
         if clicked is None or clicked[0] is not interactor or not _isNear(clicked[1], xy):
             return self._press(interactor)
-        # What the first one said was said; nobody else is to take this for a double click.
+        # The first press has been handled, and Slicer must not take this as a double click.
         return not hasModifier(interactor)
 
     def _release(self, interactor: Any) -> bool:
@@ -384,11 +383,11 @@ class ViewInput:
 
     def _key(self, interactor: Any) -> bool:
         key = _keyOf(interactor)
-        # Some keys have no name: they are none that is held.
+        # A key without a name cannot be a held one.
         isSame = bool(key) and key == self._held
         if isSame and (self._released is None or self._clock() - self._released < _REPEAT):
             self._released = None
-            return True  # it is still held: it has said what it says
+            return True  # a repeat of a held key
         isTaken = not hasModifier(interactor) and self._act(key)
         self._held, self._released = key if isTaken else "", None
         return isTaken
@@ -399,7 +398,7 @@ class ViewInput:
         return False
 
     def _act(self, key: str) -> bool:
-        """Does what a key says; whether it is one of ours."""
+        """Handles a key; returns whether it is one of ours."""
         if key in self.actions:
             self.actions[key]()
             return True
@@ -412,14 +411,14 @@ class ViewInput:
         if tool is None:
             return False
         if tool not in (ABSENT, LOCK, RANGE):
-            # A slip of the hand must not take the mouse from an effect, with what is half drawn.
+            # A key pressed by mistake must not end an effect and lose what is half drawn.
             if _isEffectOn():
                 return False
             self._controller.chooseTool(tool)
         elif self._mouse is None:
             self._controller.refuseKey()
         else:
-            # About the slice under the mouse, whichever view has the keyboard: no click is needed.
+            # It marks the slice under the mouse at once, whichever view has the keyboard focus.
             self._point(tool, *self._mouse)
         return True
 
@@ -429,7 +428,7 @@ def _keyOf(interactor: Any) -> str:
 
 
 def isMouseFree() -> bool:
-    """Tells whether neither an effect of the Segment Editor nor a mode of Slicer's has the mouse."""
+    """Tells whether neither an effect of the Segment Editor nor one of Slicer's mouse modes has the mouse."""
     interaction = slicer.app.applicationLogic().GetInteractionNode()
     return interaction.GetCurrentInteractionMode() == interaction.ViewTransform and not _isEffectOn()
 

@@ -1,4 +1,4 @@
-"""Small things that all parts of the panel do with widgets."""
+"""Small helpers for widgets, for all parts of the panel."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 
 def put(label: Any, text: str) -> None:
-    """Shows a text; an empty one takes no room."""
+    """Shows a text in a label; hides the label if it is empty."""
     label.text = text
     label.setVisible(bool(text))
 
 
 def enable(button: Any, whyNot: str, text: str) -> None:
-    """Enables a button, or disables it with a tooltip that says why."""
+    """Enables a button, or disables it with the reason as its tooltip."""
     button.enabled = not whyNot
     button.toolTip = whyNot or text
 
 
 def choose(box: Any, value: str) -> None:
-    """Shows the entry of a QComboBox with this value, if there is one."""
+    """Selects the entry of a QComboBox that has this value, if there is one."""
     index = box.findData(value)
     if index >= 0 and index != box.currentIndex:
         box.setCurrentIndex(index)
 
 
 class Connections:
-    """Signals of widgets that are connected, and let go of together."""
+    """Connections with widgets' signals, which are disconnected together."""
 
     def __init__(self) -> None:
         self._made: list[tuple[Any, str, Any]] = []
@@ -51,7 +51,7 @@ class Icons:
     """The icons for light or dark panels.
 
     Args:
-        folder: has one folder with icons for light panels in it and one for dark ones.
+        folder: has one folder of icons for light panels and one for dark ones.
     """
 
     def __init__(self, folder: Path) -> None:

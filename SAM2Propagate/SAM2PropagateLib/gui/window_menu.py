@@ -1,4 +1,4 @@
-"""The menu of windows and levels beside the volume, and the one offer of a preset for a CT."""
+"""Shows the menu of windows and levels beside the volume, and offers a preset for a CT once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OFFERED = "soft-tissue"
 
 
 class WindowMenu:
-    """Shows in which window the volume is seen, by the views and the model, and offers others.
+    """Shows the window that views and model see the volume in, and offers others.
 
     Args:
         ui: the widgets by name.
@@ -64,12 +64,12 @@ class WindowMenu:
         self._connections.press(ui.keepWindowButton, self._keep)
 
     def close(self) -> None:
-        """Lets go of the widgets and of the volume."""
+        """Disconnects widgets and volume."""
         self._display.clear()
         self._connections.close()
 
     def refresh(self) -> None:
-        """Shows the window of the volume that is chosen now."""
+        """Shows the window of the chosen volume."""
         self._follow(self._controller.volumeNode)
         self._show()
 
@@ -84,7 +84,7 @@ class WindowMenu:
                 event = slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent
                 self._display.add(volume, event, self._show)
         if seen != self._seen:
-            # Looks at the voxels: only when they are others.
+            # It reads the voxels: only for another image.
             self._seen = seen
             self._shift = hounsfieldShift(volume) if volume is not None else None
             for name in self._titles:

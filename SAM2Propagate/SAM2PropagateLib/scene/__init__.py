@@ -1,5 +1,6 @@
-"""The bridge to 3D Slicer's scene: volumes to frames, markups to prompts and back, masks to segmentations.
+"""Connects the library with Slicer's scene: volumes to frames, markups to prompts and back, masks to
+segments.
 
-Works in the Slicer application and on the slicer-core wheel alike. Imports `slicer` and `vtk`, never `torch`,
+It works in Slicer and with the package slicer-core alike. It imports `slicer` and `vtk`, never `torch`,
 `sam2` or `qt`.
 """

@@ -1,9 +1,9 @@
-"""Keeps the prompts of a segmentation on the voxels of their volume, whatever becomes of the transforms.
+"""Keeps the prompts of a segmentation on the voxels of their volume when transforms change.
 
-Prompt nodes hang under the volume's transform, so that their own coordinates are those of the volume, below
-all transforms. In the scene it is noted where they were when they were read or written last, and how the
-volume lay then. After a change of either they are put back: under the transform that the volume has now, on
-the voxels that they were on.
+Prompt nodes are under the volume's transform, so that their own coordinates are those of the volume, below
+all transforms. The scene records their places at the last reading or writing, and the volume's place then.
+After a change of either, the prompts are moved under the volume's present transform and back onto their
+voxels.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ from SAM2PropagateLib.scene.volume import ijkToRas
 KEPT_NAME = "prompts"
 _STATE_NAME = "places"
 _VERSION = 1
-# mm; a point nearer than this to where it was has not been moved: files hold fewer digits than memory.
+# mm; a point nearer than this to its old place has not been moved: files hold fewer digits than main memory.
 _SAME_PLACE = 1e-4
-# Voxels along each axis that are looked at to tell whether an image is still the same.
+# How many voxels along each axis are compared to tell whether an image is still the same.
 _SAMPLES = 24
 
 Places = dict[str, list[float]]
@@ -63,10 +63,10 @@ Places = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Move:
-    """What became of the coordinates of prompts.
+    """How the coordinates of prompts have changed.
 
     Attributes:
-        matrix: (4, 4), from the volume's own space before to the one now; None: no matrix says it.
+        matrix: (4, 4), from the volume's own space before to the present one; None: no matrix describes it.
     """
 
     matrix: FloatArray | None
@@ -74,11 +74,11 @@ class Move:
 
 @dataclass(frozen=True)
 class _Record:
-    """How the volume lay, and where prompts were in its own space.
+    """The recorded place of the volume, and of prompts in its own space.
 
     Attributes:
         shape: of the volume, voxels. ijkToRas: (4, 4). image: a digest of the voxels.
-        isWarped: whether it was under a non-linear transform, put on after these were noted.
+        isWarped: whether it was put under a non-linear transform after this was recorded.
         places: numbers per segment, role and prompt.
     """
 
@@ -90,10 +90,10 @@ class _Record:
 
 
 class PromptAnchor:
-    """Notes where prompts are, and puts them back.
+    """Records where prompts are, and moves them back.
 
     Args:
-        segmentationNode: whose prompts they are. volumeNode: on whose voxels they are.
+        segmentationNode: has the prompts. volumeNode: has the voxels that they are on.
     """
 
     def __init__(self, segmentationNode: Any, volumeNode: Any) -> None:
@@ -104,7 +104,7 @@ class PromptAnchor:
         self._parsed: tuple[str, _Record | None] = ("", None)
 
     def note(self) -> None:
-        """Notes where the prompts and the volume are now."""
+        """Records where the prompts and the volume are now."""
         shape = self._shape()
         if shape is None or not self._hasPrompts():
             self._state.set(_STATE_NAME, "")
@@ -112,7 +112,7 @@ class PromptAnchor:
         known = self._read()
         isWarped = not isLinear(self._volumeNode)
         if isWarped and known is not None:
-            # What was noted before it was warped tells later whether the warp was taken off or hardened.
+            # The record from before the warp will tell whether it was removed or hardened.
             record = _Record(known.shape, known.ijkToRas, known.image, True, self._places())
         else:
             record = _Record(shape, ijkToRas(self._volumeNode), self._image(), isWarped, self._places())
@@ -136,13 +136,13 @@ class PromptAnchor:
                 node.SetNodeReferenceID(role, wanted)
 
     def settle(self) -> Move | None:
-        """Puts the prompts back under the volume's transform and onto their voxels.
+        """Moves the prompts back under the volume's transform and onto their voxels.
 
         Returns:
-            What became of their coordinates; None if they are the same.
+            How their coordinates have changed; None if they have not.
 
         Raises:
-            InputError: they cannot be put back now, as under a singular transform.
+            InputError: that is impossible now, for example under a singular transform.
         """
         shape = self._shape()
         if shape is None:
@@ -174,7 +174,7 @@ class PromptAnchor:
         return bool(self._state.get(KEPT_NAME)) or bool(self._nodes())
 
     def _isUnderTransform(self, noted: str | None) -> bool:
-        """Tells whether the volume, and all prompts, are under the transform that was noted."""
+        """Tells whether the volume and all prompts are under the recorded transform."""
         wanted = self._volumeNode.GetTransformNodeID()
         return noted == wanted and all(node.GetTransformNodeID() == wanted for node in self._nodes())
 
@@ -212,14 +212,14 @@ class PromptAnchor:
             self._parsed = (text, _parsed(text))
         return self._parsed[1]
 
-    # --- what became of it
+    # --- what has changed
 
     def _moveSince(self, record: _Record, shape: tuple[int, int, int], own: FloatArray) -> Move:
-        """Returns how the volume's voxels have moved in its own space; no matrix where it has other voxels
-        now."""
+        """Returns how the volume's voxels have moved in its own space; without a matrix if it has other
+        voxels now."""
         isImage = record.shape == shape and record.image == self._image()
         if record.isWarped:
-            # Taken off, or hardened: then the image was resampled.
+            # The warp was removed, or hardened, which resamples the image.
             isSame = isImage and _isClose(own, record.ijkToRas)
             return Move(np.eye(4) if isSame else None)
         if _isClose(own, record.ijkToRas):
@@ -231,7 +231,7 @@ class PromptAnchor:
         isHardened = hardened is not None and np.allclose(own, hardened, rtol=0, atol=1e-6)
         if isImage or isHardened:
             return Move(np.asarray(own @ np.linalg.inv(record.ijkToRas), dtype=np.float64))
-        # Another image in the node: resampled, cropped or reordered. The patient is where they were.
+        # The node has another image (resampled, cropped or reordered) of a patient at the same place.
         return Move(None)
 
     def _carry(self, record: _Record, move: Move) -> None:
@@ -243,7 +243,7 @@ class PromptAnchor:
             isHere = node.GetTransformNodeID() == noted
             isUntouched = all(_isNear(record.places.get(key), place) for key, place in _placesOf(node))
             if matrix is None or not (isHere or isUntouched):
-                # It was moved or hardened by itself, or there are other voxels: what is drawn counts.
+                # It was moved or hardened alone, or the voxels are others: it stays where it is drawn.
                 tasks.append(self._toDrawnPlace(node))
             elif np.array_equal(matrix, np.eye(4)):
                 tasks.append(self._toTransform(node))
@@ -256,7 +256,7 @@ class PromptAnchor:
             self._state.set(KEPT_NAME, dumps(kept))
 
     def _adopt(self) -> None:
-        """Prompts of another volume, or of a scene that notes nothing: they stay where they are drawn."""
+        """Keeps prompts where they are drawn, if they are of another volume or of a scene without records."""
         other = self._state.node().GetNodeReference(VOLUME_ROLE) if self._state.node() is not None else None
         if other is not None and other is not self._volumeNode and self._read() is not None:
             PromptAnchor(self._segmentationNode, other).settle()
@@ -272,7 +272,7 @@ class PromptAnchor:
         """Returns the kept masks in the volume's own space now; None if they are as they were.
 
         Args:
-            matrix: how they moved; None: they stay where they are drawn.
+            matrix: the move; None: they stay where they are drawn.
         """
         text = self._state.get(KEPT_NAME)
         if not text:
@@ -283,7 +283,7 @@ class PromptAnchor:
             if transform is volume:
                 return None
             if any(one is not None and not one.IsTransformToWorldLinear() for one in (transform, volume)):
-                # A warp does not leave them flat; what the segment holds there is warped with it.
+                # A warp bends masks, and warps the segment with them.
                 kept = loads(text)
                 return PromptSet(axis=kept.axis)
             toWorld, parent = (
@@ -294,13 +294,13 @@ class PromptAnchor:
             return None
         return moved(loads(text), matrix)
 
-    # --- where a node goes
+    # --- moving a node
 
     def _toTransform(self, node: Any) -> Callable[[], None]:
         return lambda: node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
 
     def _toVoxels(self, node: Any, before: VolumeGeometry | None, matrix: FloatArray) -> Callable[[], None]:
-        """To the same voxels in the volume's own space now."""
+        """Returns what moves a node to the same voxels in the volume's present space."""
         points = {index: pointPlace(node, index) for index in definedPoints(node)}
         axis = boxAxis(node) if node.GetAttribute(ROLE_ATTRIBUTE) == BOX else None
         box = (
@@ -320,7 +320,7 @@ class PromptAnchor:
         return go
 
     def _toDrawnPlace(self, node: Any) -> Callable[[], None]:
-        """To where it is drawn now, in the space of the volume."""
+        """Returns what keeps a node where it is drawn, in the volume's space."""
         if node.GetTransformNodeID() == self._volumeNode.GetTransformNodeID():
             return lambda: None
         isBox = node.GetAttribute(ROLE_ATTRIBUTE) == BOX
@@ -351,7 +351,7 @@ class PromptAnchor:
 
 
 def settleOthers(segmentationNode: Any, volumeNode: Any) -> None:
-    """Puts the prompts of all other segmentations back that are on the voxels of a volume."""
+    """Moves the prompts of all other segmentations on a volume back onto its voxels."""
     scene, className = volumeNode.GetScene(), "vtkMRMLScriptedModuleNode"
     for node in [
         scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className))
@@ -359,7 +359,7 @@ def settleOthers(segmentationNode: Any, volumeNode: Any) -> None:
         other = node.GetNodeReference(SEGMENTATION_ROLE)
         isOn = node.GetModuleName() == MODULE_NAME and node.GetNodeReference(VOLUME_ROLE) is volumeNode
         if isOn and other is not None and other is not segmentationNode:
-            with contextlib.suppress(InputError):  # said when they are needed
+            with contextlib.suppress(InputError):  # reported when they are needed
                 PromptAnchor(other, volumeNode).settle()
 
 
@@ -377,17 +377,17 @@ def _parsed(text: str) -> _Record | None:
             {str(key): [float(value) for value in place] for key, place in document["places"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # as a scene of an earlier version: the prompts are where they are drawn
+        return None  # as for a scene of an earlier version: the prompts stay where they are drawn
 
 
 def _isClose(matrix: FloatArray, noted: FloatArray) -> bool:
-    """Tells whether a volume lies as it was noted: image files hold fewer digits than memory."""
+    """Tells whether two matrices are the same but for rounding in image files."""
     step, origin = np.abs(matrix - noted)[:3, :3].max(), np.abs(matrix - noted)[:3, 3].max()
     return bool(step < 1e-6 and origin < _SAME_PLACE)
 
 
 def _placesOf(node: Any) -> list[tuple[str, list[float]]]:
-    """Returns where the prompts of a node are in its own coordinates, each under a name of its own."""
+    """Returns the places of a node's prompts in its own coordinates, each with a unique name."""
     role = node.GetAttribute(ROLE_ATTRIBUTE)
     if role == BOX:
         if not isPlaced(node):

@@ -1,6 +1,6 @@
-"""Drawing a box with one drag of the mouse, in whichever slice view the user starts.
+"""Draws a box with one drag of the mouse, in any slice view.
 
-Slicer's own place mode wants two clicks for a region of interest, and takes a drag for one click.
+Slicer's own place mode needs two clicks for a region of interest, and takes a drag for one click.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ from SAM2PropagateLib.scene.markups import PromptMarkups, removeNode
 from SAM2PropagateLib.scene.prompt_nodes import setBox
 from SAM2PropagateLib.scene.view_drag import Drag, ViewDrag, Xy, hasModifier, planeNormal, viewMatrix
 
-# Pixels; a shorter drag is a slip of the hand.
+# Pixels; a shorter drag is a mistake.
 _SHORTEST = 4
 
 
 class BoxDrag:
-    """While it is on, dragging with the left button in one of its views draws a box for a segment.
+    """The tool for boxes: while it is on, a drag with the left button in one of its views draws a box.
 
-    A drag with a modifier key stays Slicer's, and one that begins on a prompt drags that prompt. The right
+    A drag with a modifier key is left to Slicer, and one that begins on a prompt drags that prompt. The right
     button and Escape take a drag back.
 
     The box lies on the frame under the mouse, along the volume axis nearest to the view's normal, and grows
-    as the mouse moves. After one box the tool is off again. The end of the drag reaches a `PromptWatcher`
-    like any other.
+    as the mouse moves. After one box the tool is off again. A `PromptWatcher` notices the end of the drag.
 
     Args:
-        markups: where boxes go.
-        onEnd: called when the tool goes off: with the new ROI node, or None when there is no box (`stop`, a
-            slip of the hand, or a drag outside the volume).
-        isDown: whether the left button is down, as far as that can be told.
+        markups: gets the boxes.
+        onEnd: called when the tool goes off: with the new ROI node, or None without a box (after `stop`, a
+            drag that is too short, or one outside the volume).
+        isDown: tells whether the left button is down, as far as that is known.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class BoxDrag:
         self._mouse = ViewDrag(self._begin, isDown)
 
     def addView(self, interactor: Any, sliceNode: Any) -> None:
-        """Makes a slice view one of those in which boxes can be drawn; see `ViewDrag.addView`."""
+        """Adds a slice view in which boxes can be drawn; see `ViewDrag.addView`."""
         self._mouse.addView(interactor, sliceNode)
 
     @property
@@ -59,7 +58,7 @@ class BoxDrag:
         return self._mouse.isOn
 
     def start(self, segmentID: str) -> None:
-        """Lets the user draw one box for this segment."""
+        """Switches the tool on for one box for this segment."""
         self.stop()
         self._segmentID = segmentID
         self._mouse.start()
@@ -70,7 +69,7 @@ class BoxDrag:
             self._end(None)
 
     def cancel(self) -> bool:
-        """Drops the box that is being drawn, and goes on; whether there was one."""
+        """Drops the box that is being drawn, and stays on; returns whether there was one."""
         return self._mouse.cancel()
 
     def _end(self, roiNode: Any) -> None:
@@ -119,7 +118,7 @@ class _DraggedBox:
                 removeNode(self._roiNode)
 
     def _draw(self, end: Xy) -> bool:
-        """Shows the box from the start of the drag to `end`; False when there is none to show."""
+        """Shows the box from the start of the drag to `end`; False if there is no box."""
         start = self._start
         if min(abs(end[0] - start[0]), abs(end[1] - start[1])) < _SHORTEST:
             return False
@@ -130,9 +129,9 @@ class _DraggedBox:
         try:
             box = box_around(self._markups.fromWorld(np.array(corners)[:, :3]), geometry, axis)
             frame, pixels = place_box(box, geometry, axis)
-        except InputError:  # beside the volume, or less than a pixel of it
+        except InputError:  # outside the volume, or smaller than a pixel
             return False
-        with self._markups.unwatched():  # the box is told of when it is finished
+        with self._markups.unwatched():  # watchers hear of the box when it is finished
             if self._roiNode is None:
                 self._roiNode = self._markups.beginBox(self._segmentID, axis)
             setBox(self._roiNode, geometry, axis, frame, pixels)

@@ -1,4 +1,5 @@
-"""The result of a run, written into the user's segments: masked, in one undo step, neighbors left whole."""
+"""Writes a run's masks into the user's segments: with masking, as one undo step, without harming
+neighbors."""
 
 from __future__ import annotations
 
@@ -32,17 +33,15 @@ from SAM2PropagateLib.texts import tr as _
 
 Change = Literal["add", "remove"]
 
-# Singleton tag of the Segment Editor module's own parameter node.
+# The singleton tag of the Segment Editor module's parameter node.
 _SEGMENT_EDITOR_TAG = "SegmentEditor"
 
 
 class SegmentWriter(Protocol):
-    """Where a commit is written to, with masking: a segment editor logic, or a Segment Editor
-    widget.
-    """
+    """Writes a commit, with masking: through a segment editor logic, or a Segment Editor widget."""
 
     def prepare(self) -> Any:
-        """Gets ready for one commit and returns the vtkOrientedImageData whose grid the labelmaps must have.
+        """Prepares for one commit; returns a vtkOrientedImageData with the grid that the labelmaps must have.
 
         Raises:
             SAM2PropagateError: the masking settings cannot be applied.
@@ -70,7 +69,7 @@ class SegmentWriter(Protocol):
 
     @property
     def isPlain(self) -> bool:
-        """Whether `modify` changes just the voxels that it is given: nothing is masked or overwritten."""
+        """Whether `modify` changes exactly the voxels it gets, without masking or overwriting anything."""
         ...
 
 
@@ -80,9 +79,9 @@ class CommitSummary:
 
     Attributes:
         added, removed: voxels that the segments gained and lost.
-        protected: voxels that masking kept as they were against the run's result.
-        coarseVoxel: the size of the segmentation's voxels, mm along its own axes, where they are larger than
-            the volume's, so that the segments cannot be what the masks are; None where they are not.
+        protected: voxels that masking kept unchanged although the run's masks differ.
+        coarseVoxel: the size of the segmentation's voxels in mm along its own axes, if they are larger than
+            the volume's, so that the segments cannot equal the masks; else None.
     """
 
     added: int
@@ -101,7 +100,7 @@ class CommitSummary:
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What changes with everything that a commit depends on but its masks.
+    """A stamp of everything that a commit depends on, except its masks.
 
     Attributes:
         segments: ID, labelmap, its times, label and representations of each. places: of volume and grid.
@@ -115,15 +114,15 @@ class _Stamp:
 
 @dataclass(frozen=True, eq=False)
 class _Worked:
-    """What a commit is going to do.
+    """A commit that has been computed.
 
     Attributes:
-        grid: a vtkOrientedImageData without voxels, on whose grid it is written.
-        stamp: changes once what it was worked out from has changed.
+        grid: a vtkOrientedImageData without voxels, with the grid that is written on.
+        stamp: of what it was computed from.
         changes: what segments gain and lose. before: what they held; None without a tracker of edits.
-        layers: the labelmaps as they will be; None where the writer has to write.
-        foreseen, hashes: what will be found in them, by segment and by labelmap. copies: of each of the
-            segmentation's labelmaps a copy of what it is to hold.
+        layers: the labelmaps after the commit; None if the writer has to write.
+        foreseen, hashes: their contents, by segment and by labelmap.
+        copies: for each of the segmentation's labelmaps a copy of its new contents.
     """
 
     grid: Any
@@ -137,13 +136,13 @@ class _Worked:
 
 
 class CommitPlan:
-    """A commit that is worked out in small steps, and carried out later by `SegmentCommitter.carryOut`.
+    """A commit that is computed in small steps, and carried out later by `SegmentCommitter.carryOut`.
 
     Until then nothing in the segmentation changes.
 
     Args:
-        committer: whose plan it is.
-        masks, axis, details: as of `SegmentCommitter.commit`; the masks must stay as they are.
+        committer: made the plan, and will carry it out.
+        masks, axis, details: as for `SegmentCommitter.commit`; the masks must not change.
 
     Raises:
         InputError: as of `SegmentCommitter.commit`.
@@ -167,7 +166,7 @@ class CommitPlan:
         self._work = self._committer._workOut(self)
 
     def step(self) -> bool:
-        """Does a little of the work, of about the same size every time; False once nothing is left to do.
+        """Does a small piece of the work; False once nothing is left to do.
 
         Raises:
             InputError, SAM2PropagateError: as of `SegmentCommitter.commit`.
@@ -182,7 +181,7 @@ class CommitPlan:
         return True
 
     def finish(self) -> _Worked:
-        """Does the rest; all of it again if something has changed in the segmentation meanwhile.
+        """Does the rest, or everything again if the segmentation has changed meanwhile.
 
         Raises:
             InputError, SAM2PropagateError: as of `SegmentCommitter.commit`.
@@ -198,7 +197,7 @@ class CommitPlan:
 
     @property
     def isUpToDate(self) -> bool:
-        """Whether all is worked out, and nothing has changed in the segmentation since.
+        """Tells whether everything is computed and the segmentation has not changed since.
 
         Raises:
             SAM2PropagateError: `masking_failed`.
@@ -207,14 +206,14 @@ class CommitPlan:
 
 
 class SegmentCommitter:
-    """Writes runs into a segmentation.
+    """Writes masks into a segmentation.
 
     Args:
         segmentationNode: the user's vtkMRMLSegmentationNode.
-        volumeNode: the vtkMRMLScalarVolumeNode on whose frames the masks are.
-        writer: where to write; by default a `LogicSegmentWriter` with the Segment Editor's masking settings.
-        edits: told of every commit, so that it can tell the user's edits from the commit's.
-        states: where the segmentation is kept before and after every change; by default its own.
+        volumeNode: the vtkMRMLScalarVolumeNode with the masks' frames.
+        writer: by default a `LogicSegmentWriter` with the Segment Editor's masking settings.
+        edits: notes every commit, to tell the user's edits from it.
+        states: keep the segmentation before and after every change; by default new ones.
 
     Raises:
         InputError: the segmentation cannot be written to.
@@ -241,21 +240,19 @@ class SegmentCommitter:
         axis: int,
         details: Mapping[str, FrameDetails] | None = None,
     ) -> CommitSummary:
-        """Makes each segment equal to its masks on the frames that have one, and leaves all other frames
-        alone.
+        """Makes each segment equal to its masks on the frames that have one, and leaves other frames
+        unchanged.
 
-        Only voxels that change are written, so a neighbor that overlapped the segment before keeps its
-        voxels. Where the Segment Editor's masking forbids a change, the voxel stays as it was. One undo takes
-        back the whole call, however many segments it has.
+        Only voxels that change are written, so a neighbor that overlapped the segment keeps its voxels.
+        Voxels that the Segment Editor's masking protects stay unchanged. One undo takes back the whole call.
 
-        On a segmentation's grid that is not the volume's, a mask is written as a smooth surface, and only
-        where it differs from what the segment shows on its frame: what is finer than a pixel there stays.
+        If the segmentation has another grid than the volume, a mask is written as a smooth surface, and only
+        where it differs from the segment on its frame: details finer than a pixel stay elsewhere.
 
         Args:
             masks: per segment ID the masks per frame index, (rows, columns) bool.
             axis: propagation axis of the frames.
-            details: per segment ID and frame what else is known of some of the masks; of no effect on the
-                volume's own grid.
+            details: per segment ID and frame more on some of the masks; not used on the volume's own grid.
 
         Raises:
             InputError: `unknown_segment`, `mask_shape`, `outside_volume` (a frame that the volume does not
@@ -270,8 +267,7 @@ class SegmentCommitter:
         axis: int,
         details: Mapping[str, FrameDetails] | None = None,
     ) -> CommitPlan:
-        """Returns a commit that can be worked out ahead, in small steps; for arguments and errors see
-        `commit`."""
+        """Returns a commit to be computed ahead, in small steps; for arguments and errors see `commit`."""
         geometry = volumeGeometry(self._volumeNode)
         check_axis(axis)
         for segmentID, frames in masks.items():
@@ -280,8 +276,7 @@ class SegmentCommitter:
         return CommitPlan(self, masks, axis, details or {})
 
     def carryOut(self, plan: CommitPlan) -> CommitSummary:
-        """Does what was planned, at once; what is not worked out yet, or is out of date, is worked out
-        before.
+        """Carries out a plan at once; computes first what is missing or out of date.
 
         Raises:
             InputError, SAM2PropagateError: as of `commit`.
@@ -309,7 +304,7 @@ class SegmentCommitter:
         """Removes a segment, as one undo step.
 
         Raises:
-            InputError: `unknown_segment`. SAM2PropagateError: `undo_failed`; it is still there then.
+            InputError: `unknown_segment`. SAM2PropagateError: `undo_failed`; the segment is still there.
         """
         checkSegment(self._segmentationNode, segmentID)
         self._states.keep()
@@ -321,7 +316,7 @@ class SegmentCommitter:
         return self._states.back()
 
     def redo(self) -> bool:
-        """Brings back what `undo` took; False if there is nothing."""
+        """Brings back the last undone change; False if there is none."""
         return self._states.forward()
 
     def close(self) -> None:
@@ -330,8 +325,8 @@ class SegmentCommitter:
         self._states.close()
 
     def _grid(self) -> tuple[Any, _Stamp]:
-        """Returns the grid on which is written, as a vtkOrientedImageData without voxels, and how things
-        stand.
+        """Returns the grid that is written on, as a vtkOrientedImageData without voxels, and the present
+        stamp.
 
         Raises:
             SAM2PropagateError: `masking_failed`.
@@ -391,7 +386,7 @@ class SegmentCommitter:
         return _Worked(grid, stamp, tuple(changes), before, layers, tuple(foreseen), hashes, copies)
 
     def _replace(self, plan: CommitPlan, worked: _Worked, layers: PlannedLayers) -> CommitSummary:
-        """Puts the labelmaps in place that were made ahead."""
+        """Puts labelmaps in place that were made ahead."""
         edits = self._edits
         self._states.keep()
         current = edits.current if edits is not None else frozenset()
@@ -410,8 +405,8 @@ class SegmentCommitter:
         return CommitSummary(added, removed, 0)
 
     def _write(self, plan: CommitPlan, worked: _Worked) -> CommitSummary:
-        """Has the writer write, which masks."""
-        # What one segment gives up must be free before another may take it.
+        """Lets the writer write, with masking."""
+        # Voxels that one segment loses must be free before another can gain them.
         changes = worked.changes
         steps: list[tuple[str, VoxelSet, Change]] = [
             *((one.segmentID, one.removed, "remove") for one in changes if one.removed is not None),
@@ -449,12 +444,12 @@ class SegmentCommitter:
 class LogicSegmentWriter:
     """Writes through a vtkSlicerSegmentEditorLogic of its own.
 
-    Masking (editable area, editable intensity range) is read at every commit from the node of the Segment
-    Editor module, which stays untouched. Its overwrite mode is not: Slicer's default lets a segment take its
-    neighbors' voxels, and nothing tells a default from a choice.
+    Every commit reads the masking (editable area, editable intensity range) from the node of the Segment
+    Editor module, and leaves that unchanged. It does not read the overwrite mode: Slicer's default lets a
+    segment take its neighbors' voxels, and a default cannot be told from a choice.
 
     Args:
-        segmentationNode, volumeNode: what to write to, and the source volume of the intensity range.
+        segmentationNode, volumeNode: the target, and the source volume of the intensity range.
         settingsNode: the vtkMRMLSegmentEditorNode to read the masking from instead.
         overwriteMode: which other segments lose the voxels that a segment gains, one of the modes of
             vtkMRMLSegmentEditorNode; None: no segment.
@@ -474,7 +469,7 @@ class LogicSegmentWriter:
         self._editorNode: Any = None
         self._logic = slicer.vtkSlicerSegmentEditorLogic()
         self._logic.SetMRMLScene(segmentationNode.GetScene())
-        # The states are kept by whoever commits.
+        # `SegmentCommitter` keeps the states.
         self._logic.SetMaximumNumberOfUndoStates(0)
         self._shelf = _SubjectHierarchyPlace(segmentationNode)
         self._useOwnNode()
@@ -503,7 +498,7 @@ class LogicSegmentWriter:
 
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
         logic = self._logic
-        # The editable area is computed for the selected segment, not for the one that is written to.
+        # The logic computes the editable area for its selected segment.
         self._editorNode.SetSelectedSegmentID(segmentID)
         mode = logic.ModificationModeAdd if change == "add" else logic.ModificationModeRemove
         logic.ModifySegmentByLabelmap(
@@ -526,7 +521,7 @@ class LogicSegmentWriter:
         return not self.isMasking and self._overwriteMode in (None, none)
 
     def close(self) -> None:
-        """Takes the writer's own node out of the scene."""
+        """Removes the writer's own node from the scene."""
         self._logic.SetSegmentEditorNode(None)
         if self._editorNode is not None and self._editorNode.GetScene() is not None:
             self._editorNode.GetScene().RemoveNode(self._editorNode)
@@ -559,7 +554,7 @@ class LogicSegmentWriter:
             self._editorNode.SetAndObserveSourceVolumeNode(self._volumeNode)
 
     def _checkMasking(self) -> None:
-        """The logic writes nothing, and says so at best on the console, when it cannot mask."""
+        """Raises `masking_failed` where the logic would write nothing, without telling the user."""
         node = self._editorNode
         modes = slicer.vtkMRMLSegmentationNode
         if node.GetMaskMode() == modes.EditAllowedInsideSingleSegment:
@@ -585,9 +580,7 @@ class LogicSegmentWriter:
 
 
 class _SubjectHierarchyPlace:
-    """The logic moves the segmentation next to its source volume in the data tree; this keeps the user's
-    place.
-    """
+    """Keeps the segmentation's place in the data tree, as the logic moves it next to its source volume."""
 
     def __init__(self, node: Any) -> None:
         self._node = node
@@ -643,7 +636,7 @@ def _copyGrid(grid: Any, image: Any) -> None:
 
 
 def _labelmap(part: VoxelSet, grid: Any) -> Any:
-    """Returns a vtkOrientedImageData on a grid that holds just these voxels."""
+    """Returns a vtkOrientedImageData on a grid that holds exactly these voxels."""
     image = slicer.vtkOrientedImageData()
     _copyGrid(grid, image)
     image.SetExtent(part.lattice.extent)

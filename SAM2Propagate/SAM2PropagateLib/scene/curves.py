@@ -1,4 +1,4 @@
-"""The user's own curves and lines, of which prompts can be made, and the placing of a new one."""
+"""Finds the user's curves and lines, which can become prompts, and lets the user place a new one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LINE_CLASS = "vtkMRMLMarkupsLineNode"
 
 
 def userCurves(scene: Any) -> list[Any]:
-    """Returns the curves and lines in a scene that are not prompts yet, of two placed points or more."""
+    """Returns the scene's curves and lines with at least two placed points that are not prompts."""
     found = []
-    # The class of closed curves is one of the curves.
+    # Closed curves are a subclass of curves.
     for className in (CURVE_CLASS, _LINE_CLASS):
         for number in range(scene.GetNumberOfNodesByClass(className)):
             node = scene.GetNthNodeByClass(number, className)
@@ -31,7 +31,8 @@ def curveInWorld(node: Any) -> tuple[FloatArray, bool]:
     """Returns the line that a curve or line node shows.
 
     Returns:
-        (n, 3) RAS in mm, every transform applied, in order, as finely as it bends; and whether it is closed.
+        Its points in order, (n, 3) RAS in mm, with transforms applied, as dense as it is drawn; and whether
+        it is closed.
     """
     isClosed = bool(node.IsA(CLOSED_CURVE_CLASS))
     isStraight = node.IsA(_LINE_CLASS) or (
@@ -51,18 +52,18 @@ def curveInWorld(node: Any) -> tuple[FloatArray, bool]:
 
 
 class CurvePlacing:
-    """A curve that the user places point by point, in any view, with Slicer's own place mode.
+    """Lets the user place a curve point by point, in any view, with Slicer's own place mode.
 
     Args:
-        scene: it comes into this one, as a curve of the user's.
+        scene: gets the curve, as a normal curve of the user.
         name: of the node.
-        onEnd: called with the node when the placing has ended. Slicer is still at work on the node then.
+        onEnd: called with the node at the end of placing. Slicer is still changing the node then.
     """
 
     def __init__(self, scene: Any, name: str, onEnd: Callable[[Any], None]) -> None:
         self._onEnd = onEnd
         self.node = scene.AddNewNodeByClass(CURVE_CLASS, scene.GenerateUniqueName(name))
-        # What is drawn is what is kept: straight from point to point.
+        # The prompt will run straight from point to point, so the curve is drawn so.
         self.node.SetCurveTypeToLinear()
         self.node.CreateDefaultDisplayNodes()
         self.node.GetDisplayNode().SetPropertiesLabelVisibility(False)
@@ -77,7 +78,7 @@ class CurvePlacing:
         )
 
     def stop(self) -> None:
-        """Does not look at it any more; what was placed stays, as a curve of the user's."""
+        """Stops observing; what was placed stays, as a normal curve of the user."""
         if self._tag is not None:
             self._interaction.RemoveObserver(self._tag)
             self._tag = None

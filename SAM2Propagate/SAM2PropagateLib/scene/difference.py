@@ -1,4 +1,4 @@
-"""What a run changes in a segment: the voxels that it gains and loses."""
+"""Finds the voxels that a segment gains and loses through a run's masks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EVERYWHERE: Extent = (-(10**9), 10**9, -(10**9), 10**9, -(10**9), 10**9)
 
 @dataclass(frozen=True, eq=False)
 class VoxelSet:
-    """Voxels in a box of the segmentation's grid, (K, J, I) bool, and how many there are; at least one."""
+    """Voxels in a box of the segmentation's grid, (K, J, I) bool, and their number, at least one."""
 
     lattice: Lattice
     voxels: BoolArray
@@ -57,10 +57,10 @@ def difference(
     """Finds out what masks change in a segment, slab by slab.
 
     Args:
-        reader: of the segment as it is.
+        reader: of the segment.
         frames: masks per frame, (rows, columns) bool; at least one. details: of some of them.
         geometry, axis: of the frames.
-        reference: the grid on which is written.
+        reference: the grid that is written on.
     """
     volume, grid = volumeLattice(geometry), reference.within(_EVERYWHERE)
     if not reference.hasVoxelsOf(volume):
@@ -87,16 +87,16 @@ def difference(
 def _compare(
     said: npt.NDArray[np.uint8], now: BoolArray, part: slice, added: _Parts, removed: _Parts
 ) -> None:
-    # What is wanted and not there: `>` of truth values says it in one pass.
+    # `>` of bools is "wanted and not there", in one pass.
     added.put(part, np.greater(said == FOREGROUND, now))
     removed.put(part, (said == BACKGROUND) & now)
 
 
 class _Parts:
-    """Voxels of a box, put together slab by slab.
+    """Voxels of a box, collected slab by slab.
 
     Args:
-        box: where they lie.
+        box: their box.
     """
 
     def __init__(self, box: Lattice) -> None:
@@ -106,14 +106,14 @@ class _Parts:
         self._count = 0
 
     def put(self, part: slice, voxels: BoolArray) -> None:
-        """These are the voxels of a slab."""
+        """Adds the voxels of a slab."""
         self._voxels[part] = voxels
         self._filled.add(part, voxels)
         self._count += int(np.count_nonzero(voxels))
 
     @property
     def part(self) -> VoxelSet | None:
-        """The smallest box that holds them all; None if there are none."""
+        """Returns the smallest box that holds them all; None if there are none."""
         box = self._filled.box
         if box is None:
             return None
@@ -153,7 +153,7 @@ def _runBox(frames: FrameMasks, present: Extent, volume: Extent, axis: int) -> G
 
 
 def _verdicts(frames: FrameMasks, source: Lattice, axis: int) -> npt.NDArray[np.uint8]:
-    """Returns what the run says about every voxel of a box of the volume, (K, J, I)."""
+    """Returns a verdict for every voxel of a box of the volume, (K, J, I)."""
     said = np.full(source.shape, UNTOUCHED, dtype=np.uint8)
     if source.isEmpty:
         return said
@@ -164,7 +164,7 @@ def _verdicts(frames: FrameMasks, source: Lattice, axis: int) -> npt.NDArray[np.
         if not e[2 * axis] <= index <= e[2 * axis + 1]:
             continue
         frame = native_frame(said, index - e[2 * axis], axis)
-        # As np.where(mask, FOREGROUND, BACKGROUND), which takes twenty times as long.
+        # Twenty times as fast as np.where(mask, FOREGROUND, BACKGROUND).
         frame[...] = BACKGROUND
         frame += np.asarray(mask, dtype=bool)[plane].view(np.uint8)
     return said
