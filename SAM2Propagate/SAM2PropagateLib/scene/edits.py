@@ -1,12 +1,12 @@
-"""Which slices the user edited since the last run.
+"""Finds the slices that the user edited since the last run.
 
-After every commit a hash of each frame of a segment, along all three axes, is remembered in the scene; a
-frame whose hash differs later was painted or erased by the user, and its mask becomes a keyframe of the next
-run, whatever its axis. The scene holds no copy of a mask; in memory there is one of each segment that was
-looked at, so that looking again hashes only what has changed since.
+Every commit stores a hash of each frame of a segment in the scene, along all three axes. A frame whose hash
+differs later was edited by the user, and its mask becomes a keyframe of the next run, whatever the axis. The
+scene holds no copy of a mask. Main memory holds one of each segment that was compared, so that the next
+comparison hashes only what has changed.
 
-A hash is that of the pixels of the frame. Where the segment has a grid of its own, that of its own voxels
-follows after a point; it counts as long as the segment stays on that grid.
+A hash is of the frame's pixels. If the segment has its own grid, a hash of its own voxels follows after a
+point, and counts as long as the segment stays on that grid.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _VERSION = 2
 _AXES = (0, 1, 2)
 # Enough to recognize that a few runs were undone.
 _MOST_SNAPSHOTS = 6
-# Of what segments held before, to be recalled after Undo and Redo.
+# For former contents of segments, which Undo and Redo may bring back.
 _MOST_FILED_BYTES = 1 << 28
 
 _numbers = itertools.count()
 
 Hashes = dict[int, str]
-# Along i, j and k.
+# Hashes along i, j and k.
 AllHashes = tuple[Hashes, Hashes, Hashes]
 
 
@@ -63,8 +63,8 @@ class EditedFrame:
     Attributes:
         segmentID: the segment.
         frame: index along the propagation axis.
-        prompt: the segment's present mask on it, as a prompt; all False where the user erased everything. Its
-            id is the same whenever this frame is edited, so that it can replace the former one.
+        prompt: the segment's present mask on it, as a prompt; all False if the user erased everything. A
+            later edit of the frame has the same ID, so that it replaces this one.
     """
 
     segmentID: str
@@ -74,8 +74,8 @@ class EditedFrame:
 
 @dataclass(frozen=True)
 class SegmentHashes:
-    """What segments held at one moment before a run along `axis`: hashes per segment ID, axis and frame, and
-    per segment ID its own grid as in `_SegmentRecord`.
+    """The contents of segments before a run along `axis`: hashes per segment ID, axis and frame, and per
+    segment ID its own grid as in `_SegmentRecord`.
     """
 
     axis: int
@@ -85,12 +85,12 @@ class SegmentHashes:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a segment held at one moment.
+    """The contents of a segment at one moment.
 
     Attributes:
-        voxels: bool (K, J, I) of the box; not to be changed. box: where they lie on the volume's grid.
-        number: changes whenever the segment holds something else.
-        own: its voxels on a grid of its own; None: its grid is the volume's, or that is not known.
+        voxels: bool (K, J, I) of the box; do not change them. box: its place on the volume's grid.
+        number: changes with the contents.
+        own: its voxels on its own grid; None: its grid is the volume's, or unknown.
     """
 
     box: Extent
@@ -101,7 +101,7 @@ class Snapshot:
 
     @classmethod
     def ofFrame(cls, mask: BoolArray, frame: int, axis: int, geometry: VolumeGeometry) -> Snapshot:
-        """Returns a snapshot of this frame only, from what `frame` gave."""
+        """Returns a snapshot of a single frame, from a mask that `frame` returned."""
         box = list(volumeLattice(geometry).extent)
         box[2 * axis] = box[2 * axis + 1] = frame
         voxels = np.moveaxis(mask[np.newaxis], 0, 2 - axis)
@@ -118,8 +118,8 @@ class Snapshot:
         return mask
 
     def changedPixels(self, before: Snapshot, frame: int, axis: int) -> BoolArray:
-        """Returns the pixels of a frame, (rows, columns), in which it differs from an earlier state in any
-        voxel."""
+        """Returns the pixels of a frame, (rows, columns), with a voxel that differs from an earlier
+        snapshot."""
         changed = self.frame(frame, axis) != before.frame(frame, axis)
         if self.own is not None and before.own is not None:
             changed |= self.own.changedPixels(before.own, frame, axis, self.geometry)
@@ -128,7 +128,7 @@ class Snapshot:
 
 @dataclass(frozen=True, eq=False)
 class _SegmentRecord:
-    """What is remembered of a segment.
+    """The record of a segment.
 
     Attributes:
         snapshots: its hashes after the last commits. grid: (4, 4) from the indices of its own grid to the
@@ -139,7 +139,8 @@ class _SegmentRecord:
     grid: FloatArray | None
 
     def on(self, grid: FloatArray | None) -> list[AllHashes]:
-        """Returns the hashes as far as they can be compared with those of the segment on this grid."""
+        """Returns the hashes, without those that cannot be compared because the segment's grid was
+        another."""
         if grid is not None and self.grid is not None and isNear(grid, self.grid):
             return self.snapshots
         return [_ofPixels(one) for one in self.snapshots]
@@ -150,7 +151,7 @@ _UNKNOWN = _SegmentRecord([], None)
 
 @dataclass(frozen=True, eq=False)
 class Foreseen:
-    """What a segment is going to hold, as it will be seen then."""
+    """The contents that a segment will have."""
 
     segmentID: str
     seen: _Seen
@@ -159,11 +160,11 @@ class Foreseen:
 class EditTracker:
     """Tells the user's edits of a segmentation from what runs wrote.
 
-    What it remembers is saved with the scene.
+    Its record is saved with the scene.
 
     Args:
         segmentationNode: the user's vtkMRMLSegmentationNode.
-        volumeNode: the volume on whose frames the runs are.
+        volumeNode: the volume that the runs are on.
     """
 
     def __init__(self, segmentationNode: Any, volumeNode: Any) -> None:
@@ -171,13 +172,12 @@ class EditTracker:
         self._volumeNode = volumeNode
         self._state = SceneState(segmentationNode)
         self._seen: dict[str, _Seen] = {}
-        # What segments held before, by their IDs and what tells it from all else; the last one last.
+        # Former contents of segments, by ID and hash, the latest last.
         self._filed: dict[tuple[str, bytes, bytes], _Seen] = {}
         self._parsed: tuple[str, VolumeGeometry, dict[str, _SegmentRecord]] | None = None
 
     def look(self, segmentIDs: Iterable[str], axis: int) -> SegmentHashes:
-        """Returns the segments as they are before a commit: those of the run, and all that were remembered
-        before.
+        """Returns the contents before a commit: of the run's segments, and of all that are recorded.
 
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
@@ -185,7 +185,8 @@ class EditTracker:
         return finished(self.looking(segmentIDs, axis))
 
     def looking(self, segmentIDs: Iterable[str], axis: int) -> Generator[None, None, SegmentHashes]:
-        """As `look`, slab by slab; of use if no segment has changed meanwhile."""
+        """Does what `look` does, slab by slab; the result is only valid if no segment has changed
+        meanwhile."""
         geometry = ownGeometry(self._volumeNode)
         record = self._load(geometry) or {}
         present = set(_segmentIDs(self._segmentationNode))
@@ -198,10 +199,10 @@ class EditTracker:
         return SegmentHashes(axis, hashes, {name: one.grid for name, one in seen.items()})
 
     def foresee(self, segmentID: str, image: Any, label: int) -> Generator[None, None, Foreseen]:
-        """Looks at what a segment is going to hold, slab by slab.
+        """Hashes the contents that a segment will have, slab by slab.
 
         Args:
-            image: the vtkOrientedImageData that its labelmap is going to be. label: the segment's in it.
+            image: its future labelmap, a vtkOrientedImageData. label: the segment's label in it.
         """
         geometry = ownGeometry(self._volumeNode)
         seen = self._seen.get(segmentID)
@@ -214,7 +215,7 @@ class EditTracker:
 
     @property
     def current(self) -> frozenset[str]:
-        """The segments that were not marked as modified since they were looked at."""
+        """Returns the segments that were not marked as modified since they were compared."""
         geometry, present = ownGeometry(self._volumeNode), set(_segmentIDs(self._segmentationNode))
         return frozenset(
             name
@@ -223,10 +224,10 @@ class EditTracker:
         )
 
     def expect(self, foreseen: Iterable[Foreseen], others: Collection[str]) -> None:
-        """What was foreseen is in the segments now, and nobody has touched them since.
+        """Takes foreseen contents as those that the segments have now; nobody has touched them since.
 
         Args:
-            others: segments that hold what they held when they were looked at, also if they were marked as
+            others: segments that have not changed since they were compared, even if they were marked as
                 modified together with these.
         """
         geometry = ownGeometry(self._volumeNode)
@@ -236,10 +237,10 @@ class EditTracker:
             self._seen[name] = one
 
     def file(self, segmentID: str, voxels: bytes) -> None:
-        """What a segment holds now, which has been looked at, can be recalled.
+        """Files the present contents of a segment, which was compared, for `recall`.
 
         Args:
-            voxels: what tells its voxels from all others.
+            voxels: a hash of its voxels.
         """
         seen, geometry = self._seen.get(segmentID), ownGeometry(self._volumeNode)
         reader = self._reader(segmentID, geometry)
@@ -252,8 +253,8 @@ class EditTracker:
             del self._filed[next(iter(self._filed))]
 
     def recall(self, segmentID: str, voxels: bytes) -> bool:
-        """A segment holds what it held when it was filed, so that it need not be looked at; False if nothing
-        is known of that.
+        """Takes filed contents as those that a segment has now, instead of comparing; False if none were
+        filed under this hash.
         """
         geometry = ownGeometry(self._volumeNode)
         reader = self._reader(segmentID, geometry)
@@ -267,12 +268,12 @@ class EditTracker:
     def remember(
         self, before: SegmentHashes, frames: Mapping[str, Iterable[int]], trustsStamps: bool = False
     ) -> None:
-        """Takes what a commit did for known; an edit that it did not touch stays an edit.
+        """Records what a commit wrote; an edit that it did not touch stays an edit.
 
         Args:
-            before: what `look` gave before the commit.
-            frames: per segment of the run its frames; the user's edits on them went into the run.
-            trustsStamps: segments that were not marked as modified since they were looked at are the same.
+            before: what `look` returned before the commit.
+            frames: per segment of the run its frames; the user's edits on them are part of the run.
+            trustsStamps: take segments that were not marked as modified as unchanged.
         """
         geometry = ownGeometry(self._volumeNode)
         record = self._load(geometry) or {}
@@ -295,12 +296,12 @@ class EditTracker:
     def edited(self, segmentID: str, axis: int, trustsStamp: bool = False) -> tuple[EditedFrame, ...]:
         """Returns the frames that the user edited since the last run, in order.
 
-        Before the first run that is every frame on which the segment has voxels. Undoing a run is not an
-        edit. An edit is found along every axis, on each frame that it crosses. After a run on a volume of
-        another grid nothing can be told, and nothing is reported.
+        Before the first run these are all frames with voxels of the segment. Undoing a run is not an edit. An
+        edit is found along every axis, on each frame that it crosses. After a run on a volume with another
+        grid, edits are unknown and none is reported.
 
         Args:
-            trustsStamp: if the segment was not marked as modified since it was looked at, it is the same.
+            trustsStamp: take a segment that was not marked as modified as unchanged.
 
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
@@ -315,7 +316,7 @@ class EditTracker:
         return tuple(seen.edited(frame, axis) for frame in _different(known, seen.hashes(axis)))
 
     def forget(self, segmentID: str) -> None:
-        """Forgets a segment: all its frames count as edited by the user."""
+        """Forgets a segment's record: all its frames then count as edited by the user."""
         record = self._read()
         if segmentID in record.get("segments", {}):
             del record["segments"][segmentID]
@@ -323,21 +324,21 @@ class EditTracker:
 
     @property
     def record(self) -> str:
-        """All that is remembered, for `restore`."""
+        """Returns the whole record, for `restore`."""
         return self._state.get(_STATE_NAME) or ""
 
     def restore(self, record: str) -> None:
-        """Remembers what was remembered when the segments were as they are now again, and nothing else."""
+        """Brings back a record, with the segments that it is of."""
         if record != self.record:
             self._state.set(_STATE_NAME, record)
 
     def hasSeenVoxels(self, segmentID: str) -> bool:
-        """Tells whether the segment, which may be gone, had voxels when it was looked at last."""
+        """Tells whether a segment, which may have been removed, had voxels when it was last compared."""
         seen = self._seen.get(segmentID)
         return seen is not None and any(seen.hashes(0))
 
     def snapshot(self, segmentID: str) -> Snapshot:
-        """Returns what the segment holds now; shares its memory with what is kept here to find edits.
+        """Returns the present contents of a segment; they share memory with those kept here.
 
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
@@ -350,7 +351,7 @@ class EditTracker:
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.
         """
-        # Asked for right after an edit or a commit was looked at: the segment has hardly changed since.
+        # This is called right after a comparison, so there is hardly anything to hash.
         seen = self._look(segmentID, ownGeometry(self._volumeNode), trustsStamp=True)
         return dict(seen.hashes(axis))
 
@@ -358,10 +359,10 @@ class EditTracker:
         return SegmentReader(self._segmentationNode, segmentID, geometry, self._volumeNode)
 
     def _looking(self, segmentID: str, geometry: VolumeGeometry) -> Generator[None, None, _Seen]:
-        """Yields the segment as it is, with all its hashes, looked at slab by slab."""
+        """Compares a segment slab by slab, with all its hashes; returns its present contents."""
         known, reader = self._seen.get(segmentID), self._reader(segmentID, geometry)
         number = None if known is None else known.number
-        # Meanwhile somebody else may look, at something else.
+        # A copy, as other code may compare the segment between two slabs.
         seen = known.copy() if known is not None and known.isOn(geometry) else _Seen(segmentID, geometry)
         yield from seen.updating(reader)
         for axis in _AXES:
@@ -371,8 +372,7 @@ class EditTracker:
         return seen
 
     def _look(self, segmentID: str, geometry: VolumeGeometry, trustsStamp: bool = False) -> _Seen:
-        """Returns the segment as it is now; a stamp that is trusted tells that the labelmap is still the
-        same."""
+        """Returns the segment's present contents; a trusted stamp saves the comparison."""
         reader = self._reader(segmentID, geometry)
         seen = self._seen.get(segmentID)
         if seen is None or not seen.isOn(geometry):
@@ -383,14 +383,14 @@ class EditTracker:
         return seen
 
     def _load(self, geometry: VolumeGeometry) -> dict[str, _SegmentRecord] | None:
-        """Returns what is remembered per segment; None when they are of another grid than this."""
+        """Returns the record per segment; None if it is of another grid."""
         text = self._state.get(_STATE_NAME) or ""
         if self._parsed is not None and self._parsed[:2] == (text, geometry):
             return dict(self._parsed[2])
         record = self._read()
         if not record:
             return {}
-        # The first version knew frames along one axis only: from it nothing can be told.
+        # The first version had frames along one axis only, which is not enough.
         if record["version"] != _VERSION or record["shape"] != list(geometry.shape_ijk):
             return None
         grids = record.get("grids", {})
@@ -401,7 +401,7 @@ class EditTracker:
             )
             for segmentID, snapshots in record["segments"].items()
         }
-        # Reading it takes longer than looking at a segment that has hardly changed.
+        # Parsing takes longer than comparing a segment that has hardly changed.
         self._parsed = (text, geometry, segments)
         return dict(segments)
 
@@ -435,7 +435,7 @@ class EditTracker:
 
 
 class _Seen:
-    """What a segment held when it was last looked at, cropped to its voxels, and the hashes of its frames.
+    """The contents of a segment at the last comparison, cropped to its voxels, and the hashes of its frames.
 
     Args:
         segmentID: the segment. geometry: of the volume.
@@ -450,14 +450,14 @@ class _Seen:
         self._voxels: BoolArray = np.zeros((0, 0, 0), bool)
         self._number = next(_numbers)
         self._hashes: AllHashes = ({}, {}, {})
-        # The frames along each axis that changed since they were hashed.
+        # The frames along each axis that have to be hashed again.
         self._stale: tuple[set[int], set[int], set[int]] = (set(), set(), set())
         self._edited: dict[tuple[int, int], tuple[str | None, EditedFrame]] = {}
         self._own: OwnVoxels | None = None
         self._sums = FrameSums(geometry)
 
     def copy(self) -> _Seen:
-        """Returns the same; a change of one of them does not change the other."""
+        """Returns an independent copy."""
         other = _Seen(self._segmentID, self._geometry)
         other.stamp, other._box, other._voxels, other._number = (
             self.stamp,
@@ -474,41 +474,42 @@ class _Seen:
 
     @property
     def number(self) -> int:
-        """Changes whenever the segment is found to hold something else."""
+        """A number that changes whenever the contents are found changed."""
         return self._number
 
     @property
     def size(self) -> int:
-        """Bytes of its voxels."""
+        """The size of its voxels, in bytes."""
         return self._voxels.nbytes + (0 if self._own is None else self._own.voxels.nbytes)
 
     @property
     def allHashes(self) -> AllHashes:
-        """The hashes along all three axes, copied."""
+        """A copy of the hashes along all three axes."""
         return dict(self.hashes(0)), dict(self.hashes(1)), dict(self.hashes(2))
 
     @property
     def grid(self) -> FloatArray | None:
-        """(4, 4) from the indices of the segment's own grid to the volume's; None if that is the volume's."""
+        """The matrix from the indices of the segment's own grid to the volume's, (4, 4); None if it is the
+        same."""
         if self._own is None or self._own.lattice.isEmpty:
             return None
         return self._own.lattice.indexMatrix(self._volume)
 
     @property
     def snapshot(self) -> Snapshot:
-        """What it held; `update` puts other voxels in the place of these and leaves these alone."""
+        """The contents; `update` replaces them, and does not change this snapshot."""
         return Snapshot(self._box, self._voxels, self._geometry, self._number, self._own)
 
     def isOn(self, geometry: VolumeGeometry) -> bool:
-        """Tells whether it was looked at on this grid."""
+        """Tells whether it was compared on this grid."""
         return self._geometry == geometry
 
     def update(self, reader: SegmentReader) -> None:
-        """Takes the segment as it is now."""
+        """Takes the present contents of the segment."""
         finished(self.updating(reader))
 
     def updating(self, reader: SegmentReader) -> Generator[None, None, None]:
-        """As `update`, slab by slab; of no use before the end."""
+        """Does what `update` does, slab by slab; valid only at the end."""
         self.stamp = reader.stamp
         self._updateOwn(ownVoxels(reader, self._geometry))
         box, voxels = yield from _cropped(reader, self._geometry)
@@ -519,7 +520,7 @@ class _Seen:
         changed = Filled(around.shape)
         for part, slab in slabs(around):
             if box == self._box:
-                # As bytes: several times as fast as comparing truth values.
+                # Several times as fast as comparing bools.
                 differs = voxels[part].view(np.uint8) ^ self._voxels[part].view(np.uint8)
             else:
                 differs = np.zeros(slab.shape, np.uint8)
@@ -551,7 +552,7 @@ class _Seen:
         self._own, self._number = own, next(_numbers)
 
     def hashes(self, axis: int) -> Hashes:
-        """Returns a hash of every frame along an axis that has voxels; not to be changed."""
+        """Returns a hash of every frame with voxels along an axis; do not change it."""
         hashes = self._pixelHashes(axis)
         own = self._sums.texts(axis)
         if not own:
@@ -566,7 +567,7 @@ class _Seen:
         return self._hashes[axis]
 
     def hashing(self, axis: int) -> Generator[None, None, None]:
-        """Hashes the frames along an axis that have changed, some at a time."""
+        """Hashes the changed frames along an axis, a few at a time."""
         hashes, stale = self._hashes[axis], self._stale[axis]
         first, last = self._box[2 * axis : 2 * axis + 2]
         within = sorted(frame for frame in stale if first <= frame <= last)
@@ -584,7 +585,7 @@ class _Seen:
         stale.clear()
 
     def edited(self, frame: int, axis: int) -> EditedFrame:
-        """Returns a frame as an edit; the same object again as long as the frame is the same."""
+        """Returns a frame as an edit; the same object as long as the frame does not change."""
         text = self.hashes(axis).get(frame)
         known = self._edited.get((axis, frame))
         if known is None or known[0] != text:
@@ -602,7 +603,7 @@ class _Seen:
 def _cropped(
     reader: SegmentReader, geometry: VolumeGeometry
 ) -> Generator[None, None, tuple[Extent, BoolArray]]:
-    """A segment's voxels on the volume's grid, and the smallest box that holds them all."""
+    """Returns the smallest box with all voxels of a segment on the volume's grid, and the voxels in it."""
     around: Lattice = volumeLattice(geometry).within(reader.box)
     voxels, filled = np.empty(around.shape, bool), Filled(around.shape)
     for part, slab in slabs(around):
@@ -614,7 +615,7 @@ def _cropped(
         return EMPTY, np.zeros((0, 0, 0), bool)
     (k, j, i), (i0, j0, k0) = tight, reader.box[::2]
     box = (i0 + i.start, i0 + i.stop - 1, j0 + j.start, j0 + j.stop - 1, k0 + k.start, k0 + k.stop - 1)
-    # A copy where there is much to leave out: a view would keep the whole box.
+    # A copy if much is cropped off, as a view would keep the whole box in memory.
     cropped = voxels[k, j, i]
     return box, cropped if cropped.size * 2 > voxels.size else cropped.copy()
 
@@ -628,16 +629,16 @@ def _part(box: Extent, of: Extent) -> tuple[slice, slice, slice]:
 
 
 def _framesOf(voxels: BoolArray, axis: int, chosen: list[int]) -> BoolArray:
-    """These frames along j or k of a (K, J, I) array: (n, rows, columns), C order."""
+    """Returns frames along j or k of a (K, J, I) array: (n, rows, columns), C order."""
     frames = np.moveaxis(voxels, 2 - axis, 0)
     isRun = chosen[-1] - chosen[0] + 1 == len(chosen)
     return np.ascontiguousarray(frames[chosen[0] : chosen[-1] + 1] if isRun else frames[chosen])
 
 
 def _turned(voxels: BoolArray, chosen: list[int]) -> Generator[None, None, BoolArray]:
-    """These frames along i of a (K, J, I) array: (n, rows, columns), C order."""
+    """Returns frames along i of a (K, J, I) array: (n, rows, columns), C order."""
     isWhole = len(chosen) == voxels.shape[2]
-    # Plane by plane, each within the processor's cache: in one go it takes four times as long.
+    # Plane by plane fits into the processor's cache, and is four times as fast.
     frames = np.empty((len(chosen), *voxels.shape[:2]), dtype=bool)
     for part in runs(len(voxels), voxels[0].size):
         for k in range(part.start, part.stop):
@@ -647,8 +648,10 @@ def _turned(voxels: BoolArray, chosen: list[int]) -> Generator[None, None, BoolA
 
 
 def _hashed(masks: BoolArray, row: int, column: int) -> list[str]:
-    """Of each of (n, rows, columns) masks whose first pixels are at this row and column of their frames: a
-    hash in which empty margins do not count, "" for an empty mask.
+    """Returns a hash of each of (n, rows, columns) masks, without their empty margins; "" for an empty mask.
+
+    Args:
+        row, column: of the masks' first pixel in their frames.
     """
     rows, columns = np.any(masks, axis=2), np.any(masks, axis=1)
     texts = []
@@ -668,7 +671,7 @@ def _numbered(hashes: Mapping[str, str]) -> Hashes:
 
 
 def _joined(base: Hashes, state: Hashes, settled: set[int]) -> Hashes:
-    """Returns what is known where these frames are as in `state` and all others as they were known before."""
+    """Returns hashes with the settled frames from `state` and all others from `base`."""
     return {
         **{frame: text for frame, text in base.items() if frame not in settled},
         **{frame: text for frame, text in state.items() if frame in settled},
@@ -678,29 +681,29 @@ def _joined(base: Hashes, state: Hashes, settled: set[int]) -> Hashes:
 def _settled(
     snapshots: list[AllHashes], old: AllHashes, now: AllHashes, axis: int, run: set[int]
 ) -> tuple[set[int], set[int], set[int]]:
-    """Returns the frames along each axis on which nothing is the user's edit any more after a run.
+    """Returns the frames along each axis that have no edit of the user any more after a run.
 
     Args:
-        old, now: what the segment held before and after. axis, run: the run's axis, and its frames.
+        old, now: the segment's hashes before and after. axis, run: the run's axis, and its frames.
     """
     edited = [set(_different(_nearest([one[n] for one in snapshots], old[n]), old[n])) for n in _AXES]
-    # Other segments change too where the run was allowed to overwrite them.
+    # Other segments change, too, if the run may overwrite them.
     along = set(_different(old[axis], now[axis])) | run
     everything = [old[n].keys() | now[n].keys() | edited[n] for n in _AXES]
-    # Frames across the run's are settled once no edit is left that they may cross.
+    # Frames along another axis are settled once no edit is left that they may cross.
     isLeft = bool(edited[axis] - along)
     i, j, k = (along if n == axis else everything[n] - edited[n] if isLeft else everything[n] for n in _AXES)
     return i, j, k
 
 
 def _different(known: Hashes, now: Hashes) -> list[int]:
-    # Frames that are the same are most of them, and are left out at once.
+    # Most frames are equal, and are left out at once.
     frames = {frame for frame, _text in known.items() ^ now.items()}
     return sorted(frame for frame in frames if not _same(known.get(frame), now.get(frame)))
 
 
 def _same(one: str | None, other: str | None) -> bool:
-    """Tells whether two hashes tell of no difference; None: of an empty frame."""
+    """Tells whether two hashes show no difference; None: of an empty frame."""
     if one == other or one is None or other is None:
         return one == other
     (pixels, _, own), (otherPixels, _, otherOwn) = one.partition("."), other.partition(".")
@@ -716,7 +719,7 @@ def _ofPixels(hashes: AllHashes) -> AllHashes:
 
 
 def _nearest(snapshots: list[Hashes], now: Hashes) -> Hashes:
-    """Returns the state from which the user started editing: the last one, unless runs were undone since."""
+    """Returns the state that the user's edits started from: the last one, unless runs were undone since."""
     if not snapshots:
         return {}
     undone = next((one for one in reversed(snapshots) if not _different(one, now)), None)
@@ -725,5 +728,5 @@ def _nearest(snapshots: list[Hashes], now: Hashes) -> Hashes:
     last = snapshots[-1]
     most = len(_different(last, now))
     nearest = min(reversed(snapshots), key=lambda one: len(_different(one, now)))
-    # A run undone differs from the last state on most of its frames, an edit on a few.
+    # An undone run differs from the last state on most of its frames, an edit on a few.
     return nearest if most > 1 and len(_different(nearest, now)) * 2 < most else last

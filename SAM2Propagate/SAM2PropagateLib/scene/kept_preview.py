@@ -1,4 +1,4 @@
-"""A preview that is put away in the scene: while the user works on something else, and in a saved scene."""
+"""Keeps a preview in the scene: while the user works on something else, and in a saved scene."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from SAM2PropagateLib.texts import tr as _
 
 _PARAMETER = "preview"
 _VERSION = 1
-# Packed frames that are not in the preview any more but may come back.
+# How many packed frames are kept that are not in the preview any more but may come back.
 _MOST_FORMER = 4096
 
 
@@ -34,11 +34,11 @@ class KeptFrame:
 
     Attributes:
         mask: (rows, columns) bool.
-        facts: what else is to be known of the frame again, anything that JSON can hold.
-        under: what the segment held when the mask was asked for; None: that is not known.
-        edge: how the mask's edge runs between the pixels; None: that is not known.
-        seen: for a segment on a grid of its own, of which `under` does not hold every voxel: the hash of its
-            frame, "" if it was edited since `under`. None: it is on the volume's grid, or that is not known.
+        facts: more about the frame, anything that JSON can hold.
+        under: what the segment held when the mask was asked for; None: unknown.
+        edge: how the mask's edge runs between the pixels; None: unknown.
+        seen: for a segment on its own grid, of which `under` does not hold every voxel: the hash of its
+            frame, "" if it was edited since `under`. None: it is on the volume's grid, or unknown.
     """
 
     mask: BoolArray
@@ -49,7 +49,7 @@ class KeptFrame:
 
 
 class PackedFrame:
-    """As `KeptFrame`, unpacked as far as it is asked for.
+    """A `KeptFrame` whose parts are unpacked when they are read.
 
     Args:
         record: of `KeptPreview.records`.
@@ -98,7 +98,7 @@ ReadFrame = Callable[[str, int], KeptFrame]
 class Kept:
     """A preview: its propagation axis, the size of its volume, and its frames per segment ID.
 
-    There are none if the volume has another size now.
+    There are no frames if the volume's size has changed.
     """
 
     axis: int
@@ -107,9 +107,9 @@ class Kept:
 
 
 class KeptPreview:
-    """The place in the scene for the preview of one segmentation on one volume.
+    """Keeps the preview of one segmentation on one volume in the scene.
 
-    It is a hidden node that points to both, so it is saved, loaded and imported with them.
+    A hidden node holds it and points to both, so it is saved, loaded and imported with them.
 
     Args:
         segmentationNode, volumeNode: both in a scene.
@@ -119,18 +119,17 @@ class KeptPreview:
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
         self._last: tuple[int, tuple[int, ...], Stamps] | None = None
-        # Packing takes a fraction of a millisecond a frame, and only few frames change at a time.
+        # Packing takes part of a millisecond per frame, and only few frames change at a time.
         self._written: dict[tuple[str, int, Hashable], dict[str, Any]] = {}
-        # Those that were there before: Undo brings many of them back.
+        # Former frames, as Undo brings many of them back.
         self._former: dict[tuple[str, int, Hashable], dict[str, Any]] = {}
 
     def prepare(self, stamps: Stamps, read: ReadFrame, isEnough: Callable[[], bool]) -> bool:
-        """Packs frames that are not packed yet, for a `put` or `records` that comes later; whether there may
-        be more of them.
+        """Packs frames ahead for a later `put` or `records`; returns whether there may be more to pack.
 
         Args:
-            stamps, read: as of `put`.
-            isEnough: asked after every frame.
+            stamps, read: as for `put`.
+            isEnough: called after every frame; True ends the packing.
         """
         for segmentID, frames in stamps.items():
             for frame, stamp in frames.items():
@@ -142,11 +141,10 @@ class KeptPreview:
         return False
 
     def stamps(self, segmentID: str, records: Mapping[int, Mapping[str, Any]]) -> dict[int, Any] | None:
-        """Returns what the stamps of frames were that were packed as these records; None if that is not known
-        of all.
+        """Returns the stamps of frames when they were packed as these records; None if one is unknown.
 
         Args:
-            records: per frame what `records` gave.
+            records: per frame what `records` returned.
         """
         known = {
             id(record): stamp
@@ -158,11 +156,11 @@ class KeptPreview:
         return {frame: known[id(record)] for frame, record in records.items()}
 
     def records(self, stamps: Stamps, read: ReadFrame) -> dict[tuple[str, int], dict[str, Any]]:
-        """Returns all frames, packed, by segment ID and frame; not to be changed, and to be read with
-        `PackedFrame`.
+        """Returns all frames, packed, by segment ID and frame. Read them with `PackedFrame`, and do not
+        change them.
 
         Args:
-            stamps, read: as of `put`.
+            stamps, read: as for `put`.
         """
         found = {}
         for segmentID, frames in stamps.items():
@@ -174,12 +172,12 @@ class KeptPreview:
         return found
 
     def prepareNode(self) -> None:
-        """Gets the scene ready for `put`; see `tidy`."""
+        """Makes the node ahead that `put` will need; see `tidy`."""
         if next(self._nodes(), None) is None:
             self._create()
 
     def tidy(self) -> None:
-        """Leaves no node in the scene in which nothing is kept."""
+        """Removes the node from the scene if nothing is kept in it."""
         for node in list(self._nodes()):
             if not node.GetParameter(_PARAMETER):
                 node.GetScene().RemoveNode(node)
@@ -192,13 +190,13 @@ class KeptPreview:
         read: ReadFrame,
         tidies: bool = True,
     ) -> None:
-        """Keeps a preview in place of what was kept before; nothing is left in the scene for no frames.
+        """Keeps a preview in place of the one before; without frames, nothing is left in the scene.
 
         Args:
             axis, shapeIJK: propagation axis, and the size of the volume.
             stamps: per segment ID and frame a value that changes with the frame.
-            read: gives a frame of a segment; only asked for frames with another stamp than before.
-            tidies: as `tidy`; pass False if that comes later.
+            read: returns a frame of a segment; called only for frames with a new stamp.
+            tidies: call `tidy`; pass False if that comes later.
         """
         if (axis, shapeIJK, stamps) == self._last:
             return
@@ -229,10 +227,10 @@ class KeptPreview:
         node.SetParameter(_PARAMETER, json.dumps(document, separators=(",", ":")))
 
     def get(self) -> Kept | None:
-        """Returns what is kept; None if there is nothing.
+        """Returns the kept preview; None if there is none.
 
         Raises:
-            InputError: `bad_preview` (it is not readable).
+            InputError: `bad_preview` (it cannot be read).
         """
         node = next(self._nodes(), None)
         if node is None or not node.GetParameter(_PARAMETER):
@@ -243,7 +241,7 @@ class KeptPreview:
                 raise ValueError
             axis, size = document["axis"], tuple(int(count) for count in document["shape"])
             if size != self._volumeNode.GetImageData().GetDimensions():
-                # Nothing of it can be shown, so nothing is unpacked.
+                # It cannot be shown, so it need not be unpacked.
                 return Kept(axis, size, {})
             rows, columns = (size[other] for other in (2, 1, 0) if other != axis)
             return Kept(
@@ -264,7 +262,7 @@ class KeptPreview:
             ) from None
 
     def remove(self) -> None:
-        """Keeps nothing any more."""
+        """Removes the kept preview."""
         self._last = None
         for node in list(self._nodes()):
             node.GetScene().RemoveNode(node)
@@ -276,7 +274,7 @@ class KeptPreview:
                 yield node
 
     def _removeStranded(self) -> None:
-        # MRML clears the reference when the volume is removed; nobody can come back to such a preview.
+        # MRML clears the reference when the volume is removed. Such a preview can never be shown again.
         for node in list(nodesOf(self._segmentationNode, "vtkMRMLScriptedModuleNode")):
             if node.GetModuleName() == PREVIEW_MODULE_NAME and node.GetNodeReference(VOLUME_ROLE) is None:
                 node.GetScene().RemoveNode(node)

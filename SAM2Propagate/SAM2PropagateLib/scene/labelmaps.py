@@ -1,4 +1,4 @@
-"""Labelmaps that are made or copied slab by slab, and put into a segmentation in one go."""
+"""Makes and copies labelmaps slab by slab, and swaps their voxels in a segmentation at once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from SAM2PropagateLib.scene.segments import labelsOf
 from SAM2PropagateLib.scene.slabs import runs
 
 Labels = npt.NDArray[Any]
-# Above the priority of all other observers.
+# A priority above that of all other observers.
 _BEFORE_ALL = 1e6
 
 
 def newLabelmap(grid: Any, extent: Extent, dtype: np.dtype[Any]) -> tuple[Any, Labels]:
-    """Returns a vtkOrientedImageData on a grid, and its voxels in its own memory, (K, J, I), not set yet."""
+    """Returns a new vtkOrientedImageData on a grid, and a view of its uninitialized voxels, (K, J, I)."""
     image = slicer.vtkOrientedImageData()
     image.SetSpacing(grid.GetSpacing())
     image.SetOrigin(grid.GetOrigin())
@@ -33,7 +33,7 @@ def newLabelmap(grid: Any, extent: Extent, dtype: np.dtype[Any]) -> tuple[Any, L
 
 
 def copying(data: Any) -> Generator[None, None, Any]:
-    """Copies a segment's representation, slab by slab where it is a labelmap; gives the copy."""
+    """Copies a segment's representation, a labelmap slab by slab; returns the copy."""
     voxels = labelsOf(data) if data.IsA("vtkOrientedImageData") else np.zeros(0)
     if not voxels.size:
         copy = data.NewInstance()
@@ -54,17 +54,17 @@ def swap(
     segmentIDs: Sequence[str],
     told: Callable[[str], None] = lambda _segmentID: None,
 ) -> bool:
-    """Gives labelmaps of a segmentation other voxels, and tells of it as Slicer does after writing voxels.
+    """Gives labelmaps of a segmentation other voxels, and sends the events that Slicer sends after writing.
 
     Args:
         segmentation: the vtkSegmentation.
-        planned: per labelmap what it is to hold; the labelmap stays the same object, and has these voxels
-            for its own from now on.
+        planned: per labelmap one with its new voxels, which it takes over; the labelmap stays the same
+            object.
         segmentIDs: the segments whose voxels change.
-        told: called with each of them after it was told of.
+        told: called with each of them after its event.
 
     Returns:
-        Whether all labelmaps are as planned; False if somebody who was told has changed one.
+        Whether all labelmaps are as planned; False if an observer of the events has changed one.
     """
     for image, other in planned.items():
         replaceQuietly(image, other)
@@ -85,10 +85,10 @@ def swap(
 
 
 def replaceQuietly(image: Any, planned: Any) -> None:
-    """Gives a labelmap the voxels of another one, which it shares, and nobody hears of it yet.
+    """Gives a labelmap the voxels of another one, shared, without sending events.
 
-    On the way the old voxels have the new size, several times told; Slicer itself keeps the segmentation from
-    hearing of its own writing, which Python cannot.
+    VTK would send several events while the old voxels have the new size. Slicer's own code blocks them in the
+    segmentation, which Python cannot.
     """
     with quiet(image):
         image.ShallowCopy(planned)
@@ -96,10 +96,10 @@ def replaceQuietly(image: Any, planned: Any) -> None:
 
 @contextlib.contextmanager
 def quiet(modified: Any) -> Iterator[None]:
-    """Within it, nobody hears that an object (vtkObject) is modified."""
+    """Stops the modified events of a vtkObject within it."""
 
     def stop(*_: Any) -> None:
-        # Those that were to be told after this are not.
+        # Ends the event before other observers get it.
         command.SetAbortFlag(True)
 
     tag = modified.AddObserver(vtk.vtkCommand.ModifiedEvent, stop, _BEFORE_ALL)

@@ -1,4 +1,4 @@
-"""Voxel grids that lie differently in the patient, and labels carried from one onto the other.
+"""Describes voxel grids that lie differently in the patient, and resamples labels from one to another.
 
 A segmentation's labelmap need not lie on the volume's grid: it may cover a smaller box, be flipped or
 permuted, have another spacing or another direction. Where every voxel center of one grid falls onto a voxel
@@ -17,8 +17,8 @@ from SAM2PropagateLib.frames.geometry import FloatArray
 
 Extent = tuple[int, int, int, int, int, int]
 EMPTY: Extent = (0, -1, 0, -1, 0, -1)
-# Voxels; positions this close to an integer or axes this close to aligned count as exact. Matrices read from
-# image headers carry about 7 digits.
+# Voxels; positions this close to an integer count as exact, and axes this close to aligned as aligned.
+# Matrices in image headers have about 7 digits.
 _TOLERANCE = 1e-3
 _BIAS = 1e-4
 
@@ -47,12 +47,12 @@ class Lattice:
         return k, j, i
 
     def within(self, extent: Extent) -> Lattice:
-        """Returns the same grid, another box."""
+        """Returns the same grid with another box."""
         return Lattice(self.ijkToWorld, extent)
 
     def indexMatrix(self, other: Lattice) -> FloatArray:
-        """(4, 4) from this grid's indices to the other's; entries within the tolerance of integers are
-        integers.
+        """Returns the matrix from this grid's indices to the other's, (4, 4); entries close to integers are
+        rounded.
         """
         matrix = np.linalg.solve(other.ijkToWorld, self.ijkToWorld)
         sizes = np.array([max(1, abs(value)) for value in self.extent], dtype=np.float64)
@@ -62,7 +62,7 @@ class Lattice:
         return np.where(close, whole, matrix)
 
     def boxIn(self, other: Lattice, margin: int = 0) -> Extent:
-        """Returns the smallest box of the other grid that holds this one, widened by `margin`, cut to the
+        """Returns the smallest box of the other grid that holds this one, widened by `margin` and cut to the
         other's extent."""
         if self.isEmpty or other.isEmpty:
             return EMPTY
@@ -75,7 +75,7 @@ class Lattice:
         return intersection((low[0], high[0], low[1], high[1], low[2], high[2]), other.extent)
 
     def refined(self, factors: tuple[int, int, int]) -> Lattice:
-        """Returns the same box in voxels that are so many times as fine along i, j and k."""
+        """Returns the same box with voxels that are finer by these factors along i, j and k."""
         split = np.diag([*(1.0 / factor for factor in factors), 1.0])
         split[:3, 3] = [0.5 / factor - 0.5 for factor in factors]
         e = self.extent
@@ -120,7 +120,7 @@ def intersection(a: Any, b: Any) -> Extent:
 
 
 def union(a: Extent, b: Extent) -> Extent:
-    """Returns the smallest box that holds two boxes of one grid; empty ones count for nothing."""
+    """Returns the smallest box that holds two boxes of one grid; empty boxes do not count."""
     if any(a[2 * axis] > a[2 * axis + 1] for axis in range(3)):
         return b
     if any(b[2 * axis] > b[2 * axis + 1] for axis in range(3)):
@@ -131,23 +131,23 @@ def union(a: Extent, b: Extent) -> Extent:
 def resample(
     labels: npt.NDArray[np.uint8], source: Lattice, target: Lattice, *, isLower: bool = False
 ) -> npt.NDArray[np.uint8]:
-    """Labels of one grid on another: the nearest voxel's, 0 outside.
+    """Returns labels of one grid on another: the nearest voxel's, 0 outside.
 
     Args:
         labels: (K, J, I) over `source`.
-        source: where `labels` lies.
-        target: where they are wanted.
-        isLower: halfway between two voxels of the source, that counts which lies lower along the target's
-            axes; False: the one with the higher index.
+        source: the grid of `labels`.
+        target: the wanted grid.
+        isLower: halfway between two voxels of the source, take the one that is lower along the target's axes;
+            False: the one with the higher index.
 
     Returns:
-        (K, J, I) uint8 over `target`; a view of `labels` where nothing has to be moved.
+        (K, J, I) uint8 over `target`; a view of `labels` if possible.
     """
     if source.isEmpty or target.isEmpty:
         return np.zeros(target.shape, dtype=np.uint8)
     matrix = target.indexMatrix(source)
     axes = alignedAxes(matrix, target)
-    # Which voxel is the nearest must not depend on the last digit of a matrix.
+    # Rounding must not decide which voxel is the nearest.
     half = np.full(3, 0.5 + _BIAS)
     if isLower:
         linear = matrix[:3, :3]
@@ -161,8 +161,8 @@ def resample(
 
 
 def alignedAxes(matrix: FloatArray, target: Lattice) -> tuple[int, int, int] | None:
-    """Per target axis the source axis that runs along it, or None when the grids are turned against each
-    other.
+    """Returns per target axis the source axis that is parallel to it; None if the grids are turned against
+    each other.
     """
     linear = np.abs(matrix[:3, :3])
     axes = [int(linear[:, axis].argmax()) for axis in range(3)]
@@ -183,7 +183,7 @@ def _resampleAligned(
     axes: tuple[int, int, int],
     half: FloatArray,
 ) -> npt.NDArray[np.uint8]:
-    # Target axis t runs along source axis axes[t]: one index list per axis says it all.
+    # Target axis t is parallel to source axis axes[t], so one index list per axis is enough.
     picked: list[npt.NDArray[np.intp]] = [np.zeros(0, dtype=np.intp)] * 3
     filled: list[slice] = []
     for axis in range(3):
@@ -197,7 +197,7 @@ def _resampleAligned(
         filled.append(slice(first, last))
         picked[along] = position[first:last] - source.extent[2 * along]
     i, j, k = (_asSlice(one) for one in picked)
-    # Neighbors in order are a view; picking every voxel one by one takes many times as long.
+    # A slice gives a view, many times as fast as picking voxels by index.
     isView = i is not None and j is not None and k is not None
     chosen = labels[k, j, i] if isView else labels[np.ix_(picked[2], picked[1], picked[0])]
     # `chosen` has the source's axis order (k, j, i); numpy axis 2 - along becomes numpy axis 2 - axis.
@@ -210,7 +210,7 @@ def _resampleAligned(
 
 
 def _asSlice(indices: npt.NDArray[np.intp]) -> slice | None:
-    """Returns the indices as a slice, where each is the next or the previous one's neighbor."""
+    """Returns consecutive indices, ascending or descending, as a slice; else None."""
     first, last = int(indices[0]), int(indices[-1])
     step = 1 if last >= first else -1
     if len(indices) != abs(last - first) + 1 or (np.diff(indices) != step).any():

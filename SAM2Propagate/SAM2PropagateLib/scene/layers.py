@@ -1,8 +1,8 @@
-"""The labelmaps of a segmentation as they will be after a commit, made beside it and put there in one go.
+"""Makes the labelmaps of a segmentation after a commit ahead, and puts them there at once.
 
 Slicer's own way to write voxels (`vtkSlicerSegmentEditorLogic::ModifySegmentByLabelmap`) masks, resamples and
-makes layers as needed, and takes a quarter of a second on a large segment. Where none of that is needed, the
-same labelmaps are made here, ahead and slab by slab; what is left to be done at once is to swap them in.
+adds layers, and takes a quarter of a second on a large segment. If none of that is needed, the same labelmaps
+are made here, slab by slab, and only have to be swapped in.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from SAM2PropagateLib.scene.slabs import Filled, runs
 
 @dataclass(frozen=True, eq=False)
 class PlannedLayer:
-    """A labelmap that changes, and what it becomes.
+    """A labelmap that changes, with its new contents.
 
     Attributes:
-        image: the vtkOrientedImageData of the segmentation, which stays the same object. planned: what it is
-            to hold.
+        image: the vtkOrientedImageData of the segmentation, which stays the same object. planned: one with
+            the new contents.
         labels: the label of each segment in it, by segment ID, in their order.
     """
 
@@ -37,10 +37,10 @@ class PlannedLayer:
 
 
 class PlannedLayers:
-    """The labelmaps that a commit changes. Made by `planLayers`.
+    """The labelmaps that a commit changes; `planLayers` makes them.
 
     Attributes:
-        layers: these labelmaps. changed: the segments whose voxels change.
+        layers: the labelmaps. changed: the segments whose voxels change.
     """
 
     def __init__(self, layers: Sequence[PlannedLayer], changed: Sequence[str]) -> None:
@@ -48,16 +48,15 @@ class PlannedLayers:
         self.changed = tuple(changed)
 
     def planned(self, segmentID: str) -> tuple[Any, int]:
-        """Returns the labelmap that a segment is going to have, a vtkOrientedImageData, and its label in
-        it."""
+        """Returns the labelmap that a segment will have, a vtkOrientedImageData, and its label in it."""
         layer = next(one for one in self.layers if segmentID in one.labels)
         return layer.planned, layer.labels[segmentID]
 
     def put(self, segmentationNode: Any) -> bool:
-        """Puts them into the segmentation, and tells of it as Slicer does after writing voxels.
+        """Puts them into the segmentation, with the events that Slicer sends after writing.
 
         Returns:
-            Whether they are there just as planned; False if somebody who was told has changed one.
+            Whether they are there as planned; False if an observer of the events has changed one.
         """
         segmentation, logic = segmentationNode.GetSegmentation(), slicer.vtkSlicerSegmentationsModuleLogic
 
@@ -73,17 +72,17 @@ class PlannedLayers:
 def planLayers(
     segmentationNode: Any, grid: Any, changes: Sequence[Difference]
 ) -> Generator[None, None, PlannedLayers | None]:
-    """Makes the labelmaps as they will be, slab by slab; nothing in the segmentation changes.
+    """Makes the labelmaps of a commit, slab by slab; nothing in the segmentation changes.
 
     Args:
-        segmentationNode: what is written to.
-        grid: the vtkOrientedImageData on whose grid the changes lie.
-        changes: what segments gain and lose; all of them lose before one gains.
+        segmentationNode: the target.
+        grid: a vtkOrientedImageData with the grid of the changes.
+        changes: what segments gain and lose; all losses come before the gains.
 
     Returns:
-        None where Slicer's own way has to be taken: a labelmap lies on another grid, surfaces have to follow,
-        or a segment gets a labelmap of its own. Slicer gives it one when it gains a voxel of another segment
-        in its labelmap, and when it loses some in a box in which there is another one.
+        None if Slicer has to write: a labelmap is on another grid, surfaces have to be updated, or a segment
+        gets its own labelmap. Slicer does that when it gains a voxel of another segment of its labelmap, and
+        when it loses voxels in a box with another segment.
     """
     kind, segmentation = binaryLabelmapName(), segmentationNode.GetSegmentation()
     names: list[str] = []
@@ -143,7 +142,7 @@ def _planned(
         yield
     tight = filled.box
     if tight is None or new[tight].shape == new.shape:
-        # As Slicer does, an empty labelmap keeps its extent.
+        # Slicer lets an empty labelmap keep its extent, too.
         return PlannedLayer(image, made, labels)
     k, j, i = tight
     box = (whole[0] + i.start, whole[0] + i.stop - 1, whole[2] + j.start, whole[2] + j.stop - 1)
@@ -155,7 +154,7 @@ def _planned(
 
 
 def _clear(slab: Labels, place: Extent, part: VoxelSet, label: int) -> bool:
-    """Takes a part's voxels within a slab from the segment with this label; False if there is another one."""
+    """Clears a part's voxels in a slab from a label; False if the part's box has another segment there."""
     common = intersection(place, part.lattice.extent)
     if common == EMPTY:
         return True
@@ -167,7 +166,7 @@ def _clear(slab: Labels, place: Extent, part: VoxelSet, label: int) -> bool:
 
 
 def _set(slab: Labels, place: Extent, part: VoxelSet, label: int) -> bool:
-    """Gives a part's voxels within a slab this label; False if one of them is another segment's."""
+    """Sets a label on a part's voxels in a slab; False if one of them is another segment's."""
     common = intersection(place, part.lattice.extent)
     if common == EMPTY:
         return True

@@ -1,10 +1,10 @@
-"""Prompts as markups in the scene, and back.
+"""Writes prompts into the scene as markups, and reads them back.
 
-Clicks and marks are control points of fiducial nodes, one node per segment and role; every box is a flat ROI
-node on its frame, every scribble a curve and every lasso a closed one; a curve is one with handles. All are
+Clicks and marks are control points of fiducial nodes, one node per segment and role. A box is a flat ROI node
+on its frame, a scribble a curve node, a lasso a closed one, and a curve a curve node with handles. All are
 saved with the scene, can be dragged in the slice views, and stay on the voxels of their volume (`anchor.py`).
-Masks and the propagation axis, which no markup can show, are kept in the scene beside them. Nodes that SAM2
-Propagate did not make are never read or changed.
+Masks and the propagation axis, which no markup can show, are texts in the scene. Nodes that SAM2 Propagate
+did not make are never read or changed.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ from SAM2PropagateLib.scene.state import (
 from SAM2PropagateLib.scene.transforms import parentToWorld
 from SAM2PropagateLib.scene.volume import ownGeometry, volumeGeometry
 
-# mm; a point that is nearer than this to where it should be is not moved.
+# mm; a point that is nearer than this to its place is not moved.
 _SAME_PLACE = 1e-6
 
 
@@ -95,7 +95,7 @@ class PromptMarkups:
 
     Args:
         segmentationNode: the user's vtkMRMLSegmentationNode.
-        volumeNode: the volume on whose frames the prompts are.
+        volumeNode: the volume that the prompts are on.
 
     Raises:
         InputError: the segmentation or the volume cannot be used.
@@ -115,7 +115,7 @@ class PromptMarkups:
 
     @contextlib.contextmanager
     def unwatched(self) -> Iterator[None]:
-        """Within it, changes are not the user's: a `PromptWatcher` does not tell of them."""
+        """Marks changes within it as the program's: a `PromptWatcher` does not report them."""
         self._unwatched += 1
         try:
             yield
@@ -124,7 +124,7 @@ class PromptMarkups:
 
     @contextlib.contextmanager
     def keeping(self, node: Any) -> Iterator[None]:
-        """Within it, `node` stays in the scene even without points: Slicer is at work on it."""
+        """Keeps `node` in the scene within it, even without points, as Slicer still uses it."""
         self._busyNode, before = node, self._busyNode
         try:
             yield
@@ -138,23 +138,23 @@ class PromptMarkups:
 
     @property
     def segmentationNode(self) -> Any:
-        """The segmentation whose prompts these are."""
+        """The segmentation that the prompts are for."""
         return self._segmentationNode
 
     @property
     def geometry(self) -> VolumeGeometry:
-        """The volume's geometry as it is now in its own space, below its parent transforms, in which prompts
-        are kept.
+        """The volume's present geometry in its own space, below its parent transforms, where prompts are
+        kept.
         """
         return ownGeometry(self._volumeNode)
 
     @property
     def worldGeometry(self) -> VolumeGeometry:
-        """The volume's geometry as it is now in the world, in which the views are."""
+        """The volume's present geometry in the world, where the views are."""
         return volumeGeometry(self._volumeNode)
 
     def fromWorld(self, points: npt.ArrayLike) -> FloatArray:
-        """Returns points of the world, (..., 3) mm, in the volume's own space.
+        """Returns world points, (..., 3) mm, in the volume's own space.
 
         Raises:
             InputError: `nonlinear_transform`.
@@ -170,13 +170,13 @@ class PromptMarkups:
         return bool(node.GetTransformNodeID() == self._volumeNode.GetTransformNodeID())
 
     def settle(self) -> Move | None:
-        """Puts the prompts back onto their voxels after the volume, or a transform above it, has changed.
+        """Moves the prompts back onto their voxels after the volume, or a transform above it, has changed.
 
         Returns:
-            What became of their coordinates; None if they are the same.
+            How their coordinates have changed; None if they have not.
 
         Raises:
-            InputError: they cannot be put back now.
+            InputError: that is impossible now.
         """
         with self.unwatched():
             return self._anchor.settle()
@@ -184,15 +184,14 @@ class PromptMarkups:
     # From the scene
 
     def read(self) -> PromptSet:
-        """Returns all prompts that are in the scene now, of the segments that exist, in the segmentation's
-        order.
+        """Returns all prompts in the scene of existing segments, in the segmentation's order.
 
-        Control points that are not placed yet (or were skipped) and boxes that are not finished are left out;
-        a locked point counts like any other. Positions are the volume's own RAS, below its parent transforms.
+        Control points that are not placed (or were skipped) and unfinished boxes are left out; a locked point
+        counts like any other. Positions are the volume's own RAS, below its parent transforms.
 
         Raises:
             InputError: `nonlinear_transform` (a box under a non-linear transform), `bad_document` (the kept
-                masks are not readable).
+                masks cannot be read).
         """
         self.settle()
         kept = self._readKept()
@@ -245,17 +244,17 @@ class PromptMarkups:
         for node in strokeNodes(self._segmentationNode, segmentID):
             try:
                 stroke = _stroke(node, node.GetAttribute(PROMPT_ID_ATTRIBUTE) or node.GetID())
-            except InputError:  # too few of its points are left to say anything
+            except InputError:  # it has too few points left
                 continue
             yield replace(stroke, id=_unique(stroke.id, node, used)), node
 
     # Into the scene
 
     def write(self, prompts: PromptSet) -> None:
-        """Makes the scene hold exactly these prompts; what is there already is moved, not made anew.
+        """Makes the scene hold exactly these prompts; existing nodes are moved, not replaced.
 
-        Prompts keep their ids: `read` gives them back. Points that the user is just placing stay. Prompts in
-            the scene of segments that no longer exist stay too.
+        Prompts keep their IDs. A point that the user is just placing stays, and so do prompts of segments
+        that no longer exist.
 
         Raises:
             InputError: `unknown_segment`, `box_not_flat` (a box whose corners lie on no common frame), or the
@@ -282,7 +281,7 @@ class PromptMarkups:
             self._anchor.note()
 
     def _withRemoved(self, prompts: PromptSet) -> PromptSet:
-        """Returns a copy with the kept masks of segments that are gone, and may come back."""
+        """Returns a copy with the kept masks of removed segments, which may come back."""
         there = {*segmentIDs(self._segmentationNode), *prompts.names}
         for one in self._readKept().segments:
             if one.segment not in there:
@@ -290,18 +289,17 @@ class PromptMarkups:
         return prompts
 
     def clickNode(self, segmentID: str, positive: bool = True) -> Any:
-        """Returns the fiducial node into which clicks of one sign go, made if need be: for Slicer's place
-        mode."""
+        """Returns the fiducial node for clicks of one sign, for Slicer's place mode; makes it if needed."""
         return self._pointNode(segmentID, POSITIVE if positive else NEGATIVE)
 
     def markNode(self, segmentID: str, role: str) -> Any:
-        """Returns the fiducial node of the marks of a role ("absent", "lock" or "range"), made if need be."""
+        """Returns the fiducial node for marks of a role ("absent", "lock" or "range"); makes it if needed."""
         if role not in (ABSENT, LOCK, RANGE):
             raise ValueError(f"no marks of role {role!r}")
         return self._pointNode(segmentID, role)
 
     def beginBox(self, segmentID: str, axis: int = 2) -> Any:
-        """Returns a new ROI node for Slicer's place mode, turned to the volume's axes; finish it with
+        """Returns a new ROI node for Slicer's place mode, along the volume's axes; finish it with
         `finishBox`.
 
         Raises:
@@ -318,11 +316,11 @@ class PromptMarkups:
 
         Args:
             roiNode: a node of `beginBox`.
-            axis: propagation axis; by default the one it had, else the one of the prompts, else the box's
-                thinnest.
+            axis: propagation axis; by default the node's earlier one, else the prompts', else the axis along
+                which the box is thinnest.
 
         Returns:
-            False when the box is not placed yet or has no area; it is then left as it is.
+            False if the box is not placed yet or has no area; it is unchanged then.
         """
         geometry = self.geometry
         if not isPlaced(roiNode):
@@ -341,7 +339,7 @@ class PromptMarkups:
         return True
 
     def removeUnfinishedBoxes(self) -> None:
-        """Removes boxes that were begun but never placed, or placed without area."""
+        """Removes boxes that were begun but not placed, or have no area."""
         with self.unwatched():
             for node in list(promptNodes(self._segmentationNode, role=BOX)):
                 if boxAxis(node) is None:
@@ -358,8 +356,8 @@ class PromptMarkups:
         )
 
     def removeGone(self) -> None:
-        """Removes the prompts of segments that are gone and will not come back, as after loading a scene: a
-        new segment may get the ID of one of them.
+        """Removes the prompts of segments that do not exist and cannot come back, for example after loading a
+        scene: a new segment may get such an ID.
         """
         there = set(segmentIDs(self._segmentationNode))
         said = {segmentOf(node) for node in promptNodes(self._segmentationNode)}
@@ -368,7 +366,7 @@ class PromptMarkups:
 
     @property
     def axis(self) -> int | None:
-        """The propagation axis that is kept with the prompts; None is automatic."""
+        """The propagation axis that is kept with the prompts; None: automatic."""
         return self._readKept().axis
 
     @axis.setter
@@ -380,7 +378,7 @@ class PromptMarkups:
         return tuple(promptNodes(self._segmentationNode, segmentID))
 
     def isUnderMouse(self) -> bool:
-        """Tells whether the mouse is on a prompt, or on a handle of a box, which a press would drag."""
+        """Tells whether the mouse is on a prompt or on a box's handle, so that a press would drag it."""
         for node in self.nodes():
             display = node.GetDisplayNode()
             if display is not None and display.GetActiveComponentType() not in (
@@ -391,7 +389,7 @@ class PromptMarkups:
         return False
 
     def strokeUnderMouse(self) -> Any:
-        """Returns the node of the stroke whose line is under the mouse; None if there is none."""
+        """Returns the node of the stroke under the mouse; None if there is none."""
         for node in strokeNodes(self._segmentationNode):
             display = node.GetDisplayNode()
             if display is not None and display.GetActiveComponentType() == display.ComponentLine:
@@ -399,8 +397,8 @@ class PromptMarkups:
         return None
 
     def choose(self, segmentID: str | None) -> None:
-        """Has the mouse drag prompts of this segment only, those of others are just shown, and faint; None:
-        all are dragged.
+        """Lets the mouse drag only this segment's prompts, and shows those of others faintly; None: all can
+        be dragged.
         """
         self._chosen = segmentID
         self._quiet()
@@ -411,7 +409,7 @@ class PromptMarkups:
                 quietPromptNode(node, self._chosen is not None and segmentOf(node) != self._chosen)
 
     def updateDisplay(self) -> None:
-        """Gives the prompts their segments' names and colors, and hides those of segments that are gone."""
+        """Gives the prompts their segments' names and colors, and hides those of removed segments."""
         for node in promptNodes(self._segmentationNode):
             namePromptNode(self._segmentationNode, node)
             colorPromptNode(self._segmentationNode, node)
@@ -431,7 +429,7 @@ class PromptMarkups:
                     node.RemoveNthControlPoint(index)
                 elif np.abs(np.subtract(place, pointPlace(node, index))).max() > _SAME_PLACE:
                     node.SetNthControlPointPosition(index, *place)
-            # Slicer goes on with the node, and with its widget, after telling that its last point is gone.
+            # Slicer still uses the node and its widget after the event that its last point was removed.
             if not left and node.GetNumberOfControlPoints() == 0 and node is not self._busyNode:
                 removeNode(node)
         if left:
@@ -485,7 +483,7 @@ class PromptMarkups:
     def _readKept(self) -> PromptSet:
         text = self._state.get(KEPT_NAME)
         if text != self._keptText:
-            # It is asked for with every arriving slice.
+            # Cached, as every arriving slice asks for it.
             self._kept = loads(text) if text else PromptSet()
             self._keptText = text
         return self._kept
@@ -498,12 +496,13 @@ class PromptMarkups:
 
 
 def removeOrphans(scene: Any) -> int:
-    """Removes the prompts of segmentations that are no longer in the scene; how many nodes that were."""
+    """Removes the prompts of segmentations that are not in the scene any more; returns the number of
+    nodes."""
     gone = []
     for className in (*PROMPT_CLASSES, "vtkMRMLScriptedModuleNode"):
         for n in range(scene.GetNumberOfNodesByClass(className)):
             node = scene.GetNthNodeByClass(n, className)
-            # MRML clears the reference when its node is removed, so only the role tells that it was ours.
+            # MRML clears the reference when its node is removed; the role still shows that the node is ours.
             if isOurs(node) and node.GetNodeReference(SEGMENTATION_ROLE) is None:
                 gone.append(node)
     for node in gone:
@@ -517,7 +516,7 @@ _Placed = tuple[int, int, tuple[float, float, float, float]]
 
 
 def _places(one: SegmentPrompts) -> dict[str, dict[str, Ras]]:
-    """Returns where the points of each role belong, by prompt id."""
+    """Returns the places of the points of each role, by prompt ID."""
     places: dict[str, dict[str, Ras]] = {role: {} for role in POINT_ROLES}
     for click in one.clicks:
         places[POSITIVE if click.positive else NEGATIVE][click.id] = click.ras
@@ -529,7 +528,7 @@ def _places(one: SegmentPrompts) -> dict[str, dict[str, Ras]]:
 
 
 def _unique(name: str, node: Any, used: set[str]) -> str:
-    # A node or a point that the user duplicated brings its ids with it.
+    # A node or a point that the user duplicated has the IDs of the original.
     candidate, count = name, 1
     while candidate in used:
         candidate, count = f"{name}-{node.GetID()}-{count}", count + 1
@@ -538,7 +537,7 @@ def _unique(name: str, node: Any, used: set[str]) -> str:
 
 
 def _stroke(node: Any, name: str) -> Stroke:
-    """Returns what a curve node says. Raises InputError when it has too few points for that."""
+    """Returns the stroke of a curve node. Raises InputError if it has too few points."""
     points = tuple(to_ras(point) for point in strokePoints(node))
     role = node.GetAttribute(ROLE_ATTRIBUTE)
     if role == LASSO:
@@ -561,7 +560,7 @@ def _isExact(node: Any) -> bool:
 
 
 def _isAt(node: Any, stroke: Stroke) -> bool:
-    """Tells whether a curve node lies where a stroke does."""
+    """Tells whether a curve node has a stroke's points."""
     points = strokePoints(node)
     return len(points) == len(stroke.points) and bool(
         np.abs(points - np.asarray(stroke.points)).max() <= _SAME_PLACE
@@ -584,7 +583,7 @@ def removeNode(node: Any) -> None:
         others = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
     if node.IsA("vtkMRMLStorableNode"):
         others.append(node.GetStorageNode())
-    # First of all: the data tree complains of a markup that has no display node any more.
+    # First, as the data tree logs an error for a markup without a display node.
     scene.RemoveNode(node)
     for other in others:
         if other is not None and other.GetScene() is scene:

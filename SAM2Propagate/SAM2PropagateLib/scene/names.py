@@ -1,8 +1,8 @@
-"""Names and texts that a saved scene gives back as they were.
+"""Makes names and texts that survive saving and loading a scene.
 
-MRML does not escape everything that it writes: the name of a node becomes the name of its file, in which an
-ampersand makes the whole scene unreadable, and a control character does so anywhere. Users may call their
-nodes and segments what they like, so what is derived from these names is made harmless here.
+MRML does not escape everything that it writes. A node's name becomes a file name, in which an ampersand makes
+the whole scene unreadable; a control character does so anywhere. Users may name nodes and segments freely, so
+whatever is derived from these names is made harmless here.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import unicodedata
 from typing import Any
 from urllib.parse import quote, unquote
 
-# Characters beside letters, marks and digits that may stay in a name.
+# Characters that may stay in a name, besides letters, marks and digits.
 _KEPT = " -_.,()[]{}+="
-# Characters and UTF-8 bytes of a name; file names are cut at 255 bytes.
+# The most characters and UTF-8 bytes of a name; file names are cut at 255 bytes.
 _MOST_CHARACTERS, _MOST_BYTES = 40, 120
 _ENCODED = "%:"
 
 
 def safeName(text: str, suffix: str) -> str:
-    """Returns a node's name after what the user called something.
+    """Returns a name for a node, derived from a name that the user gave.
 
     Args:
-        text: the user's name for it; may be empty.
+        text: the user's name; may be empty.
         suffix: what the node holds, in plain characters.
 
     Returns:
-        Both, without characters that MRML, XML or a file system minds, and not too long.
+        Both, without characters that are special in MRML, XML or a file system, and not too long.
     """
     kept = "".join(one if _isHarmless(one) else "_" for one in unicodedata.normalize("NFC", text))
     kept = re.sub("_+", "_", " ".join(kept.split()))[:_MOST_CHARACTERS]
@@ -36,8 +36,8 @@ def safeName(text: str, suffix: str) -> str:
 
 
 def uniqueName(scene: Any, name: str) -> str:
-    """Returns the name, numbered if a node of the scene has it; names that differ only in case count as the
-    same, as they do for some file systems."""
+    """Returns the name, with a number if a node of the scene has it. Names that differ only in case count as
+    the same, as they do in some file systems."""
     count = scene.GetNumberOfNodes()
     taken = {(scene.GetNthNode(n).GetName() or "").casefold() for n in range(count)}
     candidate, number = name, 1
@@ -47,12 +47,12 @@ def uniqueName(scene: Any, name: str) -> str:
 
 
 def isPlain(text: str) -> bool:
-    """Tells whether MRML gives a text back as it was, wherever it is kept."""
+    """Tells whether a text survives in MRML unchanged, wherever it is kept."""
     return text.isprintable() and not set(text) & set("&<>\"'") and not text.startswith(_ENCODED)
 
 
 def encoded(text: str) -> str:
-    """A text as an attribute or a parameter can hold it; plain ones stay as they are."""
+    """Returns a text in a form that attributes and parameters can hold; plain texts stay unchanged."""
     return text if isPlain(text) else _ENCODED + quote(text, safe="")
 
 
@@ -63,8 +63,8 @@ def decoded(text: str | None) -> str:
 
 
 def saveIfLoadable(editorNode: Any) -> None:
-    """Leaves a vtkMRMLSegmentEditorNode out of saved scenes while it names a segment by an ID that would keep
-    the scene from loading: MRML does not escape these IDs.
+    """Leaves a vtkMRMLSegmentEditorNode out of saved scenes while its segment's ID would make the scene
+    unreadable: MRML does not escape these IDs.
     """
     chosen = (editorNode.GetSelectedSegmentID(), editorNode.GetMaskSegmentID())
     editorNode.SetSaveWithScene(all(isPlain(one or "") for one in chosen))

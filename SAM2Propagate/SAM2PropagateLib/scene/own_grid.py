@@ -1,6 +1,6 @@
-"""What a segment holds on a grid of its own, where that is not the volume's: finer, shifted or turned.
+"""Compares segments on their own grid, where that is not the volume's: finer, shifted or turned.
 
-The volume's grid does not sample every voxel of such a segment, so an edit is looked for in its own voxels.
+The volume's grid does not sample every voxel of such a segment, so edits are looked for in its own voxels.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from SAM2PropagateLib.scene.segments import (
 )
 
 _AXES = (0, 1, 2)
-# Where a voxel center lies between two frames, rounding must not decide: it counts to the upper one.
+# A voxel center halfway between two frames counts for the upper one; rounding must not decide.
 _BIAS = 1e-4
 # Offsets of half a voxel are common; rounding them must not depend on the last digit.
 _UNCOMMON = 0.63
-# Voxels of the volume by which two descriptions of the same grid may differ.
+# Voxels of the volume; two descriptions of the same grid may differ by this much.
 _SAME_GRID = 1e-2
 _Points = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
 class OwnVoxels:
-    """A segment on its own grid; not to be changed.
+    """A segment on its own grid; do not change it.
 
     Attributes:
-        voxels: bool (K, J, I) of a box that holds all that is True. lattice: where they lie; its index 0 is
-            the grid's first voxel in the volume's corner, whatever box the labelmap has.
+        voxels: bool (K, J, I) of a box with all True voxels. lattice: of this box; its index 0 is the grid's
+            first voxel in the volume's corner, whatever box the labelmap has.
     """
 
     voxels: BoolArray
     lattice: Lattice
 
     def frameMask(self, frame: int, axis: int, geometry: VolumeGeometry) -> BoolArray:
-        """Returns what the segment holds anywhere in a frame, (rows, columns) bool; see
-        `segments.frameMask`."""
+        """Returns the segment's mask of a frame, (rows, columns) bool, with all layers that the frame covers;
+        see `segments.frameMask`."""
         whole = volumeLattice(geometry)
         mask = np.zeros(geometry.frame_shape(axis), dtype=bool)
         box = list(self.lattice.boxIn(whole))
@@ -56,15 +56,14 @@ class OwnVoxels:
         place = slice(box[2 * y], box[2 * y + 1] + 1), slice(box[2 * x], box[2 * x + 1] + 1)
         mask[place] = frameMask(self._sample, part, stepsPerVoxel(whole, self.lattice), axis, throughout=True)
         if not mask.any():
-            # Voxels between those that were looked at.
+            # These voxels lie between the sampled ones.
             points = placesIn(np.argwhere(self.voxels), self.lattice, whole)
             rows, columns = points[points[:, axis] == frame][:, (y, x)].T
             mask[rows, columns] = True
         return mask
 
     def changedPixels(self, other: OwnVoxels, frame: int, axis: int, geometry: VolumeGeometry) -> BoolArray:
-        """Returns the pixels of a frame in which the segment differs from another state of it in any
-        voxel."""
+        """Returns the pixels of a frame with a voxel that differs from another state of the segment."""
         mask = np.zeros(geometry.frame_shape(axis), dtype=bool)
         x, y = (n for n in _AXES if n != axis)
         volume = volumeLattice(geometry)
@@ -89,10 +88,10 @@ class OwnVoxels:
 
 
 class FrameSums:
-    """A number for every frame along every axis that tells what a segment's own voxels hold there.
+    """A hash of a segment's own voxels for every frame along every axis.
 
-    Every voxel has a number of its own; those that a frame holds are combined by exclusive or, so that only
-    what has changed has to be looked at.
+    Every voxel has its own number. A frame's hash combines the numbers of its voxels by exclusive or, so that
+    an update needs only the changed voxels.
     """
 
     def __init__(self, geometry: VolumeGeometry) -> None:
@@ -100,13 +99,13 @@ class FrameSums:
         self._sums = tuple(np.zeros(geometry.frame_count(axis), np.uint64) for axis in _AXES)
 
     def copy(self) -> FrameSums:
-        """Returns the same; a change of one of them does not change the other."""
+        """Returns an independent copy."""
         other = object.__new__(FrameSums)
         other._volume, other._sums = self._volume, tuple(one.copy() for one in self._sums)
         return other
 
     def change(self, changed: OwnVoxels) -> None:
-        """These voxels have changed."""
+        """Updates the hashes for changed voxels."""
         matrix = changed.lattice.indexMatrix(self._volume)
         axes = alignedAxes(matrix, changed.lattice)
         if axes is not None:
@@ -123,7 +122,8 @@ class FrameSums:
                 np.bitwise_xor.at(self._sums[axis], frames[isInside, axis], number)
 
     def _changeAligned(self, changed: OwnVoxels, matrix: FloatArray, axes: tuple[int, int, int]) -> None:
-        """Many times as fast: all voxels with the same index along an axis lie in the same frame."""
+        """Does what `change` does on an aligned grid, many times as fast: voxels with the same index along an
+        axis lie in the same frame."""
         e, lines, inside, sums = changed.lattice.extent, [], [], []
         for own, axis in enumerate(axes):
             index = np.arange(e[2 * own], e[2 * own + 1] + 1)
@@ -149,13 +149,13 @@ class FrameSums:
             np.bitwise_xor.at(self._sums[axis], lines[own][kept], sums[own][kept])
 
     def texts(self, axis: int) -> dict[int, str]:
-        """Per frame that holds anything its number as a text."""
+        """Returns the hash, as a text, of each frame with voxels."""
         sums = self._sums[axis]
         return {int(frame): f"{int(sums[frame]):016x}" for frame in np.flatnonzero(sums)}
 
 
 def ownVoxels(reader: SegmentReader, geometry: VolumeGeometry) -> OwnVoxels | None:
-    """Returns what a segment holds now; None if its grid is the volume's."""
+    """Returns a segment's present voxels; None if its grid is the volume's."""
     volume, lattice = volumeLattice(geometry), reader.lattice
     if lattice.isEmpty:
         return OwnVoxels(np.zeros((0, 0, 0), bool), lattice)
@@ -178,7 +178,7 @@ def ownVoxels(reader: SegmentReader, geometry: VolumeGeometry) -> OwnVoxels | No
 
 
 def changedVoxels(before: OwnVoxels, now: OwnVoxels) -> OwnVoxels:
-    """Returns the voxels in which two states on the same grid differ."""
+    """Returns the voxels that differ between two states on the same grid."""
     both = union(before.lattice.extent, now.lattice.extent)
     lattice = (now if not now.lattice.isEmpty else before).lattice.within(both)
     changed = np.zeros(lattice.shape, dtype=bool)
@@ -200,8 +200,8 @@ def isNear(one: FloatArray, other: FloatArray) -> bool:
 
 
 def placesIn(where: _Points, lattice: Lattice, volume: Lattice) -> _Points:
-    """Returns the volume's voxels (n, 3), i, j, k, in which voxels of another grid lie; those outside are
-    left out.
+    """Returns the volume's voxels, (n, 3) of i, j, k, that contain voxels of another grid, without those
+    outside.
 
     Args:
         where: (n, 3) of k, j, i in an array over the lattice.
@@ -211,14 +211,14 @@ def placesIn(where: _Points, lattice: Lattice, volume: Lattice) -> _Points:
 
 
 def tightBox(voxels: BoolArray) -> tuple[slice, ...] | None:
-    """Returns the smallest slices around what is True, per numpy axis; None if nothing is."""
+    """Returns the smallest slices around all True voxels, per numpy axis; None if there are none."""
     line = np.asarray(voxels.any(axis=tuple(range(1, voxels.ndim))))
     if not line.any():
         return None
     first = slice(int(line.argmax()), len(line) - int(line[::-1].argmax()))
     if voxels.ndim == 1:
         return (first,)
-    # All other axes at once: what is True anywhere along the first.
+    # Reduces the first axis, and then looks at the others in the smaller array.
     rest = tightBox(np.asarray(voxels[first].any(axis=0)))
     assert rest is not None
     return (first, *rest)

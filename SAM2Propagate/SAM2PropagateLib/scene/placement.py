@@ -1,4 +1,4 @@
-"""How the labelmaps of a segmentation lie on the voxels of a volume, to tell a move from an edit."""
+"""Tracks how a segmentation's labelmaps lie on a volume's voxels, to tell a move from an edit."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from SAM2PropagateLib.scene.segments import binaryLabelmapName, segmentIDs
 from SAM2PropagateLib.scene.transforms import between, isLinear, parentToWorld, toArray, toMatrix
 from SAM2PropagateLib.scene.volume import ijkToRas
 
-# Decimals to which matrices are compared.
+# Matrices are compared to this many decimals.
 _DECIMALS = 4
 
 Key = tuple[float, ...]
 
 
 class Placement:
-    """Remembers where labelmaps were, and tells when they were moved against the volume.
+    """Records where labelmaps are, and notices when they are moved against the volume.
 
-    Hardening a transform moves labelmaps within their segmentation, but not against the volume. The states of
-    before that an undo brings back lie where they were then: `restore` puts them where they belong now. It is
-    to be called within the undo, from an event of the vtkSegmentation itself: the undo history would take
-    what comes after for a new step, and would have nothing to redo.
+    Hardening a transform moves labelmaps within their segmentation, but not against the volume. An undo may
+    bring back states from before the hardening, at their old place: `restore` moves them to the new one. Call
+    it within the undo, from an event of the vtkSegmentation: later the undo history would take it as a new
+    step, and there would be nothing to redo.
 
     Args:
         segmentationNode, volumeNode: both in a scene.
@@ -34,21 +34,21 @@ class Placement:
     def __init__(self, segmentationNode: Any, volumeNode: Any) -> None:
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
-        # Per segment its labelmap's matrix in the segmentation, and that to the volume's voxels.
+        # Per segment its labelmap's matrix within the segmentation, and the one to the volume's voxels.
         self._noted: dict[str, tuple[FloatArray, FloatArray]] = {}
         self._inputs: object = None
         self._written: dict[str, Key] = {}
         self._isRestoring = False
-        # How those moved that were put back during the undo under way.
+        # The moves that `restore` made during the present undo.
         self._restored: dict[str, FloatArray] = {}
-        # Where a labelmap belongs that lies as it did before transforms were hardened.
+        # Per place from before a transform was hardened the place after it.
         self._hardened: dict[Key, FloatArray] = {}
 
     def note(self, isNew: bool = False) -> None:
-        """Notes where the labelmaps are now.
+        """Records where the labelmaps are now.
 
         Args:
-            isNew: only those that are not noted yet.
+            isNew: only those that are not recorded yet.
 
         Raises:
             InputError: `nonlinear_transform`.
@@ -59,7 +59,7 @@ class Placement:
             self._written = {name: _key(toVolume) for name, (_, toVolume) in now.items()}
 
     def isElsewhere(self, segmentID: str) -> bool:
-        """Tells whether a segment lies elsewhere on the volume than when all were noted last, after a commit.
+        """Tells whether a segment lies elsewhere on the volume than at the last record, after a commit.
 
         Raises:
             InputError: `nonlinear_transform`.
@@ -68,9 +68,9 @@ class Placement:
         return written is not None and now is not None and written != _key(now[1])
 
     def isShifted(self, segmentID: str) -> bool:
-        """Tells whether a segment that is elsewhere has the voxels that it had, only at another place.
+        """Tells whether a segment that is elsewhere was only shifted.
 
-        Otherwise it was turned or scaled, or resampled onto another grid, at the same place.
+        Otherwise it was turned or scaled, or resampled onto another grid at the same place.
 
         Raises:
             InputError: `nonlinear_transform`.
@@ -81,7 +81,8 @@ class Placement:
         return bool(np.array_equal(_linear(written), _linear(_key(now[1]))))
 
     def hasMoved(self) -> bool:
-        """Tells whether a labelmap was moved against the volume since it was noted; notes where they are now.
+        """Tells whether a labelmap was moved against the volume since the last record; records the new
+        places.
 
         Raises:
             InputError: `nonlinear_transform`.
@@ -102,7 +103,7 @@ class Placement:
         return hasMoved
 
     def restore(self) -> None:
-        """Puts labelmaps where they belong that an undo brought back from before a transform was hardened."""
+        """Moves labelmaps to their place that an undo brought back from before a transform was hardened."""
         if not self._hardened or self._isRestoring:
             return
         self._isRestoring = True
@@ -113,11 +114,11 @@ class Placement:
             for name, matrix in self._matrices().items():
                 wanted = self._hardened.get(_key(matrix))
                 noted = self._noted.get(name)
-                # It is just being hardened back.
+                # Its transform is being hardened right now, back to an earlier place.
                 isHardening = noted is not None and _key(parent @ noted[0]) == _key(matrix)
                 if wanted is not None and not isHardening:
                     images[name].SetGeometryFromImageToWorldMatrix(toMatrix(wanted))
-                    # Segments may share a labelmap.
+                    # Segments may share a labelmap: all of them have moved with it.
                     for other, image in images.items():
                         if image is images[name]:
                             self._restored[other] = wanted @ np.linalg.inv(matrix)
@@ -125,7 +126,7 @@ class Placement:
             self._isRestoring = False
 
     def restoreSurfaces(self) -> None:
-        """Puts the surfaces where they belong whose labelmaps `restore` has moved; after the undo."""
+        """Moves the surfaces of labelmaps that `restore` has moved; call it after the undo."""
         restored, self._restored = self._restored, {}
         segmentation = self._segmentationNode.GetSegmentation()
         kind = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()

@@ -1,8 +1,8 @@
-"""The preview layer: masks that appear frame by frame while a run goes on, beside the user's segmentation.
+"""Shows masks in the preview layer, frame by frame during a run, beside the user's segmentation.
 
-Writing a frame into a segment properly takes hundreds of milliseconds on a large volume, so masks stream into
-the labelmap of a segmentation node of its own, in place. That node is hidden, is not saved, and has no
-surface.
+Writing a frame into a segment with masking and undo takes hundreds of milliseconds on a large volume. So
+masks are written in place into the labelmaps of a separate segmentation node, which is hidden, not saved, and
+has no surface.
 """
 
 from __future__ import annotations
@@ -33,21 +33,20 @@ from SAM2PropagateLib.texts import tr as _
 ROLE = "preview"
 _FILL_OPACITY = 0.35
 _OUTLINE_OPACITY = 1.0
-# Voxels of segments that were taken out are kept for Undo up to here.
+# How much memory the voxels of cleared segments may take, which are kept for Undo.
 _MOST_ASIDE_BYTES = 1 << 28
-# How far the preview's color is moved towards white, to tell it from what is committed.
+# How far the preview's color is moved towards white, to tell it from the segment.
 _LIGHTER = 0.35
 
 
 def _emptyVoxels(shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Zeros of this shape, in memory that is taken page by page as frames are written.
+    """Returns zeros of this shape, in memory that is taken page by page as frames are written.
 
-    With huge pages, which Linux may choose for large arrays, the first write into each of them would hold
-    the caller for milliseconds.
+    Linux may choose huge pages for large arrays; then the first write into each takes milliseconds.
     """
     buffer = mmap.mmap(-1, max(1, math.prod(shape)))
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without huge pages knows no such advice
+        with contextlib.suppress(OSError):  # a kernel without huge pages rejects the advice
             buffer.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(buffer, dtype=np.uint8, count=math.prod(shape)).reshape(shape)
 
@@ -59,7 +58,7 @@ class _SegmentLayer:
         self.image = image
         self.voxels = voxels
         self.scalars = scalars
-        # When each frame was written last, as a running number.
+        # A running number of each frame's last writing.
         self.frames: dict[int, int] = {}
         self.edges: dict[int, PackedEdge] = {}
 
@@ -67,14 +66,14 @@ class _SegmentLayer:
 class PreviewLayer:
     """Masks on the frames of a volume, shown in the slice views until they are committed or cleared.
 
-    Each segment has its own labelmap over the whole volume (memory is taken only for the frames that are
-    written), so previews of different segments may overlap.
+    Each segment has its own labelmap over the whole volume, so previews of different segments may overlap.
+    Only written frames take memory.
 
     Args:
-        segmentationNode: the user's segmentation, whose segments' names and colors the preview takes.
-        volumeNode: the volume that the masks lie on.
+        segmentationNode: the user's segmentation; the preview takes its segments' names and colors.
+        volumeNode: the volume of the frames.
         axis: propagation axis of the frames.
-        redraw: draws the slice views after these frames were written; None: all views are drawn.
+        redraw: draws the slice views after frames were written; None: all views are drawn.
 
     Raises:
         InputError: the volume cannot be used.
@@ -92,9 +91,9 @@ class PreviewLayer:
         self._axis = check_axis(axis)
         self._geometry: VolumeGeometry = ownGeometry(volumeNode)
         self._layers: dict[str, _SegmentLayer] = {}
-        # Those that were taken out as a whole, the last one last.
+        # Cleared segments, the latest last.
         self._aside: dict[str, _SegmentLayer] = {}
-        # The labelmaps in the node, by segment; one that is in no layer shows nothing.
+        # The labelmaps in the node, by segment; those without a layer are empty.
         self._shown: dict[str, Any] = {}
         self._node: Any = None
         self._writes = 0
@@ -121,12 +120,12 @@ class PreviewLayer:
         refresh: bool = True,
         edge: PackedEdge | None = None,
     ) -> None:
-        """Shows a mask on a frame, in place of what the preview showed there.
+        """Shows a mask on a frame, in place of an earlier one.
 
         Args:
             segmentID: a segment of the user's segmentation.
             frame: index along the axis.
-            mask: (rows, columns) of the frame, anything that can be read as bool.
+            mask: (rows, columns) of the frame, of any type that converts to bool.
             refresh: redraw the slice views; pass False while writing several frames, then call `refresh`.
             edge: how the mask's edge runs between the pixels; kept with the mask, not shown.
 
@@ -161,7 +160,7 @@ class PreviewLayer:
             self.refresh()
 
     def erase(self, segmentID: str, frame: int, *, refresh: bool = True) -> None:
-        """Takes one frame out of the preview; nothing happens if it is not in it.
+        """Removes a frame from the preview; does nothing if it is not there.
 
         Args:
             refresh: as of `write`.
@@ -176,7 +175,7 @@ class PreviewLayer:
                 self.refresh()
 
     def refresh(self) -> None:
-        """Redraws the slice views, and follows the volume if it was put under another transform."""
+        """Redraws the slice views, after following the volume to another transform."""
         self._dropIfClosed()
         if self._node is None:
             return
@@ -188,7 +187,7 @@ class PreviewLayer:
             self._redraw(stale)
 
     def follow(self) -> None:
-        """Stays on the volume's voxels after the volume, or a transform above it, was changed."""
+        """Keeps the masks on the volume's voxels after the volume, or a transform above it, has changed."""
         self._dropIfClosed()
         if self._node is None:
             return
@@ -217,7 +216,7 @@ class PreviewLayer:
         return frozenset(layer.frames) if layer is not None else frozenset()
 
     def stamps(self) -> dict[str, dict[int, int]]:
-        """Per segment and frame a number that is another one after the frame was written again."""
+        """Returns per segment and frame a number that changes whenever the frame is written."""
         return {segmentID: dict(layer.frames) for segmentID, layer in self._layers.items() if layer.frames}
 
     def mask(self, segmentID: str, frame: int) -> BoolArray | None:
@@ -228,7 +227,7 @@ class PreviewLayer:
         return native_frame(layer.voxels, frame, self._axis) != 0
 
     def seen(self, segmentID: str, frame: int) -> BoolArray | None:
-        """As `mask`, but a read-only view that changes with the frame, for who looks at it at once."""
+        """Returns a read-only view of a frame's mask, which changes with the frame; None if there is none."""
         layer = self._layers.get(segmentID)
         if layer is None or frame not in layer.frames:
             return None
@@ -237,7 +236,7 @@ class PreviewLayer:
         return view
 
     def edge(self, segmentID: str, frame: int) -> PackedEdge | None:
-        """Returns how the edge of a frame's mask runs between the pixels; None if that is not known."""
+        """Returns how the edge of a frame's mask runs between the pixels; None if unknown."""
         layer = self._layers.get(segmentID)
         return layer.edges.get(frame) if layer is not None else None
 
@@ -246,10 +245,10 @@ class PreviewLayer:
         return {segmentID: self.masks(segmentID) for segmentID, layer in self._layers.items() if layer.frames}
 
     def clear(self, segmentID: str | None = None, tidies: bool = True) -> None:
-        """Takes all masks, or those of one segment, out of the preview; see `bringBack`.
+        """Removes all masks, or those of one segment, from the preview; see `bringBack`.
 
         Args:
-            tidies: as `tidy`; pass False if that comes later: it takes longer than all the rest.
+            tidies: call `tidy`, which takes longer than all the rest; pass False if that comes later.
         """
         self._dropIfClosed()
         for name in [segmentID] if segmentID is not None else list(self._layers):
@@ -265,7 +264,7 @@ class PreviewLayer:
         self.refresh()
 
     def _takeFromNode(self, segmentID: str, layer: _SegmentLayer) -> None:
-        """The segment in the node shows nothing from now on; the layer has its voxels for itself."""
+        """Empties the segment in the node, and leaves the voxels to the layer alone."""
         shown = layer.image
         layer.image = slicer.vtkOrientedImageData()
         layer.image.ShallowCopy(shown)
@@ -273,26 +272,25 @@ class PreviewLayer:
         shown.Modified()
 
     def tidy(self) -> None:
-        """Takes what shows nothing any more out of the views, which would look for masks in it."""
+        """Removes empty segments from the node, as the views would look for masks in them."""
         self._dropIfClosed()
         for name in self._shown.keys() - self._layers.keys():
             del self._shown[name]
             self._node.GetSegmentation().RemoveSegment(name)
 
     def prepare(self, segmentIDs: Iterable[str]) -> None:
-        """Gets the views ready for masks of these segments, of which they show none yet: it takes longer
-        than to show them."""
+        """Adds segments without masks to the node ahead, as this takes longer than showing masks."""
         self._dropIfClosed()
         for segmentID in segmentIDs:
             if segmentID not in self._shown:
                 self._addSegment(segmentID, self._image(_emptyVoxels(self._shape)))
 
     def bringBack(self, segmentID: str, stamps: Mapping[int, int]) -> bool:
-        """Shows a segment again that was cleared, as it was then; redrawn with `refresh`. False if it is in
-        the preview, or its frames were others than these.
+        """Shows a cleared segment again as it was; `refresh` draws it. False if it is in the preview, or had
+        other frames than these.
 
         Args:
-            stamps: per frame its number, of `stamps`.
+            stamps: per frame its number, from `stamps`.
         """
         self._dropIfClosed()
         layer = self._aside.get(segmentID)
@@ -311,7 +309,7 @@ class PreviewLayer:
             del self._aside[next(iter(self._aside))]
 
     def restyle(self) -> None:
-        """Takes the names and colors that the user's segments have now, and hides those that are hidden."""
+        """Takes over the present names and colors of the user's segments, and hides hidden ones."""
         self._dropIfClosed()
         if self._node is None:
             return
@@ -328,7 +326,7 @@ class PreviewLayer:
             self._showAsTarget(segmentID)
 
     def fill(self, opacity: float | None) -> None:
-        """Sets the fill opacity of the masks, 0 to 1, also of those to come; None: as they are."""
+        """Sets the fill opacity of present and future masks, 0 to 1; None: unchanged."""
         if opacity is None:
             return
         self._opacity = opacity
@@ -337,13 +335,13 @@ class PreviewLayer:
             self._node.GetDisplayNode().SetOpacity2DFill(opacity)
 
     def setVisible(self, visible: bool) -> None:
-        """Shows or hides the preview without forgetting it."""
+        """Shows or hides the preview."""
         self._dropIfClosed()
         if self._node is not None:
             self._node.GetDisplayNode().SetVisibility(bool(visible))
 
     def close(self) -> None:
-        """Takes the preview out of the scene."""
+        """Removes the preview from the scene."""
         self._layers.clear()
         self._aside.clear()
         self._shown.clear()
@@ -354,7 +352,7 @@ class PreviewLayer:
             scene.RemoveNode(node)
 
     def _dropIfClosed(self) -> None:
-        # Closing the scene takes the node away, and what it showed with it.
+        # Closing the scene removes the node with its masks.
         if self._node is not None and self._node.GetScene() is None:
             self._node = None
             self._layers.clear()
@@ -376,7 +374,7 @@ class PreviewLayer:
         return k, j, i
 
     def _image(self, voxels: npt.NDArray[np.uint8]) -> Any:
-        """Returns a vtkOrientedImageData over the volume that has these voxels, (K, J, I), for its own."""
+        """Returns a vtkOrientedImageData over the volume that shares these voxels, (K, J, I)."""
         scalars = numpy_to_vtk(voxels.reshape(-1), deep=False)
         scalars.SetName("ImageScalars")
         image = slicer.vtkOrientedImageData()
@@ -412,7 +410,7 @@ class PreviewLayer:
         self._shown[segmentID] = image
 
     def _showAsTarget(self, segmentID: str) -> None:
-        """Shows or hides a segment of the preview as the user's segment is shown in the slice views."""
+        """Shows or hides a segment of the preview like the user's segment in the slice views."""
         target, display = self._segmentationNode.GetDisplayNode(), self._node.GetDisplayNode()
         if target is None:
             return
@@ -438,7 +436,7 @@ class PreviewLayer:
         node.UnRegister(None)
         node.SetName("SAM2 Propagate preview")
         node.SetAttribute(ROLE_ATTRIBUTE, ROLE)
-        # Before it is added, so that no list of segmentations ever shows it.
+        # Hidden before it is added, so that no list of segmentations ever shows it.
         node.SetHideFromEditors(True)
         node.SetSaveWithScene(False)
         exclude = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
@@ -457,13 +455,13 @@ class PreviewLayer:
     def _changed(self, layer: _SegmentLayer, frame: int | None) -> None:
         if frame is not None:
             self._stale.add(frame)
-        # The slice pipeline looks at the time of the scalars; nothing else learns of it until `refresh`.
+        # The slice pipeline checks the time of the scalars; nothing else needs an event before `refresh`.
         layer.scalars.Modified()
         layer.image.Modified()
 
 
 def removePreviews(scene: Any) -> int:
-    """Takes every preview out of a scene, also those whose `PreviewLayer` is gone; how many there were."""
+    """Removes every preview from a scene, also those without a `PreviewLayer`; returns their number."""
     className = "vtkMRMLSegmentationNode"
     nodes = [scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className))]
     previews = [node for node in nodes if node.GetAttribute(ROLE_ATTRIBUTE) == ROLE]

@@ -1,4 +1,4 @@
-"""How a prompt node looks and where it hangs: the MRML side of `markups.py`."""
+"""Creates, places and styles the markups nodes of prompts, for `markups.py`."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ AXIS_ATTRIBUTE = "SAM2Propagate.Axis"
 PROMPT_ID_ATTRIBUTE = "SAM2Propagate.PromptID"
 EXACT_ATTRIBUTE = "SAM2Propagate.Exact"
 FIDUCIAL_CLASS, ROI_CLASS = "vtkMRMLMarkupsFiducialNode", "vtkMRMLMarkupsROINode"
-# The class of closed curves is one of the curves.
+# Closed curves are a subclass of curves.
 CURVE_CLASS, CLOSED_CURVE_CLASS = "vtkMRMLMarkupsCurveNode", "vtkMRMLMarkupsClosedCurveNode"
 PROMPT_CLASSES = (FIDUCIAL_CLASS, ROI_CLASS, CURVE_CLASS)
 
-# A box ends before the neighboring slices, so that it is drawn on its own only.
+# In slices; a box must not reach the neighboring slices, or it would be drawn there.
 _BOX_THICKNESS = 0.9
 _FOLDER_SUFFIX = "prompts"
-# Of an item of the data tree: a folder of ours. Of a node: the name that it was given after its segment.
+# On an item of the data tree: it is a folder of ours. On a node: the name that it got from its segment.
 _FOLDER_ATTRIBUTE = "SAM2Propagate.Folder"
 _NAMED_ATTRIBUTE = "SAM2Propagate.Named"
-# Of a node: it is faint and locked because another segment is the chosen one, and not by the user.
+# On a node: it is faint and locked because another segment is chosen, not by the user.
 _QUIET_ATTRIBUTE = "SAM2Propagate.Quiet"
 
 
@@ -72,14 +72,14 @@ _CLASSES = {
     CURVE: CURVE_CLASS,
     CLOSED_CURVE: CLOSED_CURVE_CLASS,
 }
-# A prompt must stand out from the mask of its own segment.
+# How far a prompt's color is moved towards white, to stand out from its segment's mask.
 _LIGHTER = 0.5
-# What does not belong is red, with a touch of its segment's color; yellow where the segment itself is red.
+# Negative prompts are red with a touch of their segment's color, or yellow if the segment itself is red.
 _NOT, _NOT_OF_RED = (1.0, 0.05, 0.05), (1.0, 0.85, 0.0)
 _RED_ENOUGH = 0.35
 _TOUCH = 0.25
 _BOX_LINE, _STROKE_LINE = 0.35, 0.2
-# How much is seen of a prompt whose segment is not the chosen one.
+# The opacity of prompts of other segments than the chosen one.
 _FAINT = 0.3
 
 
@@ -132,13 +132,13 @@ def createPromptNode(segmentationNode: Any, volumeNode: Any, segmentID: str, rol
 
 
 def namePromptNode(segmentationNode: Any, node: Any) -> None:
-    """Gives a prompt node the name that its segment has now, unless the user named it."""
+    """Names a prompt node after its segment, unless the user named it."""
     segment = segmentationNode.GetSegmentation().GetSegment(segmentOf(node))
     if segment is None:
         return
     given, now = node.GetAttribute(_NAMED_ATTRIBUTE), re.sub(r"_\d+$", "", node.GetName() or "")
     wanted = safeName(segment.GetName() or "", _LOOKS[node.GetAttribute(ROLE_ATTRIBUTE)].name)
-    if given is None and now == wanted:  # of an earlier version
+    if given is None and now == wanted:  # made by an earlier version
         node.SetAttribute(_NAMED_ATTRIBUTE, wanted)
     elif given not in (None, wanted) and now == given:
         node.SetAttribute(_NAMED_ATTRIBUTE, wanted)
@@ -146,7 +146,7 @@ def namePromptNode(segmentationNode: Any, node: Any) -> None:
 
 
 def removeEmptyFolders(scene: Any) -> None:
-    """Removes the folders of prompts in the data tree that hold nothing any more."""
+    """Removes empty folders of prompts from the data tree."""
     tree = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
     if tree is None:
         return
@@ -161,8 +161,8 @@ def removeEmptyFolders(scene: Any) -> None:
 
 
 def colorPromptNode(segmentationNode: Any, node: Any) -> None:
-    """Gives a prompt node its segment's color, lighter, or a negative one its red; hides it when its segment
-    is gone.
+    """Gives a prompt node its segment's color, lighter, or a negative one its red; hides it if its segment
+    was removed.
     """
     display = node.GetDisplayNode()
     segmentID = segmentOf(node)
@@ -182,7 +182,7 @@ def colorPromptNode(segmentationNode: Any, node: Any) -> None:
 
 
 def quietPromptNode(node: Any, isQuiet: bool) -> None:
-    """Has a prompt node let the mouse through, faint, or take it again; one that the user locked stays
+    """Makes a prompt node faint and transparent to the mouse, or normal again; one that the user locked stays
     locked.
     """
     display = node.GetDisplayNode()
@@ -208,7 +208,7 @@ def promptColor(segmentationNode: Any, segmentID: str, role: str) -> tuple[float
 
 
 def boxOrientation(geometry: VolumeGeometry, axis: int) -> FloatArray:
-    """(3, 3) right-handed unit vectors (columns) along which a box on a frame of `axis` lies.
+    """Returns right-handed unit vectors along the sides of a box on a frame of `axis`, (3, 3), as columns.
 
     Columns follow the volume's i, j and k; the one of `axis` is the frames' normal.
     """
@@ -217,7 +217,7 @@ def boxOrientation(geometry: VolumeGeometry, axis: int) -> FloatArray:
     normal = np.cross(column, row)
     normal /= np.linalg.norm(normal)
     matrix = np.empty((3, 3))
-    # In a sheared frame rows and columns are not at right angles; the box's sides must be.
+    # A box's sides must be at right angles, even if a sheared frame's rows and columns are not.
     matrix[:, x], matrix[:, y], matrix[:, axis] = column, np.cross(normal, column), normal
     if np.linalg.det(matrix) < 0:
         matrix[:, axis] *= -1.0
@@ -225,22 +225,22 @@ def boxOrientation(geometry: VolumeGeometry, axis: int) -> FloatArray:
 
 
 def orientBox(roiNode: Any, geometry: VolumeGeometry, axis: int) -> None:
-    """Turns a box to the volume's axes, so that corners placed on a frame make a box on that frame.
+    """Turns a box along the volume's axes, so that corners on a frame make a box on that frame.
 
     Args:
-        geometry: of the volume in its own space, in which the node is, too. axis: of the frames.
+        geometry: of the volume in its own space, which is the node's, too. axis: of the frames.
     """
     _setObjectMatrix(roiNode, boxOrientation(geometry, axis), np.zeros(3))
 
 
 def boxCorners(roiNode: Any) -> FloatArray:
-    """(8, 3) world corners of a box."""
+    """Returns the corners of a box in the world, (8, 3)."""
     matrix = parentToWorld(roiNode)
     return np.asarray(nodeCorners(roiNode) @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
 
 
 def nodeCorners(roiNode: Any) -> FloatArray:
-    """(8, 3) corners of a box below its parent transforms."""
+    """Returns the corners of a box below its parent transforms, (8, 3)."""
     half = np.array(roiNode.GetSize()) / 2
     matrix = np.array(roiNode.GetObjectToNodeMatrix().GetData()).reshape(4, 4)
     signs = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)], dtype=np.float64)
@@ -254,7 +254,7 @@ def setBox(
     """Lays a box flat on a frame, around a rectangle (x0, y0, x1, y1) of its pixels.
 
     Args:
-        geometry: of the volume in its own space, in which the node is, too.
+        geometry: of the volume in its own space, which is the node's, too.
     """
     x0, y0, x1, y1 = pixels
     orientation = boxOrientation(geometry, axis)
@@ -275,7 +275,7 @@ def setBox(
 
 
 def boxAxis(roiNode: Any) -> int | None:
-    """Returns the propagation axis on whose frame a box lies; None while that is not known."""
+    """Returns the propagation axis of a box's frame; None if not known yet."""
     name = roiNode.GetAttribute(AXIS_ATTRIBUTE)
     return "ijk".index(name) if name in ("i", "j", "k") else None
 
@@ -290,7 +290,7 @@ def definedPoints(node: Any) -> list[int]:
 
 
 def pointName(node: Any, index: int, role: str) -> str:
-    """Returns a prompt's id: the one it was written with, else the control point's own."""
+    """Returns a prompt's ID: the one it was written with, else the control point's own."""
     return node.GetNthControlPointDescription(index) or f"{role}-{node.GetNthControlPointID(index)}"
 
 
@@ -302,19 +302,19 @@ def pointPlace(node: Any, index: int) -> Ras:
 
 
 def strokePoints(node: Any) -> FloatArray:
-    """Returns (n, 3) points of a scribble, lasso or curve, below the parent transforms of its node."""
+    """Returns the points of a scribble, lasso or curve below its node's parent transforms, (n, 3)."""
     places = [pointPlace(node, index) for index in definedPoints(node)]
     return np.array(places, dtype=np.float64).reshape(-1, 3)
 
 
 def setStroke(node: Any, points: npt.ArrayLike) -> None:
-    """Gives a scribble, lasso or curve these points.
+    """Sets the points of a scribble, lasso or curve.
 
     Args:
         points: (n, 3), n >= 1, below the parent transforms of the node.
     """
     places = np.asarray(points, dtype=np.float64)
-    # A scribble or lasso is moved as a whole only.
+    # A scribble or lasso can only be moved as a whole.
     hasHandles = node.GetAttribute(ROLE_ATTRIBUTE) in CURVE_ROLES
     wasModifying = node.StartModify()
     try:
@@ -339,14 +339,14 @@ def isPlaced(roiNode: Any) -> bool:
 
 
 def isDeletedBox(roiNode: Any) -> bool:
-    """Tells whether the user deleted a box with Slicer's own key, which leaves its node without a point."""
+    """Tells whether the user deleted a box with Slicer's own key, which leaves its node without points."""
     return boxAxis(roiNode) is not None and roiNode.GetNumberOfControlPoints() == 0
 
 
 def rectangle(
     corners: FloatArray, geometry: VolumeGeometry, axis: int
 ) -> tuple[int, tuple[float, float, float, float]]:
-    """Returns the frame of a box's middle (not held within the volume) and its rectangle in pixels."""
+    """Returns the frame of a box's middle, which may be outside the volume, and its rectangle in pixels."""
     ijk = geometry.ras_to_ijk(corners)
     x, y = (n for n in range(3) if n != axis)
     frame = int(np.floor(ijk[:, axis].mean() + 0.5))
@@ -371,7 +371,7 @@ def _style(display: Any, role: str) -> None:
     if role in STROKE_ROLES:
         display.SetLineThickness(_STROKE_LINE)
     if role in CURVE_ROLES:
-        # It goes through the slices, and is seen from all of them.
+        # A curve crosses slices, so it is shown on all of them.
         display.SetSliceProjection(True)
         display.SetSliceProjectionUseFiducialColor(True)
         display.SetVisibility3D(True)
@@ -393,7 +393,7 @@ def _shelve(segmentationNode: Any, node: Any) -> None:
         return
     parent = tree.GetItemParent(segmentation)
     name = safeName(segmentationNode.GetName() or "", _FOLDER_SUFFIX)
-    # That of the other prompts, whatever the segmentation was called then.
+    # The folder of the other prompts, even if the segmentation was renamed.
     others = [tree.GetItemByDataNode(one) for one in promptNodes(segmentationNode) if one is not node]
     parents = [tree.GetItemParent(one) for one in others if one]
     folder = next((one for one in parents if tree.HasItemAttribute(one, _FOLDER_ATTRIBUTE)), 0)

@@ -1,8 +1,8 @@
-"""Copies of a segmentation's segments, and the way back to them.
+"""Copies a segmentation's segments, and restores them.
 
-Slicer's own `vtkSegmentationHistory` copies a labelmap at the moment at which it is kept and again when it is
-restored, and has every view set up anew. Here a copy can be made ahead, in turns; where only voxels differ,
-the labelmaps stay the same objects, as when Slicer writes voxels.
+Slicer's own `vtkSegmentationHistory` copies a labelmap when it saves and again when it restores a state, and
+makes every view start over. Here copies can be made ahead, in turns, and if only voxels differ, the labelmaps
+stay the same objects, as when Slicer writes voxels.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from SAM2PropagateLib.scene.segments import binaryLabelmapName
 from SAM2PropagateLib.scene.slabs import finished
 
 Copies = Sequence[tuple[Any, Any]]
-"""Representations, each with a copy of it that belongs to nobody yet. They cannot be keys: surfaces have no
-hash."""
+"""Pairs of a representation and an unused copy of it. It is no dictionary, as surfaces have no hash."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeptSegment:
-    """A segment as it was.
+    """An earlier state of a segment.
 
     Attributes:
         properties: a vtkSegment with its name, color, label and tags.
-        data: per representation a copy, which segments may share; never given away.
+        data: per representation a copy, which segments may share; it is never given to the segmentation.
     """
 
     properties: Any
@@ -41,10 +40,10 @@ KeptSegments = Mapping[str, KeptSegment]
 
 @dataclass(frozen=True, eq=False)
 class _Copied:
-    """What a representation holds.
+    """A representation that was copied.
 
     Attributes:
-        data: the representation. stamp: another one once it is another one. copy: a copy of it.
+        data: the representation. stamp: changes with it. copy: the copy.
     """
 
     data: Any
@@ -53,7 +52,7 @@ class _Copied:
 
 
 class SegmentCopies:
-    """Keeps the segments of one segmentation, and brings them back.
+    """Copies the segments of one segmentation, and restores them.
 
     Args:
         segmentation: the vtkSegmentation.
@@ -64,10 +63,10 @@ class SegmentCopies:
         self._known: list[_Copied] = []
 
     def keep(self, ready: Copies) -> KeptSegments:
-        """Returns all segments as they are now; what has not changed since the last time is not copied.
+        """Returns copies of all segments; what has not changed since the last time is not copied again.
 
         Args:
-            ready: copies of what representations hold now, made ahead.
+            ready: copies of present representations, made ahead.
         """
         before, self._known = self._known, []
         kept = {}
@@ -91,7 +90,7 @@ class SegmentCopies:
         return known.copy
 
     def copying(self, kept: KeptSegments) -> Generator[None, None, Copies]:
-        """Makes what `restore` needs, slab by slab; nothing in the segmentation changes."""
+        """Makes the copies that `restore` needs, slab by slab; nothing in the segmentation changes."""
         ready = []
         for copy in self._wanted(kept):
             fresh = yield from copying(copy)
@@ -99,13 +98,13 @@ class SegmentCopies:
         return ready
 
     def restore(self, kept: KeptSegments, ready: Copies) -> bool:
-        """Brings segments back.
+        """Restores segments.
 
         Args:
-            ready: what `copying` gave; what it lacks is made now.
+            ready: what `copying` returned; missing copies are made now.
 
         Returns:
-            Whether they are just as they were; False if somebody who was told has changed them.
+            Whether they are as they were; False if an observer of the events has changed them.
         """
         pairs = self._inPlace(kept)
         fresh = []
@@ -127,7 +126,7 @@ class SegmentCopies:
         return isExact
 
     def _wanted(self, kept: KeptSegments) -> list[Any]:
-        """Returns those copies that are not what the segmentation holds."""
+        """Returns the copies that differ from what the segmentation holds."""
         pairs = self._inPlace(kept)
         if pairs is None:
             return allCopies([kept])
@@ -137,8 +136,8 @@ class SegmentCopies:
         return any(one.data is data and one.copy is copy and one.stamp == _stamp(data) for one in self._known)
 
     def _inPlace(self, kept: KeptSegments) -> Copies | None:
-        """Returns the labelmaps, each with the copy of what it has to hold; None if more than voxels differs,
-        or there are other representations that follow from them."""
+        """Returns pairs of a labelmap and a copy of its new contents; None if more than voxels differs, or
+        other representations depend on them."""
         segments, kind = self._segments(), binaryLabelmapName()
         if list(segments) != list(kept):
             return None
@@ -157,13 +156,13 @@ class SegmentCopies:
         return pairs
 
     def _rebuild(self, kept: KeptSegments, fresh: Copies) -> bool:
-        """Gives all segments other representations, and adds and removes segments."""
+        """Replaces the representations of all segments, and adds and removes segments."""
         segmentation, stamps = self._segmentation, [_stamp(one) for _copy, one in fresh]
         segments = self._segments()
         kinds = {name: _dataOf(one).keys() for name, one in segments.items()}
         staying = [name for name in kept if name in segments]
         for name in staying:
-            # Told of once all of them have what is theirs: they may share it.
+            # Events come after all segments have their labelmaps, which they may share.
             with quiet(segments[name]):
                 segments[name].RemoveAllRepresentations()
                 _give(segments[name], kept[name], fresh)
@@ -192,7 +191,7 @@ class SegmentCopies:
 
 
 def allCopies(kept: Iterable[KeptSegments]) -> list[Any]:
-    """Returns the copies in these, each once."""
+    """Returns all copies in these, each once."""
     segments = (segment for one in kept for segment in one.values())
     return list({id(copy): copy for segment in segments for copy in segment.data.values()}.values())
 
@@ -208,7 +207,7 @@ def _give(segment: Any, kept: KeptSegment, fresh: Copies) -> None:
 
 
 def _giveProperties(segment: Any, properties: Any) -> None:
-    """Gives a segment a name, a color and tags; of its tags alone nobody would hear."""
+    """Sets a segment's name, color and tags, with an event, which VTK does not send for tags."""
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     before = logic.GetSegmentStatus(segment)
     segment.DeepCopyMetadata(properties)

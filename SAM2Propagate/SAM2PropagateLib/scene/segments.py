@@ -1,4 +1,4 @@
-"""The segments of a segmentation node, seen on a volume's grid."""
+"""Reads the segments of a segmentation node on a volume's grid."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from SAM2PropagateLib.scene.transforms import between, parentToWorld, toArray
 from SAM2PropagateLib.texts import tr as _
 
 BoolArray = npt.NDArray[np.bool_]
-# A voxel of the volume is looked at in at most so many steps along each axis.
+# A voxel of the volume is sampled in at most this many steps along each axis.
 _MOST_STEPS = 8
 
 
 def binaryLabelmapName() -> str:
-    """Slicer's name of the binary labelmap representation."""
+    """Returns Slicer's name of the binary labelmap representation."""
     return str(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
 
 
 def checkSegmentation(segmentationNode: Any) -> None:
-    """Refuses what cannot be written to.
+    """Refuses a node that segments cannot be written to.
 
     Raises:
         InputError: `no_segmentation`, `not_a_segmentation`, `segmentation_not_labelmap`.
@@ -80,7 +80,7 @@ def segmentIDs(segmentationNode: Any) -> tuple[str, ...]:
 
 
 def segmentColor(segmentationNode: Any, segmentID: str) -> tuple[float, float, float]:
-    """RGB, 0..1, as the segment is displayed."""
+    """Returns a segment's display color, RGB, 0 to 1."""
     display = segmentationNode.GetDisplayNode()
     if display is not None:
         color = display.GetSegmentColor(segmentID)
@@ -107,11 +107,11 @@ def _imageLattice(image: Any, space: FloatArray) -> Lattice:
 
 
 def referenceLattice(segmentationNode: Any) -> Lattice | None:
-    """Returns the grid on which the Segment Editor writes into a segmentation; None: on the volume's, as it
-    has none of its own yet."""
+    """Returns the grid on which the Segment Editor writes into a segmentation; None if it has none yet, and
+    takes the volume's."""
     segmentation = segmentationNode.GetSegmentation()
     converter, image = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData()
-    # The first one is empty as long as all segments are.
+    # While all segments are empty, the first one's labelmap is, too.
     text = segmentation.DetermineCommonLabelmapGeometry(
         segmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS, None
     ) or segmentation.GetConversionParameter(converter.GetReferenceImageGeometryParameterName())
@@ -121,8 +121,8 @@ def referenceLattice(segmentationNode: Any) -> Lattice | None:
 
 
 def stepsPerVoxel(volume: Lattice, own: Lattice) -> tuple[int, int, int]:
-    """In how many steps along i, j and k a voxel of the volume has to be looked at to see the voxels of a
-    segment's own grid; 1 where that is not finer.
+    """Returns in how many steps along i, j and k a voxel of the volume has to be sampled to find the voxels
+    of a segment's own grid; 1 where that is not finer.
     """
     if own.isEmpty or not own.isFinerThan(volume):
         return 1, 1, 1
@@ -138,17 +138,18 @@ def frameMask(
     *,
     throughout: bool = False,
 ) -> BoolArray:
-    """A segment of a finer grid on a part of one frame, (rows, columns) bool.
+    """Returns a segment of a finer grid on a part of one frame, (rows, columns) bool.
 
-    A pixel belongs to it if at least half of its area does, in the plane of the frame. Where that plane lies
-    between two layers of fine voxels, each counts for half: a stroke in one of them is seen, and a slanting
-    surface is not seen too large.
+    A pixel belongs to it if at least half of its area does, in the plane of the frame. If that plane lies
+    between two layers of fine voxels, each counts half: this finds a stroke in one of them, and does not make
+        a
+    slanting surface too large.
 
     Args:
-        sample: gives the segment on any grid.
+        sample: returns the segment on any grid.
         box: the part of the frame, on the volume's grid. steps: see `stepsPerVoxel`.
-        throughout: look at all layers that the frame covers, not at its plane alone; nothing is overlooked
-            then: if no pixel is half covered, those that are touched at all count.
+        throughout: use all layers that the frame covers, not only its plane, so that no voxel is missed: if
+            no pixel is half covered, every touched pixel counts.
     """
     voxels = np.moveaxis(sample(box.refined(steps)), 2 - axis, 0)
     layers, middle = len(voxels), len(voxels) // 2
@@ -165,14 +166,14 @@ def frameMask(
 
 
 class SegmentReader:
-    """One segment's voxels as they are now, frame by frame on a volume's grid.
+    """Reads one segment's present voxels, frame by frame on a volume's grid.
 
     Args:
         segmentationNode: the vtkMRMLSegmentationNode.
         segmentID: ID of one of its segments.
-        geometry: of the volume, in the world; with `volumeNode` in that volume's own space.
-        volumeNode: the volume, where `geometry` is its `ownGeometry`: the reader's stamp then stays the same
-            when both nodes move together, and nothing is rounded on the way through the world.
+        geometry: of the volume in the world; with `volumeNode`, in that volume's own space.
+        volumeNode: the volume, if `geometry` is its `ownGeometry`. Then the reader's stamp does not change
+            when both nodes move together, and world coordinates cause no rounding.
 
     Raises:
         InputError: as `checkSegment`; `nonlinear_transform`.
@@ -189,10 +190,10 @@ class SegmentReader:
 
     @classmethod
     def ofLabelmap(cls, image: Any, label: int, space: FloatArray, geometry: VolumeGeometry) -> SegmentReader:
-        """Reads a label of a vtkOrientedImageData that is in no segment.
+        """Returns a reader of a label in a vtkOrientedImageData outside a segmentation.
 
         Args:
-            space: (4, 4) from where the labelmap is to the space of `geometry`.
+            space: (4, 4) from the labelmap's space to that of `geometry`.
         """
         reader = cls.__new__(cls)
         reader._look(image, label, space, geometry)
@@ -202,9 +203,9 @@ class SegmentReader:
         self._geometry = geometry
         self._label = label
         self._voxels, self._lattice = _layer(image, space)
-        # The part of the volume in which the segment can have voxels.
+        # The box of the volume that can hold voxels of the segment.
         self.box = self._lattice.boxIn(volumeLattice(geometry))
-        # The same as long as the labelmap was not marked as modified, nor moved.
+        # It changes when the labelmap is marked as modified, or moved.
         self.stamp = (
             0 if image is None else int(image.GetMTime()),
             self._label,
@@ -220,7 +221,7 @@ class SegmentReader:
         """Returns the segment on one frame: (rows, columns) bool.
 
         Args:
-            throughout: see `frameMask`; of no effect where the segment's grid is not finer.
+            throughout: see `frameMask`; it has no effect if the segment's grid is not finer.
         """
         mask = np.zeros(self._geometry.frame_shape(axis), dtype=bool)
         first, last = self.box[2 * axis], self.box[2 * axis + 1]
@@ -236,12 +237,12 @@ class SegmentReader:
         return mask
 
     def frames(self, axis: int) -> range:
-        """Returns the frames on which the segment can have voxels; all others are empty."""
+        """Returns the frames that can have voxels of the segment; all others are empty."""
         return range(self.box[2 * axis], self.box[2 * axis + 1] + 1)
 
     @property
     def lattice(self) -> Lattice:
-        """The box of the segment's own grid that it may have voxels in; empty where it has no labelmap."""
+        """Returns the box of the segment's own grid that can hold its voxels; empty without a labelmap."""
         return self._lattice
 
     def ownVoxels(self) -> BoolArray:
@@ -262,13 +263,13 @@ class SegmentReader:
         return self._onLattice(target, isLower=False)
 
     def _sample(self, target: Lattice) -> BoolArray:
-        # As commits count voxels halfway between two frames: to the upper one.
+        # A voxel halfway between two frames counts for the upper one, as in commits.
         return self._onLattice(target, isLower=True)
 
     def _onLattice(self, target: Lattice, *, isLower: bool) -> BoolArray:
         if target.isEmpty or self._lattice.isEmpty:
             return np.zeros(target.shape, dtype=bool)
-        # Only the part that can matter is compared with the label value.
+        # Comparing only the part that the target covers saves time.
         box = target.boxIn(self._lattice, margin=1)
         if box == EMPTY:
             return np.zeros(target.shape, dtype=bool)
@@ -283,7 +284,7 @@ class SegmentReader:
 
 
 def labelsOf(image: Any) -> npt.NDArray[Any]:
-    """Returns the voxels of a labelmap, (K, J, I), in its own memory; empty for None."""
+    """Returns a view of a labelmap's voxels, (K, J, I); empty for None."""
     return _layer(image, np.eye(4))[0]
 
 

@@ -1,4 +1,4 @@
-"""Large boxes of voxels, worked on slab by slab, so that whoever works on them can pause in between."""
+"""Divides large boxes of voxels into slabs, so that work on them can pause in between."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ BoolArray = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 T = TypeVar("T")
 
-# Voxels that are worked on between two pauses: a millisecond or two for one pass over them.
+# Voxels between two pauses; one pass over them takes a millisecond or two.
 SLAB_VOXELS = 1 << 20
 
 
 def finished(work: Generator[None, None, T]) -> T:
-    """Returns what a piece of work gives, done without a pause."""
+    """Does pausing work without a pause, and returns its result."""
     while True:
         try:
             next(work)
@@ -29,16 +29,15 @@ def finished(work: Generator[None, None, T]) -> T:
 
 
 def runs(count: int, size: int) -> Iterator[slice]:
-    """Yields so many things of so many voxels each, in runs of about `SLAB_VOXELS` voxels; at least one in
-    each."""
+    """Yields slices that divide `count` things of `size` voxels each into parts of about `SLAB_VOXELS`
+    voxels, with at least one thing in each."""
     step = max(1, SLAB_VOXELS // max(size, 1))
     for first in range(0, count, step):
         yield slice(first, min(first + step, count))
 
 
 def slabs(box: Lattice) -> Iterator[tuple[slice, Lattice]]:
-    """Yields a box in slabs along k: where each is in a (K, J, I) array over the box, and where in the
-    patient."""
+    """Yields a box in slabs along k: each one's slice in a (K, J, I) array over the box, and its lattice."""
     _, rows, columns = box.shape
     e = box.extent
     for part in runs(0 if box.isEmpty else box.shape[0], rows * columns):
@@ -46,7 +45,7 @@ def slabs(box: Lattice) -> Iterator[tuple[slice, Lattice]]:
 
 
 class Filled:
-    """Which planes of a (K, J, I) array hold anything, found slab by slab.
+    """Finds the planes of a (K, J, I) array that hold anything, slab by slab.
 
     Args:
         shape: of the array.
@@ -57,7 +56,7 @@ class Filled:
         self._shadow = np.zeros(shape[1:], dtype=bool)
 
     def add(self, part: slice, voxels: BoolArray) -> None:
-        """Looks at a slab: (K', J, I) bool, at these planes along k."""
+        """Adds a slab: (K', J, I) bool, at these planes along k."""
         found = np.any(voxels, axis=(1, 2))
         self._planes[part] = found
         if found.any():
@@ -65,13 +64,13 @@ class Filled:
 
     @property
     def planes(self) -> tuple[Indices, Indices, Indices]:
-        """The planes along i, j and k that hold anything."""
+        """Returns the planes along i, j and k that hold anything."""
         i, j = (np.flatnonzero(np.any(self._shadow, axis=axis)) for axis in (0, 1))
         return i, j, np.flatnonzero(self._planes)
 
     @property
     def box(self) -> tuple[slice, slice, slice] | None:
-        """The smallest slices along k, j and i that hold everything; None if there is nothing."""
+        """Returns the smallest slices along k, j and i that hold everything; None if there is nothing."""
         i, j, k = self.planes
         if not len(k):
             return None

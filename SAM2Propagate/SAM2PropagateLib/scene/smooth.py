@@ -1,10 +1,10 @@
-"""Masks of frames on a finer, shifted or turned grid: smooth, and written only where they say something new.
+"""Carries masks of frames onto a finer, shifted or turned grid: smoothly, and only where they are new.
 
-A mask lies on the volume's pixels. Taken pixel by pixel onto finer voxels it would become a staircase of
-blocks. So each frame is taken as the distances of its pixels to the mask's edge, which are interpolated
-within the frame and between neighboring frames (Raya and Udupa, "Shape-based interpolation of
-multidimensional objects", 1990); a voxel belongs to the segment where the result is above 0. Where the model
-told how its edge runs between the pixels, its distances are taken.
+A mask lies on the volume's pixels. Copied pixel by pixel onto finer voxels it would become a staircase. So
+each frame is turned into distances of its pixels to the mask's edge, which are interpolated within the frame
+and between neighboring frames (Raya and Udupa, "Shape-based interpolation of multidimensional objects",
+1990). A voxel belongs to the segment if the result is above 0. If the model reported how the edge runs
+between the pixels, its distances are used.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from SAM2PropagateLib.scene.lattice import EMPTY, Extent, Lattice, resample
 from SAM2PropagateLib.scene.own_grid import tightBox
 from SAM2PropagateLib.scene.segments import BoolArray, SegmentReader, volumeLattice
 
-# What a run says about a voxel: nothing, background, foreground.
+# Verdicts on a voxel.
 UNTOUCHED, BACKGROUND, FOREGROUND = 0, 1, 2
-# Pixels; what is further from the edge in its own frame is not changed by the neighboring frames.
+# Pixels; neighboring frames have no influence further from the edge than this.
 _REACH = 3.0
 _TIE = 1e-3
 
@@ -34,12 +34,12 @@ _Region = tuple[slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class FrameDetail:
-    """What is known of a mask beside its pixels.
+    """More on a mask than its pixels.
 
     Attributes:
-        edge: how it runs between the pixels, as the model sees it; None: unknown.
-        where: the pixels, (rows, columns) bool, that may be written; None: those on which it differs from the
-            segment, or all with an edge that is known.
+        edge: how its edge runs between the pixels, from the model; None: unknown.
+        where: the pixels that may be written, (rows, columns) bool; None: those that differ from the segment,
+            or all if the edge is known.
     """
 
     edge: PackedEdge | None = None
@@ -57,14 +57,14 @@ def verdicts(
     axis: int,
     grid: Lattice,
 ) -> tuple[Lattice, npt.NDArray[np.uint8]]:
-    """Returns what masks of frames say about the voxels of a grid that is not the volume's.
+    """Returns verdicts of masks of frames on the voxels of a grid that is not the volume's.
 
     Args:
-        reader: of the segment as it is. masks: (rows, columns) bool per frame. details: of some of them.
+        reader: of the segment. masks: (rows, columns) bool per frame. details: of some of them.
         grid: without bounds.
 
     Returns:
-        The box of the grid in which something may change, and its verdicts, (K, J, I).
+        The box of the grid that may change, and its verdicts, (K, J, I).
     """
     where = {
         frame: pixels
@@ -92,19 +92,19 @@ def verdicts(
 
 
 def _where(reader: SegmentReader, mask: BoolArray, frame: int, axis: int, detail: FrameDetail) -> BoolArray:
-    """Returns the pixels of a frame about which its mask says something."""
+    """Returns the pixels of a frame that its mask decides on."""
     if detail.where is not None:
         return detail.where
     plane, throughout = (reader.frame(frame, axis, throughout=one) for one in (False, True))
     if detail.edge is not None or not mask.any():
         return widened(mask | plane | throughout, int(_REACH))
-    # It was made from one of them, or has nothing to do with either.
+    # The mask was made from one of the two, or from neither: the nearer one shows what it changes.
     changed = mask != min(plane, throughout, key=lambda one: np.count_nonzero(mask != one))
     return widened(changed) | (throughout & ~mask & widened(changed, int(_REACH)))
 
 
 def widened(pixels: BoolArray, by: int = 1) -> BoolArray:
-    """Returns a copy with the pixels around them, in which an edge may run as well."""
+    """Returns a copy widened by the pixels around, in which an edge may run, too."""
     for _ in range(by):
         padded = np.pad(pixels, 1)
         rows = padded[:-2] | padded[1:-1] | padded[2:]
@@ -131,7 +131,7 @@ class _FramePart:
 
 
 class _Surfaces:
-    """The masks of frames as distances to their edges, in pixels, within a part of the frames."""
+    """The masks of frames as distances to their edges, in pixels, in a region of the frames."""
 
     def __init__(
         self,
@@ -150,14 +150,14 @@ class _Surfaces:
         self._known: dict[int, _Floats | None] = {}
 
     def isNearEdge(self, frame: int) -> BoolArray:
-        """Returns the pixels of that part in which the mask alone does not decide."""
+        """Returns the pixels of the region in which the mask alone does not decide."""
         distances = self._distances(frame)
         if distances is None:
             return np.zeros([one.stop - one.start for one in self._region], bool)
         return np.abs(distances) < _REACH
 
     def decide(self, voxels: npt.NDArray[np.uint8], isNear: BoolArray, target: Lattice) -> None:
-        """Puts a verdict on the voxels that are near an edge."""
+        """Sets the verdicts of voxels near an edge."""
         matrix = target.indexMatrix(self._volume)
         axis = self._axis
         x, y = (n for n in range(3) if n != axis)
@@ -179,18 +179,18 @@ class _Surfaces:
             for step in (-1, 1):
                 beside = self._distances(int(frame) + step) if own is not None else None
                 if beside is None:
-                    # Nothing tells how a segment ends between two frames: it ends halfway.
+                    # Where a segment ends between two frames is unknown: halfway.
                     continue
                 that = along * step > 0
                 share = np.abs(along[that])
                 value[that] = (1 - share) * value[that] + share * _between(beside, rows[that], columns[that])
-            # As near to the one as to the other: the nearest pixel decides, so that no side always wins.
+            # At a tie the nearest pixel decides, so that neither side always wins.
             near = voxels[k[here], j[here], i[here]]
             verdict[here] = np.where(np.abs(value) < _TIE, near, np.where(value > 0, FOREGROUND, BACKGROUND))
         voxels[k, j, i] = verdict
 
     def _distances(self, frame: int) -> _Floats | None:
-        """Of the pixels of that part, inside above 0, up to `_REACH`; None where nothing is inside."""
+        """Returns the distances in the region, inside above 0, up to `_REACH`; None for an empty mask."""
         if not 0 <= frame < self._count:
             return None
         if frame not in self._known:
@@ -227,7 +227,7 @@ def _distances(mask: BoolArray, edge: PackedEdge | None, region: _Region) -> _Fl
 
 
 def _between(distances: _Floats, rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]) -> _Floats:
-    """Bilinear; beyond the outermost pixels as on them."""
+    """Interpolates bilinearly; beyond the outermost pixels their values are used."""
     values: _Floats = distances
     rows, columns = (np.clip(at, 0, size - 1) for at, size in zip((rows, columns), values.shape, strict=True))
     r, c = (

@@ -1,4 +1,4 @@
-"""What SAM2 Propagate remembers about a segmentation beside its markups; it is saved with the scene."""
+"""Keeps texts about a segmentation in the scene, beside its markups; they are saved with it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ SEGMENT_ATTRIBUTE = "SAM2Propagate.SegmentID"
 class SceneState:
     """Named texts that belong to one segmentation node.
 
-    They live in a hidden vtkMRMLScriptedModuleNode, which is made when the first text is set. It points to
-    the segmentation by a node reference, so it finds it again after loading and after importing into another
-    scene.
+    A hidden vtkMRMLScriptedModuleNode holds them, which is made when the first text is set. Its node
+    reference to the segmentation survives loading and importing into another scene.
 
     Args:
         segmentationNode: the vtkMRMLSegmentationNode, in a scene.
@@ -31,7 +30,7 @@ class SceneState:
         self._segmentationNode = segmentationNode
 
     def get(self, name: str) -> str:
-        """Returns the text, or "" when it was never set."""
+        """Returns a text; "" if it was never set."""
         node = self.node()
         return str(node.GetParameter(name) or "") if node is not None else ""
 
@@ -48,14 +47,14 @@ class SceneState:
             node.UnsetParameter(name)
 
     def node(self) -> Any:
-        """Returns the node that holds the texts, or None."""
+        """Returns the node that holds the texts; None if there is none."""
         for node in nodesOf(self._segmentationNode, "vtkMRMLScriptedModuleNode"):
             if node.GetModuleName() == MODULE_NAME:
                 return node
         return None
 
     def remove(self) -> None:
-        """Forgets everything."""
+        """Removes all texts."""
         node = self.node()
         if node is not None:
             node.GetScene().RemoveNode(node)
@@ -72,7 +71,7 @@ class SceneState:
 
 
 def isOurs(node: Any) -> bool:
-    """Tells whether SAM2 Propagate made a node for a segmentation, be that still there or not."""
+    """Tells whether SAM2 Propagate made a node for a segmentation, which may have been removed."""
     if node.IsA("vtkMRMLScriptedModuleNode"):
         return node.GetModuleName() in (MODULE_NAME, PREVIEW_MODULE_NAME)
     return bool(node.GetAttribute(ROLE_ATTRIBUTE) and node.GetAttribute(SEGMENT_ATTRIBUTE))
@@ -84,7 +83,7 @@ def segmentOf(node: Any) -> str:
 
 
 def setSegment(node: Any, segmentID: str) -> None:
-    """Makes a node one for a segment."""
+    """Marks a node as one for a segment."""
     node.SetAttribute(SEGMENT_ATTRIBUTE, encoded(segmentID))
 
 

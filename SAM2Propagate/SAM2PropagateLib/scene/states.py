@@ -1,6 +1,6 @@
-"""What a segmentation held after each change, kept for the way back and forth.
+"""Keeps the states of a segmentation after each change, for Undo and Redo.
 
-Each state has a number that stays the same, so that it can be told which of them are still there.
+Each state has a fixed number, so that a caller can ask whether it is still kept.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf
 from SAM2PropagateLib.scene.slabs import finished, runs
 from SAM2PropagateLib.texts import tr as _
 
-# Each state holds a copy of the labelmaps that changed: as many as fit into this, but within these bounds.
+# Each state has a copy of the changed labelmaps. As many states are kept as fit into this size, within
+# bounds.
 _MOST_BYTES = 1 << 30
 _LEAST_STATES, _MOST_STATES = 11, 101
 
 ADDED, REMOVED, RENAMED, RECOLORED, EDITED = "added", "removed", "renamed", "recolored", "edited"
-"""What a change was; "" where nothing was changed, or only moved as a whole."""
+"""Kinds of changes; "" means no change, or that everything was only moved."""
 
 
 @dataclass(frozen=True)
 class _SegmentLook:
-    """A segment as it can be told from others.
+    """What a segment is recognized by.
 
     Attributes:
         voxels: a hash of them, see `hashed`.
@@ -42,10 +43,10 @@ class _SegmentLook:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """A segmentation as it was.
+    """An earlier state of a segmentation.
 
     Attributes:
-        segments: to be brought back. looks: of the segments. places: see `SegmentationStates._place`.
+        segments: copies to restore. looks: of the segments. places: see `SegmentationStates._place`.
     """
 
     segments: KeptSegments
@@ -54,13 +55,13 @@ class _State:
 
 
 class SegmentationStates:
-    """The states of a segmentation, from the moment at which `keep` is called first.
+    """The states of a segmentation, from the first call of `keep` on.
 
     Args:
         segmentationNode: the user's vtkMRMLSegmentationNode.
 
     Attributes:
-        at: the number of the state that was kept or restored last.
+        at: the number of the latest state that was kept or restored.
     """
 
     def __init__(self, segmentationNode: Any) -> None:
@@ -71,7 +72,7 @@ class SegmentationStates:
         self._tags: list[int] = []
         self._isTouched = False
         self._isRestoring = False
-        # Of each labelmap what changes with it, and the hashes of its labels.
+        # Per labelmap its stamp and the hashes of its labels.
         self._hashes: dict[Any, _Hashes] = {}
         self._count = self.at = 0
 
@@ -82,19 +83,19 @@ class SegmentationStates:
 
     @property
     def isChanged(self) -> bool:
-        """Whether the segmentation may be another one than in the state that was kept last."""
+        """Whether the segmentation may have changed since the last state."""
         return self.isKept and (self._isTouched or self._isReplaced)
 
     @property
     def change(self) -> str:
-        """What was changed since the last state; "" for nothing."""
+        """The kind of change since the last state; "" for none."""
         if not self.isChanged or self._isReplaced:
             return ""
         return _change(self._states[self.at].looks, self._look())
 
     @property
     def _isSame(self) -> bool:
-        """Whether nothing was changed since the last state."""
+        """Whether nothing has changed since the last state."""
         return not self.isChanged or (
             not (self._isReplaced or self.change) and self._states[self.at].places == self._place()
         )
@@ -104,13 +105,13 @@ class SegmentationStates:
         return self._node.GetSegmentation() is not self._segmentation
 
     def keep(self, ready: Copies | None = None) -> str:
-        """Keeps the segmentation as it is now; what was changed since the last state.
+        """Keeps the present state of the segmentation; returns the kind of change since the last state.
 
-        Where nothing was changed, as by a stroke that finds all its voxels painted, the last state stays the
-        last, and those after it can still be restored.
+        If nothing has changed, for example by a stroke over painted voxels, the last state stays the last,
+        and those after it can still be restored.
 
         Args:
-            ready: copies of labelmaps as they are now, made ahead.
+            ready: copies of present labelmaps, made ahead.
 
         Raises:
             SAM2PropagateError: `undo_failed`.
@@ -132,7 +133,7 @@ class SegmentationStates:
         change = "" if before is None else _change(before.looks, state.looks)
         if before is None or change or before.places != state.places:
             self._states = {number: one for number, one in self._states.items() if number <= self.at}
-            # A number is never used again: who knows one of a state that is gone finds nothing.
+            # Numbers are never reused, so the number of a dropped state finds nothing.
             self._count += 1
             self.at = self._count
         self._states[self.at] = state
@@ -140,39 +141,40 @@ class SegmentationStates:
         return change
 
     def expect(self, labelmaps: Mapping[Any, Mapping[int, bytes]]) -> None:
-        """Labelmaps were replaced just now, and nobody has touched them since.
+        """Takes known hashes for labelmaps that were just replaced, and that nobody has touched since.
 
         Args:
-            labelmaps: of each what `hashed` gave for what it holds now, for the labels of its segments in
-                their order.
+            labelmaps: for each labelmap what `hashed` returned for its present contents, for the labels of
+                its segments in their order.
         """
         for image, ofLabels in labelmaps.items():
             self._hashes[image] = _Hashes(_stamp(image, list(ofLabels)), dict(ofLabels))
 
     def voxels(self, segmentID: str) -> bytes | None:
-        """Returns what tells the voxels of a segment from others, as they are in the state that was kept or
-        restored last; None if they may be others now, or there is no such segment."""
+        """Returns the hash of a segment's voxels in the latest state; None if they may have changed since, or
+        there is no such segment."""
         isKnown = self.isKept and not self.isChanged
         look = self._states[self.at].looks.get(segmentID) if isKnown else None
         return None if look is None else look.voxels
 
     def isThere(self, state: int) -> bool:
         """Tells whether a state can be restored."""
-        # What was changed since the last state puts an end to those after it.
+        # A change since the last state makes those after it impossible to restore.
         isHere = state in self._states and not self._isReplaced
         return isHere and (state <= self.at or self._isSame)
 
     def copying(self, state: int) -> Generator[None, None, Copies]:
-        """Makes what `restore` needs for a state, slab by slab; nothing in the segmentation changes."""
+        """Makes the copies that `restore` needs for a state, slab by slab; nothing in the segmentation
+        changes."""
         if state not in self._states:
             return ()
         return (yield from self._copies.copying(self._states[state].segments))
 
     def restore(self, state: int, ready: Copies | None = None) -> None:
-        """Brings back the state with this number, which `isThere`; the present one is kept before.
+        """Restores the state with this number, for which `isThere` is True; keeps the present one before.
 
         Args:
-            ready: what `copying` gave.
+            ready: what `copying` returned.
 
         Raises:
             SAM2PropagateError: `undo_failed`.
@@ -189,33 +191,33 @@ class SegmentationStates:
         if isExact:
             self._expectKept(wanted.looks)
         else:
-            # What somebody makes of it who was told belongs to the state.
+            # Changes by observers of the events belong to the state.
             self._states[state] = self._state(self._copies.keep(()))
 
     def back(self) -> bool:
-        """Brings back the state before the last change; False if there is none.
+        """Restores the state before the last change; False if there is none.
 
-        Saving touches a segmentation and changes nothing: that is no change.
+        Saving marks a segmentation as modified, but is not a change.
         """
         if self.isChanged:
             self.keep()
         return self._go(-1)
 
     def forward(self) -> bool:
-        """Brings back the state after the present one; False if there is none."""
+        """Restores the state after the present one; False if there is none."""
         if self.isChanged:
             self.keep()
         return self._go(1)
 
     def close(self) -> None:
-        """Lets go of the segmentation; all states are gone."""
+        """Stops observing the segmentation, and drops all states."""
         self._follow(None)
 
     def _state(self, segments: KeptSegments) -> _State:
         return _State(segments, self._look(), self._place())
 
     def _expectKept(self, looks: Mapping[str, _SegmentLook]) -> None:
-        """The labelmaps are copies of those in a state: what they hold is known."""
+        """Takes the hashes of a state for labelmaps that were just copied from it."""
         segments = self._segments()
         for image, labels in _labels(segments).items():
             names = [name for name, one in segments.items() if _image(one) is image]
@@ -275,7 +277,7 @@ class SegmentationStates:
         }
 
     def _place(self) -> dict[str, tuple[float, ...]]:
-        """Of each segment that has voxels the matrix from its labelmap to the segmentation's space."""
+        """Returns for each segment with voxels the matrix from its labelmap to the segmentation's space."""
         places = {}
         for name, one in self._segments().items():
             if (image := _image(one)) is not None:
@@ -292,16 +294,16 @@ class SegmentationStates:
 
 
 def _bytes(states: Iterable[_State]) -> int:
-    """How much memory the copies in these states take."""
+    """Returns how many bytes the copies in these states take."""
     return sum(copy.GetActualMemorySize() * 1024 for copy in allCopies(one.segments for one in states))
 
 
 @dataclass(frozen=True)
 class _Hashes:
-    """Of the labels of a labelmap.
+    """The hashes of a labelmap's labels.
 
     Attributes:
-        stamp: another one once the labelmap is another one. ofLabels: see `hashed`.
+        stamp: changes with the labelmap. ofLabels: see `hashed`.
     """
 
     stamp: tuple[Any, ...]
@@ -309,7 +311,7 @@ class _Hashes:
 
     @classmethod
     def of(cls, image: Any, labels: list[int], known: _Hashes | None) -> _Hashes:
-        """Those of a labelmap, None for no voxels; what was known of it before, if it is the same still."""
+        """Returns the hashes of a labelmap, None for no voxels; `known` if it has not changed."""
         if image is None:
             return cls((), dict.fromkeys(labels, b""))
         stamp = _stamp(image, labels)
@@ -329,7 +331,7 @@ def _image(segment: Any) -> Any:
 
 
 def _labels(segments: Mapping[str, Any]) -> dict[Any, list[int]]:
-    """Returns the labels in each labelmap; segments may share one."""
+    """Returns the labels in each labelmap, which segments may share."""
     labels: dict[Any, list[int]] = {}
     for one in segments.values():
         labels.setdefault(_image(one), []).append(one.GetLabelValue())
@@ -337,12 +339,13 @@ def _labels(segments: Mapping[str, Any]) -> dict[Any, list[int]]:
 
 
 def hashed(image: Any, labels: list[int]) -> Generator[None, None, dict[int, bytes]]:
-    """Yields a hash of the voxels of each label, wherever the labelmap ends and lies; empty for no voxels.
+    """Returns a hash of each label's voxels, slab by slab, whatever the labelmap's extent; empty for no
+    voxels.
 
-    A stroke that changes no voxel gives a segment another labelmap, label or extent all the same.
+    Even a stroke that changes no voxel can change a segment's labelmap, label or extent.
     """
     voxels, (i, _, j, _, k, _) = labelsOf(image), image.GetExtent()
-    # A view where it can be: looking for what is empty takes most of the time.
+    # A view if possible, as cropping takes most of the time.
     filled = voxels.view(bool) if voxels.itemsize == 1 else voxels != 0
     found = {label: hashlib.sha1(usedforsecurity=False) for label in labels}
     held = set()

@@ -1,7 +1,8 @@
-"""Drawing a stroke with one drag of the mouse, and moving one that is there, in a slice view.
+"""Draws a stroke with one drag of the mouse in a slice view, and moves existing ones.
 
-What is being drawn is a line on the view alone: a markups node would be built anew, and all views drawn, at
-each move of the mouse.
+While it is drawn, a stroke is only a line on the view: with a markups node, each move of the mouse would
+    rebuild
+the node and draw all views.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.prompt_nodes import setStroke, strokePoints
 from SAM2PropagateLib.scene.view_drag import Xy, viewMatrix
 
-# Pixels; the mouse has to go farther for a stroke, or to move one.
+# Pixels; a stroke, or moving one, needs a longer way of the mouse.
 _SHORTEST = 4
-# Pixels; places nearer to the one before are left out: they are the hand's trembling.
+# Pixels; places nearer to the one before are left out, as the hand trembles.
 _STEP = 2
 _LINE_WIDTH, _CLOSING_WIDTH = 3.0, 1.0
 
@@ -31,7 +32,7 @@ class DrawnView:
     """A slice view in which a stroke is drawn.
 
     Attributes:
-        interactor, sliceNode: of the view. draw: has it drawn soon.
+        interactor, sliceNode: of the view. draw: schedules its drawing.
     """
 
     interactor: Any
@@ -41,10 +42,10 @@ class DrawnView:
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How a stroke is shown while it is drawn.
+    """The style of a stroke while it is drawn.
 
     Attributes:
-        color: RGB from 0 to 1. isClosed: show where it would close.
+        color: RGB from 0 to 1. isClosed: whether to show where it would close.
     """
 
     color: tuple[float, ...]
@@ -56,7 +57,7 @@ class StrokeDrawing:
 
     Args:
         start: where the button was pressed in the view.
-        onEnd: called at the release with the stroke's places in the world, (n, 3) mm, n >= 1; one alone if
+        onEnd: called at the release with the stroke's places in the world, (n, 3) mm, n >= 1; a single one if
             the mouse hardly moved.
     """
 
@@ -92,7 +93,7 @@ class StrokeDrawing:
         self._draw()
 
     def _take(self, xy: Xy) -> bool:
-        """Takes a place if it says something more."""
+        """Adds a place if it is far enough from the one before; returns whether it did."""
         if _distance(xy, self._places[-1]) < _STEP:
             return False
         self._places.append(xy)
@@ -101,7 +102,7 @@ class StrokeDrawing:
 
 
 class ViewLine:
-    """A line on top of one slice view, in pixels; no node of the scene."""
+    """A line on top of one slice view, in pixels, without a node in the scene."""
 
     def __init__(self, interactor: Any, style: LineStyle) -> None:
         self._renderer = interactor.GetRenderWindow().GetRenderers().GetFirstRenderer()
@@ -118,7 +119,7 @@ class ViewLine:
             closing.show([places[-1], places[0]])
 
     def remove(self) -> None:
-        """Takes the line out of the view."""
+        """Removes the line from the view."""
         for line in self._lines:
             self._renderer.RemoveViewProp(line.actor)
 
@@ -148,10 +149,10 @@ class _Polyline:
 class StrokeMove:
     """A stroke that is dragged as a whole, in the plane of the view.
 
-    The end of the drag reaches a `PromptWatcher` like any other.
+    A `PromptWatcher` notices the end of the drag.
 
     Args:
-        markups: whose it is. node: its markups node. sliceNode, start: where the button was pressed.
+        markups: has the stroke. node: its markups node. sliceNode, start: where the button was pressed.
         onTap: called at the release if the mouse hardly moved.
     """
 
@@ -186,7 +187,7 @@ class StrokeMove:
             self._put(self._before)
 
     def _put(self, points: npt.ArrayLike) -> None:
-        with self._markups.unwatched():  # it is told of when it is finished
+        with self._markups.unwatched():  # watchers hear of it when it is finished
             setStroke(self._node, points)
 
 

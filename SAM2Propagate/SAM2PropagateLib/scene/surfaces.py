@@ -1,4 +1,4 @@
-"""Segments as surfaces in the 3D views."""
+"""Shows segments as surfaces in the 3D views."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def hasSurfaces(segmentationNode: Any) -> bool:
 
 
 def showSurfaces(segmentationNode: Any, isOn: bool) -> None:
-    """Makes the surfaces of all segments and shows them, or takes them away."""
+    """Makes and shows the surfaces of all segments, or removes them."""
     if isOn:
         segmentationNode.CreateClosedSurfaceRepresentation()
         segmentationNode.GetDisplayNode().SetVisibility3D(True)

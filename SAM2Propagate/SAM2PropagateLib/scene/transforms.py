@@ -1,4 +1,4 @@
-"""Parent transforms of MRML nodes as matrices."""
+"""Returns parent transforms of MRML nodes as matrices."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A segmentation node that is in the data tree only for as long as somebody needs to find it there.
+"""Puts a hidden segmentation node into the data tree only while Slicer looks for it there.
 
-Slicer's data tree looks every segmentation up whenever anything of it changes, and complains in the log if it
-is not there. A node that stayed in the tree would be written into saved scenes as a folder without its data.
+Slicer's data tree looks up every segmentation whenever anything of it changes, and logs an error if it is not
+there. A node that stayed in the tree would be saved in scenes as a folder without data.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import slicer
 import vtk
 
-# Before and after everybody who observes the node at the usual priority.
+# Priorities before and after observers with the usual one.
 _FIRST, _LAST = 1000.0, -1000.0
 
 
@@ -19,11 +19,11 @@ class TreeVisits:
     """Puts a hidden segmentation node into the data tree while its events are handled.
 
     Args:
-        node: the vtkMRMLSegmentationNode; it is hidden from editors, so that no tree shows it.
+        node: the vtkMRMLSegmentationNode; it is hidden from editors, so that no tree view shows it.
     """
 
     def __init__(self, node: Any) -> None:
-        # The node is not kept: with the observers it would keep itself.
+        # Without a reference to the node, which would keep itself alive through its observers.
         self._depth = 0
         segmentation = slicer.vtkSegmentation
         events = [
@@ -53,7 +53,7 @@ class TreeVisits:
         children = vtk.vtkIdList()
         tree.GetItemChildren(item, children)
         for index in range(children.GetNumberOfIds()):
-            # Else Slicer takes the segment away with its item.
+            # Otherwise Slicer removes the segment with its item.
             tree.RemoveItemAttribute(
                 children.GetId(index), slicer.vtkMRMLSegmentationNode.GetSegmentIDAttributeName()
             )
@@ -62,5 +62,5 @@ class TreeVisits:
 
 def _treeOf(node: Any) -> Any:
     scene = node.GetScene()
-    # Asked for by name, Slicer would make one.
+    # Slicer's own getter would make one if there is none.
     return scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") if scene is not None else None

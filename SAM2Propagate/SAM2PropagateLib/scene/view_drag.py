@@ -1,4 +1,4 @@
-"""Drags with the left button in the slice views: begun, followed, ended or taken back, one at a time."""
+"""Handles drags with the left button in the slice views, one at a time."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import numpy as np
 
 from SAM2PropagateLib.frames.geometry import FloatArray
 
-# Above the priority of Slicer's interactor styles, which would otherwise change window and level, and of the
-# module's clicks.
+# Above the priority of Slicer's interactor styles, which change window and level, and of the module's clicks.
 _PRIORITY = 10.0
 _ESCAPE = "ESCAPE"
-# Events that would scroll the slice away under the mouse while something is drawn on it.
+# Events that would change the slice during a drag.
 _SCROLLING = ("MouseWheelForwardEvent", "MouseWheelBackwardEvent")
 
 Xy = tuple[int, int]
 
 
 class Drag(Protocol):
-    """What happens between the press and the release of the left button, at places in pixels of the view."""
+    """A drag from the press to the release of the left button; places are in pixels of the view."""
 
     def move(self, xy: Xy) -> None:
-        """The mouse is here now."""
+        """Handles a move of the mouse to a place."""
 
     def end(self, xy: Xy) -> None:
-        """The button was released here."""
+        """Handles the release of the button at a place."""
 
     def cancel(self) -> None:
         """Takes everything back."""
 
 
 class ViewDrag:
-    """While it is on, presses in its views may begin a drag; nobody else gets the events of that.
+    """Lets presses in its views begin drags while it is on; others do not get the events of a drag.
 
-    The right button and Escape take it back, and so does whatever moves the slice under the mouse, or a
-    release that nobody saw, as when another program or dialog took the mouse.
+    The right button and Escape take a drag back. So does anything that changes the slice under the mouse, or
+    a missed release, for example because another program or dialog took the mouse.
 
     Args:
-        begin: what a press begins: of interactor, vtkMRMLSliceNode and place; None: the press is not ours.
-        isDown: whether the left button is down, as far as that can be told.
+        begin: returns the drag that a press begins, from interactor, vtkMRMLSliceNode and place; None leaves
+            the press to others.
+        isDown: tells whether the left button is down, as far as that is known.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ViewDrag:
         self._isRightOurs = False
 
     def addView(self, interactor: Any, sliceNode: Any) -> None:
-        """Makes a slice view one of those in which drags begin; before `start`.
+        """Adds a slice view in which drags can begin; call it before `start`.
 
         Args:
             interactor: its vtkRenderWindowInteractor; in Slicer `sliceWidget.sliceView().interactor()`.
@@ -69,7 +69,7 @@ class ViewDrag:
 
     @property
     def isOn(self) -> bool:
-        """Whether presses are listened to."""
+        """Whether presses can begin drags."""
         return bool(self._tags)
 
     @property
@@ -78,7 +78,7 @@ class ViewDrag:
         return self._drag is not None
 
     def start(self) -> None:
-        """Begins to listen."""
+        """Starts observing the views."""
         if self.isOn:
             return
         for interactor, _ in self._views:
@@ -94,7 +94,7 @@ class ViewDrag:
                 self._observe(interactor, event, lambda _interactor: self.isDragging)
 
     def stop(self) -> None:
-        """Listens no longer; a drag that is under way is taken back."""
+        """Stops observing the views, and takes back a drag that is under way."""
         self.cancel()
         for interactor, tag in self._tags:
             interactor.RemoveObserver(tag)
@@ -102,7 +102,7 @@ class ViewDrag:
         self._isRightOurs = False
 
     def cancel(self) -> bool:
-        """Takes back the drag that is under way; whether there was one."""
+        """Takes back the drag that is under way; returns whether there was one."""
         drag, self._drag = self._drag, None
         self._interactor = self._sliceNode = None
         if drag is not None:
@@ -149,7 +149,7 @@ class ViewDrag:
         return True
 
     def _isElsewhere(self) -> bool:
-        """Tells whether the view shows something else than where the drag began."""
+        """Tells whether the view has changed since the drag began."""
         return not np.allclose(viewMatrix(self._sliceNode), self._toRas, rtol=0, atol=1e-6)
 
     def _pressRight(self, _interactor: Any) -> bool:
@@ -157,26 +157,26 @@ class ViewDrag:
         return self._isRightOurs
 
     def _releaseRight(self, _interactor: Any) -> bool:
-        # Slicer opens its menu at the release.
+        # Slicer would open its menu at the release.
         isOurs, self._isRightOurs = self._isRightOurs, False
         return isOurs
 
     def _key(self, interactor: Any) -> bool:
         if str(interactor.GetKeySym() or "").upper() == _ESCAPE:
             self.cancel()
-        return False  # it puts the tool away, too
+        return False  # others get Escape, too, which switches the tool off
 
 
 def hasModifier(interactor: Any) -> bool:
-    """Tells whether a key is held with which the mouse is Slicer's: Shift, Ctrl or Alt."""
+    """Tells whether Shift, Ctrl or Alt is held, which leave the mouse to Slicer."""
     return bool(interactor.GetControlKey() or interactor.GetShiftKey() or interactor.GetAltKey())
 
 
 def viewMatrix(sliceNode: Any) -> FloatArray:
-    """(4, 4) from pixels of a slice view to the world, mm."""
+    """Returns the matrix from pixels of a slice view to the world in mm, (4, 4)."""
     return np.array(sliceNode.GetXYToRAS().GetData(), dtype=np.float64).reshape(4, 4)
 
 
 def planeNormal(toRas: FloatArray) -> FloatArray:
-    """(3,) normal of a view's plane, from its `viewMatrix`."""
+    """Returns the normal of a view's plane, (3,), from its `viewMatrix`."""
     return np.cross(toRas[:3, 0], toRas[:3, 1])

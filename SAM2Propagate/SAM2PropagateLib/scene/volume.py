@@ -1,4 +1,4 @@
-"""A volume of the scene as an array, its geometry and its window."""
+"""Reads a volume of the scene: voxels, geometry and window."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ from SAM2PropagateLib.texts import tr as _
 
 @dataclass(frozen=True, eq=False)
 class SceneVolume:
-    """What a volume node holds.
+    """The contents of a volume node.
 
     Attributes:
-        array: (K, J, I) view of the node's voxels; no copy, so it follows the node and must not be written
-            to.
+        array: a view of the node's voxels, (K, J, I), not a copy; do not write to it.
         geometry: IJK to world RAS, every parent transform included.
-        window: of the node's display, or a fitting one when it has none.
+        window: of the node's display, or a fitting one without a display.
         name: the node's name.
     """
 
@@ -57,18 +56,18 @@ def readVolume(volumeNode: Any) -> SceneVolume:
 
 
 def volumeGeometry(volumeNode: Any) -> VolumeGeometry:
-    """Shape and place of a volume node, parent transforms included; looks at no voxel.
+    """Returns the shape and place of a volume node, with parent transforms, without reading voxels.
 
     Raises:
-        InputError: as `readVolume`, but for what depends on the voxels' values.
+        InputError: as `readVolume`, except for what depends on the voxels' values.
     """
     _checkKind(volumeNode)
     return _geometryOf(volumeNode, parentToWorld(volumeNode) @ ijkToRas(volumeNode))
 
 
 def ownGeometry(volumeNode: Any) -> VolumeGeometry:
-    """Shape and place of a volume node below its parent transforms: IJK to the volume's own RAS, in which
-    prompts are kept.
+    """Returns the shape and place of a volume node below its parent transforms: IJK to the volume's own RAS,
+    in which prompts are kept.
 
     Raises:
         InputError: as `volumeGeometry`, also for a non-linear parent transform.
@@ -84,7 +83,7 @@ def _geometryOf(volumeNode: Any, matrix: FloatArray) -> VolumeGeometry:
 
 @functools.lru_cache(maxsize=32)
 def _geometry(shape: tuple[int, int, int], matrix: tuple[float, ...]) -> VolumeGeometry:
-    # Asked for several times for each arriving slice, and the same as long as nothing is moved.
+    # Cached, as every arriving slice asks for it several times.
     return VolumeGeometry(shape, np.array(matrix).reshape(4, 4))
 
 
@@ -96,8 +95,7 @@ def ijkToRas(volumeNode: Any) -> FloatArray:
 
 
 def displayWindow(volumeNode: Any) -> Window:
-    """Returns the window and level that the volume is displayed with; a fitting one when it has no
-    display."""
+    """Returns the window and level of the volume's display; a fitting one without a display."""
     display = volumeNode.GetDisplayNode()
     if display is not None and display.IsA("vtkMRMLScalarVolumeDisplayNode") and display.GetWindow() > 0:
         return Window(display.GetWindow(), display.GetLevel())
@@ -105,7 +103,7 @@ def displayWindow(volumeNode: Any) -> Window:
 
 
 def voxelsOf(volumeNode: Any) -> npt.NDArray[Any]:
-    """Returns a volume's voxels as they are, (K, J, I): a view that cannot be written to."""
+    """Returns a read-only view of a volume's voxels, (K, J, I)."""
     image = volumeNode.GetImageData()
     array: npt.NDArray[Any] = vtk_to_numpy(image.GetPointData().GetScalars())
     view = array.reshape(image.GetDimensions()[::-1]).view()
@@ -174,6 +172,6 @@ def _sequenceOf(node: Any) -> str:
 
 
 def worldPoint(values: Any) -> tuple[float, float, float]:
-    """Returns three floats of a point that VTK or numpy gave."""
+    """Returns a point from VTK or numpy as three floats."""
     r, a, s = (float(value) for value in np.asarray(values)[:3])
     return r, a, s

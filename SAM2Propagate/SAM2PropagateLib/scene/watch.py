@@ -1,4 +1,4 @@
-"""Tells when the user has placed, moved or removed a prompt in a slice view."""
+"""Reports prompts that the user has placed, moved or removed in a slice view."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class PromptChange:
     Attributes:
         segmentID: the segment whose prompts changed.
         role: of the node, as "positive", "box" or "lasso" (`prompt_nodes`).
-        node: the markups node; may be on its way out of the scene.
-        viewNormal: (3,) RAS unit normal of the slice view under the mouse, None if there is none.
+        node: the markups node, which may be about to be removed.
+        viewNormal: (3,) RAS unit normal of the slice view under the mouse; None if there is none.
     """
 
     segmentID: str
@@ -33,13 +33,13 @@ class PromptChange:
 
 
 class PromptWatcher:
-    """Watches the prompts of one segmentation and calls back after every finished change that the user made.
+    """Watches the prompts of one segmentation, and calls back after every finished change by the user.
 
-    Boxes are laid flat on their frame before the call. While a prompt is being dragged nothing is called.
-    Prompts also follow their segments' colors, and hide while their segment is gone.
+    Boxes are laid flat on their frame before the call. There are no calls while a prompt is being dragged.
+    It also updates the prompts' colors, and hides those of removed segments.
 
     Args:
-        markups: whose prompts to watch; nodes that appear later are watched too.
+        markups: the prompts to watch; later nodes are watched, too.
         onChange: called with a `PromptChange`.
         onTransform: called when a prompt was put under another transform than the volume's.
     """
@@ -127,7 +127,7 @@ class PromptWatcher:
 
 
 def viewNormal(scene: Any) -> FloatArray | None:
-    """(3,) RAS unit normal of the slice view that the mouse is in; None if it is in none."""
+    """Returns the unit normal of the slice view under the mouse, (3,) RAS; None if there is none."""
     crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     sliceNode = crosshair.GetCursorPositionXYZ([0.0, 0.0, 0.0]) if crosshair is not None else None
     if sliceNode is None:

@@ -1,4 +1,4 @@
-"""The window and level of a volume's display: presets for CT, Slicer's automatic one, what was answered."""
+"""Reads and sets the window and level of a volume's display: presets for CT, or Slicer's automatic one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS, Window, hounsfield_shift
 from SAM2PropagateLib.scene.volume import volumeGeometry, voxelsOf
 
-# Of a volume: the user was asked whether its wide window is to be changed, and has answered.
+# On a volume: the user has answered the question whether to change its wide window.
 _ANSWERED = "SAM2Propagate.WindowAnswered"
-# Hounsfield units; in a window as wide soft tissue has half of the grays that its own preset gives it.
+# Hounsfield units; in a window this wide, soft tissue has half of the grays of its own preset.
 _WIDE = 2 * PRESETS["soft-tissue"][0]
-# The code of Hounsfield units (UCUM), with which Slicer marks volumes that it loaded from DICOM.
+# The code of Hounsfield units (UCUM) that Slicer gives volumes from DICOM.
 _HOUNSFIELD = "[hnsf'U]"
 
 
 def hounsfieldShift(volumeNode: Any) -> float | None:
-    """Returns what was added to the Hounsfield units of a CT; None: it is no CT, or cannot be used."""
+    """Returns what was added to the Hounsfield units of a CT; None: it is not a CT, or cannot be used."""
     try:
         volumeGeometry(volumeNode)
         units = volumeNode.GetVoxelValueUnits()
@@ -34,13 +34,13 @@ def presetWindow(name: str, shift: float = 0.0) -> Window:
 
 
 def shownWindow(volumeNode: Any) -> Window | None:
-    """Returns the window that the views show a volume in; None if they show none of it."""
+    """Returns the window that a volume is displayed in; None without a display."""
     display = _display(volumeNode)
     return Window(display.GetWindow(), display.GetLevel()) if display is not None else None
 
 
 def isAutomatic(volumeNode: Any) -> bool:
-    """Tells whether Slicer chooses the window by the volume's values."""
+    """Tells whether Slicer chooses the window from the volume's values."""
     display = _display(volumeNode)
     return display is not None and bool(display.GetAutoWindowLevel())
 
@@ -64,7 +64,7 @@ def isToBeAsked(volumeNode: Any) -> bool:
 
 
 def noteAnswer(volumeNode: Any) -> None:
-    """The user has answered for this volume; that is saved with the scene."""
+    """Notes in the scene that the user has answered for this volume."""
     volumeNode.SetAttribute(_ANSWERED, "yes")
 
 
