@@ -18,7 +18,7 @@ class SAM2PropagateError(Exception):
         hint: what to do about it, for the user; may be empty.
 
     Attributes:
-        said, advice: sentence and hint as they were given, to be part of another text.
+        said, advice: sentence and hint as given, for use in another text.
     """
 
     def __init__(self, code: str, sentence: Words, hint: Words = "") -> None:
@@ -29,12 +29,12 @@ class SAM2PropagateError(Exception):
 
     @property
     def sentence(self) -> str:
-        """What is wrong, in the language of whoever shows it."""
+        """What is wrong, in the language of the process that shows it."""
         return str(self.said)
 
     @property
     def hint(self) -> str:
-        """What to do about it, in the language of whoever shows it; may be empty."""
+        """What to do about it, in the language of the process that shows it; may be empty."""
         return str(self.advice)
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class SAM2PropagateError(Exception):
         """Return the error that `to_wire` described: an `InputError` if it was one.
 
         Raises:
-            ValueError: its words are none.
+            ValueError: these are not the values of an error.
         """
         kind = InputError if values.get("kind") == "input" else SAM2PropagateError
         return kind(str(values["code"]), from_wire(values["sentence"]), from_wire(values.get("hint", "")))

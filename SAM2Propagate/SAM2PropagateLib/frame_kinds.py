@@ -1,4 +1,4 @@
-"""Names the kinds of a frame's mask, and the doubt from which on a frame should be looked at.
+"""Names the kinds of a frame's mask, and the doubt from which a frame should be checked.
 
 The names are also those on the wire, in reports and in scenes.
 """
@@ -9,4 +9,4 @@ PREVIEW, KEYFRAME, PROPAGATED, ABSENT, LOCKED = "preview", "keyframe", "propagat
 KINDS = (PREVIEW, KEYFRAME, PROPAGATED, ABSENT, LOCKED)
 
 DOUBTFUL = 0.5
-"""A frame with at least this much doubt is worth a look."""
+"""A frame with at least this much doubt is doubtful."""

@@ -1,8 +1,8 @@
-"""Masks of frames, packed: a box and its bits, a few KB that unpack in some microseconds.
+"""Packs masks of frames: a box and its bits, a few KB that unpack in microseconds.
 
-The only form in which masks travel and are kept. On the wire the bits are as they are; in scenes and
-documents they are a text, compressed and in base64. Whatever comes from there is checked before it is
-unpacked, and nothing larger than `MAX_PIXELS` ever is.
+Masks are sent and kept only in this form. On the wire the bits are raw; in scenes and documents they are a
+text, compressed and in base64. Data from there is checked before it is unpacked, and nothing larger than
+`MAX_PIXELS` is ever unpacked.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from SAM2PropagateLib.texts import text as _
 Payload = bytes | bytearray | memoryview
 
 MAX_PIXELS = 1 << 28
-"""No slice of an image is larger; a small message or scene cannot ask for all memory."""
+"""No slice is larger, so that a small message or scene cannot ask for all memory."""
 
 
 class MaskError(SAM2PropagateError, ValueError):
     """A packed mask is damaged.
 
     Attributes:
-        reason: what is wrong with it, as the end of a sentence.
+        reason: what is wrong, as the end of a sentence.
     """
 
     def __init__(self, reason: Words) -> None:
@@ -76,7 +76,7 @@ class PackedMask:
         return bits.reshape(rows, columns).view(bool)
 
     def text(self) -> str:
-        """Return the bits as a text, which `mask_of_text` reads."""
+        """Return the bits as a text for `mask_of_text`."""
         return text_of(zlib.compress(bytes(self.bits)))
 
 
@@ -118,7 +118,7 @@ def bits_of(box: Any) -> int:
 
 
 def packed_mask(shape: Any, box: Any, bits: Payload) -> PackedMask:
-    """Return a `PackedMask` from what came from outside.
+    """Check data from outside and return it as a `PackedMask`.
 
     Raises:
         MaskError: shape, box and bits do not belong together, or the frame is too large.
@@ -130,10 +130,10 @@ def packed_mask(shape: Any, box: Any, bits: Payload) -> PackedMask:
 
 
 def mask_of_text(shape: Any, box: Any, text: Any) -> PackedMask:
-    """Return the mask whose bits `PackedMask.text` gave.
+    """Return a mask whose bits are a text from `PackedMask.text`.
 
     Raises:
-        MaskError: as `packed_mask`, or the text is none of its.
+        MaskError: as `packed_mask`, or the text is not from `PackedMask.text`.
     """
     shape, box = _checked_place(shape, box)
     bits = _inflated(bytes_of(text), bits_of(box))
@@ -156,10 +156,10 @@ def bytes_of(text: Any) -> bytes:
 
 
 def _inflated(data: Payload, count: int) -> bytes | None:
-    """Return so many bytes out of compressed ones; None if they hold more, or fewer. Raises MaskError."""
+    """Return exactly `count` decompressed bytes; None if there are more or fewer. Raises MaskError."""
     unpacker = zlib.decompressobj()
     try:
-        # One byte more than needed tells too much from enough, without unpacking all of it.
+        # One byte more shows whether there is too much, without unpacking everything.
         inflated = unpacker.decompress(data, count + 1)
     except zlib.error as error:
         raise _not_unpacked(error) from error
@@ -194,15 +194,15 @@ def _not_unpacked(error: Exception) -> MaskError:
 
 
 EDGE_STEPS = 32
-"""Steps per pixel in which distances to a mask's edge travel."""
+"""Distances to a mask's edge are packed in this many steps per pixel."""
 
 EDGE_REACH = 2
-"""Pixels; further from the edge its distance says nothing more."""
+"""Pixels; larger distances from the edge are not packed."""
 
 
 @dataclass(frozen=True)
 class PackedEdge:
-    """How a mask's edge runs between the pixels: the distances of the pixels next to it, inside above 0.
+    """How a mask's edge runs between the pixels: the distances of pixels near it, inside above 0.
 
     Attributes:
         shape: (rows, cols) of the whole frame.
@@ -225,7 +225,7 @@ class PackedEdge:
 
 def pack_edge(steps: NDArray[np.int8]) -> PackedEdge | None:
     """Pack distances to a mask's edge in steps, (rows, cols); None if no pixel is near it."""
-    # Wider first: -128 has no positive in int8.
+    # In a wider type, as int8 has no +128.
     told = np.where(np.abs(steps.astype(np.int16)) < EDGE_STEPS * EDGE_REACH, steps, 0).astype(np.int8)
     shape = (int(steps.shape[0]), int(steps.shape[1]))
     rows, columns = np.flatnonzero(told.any(axis=1)), np.flatnonzero(told.any(axis=0))
@@ -237,7 +237,7 @@ def pack_edge(steps: NDArray[np.int8]) -> PackedEdge | None:
 
 
 def packed_edge(shape: Any, box: Any, data: Payload) -> PackedEdge:
-    """Return a `PackedEdge` from what came from outside.
+    """Check data from outside and return it as a `PackedEdge`.
 
     Raises:
         MaskError: shape, box and data do not belong together, or the frame is too large.

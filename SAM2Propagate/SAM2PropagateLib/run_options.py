@@ -1,6 +1,6 @@
-"""What a run is to do: one value, from the panel or the command line through the worker to the engine.
+"""The options of a run as one value, from the panel or the command line through the worker to the engine.
 
-A new option is a field of `RunOptions` and its use: what lies between hands the value on as it is.
+A new option is a field of `RunOptions` and its use; everything between passes the value on.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ class RunOptions:
 
     Attributes:
         direction: `BOTH`, `FORWARD` (to higher frame indices) or `BACKWARD`.
-        reach: frames further than this from every keyframe are left alone; None: no limit.
-        everything: write every frame again, also those whose keyframes have not changed since the last run
-            (of which only what was not finished has to be computed). A segment keeps the window that it was
-            carried in.
-        anew: write every frame again, in the present window.
-        edges: tell with each mask how its edge runs between the pixels, where that is known.
-        all_axes: when the masks are finished, carry them along the other two axes as well, and fuse the
-            three.
+        reach: leave frames alone that are further than this from every keyframe; None: no limit.
+        everything: write every frame again, also those whose keyframes have not changed since the last run;
+            finished ones are not computed again. A segment keeps the window of its last run.
+        anew: compute and write every frame again, in the present window.
+        edges: report how each mask's edge runs between the pixels, if known.
+        all_axes: carry finished masks along the other two axes, too, and fuse the three.
 
     Raises:
         InputError: `unknown_direction`, `bad_reach`, `bad_run_option`.
@@ -69,7 +67,7 @@ class RunOptions:
 
     @property
     def writes_all(self) -> bool:
-        """Whether what is up to date is written, too."""
+        """Whether masks that are up to date are written, too."""
         return self.everything or self.anew
 
     def to_wire(self) -> dict[str, Any]:
@@ -105,8 +103,8 @@ class RunRequest:
     """One propagation, as the engine is asked for it.
 
     Attributes:
-        segments: what the user said, on frames; all of them are carried in one pass.
-        options: how.
+        segments: the prompts on frames; all segments are carried in one pass.
+        options: of the run.
     """
 
     segments: tuple[ResolvedSegment, ...]

@@ -1,6 +1,6 @@
-"""One segmentation without a screen: a volume and prompts in, masks out, through a worker session.
+"""Segments without a screen: a volume and prompts in, masks out, through a worker session.
 
-The command line, the demo and the benchmarks use it; it neither reads nor writes files.
+The command line, the demo and the benchmarks use it. It reads and writes no files.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from SAM2PropagateLib.files.volume import Volume
 
 _VOLUME = "volume"
-# How long a cancel may take to be noticed.
+# How long it may take to notice a cancel.
 _TICK_SECONDS = 0.1
 
 
 class JobSession(Protocol):
-    """What a job needs of a `WorkerSession`."""
+    """The methods of `WorkerSession` that a job needs."""
 
     def load_model(self, model: LoadModel) -> Call:
         """See `WorkerSession`."""
@@ -92,7 +92,7 @@ class JobOptions:
 
 @dataclass(frozen=True)
 class FrameScore:
-    """What the model said of one frame of one segment; see `FrameEvent`."""
+    """The model's scores for one frame of one segment; see `FrameEvent`."""
 
     frame: int
     kind: str
@@ -130,7 +130,7 @@ class SegmentResult:
 
 @dataclass(frozen=True, eq=False)
 class JobResult:
-    """What a job gave, also where it was cancelled or failed on its way.
+    """The result of a job, also if it was cancelled or failed on the way.
 
     Args:
         axis: the propagation axis that was used.
@@ -138,8 +138,8 @@ class JobResult:
         model: the worker's answer to loading: model, device, dtype, input_size.
         summary: the worker's summary of the run; empty where there is none.
         seconds: time of `load_model`, `open_volume` and `propagate`.
-        cancelled: the run was ended early; the masks hold what was finished.
-        error: why the run failed after some frames, if it did; the masks hold what was finished.
+        cancelled: whether the run was ended early; the masks hold the finished frames.
+        error: why the run failed after some frames, if it did; the masks hold the finished frames.
     """
 
     axis: int
@@ -152,12 +152,12 @@ class JobResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every frame was computed that was to be."""
+        """Whether all frames were computed."""
         return not self.cancelled and self.error is None
 
 
 def resolve_prompts(prompts: PromptSet, geometry: VolumeGeometry) -> tuple[int, tuple[ResolvedSegment, ...]]:
-    """Return the propagation axis and every segment's keyframes; refuses prompts that cannot be run.
+    """Return the propagation axis and every segment's keyframes; refuse prompts that cannot be run.
 
     Raises:
         InputError: `no_prompts`, and as `choose_axis` and `resolve`.
@@ -171,7 +171,7 @@ def resolve_prompts(prompts: PromptSet, geometry: VolumeGeometry) -> tuple[int, 
 
 
 def choose_window(volume: Volume, wanted: str | tuple[float, float] | None) -> FittedWindow:
-    """Return the window that the model sees through, and why it is this one.
+    """Return the model's window, and the reason for it.
 
     Args:
         volume: as read.
@@ -210,17 +210,17 @@ def run_segment_job(
         geometry: of the array.
         prompts: every segment of it is run.
         options: how.
-        session: a worker session, or what behaves like one; its volume "volume" is opened and closed again.
-        on_progress: called with the stage (`load_model`, `open_volume`, `propagate`), first with None and
-            then with what the worker says.
+        session: a worker session, or an object like it; its volume "volume" is opened and closed again.
+        on_progress: called with the stage (`load_model`, `open_volume`, `propagate`), and first None, then
+            the worker's progress events.
         on_frame: called with every finished frame.
-        should_cancel: asked about ten times a second; once True, the run is cancelled.
-        clock: seconds.
+        should_cancel: called about ten times a second; once True, the run is cancelled.
+        clock: returns seconds.
 
     Raises:
-        InputError: the prompts cannot be run, or what the worker says of model and volume.
+        InputError: the prompts cannot be run, or the worker refuses model or volume.
         Cancelled: before the run began.
-        SAM2PropagateError: the worker's failure before the first frame was finished.
+        SAM2PropagateError: the worker failed before the first frame was finished.
     """
     axis, resolved = resolve_prompts(prompts, geometry)
     waiting = _Waiting(session, on_progress, on_frame, should_cancel, clock)
@@ -254,7 +254,7 @@ def run_segment_job(
 
 
 class _Waiting:
-    """Waits for calls, tells what happens and cancels when asked."""
+    """Waits for calls, reports progress, and cancels on request."""
 
     def __init__(
         self,
@@ -272,7 +272,7 @@ class _Waiting:
         self.seconds: dict[str, float] = {}
 
     def finish(self, stage: str, call: Call) -> Mapping[str, Any]:
-        """Wait for a call that comes before the run; returns its result."""
+        """Wait for a call before the run; return its result."""
         for _ in self._ticks(stage, call):
             if self._should_cancel():
                 raise Cancelled()
@@ -280,7 +280,7 @@ class _Waiting:
         return call.result
 
     def follow(self, stage: str, run: Run) -> None:
-        """Wait for the run, cancelling it when asked; its finished frames stay."""
+        """Wait for the run, and cancel it on request; its finished frames stay."""
         asked = False
         for _ in self._ticks(stage, run):
             if not asked and self._should_cancel():
@@ -288,7 +288,7 @@ class _Waiting:
                 self._session.cancel(run)
 
     def _ticks(self, stage: str, call: Call) -> Any:
-        """Yields now and then until the call is finished."""
+        """Yield regularly until the call is finished."""
         started = self._clock()
         self._on_progress(stage, None)
 

@@ -32,13 +32,13 @@ def report(
     output: Path,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Return what was done and measured, as JSON-able values.
+    """Return the report of a segmentation as JSON-able values.
 
     Args:
-        volume: that was segmented.
-        prompts: that were used.
+        volume: the segmented volume.
+        prompts: the prompts that were used.
         result: of the job.
-        window: what the model saw, and why.
+        window: the model's window, and the reason for it.
         output: the segmentation's file.
         seconds: times measured outside the job, such as `read` and `write`.
     """

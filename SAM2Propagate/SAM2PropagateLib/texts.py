@@ -1,20 +1,22 @@
-"""Texts that the user reads: written in English, translated where they are shown.
+"""Texts for the user: written in English, translated where they are shown.
 
-Every module that Slicer's process or the worker runs writes `_("...")`, a literal, as Slicer's tools that
-collect texts for translation expect; values are filled in afterwards, with `.format(name=value)`.
+Every module that Slicer's process or the worker runs writes `_("...")` with a literal, as Slicer's tools that
+collect texts expect. Values are filled in afterwards, with `.format(name=value)`.
 
-- What only Slicer's process says (`app`, `gui`, `scene`) imports `tr as _`: a str, translated at once.
-- What the worker may say as well (all other packages) imports `text as _`: a `Text`, which says what was
-  said and with which values. Errors and progress carry it, over the wire too. Whoever shows it makes the
-  sentence with `str`: in Slicer in the user's language, on the command line and in the worker's log in
-  English.
+- Packages that only Slicer's process runs (`app`, `gui`, `scene`) import `tr as _`. It gives a str,
+translated
+  at once.
+- All other packages, which the worker may run, import `text as _`. It gives a `Text`: a template and its
+values.
+  Errors and progress contain it, also on the wire. `str` makes the sentence where it is shown: in Slicer in
+  the user's language, on the command line and in the worker's log in English.
 
 In Slicer the module sets `slicer.i18n.translate` as the translator, with the context of the file in which
 the text is written.
 
-What still comes in English: the words of `files`, `evaluation`, `training` and the command line, which
-Slicer does not run; logs; names that come from others (models, devices, files, fields of a document); and
-what the system, torch or pip says, where a text quotes it.
+Always in English are: the texts of `files`, `evaluation`, `training` and the command line, which Slicer does
+    not
+run; logs; names (models, devices, files, fields of a document); and quotes from the system, torch or pip.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ _LIBRARY = Path(__file__).resolve().parent
 _FILE = re.compile(r"\w+(/\w+)*\.py", re.ASCII)
 # As templates use them: ".1f", "g", "02d". A width from the wire could ask for gigabytes.
 _NUMBER_FORMAT = re.compile(r"(0?\d)?(\.\d)?[dfg]?", re.ASCII)
-# What a text from the wire may grow to; our own are far smaller.
+# Limits for a text from the wire; our own are far smaller.
 _DEPTH = 4
 _LONGEST = 4096
 _MOST_FIELDS = 64
@@ -65,7 +67,7 @@ def tr(template: str) -> str:
 
 @dataclass(frozen=True)
 class Text:
-    """What is said to the user: a template and its values. `str` makes the sentence, where it is shown.
+    """A text for the user: a template and its values. `str` makes the sentence where it is shown.
 
     Attributes:
         template: the literal, which identifies the text as gettext's message ids do.
@@ -81,45 +83,47 @@ class Text:
         """Fill in values. Texts and numbers stay what they are; anything else becomes a str.
 
         Raises:
-            KeyError: the template asks for a value that was not given. ValueError: for more than a value.
+            KeyError: a value of the template is missing. ValueError: the template asks for more than plain
+                values.
         """
         filled = replace(self, values={name: _plain(value) for name, value in values.items()})
         _fill(filled.template, filled.values)
         return filled
 
     def __str__(self) -> str:
-        """The sentence in the user's language; in English where no translation fits the values."""
+        """Return the sentence in the user's language, or in English if the translation is missing or
+        broken."""
         try:
             translated = _translator(self.template, str(_LIBRARY / self.file))
             if isinstance(translated, str):
                 return _fill(translated, self.values) if self.values else translated
-        except Exception:  # a broken translation must not hide what the text tells
+        except Exception:  # a broken translation must not hide the text
             pass
         return self.english
 
     @property
     def english(self) -> str:
-        """The sentence in English, but for texts within it."""
+        """Return the sentence in English, except for texts within it."""
         return _fill(self.template, self.values) if self.values else self.template
 
 
 Value = str | int | float | Text
 Words = str | Text
-"""A sentence or a part of one: a text of ours, or what somebody else said, as it is."""
+"""A sentence or a part of one: a text of ours, or a quote."""
 _W = TypeVar("_W", str, Text)
 
 
 def text(template: str) -> Text:
-    """Say something in the file that calls, to be translated where it is shown."""
+    """Return a text of the calling file, to be translated where it is shown."""
     path = Path(sys._getframe(1).f_code.co_filename)
     try:
         return Text(template, path.resolve().relative_to(_LIBRARY).as_posix())
-    except ValueError:  # not of the library: translators have no context for it
+    except ValueError:  # not a file of the library, so there is no translation
         return Text(template, path.name)
 
 
 def plural(count: int, one: _W, many: _W) -> _W:
-    """Return the text for so many things: `one` for a single one, else `many`."""
+    """Return `one` for a count of 1, else `many`."""
     return one if count == 1 else many
 
 
@@ -127,7 +131,7 @@ def plural(count: int, one: _W, many: _W) -> _W:
 
 
 def to_wire(words: Words) -> Any:
-    """Return words as JSON-able values for `from_wire`; a text that the wire cannot carry goes as plain
+    """Return words as JSON-able values for `from_wire`; a text that the wire cannot carry becomes plain
     English."""
     if isinstance(words, str):
         return words
@@ -141,10 +145,10 @@ def to_wire(words: Words) -> Any:
 
 
 def from_wire(value: Any) -> Words:
-    """Return the words that came from another process: nothing in them is trusted, and all of it is bounded.
+    """Return words from another process; they are checked and bounded.
 
     Raises:
-        ValueError: these are no words.
+        ValueError: these are not words.
     """
     if isinstance(value, str):
         return value
@@ -161,7 +165,7 @@ def _parts(words: Text) -> dict[str, Any]:
 
 
 def _text_of(parts: Any, depth: int) -> Text:
-    """Return the text that was taken apart; raises what it likes where there is none."""
+    """Return the text from `_parts`; raise any exception if there is none."""
     template, file, given = parts["template"], parts["file"], parts["values"]
     if not depth or not _FILE.fullmatch(file):
         raise ValueError("too many texts within texts, or none of our files")
@@ -182,7 +186,7 @@ def _value_of(value: Any, depth: int) -> Value:
 
 
 def _fill(template: str, values: Mapping[str, Value], longest: int | None = None) -> str:
-    # Each text is made once, however often the template names it.
+    # Each value is formatted once, even if the template repeats it.
     made = {name: str(value) if isinstance(value, Text) else value for name, value in values.items()}
     return _Filler(len(template), longest).vformat(template, (), made)
 
@@ -209,7 +213,7 @@ class _Filler(string.Formatter):
         if not _NUMBER_FORMAT.fullmatch(format_spec):
             raise ValueError(f"{format_spec} is no plain format of a number")
         made = str(super().format_field(value, format_spec))
-        # Counted field by field, so that a long text is never put together.
+        # Counted field by field, so that a long text is never built.
         self._length += len(made)
         if self._longest is not None and self._length > self._longest:
             raise ValueError("too long a text")
@@ -217,7 +221,7 @@ class _Filler(string.Formatter):
 
 
 def _plain(value: Any) -> Value:
-    """Return the value as JSON carries it, alike when it is printed."""
+    """Return the value as a JSON type that prints alike."""
     if isinstance(value, str | int | float | Text):
         return value
     if isinstance(value, numbers.Integral):

@@ -1,4 +1,4 @@
-"""What the user said, kept in RAS: clicks, scribbles, boxes, lassos, curves, masks, marks, locks, ranges.
+"""The user's prompts, kept in RAS: clicks, scribbles, boxes, lassos, curves, masks, marks, locks, ranges.
 
 Numpy only.
 """

@@ -1,4 +1,5 @@
-"""Prompts as JSON: one form for the scene, the worker and the command line (see `docs/prompts.md`)."""
+"""Reads and writes prompts as JSON, for the scene, the worker and the command line (see
+`docs/prompts.md`)."""
 
 from __future__ import annotations
 
@@ -32,15 +33,15 @@ FORMAT = "sam2propagate-prompts"
 VERSION = 3
 CODEC = "zlib-packbits"
 _AXES = ("i", "j", "k")
-# Which version each kind came with. A document without it stays one of an older version, which older readers
-# know.
+# The version that introduced each kind. A document without it gets an older version, so that older programs
+# can read it.
 _SINCE = {"scribbles": 2, "lassos": 2, "curves": 3}
 
 T = TypeVar("T")
 
 
 def to_document(prompts: PromptSet) -> dict[str, Any]:
-    """Return the prompts as JSON-able values, of the oldest version that can say them."""
+    """Return the prompts as JSON-able values, in the oldest version that has all their kinds."""
     needed = [since for key, since in _SINCE.items() for segment in prompts.segments if getattr(segment, key)]
     return {
         "format": FORMAT,
@@ -52,7 +53,7 @@ def to_document(prompts: PromptSet) -> dict[str, Any]:
 
 
 def from_document(document: Any) -> PromptSet:
-    """Return the prompts that a document describes; everything in it is checked.
+    """Check a document and return its prompts.
 
     Raises:
         InputError: `bad_document` (the sentence names the place in the document), `future_version`,
@@ -112,12 +113,13 @@ def loads(text: str | bytes) -> PromptSet:
 
 
 def pack_mask(mask: npt.NDArray[np.bool_]) -> str:
-    """Return the bits of a mask, row by row, first pixel in the highest bit, zlib-compressed, in base64."""
+    """Return the bits of a mask, row by row, the first pixel in the highest bit, zlib-compressed, in
+    base64."""
     return pack_whole(mask).text()
 
 
 def unpack_mask(text: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Return the (rows, columns) bool mask that `pack_mask` gave. Raises MaskError when it does not fit
+    """Return the mask that `pack_mask` was given, (rows, columns) bool. Raises MaskError if it does not fit
     `shape`."""
     return mask_of_text(shape, (0, 0, *shape), text).unpack()
 
@@ -232,7 +234,8 @@ def _given_ids(fields: _DocumentFields) -> set[str]:
 
 
 def _read_id(item: _DocumentFields, default: str, ids: set[str]) -> str:
-    """Return the prompt's id; one made from its place for hand-written documents that leave it out."""
+    """Return the prompt's id; hand-written documents may leave it out, and get one from the prompt's
+    place."""
     if "id" in item.values:
         return item.text("id")
     while default in ids:
@@ -242,7 +245,7 @@ def _read_id(item: _DocumentFields, default: str, ids: set[str]) -> str:
 
 
 class _DocumentFields:
-    """An object of the document, read field by field; what is left at the end is refused.
+    """An object of the document, read field by field; `end` refuses unknown fields.
 
     Args:
         value: the object. where: its place in the document; "" for the document itself.

@@ -1,4 +1,4 @@
-"""Prompts after a linear transform of the space that they are in."""
+"""Applies a linear transform to prompts."""
 
 from __future__ import annotations
 

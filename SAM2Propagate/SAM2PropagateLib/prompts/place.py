@@ -1,4 +1,4 @@
-"""Prompts made from frames and pixels: the way back from `resolve.py`."""
+"""Makes prompts from frames and pixels: the inverse of `resolve.py`."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def box_at(
 def box_around(
     points: npt.ArrayLike, geometry: VolumeGeometry, axis: int, prompt_id: str | None = None
 ) -> Box:
-    """Return the smallest box on one frame around points, for example the four corners that were drawn in a
-    view which is turned or tilted against the volume. Its frame is the one of the points' center.
+    """Return the smallest box on one frame around points, for example around four corners from a view that is
+    turned or tilted against the volume. Its frame is that of the points' center.
 
     Args:
-        points: (n, 3) RAS, carried onto the frame along the volume's own axis.
+        points: (n, 3) RAS, projected onto the frame along the volume's own axis.
 
     Raises:
-        InputError: `outside_volume` when the center lies outside, `bad_point` without finite points.
+        InputError: `outside_volume` if the center lies outside, `bad_point` without finite points.
     """
     places = np.asarray(points, dtype=np.float64)
     if places.ndim != 2 or places.shape[1] != 3 or not len(places) or not np.isfinite(places).all():
@@ -77,8 +77,7 @@ def box_around(
 def scribble_along(
     points: npt.ArrayLike, geometry: VolumeGeometry, positive: bool = True, prompt_id: str | None = None
 ) -> Scribble:
-    """Return a scribble from every place that the mouse came through, without the points that say nothing
-    more.
+    """Return a scribble along the mouse's path, without unnecessary points.
 
     Args:
         points: (n, 3) RAS, in order; see `strokes.thinned`.
@@ -92,7 +91,7 @@ def scribble_along(
 def lasso_around(
     points: npt.ArrayLike, geometry: VolumeGeometry, exact: bool = False, prompt_id: str | None = None
 ) -> Lasso:
-    """Return a lasso from every place that the mouse came through, without the points that say nothing more.
+    """Return a lasso along the mouse's path, without unnecessary points.
 
     Args:
         points: (n, 3) RAS, in order; see `strokes.thinned`.
@@ -107,7 +106,7 @@ def lasso_around(
 def curve_through(
     points: npt.ArrayLike, geometry: VolumeGeometry, closed: bool = False, prompt_id: str | None = None
 ) -> Curve:
-    """Return a curve along a line in space, without the points that say nothing more.
+    """Return a curve along a line in space, without unnecessary points.
 
     Args:
         points: (n, 3) RAS, in order; see `strokes.thinned`.
@@ -125,10 +124,10 @@ def mask_at(
     """Return a mask from the pixels of a whole native frame.
 
     Args:
-        mask: (rows, columns) of the frame, anything that can be read as bool.
+        mask: (rows, columns) of the frame, of any type that converts to bool.
 
     Raises:
-        InputError: `mask_geometry` when its shape is not the frame's.
+        InputError: `mask_geometry` if its shape is not the frame's.
     """
     pixels = np.asarray(mask).astype(bool)
     if pixels.shape != geometry.frame_shape(axis):

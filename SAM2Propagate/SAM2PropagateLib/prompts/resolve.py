@@ -1,4 +1,4 @@
-"""From what the user said, in RAS, to keyframes and pixels of one volume along one axis."""
+"""Resolves prompts in RAS to keyframes and pixels of one volume along one axis."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ from SAM2PropagateLib.texts import text as _
 
 PixelBox = tuple[float, float, float, float]
 
-# Corners at most this far apart (in voxels) lie on one frame; farther apart they make a side.
+# Voxels; corners at most this far apart lie on one frame.
 _FLAT = 0.5
-# Two clicks nearer than this (in pixels) are at the same place.
+# Pixels; two clicks nearer than this are at the same place.
 _SAME_PLACE = 0.5
-# A mask's pixels may be this far (in voxels) from the volume's; more than rounding, less than ambiguity.
+# Voxels; a mask's pixels may be this far from the volume's: more than rounding, less than ambiguity.
 _GRID_TOLERANCE = 0.25
-# Slice spacings this close count as equal.
+# A share; slice spacings this close count as equal.
 _SAME_SPACING = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class FramePrompts:
-    """What was said of one frame for one segment, in native pixels (x = column, y = row).
+    """The prompts of one segment on one frame, in native pixels (x = column, y = row).
 
     Args:
         clicks: (x, y, positive) each.
-        box: (x0, y0, x1, y1) with x0 < x1 and y0 < y1, held within the frame's outer edges.
+        box: (x0, y0, x1, y1) with x0 < x1 and y0 < y1, within the frame's outer edges.
         mask: (rows, columns) bool of the native frame, exact, read-only, with at least one True pixel.
         absent: the structure is not on this frame; everything else is then empty.
         strokes: the parts of scribbles on this frame; the engine chooses clicks along them.
-        outlines: the insides of lassos to be tightened, each as `mask`; what they become is added to it.
+        outlines: the insides of lassos to be tightened, each like `mask`; the results are added to it.
     """
 
     clicks: tuple[tuple[float, float, bool], ...] = ()
@@ -73,7 +73,7 @@ class FramePrompts:
 
     @property
     def is_positive(self) -> bool:
-        """Whether anything says where the structure is on this frame."""
+        """Whether a prompt shows where the structure is on this frame."""
         return (
             self.box is not None
             or self.has_shape
@@ -83,21 +83,21 @@ class FramePrompts:
 
     @property
     def has_shape(self) -> bool:
-        """Whether the user gave the structure's outline on this frame, which clicks then correct."""
+        """Whether there is an outline of the structure on this frame, which clicks then correct."""
         return self.mask is not None or bool(self.outlines)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was said, not even that the structure is absent."""
+        """Whether there is no prompt at all, not even an absent mark."""
         return not (self.absent or self.clicks or self.strokes or self.box is not None or self.has_shape)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the content: the same for the same prompts in any process, and in any order unless they
-        correct a mask; positions are compared to a thousandth of a pixel."""
+        """A hash of the prompts, the same in any process, and in any order unless they correct a mask.
+        Positions are rounded to a thousandth of a pixel."""
         digest = hashlib.sha256()
         clicks = [(_milli(x), _milli(y), bool(sign)) for x, y, sign in self.clicks]
-        # On a mask each click builds on those before it; from scratch they count together.
+        # Clicks that correct a mask are applied one after the other; others count together.
         digest.update(repr(clicks if self.has_shape else sorted(clicks)).encode())
         digest.update(repr(None if self.box is None else [_milli(edge) for edge in self.box]).encode())
         if self.mask is not None:
@@ -129,9 +129,10 @@ class ResolvedSegment:
         segment: its name.
         keyframes: frame -> its prompts, ascending, read-only; absent marks are keyframes too.
         locked: frames that must not change.
-        first, last: the frames that a run may touch, inclusive: the range, cut at the absent marks next to
-            the outermost positive keyframes (these marks themselves are inside).
-        is_ranged: the user gave a range: the structure is on all of its frames but those marked absent.
+        first, last: the frames that a run may change, inclusive: the range, cut at the absent marks next to
+            the outermost positive keyframes (the marked frames are included).
+        is_ranged: whether the user gave a range: then the structure is on all of its frames that are not
+            marked absent.
     """
 
     segment: str
@@ -156,19 +157,19 @@ class ResolvedSegment:
 
     @property
     def positive_frames(self) -> tuple[int, ...]:
-        """The keyframes on which the structure is, ascending."""
+        """The keyframes that show the structure, ascending."""
         return tuple(frame for frame, prompts in self.keyframes.items() if prompts.is_positive)
 
 
 def choose_axis(
     prompts: PromptSet, geometry: VolumeGeometry, view_normal: npt.ArrayLike | None = None
 ) -> int:
-    """Return the propagation axis: the first of these that is known.
+    """Return the propagation axis: the first of these that applies.
 
     1. the prompts' own `axis`;
-    2. the axis whose frames are nearest to parallel to the view that was clicked in (`view_normal`, RAS);
+    2. the axis whose frames are most nearly parallel to the view that was clicked in (`view_normal`, RAS);
     3. the axis along which the corners of the boxes, and the grids of the masks, lie on one frame;
-    4. the axis on one frame of which the first lasso lies, or else the first scribble that shows one;
+    4. the axis along which the first lasso lies on one frame, or else the first scribble that does;
     5. the axis with the largest slice spacing; among equals (within 1 %) the one nearest to superior.
 
     Raises:
@@ -200,20 +201,20 @@ def choose_axis(
 def resolve(
     segment: SegmentPrompts, geometry: VolumeGeometry, axis: int, *, need_positive: bool = True
 ) -> ResolvedSegment:
-    """Puts one segment's prompts on frames and pixels, and refuses what makes no sense.
+    """Put one segment's prompts on frames and pixels, and refuse contradictions.
 
-    A locked frame with a mask keeps exactly that mask: clicks and boxes on it are history and left out. A
-    locked frame without a mask contributes nothing. An all-False mask is an absent mark. A mask together
-    with clicks or scribbles is a mask to be corrected by them. A lasso on one frame is a mask, too; several
-    add up. Scribbles and lassos across the frames speak on a few of them, see `strokes`. A curve is clicks
-    where it crosses frames; it says nothing on those that are locked, absent or outside the range.
+    A locked frame with a mask keeps exactly that mask, without its clicks and boxes. A locked frame without a
+    mask contributes nothing. An all-False mask is an absent mark. Clicks and scribbles correct a mask on
+    their frame. A lasso on one frame is a mask, too; several add up. Scribbles and lassos across frames count
+    on a few of them, see `strokes`. A curve is a click on each frame that it crosses, except on frames that
+    are locked, absent or outside the range.
 
     Args:
-        segment: what was said.
+        segment: the prompts.
         geometry: of the volume.
         axis: propagation axis.
-        need_positive: demand that the segment can be run: at least one positive keyframe, and no frame with
-            nothing but negative clicks.
+        need_positive: refuse prompts that cannot be run: without a positive keyframe, or with a frame that
+            has only negative clicks.
 
     Raises:
         InputError: `outside_volume`, `outside_range`, `empty_box`, `box_not_flat`, `mask_geometry`,
@@ -412,12 +413,12 @@ class _Frames:
         )
 
     def _named(self, frame: int) -> dict[str, Any]:
-        """Return the values of a sentence about this frame of the segment."""
+        """Return the values for a sentence about this frame of the segment."""
         count = self.geometry.frame_count(self.axis)
         return {"number": frame + 1, "count": count, "segment": self.segment.segment}
 
     def _said(self, frame: int, filled: bool) -> Words:
-        """Return the first thing on this frame that says that the structure is there, or ''."""
+        """Return words for the first prompt that shows the structure on this frame; "" if there is none."""
         if any(positive for _, _, positive in self.clicks.get(frame, ())):
             return _("a positive click")
         if frame in self.boxes:
@@ -494,7 +495,7 @@ class _Frames:
 def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") -> tuple[int, PixelBox]:
     """Return the frame of a box and its rectangle (x0, y0, x1, y1) in native pixels.
 
-    A box that reaches out of the image is cut at the image's edge, as long as its center is inside.
+    A box that extends beyond the image is cut at the image's edge; its center must be inside.
 
     Raises:
         InputError: `box_not_flat`, `outside_volume`, `empty_box`.
@@ -526,8 +527,8 @@ def place_mask(
 ) -> tuple[int, npt.NDArray[np.bool_]]:
     """Return the frame of a mask and its pixels on the native frame: (rows, columns) bool, read-only.
 
-    The mask's grid may be cut out, flipped or transposed, but its pixels must be the frame's: nothing is
-    resampled, so that a mask is honored exactly.
+    The mask's grid may be a part of the frame's, flipped or transposed, but its pixels must be the frame's:
+    nothing is resampled.
 
     Raises:
         InputError: `mask_geometry`, `outside_volume`.
@@ -565,8 +566,8 @@ def place_mask(
 
 
 def _axis_of_strokes(prompts: PromptSet, geometry: VolumeGeometry) -> int | None:
-    """Return the axis on one frame of which the first lasso, else the first scribble lies; None: they show
-    none."""
+    """Return the axis along which the first lasso, or else the first scribble, lies on one frame; None if
+    there is none."""
     strokes: list[Stroke] = [lasso for segment in prompts.segments for lasso in segment.lassos]
     strokes += [scribble for segment in prompts.segments for scribble in segment.scribbles]
     for stroke in strokes:
@@ -577,7 +578,7 @@ def _axis_of_strokes(prompts: PromptSet, geometry: VolumeGeometry) -> int | None
 
 
 def _flat_axis(box: Box, geometry: VolumeGeometry) -> int:
-    """Return the one axis along which both corners of a box lie on the same frame."""
+    """Return the axis along which both corners of a box lie on the same frame."""
     corners = geometry.ras_to_ijk([box.corner_a, box.corner_b])
     flat = [axis for axis in range(3) if abs(corners[0, axis] - corners[1, axis]) <= _FLAT + 1e-6]
     if len(flat) == 1:
@@ -656,7 +657,7 @@ def _mixed_axes(flat: Mapping[int, tuple[Box | MaskPrompt, str]], geometry: Volu
 
 
 def _mask_axis(mask: MaskPrompt, geometry: VolumeGeometry) -> int:
-    """Return the axis whose frames a mask's grid coincides with; also checks that it does."""
+    """Check that a mask's grid coincides with the frames of an axis, and return that axis."""
     column_step, row_step = _mask_steps(mask, geometry)
     return next(axis for axis in range(3) if not column_step[axis] and not row_step[axis])
 

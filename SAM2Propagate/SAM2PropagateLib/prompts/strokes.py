@@ -1,4 +1,4 @@
-"""Where strokes lie on frames: the parts of a scribble, the inside of a lasso, where a curve crosses."""
+"""Divides strokes among frames: the parts of a scribble, the inside of a lasso, the crossings of a curve."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ Chord = tuple[FloatArray, FloatArray]
 Pieces = dict[int, list[tuple[Pixel, ...]]]
 
 MOST_KEYFRAMES = 3
-"""A stroke across the frames speaks on at most so many of those that it crosses."""
+"""A stroke across frames counts on at most this many of those that it crosses."""
 
 MOST_CROSSED = 9
-"""A curve speaks on at most so many of those that it crosses; between them the masks are carried."""
+"""A curve counts on at most this many of those that it crosses; masks are carried to those between them."""
 
 TOLERANCE = 0.25
-"""Voxels; no point that is left out of a stroke lies farther from what is left of it."""
+"""Voxels; no point that is left out of a stroke lies farther from the rest of it."""
 
-# A stroke that spreads at most this far (in voxels) along the axis lies on one frame.
+# Voxels; a stroke that spreads at most this far along the axis lies on one frame.
 _FLAT = 0.5 + 1e-6
-# Of a place between frames, behind the point; what is left out is rounding.
+# Decimals of a place between frames; more are rounding.
 _DIGITS = 4
-# A lasso whose plane is tilted less than this (in degrees) against the frames is carried onto one of them.
+# Degrees; a lasso whose plane is tilted less than this against the frames is projected onto one of them.
 _TILT = 15.0
-# Left out of a chord at both ends: a lasso is drawn around the structure, not on its edge.
+# The share that is left out of a chord at both ends, as a lasso is drawn around the structure, not on its
+# edge.
 _CHORD_MARGIN = 0.25
 # Pixels from the ends of a chord to the negative clicks beyond them.
 _BEYOND = 2.0
-# Pixels; crossings of one frame that are nearer to each other are one.
+# Pixels; crossings of one frame that are nearer than this to each other are one.
 _APART = 1.0
 
 
@@ -48,7 +49,7 @@ class FrameStroke:
     """The part of a scribble on one frame.
 
     Args:
-        points: corners (x, y) in native pixels, in order; one alone is a click.
+        points: corners (x, y) in native pixels, in order; a single one is a click.
         positive: whether it lies in the structure.
     """
 
@@ -57,11 +58,10 @@ class FrameStroke:
 
 
 def frames_of(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> tuple[int, ...]:
-    """Return the frames that a stroke makes keyframes, ascending; none where no part of it lies in the
-    volume.
+    """Return the frames that a stroke makes keyframes, ascending; none if it lies outside the volume.
 
-    A stroke on one frame speaks there. One across the frames speaks on `MOST_KEYFRAMES` of those that it
-    crosses (a curve on `MOST_CROSSED`), evenly spread: the ends of a scribble or a curve are among them.
+    These are its own frame, or `MOST_KEYFRAMES` of those that it crosses (`MOST_CROSSED` for a curve), evenly
+    spread. The ends of a scribble or a curve are among them.
     """
     if isinstance(stroke, Curve):
         if is_across(stroke, geometry, axis):
@@ -78,8 +78,7 @@ def frames_of(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> tuple[int,
 def is_across(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> bool:
     """Tell whether a stroke lies across the frames of an axis, not on one of them.
 
-    A lasso in a view that is tilted a little against the frames lies on the frame of its middle, as a box
-    drawn there does.
+    A lasso in a view that is slightly tilted against the frames lies on the frame of its middle, like a box.
     """
     if float(np.ptp(geometry.ras_to_ijk(stroke.points)[:, check_axis(axis)])) <= _FLAT:
         return False
@@ -91,14 +90,14 @@ def is_across(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> bool:
 
 
 def flat_axes(stroke: Stroke, geometry: VolumeGeometry) -> tuple[int, ...]:
-    """Return the axes on one frame of which a stroke lies; two for a straight scribble along a row."""
+    """Return the axes along which a stroke lies on one frame; two for a straight scribble along a row."""
     return tuple(axis for axis in range(3) if not is_across(stroke, geometry, axis))
 
 
 def scribble_parts(
     scribble: Scribble, geometry: VolumeGeometry, axis: int, segment: str = ""
 ) -> dict[int, tuple[FrameStroke, ...]]:
-    """Return what a scribble says on each of its frames, ascending; parts beyond the image are left out.
+    """Return the parts of a scribble on each of its frames, ascending, without parts beyond the image.
 
     Raises:
         InputError: `outside_volume`: no part of it lies in the volume.
@@ -116,10 +115,10 @@ def scribble_parts(
 def curve_crossings(
     curve: Curve, geometry: VolumeGeometry, axis: int, segment: str = ""
 ) -> dict[int, tuple[Pixel, ...]]:
-    """Return where a curve across the frames crosses those on which it speaks, ascending.
+    """Return where a curve across frames crosses the frames that it counts on, ascending.
 
     Returns:
-        frame -> the places (x, y) in native pixels, at least one; those beyond the image are left out.
+        frame -> the places (x, y) in native pixels, at least one, without those beyond the image.
 
     Raises:
         InputError: `outside_volume`: it crosses no frame within the image.
@@ -133,7 +132,7 @@ def curve_crossings(
 def curve_on_frame(
     curve: Curve, geometry: VolumeGeometry, axis: int, segment: str = ""
 ) -> dict[int, tuple[FrameStroke, ...]]:
-    """Return what a curve says that lies on one frame, where it crosses none: the same as a scribble.
+    """Return the parts of a curve that lies on one frame: it counts like a scribble.
 
     Raises:
         InputError: `flat_curve` for a closed one, `outside_volume`.
@@ -155,7 +154,7 @@ def curve_on_frame(
 def lasso_parts(
     lasso: Lasso, geometry: VolumeGeometry, axis: int, segment: str = ""
 ) -> dict[int, tuple[tuple[FrameStroke, ...], tuple[Pixel, ...]]]:
-    """Return what a lasso across the frames says on each of its frames, ascending.
+    """Return what a lasso across frames means on each of its frames, ascending.
 
     Returns:
         frame -> the inner part of each chord that the frame cuts out of the lasso, as positive strokes, and
@@ -195,8 +194,8 @@ def outline_pixels(
 ) -> tuple[int, BoolArray]:
     """Return the frame of a lasso that lies on one, and its inside on the native frame.
 
-    Every pixel whose center the line goes around belongs to it, also where the line crosses itself (nonzero
-    rule). What lies beyond the image is cut off.
+    Every pixel whose center the line encloses belongs to it, also where the line crosses itself (nonzero
+    rule). Parts beyond the image are cut off.
 
     Returns:
         The frame and (rows, columns) bool, read-only, with at least one True pixel.
@@ -224,7 +223,7 @@ def outline_pixels(
 
 
 def filled(corners: npt.ArrayLike, shape: tuple[int, int]) -> BoolArray:
-    """Return the pixels whose centers a closed line goes around, by the nonzero rule.
+    """Return the pixels whose centers a closed line encloses, by the nonzero rule.
 
     Args:
         corners: (n, 2) float, x and y in pixels; the last is joined to the first.
@@ -249,10 +248,10 @@ def filled(corners: npt.ArrayLike, shape: tuple[int, int]) -> BoolArray:
 
 
 def thinned(points: list[Ras], geometry: VolumeGeometry) -> tuple[Ras, ...]:
-    """Return a stroke with as few of its points as its shape allows (Douglas-Peucker).
+    """Return a stroke with as few points as its shape allows (Douglas-Peucker).
 
-    What is left out lies at most `TOLERANCE` voxels from what is left; that is doubled until `MOST_POINTS`
-    are enough.
+    Points that are left out lie at most `TOLERANCE` voxels from the rest; this is doubled until there are at
+    most `MOST_POINTS`.
     """
     places = geometry.ras_to_ijk(points)
     tolerance = TOLERANCE
@@ -264,7 +263,7 @@ def thinned(points: list[Ras], geometry: VolumeGeometry) -> tuple[Ras, ...]:
 
 
 def _corners(places: FloatArray, tolerance: float) -> list[int]:
-    """Return the indices of the points (n, dimensions) that are needed, the first and last among them."""
+    """Return the indices of the points (n, dimensions) to keep, with the first and the last."""
     kept = {0, len(places) - 1}
     todo = [(0, len(places) - 1)]
     while todo:
@@ -274,7 +273,7 @@ def _corners(places: FloatArray, tolerance: float) -> list[int]:
         base = places[last] - places[first]
         inner = places[first + 1 : last] - places[first]
         length = float(base @ base)
-        # The nearest point of the piece, not of its line: a stroke that turns back keeps its tip.
+        # The distance to the piece, not to its infinite line, so that a stroke that turns back keeps its tip.
         along = np.clip(inner @ base / length, 0, 1) if length else np.zeros(len(inner))
         distance = np.linalg.norm(inner - along[:, None] * base, axis=1)
         farthest = int(distance.argmax())
@@ -286,9 +285,9 @@ def _corners(places: FloatArray, tolerance: float) -> list[int]:
 
 
 def _placed(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> FloatArray:
-    """Return the (n, 3) indices of a line's points, on a frame where they are beside it by rounding alone.
+    """Return the (n, 3) indices of a line's points, moved onto a frame if only rounding separates them.
 
-    A line that lies in a frame must not cross it there because of the last digits that a transform left.
+    Otherwise a line that lies on a frame could cross it because of rounding in a transform.
     """
     ijk = geometry.ras_to_ijk(points)
     ijk[:, axis] = ijk[:, axis].round(_DIGITS)
@@ -299,7 +298,7 @@ def _placed(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> Flo
 def _parts(
     points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int
 ) -> dict[int, list[tuple[Pixel, ...]]]:
-    """Return the pieces of a scribble on the frames on which it speaks, ascending."""
+    """Return the pieces of a scribble on the frames that it counts on, ascending."""
     ijk = geometry.ras_to_ijk(points)
     low, high = np.full(3, -0.5), np.asarray(geometry.shape_ijk) - 0.5
     if float(np.ptp(ijk[:, axis])) <= _FLAT:
@@ -321,8 +320,8 @@ def _parts(
 
 @lru_cache(maxsize=256)
 def _crossings(line: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> dict[int, tuple[Pixel, ...]]:
-    """Return where a line crosses the frames on which it speaks, in the image, ascending; at its ends, which
-    may lie beside the middle of their frames, the end."""
+    """Return where a line crosses the frames that it counts on, within the image, ascending. On the frames of
+    its ends these are the ends, which may lie off the middle of their frames."""
     ijk = _placed(line, geometry, axis)
     here, there = ijk[:-1], ijk[1:]
     found = {}
@@ -411,7 +410,8 @@ def _clipped(ijk: FloatArray, low: FloatArray, high: FloatArray) -> list[FloatAr
 def _inside(
     start: FloatArray, step: FloatArray, low: FloatArray, high: FloatArray
 ) -> tuple[float, float] | None:
-    """From and to which share of its way a straight piece lies in a box (Liang-Barsky); None: nowhere."""
+    """Return between which shares of its length a straight piece lies in a box (Liang-Barsky); None:
+    nowhere."""
     first, last = 0.0, 1.0
     for axis in range(3):
         if step[axis] == 0:
@@ -424,7 +424,7 @@ def _inside(
 
 
 def _spread(frames: list[int], most: int = MOST_KEYFRAMES) -> list[int]:
-    """Return at most so many of these, evenly spread, the first and last among them."""
+    """Return at most `most` of these frames, evenly spread, with the first and the last."""
     if len(frames) <= most:
         return frames
     return [frames[round(n * (len(frames) - 1) / (most - 1))] for n in range(most)]
@@ -447,7 +447,7 @@ def _frames_between(positions: FloatArray, geometry: VolumeGeometry, axis: int) 
 
 
 def _in_plane(ijk: FloatArray, axis: int) -> FloatArray:
-    """Return (n, 2): x and y of IJK points (n, 3) on the frames of an axis."""
+    """Return x and y of IJK points (n, 3) on the frames of an axis, (n, 2)."""
     return ijk[:, [other for other in range(3) if other != axis]]
 
 

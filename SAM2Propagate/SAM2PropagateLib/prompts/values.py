@@ -1,6 +1,6 @@
-"""What the user said, as immutable values in RAS (mm), in a scene the volume's own, below its transforms.
+"""Prompts as immutable values in RAS (mm). In a scene this is the volume's own RAS, below its transforms.
 
-Every change gives a new value; nothing here knows of a volume, so the same prompts survive a changed
+Every change makes a new value. Nothing here depends on a volume, so the same prompts survive another
 propagation axis, a moved volume or another session. `resolve.py` turns them into frames and pixels.
 """
 
@@ -23,9 +23,9 @@ from SAM2PropagateLib.texts import text as _
 Ras: TypeAlias = tuple[float, float, float]
 MarkKind: TypeAlias = Literal["absent", "lock"]
 
-# More points say nothing more, and each is kept in the scene.
+# More points bring nothing, and the scene keeps each of them.
 MOST_POINTS = 1000
-# Points this far from a line, as a share of its length, lie on it.
+# A share of a line's length; points this near to the line lie on it.
 _LINE = 1e-6
 
 
@@ -52,7 +52,7 @@ def to_ras(value: Any, what: Callable[[], Words] = lambda: _("The point")) -> Ra
 
 @dataclass(frozen=True)
 class Click:
-    """A point in the structure (positive) or beside it (negative)."""
+    """A point in the structure (positive) or outside it (negative)."""
 
     id: str
     ras: Ras
@@ -68,8 +68,8 @@ class Click:
 class Box:
     """A rectangle around the structure on one frame, by two opposite corners.
 
-    Its sides run along the rows and columns of the frame, not along those of a rotated view:
-    `place.box_around` makes the right one from all four corners that were drawn.
+    Its sides are along the rows and columns of the frame, not of a rotated view: `place.box_around` makes one
+    from all four corners that were drawn.
     """
 
     id: str
@@ -84,12 +84,12 @@ class Box:
 
 @dataclass(frozen=True)
 class Scribble:
-    """A stroke along the structure (positive) or along what is not part of it (negative).
+    """A stroke along the structure (positive) or along something else (negative).
 
     Args:
         id: unique in its segment.
-        points: RAS of the stroke's corners in order; one alone is a click. A point that repeats the one
-            before it is left out. `place.scribble_along` makes them few.
+        points: RAS of the stroke's corners in order; a single one is a click. A point that repeats the one
+            before it is left out. `place.scribble_along` reduces them.
         positive: whether the stroke lies in the structure.
 
     Raises:
@@ -115,8 +115,8 @@ class Lasso:
     Args:
         id: unique in its segment.
         points: RAS of the line's corners in order, not closed. A point that repeats the one before it, or a
-            last one that repeats the first, is left out. `place.lasso_around` makes them few.
-        exact: keep the line as it was drawn, instead of tightening it to the edge that the model sees.
+            last one that repeats the first, is left out. `place.lasso_around` reduces them.
+        exact: keep the line as it was drawn; else the model tightens it to the structure's edge.
 
     Raises:
         InputError: `bad_id`, `bad_point`, `empty_lasso` (all points on one line), `too_many_points`.
@@ -143,12 +143,12 @@ class Lasso:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line through the structure in space: a positive click where it crosses a frame.
+    """A line through the structure in space; it is a positive click on each frame that it crosses.
 
     Args:
         id: unique in its segment.
         points: RAS of the line's corners in order, at least two. A point that repeats the one before it is
-            left out, and of a closed one a last point that repeats the first.
+            left out, and in a closed curve a last point that repeats the first.
         closed: the last point is joined to the first.
 
     Raises:
@@ -175,7 +175,7 @@ class Curve:
 
     @property
     def line(self) -> tuple[Ras, ...]:
-        """The points along it, the first one again at the end of a closed one."""
+        """Its points in order; a closed curve ends with its first point."""
         return (*self.points, self.points[0]) if self.closed else self.points
 
 
@@ -188,7 +188,7 @@ class MaskPrompt:
         origin: RAS of the center of pixel (x=0, y=0), mm.
         column_step: RAS vector for one column further (x + 1), mm.
         row_step: RAS vector for one row further (y + 1), mm.
-        mask: (rows, columns) bool; kept as a read-only copy. All False says: not on this frame.
+        mask: (rows, columns) bool; kept as a read-only copy. All False means: not on this frame.
     """
 
     id: str
@@ -225,7 +225,7 @@ class MaskPrompt:
 
 @dataclass(frozen=True)
 class FrameMark:
-    """A frame, by any point on it; what is said of the frame depends on where the mark is kept."""
+    """A mark on a frame, given by any point on it; what it means depends on where it is kept."""
 
     id: str
     ras: Ras
@@ -237,7 +237,7 @@ class FrameMark:
 
 @dataclass(frozen=True)
 class FrameRange:
-    """The frames that a run may touch, by any point on the outermost two; their order does not matter."""
+    """The frames that a run may change, given by any point on each of the outermost two, in any order."""
 
     first: Ras
     last: Ras
@@ -253,7 +253,7 @@ Prompt: TypeAlias = Click | Box | MaskPrompt | FrameMark | Stroke
 
 @dataclass(frozen=True)
 class SegmentPrompts:
-    """Everything said about one segment; ids are unique within it.
+    """All prompts of one segment; ids are unique within it.
 
     Raises:
         InputError: `bad_segment` (no name), `duplicate_id`.
@@ -294,17 +294,17 @@ class SegmentPrompts:
         return self.of(*_KINDS)
 
     def of(self, *kinds: str) -> Iterator[Prompt]:
-        """Yield the prompts of some kinds, as `DRAWN`."""
+        """Yield the prompts of some kinds, such as `DRAWN`."""
         for name in kinds:
             yield from getattr(self, name)
 
     @property
     def strokes(self) -> tuple[Stroke, ...]:
-        """All lines of points."""
+        """All scribbles, lassos and curves."""
         return tuple(one for name in STROKES for one in getattr(self, name))
 
     def only(self, keep: Callable[[Prompt], bool], *kinds: str) -> SegmentPrompts:
-        """Return a copy with the prompts of some kinds that are to be kept; other kinds stay as they are."""
+        """Return a copy in which, among the prompts of some kinds, only those stay that `keep` accepts."""
         changes: dict[str, Any] = {
             name: tuple(one for one in getattr(self, name) if keep(one)) for name in kinds
         }
@@ -312,13 +312,13 @@ class SegmentPrompts:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was said, not even a range."""
+        """Whether there are no prompts, not even a range."""
         return self.range is None and not any(getattr(self, name) for name in _KINDS)
 
     @property
     def has_positive(self) -> bool:
-        """Whether anything says where the structure is: a positive click or scribble, a box, a lasso, a curve
-        or a mask with pixels."""
+        """Whether a prompt shows the structure: a positive click or scribble, a box, a lasso, a curve, or a
+        mask with pixels."""
         signed: tuple[Click | Scribble, ...] = (*self.clicks, *self.scribbles)
         positive = any(one.positive for one in signed)
         drawn = bool(self.boxes or self.lassos or self.curves)
@@ -329,11 +329,11 @@ class SegmentPrompts:
         return self._find(prompt_id)[1]
 
     def add(self, item: Prompt | FrameRange, kind: MarkKind | None = None) -> SegmentPrompts:
-        """Return a copy with `item` added; a range takes the place of the former one.
+        """Return a copy with `item` added; a range replaces the former one.
 
         Args:
             item: any prompt or a range.
-            kind: for a `FrameMark`, which alone does not say it: `absent` or `lock`.
+            kind: of a `FrameMark`: `absent` or `lock`.
 
         Raises:
             InputError: `duplicate_id`. ValueError: a mark without a kind, or a kind without a mark.
@@ -349,12 +349,12 @@ class SegmentPrompts:
         return self._with(name, (*getattr(self, name), item))
 
     def move(self, prompt_id: str, *points: Ras) -> SegmentPrompts:
-        """Return a copy with one prompt elsewhere.
+        """Return a copy with one prompt at another place.
 
         Args:
             prompt_id: id of the prompt.
             points: RAS; one for a click, a mark (its place) or a mask (its origin), two for a box (its
-                corners), as many as it has for a scribble, a lasso or a curve.
+                corners), for a scribble, a lasso or a curve as many as it has.
 
         Raises:
             InputError: `unknown_prompt`, `bad_point`. ValueError: the wrong number of points.
@@ -393,8 +393,8 @@ class SegmentPrompts:
         return self.move(prompt_id, *(to_ras(np.add(point, offset)) for point in points))
 
     def replace(self, item: Prompt) -> SegmentPrompts:
-        """Return a copy with `item` in the place of the prompt of its id, for example a click with its sign
-        turned.
+        """Return a copy with `item` instead of the prompt with its id, for example a click with the other
+        sign.
 
         Raises:
             InputError: `unknown_prompt`. TypeError: another kind of prompt.
@@ -430,7 +430,7 @@ class SegmentPrompts:
         )
 
 
-# Where each kind is kept, in the order in which documents list them.
+# The field of each kind, in the order of documents.
 _KINDS: dict[str, type] = {
     "clicks": Click,
     "boxes": Box,
@@ -442,9 +442,9 @@ _KINDS: dict[str, type] = {
     "curves": Curve,
 }
 STROKES = ("scribbles", "lassos", "curves")
-"""The kinds that are lines of points."""
+"""The kinds that consist of a line of points."""
 DRAWN = ("clicks", "boxes", *STROKES)
-"""The kinds that the user places in the views and that show the structure: no masks, no marks."""
+"""The kinds that the user places in the views to show the structure: all but masks and marks."""
 
 
 @dataclass(frozen=True)
@@ -482,22 +482,22 @@ class PromptSet:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was said of any segment."""
+        """Whether no segment has prompts."""
         return all(segment.is_empty for segment in self.segments)
 
     def segment(self, name: str) -> SegmentPrompts:
-        """Return the prompts of this segment; without any if nothing was said of it."""
+        """Return the prompts of this segment, which may be empty."""
         return next((one for one in self.segments if one.segment == name), SegmentPrompts(name))
 
     def with_segment(self, prompts: SegmentPrompts) -> PromptSet:
-        """Return a copy with this segment's prompts in place of its former ones, or at the end."""
+        """Return a copy with this segment's prompts replaced, or added at the end."""
         if prompts.segment in self.names:
             segments = tuple(prompts if one.segment == prompts.segment else one for one in self.segments)
             return replace(self, segments=segments)
         return replace(self, segments=(*self.segments, prompts))
 
     def without_segment(self, name: str) -> PromptSet:
-        """Return a copy without this segment; unchanged if nothing was said of it."""
+        """Return a copy without this segment."""
         return replace(self, segments=tuple(one for one in self.segments if one.segment != name))
 
     def with_axis(self, axis: int | None) -> PromptSet:
@@ -505,23 +505,23 @@ class PromptSet:
         return replace(self, axis=axis)
 
     def add(self, segment: str, item: Prompt | FrameRange, kind: MarkKind | None = None) -> PromptSet:
-        """Do as `SegmentPrompts.add` does; the segment appears when it is new."""
+        """Do what `SegmentPrompts.add` does, and add the segment if it is new."""
         return self.with_segment(self.segment(segment).add(item, kind))
 
     def move(self, segment: str, prompt_id: str, *points: Ras) -> PromptSet:
-        """Do as `SegmentPrompts.move` does."""
+        """Do what `SegmentPrompts.move` does."""
         return self.with_segment(self.segment(segment).move(prompt_id, *points))
 
     def shifted(self, segment: str, prompt_id: str, offset: Ras) -> PromptSet:
-        """Do as `SegmentPrompts.shifted` does."""
+        """Do what `SegmentPrompts.shifted` does."""
         return self.with_segment(self.segment(segment).shifted(prompt_id, offset))
 
     def replace(self, segment: str, item: Prompt) -> PromptSet:
-        """Do as `SegmentPrompts.replace` does."""
+        """Do what `SegmentPrompts.replace` does."""
         return self.with_segment(self.segment(segment).replace(item))
 
     def remove(self, segment: str, prompt_id: str) -> PromptSet:
-        """Do as `SegmentPrompts.remove` does."""
+        """Do what `SegmentPrompts.remove` does."""
         return self.with_segment(self.segment(segment).remove(prompt_id))
 
 

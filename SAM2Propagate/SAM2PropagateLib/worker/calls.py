@@ -1,4 +1,4 @@
-"""What was asked of a worker, and what has become of it: calls, previews and runs."""
+"""Calls to a worker and their state: requests, previews and runs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from SAM2PropagateLib.worker.messages import DoneEvent, ErrorEvent, Event, Frame
 
 
 class Call:
-    """Something asked of the worker, and what has become of it; kept up to date by the session's `poll`.
+    """A request to the worker and its state; the session's `poll` keeps it up to date.
 
     Attributes:
         kind: of the request: "load_model", "open_volume", "set_window", "preview", "propagate",
             "close_volume". volume: its volume's name, if it has one.
         state: "waiting", "done", "failed" or "cancelled".
         error: why it failed; also set if a cancel had to end the worker.
-        result: what the worker's `done` said. progress: the last one that was heard of.
+        result: of the worker's `done`. progress: the latest.
         log: the worker's last lines, if it died.
-        is_cancel_requested: somebody wants it to end.
-        request: the id under which it was sent. needs: the calls without whose success it cannot succeed.
-        is_replay: it was repeated for a new worker, not asked for by the caller.
-        frame_shape: (rows, cols) of the masks that answer it; None: they may have any.
+        is_cancel_requested: whether it is to end early.
+        request: the id that it was sent with. needs: the calls that must succeed first.
+        is_replay: whether it repeats an earlier call for a new worker.
+        frame_shape: (rows, cols) of the masks that answer it; None: any.
     """
 
     def __init__(self, kind: str, volume: str | None = None, is_replay: bool = False) -> None:
@@ -56,7 +56,7 @@ class Call:
             raise self.error
 
     def take(self, event: Event) -> None:
-        """Bring it up to date with one of its events."""
+        """Update the state with one of its events."""
         if isinstance(event, ProgressEvent):
             self.progress = event
         elif isinstance(event, DoneEvent):
@@ -70,7 +70,7 @@ class Call:
 
 
 class PreviewCall(Call):
-    """A preview; `frame` is its mask once it is there."""
+    """A preview; `frame` is its mask once that has arrived."""
 
     def __init__(self, volume: str, segment: str) -> None:
         super().__init__("preview", volume)
@@ -79,7 +79,7 @@ class PreviewCall(Call):
 
     @property
     def mask(self) -> NDArray[np.bool_] | None:
-        """(rows, cols) bool of the native frame; None as long as there is none."""
+        """The mask, (rows, cols) bool of the native frame; None until it has arrived."""
         return None if self.frame is None else self.frame.mask
 
     def take(self, event: Event) -> None:
@@ -89,7 +89,7 @@ class PreviewCall(Call):
 
 
 class Run(Call):
-    """A propagation; its frames stay, whatever becomes of the worker.
+    """A propagation; its frames stay even if the worker ends.
 
     Attributes:
         frames: (segment, frame) -> the frame's event, in order of arrival.
@@ -102,7 +102,7 @@ class Run(Call):
 
     @property
     def masks(self) -> Mapping[tuple[str, int], NDArray[np.bool_]]:
-        """(segment, frame) -> its mask, (rows, cols) bool, unpacked when it is asked for."""
+        """The masks by (segment, frame), each (rows, cols) bool, unpacked when it is read."""
         return _Masks(self.frames)
 
     def take(self, event: Event) -> None:
@@ -127,7 +127,7 @@ class _Masks(Mapping[tuple[str, int], NDArray[np.bool_]]):
 
 @dataclass(frozen=True)
 class Update:
-    """Something has happened: `event`, to `call` (None: to the worker as a whole, as a `log` event)."""
+    """An event of a call; `call` is None for events of the worker as a whole, such as `log`."""
 
     call: Call | None
     event: Event

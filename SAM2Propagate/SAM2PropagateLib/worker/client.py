@@ -1,7 +1,7 @@
-"""The asynchronous client of one worker: requests go out, events are collected by `poll`; nothing waits.
+"""The asynchronous client of one worker: it sends requests, and `poll` collects events; nothing waits.
 
-A worker that dies, breaks the protocol or misses a deadline is ended with everything it started, and each
-request that was open gets an `error` event. `start` then begins with a new worker.
+A worker that dies, breaks the protocol or misses a deadline is ended with all its children, and each open
+request gets an `error` event. `start` then starts a new worker.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
 Prepare = Callable[[], tuple[Request, Payload]]
 
-# After a gap this long between two polls (a blocked interface, a sleeping computer) the worker gets a moment
-# to be heard before its silence counts.
+# After a gap this long between two polls (a blocked interface, a sleeping computer) the worker gets some time
+# to answer before its silence counts.
 _POLL_GAP_SECONDS = 5.0
 _GRACE_SECONDS = 1.0
 _WAIT_STEP_SECONDS = 0.25
@@ -44,8 +44,8 @@ _WAIT_STEP_SECONDS = 0.25
 class Deadlines:
     """Seconds after which a worker counts as hung.
 
-    `start` and `cancel` count from the request (a cancel that comes before the worker is up: from then).
-    The others count the worker's silence: while it says anything, or takes an upload, time starts anew.
+    `start` and `cancel` count from the request, or from the worker's start if that is later. The others count
+    the worker's silence: every message, and every part of an upload that it takes, resets them.
     """
 
     start: float = 120.0
@@ -54,8 +54,8 @@ class Deadlines:
     set_window: float = 120.0
     preview: float = 300.0
     propagate: float = 300.0
-    # Nobody waits for it, as a run counts as cancelled at once: it only must not end a worker that is merely
-    # slow, and with it the next run.
+    # Long, as nobody waits for it: a run counts as cancelled at once. It must not end a slow worker, and with
+    # it the next run.
     cancel: float = 60.0
     close_volume: float = 120.0
     shutdown: float = 5.0
@@ -77,7 +77,7 @@ class _OpenRequest:
 
 @dataclass
 class _Worker:
-    """What is known of the present worker."""
+    """The state of the present worker."""
 
     transport: Transport
     ready_at: float | None = None
@@ -92,8 +92,8 @@ class WorkerClient:
     """Talks to one worker at a time.
 
     Args:
-        transport_factory: makes the connection to a new worker, not started yet.
-        deadlines: when a worker counts as hung. clock: seconds, never going back.
+        transport_factory: makes the connection to a new worker, without starting it.
+        deadlines: when a worker counts as hung. clock: returns seconds; must never go back.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class WorkerClient:
 
     @property
     def is_alive(self) -> bool:
-        """Whether requests can be sent: a worker was started and, as far as is known, lives."""
+        """Whether requests can be sent: a worker was started and is not known to have ended."""
         worker = self._worker
         return worker is not None and worker.transport.is_open and worker.leaving is None
 
@@ -126,7 +126,7 @@ class WorkerClient:
 
     @property
     def log(self) -> list[str]:
-        """The last lines that the present worker printed, or the last one if there is none."""
+        """The last lines that the present worker printed, or the previous one if there is none."""
         return self._log if self._worker is None else self._worker.transport.log
 
     def start(self) -> None:
@@ -141,7 +141,7 @@ class WorkerClient:
             self._collect()
             self._check_death()
             if self._worker is not None:
-                # It has announced its end, or its pipe has just closed.
+                # The worker has announced its end, or its pipe has just closed.
                 self._end_worker(self._worker.leaving or _death(self._worker))
         transport = self._transport_factory()
         transport.start()
@@ -156,13 +156,13 @@ class WorkerClient:
         prepare: Prepare | None = None,
         has_deadline: bool = True,
     ) -> int:
-        """Send a request; returns its id, which its events carry.
+        """Send a request; return its id, which is also in its events.
 
         Args:
             request: what to send; with `prepare`, only its kind counts.
             payload: raw bytes that go with it.
-            prepare: makes the request and its payload in another thread, where it may take its time.
-            has_deadline: False for one whose answer may take any time.
+            prepare: makes the request and its payload in another thread, where it may take long.
+            has_deadline: False if the answer may take any time.
         """
         request_id = self._next_id
         self._next_id += 1
@@ -179,7 +179,7 @@ class WorkerClient:
         return request_id
 
     def poll(self) -> list[Event]:
-        """Return all events since the last call, in order; never waits. Checks the deadlines, too."""
+        """Return all events since the last call, in order, without waiting; check the deadlines, too."""
         self._collect()
         if not self._check_death():
             self._check_deadlines()
@@ -189,22 +189,23 @@ class WorkerClient:
         return events
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for something to poll; for callers without an event loop.
+        """Wait up to `timeout` seconds for events; for callers without an event loop.
 
-        Returns early, with False, to have the deadlines checked by the next `poll`.
+        Return False early if the next `poll` has to check a deadline.
         """
         if self._events or self._worker is None:
             return bool(self._events)
         return self._worker.transport.wait(min(timeout, _WAIT_STEP_SECONDS))
 
     def kill(self, reason: SAM2PropagateError | None = None) -> None:
-        """End the worker with all its children, at once; open requests get `reason` as their error."""
+        """End the worker with all its children at once; open requests get `reason` as their error."""
         if self._worker is not None:
             self._collect()
             self._end_worker(reason or SAM2PropagateError("worker_stopped", _("The worker was stopped.")))
 
     def close(self, timeout: float | None = None) -> None:
-        """End the worker, kindly for `timeout` seconds (None: the shutdown deadline), and all threads.
+        """End the worker and all threads. The worker may end by itself for `timeout` seconds (None: the
+        shutdown deadline).
 
         Open requests get an error, which one more `poll` collects.
         """
@@ -226,7 +227,7 @@ class WorkerClient:
     # --- events
 
     def _collect(self) -> None:
-        """Take what has arrived and keep it for `poll`."""
+        """Collect what has arrived, for `poll`."""
         worker = self._worker
         if worker is None:
             return
@@ -243,7 +244,7 @@ class WorkerClient:
                 if event.request not in worker.open:
                     continue
                 if isinstance(event, ErrorEvent) and isinstance(worker.open[event.request].request, Hello):
-                    # It does not speak with us; nothing else that was asked will be answered.
+                    # It speaks another protocol, and will answer nothing.
                     self._end_worker(event.error)
                     return
                 if isinstance(event, ErrorEvent) and event.error.code == DEVICE_LOST:
@@ -253,7 +254,7 @@ class WorkerClient:
             self._events.append(event)
 
     def _accept(self, worker: _Worker, ready: ReadyEvent) -> bool:
-        """Tell whether the worker speaks our protocol; ends it if not."""
+        """Tell whether the worker speaks our protocol; end it if not."""
         worker.ready_at = self._clock()
         host = worker.transport.host
         if ready.protocol != PROTOCOL_VERSION:
@@ -280,7 +281,7 @@ class WorkerClient:
     # --- the worker's end
 
     def _check_death(self) -> bool:
-        """Tell whether the worker is gone; its open requests are told so."""
+        """Tell whether the worker has ended; if so, its open requests fail."""
         worker = self._worker
         if worker is None:
             return True
@@ -341,10 +342,10 @@ def _counted_from(worker: _Worker, waiting: _OpenRequest) -> float:
     if isinstance(waiting.request, Hello):
         return waiting.sent_at
     if worker.ready_at is None:
-        # Nothing can be answered yet; the deadline of the start watches over that.
+        # It cannot answer yet; the deadline of the start applies.
         return float("inf")
     if isinstance(waiting.request, Cancel | Shutdown):
-        # It is not even sent while a large volume before it still goes out.
+        # It is not sent while a large volume before it is still being sent.
         return max(waiting.sent_at, worker.ready_at, worker.taken_at)
     return max(waiting.sent_at, worker.heard_at)
 

@@ -1,4 +1,4 @@
-"""How a worker is started: which Python, on which computer, with which environment."""
+"""Builds the command that starts a worker: which Python, on which computer, with which environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WorkerCommand:
     Attributes:
         argv: the command. env: its whole environment. cwd: its folder; None: the present one.
         remote: the server that the worker runs on; None: this computer.
-        log_file: what the worker prints is appended to it, too.
+        log_file: the worker's output is appended to it, too.
     """
 
     argv: tuple[str, ...]
@@ -69,12 +69,12 @@ def worker_command(
     env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     env.update(_PYTHON_SETTINGS)
     executable = python or find_python(slicer_home)
-    # Run from the library's own folder: `-m` also looks in the present one, which may hold anything.
+    # Run in the library's folder: `-m` also searches the present folder, which may hold any modules.
     return WorkerCommand((executable, "-m", module), env, LIBRARY_FOLDER)
 
 
 def find_python(slicer_home: str | Path | None = None) -> str:
-    """Return the Python that can run a worker: Slicer's if this is Slicer, else the one that runs this.
+    """Return the Python to run a worker with: Slicer's inside Slicer, else the present one.
 
     Raises:
         SAM2PropagateError: no_python.
@@ -90,7 +90,7 @@ def find_python(slicer_home: str | Path | None = None) -> str:
             return str(candidate)
     if slicer_home is not None and (found := shutil.which("PythonSlicer")):
         return found
-    # Inside Slicer sys.executable can be Slicer itself: starting that would open a second one.
+    # Inside Slicer, sys.executable can be Slicer itself, which would open a second time.
     if own is not None and own.stem.lower().startswith("python"):
         return str(own)
     raise SAM2PropagateError(
@@ -100,10 +100,10 @@ def find_python(slicer_home: str | Path | None = None) -> str:
     )
 
 
-# OpenMP threads that wait actively slow torch down twentyfold when others keep the cores busy too.
+# OpenMP threads that wait actively make torch twenty times slower while other programs use the cores.
 OPENMP_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
-# Unbuffered, so that the log is complete when it dies; a crash in compiled code names its place there.
+# Unbuffered, so that the log is complete when the worker dies; a crash in compiled code logs its place.
 _PYTHON_SETTINGS = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONIOENCODING": "utf-8",
@@ -111,5 +111,5 @@ _PYTHON_SETTINGS = {
     **OPENMP_SETTINGS,
 }
 
-# A home folder may hold anything: `-m` must not look for modules in it (Python 3.11 and newer heed this).
+# `-m` must not search the home folder, which may hold any modules (Python 3.11 and newer obey this).
 _REMOTE_SETTINGS = {"PYTHONSAFEPATH": "1"}

@@ -1,4 +1,4 @@
-"""The real engine behind the server's `Engine`. Torch and sam2 are imported when a model is loaded."""
+"""Adapts the real engine to the server's `Engine`. It imports torch and sam2 when a model is loaded."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 class ServedEngine:
-    """The engine as the server wants it; see `engine_port.Engine`.
+    """The real engine as an `engine_port.Engine`.
 
     Args:
-        store: where models are; None: as this computer has them.
+        store: has the models; None: those of this computer.
         families: how each family of models is loaded; None: those of `engine.families`.
     """
 
@@ -43,7 +43,7 @@ class ServedEngine:
         self._engine: PropagationEngine | None = None
 
     def load_model(self, request: LoadModel, progress: ReportProgress) -> Mapping[str, Any]:
-        # The former model's memory is wanted for the new one.
+        # Before loading, to free the former model's memory.
         self._engine = None
         self.release_memory()
         progress(_("Starting PyTorch"), 0, 3)
@@ -95,7 +95,7 @@ class ServedEngine:
 
 
 class _AdaptedSession:
-    """An engine's session as the server wants it."""
+    """An engine's session as an `engine_port.ServedSession`."""
 
     def __init__(self, session: AxesSession) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""What the server needs of an engine; `engine_adapter` fulfills it with the real one."""
+"""The interface of an engine for the server; `engine_adapter` implements it with the real one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ReportProgress = Callable[[Words, int, int], None]
 
 
 class Mask(Protocol):
-    """What an engine gives for a frame."""
+    """An engine's result for a frame."""
 
     @property
     def segment(self) -> str: ...
@@ -48,34 +48,42 @@ class ServedSession(Protocol):
         """Return the mask of one frame from its prompts alone."""
 
     def expected_frames(self, run: RunRequest) -> int:
-        """Return how many frames `propagate` will hand out, as far as that is known beforehand."""
+        """Return how many frames `propagate` will finish, as far as that is known."""
 
     def propagate(
         self, run: RunRequest, on_frame: Callable[[Mask], None], between: Callable[[float], None]
     ) -> Mapping[str, Any]:
-        """Run; hands each finished frame to `on_frame`, some before that as a draft or before the other axes
-        have changed it, and calls `between` between two steps with how many of the expected frames are done
-        (it may raise `Cancelled`, and it may preview). Returns JSON-able facts about the run."""
+        """Run, and return JSON-able facts about the run.
+
+        Args:
+            on_frame: called with each finished frame; for some also earlier, with a draft, or before the
+                other axes have changed it.
+            between: called between two steps with how many of the expected frames are done; it may raise
+                `Cancelled`, and it may preview.
+        """
 
     def set_frames(self, frames: FrameStack) -> None:
-        """Go on with other frames of the same shape (another window).
+        """Use other frames of the same shape from now on (in another window).
 
         A segment that was carried keeps its window until a run `anew`.
         """
 
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
-        """Prepare frames in this order until told to stop; returns how many were prepared."""
+        """Encode frames in this order until `should_stop` returns True; return how many were encoded."""
 
 
 class Engine(Protocol):
-    """What can load a model and open volumes."""
+    """Loads a model and opens volumes."""
 
     def load_model(self, request: LoadModel, progress: ReportProgress) -> Mapping[str, Any]:
-        """Load a model in place of the present one; `progress(text, done, total)` may raise `Cancelled`.
-        Returns {model, device, dtype, input_size}. Sessions of the former model are not used any more."""
+        """Load a model in place of the present one, and return {model, device, dtype, input_size}.
+
+        `progress(text, done, total)` may raise `Cancelled`. Sessions of the former model are not used any
+        more.
+        """
 
     def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
         """Return a session over a volume with the loaded model."""
 
     def release_memory(self) -> None:
-        """Give back what memory can be given back, after an allocation has failed."""
+        """Free as much memory as possible, after an allocation has failed."""

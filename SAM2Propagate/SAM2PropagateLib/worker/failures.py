@@ -1,4 +1,4 @@
-"""Whatever goes wrong in the worker, as the client is told it; what is not for users goes to the log."""
+"""Turns exceptions in the worker into errors for the client; details go to the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DEVICE_SIGNS = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "device-side ass
 
 
 class DeviceLostError(SAM2PropagateError):
-    """The GPU has failed in a way that only a new process can mend."""
+    """The GPU has failed so that only a new process can use it again."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -30,9 +30,9 @@ class DeviceLostError(SAM2PropagateError):
 
 
 def told(error: Exception) -> SAM2PropagateError:
-    """Return the error for the client. Unexpected ones are logged with their traceback.
+    """Return the error for the client; log unexpected exceptions with their traceback.
 
-    Codes beside the error's own: `out_of_memory`, `device_lost`, `internal`.
+    Codes, besides the error's own: `out_of_memory`, `device_lost`, `internal`.
     """
     if isinstance(error, SAM2PropagateError):
         _log.info("%s: %s", error.code, error)
@@ -45,7 +45,7 @@ def told(error: Exception) -> SAM2PropagateError:
             _("There is not enough memory for this."),
             _("Choose a smaller model or input size, close other programs, or use another device."),
         )
-    # At this level it stays in the log; the client has its error event.
+    # At this level it stays in the log, as the client gets the error event.
     _log.info("Unexpected: %s", text, exc_info=error)
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _DEVICE_SIGNS):
         return DeviceLostError()
@@ -57,5 +57,5 @@ def told(error: Exception) -> SAM2PropagateError:
 
 
 def needs_memory(error: SAM2PropagateError) -> bool:
-    """Tell whether memory should be given back after this error."""
+    """Tell whether memory should be freed after this error."""
     return error.code in _MEMORY_CODES

@@ -1,7 +1,7 @@
-"""The worker's ends of the pipe: what it says, from any thread, and what it is asked, read in a thread.
+"""The worker's ends of the pipe: it sends events from any thread, and reads requests in one of its own.
 
-Cancelling works while the main thread computes: the reading thread answers for requests that still wait, and
-raises the flag of one that is under way.
+So cancelling works while the main thread computes: the reading thread answers for waiting requests, and sets
+the flag of the one under way.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 class Outlet:
-    """Sends events, one after the other. A client that is gone is no error here; `is_broken` tells.
+    """Sends events one after the other. A client that is gone is not an error; see `is_broken`.
 
     Args:
-        stream: where they go.
+        stream: to the client.
     """
 
     def __init__(self, stream: Writable) -> None:
@@ -51,7 +51,7 @@ class Outlet:
                 self.is_broken = True
 
     def close(self) -> None:
-        """Send nothing any more."""
+        """Stop sending."""
         with self._guard:
             self.is_broken = True
 
@@ -60,7 +60,7 @@ class Inbox:
     """Reads requests in a thread of its own.
 
     Args:
-        reader: of the client's frames. outlet: for the answers that the reading thread gives.
+        reader: of the client's messages. outlet: for answers by the reading thread.
     """
 
     def __init__(self, reader: MessageReader, outlet: Outlet) -> None:
@@ -75,16 +75,16 @@ class Inbox:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the client is gone or wants the end: what is under way is pointless."""
+        """Whether the client is gone or has asked for the end, so that work under way is pointless."""
         return self._has_ended or self.was_shut_down or self._outlet.is_broken
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a request waits, or the end of it all."""
+        """Whether a request is waiting, or the end has come."""
         return bool(self._waiting) or self.has_ended
 
     def read(self) -> None:
-        """Read until the client closes its end; meant for a thread."""
+        """Read until the client closes its end; call it in a thread."""
         try:
             while (message := self._reader.read()) is not None:
                 try:
@@ -122,25 +122,25 @@ class Inbox:
             self.abandon()
 
     def abandon(self) -> None:
-        """Count the client as gone: what is under way ends, nothing more is taken."""
+        """Treat the client as gone: end work under way, and take no more requests."""
         with self._changed:
             self._has_ended = True
             self._changed.notify_all()
 
     def take(self) -> Received | None:
-        """Return the next request, waited for; None when the client is gone. `finish` it."""
+        """Wait for the next request and return it; None when the client is gone. Call `finish` after it."""
         with self._changed:
             self._changed.wait_for(lambda: self.has_waiting)
             return self._activate() if self._waiting and not self.has_ended else None
 
     def take_if(self, allowed: Callable[[Received], bool]) -> Received | None:
-        """Return the next request if there is one and it is allowed; later ones never overtake it. `finish`
-        it."""
+        """Return the next request if there is one and it is allowed, else None; later requests never overtake
+        it. Call `finish` after it."""
         with self._changed:
             return self._activate() if self._waiting and allowed(self._waiting[0]) else None
 
     def finish(self, request_id: int) -> None:
-        """After a taken request's answer was sent: answers those who wanted to cancel it."""
+        """Answer the cancels of a request, after its own answer was sent."""
         with self._changed:
             self._active.remove(request_id)
             cancels = self._cancelled.pop(request_id, [])
@@ -153,7 +153,7 @@ class Inbox:
             raise Cancelled()
 
     def _activate(self) -> Received:
-        # In one step with leaving the queue, so that a cancel always finds it in one of the two places.
+        # Under the lock that guards the queue, so that a cancel always finds it either waiting or under way.
         received = self._waiting.popleft()
         self._active.append(received.id)
         return received

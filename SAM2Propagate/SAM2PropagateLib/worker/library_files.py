@@ -1,4 +1,4 @@
-"""The part of this library that a worker needs: its files, and a mark by which two copies are told apart."""
+"""Lists the library's files that a worker needs, with a mark that tells copies of them apart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def worker_files(library: Path = _LIBRARY) -> dict[str, bytes]:
 
 
 def mark_of(files: Iterable[tuple[str, bytes]]) -> str:
-    """Return twelve hexadecimal digits that are others for other files."""
+    """Return a short hash of the files: twelve hexadecimal digits."""
     digest = hashlib.sha256()
     for name, content in files:
         digest.update(f"{name}\0{len(content)}\0".encode())

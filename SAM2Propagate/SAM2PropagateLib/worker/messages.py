@@ -1,4 +1,4 @@
-"""What is said between client and worker: requests and events as typed values, checked on arrival.
+"""Requests and events between client and worker, as typed values that are checked on arrival.
 
 A request's header is {"type", "id", ...its fields}, an event's {"type", "request": id, ...its fields}. The
 mask of a frame and the voxels of a volume travel as the payload.
@@ -23,7 +23,7 @@ from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
 PROTOCOL_VERSION = 8
-"""Both ends must speak the same one; raised with every change that an older end would misread."""
+"""Must be equal at both ends; raise it with every change that an older end would misread."""
 
 DEVICE_LOST = "device_lost"
 """The error code after which the worker ends itself."""
@@ -107,7 +107,7 @@ def _checked(check: _Check, **options: Any) -> Any:
 
 
 class _WireFields:
-    """Dataclass fields to and from a header; each field's metadata holds its check."""
+    """Converts dataclass fields to and from a header; each field's metadata holds its check."""
 
     type: ClassVar[str]
 
@@ -117,7 +117,7 @@ class _WireFields:
 
     @classmethod
     def take(cls, header: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
-        """Return the fields out of a header, checked.
+        """Check and return the fields of a header.
 
         Raises:
             SAM2PropagateError: bad_message: a field is missing, unknown or of the wrong kind.
@@ -157,7 +157,7 @@ class _WireFields:
 
 @dataclass(frozen=True)
 class Request(_WireFields):
-    """Something the client asks for; each kind is answered by one `done` or one `error`."""
+    """A request of the client; one `done` or one `error` answers it."""
 
     def header(self, request_id: int) -> dict[str, Any]:
         """Return the frame's header."""
@@ -177,7 +177,7 @@ class Hello(Request):
 class LoadModel(Request):
     """Load a model, in place of the one that is loaded.
 
-    Answer: progress*, done {model, device, dtype, input_size}; dtype is the precision that is in use.
+    Answer: progress*, done {model, device, dtype, input_size}; dtype is the precision in use.
 
     Attributes:
         name: of the registry. path: of a weights file; one of both must be given.
@@ -186,7 +186,7 @@ class LoadModel(Request):
         precision: "auto", "float32", "bfloat16", "float16" or "int8".
         cache_megabytes: for the features of frames; None: the engine's choice.
         encode_ahead: while idle after a preview, encode the frames around it in advance.
-        motion: carry masks along the image's motion as well; else by the model alone.
+        motion: carry masks along the image's motion, too; else by the model alone.
     """
 
     type: ClassVar[str] = "load_model"
@@ -231,7 +231,7 @@ class OpenVolume(Request):
 
 @dataclass(frozen=True)
 class SetWindow(Request):
-    """See an open volume through another window: (width, level). Answer: done {}.
+    """Show the model an open volume in another window: (width, level). Answer: done {}.
 
     A segment that was carried keeps its window until a run `anew`.
     """
@@ -246,8 +246,8 @@ class Preview(Request):
     """One frame's mask from its prompts alone. Answer: frame, done {}. Served during a run, too.
 
     Attributes:
-        prompts: a prompt set as `prompts.document.to_document` gives it. segment: whose. frame: its index.
-        edges: tell with the mask how its edge runs between the pixels, where that is known.
+        prompts: a prompt set from `prompts.document.to_document`. segment: its name. frame: its index.
+        edges: send how the mask's edge runs between the pixels, too, if known.
     """
 
     type: ClassVar[str] = "preview"
@@ -285,7 +285,7 @@ class Propagate(Request):
 @dataclass(frozen=True)
 class Cancel(Request):
     """End another request: a waiting one at once, a run between two frames. Answer: that one's
-    done {cancelled: true}, then done {known} (false: there was no such request any more)."""
+    done {cancelled: true}, then done {known}; known is false if the request had ended already."""
 
     type: ClassVar[str] = "cancel"
     run: int = _checked(_count)
@@ -301,14 +301,15 @@ class CloseVolume(Request):
 
 @dataclass(frozen=True)
 class Alive(Request):
-    """The client on another computer is still there. No answer."""
+    """Says that the client on another computer is still there. No answer."""
 
     type: ClassVar[str] = "alive"
 
 
 @dataclass(frozen=True)
 class Shutdown(Request):
-    """End the worker, at once or between two steps of a run; what waits is dropped. Answer: done {}."""
+    """End the worker, at once or between two steps of a run; waiting requests are dropped. Answer: done
+    {}."""
 
     type: ClassVar[str] = "shutdown"
 
@@ -340,7 +341,7 @@ class Received:
 
 
 def parse_request(message: Message) -> Received:
-    """Return the request in a frame.
+    """Return the request in a message.
 
     Raises:
         SAM2PropagateError: bad_message.
@@ -359,18 +360,18 @@ def parse_request(message: Message) -> Received:
 
 @dataclass(frozen=True)
 class Event(_WireFields):
-    """Something the worker says; `request` is the id of the request it belongs to, None for none."""
+    """An event of the worker; `request` is the id of its request, None for none."""
 
     request: int | None
 
     def message(self) -> Message:
-        """Return the event as a frame."""
+        """Return the event as a message."""
         values = self.fields()
         return Message({"type": self.type, "request": values.pop("request"), **values})
 
     @classmethod
     def parse(cls: type[_E], request: int | None, message: Message) -> _E:
-        """Return the event out of a frame whose type was read already."""
+        """Return the event in a message whose type was read already."""
         return cls(request=request, **cls.take(message.header, ("request",)))
 
 
@@ -382,8 +383,9 @@ class ReadyEvent(Event):
     """The worker's answer to `hello`.
 
     Attributes:
-        protocol: its version of the protocol. pid: of the process. python: its version. platform: its system.
-        library: its version of this library, see `library_files.own_version`; "" in older ones.
+        protocol: the worker's version of the protocol. pid: of its process. python: its version.
+        platform: its system. library: its version of this library, see `library_files.own_version`; "" from
+            older ones.
     """
 
     type: ClassVar[str] = "ready"
@@ -396,12 +398,12 @@ class ReadyEvent(Event):
 
 @dataclass(frozen=True)
 class ProgressEvent(Event):
-    """How far a request is.
+    """The progress of a request.
 
     Attributes:
-        text: what is being done; "" if that need not be said.
-        done, total: frames of a run, bytes of a file or steps; total 0: not known.
-        frames_per_second, seconds_left: of a run; None while they are not known.
+        text: what is being done; may be empty.
+        done, total: frames of a run, bytes of a file or steps; total 0: unknown.
+        frames_per_second, seconds_left: of a run; None while unknown.
     """
 
     type: ClassVar[str] = "progress"
@@ -426,12 +428,12 @@ class FrameEvent(Event):
     """One finished frame of one segment.
 
     Attributes:
-        volume, segment, frame: which. kind: of `frame_kinds.KINDS`.
-        predicted_iou, object_score: the model's own; None if it gave none.
+        volume, segment, frame: what the mask is of. kind: one of `frame_kinds.KINDS`.
+        predicted_iou, object_score: the model's own; None if it has none.
         doubt: 0 (sure) to 1 (not to be trusted); None if unknown.
-        packed: the mask; `mask` unpacks it. edge: how its edge runs between the pixels; None if that was not
-            asked for, or is not known.
-        note: a sentence for the user where the model's answer was not taken; "" otherwise.
+        packed: the mask; `mask` unpacks it. edge: how its edge runs between the pixels; None if it was not
+            asked for, or is unknown.
+        note: a sentence for the user if the model's answer was not used; "" otherwise.
     """
 
     type: ClassVar[str] = "frame"
@@ -448,7 +450,7 @@ class FrameEvent(Event):
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """(rows, cols) bool, native pixels; newly unpacked with every call."""
+        """The mask, (rows, cols) bool of native pixels, newly unpacked with every call."""
         return self.packed.unpack()
 
     def message(self) -> Message:
@@ -469,7 +471,7 @@ class FrameEvent(Event):
             header["note"] = to_wire(self.note)
         if self.edge is None:
             return Message(header, self.packed.bits)
-        # The bits fill as many bytes as the box needs; the rest is the edge.
+        # The box tells how many bytes the bits take; the edge follows them.
         return Message({**header, "edge": self.edge.box}, bytes(self.packed.bits) + bytes(self.edge.data))
 
     @classmethod
@@ -513,20 +515,20 @@ def _note(header: Mapping[str, Any]) -> Words:
 
 @dataclass(frozen=True)
 class DoneEvent(Event):
-    """A request is finished; `result` depends on its kind."""
+    """The end of a request; `result` depends on its kind."""
 
     type: ClassVar[str] = "done"
     result: Mapping[str, Any] = _checked(_table, default_factory=dict)
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was ended early by a `cancel`."""
+        """Whether a `cancel` ended it early."""
         return bool(self.result.get("cancelled", False))
 
 
 @dataclass(frozen=True)
 class ErrorEvent(Event):
-    """A request has failed.
+    """The failure of a request.
 
     Attributes:
         error: code, sentence and hint for the user.
@@ -553,7 +555,7 @@ class ErrorEvent(Event):
 
 @dataclass(frozen=True)
 class LogEvent(Event):
-    """A line for the log that concerns the user; `level` as in the logging module, in lower case."""
+    """A line of the log for the user; `level` as in the logging module, in lower case."""
 
     type: ClassVar[str] = "log"
     level: str = _checked(_one_of("debug", "info", "warning", "error", "critical"))
@@ -566,7 +568,7 @@ EVENTS: dict[str, type[Event]] = {
 
 
 def parse_event(message: Message) -> Event:
-    """Return the event in a frame.
+    """Return the event in a message.
 
     Raises:
         WireError: it is none of ours.
@@ -587,7 +589,7 @@ def parse_event(message: Message) -> Event:
 
 
 def finite(value: float | None) -> float | None:
-    """Return the number as JSON can carry it: None for None, NaN and infinity."""
+    """Return the number for JSON: None for None, NaN and infinity."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 

@@ -1,7 +1,7 @@
-"""Takes files from `server_copy` and writes them below the home. Run on the server, as it is.
+"""Receives files from `server_copy` and writes them below the home. It runs on the server as a single file.
 
-It may be any Python: only its standard library, and no syntax newer than 3.6. It says which of the announced
-files it lacks, takes those, and puts them into place when all have arrived and have their SHA-256.
+The Python there may be any: only the standard library, and no syntax newer than 3.6. It reports which of the
+announced files are missing, receives them, and puts them into place when all have the right SHA-256.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def receive(stream: Any, home: Path) -> None:
 
 
 def _remove_stale(base: Path) -> None:
-    """Remove what a receiver that was killed has left."""
+    """Remove leftovers of a receiver that was killed."""
     for path in base.glob("unfinished-*"):
         if time.time() - path.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(str(path), ignore_errors=True)

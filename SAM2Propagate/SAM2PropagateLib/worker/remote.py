@@ -1,8 +1,8 @@
-"""Another computer that the worker runs on, reached through ssh: the command for it, and why it failed.
+"""Runs the worker on a server through ssh: builds the command, and explains why it failed.
 
-ssh brings login and encryption; no port is opened, and nothing is asked: what would have to be typed in (a
-passphrase, a password, whether a host's key is right) fails at once, with a sentence that says what to do.
-The server's shell may be any; the commands themselves are for `sh`.
+ssh does login and encryption, and no port is opened. Nothing is asked: where ssh would need an answer (a
+passphrase, a password, whether a host's key is right) it fails at once, with a sentence that says what to do.
+The server may use any shell; the commands themselves are for `sh`.
 """
 
 from __future__ import annotations
@@ -18,48 +18,48 @@ from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.library_files import own_version
 
 HOME_FOLDER = "~/.sam2propagate"
-"""The folder in the user's home on a server that setting it up makes."""
+"""The folder in the user's home on a server that the set-up makes."""
 
 MODELS_FOLDER = f"{HOME_FOLDER}/models"
-"""The folder there with the models that were copied."""
+"""The folder on a server with copied models."""
 
 REMOTE_OPTION = "--remote"
-"""Tells the worker that its client is on another computer: see `worker.__main__`."""
+"""The option that tells the worker that its client is on another computer; see `worker.__main__`."""
 
 ALIVE_SECONDS = 15.0
-"""How often a client on another computer says that it is still there."""
+"""Seconds between two messages of a client on another computer that it is still there."""
 
 SILENCE_SECONDS = 300.0
-"""After so much silence of its client a worker on a server ends itself."""
+"""Seconds of its client's silence after which a worker on a server ends itself."""
 
 NO_PYTHON, NO_FOLDER, OLD_PYTHON = 96, 97, 98
-"""Exit codes of the command on the server, before the worker has said anything."""
+"""Exit codes of the command on the server, before the worker has answered."""
 
 NOTHING_CAME = "Nothing came from the client"
-"""With this begins what the worker logs before it ends itself because its client is silent."""
+"""How the worker's last log line begins when it ends itself because of its client's silence."""
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%\[\]-]*")
 _SSH_FAILED = 255
 _OPTIONS = (
     "BatchMode=yes",
     "ConnectTimeout=15",
-    # A connection that is gone, as after a computer's sleep, is noticed after 45 seconds.
+    # ssh notices a lost connection, for example after a computer's sleep, after 45 seconds.
     "ServerAliveInterval=15",
     "ServerAliveCountMax=3",
-    # Whatever the user's configuration asks for beside the login itself; no port is opened for it.
+    # Forwardings in the user's configuration are off, so that no port is opened.
     "ClearAllForwardings=yes",
     "PermitLocalCommand=no",
     "RemoteCommand=none",
-    # A connection that others may go on to use would outlive the worker.
+    # A shared connection would outlive the worker.
     "ControlMaster=no",
-    # What it says is read here.
+    # Its messages are parsed here.
     "LogLevel=INFO",
 )
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A server, and where on it the worker is.
+    """A server, and where the worker is on it.
 
     Attributes:
         host: as ssh takes it: "gpu1", "me@gpu1", an entry of the user's ssh configuration.
@@ -113,9 +113,9 @@ class Remote:
         return self.shell("; ".join(steps))
 
     def shell(self, script: str) -> tuple[str, ...]:
-        """Return the ssh command that runs a script, of one line, with the server's `sh`."""
+        """Return the ssh command that runs a one-line script with the server's `sh`."""
         options = [word for option in _OPTIONS for word in ("-o", option)]
-        # -T: no terminal, which would change bytes on their way; -x and -a: nothing else is forwarded.
+        # -T: without a terminal, which would change bytes; -x and -a: without forwarding X11 and the agent.
         return ("ssh", "-T", "-x", "-a", *options, self.host, f"exec sh -c {shlex.quote(script)}")
 
 
@@ -139,7 +139,7 @@ def no_ssh() -> SAM2PropagateError:
     )
 
 
-# What depends on the computer that the worker runs on; all else is about the user's input.
+# Errors that depend on the worker's computer; all others concern the user's input.
 _THERE = (
     "not_installed", "out_of_memory", "model_does_not_fit", "internal", "device_lost", "model_changed",
     "model_unreadable", "unknown_device", "device_unavailable", "device_unusable", "int8_unavailable",
@@ -148,11 +148,10 @@ _NO_MODEL = ("model_not_there", "weights_missing")
 
 
 def told_there(host: str, model: str, error: SAM2PropagateError) -> SAM2PropagateError:
-    """Return a worker's error as it is told to a user who sits at another computer: it says where it
-    happened.
+    """Return a worker's error for a user at another computer, with the host in its sentence.
 
     Args:
-        host: of the worker. model: that it was to load.
+        host: of the worker. model: the one to load.
     """
     if error.code in _NO_MODEL:
         return InputError(
@@ -173,7 +172,7 @@ def told_there(host: str, model: str, error: SAM2PropagateError) -> SAM2Propagat
 def why_ended(
     remote: Remote, exit_code: int | None, log: Sequence[str], has_answered: bool
 ) -> SAM2PropagateError:
-    """Return why the worker, or the way to it, has ended.
+    """Return why the worker, or the connection to it, has ended.
 
     Args:
         exit_code: of ssh. log: what ssh and the worker printed. has_answered: the worker was reached.
@@ -196,7 +195,7 @@ def why_ended(
                 _("The connection to {host} was lost ({reason}).").format(host=host, reason=said[-1]),
                 again,
             )
-        # The worker was ended by a signal, its own or another's: ssh says nothing then.
+        # A signal ended the worker; ssh prints nothing then.
         if any(NOTHING_CAME in line for line in log[-40:]):
             return SAM2PropagateError(
                 "connection_lost",
@@ -222,7 +221,7 @@ def why_ended(
 
 
 def _is_of_ssh(line: str) -> bool:
-    # Its lines end in CR LF, which is taken off already; the worker's own begin with a time.
+    # The worker's own lines begin with a time.
     return not re.match(r"\d{4}-\d\d-\d\d ", line) and any(sign in line for sign in _SIGNS)
 
 

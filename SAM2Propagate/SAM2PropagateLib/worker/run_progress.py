@@ -1,4 +1,4 @@
-"""How far a run is, for the client."""
+"""Reports a run's progress to the client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INTERVAL_SECONDS = 0.1
 
 
 class RunProgress:
-    """How much of a run is done, said at most every tenth of a second; that it is said shows that it lives.
+    """Sends progress events of a run, at most every tenth of a second; they also show that the worker lives.
 
     Args:
         total: frames that the run is expected to finish.
@@ -29,11 +29,11 @@ class RunProgress:
         self.send()
 
     def sent(self, segment: str, frame: int) -> None:
-        """A mask went out; it may be a draft, and come again."""
+        """Note a mask that was sent; it may be a draft, and come again."""
         self._sent.add((segment, frame))
 
     def reached(self, done: float) -> None:
-        """So many of the frames are done; one that waits for its other side may count in part."""
+        """Note how many of the frames are done; one that waits for the other direction may count in part."""
         self._done = done
         if time.perf_counter() - self._said >= _INTERVAL_SECONDS:
             self.send()

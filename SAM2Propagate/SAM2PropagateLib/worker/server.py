@@ -1,7 +1,7 @@
-"""The worker process: takes requests one after the other, previews also between two steps of a run.
+"""The worker process: it serves requests one after the other, and previews also between two steps of a run.
 
-It drives an engine that is handed to it (`engine_adapter` for the real one) and knows no torch. Whatever goes
-wrong becomes an `error` event; details go to the log, which is stderr.
+It gets an engine (`engine_adapter` for the real one) and does not import torch. Failures become `error`
+events; details go to the log, which is stderr.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ _log = logging.getLogger(__name__)
 
 EXIT_DONE, EXIT_DEVICE_LOST, EXIT_ABANDONED = 0, 70, 71
 
-# A run whose client is gone ends between two frames; one that hangs is ended after this time.
+# If the client is gone, a run ends between two frames; if it hangs, the worker ends after this time.
 _ABANDONED_SECONDS = 5.0
-# A client that has died gives its locks back at once, or on a busy machine after a while.
+# A client that has died releases its locks at once, or on a busy machine a little later.
 _LOCK_SECONDS = 5.0
 _READ_BYTES = 1 << 16
 
@@ -70,8 +70,7 @@ class WorkerServer:
 
     Args:
         engine: does the work. inbound, outbound: the protocol's binary streams.
-        silence_seconds: a client that says nothing for so long counts as gone; None: only one that closes
-            its end does.
+        silence_seconds: after this silence the client counts as gone; None: only if it closes its end.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class WorkerServer:
         self._ahead: tuple[str, int, tuple[int, int]] | None = None
 
     def serve(self) -> int:
-        """Work until the client says so or is gone; returns the exit code."""
+        """Serve until the client ends it or is gone; return the exit code."""
         threading.Thread(target=self._read_and_watch, name="sam2propagate-requests", daemon=True).start()
         if self._silence_seconds is not None:
             threading.Thread(
@@ -115,7 +114,7 @@ class WorkerServer:
         return EXIT_DEVICE_LOST if self._lost else EXIT_DONE
 
     def report(self, level: str, text: str) -> None:
-        """A `log` event."""
+        """Send a `log` event."""
         self._outlet.send(LogEvent(None, level, text))
 
     # --- one request
@@ -132,14 +131,14 @@ class WorkerServer:
         else:
             if result is not None:
                 self._outlet.send(DoneEvent(request_id, result))
-        # The exception is gone by now, and with its traceback what it held.
+        # Now that the exception and its traceback are gone, they hold no memory any more.
         if failure is not None:
             self._note(failure)
             self._outlet.send(ErrorEvent(request_id, failure))
         self._inbox.finish(request_id)
 
     def _note(self, failure: SAM2PropagateError) -> None:
-        # What the failed work held is reachable through these, and must go before memory can be given back.
+        # Tracebacks keep the failed work's memory alive.
         failure.__traceback__ = failure.__cause__ = failure.__context__ = None
         if needs_memory(failure):
             self._release_memory()
@@ -283,7 +282,7 @@ class WorkerServer:
         )
 
     def _encode_ahead(self) -> None:
-        """While nobody asks anything: prepare the frames around the last preview, the nearest ones first."""
+        """Encode the frames around the last preview while no request waits, the nearest first."""
         ahead, self._ahead = self._ahead, None
         if ahead is None or not self._encodes_ahead or self._inbox.has_waiting:
             return
@@ -294,7 +293,7 @@ class WorkerServer:
         try:
             session.encode_ahead(order, lambda: self._inbox.has_waiting)
         except Exception as error:
-            # Nobody asked for it; what is wrong shows, and is told, when a frame is needed.
+            # Only a warning: the error will be reported when a frame is needed.
             failure = told(error)
             self._note(failure)
             self.report("warning", f"Frames could not be prepared in advance: {failure}")
@@ -312,11 +311,11 @@ class WorkerServer:
         self._end_what_hangs()
 
     def _watch_silence(self, seconds: float) -> None:
-        """End the worker when its client's computer sleeps or is cut off: no end of the stream tells that."""
+        """End the worker when its client's computer sleeps or is cut off, which does not end the stream."""
         while not self._finished.wait(min(seconds / 4, 5.0)):
             if time.monotonic() - self._heard.at > seconds:
                 _log.error("%s for %g seconds: the worker ends itself.", NOTHING_CAME, seconds)
-                # A client that wakes up must not read that its run was cancelled: it has lost the connection.
+                # A client that wakes up must see a lost connection, not a cancelled run.
                 self._outlet.close()
                 self._inbox.abandon()
                 self._end_what_hangs()
@@ -332,7 +331,7 @@ class WorkerServer:
             os._exit(EXIT_ABANDONED)
 
     def _clean_up_for_the_client(self) -> None:
-        """Delete the shared files of a client that has died; one that lives keeps its lock on them."""
+        """Delete the shared files of a client that has died; a living one keeps its lock on them."""
         bases = self._volumes.shared_bases
         end = time.monotonic() + _LOCK_SECONDS
         while bases and remove_stale(bases) == 0 and time.monotonic() < end:
@@ -340,10 +339,10 @@ class WorkerServer:
 
 
 class _Heard:
-    """A stream that remembers when something came.
+    """A stream that remembers when data last came.
 
     Attributes:
-        at: that moment, on the monotonic clock.
+        at: the time, on the monotonic clock.
     """
 
     def __init__(self, stream: Readable) -> None:
@@ -351,7 +350,7 @@ class _Heard:
         self.at = time.monotonic()
 
     def readinto(self, buffer: Any, /) -> int | None:
-        # In pieces: a large volume on a slow line is no silence.
+        # In pieces, so that a large volume on a slow line does not count as silence.
         got = self._stream.readinto(memoryview(buffer)[:_READ_BYTES])
         self.at = time.monotonic()
         return got
@@ -365,14 +364,15 @@ def serve(
     is_remote: bool = False,
     silence_seconds: float = SILENCE_SECONDS,
 ) -> int:
-    """Set up logging to stderr and serve until the end; returns the exit code.
+    """Set up logging to stderr and serve until the end; return the exit code.
 
-    Meant for a process of its own: its texts are from now on such that the client can translate them.
+    Call it in a process of its own: it changes how texts are made, so that the client can translate them.
 
     Args:
         engine, inbound, outbound: see `WorkerServer`.
-        is_remote: the client is on another computer, and `ProcessTree` has not started this process.
-        silence_seconds: how long a client on another computer may say nothing.
+        is_remote: whether the client is on another computer, so that no `ProcessTree` has started this
+            process.
+        silence_seconds: how long a client on another computer may be silent.
     """
     if is_remote:
         lead_own_tree()
@@ -393,7 +393,7 @@ def serve(
 
 
 class _Warnings(logging.Handler):
-    """Warnings of the library, for the client's log."""
+    """Sends the library's warnings to the client's log."""
 
     def __init__(self, server: WorkerServer) -> None:
         super().__init__(logging.WARNING)
@@ -443,5 +443,5 @@ def _mismatch(version: int | None) -> SAM2PropagateError:
         sentence = _("The client speaks version {version} of the protocol; this worker speaks version {own}.")
     said = sentence.format(version=version, own=PROTOCOL_VERSION)
     hint = _("Install the same version of SAM2 Propagate on both sides.")
-    # In plain English: how other texts are sent differs between versions.
+    # As plain English, which every version of the protocol can carry.
     return SAM2PropagateError("protocol_mismatch", said.english, hint.english)

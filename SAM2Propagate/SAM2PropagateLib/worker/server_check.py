@@ -1,4 +1,4 @@
-"""Whether a server can run the worker: what is there, what is not, and what to do about it, in words."""
+"""Checks whether a server can run the worker: what is there, what is missing, and what to do about it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _OLDEST_PYTHON = (3, 10)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a worker needs.
+    """A finding on one thing that a worker needs.
 
     Attributes:
-        state: "good", "slow" (it works, but) or "bad". text: what was found. hint: what to do; may be empty.
+        state: "good", "slow" (it works slowly) or "bad". text: the finding. hint: what to do; may be empty.
     """
 
     state: str
@@ -37,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class ServerReport:
-    """What was found on a server, in the order in which it is needed."""
+    """All findings on a server, in the order in which the things are needed."""
 
     findings: tuple[Finding, ...]
 
@@ -48,7 +48,7 @@ class ServerReport:
 
 
 def check_server(remote: Remote, model: str, env: Mapping[str, str]) -> ServerReport:
-    """Log in and report what is there; takes seconds, as PyTorch is started once.
+    """Log in and report what is there. This takes seconds, as it imports PyTorch once.
 
     Args:
         remote: the server. model: a name of the registry, or a path there. env: for ssh.
@@ -95,7 +95,7 @@ def _failed(error: SAM2PropagateError) -> ServerReport:
 
 
 def report(remote: Remote, found: Mapping[str, Any]) -> ServerReport:
-    """Return what the probe found, in words."""
+    """Return the probe's findings in words."""
     findings = [
         Finding("good", _("Logged in on {computer}.").format(computer=found["computer"])),
         _python(found),

@@ -1,6 +1,6 @@
 """Copies this library's worker and a model to a server, below the user's home there, and checks both by hash.
 
-Nothing is overwritten that another version uses: each version has a folder of its own (`remote.copy_folder`).
+Each version has its own folder (`remote.copy_folder`), so files of other versions are never overwritten.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CopiedFile:
     """A file that goes to a server.
 
     Attributes:
-        there: its path, below "~/". content: its bytes, or the file here that has them.
+        there: its path on the server, below "~/". content: its bytes, or the local file.
         size: in bytes. sha256: in hexadecimal.
     """
 
@@ -62,7 +62,7 @@ def own_model_there(path: Path, checksums: ChecksumMemory) -> str:
 
 
 def model_there(model: str, store: ModelStore) -> str:
-    """Return what a worker on a server is to load: a model's name, or the path of the copied file there.
+    """Return the model for a worker on a server: a name, or the path of the copied file there.
 
     Args:
         model: a name of the store's, or the path of a weights file here.
@@ -73,7 +73,7 @@ def model_there(model: str, store: ModelStore) -> str:
         path, entry = store.resolve(model)
         return entry.name if entry is not None else own_model_there(path, store.checksums)
     except (SAM2PropagateError, OSError):
-        # It is told there, by this name, that there is none.
+        # The server will report by this name that it is missing.
         return f"{MODELS_FOLDER}/own/{Path(model).name}"
 
 
@@ -102,18 +102,18 @@ def copy_to_server(
     progress: Callable[[int, int], None] = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Send the files that are not there yet, and compare the SHA-256 of all of them.
+    """Send missing files, and compare the SHA-256 of all files.
 
     Args:
-        remote: the server; its `folder` is not looked at. env: for ssh.
-        progress: called with how many bytes have gone, and of how many.
-        cancelled: asked between two pieces; once True, what has come of this is deleted there.
+        remote: the server; its `folder` does not matter. env: for ssh.
+        progress: called with the bytes so far and in all.
+        cancelled: called between two pieces; once True, the server deletes what it got.
 
     Returns:
         How many bytes were sent.
 
     Raises:
-        Cancelled. SAM2PropagateError: why it could not be done.
+        Cancelled. SAM2PropagateError: the files could not be copied.
     """
     code = base64.b64encode(Path(receiver.__file__).read_bytes()).decode("ascii")
     start = f"exec(__import__('base64').b64decode('{code}').decode('utf-8'))"
@@ -188,7 +188,7 @@ class _Sending:
         return total
 
     def _answer(self) -> dict[str, Any]:
-        """Return the receiver's next line; raises the error that it reports, or EOFError if it has ended."""
+        """Return the receiver's next line; raise the error that it reports, or EOFError if it has ended."""
         for line in self._in:
             text = line.decode("utf-8", "replace")
             if not text.startswith(receiver.MARK):

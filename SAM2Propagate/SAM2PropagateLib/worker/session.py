@@ -1,7 +1,7 @@
-"""A worker for as long as the application runs: started on first use, and again after its death.
+"""Keeps a worker for the application: starts it on first use, and again after its death.
 
-The session remembers the model and the volumes and hands them to a new worker before it asks that anything,
-so that its user only ever sees previews and runs. Prompts stay with the caller, finished masks with the run.
+The session remembers the model and the volumes, and gives them to a new worker before any other request, so
+that callers only deal with previews and runs. Prompts stay with the caller, finished masks with the run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Crop = str | tuple[float, float, float, float] | None
 
 @dataclass
 class _SentVolume:
-    """An open volume as it is to be in every worker."""
+    """An open volume, for every new worker."""
 
     request: OpenVolume
     voxels: Voxels
@@ -57,11 +57,11 @@ class _SentVolume:
 
 
 class WorkerSession:
-    """The worker as the application sees it. Made without starting anything; `close` it at the end.
+    """The worker as the application sees it. The constructor starts nothing; call `close` at the end.
 
     Args:
         command: how a worker is started; or a factory of transports, for tests and other connections.
-        is_remote: the worker cannot map files of this machine; None: what the command says.
+        is_remote: whether the worker cannot map files of this computer; None: taken from the command.
         deadlines, clock: see `WorkerClient`.
         folder: where shared files go; None: a private one.
     """
@@ -91,7 +91,7 @@ class WorkerSession:
         self._volumes: dict[str, _SentVolume] = {}
         self._calls: dict[int, Call] = {}
         self._updates: list[Update] = []
-        # What the present worker has, or has been sent; a failed or dead one is taken out again.
+        # Calls that the present worker has done or was sent; a failed one is removed.
         self._loaded: Call | None = None
         self._opened: dict[str, Call] = {}
         self._dropped: list[tuple[Call, Voxels]] = []
@@ -105,12 +105,12 @@ class WorkerSession:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a worker now; there need not be one for anything to be asked."""
+        """Whether there is a worker now; requests start one if needed."""
         return self._client.is_alive
 
     @property
     def is_waiting(self) -> bool:
-        """Whether an answer is awaited: as long as it is, `poll` has to be called."""
+        """Whether an answer is awaited, so that `poll` has to be called."""
         return bool(self._calls or self._updates or self._client.open_requests)
 
     @property
@@ -147,9 +147,9 @@ class WorkerSession:
     # --- what can be asked
 
     def load_model(self, model: LoadModel) -> Call:
-        """Use this model from now on, and load it now.
+        """Load a model, and use it from now on.
 
-        A relative path is taken from this process's folder. If it is loaded already, that call is returned.
+        A relative path starts at this process's folder. If the model is loaded already, return that call.
         """
         if model.path is not None and not self._is_remote:
             model = replace(model, path=str(Path(model.path).absolute()))
@@ -170,17 +170,17 @@ class WorkerSession:
         crop: Crop = "auto",
         voxels_of: str | None = None,
     ) -> Call:
-        """Open a volume's frames along one axis under a name, in place of what has that name.
+        """Open a volume's frames along one axis under a name, in place of an open one of that name.
 
         Args:
-            array: (K, J, I); kept without a copy for later workers, so it must not change while it is open.
+            array: (K, J, I); it is kept for later workers without a copy, so it must not change while open.
             voxels_of: an open volume with the same array (along another axis): it is not copied again.
 
         Raises:
             SAM2PropagateError: unknown_volume (`voxels_of`), worker_not_started.
             InputError: see `FrameStack`.
         """
-        # Refuses an array of the wrong kind or shape in words for the user.
+        # Refuses a wrong array with a sentence for the user.
         frames = FrameStack(array, geometry, axis, window)
         if voxels_of is None:
             voxels = Voxels(array, None if self._is_remote else self._folder)
@@ -206,13 +206,12 @@ class WorkerSession:
         return call
 
     def set_window(self, name: str, window: Window) -> Call:
-        """See an open volume through another window from now on.
+        """Show the model an open volume in another window from now on.
 
-        A segment that was carried keeps its window until a run `anew`; the next mask of every other one is
-        seen through the present window.
+        A segment that was carried keeps its window until a run `anew`; all others use the present window.
 
-        During a run over the volume it waits for the run's end, and so does every preview that is asked for
-        after it: do not follow the display's window while a run is going on.
+        During a run over the volume it waits for the run's end, and so do all later previews. So do not call
+        it during a run.
 
         Raises:
             SAM2PropagateError: unknown_volume.
@@ -240,8 +239,8 @@ class WorkerSession:
 
         Args:
             name: of the open volume. frame: index along its axis.
-            replaces: earlier previews of the same segment that are still waiting are given up.
-            edges: tell with the mask how its edge runs between the pixels.
+            replaces: drop waiting previews of the same segment.
+            edges: ask how the mask's edge runs between the pixels, too.
 
         Raises:
             SAM2PropagateError: unknown_volume, no_model, worker_not_started.
@@ -299,7 +298,7 @@ class WorkerSession:
     def cancel(self, call: Call | None = None) -> None:
         """End a call, or all runs if None.
 
-        A worker that does not obey in time is ended with its children; the finished frames stay.
+        A worker that does not end it in time is ended with its children; the finished frames stay.
         """
         calls = [c for c in self._calls.values() if isinstance(c, Run)] if call is None else [call]
         for one in calls:
@@ -307,7 +306,7 @@ class WorkerSession:
                 self._send_cancel(one, has_deadline=True)
 
     def close_volume(self, name: str) -> Call:
-        """Forget a volume; its shared file goes when the worker has let go of it.
+        """Close a volume; its shared file is deleted when the worker has unmapped it.
 
         Raises:
             SAM2PropagateError: unknown_volume.
@@ -346,8 +345,7 @@ class WorkerSession:
     # --- what comes back
 
     def poll(self) -> list[Update]:
-        """Return what has happened since the last call, in order; never waits. Brings all calls up to
-        date."""
+        """Update all calls, and return what has happened since the last time, in order, without waiting."""
         collected = self._collect()
         updates, self._updates = [*self._updates, *collected], []
         return updates
@@ -383,7 +381,7 @@ class WorkerSession:
                 event = replace(event, error=told_there(self._remote.host, name, event.error))
             if call is not None:
                 if isinstance(event, FrameEvent) and call.frame_shape not in (None, event.packed.shape):
-                    # A worker that sends this cannot be believed in anything else.
+                    # A worker that sends this cannot be trusted at all.
                     self._client.kill(_other_size(event.packed.shape, call.frame_shape))
                     continue
                 call.take(event)
@@ -405,14 +403,15 @@ class WorkerSession:
             if self._loaded is call:
                 self._loaded = None
             if call.kind == "set_window" and call.volume is not None:
-                # The worker's window is unknown now: the volume is opened anew before it is used.
+                # The worker's window is unknown now, so the volume has to be opened again.
                 self._opened.pop(call.volume, None)
             self._opened = {name: opened for name, opened in self._opened.items() if opened is not call}
 
     # --- the worker
 
     def _ensure_ready(self, name: str) -> tuple[Call, ...]:
-        """Return a worker with the model and the volume, or on its way there: the calls that it takes."""
+        """Make sure that a worker has or gets the model and the volume; return the calls that must
+        succeed."""
         self._volume(name)
         if self._model is None:
             raise SAM2PropagateError("no_model", _("No model is chosen."), _("Choose a model first."))
@@ -424,7 +423,7 @@ class WorkerSession:
     def _ensure_worker(self) -> None:
         if self._client.is_alive:
             return
-        # What the dead one left unanswered fails now, before ids of the new one are given out.
+        # Open calls of the dead worker fail now, before the new one uses their ids.
         self._loaded = None
         self._opened.clear()
         self._client.start()
@@ -486,7 +485,7 @@ class WorkerSession:
         return self._volumes[name]
 
     def _drop(self, voxels: Voxels, after: Call) -> None:
-        """Release the voxels, once the worker has done with them, if no other volume has them."""
+        """Release the voxels when the worker has finished with them, if no other volume uses them."""
         voxels.users -= 1
         if voxels.users == 0:
             if after.is_finished:

@@ -1,8 +1,9 @@
-"""Volumes shared with a worker on the same machine: one file each in a private folder, mapped by the worker.
+"""Shares volumes with a worker on the same computer: one file each in a private folder, which the worker
+maps.
 
-The folder lies in memory where the system offers that (`/dev/shm` on Linux, while it has room), else in the
-folder for temporary files. Only its creator writes and deletes; a lock file that the system frees with the
-process tells whether the creator still lives, so that what a killed process left is removed by the next one.
+The folder is in main memory if possible (`/dev/shm` on Linux, while it has room), else in the folder for
+temporary files. Only its creator writes and deletes. The system releases a lock file with the process, so
+that the next process can tell, and remove, what a killed one left.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _log = logging.getLogger(__name__)
 _PREFIX = "sam2propagate-"
 _LOCK_NAME = "owner.lock"
 _SUFFIX = ".volume"
-# A folder without a lock file is one that is being made, unless it is older than this.
+# Seconds; a younger folder without a lock file is still being made.
 _UNLOCKED_AGE_SECONDS = 3600.0
 _SPARE_BYTES = 16 << 20
-# What is copied and written at once: large, as the thread waits for the interpreter's lock after each piece.
+# Bytes per write: large, as the thread waits for the interpreter's lock after each piece.
 _PIECE_BYTES = 32 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 
@@ -74,9 +75,7 @@ class SharedArray:
 
 
 class SharedFolder:
-    """The private folder of this process; made with the first file, deleted by `close`.
-
-    Files may be written in one thread while others are deleted in another.
+    """The private folder of this process, made with the first file and deleted by `close`. It is thread-safe.
 
     Args:
         bases: where it may lie, in order of preference; `base_folders()` if None.
@@ -129,13 +128,13 @@ class SharedFolder:
         ) from last
 
     def release(self, shared: SharedArray) -> None:
-        """Delete a file once nobody needs it; if the system refuses now, later calls try again."""
+        """Delete a file that is not needed any more; if the system refuses, later calls try again."""
         if not shared.unlink():
             with self._guard:
                 self._pending.append(shared)
 
     def sweep(self) -> None:
-        """Try again to delete what could not be deleted."""
+        """Try again to delete files that could not be deleted."""
         with self._guard:
             self._pending = [shared for shared in self._pending if not shared.unlink()]
 
@@ -156,7 +155,7 @@ class SharedFolder:
             self._counter += 1
             path = folder.path / f"{self._counter}{_SUFFIX}"
         try:
-            # Written, not mapped: a full file system is an error here, where a mapping would end the process.
+            # With a mapping, a full file system would kill the process; writing raises an error.
             with path.open("xb", buffering=0) as file:
                 for part in _pieces(array):
                     self._writer(file, np.ascontiguousarray(part))
@@ -167,7 +166,7 @@ class SharedFolder:
 
 
 class MappedArray:
-    """The worker's side: the file mapped, as a read-only array.
+    """A shared file in the worker, mapped as a read-only array.
 
     Raises:
         SAM2PropagateError: volume_data (no such file, or its size is not that of dtype and shape).
@@ -204,7 +203,7 @@ class MappedArray:
         return self._array
 
     def close(self) -> None:
-        """Unmap; if somebody still holds a view, the mapping ends with the last view instead."""
+        """Unmap the file, or let the last view of the array do that."""
         self._array = None
         if self._map is None:
             return
@@ -230,7 +229,7 @@ def shared_folders(bases: Iterable[Path] | None = None) -> list[Path]:
 
 
 def remove_stale(bases: Iterable[Path] | None = None) -> int:
-    """Delete the folders of processes that no longer live; returns how many."""
+    """Delete the folders of processes that have ended; return how many."""
     return sum(_remove_if_stale(folder) for folder in _own_folders(bases))
 
 
@@ -242,7 +241,8 @@ class _OwnedFolder:
             self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{_user()}-", dir=base))
             try:
                 self._lock: IO[bytes] = (self.path / _LOCK_NAME).open("xb")
-                # Another process may take the new folder for a stale one at this very moment: it may have it.
+                # Another process may take the new folder for a stale one right now, and delete it: make
+                # another.
                 if _try_lock(self._lock) and self.path.is_dir():
                     return
                 self._lock.close()

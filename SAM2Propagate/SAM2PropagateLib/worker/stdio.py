@@ -1,7 +1,7 @@
 """Takes stdin and stdout for the protocol before anything else can use them. Standard library only.
 
-Afterwards the descriptors 0 and 1 belong to whoever prints or reads: what is written to 1, by Python or by
-compiled code, goes to stderr, and 0 is at its end.
+Afterwards, whatever Python or compiled code writes to descriptor 1 goes to stderr, and descriptor 0 is at its
+end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def claim_streams() -> tuple[io.BufferedReader, io.BufferedWriter]:
 
         for descriptor in (inbound, outbound):
             msvcrt.setmode(descriptor, os.O_BINARY)
-    # Children of this process get neither: the client would wait for them, too.
+    # Not inherited by children, as the client would wait for their end, too.
     for descriptor in (inbound, outbound):
         os.set_inheritable(descriptor, False)
     for stream in (sys.stdout, sys.stderr):

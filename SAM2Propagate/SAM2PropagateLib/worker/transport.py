@@ -1,6 +1,6 @@
-"""The pipe between client and worker: a child process, and one thread for each of its three streams.
+"""Connects client and worker: a child process, and one thread for each of its three streams.
 
-The caller's thread only ever puts something into a queue or takes it out of one.
+The caller's thread only uses queues.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from SAM2PropagateLib.worker.wire import Message, MessageReader, Readable, WireE
 
 LOG_LINES = 400
 _LINE_CHARACTERS = 2000
-# Large pieces: after each one the thread has to wait for the interpreter's lock again.
+# Bytes per write: large, as the thread waits for the interpreter's lock after each piece.
 _WRITE_BYTES = 1 << 21
 _READ_BYTES = 1 << 16
-# Slicer's main thread keeps the interpreter's lock from one poll to the next: this long the threads get it.
+# Slicer's main thread keeps the interpreter's lock between polls; each poll leaves it to the threads this
+# long.
 _TURN_SECONDS = 0.001
-# A process that closed its output may take this long to end by itself.
+# Seconds that a process may take to end after it closed its output.
 _EXIT_PATIENCE_SECONDS = 10.0
 _JOIN_SECONDS = 5.0
-# An upload of less than this is done before anybody could read how far it is.
+# Smaller uploads take too short a time to report progress.
 _UPLOAD_BYTES = 1 << 20
 _TELL_SECONDS = 0.2
 
@@ -40,15 +41,17 @@ Outgoing = Message | Callable[[], Message]
 
 
 class Transport(Protocol):
-    """What a client needs of the connection to one worker process; only `wait` and `close` wait."""
+    """The connection to one worker process; only `wait` and `close` wait."""
 
     def start(self) -> None:
         """Start the worker. Raises SAM2PropagateError: worker_not_started, no_ssh."""
 
     def send(self, request: int, outgoing: Outgoing) -> None:
-        """Send a message, or what the function returns, called in another thread. If the function raises,
-        an `error` event for `request` is received instead. While a large payload goes to another computer,
-        `progress` events of `request` tell how many of its bytes have gone."""
+        """Send a message, or the one that a function returns, which is called in another thread.
+
+        If the function raises, `receive` returns an `error` event for `request`. While a large payload is
+        sent to another computer, it returns `progress` events with the bytes sent so far.
+        """
 
     def receive(self) -> list[Message]:
         """Return all messages that have arrived, in order."""
@@ -60,7 +63,7 @@ class Transport(Protocol):
         """End the worker and all that it started."""
 
     def close(self, timeout: float) -> None:
-        """Let the worker end by itself for `timeout` seconds, then kill it; ends the transport's threads."""
+        """Let the worker end by itself for `timeout` seconds, then kill it; end the transport's threads."""
 
     @property
     def is_open(self) -> bool:
@@ -68,7 +71,8 @@ class Transport(Protocol):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the worker is gone, with its exit code and log, and all that it said was received."""
+        """Whether the worker has ended, its exit code and log are known, and all its messages were
+        received."""
 
     @property
     def is_closed(self) -> bool:
@@ -76,15 +80,15 @@ class Transport(Protocol):
 
     @property
     def failure(self) -> SAM2PropagateError | None:
-        """Why the connection broke, if what came over it was not the protocol."""
+        """Why the connection broke, if the worker sent something that is not the protocol."""
 
     @property
     def exit_code(self) -> int | None:
-        """Of the worker, once it has ended; negative: ended by that signal."""
+        """The worker's exit code, once it has ended; negative: ended by that signal."""
 
     @property
     def end_reason(self) -> SAM2PropagateError | None:
-        """Why the worker is gone, where the way to it tells more than the exit code; once it has ended."""
+        """Why the worker has ended, if the connection knows more than the exit code."""
 
     @property
     def host(self) -> str | None:
@@ -92,7 +96,7 @@ class Transport(Protocol):
 
     @property
     def activity(self) -> int:
-        """Grows as bytes are taken by the worker: a long upload is a sign of life."""
+        """A number that grows while the worker reads, as a long upload is a sign of life."""
 
     @property
     def log(self) -> list[str]:
@@ -100,11 +104,11 @@ class Transport(Protocol):
 
 
 class PopenTransport:
-    """A worker as a child process, or ssh as one that leads to it. Its threads end with it.
+    """A worker as a child process, or ssh that leads to one. Its threads end with it.
 
     Args:
         command: what to start.
-        alive_seconds: how often a worker on a server is told that its client is still there.
+        alive_seconds: seconds between two messages to a worker on a server that its client is still there.
     """
 
     def __init__(self, command: WorkerCommand, alive_seconds: float = ALIVE_SECONDS) -> None:
@@ -125,7 +129,7 @@ class PopenTransport:
 
     @property
     def pid(self) -> int:
-        """Of the started process."""
+        """The id of the started process."""
         assert self._tree is not None, "not started"
         return self._tree.pid
 
@@ -142,7 +146,7 @@ class PopenTransport:
             threading.Thread(target=work, args=(tree,), name=f"sam2propagate-{name}", daemon=True)
             for name, work in parts
         ]
-        # The log first: the reader waits for it when the worker dies at once.
+        # The log's thread first, as the reader waits for it when the worker dies at once.
         for thread in reversed(self._threads):
             thread.start()
 
@@ -152,7 +156,7 @@ class PopenTransport:
     def receive(self) -> list[Message]:
         if self._is_open:
             time.sleep(_TURN_SECONDS)
-        # Cleared first: what arrives from here on sets it again.
+        # Cleared before reading, as messages that arrive later set it again.
         self._arrived.clear()
         messages = []
         with contextlib.suppress(IndexError):
@@ -227,7 +231,7 @@ class PopenTransport:
 
     def _read(self, tree: ProcessTree) -> None:
         noise: list[str] = []
-        # Buffered: what waits in the pipe comes with one wait for the lock, not three a message.
+        # Buffered, to wait for the interpreter's lock once, not three times per message.
         stream = io.BufferedReader(cast(io.RawIOBase, tree.stdout), _READ_BYTES)
         reader = MessageReader(cast(Readable, stream), noise)
         patience = _EXIT_PATIENCE_SECONDS
@@ -239,7 +243,7 @@ class PopenTransport:
                 self._has_answered = True
                 self._arrive(message)
         except (WireError, OSError) as error:
-            # A killed worker may leave half a message; that is its death, not a fault of the protocol.
+            # A killed worker may leave half a message, which does not count as a broken protocol.
             if isinstance(error, WireError) and not (error.is_cut or self._is_killed):
                 self._failure = error
                 patience = 0.0
@@ -248,7 +252,7 @@ class PopenTransport:
             self._keep(noise)
             tree.finish(patience)
             self._outgoing.put(None)
-            # The log of its end arrives with it.
+            # Wait for the log, so that it is complete when the end is reported.
             self._threads[2].join(_EXIT_PATIENCE_SECONDS)
             self._reading_ended = True
             self._arrived.set()
@@ -268,21 +272,20 @@ class PopenTransport:
                 for piece in payload:
                     self._write_payload(tree.stdin, memoryview(piece), request)
         except OSError:
-            # The worker is gone; the reader sees that, too, and the client is told by it.
+            # The worker is gone, which the reader reports.
             pass
         finally:
             with contextlib.suppress(OSError):
                 tree.stdin.close()
 
     def _next(self, stream: IO[bytes]) -> tuple[int, Outgoing] | None:
-        """Return what is to be sent next; until there is something, a worker on a server hears that we
-        live."""
+        """Wait for the next thing to send; meanwhile tell a worker on a server that its client is there."""
         while True:
             try:
                 return self._outgoing.get(timeout=self._alive_seconds)
             except queue.Empty:
                 for piece in encode(Message(Alive().header(0))):
-                    # Not counted as activity: it would hide that the worker does not answer.
+                    # Not counted as activity, which would hide that the worker does not answer.
                     stream.write(piece)
 
     def _write_piece(self, stream: IO[bytes], view: memoryview) -> None:
@@ -295,7 +298,7 @@ class PopenTransport:
         if not self._command.is_remote or view.nbytes < _UPLOAD_BYTES:
             self._write_piece(stream, view)
             return
-        # Small pieces: how much of one has gone cannot be told.
+        # In small pieces, as progress is only known between them.
         begun = told = time.monotonic()
         for start in range(0, view.nbytes, _READ_BYTES):
             if self._is_killed:
@@ -337,7 +340,7 @@ class PopenTransport:
                         with contextlib.suppress(OSError):
                             file.write(piece)
                             file.flush()
-                    # Progress bars return to the start of their line instead of ending it.
+                    # Progress bars end with a carriage return instead of a line end.
                     *lines, rest = (rest + piece).replace(b"\r", b"\n").split(b"\n")
                     self._keep([line.decode("utf-8", "replace") for line in lines])
                     rest = rest[-_LINE_CHARACTERS:]

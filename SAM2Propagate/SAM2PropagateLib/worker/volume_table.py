@@ -24,7 +24,7 @@ from SAM2PropagateLib.worker.wire import Payload
 
 
 class VoxelStore:
-    """An array that several open volumes may share, with the mapping that it lies in, if any."""
+    """An array that several open volumes may share, with its mapping, if it has one."""
 
     def __init__(self, array: NDArray[Any], mapped: MappedArray | None) -> None:
         self.array: NDArray[Any] | None = array
@@ -32,7 +32,7 @@ class VoxelStore:
         self.users = 0
 
     def drop(self) -> None:
-        """One user less; the last one unmaps."""
+        """Count one user less; unmap after the last one."""
         self.users -= 1
         if self.users == 0:
             self.array = None
@@ -42,7 +42,7 @@ class VoxelStore:
 
 @dataclass
 class ServedVolume:
-    """An open volume; its session is made when there is a model, and anew with each model."""
+    """An open volume; each model gets a new session for it."""
 
     frames: FrameStack
     crop: Crop
@@ -54,7 +54,7 @@ class VolumeTable:
     """Open volumes by name.
 
     Attributes:
-        shared_bases: the folders below which the client's shared files were.
+        shared_bases: the folders above the client's shared files.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class VolumeTable:
         volume = self.get(name)
         del self._volumes[name]
         voxels = volume.voxels
-        # Every view of the voxels has to go before they can be unmapped.
+        # The session's views of the voxels have to be released before they can be unmapped.
         volume.session = None
         del volume.frames
         voxels.drop()

@@ -1,4 +1,4 @@
-"""A volume's voxels on their way to a worker: in a shared file, or compressed to another computer."""
+"""Brings a volume's voxels to a worker: in a shared file, or compressed to another computer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CODEC = "planes"
 """Each slice as differences from voxel to voxel, split into its low and high bytes, then zlib: two thirds of
 what zlib alone takes for CT and MR, in less than half the time."""
 
-# Noise repeats no sequences, only zeros: searching for more takes twice the time and gains nothing.
+# In noise only zeros repeat: searching for other sequences takes twice the time and gains nothing.
 _LEVEL, _STRATEGY = 1, zlib.Z_RLE
 # No zlib stream unpacks to more than this times its length.
 _MOST_GAIN = 1032
@@ -34,8 +34,8 @@ class Voxels:
     """The voxels of one or several open volumes.
 
     Args:
-        array: (K, J, I); not copied, so it must not change while it is in use.
-        folder: where its shared file goes; None: it travels as a payload.
+        array: (K, J, I); it is not copied, so it must not change while in use.
+        folder: for the shared file; None: the voxels are sent as a payload.
     """
 
     def __init__(self, array: NDArray[Any], folder: SharedFolder | None) -> None:
@@ -47,10 +47,10 @@ class Voxels:
         self._guard = threading.Lock()
 
     def source(self) -> tuple[Source, Payload]:
-        """Return the `source` field of an `open_volume` request and its payload; copies or compresses them
-        first.
+        """Copy or compress the voxels; return the `source` field of an `open_volume` request, and its
+        payload.
 
-        Takes its time: meant for another thread than the caller's. A shared file is made only once.
+        This takes time, so call it in another thread. A shared file is made only once.
 
         Raises:
             SAM2PropagateError: disk_full, shared_folder, volume_closed (`release` was called).
@@ -89,8 +89,8 @@ def decompress(
     """Return the array that `compress` was given.
 
     Args:
-        data: from the wire. dtype, shape: as they were announced; neither is believed before the bytes are
-            there. available: bytes of main memory that are free; None: not known.
+        data: from the wire. dtype, shape: as announced; they are checked against the data.
+        available: returns the free main memory in bytes; None: unknown.
 
     Raises:
         SAM2PropagateError: volume_data (damaged, or not of that size; no more than that is ever unpacked),
@@ -100,7 +100,7 @@ def decompress(
     expected = kind.itemsize
     for length in shape:
         expected *= int(length)
-    # Before anything is allocated: a shape that lies must not fill the memory.
+    # Before any allocation, as a wrong shape must not fill the memory.
     if expected <= 0 or expected > _MOST_GAIN * (len(data) + 1):
         raise _damaged(
             _("{expected} bytes were announced, which {got} bytes cannot hold").format(
@@ -143,7 +143,7 @@ def _unpacked(data: Payload, length: int) -> Iterator[bytes]:
         if unpacker.eof:
             raise zlib.error("other data follow the stream")
         rest: Payload = view[start : start + _READ_BYTES]
-        # Once more after a whole piece, as output may be pending without any input left.
+        # Once more after a whole piece, as output may be pending without more input.
         while not unpacker.eof:
             piece += unpacker.decompress(rest, length - len(piece))
             rest = unpacker.unconsumed_tail

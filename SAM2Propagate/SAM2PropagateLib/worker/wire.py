@@ -1,7 +1,7 @@
-"""Frames on the wire: one JSON header and an optional binary payload, both length-prefixed.
+"""Messages on the wire: one JSON header and an optional binary payload, both length-prefixed.
 
-A frame is the magic ``S2P1``, the header's length (uint32) and the payload's length (uint64), both little
-endian, then the header as UTF-8 JSON, then the payload. Nothing else ever travels; nothing is unpickled.
+A message is the magic ``S2P1``, the header's length (uint32) and the payload's length (uint64), both little
+endian, then the header as UTF-8 JSON, then the payload. Nothing else is sent, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _FIRST_READ_BYTES = 1 << 20
 
 
 class WireError(SAM2PropagateError):
-    """What came over the pipe is not the protocol: foreign bytes, a cut frame, an impossible length.
+    """The other end did not follow the protocol: foreign bytes, a cut message, an impossible length.
 
     Attributes:
-        is_cut: the stream ended within a frame, as it does when the other end dies.
+        is_cut: the stream ended within a message, for example because the other end died.
     """
 
     def __init__(self, sentence: Words, is_cut: bool = False) -> None:
@@ -57,14 +57,14 @@ class Writable(Protocol):
 
 @dataclass(frozen=True)
 class Message:
-    """One frame: `header` is JSON-able, `payload` are raw bytes (empty if there are none)."""
+    """One message: `header` is JSON-able, `payload` are raw bytes (may be empty)."""
 
     header: Mapping[str, Any]
     payload: Payload = field(default=b"", repr=False)
 
 
 def encode(message: Message) -> list[Payload]:
-    """Return the frame as pieces to be written one after the other; the payload is not copied.
+    """Return the message as pieces to write one after the other; the payload is not copied.
 
     Raises:
         WireError: the header is not JSON-able (NaN and infinity included), or a part is too long.
@@ -84,7 +84,7 @@ def encode(message: Message) -> list[Payload]:
 
 
 def write_message(stream: Writable, message: Message) -> None:
-    """Write one frame and flush; blocks until the stream has taken all of it.
+    """Write one message and flush; block until the stream has taken all of it.
 
     Raises:
         WireError: see `encode`. OSError: the other end is gone.
@@ -95,11 +95,11 @@ def write_message(stream: Writable, message: Message) -> None:
 
 
 class MessageReader:
-    """Reads frames from a binary stream, however the bytes arrive.
+    """Reads messages from a binary stream, however the bytes arrive.
 
     Args:
         stream: only `readinto` is used.
-        noise: if given, bytes before the very first frame are not an error but handed to it line by line
+        noise: if given, bytes before the very first message are not an error but added to it line by line
             (a login banner of a remote host, a line that a launcher prints); at most `MAX_NOISE_BYTES`.
     """
 
@@ -109,10 +109,10 @@ class MessageReader:
         self._in_step = noise is None
 
     def read(self) -> Message | None:
-        """Return the next frame; None at the end of the stream.
+        """Return the next message; None at the end of the stream.
 
         Raises:
-            WireError: foreign bytes, a cut frame, an impossible length, a header that is no JSON object.
+            WireError: foreign bytes, a cut message, an impossible length, a header that is not a JSON object.
         """
         prefix = self._prefix()
         if prefix is None:
@@ -144,14 +144,14 @@ class MessageReader:
         return prefix
 
     def _skip_noise(self, received: bytearray) -> bytearray | None:
-        """Return the first frame's prefix, after whatever was printed before it; None if the stream ends
+        """Return the first message's prefix, after any text printed before it; None if the stream ends
         first."""
         noise = self._noise
         assert noise is not None
         while (start := received.find(MAGIC, max(0, len(received) - PREFIX.size))) < 0:
             if len(received) > MAX_NOISE_BYTES:
                 raise WireError(_("The worker printed other text and no protocol message."))
-            # Byte by byte, so that never more than one frame's beginning is taken from the stream.
+            # Byte by byte, so that nothing beyond the first message's prefix is read.
             if self._more(received, 1) == 0:
                 noise.extend(_lines(received))
                 return None
@@ -170,7 +170,7 @@ class MessageReader:
         return got
 
     def _exactly(self, length: int, is_header: bool = True) -> bytearray:
-        # A length that lies must not allocate gigabytes before the bytes are there.
+        # In growing steps, as a wrong length must not allocate gigabytes.
         data = bytearray(min(length, _FIRST_READ_BYTES))
         got = self._fill(memoryview(data))
         while got == len(data) < length:
@@ -185,7 +185,7 @@ class MessageReader:
         return data
 
     def _fill(self, view: memoryview) -> int:
-        """Fill the view; returns how many bytes came before the end of the stream."""
+        """Fill the view; return how many bytes came before the end of the stream."""
         filled = 0
         while filled < len(view):
             got = self._stream.readinto(view[filled:])
