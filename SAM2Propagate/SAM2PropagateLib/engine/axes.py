@@ -1,7 +1,7 @@
-"""A volume along one axis, and where a run asks for it along the other two as well.
+"""Runs over a volume along one axis, or along all three.
 
-When the first axis has finished, its masks are cut along the other axes, carried along these from their own
-cross-sections, and the three are fused; see `opinions`.
+After the run along the first axis, cross-sections of its masks along each other axis are carried along that
+axis, and the three results are fused; see `opinions`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class _Written:
     """A frame that was written.
 
     Attributes:
-        packed: its mask. answer: the rest of what was said of it.
-        is_fused: the other axes have had their say.
+        packed: its mask. answer: the rest of its `FrameMask`.
+        is_fused: whether the results of the other axes are part of it.
     """
 
     packed: PackedMask
@@ -40,15 +40,15 @@ class _Written:
 
     @staticmethod
     def of(mask: FrameMask, keeps_edge: bool) -> _Written:
-        """Return what is kept of a mask."""
+        """Return the record of a mask."""
         answer = replace(mask, mask=_NO_PIXELS, edge=mask.edge if keeps_edge else None)
         return _Written(pack(mask.mask), answer)
 
 
 class AxesSession:
-    """Previews and runs over one volume, along one axis or, where a run asks for it, along all three.
+    """Previews and runs over one volume, along one axis or along all three.
 
-    What another axis needs is made for its part of a run and given back after it.
+    Sessions along the other axes are opened for their part of a run and closed after it.
 
     Args:
         frames: the volume along the first axis, with its window.
@@ -71,11 +71,11 @@ class AxesSession:
         self._first.set_frames(frames)
 
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
-        """See `EngineSession`; the first axis alone."""
+        """Do what `EngineSession` does, for the first axis only."""
         return self._first.encode_ahead(order, should_stop)
 
     def expected_frames(self, run: RunRequest) -> int:
-        """Return how many frames a run would write, as far as that is known before it."""
+        """Return how many frames a run would write, as far as that is known in advance."""
         return len(self._outdated(run))
 
     def _outdated(self, run: RunRequest) -> set[tuple[str, int]]:
@@ -86,7 +86,7 @@ class AxesSession:
         return found
 
     def _unfused(self, segment: ResolvedSegment) -> list[int]:
-        """Return the propagated frames of a segment on which only the first axis was asked, ascending."""
+        """Return the propagated frames of a segment that have no results of other axes yet, ascending."""
         written = self._written.get(segment.segment, {})
         return [
             frame
@@ -106,8 +106,8 @@ class AxesSession:
     ) -> RunSummary:
         """Carry the keyframes over their stretches; see `EngineSession`.
 
-        With `all_axes`, a propagated frame whose mask or doubt the other axes change comes once more. What
-        `between` raises meanwhile leaves it as the first axis has it, and the next such run makes up for it.
+        With `all_axes`, `on_frame` is called again for a propagated frame whose mask or doubt the other axes
+        change. If `between` raises before that, the next such run does it.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
@@ -136,7 +136,7 @@ class AxesSession:
         progress: _Passes,
         summary: RunSummary,
     ) -> RunSummary:
-        """Ask the other axes about a segment's masks, and write what they change."""
+        """Run a segment along the other axes, and write what they change."""
         started = time.perf_counter()
         name, axis, geometry = segment.segment, self._frames.axis, self._frames.geometry
         frames = self._unfused(segment)
@@ -164,7 +164,7 @@ class AxesSession:
     def _asked(
         self, name: str, solid: BoolArray, region: Region, axis: int, progress: _Passes
     ) -> tuple[Opinion, RunSummary]:
-        """Return what a run along another axis finds of a segment."""
+        """Return the opinion of a run along another axis on a segment."""
         geometry = self._frames.geometry
         window = self._first.window_of(name)
         session = self._open_along(FrameStack(self._frames.array, geometry, axis, window))
@@ -172,7 +172,7 @@ class AxesSession:
         request = RunRequest((told(name, solid, region, axis, geometry),), RunOptions())
 
         def take(mask: FrameMask) -> None:
-            # A cross-section that it was given is no opinion of its own.
+            # The cross-sections that it started from are not its own results.
             if mask.kind == PROPAGATED:
                 opinion.take(mask.frame, mask.mask, mask.doubt)
 
@@ -209,7 +209,7 @@ class AxesSession:
     # --- the masks of the first axis
 
     def _masks(self, segment: ResolvedSegment) -> dict[int, PackedMask]:
-        """Return the masks of a segment's frames, as far as they are known."""
+        """Return the known masks of a segment's frames."""
         found = {
             frame: one.packed
             for frame, one in self._written.get(segment.segment, {}).items()
@@ -234,8 +234,8 @@ class AxesSession:
         return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
     def _solid(self, segment: ResolvedSegment, region: Region) -> BoolArray:
-        """Return a segment's masks in a region, (K, J, I) bool. A frame without a known mask gets that of
-        the nearest one that has it."""
+        """Return a segment's masks in a region, (K, J, I) bool. A frame without a mask gets that of the
+        nearest frame with one."""
         axis, masks = self._frames.axis, self._masks(segment)
         solid = np.zeros(region.shape, bool)
         known = sorted(masks)
@@ -248,11 +248,11 @@ class AxesSession:
 
 
 class _Passes:
-    """Tells how far a run over several axes is, in frames of the first one.
+    """Reports the progress of a run over several axes, in frames of the first one.
 
     Args:
         between: see `EngineSession.propagate`.
-        total: frames that the run writes. segments: how many.
+        total: frames that the run writes. segments: their number.
     """
 
     def __init__(self, between: Callable[[float], None], total: int, segments: int) -> None:
@@ -271,11 +271,11 @@ class _Passes:
         return self._part(self._others, expected)
 
     def skip(self, runs: int) -> None:
-        """So many runs of one segment along other axes are not needed."""
+        """Count runs of a segment along other axes as done, as they are not needed."""
         self._done += runs * self._others
 
     def pause(self) -> None:
-        """Nothing more is done, but the run may be ended here."""
+        """Give a chance to end the run here, without progress."""
         self._between(self._done * self._total)
 
     def _part(self, share: float, expected: int) -> Callable[[float], None]:

@@ -1,4 +1,4 @@
-"""Where two keyframes meet: one mask out of the forward and the backward one."""
+"""Blends the forward and the backward mask of a frame between two keyframes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import torch
 from SAM2PropagateLib.engine.front import Tracked
 from SAM2PropagateLib.engine.shape import Shape, between
 
-# Beyond this a logit says nothing more: without a limit one sure side would always outvote the other.
+# Logits are limited to this, as otherwise one sure side would always outvote the other.
 _LIMIT = 8.0
 
-# Logits per pixel that the keyframes' shapes count at most.
+# The most that the keyframes' shapes count, in logits per pixel.
 _SHAPE_WEIGHT = 2.0
 
 
 def confidence(tracked: Tracked) -> torch.Tensor:
-    """Return how far one side may be trusted, in (0, 1]: its predicted IoU."""
+    """Return how much one side is trusted, in (0, 1]: its predicted IoU."""
     return tracked.iou.clamp(min=0.05)
 
 
 def disagreement(left: Tracked, right: Tracked) -> torch.Tensor:
-    """Return how much of what either side found only one of them found, 0 to 1."""
+    """Return the share of both sides' pixels that only one side found, 0 to 1."""
     one, other = left.logits > 0, right.logits > 0
     either = (one | other).sum()
     return torch.where(either > 0, 1 - (one & other).sum() / either, 0.0)
@@ -35,8 +35,9 @@ def blended(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the logits of a frame from one or both sides.
 
-    Where the sides disagree, the shape on the way between those on the keyframes decides with them: the more,
-    the less they agree, up to half.
+    Where the sides disagree, a shape between those of the keyframes counts, too: up to half, and more the
+        less
+    they agree.
 
     Args:
         left: the side that came forward, `from_left` frames from its keyframe; or None.
@@ -44,8 +45,8 @@ def blended(
         shapes: on the left and the right keyframe; None: unknown.
 
     Returns:
-        Logits (float32, 4h x 4w), predicted IoU and object score, each weighted by nearness and confidence.
-        Nothing of it is read back from the device.
+        Logits (float32, 4h x 4w), predicted IoU and object score, each weighted by nearness and confidence,
+        on the device.
     """
     if left is None or right is None:
         only = left if left is not None else right
@@ -58,7 +59,7 @@ def blended(
     logits = logits + (1 - share) * right.logits.float().clamp(-_LIMIT, _LIMIT)
     if shapes is not None:
         way = from_left / (from_left + from_right)
-        # Beside a keyframe its own side sees more than any shape on the way to another one.
+        # Next to a keyframe its own side knows more than a shape between two keyframes.
         far = min(1.0, 8 * way * (1 - way))
         trust = _SHAPE_WEIGHT * far * (2 * disagreement(left, right)).clamp(max=1.0)
         logits = logits + trust * between(*shapes, way)

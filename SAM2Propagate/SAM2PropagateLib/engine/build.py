@@ -1,7 +1,7 @@
-"""A SAM 2 model from a weights file: configuration, construction, strict loading.
+"""Builds a SAM 2 model from a weights file: configuration, construction, strict loading.
 
-A configuration only chooses numbers and classes among the building blocks of SAM 2 that are named here. It
-can come from a file that somebody else made, so nothing else in it is ever imported or called.
+A configuration may come from a file that somebody else made. So it can only choose numbers, and classes among
+the building blocks of SAM 2 that are named here; nothing else is ever imported or called.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _BUILDING_BLOCKS = frozenset(
         "sam2.modeling.memory_encoder.CXBlock",
     }
 )
-# Predictors are the same model with a loop around it; these of their settings are not the model's.
+# Predictors are the same model with a loop around it; the settings below belong to the loop.
 _PREDICTORS = frozenset(
     {
         "sam2.sam2_video_predictor.SAM2VideoPredictor",
@@ -68,8 +68,8 @@ _PREDICTOR_SETTINGS = (
     "clear_non_cond_mem_for_multi_obj",
     "add_all_frames_to_correct_as_cond",
 )
-# What sam2's own predictor sets for interactive use: one mask, unless it is unstable; memories of what was
-# shown.
+# The settings of sam2's own predictor for interactive use: one mask, unless it is unstable, and memories of
+# the mask that was shown.
 _INTERACTIVE: dict[str, Any] = {
     "model.sam_mask_decoder_extra_args.dynamic_multimask_via_stability": True,
     "model.sam_mask_decoder_extra_args.dynamic_multimask_stability_delta": 0.05,
@@ -91,18 +91,18 @@ def load_model(
     precision: str = "auto",
     name: str | None = None,
 ) -> LoadedModel:
-    """Build the model that a weights file belongs to and load it, every tensor accounted for.
+    """Build the model of a weights file and load all of its weights.
 
     Args:
-        path: see `read_state` for the formats. Verify where the file is from before this (models/store.py).
+        path: see `read_state` for the formats. Verify the file's origin before this (models/store.py).
         config: a configuration of the sam2 package by name ("configs/sam2.1/sam2.1_hiera_t.yaml"), a YAML
             file of that form, or {"base": name, "overrides": {"model.x.y": value}} as a mapping or as JSON
-            text. Without it, the file's metadata decides, and without that, the shapes of the weights (the
-            eight of Meta).
+            text. Without it, the file's metadata decides, and without that, the shapes of the weights (for
+            the eight models of Meta).
         device: "auto", "cuda", "cuda:N", "mps" or "cpu", or a device.
         input_size: side of the model's input in pixels, a multiple of 32; the configuration's own if None.
         precision: "auto", "float32", "bfloat16", "float16" or "int8"; see `compute_dtype` and `uses_int8`.
-        name: what to call it; else the metadata's `name`, else the file's name.
+        name: for the user; else the metadata's `name`, else the file's name.
 
     Raises:
         InputError: for the file (`read_state`), the device (`pick_device`), `unknown_precision`,
@@ -147,9 +147,8 @@ def build_model(
 
     Args:
         values: what `model_config` returns.
-        device: the device it will go to; constants that sam2 puts on its own choice of device go there.
-        draw_weights: False leaves the weights uninitialized, which saves seconds where a file replaces them
-            all.
+        device: the model's later device; constants for which sam2 chooses a device itself go there.
+        draw_weights: False leaves the weights uninitialized, which saves seconds if a file replaces them.
 
     Raises:
         InputError: `config_not_allowed` if sam2 cannot build a model from these values.
@@ -173,7 +172,7 @@ def build_model(
 
 
 def check_input_size(size: int) -> int:
-    """Return the size, if the model can take it.
+    """Check and return an input size.
 
     Raises:
         InputError: `bad_input_size`.
@@ -198,7 +197,7 @@ def check_input_size(size: int) -> int:
 
 
 def config_names() -> list[str]:
-    """Return the configurations that the sam2 package brings, as `load_model` takes them."""
+    """Return the names of the sam2 package's configurations, for `load_model`."""
     root = _sam2_folder()
     return sorted(
         file.relative_to(root).as_posix()
@@ -252,7 +251,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
 
 
 def recognize_config(state: Mapping[str, torch.Tensor], file_name: str = "the file") -> str:
-    """Return which of sam2's eight configurations these weights are of, from their shapes.
+    """Return the one of sam2's eight configurations that the weights' shapes match.
 
     Raises:
         InputError: `config_unknown` if they are of none.
@@ -351,7 +350,7 @@ def _set_input_size(values: dict[str, Any], size: int) -> None:
         if str(part.get("_target_", "")).endswith(".RoPEAttention"):
             part["feat_sizes"] = [size // STRIDE, size // STRIDE]
         if str(part.get("_target_", "")).endswith(".PositionEmbeddingSine"):
-            # Warming up would put tables on the first GPU, whatever device the model is for.
+            # Warming up would put tables on the first GPU, even for a model on another device.
             part["warmup_cache"] = False
 
 
@@ -378,7 +377,7 @@ def _construct(values: Any) -> Any:
 
 
 class _Construction(TorchFunctionMode):
-    """While it is active, constants go to the model's device and, if asked, no random weights are drawn."""
+    """While active, it puts constants on the model's device and can skip the drawing of random weights."""
 
     _DRAWS = frozenset(
         {
@@ -401,7 +400,7 @@ class _Construction(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        # sam2's rotary attention sends its table to the first GPU whenever there is one.
+        # sam2's rotary attention puts its table on the first GPU if there is one.
         if func is torch.Tensor.to and len(args) == 2 and args[1] == "cuda":
             args = (args[0], self._device)
         if not self._draw_weights and func in self._DRAWS:
@@ -462,7 +461,7 @@ def _count(names: list[str]) -> Text:
 
 
 def _listed(problems: list[Text]) -> Text:
-    # A text of texts: joined as str, it could not be translated where it is shown.
+    # Not joined as a str, which could not be translated where it is shown.
     listed, *others = problems
     for problem in others:
         listed = _("{one}; {other}").format(one=listed, other=problem)
@@ -473,11 +472,10 @@ def _listed(problems: list[Text]) -> Text:
 
 
 def memory_needed(parameters: int, input_size: int, *, copies: int = 1) -> int:
-    """Return bytes that loading a model of so many weights and segmenting one frame of this size takes,
-    roughly.
+    """Return roughly how many bytes it takes to load a model and segment one frame.
 
-    Fitted to the peaks that Tools/measure_memory.py finds on a CPU in float32, without torch itself: what a
-    frame takes hardly depends on the model.
+    Fitted to the peaks that Tools/measure_memory.py measures on a CPU in float32, without torch itself. The
+    share of a frame hardly depends on the model.
 
     Args:
         parameters: how many weights.

@@ -1,4 +1,4 @@
-"""A run under way: its fronts go frame by frame, in batches, and what is finished is written."""
+"""Carries out a run: moves its fronts frame by frame, in batches, and writes finished frames."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from SAM2PropagateLib.models.memory import is_out_of_memory
 
 _Result = TypeVar("_Result")
 
-# Masks that are read back at once at most.
+# The most masks that are read back at once.
 _MOST_MASKS = 32
 
 
 class Counter:
-    """Hands finished frames on and counts them."""
+    """Passes on finished frames and counts them."""
 
     def __init__(self, on_frame: Callable[[FrameMask], None]) -> None:
         self._on_frame = on_frame
@@ -42,7 +42,7 @@ class Counter:
         self.written += 1
 
     def show(self, draft: FrameMask) -> None:
-        """Hand on what will come again."""
+        """Pass on a draft, which does not count."""
         self._on_frame(draft)
 
 
@@ -52,7 +52,7 @@ class Carrier:
     Args:
         steps: the model.
         features: of the frames.
-        max_batch: frames tracked at once at most; halved for good when the device runs out of memory.
+        max_batch: the most frames tracked at once; it is halved for good when the device runs out of memory.
         motion: between the frames; None: masks are carried by the model alone.
     """
 
@@ -69,9 +69,9 @@ class Carrier:
         self._max_batch = max_batch
 
     def carry(self, jobs: list[Job], counter: Counter, between: Callable[[float], None]) -> None:
-        """Go on with all jobs until nothing is pending; see `EngineSession.propagate`.
+        """Continue all jobs until nothing is pending; see `EngineSession.propagate`.
 
-        One report is read back of each step, if possible while the device computes the next one.
+        Each step has one report, which is read back while the device computes the next step, if possible.
         """
         unread: deque[Report] = deque()
 
@@ -82,7 +82,7 @@ class Carrier:
             self._write_known(jobs, counter, pause)
             while active := active_fronts(jobs):
                 pause()
-                # No more at once than make a batch: what they remember takes memory.
+                # Only a batch at once, as the fronts' memories take GPU memory.
                 tracked = self._step(active[: self._max_batch], counter)
                 unread.append(self._report(tracked, self._ready(jobs)))
                 while len(unread) > 1 or (unread and self._must_know(jobs)):
@@ -91,7 +91,7 @@ class Carrier:
                 self._write(unread.popleft(), counter, pause)
             self._write_known(jobs, counter, pause)
         finally:
-            # Nor does a run that was ended leave a front behind that does not know what it found.
+            # Also after a run that was ended, every front has to know what it found.
             for job in jobs:
                 self._catch_up(job)
 
@@ -106,17 +106,17 @@ class Carrier:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            # What cannot even be read is computed again by the next run.
+            # The next run computes again what cannot be read.
             job.track.fronts.clear()
 
     def _must_know(self, jobs: list[Job]) -> bool:
-        """Tell whether the host has to read what the last step found before it asks for the next one."""
+        """Tell whether the host has to read the last step's report before it starts the next step."""
         return not self._steps.runs_ahead or any(job.may_have_lost(f) for job in jobs for f in job.fronts)
 
     def _step(self, active: list[Active], counter: Counter) -> list[Front]:
-        """Return every front one frame further."""
+        """Move every front one frame further, and return the fronts."""
         if self._motion is not None:
-            # Registered on other threads, beside what follows.
+            # Other threads register them meanwhile.
             self._motion.prepare((a.sight, frame, a.front.step) for a, frame in _coming(active, range(AHEAD)))
         upcoming = _coming(active, range(1, self._features.batch_size + 1))
         features = self._features.get(
@@ -135,7 +135,7 @@ class Carrier:
     def _advance(
         self, group: list[Front], seen: Mapping[int, EncodedFrame], flows: Mapping[int, Flow]
     ) -> None:
-        """Track a batch of fronts one frame further; on too little memory in two halves, and so on."""
+        """Move a batch of fronts one frame further; with too little memory, in halves."""
         if self._try_to_advance(group, seen, flows):
             return
         if len(group) > 1:
@@ -150,10 +150,11 @@ class Carrier:
     def _try_to_advance(
         self, group: list[Front], seen: Mapping[int, EncodedFrame], flows: Mapping[int, Flow]
     ) -> bool:
-        """Tell whether there was memory for it; if not, what the attempt held is free again on return."""
+        """Try that, and tell whether there was enough memory; if not, the attempt's memory is free on
+        return."""
         features = [seen[id(front)] for front in group]
         try:
-            # All of it stays on the device. What is fused is what is remembered.
+            # Everything stays on the device, and the memory is made of the fused mask.
             decoded = self._steps.track(features, [front.recall() for front in group])
             carried: Sequence[torch.Tensor | None] = [None] * len(group)
             if flows:
@@ -184,7 +185,7 @@ class Carrier:
                 counter.show(mask)
                 continue
             if finished:
-                # Many at once, where their fronts were there already: still one may cancel or preview.
+                # Many frames may be ready at once; the user can still cancel or preview between them.
                 pause()
             finished += 1
             one.job.begun.discard(one.frame)
@@ -194,7 +195,7 @@ class Carrier:
     def _ready(self, jobs: list[Job]) -> list[Ready]:
         """Collect the next frames whose masks can be finished, and drafts of waiting frames without a mask.
 
-        They stop being pending; of a draft the next run knows that it is out of date.
+        They are not pending any more; the next run knows that a draft is out of date.
         """
         ready: list[Ready] = []
         for job in jobs:
@@ -241,7 +242,7 @@ def _draft(job: Job, frame: int, found: Tracked) -> Ready:
 
 
 def _coming(active: Sequence[Active], steps: range) -> Iterator[tuple[Active, int]]:
-    """Yield the frames that fronts come to after so many steps, up to the last that each is wanted on."""
+    """Yield the frames that fronts reach after so many steps, up to each one's end."""
     for ahead in steps:
         for one in active:
             if (one.end - one.front.next_frame) * one.front.step >= ahead:

@@ -1,4 +1,5 @@
-"""Attention in bf16 on a CPU, where PyTorch's fused kernel is slower than the plain matrix products."""
+"""Computes attention in bf16 on a CPU by plain matrix products, which are faster than PyTorch's fused
+kernel."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-# Above this the whole matrix of weights takes more memory than the gain is worth.
+# The largest matrix of attention weights; above it the gain is not worth the memory.
 _MOST_BYTES = 256 << 20
-# A piece of the matrix of weights stays close to the processor; at 1024 pixels the whole would be 450 MB.
+# A piece of that matrix that fits into the processor's cache; at 1024 pixels the whole would be 450 MB.
 _PIECE_BYTES = 4 << 20
 
 

@@ -1,4 +1,4 @@
-"""Which device computes, in which precision, and how much memory it has left."""
+"""Chooses device and precision, and finds out how much memory is free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from SAM2PropagateLib.texts import text as _
 
 log = logging.getLogger(__name__)
 
-# float32, but for most of the image encoder's matrix products: these are of 8-bit integers.
+# float32, but 8-bit integers for most of the image encoder's matrix products.
 INT8 = "int8"
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -37,15 +37,15 @@ def available_devices() -> list[str]:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device of that name, after a first small computation on it has worked.
+    """Return the device of that name, after a small test computation on it.
 
     Args:
         name: "auto" (the fastest that works), "cuda", "cuda:N", "mps" or "cpu".
 
     Raises:
-        InputError: `unknown_device` for any other name, `device_unavailable` for one that this computer does
-            not have, `device_unusable` for one that it has but that cannot compute (an old driver, a GPU that
-            this torch was not built for).
+        InputError: `unknown_device` for any other name, `device_unavailable` if this computer does not have
+            it, `device_unusable` if it cannot compute (an old driver, a GPU that this torch was not built
+            for).
     """
     there = available_devices()
     wanted = name.strip().lower()
@@ -113,10 +113,10 @@ def _cpu_name() -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return bytes that the device can still give to this process, or None if it does not tell."""
+    """Return the free memory of the device for this process in bytes; None if unknown."""
     if device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(device)
-        # What torch has reserved but does not use now is free for us too.
+        # Memory that torch has reserved but does not use is free for us, too.
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     if device.type == "mps":
         try:
@@ -187,8 +187,7 @@ def cpu_has_bfloat16() -> bool:
     """Tell whether this CPU multiplies bfloat16 in hardware. False where this torch has no way to ask."""
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64", "x64"):
-        # The oneDNN query below also says yes to CPUs that emulate bfloat16, so on x86 the instructions
-        # count.
+        # oneDNN also reports bfloat16 for CPUs that emulate it, so on x86 the CPU's instructions decide.
         return _ask(torch.cpu, "_is_avx512_bf16_supported") or _ask(torch.cpu, "_is_amx_tile_supported")
     if machine in ("aarch64", "arm64") and platform.system() == "Linux":
         return _ask(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")

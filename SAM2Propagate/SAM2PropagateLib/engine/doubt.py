@@ -1,4 +1,4 @@
-"""How little a propagated mask should be trusted."""
+"""Estimates how little a propagated mask should be trusted."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# How often it is wrong that a segment has ended, on the first frame without it, and how that fades from frame
-# to frame; measured as in `doubt_of`.
+# How often the end of a segment is wrong on the first frame without it, and the factor from frame to frame;
+# measured as in `doubt_of`.
 _LOST, _FADES = 0.62, 0.82
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for and against a mask.
+    """The evidence for and against a mask.
 
     Attributes:
-        iou: the model's own guess of the mask's IoU, 0 to 1.
+        iou: the model's estimate of the mask's IoU, 0 to 1.
         object_score: logit that the segment is on the frame.
-        agreement: Dice of the masks that came from the two sides, or of what the model found and what was
-            left of it before an absent mark; 1 where only one side came.
+        agreement: Dice of the two sides' masks, or of the model's mask and its closed form before an absent
+            mark; 1 for a single side.
         sharpness: share of the mask's pixels whose logit is clearly away from 0, 0 to 1.
-        is_cut: the mask reaches the edge of what the model sees, while the frame goes on beyond it.
+        is_cut: whether the mask reaches an edge of the crop that is not the frame's edge.
         lost: frames without a trace of the segment in a row, this one included; 0 where there is a mask.
     """
 
@@ -39,7 +39,7 @@ class Evidence:
         """Return the evidence of a propagated frame.
 
         Args:
-            figures: what `figures_of` gave, read back.
+            figures: what `figures_of` returned, read back.
         """
         iou, score, agreement, area, unsure = figures.tolist()
         sharpness = area / (area + unsure) if area + unsure else 1.0
@@ -49,7 +49,7 @@ class Evidence:
 def figures_of(
     logits: torch.Tensor, iou: torch.Tensor, score: torch.Tensor, agreement: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return what `Evidence.read` needs to know of a frame, on the device: float32 (5,).
+    """Return the figures of a frame for `Evidence.read`, on the device: float32 (5,).
 
     Args:
         logits: (4h, 4w). The others are single numbers; see `Evidence`.

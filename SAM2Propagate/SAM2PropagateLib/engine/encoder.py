@@ -1,4 +1,4 @@
-"""The image encoder as the engine needs it: what nothing reads is not computed.
+"""Runs the image encoder without computing what the engine does not use.
 
 `sam2` widens the two finer levels of the trunk to 256 channels, and its mask decoder narrows them at once to
 32 and 64. Both steps are linear and nothing is between them, so one convolution does for both: the same
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from SAM2PropagateLib.engine.int8_linear import use_int8
 
-# The trunk's levels from the finest; the third is the one that prompts and memories work on.
+# The trunk's levels from the finest; prompts and memories work on the third.
 _FINE, _MIDDLE, _COARSE = range(3)
 
 
@@ -35,7 +35,7 @@ class FrameEncoder:
     def __init__(self, encoder: Any, decoder: Any, dtype: torch.dtype, *, int8: bool = False) -> None:
         self._neck = encoder.neck
         self._narrow = [decoder.conv_s0, decoder.conv_s1]
-        # A level to which the neck adds what a coarser one has found is not the trunk's alone.
+        # A level to which the neck adds a coarser level's result cannot be joined.
         self._joined = [
             None if level in self._neck.fpn_top_down_levels else self._join(level, narrow).to(dtype)
             for level, narrow in enumerate(self._narrow)
@@ -108,7 +108,7 @@ class FrameEncoder:
 
 
 def _keep_position_codes(trunk: Any) -> None:
-    """Have the trunk interpolate its position code once per size instead of for every frame."""
+    """Let the trunk interpolate its position code once per size instead of for every frame."""
     compute, known = trunk._get_pos_embed, {}
 
     def kept(size: tuple[int, int]) -> torch.Tensor:

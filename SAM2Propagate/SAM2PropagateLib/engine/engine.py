@@ -1,4 +1,4 @@
-"""The engine: a loaded model, and sessions over volumes."""
+"""The engine: it has a loaded model, and opens sessions over volumes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class PropagationEngine:
         loaded: the model; the engine takes it over and may change its precision in place.
         cache_megabytes: encoder features kept on the device per session; None: by the free memory.
         batch_size: frames encoded at once; None: 1 on a CPU, where more is not faster, else 8.
-        patience: frames without a trace of a segment after which it counts as ended; None: it never does.
-        motion: carry masks along the image's motion as well; else by the model alone, as SAM 2 does.
+        patience: frames without a trace of a segment after which it counts as ended; None: never.
+        motion: carry masks along the image's motion, too; else by the model alone, as SAM 2 does.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class PropagationEngine:
         motion: bool = True,
     ) -> None:
         self.steps = loaded.make_steps(loaded)
-        # A model says in its metadata if it was not trained on stretched frames, as SAM 2 was.
+        # SAM 2 was trained on stretched frames; the metadata of a model says if it was trained otherwise.
         self._style = loaded.metadata.get("view", looking.STRETCHED)
         self._cache_megabytes = cache_megabytes
         self._patience = patience

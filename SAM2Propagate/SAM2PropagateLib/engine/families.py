@@ -1,4 +1,4 @@
-"""The families of models that there are, and loading a model of whichever family it is."""
+"""Lists the families of models, and loads a model with the code of its family."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def family_of(path: Path, listed: str | None = None) -> str:
     """Return the family of a weights file.
 
     Args:
-        listed: what the registry says; None: the file itself says it, or it is SAM 2's.
+        listed: the family in the registry; None: taken from the file, or SAM 2.
 
     Raises:
         InputError: as `weights.read_state`.
@@ -39,16 +39,16 @@ def load_model(
     name: str | None = None,
     families: Mapping[str, LoadsModel] = FAMILIES,
 ) -> LoadedModel:
-    """Load a model from its weights file, as its family does.
+    """Load a model from its weights file with the code of its family.
 
     Args:
         path: of the weights file; verified before (models/store.py).
-        family: as the registry has it; None: as the file's own metadata says, else SAM 2.
+        family: in the registry; None: taken from the file's metadata, or SAM 2.
         config, device, input_size, precision, name: see `build.load_model`.
-        families: those that there are.
+        families: the known families.
 
     Raises:
-        InputError: `unknown_family`; what the family refuses, as `build.load_model`.
+        InputError: `unknown_family`, or as the family refuses, see `build.load_model`.
         SAM2PropagateError: `model_does_not_fit`.
     """
     wanted = family_of(path, family)

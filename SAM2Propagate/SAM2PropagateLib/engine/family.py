@@ -1,7 +1,7 @@
-"""What the engine asks of a family of models, whichever it is: `steps` is SAM 2's, `families` lists all.
+"""The interface between the engine and a family of models; `steps` has SAM 2's, `families` lists all.
 
-A family can be any model that encodes frames one by one, answers prompts with mask logits, and carries a mask
-to a frame from what it remembers of others. What it makes of a frame and what it remembers is its own affair.
+A family can be any model that encodes frames one by one, answers prompts with mask logits, and finds a mask
+on a frame from its memories of others. Its features and memories have types of its own.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 
 from SAM2PropagateLib.engine.device import INT8
 
-# What a mask that the user gave counts as, in logits (sam2's own choice for mask prompts).
+# The logits of a mask prompt's pixels (sam2's own choice).
 MASK_PROMPT_LOGIT = 10.0
 
 
 class EncodedFrame(Protocol):
-    """What a family makes of one frame, ready for prompts and memories; kept by `features.FeatureStore`."""
+    """A family's features of one frame, for prompts and memories; `features.FeatureStore` keeps them."""
 
     @property
     def nbytes(self) -> int:
-        """How much memory it takes."""
+        """The size in bytes."""
 
     def to(self, device: torch.device | str) -> Any:
         """Return the same on a device."""
@@ -34,10 +34,10 @@ class EncodedFrame(Protocol):
 
 
 class FrameMemory(Protocol):
-    """What later frames remember of one frame."""
+    """A family's memory of one frame, for later frames."""
 
     def rest(self) -> None:
-        """Give back what can be made again when it is needed."""
+        """Free what can be made again when needed."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Decoded:
         logits: float32 (n, side, side), mask logits; side is a quarter of the model's input size.
         iou: float32 (n,), predicted IoU in [0, 1].
         object_score: float32 (n,), logits that the object is in the frame; above 0 means yes.
-        pointer: (n, channels), what the family remembers of an answer beside its mask.
+        pointer: (n, channels), what a memory keeps of an answer besides its mask.
     """
 
     logits: torch.Tensor
@@ -59,7 +59,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Recall:
-    """The memories one frame is tracked from.
+    """The memories that one frame is tracked from.
 
     Attributes:
         spatial: pairs (slot, memory); slot 0 is a keyframe, slot n the n-th last frame (1 = the newest).
@@ -78,16 +78,16 @@ class Recall:
 
 
 class ModelSteps(Protocol):
-    """The steps of a loaded model, each on a batch of frames that need not belong together.
+    """The steps of a loaded model, each on a batch of unrelated frames.
 
     `features` are `EncodedFrame`s and memories `FrameMemory`s of the family's own types.
 
     Attributes:
-        device: where everything is.
+        device: of all tensors.
         input_size: side of the model's square input in pixels, a multiple of 4.
-        runs_ahead: the device works on while the host does other things.
-        slots: memories that a frame is tracked from at most, the keyframe's included; at least 1.
-        max_pointers: frames whose pointers a frame is tracked from at most; at least 1.
+        runs_ahead: whether the device computes while the host does other things.
+        slots: the most memories that a frame is tracked from, with the keyframe's; at least 1.
+        max_pointers: the most frames whose pointers a frame is tracked from; at least 1.
     """
 
     @property
@@ -102,7 +102,7 @@ class ModelSteps(Protocol):
     def max_pointers(self) -> int: ...
 
     def encode(self, images: torch.Tensor) -> Sequence[Any]:
-        """Return what it makes of frames, one `EncodedFrame` each.
+        """Return the features of frames, one `EncodedFrame` each.
 
         Args:
             images: float32 (frames, 3, size, size), normalized with ImageNet's mean and deviation.
@@ -120,27 +120,28 @@ class ModelSteps(Protocol):
         Args:
             points: float32 (n, 2), x and y in model pixels with the center of the first pixel at 0, or None.
             labels: int32 (n,): 1 positive, 0 negative, 2 and 3 the corners of a box.
-            mask_logits: float32 (1, 1, side, side), the mask to be refined, or None.
+            mask_logits: float32 (1, 1, side, side), the mask to refine, or None.
         """
 
     def decode_mask(self, features: Any, mask: torch.Tensor) -> Decoded:
-        """Return a mask that the user gave, as an answer of the model (a batch of one): honored as it is.
+        """Return a mask prompt, unchanged, as an answer of the model (a batch of one).
 
         Args:
             mask: float32 (1, 1, size, size) in [0, 1].
         """
 
     def track(self, features: Sequence[Any], recalls: Sequence[Recall]) -> Decoded:
-        """Return what a batch of frames shows, each from its memories; all recalls have the same shape."""
+        """Return the answers for a batch of frames, each from its memories; all recalls have the same
+        shape."""
 
     def settled(self, decoded: Decoded) -> Decoded:
-        """Return answers in which those that are absent by their object score have no mask."""
+        """Return the answers without masks for those that are absent by their object score."""
 
     def remember(self, features: Sequence[Any], decoded: Decoded, *, prompted: bool) -> Sequence[Any]:
-        """Return a `FrameMemory` of what was decided on each frame.
+        """Return a `FrameMemory` of each frame's answer.
 
         Args:
-            prompted: the masks come from the user's prompts.
+            prompted: whether the masks come from the user's prompts.
         """
 
 
@@ -149,15 +150,15 @@ class LoadedModel:
     """A model ready to be driven.
 
     Attributes:
-        model: the family's own; of SAM 2 a `SAM2Base` in eval mode on `device`, with float32 parameters that
-            need no gradient.
-        device: where it is.
+        model: of the family's own type; for SAM 2 a `SAM2Base` in eval mode on `device`, with float32
+            parameters that need no gradient.
+        device: of the model.
         dtype: the type to compute in (autocast or conversion is the engine's choice).
         input_size: side of the square image that it takes, in pixels.
         name: for the user and for reports.
         make_steps: makes its steps, which take it over and may change its precision in place.
-        metadata: what the weights file says about itself.
-        int8: whether the image encoder is to compute on 8-bit integers where `dtype` is float32.
+        metadata: of the weights file.
+        int8: whether the image encoder computes on 8-bit integers if `dtype` is float32.
     """
 
     model: Any
@@ -171,12 +172,12 @@ class LoadedModel:
 
     @property
     def precision(self) -> str:
-        """In words: bfloat16, float16, float32 or int8; see `compute_dtype` and `uses_int8`."""
+        """The precision's name: bfloat16, float16, float32 or int8; see `compute_dtype` and `uses_int8`."""
         return INT8 if self.int8 else str(self.dtype).removeprefix("torch.")
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is reported of it, JSON-able: model, device, dtype, input_size."""
+        """JSON-able facts for reports: model, device, dtype, input_size."""
         return {
             "model": self.name,
             "device": str(self.device),

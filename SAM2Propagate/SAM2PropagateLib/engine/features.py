@@ -1,4 +1,4 @@
-"""Encoder features of frames: encoded in batches, kept within a budget, never encoded twice while kept."""
+"""Encodes frames in batches, and keeps their features within a budget."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.memory_limits import out_of_memory_error
 from SAM2PropagateLib.models.memory import is_out_of_memory
 
-# A frame as the model sees it.
+# How the model sees a frame, and the frame's index.
 FeatureKey = tuple[Sight, int]
 
 
 class FeatureStore:
-    """Features by sight and frame index, least recently used out first.
+    """Features by sight and frame index; the least recently used are dropped first.
 
     Two tiers on a GPU: the device's memory first, then the host's; on a CPU only one.
 
@@ -26,7 +26,7 @@ class FeatureStore:
         encode: makes the features of these frames, on the device, in one batch.
         device: where features are computed and handed out.
         budget: bytes that may be kept on the device.
-        host_budget: bytes that may be kept in the host's memory beside it; ignored on a CPU.
+        host_budget: bytes that may be kept in the host's memory, too; ignored on a CPU.
         batch_size: frames encoded at once at most; halved for good when the device runs out of memory.
     """
 
@@ -64,7 +64,7 @@ class FeatureStore:
         return self.nbytes * (kept + 1) > capacity * kept if kept else capacity <= 0
 
     def keep_only(self, sights: Collection[Sight]) -> None:
-        """Forget every frame as it is seen in any other way."""
+        """Drop the features of frames in other sights."""
         self._near = OrderedDict((key, kept) for key, kept in self._near.items() if key[0] in sights)
         self._far = OrderedDict((key, kept) for key, kept in self._far.items() if key[0] in sights)
         self._near_bytes = sum(features.nbytes for features in self._near.values())
@@ -77,8 +77,8 @@ class FeatureStore:
 
         Args:
             frames: those not kept are encoded.
-            upcoming: frames that will be wanted next; they fill up the last batch, so that a frame at a
-                time does not mean a batch of one.
+            upcoming: frames that will be needed next; they fill up the last batch, so that asking for single
+                frames does not lead to batches of one.
 
         Raises:
             SAM2PropagateError: `out_of_memory`, when not even one frame can be encoded.
@@ -110,7 +110,7 @@ class FeatureStore:
         return done
 
     def _try_to_encode(self, frames: list[FeatureKey]) -> Sequence[EncodedFrame] | None:
-        """Encode; None if there was too little memory: what the attempt held is free again on return."""
+        """Encode frames; None if there was too little memory, with the attempt's memory free on return."""
         try:
             return self._encode(frames)
         except Exception as error:
@@ -119,7 +119,8 @@ class FeatureStore:
             return None
 
     def _make_room(self) -> None:
-        """Go one rung down: a smaller batch, then the cache to the host, then give up."""
+        """Make room on the device: with a smaller batch, else by moving the cache to the host, else give
+        up."""
         if self.batch_size > 1:
             self.batch_size //= 2
         elif not self.offload():
@@ -155,7 +156,7 @@ class FeatureStore:
             frame, features = self._near.popitem(last=False)
             self._near_bytes -= features.nbytes
             if self._host_budget:
-                # A host that has no memory left to pin loses the frame: it is encoded again when needed.
+                # If the host cannot pin memory, the frame is dropped, and encoded again when needed.
                 with contextlib.suppress(RuntimeError, MemoryError):
                     self._far[frame] = features.to_host()
                     self._far_bytes += features.nbytes

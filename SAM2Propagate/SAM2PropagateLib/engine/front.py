@@ -1,4 +1,4 @@
-"""A keyframe carried frame by frame in one direction: where it is, what it remembers, what it found."""
+"""A front: a keyframe that is carried frame by frame in one direction, with its memories and results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from SAM2PropagateLib.engine.family import Decoded, FrameMemory, Recall
 
 @dataclass(frozen=True)
 class Tracked:
-    """What a front found on one frame, on the device.
+    """A front's result on one frame, on the device.
 
     Attributes:
         logits: float16 (4h, 4w). iou: float32 (), predicted, 0 to 1. object_score: float32 (), a logit.
-        lost: frames without a trace of the segment in a row, this one included; 0 where it was found, and as
-            long as nothing is read back of it.
+        lost: number of frames in a row without a trace of the segment, with this one; 0 if it was found, or
+            the result was not read back yet.
     """
 
     logits: torch.Tensor
@@ -35,11 +35,11 @@ class Tracked:
 
 @dataclass(frozen=True)
 class Course:
-    """Where a front comes from and goes to.
+    """The start and direction of a front.
 
     Attributes:
         source: the keyframe's index. step: +1 forward, -1 backward.
-        holds: the segment is on every frame, whatever the model says.
+        holds: whether the segment is on every frame, even if the model does not find it.
     """
 
     source: int
@@ -60,16 +60,16 @@ class Recollection:
 
 
 class Front:
-    """One keyframe on its way in one direction.
+    """A keyframe that is carried in one direction.
 
-    It depends on its keyframe alone, so what it found stays valid when other keyframes come and go,
-    and it can be taken up again where it stopped.
+    It depends only on its keyframe, so its results stay valid when other keyframes change, and it can be
+    continued where it stopped.
 
     Args:
-        course: where it comes from and goes to.
-        memory: what is remembered of the keyframe.
+        course: start and direction.
+        memory: of the keyframe.
         uses: how many memories each frame is tracked from.
-        carried: the keyframe's mask for the motion to carry; see `fusion.carried`. None: without motion.
+        carried: the keyframe's mask for the motion; see `fusion.carried`. None: without motion.
     """
 
     def __init__(
@@ -92,21 +92,21 @@ class Front:
 
     @property
     def last_found(self) -> Tracked | None:
-        """What was found on the frame tracked last."""
+        """The result on the last tracked frame."""
         return self.found.get(self.next_frame - self.step)
 
     @property
     def unread(self) -> int:
-        """How many found frames the host has not read yet."""
+        """The number of results that the host has not read yet."""
         return len(self.found) - self._told
 
     @property
     def empty_frames(self) -> int:
-        """Frames without a trace of the segment in a row, up to the last one that was read."""
+        """The number of frames in a row without a trace of the segment, up to the last one that was read."""
         return self.found[self.source + self.step * self._told].lost if self._told else 0
 
     def tell(self, is_there: bool) -> None:
-        """Take what was read of the first frame that nothing was known of: whether the segment is on it."""
+        """Note for the first frame that was not read yet whether the segment is on it."""
         lost = 0 if is_there else self.empty_frames + 1
         self._told += 1
         frame = self.source + self.step * self._told
@@ -119,7 +119,7 @@ class Front:
         return 1 + min(self._slots - 1, past), 1 + min(self._span, past)
 
     def recall(self) -> Recall:
-        """Return what the next frame is tracked from."""
+        """Return the memories that the next frame is tracked from."""
         recent = list(self._recent)
         spatial = [(0, self._keyframe)]
         spatial += [(slot, recent[slot - 1]) for slot in range(min(self._slots - 1, len(recent)), 0, -1)]
@@ -129,22 +129,22 @@ class Front:
         return Recall(tuple(spatial), tuple(pointers), self._span)
 
     def rest(self) -> None:
-        """Give back the memories' keys and values; they are made again if the front goes on."""
+        """Free the memories' keys and values; they are made again if the front continues."""
         for memory in (self._keyframe, *self._recent):
             memory.rest()
 
     def catch_up(self) -> None:
-        """Read what nobody has read, one frame after the other."""
+        """Read all unread results, one frame after the other."""
         while self.unread:
             self.tell(bool((self.found[self.source + self.step * (self._told + 1)].logits > 0).any()))
 
     def advance(self, found: Tracked, memory: FrameMemory, carried: torch.Tensor | None = None) -> None:
-        """Record what was found on the next frame, and go one further."""
+        """Record the result on the next frame, and move one frame further."""
         self.found[self.next_frame] = found
         self.carried = carried
         self._recent.appendleft(memory)
         if len(self._recent) >= self._slots:
-            # Older memories count by their pointer alone.
+            # Only the pointers of older memories are used.
             self._recent[self._slots - 1].rest()
 
 

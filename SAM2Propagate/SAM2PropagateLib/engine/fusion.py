@@ -1,8 +1,8 @@
-"""What the model finds on a frame, weighed against the mask before, carried along the image's motion.
+"""Fuses the model's mask of a frame with the mask of the frame before, carried along the image's motion.
 
-The model knows what the structure looks like and where its edge is; the motion knows where the mask before
-has gone to. The model's own guess of how good its mask is says how far to follow it: it is low where the
-model has lost a structure that the motion still holds.
+The model knows what the structure looks like and where its edge is; the motion knows where the previous mask
+has moved. The model's estimate of its mask's IoU decides how much it counts: it is low where the model has
+lost a structure that the motion still holds.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from SAM2PropagateLib.engine.family import Decoded
 from SAM2PropagateLib.engine.motion import SIDE, Flow
 from SAM2PropagateLib.engine.transfer import uploaded
 
-# The model's share in the mask: least where its predicted IoU is at most the first of these, most where it is
-# at least the second. Chosen on the training volumes.
+# The least and the most that the model counts, and the predicted IoUs for them. Chosen on the training
+# volumes.
 _LEAST, _MOST = 0.05, 0.6
 _LOST, _SURE = 0.2, 0.8
 
-# Beyond this a logit says nothing more: without a limit one sure frame would outvote all later ones.
+# Logits are limited to this, as otherwise one sure frame would outvote all later ones.
 _LIMIT = 6.0
 
-# The object score of a segment that must be there, but that the model does not see.
+# The object score of a segment that must be there, but that the model does not find.
 _BARELY = 0.01
 
-# Carried masks are made crisper by this factor on each frame: resampling blurs them a little each time.
+# Carried masks are sharpened by this factor on each frame, as each resampling blurs them a little.
 _CRISPER = 1.15
 
 
 def carried(logits: torch.Tensor) -> torch.Tensor:
-    """Return a keyframe's mask as the motion carries it: float32 (side, side) from logits (4h, 4w)."""
+    """Return a keyframe's mask for the motion: float32 (side, side) from logits (4h, 4w)."""
     return _resized(logits.float()[None], max(SIDE, logits.shape[-1]))[0].clamp(-_LIMIT, _LIMIT)
 
 
 def fused(
     decoded: Decoded, before: Sequence[torch.Tensor], flows: Sequence[Flow]
 ) -> tuple[Decoded, list[torch.Tensor]]:
-    """Return what the model found on a batch of frames, with what the motion carried there.
+    """Return the model's answers for a batch of frames, fused with the masks that the motion carries there.
 
     Args:
         decoded: as the model tracked it, before absent segments lose their masks.
-        before: each entry's mask on the frame before, as `carried` or this function made it.
+        before: each entry's mask on the frame before, from `carried` or this function.
         flows: each entry's motion from the frame before.
 
     Returns:
@@ -63,10 +63,9 @@ def fused(
 
 
 def held(decoded: Decoded, holds: Sequence[bool]) -> Decoded:
-    """Return the answers, with a segment that is known to be there not absent, whatever its object score
-    says.
+    """Return the answers with segments present that are known to be there, even with a negative object score.
 
-    A score that said otherwise becomes one that is just on the side of presence, so that the doubt is high.
+    Such a score becomes barely positive, so that the doubt is high.
     """
     if not any(holds):
         return decoded
@@ -83,25 +82,25 @@ def _resized(logits: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _averaged(logits: torch.Tensor, side: int) -> torch.Tensor:
-    """Return (n, side, side) from a grid as fine or finer; each value is the mean of those that it covers."""
+    """Return (n, side, side) from a grid that is as fine or finer; each value is the mean of those it
+    covers."""
     times, rest = divmod(logits.shape[-1], side)
     if not rest:
         return F.avg_pool2d(logits[:, None], times)[:, 0]
-    # Adaptive pooling would do both, but not on Apple's GPUs.
+    # Adaptive pooling would do this, but not on Apple's GPUs.
     return F.interpolate(
         logits[:, None], size=(side, side), mode="bilinear", align_corners=False, antialias=True
     )[:, 0]
 
 
 def _moved(masks: torch.Tensor, flows: torch.Tensor) -> torch.Tensor:
-    """Return masks (n, side, side) where the flows (n, SIDE, SIDE, 2) put them; edges are continued
-    outward."""
+    """Return masks (n, side, side) moved by the flows (n, SIDE, SIDE, 2); edges are continued outward."""
     side = masks.shape[-1]
     flows = flows.movedim(-1, 1)
     if side != SIDE:
         flows = F.interpolate(flows, size=(side, side), mode="bilinear", align_corners=False) * (side / SIDE)
     places = torch.arange(side, device=masks.device, dtype=torch.float32)
     x, y = places + flows[:, 0], places[:, None] + flows[:, 1]
-    # Held inside by hand: Apple's GPUs do not know grid_sample's padding mode "border".
+    # Clamped here, as Apple's GPUs lack grid_sample's padding mode "border".
     where = (torch.stack([x, y], dim=-1) * (2 / (side - 1)) - 1).clamp(-1, 1)
     return F.grid_sample(masks[:, None], where, align_corners=True)[:, 0]

@@ -1,4 +1,4 @@
-"""Frames to model input and mask logits back to frames: the only place where pixels are resampled."""
+"""Converts frames to model input and mask logits back to frames. Pixels are resampled only here."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def to_model_input(frames: Sequence[np.ndarray], crop: FrameCrop, device: torch.
 
     Args:
         frames: uint8 arrays of shape (rows, columns), windowed.
-        crop: which part of the frame the model sees, on whole pixels, and at what size.
-        device: where the result lives; the resampling runs there.
+        crop: the part of the frame that the model sees, on whole pixels, and its size.
+        device: for the result and the resampling.
 
     Returns:
         float32 tensor (frames, 3, size, size), normalized with ImageNet's mean and deviation.
-        What lies outside the frame is black (0 before normalizing).
+        Pixels outside the frame are black (0 before normalizing).
     """
     stack = uploaded(torch.from_numpy(np.stack(frames)), device)[:, None]
     seen = F.interpolate(
@@ -56,14 +56,13 @@ def to_model_input(frames: Sequence[np.ndarray], crop: FrameCrop, device: torch.
 
 
 def _normalised(gray: torch.Tensor) -> torch.Tensor:
-    # By numbers, not by a tensor of them, which would first have to be brought to the device.
+    # With plain numbers, as a tensor would first have to be copied to the device.
     channels = [(gray / 255.0 - mean) / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)]
     return torch.cat(channels, dim=1)
 
 
 def from_grey(gray: np.ndarray) -> torch.Tensor:
-    """Return a picture that has the model's size already, values in [0, 255] (size, size), as its input (1,
-    3, size, size)."""
+    """Return a picture of the model's size, (size, size) in [0, 255], as its input, (1, 3, size, size)."""
     return _normalised(torch.from_numpy(np.asarray(gray, np.float32))[None, None])
 
 
@@ -113,11 +112,11 @@ def edge_steps(logits: torch.Tensor, crop: FrameCrop) -> np.ndarray:
     padded = F.pad(native[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
     down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
     right = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
-    # To first order: the value by how fast it changes.
+    # To first order the distance is the value divided by its gradient.
     distance = native / torch.sqrt(down * down + right * right).clamp(min=1e-6)
     limit = EDGE_REACH * EDGE_STEPS
     steps = (distance * EDGE_STEPS).round().clamp(-limit, limit)
-    # A center just beside the edge stays on its side.
+    # Rounding must not move a center to the other side of the edge.
     steps = torch.where(native > 0, steps.clamp(min=1), steps.clamp(max=-1))
     whole = np.zeros(crop.frame_shape, np.int8)
     whole[shown_part(crop)] = steps.to(torch.int8).cpu().numpy()
@@ -131,7 +130,7 @@ def logits_to_native(logits: torch.Tensor, crop: FrameCrop) -> torch.Tensor:
         logits: float tensor (height, width) over the crop's square.
 
     Returns:
-        float32 tensor: the pixels of `shown_part`. Beyond it there is nothing.
+        float32 tensor: the pixels of `shown_part`.
     """
     x0, y0, x1, y1 = (round(edge + 0.5) for edge in crop.box)
     rows, columns = shown_part(crop)
@@ -140,7 +139,7 @@ def logits_to_native(logits: torch.Tensor, crop: FrameCrop) -> torch.Tensor:
         size=(y1 - y0, x1 - x0),
         mode="bilinear",
         align_corners=False,
-        # A crop much larger than the logits' grid is the rule; antialiasing only matters for tiny frames.
+        # A crop is usually much larger than the logits' grid; antialiasing only matters for tiny frames.
         antialias=(y1 - y0) < logits.shape[-2],
     )[0, 0]
     return native[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]

@@ -1,7 +1,7 @@
-"""Linear layers on 8-bit integers, for CPUs that multiply these faster than floats and have no bf16.
+"""Computes linear layers on 8-bit integers, for CPUs that multiply these faster than floats and have no bf16.
 
 Weights are rounded once, with one scale per output channel. Inputs are rounded in every call, with one scale
-per tensor. The products are summed in integers; what comes out is float32 again.
+per tensor. The products are summed in integers; the result is float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Int8Linear(torch.nn.Module):
     """A linear layer that computes on 8-bit integers.
 
     Args:
-        linear: the layer to take the place of; float32, on the CPU.
+        linear: the layer to replace; float32, on the CPU.
     """
 
     def __init__(self, linear: torch.nn.Linear) -> None:
@@ -34,7 +34,7 @@ class Int8Linear(torch.nn.Module):
         scale = _scale(weight).to(torch.float64)
         zero = torch.zeros(len(scale), dtype=torch.long)
         with warnings.catch_warnings():
-            # Torch means to remove these tensors some day; `why_no_int8` notices.
+            # Torch plans to remove these tensors; `why_no_int8` notices when it does.
             warnings.simplefilter("ignore", UserWarning)
             integers = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
         bias = None if linear.bias is None else linear.bias.detach()
@@ -54,8 +54,8 @@ class Int8Linear(torch.nn.Module):
 def _scale(weight: torch.Tensor) -> torch.Tensor:
     """Return the scale of each output channel.
 
-    As small as the range of the integers allows, and no smaller than keeps the sum of two neighboring
-    products within 16 bits, so that every CPU finds the same.
+    It is as small as the range of the integers allows, but keeps the sum of two neighboring products within
+    16 bits, so that every CPU has the same result.
     """
     pairs = F.pad(weight, (0, weight.shape[1] % 2)).unflatten(1, (-1, 2))
     up, down = pairs.clamp_min(0).sum(-1).amax(1), pairs.clamp_max(0).sum(-1).neg().amax(1)
@@ -67,7 +67,7 @@ def _scale(weight: torch.Tensor) -> torch.Tensor:
 
 
 def use_int8(module: torch.nn.Module) -> None:
-    """Put an `Int8Linear` in the place of every linear layer inside a module (float32, on the CPU)."""
+    """Replace every linear layer in a module (float32, on the CPU) by an `Int8Linear`."""
     for parent in list(module.modules()):
         for name, part in list(parent.named_children()):
             if isinstance(part, torch.nn.Linear):

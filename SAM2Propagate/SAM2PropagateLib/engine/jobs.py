@@ -1,4 +1,4 @@
-"""What a run has to do, and how far it is: per segment, per stretch."""
+"""The work of a run, per segment and per stretch, and its progress."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions
 
-# What marks a frame that was emptied, and one that has only a draft.
+# Signatures of a frame that was emptied, and of one that has only a draft.
 WITHDRAWN: tuple[object, ...] = ("withdrawn",)
 DRAFTED: tuple[object, ...] = ("draft",)
 
 
 @dataclass
 class Track:
-    """What is kept of one segment between runs, and how the model looks at it."""
+    """What a session keeps of one segment between runs, and how the model sees it."""
 
     sight: Sight
     keyframes: dict[int, Keyframe] = field(default_factory=dict)
@@ -36,18 +36,18 @@ class Track:
         return self.sight.crop
 
     def seen_anew(self, sight: Sight) -> Track:
-        """Return a track that knows which frames were written, but that every one of them is out of date."""
+        """Return a track with the same written frames, all of them out of date."""
         return Track(sight, written=dict.fromkeys(self.written, ()))
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a run has to do for one segment: what of its masks is not up to date.
+    """The work of a run for one segment: its masks that are not up to date.
 
     Attributes:
-        keyframes: to be written.
+        keyframes: to write.
         stretches: with their signatures and the frames to be written.
-        withdrawn: frames of an earlier run that now lie beyond an absent mark, to be emptied.
+        withdrawn: frames of an earlier run that now lie beyond an absent mark, to empty.
     """
 
     segment: ResolvedSegment
@@ -57,13 +57,13 @@ class Work:
 
     @property
     def frames(self) -> tuple[int, ...]:
-        """All that is to be written."""
+        """All frames to write."""
         stale = (frame for _, _, frames in self.stretches for frame in frames)
         return (*self.keyframes, *stale, *self.withdrawn)
 
 
 def work_of(segment: ResolvedSegment, track: Track, options: RunOptions) -> Work:
-    """Return what of a segment's masks is not up to date."""
+    """Return the work that brings a segment's masks up to date."""
     known = track.written
     written = {} if options.writes_all else known
     keyframes = tuple(
@@ -90,8 +90,8 @@ class Job:
     """A stretch of the run under way, with the fronts that cross it.
 
     Attributes:
-        pending: frames whose masks have not been asked for yet.
-        begun: frames of which something is found, but whose masks are not written yet.
+        pending: frames whose masks were not asked for yet.
+        begun: frames with results of a front, but without a written mask.
     """
 
     stretch: Stretch
@@ -106,29 +106,29 @@ class Job:
 
     @property
     def is_open_ended(self) -> bool:
-        """Whether it has to be known first where the segment closes before its absent mark."""
+        """Whether the end of the segment before its absent mark has to be found first."""
         return self.end is not None and self.found(self.end, self.beside_absent) is None
 
     @property
     def done(self) -> float:
-        """How much of the work on the frames that are not finished yet is done, in frames."""
+        """How much of the work on unfinished frames is done, in frames."""
         return len(self.begun) / len(self.fronts)
 
     @cached_property
     def too_deep(self) -> torch.Tensor:
-        """How deep the mask still is beside the absent mark, float32 (), in pixels of the logit grid."""
+        """The mask's depth next to the absent mark, float32 (), in pixels of the logit grid."""
         last = self.found(self.end, self.beside_absent)
         assert last is not None, "asked for when the front that ends there has come to its end"
         return depth(last.logits)
 
     @property
     def fronts(self) -> list[Front]:
-        """Those that cross it, one or two."""
+        """The fronts that cross it, one or two."""
         return [front for front in (self.left, self.right) if front is not None]
 
     @property
     def end(self) -> Front | None:
-        """The front that has to reach the absent mark before it is known where the segment closes."""
+        """The front that has to reach the absent mark first, if the segment closes before one."""
         return None if self.stretch.absent is None else self.left or self.right
 
     @property
@@ -137,15 +137,15 @@ class Job:
         return self.stretch.last if self.right is None else self.stretch.first
 
     def lacks(self, left: Tracked | None, right: Tracked | None) -> bool:
-        """Tell whether a side has still to come."""
+        """Tell whether a side is still missing."""
         return (self.left is not None and left is None) or (self.right is not None and right is None)
 
     def has_lost(self, front: Front) -> bool:
-        """Tell whether a front has left its segment behind, and no keyframe says that it comes back."""
+        """Tell whether a front has lost its segment, and no keyframe shows it again."""
         return self._gives_up(front.empty_frames)
 
     def may_have_lost(self, front: Front) -> bool:
-        """Tell whether that could come out when what was found last is read."""
+        """Tell whether reading the front's last results could show that."""
         return front.unread > 0 and self._gives_up(front.empty_frames + front.unread)
 
     def _gives_up(self, empty_frames: int) -> bool:
@@ -153,8 +153,8 @@ class Job:
         return is_open and self.patience is not None and empty_frames >= self.patience
 
     def found(self, front: Front | None, frame: int) -> Tracked | None:
-        """Return what a front found on a frame; where it has lost its segment, what it found last; None: not
-        yet."""
+        """Return a front's result on a frame, or its last one if it has lost its segment; None: not yet
+        known."""
         known = None if front is None else front.found.get(frame)
         if front is None or known is not None or not self.has_lost(front) or front.last_found is None:
             return known
@@ -164,7 +164,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Active:
-    """A front that still has frames to go, the last frame it is wanted on, and how it looks at them."""
+    """A front with frames left to track, its last frame, and how it sees them."""
 
     front: Front
     end: int
@@ -172,7 +172,7 @@ class Active:
 
 
 def active_fronts(jobs: list[Job]) -> list[Active]:
-    """Return the fronts that have to go on, each once, however many jobs it serves."""
+    """Return the fronts that have to continue, each once even if several jobs use it."""
     active: dict[int, Active] = {}
     for job in jobs:
         if not job.pending:
@@ -198,7 +198,7 @@ def shapes_beside(stretch: Stretch, keyframes: Mapping[int, Keyframe]) -> tuple[
 
 
 def keyframe_mark(prompts: FramePrompts) -> tuple[object, ...]:
-    """Return what a keyframe's mask depends on, as `signature` says it of a stretch."""
+    """Return what a keyframe's mask depends on, as `signature` does for a stretch."""
     return "keyframe", prompts.fingerprint
 
 

@@ -1,4 +1,4 @@
-"""Keyframes: what the user said on a frame, decoded to a mask and to what later frames remember of it."""
+"""Decodes keyframes: from the prompts on a frame to a mask and a memory for later frames."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class Keyframe:
-    """A decoded keyframe; its memory is made when it is carried, not for a preview.
+    """A decoded keyframe. Its memory is made when it is carried, not for a preview.
 
     Attributes:
         decoded: a batch of one, on the device.
@@ -60,7 +60,7 @@ class Keyframe:
         return self.prompts.fingerprint
 
     def as_mask(self, segment: str, frame: int, kind: str) -> FrameMask:
-        """Return its mask as a result of a segment's frame; a mask that the user gave is beyond doubt."""
+        """Return its mask as a `FrameMask`; a mask from the user has no doubt."""
         given = self.iou >= 1.0
         doubt = 0.0 if given else doubt_of(Evidence(self.iou, self.object_score))
         return FrameMask(
@@ -83,7 +83,7 @@ class KeyframeDecoder:
         self._native_shape = native_shape
 
     def decoded(self, sight: looking.Sight, frame: int, prompts: FramePrompts) -> Keyframe:
-        """Return a keyframe from its prompts, as the model sees the frame; absent ones are empty.
+        """Decode a keyframe from its prompts; an absent mark gives an empty mask.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
@@ -95,7 +95,7 @@ class KeyframeDecoder:
         return self._with_room(lambda: self._decode_prompts(features, crop, prompts))
 
     def memory(self, sight: looking.Sight, frame: int, keyframe: Keyframe) -> FrameMemory:
-        """Return what later frames remember of a keyframe; made once.
+        """Return a keyframe's memory, and make it if there is none yet.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
@@ -117,7 +117,7 @@ class KeyframeDecoder:
             found, mask = self._found(features, crop, prompts)
         if not scribbles.is_followed(prompts.strokes, mask):
             note = note or _("The mask does not follow the whole scribble. Add clicks, or paint by hand.")
-        # A mask that does not come from the decoder is beyond doubt, and the model only remembers it.
+        # A mask that does not come from the decoder has no doubt, and the model only remembers it.
         if found is None:
             decoded, edge = self._steps.decode_mask(features, self._seen(mask, crop)), None
             (figures,) = Readback([_figures(decoded)]).arrays()
@@ -132,11 +132,11 @@ class KeyframeDecoder:
     def _found(
         self, features: EncodedFrame, crop: FrameCrop, prompts: FramePrompts
     ) -> tuple[tuple[Decoded, np.ndarray] | None, np.ndarray]:
-        """Return what clicks, scribbles and a box find by themselves, with its figures, and its mask; None
-        and the mask where it was carved.
+        """Return the model's answer to clicks, scribbles and a box with its figures, and the mask; None
+        instead of the answer if negative scribbles have changed the mask.
 
-        Negative scribbles are taken off what the others find: told together with them, the model often loses
-        the structure.
+        Negative scribbles are applied to the mask of the other prompts, as the model often loses the
+        structure if it gets all of them together.
         """
         positive = [stroke for stroke in prompts.strokes if stroke.positive]
         negative = tuple(stroke for stroke in prompts.strokes if not stroke.positive)
@@ -158,7 +158,7 @@ class KeyframeDecoder:
     def _shape(
         self, features: EncodedFrame, crop: FrameCrop, prompts: FramePrompts
     ) -> tuple[np.ndarray, Words]:
-        """Return the mask that the user gave, lassos tightened, and a note on what could not be tightened."""
+        """Return the user's mask, with lassos tightened, and a note on lassos that could not be tightened."""
         mask: np.ndarray | None = prompts.mask
         note: Words = ""
         for drawn in prompts.outlines:
@@ -179,7 +179,7 @@ class KeyframeDecoder:
     def _corrected(
         self, features: EncodedFrame, crop: FrameCrop, prompts: FramePrompts, mask: np.ndarray
     ) -> np.ndarray:
-        """Return a mask after clicks and scribbles, if any, each taken on what those before it made of it."""
+        """Return a mask after clicks and scribbles, applied one after the other."""
         for count in range(1, len(prompts.clicks) + 1):
             said = prompts.clicks[:count]
             mask = self._clicked(features, crop, prompts.box, mask, said, aim_of(mask, said))
@@ -194,11 +194,10 @@ class KeyframeDecoder:
         mask: np.ndarray,
         clicks: Sequence[ClickAt],
     ) -> np.ndarray:
-        """Return a mask after the points of scribbles that it gets wrong, each taken as a click; never
-        emptied.
+        """Return a mask after clicks at the points of scribbles that it gets wrong; it never becomes empty.
 
         Args:
-            clicks: what the model was told before.
+            clicks: earlier clicks.
         """
         told, masks = list(clicks), [mask]
         positives = [click for click in clicks if click[2]]
@@ -221,23 +220,24 @@ class KeyframeDecoder:
         """Return a mask after the last of these clicks.
 
         Args:
-            aim: what that one is about; None: it is a point of a scribble, which is judged as a whole.
+            aim: what the last click may change; None: it is a point of a scribble, which is judged as a
+                whole.
         """
         x, y, _positive = click = clicks[-1]
-        # A lone negative click can make the model drop the whole mask, so it is told what stays.
+        # A single negative click can make the model drop the whole mask, so points that stay are added.
         stays = [] if aim is None else [(*point, True) for point in aim.stays]
         start = self._as_logits(mask, crop)
         decoded = self._decode_points(features, crop, box, [*stays, *clicks], start)
         changed = refined(mask, self._mask_of(decoded, crop), click, aim)
         if changed is not mask:
             return changed
-        # Starting from the mask, the model stays with it: ask what lies at the click by itself.
+        # Starting from the mask, the model did not change it, so ask for the thing at the click alone.
         alone = self._decode_points(features, crop, None, ((x, y, True),))
         return toggled(mask, self._mask_of(alone, crop), click, aim)
 
     @staticmethod
     def _read(decoded: Decoded, crop: FrameCrop) -> tuple[np.ndarray, np.ndarray]:
-        """Return its mask and its figures, for which the device is waited for once."""
+        """Return the mask and the figures, and wait for the device only once."""
         shown, figures = Readback([shown_mask(decoded.logits[0], crop), _figures(decoded)]).arrays()
         return native_mask(shown, crop, decoded.logits.shape[-1]), figures
 
@@ -262,13 +262,13 @@ class KeyframeDecoder:
         points += [(x, y) for x, y, _ in clicks]
         labels += [int(positive) for _, _, positive in clicks]
         device = self._steps.device
-        # The prompt encoder counts from pixel centers, the crop from pixel edges.
+        # The prompt encoder's coordinates start at pixel centers, the crop's at pixel edges.
         where = uploaded(torch.tensor(crop.to_model(np.array(points)) - 0.5, dtype=torch.float32), device)
         what = uploaded(torch.tensor(labels, dtype=torch.int32), device)
         return self._steps.decode_prompts(features, where, what, start)
 
     def _as_logits(self, mask: np.ndarray, crop: FrameCrop) -> torch.Tensor:
-        """Return (1, 1, 4h, 4w): a mask as the decoder takes one to start from."""
+        """Return a mask as logits for the decoder to start from, (1, 1, 4h, 4w)."""
         return torch.nn.functional.interpolate(
             (self._seen(mask, crop) * 2 - 1) * MASK_PROMPT_LOGIT,
             scale_factor=0.25,

@@ -1,4 +1,4 @@
-"""A lasso tightened to the edge that the model sees, near the line that was drawn."""
+"""Tightens a lasso to the edge that the model sees, near the line that was drawn."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from SAM2PropagateLib.mask_depth import depth_inside
 
 BoolArray = npt.NDArray[np.bool_]
 
-# How far the edge may move outwards and inwards, as shares of the radius of a circle of the same area.
-# A lasso is drawn around the structure: there is more to take away than to add.
+# How far the edge may move outwards and inwards, as shares of the radius of a circle of the same area. More
+# inwards, as a lasso is drawn around the structure.
 REACH_OUT, REACH_IN = 0.05, 0.5
-# Below this Dice with what was drawn, the model's answer is about something else.
+# Below this Dice with the drawn shape, the model's answer is something else.
 LEAST_AGREEMENT = 0.5
 
 
 def tightened(drawn: BoolArray, answer: BoolArray) -> BoolArray | None:
-    """Return the model's mask, held near the line that was drawn.
+    """Return the model's mask, limited to pixels near the line that was drawn.
 
     Args:
         drawn: bool (rows, columns), the inside of the lasso, not empty.
-        answer: bool (rows, columns), what the model finds in it.
+        answer: bool (rows, columns), the model's mask for it.
 
     Returns:
-        bool (rows, columns); None if the answer has too little to do with what was drawn.
+        bool (rows, columns); None if the answer differs too much from the lasso.
     """
     radius = float(np.sqrt(drawn.sum() / np.pi))
     near = answer & (ndimage.distance_transform_edt(~drawn) <= REACH_OUT * radius)

@@ -1,4 +1,4 @@
-"""Which part of the frames the model sees: a small structure in a large slice is looked at closely."""
+"""Chooses the crop: the model sees a small structure in a large slice closely."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts, PixelBox
 
-# How a frame that is not square becomes the model's square input.
+# Ways to make the model's square input from a frame that is not square.
 STRETCHED, ISOTROPIC = "stretched", "isotropic"
 
-# The model sees this many times the prompted region's longer side: room for what grows on other slices.
+# The crop's side in multiples of the prompted region's longer side, as the structure may grow on other
+# slices.
 CONTEXT = 2.5
 
-# A crop is given up for a closer one only if that shows the structure this many times larger.
+# A closer crop replaces the present one only if it shows the structure this many times larger.
 _MUCH_CLOSER = 1.5
 
-# A scribble shorter than this (in pixels) tells no more of the structure's size than a click.
+# Pixels; a shorter scribble shows no more of the structure's size than a click.
 _SHORTEST = 8.0
 
 
@@ -35,9 +36,9 @@ class Sight:
 
 
 def region_of(prompts: FramePrompts) -> PixelBox | None:
-    """Return the part of a frame that prompts are about, (x0, y0, x1, y1) in native pixels.
+    """Return the part of a frame that prompts show the structure in, (x0, y0, x1, y1) in native pixels.
 
-    None if they do not tell how large the structure is (clicks and scribbles alone).
+    None if they do not show how large it is (only clicks and scribbles).
     """
     corners: list[tuple[float, float]] = []
     if prompts.box is not None:
@@ -55,8 +56,7 @@ def region_of(prompts: FramePrompts) -> PixelBox | None:
 
 
 def along_strokes(prompts: FramePrompts) -> PixelBox | None:
-    """Return the part of a frame that positive scribbles run through; None without any that is long
-    enough."""
+    """Return the part of a frame around positive scribbles; None if none is long enough."""
     points = [point for stroke in prompts.strokes if stroke.positive for point in stroke.points]
     if not points:
         return None
@@ -82,7 +82,7 @@ def whole_crop(frames: FrameStack, size: int, style: str = STRETCHED) -> FrameCr
 
 
 def close_crop(frames: FrameStack, size: int, region: PixelBox, style: str = STRETCHED) -> FrameCrop:
-    """Return a region with `CONTEXT` around it, square in mm where the frame has room for that."""
+    """Return a crop of a region with `CONTEXT` around it, square in mm if the frame has room for that."""
     shape = frames.geometry.frame_shape(frames.axis)
     crop = FrameCrop.around(region, shape, frames.geometry.frame_spacing(frames.axis), size, CONTEXT)
     if style == STRETCHED:
@@ -99,12 +99,12 @@ def shows(crop: FrameCrop, region: PixelBox) -> bool:
 
 
 def is_much_closer(crop: FrameCrop, than: FrameCrop) -> bool:
-    """Tell whether one crop shows its part of the frame clearly larger than another one would."""
+    """Tell whether a crop shows its part of the frame clearly larger than another crop would."""
     return min(crop.scale) > _MUCH_CLOSER * min(than.scale)
 
 
 def serves(crop: FrameCrop, region: PixelBox, wanted: FrameCrop) -> bool:
-    """Tell whether a crop that is already there can stand in for the one wanted for a region."""
+    """Tell whether an existing crop can be used instead of the wanted one for a region."""
     return shows(crop, region) and shows(crop, wanted.box) and not is_much_closer(wanted, crop)
 
 

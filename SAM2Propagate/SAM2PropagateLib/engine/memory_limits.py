@@ -1,4 +1,4 @@
-"""How much memory the engine may use, and what is done when there is no more."""
+"""Limits the engine's main memory and GPU memory, and handles the lack of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 
 
 def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
-    """Return what the user is told when even the smallest step did not fit."""
+    """Return the error for the user when even the smallest step did not fit."""
     where = _("The graphics card") if device.type == "cuda" else _("This computer")
     return SAM2PropagateError(
         "out_of_memory",
@@ -31,7 +31,7 @@ def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
 
 @contextmanager
 def told_of_memory(device: torch.device) -> Iterator[None]:
-    """Turn running out of memory within into the error for the user.
+    """Turn a lack of memory within it into the error for the user.
 
     Raises:
         SAM2PropagateError: `out_of_memory`.
@@ -45,10 +45,10 @@ def told_of_memory(device: torch.device) -> Iterator[None]:
 
 
 def with_room(work: Callable[[], _Result], offload: Callable[[], bool], device: torch.device) -> _Result:
-    """Return the result of a step on one frame; where memory is short, once more without kept features.
+    """Do a step on one frame; if memory is short, free kept features and try again. Return the result.
 
     Args:
-        offload: gives kept memory back; whether there was any.
+        offload: frees kept memory; returns whether there was any.
 
     Raises:
         SAM2PropagateError: `out_of_memory`.
@@ -59,7 +59,7 @@ def with_room(work: Callable[[], _Result], offload: Callable[[], bool], device: 
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        # Beyond the handler, so that what the attempt held is free again.
+        # Outside the handler, so that the attempt's memory is free.
         if not offload():
             raise out_of_memory_error(device)
 

@@ -1,4 +1,4 @@
-"""Memory attention with the memories' keys and values computed once, when they are made.
+"""Computes memory attention with keys and values that are computed once per memory.
 
 In `sam2` every frame projects and rotates the keys of all its memories again, seven times the work of the
 frame itself. Both steps are linear, and a memory's time code only adds to its keys, so that the memory's own
@@ -72,7 +72,7 @@ class MemoryReader:
         memories: Sequence[Sequence[tuple[int, Projected]]],
         pointers: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
-        """Return frames that know what was remembered.
+        """Return frames with the memories' information.
 
         Args:
             frames: (batch, tokens, channels).

@@ -1,4 +1,4 @@
-"""How the image moves from frame to frame: dense optical flow, each pair of frames registered once.
+"""Computes the image's motion from frame to frame: dense optical flow, once for each pair of frames.
 
 The flow is "Fast optical flow using dense inverse search" (Kroeger et al., 2016) as OpenCV implements it. Of
 the methods that were compared (docs/engine.md), it carries outlines furthest for its time.
@@ -38,17 +38,17 @@ Flow = npt.NDArray[np.float16]
 
 PAIR_BYTES = SIDE * SIDE * 2 * 2
 
-# Pairs that a run has registered ahead of the frame it is on.
+# How many pairs are registered ahead of a run.
 AHEAD = 4
 
-# Pictures that are kept for the next pairs.
+# How many pictures are kept for the next pairs.
 _PICTURES = 16
 
 
 class MotionStore:
-    """Motion between neighboring frames; the least recently used goes first when the budget is full.
+    """Motion between neighboring frames; the least recently used is dropped first.
 
-    Pairs are registered on threads of their own: ahead of a run, and beside the work of a GPU.
+    Separate threads register pairs ahead of a run, and while a GPU works.
 
     Args:
         frame: a frame's native pixels through a sight's window, uint8 (rows, columns); called on a thread.
@@ -71,7 +71,7 @@ class MotionStore:
         return pair in self._kept
 
     def get(self, sight: Sight, frame: int, step: int) -> Flow:
-        """Return the flow of `frame` from `frame - step`; waits for it.
+        """Wait for and return the flow of `frame` from `frame - step`.
 
         Args:
             step: +1 or -1.
@@ -81,12 +81,12 @@ class MotionStore:
         try:
             return self._kept[sight, frame, step].result()
         except BaseException:
-            # It is tried again when it is wanted again, for instance once there is memory for it.
+            # The next call tries again, when there may be enough memory.
             self._kept.pop((sight, frame, step), None)
             raise
 
     def prepare(self, pairs: Iterable[_Pair]) -> None:
-        """Register pairs in the background, first the first; those that are kept already cost nothing."""
+        """Register pairs in the background, in this order; pairs that are kept already cost nothing."""
         for pair in pairs:
             if pair not in self._kept:
                 self._kept[pair] = self._pool.submit(self._registered, *pair)
@@ -95,16 +95,16 @@ class MotionStore:
 
     @property
     def is_full(self) -> bool:
-        """Whether a further pair would push an earlier one out."""
+        """Whether another pair would replace an earlier one."""
         return (len(self._kept) + 1) * PAIR_BYTES > self._budget
 
     def keep_only(self, sights: Collection[Sight]) -> None:
-        """Forget the motion seen in any other way."""
+        """Drop the motion of other sights."""
         for pair in [pair for pair in self._kept if pair[0] not in sights]:
             self._kept.pop(pair).cancel()
 
     def close(self) -> None:
-        """Give back all that is kept, and the threads."""
+        """Free everything that is kept, and end the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.keep_only(())
 
@@ -115,7 +115,7 @@ class MotionStore:
 
     def _registered(self, sight: Sight, frame: int, step: int) -> Flow:
         before, picture = self._picture(sight, frame - step), self._picture(sight, frame)
-        # OpenCV's types do not say that no flow is needed to begin with.
+        # OpenCV's types do not allow None as the initial flow.
         flow = self._method().calc(picture, before, None)  # type: ignore[call-overload]
         return np.asarray(flow, np.float16)
 
@@ -127,7 +127,7 @@ class MotionStore:
         return np.ascontiguousarray(gray[0, 0].clamp(0, 255).round().byte().numpy())
 
     def _method(self) -> cv2.DISOpticalFlow:
-        """Return this thread's own method: it keeps buffers while it computes."""
+        """Return this thread's own method, as it has buffers."""
         if not hasattr(self._thread, "method"):
             method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
             method.setFinestScale(_FINEST_SCALE)

@@ -1,7 +1,7 @@
-"""What runs along the other axes say of a mask, and how that changes it.
+"""Fuses a mask with the results of runs along the other axes.
 
-A run along one axis cuts a structure badly where it lies flat in its frames, or changes fast from one to the
-next; along another axis the same place may be easy.
+A run along one axis is bad where a structure lies flat in the frames, or changes fast from one to the next.
+Along another axis the same place may be easy.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ FloatArray = npt.NDArray[np.float32]
 
 # The constants below were chosen on the training volumes.
 
-# How far beyond the mask the other axes look, as a share of its extent, and at least in voxels.
+# The margin around the mask for the other axes: a share of its extent, and at least this many voxels.
 _MARGIN, _LEAST_MARGIN = 0.1, 2
-# Cross-sections that are told to the model, at these shares of the mask's voxels along the axis.
+# The cross-sections that a run starts from, at these shares of the mask's voxels along the axis.
 _SEEDS = (1 / 6, 1 / 2, 5 / 6)
-# What the first axis counts more than another one.
+# How much more the first axis counts than another one.
 _OWN = 1.0
-# A vote counts by how little its frame is doubted, to this power, and never less than this.
+# A vote counts 1 minus its frame's doubt, to this power, and at least this much.
 _POWER, _LEAST = 1.0, 0.2
-# And by how square the pixels of its frames are, to this power: stretched ones show less.
+# It also counts less if the pixels of its frames are not square, to this power.
 _SQUARE = 1.0
 
 
@@ -46,7 +46,7 @@ class Region:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an array of its voxels, (K, J, I)."""
+        """The shape of an array of its voxels, (K, J, I)."""
         i, j, k = (high - low for low, high in zip(self.low, self.high, strict=True))
         return k, j, i
 
@@ -60,7 +60,7 @@ class Region:
         return slice(self.low[y], self.high[y]), slice(self.low[x], self.high[x])
 
     def grown(self, geometry: VolumeGeometry) -> Region:
-        """Return it with the room around it in which the other axes look, held within the volume."""
+        """Return the region with the margin for the other axes, within the volume."""
         low, high = [], []
         for start, end, count in zip(self.low, self.high, geometry.shape_ijk, strict=True):
             margin = max(_LEAST_MARGIN, round(_MARGIN * (end - start)))
@@ -70,11 +70,11 @@ class Region:
 
 
 def seeds(solid: BoolArray, region: Region, axis: int, geometry: VolumeGeometry) -> dict[int, FramePrompts]:
-    """Return the cross-sections of a mask from which it is carried along another axis, as mask prompts.
+    """Return the cross-sections of a mask that a run along another axis starts from, as mask prompts.
 
     Args:
         solid: (K, J, I) of the region, not empty.
-        axis: that axis.
+        axis: the other axis.
 
     Returns:
         Frame of the axis -> the mask's pixels on it.
@@ -92,18 +92,18 @@ def seeds(solid: BoolArray, region: Region, axis: int, geometry: VolumeGeometry)
 
 
 def told(name: str, solid: BoolArray, region: Region, axis: int, geometry: VolumeGeometry) -> ResolvedSegment:
-    """Return what a run along another axis is told of a mask; see `seeds`."""
+    """Return the prompts for a run along another axis; see `seeds`."""
     frames = region.frames(axis)
     keyframes = seeds(solid, region, axis, geometry)
     return ResolvedSegment(name, keyframes, first=frames[0], last=frames[-1])
 
 
 class Opinion:
-    """What the run along another axis finds of a mask, frame by frame.
+    """The result of a run along another axis for a mask, frame by frame.
 
     Args:
-        axis: that axis.
-        region: where it is asked.
+        axis: the other axis.
+        region: of the result.
     """
 
     def __init__(self, axis: int, region: Region, geometry: VolumeGeometry) -> None:
@@ -115,17 +115,17 @@ class Opinion:
         self._worth = (min(spacing) / max(spacing)) ** _SQUARE
 
     def take(self, frame: int, mask: BoolArray, doubt: float) -> None:
-        """Take the mask, (rows, columns), that was found on a frame of its axis."""
+        """Add the mask, (rows, columns), of a frame of its axis."""
         place = frame - self._region.low[self.axis]
         native_frame(self._solid, place, self.axis)[:] = mask[self._region.part(self.axis)]
         self._trust[place] = trust(doubt) * self._worth
 
     def on(self, frame: int, axis: int) -> tuple[BoolArray, FloatArray]:
-        """Return what it says on a frame of the first axis, in the region.
+        """Return its result on a frame of the first axis, in the region.
 
         Returns:
-            Its mask, (rows, columns), and how far it is to be trusted, float32 of a shape that fits; 0 where
-            nothing was found out.
+            Its mask, (rows, columns), and how much it counts, float32 of a shape that broadcasts; 0 where
+            there is no result.
         """
         mask = native_frame(self._solid, frame - self._region.low[axis], axis)
         runs_down = self.axis == max(other for other in range(3) if other != axis)
@@ -133,17 +133,17 @@ class Opinion:
 
 
 def trust(doubt: float) -> float:
-    """Return how much a vote counts whose frame has this doubt."""
+    """Return how much a vote counts, from its frame's doubt."""
     return float(max(_LEAST, (1 - doubt) ** _POWER))
 
 
 def fused(
     own: BoolArray, doubt: float, others: Sequence[tuple[BoolArray, FloatArray]]
 ) -> tuple[BoolArray, float]:
-    """Return a frame's mask as all axes see it, and its doubt, which rises where they disagree.
+    """Return a frame's mask by the vote of all axes, and its doubt, which rises where they disagree.
 
     Args:
-        own: (rows, columns), as the first axis has it, with its doubt.
+        own: (rows, columns), the first axis's mask, with its doubt.
         others: see `Opinion.on`.
     """
     votes = np.where(own, np.float32(1), np.float32(-1)) * np.float32(_OWN * trust(doubt))

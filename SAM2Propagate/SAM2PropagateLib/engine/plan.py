@@ -1,4 +1,4 @@
-"""Which frames a run computes, from which keyframes, in which direction."""
+"""Plans which frames a run computes, from which keyframes, in which direction."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Stretch:
     """Neighboring frames between two keyframes, or beyond the outermost one.
 
     Attributes:
-        segment: whose.
-        first, last: the frames to be written, inclusive, without the keyframes.
+        segment: its name.
+        first, last: the frames to write, inclusive, without the keyframes.
         left: the keyframe that is carried forward over them, or None.
         right: the keyframe that is carried backward over them, or None.
-        absent: the keyframe beside them on which the segment is not there, if one ends them; or None.
-        holds: the user gave the ends, so the segment is on all of these frames.
+        absent: the keyframe next to them with an absent mark, if there is one; or None.
+        holds: whether the user gave the ends, so that the segment is on all of these frames.
     """
 
     segment: str
@@ -44,7 +44,7 @@ def plan(segment: ResolvedSegment, direction: str = BOTH, reach: int | None = No
         reach: frames further than this from every keyframe they could come from are left alone.
 
     Returns:
-        Stretches in ascending order. Frames that no keyframe reaches are in none: they stay as they are.
+        Stretches in ascending order. Frames that no keyframe reaches are in none of them.
     """
     keys = sorted(segment.keyframes)
     sources = {key for key in keys if segment.keyframes[key].is_positive}

@@ -1,4 +1,4 @@
-"""Masks on the native frame; holes and specks are removed on the CPU, the same way whatever the device."""
+"""Makes masks of native frames, without holes and specks; on the CPU, so that all devices give the same."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def native_mask(shown: np.ndarray, crop: FrameCrop, grid: int) -> np.ndarray:
 def clean(mask: np.ndarray, area: float) -> np.ndarray:
     """Return a mask without specks and holes of at most `area` pixels.
 
-    The largest part always stays, however small it is: a small structure is not a speck.
+    The largest part always stays, as a small structure is not a speck.
 
     Args:
         mask: bool, (rows, columns).

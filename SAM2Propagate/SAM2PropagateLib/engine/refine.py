@@ -1,4 +1,4 @@
-"""A click on a mask that is already there: it changes what it was aimed at, and nothing else."""
+"""Applies a click to an existing mask, so that only what it aims at changes."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from SAM2PropagateLib.mask_depth import depth_inside, pixel_at
 ClickAt = tuple[float, float, bool]
 Point = tuple[float, float]
 
-# A positive click lies about in the middle of what is missing. So it adds nothing deeper outside the mask
-# than so many times its own depth and a pixel, or farther away than so many times that depth and two pixels.
-# Chosen on the training volumes.
+# A positive click lies about in the middle of the missing part. So it adds nothing that is deeper outside the
+# mask than this many times its own depth and a pixel, or farther away than this many times that depth and two
+# pixels. Chosen on the training volumes.
 _DEEPER, _FARTHER = 1.5, 4.0
 
-# A negative click cannot mean all of a part that is larger than this share of the mask.
+# A negative click does not remove a whole part that is larger than this share of the mask.
 _LARGEST_PART = 0.6
 
-# Parts of a pixel that a click's place is rounded to: in a saved scene it moves by less than a millionth, and
-# pixels that are as near to one point as to another must not change sides for that.
+# Clicks are rounded to this fraction of a pixel: saving a scene moves them by less than a millionth, which
+# must not decide for pixels that are equally near to two points.
 _PER_PIXEL = 16
 
-# Points that stand for what a negative click leaves alone: so many in such a part, one in each other one.
+# How many points stand for what a negative click leaves in such a part, and in how many other parts one does.
 _POINTS = 3
 _MOST_PARTS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Aim:
-    """What a click on a mask is about.
+    """What a click on a mask may change.
 
     Attributes:
-        within: bool (rows, columns), the pixels that it may change, its own among them.
-        stays: (x, y) each, in native pixels: points of the mask that a negative click does not speak of, deep
-            inside its larger parts and away from the click.
+        within: bool (rows, columns), the pixels that it may change, with its own.
+        stays: (x, y) in native pixels: points of the mask that a negative click leaves, deep inside its
+            larger parts and away from the click.
     """
 
     within: np.ndarray
@@ -45,15 +45,15 @@ class Aim:
 
 
 def aim_of(mask: np.ndarray, clicks: Sequence[ClickAt]) -> Aim:
-    """Return what the last of the clicks on a mask is about.
+    """Return what the last of the clicks on a mask may change.
 
-    It changes no pixel that is nearer to an earlier click of the other sign. A positive one adds none that
-    lies much deeper outside the mask, or far away; a negative one takes none that rather belongs to a point
-    that stays.
+    It changes no pixel that is nearer to an earlier click of the other sign. A positive click adds no pixel
+    much deeper outside the mask, or far away. A negative one removes no pixel that is nearer to a point that
+    stays.
 
     Args:
-        mask: bool (rows, columns), what was there before the last click.
-        clicks: in the order in which they were made, in native pixels.
+        mask: bool (rows, columns), before the last click.
+        clicks: in the order of their making, in native pixels.
     """
     placed = [(_rounded(x), _rounded(y), positive) for x, y, positive in clicks]
     x, y, positive = placed[-1]
@@ -73,7 +73,7 @@ def aim_of(mask: np.ndarray, clicks: Sequence[ClickAt]) -> Aim:
         depth = depth_inside(mask)
         stays = _deep_points(mask, depth, here, away)
         for point in stays:
-            # As between two balls that just fit into the mask.
+            # The border is that between two balls that just fit into the mask.
             lead = depth[here] - depth[pixel_at(mask.shape, *point)]
             within &= away < _distance(mask.shape, point) + lead
     within[here] = True
@@ -83,12 +83,12 @@ def aim_of(mask: np.ndarray, clicks: Sequence[ClickAt]) -> Aim:
 def refined(mask: np.ndarray, proposal: np.ndarray, click: ClickAt, aim: Aim | None = None) -> np.ndarray:
     """Return the mask with the part of the model's proposal that a click asks for.
 
-    A positive click adds the connected piece of the proposal that it lies on, a negative click removes the
-    connected piece of the mask that the proposal drops there. Everything else, hand-drawn detail above all,
-    stays as it is.
+    A positive click adds the connected piece of the proposal that it lies on. A negative click removes the
+    connected piece of the mask that the proposal drops there. Everything else stays, above all hand-drawn
+    detail.
 
     Args:
-        mask: bool (rows, columns), what was there.
+        mask: bool (rows, columns), the present mask.
         proposal: bool (rows, columns), the model's mask from the old mask and the clicks.
         click: (x, y, positive) in native pixels.
         aim: what the click may change; None: anything.
@@ -100,14 +100,14 @@ def refined(mask: np.ndarray, proposal: np.ndarray, click: ClickAt, aim: Aim | N
 
 
 def toggled(mask: np.ndarray, thing: np.ndarray, click: ClickAt, aim: Aim | None = None) -> np.ndarray:
-    """Return the mask with, or without, the thing that lies at a click; for the arguments see `refined`.
+    """Return the mask with, or without, the thing at a click; for the arguments see `refined`.
 
     Args:
-        thing: bool (rows, columns), what the model sees at the click by itself.
+        thing: bool (rows, columns), the model's mask for the click alone.
 
     Returns:
-        bool (rows, columns); the same array if the click already has what it asks for, or if a negative one
-        without an aim would take most of the mask away.
+        bool (rows, columns); the same array if the mask is already right at the click, or if a negative click
+        without an aim would remove most of the mask.
     """
     changed = _changed(mask, thing, click, aim)
     takes_most = (mask & ~changed).sum() > _LARGEST_PART * mask.sum()
@@ -129,8 +129,8 @@ def _changed(mask: np.ndarray, change: np.ndarray, click: ClickAt, aim: Aim | No
 
 
 def _deep_points(mask: np.ndarray, depth: np.ndarray, here: tuple[int, int], away: np.ndarray) -> list[Point]:
-    """Return points in the mask's larger parts, deep inside and away from the pixel `here`; not in the part
-    of that pixel if it is not most of the mask, for then it may go altogether."""
+    """Return points in the mask's larger parts, deep inside and away from the pixel `here`. The part of that
+    pixel has none if it is not most of the mask, as all of it may be removed then."""
     parts, count = ndimage.label(mask)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     score = np.minimum(depth, away / 2)

@@ -1,4 +1,4 @@
-"""What a step tells the host: masks and what speaks for them, read back from the device all at once."""
+"""The report of a step: masks and their figures, read back from the device at once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from SAM2PropagateLib.frame_kinds import DOUBTFUL, PROPAGATED
 
 @dataclass(frozen=True)
 class Ready:
-    """A frame whose mask is known, on the device.
+    """A frame with a mask that can be read back, on the device.
 
     Attributes:
-        is_draft: the frame will come again.
+        is_draft: whether the frame will come again.
         grid: side of the square of logits that the mask comes from.
         figures: see `doubt.figures_of`.
         shown: bool, the mask on the native pixels that the crop shows.
@@ -51,12 +51,12 @@ class Ready:
         *,
         is_draft: bool = False,
     ) -> Ready:
-        """Return the mask that logits (4h, 4w) mean; for the single numbers see `doubt.Evidence`."""
+        """Return a frame from its logits (4h, 4w); for the single numbers see `doubt.Evidence`."""
         figures, shown = figures_of(logits, iou, score, agreement), shown_mask(logits, job.track.crop)
         return Ready(job, frame, is_draft, logits.shape[-1], figures, shown, logits)
 
     def mask(self, figures: np.ndarray, shown: np.ndarray) -> FrameMask:
-        """Return the frame's mask from what was read back."""
+        """Return the frame's mask from the values that were read back."""
         job = self.job
         mask = native_mask(shown, job.track.crop, self.grid)
         sides = [job.found(front, self.frame) for front in job.fronts]
@@ -64,7 +64,7 @@ class Ready:
         evidence = Evidence.read(figures, is_cut=looking.is_cut(mask, job.track.crop), lost=lost)
         doubt = doubt_of(evidence)
         if self.is_draft:
-            # It lacks what the other side, or the segment's end, will say: it is worth a look until then.
+            # Doubtful until the other side, or the segment's end, is known.
             doubt = max(doubt, DOUBTFUL)
         iou, score = evidence.iou, evidence.object_score
         edge = partial(edge_steps, self.logits, job.track.crop)
@@ -72,11 +72,11 @@ class Ready:
 
 
 class Report:
-    """All that is read back of one step. It is on its way at once, and waited for when it is asked.
+    """The values of one step to read back. The transfer starts at once; `masks` waits for it.
 
     Args:
-        tracked: the fronts that went one frame further.
-        ready: the frames whose masks are known by that.
+        tracked: the fronts that have moved one frame further.
+        ready: the frames that have masks now.
     """
 
     def __init__(self, tracked: Sequence[Front], ready: Sequence[Ready]) -> None:
@@ -88,7 +88,7 @@ class Report:
         self._readback = Readback(parts)
 
     def masks(self) -> Iterator[tuple[Ready, FrameMask]]:
-        """Tell the fronts what they found; then the masks, one after the other."""
+        """Pass the fronts their results; then yield the masks one after the other."""
         read = iter(self._readback.arrays())
         if self._tracked:
             for front, is_there in zip(self._tracked, next(read), strict=True):

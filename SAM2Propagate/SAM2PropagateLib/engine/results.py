@@ -1,4 +1,4 @@
-"""What the engine answers: masks of frames, and the summary of a run."""
+"""The engine's results: masks of frames, and the summary of a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class FrameMask:
 
     Attributes:
         mask: bool, (rows, columns) of the native frame.
-        predicted_iou: the model's own guess of the mask's IoU, 0 to 1.
+        predicted_iou: the model's estimate of the mask's IoU, 0 to 1.
         object_score: logit that the segment is on the frame; above 0 means yes.
         doubt: how little the mask should be trusted, 0 to 1.
         kind: `PREVIEW`, `KEYFRAME`, `PROPAGATED` or `ABSENT` of `frame_kinds`.
-        edge: tells how the mask's edge runs between the pixels, see `imaging.edge_steps`; computed when it is
-            called. None for a mask that does not come from logits.
-        note: a sentence for the user, where the model's answer was not taken; "" otherwise.
+        edge: computes how the mask's edge runs between the pixels, see `imaging.edge_steps`. None for a mask
+            that does not come from logits.
+        note: a sentence for the user if the model's answer was not used; "" otherwise.
     """
 
     segment: str
@@ -38,14 +38,14 @@ class FrameMask:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did.
+    """The summary of a run.
 
     Attributes:
         frames_written: masks sent, keyframes included, over all segments.
         frames_computed: frames tracked, over all segments and directions.
         frames_encoded: frames that went through the image encoder.
         seconds: from the start to the end of the run.
-        stretches: (segment, first, last) of what was computed, inclusive.
+        stretches: (segment, first, last) of the computed frames, inclusive.
     """
 
     frames_written: int

@@ -1,4 +1,4 @@
-"""Turns a scribble into clicks: chooses the points of it that the model is told."""
+"""Turns a scribble into clicks: chooses the points of it for the model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from SAM2PropagateLib.engine.refine import ClickAt
 from SAM2PropagateLib.mask_depth import depth_inside, pixel_at
 from SAM2PropagateLib.prompts.strokes import FrameStroke
 
-# How often points are added that the mask found so far gets wrong: see the recorded runs.
+# How often points are added that the present mask gets wrong; see the recorded runs.
 ROUNDS = 2
-# So many points of a negative scribble are taken off a mask.
+# How many points of a negative scribble become clicks on a mask.
 CARVINGS = 3
-# A negative scribble that leaves less than this share of the mask has emptied it, not carved it.
+# A negative scribble must leave at least this share of the mask.
 _LEAST_LEFT = 0.1
-# Points nearer than this (in pixels) say the same.
+# Pixels; points nearer than this count as one.
 _SAME_PLACE = 1.5
 
 BoolArray = npt.NDArray[np.bool_]
@@ -38,11 +38,11 @@ def first_clicks(strokes: Sequence[FrameStroke]) -> list[ClickAt]:
 def corrections(strokes: Sequence[FrameStroke], mask_now: Callable[[], BoolArray]) -> Iterator[ClickAt]:
     """Yield the points of strokes that a mask gets wrong, one after the other.
 
-    Of a positive stroke first its middle and ends, whose surroundings look like the structure; then, and of a
-    negative stroke at once, the points farthest from the mask's border.
+    For a positive stroke these are first its middle and ends, whose surroundings look like the structure.
+    Then, and for a negative stroke from the start, they are the points farthest from the mask's border.
 
     Args:
-        mask_now: tells what became of the mask after the points before.
+        mask_now: returns the mask after the earlier points.
     """
     told: list[ClickAt] = []
     for click in first_clicks([stroke for stroke in strokes if stroke.positive]):
@@ -62,8 +62,8 @@ def wrong_clicks(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequenc
     """Find for each stroke the point that a mask gets wrong and that lies farthest from the mask's border.
 
     Args:
-        mask: bool (rows, columns), what was found so far.
-        known: clicks that were tried already; points beside them are left out.
+        mask: bool (rows, columns), the present mask.
+        known: earlier clicks; points next to them are left out.
     """
     clicks: list[ClickAt] = []
     depth = signed_depth(mask)
@@ -83,19 +83,19 @@ def worst_click(strokes: Sequence[FrameStroke], mask: BoolArray, known: Sequence
 
 
 def is_left(changed: BoolArray, mask: BoolArray, positives: Sequence[ClickAt]) -> bool:
-    """Tell whether a negative scribble took a part away and left the structure.
+    """Tell whether a negative scribble removed only a part and left the structure.
 
     Args:
         changed, mask: bool (rows, columns), with the scribble and without.
-        positives: the positive clicks; what `mask` has of them must stay.
+        positives: the positive clicks; those in `mask` must stay in it.
     """
     kept = all(changed[_pixel(changed, click)] for click in positives if mask[_pixel(mask, click)])
     return bool(kept and changed.any() and changed.sum() >= _LEAST_LEFT * mask.sum())
 
 
 def is_followed(strokes: Sequence[FrameStroke], mask: BoolArray) -> bool:
-    """Tell whether a mask has at least half of every positive stroke in it, and of every negative one
-    outside."""
+    """Tell whether a mask contains at least half of every positive stroke, and at most half of every negative
+    one."""
     return all(
         np.mean([mask[_pixel(mask, (x, y, True))] == stroke.positive for x, y in sampled(stroke)]) >= 0.5
         for stroke in strokes
@@ -103,17 +103,17 @@ def is_followed(strokes: Sequence[FrameStroke], mask: BoolArray) -> bool:
 
 
 def sampled(stroke: FrameStroke) -> FloatArray:
-    """Return points (n, 2) along a stroke, evenly at most one pixel apart, both ends included."""
+    """Return points (n, 2) along a stroke, evenly spaced by at most one pixel, with both ends."""
     corners = np.asarray(stroke.points, dtype=np.float64)
     lengths = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))))
-    # Odd, so that one of them is the middle.
+    # An odd number, so that one of them is the middle.
     count = 2 * int(np.ceil(lengths[-1] / 2)) + 1
     at = np.linspace(0, lengths[-1], count)
     return np.column_stack([np.interp(at, lengths, corners[:, n]) for n in range(2)])
 
 
 def signed_depth(mask: BoolArray) -> npt.NDArray[np.float64]:
-    """Return pixels to the border of a mask, inside above 0."""
+    """Return the distance of each pixel to the border of a mask, in pixels, inside above 0."""
     if not mask.any():
         return np.full(mask.shape, -np.inf)
     depth: npt.NDArray[np.float64] = depth_inside(mask) - ndimage.distance_transform_edt(~mask)

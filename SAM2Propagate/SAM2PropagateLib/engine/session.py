@@ -1,4 +1,4 @@
-"""One volume along one axis in the engine: previews, runs, and what is kept between them."""
+"""Previews and runs over one volume along one axis."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.resolve import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 
-# After so many frames without a trace of the segment, it has ended: nothing further out is computed.
+# After this many frames without a trace of the segment it counts as ended, and no further frames are
+# computed.
 PATIENCE = 6
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How a session works.
+    """The settings of a session.
 
     Attributes:
-        max_batch: frames tracked at once at most.
-        style: how a frame that is not square becomes the model's input; see `looking`.
-        patience: frames without a trace of a segment after which it counts as ended; None: it never does.
-        motion_budget: bytes of motion between frames that may be kept; None: masks are carried by the model
-            alone.
+        max_batch: the most frames tracked at once.
+        style: how to make the model's input from a frame that is not square; see `looking`.
+        patience: frames without a trace of a segment after which it counts as ended; None: never.
+        motion_budget: bytes of motion between frames that may be kept; None: no motion is used.
     """
 
     max_batch: int
@@ -60,9 +60,9 @@ class EngineSession:
     Args:
         steps: the model.
         frames: the volume as frames, with its window.
-        crop: which part of a frame the model sees; None: for each segment what its prompts ask for.
+        crop: the part of a frame that the model sees; None: chosen for each segment by its prompts.
         store: makes the feature store, given the function that encodes frames.
-        settings: how it works.
+        settings: of the session.
     """
 
     def __init__(
@@ -99,23 +99,23 @@ class EngineSession:
         return self._frames.count
 
     def set_frames(self, frames: FrameStack) -> None:
-        """Show the same frames through another window.
+        """Use another window for the same frames.
 
-        A segment that has been carried keeps the window that it was carried in, so that a correction
-        changes what lies around it and nothing else, until a run `anew`.
+        A segment that has been carried keeps its window until a run `anew`, so that a correction changes only
+        the frames around it.
         """
         self._frames = frames
         self._forget_unused()
 
     def close(self) -> None:
-        """Give back all that is kept; nothing is asked any more."""
+        """Free everything that is kept, at the end of the session."""
         self._tracks.clear()
         self.features.keep_only(())
         if self.motion is not None:
             self.motion.close()
 
     def _forget_unused(self) -> None:
-        """Make room: drop the features of windows that no segment is seen through any more."""
+        """Drop the features of crops and windows that no segment uses any more."""
         present = self._frames.window
         used = {self._sight, *(Sight(track.crop, present) for track in self._tracks.values())}
         used |= {track.sight for track in self._tracks.values() if track.written}
@@ -124,15 +124,15 @@ class EngineSession:
             self.motion.keep_only(used)
 
     def _seen_through(self, sight: Sight, frame: int) -> npt.NDArray[np.uint8]:
-        """Return uint8 (rows, columns): a native frame through a sight's window."""
+        """Return a native frame in a sight's window, uint8 (rows, columns)."""
         return self._frames.with_window(sight.window).frame(frame)
 
     def crop_of(self, segment: str) -> FrameCrop:
-        """Return which part of the frames the model sees for a segment."""
+        """Return the crop of a segment."""
         return self._track(segment).crop
 
     def window_of(self, segment: str) -> Window:
-        """Return the window that the model sees a segment in."""
+        """Return the window of a segment."""
         return self._track(segment).sight.window
 
     def _encode(self, keys: Sequence[FeatureKey]) -> Sequence[EncodedFrame]:
@@ -143,10 +143,10 @@ class EngineSession:
         return self._steps.encode(torch.cat(images))
 
     def _look_at(self, segment: str, keyframes: Mapping[int, FramePrompts], *, anew: bool = False) -> Track:
-        """Choose what the model sees of a segment by its prompts, unless it sees them well already.
+        """Choose a segment's crop by its prompts, unless the present one is good enough.
 
         Returns:
-            What to work with: while the segment is being carried, its run's own crop is left alone.
+            The segment's track; while the segment is being carried, one that leaves the run's crop alone.
         """
         track = self._track(segment, anew=anew)
         if not self._follows_prompts:
@@ -161,7 +161,7 @@ class EngineSession:
             track.written or not looking.is_much_closer(wanted, track.crop)
         ):
             return track
-        # Another segment's crop saves encoding the same frames twice.
+        # With another segment's crop the frames need not be encoded again.
         shared = (t.crop for t in self._tracks.values() if looking.serves(t.crop, region, wanted))
         changed = track.seen_anew(Sight(next(shared, wanted), self._frames.window))
         if segment not in self._running:
@@ -169,14 +169,15 @@ class EngineSession:
         return changed
 
     def _region(self, track: Track, frame: int, prompts: FramePrompts) -> looking.PixelBox | None:
-        """Return where a keyframe's structure is; clicks and scribbles alone do not tell how large it is,
-        their mask does."""
+        """Return the region of a keyframe's structure: from its prompts or, for clicks and scribbles, from
+        their mask."""
         region = looking.region_of(prompts)
         if region is not None:
             return region
         along = looking.along_strokes(prompts)
         if along is not None:
-            # A stroke tells how large the structure is at least: seen closely, it is not taken for more.
+            # A stroke shows a least size of the structure; a close crop keeps the model from finding too
+            # much.
             crop = looking.close_crop(self._frames, self._steps.input_size, along, self._style)
             if looking.is_much_closer(crop, track.crop):
                 mask = self._decoder.decoded(Sight(crop, track.sight.window), frame, prompts).mask
@@ -186,12 +187,11 @@ class EngineSession:
         return looking.region_of(replace(prompts, mask=mask)) if mask.any() else None
 
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
-        """Encode and register frames, as the segment last previewed is looked at, while nothing else is
-        asked for.
+        """Encode and register frames in the sight of the last previewed segment, while no request waits.
 
         Args:
-            order: frame indices, most wanted first.
-            should_stop: asked before every batch.
+            order: frame indices, the most important first.
+            should_stop: called before every batch.
 
         Returns:
             How many frames were encoded.
@@ -209,7 +209,7 @@ class EngineSession:
         return self.features.encoded_frames - before
 
     def _pairs_outward(self, keys: Sequence[FeatureKey]) -> list[tuple[Sight, int, int]]:
-        """Return the pairs of frames by which a run from the frame previewed last comes to these frames."""
+        """Return the pairs of frames that a run from the last previewed frame to these frames will need."""
         start = self._latest_frame
         return [(sight, frame, 1 if frame > start else -1) for sight, frame in keys if frame != start]
 
@@ -219,7 +219,7 @@ class EngineSession:
         """Return the mask of one frame from its prompts alone.
 
         Returns:
-            The mask; a mask prompt without clicks comes back as it is.
+            The mask; a mask prompt without clicks comes back unchanged.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
@@ -232,11 +232,11 @@ class EngineSession:
 
     @property
     def _sight(self) -> Sight:
-        """How a segment is seen of which nothing is known yet."""
+        """The sight of a segment without a track."""
         return Sight(self._crop, self._frames.window)
 
     def _track(self, segment: str, *, anew: bool = False) -> Track:
-        """Return what is kept of a segment; in the present window if it was not carried yet, or `anew`."""
+        """Return a segment's track, in the present window if it was not carried yet or `anew` is set."""
         track = self._tracks.setdefault(segment, Track(self._sight))
         window = self._frames.window
         if track.sight.window != window and segment not in self._running and (anew or not track.written):
@@ -261,16 +261,16 @@ class EngineSession:
     ) -> RunSummary:
         """Carry the keyframes over their stretches.
 
-        Only stretches whose keyframes changed since the last run are computed; a locked frame is passed
-        through but never written.
+        Only stretches whose keyframes have changed since the last run are computed. Fronts pass locked
+        frames, but these are never written.
 
         Args:
-            run: what to do.
-            on_frame: takes each finished frame, once; before that a draft of it, if it has no mask yet and
-                has to wait for the other keyframe's side, or until it is known how its segment ends.
-            between: called between two steps with how many of the `expected_frames` are done, a frame that
-                waits for its other side by half; what it raises (as `Cancelled`) ends the run, and what was
-                finished or drafted until then stays.
+            run: the segments and options.
+            on_frame: called once with each finished frame. A frame without a mask that has to wait for the
+                other keyframe's side, or for the end of its segment, comes as a draft before.
+            between: called between two steps with how many of the `expected_frames` are done; a frame that
+                waits for its other side counts half. An exception from it (such as `Cancelled`) ends the run;
+                finished frames and drafts stay.
 
         Raises:
             SAM2PropagateError: `out_of_memory`.
@@ -312,16 +312,16 @@ class EngineSession:
         )
 
     def _with_room_for_edge(self, mask: FrameMask) -> FrameMask:
-        """Return the mask; where memory is short when its edge is asked for, kept features make room."""
+        """Return the mask with an edge that frees kept features if memory is short when it is computed."""
         edge, offload, device = mask.edge, self.features.offload, self._steps.device
         return mask if edge is None else replace(mask, edge=lambda: with_room(edge, offload, device))
 
     def expected_frames(self, run: RunRequest) -> int:
-        """Return how many masks a run would write, as far as that is known before it."""
+        """Return how many masks a run would write, as far as that is known in advance."""
         return len(self.outdated(run))
 
     def outdated(self, run: RunRequest) -> list[tuple[str, int]]:
-        """Return the (segment, frame)s whose masks a run would write, as far as they are known before it."""
+        """Return the (segment, frame)s that a run would write, as far as they are known in advance."""
         works = [work_of(one, self._track(one.segment), run.options) for one in run.segments]
         return [(work.segment.segment, frame) for work in works for frame in work.frames]
 

@@ -1,4 +1,4 @@
-"""What the shapes on keyframes tell of the frames between them, whatever the model sees there.
+"""Interpolates shapes between keyframes, independently of the model.
 
 Masks are compared as signed distances to their edge in pixels of the logit grid, inside above 0. Blending
 those of two slices is shape-based interpolation (Raya and Udupa, "Shape-based interpolation of
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from scipy import ndimage
 
-# Signed distances beyond this many pixels say nothing more.
+# Signed distances are limited to this many pixels.
 _LIMIT = 8.0
 
 # How steeply a structure closes before a frame on which it is absent: most structures have blunt ends.
@@ -20,19 +20,19 @@ _CLOSING = 4
 
 
 def depth_inside(mask: torch.Tensor) -> torch.Tensor:
-    """Return distance of each pixel of a mask, bool (rows, columns), to the nearest one outside; 0 outside:
-    float32.
+    """Return the distance of each pixel of a mask, bool (rows, columns), to the nearest one outside it, as
+    float32; 0 outside.
 
-    Exact, and on the mask's device. A mask that fills all has no outside: it is as deep as it is large.
+    It is exact, and on the mask's device. A mask that fills the grid is as deep as the grid is large.
     """
     if mask.device.type == "cpu" and not mask.all():
-        # Ten times as fast there.
+        # SciPy is ten times as fast on a CPU.
         return torch.from_numpy(ndimage.distance_transform_edt(mask.numpy())).float()
     return _depth_by_search(mask)
 
 
 def _depth_by_search(mask: torch.Tensor) -> torch.Tensor:
-    """Return the same by comparing each pixel with its row and then its column: a few large operations."""
+    """Compute `depth_inside` from each pixel's row and then its column, in a few large operations."""
     rows, columns = mask.shape
     far = float(rows + columns)
     down, across = (torch.arange(count, device=mask.device) for count in (rows, columns))
@@ -45,7 +45,7 @@ def _depth_by_search(mask: torch.Tensor) -> torch.Tensor:
 
 
 def signed_distance(mask: torch.Tensor) -> torch.Tensor:
-    """Return distance of each pixel of a mask, bool (rows, columns), to its edge: inside above 0, outside
+    """Return the distance of each pixel of a mask, bool (rows, columns), to its edge; inside above 0, outside
     below."""
     return depth_inside(mask) - depth_inside(~mask) - torch.where(mask, 0.5, -0.5)
 
@@ -56,8 +56,8 @@ class Shape:
 
     Attributes:
         distance: float32 (rows, columns), its signed distances.
-        center: float32 (2,), row and column; of an empty mask it means nothing.
-        is_there: float32 (), 1, or 0 where the mask is empty.
+        center: float32 (2,), row and column; meaningless for an empty mask.
+        is_there: float32 (), 1, or 0 for an empty mask.
     """
 
     distance: torch.Tensor
@@ -75,7 +75,7 @@ class Shape:
         return Shape(signed_distance(mask), center, (area > 0).float())
 
     def moved(self, center: torch.Tensor) -> torch.Tensor:
-        """Return the signed distances with the center elsewhere."""
+        """Return the signed distances, moved to another center."""
         moved = self.distance
         for axis, shift in enumerate(center - self.center):
             last = moved.shape[axis] - 1
@@ -89,12 +89,12 @@ class Shape:
 
 
 def between(left: Shape, right: Shape, share: float) -> torch.Tensor:
-    """Return signed distances of the shape on the way from one to another: float32 (rows, columns).
+    """Return signed distances of a shape between two others: float32 (rows, columns).
 
-    All 0 where one of the two is empty: nothing leads from one to the other then.
+    All 0 if one of the two is empty.
 
     Args:
-        share: how much of the way is done, 0 to 1.
+        share: 0 is the left shape, 1 the right one.
     """
     center = (1 - share) * left.center + share * right.center
     distance = (1 - share) * left.moved(center) + share * right.moved(center)
@@ -102,17 +102,17 @@ def between(left: Shape, right: Shape, share: float) -> torch.Tensor:
 
 
 def depth(logits: torch.Tensor) -> torch.Tensor:
-    """Return how many pixels deep a mask is at its deepest, float32 (); 0 for an empty one."""
+    """Return a mask's greatest depth in pixels, float32 (); 0 for an empty one."""
     return depth_inside(logits > 0).max()
 
 
 def closed(logits: torch.Tensor, too_deep: torch.Tensor, share: float) -> torch.Tensor:
-    """Return a mask before a frame on which its structure is absent, without what would still be there.
+    """Return a mask before an absent mark, reduced so that it closes towards the mark.
 
     Args:
         logits: float32 (rows, columns).
-        too_deep: float32 (), how deep the mask still is where it should have closed.
-        share: how much of the way to there is done, 0 to 1.
+        too_deep: float32 (), the mask's depth next to the absent mark.
+        share: how much of the way to the mark is done, 0 to 1.
     """
     # Half a pixel less, as in `signed_distance`.
     stays = depth_inside(logits > 0) - 0.5 > too_deep * share**_CLOSING

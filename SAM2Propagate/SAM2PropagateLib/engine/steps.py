@@ -1,4 +1,4 @@
-"""The steps that SAM 2 consists of, each on a batch of frames that need not belong together.
+"""Runs the steps of SAM 2, each on a batch of unrelated frames.
 
 `sam2`'s own predictor runs these steps for one object on one frame at a time. Here a batch may mix
 segments, stretches and directions: every entry brings its own frame's features and its own memories.
@@ -23,13 +23,13 @@ from SAM2PropagateLib.engine.family import MASK_PROMPT_LOGIT, Decoded, LoadedMod
 from SAM2PropagateLib.engine.memory_reader import MemoryReader, Projected
 from SAM2PropagateLib.engine.transfer import uploaded
 
-# The logit that sam2 writes where it says that the object is not in the frame.
+# The logit that sam2 writes if the object is not in the frame.
 NO_OBJECT_LOGIT = -1024.0
 
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """What the image encoder makes of one frame, ready for prompts and memories.
+    """The image encoder's features of one frame, for prompts and memories.
 
     Attributes:
         fine: (32, 4h, 4w), middle: (64, 2h, 2w), coarse: (256, h, w); h = w = input size / 16.
@@ -53,7 +53,7 @@ class FrameFeatures:
 
         def copied(part: torch.Tensor) -> torch.Tensor:
             host = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
-            # Only the device reads it again, later in the same order: nobody has to wait.
+            # Without waiting, as only the device reads it again, later in its queue.
             return host.copy_(part, non_blocking=True)
 
         return FrameFeatures(copied(self.fine), copied(self.middle), copied(self.coarse))
@@ -61,12 +61,12 @@ class FrameFeatures:
 
 @dataclass
 class Memory:
-    """What later frames remember of one frame.
+    """SAM 2's memory of one frame, for later frames.
 
     Attributes:
         spatial: (h*w, 64).
         pointer: (256,).
-        projected: keys and values of `spatial`, made when first needed; much larger than it.
+        projected: keys and values of `spatial`, which are much larger; made when first needed.
     """
 
     spatial: torch.Tensor
@@ -74,15 +74,14 @@ class Memory:
     projected: Projected | None = None
 
     def rest(self) -> None:
-        """Give back the keys and values; they are made again when they are needed."""
+        """Free the keys and values; they are made again when needed."""
         self.projected = None
 
 
 class SAM2Steps:
     """SAM 2's steps on batches, in the model's compute precision.
 
-    Takes the model over: its parts are converted to that precision in place, so that a large model is
-    not held twice.
+    It takes the model over and converts its parts in place, so that a large model is not in memory twice.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -90,7 +89,7 @@ class SAM2Steps:
         self.device: torch.device = loaded.device
         self.dtype: torch.dtype = loaded.dtype
         self.input_size: int = loaded.input_size
-        # A GPU works on while the host does other things; a CPU would only answer later.
+        # A GPU computes while the host does other things; on a CPU nothing is gained.
         self.runs_ahead: bool = self.device.type != "cpu"
         model = loaded.model
         on_cpu = self.device.type == "cpu"
@@ -102,7 +101,7 @@ class SAM2Steps:
             model.image_encoder, model.sam_mask_decoder, self.dtype, int8=loaded.int8
         )
         self._decoder = self._converted(model.sam_mask_decoder)
-        # Half precision makes its depthwise convolutions slower on a CPU, not faster.
+        # On a CPU its depthwise convolutions are slower in half precision.
         self._memory_dtype = torch.float32 if on_cpu else self.dtype
         self._memory_encoder = model.memory_encoder.to(self._memory_dtype)
         self._pointer = self._converted(model.obj_ptr_proj)
@@ -140,11 +139,11 @@ class SAM2Steps:
 
     @torch.inference_mode()
     def encode(self, images: torch.Tensor) -> list[FrameFeatures]:
-        """Return features of a batch of frames: float32 (frames, 3, size, size) in, one `FrameFeatures` each
-        out."""
+        """Return the features of a batch of frames, float32 (frames, 3, size, size), one `FrameFeatures`
+        each."""
         with self._attention_mode():
             fine, middle, coarse = self._encoder(images)
-        # Clones: a frame that leaves the cache must free its memory, not share its batch's.
+        # Clones, so that dropping a frame from the cache frees memory instead of a view of the batch.
         if len(images) == 1:
             return [FrameFeatures(fine[0], middle[0], coarse[0])]
         return [
@@ -163,13 +162,13 @@ class SAM2Steps:
     ) -> Decoded:
         """Return the mask of one frame from its prompts alone, as a batch of one.
 
-        Unlike sam2, which may answer that a prompted object is absent, this always gives a mask: where the
-        user clicks, there is something.
+        Unlike sam2, which may find a prompted object absent, it always returns a mask: there is something
+        where the user clicks.
 
         Args:
             points: float32 (n, 2), x and y in model pixels with the center of the first pixel at 0, or None.
             labels: int32 (n,): 1 positive, 0 negative, 2 and 3 the corners of a box.
-            mask_logits: float32 (1, 1, 4h, 4w), the mask to be refined, or None.
+            mask_logits: float32 (1, 1, 4h, 4w), the mask to refine, or None.
         """
         coarse = features.coarse[None] + self._no_memory
         count = 0 if points is None else len(points)
@@ -185,10 +184,9 @@ class SAM2Steps:
 
     @torch.inference_mode()
     def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> Decoded:
-        """Return what the decoder makes of a batch of frames from their memories; all recalls have the same
-        shape.
+        """Return the answers for a batch of frames from their memories; all recalls have the same shape.
 
-        The masks are as decoded, whatever the object score says: see `settled`.
+        The masks are as decoded, even with a negative object score; see `settled`.
         """
         coarse = torch.stack([f.coarse for f in features])
         conditioned = self._condition(coarse, recalls)
@@ -265,14 +263,14 @@ class SAM2Steps:
             token = tokens[rows, best]
         pointer = self._pointer(token)
         if is_there or not self._model.pred_obj_scores:
-            # The user says that it is there, or the model has no opinion.
+            # The user's prompt shows that it is there, or the model has no object score.
             score = torch.full((batch, 1), MASK_PROMPT_LOGIT, device=self.device)
         return Decoded(masks[rows, best], ious[rows, best], score[:, 0].float(), pointer)
 
     @torch.inference_mode()
     def settled(self, decoded: Decoded) -> Decoded:
-        """Return answers in which those that are absent by their object score have no mask and nothing's
-        pointer."""
+        """Return the answers, without a mask and with the "no object" pointer for those that are absent by
+        their object score."""
         if not self._model.pred_obj_scores:
             return decoded
         present = (decoded.object_score > 0)[:, None]
@@ -292,7 +290,7 @@ class SAM2Steps:
 
     @torch.inference_mode()
     def decode_mask(self, features: FrameFeatures, mask: torch.Tensor) -> Decoded:
-        """Return a mask that the user gave, as an answer of the decoder (a batch of one): honored as it is.
+        """Return a mask prompt, unchanged, as an answer of the decoder (a batch of one).
 
         Args:
             mask: float32 (1, 1, size, size) in [0, 1].
@@ -321,10 +319,10 @@ class SAM2Steps:
     def remember(
         self, features: Sequence[FrameFeatures], decoded: Decoded, *, prompted: bool
     ) -> list[Memory]:
-        """Encode what was decided on each frame into a memory for later frames.
+        """Encode each frame's answer into a memory for later frames.
 
         Args:
-            prompted: the masks come from the user's prompts and are remembered as hard masks.
+            prompted: whether the masks come from the user's prompts; they are remembered as hard masks.
         """
         model = self._model
         size = (self.input_size, self.input_size)

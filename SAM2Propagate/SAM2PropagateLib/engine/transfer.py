@@ -1,7 +1,7 @@
-"""Transfers between host and device that leave the device's queue filled.
+"""Transfers data between host and device without emptying the device's queue.
 
-A GPU works off a queue that the CPU fills ahead. Each value that the CPU asks for empties that queue first.
-So all that a step has to say travels in one buffer, and that is waited for only when it is looked at.
+A GPU works through a queue that the CPU fills ahead. Reading a value on the CPU empties that queue first. So
+all values of a step are transferred in one buffer, and the CPU waits for it only when it needs them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _GATHER = 0x0102040810204080
 
 
 def uploaded(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the host on the device, without waiting for what the device has still to do."""
+    """Copy a tensor of the host to the device, without waiting for the device's queue."""
     if device.type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
@@ -26,7 +26,7 @@ class Readback:
     """Values and masks on their way from the device to the host, all in one buffer.
 
     Args:
-        parts: float32 or bool tensors of any shape, on one device; bool ones travel as bits.
+        parts: float32 or bool tensors of any shape, on one device; bool ones are transferred as bits.
     """
 
     def __init__(self, parts: Sequence[torch.Tensor]) -> None:
@@ -40,7 +40,7 @@ class Readback:
             self._bytes = sent
 
     def arrays(self) -> list[np.ndarray]:
-        """Return the parts as float32 and bool arrays; waits until they have arrived."""
+        """Wait for the transfer, and return the parts as float32 and bool arrays."""
         if self._arrived is not None:
             self._arrived.synchronize()
         data = self._bytes.cpu().numpy()
@@ -59,7 +59,7 @@ class Readback:
 
 
 def _bytes_of(part: torch.Tensor) -> torch.Tensor:
-    """Return uint8 (bytes): float32 values as they are, or eight bool values to a byte, the first one
+    """Return values as uint8 (bytes): float32 values as they are, bool values eight to a byte, the first one
     lowest."""
     flat = part.flatten()
     if part.dtype != torch.bool:

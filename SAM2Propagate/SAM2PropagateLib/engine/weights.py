@@ -1,4 +1,4 @@
-"""Weights files: read three formats without ever running code from them, and write the compact one.
+"""Reads weights files in three formats without ever running code from them, and writes the compact format.
 
 The compact format is a safetensors file in which a large weight NAME is kept as int8, with a float32 tensor
 NAME.scale of one scale per output channel beside it (same number of dimensions, 1 where it does not vary),
@@ -31,15 +31,15 @@ State = dict[str, torch.Tensor]
 
 
 def read_state(path: str | Path) -> tuple[State, dict[str, str]]:
-    """Return the weights in a file, and what the file says about itself.
+    """Return the weights in a file, and its metadata.
 
     Args:
         path: a safetensors file (the compact format above, or plain), or a PyTorch checkpoint whose key
-            "model" holds the weights, as Meta publishes them. Told apart by content, not by name.
+            "model" holds the weights, as Meta publishes them. The content decides, not the name.
 
     Returns:
-        name -> tensor on the CPU, float32 (whole numbers stay as stored); those of a checkpoint may be mapped
-        from the file: copy them before the file goes. And the safetensors metadata, {} for a checkpoint.
+        name -> tensor on the CPU, float32 (whole numbers stay as stored), and the safetensors metadata, {}
+        for a checkpoint. Tensors of a checkpoint may be mapped from the file: copy them before it is deleted.
 
     Raises:
         InputError: `weights_missing`; `weights_not_weights`: another kind of file; `weights_damaged`: cut
@@ -54,9 +54,9 @@ def read_state(path: str | Path) -> tuple[State, dict[str, str]]:
 
 
 def parameter_count(path: str | Path) -> int:
-    """Return how many numbers the weights file holds, from its header or its size alone.
+    """Return how many numbers the weights file holds, from its header or its size.
 
-    For a checkpoint this is its size over four bytes: an upper bound for one that is stored in less than
+    For a checkpoint this is a quarter of its size in bytes, which is too much if it is stored in less than
     float32.
 
     Raises:
@@ -74,7 +74,7 @@ def parameter_count(path: str | Path) -> int:
 
 
 def metadata_of(path: str | Path) -> dict[str, str]:
-    """Return what a weights file says about itself, without its weights; {} for a checkpoint.
+    """Return the metadata of a weights file, without reading its weights; {} for a checkpoint.
 
     Raises:
         InputError: as `read_state`.
@@ -100,7 +100,7 @@ def is_mapped(path: str | Path) -> bool:
 
 
 def _is_mappable(path: Path) -> bool:
-    # Checkpoints from before torch 1.6 cannot be mapped, and by this name torch would expect another format.
+    # torch cannot map checkpoints from before version 1.6, and expects another format under this name.
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04" and path.suffix != ".safetensors"
 
@@ -153,7 +153,7 @@ def _damaged(path: Path, reason: object) -> InputError:
     return InputError(
         "weights_damaged",
         _("The weights file “{name}” is cut off or damaged ({reason}).").format(
-            # As it is where nothing had to be cut: a text of ours is translated with the sentence.
+            # Only cut if needed, as cutting makes a str of a text, which is not translated any more.
             name=path.name,
             reason=reason if reason == line else line,
         ),
@@ -251,7 +251,7 @@ def _read_checkpoint(path: Path) -> State:
 
 
 def _load_only_weights(path: Path) -> object:
-    """Call torch.load so that it takes nothing but tensors and plain containers, mapped where possible."""
+    """Call torch.load so that it accepts only tensors and plain containers, mapped if possible."""
     if _is_mappable(path):
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     with path.open("rb") as file:
@@ -283,9 +283,9 @@ def pack(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tensor: float, (out, in, ...) or, for a transposed convolution, (in, out, ...).
 
     Returns:
-        int8 of the tensor's shape, and scales with 1 in every dimension but one: of the first two dimensions
-        that which loses less. Each scale is the one of eight candidates below the channel's largest value /
-        127 that leaves the smallest squared error.
+        int8 of the tensor's shape, and scales with 1 in every dimension but one of the first two, the one
+        that loses less. Each scale is the one of eight candidates below the channel's largest value / 127
+        that has the smallest squared error.
     """
     wide = tensor.detach().to(torch.float64)
     best: tuple[float, torch.Tensor, torch.Tensor] | None = None
@@ -325,12 +325,12 @@ def write_packed(
         metadata: text to keep with it; `format` is added. `config` should be JSON {"base": ..., "overrides":
             ...}.
         path: written under a temporary name first, then renamed.
-        keep_float: which tensors to keep as float16 (float32 where that overflows, or below 1024 numbers).
-        packed: int8 values and scales of some of the others, chosen by a better method than `pack`.
+        keep_float: tells which tensors to keep as float16 (float32 if that overflows, or below 1024 numbers).
+        packed: int8 values and scales of some others, chosen by a better method than `pack`.
 
     Raises:
         OSError: the file cannot be written.
-        ValueError: a tensor is not of finite numbers.
+        ValueError: a tensor has values that are not finite.
     """
     stored: State = {}
     for name in sorted(state):
@@ -354,8 +354,8 @@ def write_packed(
 
 
 def _with_sorted_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Return the library writes metadata in no fixed order, which would change the checksum from run to
-    run."""
+    """Return a safetensors file with sorted metadata: the library writes it in no fixed order, which would
+    change the checksum."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header = {"__metadata__": dict(sorted(metadata.items())), **header}
