@@ -1,1 +1,1 @@
-"""Volumes and segmentations as files, without Slicer."""
+"""Reads and writes volumes and segmentations in files, without Slicer."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: to a temporary name beside the target, synced, then renamed."""
+"""Writes files whole or not at all: under a temporary name beside the target, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import BinaryIO
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 
 PART_SUFFIX = ".part"
-"""How the names of temporary files end; a killed process leaves them behind."""
+"""The ending of temporary files' names, which a killed process leaves behind."""
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def part_prefix(name: str) -> str:
-    """How the name of a temporary file for a file of this name begins."""
+    """Return the beginning of the name of a temporary file for a file of this name."""
     return f".{name[:40]}-"
 
 
 def write_failure(path: Path, error: OSError) -> SAM2PropagateError:
-    """Return the user's sentence for `error` while `path` was written: `disk_full` or `output_unwritable`."""
+    """Return the error for the user if `path` could not be written: `disk_full` or `output_unwritable`."""
     if error.errno in _FULL:
         return SAM2PropagateError(
             "disk_full",
@@ -40,11 +40,11 @@ def write_failure(path: Path, error: OSError) -> SAM2PropagateError:
 
 
 def check_output(path: Path, overwrite: bool) -> Path:
-    """Find out before the work, not after it, whether `path` can be written.
+    """Check before the work whether `path` can be written.
 
     Args:
-        path: the file to be written.
-        overwrite: whether a file that is there may be replaced.
+        path: the file to write.
+        overwrite: whether an existing file may be replaced.
 
     Returns:
         The file behind `path`, links followed.
@@ -107,14 +107,14 @@ def atomic_output(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new file beside `target` and its path; deleted at the end unless it was renamed."""
+    """Open a new file beside `target`, and give its path; delete it at the end unless it was renamed."""
     prefix = part_prefix(target.name)
     descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=PART_SUFFIX, dir=target.parent)
     file = os.fdopen(descriptor, "wb")
     try:
         yield file, Path(name)
     finally:
-        # Closing flushes, which fails again on a full disk: the first error is the one to report.
+        # Closing flushes, which fails again on a full disk; the first error is reported.
         with contextlib.suppress(OSError):
             file.close()
         Path(name).unlink(missing_ok=True)
@@ -126,7 +126,7 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself last; Windows neither needs nor allows it."""
+    """Sync the renaming to the disk; Windows neither needs nor allows it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -137,8 +137,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _mode(target: Path) -> int:
-    """Return the permissions of the file that is replaced, else those that the user's umask gives a new
-    file."""
+    """Return the permissions of the file that is replaced, or those of a new file by the user's umask."""
     if target.exists():
         return target.stat().st_mode & 0o777
     mask = os.umask(0)

@@ -1,4 +1,4 @@
-"""One DICOM file: the slices in it and what each says of itself. No patient data is kept."""
+"""Reads the headers of the slices in one DICOM file. No patient data is kept."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from pydicom.uid import UID
 from SAM2PropagateLib.errors import InputError
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-# Objects with pixels that are no images of the patient: segmentations, label maps and radiotherapy doses.
+# Objects with pixels that are not images of the patient: segmentations, label maps and radiotherapy doses.
 _SEGMENTATIONS = frozenset(_STORAGE + end for end in ("66.4", "66.7"))
-# Without a transfer syntax, and in these: pixels as they are, neither compressed nor deflated.
+# Pixels are neither compressed nor deflated with these transfer syntaxes, or without one.
 _LENGTH_KNOWN = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _CAPTURES = _STORAGE + "7"
 _NO_IMAGES = _SEGMENTATIONS | {_STORAGE + "481.2"}
 
-# What tells apart images at one place: the name for the user, DICOM's keywords (the first that is there
-# counts) and the unit.
+# Fields that distinguish images at one place: the name for the user, DICOM's keywords (the first that is
+# there counts) and the unit.
 _MARKS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("series", ("SeriesDescription",), ""),
     ("stack", ("StackID",), ""),
@@ -50,7 +50,7 @@ FILE_MARK = "file"
 FRAME_ORDER = "frame"
 _TRIGGER = ("NominalCardiacTriggerDelayTime", "TriggerTime")
 _TIMES = ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime")
-# These dimensions of an enhanced file say where a frame lies, or are marks already.
+# These dimensions of an enhanced file are a frame's place, or are marks already.
 _PLACE_DIMENSIONS = frozenset(
     {"ImagePositionPatient", "ImageOrientationPatient", "InStackPositionNumber"}
 ) | {keyword for _, keywords, _ in _MARKS for keyword in keywords}
@@ -84,7 +84,7 @@ _WANTED = {
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What one slice says of itself: a file with one image, or one frame of a multi-frame file.
+    """The header of one slice: of a file with one image, or of one frame of a multi-frame file.
 
     Lengths are millimeters in DICOM's patient coordinates (LPS).
 
@@ -92,13 +92,13 @@ class ImageHeader:
         path: the file.
         frame: index of the frame in the file, from 0.
         frames: how many frames the file has.
-        pixel_spacing: row to row, column to column; None where the file does not say it.
+        pixel_spacing: row to row, column to column; None if unknown.
         orientation: the direction of a row and of a column (six numbers), or None.
         position: the center of the first pixel, or None.
         slope, intercept: value = stored value * slope + intercept.
         window: (width, level) of the slice's own display window, or None.
-        marks: what tells it from other images at the same place, name for the user to value.
-        times: numbers that put images in the order in which they were taken: "trigger time" (ms),
+        marks: what distinguishes it from other images at the same place: name for the user -> value.
+        times: numbers by which images are put in the order of acquisition: "trigger time" (ms),
             "acquisition time" and "content time" (s) and "instance number", as far as the file has them;
             "frame" in a multi-frame file.
     """
@@ -141,7 +141,7 @@ class ImageHeader:
 
     @property
     def is_localizer(self) -> bool:
-        """Whether the file calls itself a localizer (a scout image)."""
+        """Whether the file is marked as a localizer (a scout image)."""
         return "LOCALIZER" in self.kind.upper().split("\\")
 
     @property
@@ -154,7 +154,7 @@ class ImageHeader:
 
 @dataclass(frozen=True)
 class OtherObject:
-    """A DICOM file that is no readable image.
+    """A DICOM file that is not a readable image.
 
     Args:
         path: the file.
@@ -183,16 +183,16 @@ def may_be_dicom(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(132)
     except OSError as error:
-        # Leaving it out could leave a hole in the series.
+        # Without this file the series could have a hole.
         raise unreadable(path, error) from error
     if start[128:] == b"DICM":
         return True
-    # Without preamble a data set begins with a tag of group 0002 or 0008, in either byte order.
+    # A data set without preamble begins with a tag of group 0002 or 0008, in either byte order.
     return start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 
 
 def read_headers(path: Path) -> tuple[ImageHeader, ...] | OtherObject | None:
-    """Read what a file says of its slices, without their pixels.
+    """Read the headers of a file's slices, without their pixels.
 
     Returns:
         One header per frame; an `OtherObject` for a damaged file or another kind of object; None for a file
@@ -204,7 +204,7 @@ def read_headers(path: Path) -> tuple[ImageHeader, ...] | OtherObject | None:
     if not may_be_dicom(path):
         return None
     try:
-        # pydicom warns of every small fault in a file; the ones that matter are looked for here.
+        # pydicom warns about every small fault; those that matter are checked here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with path.open("rb") as file:
@@ -214,7 +214,7 @@ def read_headers(path: Path) -> tuple[ImageHeader, ...] | OtherObject | None:
     except OSError as error:
         raise unreadable(path, error) from error
     except Exception:
-        # Damaged bytes make pydicom raise nearly anything.
+        # With damaged bytes pydicom may raise nearly any exception.
         return OtherObject(path)
 
 
@@ -247,7 +247,7 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
     of_file = _DicomFields(dataset, *_macros(dataset.get("SharedFunctionalGroupsSequence"), 0))
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
     dimensions = _dimensions(dataset)
-    # Without functional groups what the file says holds for its first frame alone.
+    # Without functional groups the file's fields are those of its first frame.
     has_groups = bool(per_frame)
     positions = _nuclear_positions(dataset, frames)
     headers = []
@@ -288,7 +288,7 @@ def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader,
 
 
 class _DicomFields:
-    """The fields of one slice that are wanted: the file's, then those of the functional groups it is in."""
+    """The needed fields of one slice: the file's, then those of its functional groups."""
 
     def __init__(self, place: Dataset, *inner: Dataset, outer: _DicomFields | None = None) -> None:
         self._values: dict[str, Any] = dict(outer._values) if outer is not None else {}
@@ -342,7 +342,7 @@ def _number(value: Any) -> float | None:
 def _macros(groups: Sequence[Dataset] | None, index: int) -> list[Dataset]:
     """Return the first items of the sequences in one functional group, nested ones after them.
 
-    Private sequences are left out: they repeat DICOM's fields with values of another kind.
+    Private sequences are left out, as they repeat DICOM's fields with values of another kind.
     """
     if not groups or index >= len(groups):
         return []
@@ -357,7 +357,7 @@ def _macros(groups: Sequence[Dataset] | None, index: int) -> list[Dataset]:
 
 
 def _dimensions(dataset: Dataset) -> tuple[tuple[int, str], ...]:
-    """Return the dimensions of an enhanced file that are no places: index into the values, name."""
+    """Return the dimensions of an enhanced file that are not places: index into the values, name."""
     found = []
     for number, item in enumerate(dataset.get("DimensionIndexSequence") or ()):
         pointer = item.get("DimensionIndexPointer")
@@ -390,7 +390,7 @@ def _marks(fields: _DicomFields, dimensions: Sequence[tuple[int, str]]) -> dict[
 
 
 def _short(value: Any, is_number: bool) -> str:
-    """Return numbers with three digits: echo times and the like are written with noise in the others."""
+    """Return numbers with three digits, as further digits of echo times and the like are noise."""
     number = _number(value) if is_number or isinstance(value, float) else None
     return str(value).strip() if number is None else f"{float(f'{number:.3g}'):g}"
 
@@ -443,7 +443,7 @@ def _nuclear_positions(
     """Return orientation and positions of a reconstructed nuclear medicine file, which has no functional
     groups.
 
-    Its detector says where the first slice lies; the others follow along the normal, or against it where the
+    Its detector has the place of the first slice; the others follow along the normal, or against it if the
     distance is negative.
     """
     kind = _DicomFields(dataset).text("ImageType").upper().split("\\")

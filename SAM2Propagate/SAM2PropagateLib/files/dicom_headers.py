@@ -1,4 +1,4 @@
-"""The DICOM images in a folder, grouped into series."""
+"""Finds the DICOM images in a folder, grouped into series."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Series:
 
     @property
     def title(self) -> str:
-        """The series in a sentence."""
+        """The series, for a sentence."""
         return "all series together" if self.uid == ALL_SERIES else f"the series {self.uid}".rstrip()
 
     @property
     def has_places(self) -> bool:
-        """Whether any of its images says where it lies."""
+        """Whether any of its images has a place."""
         return any(image.position is not None for image in self.images)
 
     def describe(self) -> str:
@@ -43,7 +43,7 @@ class Series:
 
 @dataclass(frozen=True)
 class FolderScan:
-    """The image series of a folder, and what else is there.
+    """The image series of a folder, and its other files.
 
     Args:
         series: in the order of the file names.
@@ -56,7 +56,7 @@ class FolderScan:
     closed: tuple[Path, ...] = ()
 
     def notes(self) -> list[str]:
-        """Return what is left out, one sentence each."""
+        """Return a sentence on each kind of files that are left out."""
         notes = []
         damaged = [f"“{other.path.name}”" for other in self.others if not other.kind]
         if damaged:
@@ -80,7 +80,7 @@ def scan_folder(folder: Path) -> FolderScan:
     others: list[OtherObject] = []
     paths, closed = _files(folder)
     for path in paths:
-        # A DICOMDIR lists files and is none of them.
+        # A DICOMDIR is only a list of files.
         found = None if path.name.upper() == "DICOMDIR" else read_headers(path)
         if found is None and path.suffix.lower() in _ENDINGS and not path.name.startswith("."):
             # An empty file, or a message in the place of a slice: a failed copy or download.
@@ -102,8 +102,8 @@ def scan_folder(folder: Path) -> FolderScan:
 
 
 def choose_series(series: Sequence[Series], uid: str | None, folder: Path) -> Series:
-    """Return the series with this UID, all as one for "all", or the only one with at least two slices in
-    places.
+    """Return the series with this UID, all series as one for "all", or the only series with at least two
+    placed slices.
 
     Raises:
         InputError: `series_unknown`, `several_series`.
@@ -123,7 +123,7 @@ def choose_series(series: Sequence[Series], uid: str | None, folder: Path) -> Se
             "Give one of these.",
         )
     volumes = [one for one in series if len(one.images) > 1]
-    # Captures without places are no volume, so there is nothing to choose beside a series that may be one.
+    # Captures without places cannot be a volume, so they do not count as a choice.
     volumes = [one for one in volumes if one.has_places] or volumes
     if not volumes and len(series) > 1:
         raise InputError(
@@ -150,7 +150,7 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
         closed.append(Path(error.filename))
 
     found = [Path(root) / name for root, _, names in os.walk(folder, onerror=note) for name in names]
-    # A link to nowhere may stand for a slice that was never copied.
+    # A broken link may stand for a slice that was not copied.
     closed += [path for path in found if path.is_symlink() and not path.exists()]
     return sorted(path for path in found if path.is_file()), closed
 

@@ -1,4 +1,4 @@
-"""The stacks in a DICOM series: one, or several acquisitions, time points, echoes or orientations."""
+"""Divides a DICOM series into stacks: acquisitions, time points, echoes or orientations."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.dicom_file import FILE_MARK, FRAME_ORDER, TIME_MARK, ImageHeader
 from SAM2PropagateLib.files.dicom_stack import LPS_TO_RAS, along, even_step, is_even, places
 
-# Marks by which slices without a double may still belong to different stacks whose slices alternate.
+# Marks of stacks whose slices may alternate, even if no two images share a position.
 _ALTERNATING = frozenset({"stack", "component", "echo time", "time point", "acquisition"})
 _LAST_MARKS = (TIME_MARK, FILE_MARK)
-# MR scanners take neighboring slices at different times, CT scanners do not.
+# CT scanners take neighboring slices one after the other; MR scanners do not.
 _IN_ORDER = frozenset({"CT"})
 _ORDERS = ("acquisition time", "instance number", "content time")
-# Fewer slices than this in a row are no pass over the patient.
+# Fewer slices than this in a row are not a pass over the patient.
 _LEAST_PASS = 3
 # Steps within a pass differ by no more than this share.
 _SAME_STEP = 0.4
@@ -31,14 +31,14 @@ class Part:
 
     Args:
         images: the slices.
-        labels: what they have in common and others have not, for the user.
+        labels: what distinguishes them from other parts, for the user.
     """
 
     images: tuple[ImageHeader, ...]
     labels: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Return one short line for a list of choices: what it is, how many slices, and where."""
+        """Return one short line for a list of choices: labels, number of slices, and place."""
         count = len(self.images)
         slices = f"{count} {'slice' if count == 1 else 'slices'}"
         times = sorted(image.marks[TIME_MARK] for image in self.images if TIME_MARK in image.marks)
@@ -48,7 +48,7 @@ class Part:
 
 
 def by_geometry(images: Sequence[ImageHeader]) -> list[Part]:
-    """Return the images by orientation and size, in the order in which they first appear."""
+    """Return the images grouped by orientation and size, in the order of their first appearance."""
     parts = []
     directions = _by_orientation(images)
     for direction in directions:
@@ -72,7 +72,7 @@ def image_size(image: ImageHeader) -> tuple[int, int, float, float]:
 
 
 def describe_size(size: tuple[int, int, float, float]) -> str:
-    """For a sentence."""
+    """Return an image's size, for a sentence."""
     return f"{size[0]} x {size[1]} pixels of {size[2]:g} x {size[3]:g} mm"
 
 
@@ -82,11 +82,11 @@ def plane_name(image: ImageHeader) -> str:
 
 
 def separate(part: Part) -> list[Part]:
-    """Return parallel images of one size as the stacks that they belong to.
+    """Return parallel images of one size, divided into stacks.
 
-    They are taken apart where several lie at one position, where slices of different acquisitions alternate,
-    and where acquisitions beside each other do not join to one even stack. A series whose acquisitions lie
-    end to end stays one stack.
+    They are divided if several images lie at one position, if slices of different acquisitions alternate, and
+    if acquisitions side by side do not make one even stack. A series of acquisitions end to end stays one
+    stack.
     """
     found = _apart(part)
     if len(found) > 1:
@@ -100,10 +100,10 @@ def has_doubles(images: Sequence[ImageHeader]) -> bool:
 
 
 def several(parts: Sequence[Part], title: str) -> InputError:
-    """Return the error for images that are no single stack.
+    """Return the error for images of several stacks.
 
     Args:
-        parts: at least two, as the user may choose them by their numbers.
+        parts: at least two, numbered for the user's choice.
         title: names the series in a sentence.
     """
     usable = [(number, part) for number, part in enumerate(parts, start=1) if len(part.images) > 1]
@@ -175,19 +175,19 @@ def _by_orientation(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
 
 
 def _extent(images: Sequence[ImageHeader]) -> str:
-    """From where to where, along the patient's axis nearest to the normal."""
+    """Return the range of places along the patient's axis nearest to the normal."""
     axis = int(np.argmax(np.abs(images[0].normal)))
     values = [float((LPS_TO_RAS[:3, :3] @ np.array(image.position))[axis]) for image in images]
     return f"{'RAS'[axis]} {min(values):.1f} to {max(values):.1f} mm"
 
 
 def _apart(part: Part) -> list[Part]:
-    """Take the images apart by the first mark that tells stacks apart; one part if none does."""
+    """Divide the images by the first mark that distinguishes stacks; one part if none does."""
     images = part.images
     doubles = has_doubles(images)
     in_order = images[0].modality in _IN_ORDER
     names = list(dict.fromkeys(name for image in images for name in image.marks))
-    # Times differ for many reasons, and files, too: they count last.
+    # Times and files differ for many reasons, so they count last.
     names = [name for name in names if name not in _LAST_MARKS] + [
         name for name in _LAST_MARKS if name in names
     ]
@@ -213,9 +213,9 @@ def _apart(part: Part) -> list[Part]:
 
 
 def _tells_apart(images: Sequence[ImageHeader], values: Sequence[str], may_alternate: bool) -> bool:
-    """Tell whether these values, one per image, are those of different stacks.
+    """Tell whether these values, one per image, belong to different stacks.
 
-    They are where they differ at one position, or where slices of one value lie between slices of another.
+    They do if they differ at one position, or if slices of one value lie between slices of another.
     """
     distinct = set(values)
     if len(distinct) < 2 or 2 * len(distinct) > len(images):
@@ -240,7 +240,7 @@ def _grouped(part: Part, values: Sequence[str], name: str) -> list[Part]:
 
 
 def _sort_key(value: str) -> tuple[float, str]:
-    """Return numbers by their size, before texts."""
+    """Return a key that sorts numbers by size, before texts."""
     try:
         return float(value.split(" ")[0]), value
     except ValueError:
@@ -250,7 +250,7 @@ def _sort_key(value: str) -> tuple[float, str]:
 def _passes(images: Sequence[ImageHeader], order: str) -> list[str] | None:
     """Return which pass over the patient each image belongs to.
 
-    A new one begins where, in this order, the direction turns or the step is another one than usual.
+    A new one begins where, in this order, the direction turns or the step is unusual.
     """
     if any(order not in image.times for image in images):
         return None
@@ -275,8 +275,7 @@ def _passes(images: Sequence[ImageHeader], order: str) -> list[str] | None:
 
 
 def _ranks(images: Sequence[ImageHeader], order: str) -> list[str] | None:
-    """Return the number of each image at its position, in this order, where all positions hold equally
-    many."""
+    """Return the number of each image at its position, in this order, if all positions have equally many."""
     if any(order not in image.times for image in images):
         return None
     ranks: dict[int, str] = {}
@@ -290,7 +289,7 @@ def _ranks(images: Sequence[ImageHeader], order: str) -> list[str] | None:
 
 
 def _ranks_by_number(images: Sequence[ImageHeader]) -> list[str] | None:
-    """Return the place of each image among those with its instance number, if all numbers are used equally
+    """Return the number of each image among those with its instance number, if all numbers are used equally
     often."""
     positions = along(images)
     members: dict[float, list[int]] = {}
@@ -306,8 +305,7 @@ def _ranks_by_number(images: Sequence[ImageHeader]) -> list[str] | None:
 
 
 def _end_to_end(part: Part) -> list[Part]:
-    """Return acquisitions side by side that are even by themselves but not together; else the part as it
-    is."""
+    """Divide acquisitions side by side that are even by themselves but not together; else return the part."""
     if is_even(part.images) or has_doubles(part.images):
         return [part]
     for name in ("stack", "acquisition", TIME_MARK):

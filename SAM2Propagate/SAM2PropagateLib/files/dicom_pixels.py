@@ -1,4 +1,4 @@
-"""The values of DICOM slices: decoded, and rescaled as each slice says."""
+"""Reads the values of DICOM slices: decodes and rescales them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ except ImportError:  # pydicom 2, which Slicer brings
 AGAIN = "Export the series again, completely."
 # Implicit, explicit, deflated and big endian.
 _NATIVE = frozenset("1.2.840.10008.1.2" + end for end in ("", ".1", ".1.99", ".2"))
-# What GDCM, in SimpleITK, decodes: JPEG baseline, extended and lossless, JPEG-LS, JPEG 2000, RLE.
+# GDCM, in SimpleITK, decodes these: JPEG baseline, extended and lossless, JPEG-LS, JPEG 2000, RLE.
 _DECODED = frozenset(
     "1.2.840.10008.1.2." + end
     for end in ("4.50", "4.51", "4.57", "4.70", "4.80", "4.81", "4.90", "4.91", "4.92", "4.93", "5")
 )
 _GRAY_MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.7.3"
-# How dcmwrite is told to write preamble and file meta information.
+# Makes dcmwrite write preamble and file meta information.
 _WHOLE_FILE: dict[str, Any] = (
     {"enforce_file_format": True} if int(__version_info__[0]) >= 3 else {"write_like_original": False}
 )
@@ -39,13 +39,13 @@ _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 
 
 class PixelReader:
-    """Reads the values of single slices; multi-frame files stay decoded, so that each is decoded once."""
+    """Reads the values of single slices; it keeps decoded multi-frame files, to decode each only once."""
 
     def __init__(self) -> None:
         self._decoded: dict[Path, tuple[np.ndarray, Dataset | None]] = {}
 
     def read(self, image: ImageHeader) -> np.ndarray:
-        """Return the values of one slice, (rows, columns): int16 or int32 if whole numbers hold them, else
+        """Return the values of one slice, (rows, columns): int16 or int32 if they are whole numbers, else
         float64.
 
         Raises:
@@ -60,8 +60,7 @@ class PixelReader:
         return _rescaled(pixels, image.slope, image.intercept)
 
     def read_all(self, images: Sequence[ImageHeader]) -> np.ndarray:
-        """Return the values of slices of one size, (K, J, I); their types may differ where their rescaling
-        does.
+        """Return the values of slices of one size, (K, J, I), in a type that holds all of them.
 
         Raises:
             InputError: as `read`.
@@ -107,7 +106,7 @@ def _decode(image: ImageHeader) -> tuple[np.ndarray, Dataset | None]:
     except OSError as error:
         raise unreadable(image.path, error) from error
     except Exception as error:
-        # pydicom, its decoders and GDCM raise nearly anything on damaged bytes.
+        # With damaged bytes pydicom, its decoders and GDCM may raise nearly any exception.
         raise InputError("file_damaged", f"“{image.path}” is damaged or cut short.", AGAIN) from error
 
 
@@ -124,19 +123,20 @@ def _native(dataset: FileDataset) -> np.ndarray:
     dtype = np.dtype(f"{'i' if dataset.PixelRepresentation else 'u'}{bits // 8}")
     words = dataset.PixelData
     if is_big and bits == 8 and dataset["PixelData"].VR == "OW":
-        # Pairs of bytes in big endian files.
+        # Big endian files have the bytes in pairs.
         words = np.frombuffer(words, "<u2").byteswap().tobytes()
     values = np.frombuffer(words, dtype.newbyteorder(order)).astype(dtype, copy=False)
     stored = int(dataset.get("BitsStored") or bits)
     high = int(dataset.get("HighBit", stored - 1))
     if stored < bits:
-        # The bits beside the stored ones may hold an overlay.
+        # Bits outside the stored ones may hold an overlay.
         values = (values << (bits - 1 - high)) >> (bits - stored)
     return values
 
 
 def _is_little(dataset: FileDataset) -> bool:
-    """Return the byte order in which a file without a transfer syntax was found to be written."""
+    """Tell whether a file is in little endian byte order; for one without a transfer syntax pydicom has found
+    out."""
     raw = dataset.get_item("BitsAllocated")
     return bool(getattr(raw, "is_little_endian", True))
 
@@ -144,7 +144,7 @@ def _is_little(dataset: FileDataset) -> bool:
 def _decompressed(path: Path, dataset: FileDataset) -> np.ndarray:
     """Return the stored values of a compressed file, flat.
 
-    GDCM decodes a copy without the fields by which it would rescale, invert or sort the values.
+    GDCM decodes a copy without fields for rescaling, inverting or sorting the values.
     """
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     if syntax not in _DECODED:

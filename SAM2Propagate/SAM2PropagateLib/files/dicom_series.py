@@ -1,4 +1,4 @@
-"""A DICOM series as one volume, or a sentence saying why it is none. Nothing is guessed or filled in."""
+"""Reads a DICOM series as one volume, or refuses it with a reason. Nothing is guessed or filled in."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class DicomVolume:
     """A series read as one volume.
 
     Args:
-        array: (K, J, I), rescaled as the slices say (Hounsfield units for CT).
+        array: (K, J, I), rescaled (Hounsfield units for CT).
         geometry: IJK to RAS; K runs along the slice normal.
         first: the header of the first slice along K.
         window: median width and level of the slices' own windows, or None.
-        notes: what was left out or taken on trust, for the user.
+        notes: what was left out or could not be checked, for the user.
     """
 
     array: np.ndarray
@@ -45,8 +45,8 @@ def read_series(series: Series, part: str | None = None) -> DicomVolume:
 
     Args:
         series: its images.
-        part: of a series that holds several stacks the number of one, from 1 as the refusal lists them;
-            "all" takes them together.
+        part: the number of one of several stacks, from 1 as in the list of the refusal; "all" reads them
+            together.
 
     Raises:
         InputError: `multi_component`, `too_few_slices`, `dicom_no_positions`, `dicom_no_spacing`,
@@ -83,7 +83,7 @@ def read_series(series: Series, part: str | None = None) -> DicomVolume:
 
 
 def _chosen(pieces: Sequence[Part], series: Series, wanted: str | None) -> Part:
-    """Return the stack to read, as `read_series` says."""
+    """Return the stack to read; see `read_series`."""
     if len(pieces) == 1 and len(places(pieces[0].images)) == 1:
         raise _too_few(series, len(pieces[0].images))
     if wanted == ALL_PARTS:
@@ -118,8 +118,7 @@ def _too_few(series: Series, images: int) -> InputError:
 
 
 def _usable(series: Series) -> tuple[list[ImageHeader], list[str]]:
-    """Return the images that can form stacks, without localizers and captures where others remain; and
-    notes."""
+    """Return the images that can form stacks, without localizers and captures if others remain; and notes."""
     images = list(series.images)
     notes = []
     kept = [image for image in images if not image.is_localizer]
@@ -192,9 +191,9 @@ def _without_copies(
 ) -> tuple[tuple[ImageHeader, ...], int]:
     """Return parallel images without the copies of one at the same position, and how many those are.
 
-    If the first position with several images holds no copy, the series is taken to hold none: comparing all
-    images of a long time series would read all of it. Nor does it hold any where copies are left out at some
-    positions and images still differ at others: empty slices of two echoes are equal and no copies.
+    If the first position with several images has no copy, the series has none: comparing all images of a long
+    time series would mean reading all of it. It also has none if images still differ at other positions, as
+    empty slices of two echoes are equal but not copies.
     """
     held = [place for place in places(images) if len(place) > 1]
     left_out: set[int] = set()
@@ -218,7 +217,7 @@ def _without_copies(
 
 
 def _median_window(images: Sequence[ImageHeader]) -> tuple[float, float] | None:
-    """Return one window for the whole series: MR scanners write another one into every slice."""
+    """Return one window for the whole series, as MR scanners write a different one into every slice."""
     windows = [image.window for image in images if image.window is not None]
     if len(windows) < len(images):
         return None

@@ -1,4 +1,4 @@
-"""Whether parallel DICOM slices lie on one even grid, and where each of them does."""
+"""Checks whether parallel DICOM slices lie on one even grid, and makes its geometry."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Slices nearer than this are at one position.
 _SAME_MM = 0.01
-# Positions are often rounded, to a tenth of a millimeter for instance. So far off an even grid is harmless: a
-# tenth of a step, and a tenth of a millimeter where that is no more than a fifth of a step.
+# Positions are often rounded, for example to a tenth of a millimeter. These deviations from an even grid are
+# harmless: a tenth of a step, or a tenth of a millimeter if that is at most a fifth of a step.
 _EVEN, _EVEN_THIN, _ROUNDED_MM = 0.1, 0.2, 0.1
-# From so many slices on, distances that differ by this factor in turn are no accident.
+# With at least this many slices, distances that alternate by this factor are not chance.
 _COMBS, _IN_TURN = 8, 1.3
 _REGULAR = (
     "Load it in 3D Slicer's DICOM module, which puts a regularizing transform on such a volume; harden that "
     "transform (Data module) and save the volume as NRRD."
 )
 _NOT_ONE = " If the slices on one side of the gap belong to another volume, move them elsewhere."
-# Slicer regularizes series of single slices alone.
+# Slicer regularizes only series of single slices.
 _SINGLE_FIRST = "Export it as a series of single slices first. "
 
 
@@ -35,7 +35,7 @@ def along(images: Sequence[ImageHeader]) -> np.ndarray:
 
 
 def places(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
-    """Return the images in the order of their positions, those at one position together."""
+    """Return the images by position, in order."""
     found: list[list[ImageHeader]] = []
     positions = along(images)
     last = -np.inf
@@ -48,7 +48,7 @@ def places(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
 
 
 def even_step(images: Sequence[ImageHeader]) -> float:
-    """Return the distance (mm) of neighboring slices, which are given in the order of their positions.
+    """Return the distance (mm) of neighboring slices; the slices are in the order of their positions.
 
     Raises:
         InputError: `missing_slice`, `uneven_spacing`, `shifted_slices`, `gantry_tilt`.
@@ -147,7 +147,7 @@ def _missing(images: Sequence[ImageHeader], gaps: np.ndarray, usual: float, wide
         where.append(f"and at {len(wide) - 4} more {'place' if len(wide) == 5 else 'places'}")
     total = sum(lacking)
     what = "A slice is" if total == 1 else f"{total} slices are"
-    # With two gaps or more, slices of another volume are not likely.
+    # With two gaps or more, slices of another volume are unlikely.
     is_choice = len(wide) == 1 and all(image.frames == 1 for image in images)
     hint = AGAIN + (_NOT_ONE if is_choice else "")
     return InputError("missing_slice", f"{what} missing from the series: {'; '.join(where)}.", hint)

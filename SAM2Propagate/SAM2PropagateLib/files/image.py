@@ -1,4 +1,4 @@
-"""One image file through SimpleITK, with the damage found that its readers let pass."""
+"""Reads one image file through SimpleITK, and finds damage that its readers ignore."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _ROUNDING = 0.002
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a file says of itself before its voxels are read.
+    """The header of a file, before its voxels are read.
 
     Args:
         path: the file.
@@ -69,7 +69,7 @@ class FileImage:
         array: slowest axis first, (K, J, I) for a volume; the components come last where there are several.
         geometry: IJK to RAS; None unless the image has three axes (or a fourth of size 1, which is dropped).
         header: the file's fields as text.
-        notes: what was put right or chosen, one sentence each, for the user.
+        notes: what was corrected or chosen, one sentence each, for the user.
     """
 
     array: np.ndarray
@@ -117,7 +117,7 @@ def read_image(path: Path, channel: int | None = None) -> FileImage:
 
     Args:
         path: the file.
-        channel: which volume of a file that holds several, from 0; None: all that it holds.
+        channel: the number of one of several volumes in the file, from 0; None: all.
 
     Raises:
         InputError: as `image_info`; also `file_damaged` where the reader itself would fill in zeros or pass
@@ -139,7 +139,7 @@ def read_image(path: Path, channel: int | None = None) -> FileImage:
 
 
 def no_such_channel(path: Path, channel: int, count: int) -> InputError:
-    """`no_such_channel`: a file holds `count` volumes, and not one of this number."""
+    """Return `no_such_channel`: a file has `count` volumes, and none with this number."""
     volumes = "one volume" if count == 1 else f"{count} volumes"
     return InputError(
         "no_such_channel",
@@ -185,7 +185,7 @@ def _reader(path: Path) -> sitk.ImageFileReader:
 
 
 def _attempt(path: Path, read: Callable[[], _T]) -> _T:
-    """Return what ITK reads, without its warnings: `_placed` says what they say. Raises InputError."""
+    """Return what ITK reads, without its warnings, which `_placed` replaces. Raises InputError."""
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.GlobalWarningDisplayOff()
     try:
@@ -209,7 +209,7 @@ def _failures_told(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _skewed_axes() -> Iterator[None]:
-    """Lets ITK read a NIfTI file whose axes are not at right angles: `_placed` decides about it."""
+    """Let ITK read a NIfTI file with axes that are not at right angles, which `_placed` handles."""
     before = os.environ.get(_PERMISSIVE)
     os.environ[_PERMISSIVE] = "1"
     try:
@@ -222,7 +222,7 @@ def _skewed_axes() -> Iterator[None]:
 
 
 def _placed(path: Path, geometry: VolumeGeometry) -> tuple[VolumeGeometry, tuple[str, ...]]:
-    """Return the grid that counts, given that of ITK, and what there is to say of it.
+    """Return the grid to use, given ITK's, and notes.
 
     Raises:
         InputError: `skewed_geometry`.
@@ -236,7 +236,7 @@ def _placed(path: Path, geometry: VolumeGeometry) -> tuple[VolumeGeometry, tuple
     if not given:
         return geometry, ()
     if len(given) == 1 or min(apart for *_, apart in given) > _SAME:
-        # No place in the header is the one that ITK has made of it: its axes were put right.
+        # ITK's grid is none of the header's places, so ITK has corrected its axes.
         return _put_right(path, geometry, given[-1][1])
     taken = min(given, key=lambda one: one[3])
     other = max(given, key=lambda one: one[3])
@@ -304,7 +304,7 @@ def _check_integrity(info: ImageInfo, array: np.ndarray) -> None:
     path, expected = info.path, array.nbytes
     offset: int | None
     if "vox_offset" in info.header and "bitpix" in info.header:
-        # A NIfTI file may store small numbers that reading rescales to larger ones.
+        # A NIfTI file may store smaller types that reading rescales to larger ones.
         start = int(float(info.header["vox_offset"]))
         expected = array.size * int(info.header["bitpix"]) // 8
         if _is_gzip(path):
@@ -342,7 +342,7 @@ def _gzip_length(path: Path, offset: int = 0) -> int:
 
 
 def _zlib_length(path: Path, offset: int) -> int:
-    """As `_gzip_length`, for a zlib stream."""
+    """Do what `_gzip_length` does for a zlib stream."""
     with path.open("rb") as file:
         file.seek(offset)
         try:
@@ -361,8 +361,8 @@ def _inflate(parts: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _voxels_of(path: Path) -> tuple[int | None, str]:
-    """Return where the compressed voxels of an NRRD or MetaImage file begin, and how; None if it has none
-    inside."""
+    """Return where the compressed voxels of an NRRD or MetaImage file begin, and their compression; None if
+    it has none."""
     with path.open("rb") as file:
         magic = file.read(4)
     if magic == b"NRRD":

@@ -1,4 +1,4 @@
-"""Files in JSON that say what a folder of volumes holds: `manifest.json`, `dataset.json`."""
+"""Reads JSON files that describe a folder of volumes: `manifest.json`, `dataset.json`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 def from_manifest(path: Path, read: Callable[[Any], T], hint: str) -> T:
-    """Return what `read` makes of a manifest's content.
+    """Read a manifest, and return what `read` makes of its content.
 
     Args:
         path: of the file, in UTF-8, with or without a byte order mark.
-        read: takes the content as JSON has it; a KeyError, TypeError, ValueError or AttributeError that it
-            raises means that the content is not what it should be.
+        read: converts the JSON content; a KeyError, TypeError, ValueError or AttributeError from it means
+            that the content is wrong.
         hint: what the file must hold.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Label volumes and segmentations on the voxels of their image, whatever order their own voxels are in."""
+"""Reads label volumes and segmentations onto the voxels of their image, in any voxel order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from SAM2PropagateLib.files.segmentation import SUFFIX, Segment, holds_segments,
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.grids import grid_offset, reordered
 
-# Stored as floats or with a scale factor, whole numbers come back with rounding errors of less than this.
+# Rounding errors of whole numbers that are stored as floats or with a scale factor are less than this.
 _ROUNDING = 1e-3
 # More values than this are an image, not a label.
 _MOST_VALUES = 1000
@@ -27,8 +27,8 @@ class Labels:
     """The values of a label volume.
 
     Attributes:
-        array: (K, J, I) of the image, an integer dtype; 0 is outside, nothing is below 0.
-        values: that it holds, without 0, ascending.
+        array: (K, J, I) of the image, an integer dtype; 0 is outside, no value is below 0.
+        values: of the array, without 0, ascending.
         notes: what was changed, one sentence each, for the user.
     """
 
@@ -38,8 +38,7 @@ class Labels:
 
 
 def is_segmentation(path: Path) -> bool:
-    """Tell whether a file is a segmentation of Slicer's, by its name or, for other NRRD files, by its
-    header."""
+    """Tell whether a file is a segmentation from Slicer, by its name or, for other NRRD files, its header."""
     name = path.name.lower()
     return name.endswith(SUFFIX) or (name.endswith((".nrrd", ".nhdr")) and holds_segments(path))
 
@@ -74,7 +73,7 @@ def read_labels(path: Path, image: VolumeGeometry) -> Labels:
 
 
 def read_segments(path: Path, image: VolumeGeometry) -> tuple[Segment, ...]:
-    """Read a segmentation of Slicer's onto the voxels of `image`; it may cover a part of them.
+    """Read a segmentation from Slicer onto the voxels of `image`; it may cover only a part of them.
 
     Raises:
         InputError: as `read_segmentation`; `label_mismatch`: it lies on another grid or reaches beyond it.
@@ -171,7 +170,7 @@ def _mismatch(path: Path) -> InputError:
 def _placed(
     mask: npt.NDArray[np.bool_], offset: tuple[int, int, int], shape: tuple[int, ...]
 ) -> npt.NDArray[np.bool_] | None:
-    """Return a mask (K, J, I) of a part of the volume on the whole of it; None if it reaches beyond."""
+    """Return a mask (K, J, I) of a part of the volume on the whole volume; None if it extends beyond."""
     starts = offset[::-1]
     if mask.shape == shape and not any(starts):
         return mask

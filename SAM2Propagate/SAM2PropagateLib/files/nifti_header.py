@@ -1,7 +1,7 @@
-"""What the header of a NIfTI file says of its version and place, and axes that are nearly at right angles.
+"""Reads version and place from the header of a NIfTI file, and corrects axes that are nearly at right angles.
 
-ITK reads the voxels. It refuses axes that are off by a thousandth, and where the header holds two places
-(qform and sform) it chooses one without a word; so the header is looked at here as well.
+ITK reads the voxels. But it refuses axes that are off by a thousandth, and chooses silently between two
+places in the header (qform and sform), so the header is read here, too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class NiftiHeader:
 
     Attributes:
         version: 1 or 2.
-        sform, qform: IJK to RAS in mm, (4, 4); None where the header has none, or the version is 2.
+        sform, qform: IJK to RAS in mm, (4, 4); None if the header has none, or the version is 2.
     """
 
     version: int
@@ -42,7 +42,7 @@ class NiftiHeader:
 
 
 def read_nifti_header(path: Path) -> NiftiHeader | None:
-    """Return the header of a file, compressed or not; None if it is no NIfTI file or is cut short."""
+    """Return the header of a file, compressed or not; None if it is not a NIfTI file or is cut short."""
     try:
         with path.open("rb") as file:
             content = file.read(540)
@@ -96,7 +96,7 @@ def at_right_angles(matrix: FloatArray) -> FloatArray | None:
     """Return the nearest matrix, (4, 4), whose axes are at right angles, with the same spacing.
 
     Returns:
-        The axes alone: `around_the_middle` puts them in place. None where the axes do not span a volume.
+        Only the axes; `around_the_middle` places them. None if the axes do not span a volume.
     """
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     if not np.isfinite(matrix).all() or (spacing <= 0).any():
@@ -110,7 +110,8 @@ def at_right_angles(matrix: FloatArray) -> FloatArray | None:
 
 
 def around_the_middle(axes: FloatArray, matrix: FloatArray, shape_ijk: tuple[int, ...]) -> FloatArray:
-    """Return the matrix with these axes and the middle voxel of a grid where `matrix` has it."""
+    """Return a matrix with these axes that has the middle voxel of a grid at the place that `matrix` gives
+    it."""
     middle = np.append((np.array(shape_ijk) - 1) / 2, 1.0)
     placed = axes.copy()
     placed[:3, 3] += (matrix @ middle - axes @ middle)[:3]
@@ -118,8 +119,8 @@ def around_the_middle(axes: FloatArray, matrix: FloatArray, shape_ijk: tuple[int
 
 
 def farthest(one: VolumeGeometry, other: FloatArray) -> tuple[float, float]:
-    """Return how far a corner of a grid lies from where another matrix has it: in mm, and in voxels of one
-    axis."""
+    """Return the largest distance of a grid's corner from its place by another matrix: in mm, and in voxels
+    of one axis."""
     ends = [(0, size - 1) for size in one.shape_ijk]
     corners: npt.NDArray[Any] = np.array(list(itertools.product(*ends)), dtype=float)
     there = corners @ other[:3, :3].T + other[:3, 3]

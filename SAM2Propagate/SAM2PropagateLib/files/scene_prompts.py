@@ -1,7 +1,7 @@
-"""The prompts that a scene of Slicer holds: from a `.mrb` or `.mrml` file, without Slicer.
+"""Reads the prompts in a Slicer scene from a `.mrb` or `.mrml` file, without Slicer.
 
-What is read is what `scene.markups` writes: markups with attributes that say of which segment and of which
-kind they are, beside the scene in files of their own, and a hidden node that keeps masks and the axis.
+It reads what `scene.markups` writes: markups in files of their own, with attributes for their segment and
+kind, and a hidden node with masks and the axis.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from SAM2PropagateLib.prompts.values import (
 )
 
 SUFFIXES = (".mrb", ".mrml")
-# As `scene.state`, `scene.prompt_nodes` and `scene.anchor` name them; these need Slicer to be imported.
+# Copied from `scene.state`, `scene.prompt_nodes` and `scene.anchor`, which cannot be imported without Slicer.
 _ROLE, _SEGMENT, _AXIS = "SAM2Propagate.Role", "SAM2Propagate.SegmentID", "SAM2Propagate.Axis"
 _PROMPT_ID, _EXACT = "SAM2Propagate.PromptID", "SAM2Propagate.Exact"
 _SEGMENTATION, _VOLUME = "SAM2Propagate.Segmentation", "SAM2Propagate.Volume"
 _STATE, _KEPT, _PLACES = "SAM2PropagateState", "prompts", "places"
 _PLACES_VERSION = 1
 _ENCODED = "%:"
-# Bytes; more is no scene, but a file that is made to fill the memory.
+# Bytes; a larger file is not a scene but made to fill the memory.
 _MOST_SCENE, _MOST_MARKUP, _MOST_HEADER = 512 << 20, 64 << 20, 16 << 20
-# Of a voxel: corners of two grids that are closer are the same.
+# Voxels; corners of two grids that are closer are the same.
 _SAME_CORNER = 0.5
 
 
@@ -55,9 +55,9 @@ class ScenePrompts:
     """The prompts of one segmentation in a scene.
 
     Attributes:
-        segmentation, volume: the names of the nodes; "" for a volume that is not noted.
-        grid: of the volume that they were given on, RAS below its transforms; None: not noted.
-        read: makes the prompts for a volume's geometry, which boxes need.
+        segmentation, volume: the names of the nodes; "" for an unknown volume.
+        grid: of the volume that the prompts were made on, RAS below its transforms; None: unknown.
+        read: returns the prompts for a volume's geometry, which boxes need.
     """
 
     segmentation: str
@@ -67,12 +67,12 @@ class ScenePrompts:
 
 
 def is_scene(path: Path) -> bool:
-    """Whether a file's name is that of a scene."""
+    """Tell whether a file's name is that of a scene."""
     return path.suffix.lower() in SUFFIXES
 
 
 def read_prompts(path: Path, geometry: VolumeGeometry) -> PromptSet:
-    """The prompts for a volume in a JSON file (`docs/prompts.md`) or in a scene of Slicer.
+    """Return the prompts for a volume from a JSON file (`docs/prompts.md`) or a Slicer scene.
 
     Raises:
         InputError: `file_missing`, `file_unreadable`, `file_empty`, or as `prompts_from_scene` and `loads`.
@@ -84,15 +84,15 @@ def read_prompts(path: Path, geometry: VolumeGeometry) -> PromptSet:
 
 
 def prompts_from_scene(path: Path, geometry: VolumeGeometry) -> PromptSet:
-    """The prompts that a scene holds for a volume; its segments have the names that the user reads.
+    """Return a scene's prompts for a volume; the segments have their names, not their IDs.
 
     Args:
         path: a `.mrb` or `.mrml`.
-        geometry: of the volume that is to be segmented, as its file has it.
+        geometry: of the volume to segment, from its file.
 
     Raises:
-        InputError: `file_missing`, `file_unreadable`, `file_empty`; `bad_scene`: damaged, or no scene;
-            `no_prompts`: none of this project; `other_volume`: they were given on another volume;
+        InputError: `file_missing`, `file_unreadable`, `file_empty`; `bad_scene`: damaged, or not a scene;
+            `no_prompts`: none of this project; `other_volume`: they were made on another volume;
             `several_segmentations`; `moved_prompts`: they are not in the volume's own space; and as
             `prompts.document.loads`.
     """
@@ -122,7 +122,7 @@ def prompts_from_scene(path: Path, geometry: VolumeGeometry) -> PromptSet:
 
 
 def read_scene(path: Path) -> tuple[ScenePrompts, ...]:
-    """Every segmentation in a scene that has prompts, in order. Raises as `prompts_from_scene`."""
+    """Return the prompts of every segmentation in a scene that has some. Raises as `prompts_from_scene`."""
     check_file(path)
     files = _Bundle(path) if path.suffix.lower() == ".mrb" else _Folder(path)
     try:
@@ -147,7 +147,7 @@ class _Folder:
         return self._read(self._path.parent / name, most, is_start)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, as nothing is open."""
 
     def _read(self, path: Path, most: int, is_start: bool = False) -> bytes:
         try:
@@ -190,7 +190,7 @@ class _Bundle:
                 content = file.read(most + 1)
         except KeyError:
             raise _bad(self._path, f"its file “{name}” is missing") from None
-        # Encrypted, of an unknown compression, cut short or with a wrong checksum.
+        # For files that are encrypted, cut short, of an unknown compression or with a wrong checksum.
         except (
             zipfile.BadZipFile,
             RuntimeError,
@@ -220,7 +220,7 @@ def _bad(path: Path, reason: str) -> InputError:
 
 @dataclass(frozen=True)
 class _SceneNode:
-    """An element of the scene: its tag, its XML attributes, and what MRML keeps in two of them."""
+    """An element of the scene: its tag, its XML attributes, and MRML's attributes and references in these."""
 
     tag: str
     values: Mapping[str, str]
@@ -240,7 +240,7 @@ class _SceneNode:
         return _decoded(self.attributes.get(_SEGMENT, ""))
 
     def parameter(self, name: str) -> str:
-        """A parameter of a module's node; "" where there is none."""
+        """Return a parameter of a module's node; "" if there is none."""
         for key, value in self.values.items():
             if key.startswith("parameter"):
                 own, _, text = value.partition(" ")
@@ -260,7 +260,7 @@ def _nodes(path: Path, content: bytes) -> list[_SceneNode]:
             found.append(_SceneNode(tag, values, _attributes(values), _references(values)))
 
     def refuse(*_: Any) -> None:
-        # A scene has none, and entities in one can grow without bounds.
+        # Scenes have no document type, and its entities can grow without bounds.
         raise _bad(path, "it has a document type, which scenes do not have")
 
     parser = expat.ParserCreate()
@@ -285,7 +285,7 @@ def _attributes(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _references(values: Mapping[str, str]) -> dict[str, str]:
-    """The first node of each role."""
+    """Return the first node of each role."""
     found = {}
     for part in values.get("references", "").split(";"):
         role, colon, ids = part.partition(":")
@@ -348,7 +348,7 @@ class _Scene:
         return ScenePrompts(segmentation.name, "" if noted is None else noted.name, grid, read)
 
     def _check_space(self, volume: _SceneNode, markups: Sequence[_SceneNode]) -> None:
-        """Prompts are the volume's own only under the transform that it has, too."""
+        """Refuse prompts that are not under the volume's transform, as they are then not in its own space."""
         wanted = volume.references.get("transform")
         for node in markups:
             if node.references.get("transform") != wanted:
@@ -360,7 +360,7 @@ class _Scene:
                 )
 
     def _markup(self, node: _SceneNode) -> Mapping[str, Any]:
-        """What the node's own file holds."""
+        """Return the content of the node's own file."""
         storage = self._by_id.get(node.references.get("storage", ""))
         if storage is None or not storage.values.get("fileName"):
             raise _bad(self._path, f"“{node.name}” has no file")
@@ -375,7 +375,7 @@ class _Scene:
         return markup
 
     def _names(self, segmentation: _SceneNode) -> dict[str, str]:
-        """The names of the segments by their IDs, from the header of the segmentation's own file."""
+        """Return the names of the segments by their IDs, from the header of the segmentation's own file."""
         storage = self._by_id.get(segmentation.references.get("storage", ""))
         if storage is None or not storage.values.get("fileName"):
             return {}
@@ -391,14 +391,14 @@ class _Scene:
 
 
 def _nrrd_fields(start: bytes) -> dict[str, str]:
-    """The key/value pairs in the header of an NRRD file."""
+    """Return the key/value pairs in the header of an NRRD file."""
     header = start.partition(b"\n\n")[0].decode("utf-8", "replace")
     pairs = (line.partition(":=") for line in header.splitlines())
     return {key.strip(): value.strip() for key, sign, value in pairs if sign}
 
 
 def _grid(text: str) -> VolumeGeometry | None:
-    """The volume's grid as `scene.anchor` noted it; None where it is not noted in a way that is known."""
+    """Return the volume's grid that `scene.anchor` recorded; None if there is no readable record."""
     try:
         document = json.loads(text) if text else {}
         if document.get("version") != _PLACES_VERSION or document.get("warped"):
@@ -411,7 +411,7 @@ def _grid(text: str) -> VolumeGeometry | None:
 
 
 def _is_same_box(one: VolumeGeometry, other: VolumeGeometry) -> bool:
-    """Whether two grids fill the same box of the patient, in whatever order their voxels come."""
+    """Tell whether two grids fill the same box of the patient, in any voxel order."""
     near = _SAME_CORNER * min(*one.spacing, *other.spacing)
     apart = np.linalg.norm(_corners(one)[:, None] - _corners(other)[None], axis=2)
     same_count = sorted(one.shape_ijk) == sorted(other.shape_ijk)
@@ -419,7 +419,7 @@ def _is_same_box(one: VolumeGeometry, other: VolumeGeometry) -> bool:
 
 
 def _corners(geometry: VolumeGeometry) -> FloatArray:
-    """(8, 3) RAS of the centers of the voxels in the corners."""
+    """Return the centers of the corner voxels, (8, 3) RAS."""
     ends = [(0, count - 1) for count in geometry.shape_ijk]
     ijk = np.array([(i, j, k, 1) for i in ends[0] for j in ends[1] for k in ends[2]], dtype=np.float64)
     return np.asarray((geometry.ijk_to_ras @ ijk.T).T[:, :3], dtype=np.float64)
@@ -435,10 +435,10 @@ def _assembled(
     names: Mapping[str, str],
     geometry: VolumeGeometry,
 ) -> PromptSet:
-    """The prompts of one segmentation, under the segments' names, for a volume."""
+    """Return the prompts of one segmentation for a volume, under the segments' names."""
     ids = list(dict.fromkeys([*names, *(node.segment for node, _ in drawn), *kept.names]))
     if names:
-        # Prompts of segments that were removed stay in a scene, in case they come back.
+        # A scene keeps the prompts of removed segments, which may come back.
         ids = [one for one in ids if one in names]
     segments, taken = [], set[str]()
     for segment in ids:
@@ -450,7 +450,7 @@ def _assembled(
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """A name that no other segment has; Slicer lets two have the same."""
+    """Return a unique name, as two segments in Slicer can have the same."""
     candidate, number = name, 2
     while candidate in taken:
         candidate, number = f"{name} ({number})", number + 1
@@ -468,7 +468,7 @@ def _segment_prompts(
     prompts = SegmentPrompts(segment, masks=kept.masks)
     used = {mask.id for mask in kept.masks}
     ends: list[Ras] = []
-    # Clicks come by sign, as the window hands them on: on a mask their order counts.
+    # Clicks are sorted by sign, as in the module: on a mask their order matters.
     order = ("positive", "negative")
     own = sorted(
         (pair for pair in drawn if pair[0].segment == segment),
@@ -490,7 +490,7 @@ def _segment_prompts(
 def _items(
     node: _SceneNode, markup: Mapping[str, Any], role: str, geometry: VolumeGeometry
 ) -> Iterable[tuple[Any, Any]]:
-    """The prompts of one node, each with the kind that a mark needs."""
+    """Return the prompts of one node, each with the kind that a mark needs."""
     name = node.attributes.get(_PROMPT_ID) or node.id
     if role in ("positive", "negative"):
         return [(Click(one, ras, role == "positive"), None) for one, ras in _points(markup, role)]
@@ -508,7 +508,7 @@ def _items(
         if role in ("scribble", "negative scribble"):
             return [(Scribble(name, points, role == "scribble"), None)]
     except InputError:
-        return []  # too few of its points are left to say anything, as in the window
+        return []  # it has too few points left, and is ignored as in the module
     raise InputError(
         "future_version",
         f"“{node.name}” is a kind of prompt that this version of SAM2 Propagate does not know.",
@@ -517,7 +517,7 @@ def _items(
 
 
 def _points(markup: Mapping[str, Any], role: str) -> list[tuple[str, Ras]]:
-    """The placed control points: each prompt's id and RAS."""
+    """Return the placed control points: each prompt's id and RAS."""
     found = []
     for number, point in enumerate(markup.get("controlPoints") or [], 1):
         if point.get("positionStatus", "defined") == "defined":
@@ -535,12 +535,12 @@ def _ras(markup: Mapping[str, Any], values: Any) -> Ras:
 
 
 def _sign(markup: Mapping[str, Any]) -> float:
-    """What turns the file's x and y to R and A."""
+    """Return the sign that turns the file's x and y into R and A."""
     return {"LPS": -1.0, "0": 1.0, "1": -1.0, "RAS": 1.0}[str(markup.get("coordinateSystem", "LPS"))]
 
 
 def _box(name: str, axis_name: str, markup: Mapping[str, Any], geometry: VolumeGeometry) -> Box | None:
-    """The box of a ROI, flat on the frame of its middle; None where it is not finished."""
+    """Return the box of a ROI, flat on the frame of its middle; None if it is not finished."""
     size = np.array([float(value) for value in markup["size"]])
     if axis_name not in ("i", "j", "k") or sum(size > 0) < 2 or not markup.get("controlPoints"):
         return None

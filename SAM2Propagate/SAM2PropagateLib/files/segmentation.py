@@ -1,4 +1,4 @@
-"""Segmentations as Slicer's `.seg.nrrd` files: names, colors, ids, layers for segments that overlap."""
+"""Reads and writes segmentations as Slicer's `.seg.nrrd` files, with layers for segments that overlap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from SAM2PropagateLib.files.image import image_info, read_image
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
 SUFFIX = ".seg.nrrd"
-# Distinct on gray images and for the common colour-vision deficiencies; the first ones are used most.
+# Distinct on gray images and for people with common color vision deficiencies; the first ones are used most.
 PALETTE: tuple[tuple[float, float, float], ...] = (
     (0.902, 0.624, 0.0),
     (0.337, 0.706, 0.914),
@@ -43,7 +43,7 @@ class Segment:
     """One segment of a segmentation.
 
     Args:
-        name: what the user reads.
+        name: for the user.
         color: red, green, blue, each 0 to 1.
         mask: bool, (K, J, I), on the grid of the segmentation.
         id: unique within the segmentation; "" lets the writer choose `Segment_1`, `Segment_2`...
@@ -93,8 +93,8 @@ def write_segmentation(
         path: ends in `.seg.nrrd`.
         segments: masks of shape (K, J, I) as `geometry` has it; an empty mask is kept as an empty segment.
         geometry: the volume's grid; written in LPS, as NRRD files of Slicer are.
-        overwrite: whether a file that is there may be replaced.
-        comment: one line for the file's header, such as what made it.
+        overwrite: whether an existing file may be replaced.
+        comment: one line for the file's header, such as the program's name.
 
     Raises:
         InputError: `output_format`, `no_segments`, and as `check_output`.
@@ -119,14 +119,14 @@ def write_segmentation(
 
 
 def read_segmentation(path: Path | str) -> Segmentation:
-    """Read a `.seg.nrrd`, of this project or of Slicer.
+    """Read a `.seg.nrrd` from this project or from Slicer.
 
     Returns:
         The segments in the file's order, on the file's own grid, which Slicer may have cropped to the
         segments' extent.
 
     Raises:
-        InputError: as `read_image`; `not_a_segmentation` if the file describes no segments, or wrongly.
+        InputError: as `read_image`; `not_a_segmentation` if the file has no segments, or a wrong description.
     """
     path = Path(path)
     image = read_image(path)
@@ -178,7 +178,7 @@ def _identifiers(segments: Sequence[Segment]) -> list[str]:
 
 
 def _layers(masks: Sequence[np.ndarray]) -> tuple[list[tuple[int, int]], int]:
-    """Return (layer, label value) of each mask, so that no two masks of a layer overlap; and how many
+    """Return (layer, label value) of each mask, so that masks of one layer do not overlap; and the number of
     layers."""
     taken: list[np.ndarray] = []
     labels: list[int] = []
@@ -203,7 +203,7 @@ def _write_voxels(
     layer_count: int,
     dtype: np.dtype,
 ) -> None:
-    """The gzip-compressed voxels, layer fastest, then I, J, K; one K slab in memory at a time."""
+    """Write the gzip-compressed voxels, layer fastest, then I, J, K, with one K slab in memory at a time."""
     planes, rows, columns = masks[0].shape
     with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=4, mtime=0) as stream:
         for plane in range(planes):
@@ -276,8 +276,7 @@ def _reference(geometry: VolumeGeometry) -> str:
 def _layer_extents(
     masks: Sequence[np.ndarray], placed: Sequence[tuple[int, int]], layer_count: int
 ) -> list[Extent]:
-    """Return first and last I, J, K of what a layer holds; (0, -1, 0, -1, 0, -1) for a layer without a
-    voxel."""
+    """Return the first and last I, J, K of a layer's voxels; (0, -1, 0, -1, 0, -1) for an empty layer."""
     boxes: list[list[Extent]] = [[] for _ in range(layer_count)]
     for mask, (layer, _) in zip(masks, placed, strict=True):
         box = mask_extent(mask)
@@ -287,8 +286,9 @@ def _layer_extents(
 
 
 def mask_extent(mask: np.ndarray) -> Extent | None:
-    """Return first and last index of a mask's voxels along I, J and K; None for an empty mask, (K, J, I)."""
-    # Reductions over the volume instead of a list of all its voxels.
+    """Return the first and last index of a mask's voxels along I, J and K; None for an empty mask, (K, J,
+    I)."""
+    # By reductions, as a list of all voxels would be large.
     rows = np.asarray(mask.any(axis=2))
     lines = [np.asarray(mask.any(axis=(0, 1))), np.asarray(rows.any(axis=0)), np.asarray(rows.any(axis=1))]
     where = [np.flatnonzero(line) for line in lines]
@@ -311,5 +311,5 @@ def _vector(values: np.ndarray) -> str:
 
 
 def _plain(text: str) -> str:
-    """`text` as one header line: a line break in a name would end the field."""
+    """Return a text as one header line, as a line break would end the field."""
     return re.sub(r"\s*[\r\n]+\s*", " ", text).strip()

@@ -1,4 +1,4 @@
-"""Why a file cannot be read, found by looking into it, and what helps."""
+"""Finds out why a file cannot be read, and what helps, by looking into it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from SAM2PropagateLib.files.nifti_header import read_nifti_header
 
 EXPORT = "Export or copy the file again."
 _FORMATS = "Give an NRRD, NIfTI or MetaImage file, or the folder of a DICOM series."
-# What a compressed file or an archive begins with.
+# The first bytes of compressed files and archives.
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bzip2"),
@@ -18,7 +18,7 @@ _COMPRESSED = (
     (b"PK\3\4", "zip"),
     (b"7z\xbc\xaf\x27\x1c", "7z"),
 )
-# Read here: what ITK is built with.
+# The encodings that ITK is built with.
 _ENCODINGS = ("raw", "gzip", "gz", "hex", "ascii", "text", "txt")
 _FREESURFER = (".mgz", ".mgh")
 
@@ -28,7 +28,7 @@ def text_header(path: Path, last: bytes) -> tuple[dict[str, str], int]:
     `last`.
 
     Returns:
-        The fields with their values as they are, and where the header ends.
+        The fields with their raw values, and where the header ends.
     """
     fields: dict[str, str] = {}
     with path.open("rb") as file:
@@ -42,12 +42,12 @@ def text_header(path: Path, last: bytes) -> tuple[dict[str, str], int]:
 
 
 def damaged(path: Path) -> InputError:
-    """`file_damaged`."""
+    """Return the error `file_damaged`."""
     return InputError("file_damaged", f"“{path}” is damaged or cut short.", EXPORT)
 
 
 def other_encoding(path: Path) -> InputError | None:
-    """`unknown_encoding` if a file is an NRRD file whose voxels are compressed in a way that is not read."""
+    """Return `unknown_encoding` for an NRRD file with an unsupported compression; else None."""
     with path.open("rb") as file:
         if file.read(4) != b"NRRD":
             return None
@@ -63,7 +63,7 @@ def other_encoding(path: Path) -> InputError | None:
 
 
 def missing_voxels(path: Path) -> InputError | None:
-    """`file_damaged` if a header names another file for its voxels, and that is not there."""
+    """Return `file_damaged` if a header names another file for its voxels that is not there; else None."""
     suffix = path.suffix.lower()
     if suffix == ".mhd":
         named = text_header(path, b"elementdatafile")[0].get("elementdatafile", "")
@@ -82,7 +82,7 @@ def missing_voxels(path: Path) -> InputError | None:
 
 
 def _missing_half(path: Path) -> InputError | None:
-    """As `missing_voxels`, for a pair of Analyze or NIfTI files."""
+    """Do what `missing_voxels` does for a pair of Analyze or NIfTI files."""
     others = (".img", ".img.gz") if path.suffix.lower() == ".hdr" else (".hdr",)
     stem = path.name[: -len(path.suffix)]
     if any((path.parent / (stem + ending)).is_file() for ending in others):
@@ -94,7 +94,7 @@ def _missing_half(path: Path) -> InputError | None:
 
 
 def _other_half(path: Path, part: str, name: str) -> InputError:
-    """`file_damaged`: the file beside this one with its voxels or its header is not there."""
+    """Return `file_damaged`: the other file of a pair, with the voxels or the header, is not there."""
     return InputError(
         "file_damaged",
         f"The file with the {part} of “{path}” is not there: “{path.parent / name}”.",
@@ -103,7 +103,7 @@ def _other_half(path: Path, part: str, name: str) -> InputError:
 
 
 def unknown_format(path: Path) -> InputError:
-    """`unknown_format`, or `unknown_name` if the file only needs another name."""
+    """Return `unknown_format`, or `unknown_name` if the file only needs another name."""
     for look in (_nifti_2, _freesurfer, _compressed, _without_ending, _voxels_alone):
         found = look(path)
         if found is not None:

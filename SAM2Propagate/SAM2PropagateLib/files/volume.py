@@ -1,4 +1,4 @@
-"""A volume from a file or a DICOM folder: its voxels, its place in the patient, and what is known of it."""
+"""Reads a volume from a file or a DICOM folder: voxels, place in the patient, modality and window."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Volume:
         array: (K, J, I), the file's own dtype, read-only.
         geometry: IJK to RAS.
         name: for the user; from the file or folder name.
-        modality: DICOM's word (`CT`, `MR`, ...) where the file tells, else None.
+        modality: DICOM's word (`CT`, `MR`, ...) if the file has it, else None.
         window: (width, level) of the file's own display window, or None.
-        header: fields of the source; for DICOM only what is needed and nothing of the patient.
-        notes: what was left out or taken on trust, one sentence each, for the user.
+        header: fields of the source; for DICOM only needed ones, without patient data.
+        notes: what was left out or could not be checked, one sentence each, for the user.
         source: the path that was read.
     """
 
@@ -61,9 +61,10 @@ def read_volume(
     Args:
         path: a file, or a folder with DICOM files, there or in its subfolders.
         series: the SeriesInstanceUID to read from a folder that holds several; "all" reads them as one.
-        part: which of several stacks (acquisitions, time points, echoes) in a DICOM series: its number
-            from 1, as the refusal lists them; "all" reads them together.
-        channel: which volume of a file that is not DICOM and holds several, from 0; None: it must hold one.
+        part: the number of one of several stacks (acquisitions, time points, echoes) in a DICOM series, from
+            1 as in the list of the refusal; "all" reads them together.
+        channel: the number of one of several volumes in a file that is not DICOM, from 0; None: it must have
+            one.
 
     Raises:
         InputError: one sentence on what is wrong. Files: `file_missing`, `file_unreadable`, `file_empty`,
@@ -103,7 +104,7 @@ def read_only_volume(path: Path | str, channel: int | None = None) -> Volume:
         path, channel: as for `read_volume`.
 
     Raises:
-        InputError: as `read_volume`, but with other ways out.
+        InputError: as `read_volume`, but with other hints.
     """
     try:
         return read_volume(path, channel=channel)
@@ -159,7 +160,7 @@ def _from_dicom_file(path: Path, part: str | None) -> Volume | None:
         return None
     if isinstance(headers, OtherObject):
         if not headers.kind and path.name.lower().endswith(_OTHER_SUFFIXES):
-            # The voxels of an Analyze or NIfTI pair may begin like a DICOM file without preamble.
+            # The voxel file of an Analyze or NIfTI pair may look like a DICOM file without preamble.
             return None
         raise _no_image(headers)
     first = headers[0]
@@ -196,7 +197,7 @@ def _from_image_file(path: Path, part: str | None, channel: int | None) -> Volum
             "Leave out --part.",
         )
     if sitk.ImageFileReader.GetImageIOFromFileName(str(path)) == "GDCMImageIO":
-        # Read as an ordinary image, its voxels would silently be taken as 1 mm wide.
+        # As an ordinary image, its voxels would silently count as 1 mm wide.
         raise InputError(
             "file_damaged",
             f"“{path}” seems to be a DICOM file, but the beginning of it is missing.",
@@ -221,7 +222,7 @@ def _from_image_file(path: Path, part: str | None, channel: int | None) -> Volum
 
 
 def _check_kind(info: ImageInfo) -> None:
-    """Refuse from the header alone what is no scalar volume, before many gigabytes of it are read."""
+    """Refuse from the header what is not a scalar volume, before gigabytes of voxels are read."""
     if "Segment0_ID" in info.header:
         raise InputError(
             "is_segmentation",
@@ -255,7 +256,8 @@ def _not_3d(info: ImageInfo) -> InputError:
 
 
 def _modality(header: Mapping[str, str]) -> str | None:
-    """Return the modality where a file that is not DICOM tells it (MetaImage does, and NRRD files may)."""
+    """Return the modality of a file that is not DICOM, if it has one (MetaImage files do, and NRRD files
+    may)."""
     for key in ("0008|0060", "modality", "Modality"):
         value = header.get(key, "").strip().upper().removeprefix("MET_MOD_")
         if value and value not in ("UNKNOWN", "OTHER"):

@@ -1,4 +1,4 @@
-"""The volume as frames: geometry, window, the part of a frame that the model sees. Numpy only."""
+"""The volume as frames: geometry, window and crop. It needs only NumPy."""
 
 from SAM2PropagateLib.frames.checks import check_volume
 from SAM2PropagateLib.frames.crop import FrameCrop

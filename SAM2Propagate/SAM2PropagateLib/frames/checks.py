@@ -1,4 +1,4 @@
-"""Whether a volume can be worked on, said in one sentence before any work begins."""
+"""Refuses volumes that cannot be segmented, before any work begins."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from SAM2PropagateLib.texts import text as _
 
 
 def check_volume(array: npt.NDArray[Any], geometry: VolumeGeometry, axis: int | None = None) -> None:
-    """Refuses volumes in which nothing can be segmented.
+    """Refuse a volume that cannot be segmented.
 
     Args:
         array: (K, J, I).
-        geometry: of the same shape (a degenerate one was refused when it was made).
-        axis: the propagation axis if it is chosen already; named first when slices are missing.
+        geometry: of the same shape (`VolumeGeometry` has refused a degenerate one).
+        axis: the propagation axis, if it is chosen; the sentence on missing slices names it first.
 
     Raises:
         InputError: `not_3d`, `bad_dtype`, `empty`, `shape_mismatch`, `too_few_slices` (fewer than 2 voxels
@@ -53,7 +53,7 @@ def check_volume(array: npt.NDArray[Any], geometry: VolumeGeometry, axis: int | 
 
 
 def _has_contrast(array: npt.NDArray[Any]) -> bool:
-    """Tell whether two different finite values are found; stops at the first block that shows them."""
+    """Tell whether there are two different finite values, without looking further than needed."""
     first: Any = None
     for block in blocks(array):
         finite = block[np.isfinite(block)] if array.dtype.kind == "f" else block

@@ -1,4 +1,4 @@
-"""The crop: the part of a native frame that the model sees, and how points go back and forth.
+"""The crop: the part of a native frame that the model sees, and the conversion of points.
 
 Native coordinates are pixels (x = column, y = row) with centers at integers: pixel p covers [p-0.5, p+0.5].
 Model coordinates run from 0 (the left or upper edge of what the model sees) to `size`.
@@ -71,13 +71,14 @@ class FrameCrop:
         return np.asarray(xy, dtype=np.float64) / self.scale + self.box[:2]
 
     def sees(self, x: float, y: float) -> bool:
-        """Tell whether a native point lies in what the model sees."""
+        """Tell whether a native point lies in the crop."""
         x0, y0, x1, y1 = self.box
         return x0 <= x <= x1 and y0 <= y <= y1
 
     @classmethod
     def whole(cls, frame_shape: tuple[int, int], frame_spacing: tuple[float, float], size: int) -> FrameCrop:
-        """Return the whole frame in the middle of a square in mm: isotropic, the shorter side padded."""
+        """Return a crop of the whole frame, centered in a square in mm: isotropic, with the shorter side
+        padded."""
         rows, columns = frame_shape
         row_mm, column_mm = frame_spacing
         side = max(rows * row_mm, columns * column_mm)
@@ -98,20 +99,20 @@ class FrameCrop:
         context: float = 2.0,
         minimum: float | None = None,
     ) -> FrameCrop:
-        """Return a square in mm around a region, for a structure that is small in a large frame.
+        """Return a crop around a region, square in mm, for a small structure in a large frame.
 
         Its side is `context` times the region's longer side in mm, at least `minimum` of the finer native
         pixels and at most the side of `whole`. It is centered on the region, then moved so that it shows as
         little as possible from outside the frame; the whole region stays in it.
 
         Args:
-            box_native: (x0, y0, x1, y1), any two opposite corners in native pixels; held within the frame.
+            box_native: (x0, y0, x1, y1), any two opposite corners in native pixels; it is cut at the frame.
             frame_shape: (rows, columns).
             frame_spacing: (row mm, column mm).
             size: side of the model's input.
             context: at least 1.
-            minimum: least side in native pixels; None is size / 4: below that the model would look at a
-                frame magnified more than 4 times, which is blur, not detail.
+            minimum: least side in native pixels; None is size / 4, as more than 4 times magnification shows
+                only blur.
 
         Raises:
             InputError: `bad_view`.
@@ -150,8 +151,8 @@ def _square(
 
 
 def _inside(center: float, length: float, count: int) -> float:
-    """Return the center of a stretch of `length` pixels, moved into 0..count, or the middle when it is
-    longer."""
+    """Return the center of `length` pixels, moved so that they lie in 0..count; the middle if they are
+    more."""
     if length >= count:
         return (count - 1) / 2
     return min(max(center, length / 2 - 0.5), count - 0.5 - length / 2)

@@ -1,8 +1,9 @@
-"""Recognize CT by its values: a peak of air near -1000 HU, little between lung and tissue, tissue around 0.
+"""Recognizes CT by its values: a peak of air near -1000 HU, little between lung and tissue, tissue around 0.
 
-Other images reach low values as well: MR subtraction, phase and velocity images, normalized MR. They have no
-peak of their own at air, or values far below it, or tissue that spreads far beyond that of CT, or most of
-their values around 0, where the tissue of CT has none of its peaks.
+Other images have low values, too: MR subtraction, phase and velocity images, normalized MR. But they have no
+    peak
+at air, or values far below it, or tissue with a much wider range than CT, or most of their values around 0,
+where the tissue of CT has no peak.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
 
-# Added to Hounsfield units by scanners and programs that store CT without a sign.
+# Scanners and programs that store CT without a sign add this to Hounsfield units.
 STORED_OFFSET = 1024.0
 
 # In Hounsfield units. Noise and artifacts in air reach below -1000; inflated lung ends at about -700.
 _AIR = (-1200.0, -700.0)
 # Only the edges of tissue lie here.
 _GAP = (-600.0, -300.0)
-# Fat, water, muscle, organs, with contrast agent as well.
+# Fat, water, muscle and organs, also with contrast agent.
 _TISSUE = (-150.0, 250.0)
 _WIDE_TISSUE = (-250.0, 300.0)
 _MUSCLE = (0.0, 100.0)
-# Between the peaks of fat and of muscle; where nothing happens, differences and phases lie here.
+# Between the peaks of fat and muscle; difference and phase images have most values here.
 _NOTHING = (-40.0, 40.0)
 _BIN = 20.0
 
@@ -56,7 +57,7 @@ class _Shares:
 
 
 def hounsfield_offset(sample: Values, is_ct: bool = False) -> float | None:
-    """Return what was added to the Hounsfield units of a CT.
+    """Return the offset that was added to the Hounsfield units of a CT.
 
     Args:
         sample: (n,) finite values spread over a volume.
@@ -68,10 +69,10 @@ def hounsfield_offset(sample: Values, is_ct: bool = False) -> float | None:
     """
     if _has_hounsfield_units(_shares(sample, 0.0)):
         return 0.0
-    # Magnitude MR lies in the same range, so more is asked here: of the MR volumes that this was chosen on,
-    # none passes as it is, and 1 in 1000 scaled at random.
+    # Stricter, as magnitude MR has the same range: of the MR volumes for which this was chosen none passes,
+    # and 1 in 1000 after random scaling.
     shares = _shares(sample, STORED_OFFSET)
-    # Without a sign nothing is negative, but for a few values that interpolation adds.
+    # Stored without a sign, nothing is negative, except a few values from interpolation.
     if _has_stored_units(shares) and (is_ct or shares.negative <= 0.25 * shares.air):
         return STORED_OFFSET
     return None
@@ -122,7 +123,7 @@ def _shares(stored: Values, offset: float) -> _Shares:
 
 
 def _peak(values: Values) -> float:
-    """Return the middle of the bin that holds most of the values around 0."""
+    """Return the middle of the fullest bin around 0."""
     edges = np.arange(_GAP[1] - _BIN / 2, -_GAP[1] + _BIN, _BIN)
     counts, _ = np.histogram(values, edges)
     return float(edges[int(counts.argmax())] + _BIN / 2)

@@ -1,8 +1,8 @@
-"""Where the voxels of a volume are in the patient, and what a frame is.
+"""The place of a volume's voxels in the patient, and its frames.
 
 Coordinates used here:
 
-* RAS: world millimeters, right/anterior/superior, every parent transform applied.
+* RAS: world millimeters, right/anterior/superior, with all parent transforms applied.
 * IJK: continuous voxel coordinates, a voxel's center at integers, the voxel covers +-0.5 around it.
 * frame and pixel: `frame` is the integer index along the propagation axis; inside a frame a pixel is
   (x = column, y = row), continuous, its center at integers.
@@ -29,14 +29,14 @@ FloatArray = npt.NDArray[np.float64]
 AXIS_NAMES = ("i", "j", "k")
 # (x axis, y axis) of the pixels of a frame, per propagation axis.
 _PIXEL_AXES = ((1, 2), (0, 2), (0, 1))
-# Points this little (in voxels) outside still count as inside: rounding of matrices and of text files.
+# Voxels; points this little outside count as inside, because of rounding in matrices and text files.
 EDGE_TOLERANCE = 1e-3
-# Below this ratio of the determinant to the product of the axis lengths, two axes count as parallel.
+# If the determinant divided by the product of the axes' lengths is below this, two axes count as parallel.
 _FLAT_RATIO = 1e-6
 
 
 def check_axis(axis: int) -> int:
-    """Return `axis` itself when it is 0, 1 or 2. Raises InputError `bad_axis` otherwise."""
+    """Return `axis` if it is 0, 1 or 2. Raises InputError `bad_axis` otherwise."""
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not 0 <= axis <= 2:
         raise InputError(
             "bad_axis",
@@ -140,25 +140,25 @@ class VolumeGeometry:
         return _transform(self.ijk_to_ras, ijk)
 
     def with_parent(self, parent_to_world: npt.ArrayLike) -> VolumeGeometry:
-        """Return the same volume under a further linear transform (4x4, applied after `ijk_to_ras`)."""
+        """Return the volume under another linear transform (4x4, applied after `ijk_to_ras`)."""
         return VolumeGeometry(self.shape_ijk, np.asarray(parent_to_world, dtype=np.float64) @ self.ijk_to_ras)
 
     # Spacing and directions
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """mm from one voxel center to the next along i, j, k."""
+        """The distance in mm between voxel centers along i, j, k."""
         i, j, k = np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)
         return float(i), float(j), float(k)
 
     def frame_normal(self, axis: int) -> FloatArray:
-        """Return unit normal (RAS) of the frames of `axis`, towards growing frame indices; for sheared
+        """Return the unit normal (RAS) of the frames of `axis`, towards higher frame indices; in sheared
         volumes it is not the direction of the axis."""
         gradient = self.ras_to_ijk_matrix[check_axis(axis), :3]
         return np.asarray(gradient / np.linalg.norm(gradient), dtype=np.float64)
 
     def slice_spacing(self, axis: int) -> float:
-        """Return mm between two neighboring frames of `axis`, measured along their normal."""
+        """Return the distance in mm between neighboring frames of `axis`, along their normal."""
         return float(1.0 / np.linalg.norm(self.ras_to_ijk_matrix[check_axis(axis), :3]))
 
     def axis_nearest(self, normal_ras: npt.ArrayLike) -> int:
@@ -179,7 +179,7 @@ class VolumeGeometry:
                 _("Reset the slice view or choose the propagation axis by hand."),
             )
         cosines = [abs(float(self.frame_normal(axis) @ normal)) / length for axis in range(3)]
-        # Rounded so that a view exactly between two axes gives the same answer on every machine.
+        # Rounded, so that a view exactly between two axes gives the same axis on every computer.
         return int(np.argmax(np.round(cosines, 9)))
 
     def plane_name(self, axis: int) -> Text:
@@ -190,7 +190,7 @@ class VolumeGeometry:
     # Frames
 
     def frame_count(self, axis: int) -> int:
-        """Return number of frames along `axis`."""
+        """Return the number of frames along `axis`."""
         return self.shape_ijk[check_axis(axis)]
 
     def frame_shape(self, axis: int) -> tuple[int, int]:
@@ -209,7 +209,7 @@ class VolumeGeometry:
         return _("slice {number} of {count}").format(number=int(frame) + 1, count=count)
 
     def frame_coordinate(self, ras: npt.ArrayLike, axis: int) -> float:
-        """Return continuous frame index of a RAS point, unchecked."""
+        """Return the continuous frame index of a RAS point, unchecked."""
         return float(self.ras_to_ijk(ras)[check_axis(axis)])
 
     def contains(self, ras: npt.ArrayLike) -> bool:
@@ -223,8 +223,8 @@ class VolumeGeometry:
         Args:
             ras: (3,) mm.
             axis: propagation axis.
-            what: the subject of the sentence in case of an error, in the user's language; "": the point.
-            in_plane: also demand that the point lies within the frame; False looks along `axis` only.
+            what: the subject of an error's sentence, in the user's language; "": the point.
+            in_plane: check that the point lies within the frame, too; False checks only along `axis`.
 
         Raises:
             InputError: `outside_volume`, more than half a voxel beyond the outermost voxel centers.
@@ -252,7 +252,8 @@ class VolumeGeometry:
         return frame
 
     def _beyond(self, position: float, axis: int) -> Text:
-        """Return where a frame index outside is, for a sentence: `12.0 mm after slice 30 of 30`."""
+        """Return the place of a frame index outside the volume, for a sentence: `12.0 mm after slice 30 of
+        30`."""
         count = self.frame_count(axis)
         if not math.isfinite(position):
             return _("nowhere")
@@ -263,18 +264,18 @@ class VolumeGeometry:
         return words.format(distance=distance * self.slice_spacing(axis), count=count)
 
     def nearest_frame(self, position: float, axis: int) -> int:
-        """Return the frame nearest to a continuous frame index, held within the volume."""
+        """Return the frame in the volume that is nearest to a continuous frame index."""
         return min(max(math.floor(position + 0.5), 0), self.frame_count(axis) - 1)
 
     def pixel_of(self, ras: npt.ArrayLike, axis: int) -> tuple[float, float]:
-        """Return continuous pixel (x, y) of a RAS point, carried onto its frame along the volume's own axis;
-        unchecked."""
+        """Return the continuous pixel (x, y) of a RAS point, projected onto its frame along the volume's own
+        axis, unchecked."""
         x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
         ijk = self.ras_to_ijk(ras)
         return float(ijk[x_axis]), float(ijk[y_axis])
 
     def ijk_of_pixel(self, x: float, y: float, frame: float, axis: int) -> FloatArray:
-        """Return continuous IJK (3,) of a pixel of a frame."""
+        """Return the continuous IJK (3,) of a pixel of a frame."""
         x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
         ijk = np.empty(3)
         ijk[axis], ijk[x_axis], ijk[y_axis] = frame, x, y
@@ -292,12 +293,13 @@ class VolumeGeometry:
     # As JSON
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: `{"shape_ijk": [i, j, k], "ijk_to_ras": 4 rows of 4}`; nothing is rounded."""
+        """Return JSON-able values, not rounded: `{"shape_ijk": [i, j, k], "ijk_to_ras": 4 rows of 4}`."""
         return {"shape_ijk": list(self.shape_ijk), "ijk_to_ras": self.ijk_to_ras.tolist()}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> VolumeGeometry:
-        """Return what `to_dict` gave. Raises InputError `bad_geometry`, or as the constructor does."""
+        """Return the geometry that `to_dict` was called on. Raises InputError `bad_geometry`, or as the
+        constructor."""
         try:
             shape: Sequence[Any] = values["shape_ijk"]
             matrix = values["ijk_to_ras"]
@@ -322,7 +324,7 @@ def _transform(matrix: FloatArray, points: npt.ArrayLike) -> FloatArray:
     values = np.asarray(points, dtype=np.float64)
     if values.shape[-1:] != (3,):
         raise ValueError(f"points must have 3 coordinates in their last dimension, not shape {values.shape}")
-    # Infinite points become NaN; whoever needs a place in the volume refuses them.
+    # Infinite points become NaN, which callers refuse if they need a place in the volume.
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(values @ matrix[:3, :3].T + matrix[:3, 3], dtype=np.float64)
 

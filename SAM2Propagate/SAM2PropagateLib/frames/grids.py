@@ -1,4 +1,5 @@
-"""Two grids in the same place: is one a part of the other, and in which order do they store the voxels."""
+"""Compares two grids in the same place: whether one is a part of the other, and how their axes are
+ordered."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
-# How far, in voxels along each axis, two grids may be apart anywhere and still be the same: far more than
-# the rounding of headers, far less than what moves an outline.
+# Voxels along each axis by which two grids may differ anywhere and still be the same: far more than the
+# rounding of headers, far less than what moves an outline.
 _GRID_TOLERANCE = 0.1
 
 
@@ -34,8 +35,7 @@ def grid_offset(part: VolumeGeometry, whole: VolumeGeometry) -> tuple[int, int, 
 def reordered(
     array: npt.NDArray[Any], geometry: VolumeGeometry, like: VolumeGeometry
 ) -> tuple[npt.NDArray[Any], VolumeGeometry]:
-    """Return the same voxels in the same place, stored in the order of another grid: axes swapped and
-    flipped.
+    """Return the same voxels in the same place, in the order of another grid, with axes swapped and flipped.
 
     Args:
         array: (K, J, I), or (K, J, I, n) with n values per voxel.
@@ -43,7 +43,7 @@ def reordered(
         like: each of its axes gets the array's axis that is closest in direction.
 
     Returns:
-        A view of the array, and its geometry. No value is computed, so grids that are turned by other than
+        A view of the array, and its geometry. Nothing is resampled, so grids that are turned by other than
         right angles stay different.
     """
     # Column n: axis n of the array, in the axes of `like`, each of unit length.

@@ -1,4 +1,4 @@
-"""A volume as frames along one of its axes."""
+"""Gives a volume as frames along one of its axes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from SAM2PropagateLib.texts import text as _
 
 @dataclass(frozen=True, eq=False)
 class FrameStack:
-    """Frames of a volume, made 8 bit one at a time when asked for; nothing is copied or kept.
+    """Frames of a volume, converted to 8 bit one at a time; nothing is copied or kept.
 
     Args:
         array: (K, J, I), bool, integer or real floating; may be memory-mapped.
@@ -55,11 +55,11 @@ class FrameStack:
         return native_frame(self.array, index, self.axis)
 
     def frame(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return frame `index` through the window: (rows, columns) uint8, C order. Raises IndexError."""
+        """Return frame `index` in the window: (rows, columns) uint8, C order. Raises IndexError."""
         return self.window.apply(self.native(index))
 
     def with_window(self, window: Window) -> FrameStack:
-        """Return the same frames seen through another window."""
+        """Return the same frames in another window."""
         return replace(self, window=window)
 
 

@@ -1,7 +1,7 @@
-"""Window and level: how a volume's values become the 8 bits that the model sees.
+"""Window and level: the conversion of a volume's values to the 8 bits that the model sees.
 
-One window holds for a whole volume, never for a single slice: the same tissue keeps the same gray from frame
-to frame, which is what propagation follows.
+A whole volume has one window, so that the same tissue has the same gray on all frames, which propagation
+needs.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ PRESETS = MappingProxyType(
     }
 )
 
-# Values looked at for a percentile: enough for 0.5 % of them to be a stable thousand.
+# The number of values for a percentile; 0.5 % of them are a stable thousand.
 _SAMPLE_SIZE = 400_000
 # Values converted at a time, so that a whole volume never exists as floats.
 _BLOCK = 1 << 20
 # A smallest value this frequent is padding or cut-away background, not tissue.
 _PADDING_SHARE = 0.05
-# A volume that is said to be CT, but has nearly nothing in the soft-tissue window, or all of it in a small
-# part of it, is not in Hounsfield units.
+# A volume marked as CT is not in Hounsfield units if nearly nothing is in the soft-tissue window, or
+# everything is in a small part of it.
 _LEAST_IN_WINDOW = 0.02
 _LEAST_RANGE = 50.0
 _SOFT_TISSUE = "soft-tissue"
@@ -161,10 +161,10 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
 def percentile_window(array: npt.ArrayLike, low: float = 0.5, high: float = 99.5) -> Window:
     """Return a window between two percentiles of the volume, as suits MR.
 
-    About 400 000 values spread evenly over the volume are looked at (always the same ones); NaN and Inf are
-    left out, and so is the smallest value when more than 5 % have it, as the padding around a masked or
-    resampled image does. When the percentiles coincide, the smallest and largest value take their place; a
-    constant volume gets a window of width 1 around its value.
+    About 400 000 values spread evenly over the volume are used (always the same ones), without NaN and Inf,
+    and without the smallest value if more than 5 % have it, as padding around a masked or resampled image. If
+    the percentiles coincide, the smallest and largest value replace them; a constant volume gets a window of
+    width 1 around its value.
 
     Args:
         array: any shape and real dtype.
@@ -192,7 +192,7 @@ def percentile_window(array: npt.ArrayLike, low: float = 0.5, high: float = 99.5
         bottom, top = finite_range(values)
     if not top > bottom:
         return Window(1.0, bottom)
-    # Halves first: the difference of two huge numbers need not be finite.
+    # Halves first, as the difference of two huge numbers may be infinite.
     level = bottom / 2 + top / 2
     width = min(top / 2 - bottom / 2, np.finfo(np.float64).max / 8) * 2
     return Window(max(width, np.finfo(np.float64).tiny), level)
@@ -204,8 +204,8 @@ class FittedWindow:
 
     Attributes:
         window: the window.
-        source: "preset soft-tissue", "percentiles", or another word of the caller's.
-        reason: which window it is and why, in a few words for the user.
+        source: "preset soft-tissue", "percentiles", or a word of the caller.
+        reason: the window and the reason for it, in a few words for the user.
     """
 
     window: Window
@@ -265,8 +265,8 @@ def fit_window(array: npt.ArrayLike, modality: str = "") -> FittedWindow:
 
 
 def hounsfield_shift(array: npt.ArrayLike, modality: str = "") -> float | None:
-    """Return what was added to the Hounsfield units of a CT: 0 as a rule; None if `fit_window` takes it for
-    no CT.
+    """Return the offset that was added to the Hounsfield units of a CT, usually 0; None if `fit_window` does
+    not take it for CT.
 
     Args, raises: as `fit_window`.
     """
@@ -284,7 +284,7 @@ def _percentiles(array: npt.ArrayLike, because: Words) -> FittedWindow:
 
 
 def _fits_soft_tissue(sample: npt.NDArray[np.float64]) -> bool:
-    """Tell whether the soft-tissue window shows anything of a volume that is said to be CT."""
+    """Tell whether the soft-tissue window shows anything of a volume that is marked as CT."""
     window = Window.preset(_SOFT_TISSUE)
     inside = sample[(sample > window.low) & (sample < window.high)]
     low, high = np.percentile(sample, (0.5, 99.5))
@@ -292,7 +292,7 @@ def _fits_soft_tissue(sample: npt.NDArray[np.float64]) -> bool:
 
 
 def finite_range(array: npt.ArrayLike) -> tuple[float, float]:
-    """Return smallest and largest finite value of all values, without a float copy of them.
+    """Return the smallest and the largest finite value, without a float copy.
 
     Raises:
         InputError: `bad_dtype`, `empty`, `all_nan`.
@@ -310,8 +310,7 @@ def finite_range(array: npt.ArrayLike) -> tuple[float, float]:
 
 
 def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Yield the array piece by piece along its first dimension, so that no work on one needs memory for
-    all."""
+    """Yield the array in pieces along its first dimension, to save memory."""
     if values.ndim < 2 or values.size <= _BLOCK:
         yield values
         return
@@ -321,14 +320,13 @@ def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
 
 
 def _finite_sample(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return at least one finite value, and about `_SAMPLE_SIZE` of them, spread over the array; (n,)
-    float64."""
+    """Return about `_SAMPLE_SIZE` finite values, at least one, spread over the array; (n,) float64."""
     _check_values(values)
     stride = _stride(values.shape)
     sample = values[tuple(slice(None, None, stride) for _ in values.shape)].astype(np.float64).reshape(-1)
     sample = sample[np.isfinite(sample)]
     if sample.size * 10 < min(_SAMPLE_SIZE, values.size):
-        # The even grid met almost nothing but NaN and Inf; look at every value, a block at a time.
+        # The even grid had almost only NaN and Inf: use every value, a block at a time.
         kept = []
         for block in blocks(values):
             finite = block[np.isfinite(block)]

@@ -1,5 +1,5 @@
-"""Download a model into the user's cache folder: resumable, cancellable, and only kept if its checksum
-matches."""
+"""Downloads a model into the user's cache folder. It can be cancelled and resumed, and checks the file's
+hash."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _REPORT_EVERY = 0.1  # seconds
 
 
 class _InterruptedError(Exception):
-    """The connection ended early; what has arrived is kept and the rest can be asked for."""
+    """The connection ended early; the next attempt continues from what has arrived."""
 
 
 class _WrongFileError(Exception):
-    """What has arrived is not the model."""
+    """The downloaded file is not the model."""
 
 
 def download(
@@ -53,28 +53,28 @@ def download(
     attempts: int = 3,
     pause: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Get a model's file, if it is not there yet.
+    """Download a model's file, if it is not there yet.
 
-    What arrives goes into an unfinished file beside the final one, is compared with the published checksum
-    and then renamed. An interrupted or cancelled download leaves the unfinished file, and the next one goes
-    on from there; a file that turns out wrong is deleted.
+    The data goes into an unfinished file, which is checked against the published checksum and then renamed.
+    An interrupted or cancelled download leaves the unfinished file, and the next one continues it. A wrong
+    file is deleted.
 
     Args:
-        entry: what to get.
-        store: whose cache folder to put it in.
-        progress: called with bytes so far and all bytes (None if the server does not say), ten times a
-            second at most, in the caller's thread.
-        cancelled: asked between two pieces.
+        entry: the model.
+        store: has the cache folder.
+        progress: called with bytes so far and all bytes (None if the server does not say), at most ten times
+            a second, in the caller's thread.
+        cancelled: called between two pieces; True ends the download.
         timeout: seconds to wait for the server to connect and to send each next piece.
-        attempts: how often to go on after an interruption before giving up.
+        attempts: how often to continue after an interruption before giving up.
         pause: waits so many seconds between two attempts.
 
     Returns:
         The verified file.
 
     Raises:
-        Cancelled: `cancelled` said so.
-        InputError: `model_bundled`: it is not one to download.
+        Cancelled: `cancelled` returned True.
+        InputError: `model_bundled`: it comes with the extension.
         SAM2PropagateError: `download_failed` (no connection, or the server refuses), `download_interrupted`,
             `download_wrong_file` (the checksum differs; deleted), `download_running` (by another process),
             `disk_full`, `cache_not_writable`.
@@ -141,7 +141,7 @@ class _Download:
                 pause(1.0)
             except _WrongFileError as error:
                 self._part.unlink(missing_ok=True)
-                # A piece left by an earlier, perhaps crashed, download may be at fault: once more from the
+                # An earlier, perhaps crashed, download may have left a bad part: try once more from the
                 # start.
                 if resumed and not started_over:
                     started_over = True
@@ -180,7 +180,7 @@ class _Download:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416 and there:
-                return  # nothing is left to send: the checksum tells whether that is because all is there
+                return  # nothing is left to send; the checksum decides whether the file is complete
             raise SAM2PropagateError(
                 "download_failed",
                 _("The model “{name}” cannot be downloaded: {url} answers {code} ({reason}).").format(
@@ -268,8 +268,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _certificates() -> ssl.SSLContext:
-    """Return the system's certificates, and certifi's where it is installed: some Pythons come without
-    any."""
+    """Return the system's certificates, and certifi's if it is installed, as some Pythons have none."""
     context = ssl.create_default_context()
     with contextlib.suppress(ImportError):
         certifi: Any = importlib.import_module("certifi")
@@ -297,7 +296,7 @@ def _storage_error(error: OSError, folder: Path) -> SAM2PropagateError:
 
 @contextlib.contextmanager
 def _only_one(lock_file: Path, entry: ModelEntry) -> Iterator[None]:
-    """Hold a lock that the system releases when this process ends, however it ends."""
+    """Hold a lock for one model, which the system releases when this process ends."""
     with lock_file.open("a+b") as file:
         if not _lock(file):
             raise SAM2PropagateError(
@@ -306,7 +305,7 @@ def _only_one(lock_file: Path, entry: ModelEntry) -> Iterator[None]:
                 _("Wait until it has finished."),
             )
         yield
-    # Left in place: deleting it could take the lock away under another process that has just opened it.
+    # The lock file stays, as another process may just have opened it.
 
 
 if sys.platform == "win32":
@@ -327,6 +326,6 @@ else:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            # Some network file systems have no locks; then two downloads at once are the user's own affair.
+            # Some network file systems have no locks; two downloads at once are possible there.
             return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
         return True

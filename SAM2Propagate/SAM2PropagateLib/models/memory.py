@@ -1,6 +1,6 @@
-"""How much memory this computer can still give, and what it looks like when there is no more.
+"""Finds out how much main memory is free, and recognizes errors from a lack of memory.
 
-Without any package beyond the standard library.
+It uses only the standard library.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import ctypes.util
 import sys
 from pathlib import Path
 
-# As torch says it of a GPU, of Apple's, of main memory on Windows and on Linux, then as CUDA's libraries,
-# C++, OpenCV and ITK say it.
+# From torch for a GPU, for Apple's, for main memory on Windows and on Linux, then from CUDA's libraries, C++,
+# OpenCV and ITK.
 _SIGNS = (
     "out of memory",
     "not enough memory",
@@ -21,13 +21,13 @@ _SIGNS = (
     "insufficient memory",
     "failed to allocate memory",
 )
-# Torch's own class, whatever module it is in, and the classes of which only the words say it.
+# Torch's own class, whose module varies, and the classes that need a look at their message.
 _ITS_NAME = "OutOfMemoryError"
 _TOLD_BY_WORDS = {("builtins", "RuntimeError"), ("cv2", "error")}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that a device, or the computer, had no memory left."""
+    """Tell whether an exception means that a device or the computer has run out of memory."""
     kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
     if isinstance(error, MemoryError) or any(name == _ITS_NAME for _, name in kinds):
         return True
@@ -36,11 +36,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def available_host_memory() -> int | None:
-    """Return bytes of main memory that a new process could use now, or None if the system does not tell.
+    """Return how many bytes of main memory a new process could use now; None if unknown.
 
-    Linux: what the kernel calls available, or less where a container's limit is lower. Windows: free physical
-    memory. macOS: three quarters of all memory, as that system compresses and swaps what others hold and has
-    no figure of its own for this.
+    Linux: the kernel's available memory, or less if a container's limit is lower. Windows: free physical
+        memory.
+    macOS: three quarters of all memory, as that system compresses and swaps the memory of other processes and
+    has no figure for this.
     """
     try:
         if sys.platform.startswith("linux"):
@@ -72,7 +73,7 @@ def _meminfo_available(path: Path) -> int | None:
 
 
 def _cgroup_available(root: Path) -> int | None:
-    """Return what a container's limit leaves; page cache that can be dropped counts as free."""
+    """Return the memory that a container's limit leaves; page cache that can be dropped counts as free."""
     for limit_name, used_name, cache_name in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
@@ -84,7 +85,7 @@ def _cgroup_available(root: Path) -> int | None:
         if limit_text == "max":
             return None
         limit = int(limit_text)
-        if limit >= 1 << 60:  # the old way to say: no limit
+        if limit >= 1 << 60:  # version 1 of cgroups writes "no limit" like this
             return None
         used = int((root / used_name).read_text(encoding="ascii"))
         droppable = 0

@@ -1,4 +1,4 @@
-"""Which models there are: where they come from, how to know them, what they need."""
+"""Lists the known models: where they come from, how to verify them, and what they need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from SAM2PropagateLib.texts import Words
 from SAM2PropagateLib.texts import text as _
 
 DEFAULT_MODEL = "sam2propagate_tiny"
-# The family of every model that is listed so far; `engine.families` loads each.
+# The family of all models listed so far; `engine.families` loads them.
 SAM2 = "sam2"
 
 
@@ -18,20 +18,20 @@ class ModelEntry:
     """A model that can be loaded by name.
 
     Attributes:
-        name: what the user and the command line call it.
+        name: for the user and the command line.
         title: for people.
-        url: where to download it from; None if it comes with the extension.
+        url: for the download; None if it comes with the extension.
         sha256: of the whole file, in hexadecimal.
-        bytes: size of the file, where it is known before it is there.
+        bytes: size of the file; None if not published.
         license: SPDX identifier of the weights.
-        config: the configuration that `load_model` builds it from; None if the file itself says so.
+        config: the configuration for `load_model`; None if the file has it.
         input_size: side of its input in pixels unless another is chosen.
         parameters: how many weights, in millions.
         memory_mb: most memory (2**20 bytes) of a process that loads it and segments two frames at
             `input_size`: measured on a CPU in float32, torch itself included (Tools/measure_memory.py) and
             rounded up to 50. An estimate for a GPU, not measured on one. Kept features of frames come on top.
-        resource: the file's name in the extension's Resources/Models; None for one to download.
-        family: of `engine.families`, which says how it is loaded and driven.
+        resource: the file's name in the extension's Resources/Models; None for a download.
+        family: of `engine.families`; it decides which code loads and runs the model.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ModelEntry:
 
     @property
     def listed_title(self) -> Words:
-        """The title for a list that people read; it says so if the model comes with the extension."""
+        """The title for a list, with a remark if the model comes with the extension."""
         if self.resource is None:
             return self.title
         return _("{title} (comes with the extension)").format(title=self.title)

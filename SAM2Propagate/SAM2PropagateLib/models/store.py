@@ -1,4 +1,4 @@
-"""Where models lie on this computer, which of them are there, and a verified path to each."""
+"""Finds the models on this computer, and verifies their files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from SAM2PropagateLib.texts import text as _
 
 CACHE_VARIABLE = "SAM2PROPAGATE_CACHE"
 MORE_MODELS_VARIABLE = "SAM2PROPAGATE_MODELS"
-"""Names a folder with further models' files, which is never written to."""
+"""The environment variable with another folder of models' files, which is never written to."""
 
 
 def cache_folder(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
     """Return the user's folder for downloaded models. It may not exist yet.
 
-    The environment variable SAM2PROPAGATE_CACHE, else where the system keeps what can be had again:
+    It is the environment variable SAM2PROPAGATE_CACHE, or else the system's folder for caches:
     %LOCALAPPDATA% on Windows, ~/Library/Caches on macOS, $XDG_CACHE_HOME or ~/.cache elsewhere.
     """
     environment = os.environ if environment is None else environment
@@ -48,12 +48,12 @@ def resource_folder() -> Path:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """A model and what of it is on this computer.
+    """A model and whether it is on this computer.
 
     Attributes:
         entry: the model.
-        path: where its file is or would be.
-        there: whether the whole file is there (its checksum is compared when it is used).
+        path: of its file, which may be missing.
+        there: whether the whole file is there (its checksum is checked when it is used).
         bytes_there: bytes on the disk, of the file or of an unfinished download.
     """
 
@@ -70,8 +70,8 @@ class ModelStore:
         cache: the folder for downloads; `cache_folder()` if None.
         resources: the folder of bundled models; `resource_folder()` if None.
         models: the models to know; the registry's if None.
-        more: a folder with further files of models, which nothing is written to; the one that the
-            environment names if None.
+        more: another folder with models' files, which is never written to; the one in the environment if
+            None.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ModelStore:
         return path
 
     def unfinished_path_of(self, entry: ModelEntry) -> Path:
-        """Return where an unfinished download of it is kept, to be resumed."""
+        """Return the path of an unfinished download."""
         path = self.path_of(entry)
         return path.with_name(path.name + ".part")
 
@@ -127,8 +127,8 @@ class ModelStore:
             name_or_path: a model's name, a path to a weights file, or None for the bundled model.
 
         Returns:
-            The file and the model it is. A file of the user's that has the name and the checksum of a known
-            model is that model; any other has None, and is only as trustworthy as where it came from.
+            The file and its model. A file of the user's with the name and the checksum of a known model is
+            that model; for any other it is None, and the file is only as trustworthy as its origin.
 
         Raises:
             InputError: `unknown_model` (the hint lists them); `model_not_there`: known, not downloaded yet;
@@ -148,7 +148,7 @@ class ModelStore:
         return path, None
 
     def verified(self, entry: ModelEntry) -> Path:
-        """Return the model's own file, after its checksum matched.
+        """Check the checksum of a model's own file, and return its path.
 
         Raises:
             InputError: `model_not_there`.
@@ -187,14 +187,14 @@ class ModelStore:
         return path
 
     def remove(self, name: str) -> int:
-        """Delete a downloaded model and what there is of an unfinished download.
+        """Delete a downloaded model and its unfinished download.
 
         Returns:
             Bytes freed; 0 if nothing was there.
 
         Raises:
             InputError: `unknown_model`; `model_bundled`: it comes with the extension.
-            SAM2PropagateError: `model_in_use`: the system does not let go of the file.
+            SAM2PropagateError: `model_in_use`: the system does not delete the file.
         """
         entry = self.find(name)
         if entry.resource is not None:

@@ -1,4 +1,4 @@
-"""Whether a file is what it claims to be: SHA-256, computed once for as long as the file stays untouched."""
+"""Computes the SHA-256 of files, once as long as a file does not change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 
 def sha256_of(path: Path, check: Callable[[], None] = lambda: None) -> str:
-    """Return SHA-256 of a file in hexadecimal.
+    """Return the SHA-256 of a file in hexadecimal.
 
     Args:
         path: the file.
@@ -34,19 +34,18 @@ def sha256_of(path: Path, check: Callable[[], None] = lambda: None) -> str:
 
 
 class ChecksumMemory:
-    """Remembers checksums of files that have not changed since, so that a large file is not read at each
-    start.
+    """Remembers the checksums of unchanged files, so that a large file is not read at each start.
 
     A file counts as unchanged while its size, its time of change (to the nanosecond), its status change time
-    and its number in the file system are what they were. What is remembered lies in one JSON file; if that
-    cannot be written or read, checksums are computed anew and nothing else happens.
+    and its number in the file system are the same. One JSON file holds the checksums; if it cannot be written
+    or read, they are computed each time.
     """
 
     def __init__(self, memory_file: Path) -> None:
         self._memory_file = memory_file
 
     def sha256(self, path: Path, check: Callable[[], None] = lambda: None) -> str:
-        """Return SHA-256 of the file as it is now, in hexadecimal.
+        """Return the SHA-256 of the present file, in hexadecimal.
 
         Raises:
             OSError: the file cannot be read.
