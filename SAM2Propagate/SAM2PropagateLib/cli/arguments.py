@@ -1,4 +1,4 @@
-"""The command line's words and their meaning; nothing is read or started here."""
+"""Parses the command line; it reads no files and starts nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ exit status: 0 the file is written; 1 failure; 2 bad input; 130 interrupted.
 
 @dataclass(frozen=True)
 class SegmentCommand(HowToSegment):
-    """`segment`: everything it was given. Exactly one of `segments` and `prompts_file` is there."""
+    """The options of `segment`. Exactly one of `segments` and `prompts_file` is given."""
 
     volume: Path
     out: Path
@@ -62,7 +62,7 @@ class SegmentCommand(HowToSegment):
 
 @dataclass(frozen=True)
 class ModelsCommand:
-    """`models`: list them, or download or remove one."""
+    """The options of `models`: list them, or download or remove one."""
 
     download: str | None
     remove: str | None
@@ -76,7 +76,7 @@ Command = (
 
 
 def parse_arguments(arguments: Sequence[str]) -> Command:
-    """Return what the command line asks for.
+    """Return the command of a command line.
 
     Raises:
         InputError: `bad_arguments`, `unknown_device`, `bad_window`: one sentence each.

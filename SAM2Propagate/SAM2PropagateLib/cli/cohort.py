@@ -44,7 +44,7 @@ exit status: 0 all volumes are done; 1 some failed; 2 bad input; 130 interrupted
 
 @dataclass(frozen=True)
 class CohortCommand(HowToSegment):
-    """`cohort`: everything it was given."""
+    """The options of `cohort`."""
 
     manifest: Path
     out: Path
@@ -56,7 +56,7 @@ class CohortCommand(HowToSegment):
 
 @dataclass(frozen=True)
 class SaidPrompts:
-    """Prompts of a volume as words of the command line.
+    """A source of prompts: words of the command line.
 
     Attributes:
         segments: as given.
@@ -71,7 +71,7 @@ class SaidPrompts:
         return prompts_from_arguments(self.segments, geometry, self.axis)
 
     def fingerprint(self) -> str:
-        """Changes when the words mean something else."""
+        """Return a text that changes with the prompts."""
         return repr((self.segments, self.axis))
 
 
@@ -97,7 +97,7 @@ def add_cohort(commands: Any, **shape: Any) -> None:
 
 
 def cohort_command(namespace: argparse.Namespace) -> CohortCommand:
-    """Return what the parsed arguments ask for.
+    """Return the command of parsed arguments.
 
     Raises:
         InputError: `bad_arguments`, `bad_window`, `bad_slurm`.
@@ -114,7 +114,8 @@ def cohort_command(namespace: argparse.Namespace) -> CohortCommand:
 
 
 def say_prompts(axis: int | None) -> Callable[[Sequence[tuple[str, Sequence[str]]]], SaidPrompts]:
-    """Return what makes prompts from the words in rows of a manifest; see `cohort.manifest.SayPrompts`."""
+    """Return a function that makes prompts from words in rows of a manifest; see
+    `cohort.manifest.SayPrompts`."""
 
     def say(rows: Sequence[tuple[str, Sequence[str]]]) -> SaidPrompts:
         words: list[str] = []
@@ -138,16 +139,16 @@ def run_cohort_command(
     should_cancel: Callable[[], bool],
     make_session: MakeSession | None = None,
 ) -> list[str]:
-    """Segment the volumes of the manifest; returns the line of the result.
+    """Segment the volumes of the manifest; return the line of the result.
 
     Args:
-        make_session: makes what holds the model in each worker; None: the worker of this project.
+        make_session: makes the session in each worker; None: one with the worker of this project.
 
     Raises:
         InputError, SAM2PropagateError: as `read_manifest`, `run_cohort`, `ModelStore.resolve`; `some_failed`.
-        Cancelled: what is finished stays, and is in the table and the page.
+        Cancelled: finished volumes stay, and are in the table and the page.
     """
-    # Late: other commands need none of it.
+    # Imported late, as other commands do not need it.
     from SAM2PropagateLib.cohort.manifest import read_manifest
     from SAM2PropagateLib.cohort.needs import model_memory_mb
     from SAM2PropagateLib.cohort.on_worker import local_session
@@ -193,7 +194,7 @@ def run_cohort_command(
 
 
 def read_window(text: str) -> str | tuple[float, float] | None:
-    """Return what a manifest's text for a window means.
+    """Parse a manifest's text for a window.
 
     Raises:
         InputError: `bad_window`, `unknown_preset`.
@@ -226,7 +227,7 @@ def _told(result: Result) -> list[str]:
 
 
 class _Bar:
-    """Tells how far the run is: volumes, slices per second, time left, failures."""
+    """Shows the progress of the run: volumes, slices per second, time left, failures."""
 
     def __init__(self, progress: ProgressPrinter) -> None:
         self._progress = progress
@@ -267,12 +268,12 @@ class _Bar:
             self._bar.write(f"Note: {text}", file=self._progress.stream)
 
     def add_slices(self, count: int) -> None:
-        """Count slices that came from a worker."""
+        """Count new slices of a worker."""
         self._slices += count
         self._show()
 
     def close(self) -> None:
-        """End the line."""
+        """End the line of the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,4 +1,4 @@
-"""`evaluate`: how good a model is on segmented volumes, as a user with one prompt would get it."""
+"""`evaluate`: measures a model on segmented volumes, with one prompt by a simulated user."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ kind of them: docs/paper.md.
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """`evaluate`: everything it was given."""
+    """The options of `evaluate`."""
 
     cases: Path
     sequence: str
@@ -78,7 +78,7 @@ class EvaluateCommand:
 
 @dataclass(frozen=True)
 class EvaluatedTarget:
-    """One structure; `counts`: whether it is part of the mean; `window`: through which it was seen."""
+    """The scores of one structure; `counts`: whether it is part of the mean; `window`: the model's."""
 
     target: str
     counts: bool
@@ -146,7 +146,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
 
 
 def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand | ExperimentCommand:
-    """What the parsed arguments ask for.
+    """Return the command of parsed arguments.
 
     Raises:
         InputError: `bad_arguments`, `bad_slurm`.
@@ -197,7 +197,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand | Experim
 
 
 def _short_name(model: str) -> str:
-    """Return a model's name, or that of its file without its ending; a name may have dots of its own."""
+    """Return a model's name, or its file's name without the ending; a name may contain dots."""
     name = Path(model).name
     ending = next((e for e in (".safetensors", ".pt", ".pth") if name.lower().endswith(e)), "")
     return name[: len(name) - len(ending)]
@@ -208,7 +208,7 @@ class EvaluatedCase:
     """A case that was evaluated.
 
     Attributes:
-        about: the model and how it computed. notes: on the case, for the user.
+        about: the model, device and precision. notes: on the case, for the user.
     """
 
     targets: tuple[EvaluatedTarget, ...]
@@ -218,7 +218,7 @@ class EvaluatedCase:
 
 @dataclass(frozen=True)
 class CaseWork:
-    """A case for a worker: what `_Evaluator` needs, and how many GPUs workers share out among them."""
+    """A case for a worker: what `_Evaluator` needs, and the number of GPUs that the workers share."""
 
     case: Case
     how: EvaluationManner
@@ -227,11 +227,10 @@ class CaseWork:
 
 @dataclass(frozen=True)
 class EvaluationManner:
-    """How every case is evaluated: the weights file, its family and configuration, and what the command was
-    given.
+    """The settings for all cases: the weights file, its family and configuration, and the command's options.
 
     Attributes:
-        family, config: None: as the file says.
+        family, config: None: taken from the file.
     """
 
     path: Path
@@ -252,14 +251,14 @@ def run_evaluate(
     progress: ProgressPrinter,
     should_cancel: Callable[[], bool],
 ) -> list[str]:
-    """Measure the model; returns the table's lines.
+    """Measure the model; return the table's lines.
 
     Raises:
         InputError, SAM2PropagateError: as `find_cases`, `LoadedCase`, `load_model`, `check_output`,
             `open_workers` and `fleet.results`.
         Cancelled: nothing is written.
     """
-    # Late: it brings torch along.
+    # Imported late, as it imports torch.
     from SAM2PropagateLib.training.cases import find_cases
 
     check_output(command.out, command.overwrite)
@@ -313,7 +312,7 @@ def run_evaluate(
 
 
 def evaluate_on_worker(work: CaseWork) -> EvaluatedCase | SAM2PropagateError:
-    """Evaluate a case on the worker that this runs on; returns what is wrong instead of raising it."""
+    """Evaluate a case on this worker; return errors instead of raising them."""
     device = begin_computing(work.how.device, work.gpus)
     try:
         return _evaluator(replace(work.how, device=device))(work.case)
@@ -323,7 +322,7 @@ def evaluate_on_worker(work: CaseWork) -> EvaluatedCase | SAM2PropagateError:
 
 @functools.lru_cache(maxsize=1)
 def _evaluator(how: EvaluationManner) -> _Evaluator:
-    """Return the evaluator of this process, with its model."""
+    """Return this process's evaluator, with its model."""
     return _Evaluator(how)
 
 
@@ -366,7 +365,7 @@ class _Evaluator:
         for structure in range(len(one.names)):
             target = one.structure(structure)
             tell(target.target.title)
-            # A new session each: slices encoded before must not make this one faster.
+            # A new session each time, as slices that are encoded already would make it faster.
             scores = evaluate(target, self._engine.open_axes(target.frames, "auto"), self._options)
             found.append(EvaluatedTarget(target.target.title, structure in usable, scores, one.window))
         return EvaluatedCase(tuple(found), self._about, tuple(one.notes))
@@ -378,7 +377,7 @@ def _absolute(case: Case) -> Case:
 
 
 def _windows(found: Sequence[EvaluatedTarget]) -> list[str]:
-    """Return through which windows the structures were seen, and why."""
+    """Return the windows of the structures, and the reasons for them."""
     counts = Counter(str(one.window.reason) for one in found)
     return [f"Window of {count} of {len(found)} structures: {reason}." for reason, count in counts.items()]
 

@@ -1,4 +1,4 @@
-"""`evaluate --protocol shen2024`: a published experiment on the data sets that it was made on."""
+"""`evaluate --protocol shen2024`: repeats a published experiment on its data sets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = "shen2024"
 _STAGE = "Evaluating"
-# As `evaluation.one_slice` and `experiment.plan` name them, which are imported when they are needed.
+# Copied from `evaluation.one_slice` and `experiment.plan`, which are imported late.
 _KINDS = ("1", "3", "5", "box", "mask")
 _SLICES = ("middle", "largest")
 _STRUCTURES = ("together", "each")
@@ -39,7 +39,7 @@ _TOLERANCE = 2.0
 
 
 class PartlyDone(SAM2PropagateError):  # noqa: N818 - what became of a run
-    """Some cases failed; `lines` tell of the others."""
+    """Some cases failed; `lines` has the results of the others."""
 
     def __init__(self, code: str, sentence: str, hint: str = "", lines: tuple[str, ...] = ()) -> None:
         super().__init__(code, sentence, hint)
@@ -48,7 +48,7 @@ class PartlyDone(SAM2PropagateError):  # noqa: N818 - what became of a run
 
 @dataclass(frozen=True)
 class ExperimentCommand:
-    """`evaluate --protocol shen2024`: everything it was given."""
+    """The options of `evaluate --protocol shen2024`."""
 
     folders: tuple[Path, ...]
     sequence: str
@@ -70,7 +70,8 @@ class ExperimentCommand:
 
 
 def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this protocol alone. None has a default here: whether it was given matters."""
+    """Add the options that only this protocol has. They have no defaults, as it matters whether they were
+    given."""
     group = parser.add_argument_group(f"with --protocol {PROTOCOL} (docs/paper.md)")
     group.add_argument(
         "--slice",
@@ -101,7 +102,7 @@ def experiment_words(namespace: argparse.Namespace) -> list[str]:
 
 
 def experiment_command(namespace: argparse.Namespace) -> ExperimentCommand:
-    """What the parsed arguments ask for.
+    """Return the command of parsed arguments.
 
     Raises:
         InputError: `bad_arguments`, `bad_slurm`.
@@ -118,7 +119,7 @@ def experiment_command(namespace: argparse.Namespace) -> ExperimentCommand:
         raise bad_arguments("--config is for one model.", "Evaluate the models one after the other.")
     return ExperimentCommand(
         folders=tuple(dict.fromkeys(namespace.cases)),
-        # Without a word the experiment's own choice; see `training.case`.
+        # By default the experiment's own choice; see `training.case`.
         sequence=namespace.sequence,
         models=models,
         config=namespace.config,
@@ -144,14 +145,14 @@ def run_experiment_command(
     progress: ProgressPrinter,
     should_cancel: Callable[[], bool],
 ) -> list[str]:
-    """Run the experiment; returns the table's lines, and what was written.
+    """Run the experiment; return the table's lines, and the written files.
 
     Raises:
         InputError, SAM2PropagateError: as `find_cases`, `ModelStore.resolve` and `run_experiment`.
         PartlyDone: some cases failed.
-        Cancelled: what is finished stays, and is in the tables.
+        Cancelled: finished cases stay, and are in the tables.
     """
-    # Late: other commands need none of it.
+    # Imported late, as other commands do not need it.
     from SAM2PropagateLib.experiment.running import HereFleet, run_experiment
     from SAM2PropagateLib.experiment.work import do_case, do_case_on_worker
 
@@ -197,7 +198,7 @@ def run_experiment_command(
 
 
 def _plan(command: ExperimentCommand, store: ModelStore) -> tuple[ExperimentPlan, int]:
-    """Return what to do, and the main memory that the largest of the models takes."""
+    """Return the plan, and the main memory of the largest model."""
     from SAM2PropagateLib.experiment.plan import ExperimentOptions, ExperimentPlan
     from SAM2PropagateLib.training.case import FLAIR_ELSE_FIRST
 
@@ -233,8 +234,8 @@ def _data_set(folder: Path, name: str, sequence: str) -> DataSet:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return names for data sets: of their folders, with those above where two would be the same; "" for an
-    only one."""
+    """Return names for data sets: their folders' names, with folders above if two are the same; "" for a
+    single one."""
     if len(folders) == 1:
         return [""]
     parts = [folder.absolute().parts for folder in folders]
@@ -279,14 +280,14 @@ def _told(plan: ExperimentPlan, result: ExperimentResult) -> list[str]:
 
 
 def _images(plan: ExperimentPlan) -> Iterator[str]:
-    """Yield which image was taken of cases that have several."""
+    """Yield sentences on the image that was used of cases with several."""
     cases = [case for one in plan.sets for case in one.cases if case.sequence]
     for sequence, count in Counter(case.sequence for case in cases).items():
         yield f"Image of {count} of {len(cases)} cases with several: {sequence}."
 
 
 class _CaseListener:
-    """Tells how far the run is."""
+    """Shows the progress of the run."""
 
     def __init__(self, progress: ProgressPrinter, counts: bool) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""`finetune`: teach a model on the user's own segmented volumes (`docs/finetune.md`)."""
+"""`finetune`: trains a model on the user's own segmented volumes (`docs/finetune.md`)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ example:
 
 @dataclass(frozen=True)
 class FinetuneCommand:
-    """`finetune`: everything it was given. With neither epochs nor minutes: `DEFAULT_EPOCHS`."""
+    """The options of `finetune`. Without epochs and minutes: `DEFAULT_EPOCHS`."""
 
     cases: Path
     sequence: str
@@ -122,7 +122,7 @@ def add_sequence(parser: argparse.ArgumentParser) -> None:
 
 
 def finetune_command(namespace: argparse.Namespace) -> FinetuneCommand:
-    """What the parsed arguments ask for.
+    """Return the command of parsed arguments.
 
     Raises:
         InputError: `bad_arguments`.
@@ -161,13 +161,13 @@ def run_finetune(
     progress: ProgressPrinter,
     should_cancel: Callable[[], bool],
 ) -> list[str]:
-    """Train and write the new model; returns the lines of the result.
+    """Train and write the new model; return the lines of the result.
 
     Raises:
         InputError, SAM2PropagateError: as `training.finetune.finetune` and `ModelStore.resolve`.
-        Cancelled: the state is kept, if training had begun; --resume goes on with it.
+        Cancelled: if training had begun, its state is kept, and --resume continues it.
     """
-    # Late: they bring torch along.
+    # Imported late, as they import torch.
     from SAM2PropagateLib.engine.families import family_of
     from SAM2PropagateLib.training.finetune import FinetuneJob, can_resume, finetune
     from SAM2PropagateLib.training.recipe import Recipe
@@ -213,7 +213,7 @@ def run_finetune(
 
 @dataclass(frozen=True)
 class EncodingOnWorker:
-    """What a worker encodes, and how many GPUs workers share out among them."""
+    """Looks for a worker to encode, and the number of GPUs that the workers share."""
 
     work: EncodingWork
     gpus: int
@@ -225,7 +225,7 @@ def _encoding(
     progress: ProgressPrinter,
     should_cancel: Callable[[], bool],
 ) -> EncodeElsewhere:
-    """Return what has workers encode; see `training.finetune.EncodeElsewhere`."""
+    """Return a function that lets workers encode; see `training.finetune.EncodeElsewhere`."""
     sharing = command.sharing
     assert sharing is not None
     gpus = gpus_for(sharing, command.device)
@@ -250,7 +250,7 @@ def _encoding(
 
 
 def encode_on_worker(shared: EncodingOnWorker) -> int | SAM2PropagateError:
-    """Encode on the worker that this runs on; returns what is wrong instead of raising it."""
+    """Encode looks on this worker; return errors instead of raising them."""
     device = begin_computing(shared.work.encoding.device, shared.gpus)
     from SAM2PropagateLib.training.encoding import encode_looks
 
@@ -262,14 +262,14 @@ def encode_on_worker(shared: EncodingOnWorker) -> int | SAM2PropagateError:
 
 
 class _Printing:
-    """Prints how the training goes, and ends it where the user asks for that."""
+    """Prints the progress of the training, and ends it on the user's request."""
 
     def __init__(self, progress: ProgressPrinter, should_cancel: Callable[[], bool]) -> None:
         self._progress = progress
         self._should_cancel = should_cancel
 
     def stepped(self, progress: TrainingProgress, share_done: float) -> None:
-        """Another step is done."""
+        """Print the progress after a step, from time to time."""
         recent = progress.losses[-20:]
         text = (
             f"step {progress.step}, {share_done:.0%} done, {progress.seconds / 60:.1f} min, "
@@ -279,7 +279,7 @@ class _Printing:
         self.check()
 
     def measured(self, progress: TrainingProgress, score: Score) -> None:
-        """The model was measured."""
+        """Print the scores of the model."""
         steps = "1 step" if progress.step == 1 else f"{progress.step} steps"
         self._progress.note(
             f"After {steps}, mean Dice on the cases to measure on: prompted slice "
@@ -287,7 +287,7 @@ class _Printing:
         )
 
     def check(self) -> None:
-        """Raises Cancelled if the user asked for that."""
+        """Raise Cancelled if the user has asked to stop."""
         if self._should_cancel():
             raise Cancelled
 

@@ -1,4 +1,4 @@
-"""How to segment, as words of the command line: the model, where it computes, the window, the run."""
+"""Parses the options on how to segment: the model, the device, the window, the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.run_options import BOTH, DIRECTIONS, RunOptions
 from SAM2PropagateLib.worker.messages import LoadModel
 
-# As `engine.device` names them, which brings torch along.
+# Copied from `engine.device`, which imports torch.
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 AXES = {"i": 0, "j": 1, "k": 2, "auto": None}
 ALL_AXES = "all"
@@ -25,7 +25,7 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 def add_how(parser: argparse.ArgumentParser) -> Any:
-    """Add the options that say how to segment; returns their group, for others that say it."""
+    """Add the options on how to segment; return their group, to add more."""
     how = parser.add_argument_group("how")
     how.add_argument("--axis", choices=tuple(AXES), default="auto", help="propagation axis (default: auto)")
     how.add_argument(
@@ -61,11 +61,11 @@ def add_how(parser: argparse.ArgumentParser) -> Any:
 
 @dataclass(frozen=True)
 class ChosenModel:
-    """The model that a command is to use, found and verified.
+    """The model of a command, found and verified.
 
     Attributes:
-        path: of its weights. entry: in the list of models; None: a file of the user's.
-        config: its configuration; None: as the file says.
+        path: of its weights. entry: in the list of models; None: a file of the user.
+        config: its configuration; None: taken from the file.
     """
 
     path: Path
@@ -74,17 +74,17 @@ class ChosenModel:
 
     @property
     def family(self) -> str | None:
-        """The family of models that it is of; None: as the file says."""
+        """Its family of models; None: taken from the file."""
         return None if self.entry is None else self.entry.family
 
     @property
     def memory_mb(self) -> int:
-        """Main memory that a process with it takes, in MB."""
+        """The main memory of a process with it, in MB."""
         return model_memory_mb(self.entry, self.path)
 
 
 def chosen_model(store: ModelStore, name: str, config: str | None) -> ChosenModel:
-    """Return the model of this name or path, with the configuration that was given, else its own.
+    """Return the model of this name or path, with the given configuration or its own.
 
     Raises:
         InputError, SAM2PropagateError: as `ModelStore.resolve`.
@@ -95,7 +95,7 @@ def chosen_model(store: ModelStore, name: str, config: str | None) -> ChosenMode
 
 @dataclass(frozen=True)
 class HowToSegment:
-    """What the options of `add_how` were given; the commands that have them inherit it.
+    """The values of the options of `add_how`; commands that have them inherit it.
 
     Attributes:
         axis: 0, 1, 2, or None: chosen by the prompts.
@@ -147,7 +147,7 @@ def add_motion(parser: Any) -> None:
 
 
 def add_axes(parser: Any) -> None:
-    """Add the option that carries masks along the other two axes as well."""
+    """Add the option that carries masks along the other two axes, too."""
     parser.add_argument(
         "--axes",
         choices=("one", ALL_AXES),
@@ -187,23 +187,23 @@ def parse_window(text: str | None) -> str | tuple[float, float] | None:
 
 
 class ModelWords(Protocol):
-    """What a command was given that says which model, and how it computes."""
+    """The options of a command on the model and how it computes."""
 
     @property
     def model(self) -> str:
-        """A name, or a file."""
+        """Its name or file."""
 
     @property
     def config(self) -> str | None:
-        """Its configuration, for a file of the user's."""
+        """Its configuration, for a file of the user."""
 
     @property
     def device(self) -> str:
-        """Where to compute."""
+        """The device to compute on."""
 
     @property
     def input_size(self) -> int | None:
-        """Side of the model's input in pixels; None: the model's own."""
+        """The side of the model's input in pixels; None: the model's own."""
 
     @property
     def motion(self) -> bool:
@@ -211,15 +211,15 @@ class ModelWords(Protocol):
 
     @property
     def precision(self) -> str:
-        """What to compute in."""
+        """The precision to compute in."""
 
 
 def model_request(command: ModelWords, store: ModelStore) -> LoadModel:
-    """Return what a worker is to load, its checksum verified.
+    """Return the request to load a model, with its checksum verified.
 
     Raises:
-        InputError, SAM2PropagateError: as `ModelStore.resolve`; where a model is not there yet, with the
-            command that gets it.
+        InputError, SAM2PropagateError: as `ModelStore.resolve`; for a missing model, the hint has the command
+            that downloads it.
     """
     try:
         path, entry = store.resolve(command.model)
@@ -233,7 +233,7 @@ def model_request(command: ModelWords, store: ModelStore) -> LoadModel:
 
 
 def model_of(command: ModelWords, path: str | None) -> LoadModel:
-    """Return what a worker is to load: the file at a path of its own computer; None: the model of that
+    """Return the request to load the file at a path of the worker's computer; None: the command's model by
     name."""
     return LoadModel(
         name=command.model if path is None else None,
@@ -243,6 +243,6 @@ def model_of(command: ModelWords, path: str | None) -> LoadModel:
         input_size=command.input_size,
         motion=command.motion,
         precision=command.precision,
-        # Nobody looks at single slices here, so there is nothing to prepare for.
+        # Without previews there is nothing to encode ahead for.
         encode_ahead=False,
     )

@@ -1,9 +1,9 @@
 """The command line: `segment`, `cohort`, `models`, `finetune` and `evaluate` (`docs/cli.md`).
 
-It is started as `python3 run.py cli` in a checkout, and as `sam2propagate` where the package is installed.
+Start it as `python3 run.py cli` in a checkout, and as `sam2propagate` if the package is installed.
 
-stdout carries the result line alone; progress, notes and errors go to stderr. Exit status: 0 the file is
-written, 1 failure, 2 bad input, 130 interrupted.
+Only the result goes to stdout; progress, notes and errors go to stderr. Exit status: 0 the file is written, 1
+failure, 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-# For consoles of an encoding without them.
+# Replacements for consoles whose encoding lacks these characters.
 _PLAIN = {"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "×": "x", "−": "-", "–": "-", "—": "-"}
 
 
 def local_session() -> WorkerSession:
-    """Return a session whose worker runs on this machine with this Python; nothing is started yet."""
+    """Return a session whose worker will run on this computer with this Python."""
     return WorkerSession(worker_command())
 
 
 def remote_session(remote: Remote) -> WorkerSession:
-    """Return a session whose worker runs on a server; nothing is started yet."""
+    """Return a session whose worker will run on a server."""
     return WorkerSession(worker_command(remote=remote))
 
 
@@ -66,7 +66,7 @@ def main(
 
     Args:
         arguments: without the program's name; None: those of this process.
-        session_factory: makes the worker session of `segment`, where that is on this computer.
+        session_factory: makes the worker session of `segment` on this computer.
         make_session: makes those of `cohort`; see `run_cohort_command`.
         store: the models of this computer; None: those of the user.
         stdout, stderr: where to write; None: this process's.
@@ -92,7 +92,7 @@ def main(
             elif isinstance(command, CohortCommand):
                 lines = run_cohort_command(command, models, progress, interruption, make_session)
             else:
-                # These compute in this process, and torch reads the settings when it is imported.
+                # These commands compute in this process, and torch reads the settings when it is imported.
                 for name, value in OPENMP_SETTINGS.items():
                     os.environ.setdefault(name, value)
                 if isinstance(command, EvaluateCommand):
@@ -130,7 +130,7 @@ def main(
 
 
 class Interruption:
-    """Knows whether the user has asked to stop; asking twice stops at once."""
+    """Tells whether the user has asked to stop; asking twice stops at once."""
 
     def __init__(self) -> None:
         self.is_asked = False
@@ -141,7 +141,7 @@ class Interruption:
 
 @contextlib.contextmanager
 def _interruptions(progress: ProgressPrinter) -> Iterator[Interruption]:
-    """Make the first Ctrl-C, or a request to terminate, set a flag that the work looks at."""
+    """Make the first Ctrl-C, or a request to terminate, set a flag that the work checks."""
     interruption = Interruption()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -151,7 +151,7 @@ def _interruptions(progress: ProgressPrinter) -> Iterator[Interruption]:
 
     kept: dict[int, Any] = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Only the main thread may do this; elsewhere whoever called decides about signals.
+        # Only the main thread can do this; in other threads the caller handles signals.
         with contextlib.suppress(ValueError):
             kept[number] = signal.signal(number, ask)
     try:
@@ -176,19 +176,19 @@ def _tell(
 
 
 def _print(stream: TextIO, lines: Sequence[str]) -> None:
-    """Print; a reader that has gone away is no failure of what was done."""
+    """Print lines; ignore a closed pipe, as the work has succeeded."""
     try:
         for line in lines:
             stream.write(line + "\n")
         stream.flush()
     except BrokenPipeError:
-        # Python flushes stdout once more at its end, which must not fail again.
+        # Python flushes stdout at its end, which must not fail again.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _plainer(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Return what to print for a character that a console cannot show: a plain one like it, or an escape."""
+    """Return a replacement for a character that a console cannot show: a similar plain one, or an escape."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character, after = error.object[error.start], error.start + 1
@@ -197,14 +197,14 @@ def _plainer(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _survive_characters(stream: Any) -> None:
-    """Have a console print what comes nearest to a character that it cannot show, instead of failing."""
+    """Let a console print similar characters for those that it cannot show, instead of failing."""
     codecs.register_error("plainer", _plainer)
     with contextlib.suppress(AttributeError, ValueError):
         stream.reconfigure(errors="plainer")
 
 
 def console() -> int:
-    """Run the command line as a program of its own; its exit status."""
+    """Run the command line as a program; return its exit status."""
     _survive_characters(sys.stdout)
     _survive_characters(sys.stderr)
     return main()

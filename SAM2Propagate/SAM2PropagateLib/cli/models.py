@@ -1,4 +1,4 @@
-"""`models`: what can be loaded, what is there and what it needs; download and removal only with consent."""
+"""`models`: lists the models, and downloads and removes them with the user's consent."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def run_models(
     progress: ProgressPrinter,
     should_cancel: Callable[[], bool],
 ) -> list[str]:
-    """Do what `models` asks for; returns the lines of the result.
+    """Run the command `models`; return the lines of the result.
 
     Raises:
         InputError: `consent_needed` without --yes; `unknown_model`, `model_bundled`.
-        Cancelled: during a download; what has arrived is kept and resumed.
+        Cancelled: during a download, which can be resumed.
         SAM2PropagateError: as `download` and `ModelStore.remove`.
     """
     if command.download is not None:

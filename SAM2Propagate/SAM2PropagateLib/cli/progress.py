@@ -1,4 +1,4 @@
-"""Progress on stderr: one line that is drawn over and over on a terminal, otherwise a line now and then."""
+"""Prints progress on stderr: on a terminal one line that is redrawn, else a line from time to time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAGES = {
     "write": "Writing",
     "download": "Downloading",
 }
-# What is counted where progress has a total; the other stages say in words what they do.
+# The unit of each stage's numbers; other stages have a text instead.
 _UNITS = {
     "propagate": "slices",
     "download": "MB",
@@ -33,11 +33,11 @@ _DRAW_SECONDS = 0.1
 
 
 class ProgressPrinter:
-    """Tells on a stream what is being done.
+    """Prints progress on a stream.
 
     Args:
-        stream: usually stderr. A stream that breaks (a closed pipe) is not written to again.
-        is_terminal: draw one line over and over; None: what the stream says.
+        stream: usually stderr. After a failure (a closed pipe) it is not written to again.
+        is_terminal: whether to redraw one line; None: as the stream reports.
         clock: seconds, never going back.
     """
 
@@ -59,11 +59,11 @@ class ProgressPrinter:
 
     @property
     def stream(self) -> TextIO:
-        """Where it writes."""
+        """The stream that it writes to."""
         return self._stream
 
     def __call__(self, stage: str, progress: ProgressEvent | None = None) -> None:
-        """A stage begins (no progress), or has come further."""
+        """Show that a stage begins (without progress), or its progress."""
         if stage != self._stage:
             self._end_line()
             self._stage = stage
@@ -73,7 +73,7 @@ class ProgressPrinter:
         if progress is None:
             self._show(title + " ...", force=True)
         elif progress.total and stage in _UNITS:
-            # The first count tells that something moves, the last one that it is done.
+            # The first count shows that the work moves, the last one that it is done.
             is_end = not self._has_counted or progress.done >= progress.total
             self._has_counted = True
             if stage == "open_volume":
@@ -86,7 +86,7 @@ class ProgressPrinter:
             self._show(f"{title}: {progress.text}", force=False)
 
     def note(self, text: str) -> None:
-        """One line that stays."""
+        """Print one line that stays."""
         self._end_line()
         self._write(text + "\n")
 
@@ -132,7 +132,7 @@ class ProgressPrinter:
             self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):
-            # Whoever reads the progress may go away; the work goes on.
+            # The reader of the progress may have closed the pipe; the work goes on.
             self._is_broken = True
             with contextlib.suppress(OSError, ValueError):
                 self._stream.close()

@@ -1,4 +1,4 @@
-"""From the command line's points and slice indices, or a file, to prompts."""
+"""Makes prompts from the command line's points and slice indices, or from a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from SAM2PropagateLib.prompts.values import (
 def prompts_from_arguments(
     segments: Sequence[SegmentArguments], geometry: VolumeGeometry, axis: int | None
 ) -> PromptSet:
-    """Return the prompts that were given one by one.
+    """Return the prompts of the command line's options.
 
     Args:
         segments: as given.
@@ -34,7 +34,7 @@ def prompts_from_arguments(
         axis: 0, 1, 2, or None: chosen by `choose_axis`.
 
     Returns:
-        Prompts with their axis set if a range needed it, otherwise with `axis`.
+        Prompts with the axis that a range needed, or with `axis`.
 
     Raises:
         InputError: `outside_volume` for a range that leaves the volume, and as `choose_axis`.

@@ -1,4 +1,4 @@
-"""Prompts as words of the command line: the options that say what to segment, and what they mean."""
+"""Parses the options on what to segment: prompts as words of the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Point = tuple[float, float, float]
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-# The options that take a stroke, and of how many points it must be.
+# The options with a stroke, and its least number of points.
 _STROKES = {
     "scribble_ras": ("--scribble-ras", 1),
     "negative_scribble_ras": ("--negative-scribble-ras", 1),
@@ -48,7 +48,7 @@ class SegmentArguments:
 
 
 def add_what(parser: argparse.ArgumentParser) -> Any:
-    """Add the options that say what to segment; returns their group, for others that say it."""
+    """Add the options on what to segment; return their group, to add more."""
     what = parser.add_argument_group("what to segment")
     what.add_argument("--segment", action=_Said, metavar="NAME", help="start a segment of this name")
     ras: dict[str, Any] = {"action": _Said, "type": _coordinate}
@@ -99,7 +99,7 @@ def add_what(parser: argparse.ArgumentParser) -> Any:
 
 
 def parse_said(words: Sequence[str]) -> tuple[SegmentArguments, ...]:
-    """Return the prompts in words of the command line that hold nothing else.
+    """Return the prompts in words of the command line that have no other options.
 
     Raises:
         InputError: `bad_arguments`.
@@ -110,7 +110,7 @@ def parse_said(words: Sequence[str]) -> tuple[SegmentArguments, ...]:
 
 
 def segments_of(said: Sequence[tuple[str, Any]]) -> tuple[SegmentArguments, ...]:
-    """Return the prompts by segment, in the order in which the segments first appear."""
+    """Return the prompts by segment, in the order of the segments' first appearance."""
     found: dict[str, SegmentArguments] = {}
     for_all: tuple[int, int] | None = None
     current: str | None = None
@@ -150,7 +150,7 @@ def _with(segment: SegmentArguments, kind: str, values: Sequence[Any]) -> Segmen
 
 
 def _stroke(kind: str, values: Sequence[float]) -> tuple[Point, ...]:
-    """Return the points that the numbers after an option make."""
+    """Return the points of the numbers after an option."""
     option, least = _STROKES[kind]
     if len(values) % 3:
         raise bad_arguments(
@@ -171,8 +171,8 @@ def _stroke(kind: str, values: Sequence[float]) -> tuple[Point, ...]:
 def prepared(arguments: Sequence[str]) -> list[str]:
     """Return the arguments in a form that argparse understands.
 
-    Negative numbers such as -1e-3 become plain ones, which it does not take for options; the one or two
-    values of --window become one, so that a preset does not swallow what follows it.
+    Negative numbers such as -1e-3 become plain ones, as it would take them for options. The one or two values
+    of --window become one, as otherwise a preset would take the next word, too.
     """
     prepared: list[str] = []
     rest = list(arguments)
@@ -200,7 +200,7 @@ def _plain_number(word: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence instead of printing its usage and ending the program."""
+    """Raises an error with one sentence instead of printing its usage and ending the program."""
 
     def error(self, message: str) -> NoReturn:
         sentence = message[:1].upper() + message[1:]
@@ -210,7 +210,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Said(argparse.Action):
-    """Keeps the prompts in the order in which they were given, each with its kind."""
+    """Keeps the prompts in order, each with its kind."""
 
     def __call__(
         self,
@@ -220,7 +220,7 @@ class _Said(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         said = getattr(namespace, "said", None) or []
-        # A new list: argparse hands the same default to every parser.
+        # A new list, as argparse shares the default among parsers.
         namespace.said = [*said, (self.dest, values)]
 
 
@@ -241,7 +241,7 @@ def _index(text: str) -> int:
 
 
 def program_name() -> str:
-    """Return how the user started the command line, for help and hints: the installed script or run.py."""
+    """Return the words that start the command line, for help and hints: the installed script or run.py."""
     script = "sam2propagate"
     return script if Path(sys.argv[0]).stem.startswith(script) else "python3 run.py cli"
 

@@ -1,4 +1,4 @@
-"""`segment`: read, segment through a worker, write; what can be refused is refused before the work."""
+"""`segment`: reads a volume, segments it through a worker, and writes; wrong input is refused first."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from SAM2PropagateLib.worker.messages import LoadModel
 
 
 class ClosableSession(JobSession, Protocol):
-    """A session that the command line makes and ends."""
+    """A session that the command line opens and closes."""
 
     @property
     def log(self) -> list[str]:
@@ -57,13 +57,13 @@ def run_segment(
     progress: ProgressPrinter,
     should_cancel: Callable[[], bool],
 ) -> str:
-    """Do what `segment` asks for.
+    """Run the command `segment`.
 
     Returns:
-        The result line, once the segmentation (and the report) are written.
+        The result line, after the segmentation (and the report) are written.
 
     Raises:
-        Cancelled: `should_cancel` said so; with --keep-partial the finished slices are written.
+        Cancelled: `should_cancel` returned True; with --keep-partial the finished slices are written.
         InputError, SAM2PropagateError: as the parts raise them.
     """
     seconds: dict[str, float] = {}
@@ -77,7 +77,7 @@ def run_segment(
         progress.note(f"Note: {note}")
     window = choose_window(volume, command.window)
     prompts = _prompts(command, volume)
-    # Refused here, wrong prompts do not have to wait for the worker and its model.
+    # Checked here, so that wrong prompts do not wait for the worker and its model.
     axis, _ = resolve_prompts(prompts, volume.geometry)
     prompts = prompts.with_axis(axis)
     if should_cancel():
@@ -139,7 +139,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _model_there(command: SegmentCommand, store: ModelStore) -> LoadModel:
-    """Return the model as the server is to find it: a name, or a path there."""
+    """Return the request to load the model on the server: by name, or by a path there."""
     by_name = any(entry.name == command.model for entry in store.models)
     return model_of(command, None if by_name else command.model)
 

@@ -1,4 +1,4 @@
-"""Who computes, as words of the command line: this computer, a Dask scheduler, or SLURM."""
+"""Parses the options on who computes: this computer, a Dask scheduler, or SLURM."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from SAM2PropagateLib.cohort.needs import gpu_count, local_plan
 
 
 def add_sharing(parser: argparse.ArgumentParser) -> Any:
-    """Add the options that say who computes; returns their group."""
+    """Add the options on who computes; return their group."""
     who = parser.add_argument_group("who computes")
     who.add_argument(
         "--workers",
@@ -48,7 +48,7 @@ def open_workers(
     """Open the workers that the user asked for; see `open_fleet`.
 
     Args:
-        model_mb: main memory that the model takes. gpus: how many there are here for it.
+        model_mb: returns the model's main memory. gpus: returns the number of GPUs here for it.
     """
     return open_fleet(sharing, lambda: local_plan(sharing.workers, model_mb(), gpus()), folder, tell, on_news)
 
@@ -59,7 +59,7 @@ def gpus_for(sharing: Sharing, device: str) -> int:
 
 
 def sharing_of(namespace: argparse.Namespace) -> Sharing:
-    """Return what the parsed arguments ask for.
+    """Return the choice in parsed arguments.
 
     Raises:
         InputError: `bad_arguments`, `bad_slurm`.
@@ -76,7 +76,7 @@ def sharing_of(namespace: argparse.Namespace) -> Sharing:
 
 
 def given_sharing(namespace: argparse.Namespace) -> Sharing | None:
-    """Return what the parsed arguments ask for; None if they say nothing of it: this process computes.
+    """Return the choice in parsed arguments; None without one: this process computes.
 
     Raises:
         InputError: as `sharing_of`.

@@ -1,1 +1,1 @@
-"""Many volumes in one run, shared out over processes and computers."""
+"""Segments many volumes in one run, shared out over processes and computers."""

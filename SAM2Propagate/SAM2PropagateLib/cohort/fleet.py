@@ -1,6 +1,6 @@
-"""Work shared out over workers with Dask: on this computer, on a scheduler that runs already, or on SLURM.
+"""Shares work out over workers with Dask: on this computer, on an existing scheduler, or on SLURM.
 
-A worker does one piece of work at a time, whatever the number of its threads: these are for the model.
+A worker does one piece of work at a time; its threads are for the model.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TRIES_AGAIN = 3
 TOPIC = "sam2propagate"
 _HOST = "127.0.0.1"
 _TICK_SECONDS = 0.1
-# How often workers that are gone are asked for again, and counted.
+# Seconds between two checks for lost workers, which are replaced.
 _KEEP_SECONDS = 5.0
-# Without a worker for so long, the user is told where to look.
+# Seconds without a worker after which the user is told where to look.
 _IDLE_SECONDS = 60.0
-# Of a job on a cluster, unless the user says otherwise.
+# The defaults of a job on a cluster.
 _JOB_CORES, _JOB_MB = 4, 8192
 
 Item = TypeVar("Item")
@@ -39,7 +39,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Sharing:
-    """Who computes: this computer, unless a scheduler or SLURM is named.
+    """The choice of who computes: this computer, unless a scheduler or SLURM is named.
 
     Attributes:
         workers: how many; None: as many as this computer can feed, or 1 job of SLURM.
@@ -53,7 +53,7 @@ class Sharing:
 
 
 class LostWork(Exception):  # noqa: N818 - what became of the work, not of this program
-    """Work that was given up, as the workers that did it died one after the other."""
+    """Work that was given up because its workers died one after the other."""
 
 
 def results(
@@ -62,8 +62,8 @@ def results(
     """Return all results of `Fleet.each`, in the order of the items; the first failure ends the work.
 
     Raises:
-        Cancelled: `should_cancel` said so.
-        SAM2PropagateError: that the function returned or raised; `worker_lost`.
+        Cancelled: `should_cancel` returned True.
+        SAM2PropagateError: one that the function returned or raised; `worker_lost`.
     """
     for number, answer in fleet.each(function, items, should_cancel):
         if isinstance(answer, LostWork):
@@ -78,16 +78,16 @@ def results(
 
 
 class Fleet(Protocol):
-    """What shares work out."""
+    """Shares work out."""
 
     def each(
         self, function: Callable[[Item], Any], items: Sequence[Item], should_cancel: Callable[[], bool]
     ) -> Iterator[tuple[int, Any]]:
-        """Call a function with every item somewhere; yields the number of the item and the result, or the
+        """Call a function with every item on some worker; yield the item's number and the result, or the
         exception, as they come.
 
         Raises:
-            Cancelled: `should_cancel` said so.
+            Cancelled: `should_cancel` returned True.
             SAM2PropagateError: `scheduler_lost`.
         """
 
@@ -97,9 +97,9 @@ class DaskFleet:
 
     Args:
         client: a `distributed.Client`.
-        keep: sees to it that workers that are gone are replaced.
-        on_news: takes what workers tell on the way.
-        on_idle: called once, when there has been no worker for a while.
+        keep: replaces lost workers.
+        on_news: called with messages of workers during their work.
+        on_idle: called once, if there has been no worker for a while.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class DaskFleet:
             while left or pending:
                 if should_cancel():
                     raise Cancelled()
-                # As many as there are workers: a worker that dies takes no other work with it.
+                # Only as many items as workers, so that a worker that dies loses only its own.
                 while left and len(pending) < max(1, self._workers()):
                     number = left.popleft()
                     future = self._client.submit(function, items[number], pure=False, retries=TRIES_AGAIN)
@@ -182,13 +182,13 @@ def open_fleet(
     tell: Callable[[str], None],
     on_news: Callable[[Any], None] | None = None,
 ) -> Iterator[DaskFleet]:
-    """Open the workers that `sharing` asks for, for as long as the context lasts.
+    """Open the workers of `sharing` for the duration of the context.
 
     Args:
-        local: says what this computer can feed; asked for workers of this computer alone.
-        folder: where a cluster's jobs may keep their keys and logs; all computers see it.
-        tell: takes sentences for the user.
-        on_news: takes what `tell_news` sends.
+        local: returns what this computer has room for; called only for workers on this computer.
+        folder: for keys and logs of a cluster's jobs; all computers must see it.
+        tell: called with sentences for the user.
+        on_news: called with what `tell_news` sends.
 
     Raises:
         SAM2PropagateError: `not_installed`, `scheduler_unreachable`, `slurm_failed`.
@@ -197,12 +197,12 @@ def open_fleet(
     dask, distributed = _dask()
     settings = {
         "distributed.scheduler.allowed-failures": TRIES_AGAIN,
-        # The pages that tell of the scheduler and its workers over HTTP are not needed.
+        # Dask's HTTP pages on scheduler and workers are not needed.
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
         "distributed.comm.timeouts.connect": "60s",
-        # A worker's own nanny starts it again, which may take a while on a busy computer; a worker that is
-        # not back after this time is given up, and another one asked for.
+        # A worker's nanny restarts it, which may take a while on a busy computer. After this time it is
+        # replaced.
         "distributed.deploy.lost-worker-timeout": "60s" if sharing.slurm else "300s",
         "distributed.admin.large-graph-warning-threshold": "1GB",
     }
@@ -240,7 +240,7 @@ def tell_news(news: Any) -> None:
 
 
 def this_worker() -> tuple[str, int]:
-    """Return the name of the worker that does the present work, and how many threads are for its model."""
+    """Return the name of the present worker, and the number of threads for its model."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -262,7 +262,8 @@ def _dask() -> tuple[Any, Any]:
 
 
 def _local(distributed: Any, plan: LocalPlan) -> Any:
-    """Workers on this computer. Their connections stay on it, and no other user's program can make one."""
+    """Return workers on this computer. Their connections stay on it, and no other user's program can make
+    one."""
     return distributed.LocalCluster(
         n_workers=plan.workers,
         threads_per_worker=plan.threads,
@@ -272,7 +273,7 @@ def _local(distributed: Any, plan: LocalPlan) -> Any:
         security=distributed.Security.temporary(),
         dashboard_address=f"{_HOST}:0",
         worker_dashboard_address=f"{_HOST}:0",
-        # The model is in a process of its own, which Dask does not see.
+        # Dask does not see the memory of the model's own process.
         memory_limit=0,
         silence_logs=logging.CRITICAL,
     )
@@ -305,7 +306,7 @@ def _slurm(
             memory=f"{given.memory_mb}MiB",
             walltime=given.time,
             processes=1,
-            # The part of the job's command line that is Python's.
+            # The Python part of the job's command line.
             python=shlex.quote(sys.executable),
             job_name="sam2propagate",
             job_script_prologue=[f"export PYTHONPATH={shlex.quote(str(LIBRARY_FOLDER))}:$PYTHONPATH"],
@@ -315,7 +316,7 @@ def _slurm(
                 *given.others,
             ],
             log_directory=None,
-            # Keys made for this run, which only this user can read: anyone else's program is turned away.
+            # Keys for this run, which only this user can read, so that other users' programs are refused.
             security=Security.temporary(),
             shared_temp_directory=str(keys),
             scheduler_options={"dashboard_address": ":0"},
@@ -334,15 +335,15 @@ def _slurm(
 
 
 def _forget_keys(cluster: Any) -> None:
-    """Delete the files with the keys of a run now; they would outlive their folder."""
+    """Delete the key files of a run now, as they would outlive their folder."""
     for name in ("_job_ca_file", "_job_key", "_job_cert"):
         _quietly(getattr(cluster, name).close)
 
 
 @contextlib.contextmanager
 def _folder_for_keys(folder: Path) -> Iterator[Path]:
-    """Where a run's keys may lie: its own folder, or one in the user's home where its path has spaces, which
-    the command line of a job does not take.
+    """Give a folder for a run's keys: its own, or one in the user's home if its path has spaces, which a
+    job's command line cannot have.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if shlex.quote(str(folder)) == str(folder):
@@ -354,12 +355,12 @@ def _folder_for_keys(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What `--slurm` asks for.
+    """The value of `--slurm`.
 
     Attributes:
-        partition: of the cluster. cores, memory_mb: of each job. time: its limit as SLURM takes it; None:
-            the partition's own.
-        others: every other option, as sbatch takes it.
+        partition: of the cluster. cores, memory_mb: of each job. time: its limit in SLURM's form; None: the
+            partition's own.
+        others: all other options, in sbatch's form.
     """
 
     partition: str
@@ -370,7 +371,7 @@ class SlurmOptions:
 
 
 def slurm_options(text: str) -> SlurmOptions:
-    """Return what the words after `--slurm` say.
+    """Parse the words after `--slurm`.
 
     Raises:
         InputError: `bad_slurm`.
@@ -413,7 +414,7 @@ def _count(text: str) -> int:
 
 
 def _megabytes(text: str) -> int:
-    """Return megabytes from what SLURM takes: a number of them, or a number with K, M, G or T."""
+    """Parse SLURM's amounts of memory: megabytes, or a number with K, M, G or T."""
     factors = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
     unit = text[-1:].upper()
     number, factor = (text[:-1], factors[unit]) if unit in factors else (text, 1)
@@ -431,6 +432,6 @@ def _bad_slurm(sentence: str) -> InputError:
 
 
 def _quietly(close: Callable[..., Any]) -> None:
-    """Close what may be closed already."""
+    """Close something that may be closed already."""
     with contextlib.suppress(Exception):
         close()

@@ -1,4 +1,4 @@
-"""The folder that a run of many volumes writes to: for one run at a time, and tidied after a kill."""
+"""Holds the output folder of a run for one run at a time, and tidies it after a kill."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _LOCK_NAME = "lock"
 
 @contextlib.contextmanager
 def held(out: Path, state: str, code: str) -> Iterator[None]:
-    """The folder, made if need be, for this run alone; a crash lets it go.
+    """Make the folder if needed, and lock it for this run; a crash releases it.
 
     Args:
-        state: name of the subfolder for what is needed to go on with the run.
-        code: of the error where another run has it.
+        state: name of the subfolder with what a run needs to continue.
+        code: of the error if another run has the folder.
 
     Raises:
         InputError: `code`, `output_unwritable`. SAM2PropagateError: `disk_full`.
@@ -42,7 +42,7 @@ def held(out: Path, state: str, code: str) -> Iterator[None]:
 
 
 def clear_parts(out: Path, state: Path, names: Iterable[str]) -> None:
-    """Remove what a run that was killed had begun to write, and nothing else.
+    """Remove unfinished files of a run that was killed, and nothing else.
 
     Args:
         names: of the files that the run writes to `out`; the folder `state` is its own.

@@ -1,4 +1,4 @@
-"""One volume of a cohort with all its segments: read, segmented and written where it is computed."""
+"""Reads, segments and writes one volume of a cohort, on the computer of its worker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from SAM2PropagateLib.segment_report import report, segment_values, write_report
 from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel
 from SAM2PropagateLib.worker.session import Crop
 
-# The model's process is at fault, not the volume: another try may do.
+# The model's process failed, not the volume: another try may succeed.
 _DEATHS = (
     "worker_died",
     "worker_not_responding",
@@ -51,7 +51,7 @@ _WORST_SHARE = 10
 
 
 class ModelDied(Exception):  # noqa: N818 - what became of a process
-    """The process with the model ended in the middle of a volume; its text says why."""
+    """The process with the model ended during a volume; the message says why."""
 
 
 class KeptSession(JobSession, Protocol):
@@ -63,11 +63,11 @@ class KeptSession(JobSession, Protocol):
 
 @dataclass(frozen=True)
 class Manner:
-    """How every volume of a cohort is segmented.
+    """The settings for all volumes of a cohort.
 
     Attributes:
-        model: what is loaded. model_stamp: changes with the model's file.
-        axis: 0, 1, 2 or None: as `choose_axis` says.
+        model: to load. model_stamp: changes with the model's file.
+        axis: 0, 1, 2 or None: by `choose_axis`.
         window: (width, level), a preset's name, or None; see `choose_window`.
         crop, run: see `JobOptions`.
     """
@@ -82,14 +82,14 @@ class Manner:
 
 @dataclass(frozen=True)
 class VolumeJob:
-    """One volume that is to be segmented.
+    """One volume to segment.
 
     Attributes:
         key: see `Entry.key`. volume: the file or folder. series, part: as for `read_volume`.
-        window: its own, in the place of that of the manner.
+        window: its own, instead of the manner's.
         sources: of its prompts.
-        out: where its files go. overwrite: a segmentation that is there may be replaced.
-        manner: how.
+        out: paths of its files. overwrite: whether an existing segmentation may be replaced.
+        manner: the settings.
     """
 
     key: str
@@ -103,7 +103,8 @@ class VolumeJob:
     overwrite: bool = False
 
     def fingerprint(self) -> str:
-        """Changes with everything that the segmentation depends on and that shows without reading it."""
+        """Return a hash of everything that the segmentation depends on, as far as it is known without reading
+        the volume."""
         manner = asdict(self.manner)
         parts = [
             str(self.volume),
@@ -119,12 +120,12 @@ class VolumeJob:
 
 @dataclass(frozen=True)
 class VolumeOutcome:
-    """What became of a volume: its record, or why there is none.
+    """The outcome for a volume: its record, or an error.
 
     Attributes:
-        slices: how many were computed. seconds: it took.
-        record: without pictures, which stay in its file.
-        error: as `SAM2PropagateError.to_dict`.
+        slices: number of computed slices. seconds: duration.
+        record: without pictures, which are only in its file.
+        error: why there is no record.
     """
 
     name: str
@@ -135,7 +136,7 @@ class VolumeOutcome:
 
 
 def finished_record(job: VolumeJob, fingerprint: str) -> VolumeRecord | None:
-    """Return the record of a volume that is finished already, made from the same; else None."""
+    """Return the record of a volume that was finished earlier with the same fingerprint; else None."""
     record = read_record(job.out.record)
     is_same = record is not None and (record.key, record.fingerprint) == (job.key, fingerprint)
     return record if is_same and job.out.segmentation.is_file() else None
@@ -147,22 +148,22 @@ def segment_volume(
     session: JobSession,
     on_slices: Callable[[int], None] = lambda count: None,
 ) -> VolumeOutcome:
-    """Segment a volume and write its files, the segmentation last: where that is, all is.
+    """Segment a volume and write its files, the segmentation last, so that it shows that all are there.
 
     Args:
-        job: what and how.
+        job: the volume and its settings.
         fingerprint: of the job, for its record.
-        session: with the model, or to load it into.
-        on_slices: told of slices as they come.
+        session: for the model, which may be loaded already.
+        on_slices: called with the number of new slices.
 
     Returns:
-        What became of it; everything that is wrong with this volume alone is in there.
+        The outcome, with any error that concerns only this volume.
 
     Raises:
         ModelDied: the model's process ended; the volume may be tried again.
     """
     started = time.monotonic()
-    # A worker that died after its work was done has left nothing to do.
+    # An earlier worker may have died after it finished the volume.
     if (finished := finished_record(job, fingerprint)) is not None:
         return _done(finished)
     try:
@@ -245,7 +246,8 @@ def _segmented(
 
 
 def _check_outputs(job: VolumeJob) -> None:
-    """A segmentation may hold hours of editing; report and record are this run's own."""
+    """Refuse to replace a segmentation, which may hold hours of editing; report and record belong to the
+    run."""
     try:
         check_output(job.out.segmentation, job.overwrite)
     except InputError as error:
@@ -288,8 +290,7 @@ def _row(segment: SegmentResult, number: int, stack: FrameStack) -> SegmentRow:
 
 
 def worst_doubt(scores: tuple[FrameScore, ...]) -> float | None:
-    """Return the mean doubt of the worst tenth of the slices, at least one; None where the model gave
-    none."""
+    """Return the mean doubt of the worst tenth of the slices, at least one; None if there are no doubts."""
     doubts = sorted((score.doubt for score in scores if score.doubt is not None), reverse=True)
     if not doubts:
         return None

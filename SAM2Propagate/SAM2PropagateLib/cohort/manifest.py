@@ -1,4 +1,4 @@
-"""The manifest of a cohort: which segments of which volumes, and from which prompts (`docs/cohort.md`)."""
+"""Reads the manifest of a cohort: segments, volumes and prompts (`docs/cohort.md`)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from SAM2PropagateLib.prompts.document import from_document
 
 COLUMNS = ("volume", "segment", "prompts", "name", "series", "part", "window")
 _NEEDED = ("volume", "prompts")
-# What a row may say of its volume; rows of the same volume must agree.
+# Columns for the volume; rows of the same volume must agree.
 _OF_VOLUME = ("name", "window")
 _SEPARATORS = (",", ";", "\t")
 _MOST_BYTES = 256 << 20
-# What Windows does not take in a file's name, and names that it keeps for devices.
+# Characters that Windows forbids in file names, and names that it reserves for devices.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _MOST_NAME = 80
@@ -41,11 +41,11 @@ class Entry:
 
     Attributes:
         volume: the file or folder, absolute.
-        series, part: as for `read_volume`. window: as the manifest gives it; "" for none.
-        sources: where its prompts come from.
-        name: that the manifest gives it; "" for none.
-        rows: the numbers of its rows, as a person counts them.
-        fault: why it cannot be done, found in the manifest itself; it is then only a line of the table.
+        series, part: as for `read_volume`. window: text in the manifest; "" for none.
+        sources: of its prompts.
+        name: in the manifest; "" for none.
+        rows: the numbers of its rows, from 1.
+        fault: an error in the manifest; the volume is then only a line of the table.
     """
 
     volume: Path
@@ -59,13 +59,13 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """Tells it from every other volume of the manifest."""
+        """A text that differs from that of every other volume of the manifest."""
         return "\n".join((_same_on_disk(self.volume), self.series or "", self.part or ""))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A row as read: its number and its texts; `prompts` may be any JSON value."""
+    """A row of the manifest: its number and its texts; `prompts` may be any JSON value."""
 
     number: int
     values: Mapping[str, Any]
@@ -75,19 +75,19 @@ class _Row:
 
 
 def read_manifest(path: Path, say: SayPrompts) -> tuple[Entry, ...]:
-    """Return the volumes of a manifest, in the order in which they first appear.
+    """Return the volumes of a manifest, in the order of their first appearance.
 
     Args:
         path: a CSV file with a line of headings, or a JSON file with a list of objects. Paths in it are
             relative to its folder.
-        say: makes prompts from words of the command line; raises InputError for wrong ones.
+        say: makes prompts from words of the command line, or raises InputError.
 
     Returns:
         The volumes; a wrong row is an entry with a fault.
 
     Raises:
         InputError: `file_missing`, `file_unreadable`, `file_empty`; `bad_manifest`: the file as a whole is
-            none.
+            not a manifest.
     """
     check_file(path)
     if path.stat().st_size > _MOST_BYTES:
@@ -100,11 +100,11 @@ def read_manifest(path: Path, say: SayPrompts) -> tuple[Entry, ...]:
 
 
 def output_names(entries: Sequence[Entry], known: Mapping[str, str]) -> list[str]:
-    """Return a name for the outputs of each entry, different also where case does not count.
+    """Return a name for the outputs of each entry; they differ also without regard to case.
 
     Args:
-        entries: of a manifest; their own names are different already.
-        known: names that an earlier run into the same folder gave, by `Entry.key`.
+        entries: of a manifest; names in it differ already.
+        known: names of an earlier run into the same folder, by `Entry.key`.
     """
     taken = {name.casefold() for name in known.values()}
     taken |= {one.name.casefold() for one in entries if one.name}
@@ -120,8 +120,8 @@ def output_names(entries: Sequence[Entry], known: Mapping[str, str]) -> list[str
 
 
 def _decoded(path: Path, content: bytes) -> str:
-    """Return the text, whatever wrote it: UTF-8 with or without a mark, UTF-16 with one, else Windows'
-    own."""
+    """Return the text in any common encoding: UTF-8 with or without a mark, UTF-16 with one, else
+    Windows'."""
     marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8")
     try:
@@ -137,7 +137,7 @@ def _decoded(path: Path, content: bytes) -> str:
 def _csv_rows(path: Path, text: str) -> list[_Row]:
     first = text.partition("\n")[0]
     separator = max(_SEPARATORS, key=first.count)
-    # A line that only says which separator comes, as Excel writes and reads it.
+    # Excel writes and reads such a line, which only names the separator.
     if match := re.fullmatch(r"sep=(.)\s*", first):
         separator, text = match.group(1), text.partition("\n")[2]
     skipped = 1 if match else 0
@@ -264,7 +264,7 @@ def _faulty(entry: Entry, fault: InputError) -> Entry:
 
 
 def _agreed(group: Sequence[_Row], column: str) -> str:
-    """Return what the rows of a volume say in a column; those that say nothing follow the others."""
+    """Return the value of a volume's rows in a column; empty ones follow the others."""
     said = {row.text(column): row.number for row in reversed(group) if row.text(column)}
     if len(said) > 1:
         (one, first), (other, second) = sorted(said.items(), key=lambda pair: pair[1])[:2]
@@ -277,7 +277,7 @@ def _agreed(group: Sequence[_Row], column: str) -> str:
 
 
 def _sources(group: Sequence[_Row], base: Path, say: SayPrompts) -> tuple[PromptSource, ...]:
-    """Return where the prompts of a volume come from; those that are given as words are read together."""
+    """Return the sources of a volume's prompts; words of all rows are parsed together."""
     sources: list[PromptSource] = []
     said: list[tuple[str, Sequence[str]]] = []
     for row in group:
@@ -296,7 +296,7 @@ def _sources(group: Sequence[_Row], base: Path, say: SayPrompts) -> tuple[Prompt
             else:
                 sources.append(_file(_path(base, row.text("prompts")), segment))
             if said and said[-1][0] == segment:
-                # Alone first, so that a fault is told of the row that has it.
+                # Alone first, so that an error names the right row.
                 say(said[-1:])
         except InputError as error:
             sentence = f"Row {row.number}: {error.sentence}"
@@ -333,8 +333,7 @@ def _same_on_disk(path: Path) -> str:
 
 
 def _free_name(volume: Path, taken: set[str]) -> str:
-    """Return the volume's own name; with as many of its folders before it, and at last a number, as it
-    needs."""
+    """Return the volume's name, with folders and at last a number added until it is unique."""
     parts = [_safe(part) for part in volume.parent.parts[1:]]
     name = _safe(volume_name(volume))
     candidate = name
@@ -349,7 +348,7 @@ def _free_name(volume: Path, taken: set[str]) -> str:
 
 
 def _safe(text: str) -> str:
-    """Return a text as a name that a file can have on every system."""
+    """Return a text as a file name that is valid on every system."""
     name = _FORBIDDEN.sub("_", text).strip(" .")[:_MOST_NAME].rstrip(" .")
     name = name or "volume"
     return f"_{name}" if _DEVICES.fullmatch(name) else name

@@ -1,4 +1,4 @@
-"""What a worker does: the model stays with it from volume to volume, in a process of its own."""
+"""Does the work of a worker, which keeps the model from volume to volume, in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class VolumeWork:
     """A volume for a worker.
 
     Attributes:
-        job: what to do. fingerprint: of the job.
-        gpus: how many there are on the computer for workers that are numbered; 0: the job says the device.
-        make_session: makes what holds the model, for a number of threads; a function of a module.
+        job: the work. fingerprint: of the job.
+        gpus: number of GPUs on the computer for numbered workers; 0: the job names the device.
+        make_session: makes the session with the model, for a number of threads; a function of a module.
     """
 
     job: VolumeJob
@@ -36,11 +36,11 @@ class VolumeWork:
 
 
 def begin_computing(device: str, gpus: int) -> str:
-    """Prepare a worker that computes in its own process, before it imports torch; returns its device.
+    """Prepare a worker that computes in its own process, before it imports torch; return its device.
 
     Args:
-        device: as the user said.
-        gpus: how many there are on this computer for workers that are numbered; 0: `device` says it.
+        device: the user's choice.
+        gpus: number of GPUs on this computer for numbered workers; 0: `device` decides.
     """
     name, threads = this_worker()
     for variable, value in {**OPENMP_SETTINGS, "OMP_NUM_THREADS": str(threads)}.items():
@@ -54,7 +54,7 @@ def _own_device(worker: str, device: str, gpus: int) -> str:
 
 
 def local_session(threads: int) -> WorkerSession:
-    """Return a session whose worker computes with so many threads; nothing is started yet."""
+    """Return a session whose worker computes with this many threads, without starting it."""
     return WorkerSession(worker_command(base_env={**os.environ, "OMP_NUM_THREADS": str(threads)}))
 
 
@@ -66,7 +66,7 @@ class _OwnSession:
         self._session: KeptSession | None = None
 
     def get(self, make: MakeSession, threads: int) -> KeptSession:
-        """Return the session, made if there is none."""
+        """Return the session, and make it if there is none."""
         if self._session is None:
             self._session = make(threads)
             atexit.register(self.drop)
@@ -83,12 +83,12 @@ _kept = _OwnSession()
 
 
 def work_on(work: VolumeWork) -> VolumeOutcome:
-    """Do a volume on the worker that this runs on. Raises as `segment_volume`."""
+    """Segment a volume on this worker. Raises as `segment_volume`."""
     name, threads = this_worker()
     job = work.job
     model = replace(job.manner.model, device=_own_device(name, job.manner.model.device, work.gpus))
     job = replace(job, manner=replace(job.manner, model=model))
-    # A worker with several threads may be given several volumes.
+    # A worker with several threads may get several volumes at once.
     with _kept.lock:
         session = _kept.get(work.make_session, threads)
         news = _News()
@@ -102,20 +102,20 @@ def work_on(work: VolumeWork) -> VolumeOutcome:
 
 
 class _News:
-    """Sends now and then how many slices came."""
+    """Sends the number of new slices from time to time."""
 
     def __init__(self) -> None:
         self._count = 0
         self._sent_at = time.monotonic()
 
     def add(self, count: int) -> None:
-        """Count slices that came."""
+        """Count new slices."""
         self._count += count
         if time.monotonic() - self._sent_at >= _NEWS_SECONDS:
             self.send()
 
     def send(self) -> None:
-        """Send the count of slices that was not sent yet."""
+        """Send the number of slices that were not reported yet."""
         if self._count:
             tell_news(self._count)
         self._count, self._sent_at = 0, time.monotonic()

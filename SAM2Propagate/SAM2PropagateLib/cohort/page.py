@@ -1,4 +1,5 @@
-"""The page of a cohort: pictures of every segment, the most doubtful first, in one file without scripts."""
+"""Writes the page of a cohort: pictures of every segment, the most doubtful first, in one file without
+scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from SAM2PropagateLib.files.segmentation import SUFFIX
 from SAM2PropagateLib.frame_kinds import DOUBTFUL
 
 MOST_PICTURES = 5000
-"""More would make a page that a browser opens too slowly; the lines after these have no picture."""
+"""More pictures would make a page that browsers open too slowly; later lines have none."""
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bad: #c33; --faint: #888; }
@@ -71,7 +72,7 @@ def write_page(
     Args:
         title: of the cohort.
         lines: in their order.
-        picture: the JPEG of a line of a finished volume; empty where there is none.
+        picture: returns the JPEG of a line of a finished volume; empty if there is none.
 
     Raises:
         InputError, SAM2PropagateError: as `atomic_output`.

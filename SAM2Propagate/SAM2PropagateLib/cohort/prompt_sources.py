@@ -1,4 +1,4 @@
-"""Where the prompts of a cohort's volume come from; they are read where the volume is."""
+"""The sources of the prompts of a cohort's volume; the volume's worker reads them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PromptSource(Protocol):
         """Return the prompts. Raises InputError."""
 
     def fingerprint(self) -> str:
-        """Changes when the prompts may have changed."""
+        """Return a text that changes when the prompts may have changed."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FilePrompts:
 
     Attributes:
         path: a JSON file (`docs/prompts.md`) or a scene of Slicer.
-        segment: the one to take of it; "": all.
+        segment: the one to take from it; "": all.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class FilePrompts:
 
 @dataclass(frozen=True)
 class GivenPrompts:
-    """Prompts that the manifest itself holds, and the segment to take of them; "": all."""
+    """Prompts in the manifest itself, and the segment to take from them; "": all."""
 
     prompts: PromptSet
     segment: str = ""
@@ -62,7 +62,7 @@ def joined(sources: Sequence[PromptSource], geometry: VolumeGeometry, axis: int 
     """Return the prompts of all sources together, along `axis` if one is given.
 
     Raises:
-        InputError: `duplicate_segment`: two sources speak of one segment; `several_axes`; and as they raise.
+        InputError: `duplicate_segment`: two sources have the same segment; `several_axes`; and as they raise.
     """
     segments: list[SegmentPrompts] = []
     axes = set[int]()
@@ -82,7 +82,7 @@ def joined(sources: Sequence[PromptSource], geometry: VolumeGeometry, axis: int 
 
 
 def file_stamp(path: Path) -> str:
-    """Return the size and time of a file, or of all files of a folder; "" where it cannot be seen."""
+    """Return the size and time of a file, or of all files of a folder; "" if it cannot be read."""
     try:
         if not path.is_dir():
             status = path.stat()

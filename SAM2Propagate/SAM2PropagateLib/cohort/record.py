@@ -1,4 +1,4 @@
-"""What is known of a finished volume: kept in a file of its own, so that a run can go on where it was."""
+"""Keeps the record of each finished volume in a file, so that a run can be continued."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _FORMAT, _VERSION = "sam2propagate-cohort-record", 1
 
 @dataclass(frozen=True)
 class SegmentRow:
-    """One segment of a volume, as the table has it.
+    """One segment of a volume, for the table.
 
     Attributes:
         segment: its name.
-        ml, voxels, slices: how much there is of it. first_slice, last_slice: indices from 0; None: nowhere.
-        doubt: mean doubt of the worst tenth of its slices, from 0 to 1; None where the model gave none.
-        doubtful: how many slices have a doubt of at least `frame_kinds.DOUBTFUL`.
+        ml, voxels, slices: its size. first_slice, last_slice: indices from 0; None: it is empty.
+        doubt: mean doubt of the worst tenth of its slices, from 0 to 1; None if there are no doubts.
+        doubtful: number of slices with a doubt of at least `frame_kinds.DOUBTFUL`.
         shown: the slices in its picture. picture: a JPEG; see `thumbnails.strip`.
     """
 
@@ -45,9 +45,9 @@ class VolumeRecord:
     """A finished volume.
 
     Attributes:
-        key: of the volume, `Entry.key`. name: of its outputs. fingerprint: of all that it was made from.
-        volume: what was read. seconds: it took. slices: how many were computed.
-        window: what the model saw, in words. notes: for the user.
+        key: of the volume, `Entry.key`. name: of its outputs. fingerprint: of everything it was made from.
+        volume: the file or folder. seconds: duration. slices: number of computed slices.
+        window: the model's, in words. notes: for the user.
         rows: of its segments.
     """
 
@@ -65,7 +65,7 @@ class VolumeRecord:
 
 @dataclass(frozen=True)
 class OutputFiles:
-    """Where the files of a volume lie in the folder of a cohort."""
+    """The paths of a volume's files in the folder of a cohort."""
 
     folder: Path
     name: str
@@ -77,7 +77,7 @@ class OutputFiles:
 
     @property
     def report(self) -> Path:
-        """What was done and measured."""
+        """The report."""
         return self.folder / (self.name + ".json")
 
     @property

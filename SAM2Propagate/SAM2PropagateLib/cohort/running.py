@@ -1,4 +1,4 @@
-"""The run of a cohort: what is left to do is shared out, what is finished goes into table and page."""
+"""Runs a cohort: shares out the unfinished volumes, and writes table and page."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ ReadWindow = Callable[[str], str | tuple[float, float] | None]
 
 @dataclass(frozen=True)
 class CohortPlan:
-    """What to do.
+    """The plan of a run.
 
     Attributes:
         entries: of the manifest. title: of the page.
-        out: the folder for everything.
-        manner: how every volume is segmented.
-        read_window: what a manifest's text for a window means; raises InputError.
-        resume: leave alone what an earlier run finished. overwrite: replace what is there.
+        out: the folder for all outputs.
+        manner: the settings for all volumes.
+        read_window: parses a manifest's text for a window, or raises InputError.
+        resume: keep what an earlier run finished. overwrite: replace existing outputs.
     """
 
     entries: tuple[Entry, ...]
@@ -47,21 +47,21 @@ class CohortPlan:
 
 
 class CohortListener(Protocol):
-    """Is told how a run goes."""
+    """Gets the progress of a run."""
 
     def begun(self, total: int, finished: int) -> None:
-        """The run begins, with so many volumes, some of them finished already."""
+        """Called at the beginning, with the number of volumes and of those that are finished already."""
 
     def finished(self, outcome: VolumeOutcome) -> None:
-        """Another volume is done or has failed."""
+        """Called when another volume is done or has failed."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
-        volumes: how many there are. done, failed: of these. table, page: the files that were written.
+        volumes: their number. done, failed: numbers of these. table, page: the written files.
     """
 
     volumes: int
@@ -84,14 +84,14 @@ def run_cohort(
     """Segment all volumes that are not finished yet, then write the table and the page.
 
     Args:
-        open_workers: opens what shares the work out; not asked for where nothing is left to do.
+        open_workers: opens the workers; not called if nothing is left to do.
         gpus, make_session: see `VolumeWork`.
-        work: does one volume, on a worker.
+        work: segments one volume, on a worker.
 
     Raises:
         InputError: `cohort_exists`, `cohort_running`, `output_unwritable`.
-        Cancelled: `should_cancel` said so; table and page hold what is finished.
-        SAM2PropagateError: the workers cannot be had; `disk_full`.
+        Cancelled: `should_cancel` returned True; table and page have the finished volumes.
+        SAM2PropagateError: the workers cannot be opened; `disk_full`.
     """
     with held(plan.out, STATE_FOLDER, "cohort_running"):
         _prepare(plan)
@@ -117,7 +117,7 @@ def run_cohort(
 
 
 class _Volumes:
-    """The volumes of a manifest, and what has become of each."""
+    """The volumes of a manifest, and their outcomes."""
 
     def __init__(self, plan: CohortPlan) -> None:
         self._plan = plan
@@ -159,35 +159,35 @@ class _Volumes:
 
     @property
     def done(self) -> int:
-        """How many volumes are finished."""
+        """The number of finished volumes."""
         return len(self._records)
 
     @property
     def failed(self) -> int:
-        """How many volumes have failed."""
+        """The number of failed volumes."""
         return len(self._errors)
 
     def refused(self) -> Iterator[VolumeOutcome]:
-        """Those that the manifest alone says cannot be done."""
+        """Yield the outcomes of volumes with a fault in the manifest."""
         for name, error in self._errors.items():
             yield VolumeOutcome(name, error=error)
 
     def todo(self, make_session: MakeSession, gpus: Callable[[], int]) -> list[VolumeWork]:
-        """Return what is left to do."""
+        """Return the work that is left."""
         if not self._jobs:
             return []
         count = gpus()
         return [VolumeWork(job, fingerprint, count, make_session) for job, fingerprint in self._jobs]
 
     def settle(self, outcome: VolumeOutcome) -> None:
-        """Take what became of a volume."""
+        """Note the outcome of a volume."""
         if outcome.record is not None:
             self._records[outcome.name] = outcome.record
         elif outcome.error is not None:
             self._errors[outcome.name] = outcome.error
 
     def lines(self) -> list[Line]:
-        """Return the table of all."""
+        """Return the lines of the table."""
         pairs = zip(self._plan.entries, self._names, strict=True)
         return lines_of(
             (str(entry.volume), name, self._records.get(name), self._errors.get(name))
@@ -196,7 +196,7 @@ class _Volumes:
 
 
 def _outcome(job: VolumeJob, answer: VolumeOutcome | BaseException) -> VolumeOutcome:
-    """Return what became of a volume, also where whoever did it could not say."""
+    """Return the outcome of a volume, also if its worker died or the work raised."""
     if isinstance(answer, VolumeOutcome):
         return answer
     if isinstance(answer, LostWork | ModelDied):
@@ -212,7 +212,7 @@ def _outcome(job: VolumeJob, answer: VolumeOutcome | BaseException) -> VolumeOut
 
 
 def _pictures(folder: Path) -> Callable[[Line], bytes]:
-    """Return the pictures of lines, from the records."""
+    """Return a function that reads the picture of a line from its record."""
 
     @functools.lru_cache(maxsize=64)
     def record(name: str) -> VolumeRecord | None:

@@ -1,4 +1,4 @@
-"""The table of a cohort: a line for each segment of each volume, the most doubtful first."""
+"""Writes the table of a cohort: a line for each segment of each volume, the most doubtful first."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Line:
     """A line of the table: a segment of a finished volume, or a volume that is not finished.
 
     Attributes:
-        volume: its file or folder. name: of its outputs; "" where it has none.
+        volume: its file or folder. name: of its outputs; "" if it has none.
         state: `DONE`, `FAILED` or `WAITING`.
         record, row: of a finished volume. number: of the row in the record.
         message: why it failed; notes of a finished volume.
@@ -58,17 +58,17 @@ class Line:
 def lines_of(
     volumes: Iterable[tuple[str, str, VolumeRecord | None, SAM2PropagateError | None]],
 ) -> list[Line]:
-    """Return the lines of volumes: failures first, then segments of which nothing was found, then by doubt.
+    """Return the lines of volumes: failures first, then empty segments, then by doubt.
 
     Args:
-        volumes: of each its path, the name of its outputs, and its record, its error or neither.
+        volumes: for each its path, the name of its outputs, and its record, its error or neither.
     """
     lines: list[Line] = []
     for volume, name, record, error in volumes:
         if record is not None:
             notes = " ".join(record.notes)
             lines += [
-                # The pictures are many; they stay in their files.
+                # Without the pictures, which would take much memory.
                 Line(volume, name, DONE, replace(record, rows=()), replace(row, picture=b""), number, notes)
                 for number, row in enumerate(record.rows)
             ]
@@ -80,7 +80,7 @@ def lines_of(
 
 
 def write_table(path: Path, folder: Path, lines: Sequence[Line]) -> None:
-    """Write the table as CSV, whole or not at all; in UTF-8 with the mark by which Excel knows it.
+    """Write the table as CSV, whole or not at all, in UTF-8 with the mark that Excel needs.
 
     Args:
         folder: of the outputs.

@@ -1,4 +1,4 @@
-"""Three small pictures of a segment: slices with its outline, as a reader of images sees them."""
+"""Draws three small pictures of a segment: slices with its outline, in a radiologist's orientation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SIDE = 150
 """Pixels along each side of one picture."""
 
 _GAP = 4
-# Around the structure: this share of its size, and at least so many mm.
+# The margin around the structure: this share of its size, and at least this many mm.
 _MARGIN_SHARE, _MARGIN_MM = 0.4, 15.0
 _QUALITY = 82
-# Where a screen's right and down are in the patient (RAS), by the axis nearest to the normal: R, A, S.
+# A screen's right and down in the patient (RAS), by the axis nearest to the normal: R, A, S.
 _SCREEN = (((0, -1, 0), (0, 0, -1)), ((-1, 0, 0), (0, 0, -1)), ((-1, 0, 0), (0, -1, 0)))
 
 BoolArray = npt.NDArray[np.bool_]
@@ -37,7 +37,7 @@ def chosen_frames(mask: BoolArray, scores: Sequence[FrameScore]) -> tuple[int, .
         scores: of its frames.
 
     Returns:
-        At most `COUNT` different frames, ascending; fewer only where the volume has fewer.
+        `COUNT` different frames, ascending; fewer only if the volume has fewer.
     """
     areas = np.count_nonzero(mask, axis=(1, 2))
     there = np.flatnonzero(areas)
@@ -104,7 +104,8 @@ def _picture(
     columns: slice,
     color: tuple[float, float, float],
 ) -> ByteArray:
-    """(SIDE, SIDE, 3) RGB: the part of a frame as large as it fits, with true proportions."""
+    """Return a picture of the part of a frame, as large as it fits, with true proportions: (SIDE, SIDE, 3)
+    RGB."""
     turned, flipped = _turn(stack.geometry, stack.axis)
     image, shape = (
         np.ascontiguousarray(_turned(part[rows, columns], turned, flipped))
@@ -133,7 +134,7 @@ def _turned(part: npt.NDArray, turned: bool, flipped: tuple[bool, bool]) -> npt.
 
 
 def _turn(geometry: VolumeGeometry, axis: int) -> tuple[bool, tuple[bool, bool]]:
-    """Return how frames become pictures that lie as in a reader's views: the patient's right at the left."""
+    """Return how to turn frames for a radiologist's orientation, with the patient's right on the left."""
     normal = int(np.abs(geometry.frame_normal(axis)).argmax())
     right, down = (np.array(one, dtype=np.float64) for one in _SCREEN[normal])
     x, y = (step / np.linalg.norm(step) for step in geometry.pixel_steps(axis))
