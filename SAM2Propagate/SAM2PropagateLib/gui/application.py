@@ -1,4 +1,4 @@
-"""Gives access to Slicer's application and main window, as far as the module needs them."""
+"""Slicer's application and its window, as far as the module uses them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Application:
     """What the panel needs of the application around it.
 
     Args:
-        icons: the folder of the icons; it has one folder for light and one for dark windows.
+        icons: the folder with the icons, one folder for light and one for dark windows in it.
 
     Attributes:
         icons: as given.
@@ -37,19 +37,19 @@ class Application:
         return bool(slicer.app.palette().color(qt.QPalette.Window).lightness() < 128)
 
     def frameSurfaces(self) -> None:
-        """Centers surfaces in the 3D view, after they were shown."""
+        """Surfaces are shown: brings them into the middle of the 3D view."""
         layout = slicer.app.layoutManager()
         if layout is not None and layout.threeDViewCount:
             layout.threeDWidget(0).threeDView().resetFocalPoint()
 
 
 def sliceViews() -> list[tuple[Any, Callable[[], None]]]:
-    """Returns the slice views of the layout, as `ViewDrawing` needs them."""
+    """The slice views of the layout, as `ViewDrawing` wants them."""
     return [(view.mrmlSliceNode(), view.sliceView().scheduleRender) for view in sliceWidgets()]
 
 
 def holdViews() -> list[Callable[[], None]]:
-    """Stops the drawing of the layout's views; returns for each view a function that draws it again."""
+    """Keeps the views of the layout from being drawn; returns for each what has it drawn again."""
     layout = slicer.app.layoutManager()
     if layout is None:
         return []
@@ -71,7 +71,7 @@ def sliceWidgets() -> list[Any]:
     if layout is None:
         return []
     widgets = [layout.sliceWidget(name) for name in layout.sliceViewNames()]
-    # A widget that is being removed has no node any more.
+    # One that is on its way out has no node any more.
     return [widget for widget in widgets if widget.mrmlSliceNode() is not None]
 
 
@@ -83,7 +83,7 @@ def volumeInViews() -> Any:
 
 
 def showInViews(volumeNode: Any) -> None:
-    """Shows a volume in the slice views that do not show it yet."""
+    """Has the slice views show a volume where they do not yet."""
     layout = slicer.app.layoutManager()
     if layout is None:
         return
@@ -95,19 +95,19 @@ def showInViews(volumeNode: Any) -> None:
         if volumeNode.GetID() in (background, foreground):
             continue
         layers.SetBackgroundVolumeID(volumeNode.GetID())
-        if not background and not foreground:  # else the user has placed the view already
+        if not background and not foreground:  # else the user has the view where it is wanted
             sliceLogic.FitSliceToBackground()
 
 
 def isLeftButtonDown() -> bool:
-    """Tells whether the left mouse button is down."""
+    """Tells whether the left button of the mouse is down."""
     import qt
 
     return bool(qt.QApplication.mouseButtons() & qt.Qt.LeftButton)
 
 
 class QtTicker:
-    """Calls a function 50 times a second while it is on."""
+    """Calls a function 50 times a second, as long as it is asked to."""
 
     def __init__(self) -> None:
         import qt
@@ -117,7 +117,7 @@ class QtTicker:
 
     @property
     def isOn(self) -> bool:
-        """Whether it is on."""
+        """Whether it is asked to."""
         return bool(self._timer.isActive())
 
     def calls(self, tick: Callable[[], None]) -> None:
@@ -133,10 +133,10 @@ class QtTicker:
 
 
 class Later:
-    """Calls a function once, some time after the last `start`; not at all after `stop`.
+    """Calls a function once, a while after it was asked for last; not at all after `stop`.
 
     Args:
-        milliseconds: the time to wait; 0: as soon as Qt has handled its present events.
+        milliseconds: the while; 0: as soon as Qt has done what it is at.
     """
 
     def __init__(self, milliseconds: int = 0) -> None:
@@ -151,12 +151,12 @@ class Later:
         self._timer.connect("timeout()", act)
 
     def start(self, milliseconds: int | None = None) -> None:
-        """Schedules the call; if a time is given, it replaces that of the constructor this once."""
+        """Asks for it, for once after another while if one is given."""
         if milliseconds is None:
             self._timer.start()
         else:
             self._timer.start(milliseconds)
 
     def stop(self) -> None:
-        """Cancels the scheduled call."""
+        """Takes that back."""
         self._timer.stop()
