@@ -65,7 +65,7 @@ def _qt_property(name: str) -> property:
         return QObject.property(self, name)
 
     def set_(self: Any, value: Any) -> None:
-        declared = self.metaObject().property(self.metaObject().indexOfProperty(name))
+        declared = type(self).staticMetaObject.property(type(self).staticMetaObject.indexOfProperty(name))
         if not declared.isWritable():
             raise AttributeError(f"{type(self).__name__}.{name} cannot be set")
         if declared.isEnumType():
@@ -90,7 +90,7 @@ def _signal_signatures(obj: Any, name: str) -> list[str]:
     recorded = _recorded(type(obj).__name__, "signals", name)
     if recorded is not None:
         return list(recorded)
-    meta = obj.metaObject()
+    meta = type(obj).staticMetaObject
     methods = [meta.method(index) for index in range(meta.methodCount())]
     return [
         bytes(method.methodSignature().data()).decode().partition("(")[2][:-1]
@@ -253,6 +253,15 @@ class qSlicerWidget(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
             self.mrmlSceneChanged.emit(scene)
 
 
+def _observe(
+    widget: Any, owner: Any, event: Any, callback: Callable[..., Any], priority: float = 0.0
+) -> tuple[Any, int]:
+    """Observe a MRML object or scene for as long as a widget lives; the object and the observer's tag."""
+    tag = owner.AddObserver(event, callback, priority)
+    widget.destroyed.connect(lambda *_: owner.RemoveObserver(tag))
+    return owner, tag
+
+
 class qMRMLWidget(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
     """A widget that hands the scene on to its children."""
 
@@ -296,7 +305,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
         self.enabled = scene is not None
         if scene is not None:
             events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent)
-            self._standin_tags = [(scene, scene.AddObserver(event, self._fill)) for event in events]
+            self._standin_tags = [_observe(self, scene, event, self._fill) for event in events]
 
             def leaves(_scene: Any, _event: str, node: Any) -> None:
                 # It is off the list before it is out of the scene.
@@ -305,8 +314,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
                 self.__dict__["_standin_leaving"] = None
 
             leaves.CallDataType = vtk.VTK_OBJECT  # type: ignore[attr-defined]
-            tag = scene.AddObserver(scene.NodeAboutToBeRemovedEvent, leaves)
-            self._standin_tags.append((scene, tag))
+            self._standin_tags.append(_observe(self, scene, scene.NodeAboutToBeRemovedEvent, leaves))
         self._fill()
 
     def _nodes(self) -> list[Any]:
@@ -477,7 +485,7 @@ class qMRMLSegmentsTableView(qMRMLWidget, metaclass=_Meta):  # noqa: N801
         self._standin_node = node
         events = ("SegmentAdded", "SegmentRemoved", "SegmentModified") if node is not None else ()
         kind = vtk.vtkObject if node is None else type(node.GetSegmentation())
-        self._standin_tags = [(node, node.AddObserver(getattr(kind, one), self._fill)) for one in events]
+        self._standin_tags = [_observe(self, node, getattr(kind, one), self._fill) for one in events]
         self.setSelectedSegmentIDs([])
         self._fill()
 
@@ -565,14 +573,14 @@ class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
         super().setMRMLScene(scene)
         self.updateWidgetFromMRML()
         for event in (scene.EndCloseEvent, scene.EndBatchProcessEvent):
-            scene.AddObserver(event, lambda *_: self.updateWidgetFromMRML())
+            _observe(self, scene, event, lambda *_: self.updateWidgetFromMRML())
         for event, state in (
             (scene.StartCloseEvent, "is closed"),
             (scene.StartImportEvent, "is loaded"),
             (scene.StartRestoreEvent, "is restored"),
         ):
             # After everybody who might have let go of something.
-            scene.AddObserver(event, lambda *_, state=state: self._complain(state), -1000.0)
+            _observe(self, scene, event, lambda *_, state=state: self._complain(state), -1000.0)
 
     def _complain(self, state: str) -> None:
         kept = ["its observers of the views"] if self._standin_observes else []
@@ -590,7 +598,9 @@ class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
             self._standin_node.RemoveObserver(self._standin_node_tag)
         self._standin_node = node
         if node is not None:
-            self._standin_node_tag = node.AddObserver("ModifiedEvent", lambda *_: self.updateWidgetFromMRML())
+            _, self._standin_node_tag = _observe(
+                self, node, "ModifiedEvent", lambda *_: self.updateWidgetFromMRML()
+            )
             self.updateWidgetFromMRML()
 
     def mrmlSegmentEditorNode(self) -> Any:
@@ -910,7 +920,7 @@ def _build_modules() -> tuple[types.ModuleType, types.ModuleType]:
                     value = _derived(value)
             setattr(qt, name, value)
     QObject.name = _qt_property("objectName")  # type: ignore[attr-defined]
-    QObject.className = lambda self: self.metaObject().className()  # type: ignore[attr-defined]
+    QObject.className = lambda self: type(self).staticMetaObject.className()  # type: ignore[attr-defined]
     qt.QUiLoader = _make_loader(qt)  # type: ignore[attr-defined]
     for cls in _WIDGETS:
         if cls.__name__.startswith("ctk"):

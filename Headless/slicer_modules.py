@@ -417,6 +417,11 @@ class ModuleInSlicer:
             slicer.app.moduleManager().moduleAboutToBeUnloaded.emit(self.name)
             delattr(slicer.modules, self.name + "Widget")
             self.panel.deleteLater()
+            from PySide6 import QtCore
+
+            # As Slicer's event loop does at its next turn: what is connected to a widget lives as long as it.
+            QtCore.QCoreApplication.sendPostedEvents(self.panel, QtCore.QEvent.Type.DeferredDelete)
+            self.panel = None
         delattr(slicer.modules, self.name.lower())
         sys.modules.pop(self.name, None)
 

@@ -212,7 +212,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         # undo step once it is in the segment.
         drawLater, idle, edited = Later(), Later(700), Later()
         self._editing = Later()
-        self._timers = (drawLater, idle, edited, self._editing)
+        self._timers = (self.ticker, downloads, visits, drawLater, idle, edited, self._editing)
         drawing = ViewDrawing(sliceViews, lambda seconds: drawLater.start(max(1, round(seconds * 1000))))
         self.controller = Controller(
             self.workerSession,
@@ -281,8 +281,6 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
 
     def close(self) -> None:
         """End the run, the worker and downloads; prompts and segments stay in the scene."""
-        for timer in self._timers:
-            timer.stop()
         self.modelList.close()
         self.computer.changed.disconnect(self._leaveWorker)
         self.server.close()
@@ -290,6 +288,8 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         if self._session is not None:
             self._session.close()
             self._session = None
+        for timer in self._timers:
+            timer.close()
 
     def _leaveWorker(self, _none: None = None) -> None:
         """Another computer was chosen: the worker on the former one ends."""

@@ -7,8 +7,10 @@ How widgets behave is not asserted here: they are stand-ins.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -1120,6 +1122,17 @@ def test_closing_the_window_during_a_run_leaves_nothing(stand_ins: Any) -> None:
     scene = stand_ins.scene
     kinds = [scene.GetNthNode(n).GetName() for n in range(scene.GetNumberOfNodes())]
     assert "SAM2 Propagate preview" not in kinds
+
+
+def test_a_closed_panel_keeps_nothing_in_memory(stand_ins: Any) -> None:
+    from Headless.slicer_modules import ModuleInSlicer
+
+    module = ModuleInSlicer(MODULE_FILE).open()
+    kept = [weakref.ref(one) for one in (module.widget.panel, module.widget.logic.controller)]
+    module.close()
+    del module
+    gc.collect()
+    assert [one() for one in kept] == [None, None]
 
 
 def test_the_strip_says_what_is_known_and_jumps(desk: Desk) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import slicer
 
+from SAM2PropagateLib.gui.widgets import Connections
+
 
 class Application:
     """What the panel needs of the application around it.
@@ -114,6 +116,7 @@ class QtTicker:
 
         self._timer = qt.QTimer()
         self._timer.setInterval(20)
+        self._connections = Connections()
 
     @property
     def isOn(self) -> bool:
@@ -122,7 +125,7 @@ class QtTicker:
 
     def calls(self, tick: Callable[[], None]) -> None:
         """What is to be called."""
-        self._timer.connect("timeout()", tick)
+        self._connections.add(self._timer, "timeout()", tick)
 
     def start(self) -> None:
         if not self._timer.isActive():
@@ -130,6 +133,11 @@ class QtTicker:
 
     def stop(self) -> None:
         self._timer.stop()
+
+    def close(self) -> None:
+        """Stops, and lets go of what is called: a timer keeps it alive."""
+        self._timer.stop()
+        self._connections.close()
 
 
 class Later:
@@ -145,10 +153,11 @@ class Later:
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(milliseconds)
+        self._connections = Connections()
 
     def calls(self, act: Callable[[], None]) -> None:
         """What is to be called."""
-        self._timer.connect("timeout()", act)
+        self._connections.add(self._timer, "timeout()", act)
 
     def start(self, milliseconds: int | None = None) -> None:
         """Asks for it, for once after another while if one is given."""
@@ -160,3 +169,8 @@ class Later:
     def stop(self) -> None:
         """Takes that back."""
         self._timer.stop()
+
+    def close(self) -> None:
+        """Stops, and lets go of what is called: a timer keeps it alive."""
+        self._timer.stop()
+        self._connections.close()

@@ -64,8 +64,10 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
     class SliceStripWidget(qt.QWidget):
         """Draws a strip, tells which slice was clicked, and says what is known where the mouse is."""
 
-        def __init__(self) -> None:
+        def __init__(self, onFrame: Callable[[int], None]) -> None:
             qt.QWidget.__init__(self)
+            # In the widget and not around the class, which outlives it.
+            self._onFrame = onFrame
             self.strip = SliceStrip()
             self.shownFrame: int | None = None
             self.columns: list[Column] = []
@@ -90,7 +92,7 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
         def mousePressEvent(self, event: Any) -> None:
             frame = self.strip.frameAt(event.pos().x(), self.width, self.shownFrame)
             if frame is not None:
-                onFrame(frame)
+                self._onFrame(frame)
 
         def mouseMoveEvent(self, event: Any) -> None:
             frames = self.strip.framesAt(event.pos().x(), self.width)
@@ -151,4 +153,4 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
                         painter.drawPoint(x, at[1])
                 before = at
 
-    return SliceStripWidget()
+    return SliceStripWidget(onFrame)
