@@ -56,7 +56,7 @@ def _measure(name: str, size: int) -> int:
         else:
             path = ModelStore(Path(folder)).path_of(entry)
         run = [*this, "--run", str(path), "--input-size", str(size)]
-        return int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+        return int(subprocess.run(run, check=True, capture_output=True, encoding="utf-8").stdout)
 
 
 def _peak_of_a_run(name: str, path: Path, size: int) -> int:

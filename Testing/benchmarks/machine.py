@@ -88,7 +88,7 @@ def processor() -> str:
                 return line.partition(":")[2].strip()
     if sys.platform == "darwin":
         answer = subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, encoding="utf-8", check=False
         )
         if answer.stdout.strip():
             return answer.stdout.strip()
@@ -166,6 +166,6 @@ def _memory_gib() -> float | None:
 
 def _git(*arguments: str) -> str:
     answer = subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=30
+        ["git", "-C", str(ROOT), *arguments], capture_output=True, encoding="utf-8", check=True, timeout=30
     )
     return answer.stdout.strip()

@@ -28,7 +28,6 @@ def start(module: str, *arguments: object, **options: object) -> subprocess.Pope
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
-        text=True,
         encoding="utf-8",
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},  # type: ignore[call-overload]
     )
@@ -123,7 +122,7 @@ def test_help_needs_neither_torch_nor_slicer() -> None:
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(LIBRARY)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert result.returncode == 0, result.stderr

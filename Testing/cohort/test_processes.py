@@ -111,7 +111,6 @@ def start(tmp_path: Path, *words: object) -> subprocess.Popen[str]:
             "COHORT_TEST_FOLDER": str(tmp_path),
             "PYTHONIOENCODING": "utf-8",
         },
-        text=True,
         encoding="utf-8",
         errors="replace",
         stdout=subprocess.PIPE,

@@ -74,7 +74,11 @@ def test_sums_fit_into_what_older_processors_add_in(limit: str) -> None:
     """
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": limit, "PYTHONPATH": str(LIBRARY)}
     answer = subprocess.run(
-        [sys.executable, "-c", _FULL_RANGE], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _FULL_RANGE],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     assert float(answer.stdout) < 0.02
 

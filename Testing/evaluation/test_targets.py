@@ -155,6 +155,10 @@ def test_evaluation_imports_neither_torch_nor_slicer() -> None:
         "print([name for name in ('torch', 'sam2', 'slicer', 'vtk', 'qt') if name in sys.modules])"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "SAM2Propagate", capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT / "SAM2Propagate",
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     assert answer.stdout.strip() == "[]"

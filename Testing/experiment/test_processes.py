@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(task: Path, model: Path, tm
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "SAM2Propagate"), "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-m", "SAM2PropagateLib.cli", *given(task, model, out)]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as process:
         # In the middle of the second case.
         wait_until(lambda: len(finished(out)) >= 7 or process.poll() is not None, "the second case")
@@ -85,7 +85,12 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(task: Path, model: Path, tm
     before = finished(out)
     assert 7 <= len(before) < 15 and not (out / CSV_NAME).exists()
     done = subprocess.run(
-        [*command, "--resume"], env=environment, capture_output=True, text=True, check=False, timeout=600
+        [*command, "--resume"],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     after = finished(out)

@@ -380,7 +380,7 @@ def test_when_the_client_is_killed_its_worker_ends_and_leaves_nothing(
         [sys.executable, "-c", CLIENT, str(tmp_path), json.dumps(script)],
         env=env,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     try:
         assert client.stdout is not None

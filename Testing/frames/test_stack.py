@@ -166,6 +166,6 @@ def test_nothing_heavy_is_imported(package: str) -> None:
         "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], check=False, capture_output=True, encoding="utf-8", timeout=60
     )
     assert done.returncode == 0, done.stderr

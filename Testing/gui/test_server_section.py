@@ -225,7 +225,9 @@ def test_the_install_command_works_in_a_shell(sshd: Sshd) -> None:
     for name, text in (("python3", _PYTHON), ("pip", _PIP)):
         (sshd.bin / name).write_text(text)
         (sshd.bin / name).chmod(0o755)
-    done = subprocess.run(["sh", "-c", installCommand(HOST)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", installCommand(HOST)], capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr
     first, second, pinned, last = (sshd.home / "said").read_text().splitlines()
     assert first.startswith(":install torch>=2.5.1 numpy>=1.26 ") and "safetensors>=" in first

@@ -74,6 +74,11 @@ def test_models_import_without_torch_and_start_nothing() -> None:
         "print([m for m in ('torch', 'sam2', 'numpy', 'slicer', 'vtk', 'qt') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=LIBRARY, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code],
+        cwd=LIBRARY,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=True,
     )
     assert done.stdout.strip() == "[]"

@@ -508,7 +508,7 @@ def test_fingerprints_are_the_same_in_another_process() -> None:
         "print(FramePrompts(((1.5, 2.5, True),), (1, 2, 3, 4)).fingerprint)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=True
     )
     assert done.stdout.strip() == FramePrompts(((1.5, 2.5, True),), (1, 2, 3, 4)).fingerprint
 

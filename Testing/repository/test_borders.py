@@ -76,7 +76,7 @@ def probe(names: list[str], blocked: tuple[str, ...]) -> dict[str, dict[str, obj
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, json.dumps([names, blocked])],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         timeout=120,
     )
@@ -108,7 +108,7 @@ def test_the_probe_sees_a_crossed_border(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, json.dumps([names, [*TORCH, "vtk"]])],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     report = json.loads(done.stdout.rpartition("REPORT")[2])
@@ -141,7 +141,7 @@ print("EVENTS", events)
     done = subprocess.run(
         [sys.executable, "-c", code, str(ROOT)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         timeout=120,
         cwd=ROOT,

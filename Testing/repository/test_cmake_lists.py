@@ -39,7 +39,7 @@ def test_a_file_that_git_has_is_listed() -> None:
         ["git", "ls-files", "SAM2Propagate/SAM2PropagateLib", "SAM2Propagate/Resources"],
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     if done.returncode != 0:

@@ -23,7 +23,9 @@ PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 
 def test_every_file_has_a_plain_name() -> None:
     """A slip in a shell, such as an unquoted `>=1.26`, makes files that nobody meant."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=False, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=False, capture_output=True, encoding="utf-8"
+    )
     if listed.returncode != 0:
         pytest.skip("this is no git checkout")
     names = [name for name in listed.stdout.split("\0") if name]

@@ -24,7 +24,7 @@ def call(command: list[str], cwd: Path, **environment: str) -> subprocess.Comple
     """Run a command without the checkout on Python's path."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
-        command, env={**kept, **environment}, cwd=cwd, capture_output=True, text=True, check=False
+        command, env={**kept, **environment}, cwd=cwd, capture_output=True, encoding="utf-8", check=False
     )
 
 

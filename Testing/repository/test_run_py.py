@@ -96,7 +96,7 @@ def test_a_real_python_of_another_version_says_which_is_needed(version: str, che
     if python is None or subprocess.run([python, "--version"], capture_output=True, check=False).returncode:
         pytest.skip(f"there is no Python {version} here")
     done = subprocess.run(
-        [python, "run.py", "demo"], cwd=checkout, capture_output=True, text=True, check=False
+        [python, "run.py", "demo"], cwd=checkout, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 1
     assert "SAM2Propagate needs 64-bit CPython 3.10 to 3.13" in done.stderr

@@ -47,7 +47,7 @@ def test_the_bridge_imports_without_torch_and_qt():
     )
     environment = {**os.environ, "PYTHONPATH": str(_ROOT / "SAM2Propagate")}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script], env=environment, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

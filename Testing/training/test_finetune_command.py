@@ -122,7 +122,6 @@ def start(tmp_path: Path, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "Testing.training.outlining_cli", str(tmp_path / "cache"), *map(str, words)],
         env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
-        text=True,
         encoding="utf-8",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

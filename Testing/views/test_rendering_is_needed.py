@@ -32,7 +32,7 @@ def test_without_opengl_the_view_says_what_to_install():
         [sys.executable, "-c", script],
         env=environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=60,
         check=False,
     )

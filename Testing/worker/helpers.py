@@ -131,7 +131,7 @@ def children(log: list[str]) -> list[int]:
 def is_running(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         # ProcessLookupError: it has ended between the opening and the reading.
         if Path("/proc").is_dir():

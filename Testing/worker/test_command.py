@@ -32,7 +32,12 @@ def test_here_the_same_python_finds_the_library() -> None:
     assert not made.is_remote
     text = "import SAM2PropagateLib as lib, sys; print(lib.__path__[0])"
     done = subprocess.run(
-        [made.argv[0], "-c", text], env=dict(made.env), cwd="/", capture_output=True, text=True, check=True
+        [made.argv[0], "-c", text],
+        env=dict(made.env),
+        cwd="/",
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     assert Path(done.stdout.strip()) == LIBRARY_FOLDER / "SAM2PropagateLib"
 
@@ -118,7 +123,9 @@ def test_the_remote_shell_takes_hostile_folders_as_names(tmp_path: Path) -> None
     folder.mkdir()
     there = Remote("gpu1", sys.executable, str(folder))
     remote = worker_command(remote=there, module="this").argv[-1]
-    done = subprocess.run(["sh", "-c", remote], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", remote], cwd=tmp_path, capture_output=True, encoding="utf-8", check=True
+    )
     assert "Zen of Python" in done.stdout
     assert list(tmp_path.iterdir()) == [folder] and list(folder.iterdir()) == []
 

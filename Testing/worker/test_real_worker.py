@@ -112,7 +112,7 @@ def test_the_client_imports_neither_torch_nor_slicer() -> None:
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(LIBRARY_FOLDER)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr

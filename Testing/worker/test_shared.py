@@ -46,7 +46,7 @@ def start_holder(base: Path) -> tuple[subprocess.Popen[str], Path]:
     """A process that shares a volume and sleeps; with the volume's file."""
     env = {**os.environ, "PYTHONPATH": str(ROOT / "SAM2Propagate")}
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(base)], stdout=subprocess.PIPE, text=True, env=env
+        [sys.executable, "-c", HOLDER, str(base)], stdout=subprocess.PIPE, encoding="utf-8", env=env
     )
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())

@@ -92,7 +92,7 @@ def check_that_all_works(session: WorkerSession, tmp_path: Path) -> None:
 
 def check_that_nothing_is_left(sshd: Sshd) -> None:
     assert soon(lambda: not sshd.processes, 30), [
-        Path(f"/proc/{pid}/cmdline").read_text() for pid in sshd.processes
+        Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8") for pid in sshd.processes
     ]
     left = [path for path in sshd.home.rglob("*") if "library" not in path.parts]
     assert left == [] and own_threads() == []
@@ -348,7 +348,11 @@ def test_no_process_is_left_on_the_server_when_the_client_is_killed(
     made = command(sshd, held(tmp_path, trouble=trouble))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LIBRARY_FOLDER), str(ROOT)])}
     with subprocess.Popen(
-        [sys.executable, "-c", CLIENT], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CLIENT],
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     ) as client:
         assert client.stdin is not None and client.stdout is not None
         client.stdin.write(json.dumps([made.argv, dict(made.env)]))

@@ -109,7 +109,7 @@ def gpu_count(device: str, ask: Callable[[], int] | None = None) -> int:
             [command.argv[0], "-c", code],
             env=dict(command.env),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
             timeout=300,
         )

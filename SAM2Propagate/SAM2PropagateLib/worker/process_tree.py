@@ -192,7 +192,7 @@ def _parents() -> dict[int, int]:
         return parents
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         listing = subprocess.run(
-            ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, timeout=5, check=True
+            ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, encoding="utf-8", timeout=5, check=True
         ).stdout
         pairs = [line.split() for line in listing.splitlines()]
         return {int(pair[0]): int(pair[1]) for pair in pairs if len(pair) == 2}
@@ -230,7 +230,7 @@ def _environment(pid: int) -> bytes:
 def _started_at(pid: int) -> int:
     """Return when a process was started, in ticks since the system was."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0
 
