@@ -75,12 +75,20 @@ def kept(label: sitk.Image, values: Mapping[int, int]) -> sitk.Image:
     return image
 
 
-def lay_out(data: Path, folder: Path) -> dict[str, Path]:
-    """Lay out labeled volumes of `../shared/data`; returns the folders of cases by a short name."""
+def lay_out(data: Path, folder: Path, slices: int | None = None) -> dict[str, Path]:
+    """Lay out labeled volumes of `../shared/data`; returns the folders of cases by a short name.
+
+    Args:
+        slices: how many of each volume, around the middle of what is labeled; None: all.
+    """
 
     def read(case: str) -> tuple[sitk.Image, sitk.Image]:
         image, label = (sitk.ReadImage(str(data / case / f"{name}.nii.gz")) for name in ("image", "label"))
-        return image, label
+        if slices is None:
+            return image, label
+        labeled = np.flatnonzero(sitk.GetArrayViewFromImage(label).any(axis=(1, 2)))
+        first = max(0, int(labeled[len(labeled) // 2]) - slices // 2)
+        return image[:, :, first : first + slices], label[:, :, first : first + slices]
 
     hippocampus, liver, lung, brain, ct = (
         read(case)

@@ -68,20 +68,20 @@ def write_case(folder: Path, name: str, seed: int = 0) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _random_model() -> torch.nn.Module:
-    torch.manual_seed(0)
+def _random_model(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
     return build_model(model_config(CONFIG))
 
 
-def small_model() -> LoadedModel:
-    """A SAM 2.1 tiny with a narrow trunk and one memory layer at 64 px, random weights, always the same."""
-    model = copy.deepcopy(_random_model())
+def small_model(seed: int = 0) -> LoadedModel:
+    """A SAM 2.1 tiny with a narrow trunk and one memory layer at 64 px, random weights, the same by seed."""
+    model = copy.deepcopy(_random_model(seed))
     return LoadedModel(model, torch.device("cpu"), torch.float32, 64, "small", SAM2Steps, {"config": CONFIG})
 
 
-def write_model(path: Path) -> Path:
+def write_model(path: Path, seed: int = 0) -> Path:
     """`small_model` as a weights file of the user's."""
-    state = small_model().model.state_dict()
+    state = small_model(seed).model.state_dict()
     save_file({name: tensor.clone() for name, tensor in state.items()}, str(path), {"config": CONFIG})
     return path
 
