@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Scores, evaluate
 from SAM2PropagateLib.evaluation.targets import LoadedTarget, Target, find_targets, load_target
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.run_options import RunOptions
 from Testing.benchmarks.machine import ROOT, file_hash
 from Testing.benchmarks.report import BenchmarkReport, figure, table
 from Testing.benchmarks.statistics import mean
@@ -74,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="carry masks along the image's motion as well; both: one after the other",
     )
     parser.add_argument(
+        "--axes",
+        nargs="+",
+        default=["one"],
+        choices=("one", "all"),
+        help="carry masks along one axis, or along all three and fuse them; both: one after the other",
+    )
+    parser.add_argument(
         "--crop",
         "--view",
         default="auto",
@@ -107,6 +115,7 @@ def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
         "precision",
         "memories",
         "motion",
+        "axes",
         "crop",
         "prompt",
         "correction",
@@ -128,7 +137,9 @@ def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
     )
     for model in arguments.model or [DEFAULT_MODEL]:
         for motion in arguments.motion:
-            _run_model(model, motion == "on", targets, options, arguments, report)
+            for axes in arguments.axes:
+                chosen = replace(options, run=RunOptions(all_axes=axes == "all"))
+                _run_model(model, motion == "on", targets, chosen, arguments, report)
     return report
 
 
@@ -154,6 +165,7 @@ def _run_model(
     report: BenchmarkReport,
 ) -> None:
     engine, facts = open_engine(model, arguments, motion=motion)
+    axes = "all" if options.run.all_axes else "one"
     results: list[TargetResult] = []
     missing: list[str] = []
     for number, target in enumerate(targets, 1):
@@ -163,7 +175,7 @@ def _run_model(
             continue
         loaded = load_target(target)
         # A new session each time: its encoded slices must not serve the next target's slices/s.
-        scores = evaluate(loaded, engine.open(loaded.frames, _CROPS[arguments.crop]), options)
+        scores = evaluate(loaded, engine.open_axes(loaded.frames, _CROPS[arguments.crop]), options)
         results.append(_result(loaded, scores))
         print(f"[{number}/{len(targets)}] {target.title}: {_short(scores)}", flush=True)
     print()
@@ -176,7 +188,7 @@ def _run_model(
     words = (
         f"SHA-256 {facts['sha256'][:12]}, {facts['device']}, {facts['dtype']}, {facts['input_size']} px, "
         f"{facts['memories']} memories, crop {arguments.crop}, "
-        f"motion {'on' if motion else 'off'}"
+        f"motion {'on' if motion else 'off'}, axes {axes}"
     )
     report.say(f"## {facts['name']}\n\n{words}.")
     if rows:
@@ -189,6 +201,7 @@ def _run_model(
     report.figures.setdefault("models", []).append(
         {
             **facts,
+            "axes": axes,
             "targets": [result.to_dict() for result in results],
             "mean": _means(counted) if counted else {},
             "missing": missing,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from Testing.evaluation.test_targets import label_array, manifest, write_case
 
 
 class ThresholdSession:
-    """Finds every pixel that is white through the window; the cases below are drawn so."""
+    """Finds every pixel that is white through the window; the cases below are drawn so. Along all axes it
+    finds nothing beyond the prompted frame."""
 
     def __init__(self, frames: FrameStack) -> None:
         self._frames = frames
@@ -38,7 +40,10 @@ class ThresholdSession:
         [segment] = run.segments
         frames = set(segment.keyframes).union(*(stretch.frames for stretch in plan(segment)))
         for frame in frames:
-            on_frame(self._mask(frame, segment.keyframes.get(frame)))
+            found = self._mask(frame, segment.keyframes.get(frame))
+            if run.options.all_axes and frame not in segment.keyframes:
+                found = replace(found, mask=np.zeros_like(found.mask))
+            on_frame(found)
         return RunSummary(len(frames), 0, 0, 0.0, ())
 
 
@@ -46,7 +51,7 @@ class ThresholdEngine:
     def __init__(self) -> None:
         self.crops: list[object] = []
 
-    def open(self, frames: FrameStack, crop: object = None) -> ThresholdSession:
+    def open_axes(self, frames: FrameStack, crop: object = None) -> ThresholdSession:
         self.crops.append(crop)
         return ThresholdSession(frames)
 
@@ -142,6 +147,20 @@ def test_only_the_named_cases(
     assert [one["target"] for one in values["figures"]["models"][0]["targets"]] == ["two: label"]
     code, _, _ = run("--data", str(data), "--cases", "three", out=tmp_path / "other")
     assert code == 2 and "three" in capsys.readouterr().err
+
+
+def test_axes_take_turns(tmp_path: Path, engines: list[ThresholdEngine]) -> None:
+    data = tmp_path / "data"
+    label = (label_array() == 1).astype(np.uint8)
+    draw(data / "one", label, label)
+    code, values, text = run(
+        "--data", str(data), "--corrections", "0", "--axes", "one", "all", out=tmp_path / "out"
+    )
+    one, every = values["figures"]["models"]
+    assert code == 0 and values["options"]["axes"] == ["one", "all"]
+    assert (one["axes"], every["axes"]) == ("one", "all")
+    assert one["mean"]["volume"] == 1.0 > every["mean"]["volume"]
+    assert "motion on, axes one." in text and "motion on, axes all." in text
 
 
 def test_without_data_it_says_so_and_is_no_failure(
