@@ -81,6 +81,15 @@ def write_report(path: Path, values: Mapping[str, Any], overwrite: bool) -> None
         file.write(text.encode("utf-8"))
 
 
+def is_report(path: Path) -> bool:
+    """Tell whether a file is a report that `write_report` wrote."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("format") == FORMAT
+
+
 def summary_line(result: JobResult, geometry: VolumeGeometry, output: Path, window: FittedWindow) -> str:
     """Return one line: what was written, per segment its volume, slices and doubtful slices, and the
     window."""

@@ -8,7 +8,8 @@ import pytest
 
 from SAM2PropagateLib.cli import models as cli_models
 from SAM2PropagateLib.errors import Cancelled
-from Testing.cli.running import run, store_in
+from Testing.cli.running import run, store_in, write_volume
+from Testing.training.samples import write_case
 
 
 def test_the_list_tells_what_there_is_and_what_it_needs(tmp_path: Path) -> None:
@@ -72,3 +73,31 @@ def test_what_cannot_be_downloaded_or_removed(tmp_path: Path, option: str) -> No
     assert outcome.code == 2 and "comes with the extension" in outcome.error_line
     outcome = run(tmp_path, "models", option, "nonsense", "--yes")
     assert outcome.code == 2 and "no model “nonsense”" in outcome.error_line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "segment {volume} --point-ras 0 0 0 --out {out}.seg.nrrd --model big",
+        "cohort {list} --out {out} --model big",
+        "evaluate --cases {cases} --out {out}.json --model big",
+        "evaluate --protocol shen2024 --cases {cases} --out {out} --model big",
+        "finetune --cases {cases} --out {out}.safetensors --from big",
+    ],
+)
+def test_every_command_says_how_to_get_a_model(tmp_path: Path, words: str) -> None:
+    write_case(tmp_path / "cases", "p1")
+    write_case(tmp_path / "cases", "p2", seed=1)
+    listed = tmp_path / "list.csv"
+    listed.write_text("volume,segment,prompts\nvolume.nrrd,x,--point-ras 0 0 0\n")
+    places = {
+        "volume": write_volume(tmp_path / "volume.nrrd"),
+        "list": listed,
+        "cases": tmp_path / "cases",
+        "out": tmp_path / "out",
+    }
+    outcome = run(tmp_path, *(word.format(**places) for word in words.split()))
+    assert outcome.code == 2, outcome.err
+    assert "The model “big” is not on this computer yet." in outcome.error_line
+    assert outcome.error_line.endswith("models --download big --yes' gets it.")
+    assert not list(tmp_path.glob("out*"))

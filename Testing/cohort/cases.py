@@ -65,6 +65,7 @@ class CohortRun:
     Attributes:
         session: that all volumes share. should_cancel: asked before each volume.
         computed: the names of the volumes that were worked on. outcomes: as they came.
+        no_workers: why there are none.
     """
 
     session: FakeSession = field(default_factory=FakeSession)
@@ -72,6 +73,7 @@ class CohortRun:
     computed: list[str] = field(default_factory=list)
     outcomes: list[VolumeOutcome] = field(default_factory=list)
     is_opened: bool = False
+    no_workers: Exception | None = None
 
     def begun(self, total: int, finished: int) -> None:
         self.total, self.already = total, finished
@@ -79,18 +81,31 @@ class CohortRun:
     def finished(self, outcome: VolumeOutcome) -> None:
         self.outcomes.append(outcome)
 
-    def __call__(self, manifest: Path, out: Path, *, model: str = "tiny", **options: Any) -> Result:
-        manner = Manner(LoadModel(name=model), **options.pop("manner", {}))
+    def __call__(
+        self,
+        manifest: Path,
+        out: Path,
+        *,
+        model: str | LoadModel = "tiny",
+        identity: str = "",
+        take: Callable[[VolumeWork], object] = lambda work: None,
+        **options: Any,
+    ) -> Result:
+        request = LoadModel(name=model) if isinstance(model, str) else model
+        manner = Manner(request, identity or f"weights of {request.name}", **options.pop("manner", {}))
         entries = read_manifest(manifest, say_prompts(manner.axis))
         plan = CohortPlan(entries, manifest.stem, out, manner, read_window, **options)
 
         @contextlib.contextmanager
         def fleet() -> Iterator[Fleet]:
             self.is_opened = True
+            if self.no_workers is not None:
+                raise self.no_workers
             yield SerialFleet()
 
         def work(item: VolumeWork) -> VolumeOutcome:
             self.computed.append(item.job.out.name)
+            take(item)
             return segment_volume(item.job, item.fingerprint, self.session)
 
         return run_cohort(plan, fleet, self, self.should_cancel, work=work)

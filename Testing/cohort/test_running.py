@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
+from SAM2PropagateLib.cohort import on_worker
+from SAM2PropagateLib.cohort.on_worker import VolumeWork
 from SAM2PropagateLib.cohort.running import PAGE_NAME, TABLE_NAME
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.files.segmentation import read_segmentation
+from SAM2PropagateLib.worker.messages import LoadModel
 from Testing.cli.fake_session import FakeSession
 from Testing.cohort.cases import CohortRun, write_manifest, write_volumes
 
@@ -108,6 +113,51 @@ def test_a_folder_with_a_cohort_is_not_written_into_by_accident(tmp_path: Path) 
     assert again.computed == ["a"]
 
 
+def test_without_workers_nothing_is_written(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
+    out = tmp_path / "out"
+    with pytest.raises(SAM2PropagateError, match="cannot be reached"):
+        CohortRun(no_workers=SAM2PropagateError("x", "It cannot be reached."))(manifest, out)
+    assert [one.name for one in out.iterdir()] == [".cohort"]
+    # With the right address it is a first run, not one to resume.
+    assert CohortRun()(manifest, out).done == 1
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("name", [TABLE_NAME, PAGE_NAME])
+def test_files_of_the_user_are_not_replaced_by_table_and_page(
+    tmp_path: Path, name: str, how: dict[str, Any]
+) -> None:
+    write_volumes(tmp_path, "a.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
+    # The list itself may be called so.
+    (tmp_path / name).write_bytes(manifest.read_bytes())
+    run = CohortRun()
+    with pytest.raises(InputError) as raised:
+        run(manifest, tmp_path, **how)
+    assert raised.value.code == "output_exists" and name in raised.value.sentence
+    assert (tmp_path / name).read_bytes() == manifest.read_bytes() and not run.is_opened
+
+
+def test_a_file_beside_a_volume_is_not_replaced_by_its_report(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd", "b.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
+    # Prompts, or what other programs note of a scan, under the scan's name.
+    (tmp_path / "a.json").write_text('{"EchoTime": 0.1}')
+    result = CohortRun()(manifest, tmp_path)
+    assert (result.done, result.failed) == (1, 1)
+    assert "is no report of a segmentation" in table(tmp_path)[0]["message"]
+    assert (tmp_path / "a.json").read_text() == '{"EchoTime": 0.1}'
+    assert not (tmp_path / "a.seg.nrrd").exists()
+    again = CohortRun()
+    assert again(manifest, tmp_path, resume=True, overwrite=True).failed == 1 and again.computed == ["a"]
+    (tmp_path / "a.json").unlink()
+    assert CohortRun()(manifest, tmp_path, resume=True).done == 2
+    # Reports of runs are replaced.
+    assert CohortRun()(manifest, tmp_path, overwrite=True).done == 2
+
+
 def test_a_segmentation_of_another_run_is_not_replaced(tmp_path: Path) -> None:
     write_volumes(tmp_path, "a.nrrd")
     out = tmp_path / "out"
@@ -142,6 +192,53 @@ def test_a_result_of_other_inputs_is_computed_again(tmp_path: Path, change: str)
     run = CohortRun()
     run(manifest, out, resume=True, overwrite=True, **options)
     assert run.computed == ["a"]
+
+
+def test_a_model_is_known_by_its_weights(tmp_path: Path) -> None:
+    write_volumes(tmp_path, "a.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
+    out = tmp_path / "out"
+    here = LoadModel(path="/here/a.pt", config="/here/a.yaml", device="cpu")
+    there = LoadModel(path="/there/b.pt", config="/there/b.yaml", device="cuda", cache_megabytes=9.0)
+    CohortRun()(manifest, out, model=here, identity="weights")
+    moved = CohortRun()
+    assert moved(manifest, out, model=there, identity="weights", resume=True).done == 1
+    assert not moved.is_opened
+    replaced = CohortRun()
+    replaced(manifest, out, model=there, identity="other weights", resume=True, overwrite=True)
+    assert replaced.computed == ["a"]
+    # How it computes is not what it is.
+    finer = CohortRun()
+    finer(
+        manifest,
+        out,
+        model=replace(there, precision="float32"),
+        identity="other weights",
+        resume=True,
+        overwrite=True,
+    )
+    assert finer.computed == ["a"]
+
+
+def test_a_worker_takes_up_a_model_that_was_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_worker, "this_worker", lambda: ("0", 1))
+    monkeypatch.setattr(on_worker, "_kept", on_worker._OwnSession())
+    write_volumes(tmp_path, "a.nrrd", "b.nrrd", "c.nrrd")
+    manifest = write_manifest(tmp_path, *(f"{name}.nrrd,x,{{inside}}" for name in "abc"))
+    made: list[FakeSession] = []
+
+    def make(threads: int) -> FakeSession:
+        made.append(FakeSession())
+        return made[-1]
+
+    works: list[VolumeWork] = []
+    CohortRun()(manifest, tmp_path / "out", take=works.append)
+    assert len(works) == 3
+    first, second, third = (replace(work, make_session=make) for work in works)
+    third = replace(third, job=replace(third.job, manner=replace(third.job.manner, model_identity="new")))
+    assert all(on_worker.work_on(work).error is None for work in (first, second, third))
+    # The file has the same path, but holds another model; the former one is given up.
+    assert len(made) == 2 and made[0].close_timeouts == [0.0] and not made[1].close_timeouts
 
 
 def test_a_stopped_run_leaves_a_table_and_can_be_resumed(tmp_path: Path) -> None:
@@ -216,3 +313,29 @@ def test_the_segmentation_is_written_last(tmp_path: Path, monkeypatch: pytest.Mo
         CohortRun()(manifest, out)
     run = CohortRun()
     assert run(manifest, out, resume=True).done == 1 and run.computed == ["a"]
+
+
+def test_a_run_killed_before_it_replaced_a_segmentation_does_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_volumes(tmp_path, "a.nrrd")
+    manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}")
+    out = tmp_path / "out"
+    CohortRun()(manifest, out)
+    former = (out / "a.seg.nrrd").read_bytes()
+    lung: dict[str, Any] = {"manner": {"window": "lung"}, "resume": True, "overwrite": True}
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("SAM2PropagateLib.cohort.job.write_segmentation", killed)
+        CohortRun()(manifest, out, **lung)
+    assert (out / "a.seg.nrrd").read_bytes() == former
+    run = CohortRun()
+    assert run(manifest, out, **lung).done == 1 and run.computed == ["a"]
+    run = CohortRun()
+    assert run(manifest, out, **lung).done == 1 and not run.is_opened

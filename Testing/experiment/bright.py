@@ -77,7 +77,7 @@ class ExperimentRun:
     Attributes:
         told: what was evaluated, by title. stop_after: cancel before this title comes.
         slices: that came; stop_at: cancel after so many.
-        is_opened: whether there was anything to do.
+        is_opened: whether there was anything to do. no_workers: why nobody does it.
     """
 
     told: list[str] = field(default_factory=list)
@@ -85,6 +85,7 @@ class ExperimentRun:
     slices: int = 0
     stop_at: int | None = None
     is_opened: bool = False
+    no_workers: Exception | None = None
     done: list[CaseOutcome] = field(default_factory=list)
 
     def begun(self, total: int, finished: int) -> None:
@@ -120,12 +121,14 @@ class ExperimentRun:
             refused: dict[str, InputError] = {}
             found = find_cases(folder, sequence, refused.__setitem__)
             sets.append(DataSet(folder.name if len(folders) > 1 else "", found, tuple(refused.items())))
-        uses = tuple(ModelUse(name, Path(f"{name}.safetensors"), "stamp") for name in models)
+        uses = tuple(ModelUse(name, Path(f"{name}.safetensors"), f"weights of {name}") for name in models)
         plan = ExperimentPlan(tuple(sets), uses, ExperimentOptions(**options), out, resume, overwrite)
 
         @contextlib.contextmanager
         def fleet() -> Iterator[Fleet]:
             self.is_opened = True
+            if self.no_workers is not None:
+                raise self.no_workers
             yield HereFleet()
 
         return run_experiment(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +15,11 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
 from filelock import FileLock
 
-from SAM2PropagateLib.errors import Cancelled, InputError
+from SAM2PropagateLib.cli.main import main
+from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.experiment.plan import EACH, STATE_FOLDER
 from SAM2PropagateLib.experiment.running import BINS_NAME, CSV_NAME, PLOT_NAME, TABLE_NAME
+from SAM2PropagateLib.models.store import ModelStore
 from Testing.experiment.bright import ExperimentRun, as_image, ball, bright_models, image_of
 from Testing.experiment.layouts import write_decathlon
 
@@ -221,6 +226,32 @@ def test_what_was_made_in_another_way_is_made_again(tmp_path: Path, change: dict
     assert again.already == 0 and again.told
 
 
+def test_a_model_is_known_by_its_weights(tmp_path: Path, models: list[str]) -> None:
+    task = write_task(tmp_path, "a")
+    here, there = tmp_path / "here" / "one.safetensors", tmp_path / "there" / "two.safetensors"
+    for file in (here, there):
+        file.parent.mkdir()
+        file.write_bytes(b"weights")
+    os.utime(there, (1, 1))
+
+    def evaluate(model: Path, *more: str) -> str:
+        words = ["evaluate", "--protocol", "shen2024", "--cases", str(task), "--prompt", "box", *more]
+        stderr = io.StringIO()
+        words += ["--model", str(model), "--out", str(tmp_path / "out")]
+        store = ModelStore(cache=tmp_path / "cache")
+        assert main(words, store=store, stdout=io.StringIO(), stderr=stderr) == 0, stderr.getvalue()
+        return stderr.getvalue()
+
+    evaluate(here)
+    assert len(models) == 1
+    # The same model at another place and under another name: everything is finished.
+    assert "1 of 1 cases are finished already." in evaluate(there, "--resume") and len(models) == 1
+    assert [row["model"] for row in rows(tmp_path / "out")] == [str(there)]
+    # Another model at the same place.
+    there.write_bytes(b"other weights")
+    assert "finished already" not in evaluate(there, "--resume") and len(models) == 2
+
+
 def test_a_case_that_has_changed_is_done_again(tmp_path: Path) -> None:
     task = write_task(tmp_path, "a", "b")
     ExperimentRun()(task, tmp_path / "out", kinds=("box",))
@@ -240,6 +271,34 @@ def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
     again = ExperimentRun()
     again(task, tmp_path / "out", kinds=("box",), overwrite=True)
     assert again.told == ["a: all labels, box"]
+
+
+def test_without_workers_nothing_is_written(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "a")
+    with pytest.raises(SAM2PropagateError, match="cannot be reached"):
+        ExperimentRun(no_workers=SAM2PropagateError("x", "It cannot be reached."))(task, tmp_path / "out")
+    assert [one.name for one in (tmp_path / "out").iterdir()] == [STATE_FOLDER]
+    assert ExperimentRun()(task, tmp_path / "out", kinds=("box",)).failed == 0
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("name", [CSV_NAME, BINS_NAME, PLOT_NAME, TABLE_NAME])
+def test_files_of_the_user_are_not_replaced(tmp_path: Path, name: str, how: dict[str, bool]) -> None:
+    task = write_task(tmp_path, "a")
+    (tmp_path / name).write_text("mine")
+    run = ExperimentRun()
+    with pytest.raises(InputError) as raised:
+        run(task, tmp_path, kinds=("box",), **how)
+    assert raised.value.code == "output_exists" and name in raised.value.sentence
+    assert (tmp_path / name).read_text() == "mine" and not run.is_opened
+
+
+def test_a_case_that_is_listed_twice_counts_once(tmp_path: Path) -> None:
+    task = write_task(tmp_path, "a", "b")
+    description = json.loads((task / "dataset.json").read_text())
+    description["training"].append(description["training"][0])
+    (task / "dataset.json").write_text(json.dumps(description))
+    assert ExperimentRun()(task, tmp_path / "out", kinds=("box",)).total == 2
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -263,3 +263,35 @@ def test_a_model_may_lie_in_a_further_folder_that_is_never_written_to(
     (tmp_path / "cache" / "models").mkdir(parents=True)
     (tmp_path / "cache" / "models" / other.file_name).write_bytes(b"downloaded")
     assert store.path_of(other).parent == tmp_path / "cache" / "models"
+
+
+# what a model is
+
+
+def test_a_model_is_the_same_wherever_it_lies(store: ModelStore, tmp_path: Path) -> None:
+    here, there = tmp_path / "here.pt", tmp_path / "folder" / "there.safetensors"
+    there.parent.mkdir()
+    for path, when in ((here, 1), (there, 2)):
+        path.write_bytes(CONTENT)
+        os.utime(path, (when, when))
+    assert store.identity(here, None) == store.identity(there, None)
+    assert store.identity(here, None) != store.identity(here, "configs/sam2/sam2_hiera_s.yaml")
+    there.write_bytes(CONTENT + b"more")
+    assert store.identity(here, None) != store.identity(there, None)
+
+
+def test_a_configuration_s_content_counts_and_not_its_place(store: ModelStore, tmp_path: Path) -> None:
+    weights, one, two = tmp_path / "a.pt", tmp_path / "one.yaml", tmp_path / "two.yml"
+    weights.write_bytes(CONTENT)
+    for path in (one, two):
+        path.write_text("model: {}")
+    before = store.identity(weights, str(one))
+    assert before == store.identity(weights, str(two))
+    one.write_text("model: {image_size: 64}")
+    assert store.identity(weights, str(one)) != before
+
+
+def test_weights_that_cannot_be_read_have_no_identity(store: ModelStore, tmp_path: Path) -> None:
+    with pytest.raises(SAM2PropagateError) as caught:
+        store.identity(tmp_path / "gone.pt", None)
+    assert caught.value.code == "model_unreadable" and "gone.pt" in caught.value.sentence

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from SAM2PropagateLib.cli.how import HowToSegment, add_how, how_of, model_request, parse_window
+from SAM2PropagateLib.cli.how import (
+    ChosenModel,
+    HowToSegment,
+    add_how,
+    chosen_model,
+    how_of,
+    model_request,
+    parse_window,
+)
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.prompts import prompts_from_arguments
 from SAM2PropagateLib.cli.said import DEFAULT_SEGMENT, SegmentArguments, parse_said
@@ -145,18 +153,17 @@ def run_cohort_command(
         make_session: makes the session in each worker; None: one with the worker of this project.
 
     Raises:
-        InputError, SAM2PropagateError: as `read_manifest`, `run_cohort`, `ModelStore.resolve`; `some_failed`.
+        InputError, SAM2PropagateError: as `read_manifest`, `run_cohort`, `chosen_model`; `some_failed`.
         Cancelled: finished volumes stay, and are in the table and the page.
     """
     # Imported late, as other commands do not need it.
     from SAM2PropagateLib.cohort.manifest import read_manifest
-    from SAM2PropagateLib.cohort.needs import model_memory_mb
     from SAM2PropagateLib.cohort.on_worker import local_session
     from SAM2PropagateLib.cohort.running import CohortPlan, run_cohort
 
     entries = read_manifest(command.manifest, say_prompts(command.axis))
-    manner = _manner(command, store)
-    path, entry = store.resolve(command.model)
+    chosen = chosen_model(store, command.model, command.config)
+    manner = _manner(command, chosen)
     bar = _Bar(progress)
     gpus = functools.cache(lambda: gpus_for(command.sharing, command.device))
     plan = CohortPlan(
@@ -173,7 +180,7 @@ def run_cohort_command(
             plan,
             lambda: open_workers(
                 command.sharing,
-                lambda: model_memory_mb(entry, path),
+                lambda: chosen.memory_mb,
                 gpus,
                 plan.out / ".cohort" / "slurm",
                 bar.note,
@@ -205,15 +212,19 @@ def read_window(text: str) -> str | tuple[float, float] | None:
     return window
 
 
-def _manner(command: CohortCommand, store: ModelStore) -> Manner:
+def _manner(command: CohortCommand, chosen: ChosenModel) -> Manner:
     from SAM2PropagateLib.cohort.job import Manner
-    from SAM2PropagateLib.cohort.prompt_sources import file_stamp
 
-    request = model_request(command, store)
-    stamp = file_stamp(Path(request.path)) if request.path is not None else ""
     if isinstance(command.window, str):
         Window.preset(command.window)
-    return Manner(request, command.axis, command.window, command.crop, command.run, stamp)
+    return Manner(
+        model_request(command, chosen),
+        chosen.identity,
+        command.axis,
+        command.window,
+        command.crop,
+        command.run,
+    )
 
 
 def _told(result: Result) -> list[str]:

@@ -230,10 +230,11 @@ class EvaluationManner:
     """The settings for all cases: the weights file, its family and configuration, and the command's options.
 
     Attributes:
-        family, config: None: taken from the file.
+        identity: see `ChosenModel`. family, config: None: taken from the file.
     """
 
     path: Path
+    identity: str
     family: str | None
     config: str | None
     device: str
@@ -265,7 +266,8 @@ def run_evaluate(
     cases = find_cases(command.cases, command.sequence)
     chosen = chosen_model(store, command.model, command.config)
     how = EvaluationManner(
-        chosen.path.absolute(),
+        chosen.path,
+        chosen.identity,
         chosen.family,
         chosen.config,
         command.device,

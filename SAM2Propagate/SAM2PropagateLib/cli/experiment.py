@@ -18,7 +18,6 @@ from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.said import bad_arguments
 from SAM2PropagateLib.cli.sharing import given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Fleet, Sharing
-from SAM2PropagateLib.cohort.prompt_sources import file_stamp
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
@@ -148,7 +147,7 @@ def run_experiment_command(
     """Run the experiment; return the table's lines, and the written files.
 
     Raises:
-        InputError, SAM2PropagateError: as `find_cases`, `ModelStore.resolve` and `run_experiment`.
+        InputError, SAM2PropagateError: as `find_cases`, `chosen_model` and `run_experiment`.
         PartlyDone: some cases failed.
         Cancelled: finished cases stay, and are in the tables.
     """
@@ -251,8 +250,8 @@ def _model(name: str, command: ExperimentCommand, store: ModelStore) -> tuple[Mo
     chosen = chosen_model(store, name, command.config)
     model = ModelUse(
         name,
-        chosen.path.absolute(),
-        file_stamp(chosen.path),
+        chosen.path,
+        chosen.identity,
         chosen.family,
         chosen.config,
         command.input_size,

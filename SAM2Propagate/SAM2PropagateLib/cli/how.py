@@ -14,6 +14,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.window import PRESETS
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, ModelEntry
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.models.verify import is_config_file
 from SAM2PropagateLib.run_options import BOTH, DIRECTIONS, RunOptions
 from SAM2PropagateLib.worker.messages import LoadModel
 
@@ -64,13 +65,15 @@ class ChosenModel:
     """The model of a command, found and verified.
 
     Attributes:
-        path: of its weights. entry: in the list of models; None: a file of the user.
-        config: its configuration; None: taken from the file.
+        path: of its weights, absolute. entry: in the list of models; None: a file of the user.
+        config: its configuration, a file as an absolute path; None: taken from the weights file.
+        identity: changes with the weights or the configuration, not with their place.
     """
 
     path: Path
     entry: ModelEntry | None
     config: str | None
+    identity: str
 
     @property
     def family(self) -> str | None:
@@ -87,10 +90,21 @@ def chosen_model(store: ModelStore, name: str, config: str | None) -> ChosenMode
     """Return the model of this name or path, with the given configuration or its own.
 
     Raises:
-        InputError, SAM2PropagateError: as `ModelStore.resolve`.
+        InputError, SAM2PropagateError: as `ModelStore.resolve`; for a missing model, the hint has the command
+            that downloads it.
     """
-    path, entry = store.resolve(name)
-    return ChosenModel(path, entry, config or (None if entry is None else entry.config))
+    try:
+        path, entry = store.resolve(name)
+    except InputError as error:
+        if error.code != "model_not_there":
+            raise
+        hint = f"'{program_name()} models --download {name} --yes' gets it."
+        raise InputError(error.code, error.sentence, f"{error.hint} {hint}") from error
+    if config and is_config_file(config):
+        # Workers may run in another folder.
+        config = str(Path(config).absolute())
+    chosen = config or (None if entry is None else entry.config)
+    return ChosenModel(path.absolute(), entry, chosen, store.identity(path, chosen))
 
 
 @dataclass(frozen=True)
@@ -214,31 +228,24 @@ class ModelWords(Protocol):
         """The precision to compute in."""
 
 
-def model_request(command: ModelWords, store: ModelStore) -> LoadModel:
-    """Return the request to load a model, with its checksum verified.
+def model_request(command: ModelWords, chosen: ChosenModel) -> LoadModel:
+    """Return the request to load the model that was chosen for the command."""
+    by_name = chosen.entry is not None and chosen.entry.name == command.model
+    config = chosen.config if command.config else None
+    return model_of(command, None if by_name else str(chosen.path), config)
 
-    Raises:
-        InputError, SAM2PropagateError: as `ModelStore.resolve`; for a missing model, the hint has the command
-            that downloads it.
+
+def model_of(command: ModelWords, path: str | None, config: str | None) -> LoadModel:
+    """Return the request to load a model.
+
+    Args:
+        path: of a file on the worker's computer; None: the command's model by name.
+        config: a name, or a file there; None: the model's own.
     """
-    try:
-        path, entry = store.resolve(command.model)
-    except InputError as error:
-        if error.code != "model_not_there":
-            raise
-        hint = f"'{program_name()} models --download {command.model} --yes' gets it."
-        raise InputError(error.code, error.sentence, f"{error.hint} {hint}") from error
-    by_name = entry is not None and entry.name == command.model
-    return model_of(command, None if by_name else str(path.absolute()))
-
-
-def model_of(command: ModelWords, path: str | None) -> LoadModel:
-    """Return the request to load the file at a path of the worker's computer; None: the command's model by
-    name."""
     return LoadModel(
         name=command.model if path is None else None,
         path=path,
-        config=command.config,
+        config=config,
         device=command.device,
         input_size=command.input_size,
         motion=command.motion,

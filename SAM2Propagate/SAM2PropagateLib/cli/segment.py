@@ -10,7 +10,7 @@ from typing import Protocol
 
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.cli.arguments import SegmentCommand
-from SAM2PropagateLib.cli.how import model_of, model_request
+from SAM2PropagateLib.cli.how import chosen_model, model_of, model_request
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.prompts import prompts_from_arguments, prompts_from_file
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
@@ -68,7 +68,10 @@ def run_segment(
     """
     seconds: dict[str, float] = {}
     _check_outputs(command)
-    model = model_request(command, store) if command.remote is None else _model_there(command, store)
+    if command.remote is None:
+        model = model_request(command, chosen_model(store, command.model, command.config))
+    else:
+        model = _model_there(command, store)
     started = time.monotonic()
     progress("read")
     volume = read_volume(command.volume, command.series, command.part)
@@ -141,7 +144,7 @@ def _same_file(one: Path, other: Path) -> bool:
 def _model_there(command: SegmentCommand, store: ModelStore) -> LoadModel:
     """Return the request to load the model on the server: by name, or by a path there."""
     by_name = any(entry.name == command.model for entry in store.models)
-    return model_of(command, None if by_name else command.model)
+    return model_of(command, None if by_name else command.model, command.config)
 
 
 def _prompts(command: SegmentCommand, volume: Volume) -> PromptSet:

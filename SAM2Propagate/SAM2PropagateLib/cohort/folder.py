@@ -41,6 +41,31 @@ def held(out: Path, state: str, code: str) -> Iterator[None]:
         lock.release()
 
 
+def check_own(path: Path, start: str, what: str) -> None:
+    """See to it that a file that a run writes again and again is not somebody else's.
+
+    Args:
+        path: of the file. start: the text that a file of a run begins with. what: it then is.
+
+    Raises:
+        InputError: `output_exists`.
+    """
+    wanted = start.encode()
+    try:
+        with path.open("rb") as file:
+            found = file.read(len(wanted))
+    except FileNotFoundError:
+        return
+    except OSError:
+        found = b""
+    if found != wanted:
+        raise InputError(
+            "output_exists",
+            f"“{path}” is no {what}, or was changed since it was written.",
+            "Move it elsewhere, or choose another folder.",
+        )
+
+
 def clear_parts(out: Path, state: Path, names: Iterable[str]) -> None:
     """Remove unfinished files of a run that was killed, and nothing else.
 

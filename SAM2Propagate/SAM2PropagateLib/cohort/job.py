@@ -15,7 +15,14 @@ import numpy as np
 
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.cohort.prompt_sources import PromptSource, file_stamp, joined
-from SAM2PropagateLib.cohort.record import OutputFiles, SegmentRow, VolumeRecord, read_record, write_record
+from SAM2PropagateLib.cohort.record import (
+    OutputFiles,
+    SegmentRow,
+    VolumeRecord,
+    file_identity,
+    read_record,
+    write_record,
+)
 from SAM2PropagateLib.cohort.thumbnails import chosen_frames, strip
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.files.atomic import check_output
@@ -35,7 +42,7 @@ from SAM2PropagateLib.segment_job import (
     resolve_prompts,
     run_segment_job,
 )
-from SAM2PropagateLib.segment_report import report, segment_values, write_report
+from SAM2PropagateLib.segment_report import is_report, report, segment_values, write_report
 from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel
 from SAM2PropagateLib.worker.session import Crop
 
@@ -66,18 +73,18 @@ class Manner:
     """The settings for all volumes of a cohort.
 
     Attributes:
-        model: to load. model_stamp: changes with the model's file.
+        model: to load. model_identity: changes with its weights or its configuration, not with their place.
         axis: 0, 1, 2 or None: by `choose_axis`.
         window: (width, level), a preset's name, or None; see `choose_window`.
         crop, run: see `JobOptions`.
     """
 
     model: LoadModel
+    model_identity: str
     axis: int | None = None
     window: str | tuple[float, float] | None = None
     crop: Crop = "auto"
     run: RunOptions = field(default_factory=RunOptions)
-    model_stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class VolumeJob:
         """Return a hash of everything that the segmentation depends on, as far as it is known without reading
         the volume."""
         manner = asdict(self.manner)
+        # Its identity says what the model is; where it lies and computes does not matter.
+        elsewhere = {"name": "", "path": "", "config": "", "device": "", "cache_megabytes": None}
         parts = [
             str(self.volume),
             file_stamp(self.volume),
@@ -113,7 +122,7 @@ class VolumeJob:
             self.part,
             self.window,
             [source.fingerprint() for source in self.sources],
-            {**manner, "model": {**manner["model"], "device": "", "cache_megabytes": None}},
+            {**manner, "model": {**manner["model"], **elsewhere}},
         ]
         return hashlib.sha256(json.dumps(parts, default=str).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -138,8 +147,10 @@ class VolumeOutcome:
 def finished_record(job: VolumeJob, fingerprint: str) -> VolumeRecord | None:
     """Return the record of a volume that was finished earlier with the same fingerprint; else None."""
     record = read_record(job.out.record)
-    is_same = record is not None and (record.key, record.fingerprint) == (job.key, fingerprint)
-    return record if is_same and job.out.segmentation.is_file() else None
+    if record is None or (record.key, record.fingerprint) != (job.key, fingerprint):
+        return None
+    # A run that was killed before it had replaced a segmentation has left its record beside the former one.
+    return record if file_identity(job.out.segmentation) not in ("", record.replaces) else None
 
 
 def segment_volume(
@@ -238,6 +249,7 @@ def _segmented(
         str(result.model.get("model", "")),
         tuple(volume.notes),
         tuple(_row(segment, number, stack) for number, segment in enumerate(result.segments)),
+        file_identity(out.segmentation),
     )
     write_report(out.report, values, overwrite=True)
     write_record(out.record, record)
@@ -246,8 +258,15 @@ def _segmented(
 
 
 def _check_outputs(job: VolumeJob) -> None:
-    """Refuse to replace a segmentation, which may hold hours of editing; report and record belong to the
-    run."""
+    """Refuse to replace a segmentation, which may hold hours of editing, and a file that is no report; the
+    record belongs to the run."""
+    report_file = job.out.report
+    if report_file.exists() and not is_report(report_file):
+        raise InputError(
+            "output_exists",
+            f"“{report_file}” exists already, and is no report of a segmentation.",
+            "Move it elsewhere, give its volume another name in the list, or choose another folder.",
+        )
     try:
         check_output(job.out.segmentation, job.overwrite)
     except InputError as error:

@@ -64,11 +64,18 @@ class _OwnSession:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._session: KeptSession | None = None
+        self._model = ""
 
-    def get(self, make: MakeSession, threads: int) -> KeptSession:
-        """Return the session, and make it if there is none."""
+    def get(self, make: MakeSession, threads: int, model: str) -> KeptSession:
+        """Return the session, and make it if there is none for this model.
+
+        Args:
+            model: its identity; another file may lie where one was that is loaded already.
+        """
+        if model != self._model:
+            self.drop()
         if self._session is None:
-            self._session = make(threads)
+            self._session, self._model = make(threads), model
             atexit.register(self.drop)
         return self._session
 
@@ -90,7 +97,7 @@ def work_on(work: VolumeWork) -> VolumeOutcome:
     job = replace(job, manner=replace(job.manner, model=model))
     # A worker with several threads may get several volumes at once.
     with _kept.lock:
-        session = _kept.get(work.make_session, threads)
+        session = _kept.get(work.make_session, threads, job.manner.model_identity)
         news = _News()
         try:
             return segment_volume(job, work.fingerprint, session, news.add)

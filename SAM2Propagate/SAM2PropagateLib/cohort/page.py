@@ -18,6 +18,13 @@ from SAM2PropagateLib.frame_kinds import DOUBTFUL
 MOST_PICTURES = 5000
 """More pictures would make a page that browsers open too slowly; later lines have none."""
 
+PAGE_START = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="generator" content="SAM2 Propagate">
+"""
+
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bad: #c33; --faint: #888; }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 72rem; padding: 0 1rem; }
@@ -35,10 +42,9 @@ small { color: var(--faint); display: block; }
 .failed, .nothing { color: var(--bad); }
 meter { width: 5rem; }
 """
-_HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
+_HEAD = (
+    PAGE_START
+    + """\
 <meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>{style}</style>
@@ -52,6 +58,7 @@ _HEAD = """<!DOCTYPE html>
 <th class="number">Slices</th><th class="number">Doubt</th></tr></thead>
 <tbody>
 """
+)
 _FOOT = """</tbody>
 </table>
 <p><small>SAM2 Propagate {version}. Not a medical device.</small></p>

@@ -49,6 +49,7 @@ class VolumeRecord:
         volume: the file or folder. seconds: duration. slices: number of computed slices.
         window: the model's, in words. notes: for the user.
         rows: of its segments.
+        replaces: the `file_identity` of the segmentation that was there before; it is not this record's.
     """
 
     key: str
@@ -61,6 +62,7 @@ class VolumeRecord:
     model: str
     notes: tuple[str, ...]
     rows: tuple[SegmentRow, ...]
+    replaces: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ class OutputFiles:
     def record(self) -> Path:
         """The volume's `VolumeRecord`."""
         return self.folder / STATE_FOLDER / (self.name + ".json")
+
+
+def file_identity(path: Path) -> str:
+    """Return what tells a file from every other one that may lie in its place; "" where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_ino} {status.st_mtime_ns} {status.st_size}"
 
 
 def write_record(path: Path, record: VolumeRecord) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 from SAM2PropagateLib.cohort.fleet import TRIES_AGAIN, Fleet, LostWork
-from SAM2PropagateLib.cohort.folder import clear_parts, held
+from SAM2PropagateLib.cohort.folder import check_own, clear_parts, held
 from SAM2PropagateLib.cohort.job import Manner, ModelDied, VolumeJob, VolumeOutcome, finished_record
 from SAM2PropagateLib.cohort.manifest import Entry, output_names
 from SAM2PropagateLib.cohort.on_worker import MakeSession, VolumeWork, local_session, work_on
-from SAM2PropagateLib.cohort.page import write_page
+from SAM2PropagateLib.cohort.page import PAGE_START, write_page
 from SAM2PropagateLib.cohort.record import STATE_FOLDER, OutputFiles, VolumeRecord, read_record, read_records
-from SAM2PropagateLib.cohort.table import Line, lines_of, write_table
+from SAM2PropagateLib.cohort.table import TABLE_START, Line, lines_of, write_table
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 
 TABLE_NAME, PAGE_NAME = "cohort.csv", "cohort.html"
@@ -89,7 +89,7 @@ def run_cohort(
         work: segments one volume, on a worker.
 
     Raises:
-        InputError: `cohort_exists`, `cohort_running`, `output_unwritable`.
+        InputError: `cohort_exists`, `cohort_running`, `output_exists`, `output_unwritable`.
         Cancelled: `should_cancel` returned True; table and page have the finished volumes.
         SAM2PropagateError: the workers cannot be opened; `disk_full`.
     """
@@ -99,18 +99,22 @@ def run_cohort(
         listener.begun(len(plan.entries), volumes.done)
         for outcome in volumes.refused():
             listener.finished(outcome)
+        todo = volumes.todo(make_session, gpus)
+        # Without workers nothing is begun, and nothing written.
+        is_begun = not todo
         try:
-            todo = volumes.todo(make_session, gpus)
             if todo:
                 with open_workers() as fleet:
+                    is_begun = True
                     for number, answer in fleet.each(work, todo, should_cancel):
                         outcome = _outcome(todo[number].job, answer)
                         volumes.settle(outcome)
                         listener.finished(outcome)
         finally:
-            lines = volumes.lines()
-            write_table(plan.out / TABLE_NAME, plan.out, lines)
-            write_page(plan.out / PAGE_NAME, plan.title, lines, _pictures(plan.out))
+            if is_begun:
+                lines = volumes.lines()
+                write_table(plan.out / TABLE_NAME, plan.out, lines)
+                write_page(plan.out / PAGE_NAME, plan.title, lines, _pictures(plan.out))
     return Result(
         len(plan.entries), volumes.done, volumes.failed, plan.out / TABLE_NAME, plan.out / PAGE_NAME
     )
@@ -229,7 +233,9 @@ def _pictures(folder: Path) -> Callable[[Line], bytes]:
 
 
 def _prepare(plan: CohortPlan) -> None:
-    """Refuse or clear a folder that holds results of another run."""
+    """Refuse or clear a folder that holds results of another run, or files of somebody else."""
+    check_own(plan.out / TABLE_NAME, TABLE_START, "table of a cohort")
+    check_own(plan.out / PAGE_NAME, PAGE_START, "page of a cohort")
     state = plan.out / STATE_FOLDER
     records = list(state.glob("*.json"))
     if not plan.resume and not plan.overwrite and (records or (plan.out / TABLE_NAME).exists()):

@@ -35,6 +35,9 @@ _COLUMNS = (
 )
 
 
+TABLE_START = "\ufeff" + ",".join(_COLUMNS[:4])
+
+
 @dataclass(frozen=True)
 class Line:
     """A line of the table: a segment of a finished volume, or a volume that is not finished.

@@ -26,6 +26,7 @@ from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.engine.weights import State, is_mapped, parameter_count, read_state
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
+from SAM2PropagateLib.models.verify import is_config_file
 from SAM2PropagateLib.texts import Text, Words
 from SAM2PropagateLib.texts import text as _
 
@@ -295,9 +296,8 @@ def _base_and_overrides(config: ConfigLike) -> tuple[Path, dict[str, Any]]:
                     _("the override “{key}” is not a number, a truth value or a list of them").format(key=key)
                 )
         return _named_config(config["base"]), dict(overrides)
-    path = Path(config)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        return path, {}
+    if is_config_file(str(config)):
+        return Path(config), {}
     return _named_config(str(config)), {}
 
 

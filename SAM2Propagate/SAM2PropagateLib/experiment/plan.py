@@ -25,14 +25,15 @@ class ModelUse:
     """A model and how it computes.
 
     Attributes:
-        title: for the user. path: of its weights. stamp: changes with that file.
+        title: for the user. path: of its weights.
+        identity: changes with the weights or the configuration, not with where they lie.
         family, config, input_size, precision: as for `engine.families.load_model`. device: as the user said.
         motion: carry masks along the image's motion, too.
     """
 
     title: str
     path: Path
-    stamp: str
+    identity: str
     family: str | None = None
     config: str | None = None
     input_size: int | None = None
@@ -120,7 +121,7 @@ def works_of(plan: ExperimentPlan, gpus: int = 0) -> list[ExperimentWork]:
             case,
             model,
             plan.options,
-            plan.out / STATE_FOLDER / f"{_digest([model.title, case.name, str(case.image)])[:24]}.json",
+            plan.out / STATE_FOLDER / f"{_digest([model.identity, case.name, str(case.image)])[:24]}.json",
             _fingerprint(case, stamp, model, plan.options),
             gpus,
         )
@@ -137,7 +138,8 @@ def _as_elsewhere(case: Case) -> Case:
 
 def _fingerprint(case: Case, stamps: Sequence[str], model: ModelUse, options: ExperimentOptions) -> str:
     """Return what changes with everything that the scores depend on and that shows without reading it."""
-    used = {**asdict(model), "device": "", "path": str(model.path)}
+    # Its identity says what the model is; how it is called, where it lies and computes does not matter.
+    used = {**asdict(model), **dict.fromkeys(("title", "path", "config", "device"), "")}
     how = {**asdict(options), "kinds": ""}
     described = [str(case.image), str(case.label), case.axis, case.channel, case.modality, case.wanted]
     names = [sorted(case.names.items()), sorted(case.regions.items())]

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from SAM2PropagateLib.cohort.fleet import TRIES_AGAIN, Fleet, LostWork
-from SAM2PropagateLib.cohort.folder import clear_parts, held
+from SAM2PropagateLib.cohort.folder import check_own, clear_parts, held
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.experiment.plan import STATE_FOLDER, ExperimentPlan, ExperimentWork, works_of
 from SAM2PropagateLib.experiment.plot import draw_plot
 from SAM2PropagateLib.experiment.record import CaseRecord
-from SAM2PropagateLib.experiment.table import CaseLine, bins_of, terminal_table, write_bins, write_lines
+from SAM2PropagateLib.experiment.table import (
+    LINES_START,
+    CaseLine,
+    bins_of,
+    terminal_table,
+    write_bins,
+    write_lines,
+)
 from SAM2PropagateLib.experiment.work import CaseOutcome, do_case_on_worker, finished_record
 from SAM2PropagateLib.files.atomic import atomic_output
 
@@ -79,7 +86,7 @@ def run_experiment(
         work: does one case, on a worker.
 
     Raises:
-        InputError: `experiment_exists`, `experiment_running`, `output_unwritable`.
+        InputError: `experiment_exists`, `experiment_running`, `output_exists`, `output_unwritable`.
         Cancelled: `should_cancel` said so; the tables hold what is finished.
         SAM2PropagateError: the workers cannot be had; `disk_full`.
     """
@@ -92,15 +99,19 @@ def run_experiment(
                 outcomes[number] = CaseOutcome(record)
         listener.begun(len(works), len(outcomes))
         todo = [number for number in range(len(works)) if number not in outcomes]
+        # Without workers nothing is begun, and nothing written.
+        is_begun = not todo
         try:
             if todo:
                 with open_workers() as fleet:
+                    is_begun = True
                     for place, answer in fleet.each(work, [works[n] for n in todo], should_cancel):
                         number = todo[place]
                         outcomes[number] = _outcome(works[number], answer)
                         listener.finished(works[number], outcomes[number])
         finally:
-            result = _written(plan, [(one, outcomes.get(number)) for number, one in enumerate(works)])
+            if is_begun:
+                result = _written(plan, [(one, outcomes.get(number)) for number, one in enumerate(works)])
     return result
 
 
@@ -152,8 +163,22 @@ def _written(
     return ExperimentResult(tuple(table), len(lines), failed, tuple(files))
 
 
+def _check_own(out: Path) -> None:
+    """Raises InputError `output_exists` where a file of a name that a run writes is no run's."""
+    check_own(out / CSV_NAME, LINES_START, "table of an experiment")
+    others = [name for name in (BINS_NAME, PLOT_NAME, TABLE_NAME) if (out / name).exists()]
+    if others and not (out / CSV_NAME).exists():
+        raise InputError(
+            "output_exists",
+            f"“{out / others[0]}” exists already, and is of no experiment.",
+            "Move it elsewhere, or choose another folder.",
+        )
+
+
 def _prepare(plan: ExperimentPlan) -> None:
-    """See to it that the folder holds nothing of another run that this one would mistake for its own."""
+    """See to it that the folder holds nothing of another run that this one would mistake for its own, and
+    nothing of somebody else."""
+    _check_own(plan.out)
     state = plan.out / STATE_FOLDER
     records = list(state.glob("*.json"))
     if not plan.resume and not plan.overwrite and (records or (plan.out / CSV_NAME).exists()):

@@ -19,6 +19,7 @@ from SAM2PropagateLib.files.atomic import atomic_output
 from SAM2PropagateLib.training.case import Case
 
 DONE, FAILED, ABSENT, WAITING = "done", "failed", "not in this case", "not done yet"
+LINES_START = "\ufeffmodel,dataset,case,"
 _WIDTHS_MM = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _MOST_BINS = 20
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, MODELS, ModelEntry, find_model
-from SAM2PropagateLib.models.verify import ChecksumMemory
+from SAM2PropagateLib.models.verify import ChecksumMemory, config_identity
 from SAM2PropagateLib.texts import text as _
 
 CACHE_VARIABLE = "SAM2PROPAGATE_CACHE"
@@ -186,6 +186,20 @@ class ModelStore:
             )
         return path
 
+    def identity(self, path: Path, config: str | None) -> str:
+        """Return what changes with a model's weights or its configuration, and not with where they lie.
+
+        Args:
+            path: of the weights file. config: as for `config_identity`.
+
+        Raises:
+            SAM2PropagateError: `model_unreadable`.
+        """
+        try:
+            return f"{self.checksums.sha256(path)} {config_identity(config)}".rstrip()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
     def remove(self, name: str) -> int:
         """Delete a downloaded model and its unfinished download.
 
@@ -227,12 +241,7 @@ class ModelStore:
                 return "another size"
             return self.checksums.sha256(path)
         except OSError as error:
-            raise SAM2PropagateError(
-                "model_unreadable",
-                _("The weights file “{path}” cannot be read ({reason}).").format(
-                    path=path, reason=error.strerror or error
-                ),
-            ) from error
+            raise _unreadable(path, error) from error
 
     def _refuse(self, text: str, path: Path) -> None:
         looks_like_path = path.suffix.lower() in (".pt", ".pth", ".safetensors", ".bin") or any(
@@ -248,6 +257,15 @@ class ModelStore:
             )
         find_model(text)
         raise InputError("unknown_model", _("There is no model “{text}”.").format(text=text))
+
+
+def _unreadable(path: Path, error: OSError) -> SAM2PropagateError:
+    return SAM2PropagateError(
+        "model_unreadable",
+        _("The file “{path}” cannot be read ({reason}).").format(
+            path=error.filename or path, reason=error.strerror or error
+        ),
+    )
 
 
 def _size(path: Path) -> int | None:

@@ -33,6 +33,24 @@ def sha256_of(path: Path, check: Callable[[], None] = lambda: None) -> str:
     return digest.hexdigest()
 
 
+def config_identity(config: str | None) -> str:
+    """Return what changes with what a configuration says, wherever its file lies.
+
+    Args:
+        config: a name, JSON, or a file; None: as the weights file says.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return sha256_of(Path(config)) if config is not None and is_config_file(config) else config or ""
+
+
+def is_config_file(config: str) -> bool:
+    """Tell whether a configuration is a file of the user's, not a name or JSON."""
+    # JSON may be longer than the system lets a path be.
+    return config.endswith((".yaml", ".yml")) and Path(config).is_file()
+
+
 class ChecksumMemory:
     """Remembers the checksums of unchanged files, so that a large file is not read at each start.
 

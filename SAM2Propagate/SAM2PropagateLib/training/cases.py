@@ -93,7 +93,9 @@ def find_cases(folder: Path, sequence: str = "", on_bad: Refuse = refuse) -> tup
         cases += _each(_side_by_side(folder, bad), lambda case: with_channel(case, sequence), bad)
     if not cases and not refused:
         raise _no_cases(folder)
-    return tuple(sorted(cases, key=lambda case: case.name))
+    # A description may list a case twice; it would count twice.
+    once = {(case.name, case.image, case.label): case for case in cases}
+    return tuple(sorted(once.values(), key=lambda case: case.name))
 
 
 def _each(items: Sequence[Named], make: Callable[[Named], Case], on_bad: Refuse) -> list[Case]:

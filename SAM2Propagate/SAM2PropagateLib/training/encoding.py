@@ -29,7 +29,7 @@ class Encoding:
     Attributes:
         sources: to learn from; their files as every process finds them.
         recipe: of the training.
-        model: the weights file. config, device, input_size: see `load_model`.
+        model: the weights file. checksum: its SHA-256. config, device, input_size: see `load_model`.
         further: parts to unfreeze; see `parts.unfreeze`.
         folder: for the looks.
     """
@@ -37,6 +37,7 @@ class Encoding:
     sources: tuple[Source, ...]
     recipe: Recipe
     model: Path
+    checksum: str
     config: str | None
     device: str
     input_size: int | None

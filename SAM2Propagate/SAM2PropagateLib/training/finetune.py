@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -19,6 +18,7 @@ from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import atomic_output, check_output
+from SAM2PropagateLib.models.verify import config_identity, sha256_of
 from SAM2PropagateLib.training.case import Case
 from SAM2PropagateLib.training.cases import check_apart, find_cases, split
 from SAM2PropagateLib.training.encoding import Encoding, EncodingWork, works_of
@@ -144,12 +144,13 @@ def finetune(
     folder.mkdir(exist_ok=True)
     pool = LookPool(sources, shelf, recipe, image_half, LookStore(folder / "looks"))
     validation = Validation(measured, shelf, most=recipe.most_targets, keeps_features=keeps)
+    checksum = sha256_of(job.model)
     about = {
         "cases": [[s.case.name, *s.structures] for s in sources],
         "validation cases": [[s.case.name, *s.structures] for s in measured],
         "content of the cases": [s.fingerprint for s in (*sources, *measured)],
-        "model": _fingerprint(job.model),
-        "configuration": job.config or "",
+        "model": checksum,
+        "configuration": config_identity(job.config),
         "device": str(loaded.device),
         "input size": loaded.input_size,
         "parts": sorted(learning.parts),
@@ -166,6 +167,7 @@ def finetune(
             tuple(_absolute(source) for source in sources),
             recipe,
             job.model.absolute(),
+            checksum,
             job.config,
             job.device,
             job.input_size,
@@ -279,14 +281,6 @@ def _limited(job: FinetuneJob, structures: int) -> Recipe:
         return recipe
     steps = math.ceil(job.epochs * structures * _CLIPS_PER_EPOCH / recipe.batch)
     return replace(recipe, steps=steps, validations=min(recipe.validations, steps // _STEPS_PER_VALIDATION))
-
-
-def _fingerprint(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_model(
