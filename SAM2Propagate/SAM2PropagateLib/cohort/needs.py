@@ -1,4 +1,4 @@
-"""How many workers a computer can feed, and what each of them gets."""
+"""Decides how many workers a computer has room for, and what each of them gets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.worker.command import worker_command
 
 _MB = 1 << 20
-# Beside the model: the worker's own process, a volume, and its masks.
+# For the worker's own process, a volume and its masks, besides the model.
 VOLUME_MB = 1200
-# Features of slices kept, as the engine itself limits them.
+# The engine's own limit for kept features of slices.
 _MOST_CACHE_MB = 4096
 _CACHE_SHARE = 4
 
@@ -27,10 +27,10 @@ class LocalPlan:
     """The workers of one computer.
 
     Attributes:
-        workers: how many. threads: of each one's model.
-        gpus: how many there are for them; worker n uses number n, in turn.
-        cache_mb: for the features of slices; None: as the engine chooses.
-        note: what the user should know; "" for nothing.
+        workers: their number. threads: for each one's model.
+        gpus: number of GPUs, which the workers take in turn.
+        cache_mb: for the features of slices; None: the engine's choice.
+        note: for the user; may be empty.
     """
 
     workers: int
@@ -41,21 +41,20 @@ class LocalPlan:
 
 
 def model_memory_mb(entry: ModelEntry | None, file: Path) -> int:
-    """Main memory that a process with this model takes, in MB (2**20 bytes)."""
+    """Return the main memory of a process with this model, in MB (2**20 bytes)."""
     return entry.memory_mb if entry is not None else 400 + 2 * (file.stat().st_size // _MB)
 
 
 def local_plan(
     wanted: int | None, model_mb: int, gpus: int, *, cores: int | None = None, free_mb: int | None = None
 ) -> LocalPlan:
-    """Return one worker per GPU; without one, as many as there are cores and memory for, or as many as are
-    wanted.
+    """Plan one worker per GPU; without a GPU, as many as cores and memory allow, or as many as wanted.
 
     Args:
-        wanted: how many workers; None: as many as fit.
+        wanted: number of workers; None: as many as fit.
         model_mb: see `model_memory_mb`.
         gpus: that the model may use here.
-        cores, free_mb: of this computer; None: what the system says.
+        cores, free_mb: of this computer; None: from the system.
     """
     cores = cores or usable_cores()
     if free_mb is None:
@@ -90,10 +89,10 @@ def usable_cores() -> int:
 
 
 def gpu_count(device: str, ask: Callable[[], int] | None = None) -> int:
-    """Return how many NVIDIA GPUs workers may share out among them: 0 unless `device` leaves the choice open.
+    """Return how many NVIDIA GPUs the workers share: 0 unless `device` leaves the choice open.
 
     Args:
-        device: as the command line has it.
+        device: on the command line.
         ask: counts them; None: torch does, in a process of its own, if there are signs of the driver.
     """
     if device not in ("auto", "cuda"):

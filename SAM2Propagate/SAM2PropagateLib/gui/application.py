@@ -1,4 +1,4 @@
-"""Slicer's application and its window, as far as the module uses them."""
+"""Gives access to Slicer's application and main window, as far as the module needs them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Application:
     """What the panel needs of the application around it.
 
     Args:
-        icons: the folder with the icons, one folder for light and one for dark windows in it.
+        icons: the folder of the icons; it has one folder for light and one for dark windows.
 
     Attributes:
         icons: as given.
@@ -39,19 +39,19 @@ class Application:
         return bool(slicer.app.palette().color(qt.QPalette.Window).lightness() < 128)
 
     def frameSurfaces(self) -> None:
-        """Surfaces are shown: brings them into the middle of the 3D view."""
+        """Centers surfaces in the 3D view, after they were shown."""
         layout = slicer.app.layoutManager()
         if layout is not None and layout.threeDViewCount:
             layout.threeDWidget(0).threeDView().resetFocalPoint()
 
 
 def sliceViews() -> list[tuple[Any, Callable[[], None]]]:
-    """The slice views of the layout, as `ViewDrawing` wants them."""
+    """Returns the slice views of the layout, as `ViewDrawing` needs them."""
     return [(view.mrmlSliceNode(), view.sliceView().scheduleRender) for view in sliceWidgets()]
 
 
 def holdViews() -> list[Callable[[], None]]:
-    """Keeps the views of the layout from being drawn; returns for each what has it drawn again."""
+    """Stops the drawing of the layout's views; returns for each view a function that draws it again."""
     layout = slicer.app.layoutManager()
     if layout is None:
         return []
@@ -73,7 +73,7 @@ def sliceWidgets() -> list[Any]:
     if layout is None:
         return []
     widgets = [layout.sliceWidget(name) for name in layout.sliceViewNames()]
-    # One that is on its way out has no node any more.
+    # A widget that is being removed has no node any more.
     return [widget for widget in widgets if widget.mrmlSliceNode() is not None]
 
 
@@ -85,7 +85,7 @@ def volumeInViews() -> Any:
 
 
 def showInViews(volumeNode: Any) -> None:
-    """Has the slice views show a volume where they do not yet."""
+    """Shows a volume in the slice views that do not show it yet."""
     layout = slicer.app.layoutManager()
     if layout is None:
         return
@@ -97,19 +97,19 @@ def showInViews(volumeNode: Any) -> None:
         if volumeNode.GetID() in (background, foreground):
             continue
         layers.SetBackgroundVolumeID(volumeNode.GetID())
-        if not background and not foreground:  # else the user has the view where it is wanted
+        if not background and not foreground:  # else the user has placed the view already
             sliceLogic.FitSliceToBackground()
 
 
 def isLeftButtonDown() -> bool:
-    """Tells whether the left button of the mouse is down."""
+    """Tells whether the left mouse button is down."""
     import qt
 
     return bool(qt.QApplication.mouseButtons() & qt.Qt.LeftButton)
 
 
 class QtTicker:
-    """Calls a function 50 times a second, as long as it is asked to."""
+    """Calls a function 50 times a second while it is on."""
 
     def __init__(self) -> None:
         import qt
@@ -120,7 +120,7 @@ class QtTicker:
 
     @property
     def isOn(self) -> bool:
-        """Whether it is asked to."""
+        """Whether it is on."""
         return bool(self._timer.isActive())
 
     def calls(self, tick: Callable[[], None]) -> None:
@@ -141,10 +141,10 @@ class QtTicker:
 
 
 class Later:
-    """Calls a function once, a while after it was asked for last; not at all after `stop`.
+    """Calls a function once, some time after the last `start`; not at all after `stop`.
 
     Args:
-        milliseconds: the while; 0: as soon as Qt has done what it is at.
+        milliseconds: the time to wait; 0: as soon as Qt has handled its present events.
     """
 
     def __init__(self, milliseconds: int = 0) -> None:
@@ -160,14 +160,14 @@ class Later:
         self._connections.add(self._timer, "timeout()", act)
 
     def start(self, milliseconds: int | None = None) -> None:
-        """Asks for it, for once after another while if one is given."""
+        """Schedules the call; if a time is given, it replaces that of the constructor this once."""
         if milliseconds is None:
             self._timer.start()
         else:
             self._timer.start(milliseconds)
 
     def stop(self) -> None:
-        """Takes that back."""
+        """Cancels the scheduled call."""
         self._timer.stop()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The slice strip as a widget: a band that shows every slice, and the doubt as a curve above."""
+"""Draws the slice strip: a band that shows every slice, and the doubt as a curve above it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from SAM2PropagateLib.app.strip import (
 from SAM2PropagateLib.frame_kinds import ABSENT, DOUBTFUL, KEYFRAME, LOCKED, PROPAGATED
 from SAM2PropagateLib.texts import tr as _
 
-# For light and dark panels alike.
+# They are visible in light and in dark panels.
 COLORS = {
     PROPAGATED: "#7fb2e5",
     KEYFRAME: "#2e9e4f",
@@ -25,13 +25,13 @@ COLORS = {
 DOUBT, SHOWN = "#e08a1e", "#d02090"
 """The colors of the curve, and of the line of the slice in view."""
 
-# The least height of the widget in pixels.
+# Pixels; the least height of the widget.
 _HEIGHT = 48
-# The height of the colored band as a part of the widget's; the curve has the rest.
+# The colored band's share of the height; the curve has the rest.
 _BAND = 0.35
-# The width of the curve and of the line in pixels.
+# Pixels; the width of the curve and of the line.
 _PEN = 2
-# Slices that lie on each other in a strip that hovering names.
+# How many slices in one place the tooltip names.
 _MOST_NAMED = 4
 
 
@@ -57,12 +57,13 @@ def legend() -> str:
 def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
     """Returns a new widget; `setStrip(strip, shownFrame)` shows a `SliceStrip`, a click calls `onFrame`.
 
-    Qt is imported here and not above, so that the rest of the package can be used without it.
+    Qt is imported here, so that the rest of the package can be used without it.
     """
     import qt
 
     class SliceStripWidget(qt.QWidget):
-        """Draws a strip, tells which slice was clicked, and says what is known where the mouse is."""
+        """Draws a strip, calls back with clicked slices, and shows a tooltip for the slice under the
+        mouse."""
 
         def __init__(self, onFrame: Callable[[int], None]) -> None:
             qt.QWidget.__init__(self)
@@ -82,7 +83,7 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
             self.update()
 
         def setShownFrame(self, frame: int | None) -> None:
-            """Moves the line alone: where it was and where it is now is drawn again, at the next chance."""
+            """Moves only the line, and schedules the drawing of its old and new place."""
             for one in {self.shownFrame, frame} if frame != self.shownFrame else ():
                 if one is not None and one < len(self.strip):
                     x = self.strip.middle(one, int(self.width))
@@ -113,7 +114,7 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
             return pen
 
         def _draw(self, painter: Any, width: int, height: int, stale: Any) -> None:
-            """Draws what is stale (a QRect): where the line moved, that is a small part."""
+            """Draws the stale part (a QRect), which is small when only the line moves."""
             base, mid = (self.palette.color(role) for role in (qt.QPalette.Base, qt.QPalette.Mid))
             painter.fillRect(stale, base)
             if not len(self.strip):
@@ -136,7 +137,7 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
             painter.drawLine(first, limit, end, limit)
             self._drawCurve(painter, top, first, end)
             if self.shownFrame is not None and self.shownFrame < len(self.strip):
-                # Not over the band: it would hide a mark.
+                # It ends above the band, where it would hide a mark.
                 x = self.strip.middle(self.shownFrame, width)
                 painter.setPen(self._pen(SHOWN))
                 painter.drawLine(x, 0, x, top - 2)

@@ -1,10 +1,10 @@
-"""A child process that can be ended with everything it has started.
+"""Starts a child process that can be ended with everything it has started.
 
 On POSIX the child leads a session of its own, so that one signal reaches its whole process group. Descendants
 that left the group are found through their parents and, on Linux, by a token in their environment, which they
-keep when their parent has died. On Windows the child is put into a job object, which ends with all its
-processes when it is terminated or when this process dies; `taskkill /T` helps where no job can be made. This
-matters for `PythonSlicer`: it is a launcher, and the Python that works is its child.
+keep when their parent has died. On Windows the child is put into a job object, which ends all its processes
+when it is terminated or this process dies; `taskkill /T` is used if no job can be made. `PythonSlicer` needs
+this: it is a launcher, and the Python that works is its child.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.texts import text as _
 
 TREE_VARIABLE = "SAM2PROPAGATE_TREE"
-"""The tree's token, in the environment of the child and of all that it starts. It also tells the child that
-its process group holds nothing but the tree."""
+"""The environment variable with the tree's token. It also tells the child that its process group holds only
+the tree."""
 
-# Maximum time to search for leftover processes, while there may be more of them. On a busy machine a process
-# that is just becoming another program may need seconds for it.
+# The longest time to search for leftover processes. On a busy machine, a process may need seconds to become
+# another program.
 _MARK_SECONDS = 10.0
 
 
@@ -78,7 +78,7 @@ class ProcessTree:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started (in Slicer: of the launcher)."""
+        """The id of the process that was started (in Slicer: of the launcher)."""
         return self._process.pid
 
     @property
@@ -98,7 +98,7 @@ class ProcessTree:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs or has not been reaped; negative: ended by that signal."""
+        """The exit code; None while it runs or has not been reaped; negative: ended by that signal."""
         return self._process.returncode
 
     def kill(self) -> None:
@@ -111,7 +111,7 @@ class ProcessTree:
             _kill_all(self._process)
 
     def finish(self, patience: float) -> int:
-        """Wait for the process to end by itself, kill it after `patience` seconds, and end what it left.
+        """Wait for the process to end by itself, kill it after `patience` seconds, and end its descendants.
 
         Returns:
             The exit code, negative if a signal ended it.
@@ -121,9 +121,9 @@ class ProcessTree:
         with self._guard:
             if self._is_finished:
                 return self._process.returncode
-            # What it left behind is ended first: its number is not given away before it is reaped.
+            # Its descendants first: until it is reaped, the system does not reuse its id.
             _kill_group(self._process)
-        # This may take a moment, in which `kill` must not wait.
+        # Outside the lock, as this may take a moment and `kill` must not wait.
         _kill_marked(self._token, self._process.pid)
         with self._guard:
             if not self._is_finished:
@@ -146,7 +146,7 @@ class ProcessTree:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the numbers of all living processes below `pid`, parents before their children. POSIX only."""
+    """Return the ids of all living descendants of `pid`, parents before their children. POSIX only."""
     parents = _parents()
     found = [pid]
     for parent in found:
@@ -155,13 +155,13 @@ def descendants(pid: int) -> list[int]:
 
 
 def end_descendants() -> None:
-    """End whatever this process has started, directly or not. On Windows the job does that."""
+    """End all descendants of this process. On Windows the job does that."""
     if os.name == "posix":
         _kill_each(descendants(os.getpid()))
 
 
 def lead_own_tree() -> None:
-    """Make this process the first of a tree of its own, where no `ProcessTree` has started it. POSIX only."""
+    """Make this process the root of its own tree, if no `ProcessTree` has started it. POSIX only."""
     if os.name == "posix" and TREE_VARIABLE not in os.environ:
         if os.getpgrp() != os.getpid():
             os.setpgid(0, 0)
@@ -171,21 +171,21 @@ def lead_own_tree() -> None:
 def end_own_tree() -> None:
     """End the whole tree that this process was started in, launchers and itself included.
 
-    Does nothing where the process group may hold others, that is, where no `ProcessTree` has started it.
+    Do nothing if no `ProcessTree` has started it, as its process group may then hold others.
     """
     if TREE_VARIABLE in os.environ:
         _kill_own_group()
 
 
 def _parents() -> dict[int, int]:
-    """Return every living process's parent."""
+    """Return the parent of every living process."""
     proc = Path("/proc")
     if sys.platform.startswith("linux") and proc.is_dir():
         parents = {}
         for entry in proc.iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError, ValueError, IndexError):
-                    # The name in parentheses may hold blanks and parentheses itself.
+                    # The name in parentheses may contain blanks and parentheses.
                     state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                     if state != "Z":
                         parents[int(entry.name)] = int(parent)
@@ -204,8 +204,8 @@ def _marked(entry: bytes, root: int) -> tuple[list[int], bool]:
     (Linux).
 
     Returns:
-        Their numbers, and whether there may be more: a process that is just becoming another program, and
-        is no older than `root`, does not show its environment yet.
+        Their ids, and whether there may be more: a process that is just becoming another program, and is no
+        older than `root`, does not show its environment yet.
     """
     found: list[int] = []
     is_unsure = False
@@ -217,7 +217,7 @@ def _marked(entry: bytes, root: int) -> tuple[list[int], bool]:
                 environment = _environment(number)
                 if entry in environment.split(b"\0"):
                     found.append(number)
-                # Threads of the kernel and processes that have ended have no program.
+                # Kernel threads and processes that have ended have no program.
                 elif not environment and (folder / "exe").readlink():
                     is_unsure = is_unsure or _started_at(number) >= oldest
     return found, is_unsure
@@ -228,7 +228,7 @@ def _environment(pid: int) -> bytes:
 
 
 def _started_at(pid: int) -> int:
-    """Return when a process was started, in ticks since the system was."""
+    """Return when a process was started, in ticks since the system's start."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
@@ -240,14 +240,14 @@ if sys.platform == "win32":
     from ctypes import wintypes
 
     def _start_options() -> dict[str, Any]:
-        # No console window, and no Ctrl+C of a console that this process may have.
+        # Without a console window, and without the Ctrl+C of this process's console.
         return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
 
     def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return process.poll() is not None
 
     def _kill_all(process: subprocess.Popen[bytes]) -> None:
-        # Not waited for: the caller must not be held; the job has usually done the work already.
+        # Without waiting, as it must not block the caller, and the job has usually done the work.
         with contextlib.suppress(OSError):
             subprocess.Popen(
                 ["taskkill", "/F", "/T", "/PID", str(process.pid)],
@@ -258,16 +258,16 @@ if sys.platform == "win32":
             )
 
     def _kill_group(process: subprocess.Popen[bytes]) -> None:
-        """A process group is no unit here; the job is."""
+        """Do nothing: Windows has the job instead of a process group."""
 
     def _kill_own_group() -> None:
-        """The job ends with this process's parent."""
+        """Do nothing: the job ends with this process's parent."""
 
     def _kill_marked(token: str, root: int) -> None:
-        """Nothing leaves a job."""
+        """Do nothing: no process can leave a job."""
 
     def _kill_each(pids: Iterable[int]) -> None:
-        """Not needed here; see the job."""
+        """Do nothing: the job ends them."""
 
     class _BasicLimits(ctypes.Structure):
         _fields_ = (
@@ -344,7 +344,7 @@ else:
         return {"start_new_session": True}
 
     def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-        """Tell whether it has ended; where the system can tell without reaping it, it is not reaped."""
+        """Tell whether the process has ended, without reaping it if the system allows that."""
         if process.returncode is not None:
             return True
         if hasattr(os, "waitid"):
@@ -368,7 +368,7 @@ else:
         while time.monotonic() < deadline:
             found, is_unsure = _marked(f"{TREE_VARIABLE}={token}".encode(), root)
             _kill_each(found)
-            # What was found may have started another one before it was killed.
+            # A process may have started another before it was killed: search again.
             if not (found or is_unsure):
                 return
             time.sleep(0.002)
@@ -384,5 +384,5 @@ else:
             os.killpg(process.pid, signal.SIGKILL)
 
     def _hold_tree(process: subprocess.Popen[bytes]) -> _TreeJob | None:
-        """None: there are no jobs here; the process group does their work."""
+        """Return None: POSIX has process groups instead of jobs."""
         return None
