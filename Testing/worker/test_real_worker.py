@@ -27,11 +27,11 @@ from Testing.worker.helpers import is_running, own_threads, soon
 
 SAMPLE = LIBRARY_FOLDER.parent / "Resources" / "Sample"
 LEFT_KIDNEY = 3
-FIRST, FRAMES = 76, 8
+FIRST, FRAMES = 77, 6
 
 
 def sample() -> tuple[np.ndarray, VolumeGeometry, np.ndarray]:
-    """Some slices of the CT, (8, 101, 122), their geometry, and the left kidney in them."""
+    """Some slices of the CT, (6, 101, 122), their geometry, and the left kidney in them."""
     image, labels = read_image(SAMPLE / "abdomen_ct.nii.gz"), read_image(SAMPLE / "abdomen_ct_labels.nii.gz")
     assert image.geometry is not None
     matrix = np.array(image.geometry.ijk_to_ras)
