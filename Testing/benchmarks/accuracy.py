@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Scores, evaluate
+from SAM2PropagateLib.evaluation.protocol import BAD, EvaluationOptions, Scores, evaluate
 from SAM2PropagateLib.evaluation.targets import LoadedTarget, Target, find_targets, load_target
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.run_options import RunOptions
@@ -30,6 +32,8 @@ One {prompt} on the slice where the label is largest{edges}; the whole volume is
 - copy: Dice of repeating the largest slice of the reference between its ends. neighbor: mean Dice of each
   slice of the reference with the next.
 - slices/s: of the first run, the prompt's own preview included.
+- doubt: how many of the propagated slices of the first run have a Dice below {bad:g}. Slices that are empty
+  in both mask and reference do not count.
 """
 # As the worker opens a volume; None: whole slices.
 _CROPS = {"auto": "auto", "whole": None}
@@ -127,6 +131,7 @@ def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
     report = BenchmarkReport("accuracy", "Accuracy", called)
     report.say(
         _METHOD.format(
+            bad=BAD,
             prompt=options.prompt,
             edges=" (the outer edges of the label's pixels)"
             if options.prompt == "box"
@@ -193,6 +198,7 @@ def _run_model(
     report.say(f"## {facts['name']}\n\n{words}.")
     if rows:
         report.say(table(head, rows))
+        report.say(table(["doubt", "slices", f"Dice below {BAD:g}", "share"], _doubt_rows(counted)))
     if apart:
         report.say("Apart, because one prompt cannot mean so many separate parts:")
         report.say(table(head, [_row(result) for result in apart]))
@@ -299,6 +305,15 @@ def _mean_row(results: Sequence[TargetResult]) -> list[str]:
         figure(means["adjacent_slice_dice"]),
         figure(means["slices_per_second"], 1),
     ]
+
+
+def _doubt_rows(results: Sequence[TargetResult]) -> list[list[str]]:
+    tenths = np.sum([result.scores.doubts for result in results], axis=0)
+    rows = []
+    for tenth, (slices, bad) in enumerate(tenths):
+        share = figure(bad / slices) if slices else "none"
+        rows.append([f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}", str(slices), str(bad), share])
+    return rows
 
 
 def _row(result: TargetResult) -> list[str]:

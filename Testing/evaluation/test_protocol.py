@@ -98,6 +98,8 @@ def test_the_scores_of_a_copying_session() -> None:
     assert scores.volume_in_range == pytest.approx(dice(in_range, reference()))
     assert scores.slices == 12
     assert scores.slices_per_second > 0
+    # All with a doubt of 0.1: five slices of the block that the larger mask fits well, six beyond its ends.
+    assert scores.doubts == ((0, 0), (11, 6), *[(0, 0)] * 8)
 
     # Superfluous slices are the worst: first below, then above, each marked absent, which empties the rest.
     assert [(one.frame, one.kind, one.wrong_pixels) for one in scores.corrections[:2]] == [

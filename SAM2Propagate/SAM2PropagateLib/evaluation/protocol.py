@@ -22,6 +22,8 @@ from SAM2PropagateLib.prompts.values import SegmentPrompts
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
 
 SEGMENT = "target"
+# Doubt is about the chance that a slice's Dice is below this.
+BAD = 0.8
 
 
 class EvaluatedSession(Protocol):
@@ -80,6 +82,8 @@ class Scores:
         corrections: what was corrected.
         slices: masks written by the first run. seconds: of the preview and the first run together.
         correction_slices, correction_seconds: of the runs after the corrections, together.
+        doubts: by tenths of doubt, how many propagated slices of the first run there were, and how many of
+            these had a Dice below `BAD`. Slices that are empty in both mask and reference do not count.
     """
 
     preview: float
@@ -92,6 +96,7 @@ class Scores:
     seconds: float
     correction_slices: int
     correction_seconds: float
+    doubts: tuple[tuple[int, int], ...]
 
     @property
     def slices_per_second(self) -> float:
@@ -121,6 +126,7 @@ class _Evaluation:
         self._reference = target.mask
         self._slices = frames_first(target.mask, target.axis)
         self._masks: dict[int, BoolArray] = {}
+        self._doubts: dict[int, float] = {}
 
     def scores(self) -> Scores:
         prompts = self._first_prompt()
@@ -128,6 +134,7 @@ class _Evaluation:
         found, summary, seconds = self._run(prompts)
         volume = dice(found, self._reference)
         surface = surface_dice(found, self._reference, self._target.geometry.spacing, self._options.tolerance)
+        doubts = self._judge_doubts(set(self._resolved(prompts).keyframes))
         after, corrections, slices, correction_seconds = self._correct(prompts, found)
         # Last: a run with other ends before the corrections would leave these more to write again.
         in_range = self._in_range(prompts)
@@ -142,6 +149,7 @@ class _Evaluation:
             preview_seconds + seconds,
             slices,
             correction_seconds,
+            doubts,
         )
 
     def _first_prompt(self) -> SegmentPrompts:
@@ -176,6 +184,15 @@ class _Evaluation:
 
     def _take(self, answer: FrameMask) -> None:
         self._masks[answer.frame] = answer.mask
+        self._doubts[answer.frame] = answer.doubt
+
+    def _judge_doubts(self, keyframes: set[int]) -> tuple[tuple[int, int], ...]:
+        counts = np.zeros((10, 2), int)
+        for frame, doubt in self._doubts.items():
+            mask, reference = self._masks[frame], self._slices[frame]
+            if frame not in keyframes and (mask.any() or reference.any()):
+                counts[min(int(doubt * 10), 9)] += 1, dice(mask, reference) < BAD
+        return tuple((int(slices), int(bad)) for slices, bad in counts)
 
     def _in_range(self, prompts: SegmentPrompts) -> float:
         target = self._target
