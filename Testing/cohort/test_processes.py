@@ -16,6 +16,7 @@ import pytest
 from SAM2PropagateLib.cli.main import main
 from SAM2PropagateLib.cohort.fleet import TRIES_AGAIN, DaskFleet, LostWork, Sharing, open_fleet
 from SAM2PropagateLib.cohort.needs import LocalPlan
+from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.files.segmentation import read_segmentation
 from Testing.cohort.cases import die, fail, notes, write_manifest, write_volumes
 
@@ -89,6 +90,39 @@ def test_local_workers_listen_on_the_loopback_address_with_keys_only(fleet: Dask
             answer = b""
     # Nothing at all, or a TLS alert: not Dask's greeting.
     assert answer[:1] in (b"", b"\x15")
+
+
+# --- SLURM
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (
+            '[ "$1" = --test-only ] && echo "sbatch: error: invalid partition specified: gpux" >&2 && exit 1',
+            "SLURM does not take the jobs (invalid partition specified: gpux).",
+        ),
+        ("exit 1", "SLURM does not take the jobs (it said nothing)."),
+        (None, "There is no program sbatch on this computer."),
+    ],
+)
+def test_slurm_says_at_once_that_it_takes_no_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str | None, said: str
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if program is not None:
+        (programs / "sbatch").write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
+        (programs / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    told: list[str] = []
+    fleet = open_fleet(Sharing(slurm="gpux"), lambda: LocalPlan(1, 1), tmp_path / "jobs", told.append)
+    with pytest.raises(SAM2PropagateError) as raised, fleet:
+        pass
+    assert (raised.value.code, raised.value.sentence) == ("slurm_failed", said)
+    # Nothing was asked for, and the keys of the run are gone.
+    assert not told and not list((tmp_path / "jobs").iterdir())
 
 
 # --- the command

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +34,8 @@ _KEEP_SECONDS = 5.0
 _IDLE_SECONDS = 60.0
 # The defaults of a job on a cluster.
 _JOB_CORES, _JOB_MB = 4, 8192
+# SLURM checks a job sooner than this, or is not asked.
+_SLURM_SECONDS = 60.0
 
 Item = TypeVar("Item")
 
@@ -322,16 +325,57 @@ def _slurm(
             scheduler_options={"dashboard_address": ":0"},
             silence_logs="critical",
         )
-        cluster.scale(jobs=jobs)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise SAM2PropagateError(
-            "slurm_failed",
-            f"SLURM does not take the jobs ({reason}).",
-            "Try the same partition and options with sbatch.",
-        ) from error
+        raise _slurm_failed(str(error)) from error
+    try:
+        _check_job(cluster.job_script())
+        cluster.scale(jobs=jobs)
+    except SAM2PropagateError:
+        _forget_keys(cluster)
+        _quietly(cluster.close)
+        raise
     tell(f"Asked SLURM for {jobs} {'job' if jobs == 1 else 'jobs'} in partition {given.partition}.")
     return cluster, lambda: cluster.scale(jobs=jobs)
+
+
+def _check_job(script: str) -> None:
+    """Have SLURM check a job without starting it. A job that it refuses later is only asked for again.
+
+    Raises:
+        SAM2PropagateError: `slurm_failed`.
+    """
+    with tempfile.TemporaryDirectory(prefix="sam2propagate-") as folder:
+        file = Path(folder) / "job.sh"
+        file.write_text(script, encoding="utf-8")
+        try:
+            done = subprocess.run(
+                ["sbatch", "--test-only", str(file)],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=_SLURM_SECONDS,
+            )
+        except FileNotFoundError:
+            raise SAM2PropagateError(
+                "slurm_failed",
+                "There is no program sbatch on this computer.",
+                "Start the command where you start jobs of SLURM, such as a cluster's login node.",
+            ) from None
+        except subprocess.TimeoutExpired:
+            # A controller that is slow to answer may take the jobs later.
+            return
+    if done.returncode:
+        raise _slurm_failed(done.stderr or done.stdout)
+
+
+def _slurm_failed(text: str) -> SAM2PropagateError:
+    reason = " ".join(text.split()).removeprefix("sbatch: error: ").rstrip(".")
+    return SAM2PropagateError(
+        "slurm_failed",
+        f"SLURM does not take the jobs ({reason or 'it said nothing'}).",
+        "Try the same partition and options with sbatch.",
+    )
 
 
 def _forget_keys(cluster: Any) -> None:
