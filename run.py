@@ -526,7 +526,7 @@ def run_tests(root: Path, arguments: "list[str]") -> int:
         say("This run fails, whatever the tests say.")
     processes = str(min(4, os.cpu_count() or 1))
     options = ["-n", processes, "--dist", "worksteal", "--durations", "10"]
-    # One thread each: they share the cores. Tests start many processes of the same files: keep these compiled.
+    # One thread each, as they share the cores. Tests start many processes of the same, compiled files.
     kept = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
     return run_in_venv(root, ["-m", "pytest", *options], root, **kept) or failed
 
