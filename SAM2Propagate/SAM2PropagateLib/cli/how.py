@@ -167,7 +167,7 @@ def add_axes(parser: Any) -> None:
         choices=("one", ALL_AXES),
         default="one",
         help="when the masks are finished, carry them along the other two axes, too, and fuse the three "
-        f"({ALL_AXES}); takes about three times as long (default: one)",
+        f"({ALL_AXES}); takes at least three times as long (default: one)",
     )
 
 
