@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from Demo.measure import BoolArray
-from SAM2PropagateLib.scene.commit import LogicSegmentWriter
+from SAM2PropagateLib.scene.segment_writer import LogicSegmentWriter
 
 # isort: split
 import slicer

@@ -9,7 +9,7 @@ import slicer
 from Headless.fake_session import disc
 from SAM2PropagateLib.app.events import Choices, Editing
 from SAM2PropagateLib.app.strip import EDITED
-from SAM2PropagateLib.scene.commit import LogicSegmentWriter
+from SAM2PropagateLib.scene.segment_writer import LogicSegmentWriter
 from Testing.app.cases import HeadlessCase
 
 SHAPE = (36, 40)

@@ -29,7 +29,7 @@ from Headless.scenes import addSegmentation, addVolume
 from SAM2PropagateLib.app.events import Choices, Editing, FrameArrived, RunEnd
 from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
 from SAM2PropagateLib.prompts.values import Box, Click, SegmentPrompts
-from SAM2PropagateLib.scene.commit import LogicSegmentWriter
+from SAM2PropagateLib.scene.segment_writer import LogicSegmentWriter
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, worker_command
 from SAM2PropagateLib.worker.session import WorkerSession

@@ -8,7 +8,8 @@ import slicer
 
 from Headless.scenes import addSegmentation, addVolume, fillSegment
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
-from SAM2PropagateLib.scene.commit import CommitSummary, LogicSegmentWriter, SegmentCommitter
+from SAM2PropagateLib.scene.commit import CommitSummary, SegmentCommitter
+from SAM2PropagateLib.scene.segment_writer import LogicSegmentWriter
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from Testing.scene.geometries import GEOMETRIES, SHAPE_IJK, addCase, block

@@ -10,8 +10,9 @@ from vtk.util.numpy_support import vtk_to_numpy
 from Headless.scenes import addVolume
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts import SegmentPrompts, resolve
-from SAM2PropagateLib.scene.commit import LogicSegmentWriter, SegmentCommitter
+from SAM2PropagateLib.scene.commit import SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditTracker
+from SAM2PropagateLib.scene.segment_writer import LogicSegmentWriter
 from SAM2PropagateLib.scene.state import SceneState
 from SAM2PropagateLib.scene.volume import ownGeometry
 from Testing.scene.geometries import GEOMETRIES, block

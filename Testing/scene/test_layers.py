@@ -11,8 +11,9 @@ import vtk
 
 from Headless.scenes import addSegmentation, fillSegment
 from SAM2PropagateLib.scene import slabs
-from SAM2PropagateLib.scene.commit import LogicSegmentWriter, SegmentCommitter
+from SAM2PropagateLib.scene.commit import SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditTracker
+from SAM2PropagateLib.scene.segment_writer import LogicSegmentWriter
 from SAM2PropagateLib.scene.segments import SegmentReader, binaryLabelmapName, labelsOf, segmentIDs
 from SAM2PropagateLib.scene.state import SceneState
 from SAM2PropagateLib.scene.states import SegmentationStates, hashed

@@ -10,7 +10,7 @@ from SAM2PropagateLib.app.computer import Computer
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.run_options import RunOptions
-from SAM2PropagateLib.scene.commit import SegmentWriter
+from SAM2PropagateLib.scene.segment_writer import SegmentWriter
 
 WriterMaker = Callable[[Any, Any], SegmentWriter]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from SAM2PropagateLib.app.kept_facts import FactsOfFrames
 from SAM2PropagateLib.app.moment import Known
-from SAM2PropagateLib.scene.edits import EditedFrame
+from SAM2PropagateLib.scene.seen_segment import EditedFrame
 from SAM2PropagateLib.scene.segment_copies import Copies
 
 if TYPE_CHECKING:

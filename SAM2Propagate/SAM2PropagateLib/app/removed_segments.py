@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from SAM2PropagateLib.packed_masks import PackedMask, pack
-from SAM2PropagateLib.scene.edits import Snapshot
+from SAM2PropagateLib.scene.seen_segment import Snapshot
 
 if TYPE_CHECKING:
     from SAM2PropagateLib.app.workspace import Workspace

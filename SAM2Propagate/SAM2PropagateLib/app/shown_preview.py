@@ -16,9 +16,9 @@ from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frame_kinds import PREVIEW
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
-from SAM2PropagateLib.scene.edits import Snapshot
 from SAM2PropagateLib.scene.kept_preview import KeptFrame, KeptPreview, PackedFrame, ReadFrame, Stamps
 from SAM2PropagateLib.scene.preview import PreviewLayer
+from SAM2PropagateLib.scene.seen_segment import Snapshot
 from SAM2PropagateLib.scene.smooth import FrameDetail, widened
 from SAM2PropagateLib.texts import tr as _
 

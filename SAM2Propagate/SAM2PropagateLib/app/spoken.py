@@ -14,7 +14,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.prompts.move import moved_segment
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.values import MaskPrompt, PromptSet, SegmentPrompts
-from SAM2PropagateLib.scene.edits import EditedFrame
+from SAM2PropagateLib.scene.seen_segment import EditedFrame
 from SAM2PropagateLib.scene.transforms import parentToWorld
 
 if TYPE_CHECKING:

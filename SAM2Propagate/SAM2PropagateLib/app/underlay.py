@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from SAM2PropagateLib.scene.edits import Snapshot
+from SAM2PropagateLib.scene.seen_segment import Snapshot
 
 SegmentFrame = tuple[str, int]
 """A segment's ID and a frame."""

@@ -28,10 +28,11 @@ from SAM2PropagateLib.prompts.resolve import choose_axis
 from SAM2PropagateLib.prompts.values import PromptSet, Ras, to_ras
 from SAM2PropagateLib.scene.anchor import Move, settleOthers
 from SAM2PropagateLib.scene.commit import SegmentCommitter
-from SAM2PropagateLib.scene.edits import EditedFrame, EditTracker
+from SAM2PropagateLib.scene.edits import EditTracker
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.placement import Placement
 from SAM2PropagateLib.scene.preview import PreviewLayer
+from SAM2PropagateLib.scene.seen_segment import EditedFrame
 from SAM2PropagateLib.scene.segments import SegmentReader, referenceLattice, segmentIDs, volumeLattice
 from SAM2PropagateLib.scene.states import SegmentationStates
 from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher

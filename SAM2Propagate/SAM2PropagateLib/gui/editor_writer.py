@@ -8,7 +8,7 @@ from typing import Any
 import slicer
 
 from SAM2PropagateLib.errors import SAM2PropagateError
-from SAM2PropagateLib.scene.commit import Change
+from SAM2PropagateLib.scene.segment_writer import Change
 from SAM2PropagateLib.texts import tr as _
 
 _EFFECTS = ("Paint", "Erase", "Threshold")

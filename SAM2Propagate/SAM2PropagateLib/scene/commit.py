@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import slicer
@@ -18,6 +18,7 @@ from SAM2PropagateLib.scene.edits import EditTracker, Foreseen, SegmentHashes
 from SAM2PropagateLib.scene.labelmaps import copying
 from SAM2PropagateLib.scene.layers import PlannedLayers, planLayers
 from SAM2PropagateLib.scene.segment_copies import Copies
+from SAM2PropagateLib.scene.segment_writer import Change, LogicSegmentWriter, SegmentWriter
 from SAM2PropagateLib.scene.segments import (
     SegmentReader,
     binaryLabelmapName,
@@ -30,47 +31,6 @@ from SAM2PropagateLib.scene.segments import (
 from SAM2PropagateLib.scene.states import SegmentationStates, hashed
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateLib.texts import tr as _
-
-Change = Literal["add", "remove"]
-
-# The singleton tag of the Segment Editor module's parameter node.
-_SEGMENT_EDITOR_TAG = "SegmentEditor"
-
-
-class SegmentWriter(Protocol):
-    """Writes a commit, with masking: through a segment editor logic, or a Segment Editor widget."""
-
-    def prepare(self) -> Any:
-        """Prepares for one commit; returns a vtkOrientedImageData with the grid that the labelmaps must have.
-
-        Raises:
-            SAM2PropagateError: the masking settings cannot be applied.
-        """
-        ...
-
-    def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
-        """Adds or removes the nonzero voxels of a labelmap, masked as if the user had painted or erased them
-        with this segment selected.
-        """
-        ...
-
-    def finish(self) -> None:
-        """Ends the commit that `prepare` began, also after a failure."""
-        ...
-
-    def close(self) -> None:
-        """Frees what the writer holds."""
-        ...
-
-    @property
-    def isMasking(self) -> bool:
-        """Whether the settings may keep voxels from being changed."""
-        ...
-
-    @property
-    def isPlain(self) -> bool:
-        """Whether `modify` changes exactly the voxels it gets, without masking or overwriting anything."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -439,171 +399,6 @@ class SegmentCommitter:
                 kept = int(np.count_nonzero(reader.onLattice(part.lattice) & part.voxels))
                 removed, protected = removed + part.count - kept, protected + kept
         return CommitSummary(added, removed, protected)
-
-
-class LogicSegmentWriter:
-    """Writes through a vtkSlicerSegmentEditorLogic of its own.
-
-    Every commit reads the masking (editable area, editable intensity range) from the node of the Segment
-    Editor module, and leaves that unchanged. It does not read the overwrite mode: Slicer's default lets a
-    segment take its neighbors' voxels, and a default cannot be told from a choice.
-
-    Args:
-        segmentationNode, volumeNode: the target, and the source volume of the intensity range.
-        settingsNode: the vtkMRMLSegmentEditorNode to read the masking from instead.
-        overwriteMode: which other segments lose the voxels that a segment gains, one of the modes of
-            vtkMRMLSegmentEditorNode; None: no segment.
-    """
-
-    def __init__(
-        self,
-        segmentationNode: Any,
-        volumeNode: Any,
-        settingsNode: Any = None,
-        overwriteMode: int | None = None,
-    ) -> None:
-        self._segmentationNode = segmentationNode
-        self._volumeNode = volumeNode
-        self._settingsNode = settingsNode
-        self._overwriteMode = overwriteMode
-        self._editorNode: Any = None
-        self._logic = slicer.vtkSlicerSegmentEditorLogic()
-        self._logic.SetMRMLScene(segmentationNode.GetScene())
-        # `SegmentCommitter` keeps the states.
-        self._logic.SetMaximumNumberOfUndoStates(0)
-        self._shelf = _SubjectHierarchyPlace(segmentationNode)
-        self._useOwnNode()
-
-    def prepare(self) -> Any:
-        self._useOwnNode()
-        settings = self._settingsNode or self._scene().GetSingletonNode(
-            _SEGMENT_EDITOR_TAG, "vtkMRMLSegmentEditorNode"
-        )
-        node = self._editorNode
-        mode = self._overwriteMode
-        node.SetOverwriteMode(node.OverwriteNone if mode is None else mode)
-        if settings is not None:
-            node.SetMaskMode(settings.GetMaskMode())
-            node.SetMaskSegmentID(settings.GetMaskSegmentID())
-            node.SetSourceVolumeIntensityMask(settings.GetSourceVolumeIntensityMask())
-            node.SetSourceVolumeIntensityMaskRange(*settings.GetSourceVolumeIntensityMaskRange())
-        self._shelf.remember()
-        if not self._logic.UpdateReferenceGeometryImage():
-            raise _maskingFailed(
-                _("The grid of the segmentation is unknown."),
-                _("Choose a source volume for it in the Segment Editor."),
-            )
-        self._checkMasking()
-        return self._logic.GetReferenceGeometryImage()
-
-    def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
-        logic = self._logic
-        # The logic computes the editable area for its selected segment.
-        self._editorNode.SetSelectedSegmentID(segmentID)
-        mode = logic.ModificationModeAdd if change == "add" else logic.ModificationModeRemove
-        logic.ModifySegmentByLabelmap(
-            self._segmentationNode, segmentID, labelmap, mode, labelmap.GetExtent(), True, False
-        )
-
-    def finish(self) -> None:
-        self._shelf.restore()
-
-    @property
-    def isMasking(self) -> bool:
-        everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
-        return bool(
-            self._editorNode.GetMaskMode() != everywhere or self._editorNode.GetSourceVolumeIntensityMask()
-        )
-
-    @property
-    def isPlain(self) -> bool:
-        none = self._editorNode.OverwriteNone
-        return not self.isMasking and self._overwriteMode in (None, none)
-
-    def close(self) -> None:
-        """Removes the writer's own node from the scene."""
-        self._logic.SetSegmentEditorNode(None)
-        if self._editorNode is not None and self._editorNode.GetScene() is not None:
-            self._editorNode.GetScene().RemoveNode(self._editorNode)
-        self._editorNode = None
-
-    def _scene(self) -> Any:
-        scene = self._segmentationNode.GetScene()
-        if scene is None or self._volumeNode.GetScene() is not scene:
-            raise InputError(
-                "node_removed",
-                _("The segmentation or the volume is no longer in the scene."),
-                _("Select another segmentation and volume."),
-            )
-        return scene
-
-    def _useOwnNode(self) -> None:
-        scene = self._scene()
-        if self._editorNode is None or self._editorNode.GetScene() is not scene:
-            node = scene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
-            node.UnRegister(None)
-            node.SetName("SAM2Propagate commit")
-            node.SetHideFromEditors(True)
-            node.SetSaveWithScene(False)
-            scene.AddNode(node)
-            self._editorNode = node
-            self._logic.SetSegmentEditorNode(node)
-        if self._editorNode.GetSegmentationNode() is not self._segmentationNode:
-            self._editorNode.SetAndObserveSegmentationNode(self._segmentationNode)
-        if self._editorNode.GetSourceVolumeNode() is not self._volumeNode:
-            self._editorNode.SetAndObserveSourceVolumeNode(self._volumeNode)
-
-    def _checkMasking(self) -> None:
-        """Raises `masking_failed` where the logic would write nothing, without telling the user."""
-        node = self._editorNode
-        modes = slicer.vtkMRMLSegmentationNode
-        if node.GetMaskMode() == modes.EditAllowedInsideSingleSegment:
-            inside = node.GetMaskSegmentID()
-            if not inside or self._segmentationNode.GetSegmentation().GetSegment(inside) is None:
-                raise _maskingFailed(
-                    _(
-                        "The Segment Editor allows changes only in a segment that this segmentation "
-                        "does not have."
-                    ),
-                    _("Choose another “Editable area” in the Segment Editor."),
-                )
-        if node.GetMaskMode() != modes.EditAllowedEverywhere and not self._logic.UpdateMaskLabelmap():
-            raise _maskingFailed(
-                _("The “Editable area” of the Segment Editor could not be computed."),
-                _("Choose another “Editable area” in the Segment Editor."),
-            )
-        if node.GetSourceVolumeIntensityMask() and not self._logic.UpdateAlignedSourceVolume():
-            raise _maskingFailed(
-                _("The “Editable intensity range” of the Segment Editor could not be applied to the volume."),
-                _("Switch it off in the Segment Editor."),
-            )
-
-
-class _SubjectHierarchyPlace:
-    """Keeps the segmentation's place in the data tree, as the logic moves it next to its source volume."""
-
-    def __init__(self, node: Any) -> None:
-        self._node = node
-        self._parent = 0
-
-    def remember(self) -> None:
-        tree, item = self._find()
-        self._parent = tree.GetItemParent(item) if item else 0
-
-    def restore(self) -> None:
-        tree, item = self._find()
-        if item and self._parent and tree.GetItemParent(item) != self._parent:
-            tree.SetItemParent(item, self._parent)
-
-    def _find(self) -> tuple[Any, int]:
-        tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self._node.GetScene())
-        return tree, int(tree.GetItemByDataNode(self._node)) if tree is not None else 0
-
-
-def _maskingFailed(sentence: str, hint: str) -> SAM2PropagateError:
-    return SAM2PropagateError(
-        "masking_failed", _("{sentence} Nothing was written.").format(sentence=sentence), hint
-    )
 
 
 def _checkMasks(frames: FrameMasks, geometry: VolumeGeometry, axis: int) -> None:
