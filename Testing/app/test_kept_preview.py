@@ -336,9 +336,9 @@ def test_a_run_is_packed_while_it_goes_on_and_not_at_its_end(headless, monkeypat
     try:
         case.click(12, 15, 8)
         packed: list[bool] = []
-        pack = kept_preview._written
+        pack = kept_preview.packedRecord
         monkeypatch.setattr(
-            kept_preview, "_written", lambda one: (packed.append(case.controller.isRunning), pack(one))[1]
+            kept_preview, "packedRecord", lambda one: (packed.append(case.controller.isRunning), pack(one))[1]
         )
         case.session.framesPerPoll = 1
         case.run()

@@ -5,14 +5,15 @@ in between.
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import slicer
 
 from Headless.fake_session import disc
-from SAM2PropagateLib.app import rules
-from SAM2PropagateLib.app.applying import _PACKED_AT_ONCE
+from SAM2PropagateLib.app import rules, shared
+from SAM2PropagateLib.app.applying import PACKED_AT_ONCE
 from SAM2PropagateLib.app.events import Choices
 from SAM2PropagateLib.app.shown_preview import WorkspacePreview
 from SAM2PropagateLib.app.turns import Turns
@@ -216,9 +217,9 @@ class Watch:
 
 def ready(headless: Any, clock: Any = None, choices: Choices = KEEP, **options: Any) -> HeadlessCase:
     """A run of two segments is in the preview, over slices that the segments have masks on already."""
-    case = HeadlessCase(headless, choices=choices, **options)
     # Every pause ends a turn.
-    case.controller._shared.turns.clock = clock or Clock(1.0)
+    with mock.patch.object(shared, "Turns", lambda: Turns(clock or Clock(1.0))):
+        case = HeadlessCase(headless, choices=choices, **options)
     case.paint(8, disc(12, 12, SHAPE, 9))
     case.click(20, 18, 9)
     case.controller.select(case.volumeNode, case.segmentationNode, "B")
@@ -305,7 +306,7 @@ def test_a_turn_works_on_few_frames_and_few_voxels(headless, small_slabs, monkey
         is_written = not case.workspace.hasPreview
         if not is_written:
             slabs_per_turn.append(len(worked))
-            assert sum(packed) <= _PACKED_AT_ONCE
+            assert sum(packed) <= PACKED_AT_ONCE
             # One slab, of two parts at most: what a segment gains and what it loses.
             assert all(size <= max(small_slabs, SHAPE[0] * SHAPE[1]) for size in worked)
             assert len(worked) <= 2

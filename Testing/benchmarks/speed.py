@@ -164,7 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
     """Measure every case; the report."""
     device = _device(arguments.device)
-    cases = _chosen(_cases(arguments.model, device), arguments)
+    cases = _chosen(speed_cases(arguments.model, device), arguments)
     minutes = arguments.minutes if arguments.minutes or device == "cpu" else _MINUTES_ON_A_GPU
     names = ("device", "model", "cases", "precision", "frames", "pairs", "minutes", "threads")
     called = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
@@ -181,9 +181,9 @@ def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
         report.say("On CUDA: skipped, this computer has no GPU that torch can use.")
     sides = _sides(device, arguments.precision)
     measured = [Measured(case, device, {side: [] for side in sides}) for case in cases]
-    _measure(measured, arguments.threads or 0, Clock(minutes))
+    measure(measured, arguments.threads or 0, Clock(minutes))
     for one in measured:
-        _describe(one, report)
+        describe(one, report)
     if not any(one.rounds for one in measured):
         raise SAM2PropagateError("bench_failed", f"Nothing was measured ({measured[0].problem}).")
     return report
@@ -206,7 +206,7 @@ def _device(wanted: str) -> str:
     return wanted
 
 
-def _cases(model: str, device: str) -> list[SpeedCase]:
+def speed_cases(model: str, device: str) -> list[SpeedCase]:
     """The model itself, its file not looked for yet, and those with random weights."""
     entry = next((one for one in MODELS if one.name == model), None)
     label = "bundled" if model == DEFAULT_MODEL else Path(model).stem
@@ -284,14 +284,16 @@ class Measured:
         masks, done = {}, {}
         with tempfile.TemporaryDirectory(prefix="sam2propagate-bench-") as folder:
             for side in self.sides:
-                done[side], masks[side] = _child(case, side, self.device, threads, Path(folder), clock.left)
+                done[side], masks[side] = run_child(
+                    case, side, self.device, threads, Path(folder), clock.left
+                )
                 print(f"  {case.name}, round {number + 1}, {side.title}: {_short(done[side])}", flush=True)
         for side, figures in done.items():
             self.sides[side].append(figures)
         first, *others = self.sides
         chosen = others[-1]
         if number == 0:
-            self.agreement = {side: _agreement(masks[first], masks[side]) for side in others}
+            self.agreement = {side: mask_agreement(masks[first], masks[side]) for side in others}
             if self.device == "cpu" and done[chosen]["dtype"] == "float32":
                 # Auto is float32 here: measuring it twice would say nothing.
                 self.sides.pop(chosen)
@@ -323,7 +325,7 @@ class Clock:
         return left is None or left > seconds
 
 
-def _measure(cases: Sequence[Measured], threads: int, clock: Clock) -> None:
+def measure(cases: Sequence[Measured], threads: int, clock: Clock) -> None:
     """Rounds of all cases in turn, so that each has one before any has the next, as long as there is time."""
     for number in range(max(one.case.pairs for one in cases)):
         for one in cases:
@@ -341,7 +343,7 @@ def _measure(cases: Sequence[Measured], threads: int, clock: Clock) -> None:
                 print(f"  {one.case.name}: {error.sentence}", flush=True)
 
 
-def _describe(one: Measured, report: BenchmarkReport) -> None:
+def describe(one: Measured, report: BenchmarkReport) -> None:
     case, rounds = one.case, one.rounds
     report.say(f"## {case.title}, {case.input_size} px, {case.frames} slices, {rounds} rounds")
     if one.problem:
@@ -349,7 +351,7 @@ def _describe(one: Measured, report: BenchmarkReport) -> None:
     if not rounds:
         return
     sides, measured = list(one.sides), one.sides
-    report.say(_table(sides, measured))
+    report.say(ratio_table(sides, measured))
     first, ours = measured[sides[0]][0], measured[sides[-1]][0]
     report.say(
         f"{first['device']}. Load of the machine during the rounds: "
@@ -363,8 +365,8 @@ def _describe(one: Measured, report: BenchmarkReport) -> None:
         )
         + "."
     )
-    ratios = _ratios(sides, measured)
-    report.say(_verdict(ratios))
+    ratios = ratios_of(sides, measured)
+    report.say(verdict(ratios))
     entry: dict[str, Any] = {
         **asdict(case),
         "weights": Path(case.weights).name,
@@ -382,7 +384,7 @@ def _describe(one: Measured, report: BenchmarkReport) -> None:
     report.figures.setdefault("cases", []).append(entry)
 
 
-def _child(
+def run_child(
     case: SpeedCase, side: Side, device: str, threads: int, folder: Path, seconds: float | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One measured process.
@@ -432,7 +434,7 @@ def _child(
     return figures, masks
 
 
-def _agreement(official: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> dict[str, float]:
+def mask_agreement(official: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Mean Dice per slice of the first propagation's masks, where either has one, and how many these are."""
     pairs = zip(official["first"], ours["first"], strict=True)
     values = [dice(a, b) for a, b in pairs if a.any() or b.any()]
@@ -452,7 +454,7 @@ def _ratio(quantity: Quantity, official: Side, ours: Side, measured: Mapping[Sid
     return paired_ratios(a, b) if quantity.better == "more" else paired_ratios(b, a)
 
 
-def _ratios(
+def ratios_of(
     sides: Sequence[Side], measured: Mapping[Side, Sequence[Mapping[str, Any]]]
 ) -> dict[str, dict[str, Spread]]:
     """Title of the side -> title of the quantity -> how many times better than sam2's predictor."""
@@ -466,7 +468,7 @@ def _ratios(
     }
 
 
-def _table(sides: Sequence[Side], measured: Mapping[Side, Sequence[Mapping[str, Any]]]) -> str:
+def ratio_table(sides: Sequence[Side], measured: Mapping[Side, Sequence[Mapping[str, Any]]]) -> str:
     head = ["", sides[0].title]
     for side in sides[1:]:
         head += [
@@ -487,7 +489,7 @@ def _table(sides: Sequence[Side], measured: Mapping[Side, Sequence[Mapping[str, 
     return table(head, rows)
 
 
-def _verdict(ratios: Mapping[str, Mapping[str, Spread]]) -> str:
+def verdict(ratios: Mapping[str, Mapping[str, Spread]]) -> str:
     """What was expected on 2 cores, beside what was measured."""
     sentences = []
     for title, row in ratios.items():

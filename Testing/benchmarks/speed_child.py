@@ -77,12 +77,12 @@ class Official:
         self._device = device
         self._scenario = scenario
         frames = scenario.frames
-        self._crop = looking.whole_crop(frames, spec.input_size, metadata.get("view", looking.STRETCHED))
-        images = imaging.to_model_input([frames.frame(n) for n in range(frames.count)], self._crop, device)
+        self.crop = looking.whole_crop(frames, spec.input_size, metadata.get("view", looking.STRETCHED))
+        images = imaging.to_model_input([frames.frame(n) for n in range(frames.count)], self.crop, device)
         # The predictor's "video" is the square that the model sees.
-        x0, y0, x1, y1 = self._crop.box
+        x0, y0, x1, y1 = self.crop.box
         with self._precision():
-            self._state = video_predictor.start(self._predictor, images, (round(y1 - y0), round(x1 - x0)))
+            self.state = video_predictor.start(self._predictor, images, (round(y1 - y0), round(x1 - x0)))
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -91,14 +91,14 @@ class Official:
 
     def reset(self) -> None:
         """As on a video that was just opened."""
-        self._predictor.reset_state(self._state)
-        self._state["cached_features"] = {}
+        self._predictor.reset_state(self.state)
+        self.state["cached_features"] = {}
 
     def add_click(self, frame: int, xy: tuple[float, float]) -> BoolArray:
         """Add a positive click to those on a frame; its mask."""
         with self._precision():
             _, _, logits = self._predictor.add_new_points_or_box(
-                self._state, frame, 0, points=self._place([xy]), labels=[1], clear_old_points=False
+                self.state, frame, 0, points=self._place([xy]), labels=[1], clear_old_points=False
             )
         return self._native(logits[0, 0])
 
@@ -109,7 +109,7 @@ class Official:
             for number in range(segments):
                 x0, y0, x1, y1 = scenario.box(number)
                 corners = self._place([(x0, y0), (x1, y1)]).reshape(4)
-                self._predictor.add_new_points_or_box(self._state, scenario.start, number, box=corners)
+                self._predictor.add_new_points_or_box(self.state, scenario.start, number, box=corners)
         yield from self._carried(scenario.start, False)
         yield from self._carried(scenario.start, True)
 
@@ -124,7 +124,7 @@ class Official:
         scenario = self._scenario
         mask = self._seen(scenario.masks[0][scenario.correction])
         with self._precision():
-            self._predictor.add_new_mask(self._state, scenario.correction, 0, mask)
+            self._predictor.add_new_mask(self.state, scenario.correction, 0, mask)
         if everything:
             yield from self._carried(scenario.start, False)
             yield from self._carried(scenario.start, True)
@@ -137,7 +137,7 @@ class Official:
     ) -> Iterable[tuple[int, int, BoolArray]]:
         with self._precision():
             answers = self._predictor.propagate_in_video(
-                self._state, start_frame_idx=start, max_frame_num_to_track=limit, reverse=reverse
+                self.state, start_frame_idx=start, max_frame_num_to_track=limit, reverse=reverse
             )
             for frame, _, logits in answers:
                 for number in range(len(logits)):
@@ -148,9 +148,9 @@ class Official:
 
     def _place(self, native: list[tuple[float, float]]) -> torch.Tensor:
         """Native points as the predictor counts them, so that the model sees the same as from the engine."""
-        x0, y0, x1, y1 = self._crop.box
-        model = self._crop.to_model(np.array(native)) - 0.5
-        return torch.tensor(model / self._crop.size * (x1 - x0, y1 - y0), dtype=torch.float32)
+        x0, y0, x1, y1 = self.crop.box
+        model = self.crop.to_model(np.array(native)) - 0.5
+        return torch.tensor(model / self.crop.size * (x1 - x0, y1 - y0), dtype=torch.float32)
 
     def _seen(self, mask: BoolArray) -> torch.Tensor:
         """A native mask on the predictor's square video."""
@@ -165,9 +165,9 @@ class Official:
 
     def _square(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """Where a whole frame begins in the square (left, top), the square's size and the frame's."""
-        x0, y0, x1, y1 = self._crop.box
+        x0, y0, x1, y1 = self.crop.box
         left, top = round(-0.5 - x0), round(-0.5 - y0)
-        return (left, top), (round(x1 - x0), round(y1 - y0)), self._crop.frame_shape
+        return (left, top), (round(x1 - x0), round(y1 - y0)), self.crop.frame_shape
 
 
 class Ours:
@@ -177,7 +177,7 @@ class Ours:
         # sam2's predictor does not stop where a structure has ended; neither may the engine here.
         self._engine = PropagationEngine(_loaded(spec, device), patience=None, motion=False)
         self._scenario = scenario
-        self._session: EngineSession = self._engine.open(scenario.frames)
+        self.session: EngineSession = self._engine.open(scenario.frames)
         self._clicks: dict[int, tuple[tuple[float, float, bool], ...]] = {}
         self.summary: RunSummary | None = None
 
@@ -186,17 +186,17 @@ class Ours:
 
     def reset(self) -> None:
         """As on a volume that was just opened."""
-        self._session = self._engine.open(self._scenario.frames)
+        self.session = self._engine.open(self._scenario.frames)
         self._clicks = {}
 
     def encode_ahead(self) -> None:
         """What happens while the user looks at the volume: all frames are encoded."""
-        self._session.encode_ahead(range(self._scenario.frames.count), lambda: False)
+        self.session.encode_ahead(range(self._scenario.frames.count), lambda: False)
 
     def add_click(self, frame: int, xy: tuple[float, float]) -> BoolArray:
         """Add a positive click to those on a frame; its mask."""
         self._clicks[frame] = (*self._clicks.get(frame, ()), (*xy, True))
-        return self._session.preview(frame, FramePrompts(clicks=self._clicks[frame]), segment="0").mask
+        return self.session.preview(frame, FramePrompts(clicks=self._clicks[frame]), segment="0").mask
 
     def first(self, segments: int) -> Iterable[tuple[int, int, BoolArray]]:
         """Boxes on the start, carried forward and backward; yields (segment, frame, mask)."""
@@ -223,7 +223,7 @@ class Ours:
             ResolvedSegment(str(number), said, frozenset(), 0, last) for number, said in enumerate(keyframes)
         )
         answers: list[FrameMask] = []
-        self.summary = self._session.propagate(RunRequest(segments, RunOptions(reach=reach)), answers.append)
+        self.summary = self.session.propagate(RunRequest(segments, RunOptions(reach=reach)), answers.append)
         return [(int(answer.segment), answer.frame, answer.mask) for answer in answers]
 
 
@@ -251,7 +251,7 @@ def measure(spec: Spec) -> tuple[dict[str, Any], dict[str, BoolArray]]:
     side.reset()
     masks = {}
     answers, figures["first"] = watch.run(lambda: side.first(1))
-    masks["first"] = _volume(answers, scenario)
+    masks["first"] = mask_volume(answers, scenario)
     figures["first"].update(_work(side))
     answers, figures["again"] = watch.run(lambda: side.again(everything=True))
     figures["again"].update(_work(side))
@@ -322,7 +322,7 @@ def _warm_up(scenario: Scenario, side: Official | Ours) -> None:
     side.reset()
 
 
-def _volume(answers: Iterable[tuple[int, int, BoolArray]], scenario: Scenario) -> BoolArray:
+def mask_volume(answers: Iterable[tuple[int, int, BoolArray]], scenario: Scenario) -> BoolArray:
     volume = np.zeros((scenario.frames.count, *scenario.frames.native_shape), bool)
     for number, frame, mask in answers:
         if number == 0:

@@ -59,7 +59,7 @@ def test_ratios_say_how_many_times_better_the_engine_is() -> None:
         OFFICIAL: [figures(10.0, 40, again_limited=limited), figures(20.0, 40, again_limited=limited)],
         OURS: [figures(5.0, 40, peak_bytes=50 << 20), figures(5.0, 40, peak_bytes=50 << 20)],
     }
-    [row] = speed._ratios([OFFICIAL, OURS], measured).values()
+    [row] = speed.ratios_of([OFFICIAL, OURS], measured).values()
     first = row["first propagation, slices/s"]
     assert (first.median, first.low, first.high) == (3.0, 2.0, 4.0)
     assert row["until all is right again, s"].median == 3.0
@@ -69,9 +69,9 @@ def test_ratios_say_how_many_times_better_the_engine_is() -> None:
     assert row["first propagation, processor s"].median == 3.0
     assert row["click, cold, s"].median == 1.0
     assert "first, encoded ahead, slices/s" not in row, "nobody measured it"
-    text = speed._table([OFFICIAL, OURS], measured)
+    text = speed.ratio_table([OFFICIAL, OURS], measured)
     assert "| first propagation, slices/s" in text and "3.00 (2.00 to 4.00)" in text
-    verdict = speed._verdict({"ours": row})
+    verdict = speed.verdict({"ours": row})
     assert "first propagation: 3.00 times, 1.5 reached" in verdict
     assert "re-propagation: 3.00 times, 4 missed" in verdict
 
@@ -81,14 +81,14 @@ def test_the_agreement_leaves_out_slices_without_any_mask() -> None:
     one[0, :2] = True
     other = one.copy()
     other[1, 0] = True
-    found = speed._agreement({"first": one}, {"first": other})
+    found = speed.mask_agreement({"first": one}, {"first": other})
     assert found == {"dice": 0.5, "filled": 2.0}
 
 
 def test_cases_by_device_and_by_name() -> None:
-    on_cpu = speed._cases("sam2propagate_tiny", "cpu")
+    on_cpu = speed.speed_cases("sam2propagate_tiny", "cpu")
     assert [case.name for case in on_cpu] == ["bundled-384", "tiny-512", "tiny-1024"]
-    on_gpu = speed._cases("sam2propagate_tiny", "cuda")
+    on_gpu = speed.speed_cases("sam2propagate_tiny", "cuda")
     assert [case.name for case in on_gpu][1:] == ["tiny-1024", "small-1024", "base_plus-1024", "large-1024"]
     letters = [case.config.removesuffix(".yaml").rpartition("_")[2] for case in on_gpu[1:]]
     assert letters == ["t", "s", "b+", "l"]
@@ -102,7 +102,7 @@ class Rounds:
         self.order: list[str] = []
         self.failing = failing
         monkeypatch.setattr(speed.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(speed, "_child", self.child)
+        monkeypatch.setattr(speed, "run_child", self.child)
 
     def child(
         self,
@@ -131,18 +131,18 @@ def measured(*names: str) -> list[speed.Measured]:
 def test_models_take_turns_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     played, cases = Rounds(monkeypatch), measured("a", "b")
     # Rounds of 20 seconds: the fourth would end after 80.
-    speed._measure(cases, 0, speed.Clock(75 / 60))
+    speed.measure(cases, 0, speed.Clock(75 / 60))
     assert played.order == ["a", "a", "b", "b", "a", "a"]
     assert [one.rounds for one in cases] == [2, 1]
     assert {one.problem for one in cases} == {"the time was over"}
     unlimited = measured("a", "b")
-    speed._measure(unlimited, 0, speed.Clock(None))
+    speed.measure(unlimited, 0, speed.Clock(None))
     assert [(one.rounds, one.problem) for one in unlimited] == [(3, ""), (3, "")]
 
 
 def test_a_first_round_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     played, (case,) = Rounds(monkeypatch), measured("a")
-    speed._measure([case], 0, speed.Clock(15 / 60))
+    speed.measure([case], 0, speed.Clock(15 / 60))
     assert (case.rounds, case.problem) == (0, "the time was over")
     assert all(not values for values in case.sides.values()) and played.now == 10
 
@@ -152,7 +152,7 @@ def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
 ) -> None:
     Rounds(monkeypatch, failing="a")
     cases = measured("a", "b")
-    speed._measure(cases, 0, speed.Clock(None))
+    speed.measure(cases, 0, speed.Clock(None))
     assert [(one.rounds, one.problem) for one in cases] == [(0, "It does not fit"), (3, "")]
     for one in cases:
         for values in one.sides.values():
@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
                     value[run]["encoded"] = 0
     report = speed.BenchmarkReport("speed", "Speed", {})
     for one in cases:
-        speed._describe(one, report)
+        speed.describe(one, report)
     assert "0 of 3 rounds: It does not fit." in report.markdown()
     assert [entry["name"] for entry in report.figures["cases"]] == ["b"]
     assert report.figures["cases"][0]["rounds"] == 3
@@ -186,7 +186,7 @@ def cleaned(mask: np.ndarray) -> np.ndarray:
 
 
 def volume(answers: Any, scenario: Any) -> np.ndarray:
-    return speed_child._volume(answers, scenario)
+    return speed_child.mask_volume(answers, scenario)
 
 
 def test_both_sides_see_the_same_and_answer_the_same(both: tuple[Any, Any, Any]) -> None:
@@ -212,15 +212,15 @@ def test_the_models_get_the_same_points_and_masks(both: tuple[Any, Any, Any]) ->
     official, ours, scenario = both
     official.reset()
     ours.reset()
-    crop = ours._session.crop_of("0")
-    assert crop == official._crop
+    crop = ours.session.crop_of("0")
+    assert crop == official.crop
     place = scenario.clicks(scenario.start)[0]
     official.add_click(scenario.start, place)
-    points = official._state["point_inputs_per_obj"][0][scenario.start]["point_coords"]
+    points = official.state["point_inputs_per_obj"][0][scenario.start]["point_coords"]
     # What `EngineSession` hands to its model for a click.
     assert points[0, 0].tolist() == pytest.approx(list(crop.to_model(place) - 0.5), abs=1e-3)
     list(official.again(everything=False))
-    masks = official._state["mask_inputs_per_obj"][0][scenario.correction]
+    masks = official.state["mask_inputs_per_obj"][0][scenario.correction]
     wanted = imaging.mask_to_model(scenario.masks[0][scenario.correction], crop, torch.device("cpu"))
     assert torch.equal(masks, (wanted >= 0.5).float())
 

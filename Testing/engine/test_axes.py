@@ -64,7 +64,8 @@ class Desk:
         self._steps = (first or FakeSteps(), others or FakeSteps())
         count, rows, columns = self.volume.shape
         geometry = VolumeGeometry((columns, rows, count), np.eye(4))
-        self.session = AxesSession(FrameStack(self.volume, geometry, 2, Window(255, 127.5)), self._open)
+        self.frames = FrameStack(self.volume, geometry, 2, Window(255, 127.5))
+        self.session = AxesSession(self.frames, self._open)
         self.masks: dict[int, list[FrameMask]] = {}
         self.done: list[float] = []
 
@@ -215,7 +216,7 @@ def test_an_empty_segment_has_nothing_to_ask_about() -> None:
 def test_the_other_axes_see_through_the_segments_own_window() -> None:
     desk = Desk(Halved())
     desk.run(all_axes=False)
-    frames = desk.session._frames
+    frames = desk.frames
     # In this window the cube is as black as the rest.
     desk.session.set_frames(frames.with_window(Window(10, 250)))
     desk.run()
@@ -273,7 +274,7 @@ def test_no_copy_of_the_volume_is_made() -> None:
     volume[16:48, 64:192, 64:192] = 200
     box = FramePrompts(box=(63.5, 63.5, 191.5, 191.5))
     desk = Desk(volume=volume)
-    desk.session._frames.frame(0)
+    desk.frames.frame(0)
     tracemalloc.start()
     desk.run({KEYFRAME: box})
     _, peak = tracemalloc.get_traced_memory()

@@ -29,7 +29,7 @@ def only_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A computer that says it has two GPUs; whether they compute is up to `_why_unusable`."""
+    """A computer that says it has two GPUs; whether they compute is up to `why_unusable`."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -53,18 +53,18 @@ def test_auto_picks_the_cpu_where_there_is_nothing_else(only_cpu: None) -> None:
 
 
 def test_auto_picks_the_first_gpu_that_computes(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_why_unusable", lambda name: None)
+    monkeypatch.setattr(device, "why_unusable", lambda name: None)
     assert pick_device("auto") == torch.device("cuda:0")
     assert pick_device("cuda") == torch.device("cuda:0")
     assert pick_device("cuda:1") == torch.device("cuda:1")
-    monkeypatch.setattr(device, "_why_unusable", lambda name: "too old" if name == "cuda:0" else None)
+    monkeypatch.setattr(device, "why_unusable", lambda name: "too old" if name == "cuda:0" else None)
     assert pick_device("auto") == torch.device("cuda:1")
 
 
 def test_auto_goes_to_the_cpu_when_the_gpus_do_not_compute_and_says_so(
     two_gpus: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(device, "_why_unusable", lambda name: None if name == "cpu" else "no kernel image")
+    monkeypatch.setattr(device, "why_unusable", lambda name: None if name == "cpu" else "no kernel image")
     assert pick_device("auto") == CPU
     assert "cuda:0 is there but cannot compute: no kernel image" in caplog.text
     assert "no kernel image" in refused("device_unusable", "cuda").sentence
@@ -86,9 +86,9 @@ def test_names_that_are_none(name: str) -> None:
 
 def test_a_gpu_that_torch_was_not_built_for_is_found_by_trying() -> None:
     if torch.cuda.is_available():
-        assert device._why_unusable("cuda:0") is None
+        assert device.why_unusable("cuda:0") is None
     else:
-        assert device._why_unusable("cuda:0")
+        assert device.why_unusable("cuda:0")
 
 
 def test_descriptions() -> None:

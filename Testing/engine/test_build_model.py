@@ -154,7 +154,7 @@ def test_all_ways_to_name_a_configuration(tmp_path: Path) -> None:
     assert model_config({"base": TINY, "overrides": {}}) == wanted
     assert model_config(json.dumps({"base": TINY})) == wanted
     own = tmp_path / "own.yaml"
-    source = (Path(build._sam2_folder()) / TINY).read_text(encoding="utf-8")
+    source = (Path(build.sam2_folder()) / TINY).read_text(encoding="utf-8")
     own.write_text(source, encoding="utf-8")
     assert model_config(own) == model_config(str(own)) == wanted
     own.write_text(
@@ -219,7 +219,7 @@ def test_a_configuration_that_is_not_json_or_lacks_its_base() -> None:
     ],
 )
 def test_a_configuration_may_only_combine_building_blocks(tmp_path: Path, change: tuple[str, str]) -> None:
-    source = (Path(build._sam2_folder()) / TINY).read_text(encoding="utf-8")
+    source = (Path(build.sam2_folder()) / TINY).read_text(encoding="utf-8")
     assert change[0] in source
     own = tmp_path / "own.yaml"
     own.write_text(source.replace(*change), encoding="utf-8")

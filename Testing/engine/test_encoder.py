@@ -89,6 +89,6 @@ def test_values_projected_last_are_the_same(heads: int) -> None:
 
 @pytest.mark.parametrize("piece_bytes", [1, 2000, 1 << 30])
 def test_pieces_of_an_attention_are_the_whole(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
-    monkeypatch.setattr(cpu_attention, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(cpu_attention, "PIECE_BYTES", piece_bytes)
     query, key, value = torch.randn(2, 1, 13, 8), torch.randn(2, 1, 21, 8), torch.randn(2, 1, 21, 5)
     torch.testing.assert_close(attention_in_pieces(query, key, value), plain_attention(query, key, value))

@@ -10,10 +10,10 @@ from SAM2PropagateLib.engine.blend import blended, disagreement
 from SAM2PropagateLib.engine.front import Tracked
 from SAM2PropagateLib.engine.shape import (
     Shape,
-    _depth_by_search,
     between,
     closed,
     depth,
+    depth_by_search,
     depth_inside,
     signed_distance,
 )
@@ -45,7 +45,7 @@ def test_a_gpu_measures_the_same_depth(share: float) -> None:
     generator = torch.Generator().manual_seed(0)
     mask = (disc(10, size=48) > 0)[:, 6:] | (torch.rand((48, 42), generator=generator) < share)
     assert not mask.all() or share == 1
-    torch.testing.assert_close(_depth_by_search(mask), depth_inside(mask))
+    torch.testing.assert_close(depth_by_search(mask), depth_inside(mask))
 
 
 def test_an_empty_shape_leads_nowhere() -> None:

@@ -274,7 +274,7 @@ def test_a_scribble_is_looked_at_as_closely_as_it_is_long(monkeypatch: pytest.Mo
     assert not found[160:].any() and found[64:128, 64:128].mean() > 0.6
     crop = opened.crop_of("a")
     assert crop.box[2] - crop.box[0] < 160
-    monkeypatch.setattr(looking, "_SHORTEST", 1000.0)
+    monkeypatch.setattr(looking, "SHORTEST", 1000.0)
     assert session(volume, auto=True).preview(2, prompts, "a").mask[160:].any()
 
 

@@ -328,10 +328,14 @@ def press(module: Any, key: str) -> None:
 UNDO = {"Ctrl+Z": False, "Ctrl+Y": False, "Ctrl+Shift+Z": False}
 
 
-def test_escape_and_delete_are_taken_only_while_they_have_something_to_do(module: Any) -> None:
+def test_escape_and_delete_are_taken_only_while_they_have_something_to_do(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SAM2PropagateLib.app.situation import Situation
+
     assert keys(module) == {"Esc": False, "Del": False, **UNDO}
     controller = module.widget.logic.controller
-    controller._pointing._situation.refuses = lambda action: False
+    monkeypatch.setattr(Situation, "refuses", lambda self, action: False)
     controller.chooseTool("box")
     assert keys(module) == {"Esc": True, "Del": False, **UNDO}
     press(module, "Esc")

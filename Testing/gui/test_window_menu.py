@@ -121,4 +121,4 @@ def test_without_a_volume_it_says_so_and_a_removed_one_is_let_go_of(desk: Desk) 
     assert offered(desk) and volume.HasObserver(event)
     slicer.mrmlScene.RemoveNode(volume)
     assert not offered(desk) and not desk.ui.windowButton.enabled
-    assert desk.widget.panel.window._volume is None
+    assert not volume.HasObserver(event)

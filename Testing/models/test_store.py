@@ -12,7 +12,7 @@ import pytest
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models import verify
-from SAM2PropagateLib.models.memory import _linux, available_host_memory
+from SAM2PropagateLib.models.memory import available_host_memory, linux_memory
 from SAM2PropagateLib.models.registry import MODELS, ModelEntry, find_model
 from SAM2PropagateLib.models.store import ModelStore, cache_folder, resource_folder
 
@@ -234,15 +234,15 @@ def test_free_memory_of_this_computer_is_plausible() -> None:
 
 def test_a_containers_limit_counts(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable:   9000 kB\n", encoding="ascii")
-    assert _linux(tmp_path, tmp_path / "none") == 9000 * 1024
+    assert linux_memory(tmp_path, tmp_path / "none") == 9000 * 1024
     group = tmp_path / "cgroup"
     group.mkdir()
     (group / "memory.max").write_text("max\n", encoding="ascii")
-    assert _linux(tmp_path, group) == 9000 * 1024
+    assert linux_memory(tmp_path, group) == 9000 * 1024
     (group / "memory.max").write_text("5000000\n", encoding="ascii")
     (group / "memory.current").write_text("3000000\n", encoding="ascii")
     (group / "memory.stat").write_text("anon 1\ninactive_file 1000000\n", encoding="ascii")
-    assert _linux(tmp_path, group) == 3_000_000
+    assert linux_memory(tmp_path, group) == 3_000_000
 
 
 def test_a_model_may_lie_in_a_further_folder_that_is_never_written_to(

@@ -7,7 +7,7 @@ import pytest
 import slicer
 
 from Headless.scenes import addSegmentation, fillSegment
-from SAM2PropagateLib.scene import segment_copies, states
+from SAM2PropagateLib.scene import segment_copies
 from SAM2PropagateLib.scene.segments import SegmentReader, binaryLabelmapName, labelsOf, segmentIDs
 from SAM2PropagateLib.scene.slabs import finished
 from SAM2PropagateLib.scene.states import SegmentationStates
@@ -212,7 +212,7 @@ def test_what_has_not_changed_is_kept_once(headless, monkeypatch):
     bench = Bench(headless)
     bench.segmentation.SeparateSegmentLabelmap("B")
     bench.states.keep()
-    size = states._bytes(bench.states._states.values())
+    size = bench.states.nbytes
     copied = []
     copying = segment_copies.copying
     monkeypatch.setattr(segment_copies, "copying", lambda data: (copied.append(data), copying(data))[1])
@@ -222,7 +222,4 @@ def test_what_has_not_changed_is_kept_once(headless, monkeypatch):
     rename(bench)
     bench.states.keep()
     assert len(copied) == 1
-    assert (
-        states._bytes(bench.states._states.values())
-        < size + 2 * bench.image("B").GetActualMemorySize() * 1024
-    )
+    assert bench.states.nbytes < size + 2 * bench.image("B").GetActualMemorySize() * 1024

@@ -94,7 +94,7 @@ def test_a_volume_is_written_in_large_pieces(
         written.append(part.nbytes)
         write_part(file, part)
 
-    monkeypatch.setattr(shared, "_PIECE_BYTES", 8 * 100 * 90)
+    monkeypatch.setattr(shared, "PIECE_BYTES", 8 * 100 * 90)
     array = np.random.default_rng(2).integers(0, 99, (30, 100, 90)).astype(np.int8)
     array = array[:, ::-1] if view == "flipped" else array
     folder = SharedFolder([tmp_path], counted)

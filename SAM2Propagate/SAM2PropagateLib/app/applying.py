@@ -23,7 +23,7 @@ from SAM2PropagateLib.texts import tr as _
 
 _log = logging.getLogger(__name__)
 # Frames of the preview that are packed between two pauses.
-_PACKED_AT_ONCE = 8
+PACKED_AT_ONCE = 8
 # How often a plan is made again because something changed meanwhile.
 _MOST_TRIES = 4
 
@@ -142,7 +142,7 @@ class Applying:
         """Packs the preview's frames for the undo step, a few at a time."""
         left = True
         while left:
-            left = workspace.shown.prepareKept(_Few(_PACKED_AT_ONCE))
+            left = workspace.shown.prepareKept(_Few(PACKED_AT_ONCE))
             yield False
 
     def workingOut(self, only: Callable[[], Set[SegmentFrame] | None]) -> Generator[bool, None, Ahead | None]:

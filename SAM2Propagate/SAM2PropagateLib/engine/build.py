@@ -199,7 +199,7 @@ def check_input_size(size: int) -> int:
 
 def config_names() -> list[str]:
     """Return the names of the sam2 package's configurations, for `load_model`."""
-    root = _sam2_folder()
+    root = sam2_folder()
     return sorted(
         file.relative_to(root).as_posix()
         for file in root.glob("configs/sam2*/sam2*_hiera_*.yaml")
@@ -307,7 +307,7 @@ def _named_config(name: str) -> Path:
     wanted = name.replace("\\", "/")
     for known in names:
         if wanted in (known, known.rpartition("/")[2], known.rpartition("/")[2].removesuffix(".yaml")):
-            return _sam2_folder() / known
+            return sam2_folder() / known
     raise InputError(
         "config_unknown",
         _("There is no model configuration “{name}”.").format(name=name),
@@ -315,7 +315,7 @@ def _named_config(name: str) -> Path:
     )
 
 
-def _sam2_folder() -> Path:
+def sam2_folder() -> Path:
     import sam2  # late: it starts hydra when it is imported
 
     return Path(sam2.__path__[0])

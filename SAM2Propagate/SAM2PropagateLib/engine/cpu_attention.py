@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 # The largest matrix of attention weights; above it the gain is not worth the memory.
 _MOST_BYTES = 256 << 20
 # A piece of that matrix that fits into the processor's cache; at 1024 pixels the whole would be 450 MB.
-_PIECE_BYTES = 4 << 20
+PIECE_BYTES = 4 << 20
 
 
 def _weight_bytes(query: torch.Tensor, key: torch.Tensor) -> int:
@@ -27,7 +27,7 @@ def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor)
 
 def attention_in_pieces(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Compute `plain_attention` a few queries at a time; a value may have other channels than its key."""
-    rows = max(1, _PIECE_BYTES * query.shape[-2] // max(1, _weight_bytes(query, key)))
+    rows = max(1, PIECE_BYTES * query.shape[-2] // max(1, _weight_bytes(query, key)))
     return torch.cat([plain_attention(piece, key, value) for piece in query.split(rows, dim=-2)], dim=-2)
 
 

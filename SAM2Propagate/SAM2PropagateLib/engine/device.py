@@ -51,7 +51,7 @@ def pick_device(name: str = "auto") -> torch.device:
     wanted = name.strip().lower()
     if wanted == "auto":
         for candidate in there:
-            reason = _why_unusable(candidate)
+            reason = why_unusable(candidate)
             if reason is None:
                 return torch.device(candidate)
             log.warning("%s is there but cannot compute: %s", candidate, reason)
@@ -68,7 +68,7 @@ def pick_device(name: str = "auto") -> torch.device:
         raise InputError(
             "device_unavailable", _("The device “{name}” is not available here.").format(name=name), choices
         )
-    reason = _why_unusable(wanted)
+    reason = why_unusable(wanted)
     if reason is not None:
         raise InputError(
             "device_unusable",
@@ -78,7 +78,7 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def _why_unusable(name: str) -> Words | None:
+def why_unusable(name: str) -> Words | None:
     """Return None if the device computes; else torch's reason, on one line."""
     if name == "cpu":
         return None

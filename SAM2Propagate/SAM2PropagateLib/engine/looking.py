@@ -24,7 +24,7 @@ CONTEXT = 2.5
 _MUCH_CLOSER = 1.5
 
 # Pixels; a shorter scribble shows no more of the structure's size than a click.
-_SHORTEST = 8.0
+SHORTEST = 8.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def along_strokes(prompts: FramePrompts) -> PixelBox | None:
         return None
     xs, ys = zip(*points, strict=True)
     region = (min(xs), min(ys), max(xs), max(ys))
-    return region if max(region[2] - region[0], region[3] - region[1]) >= _SHORTEST else None
+    return region if max(region[2] - region[0], region[3] - region[1]) >= SHORTEST else None
 
 
 def union(regions: Iterable[PixelBox]) -> PixelBox:

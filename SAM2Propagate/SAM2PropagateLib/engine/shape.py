@@ -28,10 +28,10 @@ def depth_inside(mask: torch.Tensor) -> torch.Tensor:
     if mask.device.type == "cpu" and not mask.all():
         # SciPy is ten times as fast on a CPU.
         return torch.from_numpy(ndimage.distance_transform_edt(mask.numpy())).float()
-    return _depth_by_search(mask)
+    return depth_by_search(mask)
 
 
-def _depth_by_search(mask: torch.Tensor) -> torch.Tensor:
+def depth_by_search(mask: torch.Tensor) -> torch.Tensor:
     """Compute `depth_inside` from each pixel's row and then its column, in a few large operations."""
     rows, columns = mask.shape
     far = float(rows + columns)

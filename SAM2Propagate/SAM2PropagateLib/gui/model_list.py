@@ -76,7 +76,7 @@ class ModelList:
         self.finished: Signal[DownloadEnd] = Signal()
         self.changed: Signal[None] = Signal()
         self._store = store
-        self._fetch = fetch
+        self.fetch = fetch
         self._name = ""
         self._job: ThreadJob[DownloadProgress, DownloadEnd] = ThreadJob("sam2propagate-download", ticker)
 
@@ -153,7 +153,7 @@ class ModelList:
             text = size(done) if known is None else f"{size(done)} / {size(known)}"
             self._job.tell(DownloadProgress(entry.name, done, known, text))
 
-        self._fetch(entry, self._store, progress=progress, cancelled=lambda: self._job.isCancelled)
+        self.fetch(entry, self._store, progress=progress, cancelled=lambda: self._job.isCancelled)
         text = _("{title} is on this computer now.").format(title=entry.title)
         return DownloadEnd(entry.name, "done", text)
 

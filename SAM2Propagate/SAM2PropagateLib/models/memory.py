@@ -45,7 +45,7 @@ def available_host_memory() -> int | None:
     """
     try:
         if sys.platform.startswith("linux"):
-            return _linux()
+            return linux_memory()
         if sys.platform == "win32":
             return _windows()
         if sys.platform == "darwin":
@@ -56,7 +56,7 @@ def available_host_memory() -> int | None:
     return None
 
 
-def _linux(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+def linux_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     found = [
         value
         for value in (_meminfo_available(proc / "meminfo"), _cgroup_available(cgroup))

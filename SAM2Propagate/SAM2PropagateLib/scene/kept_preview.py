@@ -135,7 +135,7 @@ class KeptPreview:
             for frame, stamp in frames.items():
                 key = (segmentID, frame, stamp)
                 if key not in self._written and key not in self._former:
-                    self._written[key] = _written(read(segmentID, frame))
+                    self._written[key] = packedRecord(read(segmentID, frame))
                     if isEnough():
                         return True
         return False
@@ -167,7 +167,7 @@ class KeptPreview:
             for frame, stamp in frames.items():
                 key = (segmentID, frame, stamp)
                 if key not in self._written:
-                    self._written[key] = self._former.get(key) or _written(read(segmentID, frame))
+                    self._written[key] = self._former.get(key) or packedRecord(read(segmentID, frame))
                 found[segmentID, frame] = self._written[key]
         return found
 
@@ -206,7 +206,7 @@ class KeptPreview:
             for frame, stamp in frames.items():
                 key = (segmentID, frame, stamp)
                 self._written[key] = (
-                    known.get(key) or self._former.get(key) or _written(read(segmentID, frame))
+                    known.get(key) or self._former.get(key) or packedRecord(read(segmentID, frame))
                 )
         self._former.update((key, one) for key, one in known.items() if key not in self._written)
         for key in list(self._former)[: max(0, len(self._former) - _MOST_FORMER)]:
@@ -298,7 +298,7 @@ def isSameFrame(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) 
     return all(one.get(name) == other.get(name) for name in ("shape", "box", "bits", "facts", "edge"))
 
 
-def _written(one: KeptFrame) -> dict[str, Any]:
+def packedRecord(one: KeptFrame) -> dict[str, Any]:
     written = {**_packed(one.mask), "facts": one.facts}
     if one.under is not None:
         written["under"] = _packed(one.under)

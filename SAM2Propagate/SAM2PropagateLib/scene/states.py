@@ -6,7 +6,7 @@ Each state has a fixed number, so that a caller can ask whether it is still kept
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ from SAM2PropagateLib.texts import tr as _
 
 # Each state has a copy of the changed labelmaps. As many states are kept as fit into this size, within
 # bounds.
-_MOST_BYTES = 1 << 30
-_LEAST_STATES, _MOST_STATES = 11, 101
+MOST_BYTES = 1 << 30
+LEAST_STATES, MOST_STATES = 11, 101
 
 ADDED, REMOVED, RENAMED, RECOLORED, EDITED = "added", "removed", "renamed", "recolored", "edited"
 """Kinds of changes; "" means no change, or that everything was only moved."""
@@ -80,6 +80,12 @@ class SegmentationStates:
     def isKept(self) -> bool:
         """Whether there is a state."""
         return self._segmentation is not None
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the copies in the states take."""
+        copies = allCopies(one.segments for one in self._states.values())
+        return sum(copy.GetActualMemorySize() * 1024 for copy in copies)
 
     @property
     def isChanged(self) -> bool:
@@ -287,15 +293,10 @@ class SegmentationStates:
         return places
 
     def _forgetOldest(self) -> None:
-        while len(self._states) > _MOST_STATES or (
-            len(self._states) > _LEAST_STATES and _bytes(self._states.values()) > _MOST_BYTES
+        while len(self._states) > MOST_STATES or (
+            len(self._states) > LEAST_STATES and self.nbytes > MOST_BYTES
         ):
             del self._states[min(self._states)]
-
-
-def _bytes(states: Iterable[_State]) -> int:
-    """Returns how many bytes the copies in these states take."""
-    return sum(copy.GetActualMemorySize() * 1024 for copy in allCopies(one.segments for one in states))
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ _SUFFIX = ".volume"
 _UNLOCKED_AGE_SECONDS = 3600.0
 _SPARE_BYTES = 16 << 20
 # Bytes per write: large, as the thread waits for the interpreter's lock after each piece.
-_PIECE_BYTES = 32 << 20
+PIECE_BYTES = 32 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 
 
@@ -347,7 +347,7 @@ def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     if array.ndim < 2 or not len(array) or array.flags.c_contiguous:
         yield array
         return
-    count = max(1, _PIECE_BYTES * len(array) // max(array.nbytes, 1))
+    count = max(1, PIECE_BYTES * len(array) // max(array.nbytes, 1))
     for first in range(0, len(array), count):
         yield array[first : first + count]
 
