@@ -71,7 +71,7 @@ def _sentence(error: Exception) -> str:
 
 
 def demonstrate(out: Path, model: str, device: str, terminal: Terminal) -> None:
-    """The whole demonstration.
+    """Run the whole demonstration.
 
     Args:
         out: folder to write to; made if need be.

@@ -55,7 +55,7 @@ class Canvas:
         anchor: str = "ls",
         width: float | None = None,
     ) -> None:
-        """A line of text.
+        """Draw a line of text.
 
         Args:
             place: x and y of the anchor.
@@ -86,20 +86,20 @@ class Canvas:
         return lines
 
     def panel(self, box: Box, color: Rgb = PANEL) -> None:
-        """A filled rectangle; (x0, y0, x1, y1)."""
+        """Draw a filled rectangle; (x0, y0, x1, y1)."""
         self._draw.rounded_rectangle(box, radius=6, fill=color)
 
     def dot(self, center: tuple[float, float], radius: float, color: Rgb) -> None:
-        """A filled circle."""
+        """Draw a filled circle."""
         x, y = center
         self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
 
     def line(self, start: tuple[float, float], end: tuple[float, float], color: Rgb, width: int = 1) -> None:
-        """A straight line."""
+        """Draw a straight line."""
         self._draw.line([start, end], fill=color, width=width)
 
     def picture(self, pixels: Pixels, box: Box, letters: str = "", letter_size: int = 20) -> None:
-        """A picture, scaled to cover a box and cut to it.
+        """Draw a picture, scaled to cover a box and cut to it.
 
         Args:
             pixels: (height, width, 3) RGB.

@@ -314,7 +314,7 @@ class DemoDesk:
         return self.markups.read().with_axis(self.axis)
 
     def propagate(self, on_progress: OnProgress) -> Propagation:
-        """One run of all segments; masks appear in the preview layer as they come.
+        """Run all segments; masks appear in the preview layer as they come.
 
         Raises:
             SAM2PropagateError: the worker failed.

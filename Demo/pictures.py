@@ -26,7 +26,7 @@ _WHITE = (1.0, 1.0, 1.0)
 
 
 def strips(desk: DemoDesk, reference: Mapping[str, BoolArray]) -> list[Strip]:
-    """For every structure slices across and along it, with the result's and the reference's outline.
+    """Draw slices across and along every structure, with the result's and the reference's outline.
 
     Args:
         reference: masks by the structures' names, (K, J, I).

@@ -143,7 +143,7 @@ def open_case(session: WorkerSession, model: LoadModel, terminal: Terminal) -> t
 
 
 def tell(desk: DemoDesk, model: Mapping[str, Any], terminal: Terminal) -> Story:
-    """From the first click to the corrected result.
+    """Tell the story from the first click to the corrected result.
 
     Raises:
         SAM2PropagateError: a step failed.

@@ -30,20 +30,20 @@ class Terminal:
         return self._clock() - self._started
 
     def step(self, title: str) -> None:
-        """The next step begins."""
+        """Begins the next step."""
         self._step += 1
         self._printer.note(f"{self._step:2d}  {title}")
 
     def say(self, text: str) -> None:
-        """A line about the present step."""
+        """Prints a line about the present step."""
         self._printer.note(f"    {text}")
 
     def plain(self, text: str = "") -> None:
-        """A line that belongs to no step."""
+        """Prints a line that belongs to no step."""
         self._printer.note(text)
 
     def progress(self, stage: str, event: ProgressEvent | None) -> None:
-        """How far the worker is; see `ProgressPrinter`."""
+        """Prints how far the worker is; see `ProgressPrinter`."""
         self._printer(stage, event)
 
     def close(self) -> None:

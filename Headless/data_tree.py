@@ -39,7 +39,7 @@ class DataTree:
         self.tree()
 
     def tree(self) -> Any:
-        """The scene's vtkMRMLSubjectHierarchyNode."""
+        """Return the scene's vtkMRMLSubjectHierarchyNode."""
         tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self._scene)
         if tree is not self._observed.Get():
             self._observed.Set(tree)
@@ -49,7 +49,7 @@ class DataTree:
         return tree
 
     def names(self) -> list[str]:
-        """The names of all items in the tree, in alphabetical order."""
+        """Return the names of all items in the tree, in alphabetical order."""
         tree, found = self.tree(), vtk.vtkIdList()
         tree.GetItemChildren(tree.GetSceneItemID(), found, True)
         ids = [found.GetId(n) for n in range(found.GetNumberOfIds())]
@@ -92,7 +92,7 @@ class DataTree:
             self.tree().RemoveItem(item, False, False)
 
     def _itemOf(self, node: Any) -> int:
-        """The item of a segmentation; 0 and an error if there is none."""
+        """Return the item of a segmentation; 0 and an error if there is none."""
         if node.GetScene() is not None and node.GetScene().IsImporting():
             return 0
         item = self.tree().GetItemByDataNode(node)

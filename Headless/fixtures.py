@@ -14,7 +14,7 @@ from Headless.slice_view import SliceView
 
 @pytest.fixture
 def headless() -> Iterator[HeadlessSlicer]:
-    """An empty scene; the test fails if VTK or MRML reported an error meanwhile."""
+    """Yield an empty scene; fail the test if VTK or MRML reported an error meanwhile."""
     slicerless = boot()
     slicerless.clear()
     yield slicerless
@@ -25,7 +25,7 @@ def headless() -> Iterator[HeadlessSlicer]:
 
 @pytest.fixture
 def data_tree(headless: HeadlessSlicer) -> Iterator[DataTree]:
-    """The data tree is kept as Slicer's application does; what that complains about is an error."""
+    """Keep the data tree as Slicer's application does; its complaints are errors."""
     tree = DataTree(headless)
     yield tree
     tree.stop()

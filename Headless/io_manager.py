@@ -41,7 +41,7 @@ class CoreIOManager:
         }
 
     def fileType(self, fileName: str) -> str:
-        """The file type by its ending, or "NoFile"."""
+        """Returns the file type by its ending, or "NoFile"."""
         name = fileName.lower()
         matches = [
             (len(end), kind) for kind, ends in _FILE_TYPES.items() for end in ends if name.endswith(end)
@@ -49,7 +49,7 @@ class CoreIOManager:
         return max(matches)[1] if matches else "NoFile"
 
     def fileWriterFileType(self, node: Any) -> str:
-        """The file type that saves `node`."""
+        """Returns the file type that saves `node`."""
         return str(node.GetClassName())
 
     def loadNodes(self, fileType: str, properties: dict[str, Any], loaded: Any, messages: Any = None) -> bool:

@@ -86,7 +86,7 @@ def _as_in_pythonqt(cls: type) -> None:
 
 
 def _signal_signatures(obj: Any, name: str) -> list[str]:
-    """The argument lists that a signal can be connected with, of the real class if it is recorded."""
+    """Returns the argument lists that a signal can be connected with, of the real class if it is recorded."""
     recorded = _recorded(type(obj).__name__, "signals", name)
     if recorded is not None:
         return list(recorded)
@@ -144,7 +144,7 @@ def _split(obj: Any, signal: str) -> tuple[str, str]:
 
 
 def _recorded(kind: str, section: str, name: str) -> Any:
-    """What is recorded of a member of a Slicer class or of its bases, or None."""
+    """Returns what is recorded about a member of a Slicer class or its bases, or None."""
     recorded = MEMBERS.get(kind)
     while recorded is not None:
         if name in recorded[section]:
@@ -219,7 +219,8 @@ class _Meta(type(QtWidgets.QWidget)):  # type: ignore[misc]
 
 
 def _stored(kind: str, name: str, default: Any = None, notify: str = "") -> Any:
-    """A property that keeps what is put in; `_changed_NAME` is told, then the signal `notify` is sent."""
+    """Makes a property that keeps its value; a change calls `_changed_NAME`, then emits the signal
+    `notify`."""
     key = "_standin_" + name
     start = _DEFAULTS[kind] if default is None else default
 
@@ -680,7 +681,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget, metaclass=_Meta):  # noqa: N801
         return [scene.GetNthNodeByClass(n, kind) for n in range(scene.GetNumberOfNodesByClass(kind))]
 
     def _select(self, segment_ids: list[str]) -> None:
-        """What is selected in the editor's own list; also what a click of the user there does."""
+        """Selects in the editor's own list, as a click of the user there does."""
         if segment_ids == self._standin_selected:
             return
         self._standin_selected = segment_ids
@@ -828,7 +829,8 @@ _WRITTEN = {name: value for name, value in list(globals().items()) if isinstance
 
 
 def _standin(name: str) -> Any:
-    """The stand-in of a recorded class: the one above, or one with the members alone (enough for wiring)."""
+    """Returns the stand-in of a recorded class: the one above, or one with the members alone (enough for
+    wiring)."""
     if name not in _WRITTEN:
         base = MEMBERS[name]["base"]
         parent = (

@@ -15,7 +15,7 @@ from Headless.boot import HeadlessSlicer
 def addVolume(
     headless: HeadlessSlicer, array: np.ndarray, ijkToRas: Any = None, name: str = "CT", parent: Any = None
 ) -> Any:
-    """A scalar volume node with a display.
+    """Returns a scalar volume node with a display.
 
     Args:
         headless: where to add it.
@@ -34,7 +34,7 @@ def addVolume(
 
 
 def addTransform(headless: HeadlessSlicer, matrix: Any, name: str = "Transform", parent: Any = None) -> Any:
-    """A linear transform node from a 4x4 matrix to its parent."""
+    """Returns a linear transform node from a 4x4 matrix to its parent."""
     node = headless.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
     node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.asarray(matrix, dtype=float)))
     if parent is not None:
@@ -48,7 +48,7 @@ def addSegmentation(
     segments: Mapping[str, tuple[float, float, float]],
     name: str = "Segmentation",
 ) -> Any:
-    """A segmentation node on a volume's grid, under its parent transform, with empty segments.
+    """Returns a segmentation node on a volume's grid, under its parent transform, with empty segments.
 
     Args:
         headless: where to add it.

@@ -175,14 +175,15 @@ class SliceView:
     # Coordinates
 
     def rasToXy(self, ras: Any) -> Xy:
-        """The view position of a world point (projected onto the plane)."""
+        """Returns the view position of a world point (projected onto the plane)."""
         inverse = vtk.vtkMatrix4x4()
         vtk.vtkMatrix4x4.Invert(self.node.GetXYToRAS(), inverse)
         x, y = inverse.MultiplyPoint([*(float(value) for value in ras), 1.0])[:2]
         return x, y
 
     def xyToRas(self, xy: Xy) -> np.ndarray:
-        """The world point under a view position, after rounding to the whole pixels that a mouse reports."""
+        """Returns the world point under a view position, after rounding to the whole pixels that a mouse
+        reports."""
         x, y = _wholePixel(xy)
         return np.array(self.node.GetXYToRAS().MultiplyPoint([x, y, 0.0, 1.0])[:3])
 
@@ -249,7 +250,7 @@ class SliceView:
         self._managers.AddObserver("UpdateEvent", lambda *_: callback())
 
     def screenshot(self) -> np.ndarray:
-        """The view's pixels now: (height, width, 3) uint8 RGB, top row first."""
+        """Returns the view's pixels now: (height, width, 3) uint8 RGB, top row first."""
         self.render()
         grab = vtk.vtkWindowToImageFilter()
         grab.SetInput(self._window)
@@ -261,7 +262,7 @@ class SliceView:
         return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1].copy()
 
     def pixel(self, image: np.ndarray, xy: Xy) -> np.ndarray:
-        """The RGB value of a screenshot at a view position."""
+        """Returns the RGB value of a screenshot at a view position."""
         x, y = _wholePixel(xy)
         return image[image.shape[0] - 1 - y, x]
 

@@ -29,19 +29,19 @@ _NAMES = ("i18n", "ScriptedLoadableModule", "parameterNodeWrapper")
 
 
 def tr(text: str) -> str:
-    """The text itself: no translation is installed."""
+    """Returns the text itself: no translation is installed."""
     if not isinstance(text, str):
         raise TypeError(f"only text can be translated, not {text!r}")
     return text
 
 
 def translate(context: str, text: str) -> str:
-    """The text itself, whatever the context."""
+    """Returns the text itself, whatever the context."""
     return tr(text)
 
 
 def getContext(sourceFile: str) -> str:
-    """The context of a file's texts."""
+    """Returns the context of a file's texts."""
     file = Path(sourceFile)
     return f"{file.parent.name}.{file.stem}" if (file.parent / "__init__.py").is_file() else file.stem
 
@@ -287,7 +287,7 @@ class _Wrapper:
 
 
 def _connector(widget: Any) -> tuple[Callable[[], Any], Callable[[Any], None], str, Any]:
-    """(read, write, signal, widget) of a widget that a parameter can be connected to."""
+    """Returns (read, write, signal, widget) of a widget that a parameter can be connected to."""
     kind = widget.className()
     if kind == "qMRMLNodeComboBox":
         return widget.currentNode, widget.setCurrentNode, "currentNodeIDChanged(QString)", widget
@@ -379,7 +379,7 @@ class ModuleInSlicer:
         return self.widget.ui
 
     def open(self) -> ModuleInSlicer:
-        """The user chooses the module for the first time."""
+        """Chooses the module for the first time, as the user does."""
         import qt
         import slicer
 

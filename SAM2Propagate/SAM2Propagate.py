@@ -233,7 +233,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         self.computer.changed.connect(self._leaveWorker)
 
     def getParameterNode(self) -> Any:
-        """The scene's parameter node, typed; made if there is none."""
+        """Returns the scene's parameter node, typed; makes it if there is none."""
         return SAM2PropagateParameterNode(super().getParameterNode())  # type: ignore[call-arg]
 
     def preview(self, segmentID: str, ras: Any, positive: bool = True) -> bool:
@@ -247,7 +247,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         return self.controller.propagate(segmentIDs or None, **options)
 
     def editSoon(self) -> None:
-        """The user has taken up a tool of the Segment Editor; see `Controller.editBegins`."""
+        """Notes that the user has taken up a tool of the Segment Editor; see `Controller.editBegins`."""
         self._editing.start()
 
     def readVolume(self, volumeNode: Any) -> SceneVolume:
@@ -344,7 +344,7 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
             test()
 
     def test_sample(self) -> None:
-        """The CT that ships with the extension is read, with its place in the world."""
+        """Checks that the CT of the extension is read, with its place in the world."""
         self.delayDisplay("Reading the sample")
         path = samplePath()
         self.assertIsNotNone(path)
@@ -355,7 +355,7 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
         self.assertEqual([round(float(length), 3) for length in volume.geometry.spacing], [3.0, 3.0, 3.0])
 
     def test_parameterNode(self) -> None:
-        """What the user chose is in the scene, once."""
+        """Checks that the user's choices are in the scene, once."""
         logic = SAM2PropagateLogic()
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
         logic.getParameterNode().inputVolume = node
@@ -365,7 +365,7 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
         self.assertEqual([one.GetAttribute("ModuleName") for one in nodes].count("SAM2Propagate"), 1)
 
     def test_badVolume(self) -> None:
-        """A volume without an image is refused in a sentence."""
+        """Checks that a volume without an image is refused in a sentence."""
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
         with self.assertRaises(InputError) as caught:
             SAM2PropagateLogic().readVolume(node)
@@ -379,7 +379,8 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
         logic.close()
 
     def test_clickToSegment(self) -> None:
-        """A click in the liver of the sample becomes a mask on its slice, and on both neighbors."""
+        """Checks that a click in the liver of the sample becomes a mask on its slice, and on both
+        neighbors."""
         logic = SAM2PropagateLogic()
         if missing := logic.missingPackages():
             logic.close()

@@ -80,7 +80,7 @@ def members_of(text: str, name: str) -> dict[str, Any] | None:
 
 
 def decorations(text: str) -> list[tuple[str, str]]:
-    """(class, method) that a decorator class for PythonQt adds."""
+    """Return (class, method) that a decorator class for PythonQt adds."""
     found = [(kind, name) for kind, name in re.findall(r"\bstatic_(\w+?)_(\w+)\s*\(", text)]
     return found + [(kind, name) for name, kind in re.findall(r"\b(\w+)\(\s*(\w+)\s*\*\s*\w+", text)]
 

@@ -75,7 +75,7 @@ def _darken(qt: Any) -> None:
 
 
 def _fill(module: Any, headless: Any, missing: bool) -> None:
-    """The CT that ships with the project, three segments, a click, and a run's outcome."""
+    """Make a scene: the project's CT, three segments, a click, and the outcome of a run."""
     import numpy as np
     import slicer.util
 
@@ -117,7 +117,7 @@ def _fill(module: Any, headless: Any, missing: bool) -> None:
 
 
 def _use_server(module: Any) -> None:
-    """A server that lacks something, as a test of its connection shows it."""
+    """Show the test of a server that lacks something."""
     from SAM2PropagateLib.app.server_jobs import ServerJobEnd, wordsOf
     from SAM2PropagateLib.worker.library_files import own_version
     from SAM2PropagateLib.worker.remote import Remote

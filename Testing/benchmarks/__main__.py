@@ -24,7 +24,7 @@ _ABOUT = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Run the command line."""
     main = argparse.ArgumentParser(
         prog="run.py bench",
         description="Measure SAM2Propagate on this computer; without a name: all.",

@@ -216,7 +216,7 @@ def _run_model(
 
 
 def open_engine(model: str, arguments: argparse.Namespace, *, motion: bool) -> tuple[Any, dict[str, Any]]:
-    """A `PropagationEngine` of the model, and what it runs on.
+    """Return a `PropagationEngine` of the model, and what it runs on.
 
     Raises:
         InputError: as `ModelStore.resolve` and `load_model`; `bad_memories`.

@@ -30,8 +30,8 @@ _INSTRUCTION_LIMITS = (
 
 
 def child_environment(**changes: str) -> dict[str, str]:
-    """The environment for a measured process: the library on its path, threads that wait without spinning
-    (unless the caller's environment says otherwise), no progress bars."""
+    """Return the environment for a measured process: the library on its path, threads that wait without
+    spinning (unless the caller's environment says otherwise), no progress bars."""
     paths = os.pathsep.join([str(ROOT / "SAM2Propagate"), str(ROOT)])
     return {
         **os.environ,
@@ -58,7 +58,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def load() -> float | None:
-    """How many processes wanted a core during the last minute, where the system tells."""
+    """Return how many processes wanted a core during the last minute, where the system reports it."""
     try:
         return round(os.getloadavg()[0], 1)
     except (AttributeError, OSError):
@@ -66,7 +66,7 @@ def load() -> float | None:
 
 
 def describe_source() -> dict[str, Any]:
-    """The commit, and whether files have changed since; empty outside a repository."""
+    """Return the commit, and whether files have changed since; empty outside a repository."""
     try:
         commit = _git("rev-parse", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", "SAM2Propagate", "Testing")
@@ -81,7 +81,7 @@ def now() -> str:
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
+    """Return the processor's name as the system gives it."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
 
 
 def stream(shape: tuple[int, int, int], interval: float) -> Held:
-    """One run of a scripted worker through the open module.
+    """Run a scripted worker through the open module.
 
     Args:
         shape: (frames, rows, columns). interval: seconds between masks in the worker.
@@ -148,7 +148,7 @@ def _turn_until(done: Any, held: Held, controller: Any) -> None:
 
 @contextmanager
 def _module(array: np.ndarray, interval: float) -> Iterator[Any]:
-    """The module on a volume with a segmentation, and a session with a scripted worker."""
+    """Open the module on a volume with a segmentation, and a session with a scripted worker."""
     from Headless import qt_standins, slicer_modules
     from Headless.boot import boot
     from Headless.scenes import addVolume

@@ -15,7 +15,7 @@ FORMAT = "sam2propagate-benchmark"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are figures."""
+    """Return a Markdown table; the first column is text, the others are figures."""
     widths = [max(len(str(row[n])) for row in (head, *rows)) for n in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -32,7 +32,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A figure for a table; "-" where there is none."""
+    """Return a figure for a table; "-" where there is none."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
@@ -63,7 +63,7 @@ class BenchmarkReport:
         print(text, end="\n\n", flush=True)
 
     def markdown(self) -> str:
-        """The record to be read."""
+        """Return the record as Markdown."""
         machine = self.machine
         packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
         commit = self.source.get("commit", "unknown")[:12]
@@ -114,7 +114,7 @@ class BenchmarkReport:
 
 
 def _finite(value: Any) -> Any:
-    """The same without NaN and infinity, which JSON does not have."""
+    """Return the same without NaN and infinity, which JSON lacks."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

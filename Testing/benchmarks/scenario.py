@@ -42,7 +42,7 @@ class Scenario:
     masks: tuple[BoolArray, ...]
 
     def box(self, segment: int) -> tuple[float, float, float, float]:
-        """The box around a structure on the first slice, outer edges in native pixels."""
+        """Return the box around a structure on the first slice, outer edges in native pixels."""
         return box_around(self.masks[segment][self.start])
 
     def clicks(self, frame: int) -> list[tuple[float, float]]:
@@ -53,7 +53,7 @@ class Scenario:
 
 
 def sample_scenario(count: int) -> Scenario:
-    """The scenario over `count` consecutive slices of the sample.
+    """Return the scenario over `count` consecutive slices of the sample.
 
     Raises:
         InputError: `bad_option`, too few or too many slices.

@@ -146,7 +146,8 @@ def _server() -> Iterator[Sshd]:
 
 
 def noisy_ct(shape: tuple[int, int, int]) -> np.ndarray:
-    """The sample CT enlarged to (frames, rows, columns) int16, with the noise of a scan of that size."""
+    """Return the sample CT enlarged to (frames, rows, columns) int16, with the noise of a scan of that
+    size."""
     small = read_image(SAMPLE / "abdomen_ct.nii.gz").array.astype(np.float32)
     zoom = tuple(wanted / there for wanted, there in zip(shape, small.shape, strict=True))
     large = ndimage.zoom(small, zoom, order=1)
@@ -161,7 +162,7 @@ def measure(
     masks: np.ndarray,
     arguments: argparse.Namespace,
 ) -> Way:
-    """All that is measured of one way."""
+    """Measure one way."""
     way = Way()
     geometry = VolumeGeometry(volume.shape[::-1], np.eye(4))
     made: list[PopenTransport] = []

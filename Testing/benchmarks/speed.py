@@ -190,7 +190,7 @@ def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
 
 
 def _device(wanted: str) -> str:
-    """`cuda` or `cpu`; the parent only asks, so that its own use of a GPU does not count."""
+    """Return `cuda` or `cpu`; the parent only asks, so that its own use of a GPU does not count."""
     from SAM2PropagateLib.engine.device import available_devices
 
     names = available_devices()
@@ -207,7 +207,7 @@ def _device(wanted: str) -> str:
 
 
 def speed_cases(model: str, device: str) -> list[SpeedCase]:
-    """The model itself, its file not looked for yet, and those with random weights."""
+    """Return the model itself, whose file is not looked for yet, and those with random weights."""
     entry = next((one for one in MODELS if one.name == model), None)
     label = "bundled" if model == DEFAULT_MODEL else Path(model).stem
     size = 256 if entry is None else entry.input_size
@@ -274,7 +274,7 @@ class Measured:
         return min(len(figures) for figures in self.sides.values())
 
     def run_round(self, threads: int, clock: Clock) -> None:
-        """One more round.
+        """Measure one more round.
 
         Raises:
             SAM2PropagateError: `bench_failed`. subprocess.TimeoutExpired: the time was over.
@@ -320,7 +320,7 @@ class Clock:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def has(self, seconds: float) -> bool:
-        """Whether so many seconds are left."""
+        """Tell whether so many seconds are left."""
         left = self.left
         return left is None or left > seconds
 
@@ -387,7 +387,7 @@ def describe(one: Measured, report: BenchmarkReport) -> None:
 def run_child(
     case: SpeedCase, side: Side, device: str, threads: int, folder: Path, seconds: float | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """One measured process.
+    """Run one measured process.
 
     Raises:
         SAM2PropagateError: `bench_failed`, with the last line of what it printed.
@@ -490,7 +490,7 @@ def ratio_table(sides: Sequence[Side], measured: Mapping[Side, Sequence[Mapping[
 
 
 def verdict(ratios: Mapping[str, Mapping[str, Spread]]) -> str:
-    """What was expected on 2 cores, beside what was measured."""
+    """Return sentences that compare the medians with the ratios expected on 2 cores."""
     sentences = []
     for title, row in ratios.items():
         for quantity, wanted in ((FIRST, FIRST_WANTED), (AGAIN, AGAIN_WANTED)):

@@ -90,7 +90,7 @@ class Official:
         }
 
     def reset(self) -> None:
-        """As on a video that was just opened."""
+        """Reset to the state of a newly opened video."""
         self._predictor.reset_state(self.state)
         self.state["cached_features"] = {}
 
@@ -114,12 +114,12 @@ class Official:
         yield from self._carried(scenario.start, True)
 
     def few(self) -> None:
-        """The beginning of a run."""
+        """Begin a run."""
         for _ in zip(range(4), self.first(1), strict=False):
             pass
 
     def again(self, *, everything: bool) -> Iterable[tuple[int, int, BoolArray]]:
-        """The correction, and then both directions again: all slices from the start's, or only those between
+        """Correct, and then run both directions again: all slices from the start's, or only those between
         the start and the correction and beyond the correction, which the correction can change."""
         scenario = self._scenario
         mask = self._seen(scenario.masks[0][scenario.correction])
@@ -153,7 +153,7 @@ class Official:
         return torch.tensor(model / self.crop.size * (x1 - x0, y1 - y0), dtype=torch.float32)
 
     def _seen(self, mask: BoolArray) -> torch.Tensor:
-        """A native mask on the predictor's square video."""
+        """Return a native mask on the predictor's square video."""
         (left, top), (width, height), (rows, columns) = self._square()
         square = np.zeros((height, width), bool)
         square[top : top + rows, left : left + columns] = mask
@@ -164,7 +164,7 @@ class Official:
         return (logits > 0).cpu().numpy()[top : top + rows, left : left + columns]
 
     def _square(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-        """Where a whole frame begins in the square (left, top), the square's size and the frame's."""
+        """Return where a whole frame begins in the square (left, top), the square's size and the frame's."""
         x0, y0, x1, y1 = self.crop.box
         left, top = round(-0.5 - x0), round(-0.5 - y0)
         return (left, top), (round(x1 - x0), round(y1 - y0)), self.crop.frame_shape
@@ -185,12 +185,12 @@ class Ours:
         return {"dtype": self._engine.steps.loaded.precision}
 
     def reset(self) -> None:
-        """As on a volume that was just opened."""
+        """Reset to the state of a newly opened volume."""
         self.session = self._engine.open(self._scenario.frames)
         self._clicks = {}
 
     def encode_ahead(self) -> None:
-        """What happens while the user looks at the volume: all frames are encoded."""
+        """Encode all frames, as happens while the user looks at the volume."""
         self.session.encode_ahead(range(self._scenario.frames.count), lambda: False)
 
     def add_click(self, frame: int, xy: tuple[float, float]) -> BoolArray:
@@ -203,11 +203,11 @@ class Ours:
         return self._run([{self._scenario.start: self._box(number)} for number in range(segments)])
 
     def few(self) -> None:
-        """The beginning of a run."""
+        """Begin a run."""
         self._run([{self._scenario.start: self._box(0)}], reach=2)
 
     def again(self, *, everything: bool) -> Iterable[tuple[int, int, BoolArray]]:
-        """The correction, and a run of what it changes; `everything` makes no difference here."""
+        """Correct, and run what the correction changes; `everything` makes no difference here."""
         scenario = self._scenario
         said = FramePrompts(mask=scenario.masks[0][scenario.correction])
         return self._run([{scenario.start: self._box(0), scenario.correction: said}])
@@ -298,7 +298,8 @@ class _Watch:
     def run(
         self, action: Callable[[], Iterable[tuple[int, int, BoolArray]]]
     ) -> tuple[list[tuple[int, int, BoolArray]], dict[str, float]]:
-        """The answers; seconds, processor seconds and the number of different (segment, frame) in them."""
+        """Collect the answers; return also seconds, processor seconds and the number of different (segment,
+        frame)."""
         answers: list[tuple[int, int, BoolArray]] = []
         before = time.process_time()
         seconds = self.seconds(lambda: answers.extend(action()))
@@ -314,7 +315,7 @@ class _Watch:
 
 
 def _warm_up(scenario: Scenario, side: Official | Ours) -> None:
-    """A click and a few slices of a run, so that no library's first use is measured."""
+    """Click and run a few slices, so that no library's first use is measured."""
     side.reset()
     side.add_click(scenario.start, scenario.clicks(scenario.start)[0])
     side.reset()
@@ -331,7 +332,7 @@ def mask_volume(answers: Iterable[tuple[int, int, BoolArray]], scenario: Scenari
 
 
 def _work(side: Official | Ours) -> dict[str, int]:
-    """What the engine says of its last run."""
+    """Return the engine's figures about its last run."""
     if isinstance(side, Official) or side.summary is None:
         return {}
     return {"computed": side.summary.frames_computed, "encoded": side.summary.frames_encoded}
@@ -346,7 +347,7 @@ def _weights(spec: Spec) -> tuple[Any, dict[str, torch.Tensor] | None, dict[str,
 
 
 def _always_there(model: Any) -> Any:
-    """A model with random weights made to say that the object is on every frame."""
+    """Make a model with random weights that finds the object on every frame."""
     with torch.no_grad():
         model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(_SURE)
     return model

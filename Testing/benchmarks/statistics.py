@@ -19,7 +19,7 @@ class Spread:
     count: int
 
     def text(self, digits: int = 2) -> str:
-        """`1.52 (1.40 to 1.61)`; the median alone if all are the same."""
+        """Return `1.52 (1.40 to 1.61)`; the median alone if all are the same."""
         middle = f"{self.median:.{digits}f}"
         low, high = f"{self.low:.{digits}f}", f"{self.high:.{digits}f}"
         return middle if low == high else f"{middle} ({low} to {high})"
@@ -30,7 +30,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The spread of at least one finite value.
+    """Return the spread of at least one finite value.
 
     Raises:
         ValueError: there is none, or one is not finite.
@@ -41,7 +41,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired_ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """How many times `theirs` `ours` is, pair by pair: measured next to each other, both of a pair suffered
+    """Return `ours` / `theirs`, pair by pair: measured next to each other, both of a pair suffered
     from the same neighbors on the machine.
 
     Raises:
@@ -53,7 +53,7 @@ def paired_ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest measured value that at least `share` percent of the values do not exceed.
+    """Return the smallest measured value that at least `share` percent of the values do not exceed.
 
     Raises:
         ValueError: no value, or a share that is not within 0 to 100.
@@ -65,5 +65,5 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean; NaN of nothing."""
+    """Return the mean; NaN of nothing."""
     return float(np.mean(values)) if values else math.nan

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is streamed."""
+    """Add the options of what is streamed."""
     parser.add_argument("--columns", type=int, default=512)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--frames", type=int, default=300)
@@ -206,7 +206,8 @@ def cancel_seconds(command: WorkerCommand, model: LoadModel, count: int) -> list
 
 
 def liver_masks(shape: tuple[int, int, int]) -> np.ndarray:
-    """The sample's liver, enlarged to (frames, rows, columns) bool with smooth outlines on every slice."""
+    """Return the sample's liver, enlarged to (frames, rows, columns) bool with smooth outlines on every
+    slice."""
     label = read_image(SAMPLE / "abdomen_ct_labels.nii.gz").array == _LIVER
     filled = np.flatnonzero(label.any(axis=(1, 2)))
     label = label[filled[0] : filled[-1] + 1].astype(np.float32)
@@ -227,7 +228,7 @@ def stream(
     *,
     is_locked: bool = False,
 ) -> tuple[Held, int]:
-    """One run of a scripted worker into a scene.
+    """Run a scripted worker into a scene.
 
     Args:
         shape: (frames, rows, columns). interval: seconds between masks in the worker.
@@ -274,7 +275,7 @@ def stream(
 
 
 def _tick(session: WorkerSession, layer: Any, held: Held) -> None:
-    """What the application does on a tick of its timer."""
+    """Do what the application does on a tick of its timer."""
     tick = _Stopwatch.start()
     parts: list[tuple[float, float]] = []
     for update in session.poll():
@@ -301,7 +302,7 @@ def _tick(session: WorkerSession, layer: Any, held: Held) -> None:
 
 @contextmanager
 def _scene(array: np.ndarray, matrix: np.ndarray, size: tuple[int, int] | None) -> Iterator[tuple[Any, Any]]:
-    """A preview layer over a volume in a scene, and a slice view on it."""
+    """Make a preview layer over a volume in a scene, and a slice view on it."""
     from Headless.boot import boot
     from Headless.scenes import addSegmentation, addVolume
     from Headless.slice_view import RenderingError, SliceView
@@ -332,7 +333,7 @@ def _scene(array: np.ndarray, matrix: np.ndarray, size: tuple[int, int] | None) 
 
 
 def scripted_command(interval: float) -> WorkerCommand:
-    """What starts a worker whose scripted engine sends a mask every `interval` seconds."""
+    """Return a starter of workers whose scripted engine sends a mask every `interval` seconds."""
     script = json.dumps({"steps": {"frame": interval}})
     command = worker_command(
         sys.executable,

@@ -91,7 +91,7 @@ def _round(weights: str, input_size: int, scenario: Scenario, device: str, preci
 
 
 def describe_worker(rounds: list[Mapping[str, Any]]) -> str:
-    """The figures in a sentence."""
+    """Return the figures in a sentence."""
 
     def text(values: list[float], digits: int = 2) -> str:
         return spread(values).text(digits)

@@ -144,7 +144,7 @@ def _batch(entries: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
 
 
 def _heads(attention: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """(..., tokens, channels) -> (..., heads, tokens, channels of a head)."""
+    """Turn (..., tokens, channels) into (..., heads, tokens, channels of a head)."""
     *rest, count, channels = tokens.shape
     split = tokens.reshape(*rest, count, attention.num_heads, channels // attention.num_heads)
     return split.transpose(-2, -3)

@@ -131,7 +131,7 @@ def works_of(plan: ExperimentPlan, gpus: int = 0) -> list[ExperimentWork]:
 
 
 def _as_elsewhere(case: Case) -> Case:
-    """A case as a process in another folder finds it, along the axis of the experiment."""
+    """Return a case with absolute paths, along the axis of the experiment."""
     axis = _AXIS if case.axis is None else case.axis
     return replace(case, image=case.image.absolute(), label=case.label.absolute(), axis=axis)
 

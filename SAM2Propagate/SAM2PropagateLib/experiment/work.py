@@ -115,7 +115,7 @@ class _Doing:
 
 
 def structures(one: LoadedCase, how: str) -> Iterator[tuple[LoadedTarget, bool]]:
-    """The structures of a case, and whether one prompt can mean each; all labels are one structure with
+    """Yield the structures of a case, and whether one prompt can mean each; all labels are one structure with
     `TOGETHER`."""
     described = max(len(one.names) + len(one.absent), len(set(one.case.names) - {0}))
     if how == TOGETHER and described > 1:

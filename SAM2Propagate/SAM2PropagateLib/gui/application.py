@@ -124,7 +124,7 @@ class QtTicker:
         return bool(self._timer.isActive())
 
     def calls(self, tick: Callable[[], None]) -> None:
-        """What is to be called."""
+        """Sets the function to call."""
         self._connections.add(self._timer, "timeout()", tick)
 
     def start(self) -> None:
@@ -156,7 +156,7 @@ class Later:
         self._connections = Connections()
 
     def calls(self, act: Callable[[], None]) -> None:
-        """What is to be called."""
+        """Sets the function to call."""
         self._connections.add(self._timer, "timeout()", act)
 
     def start(self, milliseconds: int | None = None) -> None:

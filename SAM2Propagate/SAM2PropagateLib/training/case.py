@@ -61,7 +61,7 @@ Refuse = Callable[[str, InputError], None]
 
 
 def refuse(name: str, error: InputError) -> None:
-    """One that cannot be used ends it for all."""
+    """Raise the error: one case that cannot be used ends the work on all."""
     raise error
 
 
@@ -125,7 +125,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def without_label(name: str, hint: str) -> InputError:
-    """`case_without_label`."""
+    """Return the error of a case without a label."""
     return InputError("case_without_label", f"The case “{name}” has no label.", hint)
 
 

@@ -54,13 +54,13 @@ class EncodingWork:
 
 
 def works_of(encoding: Encoding, numbers: Sequence[int]) -> list[EncodingWork]:
-    """The work of making these looks, in pieces."""
+    """Return the work of making these looks, in pieces."""
     starts = range(0, len(numbers), _AT_ONCE)
     return [EncodingWork(encoding, tuple(numbers[start : start + _AT_ONCE])) for start in starts]
 
 
 def encode_looks(work: EncodingWork) -> int:
-    """Make looks that are not there yet; how many there are in this piece of work.
+    """Make missing looks; return how many looks this piece of work has.
 
     Raises:
         InputError, SAM2PropagateError: as `LookPool.make`, `load_model` and `LoadedCase`.
@@ -73,7 +73,7 @@ def encode_looks(work: EncodingWork) -> int:
 
 @functools.lru_cache(maxsize=1)
 def _pool(pickled: bytes) -> LookPool:
-    """The pool of this process for an `Encoding`, with its model and the cases that it read."""
+    """Return this process's pool for an `Encoding`, with its model and the cases that it read."""
     encoding: Encoding = pickle.loads(pickled)
     loaded = load_model(
         encoding.model,

@@ -188,13 +188,13 @@ def finetune(
 
 
 def _absolute(source: Source) -> Source:
-    """A source as a process in another folder finds it."""
+    """Return a source with absolute paths."""
     case = source.case
     return replace(source, case=replace(case, image=case.image.absolute(), label=case.label.absolute()))
 
 
 def _check_state(job: FinetuneJob) -> None:
-    """A folder without a state is no training: its run was stopped before it had begun."""
+    """Check that work folder and options agree. A folder without a state holds no training to resume."""
     folder = work_folder(job.out)
     if folder.exists() and not folder.is_dir():
         raise InputError(
@@ -286,7 +286,7 @@ def _limited(job: FinetuneJob, structures: int) -> Recipe:
 def _write_model(
     job: FinetuneJob, loaded: LoadedModel, progress: TrainingProgress, best: dict[str, Any]
 ) -> None:
-    """The whole model as float safetensors that says how it is to be built."""
+    """Write the whole model as float safetensors with the configuration to build it."""
     metadata = read_state(job.model)[1]
     state = {name: tensor.cpu().clone() for name, tensor in loaded.model.state_dict().items()}
     described = job.config or metadata.get("config") or recognize_config(state, job.model.name)

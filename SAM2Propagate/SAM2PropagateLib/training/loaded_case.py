@@ -98,7 +98,7 @@ class LoadedCase:
                 self.names.append(segment.name)
 
     def _read_masks(self, geometry: VolumeGeometry) -> None:
-        """A hundred masks that nowhere overlap are one array; those that overlap are kept for themselves."""
+        """Read the masks. Those that do not overlap share one array; those that overlap are kept apart."""
         array = np.zeros(tuple(reversed(geometry.shape_ijk)), np.uint16)
         for path, name, _ in volumes_in(self.case.label):
             mask = self._mask(path, geometry)

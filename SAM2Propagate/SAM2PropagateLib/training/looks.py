@@ -135,7 +135,7 @@ def _frames(masks: BoolArray, rng: np.random.Generator) -> tuple[list[int], int]
 
 
 def _crop(frames: FrameStack, mask: BoolArray, size: int, style: str, rng: np.random.Generator) -> FrameCrop:
-    """As the engine looks, but with other amounts of context; now and then the whole frame all the same."""
+    """Draw a crop like the engine's, with other amounts of context; now and then the whole frame."""
     whole = looking.whole_crop(frames, size, style)
     x0, y0, x1, y1 = box_around(mask)
     grow_x, grow_y = (float(rng.uniform(-0.1, 0.5)) * side for side in (x1 - x0, y1 - y0))
@@ -151,7 +151,7 @@ def _crop(frames: FrameStack, mask: BoolArray, size: int, style: str, rng: np.ra
 
 
 def draw_tone(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
-    """Gamma, noise, and now and then black for white."""
+    """Draw gamma and noise, and now and then an inversion."""
     gamma = float(np.exp(rng.normal(0, 0.25)))
     noise = float(rng.uniform(0, 10)) if rng.random() < 0.4 else 0.0
     invert = rng.random() < 0.08
@@ -168,7 +168,7 @@ def draw_tone(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def draw_turn(rng: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Mirrored and turned by quarters."""
+    """Draw mirroring and quarter turns."""
     dims = [dim for dim in (-1, -2) if rng.random() < 0.5]
     transpose = rng.random() < 0.5
 

@@ -47,16 +47,16 @@ class TrainingProgress:
 
 
 class Listener(Protocol):
-    """Is told how a run goes; what it raises ends the run, which can be taken up again."""
+    """A listener of a run. What its methods raise ends the run, which can be resumed."""
 
     def stepped(self, progress: TrainingProgress, share_done: float) -> None:
-        """Another step is done."""
+        """Note that another step is done."""
 
     def measured(self, progress: TrainingProgress, score: Score) -> None:
-        """The model was measured."""
+        """Note that the model was measured."""
 
     def check(self) -> None:
-        """Called often while something takes long: cases are read, looks drawn, the model measured."""
+        """Stop the run by raising, if it is to stop; called often during long work."""
 
 
 @dataclass(frozen=True)

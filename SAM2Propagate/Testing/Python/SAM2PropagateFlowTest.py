@@ -31,7 +31,7 @@ MOST_AT_CANCEL = 4
 
 
 def sampleLabels(sample: Path) -> tuple[np.ndarray, dict[str, int]]:
-    """(K, J, I) labels of the CT, and the values by name."""
+    """Returns the labels of the CT, (K, J, I), and the values by name."""
     described = json.loads(sample.with_name("abdomen_ct_labels.json").read_text(encoding="utf-8"))
     values = described.get("labels", described)
     names = {
@@ -45,7 +45,7 @@ def sampleLabels(sample: Path) -> tuple[np.ndarray, dict[str, int]]:
 
 
 def middleOf(mask: np.ndarray) -> tuple[int, int, int]:
-    """A voxel well inside a structure, on the slice where it is largest."""
+    """Returns a voxel well inside a structure, on the slice where it is largest."""
     from scipy import ndimage
 
     k = int(mask.sum(axis=(1, 2)).argmax())
@@ -76,7 +76,7 @@ class FlowCase:
         self.open()
 
     def open(self) -> None:
-        """The user opens the module and chooses."""
+        """Opens the module and chooses, as the user does."""
         self.messages: list[UserMessage] = []
         self.ends: list[RunEnd] = []
         self.arrived: list[FrameArrived] = []
@@ -92,7 +92,7 @@ class FlowCase:
         self.module.close()
 
     def click(self, ijk: Any, tool: str = "positive") -> bool:
-        """A click in an axial view, and its preview."""
+        """Clicks in an axial view, and waits for the preview."""
         done = self.controller.point(tool, self.workspace.worldGeometry.ijk_to_world(ijk), (0, 0, 1))
         return done and self.wait()
 
@@ -125,11 +125,11 @@ class FlowCase:
         return [message.text for message in self.messages if message.level == "error"]
 
     def segment(self, segmentID: str = "A") -> np.ndarray:
-        """(K, J, I) bool."""
+        """Returns the segment's voxels, (K, J, I) bool."""
         return SegmentReader(self.segmentationNode, segmentID, self.workspace.worldGeometry).array()
 
     def preview(self) -> dict[int, np.ndarray]:
-        """The masks in the preview, by frame."""
+        """Returns the masks in the preview, by frame."""
         return {frame: self.workspace.maskNow("A", frame) for frame in self.workspace.previewFrames("A")}
 
 

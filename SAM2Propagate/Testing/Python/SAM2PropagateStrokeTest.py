@@ -66,7 +66,8 @@ class StrokeCase(ToolCase):
         self.controller.wait(5)
 
     def drawn(self, tool: str) -> Any:
-        """A scribble along or a lasso around the middle voxel, and then no tool; what was said."""
+        """Draws a scribble along or a lasso around the middle voxel, puts the tool down, and returns the
+        messages."""
         self.draw(self.ring() if tool == "lasso" else self.line(), tool)
         (stroke,) = self.strokes()
         self.controller.chooseTool(None)
@@ -78,7 +79,8 @@ class StrokeCase(ToolCase):
         return (*said.scribbles, *said.lassos, *said.curves)
 
     def bent(self) -> Any:
-        """A curve through the middle voxel, from three slices below it to three above; what was said."""
+        """Draws a curve through the middle voxel, from three slices below it to three above; returns the
+        messages."""
         i, j, k = MIDDLE
         places = [(i - 5, j - 4, k - 3), (i, j, k), (i + 5, j - 4, k + 3)]
         assert self.controller.addCurve(self.geometry.ijk_to_world(places)), self.texts
@@ -88,18 +90,18 @@ class StrokeCase(ToolCase):
         return curve
 
     def onLine(self, stroke: Any) -> Xy:
-        """A place on the line of a stroke, between two of its points, in the view."""
+        """Returns a place on the line of a stroke, between two of its points, in the view."""
         inner = (np.asarray(stroke.points[0]) + np.asarray(stroke.points[1])) / 2
         matrix = self.workspace.worldGeometry.ijk_to_ras
         return self.view.rasToXy((matrix @ [*self.workspace.geometry.ras_to_ijk(inner), 1.0])[:3])
 
     def lines(self) -> int:
-        """How many things are drawn on the view; a line that is being drawn is one more, or two."""
+        """Returns how many things are drawn on the view; a line that is being drawn adds one or two."""
         return int(self.view.interactor.GetRenderWindow().GetRenderers().GetFirstRenderer().GetViewProps()
                    .GetNumberOfItems())  # fmt: skip
 
     def looks(self) -> tuple[float, ...]:
-        """What drags of Slicer's own would change."""
+        """Returns what Slicer's own drags would change."""
         display = self.volumeNode.GetDisplayNode()
         toRas = self.view.node.GetXYToRAS()
         return (display.GetWindow(), display.GetLevel(), *(toRas.GetElement(n, 3) for n in range(3)))
@@ -614,7 +616,8 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         self.assertEqual(_colored(case, (0.5, 0.5, 1.0)), 0)
 
     def test_aLineThatIsBeingDrawnAsksNothingOfTheScene(self) -> None:
-        """No node is made or changed before the release: that would draw all views at each move."""
+        """Checks that no node is made or changed before the release: that would draw all views at each
+        move."""
         case = self.case()
         case.controller.chooseTool("lasso")
         case.begin(case.ring()[:3])
@@ -636,7 +639,7 @@ def _between(start: Xy, end: Xy) -> list[Xy]:
 
 
 def _distanceToLine(place: Xy, line: np.ndarray) -> float:
-    """From a place to the nearest of the pieces of a line, (n, 2)."""
+    """Returns the distance from a place to a line of pieces, (n, 2)."""
     start, step = line[:-1], np.diff(line, axis=0)
     along = ((np.array(place) - start) * step).sum(axis=1) / np.maximum((step**2).sum(axis=1), 1e-12)
     nearest = start + np.clip(along, 0, 1)[:, None] * step
@@ -644,7 +647,7 @@ def _distanceToLine(place: Xy, line: np.ndarray) -> float:
 
 
 def _along(case: StrokeCase, frame: int) -> np.ndarray:
-    """Where the scribbles of a frame may have put something, (rows, columns) bool."""
+    """Returns the pixels of a frame that its scribbles may have filled, (rows, columns) bool."""
     rows, columns = np.indices(case.shown(frame).shape)
     mask = np.zeros(rows.shape, bool)
     for one in case.workspace.prompts.segment("A").scribbles:

@@ -57,7 +57,7 @@ def loadScene(file: Path, clear: bool = True) -> None:
 
 
 def editorNode() -> Any:
-    """The settings of the module's Segment Editor; made if there are none."""
+    """Returns the settings of the module's Segment Editor; made if there are none."""
     node = slicer.mrmlScene.GetSingletonNode("SAM2Propagate", "vtkMRMLSegmentEditorNode")
     if node is None:
         node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
@@ -120,19 +120,19 @@ class PromptCase:
         return resolve(self.markups.read().segment("A"), self.markups.geometry, axis, need_positive=False)
 
     def drawn(self) -> int:
-        """How many pixels have the color of the prompts."""
+        """Returns how many pixels have the color of the prompts."""
         image = self.view.screenshot()
         return int((np.abs(image / 255.0 - PROMPT_COLOR).max(axis=-1) < 0.02).sum())
 
     def twoClicks(self, start: Any, end: Any) -> None:
-        """A box in Slicer's own place mode."""
+        """Places a box in Slicer's own place mode."""
         self.view.startPlacing(self.markups.beginBox("A"))
         self.view.click(start)
         self.view.move(((start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
         self.view.click(end)
 
     def oneDrag(self, start: Any, end: Any) -> None:
-        """A box with the module's own tool."""
+        """Draws a box with the module's own tool."""
         ended: list[Any] = []
         tool = BoxDrag(self.markups, ended.append)
         tool.addView(self.view.interactor, self.view.node)
@@ -252,7 +252,8 @@ class SAM2PropagatePromptViewTest(DeskTest):
 
     @each(geometry=("oblique", "oblique mirrored"), view=("Axial", "Sagittal", "Coronal"))
     def test_aBoxDraggedInAViewThatIsTurnedAgainstTheVolume(self, geometry: str, view: str) -> None:
-        """It lies on the frame of its middle, along the nearest axis, and holds what was drawn there."""
+        """Checks that it lies on the frame of its middle, along the nearest axis, and holds what was drawn
+        there."""
         case = self.case(geometry, view, voxel(9, 18, 20))
         case.jumpTo(MIDDLE)
         case.oneDrag(*case.view.around(case.onBrightPixel(), 4, 4))
@@ -379,7 +380,7 @@ class ToolCase(SceneCase):
         self.look(view)
 
     def look(self, view: str) -> None:
-        """The user opens the view and listens to it, as the module does."""
+        """Opens the view and observes it, as the module does."""
         self.view = self.desk.openView(size=(300, 280))
         self.view.show(self.volumeNode)
         self.view.setOrientation(view)
@@ -428,7 +429,7 @@ class ToolCase(SceneCase):
         return tuple(int(n) for n in np.rint(self.workspace.geometry.ras_to_ijk(ras)))
 
     def voxelsOf(self, role: str) -> list[tuple[int, ...]]:
-        """Where the control points of the markups node of a role are; [] if there is none."""
+        """Returns the positions of the control points of a role's markups node; [] if there is none."""
         found = []
         for node in promptNodes(self.segmentationNode, "A", role):
             for index in range(node.GetNumberOfControlPoints()):
@@ -438,7 +439,7 @@ class ToolCase(SceneCase):
         return found
 
     def onFrame(self, ijk: Any, frame: int) -> tuple[int, int, int]:
-        """A voxel on another frame of the axis."""
+        """Returns a voxel on another frame of the axis."""
         moved = list(ijk)
         moved[self.workspace.axis] = frame
         i, j, k = moved
@@ -452,7 +453,7 @@ class ToolCase(SceneCase):
         return i, j, k
 
     def green(self) -> int:
-        """How many pixels are greener than gray."""
+        """Returns how many pixels are greener than gray."""
         image = self.view.screenshot().astype(int)
         return int((image[..., 1] - image[..., 0] > 25).sum())
 
@@ -677,7 +678,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.view.stopPlacing()
 
     def markup(self) -> Any:
-        """A point list of the user's own."""
+        """Makes a point list of the user's own."""
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "theirs")
         node.CreateDefaultDisplayNodes()
         return node
@@ -737,7 +738,7 @@ class SAM2PropagateToolViewTest(DeskTest):
 
     @each(releases=(False, True))
     def test_aKeyThatIsHeldSaysItOnce(self, releases: bool) -> None:
-        """With and without a release before every repeat: systems differ."""
+        """Sends a release before every repeat, or none: systems differ."""
         case = self.case()
         seen: list[str] = []
         interactor = case.view.interactor
@@ -876,7 +877,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         self.assertEqual([ijk[2] for ijk in case.voxelsOf("lock")], [4])
 
     def doubleClick(self, case: ToolCase, first: Any, second: Any) -> None:
-        """Two fast clicks, as Qt tells of them: no press event comes for the second one."""
+        """Clicks twice fast, as Qt reports it: without a press event for the second click."""
         case.view.click(first)
         case.view.event("LeftButtonDoubleClickEvent", second)
         case.view.event("LeftButtonReleaseEvent", second)

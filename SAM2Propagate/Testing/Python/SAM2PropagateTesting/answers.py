@@ -33,13 +33,13 @@ RADIUS = 3.3
 
 
 def disc(x: float, y: float, shape: tuple[int, int], radius: float = RADIUS) -> np.ndarray:
-    """(rows, columns) bool."""
+    """Returns a disc, (rows, columns) bool."""
     rows, columns = np.indices(shape)
     return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
 
 
 def maskOf(prompts: FramePrompts, shape: tuple[int, int]) -> np.ndarray:
-    """What the fake makes of a frame's prompts."""
+    """Returns the fake's mask for a frame's prompts."""
     mask = np.zeros(shape, bool) if prompts.mask is None else prompts.mask.copy()
     if prompts.box is not None:
         rows, columns = np.indices(shape)
@@ -212,7 +212,7 @@ class FakeSession:
         return updates
 
     def nextPollServesPreviews(self) -> None:
-        """As the real worker between two frames of a run."""
+        """Acts as the real worker between two frames of a run."""
         self._calls.sort(key=lambda entry: isinstance(entry[0], Run))
 
     @staticmethod

@@ -22,12 +22,13 @@ class SceneCase:
         self.start(choices, **options)
 
     def makeSession(self) -> Any:
-        """The worker's session of the next controller; a test may put another function in its place."""
+        """Returns the worker's session of the next controller; a test may put another function in its
+        place."""
         self.sessions.append(FakeSession())
         return self.sessions[-1]
 
     def start(self, choices: Choices | None = None, **options: Any) -> None:
-        """A controller on the nodes, as after opening the module."""
+        """Makes a controller on the nodes, as after opening the module."""
         self.sessions: list[FakeSession] = []
         self.ticker = CountingTicker()
         self.controller = Controller(self.makeSession, self.ticker, **options)
@@ -61,31 +62,31 @@ class SceneCase:
         return self.geometry.ras_of_pixel(x, y, frame, axis)
 
     def click(self, x: float, y: float, frame: int, tool: str = "positive", axis: int = 2) -> bool:
-        """A click in a view along an axis, and the answer."""
+        """Clicks in a view along an axis, and waits for the answer."""
         done = self.controller.point(tool, self.ras(x, y, frame, axis), self.geometry.frame_normal(axis))
         self.controller.wait(5)
         return done
 
     def run(self, **options: Any) -> None:
-        """A propagation, up to its end."""
+        """Propagates, up to the end."""
         assert self.controller.propagate(**options), self.texts
         assert self.controller.wait(5)
 
     def shown(self, frame: int, segmentID: str = "A") -> np.ndarray:
-        """What the user sees of the segment: its preview where there is one."""
+        """Returns what the user sees of the segment: its preview where there is one."""
         return self.workspace.maskNow(segmentID, frame)
 
     def segment(self, frame: int, segmentID: str = "A", axis: int = 2) -> np.ndarray:
-        """What is in the segment itself."""
+        """Returns the mask of the segment itself."""
         return SegmentReader(self.segmentationNode, segmentID, self.geometry).frame(frame, axis)
 
     def frames(self, segmentID: str = "A") -> list[int]:
-        """The frames on which the segment has voxels."""
+        """Returns the frames on which the segment has voxels."""
         reader = SegmentReader(self.segmentationNode, segmentID, self.geometry)
         return [frame for frame in reader.frames(2) if reader.frame(frame, 2).any()]
 
     def paint(self, frame: int, mask: np.ndarray, segmentID: str = "A", add: bool = True) -> None:
-        """The user's own edit of one slice."""
+        """Edits one slice as the user does."""
         whole = SegmentReader(self.segmentationNode, segmentID, self.geometry).array()
         whole[frame] = whole[frame] | mask if add else mask
         fillSegment(self.segmentationNode, segmentID, self.volumeNode, whole)

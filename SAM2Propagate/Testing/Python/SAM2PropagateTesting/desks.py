@@ -25,16 +25,16 @@ class Desk(Protocol):
     """What differs with and without Slicer's window. Made for one test, closed after it."""
 
     def openView(self, name: str = "Red", orientation: str = "Axial", size: tuple[int, int] = ...) -> View:
-        """A slice view by its name in the layout; Slicer's layout decides the size itself."""
+        """Returns a slice view by its name in the layout; Slicer's layout decides the size itself."""
 
     def openModule(self) -> Any:
-        """The module's logic, or what has its `controller`, `close` and `missingPackages`."""
+        """Returns the module's logic, or what has its `controller`, `close` and `missingPackages`."""
 
     def until(self, controller: Any, condition: Callable[[], bool], seconds: float) -> bool:
         """Lets time pass until something is so; False if that took too long."""
 
     def samplePath(self) -> Path:
-        """The CT that ships with the extension; its labels are beside it."""
+        """Returns the CT that ships with the extension; its labels are beside it."""
 
     def close(self) -> None:
         """Leaves the views as they were."""

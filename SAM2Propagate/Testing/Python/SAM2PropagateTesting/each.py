@@ -21,7 +21,7 @@ def each(**values: Sequence[Any]) -> Callable[[Test], Test]:
 
 
 def expanded(cls: type) -> type:
-    """A class with a test of its own, named after the values, in the place of every marked one."""
+    """Replaces every marked test by one test per value, named after the value."""
     for name, test in list(vars(cls).items()):
         values = getattr(test, "_each", None)
         if values is None:

@@ -10,7 +10,7 @@ import slicer
 
 
 def rotation(degrees: float, around: int) -> np.ndarray:
-    """4x4 rotation around R, A or S (0, 1, 2)."""
+    """Returns the 4x4 rotation around R, A or S (0, 1, 2)."""
     angle = np.deg2rad(degrees)
     a, b = (n for n in range(3) if n != around)
     matrix = np.eye(4)
@@ -50,7 +50,7 @@ SHAPE_IJK = (40, 36, 18)
 
 
 def block() -> np.ndarray:
-    """(K, J, I) int16: noise with a bright block."""
+    """Returns (K, J, I) int16: noise with a bright block."""
     i, j, k = SHAPE_IJK
     array = np.random.default_rng(7).integers(0, 60, (k, j, i)).astype(np.int16)
     array[5:13, 10:26, 8:30] += 200
@@ -58,7 +58,8 @@ def block() -> np.ndarray:
 
 
 def addCase(name: str, array: np.ndarray | None = None) -> Any:
-    """The volume node of a case of `GEOMETRIES`, with a bright block on noise unless an array is given."""
+    """Returns the volume node of a case of `GEOMETRIES`, with a bright block on noise unless an array is
+    given."""
     matrix, parents = GEOMETRIES[name]
     parent = None
     for number, toParent in enumerate(reversed(parents)):
@@ -77,7 +78,7 @@ def addCase(name: str, array: np.ndarray | None = None) -> Any:
 
 
 def addSegmentation(volumeNode: Any, segments: Mapping[str, tuple[float, float, float]]) -> Any:
-    """A segmentation node on a volume's grid, with empty segments; their names are their IDs."""
+    """Returns a segmentation node on a volume's grid, with empty segments; their names are their IDs."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Segmentation")
     node.CreateDefaultDisplayNodes()
     node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
@@ -98,7 +99,7 @@ def setGrid(segmentationNode: Any, ijkToRas: np.ndarray, shapeIJK: tuple[int, in
 def refinedGrid(
     ijkToRas: np.ndarray, shapeIJK: tuple[int, int, int], factors: tuple[int, int, int]
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """The same box in voxels so many times as fine: its matrix and size."""
+    """Returns the same box in voxels so many times as fine: its matrix and size."""
     split = np.diag([*(1 / factor for factor in factors), 1.0])
     split[:3, 3] = [0.5 / factor - 0.5 for factor in factors]
     i, j, k = (size * factor for size, factor in zip(shapeIJK, factors, strict=True))
@@ -113,6 +114,6 @@ def fillSegment(segmentationNode: Any, segmentID: str, volumeNode: Any, mask: np
 
 
 def nodesOfClass(className: str) -> list[Any]:
-    """The nodes of a class that are in the scene."""
+    """Returns the nodes of a class that are in the scene."""
     scene = slicer.mrmlScene
     return [scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className))]

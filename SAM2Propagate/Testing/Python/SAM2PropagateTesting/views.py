@@ -33,10 +33,10 @@ class Surface(Protocol):
         """Its vtkRenderWindowInteractor."""
 
     def screenshot(self) -> np.ndarray:
-        """Its pixels, drawn now: (height, width, 3) uint8 RGB, top row first."""
+        """Returns its pixels, drawn now: (height, width, 3) uint8 RGB, top row first."""
 
     def redrawRequests(self, action: Callable[[], object]) -> int:
-        """How often something asked for it to be drawn again, or drew it, because of the action."""
+        """Returns how often the action asked for a redraw of it, or drew it."""
 
 
 class View:
@@ -99,12 +99,12 @@ class View:
     # --- places
 
     def at(self, across: float, up: float) -> Xy:
-        """A place by its fractions of the view's width and height."""
+        """Returns a place by its fractions of the view's width and height."""
         width, height = self.node.GetDimensions()[:2]
         return round(across * width), round(up * height)
 
     def pixels(self, millimeters: float) -> float:
-        """A length in the view."""
+        """Returns a length in the view."""
         return millimeters * float(self.node.GetDimensions()[0] / self.node.GetFieldOfView()[0])
 
     def around(self, xy: Xy, across: float, up: float) -> tuple[Xy, Xy]:
@@ -113,7 +113,7 @@ class View:
         return (xy[0] - x, xy[1] - y), (xy[0] + x, xy[1] + y)
 
     def rasToXy(self, ras: Any) -> Xy:
-        """The place of a world point (projected onto the plane)."""
+        """Returns the place of a world point (projected onto the plane)."""
         inverse = vtk.vtkMatrix4x4()
         vtk.vtkMatrix4x4.Invert(self.node.GetXYToRAS(), inverse)
         x, y = inverse.MultiplyPoint([*(float(value) for value in ras), 1.0])[:2]
@@ -190,7 +190,7 @@ class View:
     # --- what the user sees
 
     def pixel(self, image: np.ndarray, xy: Xy) -> np.ndarray:
-        """The RGB value of a screenshot at a place."""
+        """Returns the RGB value of a screenshot at a place."""
         x, y = _wholePixel(xy)
         return image[image.shape[0] - 1 - y, x]
 
