@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.prompts.resolve import ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import ResolvedSegment
 from SAM2PropagateLib.texts import text as _
 
 BOTH, FORWARD, BACKWARD = "both", "forward", "backward"

@@ -17,7 +17,8 @@ from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.frame_kinds import DOUBTFUL
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import FittedWindow, Window, fit_window
-from SAM2PropagateLib.prompts.resolve import ResolvedSegment, choose_axis, resolve
+from SAM2PropagateLib.prompts.frame_prompts import ResolvedSegment
+from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel, ProgressEvent

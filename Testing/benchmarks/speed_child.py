@@ -30,7 +30,7 @@ from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.evaluation.metrics import BoolArray
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
 from Testing.benchmarks.machine import load, peak_memory
 from Testing.benchmarks.scenario import Scenario, sample_scenario

@@ -15,7 +15,7 @@ import pytest
 from SAM2PropagateLib.engine.plan import plan
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from Testing.benchmarks import __main__ as command
 from Testing.benchmarks import accuracy

@@ -14,7 +14,8 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.packed_masks import pack
-from SAM2PropagateLib.prompts.resolve import ResolvedSegment, resolve
+from SAM2PropagateLib.prompts.frame_prompts import ResolvedSegment
+from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel, ProgressEvent

@@ -14,7 +14,7 @@ from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunRequest
 from Testing.engine import video_predictor
 from Testing.engine.models import LoadedModel

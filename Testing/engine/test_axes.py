@@ -22,7 +22,7 @@ from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack, native_frame
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
 from Testing.engine.fake_steps import SIZE, FakeSteps
 

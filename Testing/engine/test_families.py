@@ -23,7 +23,7 @@ from SAM2PropagateLib.experiment.plan import ModelUse
 from SAM2PropagateLib.experiment.work import opener
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, SAM2, ModelEntry, find_model
 from SAM2PropagateLib.models.store import ModelStore
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
 from SAM2PropagateLib.worker.engine_adapter import ServedEngine
 from SAM2PropagateLib.worker.engine_port import Mask

@@ -14,7 +14,7 @@ from SAM2PropagateLib.engine.motion import SIDE
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import FrameFeatures
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunRequest
 from Testing.engine.fake_steps import FakeSteps, session
 

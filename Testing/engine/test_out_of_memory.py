@@ -15,7 +15,7 @@ from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.worker.failures import told
 from Testing.engine.fake_steps import blocks

@@ -23,7 +23,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.packed_masks import EDGE_STEPS
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 
 Change = Callable[..., np.ndarray]
 HERE = FramePrompts(clicks=((1.0, 1.0, True),))

@@ -17,7 +17,7 @@ from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
 from Testing.engine.models import BUNDLED
 from Testing.engine.queued_device import META, QueuedDevice

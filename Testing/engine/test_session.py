@@ -17,7 +17,7 @@ from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
 from Testing.engine.fake_steps import FakeSteps, blocks, frames_of, session
 

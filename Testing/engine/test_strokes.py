@@ -10,7 +10,7 @@ from SAM2PropagateLib.engine import lassos, looking, scribbles
 from SAM2PropagateLib.engine.family import Decoded
 from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.mask_depth import innermost_point
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.prompts.strokes import FrameStroke, filled
 from SAM2PropagateLib.run_options import RunRequest
 from Testing.engine.fake_steps import FakeSteps, blocks, session

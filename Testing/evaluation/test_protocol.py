@@ -17,7 +17,7 @@ from SAM2PropagateLib.evaluation.targets import LoadedTarget, Target
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 
 SHAPE = (12, 16, 16)

@@ -26,7 +26,7 @@ from SAM2PropagateLib.experiment.plan import (
 from SAM2PropagateLib.experiment.running import ExperimentResult, HereFleet, run_experiment
 from SAM2PropagateLib.experiment.work import CaseOutcome, Opener, do_case
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.training.case import FLAIR_ELSE_FIRST
 from SAM2PropagateLib.training.cases import find_cases

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.worker.engine_port import Crop, Mask
 from Testing.worker.fake_engine import FakeEngine, FakeMask, FakeSession

@@ -27,7 +27,8 @@ from vtk.util.numpy_support import numpy_to_vtk
 
 from Headless.scenes import addSegmentation, addVolume
 from SAM2PropagateLib.app.events import Choices, Editing, FrameArrived, RunEnd
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import Box, Click, SegmentPrompts
 from SAM2PropagateLib.scene.segment_writer import LogicSegmentWriter
 from SAM2PropagateLib.scene.segments import SegmentReader

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.packed_masks import EDGE_STEPS
-from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.worker.engine_port import Crop, Mask, ReportProgress, ServedSession
 from SAM2PropagateLib.worker.messages import LoadModel

@@ -18,7 +18,7 @@ from SAM2PropagateLib.engine.session import EngineSession
 from SAM2PropagateLib.frame_kinds import PROPAGATED
 from SAM2PropagateLib.frames.stack import FrameStack, native_frame
 from SAM2PropagateLib.packed_masks import PackedMask, pack
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
 
 _AXES = 3

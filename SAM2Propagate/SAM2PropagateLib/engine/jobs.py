@@ -14,7 +14,7 @@ from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
 from SAM2PropagateLib.engine.shape import Shape, depth
 from SAM2PropagateLib.frames.crop import FrameCrop
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions
 
 # Signatures of a frame that was emptied, and of one that has only a draft.

@@ -27,7 +27,7 @@ from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.transfer import Readback, uploaded
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.mask_depth import innermost_point
-from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.prompts.strokes import FrameStroke
 from SAM2PropagateLib.texts import Words
 from SAM2PropagateLib.texts import text as _

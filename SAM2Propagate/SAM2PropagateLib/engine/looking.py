@@ -11,7 +11,7 @@ from SAM2PropagateLib.engine.imaging import whole_pixels
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.prompts.resolve import FramePrompts, PixelBox
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, PixelBox
 
 # Ways to make the model's square input from a frame that is not square.
 STRETCHED, ISOTROPIC = "stretched", "isotropic"

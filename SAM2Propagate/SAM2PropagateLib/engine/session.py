@@ -29,7 +29,7 @@ from SAM2PropagateLib.frame_kinds import ABSENT, KEYFRAME, PREVIEW
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 
 # After this many frames without a trace of the segment it counts as ended, and no further frames are

@@ -29,8 +29,9 @@ from SAM2PropagateLib.evaluation.protocol import EvaluatedSession
 from SAM2PropagateLib.evaluation.simulated_user import box_around, frame_range, largest_frame
 from SAM2PropagateLib.evaluation.targets import LoadedTarget
 from SAM2PropagateLib.mask_depth import depth_inside, innermost_point
+from SAM2PropagateLib.prompts.frame_prompts import ResolvedSegment
 from SAM2PropagateLib.prompts.place import box_at, click_at, mask_at
-from SAM2PropagateLib.prompts.resolve import ResolvedSegment, resolve
+from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import SegmentPrompts
 from SAM2PropagateLib.run_options import RunRequest
 

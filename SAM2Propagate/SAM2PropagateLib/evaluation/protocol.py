@@ -16,8 +16,9 @@ from SAM2PropagateLib.evaluation import simulated_user
 from SAM2PropagateLib.evaluation.metrics import BoolArray, dice, frames_first, surface_dice
 from SAM2PropagateLib.evaluation.simulated_user import Correction
 from SAM2PropagateLib.evaluation.targets import LoadedTarget
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.prompts.place import range_at
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
+from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import SegmentPrompts
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
 

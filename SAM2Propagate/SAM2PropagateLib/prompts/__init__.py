@@ -4,6 +4,7 @@ Numpy only.
 """
 
 from SAM2PropagateLib.prompts.document import dumps, from_document, loads, to_document
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.prompts.place import (
     box_around,
     box_at,
@@ -15,7 +16,7 @@ from SAM2PropagateLib.prompts.place import (
     range_at,
     scribble_along,
 )
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, choose_axis, resolve
+from SAM2PropagateLib.prompts.resolve import choose_axis, resolve
 from SAM2PropagateLib.prompts.strokes import FrameStroke, frames_of, is_across, outline_pixels
 from SAM2PropagateLib.prompts.values import (
     Box,

@@ -17,7 +17,7 @@ from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession, SessionSettings
 from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.evaluation.protocol import EvaluatedSession, EvaluationOptions, evaluate
-from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.training.pool import CaseShelf, Source
 

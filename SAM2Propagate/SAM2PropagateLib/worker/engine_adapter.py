@@ -13,7 +13,7 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.models.store import ModelStore
-from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.engine_port import Crop, Mask, ReportProgress, ServedSession

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.prompts.resolve import FramePrompts
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.texts import Words
 from SAM2PropagateLib.worker.messages import LoadModel

@@ -20,7 +20,8 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.packed_masks import pack, pack_edge
 from SAM2PropagateLib.prompts.document import from_document
-from SAM2PropagateLib.prompts.resolve import FramePrompts, ResolvedSegment, resolve
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
+from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.texts import Words

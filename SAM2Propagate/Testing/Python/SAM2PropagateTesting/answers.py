@@ -15,7 +15,8 @@ from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.packed_masks import pack
 from SAM2PropagateLib.prompts.document import from_document, to_document
-from SAM2PropagateLib.prompts.resolve import FramePrompts, resolve
+from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
+from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Run, Update
