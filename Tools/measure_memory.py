@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "SAM2Propagate")]
 
-from SAM2PropagateLib.models.registry import find_model, model_names  # noqa: E402
+from SAM2PropagateLib.models.registry import ModelEntry, find_model, model_names  # noqa: E402
 from SAM2PropagateLib.models.store import ModelStore  # noqa: E402
 
 
@@ -35,15 +35,24 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write:
-        from Testing.engine.official import write_checkpoint
-
-        write_checkpoint(find_model(options.names[0]), options.write)
+        _write_checkpoint(find_model(options.names[0]), options.write)
     elif options.run:
         print(_peak_of_a_run(options.names[0], options.run, options.input_size))
     else:
         for name in options.names:
             size = options.input_size or find_model(name).input_size
             print(f"{name:24} {size:5} px {_measure(name, size):6} MB", flush=True)
+
+
+def _write_checkpoint(entry: ModelEntry, folder: Path) -> None:
+    """Write a checkpoint of an official model with random weights, under its file name."""
+    import torch
+
+    from SAM2PropagateLib.engine.build import build_model, model_config
+
+    assert entry.config is not None
+    model = build_model(model_config(entry.config, 128))
+    torch.save({"model": model.state_dict()}, folder / entry.file_name)
 
 
 def _measure(name: str, size: int) -> int:
