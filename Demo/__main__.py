@@ -16,7 +16,6 @@ from SAM2PropagateLib.models.registry import DEFAULT_MODEL, model_names
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.command import worker_command
 from SAM2PropagateLib.worker.messages import LoadModel
-from SAM2PropagateLib.worker.session import WorkerSession
 
 OK, FAILURE, INTERRUPTED = 0, 1, 130
 _FILES = {
@@ -88,10 +87,11 @@ def demonstrate(out: Path, model: str, device: str, terminal: Terminal) -> None:
         name=model if by_name else None, path=None if by_name else str(path.absolute()), device=device
     )
     # Only now: Slicer's libraries take a while, and wrong arguments are told before.
+    from Demo.desk import DemoSession
     from Demo.story import open_case, tell
     from Demo.write import write_all
 
-    with WorkerSession(worker_command()) as session:
+    with DemoSession(worker_command()) as session:
         desk, facts = open_case(session, request, terminal)
         with contextlib.closing(desk):
             story = tell(desk, facts, terminal)

@@ -1,6 +1,6 @@
-"""A radiologist's desk: a CT in Slicer's scene, one slice view, and the worker behind it.
+"""A radiologist's desk: a CT in Slicer's scene, a slice view, and the controller that the panel drives, too.
 
-What the user does, is done with mouse events in the slice view; what is computed, is computed by the worker.
+The user's part is done with mouse events in the slice view; a script could call the controller instead.
 """
 
 from __future__ import annotations
@@ -27,22 +27,21 @@ import slicer.util
 from Demo.brush import Brush
 from Demo.case import Ras, Structure
 from Demo.measure import BoolArray
+from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.app.events import Choices, FrameArrived, Progress, RunEnd, UserMessage
+from SAM2PropagateLib.app.tools import BOX, NEGATIVE, POSITIVE, RANGE
+from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frame_kinds import PROPAGATED
 from SAM2PropagateLib.frames.window import Window
-from SAM2PropagateLib.prompts.place import mask_at
+from SAM2PropagateLib.gui.view_input import ViewInput
 from SAM2PropagateLib.prompts.values import PromptSet
-from SAM2PropagateLib.scene.box_drag import BoxDrag
-from SAM2PropagateLib.scene.commit import CommitSummary, SegmentCommitter
-from SAM2PropagateLib.scene.edits import EditTracker
+from SAM2PropagateLib.scene.commit import CommitSummary
 from SAM2PropagateLib.scene.markups import PromptMarkups
-from SAM2PropagateLib.scene.preview import PreviewLayer
-from SAM2PropagateLib.scene.prompt_nodes import BOX, NEGATIVE, POSITIVE, RANGE
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateLib.scene.volume import SceneVolume, readVolume
-from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher
 from SAM2PropagateLib.worker.calls import Run, Update
-from SAM2PropagateLib.worker.messages import FrameEvent, LoadModel, ProgressEvent
+from SAM2PropagateLib.worker.messages import LoadModel, ProgressEvent
 from SAM2PropagateLib.worker.session import WorkerSession
 
 Image = npt.NDArray[np.uint8]
@@ -51,9 +50,10 @@ OnProgress = Callable[[str, ProgressEvent | None], None]
 
 AXIAL = 2
 VIEW_SIZE = (600, 520)
-_VOLUME = "ct"
 _CORNER: Xy = (4.0, 4.0)
 _FILL, _OUTLINE_WIDTH = 0.15, 3
+# Seconds; far more than anything here takes.
+_PATIENCE = 3600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,21 +111,37 @@ class Propagation:
         return {frame for name, frame in self.run.frames if name == segment}
 
 
+class DemoSession(WorkerSession):
+    """A session that keeps its last run, for the figures of the report."""
+
+    last_run: Run | None = None
+
+    def propagate(self, *arguments: Any, **named: Any) -> Run:
+        self.last_run = super().propagate(*arguments, **named)
+        return self.last_run
+
+
 class DemoDesk:
-    """One CT, one segmentation, one slice view, one worker session.
+    """One CT, one segmentation, one slice view, one controller.
 
     Args:
         ct: the image file.
         structures: the segments to make.
         preset: name of the display window.
-        session: the worker, which has its model or is loading it.
+        session: the worker.
+        model: that the session has loaded.
 
     Raises:
         SAM2PropagateError: the CT cannot be opened or used.
     """
 
     def __init__(
-        self, ct: Path, structures: tuple[Structure, ...], preset: str, session: WorkerSession
+        self,
+        ct: Path,
+        structures: tuple[Structure, ...],
+        preset: str,
+        session: DemoSession,
+        model: LoadModel,
     ) -> None:
         self.structures = {one.name: one for one in structures}
         self._session = session
@@ -138,22 +154,53 @@ class DemoDesk:
         )
         self._style_segmentation()
         self.volume: SceneVolume = readVolume(self.volumeNode)
-        self.markups = PromptMarkups(self.segmentationNode, self.volumeNode)
-        self.edits = EditTracker(self.segmentationNode, self.volumeNode)
-        self.committer = SegmentCommitter(self.segmentationNode, self.volumeNode, edits=self.edits)
         self.axis = AXIAL
-        self.preview = PreviewLayer(self.segmentationNode, self.volumeNode, self.axis)
-        self._changes: list[PromptChange] = []
-        self._watcher = PromptWatcher(self.markups, self._changes.append)
         self.view = SliceView(self.headless, "Red", "Axial", VIEW_SIZE)
         self.view.show(self.volumeNode)
-        self._boxes = BoxDrag(self.markups)
-        self._boxes.addView(self.view.interactor, self.view.node)
-        opened = session.open_volume(
-            _VOLUME, self.volume.array, self.volume.geometry, axis=self.axis, window=self.volume.window
+        self.controller = Controller(lambda: session)
+        self.controller.choices = Choices(
+            model=model.name or str(model.path), device=model.device, applyAutomatically=False
         )
-        session.wait(opened)
-        opened.raise_error()
+        self._arrived: dict[tuple[str, int], FrameArrived] = {}
+        self._errors: list[UserMessage] = []
+        self._ends: list[RunEnd] = []
+        self.controller.frameArrived.connect(self._note)
+        self.controller.message.connect(self._hear)
+        self.controller.finished.connect(self._ends.append)
+        self._choose(structures[0].name)
+        self._input = ViewInput(self.controller)
+        self._input.addSliceView(self.view.interactor, self.view.node)
+        self._input.start()
+
+    def _note(self, arrived: FrameArrived) -> None:
+        self._arrived[arrived.segmentID, arrived.frame] = arrived
+
+    def _hear(self, message: UserMessage) -> None:
+        if message.level == "error":
+            self._errors.append(message)
+
+    def _choose(self, segment: str) -> None:
+        self.controller.select(self.volumeNode, self.segmentationNode, segment)
+
+    @property
+    def _workspace(self) -> Workspace:
+        workspace = self.controller.workspace
+        assert workspace is not None
+        return workspace
+
+    def _wait(self) -> None:
+        """Wait for all answers of the worker.
+
+        Raises:
+            SAM2PropagateError: the controller has reported an error.
+        """
+        if not self.controller.wait(_PATIENCE):
+            raise SAM2PropagateError("worker_not_responding", "The worker does not answer.")
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self._errors:
+            raise SAM2PropagateError(self._errors[0].code, self._errors[0].text)
 
     def _style_segmentation(self) -> None:
         display = self.segmentationNode.GetDisplayNode()
@@ -199,7 +246,8 @@ class DemoDesk:
     @contextmanager
     def hidden_prompts(self) -> Iterator[None]:
         """Takes the prompts out of the view for a while."""
-        displays = [node.GetDisplayNode() for node in self.markups.nodes()]
+        markups = PromptMarkups(self.segmentationNode, self.volumeNode)
+        displays = [node.GetDisplayNode() for node in markups.nodes()]
         shown = [display.GetVisibility() for display in displays]
         for display in displays:
             display.SetVisibility(False)
@@ -209,34 +257,31 @@ class DemoDesk:
             for display, visible in zip(displays, shown, strict=True):
                 display.SetVisibility(visible)
 
-    # What the user says, with the mouse
+    # What the user does with the mouse
 
     def click(self, segment: str, point: Ras, positive: bool = True) -> ShownPreview:
         """Clicks on a point of the slice that is shown; the preview of that slice follows."""
-        self._place(self.markups.clickNode(segment, positive), point)
-        return self._preview(segment, POSITIVE if positive else NEGATIVE)
+        return self._use(segment, POSITIVE if positive else NEGATIVE, lambda: self._press(point))
 
-    def take_back_click(self, segment: str, positive: bool, frame: int, mask: BoolArray) -> None:
-        """Removes the last click of a sign, and shows the mask that was there before it."""
-        node = self.markups.clickNode(segment, positive)
-        node.RemoveNthControlPoint(node.GetNumberOfControlPoints() - 1)
-        self._changes.clear()
-        self.preview.write(segment, frame, mask)
+    def take_back(self) -> None:
+        """Takes the last step back, such as a click with what it changed in the preview."""
+        self.controller.undo()
+        self._wait()
 
     def drag_box(self, segment: str, corners: tuple[Ras, Ras]) -> ShownPreview:
         """Drags a box from corner to corner on the slice that is shown; its preview follows."""
         start, end = (self.view.rasToXy(corner) for corner in corners)
-        self._boxes.start(segment)
-        self.view.drag(start, end)
-        return self._preview(segment, BOX)
+        return self._use(segment, BOX, lambda: self.view.drag(start, end))
 
     def mark_range(self, segment: str, ends: tuple[Ras, Ras]) -> tuple[int, int]:
         """Scrolls to the first and to the last slice of a structure and marks them; their frames."""
-        node = self.markups.markNode(segment, RANGE)
+        self._choose(segment)
+        self.controller.chooseTool(RANGE)
         for end in ends:
             self.scroll_to(end)
-            self._place(node, end)
-        self._changes.clear()
+            self._press(end)
+        self.controller.chooseTool(None)
+        self._wait()
         first, last = sorted(self.frame_of(end) for end in ends)
         return first, last
 
@@ -247,106 +292,113 @@ class DemoDesk:
         Raises:
             SAM2PropagateError: `edit_not_found`: the edited slices are not just this one.
         """
+        self._choose(segment)
+        self.controller.editBegins()
         now = self.mask(segment, frame)
         brush = Brush(self.segmentationNode, self.volumeNode)
         try:
             brush.change(segment, frame, wanted & ~now, now & ~wanted)
         finally:
             brush.close()
-        edited = self.edits.edited(segment, self.axis)
-        if [one.frame for one in edited] != [frame]:
+        self.controller.noteEdits()
+        self.controller.lookForEdits()
+        if [one.frame for one in self._workspace.edits(segment)] != [frame]:
             raise SAM2PropagateError(
                 "edit_not_found",
                 f"The slice that was painted in “{segment}” was not recognized as edited.",
                 "Tell the developers.",
             )
-        self.markups.write(self.markups.read().add(segment, edited[0].prompt))
 
     def start_anew(self, segment: str, frame: int) -> None:
-        """Takes back all clicks and masks of a segment on a slice, and its preview there."""
-        geometry, prompts = self.volume.geometry, self.markups.read()
-        of_segment = prompts.segment(segment)
-        items = [(one.id, one.ras) for one in of_segment.clicks]
-        items += [(one.id, one.origin) for one in of_segment.masks]
-        for name, point in items:
-            if round(float(geometry.ras_to_ijk(point)[self.axis])) == frame:
-                of_segment = of_segment.remove(name)
-        self.markups.write(prompts.with_segment(of_segment))
-        self._changes.clear()
-        self.preview.erase(segment, frame)
+        """Removes all prompts of a segment on a slice, and its preview there."""
+        self._choose(segment)
+        self.controller.clearPrompts(frame)
+        self._wait()
 
-    def keep_mask(self, segment: str, frame: int) -> None:
-        """Makes the segment's present mask on a slice a prompt, so that clicks refine it."""
-        mask = self.mask(segment, frame)
-        prompt = mask_at(mask, frame, self.volume.geometry, self.axis, f"edit-{'ijk'[self.axis]}{frame}")
-        self.markups.write(self.markups.read().add(segment, prompt))
-        self._changes.clear()
-
-    def _place(self, node: Any, point: Ras) -> None:
-        self.view.startPlacing(node)
+    def _press(self, point: Ras) -> None:
         self.view.click(self.view.rasToXy(point))
-        self.view.stopPlacing()
 
-    def _preview(self, segment: str, role: str) -> ShownPreview:
-        changes = [(one.segmentID, one.role) for one in self._changes]
-        self._changes.clear()
-        if (segment, role) not in changes:
+    def _use(self, segment: str, tool: str, act: Callable[[], object]) -> ShownPreview:
+        """Uses a tool in the view, and waits for the preview of the slice that is shown."""
+        self._choose(segment)
+        self.controller.chooseTool(tool)
+        before, frame = self._workspace.prompts, self.shown_frame
+        started = time.monotonic()
+        act()
+        if self._workspace.prompts == before:
             raise SAM2PropagateError(
                 "mouse_not_taken",
-                f"The slice view did not take the {role} prompt for “{segment}”.",
+                f"The slice view did not take the {tool} prompt for “{segment}”.",
                 "Tell the developers; drawing without a screen may be broken on this machine.",
             )
-        started = time.monotonic()
-        frame = self.shown_frame
-        call = self._session.preview(_VOLUME, self.prompts, segment, frame)
-        self._session.wait(call)
-        call.raise_error()
-        assert call.frame is not None and call.mask is not None
-        mask = call.mask
-        self.preview.write(segment, frame, mask)
-        return ShownPreview(frame, mask, float(call.frame.doubt or 0.0), time.monotonic() - started)
+        self._wait()
+        seconds = time.monotonic() - started
+        self.controller.chooseTool(None)
+        doubt = self._arrived[segment, frame].doubt
+        return ShownPreview(frame, self._workspace.maskNow(segment, frame), float(doubt or 0.0), seconds)
 
     # What is computed
 
     @property
     def prompts(self) -> PromptSet:
-        """What the scene says now."""
-        return self.markups.read().with_axis(self.axis)
+        """The prompts in the scene."""
+        return self._workspace.prompts.with_axis(self.axis)
+
+    def preview(self, segment: str) -> dict[int, BoolArray]:
+        """Return the masks of a segment in the preview, by frame."""
+        workspace = self._workspace
+        return {frame: workspace.maskNow(segment, frame) for frame in workspace.previewFrames(segment)}
 
     def propagate(self, on_progress: OnProgress) -> Propagation:
-        """Run all segments; masks appear in the preview layer as they come.
+        """Run all segments; masks appear in the preview as they come.
 
         Raises:
             SAM2PropagateError: the worker failed.
         """
         started = time.monotonic()
-        run = self._session.propagate(_VOLUME, self.prompts)
-        on_progress("propagate", None)
         last: dict[str, float] = {}
 
-        def take(update: Update) -> None:
-            if update.call is not run:
-                return
-            if isinstance(update.event, FrameEvent):
-                event = update.event
-                last[event.segment] = time.monotonic() - started
-                self.preview.write(event.segment, event.frame, event.mask, refresh=False)
-            elif isinstance(update.event, ProgressEvent):
-                self.preview.refresh()
-                on_progress("propagate", update.event)
+        def arrive(arrived: FrameArrived) -> None:
+            last[arrived.segmentID] = time.monotonic() - started
 
-        self._session.wait(run, on_update=take)
-        run.raise_error()
+        def count(now: Progress) -> None:
+            on_progress(
+                "propagate", ProgressEvent(0, "", now.done, now.total, now.slicesPerSecond, now.secondsLeft)
+            )
+
+        self.controller.frameArrived.connect(arrive)
+        self.controller.progress.connect(count)
+        on_progress("propagate", None)
+        try:
+            self.controller.propagate(tuple(self.structures))
+            self._wait()
+        finally:
+            self.controller.progress.disconnect(count)
+            self.controller.frameArrived.disconnect(arrive)
+        run = self._session.last_run
+        if run is None or self._ends[-1:] == [] or self._ends[-1].state != "done":
+            raise SAM2PropagateError("run_failed", "The run was not finished.", "Tell the developers.")
         return Propagation(run, last)
 
-    def commit(self, propagation: Propagation) -> CommitSummary:
-        """Writes a run into the segments as one undo step, and takes the preview away."""
-        masks: dict[str, dict[int, BoolArray]] = {}
-        for (segment, frame), mask in propagation.run.masks.items():
-            masks.setdefault(segment, {})[frame] = mask
-        summary = self.committer.commit(masks, self.axis)
-        self.preview.clear()
+    def commit(self) -> CommitSummary:
+        """Applies the preview: writes it into the segments as one undo step.
+
+        Raises:
+            SAM2PropagateError: nothing was written.
+        """
+        summary = self.controller.apply()
+        self._raise_error()
+        if summary is None:
+            raise SAM2PropagateError("nothing_applied", "There was nothing to apply.", "Tell the developers.")
         return summary
+
+    def undo(self) -> bool:
+        """Takes the last step back; returns False if that is impossible."""
+        return self.controller.undo()
+
+    def redo(self) -> bool:
+        """Brings the undone step back; returns False if that is impossible."""
+        return self.controller.redo()
 
     # What the scene holds
 
@@ -365,10 +417,8 @@ class DemoDesk:
         """Takes the view, the preview and the helpers out of the scene; the user's work stays."""
         if not self._is_closed:
             self._is_closed = True
-            self._watcher.stop()
-            self._boxes.stop()
-            self.preview.close()
-            self.committer.close()
+            self._input.stop()
+            self.controller.close()
             self.view.close()
 
 

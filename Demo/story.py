@@ -10,10 +10,9 @@ import numpy as np
 
 from Demo import case
 from Demo.canvas import Pixels
-from Demo.desk import DemoDesk, Propagation, ShownPreview, load_model
+from Demo.desk import DemoDesk, DemoSession, Propagation, ShownPreview, load_model
 from Demo.measure import (
     GOOD,
-    WORTHLESS,
     BoolArray,
     Doubtful,
     NextClick,
@@ -28,7 +27,6 @@ from Demo.terminal import Terminal
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.values import to_ras
 from SAM2PropagateLib.worker.messages import LoadModel
-from SAM2PropagateLib.worker.session import WorkerSession
 
 # A user who corrects a slice clicks at most so often before going on.
 MOST_CLICKS = 3
@@ -126,7 +124,7 @@ class Story:
         return sum(len(first.frames(name) - second.frames(name)) for name in self.reference)
 
 
-def open_case(session: WorkerSession, model: LoadModel, terminal: Terminal) -> tuple[DemoDesk, Any]:
+def open_case(session: DemoSession, model: LoadModel, terminal: Terminal) -> tuple[DemoDesk, Any]:
     """Return the model into the worker, the CT into the scene and the view; what the worker says of the
     model."""
     terminal.step("Starting the worker")
@@ -134,7 +132,7 @@ def open_case(session: WorkerSession, model: LoadModel, terminal: Terminal) -> t
     side = facts["input_size"]
     terminal.say(f"{facts['model']} on {facts['device']}, {facts['dtype']}, input {side} × {side}")
     terminal.step("Opening the CT in Slicer's scene and in a slice view")
-    desk = DemoDesk(case.CT_FILE, case.STRUCTURES, case.WINDOW_PRESET, session)
+    desk = DemoDesk(case.CT_FILE, case.STRUCTURES, case.WINDOW_PRESET, session, model)
     geometry, window = desk.volume.geometry, desk.volume.window
     voxels = " × ".join(str(count) for count in geometry.shape_ijk)
     spacing = " × ".join(f"{edge:g}" for edge in geometry.spacing)
@@ -203,7 +201,7 @@ def _run(desk: DemoDesk, reference: Masks, terminal: Terminal) -> Outcome:
         f"{written} slices in {seconds:.1f} s ({rate(written, seconds):.1f}/s), "
         f"{propagation.count('frames_encoded')} of them encoded in the run"
     )
-    summary = desk.commit(propagation)
+    summary = desk.commit()
     after = desk.masks()
     _check_undo(desk, before, after)
     terminal.say(
@@ -215,9 +213,8 @@ def _run(desk: DemoDesk, reference: Masks, terminal: Terminal) -> Outcome:
 def _check_undo(desk: DemoDesk, before: Masks, after: Masks) -> None:
     if _same(before, after):
         return
-    committer = desk.committer
-    undone = committer.undo() and _same(desk.masks(), before)
-    if not undone or not committer.redo() or not _same(desk.masks(), after):
+    undone = desk.undo() and _same(desk.masks(), before)
+    if not undone or not desk.redo() or not _same(desk.masks(), after):
         raise SAM2PropagateError(
             "undo_failed", "Undo did not take back exactly what the run had written.", "Tell the developers."
         )
@@ -248,10 +245,8 @@ def _correct(desk: DemoDesk, reference: Masks, first: Outcome, terminal: Termina
     height = float(desk.volume.geometry.ijk_to_world((0, 0, frame))[2])
     desk.look_at((structure.middle[0], structure.middle[1], height), structure.field_of_view)
     picture = desk.screenshot()
-    kept_mask = before >= WORTHLESS
-    if kept_mask:
-        desk.keep_mask(name, frame)
     clicks, taken_back, corrected = _click(desk, target, mask, truth, terminal)
+    kept_mask = bool(desk.prompts.segment(name).masks)
     painted = dice(corrected, truth) < GOOD
     if painted:
         taken_back, clicks, corrected = taken_back + len(clicks), (), truth
@@ -284,7 +279,7 @@ def _click(
             kept.append(aim)
             terminal.say(words)
         else:
-            desk.take_back_click(target.segment, aim.positive, target.frame, mask)
+            desk.take_back()
             terminal.say(f"{words}, no better: taken back")
     return tuple(kept), len(tried) - len(kept), mask
 

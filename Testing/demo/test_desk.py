@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from Demo.case import Structure
-from Demo.desk import DemoDesk, load_model
+from Demo.desk import DemoDesk, DemoSession, load_model
 from Demo.saved import check_saved, save
 from Headless.boot import boot
 from Headless.scenes import addVolume
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.files.segmentation import read_segmentation
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.worker.messages import LoadModel
-from SAM2PropagateLib.worker.session import WorkerSession
 from Testing.worker.helpers import fake_command
 
 # isort: split
@@ -39,6 +39,9 @@ CYST = Structure(
     ends=((-4.0, 2.0, 4.0), (-4.0, 2.0, 16.0)),
 )
 
+# The scripted engine behind the worker loads nothing.
+MODEL = LoadModel(name=DEFAULT_MODEL)
+
 
 @pytest.fixture
 def desk(tmp_path):
@@ -46,10 +49,10 @@ def desk(tmp_path):
     headless.clear()
     array = np.random.default_rng(5).integers(-200, 300, (12, 50, 60)).astype(np.int16)
     slicer.util.saveNode(addVolume(headless, array, IJK_TO_RAS), str(tmp_path / "ct.nii.gz"))
-    with WorkerSession(fake_command()) as session:
-        facts = load_model(session, LoadModel(name="fake"), lambda stage, event: None)
-        assert facts["model"] == "fake"
-        place = DemoDesk(tmp_path / "ct.nii.gz", (LIVER, CYST), "soft-tissue", session)
+    with DemoSession(fake_command()) as session:
+        facts = load_model(session, MODEL, lambda stage, event: None)
+        assert facts["model"] == MODEL.name
+        place = DemoDesk(tmp_path / "ct.nii.gz", (LIVER, CYST), "soft-tissue", session, MODEL)
         yield place
         place.close()
     headless.clear()
@@ -73,8 +76,7 @@ def test_from_the_mouse_to_saved_files(desk, tmp_path):
     np.testing.assert_allclose(liver.clicks[0].ras, LIVER.click, atol=0.2)
     corners = np.sort([cyst.boxes[0].corner_a, cyst.boxes[0].corner_b], axis=0)
     np.testing.assert_allclose(corners, np.sort(CYST.box, axis=0), atol=0.3)
-    shown = {name: frames[box.frame] for name, frames in desk.preview.allMasks().items() if name == "cyst"}
-    np.testing.assert_array_equal(shown["cyst"], box.mask)
+    np.testing.assert_array_equal(desk.preview("cyst")[box.frame], box.mask)
 
     stages = []
     run = desk.propagate(lambda stage, event: stages.append((stage, event)))
@@ -82,13 +84,13 @@ def test_from_the_mouse_to_saved_files(desk, tmp_path):
     assert run.slices("liver") == 7
     assert stages[0] == ("propagate", None)
     assert stages[-1][1].done == stages[-1][1].total == 11
-    desk.commit(run)
+    desk.commit()
     masks = desk.masks()
     # They overlap, and neither takes the other's voxels.
     assert (masks["liver"][6] & masks["cyst"][6]).any()
     for name in ("liver", "cyst"):
         np.testing.assert_array_equal(masks[name][6], run.run.masks[name, 6])
-    assert desk.preview.allMasks() == {}
+    assert desk.preview("liver") == desk.preview("cyst") == {}
 
     files = tmp_path / "out.seg.nrrd", tmp_path / "out.mrb"
     save(desk, *files)
@@ -103,24 +105,28 @@ def test_a_click_can_be_taken_back(desk):
     former = desk.click("liver", (-10.0, 0.0, 0.0), positive=False)
     worse = desk.click("liver", (20.0, -8.0, 0.0), positive=False)
     assert len(desk.prompts.segment("liver").clicks) == 3
-    desk.take_back_click("liver", False, worse.frame, former.mask)
+    desk.take_back()
     clicks = desk.prompts.segment("liver").clicks
     assert [one.positive for one in clicks] == [True, False]
     np.testing.assert_allclose(clicks[1].ras, (-10.0, 0.0, 0.0), atol=0.2)
-    np.testing.assert_array_equal(desk.preview.masks("liver")[worse.frame], former.mask)
+    np.testing.assert_array_equal(desk.preview("liver")[worse.frame], former.mask)
 
 
-def test_a_kept_mask_becomes_a_prompt_of_its_slice(desk):
+def test_a_click_makes_the_mask_that_it_corrects_a_prompt_of_its_slice(desk):
     place_prompts(desk)
-    desk.commit(desk.propagate(lambda stage, event: None))
-    desk.keep_mask("liver", 4)
+    desk.propagate(lambda stage, event: None)
+    desk.commit()
+    shown = desk.mask("liver", 4)
+    desk.go_to_frame(4)
+    desk.click("liver", (0.0, 0.0, -4.0), positive=False)
     (mask,) = desk.prompts.segment("liver").masks
-    np.testing.assert_array_equal(mask.mask, desk.mask("liver", 4))
+    np.testing.assert_array_equal(mask.mask, shown)
 
 
 def test_a_painted_slice_becomes_a_keyframe_and_nothing_else_changes(desk):
     place_prompts(desk)
-    desk.commit(desk.propagate(lambda stage, event: None))
+    desk.propagate(lambda stage, event: None)
+    desk.commit()
     before = desk.masks()
     wanted = np.zeros((50, 60), bool)
     wanted[20:40, 5:30] = True
@@ -130,6 +136,7 @@ def test_a_painted_slice_becomes_a_keyframe_and_nothing_else_changes(desk):
     others = [frame for frame in range(12) if frame != 8]
     np.testing.assert_array_equal(after["cyst"][others], before["cyst"][others])
     np.testing.assert_array_equal(after["liver"][others], before["liver"][others])
+    desk.propagate(lambda stage, event: None)
     (mask,) = desk.prompts.segment("cyst").masks
     np.testing.assert_array_equal(mask.mask, wanted)
     np.testing.assert_allclose(mask.origin, desk.volume.geometry.ijk_to_world((0, 0, 8)))
@@ -137,16 +144,16 @@ def test_a_painted_slice_becomes_a_keyframe_and_nothing_else_changes(desk):
 
 def test_starting_a_slice_anew_takes_only_what_is_on_it(desk):
     place_prompts(desk)
-    desk.commit(desk.propagate(lambda stage, event: None))
+    desk.propagate(lambda stage, event: None)
+    desk.commit()
     desk.go_to_frame(4)
-    desk.keep_mask("liver", 4)
     desk.click("liver", (0.0, 0.0, -4.0), positive=False)
-    assert 4 in desk.preview.masks("liver")
+    assert 4 in desk.preview("liver")
     desk.start_anew("liver", 4)
     liver = desk.prompts.segment("liver")
     assert liver.masks == () and [one.positive for one in liver.clicks] == [True]
     assert liver.range is not None and len(desk.prompts.segment("cyst").boxes) == 1
-    assert 4 not in desk.preview.masks("liver")
+    assert 4 not in desk.preview("liver")
 
 
 def test_a_click_that_the_view_does_not_take_is_told(desk):
@@ -158,10 +165,11 @@ def test_a_click_that_the_view_does_not_take_is_told(desk):
 
 def test_files_that_were_changed_after_saving_are_noticed(desk, tmp_path):
     place_prompts(desk)
-    desk.commit(desk.propagate(lambda stage, event: None))
+    desk.propagate(lambda stage, event: None)
+    desk.commit()
     files = tmp_path / "out.seg.nrrd", tmp_path / "out.mrb"
     save(desk, *files)
-    desk.committer.undo()
+    desk.undo()
     with pytest.raises(SAM2PropagateError, match="differs from what was saved: the segment"):
         check_saved(desk, *files)
 
@@ -182,5 +190,5 @@ def test_a_folder_that_is_gone_is_told(desk, tmp_path):
 
 
 def test_a_missing_ct_is_told(tmp_path):
-    with WorkerSession(fake_command()) as session, pytest.raises(SAM2PropagateError, match="no file"):
-        DemoDesk(tmp_path / "ct.nii.gz", (LIVER,), "soft-tissue", session)
+    with DemoSession(fake_command()) as session, pytest.raises(SAM2PropagateError, match="no file"):
+        DemoDesk(tmp_path / "ct.nii.gz", (LIVER,), "soft-tissue", session, MODEL)
