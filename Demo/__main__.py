@@ -91,7 +91,8 @@ def demonstrate(out: Path, model: str, device: str, terminal: Terminal) -> None:
     from Demo.story import open_case, tell
     from Demo.write import write_all
 
-    with DemoSession(worker_command()) as session:
+    session = DemoSession(worker_command())
+    with session:
         desk, facts = open_case(session, request, terminal)
         with contextlib.closing(desk):
             story = tell(desk, facts, terminal)

@@ -49,7 +49,8 @@ def desk(tmp_path):
     headless.clear()
     array = np.random.default_rng(5).integers(-200, 300, (12, 50, 60)).astype(np.int16)
     slicer.util.saveNode(addVolume(headless, array, IJK_TO_RAS), str(tmp_path / "ct.nii.gz"))
-    with DemoSession(fake_command()) as session:
+    session = DemoSession(fake_command())
+    with session:
         facts = load_model(session, MODEL, lambda stage, event: None)
         assert facts["model"] == MODEL.name
         place = DemoDesk(tmp_path / "ct.nii.gz", (LIVER, CYST), "soft-tissue", session, MODEL)
@@ -190,5 +191,6 @@ def test_a_folder_that_is_gone_is_told(desk, tmp_path):
 
 
 def test_a_missing_ct_is_told(tmp_path):
-    with DemoSession(fake_command()) as session, pytest.raises(SAM2PropagateError, match="no file"):
+    session = DemoSession(fake_command())
+    with session, pytest.raises(SAM2PropagateError, match="no file"):
         DemoDesk(tmp_path / "ct.nii.gz", (LIVER,), "soft-tissue", session, MODEL)
