@@ -264,7 +264,7 @@ def _sheet_notes(story: Story) -> list[str]:
     return [
         f"First run: {first.count('frames_written')} slices of both structures in "
         f"{first.whole_seconds:.1f} s. Second run: {second.count('frames_written')} slices in "
-        f"{second.whole_seconds:.1f} s, {story.not_computed_again()} left as they were; on those computed "
+        f"{second.whole_seconds:.1f} s, {story.not_computed_again()} left as they were; on those written "
         f"again, without the corrected one, the Dice went from {before:.2f} to {after:.2f}.",
         "Dice against the reference labels that come with the CT, which another program made. "
         "Slices are shown as Slicer shows them: the patient's right (R) on the left. Not for diagnosis.",

@@ -53,7 +53,7 @@ class Prompted:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A run, committed.
+    """A run, applied.
 
     Attributes:
         propagation: the run.
@@ -74,7 +74,7 @@ class CorrectedSlice:
         target: which, and how the doubt led there.
         clicks: that were placed and kept; none if the slice was painted.
         taken_back: how many clicks were taken back, because they did not help.
-        kept_mask: whether the clicks refined the mask that was there; False: the slice was started anew.
+        kept_mask: whether the clicks corrected the mask that was there.
         painted: the slice was painted in the Segment Editor, because clicks did not do.
         dice_before, dice_after: on that slice, before and after the correction.
         picture: the slice view before.
@@ -111,7 +111,7 @@ class Story:
     corrected: Pixels
 
     def neighbors(self) -> tuple[float, float]:
-        """Return Dice before and after on the slices that were computed again, without the corrected one."""
+        """Return Dice before and after on the slices that were written again, without the corrected one."""
         target = self.correction.target
         frames = sorted(self.second.propagation.frames(target.segment) - {target.frame})
         truth = self.reference[target.segment][frames]
@@ -160,16 +160,20 @@ def tell(desk: DemoDesk, model: Mapping[str, Any], terminal: Terminal) -> Story:
         terminal.say(f"{name}: Dice {score:.3f} against the reference label")
     correction = _correct(desk, reference, first, terminal)
     terminal.step("Propagating again what that changes")
+    before = desk.masks()
     second = _run(desk, reference, terminal)
+    # After an undo the next run would write all slices again, so only the last one is undone.
+    _check_undo(desk, before, second.masks)
+    terminal.say("one Undo takes that back, and one Redo brings it back")
     story = Story(model, reference, prompted, first, correction, second, corrected=desk.screenshot())
     for name, score in second.dice.items():
         terminal.say(f"{name}: Dice {first.dice[name]:.3f} before, {score:.3f} now")
     encoded = second.propagation.count("frames_encoded")
-    before, after = story.neighbors()
+    earlier, now = story.neighbors()
     terminal.say(
-        f"on the slices computed again, without the corrected one: {before:.3f} before, {after:.3f} now"
+        f"on the slices written again, without the corrected one: {earlier:.3f} before, {now:.3f} now"
     )
-    terminal.say(f"{story.not_computed_again()} slices were not computed again, {encoded} encoded again")
+    terminal.say(f"{story.not_computed_again()} slices were left as they were, {encoded} encoded again")
     return story
 
 
@@ -193,8 +197,7 @@ def _prompt(desk: DemoDesk, structure: case.Structure, truth: BoolArray, termina
 
 
 def _run(desk: DemoDesk, reference: Masks, terminal: Terminal) -> Outcome:
-    """Both structures in one run, committed in one undo step."""
-    before = desk.masks()
+    """Run both structures in one run, and apply it in one undo step."""
     propagation = desk.propagate(terminal.progress)
     written, seconds = propagation.count("frames_written"), propagation.whole_seconds
     terminal.say(
@@ -203,10 +206,7 @@ def _run(desk: DemoDesk, reference: Masks, terminal: Terminal) -> Outcome:
     )
     summary = desk.commit()
     after = desk.masks()
-    _check_undo(desk, before, after)
-    terminal.say(
-        f"committed: {summary.added} voxels added, {summary.removed} removed; one Undo takes it back"
-    )
+    terminal.say(f"applied: {summary.added} voxels added, {summary.removed} removed")
     return Outcome(propagation, after, {name: dice(after[name], truth) for name, truth in reference.items()})
 
 
