@@ -80,14 +80,14 @@ def test_what_was_just_becoming_another_program_is_ended(
 ) -> None:
     tree = start(trees, sys.executable, "-S", "-c", PARENT.format(after="sys.exit(7)"))
     own = int(lines(tree, 3)[1])
-    really, looks = process_tree._environment, []
+    really, looks = process_tree.read_environment, []
 
     def environment(pid: int) -> bytes:
         # As Linux shows it for a moment when a program is started.
         looks.extend([pid] * (pid == own))
         return b"" if pid == own and len(looks) < 3 else really(pid)
 
-    monkeypatch.setattr(process_tree, "_environment", environment)
+    monkeypatch.setattr(process_tree, "read_environment", environment)
     assert tree.finish(10.0) == 7
     assert soon(lambda: not is_running(own)) and len(looks) >= 3
 
@@ -138,5 +138,5 @@ def test_a_process_that_ends_while_it_is_looked_at_is_not_running(monkeypatch: p
     monkeypatch.setattr(Path, "read_text", read_text)
     assert not is_running(os.getpid())
     # The library's own looks at /proc leave such a process out.
-    assert process_tree._parents() == {} or not Path("/proc").is_dir()
-    assert process_tree._started_at(os.getpid()) == 0
+    assert process_tree.read_parents() == {} or not Path("/proc").is_dir()
+    assert process_tree.started_at(os.getpid()) == 0

@@ -147,7 +147,7 @@ class ProcessTree:
 
 def descendants(pid: int) -> list[int]:
     """Return the ids of all living descendants of `pid`, parents before their children. POSIX only."""
-    parents = _parents()
+    parents = read_parents()
     found = [pid]
     for parent in found:
         found += [child for child, its_parent in parents.items() if its_parent == parent]
@@ -177,7 +177,7 @@ def end_own_tree() -> None:
         _kill_own_group()
 
 
-def _parents() -> dict[int, int]:
+def read_parents() -> dict[int, int]:
     """Return the parent of every living process."""
     proc = Path("/proc")
     if sys.platform.startswith("linux") and proc.is_dir():
@@ -210,24 +210,24 @@ def _marked(entry: bytes, root: int) -> tuple[list[int], bool]:
     found: list[int] = []
     is_unsure = False
     if sys.platform.startswith("linux"):
-        oldest = _started_at(root)
+        oldest = started_at(root)
         for folder in Path("/proc").glob("[0-9]*"):
             number = int(folder.name)
             with contextlib.suppress(OSError):
-                environment = _environment(number)
+                environment = read_environment(number)
                 if entry in environment.split(b"\0"):
                     found.append(number)
                 # Kernel threads and processes that have ended have no program.
                 elif not environment and (folder / "exe").readlink():
-                    is_unsure = is_unsure or _started_at(number) >= oldest
+                    is_unsure = is_unsure or started_at(number) >= oldest
     return found, is_unsure
 
 
-def _environment(pid: int) -> bytes:
+def read_environment(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
 
 
-def _started_at(pid: int) -> int:
+def started_at(pid: int) -> int:
     """Return when a process was started, in ticks since the system's start."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
