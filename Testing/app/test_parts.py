@@ -49,7 +49,7 @@ def test_all_is_possible_when_all_is_there():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"missing": ("torch", "sam2")}, "Install what is missing first: torch, sam2."),
+        ({"missing": ("torch", "sam2")}, "Install the missing packages first: torch, sam2."),
         ({"hasVolume": False}, "Choose a volume first."),
         ({"volumeProblem": "It is a label map."}, "It is a label map."),
         ({"hasSegmentation": False}, "Choose or create a segmentation first."),

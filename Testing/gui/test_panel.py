@@ -896,7 +896,7 @@ def test_missing_packages_are_offered_and_nothing_is_done_without_consent(
     monkeypatch.setattr(desk.logic.installer, "start", lambda: started.append("start"))
     assert not desk.ui.bannerFrame.isHidden() and "torch, sam2" in desk.ui.bannerLabel.text
     desk.load()
-    assert "Install what is missing first" in desk.ui.positiveToolButton.toolTip
+    assert "Install the missing packages first" in desk.ui.positiveToolButton.toolTip
     desk.dialogs.answer = False
     desk.ui.installButton.click()
     assert started == [] and "3 GB" in desk.dialogs.asked[0]

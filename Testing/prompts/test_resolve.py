@@ -377,7 +377,7 @@ def test_masks_of_another_grid() -> None:
         (said(boxes=((11, (1, 1, 9, 9)),), locks=(11,)), "a box"),
         (said((5, 5, 11, True), masks={11: np.zeros((16, 20))}), "empty mask"),
         (said(boxes=((11, (1, 1, 9, 9)),), masks={11: np.zeros((16, 20))}), "empty mask"),
-        (said(boxes=((11, (1, 1, 9, 9)), (11, (2, 2, 9, 9)))), "Two different boxes"),
+        (said(boxes=((11, (1, 1, 9, 9)), (11, (2, 2, 9, 9)))), "There are two different boxes"),
     ],
 )
 def test_contradictions(prompts: SegmentPrompts, words: str) -> None:

@@ -82,7 +82,7 @@ def whyNot(action: str, facts: Facts) -> str:
 
 def _cannotAdd(facts: Facts) -> str:
     if facts.missing:
-        return _("Install what is missing first: {names}.").format(names=", ".join(facts.missing))
+        return _("Install the missing packages first: {names}.").format(names=", ".join(facts.missing))
     if not facts.hasVolume:
         return _("Choose a volume first.")
     if facts.volumeProblem:

@@ -94,7 +94,7 @@ class ServerSection:
         )
         problem = computer.problem
         busy = _("A test or a copy is under way.") if self._jobs.isRunning else ""
-        enable(ui.testServerButton, problem or busy, _("Log in and say what is there."))
+        enable(ui.testServerButton, problem or busy, _("Log in to the server and list what it has."))
         enable(ui.installCommandButton, problem, _("Copy a command that installs all that is needed there."))
         isCopying = self._jobs.isRunning and self._isCopying
         ui.copyLibraryButton.text = _("Cancel copy") if isCopying else _("Copy library …")

@@ -198,7 +198,7 @@ class _Frames:
         known = self.boxes.setdefault(frame, pixels)
         if max(abs(a - b) for a, b in zip(known, pixels, strict=True)) > 0.01:
             raise _contradiction(
-                _("Two different boxes lie {where}.").format(where=self.where(frame)),
+                _("There are two different boxes {where}.").format(where=self.where(frame)),
                 _("A segment can have one box per slice. Remove one, and refine the other with clicks."),
             )
 
@@ -206,7 +206,7 @@ class _Frames:
         frame, pixels = place_mask(mask, self.geometry, self.axis, self.segment.segment)
         if frame in self.masks and not np.array_equal(self.masks[frame], pixels):
             raise _contradiction(
-                _("Two different masks lie {where}.").format(where=self.where(frame)),
+                _("There are two different masks {where}.").format(where=self.where(frame)),
                 _("A segment can have one mask per slice. Remove one."),
             )
         self.masks[frame] = pixels
@@ -283,7 +283,7 @@ class _Frames:
         lassos = self.lassos.get(frame, [])
         if mask is not None and lassos:
             raise _contradiction(
-                _("A mask and a lasso lie {where}.").format(where=self.where(frame)),
+                _("There is both a mask and a lasso {where}.").format(where=self.where(frame)),
                 _("A segment can have one mask per slice. Remove one of them."),
             )
         exact = [pixels for pixels, is_exact in lassos if is_exact]

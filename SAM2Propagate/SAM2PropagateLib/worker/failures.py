@@ -51,7 +51,7 @@ def told(error: Exception) -> SAM2PropagateError:
         return DeviceLostError()
     return SAM2PropagateError(
         "internal",
-        _("The worker met an unexpected error ({kind}).").format(kind=type(error).__name__),
+        _("An unexpected error occurred in the worker ({kind}).").format(kind=type(error).__name__),
         _("Try again; if it happens again, report it with the log."),
     )
 

@@ -157,7 +157,10 @@ def told_there(host: str, model: str, error: SAM2PropagateError) -> SAM2Propagat
         return InputError(
             error.code,
             _("The model “{name}” is not on {host}.").format(name=model.rpartition("/")[2], host=host),
-            _("Copy it there, or choose one that is there: the bundled one comes with an installation."),
+            _(
+                "Copy it to the server, or choose a model that the server has: the bundled one is part of "
+                "the installation."
+            ),
         )
     if error.code not in _THERE:
         return error
@@ -259,10 +262,10 @@ def _not_connected(host: str, said: Sequence[str]) -> SAM2PropagateError:
     if _OTHER_KEY in text:
         return SAM2PropagateError(
             "host_key_changed",
-            _("{host} is not the computer that it was: its key has changed.").format(host=host),
+            _("The key of {host} has changed. It may be another computer.").format(host=host),
             _(
-                "Ask who runs it. If the change is known, remove the old key with “ssh-keygen -R” and "
-                "log in once in a terminal."
+                "Ask who runs the server. If the change is known, remove the old key with “ssh-keygen -R” "
+                "and log in once in a terminal."
             ),
         )
     if has(_NEW_KEY):
@@ -274,7 +277,7 @@ def _not_connected(host: str, said: Sequence[str]) -> SAM2PropagateError:
     if has(_NO_LOGIN):
         return SAM2PropagateError(
             "login_refused",
-            _("{host} did not accept a key that can be used without asking.").format(host=host),
+            _("{host} accepts no key that works without a question.").format(host=host),
             _(
                 "Put your key there (ssh-copy-id {host}); if it has a passphrase, load it once with ssh-add. "
                 "“ssh -o BatchMode=yes {host}” in a terminal must log in."
@@ -332,5 +335,5 @@ def _not_started(remote: Remote, exit_code: int | None, log: Sequence[str]) -> S
         _("The worker on {host} ended before it was ready (exit code {number}): {last}").format(
             host=host, number=exit_code, last=next(reversed(log), _("it said nothing"))
         ),
-        _("Test the connection: it says what is missing there."),
+        _("Test the connection: the test lists what is missing."),
     )

@@ -180,7 +180,7 @@ class _Sending:
         if self._answer()["checked"] != [one.sha256 for one in self._files]:
             raise SAM2PropagateError(
                 "copy_damaged",
-                _("What was copied to {host} is not what was sent: the checksums differ.").format(
+                _("The copy on {host} differs from what was sent: the checksums do not match.").format(
                     host=self._host
                 ),
                 _("Try again."),
@@ -230,5 +230,5 @@ def _broken(remote: Remote, exit_code: int, log: Sequence[str], has_answered: bo
         _("Copying to {host} was interrupted ({reason}).").format(
             host=remote.host, reason=next(reversed(log), _("no reason was given"))
         ),
-        _("Try again: what was there already is not sent again."),
+        _("Try again: files that the server already has are not sent again."),
     )
