@@ -282,7 +282,7 @@ def test_strokes_on_a_mask() -> None:
     said = resolve(segment.add(scribble(LINE, 7, positive=False)), CT, 2).keyframes[7]
     assert said.has_shape and said.strokes and np.array_equal(said.mask, mask)
     error = refusal(segment.add(lasso(SQUARE, 7)))
-    assert error.code == "contradiction" and "A mask and a lasso" in error.sentence
+    assert error.code == "contradiction" and "both a mask and a lasso" in error.sentence
     locked = segment.add(lasso(SQUARE, 7)).add(scribble(LINE, 7)).add(mark_at(7, CT, 2), "lock")
     kept = resolve(locked, CT, 2).keyframes[7]
     assert np.array_equal(kept.mask, mask) and not kept.strokes and not kept.outlines

@@ -132,7 +132,7 @@ def test_a_command_that_cannot_be_started_is_told(argv: list[str]) -> None:
 
 
 def test_a_process_that_ends_while_it_is_looked_at_is_not_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_text(_path: Path) -> str:
+    def read_text(_path: Path, **_options: str) -> str:
         raise ProcessLookupError(errno.ESRCH, "No such process")
 
     monkeypatch.setattr(Path, "read_text", read_text)
