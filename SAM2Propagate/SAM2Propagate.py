@@ -396,13 +396,13 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
             controller.select(volume, segmentation, segmentID)
             geometry = volumeGeometry(volume)
             self.assertTrue(logic.preview(segmentID, geometry.ijk_to_world(LIVER_IJK)), problems)
-            self.assertTrue(controller.wait(120), problems)
+            self.assertTrue(controller.wait(600), problems)
             workspace = controller.workspace
             assert workspace is not None
             frame = LIVER_IJK[workspace.axis]
             self.assertEqual(workspace.previewFrames(segmentID), {frame}, problems)
             self.assertTrue(logic.propagate(segmentID, reach=1), problems)
-            self.assertTrue(controller.wait(120), problems)
+            self.assertTrue(controller.wait(600), problems)
             voxels = [int(workspace.maskNow(segmentID, frame + step).sum()) for step in (-2, -1, 0, 1, 2)]
             self.assertEqual([count > 500 for count in voxels], [False, True, True, True, False], voxels)
             self.assertTrue(controller.undo())

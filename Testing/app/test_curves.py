@@ -15,7 +15,7 @@ TOP = (0, 0, 1)
 def through(case, *places):
     """A curve through places (x, y, frame)."""
     done = case.controller.addCurve([case.ras(*place) for place in places], viewNormal=TOP)
-    case.controller.wait(5)
+    case.settle()
     return done
 
 
@@ -55,7 +55,7 @@ def test_moving_a_point_of_it_changes_the_clicks(case):
     (node,) = promptNodes(case.segmentationNode, "A", "curve")
     node.SetNthControlPointPosition(1, *case.ras(8, 19, 9))
     node.InvokeEvent(node.PointEndInteractionEvent)
-    case.controller.wait(5)
+    case.settle()
     np.testing.assert_allclose(told(case, 7), [(8, 17, True)])
     assert case.controller.undoText == "Undo move prompt"
     assert case.controller.undo()
@@ -67,7 +67,7 @@ def test_a_slice_that_it_leaves_has_no_preview_any_more(case):
     (node,) = promptNodes(case.segmentationNode, "A", "curve")
     node.SetNthControlPointPosition(1, *case.ras(12, 15, 7))
     node.InvokeEvent(node.PointEndInteractionEvent)
-    case.controller.wait(5)
+    case.settle()
     assert sorted(case.workspace.previewFrames("A")) == [5, 6, 7]
 
 

@@ -7,6 +7,7 @@ It shows that the desk is wired as Slicer's headers say; that the tests pass ins
 
 from __future__ import annotations
 
+import time
 import types
 import unittest
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import SAM2PropagateFlowTest
 import SAM2PropagateStrokeTest
 import SAM2PropagateViewTest
 from Headless.slice_view import SliceView
+from SAM2PropagateTesting.cases import SceneCase
 from SAM2PropagateTesting.desks import SlicerDesk
 from Testing.gui.conftest import MODULE_FILE
 
@@ -174,6 +176,26 @@ def test_a_view_is_used_once_it_has_its_size(layout: Layout, annotations: Any) -
         desk.close()
     assert node.GetLinkedControl()
     node.SetLinkedControl(False)
+
+
+def test_a_busy_machine_fails_no_wait(layout: Layout, annotations: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds go by between any two looks at the clock."""
+    seconds = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
+    desk = SlicerDesk()
+    try:
+        view = desk.openView("Red")
+        assert tuple(view.node.GetDimensions()[:2]) == SIZES[0]
+        assert view.redrawRequests(view.node.Modified) >= 1
+    finally:
+        desk.close()
+    case = SceneCase()
+    try:
+        assert case.click(20, 18, 9)
+        case.run()
+        assert len(case.arrived) > 10
+    finally:
+        case.controller.close()
 
 
 @pytest.mark.parametrize(("case", "name"), [(case, name) for case in VIEW_TESTS for name in VIEW_TESTS[case]])

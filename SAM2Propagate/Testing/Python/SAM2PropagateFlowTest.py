@@ -104,7 +104,7 @@ class FlowCase:
         assert self.wait(), self.texts
         return self.ends[-1]
 
-    def until(self, condition: Callable[[], bool], seconds: float = 120.0) -> bool:
+    def until(self, condition: Callable[[], bool], seconds: float = 600.0) -> bool:
         return self.desk.until(self.controller, condition, seconds)
 
     def wait(self) -> bool:

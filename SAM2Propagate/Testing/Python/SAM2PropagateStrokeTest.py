@@ -63,7 +63,7 @@ class StrokeCase(ToolCase):
             assert self.controller.chooseTool(tool), self.texts
         self.begin(places)
         self.view.event("LeftButtonReleaseEvent", places[-1])
-        self.controller.wait(5)
+        self.settle()
 
     def drawn(self, tool: str) -> Any:
         """Draws a scribble along or a lasso around the middle voxel, puts the tool down, and returns the
@@ -84,7 +84,7 @@ class StrokeCase(ToolCase):
         i, j, k = MIDDLE
         places = [(i - 5, j - 4, k - 3), (i, j, k), (i + 5, j - 4, k + 3)]
         assert self.controller.addCurve(self.geometry.ijk_to_world(places)), self.texts
-        self.controller.wait(5)
+        self.settle()
         self.view.screenshot()
         (curve,) = self.strokes()
         return curve
@@ -374,7 +374,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         start = case.onLine(stroke)
         looks = case.looks()
         case.view.drag(start, (start[0] + 22, start[1] + 14))
-        case.controller.wait(5)
+        case.settle()
         (moved,) = case.strokes()
         self.assertEqual(moved.id, stroke.id)
         offsets = np.subtract(moved.points, stroke.points)
@@ -396,20 +396,20 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         start = case.xy(MIDDLE)
         case.view.move((start[0] + 1, start[1]))
         case.view.drag(start, (start[0] + 22, start[1] + 14))
-        case.controller.wait(5)
+        case.settle()
         (dragged,) = case.strokes()
         moves = np.linalg.norm(np.subtract(dragged.points, curve.points), axis=1)
         self.assertGreater(moves[1], 1.0)
         self.assertEqual((moves[0], moves[2]), (0.0, 0.0), "its other points stay")
         self.assertEqual(case.workspace.previewFrames("A"), frames)
         self.assertTrue(case.controller.undo())
-        case.controller.wait(5)
+        case.settle()
         self.assertEqual(case.strokes(), (curve,), "one step back")
         case.view.screenshot()
         place = case.onLine(curve)
         case.view.move((place[0] + 1, place[1]))
         case.view.drag(place, (place[0] + 22, place[1] + 14))
-        case.controller.wait(5)
+        case.settle()
         (moved,) = case.strokes()
         offsets = np.subtract(moved.points, curve.points)
         self.assertGreater(np.linalg.norm(offsets[0]), 1.0)
@@ -464,7 +464,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         self.assertEqual(nodesOfClass("vtkMRMLMarkupsCurveNode"), [])
         self.assertEqual(case.workspace.previewFrames("A"), set())
         self.assertTrue(case.controller.undo())
-        case.controller.wait(5)
+        case.settle()
         self.assertEqual(case.strokes(), (stroke,))
         self.assertEqual(case.workspace.previewFrames("A"), {9})
 
@@ -484,14 +484,14 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         # A click on the line of another segment is a click.
         case.controller.chooseTool("positive")
         case.view.click(place)
-        case.controller.wait(5)
+        case.settle()
         (click,) = case.workspace.prompts.segment("B").clicks
         case.controller.select(case.volumeNode, case.segmentationNode, "A")
         case.view.move((place[0] + 1, place[1]))
         case.view.move(case.view.rasToXy(case.geometry.ijk_to_world(case.voxel(click.ras))))
         case.view.screenshot()
         case.view.drag(place, (place[0] + 20, place[1] + 20))
-        case.controller.wait(5)
+        case.settle()
         self.assertEqual(case.workspace.prompts.segment("B").clicks, (click,), "not dragged by accident")
         self.assertNotEqual(case.strokes(), (stroke,), "its own segment's is")
         case.input.stop()
@@ -504,7 +504,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         place = case.onLine(lasso)
         case.controller.chooseTool("negative")
         case.view.click(place)
-        case.controller.wait(5)
+        case.settle()
         (click,) = case.workspace.prompts.segment("A").clicks
         self.assertFalse(click.positive)
         self.assertEqual(case.strokes(), (lasso,))
@@ -597,7 +597,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         case.view.screenshot()
         start = case.onLine(lasso)
         case.view.drag(start, (start[0] + 15, start[1] + 10))
-        case.controller.wait(5)
+        case.settle()
         self.assertNotEqual(case.workspace.prompts.segment("A").lassos[0].points, lasso.points)
 
     def test_strokesAreDrawnOnTheirOwnSliceInTheirSegmentsColor(self) -> None:

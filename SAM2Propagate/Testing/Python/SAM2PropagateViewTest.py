@@ -410,7 +410,7 @@ class ToolCase(SceneCase):
 
     def clickAt(self, ijk: Any) -> None:
         self.view.click(self.xy(ijk))
-        self.controller.wait(5)
+        self.settle()
 
     def clickOn(self, ijk: Any, tool: str) -> None:
         """Presses a tool, scrolls to the slice of a voxel and clicks on it."""
@@ -423,7 +423,7 @@ class ToolCase(SceneCase):
         """Presses a key and lets it go, a second after the last one."""
         self.now += 1
         self.view.key(key, self.xy(ijk), **modifiers)
-        self.controller.wait(5)
+        self.settle()
 
     def voxel(self, ras: Any) -> tuple[int, ...]:
         return tuple(int(n) for n in np.rint(self.workspace.geometry.ras_to_ijk(ras)))
@@ -488,14 +488,14 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.controller.chooseTool("box")
         low, high = case.view.around(case.xy(MIDDLE), 5, 4)
         case.view.drag(low, high)
-        case.controller.wait(5)
+        case.settle()
         (box,) = case.workspace.prompts.segment("A").boxes
         frame = MIDDLE[case.workspace.axis]
         self.assertEqual(case.workspace.previewFrames("A"), {frame})
         self.assertGreater(case.shown(frame).sum(), 10)
         self.assertEqual(case.controller.tool, "box")
         case.view.drag(case.view.around(case.xy(MIDDLE), 3, 2.4)[0], high)
-        case.controller.wait(5)
+        case.settle()
         (again,) = case.workspace.prompts.segment("A").boxes
         self.assertNotEqual(again.id, box.id)
         self.assertTrue(case.controller.undo())
@@ -708,7 +708,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         if role == "box":
             case.controller.chooseTool("box")
             case.view.drag(case.xy((14, 12, 9)), case.xy((26, 24, 9)))
-            case.controller.wait(5)
+            case.settle()
         else:
             case.clickOn(MIDDLE, "positive")
         case.controller.chooseTool(None)
@@ -756,7 +756,7 @@ class SAM2PropagateToolViewTest(DeskTest):
                     case.view.event("KeyReleaseEvent", xy, key=key, code=key)
                     case.now += 0.001
             case.view.event("KeyReleaseEvent", xy, key=key, code=key)
-            case.controller.wait(5)
+            case.settle()
 
         hold("p")
         hold("p")
@@ -881,7 +881,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.view.click(first)
         case.view.event("LeftButtonDoubleClickEvent", second)
         case.view.event("LeftButtonReleaseEvent", second)
-        case.controller.wait(5)
+        case.settle()
 
     def doubleClicksSeen(self, case: ToolCase) -> list[str]:
         seen: list[str] = []
@@ -919,7 +919,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.view.move(case.view.around(case.xy(MIDDLE), 2, 2)[1])
         case.view.move(high)
         case.view.event("LeftButtonReleaseEvent", high)
-        case.controller.wait(5)
+        case.settle()
         self.assertEqual(len(case.workspace.prompts.segment("A").boxes), 1)
         self.assertEqual(seen, [])
 
@@ -942,19 +942,19 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.controller.chooseTool("box")
         low, high = case.view.around(case.xy(MIDDLE), 5, 4)
         case.view.drag(low, high)
-        case.controller.wait(5)
+        case.settle()
         (box,) = case.workspace.prompts.segment("A").boxes
         wide = case.shown(9).sum()
         case.view.screenshot()
         case.view.drag(high, case.view.around(case.xy(MIDDLE), 9, 7)[1])
-        case.controller.wait(5)
+        case.settle()
         (same,) = case.workspace.prompts.segment("A").boxes
         self.assertEqual(same.id, box.id)
         self.assertNotEqual(same, box)
         self.assertGreater(case.shown(9).sum(), wide * 1.3)
         case.view.screenshot()
         case.view.drag(case.xy((6, 6, 9)), case.xy((6, 12, 9)))
-        case.controller.wait(5)
+        case.settle()
         self.assertEqual(case.voxelsOf("positive"), [(6, 12, 9)])
         self.assertEqual(len(case.workspace.prompts.segment("A").boxes), 1)
 
@@ -972,7 +972,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.clickAt((12, 12, 9))
         case.view.screenshot()
         case.view.drag(case.xy((12, 12, 9)), case.xy((24, 20, 9)))
-        case.controller.wait(5)
+        case.settle()
         (click,) = case.workspace.prompts.segment("A").clicks
         self.assertEqual(case.voxel(click.ras), (24, 20, 9))
         self.assertEqual(case.shown(9).sum(), disc(20, 18, (36, 40)).sum())
@@ -990,7 +990,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         self.assertEqual(case.voxelsOf("positive"), [])
         self.assertFalse(case.shown(frame).any())
         self.assertTrue(case.controller.undo())
-        case.controller.wait(5)
+        case.settle()
         self.assertEqual(case.voxelsOf("positive"), [MIDDLE])
         np.testing.assert_array_equal(case.shown(frame), shown)
 
@@ -999,7 +999,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case = self.case(view)
         case.controller.chooseTool("box")
         case.view.drag(*case.view.around(case.xy(MIDDLE), 5, 4))
-        case.controller.wait(5)
+        case.settle()
         frame = MIDDLE[case.workspace.axis]
         shown = case.shown(frame)
         (box,) = case.workspace.prompts.segment("A").boxes
@@ -1009,7 +1009,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         self.assertEqual(case.workspace.prompts.segment("A").boxes, ())
         self.assertFalse(case.shown(frame).any())
         self.assertTrue(case.controller.undo())
-        case.controller.wait(5)
+        case.settle()
         (back,) = case.workspace.prompts.segment("A").boxes
         self.assertEqual(back.id, box.id)
         np.testing.assert_array_equal(case.shown(frame), shown)
@@ -1146,7 +1146,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.controller.chooseTool("positive")
         case.view.screenshot()
         case.view.drag(case.xy(MIDDLE), case.xy(moved))
-        case.controller.wait(5)
+        case.settle()
         self.assertEqual(case.voxelsOf("positive"), [moved])
         other = case.onFrame(MIDDLE, MIDDLE[axis] + 3)
         case.clickOn(other, "positive")

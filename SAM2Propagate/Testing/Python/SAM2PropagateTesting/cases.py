@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from SAM2PropagateLib.app.events import Choices, FrameArrived, Progress, RunEnd,
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateTesting.answers import CountingTicker, FakeSession
 from SAM2PropagateTesting.scenes import addCase, addSegmentation, fillSegment
+
+# The session answers with every poll, so all is taken after some of them, however long each takes.
+_MOST_POLLS = 5000
 
 
 class SceneCase:
@@ -64,13 +68,22 @@ class SceneCase:
     def click(self, x: float, y: float, frame: int, tool: str = "positive", axis: int = 2) -> bool:
         """Clicks in a view along an axis, and waits for the answer."""
         done = self.controller.point(tool, self.ras(x, y, frame, axis), self.geometry.frame_normal(axis))
-        self.controller.wait(5)
+        self.settle()
         return done
 
     def run(self, **options: Any) -> None:
         """Propagates, up to the end."""
         assert self.controller.propagate(**options), self.texts
-        assert self.controller.wait(5)
+        self.settle()
+
+    def settle(self) -> None:
+        """Takes all that the session answers, and what follows from it."""
+        for _ in range(_MOST_POLLS):
+            self.controller.poll()
+            if not self.controller.isWaiting:
+                return
+            time.sleep(0.001)
+        raise AssertionError(f"still waiting after {_MOST_POLLS} polls: {self.texts}")
 
     def shown(self, frame: int, segmentID: str = "A") -> np.ndarray:
         """Returns what the user sees of the segment: its preview where there is one."""

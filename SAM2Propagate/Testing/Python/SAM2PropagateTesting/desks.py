@@ -15,10 +15,11 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from SAM2PropagateTesting.views import View
 
-# Seconds that a requested drawing may take to begin.
-_REDRAW_SECONDS = 0.3
-# Seconds that a view may take to get its size, and how often in a row it must have the same one.
-_SETTLE_SECONDS, _CALM = 5.0, 8
+# Turns of events are counted, not seconds: a busy machine makes each of them slow.
+# Turns in which a requested drawing begins, with a hundredth of a second between them.
+_REDRAW_TURNS = 30
+# Turns that a view may take to get its size, and how often in a row it must have the same one.
+_SETTLE_TURNS, _CALM = 2000, 8
 
 
 class Desk(Protocol):
@@ -64,14 +65,16 @@ class SlicerSurface:
 
     def settle(self) -> None:
         """Waits until the view has the size that the layout gives it, which takes several turns of events."""
-        window, before, calm = self._widget.sliceView().renderWindow(), None, 0
-        end = time.monotonic() + _SETTLE_SECONDS
-        while calm < _CALM and time.monotonic() < end:
+        window, before, calm = self._widget.sliceView().renderWindow(), (), 0
+        for _ in range(_SETTLE_TURNS):
             slicer.app.processEvents()
             size = (*window.GetSize(), *self.node.GetDimensions()[:2])
             calm = calm + 1 if size == before and size[:2] == size[2:] else 0
+            if calm == _CALM:
+                return
             before = size
             time.sleep(0.005)
+        raise AssertionError(f"the view has {before[:2]} pixels, and its node {before[2:]}")
 
     def screenshot(self) -> np.ndarray:
         # What the scene asked for in the meantime, such as a new image, arrives with the events.
@@ -102,8 +105,7 @@ class SlicerSurface:
 
     @staticmethod
     def _letDraw() -> None:
-        end = time.monotonic() + _REDRAW_SECONDS
-        while time.monotonic() < end:
+        for _ in range(_REDRAW_TURNS):
             slicer.app.processEvents()
             time.sleep(0.01)
 
