@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,19 @@ def test_the_first_click_makes_a_segmentation_and_a_segment(desk: Desk) -> None:
     # The next one goes to the same.
     first(desk)
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
+
+
+def test_a_scene_with_a_volume_alone_can_be_clicked_in_at_once(desk: Desk, tmp_path: Path) -> None:
+    load(desk)
+    file = str(tmp_path / "volume.mrb")
+    assert slicer.util.saveScene(file)
+    slicer.mrmlScene.Clear(False)
+    assert desk.controller.tool is None
+    slicer.util.loadScene(file)
+    desk.volume = desk.ui.volumeSelector.currentNode()
+    assert desk.volume is not None
+    assert desk.controller.tool == "positive" and desk.ui.positiveToolButton.checked
+    first(desk)
 
 
 def test_a_segmentation_without_segments_gets_one(desk: Desk) -> None:

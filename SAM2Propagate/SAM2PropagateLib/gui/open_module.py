@@ -141,6 +141,7 @@ class OpenModule:
         if self._widget.parent.isEntered:
             self.parameters.take()
             self.enterViews()
+            self.parameters.takeFirstTool()
 
     def _sceneStartClose(self, caller: Any, event: Any) -> None:
         """Releases all nodes of the scene, which is about to be closed."""
