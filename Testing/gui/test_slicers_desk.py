@@ -178,7 +178,9 @@ def test_a_view_is_used_once_it_has_its_size(layout: Layout, annotations: Any) -
     node.SetLinkedControl(False)
 
 
-def test_a_busy_machine_fails_no_wait(layout: Layout, annotations: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_fails_no_wait(
+    layout: Layout, annotations: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ten seconds go by between any two looks at the clock."""
     seconds = iter(range(0, 10**6, 10))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
