@@ -151,9 +151,6 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         if self.logic is not None:
             self.logic.close()
-        if self.ui is not None:
-            # After a reload Slicer keeps this widget, hidden: it must not write into the new one's settings.
-            self.ui.segmentEditor.setMRMLSegmentEditorNode(None)
         texts.set_translator(None)
 
     def enter(self) -> None:

@@ -153,4 +153,6 @@ def test_quitting_and_reloading_with_an_effect_on(stand_ins: Any, hasLayout: boo
     module.close()
     slicer.app.__dict__.pop("_standin_layout", None)
     assert isIdle(editor) and editor.mrmlSegmentEditorNode() is None
+    # Without settings, but with a segmentation, it would complain once that is removed.
+    assert editor.segmentationNode() is None and editor.sourceVolumeNode() is None
     assert layout.observed() == before

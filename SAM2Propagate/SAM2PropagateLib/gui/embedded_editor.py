@@ -47,7 +47,9 @@ class EmbeddedEditor:
         self.fit()
 
     def close(self) -> None:
-        """Disconnects the widget."""
+        """Disconnects the widget, which holds no node any more: Slicer keeps it, hidden, after a reload."""
+        with labelLayersKept():
+            self.letGo()
         self._whenShown.stop()
         self._whenShown.disconnect("timeout()", self.fit)
         for button, act in self._buttons:
