@@ -8,7 +8,7 @@ import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
 from SAM2PropagateLib.packed_masks import EDGE_STEPS, pack_edge
-from SAM2PropagateLib.scene import own_grid
+from SAM2PropagateLib.scene import own_grid, slabs
 from SAM2PropagateLib.scene.commit import CommitSummary, SegmentCommitter
 from SAM2PropagateLib.scene.edits import EditTracker
 from SAM2PropagateLib.scene.lattice import Lattice, resample
@@ -268,6 +268,25 @@ def test_a_run_that_finds_the_same_again_writes_nothing(fine):
     details = {frame: FrameDetail(pack_edge(depth[frame].astype(np.int8))) for frame in range(18)}
     fine.committer.commit({"A": masks}, 2, {"A": details})
     assert fine.committer.commit({"A": masks}, 2, {"A": details}) == CommitSummary(0, 0, 0)
+
+
+def test_a_run_is_computed_in_small_steps_with_the_same_result(fine, monkeypatch):
+    masks = frames(DISC, 2, range(18))
+    fine.committer.commit({"A": masks}, 2)
+    atOnce, hashes = fine.own(), fine.tracker.hashes("A", 2)
+    assert fine.committer.undo()
+    # So that a small grid has many slabs, too.
+    monkeypatch.setattr(slabs, "SLAB_VOXELS", 3000)
+    plan, steps = fine.committer.plan({"A": masks}, 2), 0
+    while plan.step():
+        steps += 1
+    # One for each mask that is looked at and drawn, for each slab that is decided and compared, and for each
+    # layer that is hashed.
+    layers = fine.lattice.shape[0]
+    assert steps > 2 * 18 + 2 * layers / 3, steps
+    fine.committer.carryOut(plan)
+    np.testing.assert_array_equal(fine.own(), atOnce)
+    assert fine.tracker.hashes("A", 2) == hashes
 
 
 def test_undo_is_no_edit(fine):

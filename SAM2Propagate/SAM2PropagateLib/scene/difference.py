@@ -65,9 +65,8 @@ def difference(
     volume, grid = volumeLattice(geometry), reference.within(_EVERYWHERE)
     if not reference.hasVoxelsOf(volume):
         smooth = {frame: np.asarray(mask, dtype=bool) for frame, mask in frames.items()}
-        target, said = verdicts(reader, smooth, details, geometry, axis, grid)
-        yield
-        added, removed = _Parts(target), _Parts(target)
+        target, said = yield from verdicts(reader, smooth, details, geometry, axis, grid)
+        added, removed = Parts(target), Parts(target)
         for part, slab in slabs(target):
             _compare(said[part], reader.onLattice(slab), part, added, removed)
             yield
@@ -75,7 +74,7 @@ def difference(
     box = yield from _runBox(frames, reader.box, volume.extent, axis)
     source = volume.within(box)
     target = grid.within(source.boxIn(grid))
-    added, removed = _Parts(target), _Parts(target)
+    added, removed = Parts(target), Parts(target)
     for part, slab in slabs(target):
         there = source.within(slab.boxIn(source))
         said = resample(_verdicts(frames, there, axis), there, slab)
@@ -84,15 +83,13 @@ def difference(
     return Difference(segmentID, added.part, removed.part)
 
 
-def _compare(
-    said: npt.NDArray[np.uint8], now: BoolArray, part: slice, added: _Parts, removed: _Parts
-) -> None:
+def _compare(said: npt.NDArray[np.uint8], now: BoolArray, part: slice, added: Parts, removed: Parts) -> None:
     # `>` of bools is "wanted and not there", in one pass.
     added.put(part, np.greater(said == FOREGROUND, now))
     removed.put(part, (said == BACKGROUND) & now)
 
 
-class _Parts:
+class Parts:
     """Voxels of a box, collected slab by slab.
 
     Args:

@@ -5,6 +5,7 @@ The volume's grid does not sample every voxel of such a segment, so edits are lo
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from SAM2PropagateLib.scene.segments import (
     stepsPerVoxel,
     volumeLattice,
 )
+from SAM2PropagateLib.scene.slabs import finished
 
 _AXES = (0, 1, 2)
 # A voxel center halfway between two frames counts for the upper one; rounding must not decide.
@@ -106,10 +108,14 @@ class FrameSums:
 
     def change(self, changed: OwnVoxels) -> None:
         """Updates the hashes for changed voxels."""
+        finished(self.changing(changed))
+
+    def changing(self, changed: OwnVoxels) -> Generator[None, None, None]:
+        """Does what `change` does, layer by layer; valid only at the end."""
         matrix = changed.lattice.indexMatrix(self._volume)
         axes = alignedAxes(matrix, changed.lattice)
         if axes is not None:
-            self._changeAligned(changed, matrix, axes)
+            yield from self._changingAligned(changed, matrix, axes)
             return
         e = changed.lattice.extent
         for layer, plane in enumerate(changed.voxels):
@@ -120,10 +126,13 @@ class FrameSums:
             number = _numbers(where[isInside] + (e[4], e[2], e[0]))
             for axis in _AXES:
                 np.bitwise_xor.at(self._sums[axis], frames[isInside, axis], number)
+            yield
 
-    def _changeAligned(self, changed: OwnVoxels, matrix: FloatArray, axes: tuple[int, int, int]) -> None:
-        """Does what `change` does on an aligned grid, many times as fast: voxels with the same index along an
-        axis lie in the same frame."""
+    def _changingAligned(
+        self, changed: OwnVoxels, matrix: FloatArray, axes: tuple[int, int, int]
+    ) -> Generator[None, None, None]:
+        """Does what `changing` does on an aligned grid, many times as fast: voxels with the same index along
+        an axis lie in the same frame."""
         e, lines, inside, sums = changed.lattice.extent, [], [], []
         for own, axis in enumerate(axes):
             index = np.arange(e[2 * own], e[2 * own + 1] + 1)
@@ -144,6 +153,7 @@ class FrameSums:
             sums[0] ^= np.bitwise_xor.reduce(numbers, axis=0)
             sums[1] ^= rows
             sums[2][layer] = np.bitwise_xor.reduce(rows)
+            yield
         for own, axis in enumerate(axes):
             kept = inside[own]
             np.bitwise_xor.at(self._sums[axis], lines[own][kept], sums[own][kept])

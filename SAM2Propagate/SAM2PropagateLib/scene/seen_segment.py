@@ -170,7 +170,7 @@ class SeenSegment:
     def updating(self, reader: SegmentReader) -> Generator[None, None, None]:
         """Does what `update` does, slab by slab; valid only at the end."""
         self.stamp = reader.stamp
-        self._updateOwn(ownVoxels(reader, self._geometry))
+        yield from self._updatingOwn(ownVoxels(reader, self._geometry))
         box, voxels = yield from _cropped(reader, self._geometry)
         both = union(box, self._box)
         if both == EMPTY:
@@ -195,7 +195,7 @@ class SeenSegment:
             self._stale[axis].update((frames + both[2 * axis]).tolist())
         self._box, self._voxels, self._number = box, voxels, next(_numbers)
 
-    def _updateOwn(self, own: OwnVoxels | None) -> None:
+    def _updatingOwn(self, own: OwnVoxels | None) -> Generator[None, None, None]:
         before = self._own
         if own is None and before is None:
             return
@@ -203,11 +203,11 @@ class SeenSegment:
             changed = changedVoxels(before, own)
             if not changed.voxels.any():
                 return
-            self._sums.change(changed)
+            yield from self._sums.changing(changed)
         else:
             self._sums = FrameSums(self._geometry)
             if own is not None:
-                self._sums.change(own)
+                yield from self._sums.changing(own)
         self._own, self._number = own, next(_numbers)
 
     def hashes(self, axis: int) -> Hashes:

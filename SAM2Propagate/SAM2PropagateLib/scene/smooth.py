@@ -9,7 +9,7 @@ between the pixels, its distances are used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from SAM2PropagateLib.packed_masks import PackedEdge
 from SAM2PropagateLib.scene.lattice import EMPTY, Extent, Lattice, resample
 from SAM2PropagateLib.scene.own_grid import tightBox
 from SAM2PropagateLib.scene.segments import BoolArray, SegmentReader, volumeLattice
+from SAM2PropagateLib.scene.slabs import slabs
 
 # Verdicts on a voxel.
 UNTOUCHED, BACKGROUND, FOREGROUND = 0, 1, 2
@@ -56,8 +57,8 @@ def verdicts(
     geometry: VolumeGeometry,
     axis: int,
     grid: Lattice,
-) -> tuple[Lattice, npt.NDArray[np.uint8]]:
-    """Returns verdicts of masks of frames on the voxels of a grid that is not the volume's.
+) -> Generator[None, None, tuple[Lattice, npt.NDArray[np.uint8]]]:
+    """Finds verdicts of masks of frames on the voxels of a grid that is not the volume's, slab by slab.
 
     Args:
         reader: of the segment. masks: (rows, columns) bool per frame. details: of some of them.
@@ -66,11 +67,12 @@ def verdicts(
     Returns:
         The box of the grid that may change, and its verdicts, (K, J, I).
     """
-    where = {
-        frame: pixels
-        for frame, mask in masks.items()
-        if (pixels := _where(reader, mask, frame, axis, details.get(frame, _NO_DETAIL))).any()
-    }
+    where = {}
+    for frame, mask in masks.items():
+        pixels = _where(reader, mask, frame, axis, details.get(frame, _NO_DETAIL))
+        if pixels.any():
+            where[frame] = pixels
+        yield
     if not where:
         return grid.within(EMPTY), np.zeros((0, 0, 0), np.uint8)
     source = volumeLattice(geometry).within(_box(where, geometry, axis))
@@ -85,9 +87,13 @@ def verdicts(
         at = native_frame(said, frame - e[2 * axis], axis)
         at[may] = np.where(inside, FOREGROUND, BACKGROUND)[may]
         native_frame(isNear, frame - e[2 * axis], axis)[...] = may & surfaces.isNearEdge(frame)
+        yield
     target = grid.within(source.boxIn(grid))
-    voxels = resample(said, source, target).copy()
-    surfaces.decide(voxels, resample(isNear, source, target).astype(bool), target)
+    voxels = np.empty(target.shape, np.uint8)
+    for part, slab in slabs(target):
+        voxels[part] = resample(said, source, slab)
+        surfaces.decide(voxels[part], resample(isNear, source, slab).astype(bool), slab)
+        yield
     return target, voxels
 
 
