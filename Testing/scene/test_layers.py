@@ -76,6 +76,22 @@ def withSurfaces(node):
     node.CreateClosedSurfaceRepresentation()
 
 
+def masked(low, high, mode="EditAllowedEverywhere"):
+    """Prepares an editable intensity range, and an editable area."""
+
+    def prepare(node):
+        scene = node.GetScene()
+        settings = scene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+        settings.UnRegister(None)
+        settings.SetSingletonTag("SegmentEditor")
+        settings = scene.AddNode(settings)
+        settings.SetSourceVolumeIntensityMask(True)
+        settings.SetSourceVolumeIntensityMaskRange(low, high)
+        settings.SetMaskMode(getattr(slicer.vtkMRMLSegmentationNode, mode))
+
+    return prepare
+
+
 CASES = {
     "nothing in it yet": CommitCase({}, {"A": frames(NEW)}),
     "gains and loses": CommitCase({"A": OLD}, {"A": frames(NEW)}),
@@ -101,6 +117,20 @@ CASES = {
     "another label": CommitCase({}, {"A": frames(NEW)}, prepare=withLabel),
     "another grid": CommitCase({"A": OLD}, {"A": frames(NEW)}, True, prepare=onItsOwnGrid),
     "surfaces": CommitCase({"A": OLD}, {"A": frames(NEW)}, True, prepare=withSurfaces),
+    "within a range of intensities": CommitCase({"A": OLD}, {"A": frames(NEW)}, prepare=masked(150, 400)),
+    "within a range of intensities, beside another one": CommitCase(
+        {"A": OLD, "B": FAR},
+        {"A": frames(OLD | NEW & ~FAR)},
+        geometry="oblique mirrored",
+        prepare=masked(150, 400),
+    ),
+    "between two integers": CommitCase({"A": OLD}, {"A": frames(NEW)}, prepare=masked(150.5, 399.5)),
+    "within a range and an area": CommitCase(
+        {"A": OLD, "B": FAR},
+        {"A": frames(NEW)},
+        True,
+        prepare=masked(150, 400, "EditAllowedOutsideAllSegments"),
+    ),
     **{
         name: CommitCase({"A": OLD, "B": FAR}, {"A": frames(OLD | NEW & ~FAR)}, geometry=name)
         for name in ("flipped", "permuted", "oblique mirrored", "under transforms")
@@ -114,6 +144,10 @@ class SlicersWay(LogicSegmentWriter):
     @property
     def isPlain(self):
         return False
+
+    @property
+    def intensityRange(self):
+        return None
 
 
 class Bench:

@@ -8,6 +8,7 @@ from typing import Any
 import slicer
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.scene.intensities import IntensityRange
 from SAM2PropagateLib.scene.segment_writer import Change
 from SAM2PropagateLib.texts import tr as _
 
@@ -128,6 +129,19 @@ class EditorSegmentWriter:
     def isPlain(self) -> bool:
         node = self._editor.mrmlSegmentEditorNode()
         return node is not None and not self.isMasking and node.GetOverwriteMode() == node.OverwriteNone
+
+    @property
+    def intensityRange(self) -> IntensityRange | None:
+        """See `SegmentWriter.intensityRange`."""
+        node, modes = self._editor.mrmlSegmentEditorNode(), slicer.vtkMRMLSegmentationNode
+        isAlone = (
+            node.GetMaskMode() == modes.EditAllowedEverywhere
+            and node.GetOverwriteMode() == node.OverwriteNone
+        )
+        if not isAlone or not node.GetSourceVolumeIntensityMask():
+            return None
+        limits = node.GetSourceVolumeIntensityMaskRange()
+        return IntensityRange.of(self._effect.sourceVolumeImageData(), limits)
 
     def close(self) -> None:
         """Does nothing: the widget lives on."""

@@ -15,6 +15,7 @@ from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry, check_axis
 from SAM2PropagateLib.scene.difference import Difference, FrameDetails, FrameMasks, VoxelSet, difference
 from SAM2PropagateLib.scene.edits import EditTracker, Foreseen, SegmentHashes
+from SAM2PropagateLib.scene.intensities import IntensityRange, editable
 from SAM2PropagateLib.scene.labelmaps import copying
 from SAM2PropagateLib.scene.layers import PlannedLayers, planLayers
 from SAM2PropagateLib.scene.segment_copies import Copies
@@ -64,12 +65,13 @@ class _Stamp:
 
     Attributes:
         segments: ID, labelmap, its times, label and representations of each. places: of volume and grid.
-        isPlain: see `SegmentWriter.isPlain`.
+        isPlain, within: `isPlain` and `intensityRange` of the `SegmentWriter`.
     """
 
     segments: tuple[tuple[Any, ...], ...]
     places: tuple[Any, ...]
     isPlain: bool
+    within: IntensityRange | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,9 @@ class _Worked:
     Attributes:
         grid: a vtkOrientedImageData without voxels, with the grid that is written on.
         stamp: of what it was computed from.
-        changes: what segments gain and lose. before: what they held; None without a tracker of edits.
+        changes: what segments gain and lose, before the writer masks it.
+        protected: voxels that masking has taken out of `changes` already.
+        before: what segments held; None without a tracker of edits.
         layers: the labelmaps after the commit; None if the writer has to write.
         foreseen, hashes: their contents, by segment and by labelmap.
         copies: for each of the segmentation's labelmaps a copy of its new contents.
@@ -88,6 +92,7 @@ class _Worked:
     grid: Any
     stamp: _Stamp
     changes: tuple[Difference, ...]
+    protected: int
     before: SegmentHashes | None
     layers: PlannedLayers | None
     foreseen: tuple[Foreseen, ...]
@@ -295,7 +300,7 @@ class SegmentCommitter:
         grid = slicer.vtkOrientedImageData()
         try:
             _copyGrid(self._writer.prepare(), grid)
-            isPlain = self._writer.isPlain
+            isPlain, within = self._writer.isPlain, self._writer.intensityRange
         finally:
             self._writer.finish()
         segments, names = [], list[str]()
@@ -313,7 +318,7 @@ class SegmentCommitter:
             lattice.extent,
             lattice.ijkToWorld.tobytes(),
         )
-        return grid, _Stamp(tuple(segments), places, isPlain)
+        return grid, _Stamp(tuple(segments), places, isPlain, within)
 
     def _workOut(self, plan: CommitPlan) -> Generator[None, None, _Worked]:
         geometry = volumeGeometry(self._volumeNode)
@@ -331,9 +336,14 @@ class SegmentCommitter:
         edits, before = self._edits, None
         if edits is not None:
             before = yield from edits.looking(plan.masks, plan.axis)
-        layers = None
-        if stamp.isPlain and any(not one.isEmpty for one in changes):
-            layers = yield from planLayers(self._segmentationNode, grid, changes)
+        layers, written, protected = None, tuple(changes), 0
+        limited = (written, 0) if stamp.isPlain else None
+        if stamp.within is not None:
+            limited = yield from editable(changes, grid, stamp.within)
+        if limited is not None and any(not one.isEmpty for one in limited[0]):
+            layers = yield from planLayers(self._segmentationNode, grid, limited[0])
+            if layers is not None:
+                written, protected = limited
         foreseen, hashes, copies = [], {}, []
         for layer in () if layers is None else layers.layers:
             hashes[layer.image] = yield from hashed(layer.planned, list(layer.labels.values()))
@@ -343,7 +353,7 @@ class SegmentCommitter:
             for segmentID in layers.changed:
                 one = yield from edits.foresee(segmentID, *layers.planned(segmentID))
                 foreseen.append(one)
-        return _Worked(grid, stamp, tuple(changes), before, layers, tuple(foreseen), hashes, copies)
+        return _Worked(grid, stamp, written, protected, before, layers, tuple(foreseen), hashes, copies)
 
     def _replace(self, plan: CommitPlan, worked: _Worked, layers: PlannedLayers) -> CommitSummary:
         """Puts labelmaps in place that were made ahead."""
@@ -362,7 +372,7 @@ class SegmentCommitter:
             sum(part.count for part in parts if part is not None)
             for parts in zip(*((one.added, one.removed) for one in worked.changes), strict=True)
         )
-        return CommitSummary(added, removed, 0)
+        return CommitSummary(added, removed, worked.protected)
 
     def _write(self, plan: CommitPlan, worked: _Worked) -> CommitSummary:
         """Lets the writer write, with masking."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import slicer
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.scene.intensities import IntensityRange
 from SAM2PropagateLib.texts import tr as _
 
 Change = Literal["add", "remove"]
@@ -48,6 +49,12 @@ class SegmentWriter(Protocol):
     @property
     def isPlain(self) -> bool:
         """Whether `modify` changes exactly the voxels it gets, without masking or overwriting anything."""
+        ...
+
+    @property
+    def intensityRange(self) -> IntensityRange | None:
+        """The range that `modify` keeps to, between `prepare` and `finish`; None if nothing or more than the
+        intensities decides which voxels change."""
         ...
 
 
@@ -127,8 +134,21 @@ class LogicSegmentWriter:
 
     @property
     def isPlain(self) -> bool:
-        none = self._editorNode.OverwriteNone
-        return not self.isMasking and self._overwriteMode in (None, none)
+        return not self.isMasking and self._overwritesNone
+
+    @property
+    def intensityRange(self) -> IntensityRange | None:
+        """See `SegmentWriter.intensityRange`."""
+        node, everywhere = self._editorNode, slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
+        isAlone = node.GetMaskMode() == everywhere and self._overwritesNone
+        if not isAlone or not node.GetSourceVolumeIntensityMask():
+            return None
+        limits = node.GetSourceVolumeIntensityMaskRange()
+        return IntensityRange.of(self._logic.GetAlignedSourceVolume(), limits)
+
+    @property
+    def _overwritesNone(self) -> bool:
+        return self._overwriteMode in (None, self._editorNode.OverwriteNone)
 
     def close(self) -> None:
         """Removes the writer's own node from the scene."""
