@@ -108,6 +108,9 @@ class Undoing:
         self._goQuietly(workspace, action, go, ready)
         yield True
         workspace.shown.tidy()
+        if not self._running.isOn:
+            # Here, as the panel takes the turn in which `changed` is emitted.
+            workspace.shown.keep()
         return lambda: self._changed.emit(None)
 
     def _goQuietly(self, workspace: Workspace, action: str, go: Go, ready: Copies | None = None) -> bool:
