@@ -32,6 +32,7 @@ from SAM2PropagateLib.app.server_jobs import ServerJobs
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.gui.application import Application, Later, QtTicker, holdViews, sliceViews
 from SAM2PropagateLib.gui.editor_writer import EditorSegmentWriter
+from SAM2PropagateLib.gui.embedded_editor import labelLayersKept, takeNodes
 from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.model_list import ModelList
 from SAM2PropagateLib.gui.open_module import OpenModule
@@ -151,6 +152,10 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         if self.logic is not None:
             self.logic.close()
+        if self.ui is not None:
+            # After a reload Slicer keeps this widget, hidden: it must not write into the new one's settings.
+            with labelLayersKept():
+                takeNodes(self.ui.segmentEditor)
         texts.set_translator(None)
 
     def enter(self) -> None:

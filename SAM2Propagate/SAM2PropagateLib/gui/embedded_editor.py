@@ -47,9 +47,7 @@ class EmbeddedEditor:
         self.fit()
 
     def close(self) -> None:
-        """Disconnects the widget, which holds no node any more: Slicer keeps it, hidden, after a reload."""
-        with labelLayersKept():
-            self.letGo()
+        """Disconnects the widget."""
         self._whenShown.stop()
         self._whenShown.disconnect("timeout()", self.fit)
         for button, act in self._buttons:
@@ -132,10 +130,16 @@ class EmbeddedEditor:
     def letGo(self) -> None:
         """Ends the effect and takes all nodes away, as the scene is about to be closed."""
         self.putEffectAway()
-        if self._widget.mrmlSegmentEditorNode() is not None:
-            self._widget.setSegmentationNode(None)
-            self._widget.setSourceVolumeNode(None)
-            self._widget.setMRMLSegmentEditorNode(None)
+        takeNodes(self._widget)
+
+
+def takeNodes(widget: Any) -> None:
+    """Takes all nodes from a qMRMLSegmentEditorWidget: with a segmentation, but without settings, it would
+    report errors once that is removed."""
+    if widget.mrmlSegmentEditorNode() is not None:
+        widget.setSegmentationNode(None)
+        widget.setSourceVolumeNode(None)
+        widget.setMRMLSegmentEditorNode(None)
 
 
 class EditorEffects:
