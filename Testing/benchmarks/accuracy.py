@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ One {prompt} on the slice where the label is largest{edges}; the whole volume is
 - copy: Dice of repeating the largest slice of the reference between its ends. neighbor: mean Dice of each
   slice of the reference with the next.
 - slices/s: of the first run, the prompt's own preview included.
-- doubt: how many of the propagated slices of the first run have a Dice below {bad:g}. Slices that are empty
-  in both mask and reference do not count.
+- doubt: of the propagated slices of the first run with a mask those that have a Dice below {bad:g}, and of
+  those without one those on which the structure is.
 """
+_DOUBT_HEAD = ["doubt", "masks", f"Dice below {BAD:g}", "share", "empty", "missed", "share"]
 # As the worker opens a volume; None: whole slices.
 _CROPS = {"auto": "auto", "whole": None}
 _CORRECTIONS = {
@@ -198,7 +199,7 @@ def _run_model(
     report.say(f"## {facts['name']}\n\n{words}.")
     if rows:
         report.say(table(head, rows))
-        report.say(table(["doubt", "slices", f"Dice below {BAD:g}", "share"], _doubt_rows(counted)))
+        report.say(table(_DOUBT_HEAD, _doubt_rows(counted)))
     if apart:
         report.say("Apart, because one prompt cannot mean so many separate parts:")
         report.say(table(head, [_row(result) for result in apart]))
@@ -308,11 +309,14 @@ def _mean_row(results: Sequence[TargetResult]) -> list[str]:
 
 
 def _doubt_rows(results: Sequence[TargetResult]) -> list[list[str]]:
-    tenths = np.sum([result.scores.doubts for result in results], axis=0)
     rows = []
-    for tenth, (slices, bad) in enumerate(tenths):
-        share = figure(bad / slices) if slices else "none"
-        rows.append([f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}", str(slices), str(bad), share])
+    for tenth, counts in enumerate(zip(*(result.scores.doubts for result in results), strict=True)):
+        masks, bad, empty, missed = np.sum([astuple(count) for count in counts], axis=0)
+        shares = [
+            figure(part / whole) if whole else "none" for part, whole in ((bad, masks), (missed, empty))
+        ]
+        name = f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}"
+        rows.append([name, str(masks), str(bad), shares[0], str(empty), str(missed), shares[1]])
     return rows
 
 

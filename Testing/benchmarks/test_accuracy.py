@@ -112,11 +112,12 @@ def test_targets_are_scored_averaged_and_recorded(tmp_path: Path, engines: list[
     assert models[0]["mean"]["targets"] == 2
     assert "| mean of 2" in text and "0.800" in text
     # One of three slices is the keyframe; a Dice of 0.8 is not below it.
-    assert exact["scores"]["doubts"][0] == gap["scores"]["doubts"][0] == [2, 0]
+    assert exact["scores"]["doubts"][0] == {"masks": 2, "bad": 0, "empty": 3, "missed": 0}
+    assert gap["scores"]["doubts"][0] == exact["scores"]["doubts"][0]
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| 0.")]
     assert [[cell.strip() for cell in row] for row in (rows[0], rows[9])] == [
-        ["0.0 to 0.1", "4", "0", "0.000"],
-        ["0.9 to 1.0", "0", "0", "none"],
+        ["0.0 to 0.1", "4", "0", "0.000", "6", "0", "0.000"],
+        ["0.9 to 1.0", "0", "0", "none", "0", "0", "none"],
     ]
 
 

@@ -12,7 +12,7 @@ from SAM2PropagateLib.engine.plan import plan
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.metrics import dice
-from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, evaluate
+from SAM2PropagateLib.evaluation.protocol import DoubtCount, EvaluationOptions, evaluate
 from SAM2PropagateLib.evaluation.targets import LoadedTarget, Target
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
@@ -86,6 +86,18 @@ class FakeSession:
         return RunSummary(written, written, 0, 0.0, ())
 
 
+class GivesUp(FakeSession):
+    """Finds nothing beside a keyframe."""
+
+    def _answer(self, frame: int, mask: np.ndarray, kind: str) -> FrameMask:
+        return super()._answer(frame, mask & (frame == LARGEST), kind)
+
+
+def test_slices_on_which_the_structure_is_missed_are_counted_apart() -> None:
+    scores = evaluate(target(), GivesUp(), EvaluationOptions(corrections=0))
+    assert scores.doubts[1] == DoubtCount(masks=0, bad=0, empty=11, missed=5)
+
+
 def test_the_scores_of_a_copying_session() -> None:
     session = FakeSession()
     scores = evaluate(target(), session, EvaluationOptions(corrections=3))
@@ -99,7 +111,8 @@ def test_the_scores_of_a_copying_session() -> None:
     assert scores.slices == 12
     assert scores.slices_per_second > 0
     # All with a doubt of 0.1: five slices of the block that the larger mask fits well, six beyond its ends.
-    assert scores.doubts == ((0, 0), (11, 6), *[(0, 0)] * 8)
+    nothing = DoubtCount(0, 0, 0, 0)
+    assert scores.doubts == (nothing, DoubtCount(11, 6, 0, 0), *[nothing] * 8)
 
     # Superfluous slices are the worst: first below, then above, each marked absent, which empties the rest.
     assert [(one.frame, one.kind, one.wrong_pixels) for one in scores.corrections[:2]] == [

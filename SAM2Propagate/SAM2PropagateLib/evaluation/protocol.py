@@ -70,6 +70,21 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
+class DoubtCount:
+    """Propagated slices whose doubt is in one tenth of 0 to 1.
+
+    Attributes:
+        masks: slices with a mask. bad: those of them that have a Dice below `BAD`.
+        empty: slices without a mask. missed: those of them on which the structure is.
+    """
+
+    masks: int
+    bad: int
+    empty: int
+    missed: int
+
+
+@dataclass(frozen=True)
 class Scores:
     """What came out for one target; every Dice is from 0 to 1.
 
@@ -83,8 +98,7 @@ class Scores:
         corrections: what was corrected.
         slices: masks written by the first run. seconds: of the preview and the first run together.
         correction_slices, correction_seconds: of the runs after the corrections, together.
-        doubts: by tenths of doubt, how many propagated slices of the first run there were, and how many of
-            these had a Dice below `BAD`. Slices that are empty in both mask and reference do not count.
+        doubts: how good the propagated slices of the first run are, by tenths of their doubt.
     """
 
     preview: float
@@ -97,7 +111,7 @@ class Scores:
     seconds: float
     correction_slices: int
     correction_seconds: float
-    doubts: tuple[tuple[int, int], ...]
+    doubts: tuple[DoubtCount, ...]
 
     @property
     def slices_per_second(self) -> float:
@@ -187,13 +201,14 @@ class _Evaluation:
         self._masks[answer.frame] = answer.mask
         self._doubts[answer.frame] = answer.doubt
 
-    def _judge_doubts(self, keyframes: set[int]) -> tuple[tuple[int, int], ...]:
-        counts = np.zeros((10, 2), int)
+    def _judge_doubts(self, keyframes: set[int]) -> tuple[DoubtCount, ...]:
+        counts = np.zeros((10, 4), int)
         for frame, doubt in self._doubts.items():
-            mask, reference = self._masks[frame], self._slices[frame]
-            if frame not in keyframes and (mask.any() or reference.any()):
-                counts[min(int(doubt * 10), 9)] += 1, dice(mask, reference) < BAD
-        return tuple((int(slices), int(bad)) for slices, bad in counts)
+            if frame not in keyframes:
+                mask, reference = self._masks[frame], self._slices[frame]
+                found = (1, dice(mask, reference) < BAD, 0, 0) if mask.any() else (0, 0, 1, reference.any())
+                counts[min(int(doubt * 10), 9)] += found
+        return tuple(DoubtCount(*map(int, row)) for row in counts)
 
     def _in_range(self, prompts: SegmentPrompts) -> float:
         target = self._target
