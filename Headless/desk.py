@@ -40,6 +40,9 @@ class OffscreenSurface:
     def interactor(self) -> Any:
         return self._view.interactor
 
+    def settle(self) -> None:
+        """Does nothing: it changes its size only when a test says so."""
+
     def screenshot(self) -> np.ndarray:
         return self._view.screenshot()
 

@@ -89,11 +89,23 @@ class StrokeCase(ToolCase):
         (curve,) = self.strokes()
         return curve
 
-    def onLine(self, stroke: Any) -> Xy:
-        """Returns a place on the line of a stroke, between two of its points, in the view."""
-        inner = (np.asarray(stroke.points[0]) + np.asarray(stroke.points[1])) / 2
+    def onLine(self, stroke: Any, part: float = 0.5) -> Xy:
+        """Returns a place on a stroke in the view, `part` of the way between its first two points."""
+        start, end = map(np.asarray, stroke.points[:2])
+        inner = start + part * (end - start)
         matrix = self.workspace.worldGeometry.ijk_to_ras
         return self.view.rasToXy((matrix @ [*self.workspace.geometry.ras_to_ijk(inner), 1.0])[:3])
+
+    def overLine(self, curve: Any) -> Xy:
+        """Moves the mouse to where Slicer takes a curve by its line: near the slice, away from its points."""
+        (node,) = nodesOfClass("vtkMRMLMarkupsCurveNode")
+        display = node.GetDisplayNode()
+        for part in np.linspace(0.4, 0.9, 26):
+            place = self.onLine(curve, part)
+            self.view.move(place)
+            if display.GetActiveComponentType() == display.ComponentLine:
+                return place
+        raise AssertionError("Slicer takes the curve nowhere by its line")
 
     def lines(self) -> int:
         """Returns how many things are drawn on the view; a line that is being drawn adds one or two."""
@@ -406,8 +418,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         case.settle()
         self.assertEqual(case.strokes(), (curve,), "one step back")
         case.view.screenshot()
-        place = case.onLine(curve)
-        case.view.move((place[0] + 1, place[1]))
+        place = case.overLine(curve)
         case.view.drag(place, (place[0] + 22, place[1] + 14))
         case.settle()
         (moved,) = case.strokes()
@@ -620,6 +631,9 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         move."""
         case = self.case()
         case.controller.chooseTool("lasso")
+        # The first mouse over a volume may change the layout, which takes a drag back.
+        case.view.move(case.ring()[0])
+        case.view.settle()
         case.begin(case.ring()[:3])
         scene = slicer.mrmlScene
         changes: list[str] = []

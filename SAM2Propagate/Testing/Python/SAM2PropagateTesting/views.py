@@ -32,6 +32,9 @@ class Surface(Protocol):
     def interactor(self) -> Any:
         """Its vtkRenderWindowInteractor."""
 
+    def settle(self) -> None:
+        """Waits until it has the size that the layout gives it."""
+
     def screenshot(self) -> np.ndarray:
         """Returns its pixels, drawn now: (height, width, 3) uint8 RGB, top row first."""
 
@@ -44,6 +47,7 @@ class View:
 
     def __init__(self, surface: Surface) -> None:
         self._surface = surface
+        self.settle = surface.settle
         self.screenshot = surface.screenshot
         self.redrawRequests = surface.redrawRequests
 
