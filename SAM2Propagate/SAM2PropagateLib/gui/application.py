@@ -108,50 +108,18 @@ def isLeftButtonDown() -> bool:
     return bool(qt.QApplication.mouseButtons() & qt.Qt.LeftButton)
 
 
-class QtTicker:
-    """Calls a function 50 times a second while it is on."""
-
-    def __init__(self) -> None:
-        import qt
-
-        self._timer = qt.QTimer()
-        self._timer.setInterval(20)
-        self._connections = Connections()
-
-    @property
-    def isOn(self) -> bool:
-        """Whether it is on."""
-        return bool(self._timer.isActive())
-
-    def calls(self, tick: Callable[[], None]) -> None:
-        """Sets the function to call."""
-        self._connections.add(self._timer, "timeout()", tick)
-
-    def start(self) -> None:
-        if not self._timer.isActive():
-            self._timer.start()
-
-    def stop(self) -> None:
-        self._timer.stop()
-
-    def close(self) -> None:
-        """Stops, and lets go of what is called: a timer keeps it alive."""
-        self._timer.stop()
-        self._connections.close()
-
-
-class Later:
-    """Calls a function once, some time after the last `start`; not at all after `stop`.
+class _Timer:
+    """A QTimer that calls a function.
 
     Args:
-        milliseconds: the time to wait; 0: as soon as Qt has handled its present events.
+        milliseconds: from a start to a call. isSingle: there is one call for each start.
     """
 
-    def __init__(self, milliseconds: int = 0) -> None:
+    def __init__(self, milliseconds: int, isSingle: bool) -> None:
         import qt
 
         self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
+        self._timer.setSingleShot(isSingle)
         self._timer.setInterval(milliseconds)
         self._connections = Connections()
 
@@ -159,18 +127,45 @@ class Later:
         """Sets the function to call."""
         self._connections.add(self._timer, "timeout()", act)
 
-    def start(self, milliseconds: int | None = None) -> None:
-        """Schedules the call; if a time is given, it replaces that of the constructor this once."""
-        if milliseconds is None:
-            self._timer.start()
-        else:
-            self._timer.start(milliseconds)
-
     def stop(self) -> None:
-        """Cancels the scheduled call."""
+        """Makes no further call before the next start."""
         self._timer.stop()
 
     def close(self) -> None:
         """Stops, and lets go of what is called: a timer keeps it alive."""
         self._timer.stop()
         self._connections.close()
+
+
+class QtTicker(_Timer):
+    """Calls a function 50 times a second while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__(20, isSingle=False)
+
+    @property
+    def isOn(self) -> bool:
+        """Whether it is on."""
+        return bool(self._timer.isActive())
+
+    def start(self) -> None:
+        if not self._timer.isActive():
+            self._timer.start()
+
+
+class Later(_Timer):
+    """Calls a function once, some time after the last `start`; not at all after `stop`.
+
+    Args:
+        milliseconds: the time to wait; 0: as soon as Qt has handled its present events.
+    """
+
+    def __init__(self, milliseconds: int = 0) -> None:
+        super().__init__(milliseconds, isSingle=True)
+
+    def start(self, milliseconds: int | None = None) -> None:
+        """Schedules the call; if a time is given, it replaces that of the constructor this once."""
+        if milliseconds is None:
+            self._timer.start()
+        else:
+            self._timer.start(milliseconds)

@@ -9,6 +9,7 @@ import slicer
 
 from SAM2PropagateLib.app import rules
 from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.gui.application import Later
 from SAM2PropagateLib.gui.widgets import Connections, enable
 from SAM2PropagateLib.scene.curves import CurvePlacing, curveInWorld, userCurves
 from SAM2PropagateLib.scene.markups import removeNode
@@ -32,11 +33,9 @@ class CurveMenu:
         self._placing: CurvePlacing | None = None
         self._placed: Any = None
         # When placing ends, Slicer is still changing the node.
-        self._whenPlaced = qt.QTimer()
-        self._whenPlaced.setSingleShot(True)
-        self._whenPlaced.setInterval(0)
+        self._whenPlaced = Later()
+        self._whenPlaced.calls(self._takePlaced)
         self._connections, self._entries = Connections(), Connections()
-        self._connections.add(self._whenPlaced, "timeout()", self._takePlaced)
         self.menu = qt.QMenu(ui.curveButton)
         self._connections.add(self.menu, "aboutToShow()", self.fill)
         ui.curveButton.setMenu(self.menu)
@@ -44,7 +43,7 @@ class CurveMenu:
     def close(self) -> None:
         """Disconnects the widgets; a curve that is being placed stays in the scene."""
         self._stopPlacing()
-        self._whenPlaced.stop()
+        self._whenPlaced.close()
         self._entries.close()
         self._connections.close()
 

@@ -13,6 +13,7 @@ from typing import Any
 import slicer.util
 
 from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.gui.application import Later
 from SAM2PropagateLib.scene.names import saveIfLoadable
 from SAM2PropagateLib.texts import tr as _
 
@@ -32,15 +33,11 @@ class EmbeddedEditor:
     def __init__(
         self, widget: Any, place: Any, undo: Callable[[], object], redo: Callable[[], object]
     ) -> None:
-        import qt
-
         self._widget = widget
         self._place = place
         # The widget shows an effect's options a little later than it changes its settings.
-        self._whenShown = qt.QTimer()
-        self._whenShown.setSingleShot(True)
-        self._whenShown.setInterval(0)
-        self._whenShown.connect("timeout()", self.fit)
+        self._whenShown = Later()
+        self._whenShown.calls(self.fit)
         self._buttons: list[tuple[Any, Callable[[], object]]] = []
         for name, act in zip(_OWN_BUTTONS, (undo, redo), strict=True):
             self._takePlace(name, act)
@@ -48,8 +45,7 @@ class EmbeddedEditor:
 
     def close(self) -> None:
         """Disconnects the widget."""
-        self._whenShown.stop()
-        self._whenShown.disconnect("timeout()", self.fit)
+        self._whenShown.close()
         for button, act in self._buttons:
             button.disconnect("clicked()", act)
         self._buttons.clear()

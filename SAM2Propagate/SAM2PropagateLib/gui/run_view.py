@@ -14,6 +14,7 @@ from SAM2PropagateLib.app.events import FrameArrived, Progress, RunEnd
 from SAM2PropagateLib.app.navigation import frameInView
 from SAM2PropagateLib.app.observing import Observers
 from SAM2PropagateLib.app.wording import resultText
+from SAM2PropagateLib.gui.application import Later
 from SAM2PropagateLib.gui.strip_widget import legend, makeStripWidget
 from SAM2PropagateLib.gui.widgets import Connections, enable
 from SAM2PropagateLib.scene.surfaces import hasSurfaces, showSurfaces
@@ -41,7 +42,8 @@ class RunView:
         self._loading = ""
         self._end: tuple[str, tuple[Any, ...]] | None = None
         self._views = Observers()
-        self._whenScrolled = self._makeTimer()
+        self._whenScrolled = Later()
+        self._whenScrolled.calls(self._showShown)
         self.strip = makeStripWidget(self._jump)
         ui.stripPlace.layout().addWidget(self.strip)
         ui.stripPlace.toolTip = legend()
@@ -62,7 +64,7 @@ class RunView:
     def close(self) -> None:
         """Disconnects widgets, views and controller."""
         self.followViews(())
-        self._whenScrolled.disconnect("timeout()", self._showShown)
+        self._whenScrolled.close()
         self._connections.close()
         for signal, slot in self._signals():
             signal.disconnect(slot)
@@ -74,15 +76,6 @@ class RunView:
             (self._controller.frameArrived, self._frameArrived),
             (self._controller.applying, self._applying),
         ]
-
-    def _makeTimer(self) -> Any:
-        import qt
-
-        timer = qt.QTimer()
-        timer.setSingleShot(True)
-        timer.setInterval(0)
-        timer.connect("timeout()", self._showShown)
-        return timer
 
     def _makeMenu(self) -> Any:
         """Makes the menu beside Propagate; returns its action."""
