@@ -9,7 +9,7 @@ import slicer
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.scene.intensities import IntensityRange
-from SAM2PropagateLib.scene.segment_writer import Change
+from SAM2PropagateLib.scene.segment_writer import Change, checkMasking, intensityRangeAlone, masks
 from SAM2PropagateLib.texts import tr as _
 
 _EFFECTS = ("Paint", "Erase", "Threshold")
@@ -69,7 +69,15 @@ class EditorSegmentWriter:
         grid = self._effect.referenceGeometryImage() if self._effect is not None else None
         if grid is None:
             raise _failed(_("The Segment Editor cannot write into this segmentation."))
-        self._checkMasking(node)
+        effect = self._effect
+        checkMasking(
+            node,
+            self._segmentationNode,
+            hasArea=lambda: effect.maskLabelmap() is not None,
+            hasVolume=lambda: effect.sourceVolumeImageData() is not None,
+            otherArea=_("Choose another “Editable area” under “Edit by hand”."),
+            noRange=_("Switch it off under “Edit by hand”."),
+        )
         self._selected = node.GetSelectedSegmentID() or ""
         return grid
 
@@ -78,30 +86,6 @@ class EditorSegmentWriter:
             self._editor.setSegmentationNode(self._segmentationNode)
         if self._editor.sourceVolumeNode() is not self._volumeNode:
             self._editor.setSourceVolumeNode(self._volumeNode)
-
-    def _checkMasking(self, node: Any) -> None:
-        """Raises `masking_failed` where the editor would write nothing, without telling the user."""
-        modes = slicer.vtkMRMLSegmentationNode
-        if node.GetMaskMode() == modes.EditAllowedInsideSingleSegment:
-            inside = node.GetMaskSegmentID()
-            if not inside or self._segmentationNode.GetSegmentation().GetSegment(inside) is None:
-                raise _maskingFailed(
-                    _(
-                        "The Segment Editor allows changes only in a segment that this segmentation "
-                        "does not have."
-                    ),
-                    _("Choose another “Editable area” under “Edit by hand”."),
-                )
-        if node.GetMaskMode() != modes.EditAllowedEverywhere and self._effect.maskLabelmap() is None:
-            raise _maskingFailed(
-                _("The “Editable area” of the Segment Editor could not be computed."),
-                _("Choose another “Editable area” under “Edit by hand”."),
-            )
-        if node.GetSourceVolumeIntensityMask() and self._effect.sourceVolumeImageData() is None:
-            raise _maskingFailed(
-                _("The “Editable intensity range” of the Segment Editor could not be applied to the volume."),
-                _("Switch it off under “Edit by hand”."),
-            )
 
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
         # The editor computes the editable area for its selected segment.
@@ -120,10 +104,7 @@ class EditorSegmentWriter:
     @property
     def isMasking(self) -> bool:
         node = self._editor.mrmlSegmentEditorNode()
-        everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
-        return node is not None and bool(
-            node.GetMaskMode() != everywhere or node.GetSourceVolumeIntensityMask()
-        )
+        return node is not None and masks(node)
 
     @property
     def isPlain(self) -> bool:
@@ -133,15 +114,7 @@ class EditorSegmentWriter:
     @property
     def intensityRange(self) -> IntensityRange | None:
         """See `SegmentWriter.intensityRange`."""
-        node, modes = self._editor.mrmlSegmentEditorNode(), slicer.vtkMRMLSegmentationNode
-        isAlone = (
-            node.GetMaskMode() == modes.EditAllowedEverywhere
-            and node.GetOverwriteMode() == node.OverwriteNone
-        )
-        if not isAlone or not node.GetSourceVolumeIntensityMask():
-            return None
-        limits = node.GetSourceVolumeIntensityMaskRange()
-        return IntensityRange.of(self._effect.sourceVolumeImageData(), limits)
+        return intensityRangeAlone(self._editor.mrmlSegmentEditorNode(), self._effect.sourceVolumeImageData)
 
     def close(self) -> None:
         """Does nothing: the widget lives on."""
@@ -152,10 +125,4 @@ def _failed(sentence: str) -> SAM2PropagateError:
         "commit_failed",
         _("{sentence} Nothing was written.").format(sentence=sentence),
         _("Choose the volume and the segmentation again."),
-    )
-
-
-def _maskingFailed(sentence: str, hint: str) -> SAM2PropagateError:
-    return SAM2PropagateError(
-        "masking_failed", _("{sentence} Nothing was written.").format(sentence=sentence), hint
     )

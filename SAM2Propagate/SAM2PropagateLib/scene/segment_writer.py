@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import slicer
@@ -58,6 +59,66 @@ class SegmentWriter(Protocol):
         ...
 
 
+def masks(node: Any) -> bool:
+    """Tells whether the settings of a vtkMRMLSegmentEditorNode may keep voxels from being changed."""
+    everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
+    return bool(node.GetMaskMode() != everywhere or node.GetSourceVolumeIntensityMask())
+
+
+def intensityRangeAlone(node: Any, volume: Callable[[], Any]) -> IntensityRange | None:
+    """Returns the editable intensity range, if nothing else decides which voxels change; else None.
+
+    Args:
+        node: the vtkMRMLSegmentEditorNode.
+        volume: returns the source volume on the segmentation's grid, or None.
+    """
+    everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
+    isAlone = node.GetMaskMode() == everywhere and node.GetOverwriteMode() == node.OverwriteNone
+    if not isAlone or not node.GetSourceVolumeIntensityMask():
+        return None
+    return IntensityRange.of(volume(), node.GetSourceVolumeIntensityMaskRange())
+
+
+def checkMasking(
+    node: Any,
+    segmentationNode: Any,
+    *,
+    hasArea: Callable[[], bool],
+    hasVolume: Callable[[], bool],
+    otherArea: str,
+    noRange: str,
+) -> None:
+    """Refuses settings with which the Segment Editor would write nothing, without telling the user.
+
+    Args:
+        node: the vtkMRMLSegmentEditorNode.
+        hasArea, hasVolume: compute the editable area, and the volume of the intensity range; return whether
+            that was possible.
+        otherArea, noRange: tell the user where to choose another area, and where to switch the range off.
+
+    Raises:
+        SAM2PropagateError: `masking_failed`.
+    """
+    modes = slicer.vtkMRMLSegmentationNode
+    if node.GetMaskMode() == modes.EditAllowedInsideSingleSegment:
+        inside = node.GetMaskSegmentID()
+        if not inside or segmentationNode.GetSegmentation().GetSegment(inside) is None:
+            raise _maskingFailed(
+                _(
+                    "The Segment Editor allows changes only in a segment that this segmentation "
+                    "does not have."
+                ),
+                otherArea,
+            )
+    if node.GetMaskMode() != modes.EditAllowedEverywhere and not hasArea():
+        raise _maskingFailed(_("The “Editable area” of the Segment Editor could not be computed."), otherArea)
+    if node.GetSourceVolumeIntensityMask() and not hasVolume():
+        raise _maskingFailed(
+            _("The “Editable intensity range” of the Segment Editor could not be applied to the volume."),
+            noRange,
+        )
+
+
 class LogicSegmentWriter:
     """Writes through a vtkSlicerSegmentEditorLogic of its own.
 
@@ -110,7 +171,14 @@ class LogicSegmentWriter:
                 _("The grid of the segmentation is unknown."),
                 _("Choose a source volume for it in the Segment Editor."),
             )
-        self._checkMasking()
+        checkMasking(
+            node,
+            self._segmentationNode,
+            hasArea=self._logic.UpdateMaskLabelmap,
+            hasVolume=self._logic.UpdateAlignedSourceVolume,
+            otherArea=_("Choose another “Editable area” in the Segment Editor."),
+            noRange=_("Switch it off in the Segment Editor."),
+        )
         return self._logic.GetReferenceGeometryImage()
 
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
@@ -127,28 +195,16 @@ class LogicSegmentWriter:
 
     @property
     def isMasking(self) -> bool:
-        everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
-        return bool(
-            self._editorNode.GetMaskMode() != everywhere or self._editorNode.GetSourceVolumeIntensityMask()
-        )
+        return masks(self._editorNode)
 
     @property
     def isPlain(self) -> bool:
-        return not self.isMasking and self._overwritesNone
+        return not self.isMasking and self._overwriteMode in (None, self._editorNode.OverwriteNone)
 
     @property
     def intensityRange(self) -> IntensityRange | None:
         """See `SegmentWriter.intensityRange`."""
-        node, everywhere = self._editorNode, slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
-        isAlone = node.GetMaskMode() == everywhere and self._overwritesNone
-        if not isAlone or not node.GetSourceVolumeIntensityMask():
-            return None
-        limits = node.GetSourceVolumeIntensityMaskRange()
-        return IntensityRange.of(self._logic.GetAlignedSourceVolume(), limits)
-
-    @property
-    def _overwritesNone(self) -> bool:
-        return self._overwriteMode in (None, self._editorNode.OverwriteNone)
+        return intensityRangeAlone(self._editorNode, self._logic.GetAlignedSourceVolume)
 
     def close(self) -> None:
         """Removes the writer's own node from the scene."""
@@ -182,31 +238,6 @@ class LogicSegmentWriter:
             self._editorNode.SetAndObserveSegmentationNode(self._segmentationNode)
         if self._editorNode.GetSourceVolumeNode() is not self._volumeNode:
             self._editorNode.SetAndObserveSourceVolumeNode(self._volumeNode)
-
-    def _checkMasking(self) -> None:
-        """Raises `masking_failed` where the logic would write nothing, without telling the user."""
-        node = self._editorNode
-        modes = slicer.vtkMRMLSegmentationNode
-        if node.GetMaskMode() == modes.EditAllowedInsideSingleSegment:
-            inside = node.GetMaskSegmentID()
-            if not inside or self._segmentationNode.GetSegmentation().GetSegment(inside) is None:
-                raise _maskingFailed(
-                    _(
-                        "The Segment Editor allows changes only in a segment that this segmentation "
-                        "does not have."
-                    ),
-                    _("Choose another “Editable area” in the Segment Editor."),
-                )
-        if node.GetMaskMode() != modes.EditAllowedEverywhere and not self._logic.UpdateMaskLabelmap():
-            raise _maskingFailed(
-                _("The “Editable area” of the Segment Editor could not be computed."),
-                _("Choose another “Editable area” in the Segment Editor."),
-            )
-        if node.GetSourceVolumeIntensityMask() and not self._logic.UpdateAlignedSourceVolume():
-            raise _maskingFailed(
-                _("The “Editable intensity range” of the Segment Editor could not be applied to the volume."),
-                _("Switch it off in the Segment Editor."),
-            )
 
 
 class _SubjectHierarchyPlace:
