@@ -30,7 +30,7 @@ _HOST = "127.0.0.1"
 _TICK_SECONDS = 0.1
 # Seconds between two checks for lost workers, which are replaced.
 _KEEP_SECONDS = 5.0
-# Seconds without a worker after which the user is told where to look.
+# The user is told where to look when there was no worker for so many seconds.
 _IDLE_SECONDS = 60.0
 # The defaults of a job on a cluster.
 _JOB_CORES, _JOB_MB = 4, 8192
@@ -351,7 +351,7 @@ def _check_job(script: str) -> None:
             done = subprocess.run(
                 ["sbatch", "--test-only", str(file)],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 check=False,
                 timeout=_SLURM_SECONDS,
