@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-# Replacements for consoles whose encoding lacks these characters.
+# A console that cannot print the first character of a pair gets the second.
 _PLAIN = {"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "×": "x", "−": "-", "–": "-", "—": "-"}
 
 
 def local_session() -> WorkerSession:
-    """Return a session whose worker will run on this computer with this Python."""
+    """Return a session that runs its worker on this computer with this Python."""
     return WorkerSession(worker_command())
 
 
 def remote_session(remote: Remote) -> WorkerSession:
-    """Return a session whose worker will run on a server."""
+    """Return a session that runs its worker on a server."""
     return WorkerSession(worker_command(remote=remote))
 
 

@@ -132,7 +132,7 @@ class ProgressPrinter:
             self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):
-            # The reader of the progress may have closed the pipe; the work goes on.
+            # Whoever read the progress has closed the pipe. Work on without telling.
             self._is_broken = True
             with contextlib.suppress(OSError, ValueError):
                 self._stream.close()

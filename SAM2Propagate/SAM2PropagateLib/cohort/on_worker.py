@@ -54,7 +54,7 @@ def _own_device(worker: str, device: str, gpus: int) -> str:
 
 
 def local_session(threads: int) -> WorkerSession:
-    """Return a session whose worker computes with this many threads, without starting it."""
+    """Return a session that will run its worker with this many threads."""
     return WorkerSession(worker_command(base_env={**os.environ, "OMP_NUM_THREADS": str(threads)}))
 
 

@@ -71,7 +71,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class DoubtCount:
-    """Propagated slices whose doubt is in one tenth of 0 to 1.
+    """Counts propagated slices with a doubt between two tenths, such as 0.3 and 0.4.
 
     Attributes:
         masks: slices with a mask. bad: those of them that have a Dice below `BAD`.

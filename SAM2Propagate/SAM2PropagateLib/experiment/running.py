@@ -176,8 +176,7 @@ def _check_own(out: Path) -> None:
 
 
 def _prepare(plan: ExperimentPlan) -> None:
-    """See to it that the folder holds nothing of another run that this one would mistake for its own, and
-    nothing of somebody else."""
+    """Refuse a folder with files of another run or of somebody else, and clear what may be replaced."""
     _check_own(plan.out)
     state = plan.out / STATE_FOLDER
     records = list(state.glob("*.json"))

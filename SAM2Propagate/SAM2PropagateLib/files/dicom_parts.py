@@ -12,7 +12,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.dicom_file import FILE_MARK, FRAME_ORDER, TIME_MARK, ImageHeader
 from SAM2PropagateLib.files.dicom_stack import LPS_TO_RAS, along, even_step, is_even, places
 
-# Marks of stacks whose slices may alternate, even if no two images share a position.
+# Slices of two stacks may alternate by these marks, even if no two images share a position.
 _ALTERNATING = frozenset({"stack", "component", "echo time", "time point", "acquisition"})
 _LAST_MARKS = (TIME_MARK, FILE_MARK)
 # CT scanners take neighboring slices one after the other; MR scanners do not.
