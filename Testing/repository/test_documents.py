@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 import run
+from SAM2PropagateLib.cli.arguments import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "Resources" / "Sample"
@@ -36,9 +37,40 @@ def test_every_file_has_a_plain_name() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_lead_somewhere(page: str) -> None:
     path = ROOT / page
-    targets = re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8"))
-    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    missing = []
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+        file, _, heading = target.partition("#")
+        there = path.parent / file if file else path
+        if "://" not in target and (not there.exists() or (heading and heading not in anchors(there))):
+            missing.append(target)
     assert missing == [], f"{page} points to what is not there"
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    ("command", "pages"),
+    [
+        ("segment", ("cli",)),
+        ("models", ("cli",)),
+        ("cohort", ("cohort",)),
+        ("evaluate", ("finetune", "paper")),
+        ("finetune", ("finetune",)),
+    ],
+)
+def test_the_docs_name_every_option_of_a_command(
+    command: str, pages: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments([command, "--help"])
+    options = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, flags=re.M)) - {"--debug"}
+    text = "".join((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in pages)
+    assert len(options) > 2
+    assert sorted(option for option in options if not re.search(rf"{option}(?![\w-])", text)) == []
 
 
 def test_the_readme_names_every_command_and_every_folder() -> None:

@@ -100,6 +100,15 @@ def test_through_ssh_nothing_but_the_worker_is_started() -> None:
     assert script.endswith('"$p" -m SAM2PropagateLib.worker --remote')
 
 
+def test_a_lost_connection_is_noticed_after_45_seconds_as_the_docs_say() -> None:
+    options = dict(
+        word.split("=", 1) for word in worker_command(remote=Remote("gpu1")).argv if "Alive" in word
+    )
+    # ssh allows so many questions without an answer, and ends when the next one is due.
+    allowed = int(options["ServerAliveCountMax"])
+    assert int(options["ServerAliveInterval"]) * (allowed + 1) == 45
+
+
 def test_an_installed_library_needs_no_folder() -> None:
     script = shlex.split(worker_command(remote=Remote("gpu1", "/opt/py thon")).argv[-1])[-1]
     assert "p='/opt/py thon'" in script

@@ -193,7 +193,7 @@ def installCommand(host: str) -> str:
     """Returns a command for a terminal that makes an environment on a server and installs all that a worker
     needs.
 
-    It works in the shells of Linux, macOS and Windows.
+    It works in the shells of Linux, macOS and Windows, and whatever shell the user has on the server.
     """
     pip = "~/.sam2propagate/env/bin/pip install"
     packages = [f"torch>={OLDEST_TORCH}", "numpy>=1.26", "setuptools>=61", "wheel"]
@@ -202,7 +202,9 @@ def installCommand(host: str) -> str:
     steps = (
         "python3 -m venv ~/.sam2propagate/env",
         f"{pip} {quoted}",
-        f"echo '{SAM2_REQUIREMENT}' | SAM2_BUILD_CUDA=0 {pip} --no-deps --no-build-isolation -r /dev/stdin",
+        # `env`, as not every shell sets a variable for one command.
+        f"echo '{SAM2_REQUIREMENT}' | "
+        f"env SAM2_BUILD_CUDA=0 {pip} --no-deps --no-build-isolation -r /dev/stdin",
         f"{pip} 'sam2propagate @ {_SOURCE}@v{__version__}'",
     )
     return f'ssh {host} "{" && ".join(steps)}"'

@@ -43,9 +43,10 @@ _SSH_FAILED = 255
 _OPTIONS = (
     "BatchMode=yes",
     "ConnectTimeout=15",
-    # ssh notices a lost connection, for example after a computer's sleep, after 45 seconds.
+    # ssh notices a lost connection, for example after a computer's sleep, after 45 seconds: when it has asked
+    # twice in vain, and would ask again.
     "ServerAliveInterval=15",
-    "ServerAliveCountMax=3",
+    "ServerAliveCountMax=2",
     # Forwardings in the user's configuration are off, so that no port is opened.
     "ClearAllForwardings=yes",
     "PermitLocalCommand=no",
