@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from SAM2PropagateLib.evaluation.failures import SliceFailures
 from SAM2PropagateLib.evaluation.one_slice import PromptScores
 from SAM2PropagateLib.experiment.plan import ExperimentOptions
-from SAM2PropagateLib.experiment.plot import draw_plot
+from SAM2PropagateLib.experiment.plot import draw_plot, short_names
 from SAM2PropagateLib.experiment.record import CaseRecord, PromptRow
 from SAM2PropagateLib.experiment.table import Bin, CaseLine, bins_of, terminal_table
 
@@ -82,3 +83,31 @@ def test_the_picture_has_a_panel_for_each_model(models: int, rows: int, tmp_path
     colors = {tuple(color) for color in picture.reshape(-1, 3).tolist()}
     for red, green, blue in ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189)):
         assert (blue, green, red) in colors
+
+
+def test_long_paths_of_models_leave_the_titles_apart(tmp_path: Path) -> None:
+    models = [
+        "/home/somebody/trained on the hospital's own data/model.safetensors",
+        f"/b/{'long' * 20}.safetensors",
+    ]
+    draw_plot([Bin(model, "box", 0.0, 5.0, 2.0, 0.9, 1) for model in models], tmp_path / "plot.png", "middle")
+    picture = cv2.imread(str(tmp_path / "plot.png"))
+    titles = (picture[:35] < 128).any(axis=(0, 2))
+    # Between the two panels, and between the second one and the legend, nothing is written.
+    assert longest_gap(titles[500:700]) > 20 and longest_gap(titles[1050:1150]) > 10
+
+
+def longest_gap(is_dark: np.ndarray) -> int:
+    """The length of the longest run of False."""
+    return max(len(run) for run in "".join("x" if dark else " " for dark in is_dark).split("x"))
+
+
+def test_a_model_is_named_by_as_much_of_its_path_as_tells_it_apart() -> None:
+    assert short_names(["tiny", "/a/b/model.safetensors"]) == {
+        "tiny": "tiny",
+        "/a/b/model.safetensors": "model.safetensors",
+    }
+    one, two = str(Path("/x/one/model.pt")), str(Path("/x/two/model.pt"))
+    assert short_names([one, two]) == {one: str(Path("one/model.pt")), two: str(Path("two/model.pt"))}
+    long = f"/x/{'y' * 60}.pt"
+    assert len(short_names([long])[long]) == 40 and short_names([long])[long].endswith("yy.pt")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import slicer
 import slicer.util
+from PySide6 import QtCore, QtWidgets
 
 from Headless.fake_session import FakeSession
 from SAM2PropagateLib import __version__
@@ -209,6 +210,27 @@ def test_the_install_command_is_shown_and_copied(module: Any, dialogs: ScriptedD
     # Inside the double quotes nothing may mean anything to the shell here.
     inside = dialogs.copied.split('"', 1)[1].rstrip('"')
     assert not set(inside) & set('"$`!\\')
+
+
+def test_an_answer_below_the_edge_is_scrolled_into_view(module: Any, dialogs: ScriptedDialogs) -> None:
+    area = QtWidgets.QScrollArea()
+    area.setWidgetResizable(True)
+    area.setWidget(module.panel)
+    area.resize(400, 300)
+    area.show()
+    module.ui.modelCollapsibleButton.collapsed = False
+    choose(module)
+    QtWidgets.QApplication.processEvents()
+    label, viewport = module.ui.serverStatusLabel, area.viewport()
+    module.ui.installCommandButton.click()
+    for _ in range(5):
+        QtWidgets.QApplication.processEvents()
+    top = label.mapTo(viewport, QtCore.QPoint(0, 0)).y()
+    try:
+        assert label.isVisible() and label.height > 50
+        assert top >= 0 and top + label.height <= viewport.height, (top, label.height)
+    finally:
+        area.takeWidget()
 
 
 _PYTHON = """#!/bin/sh

@@ -17,6 +17,7 @@ _STYLES = {
     "mask": ("C4", "v"),
 }
 _COLUMNS = 3
+_LONGEST_NAME = 40
 
 
 def draw_plot(bins: Sequence[Bin], path: Path, where: str) -> None:
@@ -35,6 +36,7 @@ def draw_plot(bins: Sequence[Bin], path: Path, where: str) -> None:
     from matplotlib.figure import Figure
 
     models = list(dict.fromkeys(one.model for one in bins))
+    names = short_names(models)
     columns = min(_COLUMNS, len(models))
     rows = -(-len(models) // columns)
     figure = Figure(figsize=(2 + 4.5 * columns, 3.6 * rows), layout="constrained")
@@ -48,7 +50,8 @@ def draw_plot(bins: Sequence[Bin], path: Path, where: str) -> None:
             style = {"color": color, "marker": marker, "markersize": 4}
             panel.plot(*zip(*points, strict=True), label=TITLES[kind], **style)
         runs = max(one.runs for one in own)
-        panel.set(title=f"{model} ({runs} {'run' if runs == 1 else 'runs'} for each prompt)", ylim=(0, 1.02))
+        said = f"{runs} {'run' if runs == 1 else 'runs'} for each prompt"
+        panel.set(title=f"{names[model]}\n({said})", ylim=(0, 1.02))
         panel.set(xlabel="distance from the prompted slice in mm", ylabel="mean Dice of the slices")
         panel.grid(alpha=0.3)
     lines = {line.get_label(): line for panel in panels for line in panel.get_lines()}
@@ -57,3 +60,21 @@ def draw_plot(bins: Sequence[Bin], path: Path, where: str) -> None:
         panel.set_visible(False)
     with atomic_output(path, True) as file:
         figure.savefig(file, format="png", dpi=110)
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Return for each model a name that fits above a panel: of a path its end, as much as tells it from the
+    others and has room."""
+    names: dict[str, str] = {}
+    for model in models:
+        parts = Path(model).parts
+        ends = [str(Path(*parts[-count:])) for count in range(1, len(parts) + 1)]
+        others = [other for other in models if other != model]
+        name = next((end for end in ends if not any(_ends_with(other, end) for other in others)), model)
+        names[model] = name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+    return names
+
+
+def _ends_with(path: str, end: str) -> bool:
+    count = len(Path(end).parts)
+    return Path(path).parts[-count:] == Path(end).parts

@@ -8,9 +8,10 @@ from SAM2PropagateLib import __version__
 from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.app.server_jobs import ServerJobEnd, ServerJobs
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.gui.application import Later
 from SAM2PropagateLib.gui.install import PACKAGES, REGISTRY, SAM2_REQUIREMENT
 from SAM2PropagateLib.gui.message_frame import MessageFrame
-from SAM2PropagateLib.gui.widgets import Connections, enable, put
+from SAM2PropagateLib.gui.widgets import Connections, enable, put, reveal
 from SAM2PropagateLib.releases import OLDEST_TORCH
 from SAM2PropagateLib.texts import tr as _
 
@@ -47,6 +48,9 @@ class ServerSection:
         ui.computerComboBox.addItem(_("This computer"), _HERE)
         ui.computerComboBox.addItem(_("Server (ssh)"), _SERVER)
         put(ui.serverStatusLabel, "")
+        # Only after the layouts have made room for a text it is known where that is.
+        self._reveal = Later()
+        self._reveal.calls(lambda: reveal(ui.serverStatusLabel))
         self._connections = Connections()
         self._connections.add(ui.computerComboBox, "currentIndexChanged(int)", self._chooseComputer)
         for edit in (ui.hostLineEdit, ui.remotePythonLineEdit):
@@ -65,6 +69,7 @@ class ServerSection:
     def close(self) -> None:
         """Disconnects widgets and jobs."""
         self._connections.close()
+        self._reveal.close()
         self._jobs.progress.disconnect(self._progress)
         self._jobs.finished.disconnect(self._finished)
         self._computer.changed.disconnect(self._changed)
@@ -154,7 +159,7 @@ class ServerSection:
         command = installCommand(self._computer.host)
         self._messages.dialogs.copyText(command)
         text = _("Copied; run it in a terminal, then test the connection:")
-        put(self._ui.serverStatusLabel, f"{text}\n{command}")
+        self._tell(f"{text}\n{command}")
 
     def _copyLibrary(self) -> None:
         if self._jobs.isRunning:
@@ -185,8 +190,13 @@ class ServerSection:
         put(self._ui.serverStatusLabel, text)
 
     def _finished(self, end: ServerJobEnd) -> None:
-        put(self._ui.serverStatusLabel, end.text)
+        self._tell(end.text)
         self.refresh()
+
+    def _tell(self, text: str) -> None:
+        """Shows an answer, and scrolls to it: it is last in the panel, below the edge of a small screen."""
+        put(self._ui.serverStatusLabel, text)
+        self._reveal.start()
 
 
 def installCommand(host: str) -> str:

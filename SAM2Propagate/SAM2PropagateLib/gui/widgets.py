@@ -25,6 +25,15 @@ def choose(box: Any, value: str) -> None:
         box.setCurrentIndex(index)
 
 
+def reveal(widget: Any) -> None:
+    """Scrolls the area around a widget, if there is one, until the widget is in view."""
+    area = widget.parentWidget()
+    while area is not None and not hasattr(area, "ensureWidgetVisible"):
+        area = area.parentWidget()
+    if area is not None:
+        area.ensureWidgetVisible(widget)
+
+
 class Connections:
     """Connections with widgets' signals, which are disconnected together."""
 
