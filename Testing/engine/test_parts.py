@@ -1,4 +1,4 @@
-"""The engine's small parts: planning, blending, cleaning, refining, doubt, resampling."""
+"""The engine's small parts: planning, blending, cleaning, refining, resampling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.blend import blended
-from SAM2PropagateLib.engine.doubt import Evidence, doubt_of, figures_of
 from SAM2PropagateLib.engine.front import Tracked
 from SAM2PropagateLib.engine.keyframes import Keyframe
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
@@ -87,18 +86,18 @@ def tracked(value: float, iou: float = 0.9, score: float = 5.0) -> Tracked:
 
 
 def test_blending_follows_nearness_and_confidence() -> None:
-    logits, _, _ = blended(tracked(6), tracked(-6), 1, 9)
+    logits, _, _, _ = blended(tracked(6), tracked(-6), 1, 9)
     assert (logits > 0).all()
-    logits, _, _ = blended(tracked(6), tracked(-6), 9, 1)
+    logits, _, _, _ = blended(tracked(6), tracked(-6), 9, 1)
     assert (logits < 0).all()
-    logits, _, _ = blended(tracked(6, iou=0.9), tracked(-6, iou=0.3), 5, 5)
+    logits, _, _, _ = blended(tracked(6, iou=0.9), tracked(-6, iou=0.3), 5, 5)
     assert (logits > 0).all()
     # A side that says "nothing here at all" is one vote, not a veto.
-    logits, _, _ = blended(tracked(6), tracked(-1024), 2, 8)
+    logits, _, _, _ = blended(tracked(6), tracked(-1024), 2, 8)
     assert (logits > 0).all()
-    logits, iou, score = blended(None, tracked(-3, iou=0.7, score=-2), 0, 4)
+    logits, iou, score, agreement = blended(None, tracked(-3, iou=0.7, score=-2), 0, 4)
     assert float(logits[0, 0]) == -3
-    assert (float(iou), float(score)) == (pytest.approx(0.7), -2)
+    assert (float(iou), float(score)) == (pytest.approx(0.7), -2) and agreement is None
 
 
 def test_cleaning_takes_specks_and_holes_but_never_all() -> None:
@@ -225,26 +224,6 @@ def test_a_click_on_an_empty_mask_adds_what_the_model_sees() -> None:
     thing[2:9, 3:12] = True
     assert (changed(refined, nothing, thing, (5.0, 5.0, True)) == thing).all()
     assert changed(refined, nothing, nothing, (5.0, 5.0, False)) is nothing
-
-
-def test_doubt_grows_with_every_reason() -> None:
-    sure = doubt_of(Evidence(iou=0.95, object_score=8))
-    assert 0 <= sure < 0.1
-    assert doubt_of(Evidence(iou=0.5, object_score=8)) > sure
-    assert doubt_of(Evidence(iou=0.95, object_score=0.1)) > sure
-    assert doubt_of(Evidence(iou=0.95, object_score=8, agreement=0.4)) > sure
-    assert doubt_of(Evidence(iou=0.95, object_score=8, sharpness=0.4)) > sure
-    assert doubt_of(Evidence(iou=0.95, object_score=8, is_cut=True)) == 1
-    # Surely absent is no reason for doubt, whatever the IoU of the empty mask.
-    assert doubt_of(Evidence(iou=0.1, object_score=-9)) < 0.1
-    # But where it was just there.
-    ends = [doubt_of(Evidence(iou=0.1, object_score=-9, lost=lost)) for lost in range(1, 30)]
-    assert ends[0] > 0.6 and ends == sorted(ends, reverse=True) and ends[-1] < 0.02
-    numbers = (torch.tensor(0.9), torch.tensor(9.0))
-    empty, full, faint = (figures_of(torch.full((4, 4), value), *numbers).numpy() for value in (-9.0, 9, 0.5))
-    assert Evidence.read(empty, lost=2).lost == 2 and Evidence.read(full, lost=2).lost == 0
-    assert Evidence.read(full).sharpness == 1 and Evidence.read(faint).sharpness == 0.5
-    assert Evidence.read(full).iou == pytest.approx(0.9) and Evidence.read(full).object_score == 9
 
 
 @given(st.integers(4, 40), st.integers(4, 40), st.sampled_from([16, 32, 64]))

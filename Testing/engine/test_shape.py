@@ -66,12 +66,12 @@ def test_sides_that_agree_need_no_shape() -> None:
     agreed = tracked(disc(8), 5.0)
     shapes = (Shape.of(disc(3)), Shape.of(disc(3)))
     assert disagreement(agreed, agreed) == 0
-    logits, _, _ = blended(agreed, agreed, 3, 3, shapes)
+    logits, _, _, _ = blended(agreed, agreed, 3, 3, shapes)
     assert torch.equal(logits > 0, agreed.logits > 0)
     lost = tracked(torch.full((64, 64), -1024.0), -5.0)
     assert disagreement(agreed, lost) == 1 and disagreement(lost, lost) == 0
-    with_shapes, _, _ = blended(agreed, lost, 3, 3, (Shape.of(disc(8)), Shape.of(disc(8))))
-    without, _, _ = blended(agreed, lost, 3, 3)
+    with_shapes, _, _, _ = blended(agreed, lost, 3, 3, (Shape.of(disc(8)), Shape.of(disc(8))))
+    without, _, _, _ = blended(agreed, lost, 3, 3)
     assert abs(radius_of((with_shapes > 0).numpy()) - 8) < 0.7
     assert not (without > 0).any()
 

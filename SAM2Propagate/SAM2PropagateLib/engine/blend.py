@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from SAM2PropagateLib.engine.doubt import overlap
 from SAM2PropagateLib.engine.front import Tracked
 from SAM2PropagateLib.engine.shape import Shape, between
 
@@ -32,12 +33,11 @@ def blended(
     from_left: int,
     from_right: int,
     shapes: tuple[Shape, Shape] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Return the logits of a frame from one or both sides.
 
     Where the sides disagree, a shape between those of the keyframes counts, too: up to half, and more the
-        less
-    they agree.
+    less they agree.
 
     Args:
         left: the side that came forward, `from_left` frames from its keyframe; or None.
@@ -46,12 +46,13 @@ def blended(
 
     Returns:
         Logits (float32, 4h x 4w), predicted IoU and object score, each weighted by nearness and confidence,
-        on the device.
+        and how well the result agrees with both sides, weighted likewise: mean Dice, or None for a single
+        side. All on the device.
     """
     if left is None or right is None:
         only = left if left is not None else right
         assert only is not None
-        return only.logits.float(), only.iou, only.object_score
+        return only.logits.float(), only.iou, only.object_score, None
     weight_left = confidence(left) * from_right
     weight_right = confidence(right) * from_left
     share = weight_left / (weight_left + weight_right)
@@ -65,4 +66,6 @@ def blended(
         logits = logits + trust * between(*shapes, way)
     iou = share * left.iou + (1 - share) * right.iou
     score = share * left.object_score + (1 - share) * right.object_score
-    return logits, iou, score
+    # A side that has lost the segment says little against one that has not.
+    agreement = share * overlap(logits, left.logits) + (1 - share) * overlap(logits, right.logits)
+    return logits, iou, score, agreement

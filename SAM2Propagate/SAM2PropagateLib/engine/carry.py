@@ -222,14 +222,13 @@ class Carrier:
     @staticmethod
     def _finished(job: Job, frame: int, left: Tracked | None, right: Tracked | None) -> Ready:
         stretch = job.stretch
-        logits, iou, score = blended(
+        logits, iou, score, agreement = blended(
             left,
             right,
             0 if stretch.left is None else frame - stretch.left,
             0 if stretch.right is None else stretch.right - frame,
             job.shapes,
         )
-        agreement = None if left is None or right is None else overlap(left.logits, right.logits)
         if job.end is not None and stretch.absent is not None:
             share = (frame - job.end.source) / (stretch.absent - job.end.source)
             before, logits = logits, closed(logits, job.too_deep, share)

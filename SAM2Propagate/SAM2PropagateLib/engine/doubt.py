@@ -20,11 +20,12 @@ class Evidence:
     Attributes:
         iou: the model's estimate of the mask's IoU, 0 to 1.
         object_score: logit that the segment is on the frame.
-        agreement: Dice of the two sides' masks, or of the model's mask and its closed form before an absent
-            mark; 1 for a single side.
+        agreement: mean Dice of the mask and the two sides' masks, weighted as they are blended, or of the
+            model's mask and its closed form before an absent mark; 1 for a single side.
         sharpness: share of the mask's pixels whose logit is clearly away from 0, 0 to 1.
         is_cut: whether the mask reaches an edge of the crop that is not the frame's edge.
         lost: frames without a trace of the segment in a row, this one included; 0 where there is a mask.
+        is_gap: whether both sides have lost it, between two keyframes that show it.
     """
 
     iou: float
@@ -33,17 +34,22 @@ class Evidence:
     sharpness: float = 1.0
     is_cut: bool = False
     lost: int = 0
+    is_gap: bool = False
 
     @staticmethod
-    def read(figures: np.ndarray, *, is_cut: bool = False, lost: int = 0) -> Evidence:
+    def read(
+        figures: np.ndarray, *, is_cut: bool = False, lost: int = 0, is_between: bool = False
+    ) -> Evidence:
         """Return the evidence of a propagated frame.
 
         Args:
             figures: what `figures_of` returned, read back.
+            is_between: whether keyframes on both sides show the segment. See `Evidence` for the others.
         """
         iou, score, agreement, area, unsure = figures.tolist()
         sharpness = area / (area + unsure) if area + unsure else 1.0
-        return Evidence(iou, score, agreement, sharpness, is_cut, 0 if area else lost)
+        lost = 0 if area else lost
+        return Evidence(iou, score, agreement, sharpness, is_cut, lost, is_between and lost > 0)
 
 
 def figures_of(
@@ -74,9 +80,10 @@ def doubt_of(evidence: Evidence) -> float:
     chosen on, with motion, it was below on 2 of 58 masks with a doubt under 0.3, on 5 % of those from 0.3 to
     0.4, 22 % from 0.4 to 0.5, 42 % from 0.5 to 0.6 and 76 % of those above 0.8. Of empty masks it says too
     little: 19 of 109 with a doubt under 0.1 missed the structure, and 32 of 120 with one from 0.1 to 0.4
-    (Testing/benchmarks/results/2026-11-30-accuracy-int8.md).
+    (Testing/benchmarks/results/2026-11-30-accuracy-int8.md; 2026-11-30-doubt.md has what else was tried).
     """
-    if evidence.is_cut:
+    # Hardly any structure is in two pieces.
+    if evidence.is_cut or evidence.is_gap:
         return 1.0
     presence = 1 / (1 + math.exp(-max(-30.0, min(30.0, evidence.object_score))))
     undecided = 1 - abs(2 * presence - 1)

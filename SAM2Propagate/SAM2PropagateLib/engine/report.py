@@ -61,7 +61,8 @@ class Ready:
         mask = native_mask(shown, job.track.crop, self.grid)
         sides = [job.found(front, self.frame) for front in job.fronts]
         lost = 0 if self.is_draft else min(side.lost for side in sides if side is not None)
-        evidence = Evidence.read(figures, is_cut=looking.is_cut(mask, job.track.crop), lost=lost)
+        is_cut = looking.is_cut(mask, job.track.crop)
+        evidence = Evidence.read(figures, is_cut=is_cut, lost=lost, is_between=len(sides) > 1)
         doubt = doubt_of(evidence)
         if self.is_draft:
             # Doubtful until the other side, or the segment's end, is known.
