@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from SAM2PropagateLib.engine.motion import MotionStore
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.training import finetune as module
@@ -295,6 +296,21 @@ def test_time_counts_from_the_first_step(tmp_path: Path, monkeypatch: pytest.Mon
     trainer.run(Killer())
     assert trainer.progress.step == 10 and trainer.progress.seconds == pytest.approx(10)
     assert [score["step"] for score in trainer.progress.scores] == [0, 5, 10]
+
+
+def test_measuring_carries_masks_along_the_motion(cases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [Source(find_cases(cases)[0], (0,))]
+    registered: list[int] = []
+
+    class Watched(MotionStore):
+        def close(self) -> None:
+            registered.append(self.registered_pairs)
+            super().close()
+
+    monkeypatch.setattr("SAM2PropagateLib.engine.session.MotionStore", Watched)
+    Validation(sources, CaseShelf(), most=1, keeps_features=True).score(small_model())
+    # It is closed at the end: its thread would stay.
+    assert len(registered) == 1 and registered[0] > 0
 
 
 def test_measuring_keeps_features_within_a_budget_and_can_be_ended(cases: Path) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from SAM2PropagateLib.engine.device import compute_dtype
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.training.features import FrameStock
 from SAM2PropagateLib.training.looks import StockFrames
 from SAM2PropagateLib.training.parts import IMAGE, Learning
+from SAM2PropagateLib.training.precision import as_in_use
 from SAM2PropagateLib.training.warps import Propose, proposer
 
 
@@ -37,8 +36,7 @@ class ImageHalf:
     @staticmethod
     def of(loaded: LoadedModel, learning: Learning) -> ImageHalf:
         """Return the image half of a model about to learn."""
-        dtype = compute_dtype(loaded.device, "auto")
-        steps = SAM2Steps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
+        steps = SAM2Steps(as_in_use(loaded))
 
         def images(images: torch.Tensor) -> FrameStock:
             return FrameStock((images.half(),))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from SAM2PropagateLib.engine.cpu_attention import PlainAttention
-from SAM2PropagateLib.engine.device import compute_dtype
+from SAM2PropagateLib.engine.device import compute_dtype, uses_int8
+from SAM2PropagateLib.engine.family import LoadedModel
 
 _CONVOLUTIONS = (torch.conv2d, torch.conv_transpose2d)
 
@@ -26,6 +29,12 @@ class _PreciseConvolutions(TorchFunctionMode):
         image, *rest = args
         with torch.autocast("cpu", enabled=False):
             return func(image.float(), *rest, **(kwargs or {}))
+
+
+def as_in_use(loaded: LoadedModel) -> LoadedModel:
+    """Return a copy of a model that learns, in the precision that the engine chooses by itself."""
+    dtype, int8 = compute_dtype(loaded.device), uses_int8(loaded.device)
+    return replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype, int8=int8)
 
 
 @contextmanager

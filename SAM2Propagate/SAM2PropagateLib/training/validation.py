@@ -1,18 +1,17 @@
-"""Measuring while training, with the engine itself: one box on the largest slice, no range."""
+"""Measuring while training, with the engine itself, as in use: one box on the largest slice, no range."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from SAM2PropagateLib.engine.device import compute_dtype
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.looking import STRETCHED
+from SAM2PropagateLib.engine.memory_limits import motion_budget
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession, SessionSettings
 from SAM2PropagateLib.engine.steps import SAM2Steps
@@ -20,6 +19,7 @@ from SAM2PropagateLib.evaluation.protocol import EvaluatedSession, EvaluationOpt
 from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.training.pool import CaseShelf, Source
+from SAM2PropagateLib.training.precision import as_in_use
 
 _STRUCTURE_BYTES = 1_000_000_000  # of features, while a structure is measured
 _FEATURE_BYTES = 3_000_000_000  # kept from one measuring to the next, of all structures together
@@ -90,8 +90,7 @@ class Validation:
             between: called often, before each structure and with each frame; what it raises ends the
                 measuring.
         """
-        dtype = compute_dtype(loaded.device, "auto")
-        steps = SAM2Steps(replace(loaded, model=copy.deepcopy(loaded.model), dtype=dtype))
+        steps = SAM2Steps(as_in_use(loaded))
         style = loaded.metadata.get("view", STRETCHED)
         found = []
         for number, (source, structure) in enumerate(self._chosen):
@@ -102,9 +101,14 @@ class Validation:
                 new = FeatureStore(encode, loaded.device, _STRUCTURE_BYTES, _STRUCTURE_BYTES)
                 return self._stores.setdefault(number, new) if self._keeps else new
 
-            settings = SessionSettings(_TRACKED_AT_ONCE, style)
+            settings = SessionSettings(_TRACKED_AT_ONCE, style, motion_budget=motion_budget())
             session = EngineSession(steps, target.frames, None, store, settings)
-            scores = evaluate(target, _WatchedSession(session, between), EvaluationOptions(corrections=0))
+            try:
+                scores = evaluate(target, _WatchedSession(session, between), EvaluationOptions(corrections=0))
+            finally:
+                # The features stay: they may be kept for the next time.
+                assert session.motion is not None
+                session.motion.close()
             if self.kept_bytes > self._budget:
                 self._stores.pop(number, None)
             found.append(
