@@ -109,6 +109,8 @@ def test_a_server_that_cannot_be_used_is_not_replaced_by_this_computer(
     assert text in module.ui.messageLabel.text
     # Nothing was computed anywhere: not on this computer either.
     assert controller.device == "" and not controller.isWaiting
+    module.ui.computerComboBox.setCurrentIndex(0)
+    assert module.ui.messageFrame.isHidden()
 
 
 def test_a_name_that_is_still_being_typed_can_be_tested(module: Any, dialogs: ScriptedDialogs) -> None:
@@ -182,6 +184,8 @@ def test_the_title_names_the_computer_and_a_missing_gpu(module: Any) -> None:
     controller.wait(60)
     assert module.ui.modelCollapsibleButton.text == "Model and computer: gpu1 (processor)"
     assert "no GPU on gpu1" in module.ui.messageLabel.text
+    module.ui.computerComboBox.setCurrentIndex(0)
+    assert module.ui.messageFrame.isHidden()
 
 
 def test_the_progress_of_sending_a_volume_is_shown_before_a_preview_too(module: Any) -> None:

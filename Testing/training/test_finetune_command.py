@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,16 +19,19 @@ import numpy as np
 import pytest
 import torch
 
+from SAM2PropagateLib.cli import finetune as finetune_command
 from SAM2PropagateLib.cli.arguments import parse_arguments
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand
 from SAM2PropagateLib.cli.finetune import _told
 from SAM2PropagateLib.cli.main import main
+from SAM2PropagateLib.cohort.fleet import Sharing
 from SAM2PropagateLib.engine.build import build_model, model_config
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.files.segmentation import read_segmentation
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.training.finetune import FinetuneResult, can_resume, work_folder
 from SAM2PropagateLib.training.parts import HEADS, MEMORY, PROMPTS, part_of
+from Testing.cohort.cases import SerialFleet
 from Testing.training.samples import loaded, write_case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +95,28 @@ def test_workers_evaluate_as_this_process_does(cases: Path, model: Path, tmp_pat
             target["scores"] |= {"seconds": 0, "correction_seconds": 0}
         document["mean"]["slices_per_second"] = 0
     assert here == there
+
+
+def test_workers_encode_before_the_training(
+    cases: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a stand-in for the workers; that their looks are the same is seen in `test_finetune`."""
+    asked: list[Sharing] = []
+
+    def workers(sharing: Sharing, *_: object) -> AbstractContextManager[SerialFleet]:
+        asked.append(sharing)
+        return nullcontext(SerialFleet())
+
+    monkeypatch.setattr(finetune_command, "open_workers", workers)
+    monkeypatch.setattr(finetune_command, "begin_computing", lambda device, gpus: device)
+    new = tmp_path / "mine.safetensors"
+    given = ("finetune", "--cases", cases, "--from", model, "--epochs", 1, "--batch", 8, "--device", "cpu")
+    code, _, err = cli(tmp_path, *given, "--out", new, "--workers", 2)
+    assert code == 0 and new.is_file(), err
+    assert asked == [Sharing(workers=2)]
+    done, total = re.findall(r"Encoding: (\d+) of (\d+)", err)[-1]
+    assert done == total != "0"
+    assert err.index("Encoding: ") < err.index("Training on")
 
 
 def test_cases_to_measure_on_and_further_parts(cases: Path, model: Path, tmp_path: Path) -> None:

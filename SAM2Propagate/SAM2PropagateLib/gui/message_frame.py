@@ -11,6 +11,8 @@ from SAM2PropagateLib.texts import tr as _
 
 # Pixels; the size of a message's icon.
 _ICON = 22
+# Codes of messages about the chosen computer, beside the worker's errors and what was refused for it.
+_OF_COMPUTER = ("no_gpu", "worker_log", "model_not_there")
 
 
 class MessageFrame:
@@ -72,6 +74,13 @@ class MessageFrame:
     def recovered(self, _none: None = None) -> None:
         """Drops the worker's error, as the worker works again."""
         if self._message is not None and self._message.isOfWorker:
+            self.dismiss()
+
+    def leftComputer(self) -> None:
+        """Drops what was said about the computer or refused, as another computer is chosen."""
+        self.recovered()
+        self.wentOn()
+        if self._message is not None and self._message.code in _OF_COMPUTER:
             self.dismiss()
 
     def wentOn(self, _none: None = None) -> None:

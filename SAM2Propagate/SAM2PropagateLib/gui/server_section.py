@@ -139,6 +139,7 @@ class ServerSection:
             self._computer.choose(host=ui.hostLineEdit.text, python=ui.remotePythonLineEdit.text)
 
     def _changed(self, _none: None = None) -> None:
+        self._messages.leftComputer()
         put(self._ui.serverStatusLabel, self._computer.problem if self._computer.host else "")
 
     def _test(self) -> None:
