@@ -16,6 +16,7 @@ from PySide6 import QtCore, QtWidgets
 
 from Headless.fake_session import FakeSession
 from SAM2PropagateLib import __version__
+from SAM2PropagateLib.app.events import UserMessage
 from SAM2PropagateLib.gui.install import PACKAGES
 from SAM2PropagateLib.gui.server_section import installCommand
 from SAM2PropagateLib.worker.library_files import own_version
@@ -216,7 +217,9 @@ def test_the_install_command_is_shown_and_copied(module: Any, dialogs: ScriptedD
     assert not set(inside) & set('"$`!\\')
 
 
-def test_an_answer_below_the_edge_is_scrolled_into_view(module: Any, dialogs: ScriptedDialogs) -> None:
+@pytest.fixture
+def smallArea(module: Any) -> Iterator[QtWidgets.QScrollArea]:  # noqa: N802
+    """The panel in an area that shows only a part of it."""
     area = QtWidgets.QScrollArea()
     area.setWidgetResizable(True)
     area.setWidget(module.panel)
@@ -224,17 +227,44 @@ def test_an_answer_below_the_edge_is_scrolled_into_view(module: Any, dialogs: Sc
     area.show()
     module.ui.modelCollapsibleButton.collapsed = False
     choose(module)
-    QtWidgets.QApplication.processEvents()
-    label, viewport = module.ui.serverStatusLabel, area.viewport()
-    module.ui.installCommandButton.click()
+    settle()
+    yield area
+    area.takeWidget()
+
+
+def settle() -> None:
     for _ in range(5):
         QtWidgets.QApplication.processEvents()
-    top = label.mapTo(viewport, QtCore.QPoint(0, 0)).y()
-    try:
-        assert label.isVisible() and label.height > 50
-        assert top >= 0 and top + label.height <= viewport.height, (top, label.height)
-    finally:
-        area.takeWidget()
+
+
+def isInView(widget: Any, area: QtWidgets.QScrollArea) -> bool:  # noqa: N802
+    viewport = area.viewport()
+    top = widget.mapTo(viewport, QtCore.QPoint(0, 0)).y()
+    return widget.isVisible() and top >= 0 and top + widget.height <= viewport.height
+
+
+def test_an_answer_below_the_edge_is_scrolled_into_view(
+    module: Any,
+    smallArea: QtWidgets.QScrollArea,  # noqa: N803
+    dialogs: ScriptedDialogs,
+) -> None:
+    module.ui.installCommandButton.click()
+    settle()
+    assert module.ui.serverStatusLabel.height > 50 and isInView(module.ui.serverStatusLabel, smallArea)
+
+
+@pytest.mark.parametrize(("level", "comes"), [("error", True), ("warning", True), ("info", False)])
+def test_what_is_wrong_is_scrolled_into_view(
+    level: str,
+    comes: bool,
+    module: Any,
+    smallArea: QtWidgets.QScrollArea,  # noqa: N803
+) -> None:
+    smallArea.ensureWidgetVisible(module.ui.copyLibraryButton)
+    settle()
+    module.widget.logic.controller.message.emit(UserMessage(level, "There is no computer named “gpu1”."))
+    settle()
+    assert module.ui.messageFrame.isVisible() and isInView(module.ui.messageFrame, smallArea) == comes
 
 
 _PYTHON = """#!/bin/sh

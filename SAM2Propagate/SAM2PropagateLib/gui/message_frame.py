@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from SAM2PropagateLib.app.events import UserMessage
+from SAM2PropagateLib.gui.application import Later
 from SAM2PropagateLib.gui.dialogs import Dialogs
-from SAM2PropagateLib.gui.widgets import Connections, enable
+from SAM2PropagateLib.gui.widgets import Connections, enable, reveal
 from SAM2PropagateLib.texts import tr as _
 
 # Pixels; the size of a message's icon.
@@ -32,6 +33,9 @@ class MessageFrame:
         self._message: UserMessage | None = None
         self._error: UserMessage | None = None
         self._isOfScene = False
+        # Only after the layouts have made room for a message it is known where that is.
+        self._reveal = Later()
+        self._reveal.calls(lambda: reveal(ui.messageFrame))
         self._connections = Connections()
         for button, act in (
             (ui.logButton, self._showLog),
@@ -44,9 +48,10 @@ class MessageFrame:
     def close(self) -> None:
         """Disconnects the widgets."""
         self._connections.close()
+        self._reveal.close()
 
     def say(self, message: UserMessage, isOfScene: bool = False) -> None:
-        """Shows a message.
+        """Shows a message, and scrolls to it if something is wrong.
 
         Args:
             isOfScene: the message is dropped when the scene is closed.
@@ -65,6 +70,8 @@ class MessageFrame:
         ui.messageIcon.toolTip = level
         ui.messageLabel.text = message.text
         ui.messageFrame.setVisible(True)
+        if message.level != "info":
+            self._reveal.start()
         self._showLogButtons()
 
     def dismiss(self) -> None:
