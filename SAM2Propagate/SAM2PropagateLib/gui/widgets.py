@@ -26,7 +26,7 @@ def choose(box: Any, value: str) -> None:
 
 
 def reveal(widget: Any) -> None:
-    """Scrolls the area around a widget, if there is one, until the widget is in view; a hidden one is left."""
+    """Scrolls the area around a widget, if there is one, until the widget is in view, unless it is hidden."""
     area = widget.parentWidget() if widget.visible else None
     while area is not None and not hasattr(area, "ensureWidgetVisible"):
         area = area.parentWidget()
