@@ -116,7 +116,7 @@ def test_workers_encode_before_the_training(
     assert asked == [Sharing(workers=2)]
     done, total = re.findall(r"Encoding: (\d+) of (\d+)", err)[-1]
     assert done == total != "0"
-    assert err.index("Encoding: ") < err.index("Training on")
+    assert err.index("Encoding: ") < err.index("Training: step")
 
 
 def test_cases_to_measure_on_and_further_parts(cases: Path, model: Path, tmp_path: Path) -> None:
