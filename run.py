@@ -117,7 +117,7 @@ def say(line: str) -> None:
 
 
 def layers_of(command: str, arguments: "list[str]") -> "tuple[str, ...]":
-    """The layers that a command needs with these arguments."""
+    """Return the layers that a command needs with these arguments."""
     if command != "cli" or not arguments:
         return COMMANDS[command]
     shares = any(word.split("=")[0] in SHARING_OPTIONS for word in arguments)
@@ -170,7 +170,7 @@ def missing_libraries(
 
 
 def missing_packages(command: str = "test") -> "list[str]":
-    """The Debian packages to install before `command` can draw pictures here; empty where none is missing."""
+    """Return the Debian packages to install before `command` can draw pictures here; often none."""
     if platform.system() != "Linux" or command in ("cli", "check"):
         return []
     wanted = dict(RENDERING_LIBRARIES, **(QT_LIBRARIES if command in ("test", "bench") else {}))
@@ -200,7 +200,7 @@ class State(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> "State | None":
-        """The state in `folder`, or None where there is none that can be read."""
+        """Return the state in `folder`, or None where there is none that can be read."""
         try:
             values = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
             return cls(str(values["python"]), dict(values["layers"]), str(values["unfinished"]))
@@ -215,17 +215,17 @@ class State(NamedTuple):
 
 
 def venv_python(folder: Path) -> Path:
-    """The Python of the virtual environment in `folder`."""
+    """Return the Python of the virtual environment in `folder`."""
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def torch_override() -> "list[str]":
-    """What to give pip in place of the pinned torch: SAM2PROPAGATE_TORCH, split as a shell would."""
+    """Return what to give pip in place of the pinned torch: SAM2PROPAGATE_TORCH, split as a shell would."""
     return shlex.split(os.environ.get("SAM2PROPAGATE_TORCH", ""))
 
 
 def fingerprint(root: Path, layer: Layer, python: str) -> str:
-    """What a layer's installation depends on, as one hash: it is installed again when that changes."""
+    """Return a hash of what a layer's installation depends on: it is installed again when that changes."""
     digest = hashlib.sha256()
     for name in (layer.name + ".txt", "constraints.txt"):
         digest.update((root / "requirements" / name).read_bytes().replace(b"\r\n", b"\n"))
@@ -235,7 +235,7 @@ def fingerprint(root: Path, layer: Layer, python: str) -> str:
 
 
 def missing_layers(root: Path, names: "tuple[str, ...]") -> "list[str]":
-    """The layers of `names` that are not installed as their files say, in order."""
+    """Return the layers of `names` that are not installed as their files say, in order."""
     folder = root / ".venv"
     state = State.read(folder)
     if state is None or state.unfinished or not venv_python(folder).exists():
@@ -274,7 +274,7 @@ def _try_lock(handle: "Any") -> bool:
 
 
 def clean_environment(**changes: str) -> "dict[str, str]":
-    """The environment for a process of .venv: without what would lead it to other Pythons' packages."""
+    """Return the environment for a process of .venv, without what leads to other Pythons' packages."""
     unwanted = {"PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP"}
     unwanted |= {"PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_HASHES"}
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
@@ -282,7 +282,7 @@ def clean_environment(**changes: str) -> "dict[str, str]":
 
 
 def folder_mib(folder: Path) -> int:
-    """The size of everything in a folder, in MiB."""
+    """Return the size of everything in a folder, in MiB."""
     total = 0
     for path, _, names in os.walk(str(folder)):
         for name in names:
@@ -341,7 +341,7 @@ def make_venv(folder: Path) -> None:
 
 
 def pip_command(root: Path, layer: Layer) -> "list[str]":
-    """The pip call that installs a layer; its relative names are meant from the folder requirements/."""
+    """Return the pip call that installs a layer; relative names in it start at the folder requirements/."""
     command = [str(venv_python(root / ".venv")), "-m", "pip", "install"]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off", *layer.pip_options]
     override = torch_override() if layer.name == "torch" else []
@@ -355,7 +355,7 @@ def pip_command(root: Path, layer: Layer) -> "list[str]":
 
 
 def explain_failure(layer: Layer, output: str, log: Path) -> Problem:
-    """What a failed pip run means for the user."""
+    """Return what a failed pip run means for the user."""
     title = f"Installing {layer.title} failed: "
     if re.search(r"No space left on device|Errno 28|not enough space on the disk", output):
         return Problem(title + "the disk is full. Make room and run this again.")
@@ -424,7 +424,7 @@ def install_layer(root: Path, layer: Layer, label: str) -> None:
 
 
 def worth_saying(line: str) -> str:
-    """The part of a line of pip's output that the user wants to see, or nothing."""
+    """Return the part of a line of pip's output that the user wants to see, or nothing."""
     match = re.match(r"\s*Downloading (?:\S*/)?([^\s/]+) \(([\d.]+) ([kMG]B)\)", line)
     if match and (match.group(3) == "GB" or (match.group(3) == "MB" and float(match.group(2)) >= 5)):
         name = "-".join(match.group(1).split("-")[:2])

@@ -95,7 +95,7 @@ def _body(text: str, start: int) -> str:
 
 
 def _statements(text: str) -> list[str]:
-    """Declarations, without the bodies of the inline ones."""
+    """Return declarations, without the bodies of the inline ones."""
     while re.search(r"{[^{}]*}", text):
         text = re.sub(r"{[^{}]*}", ";", text)
     return [" ".join(piece.split()) for piece in text.split(";") if piece.strip()]

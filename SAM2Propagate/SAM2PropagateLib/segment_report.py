@@ -122,6 +122,7 @@ def _run(result: JobResult) -> dict[str, Any]:
 
 
 def segment_values(segment: SegmentResult, geometry: VolumeGeometry, axis: int) -> dict[str, Any]:
+    """Return a segment's entry in the report: its size, slices and doubts, as values that JSON can hold."""
     voxels = int(np.count_nonzero(segment.mask))
     voxel_ml = abs(float(np.linalg.det(geometry.ijk_to_ras[:3, :3]))) / 1000.0
     others = tuple(other for other in range(3) if other != 2 - axis)

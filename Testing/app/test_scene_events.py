@@ -212,7 +212,7 @@ def test_what_was_edited_before_saving_is_still_an_edit_after_loading(headless, 
     case.controller.close()
 
 
-def test_masking_of_the_segment_editor_keeps_a_neighbour_whole(case):
+def test_masking_of_the_segment_editor_keeps_a_neighbor_whole(case):
     scene = case.headless.scene
     settings = scene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
     settings.UnRegister(None)

@@ -32,7 +32,7 @@ def test_a_spread_is_median_and_extremes() -> None:
             spread(values)
 
 
-def test_ratios_compare_neighbours_not_medians() -> None:
+def test_ratios_compare_neighbors_not_medians() -> None:
     """Rounds on a machine that is twice as slow in the second: each ratio is 2, as no ratio of medians is."""
     ratio = paired_ratios([20.0, 10.0, 6.0], [10.0, 5.0, 3.0])
     assert (ratio.median, ratio.low, ratio.high, ratio.count) == (2.0, 2.0, 2.0, 3)

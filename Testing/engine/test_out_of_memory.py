@@ -205,8 +205,8 @@ def test_motion_for_which_there_was_no_memory_is_registered_when_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = opened(blocks(), motion_budget=1 << 24)
-    failing = Shortage(motion.imaging.to_grey, first=3, times=1, error=MemoryError())
-    monkeypatch.setattr(motion.imaging, "to_grey", failing)
+    failing = Shortage(motion.imaging.to_gray, first=3, times=1, error=MemoryError())
+    monkeypatch.setattr(motion.imaging, "to_gray", failing)
     masks: dict[int, FrameMask] = {}
     with pytest.raises(SAM2PropagateError) as caught:
         propagated(one, ONE, masks)

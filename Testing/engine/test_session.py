@@ -22,7 +22,7 @@ from SAM2PropagateLib.run_options import RunOptions, RunRequest
 from Testing.engine.fake_steps import FakeSteps, blocks, frames_of, session
 
 BRIGHT_BOX = FramePrompts(box=(7.5, 7.5, 23.5, 23.5))
-GREY_CLICK = FramePrompts(clicks=((40.0, 44.0, True),))
+GRAY_CLICK = FramePrompts(clicks=((40.0, 44.0, True),))
 
 
 def segment(
@@ -138,7 +138,7 @@ def test_taking_a_correction_back_needs_no_computing() -> None:
     assert all(np.array_equal(mask.mask, first[key].mask) for key, mask in again.items())
 
 
-def test_a_mask_keyframe_is_honoured_exactly() -> None:
+def test_a_mask_keyframe_is_honored_exactly() -> None:
     volume = blocks()
     generator = np.random.default_rng(1)
     drawn = generator.random(volume.shape[1:]) > 0.7
@@ -196,7 +196,7 @@ def test_two_keyframes_meet_in_one_blended_mask() -> None:
     volume[:, 26:30, 8:24] = 60
     wide = np.zeros((64, 64), bool)
     wide[8:24, 8:24] = True
-    keyframes = {0: FramePrompts(mask=wide), 19: GREY_CLICK}
+    keyframes = {0: FramePrompts(mask=wide), 19: GRAY_CLICK}
     masks, _ = run(session(volume), segment(keyframes))
     gray = volume[0] == 120
     assert overlap(masks["bright", 1].mask, wide) > 0.95 > 0.1 > overlap(masks["bright", 1].mask, gray)
@@ -326,7 +326,7 @@ def test_several_segments_share_one_pass() -> None:
     volume = blocks()
     steps = FakeSteps()
     masks, summary = run(
-        session(volume, steps=steps), segment({8: BRIGHT_BOX}), segment({8: GREY_CLICK}, "gray")
+        session(volume, steps=steps), segment({8: BRIGHT_BOX}), segment({8: GRAY_CLICK}, "gray")
     )
     assert len(masks) == 40
     assert same(masks["gray", 3].mask, volume[3] == 120)
@@ -380,8 +380,8 @@ def test_previews_between_two_steps_do_not_disturb_a_run() -> None:
     masks: dict[int, FrameMask] = {}
 
     def between(done: float) -> None:
-        assert opened.preview(3, GREY_CLICK, "other").mask.any()
-        assert opened.preview(5, GREY_CLICK, "bright").mask.any()
+        assert opened.preview(3, GRAY_CLICK, "other").mask.any()
+        assert opened.preview(5, GRAY_CLICK, "bright").mask.any()
 
     opened.propagate(
         RunRequest((segment({8: BRIGHT_BOX}),)), lambda m: masks.__setitem__(m.frame, m), between
@@ -424,27 +424,27 @@ def test_frames_of_a_window_that_nothing_uses_make_room_for_those_of_the_present
     opened = session(volume, store=lambda encode: FeatureStore(encode, torch.device("cpu"), size))
     assert opened.encode_ahead(range(20), lambda: False) == 20
     opened.set_frames(frames_of(volume, Window(300, 150)))
-    opened.preview(8, GREY_CLICK, "gray")
+    opened.preview(8, GRAY_CLICK, "gray")
     assert opened.encode_ahead(range(20), lambda: False) == 19
     # What a segment was carried in stays, until it is carried anew.
-    run(opened, segment({8: GREY_CLICK}, "gray"))
+    run(opened, segment({8: GRAY_CLICK}, "gray"))
     opened.set_frames(frames_of(volume, Window(400, 200)))
     assert opened.features.nbytes == size
-    assert run(opened, segment({8: GREY_CLICK}, "gray"), everything=True)[1].frames_encoded == 0
-    run(opened, segment({8: GREY_CLICK}, "gray", last=9), anew=True)
+    assert run(opened, segment({8: GRAY_CLICK}, "gray"), everything=True)[1].frames_encoded == 0
+    run(opened, segment({8: GRAY_CLICK}, "gray", last=9), anew=True)
     assert opened.features.nbytes == size // 2
 
 
 def test_what_was_not_carried_yet_is_seen_through_the_present_window() -> None:
     opened = session(blocks())
     run(opened, segment({8: BRIGHT_BOX}))
-    opened.preview(8, GREY_CLICK, "gray")
+    opened.preview(8, GRAY_CLICK, "gray")
     encoded = opened.features.encoded_frames
     opened.set_frames(frames_of(blocks(), Window(300, 150)))
-    opened.preview(8, GREY_CLICK, "gray")
+    opened.preview(8, GRAY_CLICK, "gray")
     assert opened.features.encoded_frames == encoded + 1
     opened.encode_ahead(range(20), lambda: False)
-    _, summary = run(opened, segment({8: GREY_CLICK}, "gray"))
+    _, summary = run(opened, segment({8: GRAY_CLICK}, "gray"))
     assert summary.frames_encoded == 0
     # The first one is still in its own.
     assert not run(opened, segment({8: BRIGHT_BOX}))[0]
@@ -549,7 +549,7 @@ class FullDevice(FakeSteps):
 
 def test_out_of_memory_means_smaller_batches_and_the_same_masks() -> None:
     steps = FullDevice(limit=1)
-    two = (segment({8: BRIGHT_BOX}), segment({8: GREY_CLICK}, "gray"))
+    two = (segment({8: BRIGHT_BOX}), segment({8: GRAY_CLICK}, "gray"))
     masks, _ = run(session(blocks(), steps=steps), *two)
     expected, _ = run(session(blocks()), *two)
     assert masks.keys() == expected.keys()
@@ -639,7 +639,7 @@ AHEAD: dict[str, tuple[dict[int, FramePrompts], ...]] = {
     "both ends": ({8: BRIGHT_BOX},),
     "two keyframes": ({2: BRIGHT_BOX, 17: BRIGHT_BOX},),
     "an absent mark": ({2: BRIGHT_BOX, 17: FramePrompts(absent=True)},),
-    "two segments": ({8: BRIGHT_BOX}, {3: GREY_CLICK, 11: FramePrompts(absent=True)}),
+    "two segments": ({8: BRIGHT_BOX}, {3: GRAY_CLICK, 11: FramePrompts(absent=True)}),
 }
 
 

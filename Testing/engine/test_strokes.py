@@ -17,7 +17,7 @@ from Testing.engine.fake_steps import FakeSteps, blocks, session
 
 FRAME = 5
 BRIGHT = FrameStroke(((10.0, 10.0), (16.0, 20.0), (21.0, 21.0)))
-THROUGH_GREY = FrameStroke(((34.0, 40.0), (45.0, 40.0)), positive=False)
+THROUGH_GRAY = FrameStroke(((34.0, 40.0), (45.0, 40.0)), positive=False)
 ON_BRIGHT = (15.0, 15.0, True)
 
 
@@ -99,7 +99,7 @@ def test_a_scribble_run_equals_its_preview() -> None:
 def test_a_negative_scribble_takes_away_what_it_runs_through() -> None:
     mask = bright() | gray()
     steps = CountingSteps()
-    found = session(blocks(), steps=steps).preview(FRAME, FramePrompts(mask=mask, strokes=(THROUGH_GREY,)))
+    found = session(blocks(), steps=steps).preview(FRAME, FramePrompts(mask=mask, strokes=(THROUGH_GRAY,)))
     assert same(found.mask, bright()) and not found.note
     assert all(labels[-1] == 0 or labels.tolist() == [1] for _, labels in steps.told)
 
@@ -115,7 +115,7 @@ def test_a_negative_scribble_never_empties_the_slice() -> None:
 
 def test_a_negative_scribble_is_taken_off_what_the_others_find() -> None:
     """Told all at once, the fake answers with what lies under the last click: the negative one's."""
-    prompts = FramePrompts(clicks=(ON_BRIGHT,), strokes=(THROUGH_GREY,))
+    prompts = FramePrompts(clicks=(ON_BRIGHT,), strokes=(THROUGH_GRAY,))
     found = session(blocks()).preview(FRAME, prompts)
     assert same(found.mask, bright()), "the click's structure stays"
     assert found.predicted_iou == pytest.approx(0.9), "nothing was taken away: the decoder's answer counts"
@@ -181,7 +181,7 @@ def test_lassos_add_up_and_clicks_correct_them() -> None:
     exact = around(bright(), 2.5)
     mixed = FramePrompts(mask=exact, outlines=(around(gray(), 2.5),))
     assert same(session(blocks()).preview(FRAME, mixed).mask, exact | gray())
-    corrected = FramePrompts(outlines=both.outlines, strokes=(THROUGH_GREY,))
+    corrected = FramePrompts(outlines=both.outlines, strokes=(THROUGH_GRAY,))
     assert same(session(blocks()).preview(FRAME, corrected).mask, bright())
 
 

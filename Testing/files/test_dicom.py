@@ -61,7 +61,7 @@ def test_slices_are_ordered_by_position_whatever_their_names(tmp_path: Path) -> 
     assert np.array_equal(read_volume(tmp_path).array, voxels)
 
 
-def test_rescaling_that_differs_between_slices_is_honoured(tmp_path: Path) -> None:
+def test_rescaling_that_differs_between_slices_is_honored(tmp_path: Path) -> None:
     stored = some_voxels(3).astype(np.float32) + 1000
     slopes = (1.0, 0.25, 1.5)
     for number, slope in enumerate(slopes):
@@ -92,7 +92,7 @@ def test_a_missing_slice_is_refused_and_located(tmp_path: Path) -> None:
     assert "“s02.dcm” and “s04.dcm”" in error.sentence and "10.0, -20.0, 37.5 mm" in error.sentence
 
 
-def test_two_neighbouring_missing_slices_are_counted(tmp_path: Path) -> None:
+def test_two_neighboring_missing_slices_are_counted(tmp_path: Path) -> None:
     paths = write_series(tmp_path, some_voxels(9))
     for number in (4, 5):
         paths[number].unlink()

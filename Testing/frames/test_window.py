@@ -84,7 +84,7 @@ def test_linear_rounded_and_monotone(width: float, level: float, values: list[fl
 
 @PROFILE
 @given(values=st.lists(st.integers(-2000, 3000), min_size=1, max_size=30), width=number(1, 4000))
-def test_the_same_value_is_the_same_grey_in_every_dtype(values: list[int], width: float) -> None:
+def test_the_same_value_is_the_same_gray_in_every_dtype(values: list[int], width: float) -> None:
     window = Window(width, 40)
     reference = window.apply(np.array(values, dtype=np.float64))
     for dtype in (np.int16, np.int32, np.int64, np.float32, np.longdouble):
@@ -118,7 +118,7 @@ def test_numbers_that_cannot_be(width: float, level: float) -> None:
 
 
 @pytest.mark.parametrize("array", [np.ones(3, complex), np.array(["a"]), np.array([None]), np.array([b"x"])])
-def test_what_is_no_grey_value(array: np.ndarray) -> None:
+def test_what_is_no_gray_value(array: np.ndarray) -> None:
     for use in (Window(1, 0).apply, percentile_window, finite_range):
         with pytest.raises(InputError) as error:
             use(array)

@@ -440,7 +440,7 @@ def test_devices_that_this_computer_cannot_have_are_disabled_and_say_why(
     module.close()
 
 
-def test_what_is_grey_in_the_panel_says_why(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_gray_in_the_panel_says_why(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     ui = desk.ui
     assert not ui.reachSpinBox.enabled and "At most" in ui.reachSpinBox.toolTip
     ui.limitReachCheckBox.setChecked(True)
@@ -634,7 +634,7 @@ def test_a_commit_leaves_the_chosen_segment_chosen(desk: Desk) -> None:
     assert first != second and desk.voxels() > 18
 
 
-def test_a_neighbour_stays_whole_unless_the_user_says_otherwise(desk: Desk) -> None:
+def test_a_neighbor_stays_whole_unless_the_user_says_otherwise(desk: Desk) -> None:
     desk.load()
     first = desk.controller.segmentID
     desk.click()

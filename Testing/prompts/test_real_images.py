@@ -40,7 +40,7 @@ def oblique_series() -> sitk.Image:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_prompts_on_a_labelled_ct(axis: int) -> None:
+def test_prompts_on_a_labeled_ct(axis: int) -> None:
     image, labels = sitk.ReadImage(str(CT)), sitk.GetArrayFromImage(sitk.ReadImage(str(LABELS)))
     volume, geometry = sitk.GetArrayFromImage(image), geometry_of(image)
     check_volume(volume, geometry)

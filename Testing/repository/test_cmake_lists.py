@@ -126,7 +126,7 @@ def test_the_module_is_built_installed_and_tested() -> None:
     assert listed == {path.name for path in (ROOT / "SAM2Propagate" / "Testing" / "Python").glob("*.py")}
 
 
-def test_the_licence_is_there_under_both_names() -> None:
+def test_the_license_is_there_under_both_names() -> None:
     text = (ROOT / "LICENSE").read_bytes()
     assert text == (ROOT / "LICENSE.txt").read_bytes()
     assert b"Apache License" in text and b"Version 2.0, January 2004" in text

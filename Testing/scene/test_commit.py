@@ -157,7 +157,7 @@ def test_overwriting_takes_from_the_neighbor_only_what_the_segment_gains(headles
 
 
 @pytest.mark.parametrize("mode", [Mode.EditAllowedOutsideAllSegments, Mode.EditAllowedOutsideVisibleSegments])
-def test_a_protected_neighbour_neither_loses_nor_gives(headless, mode):
+def test_a_protected_neighbor_neither_loses_nor_gives(headless, mode):
     case = CommitCase(headless, segments=("A", "B", "C"))
     neighbor = ball((25, 20, 9), 8)
     case.fill("A", OLD & ~neighbor)

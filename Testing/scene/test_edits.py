@@ -114,7 +114,7 @@ def test_erasing_a_slice_that_was_empty_before_the_run_is_an_edit(headless):
     assert case.edited() == [7]
 
 
-def test_a_neighbour_that_a_run_overwrote_was_not_edited(headless):
+def test_a_neighbor_that_a_run_overwrote_was_not_edited(headless):
     case = EditCase(headless)
     case.committer.commit({"B": frames(OLD, 2, range(18))}, 2)
     case.paint("B", slab(ball((5, 30, 3), 4), 3))

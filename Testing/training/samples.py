@@ -93,6 +93,6 @@ def loaded(path: Path) -> LoadedModel:
 
 def outline_the_bright(image: torch.Tensor, points: np.ndarray) -> list[np.ndarray]:
     """Stands for the image half of a model that has learned something: what is bright, if anything is."""
-    gray = imaging.to_grey(image)[0, 0].numpy()
+    gray = imaging.to_gray(image)[0, 0].numpy()
     parts, count = ndimage.label(ndimage.gaussian_filter(gray, 1) > 0.6 * gray.max())
     return [parts == number for number in range(1, count + 1)] if len(points) else []

@@ -44,7 +44,7 @@ def test_same_seed_same_look(volume):
 
 def test_masks_stay_on_what_they_outline(volume):
     for look in looks(volume):
-        gray = imaging.to_grey(look.frames.parts[0])[:, 0]
+        gray = imaging.to_gray(look.frames.parts[0])[:, 0]
         for picture, mask in zip(gray, look.masks, strict=True):
             if mask.sum() < 40:
                 continue

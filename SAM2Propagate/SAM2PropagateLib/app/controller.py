@@ -58,7 +58,11 @@ _R = TypeVar("_R")
 def _command(
     act: Callable[Concatenate[Controller, _P], _R],
 ) -> Callable[Concatenate[Controller, _P], _R]:
-    """Wraps a command, so that it begins by looking for hand edits. No other code looks for them."""
+    """Wraps a command, so that it begins by looking for hand edits under the preview.
+
+    Beside commands, only what happens between them looks: a mask arrives, a run ends, work in turns comes to
+    its last one, or prompts are changed in the scene.
+    """
 
     @functools.wraps(act)
     def command(self: Controller, *arguments: _P.args, **named: _P.kwargs) -> _R:
@@ -166,7 +170,7 @@ class Controller:
         return self._situation.isElsewhere
 
     def leaveWorker(self) -> None:
-        """End the worker because another computer was chosen; the next request starts a new session.
+        """Ends the worker because another computer was chosen; the next request starts a new session.
 
         A run is cancelled; its finished slices stay in the preview.
         """
@@ -196,7 +200,7 @@ class Controller:
         return self._worker.isWaiting or self._shared.turns.isOn
 
     def select(self, volumeNode: Any, segmentationNode: Any, segmentID: str = "") -> None:
-        """Work on these; None for a node that is not chosen.
+        """Works on these; None for a node that is not chosen.
 
         A run on something else is cancelled. A preview that was not applied is kept in the scene with its
         volume and segmentation, and is shown again when they are selected again.
@@ -204,7 +208,7 @@ class Controller:
         self._lifetime.select(volumeNode, segmentationNode, segmentID)
 
     def close(self, timeout: float | None = 1.0) -> None:
-        """End the run, the worker and all observing. The user loses nothing: a preview that was not applied
+        """Ends the run, the worker and all observing. The user loses nothing: a preview that was not applied
         is kept in the scene.
 
         Args:
@@ -216,7 +220,7 @@ class Controller:
 
     @staticmethod
     def prepareSegmentation(segmentationNode: Any, volumeNode: Any) -> str:
-        """Give a new, empty segmentation the volume's grid and a first segment; return the segment's ID."""
+        """Gives a new, empty segmentation the volume's grid and a first segment; returns the segment's ID."""
         return segment_changes.prepareSegmentation(segmentationNode, volumeNode)
 
     @property
@@ -240,48 +244,48 @@ class Controller:
         self._selection.chooseSegment = chooseSegment
 
     def provideSegment(self) -> None:
-        """Call `makeSegment` if the chosen volume has no segmentation or segment yet."""
+        """Calls `makeSegment` if the chosen volume has no segmentation or segment yet."""
         self._selection.provideSegment()
 
     def addSegment(self) -> str:
-        """Add an empty segment with its own name and color; return its ID, "" without a segmentation."""
+        """Adds an empty segment with its own name and color; returns its ID, "" without a segmentation."""
         return self._segments.add()
 
     def removeSegment(self) -> None:
-        """Remove the chosen segment, as one undo step: `undo` brings it back with its prompts and preview."""
+        """Removes the chosen segment, as one undo step; `undo` brings back its prompts and preview, too."""
         self._segments.remove()
 
     # --- what is possible
 
     def facts(self) -> rules.Facts:
-        """Return the facts that `rules.whyNot` decides by."""
+        """Returns the facts that `rules.whyNot` decides by."""
         return self._situation.facts()
 
     def whyNot(self, action: str) -> str:
-        """Return why an action of `rules` is not possible now; "" if it is."""
+        """Returns why an action of `rules` is not possible now; "" if it is."""
         return self._situation.whyNot(action)
 
     def refuses(self, action: str) -> bool:
-        """Return whether an action of `rules` is impossible now; if so, a message says why."""
+        """Returns whether an action of `rules` is impossible now; if so, a message says why."""
         return self._situation.refuses(action)
 
     def modelProblem(self) -> str:
-        """Return why the chosen model cannot be loaded; "" if no reason is known."""
+        """Returns why the chosen model cannot be loaded; "" if no reason is known."""
         return self._situation.modelProblem()
 
     # --- slices
 
     def strip(self, segmentID: str | None = None) -> SliceStrip:
-        """Return the slice strip of a segment; by default of the chosen one."""
+        """Returns the slice strip of a segment; by default of the chosen one."""
         return self._situation.strip(segmentID)
 
     def jump(self, frame: int) -> None:
-        """Show a slice in the views along the propagation axis."""
+        """Shows a slice in the views along the propagation axis."""
         workspace = self._selection.require()
         jumpTo(workspace.volumeNode.GetScene(), workspace.worldGeometry, workspace.axis, frame)
 
     def nextDoubtful(self) -> int | None:
-        """Show the next slice that is worth a look, after the one in view; None if there is none."""
+        """Shows the next slice that is worth a look, after the one in view; None if there is none."""
         workspace = self._selection.workspace
         if workspace is None:
             return None
@@ -295,7 +299,7 @@ class Controller:
         return frame
 
     def setPreviewOpacity(self, opacity: float) -> None:
-        """Set the fill opacity of the preview, 0 to 1; its outline stays."""
+        """Sets the fill opacity of the preview, 0 to 1; its outline stays."""
         self._selection.fillPreview(opacity)
 
     # --- prompts
@@ -306,8 +310,8 @@ class Controller:
         return self._pointing.tool
 
     def chooseTool(self, tool: str | None) -> bool:
-        """Switch a tool on; None, or the tool that is on, switches it off. Return False, after a message, if
-        the tool cannot be used.
+        """Switches a tool on; None, or the tool that is on, switches it off. Returns False, after a message,
+        if the tool cannot be used.
 
         Raises:
             ValueError: there is no such tool.
@@ -316,7 +320,7 @@ class Controller:
 
     @_command
     def point(self, tool: str, ras: npt.ArrayLike, viewNormal: npt.ArrayLike | None = None) -> bool:
-        """Handle a click with a tool in a slice view.
+        """Handles a click with a tool in a slice view.
 
         Args:
             tool: of `tools.TOOLS`, but not one that draws (`addBox`, `addScribble`, `addLasso`).
@@ -331,7 +335,7 @@ class Controller:
 
     @_command
     def addBox(self, cornerA: npt.ArrayLike, cornerB: npt.ArrayLike) -> bool:
-        """Add a box by two opposite corners (RAS, mm) on one frame. It is for scripts: the mouse draws
+        """Adds a box by two opposite corners (RAS, mm) on one frame. It is for scripts: the mouse draws
         boxes."""
         return self._pointing.addBox(cornerA, cornerB)
 
@@ -339,7 +343,7 @@ class Controller:
     def addScribble(
         self, points: npt.ArrayLike, positive: bool = True, viewNormal: npt.ArrayLike | None = None
     ) -> bool:
-        """Add a scribble.
+        """Adds a scribble.
 
         Args:
             points: (n, 3) RAS in mm, every place that the mouse came through.
@@ -355,7 +359,7 @@ class Controller:
     def addLasso(
         self, points: npt.ArrayLike, exact: bool | None = None, viewNormal: npt.ArrayLike | None = None
     ) -> bool:
-        """Add a lasso, which closes by itself.
+        """Adds a lasso, which closes by itself.
 
         Args:
             points: (n, 3) RAS in mm, every place that the mouse came through.
@@ -371,7 +375,7 @@ class Controller:
     def addCurve(
         self, points: npt.ArrayLike, closed: bool = False, viewNormal: npt.ArrayLike | None = None
     ) -> bool:
-        """Add a curve through the structure: a positive click wherever it crosses a slice.
+        """Adds a curve through the structure: a positive click wherever it crosses a slice.
 
         Args:
             points: (n, 3) RAS in mm, in order.
@@ -384,34 +388,34 @@ class Controller:
         return self._pointing.addCurve(points, closed, viewNormal)
 
     def refuse3D(self) -> None:
-        """Tell the user that prompts cannot be placed in the 3D view."""
+        """Tells the user that prompts cannot be placed in the 3D view."""
         self._pointing.refuse3D()
 
     def refuseKey(self) -> None:
-        """Tell the user that the key needs a slice under the mouse."""
+        """Tells the user that the key needs a slice under the mouse."""
         self._pointing.refuseKey()
 
     def refuseBox(self) -> None:
-        """Tell the user how to drag a box."""
+        """Tells the user how to drag a box."""
         self._pointing.refuseBox()
 
     def refuseLasso(self) -> None:
-        """Tell the user how to drag a lasso."""
+        """Tells the user how to drag a lasso."""
         self._pointing.refuseLasso()
 
     @_command
     def clearPrompts(self, frame: int | None = None) -> None:
-        """Remove the chosen segment's prompts, on one frame or all; the segment itself stays."""
+        """Removes the chosen segment's prompts, on one frame or all; the segment itself stays."""
         self._prompts.clear(frame)
 
     # --- previews and runs
 
     def preview(self, frame: int, segmentID: str | None = None) -> bool:
-        """Ask for the mask of one frame from its prompts. `frameArrived` is emitted when it is in the
+        """Asks for the mask of one frame from its prompts. `frameArrived` is emitted when it is in the
         preview.
 
-        Return False if the prompts do not say where the structure is, or if the user has painted on the frame
-        since: then its mask is what they painted.
+        Returns False if the prompts do not say where the structure is, or if the user has painted on the
+        frame since: then its mask is what they painted.
         """
         return self._previews.preview(frame, segmentID)
 
@@ -421,7 +425,7 @@ class Controller:
         segmentIDs: Iterable[str] | None = None,
         **options: Any,
     ) -> bool:
-        """Start a run. Its masks appear in the preview, and `finished` is emitted at its end.
+        """Starts a run. Its masks appear in the preview, and `finished` is emitted at its end.
 
         Args:
             segmentIDs: None: the chosen segment, or all with prompts if that is chosen.
@@ -434,7 +438,7 @@ class Controller:
         return self._runs.propagate(segmentIDs, options)
 
     def cancel(self) -> None:
-        """End the run at once. Finished slices stay in the preview, and the next run can start while the
+        """Ends the run at once. Finished slices stay in the preview, and the next run can start while the
         worker is still ending this one.
         """
         self._runs.cancel(self._arrivals.take)
@@ -442,32 +446,34 @@ class Controller:
     # --- the segments' masks
 
     def apply(self) -> CommitSummary | None:
-        """Write the preview into the segments, as one undo step; None if there is nothing or it failed."""
+        """Writes the preview into the segments, as one undo step; None if there is nothing or it failed."""
         return self._applying.apply()
 
     def startApplying(self) -> bool:
-        """Start to apply in short turns, between which Slicer responds. The segments change at once, when
+        """Starts to apply in short turns, between which Slicer responds. The segments change at once, when
         everything is computed; `changed` is emitted then. What the user does meanwhile counts as later, also
-        for `undo`. Return False, after a message, if the preview cannot be applied.
+        for `undo`. Returns False, after a message, if the preview cannot be applied.
         """
         return self._applying.begin()
 
     def discard(self) -> None:
-        """Drop the preview; segments and prompts stay."""
+        """Drops the preview; segments and prompts stay."""
         self._applying.discard()
 
+    @_command
     def editBegins(self) -> None:
-        """Apply the chosen segment's preview because the user takes up a tool of the Segment Editor: they
+        """Applies the chosen segment's preview because the user takes up a tool of the Segment Editor: they
         edit what they see.
         """
         self._applying.editBegins()
 
+    @_command
     def lookForEdits(self) -> None:
-        """Look for slices that the user edited and runs that were undone; the strip then shows them."""
+        """Looks for slices that the user edited and runs that were undone; the strip then shows them."""
         self._applying.lookForEdits()
 
     def noteEdits(self) -> None:
-        """Make an undo step of the edits in the segments since the last step."""
+        """Makes an undo step of the edits in the segments since the last step."""
         self._undoing.noteEdits()
 
     # --- undo
@@ -494,7 +500,7 @@ class Controller:
 
     @_command
     def undo(self) -> bool:
-        """Take back the user's last step: prompts, masks or the preview. Return False if that is impossible.
+        """Takes back the user's last step: prompts, masks or the preview. Returns False if there is none.
 
         All segments share one order. Undoing a run keeps its prompts, which are a step of their own.
         """
@@ -502,25 +508,25 @@ class Controller:
 
     @_command
     def redo(self) -> bool:
-        """Bring back the last undone step; return False if there is none, or the user has done something
+        """Brings back the last undone step; returns False if there is none, or the user has done something
         since."""
         return self._undoing.redo()
 
     @_command
     def startUndo(self) -> bool:
-        """Start to undo in short turns; `changed` is emitted at the end. What the user does meanwhile counts
+        """Starts to undo in short turns; `changed` is emitted at the end. What the user does meanwhile counts
         as later."""
         return self._undoing.startUndo()
 
     @_command
     def startRedo(self) -> bool:
-        """Start to redo in short turns; `changed` is emitted at the end."""
+        """Starts to redo in short turns; `changed` is emitted at the end."""
         return self._undoing.startRedo()
 
     # --- what comes back
 
     def poll(self) -> None:
-        """Handle what the worker has sent, without waiting. The ticker calls this."""
+        """Handles what the worker has sent, without waiting. The ticker calls this."""
         if self._worker.isMade:
             self._arrivals.take(_BUDGET_SECONDS)
             if not self._worker.hasUpdates:
@@ -533,7 +539,7 @@ class Controller:
             self._worker.stopPolling()
 
     def wait(self, timeout: float = 60.0) -> bool:
-        """Poll until no answer is awaited, for scripts; return False if that took longer than `timeout`
+        """Polls until no answer is awaited, for scripts; returns False if that took longer than `timeout`
         seconds.
         """
         end = time.monotonic() + timeout

@@ -172,6 +172,7 @@ def add_axes(parser: Any) -> None:
 
 
 def check_device(name: str) -> None:
+    """Refuse a name that no device has. Raises InputError `unknown_device`."""
     if not _DEVICE.fullmatch(name):
         raise InputError(
             "unknown_device", f"There is no device “{name}”.", "Use auto, cuda, cuda:N, mps or cpu."
@@ -179,6 +180,7 @@ def check_device(name: str) -> None:
 
 
 def count(text: str) -> int:
+    """Parse a whole number above 0, for argparse."""
     if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"“{text}” is not a whole number above 0")
     return int(text)

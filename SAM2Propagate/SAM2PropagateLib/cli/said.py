@@ -247,4 +247,5 @@ def program_name() -> str:
 
 
 def bad_arguments(sentence: str, hint: str = "") -> InputError:
+    """Return the error for arguments that are wrong or do not fit together."""
     return InputError("bad_arguments", sentence, hint)

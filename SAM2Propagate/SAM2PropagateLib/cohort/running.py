@@ -50,10 +50,10 @@ class CohortListener(Protocol):
     """Gets the progress of a run."""
 
     def begun(self, total: int, finished: int) -> None:
-        """Called at the beginning, with the number of volumes and of those that are finished already."""
+        """Take the number of volumes, and of those that are finished already, at the beginning."""
 
     def finished(self, outcome: VolumeOutcome) -> None:
-        """Called when another volume is done or has failed."""
+        """Take a volume that is done or has failed."""
 
 
 @dataclass(frozen=True)

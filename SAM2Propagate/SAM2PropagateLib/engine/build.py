@@ -316,6 +316,7 @@ def _named_config(name: str) -> Path:
 
 
 def sam2_folder() -> Path:
+    """Return the folder in which the package `sam2` is installed."""
     import sam2  # late: it starts hydra when it is imported
 
     return Path(sam2.__path__[0])

@@ -52,21 +52,21 @@ def to_model_input(frames: Sequence[np.ndarray], crop: FrameCrop, device: torch.
         align_corners=False,
         antialias=True,
     )
-    return _normalised(seen)
+    return _normalized(seen)
 
 
-def _normalised(gray: torch.Tensor) -> torch.Tensor:
+def _normalized(gray: torch.Tensor) -> torch.Tensor:
     # With plain numbers, as a tensor would first have to be copied to the device.
     channels = [(gray / 255.0 - mean) / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)]
     return torch.cat(channels, dim=1)
 
 
-def from_grey(gray: np.ndarray) -> torch.Tensor:
+def from_gray(gray: np.ndarray) -> torch.Tensor:
     """Return a picture of the model's size, (size, size) in [0, 255], as its input, (1, 3, size, size)."""
-    return _normalised(torch.from_numpy(np.asarray(gray, np.float32))[None, None])
+    return _normalized(torch.from_numpy(np.asarray(gray, np.float32))[None, None])
 
 
-def to_grey(images: torch.Tensor) -> torch.Tensor:
+def to_gray(images: torch.Tensor) -> torch.Tensor:
     """Return the gray values in [0, 255], (frames, 1, size, size), of the encoder's input."""
     return (images[:, :1] * _DEVIATION[0] + _MEAN[0]) * 255.0
 

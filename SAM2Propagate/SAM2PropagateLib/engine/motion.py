@@ -123,7 +123,7 @@ class MotionStore:
         """Return uint8 (SIDE, SIDE): a frame as the model sees it."""
         native = self._frame(sight, frame)
         crop = replace(sight.crop, size=SIDE)
-        gray = imaging.to_grey(imaging.to_model_input([native], crop, torch.device("cpu")))
+        gray = imaging.to_gray(imaging.to_model_input([native], crop, torch.device("cpu")))
         return np.ascontiguousarray(gray[0, 0].clamp(0, 255).round().byte().numpy())
 
     def _method(self) -> cv2.DISOpticalFlow:

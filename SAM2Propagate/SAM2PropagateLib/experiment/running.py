@@ -35,10 +35,10 @@ class ExperimentListener(Protocol):
     """Is told how a run goes."""
 
     def begun(self, total: int, finished: int) -> None:
-        """So many pairs of a case and a model there are, of which so many are finished already."""
+        """Take the number of pairs of a case and a model, and of those that are finished already."""
 
     def finished(self, work: ExperimentWork, outcome: CaseOutcome) -> None:
-        """Another one is done or has failed."""
+        """Take a pair that is done or has failed."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _written(
 
 
 def _check_own(out: Path) -> None:
-    """Raises InputError `output_exists` where a file of a name that a run writes is no run's."""
+    """Raise InputError `output_exists` where a file of a name that a run writes is no run's."""
     check_own(out / CSV_NAME, LINES_START, "table of an experiment")
     others = [name for name in (BINS_NAME, PLOT_NAME, TABLE_NAME) if (out / name).exists()]
     if others and not (out / CSV_NAME).exists():

@@ -79,7 +79,7 @@ class FileImage:
 
 
 def check_file(path: Path) -> None:
-    """Raises InputError `file_missing`, `file_unreadable` or `file_empty` unless `path` can be read."""
+    """Raise InputError `file_missing`, `file_unreadable` or `file_empty` unless `path` can be read."""
     try:
         with path.open("rb") as file:
             first = file.read(1)
@@ -296,7 +296,7 @@ def _reading_failure(path: Path, error: RuntimeError) -> InputError:
 
 
 def _check_integrity(info: ImageInfo, array: np.ndarray) -> None:
-    """Raises InputError (`file_damaged`) if the file holds fewer voxels than `array`, or wrong ones.
+    """Raise InputError (`file_damaged`) if the file holds fewer voxels than `array`, or wrong ones.
 
     ITK's NIfTI reader fills a truncated file with zeros, and its NRRD and MetaImage readers ignore the
     checksum of compressed voxels.

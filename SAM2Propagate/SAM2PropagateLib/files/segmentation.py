@@ -67,7 +67,7 @@ class Segmentation:
 
 
 def check_segmentation_name(path: Path) -> None:
-    """Raises InputError (`output_format`) unless `path` ends in `.seg.nrrd`."""
+    """Raise InputError (`output_format`) unless `path` ends in `.seg.nrrd`."""
     if not path.name.lower().endswith(SUFFIX) or len(path.name) == len(SUFFIX):
         raise InputError(
             "output_format",

@@ -74,7 +74,7 @@ def native_frame(array: npt.NDArray[Any], index: int, axis: int) -> npt.NDArray[
 
 
 def check_array(array: npt.NDArray[Any], geometry: VolumeGeometry) -> None:
-    """Raises InputError `not_3d`, `bad_dtype`, `empty` or `shape_mismatch`; looks at no voxel."""
+    """Raise InputError `not_3d`, `bad_dtype`, `empty` or `shape_mismatch`; look at no voxel."""
     if array.ndim != 3:
         raise InputError(
             "not_3d",

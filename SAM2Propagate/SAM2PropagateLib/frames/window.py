@@ -149,7 +149,7 @@ class Window:
 
 
 def check_dtype(dtype: np.dtype[Any]) -> None:
-    """Raises InputError `bad_dtype` unless the dtype is bool, integer or real floating."""
+    """Raise InputError `bad_dtype` unless the dtype is bool, integer or real floating."""
     if dtype.kind not in "biuf":
         raise InputError(
             "bad_dtype",

@@ -38,8 +38,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def available_host_memory() -> int | None:
     """Return how many bytes of main memory a new process could use now; None if unknown.
 
-    Linux: the kernel's available memory, or less if a container's limit is lower. Windows: free physical
-        memory.
+    Linux: the kernel's available memory, or less if a container's limit is lower.
+    Windows: free physical memory.
     macOS: three quarters of all memory, as that system compresses and swaps the memory of other processes and
     has no figure for this.
     """
@@ -57,6 +57,7 @@ def available_host_memory() -> int | None:
 
 
 def linux_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes that Linux can give to a new process within a container's limit; None if unknown."""
     found = [
         value
         for value in (_meminfo_available(proc / "meminfo"), _cgroup_available(cgroup))

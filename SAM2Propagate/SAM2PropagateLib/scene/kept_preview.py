@@ -299,6 +299,7 @@ def isSameFrame(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) 
 
 
 def packedRecord(one: KeptFrame) -> dict[str, Any]:
+    """Returns a frame as values that JSON can hold, its masks packed."""
     written = {**_packed(one.mask), "facts": one.facts}
     if one.under is not None:
         written["under"] = _packed(one.under)

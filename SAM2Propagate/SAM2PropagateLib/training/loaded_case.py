@@ -171,7 +171,7 @@ class LoadedCase:
         return np.isin(self._array[part], structure)
 
     def fingerprint(self) -> str:
-        """Changes when a voxel of the image or of the label does."""
+        """Return a text that differs when a voxel of the image or of the label does."""
         digest = hashlib.sha256()
         for array in (self.frames.array, *self._arrays()):
             digest.update(np.ascontiguousarray(array).data)

@@ -112,6 +112,7 @@ def draw_axis(frames: FrameStack, rng: np.random.Generator) -> int:
 
 
 def draw_window(window: Window, rng: np.random.Generator) -> Window:
+    """Return a window near this one, drawn at random."""
     width = window.width * float(np.exp(rng.normal(0, 0.2)))
     return Window(width, window.level + float(rng.normal(0, 0.08)) * window.width)
 

@@ -115,7 +115,7 @@ class LookStore:
         return self._kept[number]
 
     def put(self, number: int, look: Look) -> None:
-        """Keeps a look.
+        """Keep a look.
 
         Raises:
             SAM2PropagateError: `disk_full`.
@@ -135,7 +135,7 @@ class LookStore:
         self._keep(number, look)
 
     def drop(self, number: int) -> None:
-        """Throws a look away."""
+        """Throw a look away."""
         self._kept.pop(number, None)
         # Windows keeps a file that is mapped; the folder goes at the end anyway.
         with contextlib.suppress(OSError):

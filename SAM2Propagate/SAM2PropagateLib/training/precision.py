@@ -39,7 +39,7 @@ def as_in_use(loaded: LoadedModel) -> LoadedModel:
 
 @contextmanager
 def mixed_precision(device: torch.device) -> Iterator[None]:
-    """Matrix products in bfloat16 where the device is made for it; weights and gradients stay float32."""
+    """Multiply matrices in bfloat16 where the device is made for it; weights and gradients stay float32."""
     if device.type == "cuda":
         with torch.autocast("cuda", torch.bfloat16):
             yield

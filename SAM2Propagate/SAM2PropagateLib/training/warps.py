@@ -97,7 +97,7 @@ def _scene(
     box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
     crop = looking.close_crop(frames, size, box, style)
     shown = imaging.to_model_input([native], crop, torch.device("cpu"))
-    gray = imaging.to_grey(shown)
+    gray = imaging.to_gray(shown)
     if float(gray.std()) < 8:  # air
         return gray, None
     inner = (crop.to_model(np.array([[0, 0], [columns - 1, rows - 1]])) - 0.5).clip(0, size - 1)
@@ -142,7 +142,7 @@ def _bent(
         masks.append(np.zeros_like(mask) if gone else _sampled(mask.astype(np.float32), where) > 0.5)
         shown = _sampled(without_it if gone else with_it, where) * (1 + gain[n])
         shown = shown + ndimage.gaussian_filter(rng.normal(0, 2 * noise, shown.shape), 0.7)
-        images.append(imaging.from_grey(tone(np.clip(shown, 0, 255))))
+        images.append(imaging.from_gray(tone(np.clip(shown, 0, 255))))
     turn = draw_turn(rng)
     found = turn(torch.from_numpy(np.stack(masks)))
     return Look(stock(turn(torch.cat(images))), found, found.sum(dim=(1, 2)).numpy())

@@ -224,6 +224,7 @@ def _marked(entry: bytes, root: int) -> tuple[list[int], bool]:
 
 
 def read_environment(pid: int) -> bytes:
+    """Return the environment that a process of Linux was started with. Raises OSError."""
     return Path(f"/proc/{pid}/environ").read_bytes()
 
 

@@ -178,7 +178,7 @@ class SAM2PropagateFlowTest(DeskTest):
         self.assertTrue(case.controller.redo())
         np.testing.assert_array_equal(case.segment(), first)
 
-        # A slice is edited by hand: it stays as it is, and only its neighbourhood changes.
+        # A slice is edited by hand: it stays as it is, and only its neighborhood changes.
         edited = first.copy()
         half = edited[k + 2]
         half[:, seed[0] :] = False

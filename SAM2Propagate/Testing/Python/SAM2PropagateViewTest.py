@@ -1086,7 +1086,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         self.assertEqual(case.green(), 0)
 
     @each(view=TOOL_VIEWS)
-    def test_aNeighbourIsUntouchedUnderMasking(self, view: str) -> None:
+    def test_aNeighborIsUntouchedUnderMasking(self, view: str) -> None:
         case = self.case(view)
         settings = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
         settings.UnRegister(None)
