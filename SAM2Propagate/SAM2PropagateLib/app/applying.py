@@ -315,7 +315,6 @@ class Applying:
         self._steps.turns.finish()
         if self._steps.settle():
             self._changed.emit(None)
-        self.mergeEdits()
         segmentID = self._selection.segmentID
         shown = {(segmentID, frame) for frame in workspace.previewFrames(segmentID)}
         with self._steps.step(_applied(len(shown))):
@@ -327,11 +326,11 @@ class Applying:
                 "applied_for_edit",
             )
 
-    def lookForEdits(self, merges: bool = True, tells: bool = True) -> None:
+    def lookForEdits(self, tells: bool = True) -> None:
         """Looks for slices that the user edited and runs that were undone; the strip then shows them.
 
         Args:
-            merges: also merge edits with the preview. tells: see `commit`.
+            tells: see `commit`.
         """
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
@@ -344,8 +343,6 @@ class Applying:
                     workspace.edits(segmentID)
         except SAM2PropagateError as error:  # the volume cannot be used any more
             self._messages.fail(error)
-        if merges:
-            self.mergeEdits()
         if tells:
             self._changed.emit(None)
 
@@ -353,7 +350,7 @@ class Applying:
         """Merges the user's edits under the preview into it, and writes them into the segment as keyframes;
         None if there were none, or it failed."""
         workspace = self._selection.workspace
-        if workspace is None:
+        if workspace is None or not workspace.isInScene:
             return None
         self._steps.settle()
         if not workspace.hasPreview:

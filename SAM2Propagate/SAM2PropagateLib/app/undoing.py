@@ -139,7 +139,7 @@ class Undoing:
             self._messages.fail(error)
             return False
         if done:
-            self._applying.lookForEdits(merges=False, tells=tells)
+            self._applying.lookForEdits(tells=tells)
         return done
 
     def _swap(
