@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAM2PropagateLib.engine import lassos, looking, scribbles
+from SAM2PropagateLib.engine import looking, strokes
 from SAM2PropagateLib.engine.family import Decoded
 from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.mask_depth import innermost_point
@@ -72,7 +72,7 @@ def test_what_the_mask_misses_is_told_once_more_and_not_for_ever() -> None:
     steps = CountingSteps()
     stroke = FrameStroke(((36.0, 36.0), (20.0, 20.0), (36.0, 36.5)))
     found = session(blocks(), steps=steps).preview(FRAME, FramePrompts(strokes=(stroke,)))
-    assert len(steps.told) == 1 + scribbles.ROUNDS
+    assert len(steps.told) == 1 + strokes.ROUNDS
     counts = [len(points) for points, _ in steps.told]
     assert counts == list(range(counts[0], counts[0] + len(counts)))
     last = steps.told[1][0][-1]
@@ -191,19 +191,19 @@ def test_the_edge_moves_only_near_the_line() -> None:
     answer[10:20] = False
     answer[30:40, 45:64] = True
     answer[28:32, 28:32] = False
-    held = lassos.tightened(drawn, answer)
+    held = strokes.tightened(drawn, answer)
     assert held is not None
     radius = np.sqrt(drawn.sum() / np.pi)
     assert held[30, 30], "what lies deep inside stays"
     far = np.zeros((64, 64), bool)
-    far[30:40, int(np.ceil(50 + lassos.REACH_OUT * radius)) :] = True
+    far[30:40, int(np.ceil(50 + strokes.REACH_OUT * radius)) :] = True
     assert not (held & far).any(), "nothing is added far outside"
     assert held[30:40, 50].all(), "but a pixel beside the line is"
     assert not held[10:18, 10:50].any(), "what lies near the line is taken away"
-    assert lassos.tightened(drawn, np.zeros((64, 64), bool)) is None
+    assert strokes.tightened(drawn, np.zeros((64, 64), bool)) is None
     speck = np.zeros((64, 64), bool)
     speck[12:15, 12:15] = True
-    assert lassos.tightened(drawn, speck) is None
+    assert strokes.tightened(drawn, speck) is None
     assert innermost_point(drawn)[0] in (29, 30)
 
 
@@ -211,56 +211,54 @@ def test_the_edge_moves_only_near_the_line() -> None:
 
 
 def test_points_along_a_stroke_are_even_and_its_middle_is_among_them() -> None:
-    points = scribbles.sampled(FrameStroke(((0.0, 0.0), (3.0, 0.0), (3.0, 8.0))))
+    points = strokes.sampled(FrameStroke(((0.0, 0.0), (3.0, 0.0), (3.0, 8.0))))
     steps = np.hypot(*np.diff(points, axis=0).T)
     assert points[0].tolist() == [0, 0] and points[-1].tolist() == [3, 8] and steps.max() <= 1
     assert points[len(points) // 2].tolist() == [3, 2.5]
-    assert scribbles.sampled(FrameStroke(((4.0, 5.0),))).tolist() == [[4, 5]]
+    assert strokes.sampled(FrameStroke(((4.0, 5.0),))).tolist() == [[4, 5]]
 
 
 def test_the_point_farthest_from_the_border_is_told() -> None:
     mask = np.zeros((20, 40), bool)
     mask[:, :20] = True
     right = FrameStroke(((10.0, 10.0), (35.0, 10.0)))
-    assert scribbles.worst_click([right], mask, []) == (35.0, 10.0, True)
+    assert strokes.worst_click([right], mask, []) == (35.0, 10.0, True)
     left = FrameStroke(((25.0, 10.0), (9.0, 10.0)), positive=False)
-    worst = scribbles.worst_click([left], mask, [])
+    worst = strokes.worst_click([left], mask, [])
     assert worst is not None and not worst[2] and abs(worst[0] - 10) <= 1
-    both = scribbles.wrong_clicks([right, left], mask, [])
+    both = strokes.wrong_clicks([right, left], mask, [])
     assert [click[2] for click in both] == [True, False]
-    assert scribbles.worst_click([FrameStroke(((1.0, 1.0), (15.0, 1.0)))], mask, []) is None
+    assert strokes.worst_click([FrameStroke(((1.0, 1.0), (15.0, 1.0)))], mask, []) is None
     known = [(float(x), 10.0, True) for x in range(20, 36)]
-    assert scribbles.worst_click([right], mask, known) is None, "what was tried is not tried again"
+    assert strokes.worst_click([right], mask, known) is None, "what was tried is not tried again"
 
 
 def test_what_a_negative_scribble_must_leave() -> None:
     whole, positives = bright(), [ON_BRIGHT]
     smaller = whole.copy()
     smaller[8:12] = False
-    assert scribbles.is_left(smaller, whole, positives)
-    assert not scribbles.is_left(np.zeros_like(whole), whole, [])
-    assert not scribbles.is_left(whole & ~smaller, whole, positives), "the click's place must stay"
+    assert strokes.is_left(smaller, whole, positives)
+    assert not strokes.is_left(np.zeros_like(whole), whole, [])
+    assert not strokes.is_left(whole & ~smaller, whole, positives), "the click's place must stay"
     speck = np.zeros_like(whole)
     speck[9, 9] = True
-    assert not scribbles.is_left(speck, whole, [])
+    assert not strokes.is_left(speck, whole, [])
 
 
 def test_corrections_follow_what_became_of_the_mask() -> None:
     mask = np.zeros((20, 40), bool)
     stroke = FrameStroke(((5.0, 10.0), (35.0, 10.0)))
-    asked = scribbles.corrections([stroke], lambda: mask)
+    asked = strokes.corrections([stroke], lambda: mask)
     assert next(asked) == (20.0, 10.0, True)
     mask[:, 10:30] = True
     assert next(asked) == (5.0, 10.0, True)
     mask[:, :36] = True
     assert list(asked) == [], "the other end is in the mask by now"
-    stubborn = list(scribbles.corrections([stroke], lambda: np.zeros((20, 40), bool)))
+    stubborn = list(strokes.corrections([stroke], lambda: np.zeros((20, 40), bool)))
     assert len(stubborn) == 3 + 1
     negative = FrameStroke(stroke.points, positive=False)
-    deepest = list(
-        scribbles.corrections([negative], lambda: np.pad(np.ones((10, 9), bool), ((5, 5), (4, 27))))
-    )
-    assert len(deepest) == scribbles.CARVINGS and deepest[0] == (8.0, 10.0, False)
+    deepest = list(strokes.corrections([negative], lambda: np.pad(np.ones((10, 9), bool), ((5, 5), (4, 27)))))
+    assert len(deepest) == strokes.CARVINGS and deepest[0] == (8.0, 10.0, False)
 
 
 def test_a_scribble_is_looked_at_as_closely_as_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:

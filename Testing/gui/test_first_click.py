@@ -172,7 +172,7 @@ def test_a_segment_is_added_to_nothing_and_refused_without_a_volume(desk: Desk) 
 
 
 def test_surfaces_are_shown_and_taken_away(desk: Desk) -> None:
-    from SAM2PropagateLib.scene.surfaces import hasSurfaces
+    from SAM2PropagateLib.scene.segments import hasSurfaces
 
     assert not desk.ui.show3DButton.enabled
     desk.load()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +20,9 @@ from SAM2PropagateLib.app.removed_segments import RemovedSegments
 from SAM2PropagateLib.app.shown_preview import BoolArray, Drawer, WorkspacePreview
 from SAM2PropagateLib.app.spoken import Spoken
 from SAM2PropagateLib.app.underlay import Underlay
-from SAM2PropagateLib.app.windows import CarriedWindows
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.move import moved
 from SAM2PropagateLib.prompts.resolve import choose_axis
 from SAM2PropagateLib.prompts.values import PromptSet, Ras, to_ras
@@ -315,3 +315,37 @@ class Workspace:
 
     def _isThere(self, moment: Moment) -> bool:
         return moment.masks is None or self.states.isThere(moment.masks)
+
+
+class CarriedWindows:
+    """The windows of a workspace's segments: of a segment's last run with `anew`, or else of its first run.
+
+    Attributes:
+        told: the window for which the user last heard that some segments keep another one.
+    """
+
+    def __init__(self) -> None:
+        self.told: Window | None = None
+        self._windows: dict[str, Window] = {}
+        self._worker: object = None
+
+    def forget(self, segmentID: str) -> None:
+        """Forgets a removed segment."""
+        self._windows.pop(segmentID, None)
+
+    def carry(self, segmentIDs: Sequence[str], window: Window, worker: object, anew: bool) -> tuple[str, ...]:
+        """Notes a run of segments while the volume is shown in a window.
+
+        Args:
+            worker: identifies worker, model and axis; a change discards the recorded windows.
+            anew: whether all slices are written again, in this window.
+
+        Returns:
+            The segments that keep an earlier window.
+        """
+        if worker != self._worker:
+            self._worker, self._windows = worker, {}
+        for segmentID in segmentIDs:
+            if anew or segmentID not in self._windows:
+                self._windows[segmentID] = window
+        return tuple(one for one in segmentIDs if self._windows[one] != window)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from SAM2PropagateLib.engine import imaging, lassos, looking, scribbles
+from SAM2PropagateLib.engine import imaging, looking
 from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
 from SAM2PropagateLib.engine.family import (
     MASK_PROMPT_LOGIT,
@@ -24,6 +24,15 @@ from SAM2PropagateLib.engine.memory_limits import with_room
 from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
 from SAM2PropagateLib.engine.refine import Aim, ClickAt, aim_of, refined, toggled
 from SAM2PropagateLib.engine.results import FrameMask
+from SAM2PropagateLib.engine.strokes import (
+    ROUNDS,
+    corrections,
+    first_clicks,
+    is_followed,
+    is_left,
+    tightened,
+    wrong_clicks,
+)
 from SAM2PropagateLib.engine.transfer import Readback, uploaded
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.mask_depth import innermost_point
@@ -115,7 +124,7 @@ class KeyframeDecoder:
             mask = self._corrected(features, crop, prompts, mask)
         else:
             found, mask = self._found(features, crop, prompts)
-        if not scribbles.is_followed(prompts.strokes, mask):
+        if not is_followed(prompts.strokes, mask):
             note = note or _("The mask does not follow the whole scribble. Add clicks, or paint by hand.")
         # A mask that does not come from the decoder has no doubt, and the model only remembers it.
         if found is None:
@@ -140,11 +149,11 @@ class KeyframeDecoder:
         """
         positive = [stroke for stroke in prompts.strokes if stroke.positive]
         negative = tuple(stroke for stroke in prompts.strokes if not stroke.positive)
-        clicks = [*prompts.clicks, *scribbles.first_clicks(positive)]
+        clicks = [*prompts.clicks, *first_clicks(positive)]
         decoded = self._decode_points(features, crop, prompts.box, clicks)
         mask, figures = self._read(decoded, crop)
-        for _round in range(scribbles.ROUNDS):
-            missed = scribbles.wrong_clicks(positive, mask, clicks)
+        for _round in range(ROUNDS):
+            missed = wrong_clicks(positive, mask, clicks)
             if not missed:
                 break
             clicks += missed
@@ -165,7 +174,7 @@ class KeyframeDecoder:
             click = (*innermost_point(drawn), True)
             start = self._as_logits(drawn, crop)
             found = self._mask_of(self._decode_points(features, crop, None, (click,), start), crop)
-            tight = lassos.tightened(drawn, found)
+            tight = tightened(drawn, found)
             if tight is None:
                 tight = drawn
                 note = _(
@@ -201,10 +210,10 @@ class KeyframeDecoder:
         """
         told, masks = list(clicks), [mask]
         positives = [click for click in clicks if click[2]]
-        for click in scribbles.corrections(strokes, lambda: masks[-1]):
+        for click in corrections(strokes, lambda: masks[-1]):
             told.append(click)
             changed = self._clicked(features, crop, box, masks[-1], told)
-            if click[2] or scribbles.is_left(changed, masks[-1], positives):
+            if click[2] or is_left(changed, masks[-1], positives):
                 masks.append(changed)
         return masks[-1]
 

@@ -1,9 +1,8 @@
 """Recognizes CT by its values: a peak of air near -1000 HU, little between lung and tissue, tissue around 0.
 
 Other images have low values, too: MR subtraction, phase and velocity images, normalized MR. But they have no
-    peak
-at air, or values far below it, or tissue with a much wider range than CT, or most of their values around 0,
-where the tissue of CT has no peak.
+peak at air, or values far below it, or tissue with a much wider range than CT, or most of their values around
+0, where the tissue of CT has no peak.
 """
 
 from __future__ import annotations

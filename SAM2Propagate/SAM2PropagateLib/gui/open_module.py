@@ -11,9 +11,8 @@ from SAM2PropagateLib.app import tools
 from SAM2PropagateLib.gui.application import Application, isLeftButtonDown, sliceWidgets
 from SAM2PropagateLib.gui.editor_writer import segmentEditorNode
 from SAM2PropagateLib.gui.embedded_editor import EditorEffects
-from SAM2PropagateLib.gui.panel import Panel
+from SAM2PropagateLib.gui.panel import Panel, Provision
 from SAM2PropagateLib.gui.parameters import ModuleLogic, Parameters
-from SAM2PropagateLib.gui.provision import Provision
 from SAM2PropagateLib.gui.shortcuts import WindowKeys
 from SAM2PropagateLib.gui.view_input import ViewInput
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import slicer.util
 
 from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.app.events import UserMessage
+from SAM2PropagateLib.app.server_jobs import ServerJobs
 from SAM2PropagateLib.gui.application import Application
 from SAM2PropagateLib.gui.curve_menu import CurveMenu
 from SAM2PropagateLib.gui.dialogs import SlicerDialogs
 from SAM2PropagateLib.gui.embedded_editor import EmbeddedEditor
+from SAM2PropagateLib.gui.install import Installer
 from SAM2PropagateLib.gui.install_banner import InstallBanner
 from SAM2PropagateLib.gui.message_frame import MessageFrame
+from SAM2PropagateLib.gui.model_list import ModelList
 from SAM2PropagateLib.gui.model_section import ModelSection
 from SAM2PropagateLib.gui.options import Options
-from SAM2PropagateLib.gui.provision import Provision
 from SAM2PropagateLib.gui.run_view import RunView
 from SAM2PropagateLib.gui.segment_list import SegmentList
 from SAM2PropagateLib.gui.server_section import ServerSection
@@ -35,6 +38,20 @@ _EDITORS_LIST = "SegmentsTableResizableFrame"
 _FRAME = 8
 # Where the application's settings keep the collapsed sections.
 _COLLAPSED = "SAM2Propagate/Collapsed"
+
+
+@dataclass(frozen=True)
+class Provision:
+    """What the worker needs, on this computer and on a server.
+
+    Attributes:
+        models: lists and downloads models. installer: installs packages on this computer.
+        server: has the choice of the computer, and sets up a server.
+    """
+
+    models: ModelList
+    installer: Installer
+    server: ServerJobs
 
 
 class Panel:

@@ -17,7 +17,7 @@ from SAM2PropagateLib.app.wording import resultText
 from SAM2PropagateLib.gui.application import Later
 from SAM2PropagateLib.gui.strip_widget import legend, makeStripWidget
 from SAM2PropagateLib.gui.widgets import Connections, enable
-from SAM2PropagateLib.scene.surfaces import hasSurfaces, showSurfaces
+from SAM2PropagateLib.scene.segments import hasSurfaces, showSurfaces
 from SAM2PropagateLib.texts import tr as _
 
 # Seconds between two drawings of the strip while slices arrive.

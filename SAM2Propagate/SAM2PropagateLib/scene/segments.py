@@ -1,4 +1,4 @@
-"""Reads the segments of a segmentation node on a volume's grid."""
+"""Reads the segments of a segmentation node on a volume's grid, and shows them as surfaces."""
 
 from __future__ import annotations
 
@@ -142,8 +142,7 @@ def frameMask(
 
     A pixel belongs to it if at least half of its area does, in the plane of the frame. If that plane lies
     between two layers of fine voxels, each counts half: this finds a stroke in one of them, and does not make
-        a
-    slanting surface too large.
+    a slanting surface too large.
 
     Args:
         sample: returns the segment on any grid.
@@ -294,3 +293,18 @@ def _layer(image: Any, space: FloatArray) -> tuple[npt.NDArray[Any], Lattice]:
         return np.zeros((0, 0, 0), dtype=np.uint8), Lattice(np.eye(4), EMPTY)
     lattice = _imageLattice(image, space)
     return vtk_to_numpy(scalars).reshape(lattice.shape), lattice
+
+
+def hasSurfaces(segmentationNode: Any) -> bool:
+    """Tells whether the segments have surfaces, which the 3D views show."""
+    name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    return bool(segmentationNode.GetSegmentation().ContainsRepresentation(name))
+
+
+def showSurfaces(segmentationNode: Any, isOn: bool) -> None:
+    """Makes and shows the surfaces of all segments, or removes them."""
+    if isOn:
+        segmentationNode.CreateClosedSurfaceRepresentation()
+        segmentationNode.GetDisplayNode().SetVisibility3D(True)
+    else:
+        segmentationNode.RemoveClosedSurfaceRepresentation()

@@ -1,8 +1,7 @@
 """Draws a stroke with one drag of the mouse in a slice view, and moves existing ones.
 
 While it is drawn, a stroke is only a line on the view: with a markups node, each move of the mouse would
-    rebuild
-the node and draw all views.
+rebuild the node and draw all views.
 """
 
 from __future__ import annotations

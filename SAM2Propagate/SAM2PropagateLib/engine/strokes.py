@@ -1,4 +1,4 @@
-"""Turns a scribble into clicks: chooses the points of it for the model."""
+"""Turns scribbles into clicks for the model, and tightens lassos to the edge that it sees."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ CARVINGS = 3
 _LEAST_LEFT = 0.1
 # Pixels; points nearer than this count as one.
 _SAME_PLACE = 1.5
+# How far a lasso's edge may move outwards and inwards, as shares of the radius of a circle of the same area.
+# More inwards, as it is drawn around the structure.
+REACH_OUT, REACH_IN = 0.05, 0.5
+# Below this Dice with the drawn shape, the model's answer is something else.
+LEAST_AGREEMENT = 0.5
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -146,3 +151,21 @@ def _at(values: FloatArray, click: ClickAt) -> float:
 
 def _pixel(values: npt.NDArray[np.generic], click: ClickAt) -> tuple[int, int]:
     return pixel_at(values.shape, click[0], click[1])
+
+
+def tightened(drawn: BoolArray, answer: BoolArray) -> BoolArray | None:
+    """Return the model's mask, limited to pixels near the line that was drawn.
+
+    Args:
+        drawn: bool (rows, columns), the inside of the lasso, not empty.
+        answer: bool (rows, columns), the model's mask for it.
+
+    Returns:
+        bool (rows, columns); None if the answer differs too much from the lasso.
+    """
+    radius = float(np.sqrt(drawn.sum() / np.pi))
+    near = answer & (ndimage.distance_transform_edt(~drawn) <= REACH_OUT * radius)
+    if 2 * (near & drawn).sum() < LEAST_AGREEMENT * (near.sum() + drawn.sum()):
+        return None
+    held: BoolArray = near | (depth_inside(drawn) > REACH_IN * radius)
+    return held
