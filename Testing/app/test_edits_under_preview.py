@@ -355,7 +355,7 @@ def test_a_volume_that_became_unusable_is_told_and_raises_nothing(case):
     case.click(12, 15, 8)
     bent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
     case.volumeNode.SetAndObserveTransformNodeID(bent.GetID())
-    case.controller.facts()
+    case.controller.conditions()
     case.controller.lookForEdits()
     case.controller.editBegins()
     case.controller.apply()

@@ -9,12 +9,12 @@ import pytest
 
 from SAM2PropagateLib import segment_job, texts
 from SAM2PropagateLib.app import rules, strip, tools
-from SAM2PropagateLib.app.rules import Facts
+from SAM2PropagateLib.app.rules import Conditions
 from SAM2PropagateLib.app.signals import Signal
 from SAM2PropagateLib.app.strip import FrameFacts
 from SAM2PropagateLib.app.wording import duration, size
 
-READY = Facts(
+READY = Conditions(
     hasVolume=True,
     hasSegmentation=True,
     hasSegment=True,
@@ -31,7 +31,7 @@ READY = Facts(
 
 @pytest.mark.parametrize("action", rules.ACTIONS)
 def test_every_action_says_why_it_is_not_possible(action):
-    reason = rules.whyNot(action, Facts())
+    reason = rules.whyNot(action, Conditions())
     assert re.fullmatch(r"[A-Z][^.]*\.", reason), reason
 
 
@@ -61,7 +61,7 @@ def test_the_first_thing_that_is_missing_is_named(change, words):
     facts = replace(READY, **change)
     assert rules.whyNot(rules.PROMPT, facts) == words
     assert rules.whyNot(rules.PROPAGATE, facts) == words
-    assert set(change) <= {field.name for field in fields(Facts)}
+    assert set(change) <= {field.name for field in fields(Conditions)}
 
 
 def test_every_tool_has_a_key_of_its_own_and_takes_none_of_slicers():
@@ -86,12 +86,12 @@ def test_texts_are_translated_by_the_function_that_is_given():
     files = []
     texts.set_translator(lambda text, file: files.append(file) or f"<{text}>")
     try:
-        assert rules.whyNot(rules.CANCEL, Facts()) == "<Nothing is running.>"
+        assert rules.whyNot(rules.CANCEL, Conditions()) == "<Nothing is running.>"
         assert tools.tools()[0].title == "<Click +>"
         assert files[0] == rules.__file__ and files[-1] == tools.__file__
     finally:
         texts.set_translator(None)
-    assert rules.whyNot(rules.CANCEL, Facts()) == "Nothing is running."
+    assert rules.whyNot(rules.CANCEL, Conditions()) == "Nothing is running."
 
 
 def test_times_and_sizes_in_words():

@@ -257,9 +257,9 @@ class Controller:
 
     # --- what is possible
 
-    def facts(self) -> rules.Facts:
-        """Returns the facts that `rules.whyNot` decides by."""
-        return self._situation.facts()
+    def conditions(self) -> rules.Conditions:
+        """Returns the conditions that `rules.whyNot` decides by."""
+        return self._situation.conditions()
 
     def whyNot(self, action: str) -> str:
         """Returns why an action of `rules` is not possible now; "" if it is."""

@@ -36,8 +36,8 @@ PROMPTING = (PROMPT, ADD_SEGMENT)
 
 
 @dataclass(frozen=True)
-class Facts:
-    """The facts that the rules decide by: what is chosen, running and present.
+class Conditions:
+    """The conditions that the rules decide by: what is chosen, running and present.
 
     Attributes:
         missing: packages that are not installed.
@@ -71,81 +71,81 @@ class Facts:
     hasDoubt: bool = False
 
 
-def whyNot(action: str, facts: Facts) -> str:
+def whyNot(action: str, conditions: Conditions) -> str:
     """Returns why an action is not possible now, as a sentence for its tooltip; "" if it is.
 
     Raises:
         KeyError: there is no such action.
     """
-    return _RULES[action](facts)
+    return _RULES[action](conditions)
 
 
-def _cannotAdd(facts: Facts) -> str:
-    if facts.missing:
-        return _("Install the missing packages first: {names}.").format(names=", ".join(facts.missing))
-    if not facts.hasVolume:
+def _cannotAdd(conditions: Conditions) -> str:
+    if conditions.missing:
+        return _("Install the missing packages first: {names}.").format(names=", ".join(conditions.missing))
+    if not conditions.hasVolume:
         return _("Choose a volume first.")
-    if facts.volumeProblem:
-        return facts.volumeProblem
-    if not facts.hasSegmentation and not facts.makesSegment:
+    if conditions.volumeProblem:
+        return conditions.volumeProblem
+    if not conditions.hasSegmentation and not conditions.makesSegment:
         return _("Choose or create a segmentation first.")
-    return facts.segmentationProblem
+    return conditions.segmentationProblem
 
 
-def _notReady(facts: Facts) -> str:
-    return _cannotAdd(facts) or facts.modelProblem
+def _notReady(conditions: Conditions) -> str:
+    return _cannotAdd(conditions) or conditions.modelProblem
 
 
-def _prompt(facts: Facts) -> str:
-    hasSegment = facts.hasSegment or facts.makesSegment
-    return _notReady(facts) or ("" if hasSegment else _("Choose or add a segment first."))
+def _prompt(conditions: Conditions) -> str:
+    hasSegment = conditions.hasSegment or conditions.makesSegment
+    return _notReady(conditions) or ("" if hasSegment else _("Choose or add a segment first."))
 
 
-def _propagate(facts: Facts) -> str:
-    if facts.isRunning:
+def _propagate(conditions: Conditions) -> str:
+    if conditions.isRunning:
         return _("A propagation is running.")
-    if reason := _notReady(facts):
+    if reason := _notReady(conditions):
         return reason
-    if not facts.canStart:
+    if not conditions.canStart:
         return _("Click on the structure, draw a box around it, or paint it on one slice first.")
     return ""
 
 
-def _cancel(facts: Facts) -> str:
-    return "" if facts.isRunning else _("Nothing is running.")
+def _cancel(conditions: Conditions) -> str:
+    return "" if conditions.isRunning else _("Nothing is running.")
 
 
-def _ended(facts: Facts) -> str:
-    return _("Wait until the propagation has finished, or cancel it.") if facts.isRunning else ""
+def _ended(conditions: Conditions) -> str:
+    return _("Wait until the propagation has finished, or cancel it.") if conditions.isRunning else ""
 
 
-def _apply(facts: Facts) -> str:
-    if facts.isApplying:
-        return _ended(facts) or _("The preview is being applied.")
-    return _ended(facts) or ("" if facts.hasPreview else _("There is no preview."))
+def _apply(conditions: Conditions) -> str:
+    if conditions.isApplying:
+        return _ended(conditions) or _("The preview is being applied.")
+    return _ended(conditions) or ("" if conditions.hasPreview else _("There is no preview."))
 
 
-def _nextDoubtful(facts: Facts) -> str:
-    return "" if facts.hasDoubt else _("No slice is doubtful.")
+def _nextDoubtful(conditions: Conditions) -> str:
+    return "" if conditions.hasDoubt else _("No slice is doubtful.")
 
 
-def _undo(facts: Facts) -> str:
-    if not facts.undoName:
+def _undo(conditions: Conditions) -> str:
+    if not conditions.undoName:
         return _("There is nothing to undo.")
-    return _ended(facts) if facts.isRunning and not facts.undoesPrompts else ""
+    return _ended(conditions) if conditions.isRunning and not conditions.undoesPrompts else ""
 
 
-def _redo(facts: Facts) -> str:
-    if not facts.redoName:
+def _redo(conditions: Conditions) -> str:
+    if not conditions.redoName:
         return _("There is nothing to redo.")
-    return _ended(facts) if facts.isRunning and not facts.redoesPrompts else ""
+    return _ended(conditions) if conditions.isRunning and not conditions.redoesPrompts else ""
 
 
-def _clearPrompts(facts: Facts) -> str:
-    return "" if facts.hasPrompts else _("This segment has no prompts.")
+def _clearPrompts(conditions: Conditions) -> str:
+    return "" if conditions.hasPrompts else _("This segment has no prompts.")
 
 
-_RULES: dict[str, Callable[[Facts], str]] = {
+_RULES: dict[str, Callable[[Conditions], str]] = {
     PROMPT: _prompt,
     ADD_SEGMENT: _cannotAdd,
     PROPAGATE: _propagate,

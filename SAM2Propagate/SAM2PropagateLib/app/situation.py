@@ -35,13 +35,13 @@ class Situation:
         self._missing = installed.missing
         self._computer = installed.computer
 
-    def facts(self) -> rules.Facts:
-        """Returns the facts that `rules.whyNot` decides by."""
+    def conditions(self) -> rules.Conditions:
+        """Returns the conditions that `rules.whyNot` decides by."""
         workspace, segmentID = self._selection.workspace, self._selection.segmentID
         said = workspace.prompts.segment(segmentID) if workspace is not None and segmentID else None
         chosen = self._chosen()
         isUsable = not (chosen.volumeProblem or chosen.segmentationProblem)
-        facts = replace(
+        conditions = replace(
             chosen,
             isRunning=self._running.isOn,
             canStart=isUsable and bool(self.startable()),
@@ -49,13 +49,13 @@ class Situation:
             hasPrompts=said is not None and not said.is_empty,
             hasDoubt=isUsable and bool(self.strip().doubtful),
         )
-        return self._steps.facts(facts)
+        return self._steps.conditions(conditions)
 
-    def _chosen(self) -> rules.Facts:
-        """Returns only the facts that prompts depend on, as every click asks for them."""
+    def _chosen(self) -> rules.Conditions:
+        """Returns only the conditions that prompts depend on, as every click asks for them."""
         selection = self._selection
         workspace = selection.workspace
-        return rules.Facts(
+        return rules.Conditions(
             missing=tuple(self._missing()),
             volumeProblem=selection.volumeProblem,
             segmentationProblem=selection.segmentationProblem,
@@ -68,7 +68,7 @@ class Situation:
 
     def whyNot(self, action: str) -> str:
         """Returns why an action of `rules` is not possible now; "" if it is."""
-        return rules.whyNot(action, self._chosen() if action in rules.PROMPTING else self.facts())
+        return rules.whyNot(action, self._chosen() if action in rules.PROMPTING else self.conditions())
 
     def refuses(self, action: str) -> bool:
         """Tells whether an action is impossible now; if so, a message says why."""
@@ -81,7 +81,7 @@ class Situation:
         """Tells whether packages are missing that a preview needs; if so, a message names them."""
         missing = tuple(self._missing())
         if missing:
-            text = rules.whyNot(rules.PROMPT, rules.Facts(missing=missing))
+            text = rules.whyNot(rules.PROMPT, rules.Conditions(missing=missing))
             self._messages.say("warning", text, "not_installed")
         return bool(missing)
 

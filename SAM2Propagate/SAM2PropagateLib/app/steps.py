@@ -191,12 +191,12 @@ class Steps:
             return ""
         return workspace.history.next.name
 
-    def facts(self, facts: rules.Facts) -> rules.Facts:
+    def conditions(self, conditions: rules.Conditions) -> rules.Conditions:
         """Returns a copy with the steps that can be undone and redone."""
         workspace = self._selection.workspace
         isSettled = workspace is not None and not workspace.states.change
         return replace(
-            facts,
+            conditions,
             isApplying=self.turns.isWorking,
             undoName=self.undoName,
             redoName=self.redoName,

@@ -45,7 +45,7 @@ class Undoing:
 
     def whyNot(self, action: str) -> str:
         """Returns why Undo or Redo, of `rules`, is not possible now; "" if it is."""
-        return rules.whyNot(action, self._steps.facts(rules.Facts(isRunning=self._running.isOn)))
+        return rules.whyNot(action, self._steps.conditions(rules.Conditions(isRunning=self._running.isOn)))
 
     @property
     def undoText(self) -> str:

@@ -344,7 +344,7 @@ class _Evaluator:
             precision=how.precision,
         )
         self._about = {
-            **loaded.facts,
+            **loaded.description,
             "motion": how.motion,
             "axes": ALL_AXES if how.all_axes else "one",
         }

@@ -176,8 +176,8 @@ class LoadedModel:
         return INT8 if self.int8 else str(self.dtype).removeprefix("torch.")
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """JSON-able facts for reports: model, device, dtype, input_size."""
+    def description(self) -> dict[str, Any]:
+        """What reports say of it, as JSON-able values: model, device, dtype, input_size."""
         return {
             "model": self.name,
             "device": str(self.device),

@@ -154,7 +154,7 @@ def opener(model: ModelUse) -> Opener:
         input_size=model.input_size,
         precision=model.precision,
     )
-    about = {**loaded.facts, "motion": model.motion}
+    about = {**loaded.description, "motion": model.motion}
     engine = PropagationEngine(loaded, motion=model.motion)
     return Opener(about, lambda frames: engine.open(frames, "auto"))
 

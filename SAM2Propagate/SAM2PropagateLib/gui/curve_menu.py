@@ -47,11 +47,11 @@ class CurveMenu:
         self._entries.close()
         self._connections.close()
 
-    def refresh(self, facts: rules.Facts) -> None:
+    def refresh(self, conditions: rules.Conditions) -> None:
         """Shows whether a curve can be used."""
         enable(
             self._ui.curveButton,
-            rules.whyNot(rules.PROMPT, facts),
+            rules.whyNot(rules.PROMPT, conditions),
             _(
                 "Draw a curve through the structure, or take one of the scene; it becomes clicks on slices "
                 "that it crosses."

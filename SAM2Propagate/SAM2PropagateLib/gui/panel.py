@@ -217,14 +217,14 @@ class Panel:
         if self._isShowing:
             return
         with self._choosing():
-            facts = self._controller.facts()
-            self._toolRow.refresh(facts)
-            self.run.refresh(facts)
+            conditions = self._controller.conditions()
+            self._toolRow.refresh(conditions)
+            self.run.refresh(conditions)
             self._options.refresh(self._parameters)
-            self.curves.refresh(facts)
+            self.curves.refresh(conditions)
             self._model.refresh()
             self._server.refresh()
-            self.segments.refresh(facts)
+            self.segments.refresh(conditions)
             self._editor.show(self._controller.workspace, self._controller.segmentID)
             self._editor.showUndo(
                 (self._controller.canUndo, self._controller.undoText),

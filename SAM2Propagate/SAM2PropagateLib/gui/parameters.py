@@ -145,7 +145,7 @@ class Parameters:
         controller.select(node.inputVolume, node.segmentation, _segmentOf(node))
         controller.setPreviewOpacity(node.previewOpacity)
         self._ui.volumeSelector.toolTip = volumeText(node.inputVolume)
-        put(self._ui.volumeStatusLabel, controller.facts().volumeProblem)
+        put(self._ui.volumeStatusLabel, controller.conditions().volumeProblem)
         self.onChanged()
         self._panel.refresh()
 

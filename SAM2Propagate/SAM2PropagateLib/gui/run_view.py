@@ -119,7 +119,7 @@ class RunView:
 
     # --- what is shown
 
-    def refresh(self, facts: rules.Facts) -> None:
+    def refresh(self, conditions: rules.Conditions) -> None:
         """Shows the present state of everything."""
         ui, isRunning = self._ui, self._controller.isRunning
         self._forgetEnd()
@@ -151,10 +151,10 @@ class RunView:
             ),
         ):
             button.text = f"{title} ({key})"
-            enable(button, rules.whyNot(action, facts), f"{text} ({key})")
+            enable(button, rules.whyNot(action, conditions), f"{text} ({key})")
         enable(
             self.anew,
-            rules.whyNot(rules.PROPAGATE_ANEW, facts),
+            rules.whyNot(rules.PROPAGATE_ANEW, conditions),
             _(
                 "Compute every slice again in the window and level of the views; keyframes and locked "
                 "slices stay."
@@ -164,8 +164,8 @@ class RunView:
             (ui.applyButton, rules.APPLY, _("Write the preview into the segment, as one undo step.")),
             (ui.discardButton, rules.DISCARD, _("Drop the preview; segment and prompts stay.")),
         ):
-            enable(button, rules.whyNot(action, facts), text)
-            button.setVisible(facts.hasPreview)
+            enable(button, rules.whyNot(action, conditions), text)
+            button.setVisible(conditions.hasPreview)
         workspace = self._controller.workspace
         enable(
             ui.show3DButton,

@@ -75,7 +75,7 @@ class SegmentList:
         if chosen and not self._isShowing():
             self._chosen(str(chosen[0]))
 
-    def refresh(self, facts: rules.Facts) -> None:
+    def refresh(self, conditions: rules.Conditions) -> None:
         """Shows the present segments."""
         ui, controller = self._ui, self._controller
         node = controller.workspace.segmentationNode if controller.workspace is not None else None
@@ -89,17 +89,17 @@ class SegmentList:
         add = _("Add a segment for the next structure and switch to Click +. ({key})")
         enable(
             ui.addSegmentButton,
-            rules.whyNot(rules.ADD_SEGMENT, facts),
+            rules.whyNot(rules.ADD_SEGMENT, conditions),
             add.format(key=tools.ADD_SEGMENT_KEY),
         )
         enable(
             ui.removeSegmentButton,
-            "" if facts.hasSegment else _("Choose a segment first."),
+            "" if conditions.hasSegment else _("Choose a segment first."),
             _("Remove the chosen segment with its prompts."),
         )
         enable(
             ui.clearPromptsButton,
-            rules.whyNot(rules.CLEAR_PROMPTS, facts),
+            rules.whyNot(rules.CLEAR_PROMPTS, conditions),
             _("Remove all prompts of the chosen segment; the segment stays."),
         )
 

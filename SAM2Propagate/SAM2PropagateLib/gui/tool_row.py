@@ -42,18 +42,18 @@ class ToolRow:
         """Disconnects the widgets."""
         self._connections.close()
 
-    def refresh(self, facts: rules.Facts) -> None:
+    def refresh(self, conditions: rules.Conditions) -> None:
         """Shows which tool is on, and which buttons can be pressed."""
         for tool in tools.tools():
             button = self._buttons[tool.name]
             text = _("{title} ({key}): {help}").format(title=tool.title, key=tool.key, help=tool.help)
-            enable(button, rules.whyNot(rules.PROMPT, facts), text)
+            enable(button, rules.whyNot(rules.PROMPT, conditions), text)
             button.checked = tools.buttonOf(self._controller.tool) == tool.name
             isNegative = button.checked and self._controller.tool == tools.NEGATIVE_SCRIBBLE
             button.text = f"{tool.key} −" if isNegative else tool.key
         ui = self._ui
-        enable(ui.undoButton, rules.whyNot(rules.UNDO, facts), self._controller.undoText)
-        enable(ui.redoButton, rules.whyNot(rules.REDO, facts), self._controller.redoText)
+        enable(ui.undoButton, rules.whyNot(rules.UNDO, conditions), self._controller.undoText)
+        enable(ui.redoButton, rules.whyNot(rules.REDO, conditions), self._controller.redoText)
 
     def _press(self, name: str) -> None:
         self._controller.chooseTool(name)

@@ -69,7 +69,7 @@ class ServedEngine:
         megabytes = None if request.cache_megabytes is None else int(request.cache_megabytes)
         self._engine = PropagationEngine(loaded, cache_megabytes=megabytes, motion=request.motion)
         progress(_("The model is loaded"), 3, 3)
-        return loaded.facts
+        return loaded.description
 
     def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
         if self._engine is None:

@@ -53,7 +53,7 @@ class ServedSession(Protocol):
     def propagate(
         self, run: RunRequest, on_frame: Callable[[Mask], None], between: Callable[[float], None]
     ) -> Mapping[str, Any]:
-        """Run, and return JSON-able facts about the run.
+        """Run, and return JSON-able figures of the run.
 
         Args:
             on_frame: called with each finished frame; for some also earlier, with a draft, or before the

@@ -38,7 +38,7 @@ class RunProgress:
         if time.perf_counter() - self._said >= _INTERVAL_SECONDS:
             self.send()
 
-    def facts(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         return {"frames_written": len(self._sent), "seconds": time.perf_counter() - self._started}
 
     def send(self, is_last: bool = False) -> None:

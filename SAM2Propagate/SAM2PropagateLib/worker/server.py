@@ -260,9 +260,9 @@ class WorkerServer:
             summary = session.propagate(run, on_frame, between)
         except Cancelled:
             progress.send()
-            return {**progress.facts(), "cancelled": True}
+            return {**progress.figures(), "cancelled": True}
         progress.send(is_last=True)
-        return {**progress.facts(), **summary, "cancelled": False}
+        return {**progress.figures(), **summary, "cancelled": False}
 
     def _send_frame(self, request_id: int, volume: str, mask: Mask, with_edge: bool) -> None:
         edge = pack_edge(mask.edge()) if with_edge and mask.edge is not None else None
