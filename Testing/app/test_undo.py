@@ -272,10 +272,10 @@ def test_a_change_that_changes_nothing_is_no_step(case):
 
 
 def test_only_states_that_are_kept_are_offered(case, monkeypatch):
-    from SAM2PropagateLib.scene import states
+    from SAM2PropagateLib.scene import undo_states
 
-    monkeypatch.setattr(states, "LEAST_STATES", 4)
-    monkeypatch.setattr(states, "MOST_BYTES", 0)
+    monkeypatch.setattr(undo_states, "LEAST_STATES", 4)
+    monkeypatch.setattr(undo_states, "MOST_BYTES", 0)
     case.click(12, 15, 8)
     for frame in range(6):
         case.paint(frame, STROKE)

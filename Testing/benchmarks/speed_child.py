@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from SAM2PropagateLib.engine import imaging, looking
+from SAM2PropagateLib.engine import crops, imaging
 from SAM2PropagateLib.engine.build import build_model, load_model, model_config, recognize_config
 from SAM2PropagateLib.engine.device import compute_dtype, describe, pick_device, uses_int8
 from SAM2PropagateLib.engine.engine import PropagationEngine
@@ -77,7 +77,7 @@ class Official:
         self._device = device
         self._scenario = scenario
         frames = scenario.frames
-        self.crop = looking.whole_crop(frames, spec.input_size, metadata.get("view", looking.STRETCHED))
+        self.crop = crops.whole_crop(frames, spec.input_size, metadata.get("view", crops.STRETCHED))
         images = imaging.to_model_input([frames.frame(n) for n in range(frames.count)], self.crop, device)
         # The predictor's "video" is the square that the model sees.
         x0, y0, x1, y1 = self.crop.box

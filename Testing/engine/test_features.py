@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from SAM2PropagateLib.engine.crops import Sight
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
-from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.frames.crop import FrameCrop

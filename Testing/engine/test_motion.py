@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from SAM2PropagateLib.engine.looking import Sight
+from SAM2PropagateLib.engine.crops import Sight
 from SAM2PropagateLib.engine.motion import PAIR_BYTES, SIDE, MotionStore
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.window import Window

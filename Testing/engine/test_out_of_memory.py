@@ -194,7 +194,7 @@ def test_a_preview_for_which_there_is_no_room_is_told_so_and_the_next_one_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = opened(blocks(), auto=True)
-    monkeypatch.setattr(session.looking, "close_crop", Shortage(session.looking.close_crop, 1, 1))
+    monkeypatch.setattr(session.crops, "close_crop", Shortage(session.crops.close_crop, 1, 1))
     with pytest.raises(SAM2PropagateError) as caught:
         one.preview(3, BOX, "bright")
     assert caught.value.code == "out_of_memory"

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SAM2PropagateLib.engine import imaging, looking
+from SAM2PropagateLib.engine import crops, imaging
 from SAM2PropagateLib.engine.blend import blended
 from SAM2PropagateLib.engine.front import Tracked
 from SAM2PropagateLib.engine.keyframes import Keyframe
@@ -304,23 +304,23 @@ def frames(rows: int, columns: int, spacing: tuple[float, float]) -> FrameStack:
 
 def test_close_crops_are_square_in_mm_where_there_is_room() -> None:
     stack = frames(60, 400, (4.0, 0.5))
-    crop = looking.close_crop(stack, 256, (190.0, 28.0, 210.0, 31.0))
+    crop = crops.close_crop(stack, 256, (190.0, 28.0, 210.0, 31.0))
     x0, y0, x1, y1 = crop.box
     assert (x1 - x0) * 0.5 == pytest.approx((y1 - y0) * 4.0, rel=0.15)
-    edge = looking.close_crop(frames(100, 100, (1, 1)), 64, (0.0, 0.0, 30.0, 30.0))
+    edge = crops.close_crop(frames(100, 100, (1, 1)), 64, (0.0, 0.0, 30.0, 30.0))
     assert min(edge.box) >= -0.5
 
 
 def test_regions_come_from_boxes_and_masks_with_their_clicks() -> None:
     mask = np.zeros((20, 20), bool)
     mask[4:8, 3:9] = True
-    assert looking.region_of(FramePrompts(mask=mask)) == (2.5, 3.5, 8.5, 7.5)
-    assert looking.region_of(FramePrompts(clicks=((1.0, 2.0, True),))) is None
+    assert crops.region_of(FramePrompts(mask=mask)) == (2.5, 3.5, 8.5, 7.5)
+    assert crops.region_of(FramePrompts(clicks=((1.0, 2.0, True),))) is None
     both = FramePrompts(box=(5.0, 5.0, 9.0, 9.0), clicks=((12.0, 6.0, False),))
-    assert looking.region_of(both) == (5.0, 5.0, 12.0, 9.0)
+    assert crops.region_of(both) == (5.0, 5.0, 12.0, 9.0)
 
 
 def test_an_isotropic_model_gets_padding_and_a_stretched_one_does_not() -> None:
     stack = frames(50, 100, (1, 1))
-    assert looking.whole_crop(stack, 64).box == (-0.5, -0.5, 99.5, 49.5)
-    assert looking.whole_crop(stack, 64, looking.ISOTROPIC).box == (-0.5, -25.5, 99.5, 74.5)
+    assert crops.whole_crop(stack, 64).box == (-0.5, -0.5, 99.5, 49.5)
+    assert crops.whole_crop(stack, 64, crops.ISOTROPIC).box == (-0.5, -25.5, 99.5, 74.5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAM2PropagateLib.engine import looking, strokes
+from SAM2PropagateLib.engine import crops, strokes
 from SAM2PropagateLib.engine.family import Decoded
 from SAM2PropagateLib.engine.steps import FrameFeatures
 from SAM2PropagateLib.mask_depth import innermost_point
@@ -272,7 +272,7 @@ def test_a_scribble_is_looked_at_as_closely_as_it_is_long(monkeypatch: pytest.Mo
     assert not found[160:].any() and found[64:128, 64:128].mean() > 0.6
     crop = opened.crop_of("a")
     assert crop.box[2] - crop.box[0] < 160
-    monkeypatch.setattr(looking, "SHORTEST", 1000.0)
+    monkeypatch.setattr(crops, "SHORTEST", 1000.0)
     assert session(volume, auto=True).preview(2, prompts, "a").mask[160:].any()
 
 

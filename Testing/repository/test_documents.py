@@ -20,6 +20,7 @@ SAMPLE = ROOT / "Resources" / "Sample"
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "requirements/README.md"]
 PAGES += ["Resources/Sample/README.md", "Testing/benchmarks/results/README.md"]
 PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
+CODE = ["SAM2Propagate", "Demo", "Headless", "Testing", "Tools"]
 
 
 def test_every_file_has_a_plain_name() -> None:
@@ -32,6 +33,26 @@ def test_every_file_has_a_plain_name() -> None:
     names = [name for name in listed.stdout.split("\0") if name]
     assert len(names) > 100
     assert [name for name in names if not re.fullmatch(r"[\w./-]+", name, re.ASCII)] == []
+
+
+def test_files_that_the_docs_name_are_there() -> None:
+    names = {path.name for folder in CODE for path in (ROOT / folder).rglob("*.py")} | {"run.py"}
+    named = {
+        (page, name)
+        for page in PAGES
+        if page not in ("CHANGELOG.md", "Testing/benchmarks/results/README.md")  # of the past
+        for name in re.findall(r"`([\w/]+\.py)`", (ROOT / page).read_text(encoding="utf-8"))
+        if "NAME" not in name
+    }
+    assert len(named) > 50
+    assert sorted((page, name) for page, name in named if Path(name).name not in names) == []
+
+
+def test_the_engines_page_names_every_file_of_it() -> None:
+    folder = ROOT / "SAM2Propagate" / "SAM2PropagateLib" / "engine"
+    page = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+    files = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert [name for name in files if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("page", PAGES)

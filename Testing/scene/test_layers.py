@@ -16,7 +16,7 @@ from SAM2PropagateLib.scene.edits import EditTracker
 from SAM2PropagateLib.scene.segment_writer import LogicSegmentWriter
 from SAM2PropagateLib.scene.segments import SegmentReader, binaryLabelmapName, labelsOf, segmentIDs
 from SAM2PropagateLib.scene.state import SceneState
-from SAM2PropagateLib.scene.states import SegmentationStates, hashed
+from SAM2PropagateLib.scene.undo_states import SegmentationStates, hashed
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from Testing.scene.geometries import SHAPE_IJK, addCase
 

@@ -16,7 +16,7 @@ from SAM2PropagateLib.app.turns import Turns
 from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.prompts.values import PromptSet
-from SAM2PropagateLib.scene import states
+from SAM2PropagateLib.scene import undo_states
 from SAM2PropagateLib.scene.kept_preview import isSameFrame
 from SAM2PropagateLib.texts import tr as _
 
@@ -155,7 +155,7 @@ class Steps:
             and workspace is not None
             and workspace.history.last is edit.step
         )
-        name = edit.step.name if isLast and edit and edit.step else self._named(states.EDITED)
+        name = edit.step.name if isLast and edit and edit.step else self._named(undo_states.EDITED)
         with self.step(name, onto=edit if isLast else None):
             yield
 
@@ -223,10 +223,10 @@ class Steps:
 
     def _named(self, change: str) -> str:
         names = {
-            states.ADDED: _("add segment"),
-            states.REMOVED: _("remove segment"),
-            states.RENAMED: _("rename segment"),
-            states.RECOLORED: _("change color"),
+            undo_states.ADDED: _("add segment"),
+            undo_states.REMOVED: _("remove segment"),
+            undo_states.RENAMED: _("rename segment"),
+            undo_states.RECOLORED: _("change color"),
         }
         return names.get(change) or self._editName() or _("edit")
 

@@ -34,7 +34,7 @@ from SAM2PropagateLib.scene.placement import Placement
 from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.seen_segment import EditedFrame
 from SAM2PropagateLib.scene.segments import SegmentReader, referenceLattice, segmentIDs, volumeLattice
-from SAM2PropagateLib.scene.states import SegmentationStates
+from SAM2PropagateLib.scene.undo_states import SegmentationStates
 from SAM2PropagateLib.scene.watch import PromptChange, PromptWatcher
 from SAM2PropagateLib.texts import tr as _
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from SAM2PropagateLib.engine import looking
+from SAM2PropagateLib.engine import crops
 from SAM2PropagateLib.engine.axes import AxesSession
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
@@ -36,7 +36,7 @@ class PropagationEngine:
     ) -> None:
         self.steps = loaded.make_steps(loaded)
         # SAM 2 was trained on stretched frames; the metadata of a model says if it was trained otherwise.
-        self._style = loaded.metadata.get("view", looking.STRETCHED)
+        self._style = loaded.metadata.get("view", crops.STRETCHED)
         self._cache_megabytes = cache_megabytes
         self._patience = patience
         self._motion_budget = motion_budget() if motion else None
@@ -58,7 +58,7 @@ class PropagationEngine:
         elif isinstance(crop, FrameCrop):
             fixed = crop
         else:
-            fixed = looking.whole_crop(frames, self.steps.input_size, self._style)
+            fixed = crops.whole_crop(frames, self.steps.input_size, self._style)
         return EngineSession(
             self.steps,
             frames,

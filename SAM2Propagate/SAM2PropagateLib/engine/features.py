@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 
+from SAM2PropagateLib.engine.crops import Sight
 from SAM2PropagateLib.engine.family import EncodedFrame
-from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.memory_limits import out_of_memory_error
 from SAM2PropagateLib.models.memory import is_out_of_memory
 

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import torch
 
+from SAM2PropagateLib.engine.crops import Sight
 from SAM2PropagateLib.engine.front import Front, Tracked
 from SAM2PropagateLib.engine.keyframes import Keyframe
-from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
 from SAM2PropagateLib.engine.shape import Shape, depth
 from SAM2PropagateLib.frames.crop import FrameCrop

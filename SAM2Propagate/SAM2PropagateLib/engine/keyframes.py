@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from SAM2PropagateLib.engine import imaging, looking
+from SAM2PropagateLib.engine import crops, imaging
 from SAM2PropagateLib.engine.doubt import Evidence, doubt_of
 from SAM2PropagateLib.engine.family import (
     MASK_PROMPT_LOGIT,
@@ -91,7 +91,7 @@ class KeyframeDecoder:
         self._features = features
         self._native_shape = native_shape
 
-    def decoded(self, sight: looking.Sight, frame: int, prompts: FramePrompts) -> Keyframe:
+    def decoded(self, sight: crops.Sight, frame: int, prompts: FramePrompts) -> Keyframe:
         """Decode a keyframe from its prompts; an absent mark gives an empty mask.
 
         Raises:
@@ -103,7 +103,7 @@ class KeyframeDecoder:
         features, crop = self._features.get([(sight, frame)])[sight, frame], sight.crop
         return self._with_room(lambda: self._decode_prompts(features, crop, prompts))
 
-    def memory(self, sight: looking.Sight, frame: int, keyframe: Keyframe) -> FrameMemory:
+    def memory(self, sight: crops.Sight, frame: int, keyframe: Keyframe) -> FrameMemory:
         """Return a keyframe's memory, and make it if there is none yet.
 
         Raises:
@@ -198,7 +198,7 @@ class KeyframeDecoder:
         self,
         features: EncodedFrame,
         crop: FrameCrop,
-        box: looking.PixelBox | None,
+        box: crops.PixelBox | None,
         strokes: Sequence[FrameStroke],
         mask: np.ndarray,
         clicks: Sequence[ClickAt],
@@ -221,7 +221,7 @@ class KeyframeDecoder:
         self,
         features: EncodedFrame,
         crop: FrameCrop,
-        box: looking.PixelBox | None,
+        box: crops.PixelBox | None,
         mask: np.ndarray,
         clicks: Sequence[ClickAt],
         aim: Aim | None = None,
@@ -259,7 +259,7 @@ class KeyframeDecoder:
         self,
         features: EncodedFrame,
         crop: FrameCrop,
-        box: looking.PixelBox | None,
+        box: crops.PixelBox | None,
         clicks: Sequence[tuple[float, float, bool]],
         start: torch.Tensor | None = None,
     ) -> Decoded:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from SAM2PropagateLib.engine import imaging
-from SAM2PropagateLib.engine.looking import Sight
+from SAM2PropagateLib.engine.crops import Sight
 
 # Side of the square pictures that are registered, whatever the model's input size.
 SIDE = 192

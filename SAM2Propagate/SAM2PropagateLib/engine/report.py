@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from SAM2PropagateLib.engine import looking
+from SAM2PropagateLib.engine import crops
 from SAM2PropagateLib.engine.doubt import Evidence, doubt_of, figures_of
 from SAM2PropagateLib.engine.front import Front
 from SAM2PropagateLib.engine.imaging import edge_steps
@@ -61,7 +61,7 @@ class Ready:
         mask = native_mask(shown, job.track.crop, self.grid)
         sides = [job.found(front, self.frame) for front in job.fronts]
         lost = 0 if self.is_draft else min(side.lost for side in sides if side is not None)
-        is_cut = looking.is_cut(mask, job.track.crop)
+        is_cut = crops.is_cut(mask, job.track.crop)
         evidence = Evidence.read(figures, is_cut=is_cut, lost=lost, is_between=len(sides) > 1)
         doubt = doubt_of(evidence)
         if self.is_draft:

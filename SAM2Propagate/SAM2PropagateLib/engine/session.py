@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from SAM2PropagateLib.engine import imaging, looking
+from SAM2PropagateLib.engine import crops, imaging
 from SAM2PropagateLib.engine.carry import Carrier, Counter
+from SAM2PropagateLib.engine.crops import Sight
 from SAM2PropagateLib.engine.family import MASK_PROMPT_LOGIT, EncodedFrame, ModelSteps
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.front import Course, Front, Recollection
 from SAM2PropagateLib.engine.fusion import carried
 from SAM2PropagateLib.engine.jobs import WITHDRAWN, Job, Track, Work, keyframe_mark, shapes_beside, work_of
 from SAM2PropagateLib.engine.keyframes import Keyframe, KeyframeDecoder
-from SAM2PropagateLib.engine.looking import Sight
 from SAM2PropagateLib.engine.memory_limits import told_of_memory, with_room
 from SAM2PropagateLib.engine.motion import MotionStore
 from SAM2PropagateLib.engine.results import (
@@ -43,13 +43,13 @@ class SessionSettings:
 
     Attributes:
         max_batch: the most frames tracked at once.
-        style: how to make the model's input from a frame that is not square; see `looking`.
+        style: how to make the model's input from a frame that is not square; see `crops`.
         patience: frames without a trace of a segment after which it counts as ended; None: never.
         motion_budget: bytes of motion between frames that may be kept; None: no motion is used.
     """
 
     max_batch: int
-    style: str = looking.STRETCHED
+    style: str = crops.STRETCHED
     patience: int | None = PATIENCE
     motion_budget: int | None = None
 
@@ -79,9 +79,7 @@ class EngineSession:
         self._style = style
         self._follows_prompts = crop is None
         self._crop = (
-            looking.whole_crop(frames, steps.input_size, style)
-            if crop is None
-            else imaging.whole_pixels(crop)
+            crops.whole_crop(frames, steps.input_size, style) if crop is None else imaging.whole_pixels(crop)
         )
         self.features = store(self._encode)
         self._decoder = KeyframeDecoder(steps, self.features, frames.native_shape)
@@ -155,36 +153,36 @@ class EngineSession:
         regions = [region for region in found if region is not None]
         if not regions:
             return track
-        region = looking.union(regions)
-        wanted = looking.close_crop(self._frames, self._steps.input_size, region, self._style)
-        if looking.shows(track.crop, region) and (
-            track.written or not looking.is_much_closer(wanted, track.crop)
+        region = crops.union(regions)
+        wanted = crops.close_crop(self._frames, self._steps.input_size, region, self._style)
+        if crops.shows(track.crop, region) and (
+            track.written or not crops.is_much_closer(wanted, track.crop)
         ):
             return track
         # With another segment's crop the frames need not be encoded again.
-        shared = (t.crop for t in self._tracks.values() if looking.serves(t.crop, region, wanted))
+        shared = (t.crop for t in self._tracks.values() if crops.serves(t.crop, region, wanted))
         changed = track.seen_anew(Sight(next(shared, wanted), self._frames.window))
         if segment not in self._running:
             self._tracks[segment] = changed
         return changed
 
-    def _region(self, track: Track, frame: int, prompts: FramePrompts) -> looking.PixelBox | None:
+    def _region(self, track: Track, frame: int, prompts: FramePrompts) -> crops.PixelBox | None:
         """Return the region of a keyframe's structure: from its prompts or, for clicks and scribbles, from
         their mask."""
-        region = looking.region_of(prompts)
+        region = crops.region_of(prompts)
         if region is not None:
             return region
-        along = looking.along_strokes(prompts)
+        along = crops.along_strokes(prompts)
         if along is not None:
             # A stroke shows a least size of the structure; a close crop keeps the model from finding too
             # much.
-            crop = looking.close_crop(self._frames, self._steps.input_size, along, self._style)
-            if looking.is_much_closer(crop, track.crop):
+            crop = crops.close_crop(self._frames, self._steps.input_size, along, self._style)
+            if crops.is_much_closer(crop, track.crop):
                 mask = self._decoder.decoded(Sight(crop, track.sight.window), frame, prompts).mask
-                if mask.any() and not looking.is_cut(mask, crop):
-                    return looking.region_of(replace(prompts, mask=mask))
+                if mask.any() and not crops.is_cut(mask, crop):
+                    return crops.region_of(replace(prompts, mask=mask))
         mask = self._keyframe(track, frame, prompts).mask
-        return looking.region_of(replace(prompts, mask=mask)) if mask.any() else None
+        return crops.region_of(replace(prompts, mask=mask)) if mask.any() else None
 
     def encode_ahead(self, order: Iterable[int], should_stop: Callable[[], bool]) -> int:
         """Encode and register frames in the sight of the last previewed segment, while no request waits.

@@ -22,7 +22,7 @@ from SAM2PropagateLib.gui.message_frame import MessageFrame
 from SAM2PropagateLib.gui.model_list import ModelList
 from SAM2PropagateLib.gui.model_section import ModelSection
 from SAM2PropagateLib.gui.options import Options
-from SAM2PropagateLib.gui.run_view import RunView
+from SAM2PropagateLib.gui.run_section import RunSection
 from SAM2PropagateLib.gui.segment_list import SegmentList
 from SAM2PropagateLib.gui.server_section import ServerSection
 from SAM2PropagateLib.gui.tool_row import ToolRow
@@ -85,7 +85,7 @@ class Panel:
         self.window = WindowMenu(ui, controller)
         self.segments = SegmentList(ui, controller, self._icons, self._chooseSegment, lambda: self._isShowing)
         self._toolRow = ToolRow(ui, controller, self._icons, self.refresh)
-        self.run = RunView(ui, controller, application.frameSurfaces)
+        self.run = RunSection(ui, controller, application.frameSurfaces)
         self._options = Options(ui, controller, lambda: None if self._isShowing else self._parameters)
         self.curves = CurveMenu(ui, controller)
         self._model = ModelSection(ui, controller, models, self.messages, self._chooseModel)

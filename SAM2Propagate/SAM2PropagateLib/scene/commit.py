@@ -29,7 +29,7 @@ from SAM2PropagateLib.scene.segments import (
     segmentIDs,
     volumeLattice,
 )
-from SAM2PropagateLib.scene.states import SegmentationStates, hashed
+from SAM2PropagateLib.scene.undo_states import SegmentationStates, hashed
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateLib.texts import tr as _
 

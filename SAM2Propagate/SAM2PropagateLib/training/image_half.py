@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from SAM2PropagateLib.engine.crops import STRETCHED
 from SAM2PropagateLib.engine.family import LoadedModel
-from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.training.features import FrameStock
 from SAM2PropagateLib.training.looks import StockFrames
@@ -25,7 +25,7 @@ class ImageHalf:
             themselves if the image half learns too.
         propose: outlines what is on a slice.
         size: pixels of a side of the model's input.
-        style: how a frame that is not square becomes that; see `engine.looking`.
+        style: how a frame that is not square becomes that; see `engine.crops`.
     """
 
     stock: StockFrames

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SAM2PropagateLib.engine import imaging, looking
+from SAM2PropagateLib.engine import crops, imaging
 from SAM2PropagateLib.evaluation.metrics import BoolArray, frames_first
 from SAM2PropagateLib.evaluation.simulated_user import box_around
 from SAM2PropagateLib.evaluation.targets import LoadedTarget
@@ -62,7 +62,7 @@ def draw_look(
     size: int,
     stock: StockFrames,
     rng: np.random.Generator,
-    style: str = looking.STRETCHED,
+    style: str = crops.STRETCHED,
 ) -> Look | None:
     """Return a look at a structure, drawn at random; None if what was drawn shows too little of it.
 
@@ -71,7 +71,7 @@ def draw_look(
         size: side of the model's input.
         stock: encodes the frames.
         rng: decides everything.
-        style: how a frame that is not square becomes the model's input; see `engine.looking`.
+        style: how a frame that is not square becomes the model's input; see `engine.crops`.
     """
     axis = draw_axis(target.frames, rng)
     frames = FrameStack(target.frames.array, target.geometry, axis, draw_window(target.frames.window, rng))
@@ -137,7 +137,7 @@ def _frames(masks: BoolArray, rng: np.random.Generator) -> tuple[list[int], int]
 
 def _crop(frames: FrameStack, mask: BoolArray, size: int, style: str, rng: np.random.Generator) -> FrameCrop:
     """Draw a crop like the engine's, with other amounts of context; now and then the whole frame."""
-    whole = looking.whole_crop(frames, size, style)
+    whole = crops.whole_crop(frames, size, style)
     x0, y0, x1, y1 = box_around(mask)
     grow_x, grow_y = (float(rng.uniform(-0.1, 0.5)) * side for side in (x1 - x0, y1 - y0))
     shift_x, shift_y = float(rng.uniform(-0.5, 0.5)) * grow_x, float(rng.uniform(-0.5, 0.5)) * grow_y
@@ -147,7 +147,7 @@ def _crop(frames: FrameStack, mask: BoolArray, size: int, style: str, rng: np.ra
         x1 + grow_x / 2 + shift_x,
         y1 + grow_y / 2 + shift_y,
     )
-    close = looking.close_crop(frames, size, region, style)
+    close = crops.close_crop(frames, size, region, style)
     return whole if rng.random() < 0.25 else close
 
 

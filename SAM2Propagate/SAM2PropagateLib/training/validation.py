@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from SAM2PropagateLib.engine.crops import STRETCHED
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
-from SAM2PropagateLib.engine.looking import STRETCHED
 from SAM2PropagateLib.engine.memory_limits import motion_budget
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
 from SAM2PropagateLib.engine.session import EngineSession, SessionSettings

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from SAM2PropagateLib.engine import imaging, looking
+from SAM2PropagateLib.engine import crops, imaging
 from SAM2PropagateLib.engine.family import ModelSteps
 from SAM2PropagateLib.evaluation.metrics import BoolArray
 from SAM2PropagateLib.frames.stack import FrameStack
@@ -62,7 +62,7 @@ def draw_warped_look(
     stock: StockFrames,
     propose: Propose,
     rng: np.random.Generator,
-    style: str = looking.STRETCHED,
+    style: str = crops.STRETCHED,
 ) -> Look | None:
     """Return a look at something on one slice of a volume; None if nothing was found there.
 
@@ -72,7 +72,7 @@ def draw_warped_look(
         stock: encodes the frames.
         propose: outlines structures.
         rng: decides everything.
-        style: how a frame that is not square becomes the model's input; see `engine.looking`.
+        style: how a frame that is not square becomes the model's input; see `engine.crops`.
     """
     window = draw_window(volume.window, rng)
     frames = FrameStack(volume.array, volume.geometry, draw_axis(volume, rng), window)
@@ -91,11 +91,11 @@ def _scene(
     it."""
     rows, columns = frames.geometry.frame_shape(frames.axis)
     native = frames.frame(int(rng.integers(frames.count)))
-    # The crop of a box of this side; it shows `looking.CONTEXT` times as much.
+    # The crop of a box of this side; it shows `crops.CONTEXT` times as much.
     side = float(np.exp(rng.uniform(np.log(0.06), np.log(0.4)))) * max(rows, columns)
     x, y = float(rng.uniform(0, columns - 1)), float(rng.uniform(0, rows - 1))
     box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
-    crop = looking.close_crop(frames, size, box, style)
+    crop = crops.close_crop(frames, size, box, style)
     shown = imaging.to_model_input([native], crop, torch.device("cpu"))
     gray = imaging.to_gray(shown)
     if float(gray.std()) < 8:  # air

@@ -10,7 +10,7 @@ from Headless.scenes import addSegmentation, fillSegment
 from SAM2PropagateLib.scene import segment_copies
 from SAM2PropagateLib.scene.segments import SegmentReader, binaryLabelmapName, labelsOf, segmentIDs
 from SAM2PropagateLib.scene.slabs import finished
-from SAM2PropagateLib.scene.states import SegmentationStates
+from SAM2PropagateLib.scene.undo_states import SegmentationStates
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from Testing.scene.geometries import addCase
 from Testing.scene.test_layers import COLORS, FAR, NEW, OLD

@@ -24,7 +24,7 @@ from SAM2PropagateLib.texts import tr as _
 _STRIP_SECONDS = 0.2
 
 
-class RunView:
+class RunSection:
     """Starts and ends runs, and shows their progress and results.
 
     Args:
