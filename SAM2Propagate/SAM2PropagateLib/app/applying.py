@@ -315,6 +315,7 @@ class Applying:
         self._steps.turns.finish()
         if self._steps.settle():
             self._changed.emit(None)
+        self.mergeEdits()
         segmentID = self._selection.segmentID
         shown = {(segmentID, frame) for frame in workspace.previewFrames(segmentID)}
         with self._steps.step(_applied(len(shown))):

@@ -61,7 +61,7 @@ def _command(
     """Wraps a command, so that it begins by looking for hand edits under the preview.
 
     Beside commands, only what happens between them looks: a mask arrives, a run ends, work in turns comes to
-    its last one, or prompts are changed in the scene.
+    its last one, prompts are changed in the scene, or the user takes up a tool of the Segment Editor.
     """
 
     @functools.wraps(act)
@@ -460,7 +460,6 @@ class Controller:
         """Drops the preview; segments and prompts stay."""
         self._applying.discard()
 
-    @_command
     def editBegins(self) -> None:
         """Applies the chosen segment's preview because the user takes up a tool of the Segment Editor: they
         edit what they see.
