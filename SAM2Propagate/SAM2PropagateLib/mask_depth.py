@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -14,6 +13,8 @@ def depth_inside(mask: BoolArray) -> npt.NDArray[np.float64]:
 
     Pixels beyond the border of the frame are outside.
     """
+    from scipy import ndimage  # late: it is slow to import, and few need it
+
     depth: npt.NDArray[np.float64] = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     return depth
 

@@ -148,3 +148,13 @@ print("EVENTS", events)
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "EVENTS []"
+
+
+def test_the_command_line_starts_without_what_only_its_work_needs() -> None:
+    """They take longer to import than all of ours."""
+    code = "import sys, SAM2PropagateLib.cli.main; print({name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, cwd=LIBRARY
+    )
+    assert "SimpleITK" in done.stdout
+    assert not [name for name in (*TORCH, "scipy", "pydicom", "cv2", "PIL") if f"'{name}'" in done.stdout]

@@ -24,6 +24,7 @@ from SAM2PropagateLib.cli.arguments import parse_arguments
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand
 from SAM2PropagateLib.cli.finetune import _told
 from SAM2PropagateLib.cli.main import main
+from SAM2PropagateLib.cohort import on_worker
 from SAM2PropagateLib.cohort.fleet import Sharing
 from SAM2PropagateLib.engine.build import build_model, model_config
 from SAM2PropagateLib.engine.weights import read_state
@@ -108,7 +109,7 @@ def test_workers_encode_before_the_training(
         return nullcontext(SerialFleet())
 
     monkeypatch.setattr(finetune_command, "open_workers", workers)
-    monkeypatch.setattr(finetune_command, "begin_computing", lambda device, gpus: device)
+    monkeypatch.setattr(on_worker, "begin_computing", lambda device, gpus: device)
     new = tmp_path / "mine.safetensors"
     given = ("finetune", "--cases", cases, "--from", model, "--epochs", 1, "--batch", 8, "--device", "cpu")
     code, _, err = cli(tmp_path, *given, "--out", new, "--workers", 2)

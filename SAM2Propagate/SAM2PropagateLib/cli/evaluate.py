@@ -26,7 +26,6 @@ from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.said import bad_arguments
 from SAM2PropagateLib.cli.sharing import add_sharing, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Sharing, results
-from SAM2PropagateLib.cohort.on_worker import begin_computing
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Scores, evaluate
 from SAM2PropagateLib.evaluation.simulated_user import CORRECTIONS, FIRST_PROMPTS
@@ -315,6 +314,8 @@ def run_evaluate(
 
 def evaluate_on_worker(work: CaseWork) -> EvaluatedCase | SAM2PropagateError:
     """Evaluate a case on this worker; return errors instead of raising them."""
+    from SAM2PropagateLib.cohort.on_worker import begin_computing
+
     device = begin_computing(work.how.device, work.gpus)
     try:
         return _evaluator(replace(work.how, device=device))(work.case)

@@ -12,7 +12,6 @@ from SAM2PropagateLib.cli.how import ChosenModel, chosen_model
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cli.sharing import add_sharing, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Sharing, results
-from SAM2PropagateLib.cohort.on_worker import begin_computing
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, SAM2
 from SAM2PropagateLib.models.store import ModelStore
@@ -251,6 +250,8 @@ def _encoding(
 
 def encode_on_worker(shared: EncodingOnWorker) -> int | SAM2PropagateError:
     """Encode looks on this worker; return errors instead of raising them."""
+    from SAM2PropagateLib.cohort.on_worker import begin_computing
+
     device = begin_computing(shared.work.encoding.device, shared.gpus)
     from SAM2PropagateLib.training.encoding import encode_looks
 

@@ -26,7 +26,6 @@ from SAM2PropagateLib.cli.experiment import ExperimentCommand, PartlyDone, run_e
 from SAM2PropagateLib.cli.finetune import run_finetune
 from SAM2PropagateLib.cli.models import run_models
 from SAM2PropagateLib.cli.progress import ProgressPrinter
-from SAM2PropagateLib.cli.segment import SessionFactory, run_segment
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.store import ModelStore
@@ -35,6 +34,7 @@ from SAM2PropagateLib.worker.remote import Remote
 from SAM2PropagateLib.worker.session import WorkerSession
 
 if TYPE_CHECKING:
+    from SAM2PropagateLib.cli.segment import SessionFactory
     from SAM2PropagateLib.cohort.on_worker import MakeSession
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -85,6 +85,9 @@ def main(
             if isinstance(command, ModelsCommand):
                 lines = run_models(command, models, progress, interruption)
             elif isinstance(command, SegmentCommand):
+                # Late, with what reads volumes: pydicom is slow to import.
+                from SAM2PropagateLib.cli.segment import run_segment
+
                 factory = session_factory
                 if command.remote is not None:
                     factory = functools.partial(remote_session, command.remote)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -77,6 +76,8 @@ def _surface(mask: BoolArray, steps: npt.NDArray[np.float64]) -> tuple[np.ndarra
 
 
 def _within(places: np.ndarray, others: np.ndarray, tolerance: float) -> BoolArray:
+    from scipy.spatial import cKDTree  # late: it is slow to import, and few need it
+
     limit = tolerance + _ROUNDING
     distances, _ = cKDTree(others).query(places, distance_upper_bound=limit * 2)
     return np.asarray(distances <= limit)

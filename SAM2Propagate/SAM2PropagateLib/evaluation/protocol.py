@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,12 +15,14 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation import simulated_user
 from SAM2PropagateLib.evaluation.metrics import BoolArray, dice, frames_first, surface_dice
 from SAM2PropagateLib.evaluation.simulated_user import Correction
-from SAM2PropagateLib.evaluation.targets import LoadedTarget
 from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.prompts.place import range_at
 from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import SegmentPrompts
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.evaluation.targets import LoadedTarget
 
 SEGMENT = "target"
 # Doubt is about the chance that a slice's Dice is below this.

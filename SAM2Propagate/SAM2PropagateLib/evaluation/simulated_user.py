@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from SAM2PropagateLib.evaluation.metrics import BoolArray, frames_first
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -137,6 +136,8 @@ def corrected(
 
 def _largest_wrong_part(is_now: BoolArray, should_be: BoolArray) -> tuple[BoolArray, bool]:
     """Return the largest connected part that is missing or too much, and whether it is missing."""
+    from scipy import ndimage  # late: it is slow to import, and few need it
+
     best: tuple[int, BoolArray, bool] | None = None
     for wrong, is_missing in ((should_be & ~is_now, True), (is_now & ~should_be, False)):
         parts, count = ndimage.label(wrong)

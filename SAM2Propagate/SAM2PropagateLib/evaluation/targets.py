@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.metrics import BoolArray, adjacent_slice_dice, copy_max_slice_dice
@@ -89,6 +88,8 @@ class LoadedTarget:
     @cached_property
     def parts(self) -> int:
         """Separate parts of the reference; voxels that touch at a corner belong together."""
+        from scipy import ndimage  # late: it is slow to import, and few need it
+
         return int(ndimage.label(self.mask, structure=np.ones((3, 3, 3)))[1])
 
     @property
