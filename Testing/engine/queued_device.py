@@ -7,14 +7,14 @@ devices fails, and what crosses over is counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 META = torch.device("meta")
 
@@ -65,6 +65,7 @@ class _Crossings(TorchDispatchMode):
         super().__init__()
         self._waits = waits
         self._answer = answer
+        self._made: dict[Any, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -80,12 +81,26 @@ class _Crossings(TorchDispatchMode):
             if target.device != META and source.device == META:
                 return self._read(target)
         else:
-            tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+            tensors = list(_tensors((args, kwargs)))
             there = any(one.device == META for one in tensors)
             # As on a GPU, single numbers of the host may take part.
             here = any(one.device != META and one.ndim for one in tensors)
             assert not (there and here), f"{name} mixes devices"
+            if there and _makes_one(func):
+                return self._once(func, args, kwargs)
         return func(*args, **kwargs)
+
+    def _once(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Ask torch for the shape of a result only once for each kind of arguments: it is slow in that."""
+        kind = (func, _kind(args), _kind(sorted(kwargs.items())))
+        made = self._made.get(kind)
+        if made is None:
+            result = func(*args, **kwargs)
+            if result.device == META:
+                self._made[kind] = (result.shape, result.stride(), result.dtype)
+            return result
+        shape, stride, dtype = made
+        return torch.empty_strided(shape, stride, dtype=dtype, device=META)
 
     def _count(self, source: torch.device, target: torch.device, goes_on: bool) -> None:
         if source != target and not goes_on:
@@ -94,3 +109,29 @@ class _Crossings(TorchDispatchMode):
     def _read(self, target: torch.Tensor) -> torch.Tensor:
         target.view(-1).view(torch.uint8).fill_(self._answer)
         return target
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested arguments."""
+    if isinstance(values, torch.Tensor):
+        yield values
+    elif isinstance(values, list | tuple | dict):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _tensors(value)
+
+
+def _kind(value: Any) -> Any:
+    """Arguments without the values of tensors, which have none; hashable."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, list | tuple):
+        return tuple(_kind(one) for one in value)
+    return type(value), value
+
+
+@cache
+def _makes_one(func: Any) -> bool:
+    """Whether an operation has one new tensor as its result, and changes none."""
+    schema = func._schema
+    shared = any(one.alias_info is not None for one in (*schema.arguments, *schema.returns))
+    return not shared and [str(one.type) for one in schema.returns] == ["Tensor"]
