@@ -17,7 +17,7 @@ from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunRequest
 from Testing.engine import video_predictor
-from Testing.engine.models import LoadedModel
+from Testing.engine.models import NARROW_TRUNK, LoadedModel
 
 SIZE = 128
 FRAMES = 18
@@ -35,8 +35,9 @@ def moving_discs(frames: int, size: int) -> np.ndarray:
     return volume.clip(0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("config", ["configs/sam2.1/sam2.1_hiera_t.yaml", "configs/sam2/sam2_hiera_t.yaml"])
-def test_both_directions_match_the_official_predictor(config: str) -> None:
+@pytest.mark.parametrize("base", ["configs/sam2.1/sam2.1_hiera_t.yaml", "configs/sam2/sam2_hiera_t.yaml"])
+def test_both_directions_match_the_official_predictor(base: str) -> None:
+    config = {"base": base, "overrides": NARROW_TRUNK}
     torch.manual_seed(0)
     model = build_model(model_config(config, SIZE))
     # Random weights may find nothing anywhere, and then there would be nothing to compare.

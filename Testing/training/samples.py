@@ -6,6 +6,7 @@ import copy
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its usual name
@@ -17,14 +18,8 @@ from SAM2PropagateLib.engine import imaging
 from SAM2PropagateLib.engine.build import build_model, load_model, model_config
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.steps import SAM2Steps
-
-NARROW_TRUNK = {
-    "model.image_encoder.trunk.embed_dim": 24,
-    "model.image_encoder.trunk.stages": [1, 1, 2, 1],
-    "model.image_encoder.trunk.global_att_blocks": [3],
-    "model.image_encoder.neck.backbone_channel_list": [192, 96, 48, 24],
-}
-"""A sixteenth of the weights of SAM 2.1 tiny's trunk: reading them is what a small frame costs."""
+from SAM2PropagateLib.training.recipe import Recipe
+from Testing.engine.models import NARROW_TRUNK
 
 CONFIG = json.dumps(
     {
@@ -84,6 +79,12 @@ def write_model(path: Path, seed: int = 0) -> Path:
     state = small_model(seed).model.state_dict()
     save_file({name: tensor.clone() for name, tensor in state.items()}, str(path), {"config": CONFIG})
     return path
+
+
+def quick_recipe(**given: Any) -> Recipe:
+    """A recipe with less of everything than by default, where nothing else is given."""
+    less = {"length": 2, "warm": (0, 1), "warm_up": 1, "first_looks": 3, "validations": 1}
+    return Recipe(**{**less, **given})
 
 
 def loaded(path: Path) -> LoadedModel:
