@@ -119,7 +119,7 @@ def test_a_commit_of_another_segment_is_no_edit(headless):
     shown, said = case.shown(9), case.workspace.prompts.segment("A")
     case.controller.select(case.volumeNode, case.segmentationNode, "B")
     case.click(15, 15, 9)
-    case.controller._applying.commit({("B", 9)})
+    case.controller.editBegins()
     assert not case.segment(9)[15, 12], "the other segment took these voxels"
     case.controller.lookForEdits()
     np.testing.assert_array_equal(case.shown(9), shown)

@@ -36,8 +36,10 @@ class Running:
         geometry = self.controller.workspace.worldGeometry
         assert self.controller.point("positive", geometry.ras_of_pixel(12, 15, 8, 2), (0, 0, 1))
         assert self.controller.wait(60)
+        arrived: list[Any] = []
+        self.controller.frameArrived.connect(arrived.append)
         self.module.ui.propagateButton.click()
-        self.settle(lambda: bool(self.controller._shared.running.frames))
+        self.settle(lambda: bool(arrived))
         assert self.controller.isRunning and is_running(self.workers.pids[-1])
         assert list(self.folder.rglob("*")), "the volume is shared"
 

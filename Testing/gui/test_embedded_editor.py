@@ -61,10 +61,10 @@ def test_the_stand_in_complains_of_an_editor_that_lets_go_of_nothing(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from Headless import qt_standins
+    from SAM2PropagateLib.gui.embedded_editor import EmbeddedEditor
 
-    panel = desk.widget.panel
-    monkeypatch.setattr(type(panel), "letGoOfScene", lambda self: None)
-    monkeypatch.setattr(type(panel._editor), "show", lambda self, *_: None)
+    monkeypatch.setattr(type(desk.widget.panel), "letGoOfScene", lambda self: None)
+    monkeypatch.setattr(EmbeddedEditor, "show", lambda self, *_: None)
     takeUp(desk, "Paint")
     slicer.mrmlScene.Clear(False)
     assert [text.split(" keeps ")[1] for text in qt_standins.complaints] == [

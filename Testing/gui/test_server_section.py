@@ -17,6 +17,7 @@ from PySide6 import QtCore, QtWidgets
 from Headless.fake_session import FakeSession
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.app.events import UserMessage
+from SAM2PropagateLib.gui import install
 from SAM2PropagateLib.gui.install import PACKAGES
 from SAM2PropagateLib.gui.server_section import installCommand
 from SAM2PropagateLib.worker.library_files import own_version
@@ -129,10 +130,15 @@ def test_a_name_that_is_still_being_typed_can_be_tested(module: Any, dialogs: Sc
     assert not module.widget.logic.server.isRunning and "not a host that ssh can reach" in status(module)
 
 
+@pytest.fixture
+def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This Python has nothing of what the worker needs."""
+    monkeypatch.setattr(install, "missing", lambda find, version: PACKAGES)
+
+
+@pytest.mark.usefixtures("lacking")
 def test_what_this_computer_lacks_does_not_matter_for_a_server(module: Any) -> None:
     logic = module.widget.logic
-    logic.installer._missing = lambda: PACKAGES
-    logic.installer._isComplete = False
     assert logic.missingPackages()
     choose(module)
     assert logic.missingPackages() == [] and module.ui.bannerFrame.isHidden()

@@ -180,17 +180,7 @@ def test_a_closed_scene_takes_what_was_said_of_it_along(desk: Desk) -> None:
 def test_nothing_is_awaited_after_a_scene_was_closed(desk: Desk) -> None:
     desk.click()
     propagate(desk)
-    session = desk.session
-    close = session.close_volume
-
-    def closeVolume(name: str) -> Any:  # noqa: N802
-        call = close(name)
-        from SAM2PropagateLib.worker.messages import DoneEvent
-
-        session._calls.append((call, [DoneEvent(None, {})]))
-        return call
-
-    session.close_volume = closeVolume  # type: ignore[method-assign]
+    desk.session.closesAtOnce = False
     slicer.mrmlScene.Clear(False)
     assert desk.controller.isWaiting
     desk.settle()

@@ -56,13 +56,13 @@ def test_clearing_one_segment_leaves_the_others(headless):
 def test_what_was_cleared_shows_nothing_until_it_is_brought_back(headless):
     """And is taken out of the views later, as that takes longer."""
     case = CommitCase(headless)
-    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
+    drawn, heard = [], []
+    layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2, lambda frames: drawn.append(set(frames)))
     for index in (6, 7):
         layer.write("A", index, OLD[index])
         layer.write("B", index, NEW[index])
     shown, stamps = layer.node.GetSegmentation(), layer.stamps()
-    drawn, heard = [], []
-    layer._redraw = lambda frames: drawn.append(set(frames))
+    drawn.clear()
     for name in ("SegmentAdded", "SegmentRemoved", "SegmentModified"):
         shown.AddObserver(getattr(shown, name), lambda *_, name=name: heard.append(name))
 

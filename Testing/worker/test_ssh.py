@@ -19,6 +19,7 @@ import pytest
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.run_options import RunOptions
+from SAM2PropagateLib.worker import session as session_module
 from SAM2PropagateLib.worker.calls import Update
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, WorkerCommand, worker_command
 from SAM2PropagateLib.worker.library_files import worker_files
@@ -26,6 +27,7 @@ from SAM2PropagateLib.worker.messages import LoadModel, ProgressEvent
 from SAM2PropagateLib.worker.process_tree import descendants
 from SAM2PropagateLib.worker.remote import Remote
 from SAM2PropagateLib.worker.session import WorkerSession
+from SAM2PropagateLib.worker.transport import PopenTransport
 from Testing.worker.fake_worker import SCRIPT_VARIABLE
 from Testing.worker.helpers import (
     GEOMETRY,
@@ -54,6 +56,19 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
         (folder / name).symlink_to(target / name)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def transports(monkeypatch: pytest.MonkeyPatch) -> list[PopenTransport]:
+    """Those that sessions make, in order."""
+    made: list[PopenTransport] = []
+
+    def make(command: WorkerCommand) -> PopenTransport:
+        made.append(PopenTransport(command))
+        return made[-1]
+
+    monkeypatch.setattr(session_module, "PopenTransport", make)
+    return made
 
 
 def command(sshd: Sshd, script: dict[str, Any] | None = None, **changes: Any) -> WorkerCommand:
@@ -109,7 +124,7 @@ def test_a_worker_on_a_server_gives_the_same_masks_and_leaves_no_process(sshd: S
     check_that_nothing_is_left(sshd)
 
 
-def test_a_large_volume_is_sent_once_with_progress(sshd: Sshd) -> None:
+def test_a_large_volume_is_sent_once_with_progress(sshd: Sshd, transports: list[PopenTransport]) -> None:
     array = np.random.default_rng(1).integers(-1000, 1000, (40, 200, 300)).astype(np.int16)
     geometry = VolumeGeometry((300, 200, 40), np.eye(4))
     told: list[ProgressEvent] = []
@@ -130,10 +145,11 @@ def test_a_large_volume_is_sent_once_with_progress(sshd: Sshd) -> None:
         done = [event.done for event in told]
         assert done == sorted(done) and done[-1] == told[-1].total > 1 << 20
         assert HOST in str(told[-1].text)
-        before = session._client._worker.transport.activity  # type: ignore[union-attr]
+        (transport,) = transports
+        before = transport.activity
         other = session.open_volume("i", array, geometry, axis=0, window=WINDOW, voxels_of="k")
         assert session.wait(other, 60) and other.state == "done"
-        assert session._client._worker.transport.activity - before < 10_000  # type: ignore[union-attr]
+        assert transport.activity - before < 10_000
     check_that_nothing_is_left(sshd)
 
 
@@ -269,7 +285,7 @@ def held(tmp_path: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("what", ["ssh", "session", "worker"])
 def test_a_broken_run_keeps_its_masks_and_leaves_no_process_on_the_server(
-    what: str, sshd: Sshd, tmp_path: Path
+    what: str, sshd: Sshd, transports: list[PopenTransport], tmp_path: Path
 ) -> None:
     # One that is killed cannot end what it has started; the real one starts nothing.
     script = held(tmp_path, **({"children": []} if what == "worker" else {}))
@@ -280,8 +296,8 @@ def test_a_broken_run_keeps_its_masks_and_leaves_no_process_on_the_server(
         there = sshd.processes
         (worker,) = sshd.workers
         assert len(descendants(worker)) == len(script["children"])
-        transport = session._client._worker.transport  # type: ignore[union-attr]
-        os.kill({"ssh": transport.pid, "session": there[0], "worker": worker}[what], signal.SIGKILL)  # type: ignore[attr-defined]
+        (transport,) = transports
+        os.kill({"ssh": transport.pid, "session": there[0], "worker": worker}[what], signal.SIGKILL)
         assert session.wait(run, 60) and run.state == "failed"
         assert run.error is not None and HOST in run.error.sentence, (run.error, session.log)
         assert run.error.code == ("worker_died" if what == "worker" else "connection_lost"), run.error
@@ -295,7 +311,7 @@ def test_a_broken_run_keeps_its_masks_and_leaves_no_process_on_the_server(
 
 
 def test_a_worker_ends_when_its_client_sleeps_and_the_next_request_connects_again(
-    sshd: Sshd, tmp_path: Path
+    sshd: Sshd, transports: list[PopenTransport], tmp_path: Path
 ) -> None:
     asleep = command(sshd, held(tmp_path), env={"SAM2PROPAGATE_SILENCE": "2"})
     with ready(WorkerSession(asleep)) as session:
@@ -304,7 +320,7 @@ def test_a_worker_ends_when_its_client_sleeps_and_the_next_request_connects_agai
         there = sshd.processes
         assert sshd.workers
         # ssh that sleeps is what a network that is gone looks like from the server: nothing comes, no end.
-        ssh = session._client._worker.transport.pid  # type: ignore[union-attr]
+        ssh = transports[-1].pid
         os.kill(ssh, signal.SIGSTOP)
         assert soon(lambda: not sshd.workers, 60)
         os.kill(ssh, signal.SIGCONT)
@@ -322,10 +338,12 @@ def test_a_worker_ends_when_its_client_sleeps_and_the_next_request_connects_agai
 CLIENT = """
 import json, sys, time
 from Testing.worker.helpers import prompts, volume_array, GEOMETRY, MODEL, WINDOW
+from SAM2PropagateLib.worker import session as session_module
 from SAM2PropagateLib.worker.calls import Update
 from SAM2PropagateLib.worker.command import WorkerCommand
 from SAM2PropagateLib.worker.remote import Remote
 from SAM2PropagateLib.worker.session import WorkerSession
+from SAM2PropagateLib.worker.transport import PopenTransport
 argv, env = json.load(sys.stdin)
 session = WorkerSession(WorkerCommand(tuple(argv), env, None, Remote("x")))
 session.load_model(MODEL)

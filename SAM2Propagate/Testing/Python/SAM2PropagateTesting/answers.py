@@ -65,6 +65,7 @@ class FakeSession:
         written: what runs sent so far, per segment and frame, as the engine keeps it.
         dies: the worker dies with the next poll. note: what previews say beside their mask.
         remote, device: where it says that it computes.
+        closesAtOnce: a volume is closed without an answer to wait for.
     """
 
     def __init__(self, framesPerPoll: int = 4) -> None:
@@ -78,6 +79,7 @@ class FakeSession:
         self.remote: Remote | None = None
         self.device = ""
         self.isClosed = False
+        self.closesAtOnce = True
         self.written: dict[tuple[str, int], str] = {}
         self._model: LoadModel | None = None
         self._calls: list[tuple[Call, list[Event]]] = []
@@ -129,7 +131,10 @@ class FakeSession:
         self.asked.append(("close_volume", name))
         del self.stacks[name]
         self.written.clear()
-        return Call("close_volume", name)
+        call = Call("close_volume", name)
+        if not self.closesAtOnce:
+            self._calls.append((call, [DoneEvent(None, {})]))
+        return call
 
     def preview(
         self,
