@@ -24,7 +24,7 @@ def test_a_brain_and_a_hippocampus(tmp_path: Path) -> None:
     found = {}
     for name in ("brats", "brain", "hippocampus"):
         out, err = tmp_path / f"out_{name}", io.StringIO()
-        words = [
+        words: list[object] = [
             "evaluate",
             "--protocol",
             "shen2024",
@@ -36,7 +36,8 @@ def test_a_brain_and_a_hippocampus(tmp_path: Path) -> None:
             "mask",
         ]
         stdout = io.StringIO()
-        assert main([*map(str, words), "--motion", "off"], stdout=stdout, stderr=err) == 0, err.getvalue()
+        words += ["--motion", "off", "--input-size", 256]
+        assert main([*map(str, words)], stdout=stdout, stderr=err) == 0, err.getvalue()
         with (out / CSV_NAME).open(encoding="utf-8-sig", newline="") as file:
             (found[name],) = csv.DictReader(file)
     # The same image and the same tumor, from one of four files and from a file with four channels.

@@ -123,7 +123,7 @@ class CtCase(HeadlessCase):
 
     def makeSession(self):  # noqa: N802
         def transport():
-            self.started.append(PopenTransport(held_command(2, self.go)))
+            self.started.append(PopenTransport(held_command(2, self.go, is_small=True)))
             return self.started[-1]
 
         self.sessions.append(WorkerSession(transport, folder=SharedFolder([self._folder])))
@@ -165,9 +165,10 @@ def test_the_real_worker_may_be_killed_at_any_time(headless, tmp_path):
             case.click(chance.randrange(len(case.kidney)), chance)
             said += 1
         else:
-            assert case.controller.wait(60) and case.controller.propagate()
-            assert case.until(lambda: len(case.controller._shared.running.frames) >= 2)
-            kept = {frame: case.shown(frame) for _, frame in case.controller._shared.running.frames}
+            assert case.controller.wait(60)
+            case.arrived.clear()
+            assert case.controller.propagate() and case.until(lambda: len(case.arrived) >= 2)
+            kept = {one.frame: case.shown(one.frame) for one in case.arrived}
         os.kill(case.started[-1].pid, signal.SIGKILL)
         assert case.controller.wait(60)
     case.go.touch()

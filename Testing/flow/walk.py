@@ -10,7 +10,6 @@ import json
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -32,7 +31,6 @@ from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import Box, Click, SegmentPrompts
 from SAM2PropagateLib.scene.segment_writer import LogicSegmentWriter
 from SAM2PropagateLib.scene.segments import SegmentReader
-from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport
@@ -41,6 +39,7 @@ from Testing.app.cases import HeadlessCase
 from Testing.flow.drawing_worker import carried, drawn
 from Testing.worker.fake_worker import SCRIPT_VARIABLE
 from Testing.worker.helpers import is_running, own_threads, soon
+from Testing.worker.small_worker import command_of
 from Testing.worker.test_real_worker import sample
 
 BoolArray = NDArray[np.bool_]
@@ -291,14 +290,9 @@ class Walk(HeadlessCase):
         return self.sessions[-1]
 
     def transport(self) -> PopenTransport:
-        root = LIBRARY_FOLDER.parent
-        env = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(LIBRARY_FOLDER), str(root)]),
-            SCRIPT_VARIABLE: json.dumps({"steps": self.steps}),
-        }
-        command = worker_command(sys.executable, module="Testing.flow.drawing_worker", base_env=env)
-        self.workers.append(PopenTransport(replace(command, cwd=root)))
+        script = json.dumps({"steps": self.steps})
+        command = command_of("Testing.flow.drawing_worker", **{SCRIPT_VARIABLE: script})
+        self.workers.append(PopenTransport(command))
         return self.workers[-1]
 
     def array(self, name: str) -> BoolArray:
@@ -1194,7 +1188,7 @@ class CtWalk(Walk):
         self.start(self.choices)
 
     def transport(self) -> PopenTransport:
-        self.workers.append(PopenTransport(worker_command(sys.executable)))
+        self.workers.append(PopenTransport(command_of("Testing.worker.small_worker")))
         return self.workers[-1]
 
     def place(self, frame: int, tool: str) -> tuple[float, float]:

@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.run_options import RunRequest
-from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, WorkerCommand, worker_command
+from SAM2PropagateLib.worker.command import WorkerCommand
+from SAM2PropagateLib.worker.engine_adapter import ServedEngine
 from SAM2PropagateLib.worker.engine_port import Crop, Engine, Mask, ServedSession
 from Testing.worker.fake_engine import wait_for_file
+from Testing.worker.small_worker import SmallEngine, command_of, serve_engine
 
 HOLD_VARIABLE = "SAM2PROPAGATE_HOLD"
 
 
-def held_command(after: int, until: Path) -> WorkerCommand:
-    """Start a real worker whose runs wait after `after` masks until the file `until` exists."""
-    root = LIBRARY_FOLDER.parent
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(LIBRARY_FOLDER), str(root)]),
-        HOLD_VARIABLE: json.dumps({"after": after, "until": str(until)}),
-    }
-    command = worker_command(sys.executable, module="Testing.worker.held_worker", base_env=env)
-    return WorkerCommand(command.argv, command.env, root)
+def held_command(after: int, until: Path, is_small: bool = False) -> WorkerCommand:
+    """Start a real worker whose runs wait after `after` masks until the file `until` exists.
+
+    Args:
+        is_small: the model's input is smaller, as in `small_worker`.
+    """
+    hold = json.dumps({"after": after, "until": str(until), "is_small": is_small})
+    return command_of("Testing.worker.held_worker", **{HOLD_VARIABLE: hold})
 
 
 class _HeldEngine:
@@ -78,15 +77,9 @@ class _HeldSession:
 
 def main() -> None:
     """Serve with the real engine, held."""
-    from SAM2PropagateLib.worker.stdio import claim_streams
-
-    inbound, outbound = claim_streams()
-    from SAM2PropagateLib.worker.engine_adapter import ServedEngine
-    from SAM2PropagateLib.worker.server import serve
-
-    code = serve(_HeldEngine(ServedEngine(), **json.loads(os.environ[HOLD_VARIABLE])), inbound, outbound)  # type: ignore[arg-type]
-    sys.stderr.flush()
-    os._exit(code)
+    hold = json.loads(os.environ[HOLD_VARIABLE])
+    engine = SmallEngine() if hold.pop("is_small") else ServedEngine()
+    serve_engine(_HeldEngine(engine, **hold))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from SAM2PropagateTesting.desks import Desk, DeskTest
 from SAM2PropagateTesting.scenes import addSegmentation, fillSegment, nodesOfClass
 
 # As few slices as show everything: this runs on any machine.
-REACH = 4
+REACH = 3
 CHOICES = Choices(run=RunOptions(reach=REACH), device="cpu")
 # Slices that may have arrived and not been taken yet when a run is cancelled.
 MOST_AT_CANCEL = 4
