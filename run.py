@@ -516,15 +516,15 @@ def run_checks(root: Path) -> int:
 def run_tests(root: Path, arguments: "list[str]") -> int:
     """Run the checks and the tests; the closing line of pytest comes last.
 
-    With arguments for pytest: only that. Without, the tests run in a process for each core, four at most:
-    each takes a gigabyte.
+    With arguments for pytest: only that. Without, the tests run in one process more than there are cores, as
+    some always wait for processes of their own; four at most: each takes a gigabyte.
     """
     if arguments:
         return run_in_venv(root, ["-m", "pytest", *arguments], root)
     failed = run_checks(root)
     if failed:
         say("This run fails, whatever the tests say.")
-    processes = str(min(4, os.cpu_count() or 1))
+    processes = str(min(4, 1 + (os.cpu_count() or 1)))
     options = ["-n", processes, "--dist", "worksteal", "--durations", "10"]
     # One thread each, as they share the cores. Tests start many processes of the same, compiled files.
     kept = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
