@@ -34,6 +34,7 @@ from SAM2PropagateLib.frames.window import FittedWindow
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.run_options import RunOptions
+from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ def run_evaluate(
             lambda text: progress.note(f"Note: {text}"),
         )
         with workers as fleet:
-            progress(_STAGE, ProgressEvent(None, f"{len(cases)} cases"))
+            progress(_STAGE, ProgressEvent(None, f"{len(cases)} {plural(len(cases), 'case', 'cases')}"))
             works = [CaseWork(_absolute(case), how, gpus) for case in cases]
             for number, answer in results(fleet, evaluate_on_worker, works, should_cancel):
                 done[number] = answer

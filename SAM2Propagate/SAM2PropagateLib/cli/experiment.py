@@ -21,6 +21,7 @@ from SAM2PropagateLib.cohort.fleet import Fleet, Sharing
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ class _CaseListener:
         if finished:
             self._progress.note(f"{finished} of {total} cases are finished already.")
         elif self._counts:
-            self._progress(_STAGE, ProgressEvent(None, f"{total} cases"))
+            self._progress(_STAGE, ProgressEvent(None, f"{total} {plural(total, 'case', 'cases')}"))
 
     def finished(self, work: ExperimentWork, outcome: CaseOutcome) -> None:
         """See `ExperimentListener.finished`."""
