@@ -42,11 +42,11 @@ def test_a_volume_is_segmented_on_a_server(sshd: Sshd, tmp_path: Path) -> None:
     )
     assert done.code == 0, done.err
     assert read_image(tmp_path / "out.seg.nrrd").array.shape[-3:] == (8, 20, 30)
-    assert json.loads(report.read_text())["model"]["model"] == "sam2propagate_tiny"
+    assert json.loads(report.read_text(encoding="utf-8"))["model"]["model"] == "sam2propagate_tiny"
     assert soon(lambda: not sshd.processes, 30)
     left = [path.relative_to(sshd.home) for path in sshd.home.rglob("*") if path.is_file()]
     assert left == [Path(".cache/SAM2Propagate/checksums.json")]
-    if "cpu" in report.read_text():
+    if "cpu" in report.read_text(encoding="utf-8"):
         assert f"no GPU on {HOST}" in done.err
 
 

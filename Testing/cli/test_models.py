@@ -89,7 +89,7 @@ def test_every_command_says_how_to_get_a_model(tmp_path: Path, words: str) -> No
     write_case(tmp_path / "cases", "p1")
     write_case(tmp_path / "cases", "p2", seed=1)
     listed = tmp_path / "list.csv"
-    listed.write_text("volume,segment,prompts\nvolume.nrrd,x,--point-ras 0 0 0\n")
+    listed.write_text("volume,segment,prompts\nvolume.nrrd,x,--point-ras 0 0 0\n", encoding="utf-8")
     places = {
         "volume": write_volume(tmp_path / "volume.nrrd"),
         "list": listed,

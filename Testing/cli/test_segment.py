@@ -335,10 +335,10 @@ def test_the_report_says_what_was_done(tmp_path: Path, volume: Path) -> None:
 def test_existing_files_stay_unless_told_otherwise(tmp_path: Path, volume: Path) -> None:
     out, path = tmp_path / "s.seg.nrrd", tmp_path / "r.json"
     arguments = ["segment", volume, "--point-ras", *words(ras_of(7, 9, 3)), "--out", out, "--report", path]
-    path.write_text("mine")
+    path.write_text("mine", encoding="utf-8")
     outcome = run(tmp_path, *arguments)
     assert outcome.code == 2 and "exists already" in outcome.error_line
-    assert path.read_text() == "mine" and not out.exists()
+    assert path.read_text(encoding="utf-8") == "mine" and not out.exists()
     assert run(tmp_path, *arguments, "--overwrite", session=FakeSession()).code == 0
     assert json.loads(path.read_text(encoding="utf-8"))["complete"]
     before = out.read_bytes()

@@ -68,7 +68,7 @@ def test_two_sources_for_one_segment_are_refused(tmp_path: Path) -> None:
         "version": 1,
         "segments": [{"segment": "liver", "clicks": [{"ras": ras_of(7, 9, 3)}]}],
     }
-    (tmp_path / "p.json").write_text(json.dumps(document))
+    (tmp_path / "p.json").write_text(json.dumps(document), encoding="utf-8")
     (entry,) = read(tmp_path, f"volume,segment,prompts\nv.nrrd,liver,{POINT}\nv.nrrd,,p.json\n")
     with pytest.raises(InputError, match="liver"):
         joined(entry.sources, volume.geometry, None)

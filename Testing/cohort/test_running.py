@@ -144,11 +144,11 @@ def test_a_file_beside_a_volume_is_not_replaced_by_its_report(tmp_path: Path) ->
     write_volumes(tmp_path, "a.nrrd", "b.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
     # Prompts, or what other programs note of a scan, under the scan's name.
-    (tmp_path / "a.json").write_text('{"EchoTime": 0.1}')
+    (tmp_path / "a.json").write_text('{"EchoTime": 0.1}', encoding="utf-8")
     result = CohortRun()(manifest, tmp_path)
     assert (result.done, result.failed) == (1, 1)
     assert "is no report of a segmentation" in table(tmp_path)[0]["message"]
-    assert (tmp_path / "a.json").read_text() == '{"EchoTime": 0.1}'
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{"EchoTime": 0.1}'
     assert not (tmp_path / "a.seg.nrrd").exists()
     again = CohortRun()
     assert again(manifest, tmp_path, resume=True, overwrite=True).failed == 1 and again.computed == ["a"]

@@ -17,7 +17,7 @@ def test_an_unknown_model_is_refused_before_the_worker_starts(tmp_path, capsys):
 
 
 def test_an_output_folder_that_cannot_be_made_is_told(tmp_path, capsys):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     assert main(["--out", str(tmp_path / "file" / "out")]) == FAILURE
     assert str(tmp_path / "file") in capsys.readouterr().err
 

@@ -99,7 +99,7 @@ def labels(tmp_path):
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((2.0, 2.0, 3.0))
     sitk.WriteImage(image, str(tmp_path / "labels.nii.gz"))
-    (tmp_path / "names.json").write_text(json.dumps({"7": "liver"}))
+    (tmp_path / "names.json").write_text(json.dumps({"7": "liver"}), encoding="utf-8")
     return array, tmp_path / "labels.nii.gz", tmp_path / "names.json"
 
 

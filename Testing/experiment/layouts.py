@@ -26,7 +26,9 @@ def write_brats(folder: Path, name: str, images: Mapping[str, sitk.Image], label
     if label is not None:
         sitk.WriteImage(label, str(case / f"{name}_seg.nii.gz"))
     (folder / "name_mapping.csv").write_text("Grade,BraTS_2020_subject_ID\n", encoding="utf-8")
-    (folder / "survival_info.csv").write_text("Brats20ID,Age,Survival_days,Extent_of_Resection\n")
+    (folder / "survival_info.csv").write_text(
+        "Brats20ID,Age,Survival_days,Extent_of_Resection\n", encoding="utf-8"
+    )
     return case
 
 

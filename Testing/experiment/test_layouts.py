@@ -95,13 +95,13 @@ def test_the_decathlon_s_brain(tmp_path: Path) -> None:
 
 def test_without_flair_it_is_the_first_channel(tmp_path: Path) -> None:
     task = write_task(tmp_path, "a")
-    description = json.loads((task / "dataset.json").read_text())
+    description = json.loads((task / "dataset.json").read_text(encoding="utf-8"))
     description["modality"] = {"0": "T2", "1": "ADC", "2": "x", "3": "y"}
-    (task / "dataset.json").write_text(json.dumps(description))
+    (task / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     (case,), _ = found(task)
     assert (case.sequence, case.channel) == ("T2", 0)
     description["modality"] = {"0": "MRI"}
-    (task / "dataset.json").write_text(json.dumps(description))
+    (task / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     (case,), _ = found(task)
     assert case.sequence == ""
     with pytest.raises(InputError, match="instead of 3") as error:

@@ -71,7 +71,7 @@ def test_all_labels_are_one_structure_as_in_the_paper(tmp_path: Path) -> None:
     assert result.table[0] == "tiny" and result.table[1].split()[:2] == ["STRUCTURE", "PROMPT"]
     assert len(result.table) == 7 and "all labels" in result.table[2]
     assert result.table[2].split()[-3:] == ["0/2", "0/2", "0/2"] and result.table[6].split()[-3] == "-"
-    assert (tmp_path / "out" / TABLE_NAME).read_text().splitlines() == list(result.table)
+    assert (tmp_path / "out" / TABLE_NAME).read_text(encoding="utf-8").splitlines() == list(result.table)
     assert (tmp_path / "out" / PLOT_NAME).read_bytes().startswith(b"\x89PNG")
 
 
@@ -285,19 +285,19 @@ def test_without_workers_nothing_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [CSV_NAME, BINS_NAME, PLOT_NAME, TABLE_NAME])
 def test_files_of_the_user_are_not_replaced(tmp_path: Path, name: str, how: dict[str, bool]) -> None:
     task = write_task(tmp_path, "a")
-    (tmp_path / name).write_text("mine")
+    (tmp_path / name).write_text("mine", encoding="utf-8")
     run = ExperimentRun()
     with pytest.raises(InputError) as raised:
         run(task, tmp_path, kinds=("box",), **how)
     assert raised.value.code == "output_exists" and name in raised.value.sentence
-    assert (tmp_path / name).read_text() == "mine" and not run.is_opened
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine" and not run.is_opened
 
 
 def test_a_case_that_is_listed_twice_counts_once(tmp_path: Path) -> None:
     task = write_task(tmp_path, "a", "b")
-    description = json.loads((task / "dataset.json").read_text())
+    description = json.loads((task / "dataset.json").read_text(encoding="utf-8"))
     description["training"].append(description["training"][0])
-    (task / "dataset.json").write_text(json.dumps(description))
+    (task / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     assert ExperimentRun()(task, tmp_path / "out", kinds=("box",)).total == 2
 
 
@@ -325,7 +325,7 @@ def test_a_record_that_cannot_be_read_is_made_again(tmp_path: Path) -> None:
     task = write_task(tmp_path, "a")
     ExperimentRun()(task, tmp_path / "out", kinds=("box",))
     (record,) = (tmp_path / "out" / STATE_FOLDER).glob("*.json")
-    record.write_text(record.read_text()[:-20])
+    record.write_text(record.read_text(encoding="utf-8")[:-20], encoding="utf-8")
     again = ExperimentRun()
     again(task, tmp_path / "out", kinds=("box",), resume=True)
     assert again.told == ["a: all labels, box"]

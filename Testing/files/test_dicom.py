@@ -212,7 +212,7 @@ def test_the_only_series_with_several_slices_is_taken_and_said(tmp_path: Path) -
 
 def test_subfolders_are_searched_when_the_folder_itself_holds_no_image(tmp_path: Path) -> None:
     write_series(tmp_path / "export" / "ser 1", some_voxels())
-    (tmp_path / "readme.txt").write_text("nothing")
+    (tmp_path / "readme.txt").write_text("nothing", encoding="utf-8")
     assert read_volume(tmp_path).array.shape == (6, 12, 10)
 
 

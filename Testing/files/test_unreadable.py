@@ -148,7 +148,7 @@ def test_voxels_without_their_header_and_headers_without_their_voxels(tmp_path: 
 
 def test_what_is_no_image_at_all_is_called_so(tmp_path: Path) -> None:
     path = tmp_path / "letter.txt"
-    path.write_text("Dear colleague, " * 50)
+    path.write_text("Dear colleague, " * 50, encoding="utf-8")
     assert refusal(path).code == "unknown_format" and "not an image file" in refusal(path).sentence
 
 

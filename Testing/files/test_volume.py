@@ -97,7 +97,7 @@ def test_missing_and_empty_files_and_other_kinds(tmp_path: Path) -> None:
     (tmp_path / "empty.nrrd").touch()
     assert refusal(tmp_path / "empty.nrrd").code == "file_empty"
     for name in ("text.nrrd", "text.nii.gz", "text.mha", "text.dcm"):
-        (tmp_path / name).write_text("no image\n")
+        (tmp_path / name).write_text("no image\n", encoding="utf-8")
         assert refusal(tmp_path / name).code in ("unknown_format", "file_damaged")
 
 

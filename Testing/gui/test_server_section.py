@@ -285,13 +285,13 @@ case "$*" in *"-r /dev/stdin") cat /dev/stdin >> "$HOME/said";; esac
 def test_the_install_command_works_in_a_shell(sshd: Sshd) -> None:
     """With stand-ins for Python and pip on the server, as it would install gigabytes."""
     for name, text in (("python3", _PYTHON), ("pip", _PIP)):
-        (sshd.bin / name).write_text(text)
+        (sshd.bin / name).write_text(text, encoding="utf-8")
         (sshd.bin / name).chmod(0o755)
     done = subprocess.run(
         ["sh", "-c", installCommand(HOST)], capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr
-    first, second, pinned, last = (sshd.home / "said").read_text().splitlines()
+    first, second, pinned, last = (sshd.home / "said").read_text(encoding="utf-8").splitlines()
     assert first.startswith(":install torch>=2.5.1 numpy>=1.26 ") and "safetensors>=" in first
     assert second == "0:install --no-deps --no-build-isolation -r /dev/stdin"
     assert pinned.startswith("sam2==1.1.0 --hash=sha256:")

@@ -284,10 +284,10 @@ def test_a_configuration_s_content_counts_and_not_its_place(store: ModelStore, t
     weights, one, two = tmp_path / "a.pt", tmp_path / "one.yaml", tmp_path / "two.yml"
     weights.write_bytes(CONTENT)
     for path in (one, two):
-        path.write_text("model: {}")
+        path.write_text("model: {}", encoding="utf-8")
     before = store.identity(weights, str(one))
     assert before == store.identity(weights, str(two))
-    one.write_text("model: {image_size: 64}")
+    one.write_text("model: {image_size: 64}", encoding="utf-8")
     assert store.identity(weights, str(one)) != before
 
 

@@ -164,7 +164,7 @@ def test_the_data_tree_finds_it_whenever_it_looks_and_shows_it_never(headless, d
     assert headless.messages.errors == []
     assert layer.node.GetSegmentation().GetNumberOfSegments() == 2
     headless.saveScene(tmp_path / "scene.mrml")
-    assert "SAM2 Propagate preview" not in (tmp_path / "scene.mrml").read_text()
+    assert "SAM2 Propagate preview" not in (tmp_path / "scene.mrml").read_text(encoding="utf-8")
     layer.clear("A")
     assert layer.node.GetSegmentation().GetNumberOfSegments() == 1
     layer.write("A", 5, OLD[5])

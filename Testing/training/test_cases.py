@@ -64,15 +64,15 @@ def test_a_segmentation_of_slicer_that_was_cropped(tmp_path: Path) -> None:
 def test_a_manifest_tells_names_patients_and_targets(tmp_path: Path) -> None:
     write_case(tmp_path, "x")
     entry = {"name": "x", "labels": {"1": "liver", "2": "cyst"}, "patient": "Q", "modality": "CT contrast"}
-    (tmp_path / "manifest.json").write_text(json.dumps({"cases": [entry]}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"cases": [entry]}), encoding="utf-8")
     (case,) = find_cases(tmp_path)
     assert case.patient == "Q" and case.modality == "CT"
     assert LoadedCase(case).names == ["liver"]  # the cyst is nowhere in the label
     (tmp_path / "manifest.json").write_text(
-        json.dumps({"pairs": [{**entry, "recommended_targets": ["1+2"]}]})
+        json.dumps({"pairs": [{**entry, "recommended_targets": ["1+2"]}]}), encoding="utf-8"
     )
     assert LoadedCase(find_cases(tmp_path)[0]).names == ["liver + cyst"]
-    (tmp_path / "manifest.json").write_text('{"cases": [{"labels": 3}]}')
+    (tmp_path / "manifest.json").write_text('{"cases": [{"labels": 3}]}', encoding="utf-8")
     assert code_of(find_cases, tmp_path) == "manifest_unreadable"
 
 
@@ -136,7 +136,7 @@ def test_nothing_that_looks_like_a_case_is_left_out_silently(tmp_path: Path) -> 
     # What is no volume may lie there.
     good = folder("good", "b/image.nii.gz", "b/label.nii.gz", "a.nrrd", "a_mask.nrrd")
     (good / "notes").mkdir()
-    (good / "notes" / "read.txt").write_text("x")
+    (good / "notes" / "read.txt").write_text("x", encoding="utf-8")
     (good / "._a.nrrd").write_bytes(b"x")
     assert [case.name for case in find_cases(good)] == ["a", "b"]
 

@@ -123,7 +123,7 @@ def test_the_memory_half_and_the_heads_learn_and_the_rest_stays(
 
 
 def test_the_report_and_the_plot_tell_what_was_done(straight: FinetuneResult) -> None:
-    report = json.loads(straight.report.read_text())
+    report = json.loads(straight.report.read_text(encoding="utf-8"))
     assert report["steps"] == len(report["losses"]) == 4 and all(np.isfinite(report["losses"]))
     learned = {case[0] for case in report["trained_on"]}
     assert len(learned) == 2 and not learned & {case[0] for case in report["measured_on"]}
@@ -185,7 +185,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     killer = Killer()
     resumed = run(replace(job, resume=True), killer)
     assert killer.steps == ([4] if saves else [1, 2, 3, 4])
-    reports = [json.loads(result.report.read_text()) for result in (straight, resumed)]
+    reports = [json.loads(result.report.read_text(encoding="utf-8")) for result in (straight, resumed)]
     assert reports[0]["losses"] == reports[1]["losses"] and len(reports[1]["losses"]) == 4
     wanted, found = state_of(straight.out), state_of(job.out)
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
@@ -211,8 +211,8 @@ def test_a_run_killed_before_it_has_learned_anything(
     killer = Killer()
     result = run(replace(job, resume=True), killer)
     assert killer.steps == [1] and len(killer.scores) == 2 and not folder.exists()
-    report = json.loads(result.report.read_text())
-    assert report["losses"] == json.loads(straight.report.read_text())["losses"][:1]
+    report = json.loads(result.report.read_text(encoding="utf-8"))
+    assert report["losses"] == json.loads(straight.report.read_text(encoding="utf-8"))["losses"][:1]
 
 
 def test_a_run_killed_while_it_ends(

@@ -65,7 +65,7 @@ def test_an_official_checkpoint_goes_through_the_commands(cases: Path, tmp_path:
     assert code == 0, err
     lines = out.splitlines()
     assert lines[0].split()[:3] == ["TARGET", "PREVIEW", "VOLUME"] and lines[4].startswith("MEAN OF 3")
-    written = json.loads(table.read_text())
+    written = json.loads(table.read_text(encoding="utf-8"))
     assert len(written["targets"]) == 3 and written["input_size"] == 64
     for target in written["targets"]:
         assert 0 <= target["volume"] <= 1 and len(target["scores"]["after"]) == 3
@@ -89,7 +89,9 @@ def test_workers_evaluate_as_this_process_does(cases: Path, model: Path, tmp_pat
     code, _, err = cli(tmp_path, *given, tmp_path / "there.json", "--workers", 1)
     assert code == 0, err
     assert "3 of 3 cases" in err
-    here, there = (json.loads((tmp_path / name).read_text()) for name in ("here.json", "there.json"))
+    here, there = (
+        json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("here.json", "there.json")
+    )
     for document in (here, there):
         for target in document["targets"]:
             target["slices_per_second"] = 0
@@ -130,7 +132,7 @@ def test_cases_to_measure_on_and_further_parts(cases: Path, model: Path, tmp_pat
     )
     assert code == 0, err
     assert "Reading 3 cases of 3 patients to learn from and 1 case of 1 patient to measure on" in err
-    report = json.loads(new.with_suffix(".json").read_text())
+    report = json.loads(new.with_suffix(".json").read_text(encoding="utf-8"))
     assert [case[0] for case in report["trained_on"]] == ["p0", "p1", "p2"]
     assert [case[0] for case in report["measured_on"]] == ["q7"]
     assert report["recipe"]["batch"] == 2 and report["steps"] == 12
@@ -194,7 +196,7 @@ def test_a_process_that_is_stopped_and_killed_goes_on_to_the_same_weights(
     assert not work_folder(new).exists()
     wanted, found = read_state(whole)[0], read_state(new)[0]
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
-    reports = [json.loads(path.with_suffix(".json").read_text()) for path in (whole, new)]
+    reports = [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path in (whole, new)]
     assert reports[0]["losses"] == reports[1]["losses"] and len(reports[1]["losses"]) == 4
     assert [score["volume"] for score in reports[0]["scores"]] == [s["volume"] for s in reports[1]["scores"]]
 

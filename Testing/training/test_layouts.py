@@ -35,7 +35,7 @@ def write_nnunet(
             write_image(IMAGE + 100 * channel, folder / "imagesTr" / f"{name}_{channel:04d}{ending}")
         write_image(LABEL, folder / "labelsTr" / f"{name}{ending}")
     if description is not None:
-        (folder / "dataset.json").write_text(json.dumps(description))
+        (folder / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     return folder
 
 
@@ -116,7 +116,7 @@ def test_the_decathlon_with_several_sequences_in_one_file(tmp_path: Path) -> Non
         "labels": {"0": "background", "1": "edema", "2": "tumor"},
         "training": [{"image": "./imagesTr/BRATS_0001.nii.gz", "label": "./labelsTr/BRATS_0001.nii.gz"}],
     }
-    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    (tmp_path / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     error = refusal(tmp_path)
     assert error.code == "sequence_unclear" and "FLAIR, T1w, t1gd, T2w" in error.sentence
     assert "--sequence" in error.hint
@@ -158,7 +158,9 @@ def test_nnunet_with_files_elsewhere(tmp_path: Path) -> None:
     entry = {"images": ["../other/x.nii.gz"], "label": "../other/y.nii.gz"}
     description = {"labels": {"background": 0, "a": 1, "b": 2}, "channel_names": {"0": "MRI"}}
     (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "dataset.json").write_text(json.dumps({**description, "dataset": {"p1": entry}}))
+    (tmp_path / "set" / "dataset.json").write_text(
+        json.dumps({**description, "dataset": {"p1": entry}}), encoding="utf-8"
+    )
     (case,) = find_cases(tmp_path / "set")
     assert case.name == "p1" and LoadedCase(case).names == ["a", "b"]
 
@@ -172,9 +174,11 @@ def test_data_sets_with_something_missing_are_refused(tmp_path: Path) -> None:
     (folder / "imagesTr" / "a_2_0000.nii.gz").unlink()
     assert refusal(folder).code == "label_without_image" and "a_2.nii.gz" in refusal(folder).sentence
     training = [{"image": "./imagesTr/a_2.nii.gz", "label": "./labelsTr/a_2.nii.gz"}]
-    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "training": training}))
+    (folder / "dataset.json").write_text(
+        json.dumps({"labels": labels, "training": training}), encoding="utf-8"
+    )
     assert refusal(folder).code == "image_missing"
-    (folder / "dataset.json").write_text('{"labels": 3}')
+    (folder / "dataset.json").write_text('{"labels": 3}', encoding="utf-8")
     assert refusal(folder).code == "manifest_unreadable"
     error = refusal(folder.parent / folder.name / "labelsTr")
     assert error.code == "case_without_label"
@@ -189,9 +193,9 @@ def test_a_data_set_of_pictures_is_refused(tmp_path: Path) -> None:
 def test_a_description_beside_other_cases_is_no_data_set(tmp_path: Path) -> None:
     write_image(IMAGE, tmp_path / "c1" / "image.nii.gz")
     write_image(LABEL, tmp_path / "c1" / "label.nii.gz")
-    (tmp_path / "dataset.json").write_text('{"name": "mine", "license": "CC"}')
+    (tmp_path / "dataset.json").write_text('{"name": "mine", "license": "CC"}', encoding="utf-8")
     assert [case.name for case in find_cases(tmp_path)] == ["c1"]
-    (tmp_path / "dataset.json").write_text("not JSON")
+    (tmp_path / "dataset.json").write_text("not JSON", encoding="utf-8")
     assert refusal(tmp_path).code == "manifest_unreadable"
 
 
@@ -218,7 +222,7 @@ def test_totalsegmentator(tmp_path: Path, image: str, modality: str) -> None:
     for name, mask in (("liver", ball()), ("rib_left_1", other), ("spleen", np.zeros(SHAPE))):
         write_image(mask.astype(np.uint8), tmp_path / "s0001" / "segmentations" / f"{name}.nii.gz")
     write_image(IMAGE, tmp_path / "s0001" / f"{image}.nii.gz")
-    (tmp_path / "meta.csv").write_text("image_id;age\n")
+    (tmp_path / "meta.csv").write_text("image_id;age\n", encoding="utf-8")
     (found,) = find_cases(tmp_path)
     assert (found.name, found.patient, found.modality) == ("s0001", "s0001", modality)
     case = LoadedCase(found)
@@ -274,7 +278,7 @@ def test_brats(tmp_path: Path, case: str, separator: str, sequences: tuple[str, 
     for number, sequence in enumerate(sequences):
         write_image(IMAGE + 100 * number, tmp_path / case / f"{case}{separator}{sequence}.nii.gz")
     write_image(LABEL, tmp_path / case / f"{label}.nii.gz")
-    (tmp_path / "name_mapping.csv").write_text("x")
+    (tmp_path / "name_mapping.csv").write_text("x", encoding="utf-8")
     error = refusal(tmp_path)
     assert error.code == "sequence_unclear" and f": {', '.join(sequences)}." in error.sentence
     for number, sequence in enumerate(sequences):

@@ -82,13 +82,13 @@ class Sshd:
             f"AcceptEnv {SCRIPT_VARIABLE} SAM2PROPAGATE_SILENCE",
             f"SetEnv HOME={self.home} PATH={self.bin}:{os.defpath}",
         )
-        (folder / "sshd_config").write_text("\n".join(server) + "\n")
-        self.know((folder / "host.pub").read_text())
+        (folder / "sshd_config").write_text("\n".join(server) + "\n", encoding="utf-8")
+        self.know((folder / "host.pub").read_text(encoding="utf-8"))
         self.configure()
         real = shutil.which("ssh")
         program = folder / "bin" / "ssh"
         program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nexec {real} -F {folder}/ssh_config "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec {real} -F {folder}/ssh_config "$@"\n', encoding="utf-8")
         program.chmod(0o755)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SSH_")}
         self.env = {**kept, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
@@ -134,11 +134,13 @@ class Sshd:
             "  StrictHostKeyChecking ask",
             f"  SendEnv {SCRIPT_VARIABLE} SAM2PROPAGATE_SILENCE",
         )
-        (self.folder / "ssh_config").write_text("\n".join(client) + "\n")
+        (self.folder / "ssh_config").write_text("\n".join(client) + "\n", encoding="utf-8")
 
     def know(self, key: str) -> None:
         """Have the client know this key as the server's; "" for none."""
-        (self.folder / "known").write_text(f"[127.0.0.1]:{self.port} {key}\n" if key else "")
+        (self.folder / "known").write_text(
+            f"[127.0.0.1]:{self.port} {key}\n" if key else "", encoding="utf-8"
+        )
 
     def make_key(self, name: str, passphrase: str = "") -> None:
         """A new pair of keys."""
@@ -161,7 +163,7 @@ class Sshd:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
             except OSError:
-                log = (self.folder / "sshd.log").read_text()
+                log = (self.folder / "sshd.log").read_text(encoding="utf-8")
                 assert self._process.poll() is None and time.monotonic() < deadline, log
                 time.sleep(0.02)
 

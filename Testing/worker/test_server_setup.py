@@ -172,7 +172,7 @@ def test_a_file_that_arrives_damaged_is_refused(sshd: Sshd) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_told(sshd: Sshd) -> None:
-    (sshd.home / ".sam2propagate").write_text("in the way")
+    (sshd.home / ".sam2propagate").write_text("in the way", encoding="utf-8")
     with pytest.raises(SAM2PropagateError, match="cannot be written") as caught:
         copy_to_server(remote(), [file_of(b"x")], sshd.env)
     assert caught.value.code == "copy_failed" and caught.value.hint

@@ -376,7 +376,7 @@ def test_the_log_says_what_the_worker_printed(tmp_path: Path) -> None:
     with WorkerSession(command, folder=SharedFolder([tmp_path])) as session:
         finished(session, session.load_model(MODEL))
         assert soon(lambda: any(line.startswith("child") for line in session.log))
-    assert "child" in log_file.read_text()
+    assert "child" in log_file.read_text(encoding="utf-8")
 
 
 # --- payloads instead of shared memory, as on another machine
@@ -408,7 +408,7 @@ def test_through_ssh_a_worker_elsewhere_does_the_same(
         'echo "Welcome to gpu1"',
         'exec env -i PATH=/usr/bin:/bin sh -c "$last"',
     )
-    ssh.write_text("\n".join(lines))
+    ssh.write_text("\n".join(lines), encoding="utf-8")
     ssh.chmod(0o755)
     monkeypatch.setenv("PATH", f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
     folder = tmp_path / "library"

@@ -296,8 +296,8 @@ def test_foreign_files_and_links_are_left_alone(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "owner.lock").touch()
-    (other / "precious.volume").write_text("x")
-    (tmp_path / f"sam2propagate-{user}-file").write_text("x")
+    (other / "precious.volume").write_text("x", encoding="utf-8")
+    (tmp_path / f"sam2propagate-{user}-file").write_text("x", encoding="utf-8")
     if os.name == "posix":
         (tmp_path / f"sam2propagate-{user}-link").symlink_to(other)
     assert remove_stale([tmp_path]) == 0

@@ -176,10 +176,10 @@ def test_each_failed_login_is_told_in_a_sentence_of_its_own(sshd: Sshd, tmp_path
                 assert error.code == code and words in str(error), error
                 assert HOST in str(error) and error.hint
     sshd.configure()
-    own = (sshd.folder / "host.pub").read_text()
+    own = (sshd.folder / "host.pub").read_text(encoding="utf-8")
     for code, key in (
         ("host_key_unknown", ""),
-        ("host_key_changed", (sshd.folder / "stranger.pub").read_text()),
+        ("host_key_changed", (sshd.folder / "stranger.pub").read_text(encoding="utf-8")),
     ):
         sshd.know(key)
         with ready(WorkerSession(command(sshd))) as session:
@@ -205,7 +205,9 @@ def _python(folder: Path, *packages: str) -> Path:
         if entry.name.split(".")[0] in packages:
             (there / entry.name).symlink_to(entry)
     path = folder / "python-with-little"
-    path.write_text(f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{there}" exec {sys.executable} -S "$@"\n')
+    path.write_text(
+        f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{there}" exec {sys.executable} -S "$@"\n', encoding="utf-8"
+    )
     path.chmod(0o755)
     return path
 
@@ -251,15 +253,15 @@ def test_another_version_there_is_told_and_not_used(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     changed = sshd.home / "copy-of-the-library" / "SAM2PropagateLib" / file
-    text = changed.read_text()
+    text = changed.read_text(encoding="utf-8")
     assert old in text
-    changed.write_text(text.replace(old, new, 1))
+    changed.write_text(text.replace(old, new, 1), encoding="utf-8")
     way = {"folder": "copy-of-the-library", "module": "SAM2PropagateLib.worker"}
     with ready(WorkerSession(command(sshd, **way))) as session:
         error = failure(session)
         assert error.code == code and "same" in error.hint, (error, session.log)
     # As it was, it is the same.
-    changed.write_text(text)
+    changed.write_text(text, encoding="utf-8")
     with ready(WorkerSession(command(sshd, **way))) as session:
         assert failure(session).code == "unknown_model"
     shutil.rmtree(sshd.home / "copy-of-the-library")

@@ -104,7 +104,7 @@ def test_a_worker_that_floods_its_log_holds_nobody_up(start: Start) -> None:
 
 def test_the_log_is_kept_in_a_file_too(start: Start, tmp_path: Path) -> None:
     log_file = tmp_path / "worker.log"
-    log_file.write_text("before\n")
+    log_file.write_text("before\n", encoding="utf-8")
     transport = start("sys.stderr.write('one\\ntwo\\rthree'); sys.stderr.flush()", log_file)
     assert soon(lambda: transport.has_ended)
     assert transport.log == ["one", "two", "three"]

@@ -186,7 +186,8 @@ def read_parents() -> dict[int, int]:
             if entry.name.isdigit():
                 with contextlib.suppress(OSError, ValueError, IndexError):
                     # The name in parentheses may contain blanks and parentheses.
-                    state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                    text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+                    state, parent = text.rpartition(")")[2].split()[:2]
                     if state != "Z":
                         parents[int(entry.name)] = int(parent)
         return parents
@@ -231,7 +232,8 @@ def read_environment(pid: int) -> bytes:
 def started_at(pid: int) -> int:
     """Return when a process was started, in ticks since the system's start."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(text.rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0
 
