@@ -185,9 +185,7 @@ def read_parents() -> dict[int, int]:
         for entry in proc.iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError, ValueError, IndexError):
-                    # The name in parentheses may contain blanks and parentheses.
-                    text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-                    state, parent = text.rpartition(")")[2].split()[:2]
+                    state, parent = _stat(entry)[:2]
                     if state != "Z":
                         parents[int(entry.name)] = int(parent)
         return parents
@@ -198,6 +196,12 @@ def read_parents() -> dict[int, int]:
         pairs = [line.split() for line in listing.splitlines()]
         return {int(pair[0]): int(pair[1]) for pair in pairs if len(pair) == 2}
     return {}
+
+
+def _stat(process: Path) -> list[str]:
+    """Return what Linux says of a process after its name. The name may hold blanks, parentheses and bytes
+    that are no text."""
+    return (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 def _marked(entry: bytes, root: int) -> tuple[list[int], bool]:
@@ -232,8 +236,7 @@ def read_environment(pid: int) -> bytes:
 def started_at(pid: int) -> int:
     """Return when a process was started, in ticks since the system's start."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return int(text.rpartition(")")[2].split()[19])
+        return int(_stat(Path(f"/proc/{pid}"))[19])
     except (OSError, ValueError, IndexError):
         return 0
 
