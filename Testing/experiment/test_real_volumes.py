@@ -34,9 +34,12 @@ def test_a_brain_and_a_hippocampus(tmp_path: Path) -> None:
             out,
             "--prompt",
             "mask",
+            "--motion",
+            "off",
+            "--input-size",
+            256,
         ]
         stdout = io.StringIO()
-        words += ["--motion", "off", "--input-size", 256]
         assert main([*map(str, words)], stdout=stdout, stderr=err) == 0, err.getvalue()
         with (out / CSV_NAME).open(encoding="utf-8-sig", newline="") as file:
             (found[name],) = csv.DictReader(file)

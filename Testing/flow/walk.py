@@ -38,8 +38,7 @@ from SAM2PropagateTesting.scenes import nodesOfClass
 from Testing.app.cases import HeadlessCase
 from Testing.flow.drawing_worker import carried, drawn
 from Testing.worker.fake_worker import SCRIPT_VARIABLE
-from Testing.worker.helpers import is_running, own_threads, soon
-from Testing.worker.small_worker import command_of
+from Testing.worker.helpers import command_of, is_running, own_threads, soon
 from Testing.worker.test_real_worker import sample
 
 BoolArray = NDArray[np.bool_]

@@ -6,7 +6,6 @@ import copy
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its usual name
@@ -18,7 +17,6 @@ from SAM2PropagateLib.engine import imaging
 from SAM2PropagateLib.engine.build import build_model, load_model, model_config
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.steps import SAM2Steps
-from SAM2PropagateLib.training.recipe import Recipe
 from Testing.engine.models import NARROW_TRUNK
 
 CONFIG = json.dumps(
@@ -79,12 +77,6 @@ def write_model(path: Path, seed: int = 0) -> Path:
     state = small_model(seed).model.state_dict()
     save_file({name: tensor.clone() for name, tensor in state.items()}, str(path), {"config": CONFIG})
     return path
-
-
-def quick_recipe(**given: Any) -> Recipe:
-    """A recipe with less of everything than by default, where nothing else is given."""
-    less = {"length": 2, "warm": (0, 1), "warm_up": 1, "first_looks": 3, "validations": 1}
-    return Recipe(**{**less, **given})
 
 
 def loaded(path: Path) -> LoadedModel:

@@ -18,13 +18,14 @@ from SAM2PropagateLib.worker.command import WorkerCommand
 from SAM2PropagateLib.worker.engine_adapter import ServedEngine
 from SAM2PropagateLib.worker.engine_port import Crop, Engine, Mask, ServedSession
 from Testing.worker.fake_engine import wait_for_file
-from Testing.worker.small_worker import SmallEngine, command_of, serve_engine
+from Testing.worker.helpers import command_of
+from Testing.worker.small_worker import SmallEngine, serve_engine
 
 HOLD_VARIABLE = "SAM2PROPAGATE_HOLD"
 
 
 def held_command(after: int, until: Path, is_small: bool = False) -> WorkerCommand:
-    """Start a real worker whose runs wait after `after` masks until the file `until` exists.
+    """The command of a real worker. Its runs wait after `after` masks until the file `until` exists.
 
     Args:
         is_small: the model's input is smaller, as in `small_worker`.

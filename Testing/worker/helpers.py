@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,16 @@ def prompts(*segments: str, frame: int = 5) -> PromptSet:
 
 
 def fake_command(script: Mapping[str, Any] | None = None, **variables: str) -> WorkerCommand:
-    """Starts the scripted worker in a real process."""
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(LIBRARY_FOLDER), str(ROOT)]),
-        SCRIPT_VARIABLE: json.dumps(script or {}),
-        **variables,
-    }
-    command = worker_command(sys.executable, module="Testing.worker.fake_worker", base_env=env)
-    return WorkerCommand(command.argv, command.env, ROOT)
+    """The command that starts the scripted worker in a real process."""
+    return command_of(
+        "Testing.worker.fake_worker", **{SCRIPT_VARIABLE: json.dumps(script or {}), **variables}
+    )
+
+
+def command_of(module: str, **variables: str) -> WorkerCommand:
+    """The command that starts a worker of the tests, with these variables in its environment."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LIBRARY_FOLDER), str(ROOT)]), **variables}
+    return replace(worker_command(sys.executable, module=module, base_env=env), cwd=ROOT)
 
 
 class Workers:

@@ -11,19 +11,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, WorkerCommand, worker_command
 from SAM2PropagateLib.worker.engine_adapter import ServedEngine
 from SAM2PropagateLib.worker.engine_port import Engine, ReportProgress
 from SAM2PropagateLib.worker.messages import LoadModel
 
 INPUT_SIZE = 256
-
-
-def command_of(module: str, **variables: str) -> WorkerCommand:
-    """Start a worker of the tests by its module."""
-    root = LIBRARY_FOLDER.parent
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LIBRARY_FOLDER), str(root)]), **variables}
-    return replace(worker_command(sys.executable, module=module, base_env=env), cwd=root)
 
 
 class SmallEngine(ServedEngine):
