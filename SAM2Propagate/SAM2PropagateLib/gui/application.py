@@ -169,3 +169,19 @@ class Later(_Timer):
             self._timer.start()
         else:
             self._timer.start(milliseconds)
+
+
+def revealing(widget: Any) -> Later:
+    """Returns a timer that scrolls to a widget. Only after the layouts have made room is its place known."""
+    later = Later()
+    later.calls(lambda: _reveal(widget))
+    return later
+
+
+def _reveal(widget: Any) -> None:
+    """Scrolls the area around a widget, if there is one, until the widget is in view, unless it is hidden."""
+    area = widget.parentWidget() if widget.visible else None
+    while area is not None and not hasattr(area, "ensureWidgetVisible"):
+        area = area.parentWidget()
+    if area is not None:
+        area.ensureWidgetVisible(widget)

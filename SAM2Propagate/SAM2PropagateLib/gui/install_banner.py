@@ -40,21 +40,13 @@ class InstallBanner:
         self._connections = Connections()
         self._connections.press(ui.installButton, self._install)
         put(ui.installProgressLabel, "")
-        for signal, slot in self._signals():
-            signal.connect(slot)
+        self._connections.hear(installer.progress, self._installing)
+        self._connections.hear(installer.logged, self._logged)
+        self._connections.hear(installer.finished, self._installed)
 
     def close(self) -> None:
         """Disconnects widgets and installer."""
         self._connections.close()
-        for signal, slot in self._signals():
-            signal.disconnect(slot)
-
-    def _signals(self) -> list[tuple[Any, Any]]:
-        return [
-            (self._installer.progress, self._installing),
-            (self._installer.logged, self._logged),
-            (self._installer.finished, self._installed),
-        ]
 
     def refresh(self) -> None:
         """Shows which packages are missing now."""

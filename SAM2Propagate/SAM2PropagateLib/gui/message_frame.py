@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from SAM2PropagateLib.app.events import UserMessage
-from SAM2PropagateLib.gui.application import Later
+from SAM2PropagateLib.gui.application import revealing
 from SAM2PropagateLib.gui.dialogs import Dialogs
-from SAM2PropagateLib.gui.widgets import Connections, enable, reveal
+from SAM2PropagateLib.gui.widgets import Connections, enable
 from SAM2PropagateLib.texts import tr as _
 
 # Pixels; the size of a message's icon.
@@ -33,9 +33,7 @@ class MessageFrame:
         self._message: UserMessage | None = None
         self._error: UserMessage | None = None
         self._isOfScene = False
-        # Only after the layouts have made room for a message it is known where that is.
-        self._reveal = Later()
-        self._reveal.calls(lambda: reveal(ui.messageFrame))
+        self._reveal = revealing(ui.messageFrame)
         self._connections = Connections()
         for button, act in (
             (ui.logButton, self._showLog),
@@ -84,7 +82,7 @@ class MessageFrame:
             self.dismiss()
 
     def leftComputer(self) -> None:
-        """Drops what was said about the computer or refused, as another computer is chosen."""
+        """Drops messages about the former computer, and refusals."""
         self.recovered()
         self.wentOn()
         if self._message is not None and self._message.code in _OF_COMPUTER:

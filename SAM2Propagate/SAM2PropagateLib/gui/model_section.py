@@ -49,14 +49,12 @@ class ModelSection:
         self._devices = {one.name: one for one in devices.devices()}
         self._listDevices()
         put(ui.downloadLabel, "")
-        models.progress.connect(self._downloading)
-        models.finished.connect(self._downloaded)
+        self._connections.hear(models.progress, self._downloading)
+        self._connections.hear(models.finished, self._downloaded)
 
     def close(self) -> None:
         """Disconnects widgets and downloads."""
         self._connections.close()
-        self._models.progress.disconnect(self._downloading)
-        self._models.finished.disconnect(self._downloaded)
 
     def _listDevices(self) -> None:
         import qt

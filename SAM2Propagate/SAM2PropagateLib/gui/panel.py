@@ -104,8 +104,14 @@ class Panel:
         for frame in slicer.util.findChildren(ui.segmentEditor, name=_EDITORS_LIST):
             frame.hide()
         self.showIcons()
-        for signal, slot in self._signals():
-            signal.connect(slot)
+        for signal, slot in (
+            (controller.changed, self._changed),
+            (controller.message, self._told),
+            (controller.recovered, self.messages.recovered),
+            (controller.wentOn, self.messages.wentOn),
+            (self._models.changed, self._changed),
+        ):
+            self._connections.hear(signal, slot)
         self.refresh()
 
     def _keepWidth(self, sections: Iterable[Any]) -> None:
@@ -125,22 +131,11 @@ class Panel:
 
     def close(self) -> None:
         """Disconnects widgets, views and controller."""
-        for signal, slot in self._signals():
-            signal.disconnect(slot)
         for part in (
             self._connections, self.messages, self._banner, self.window, self.segments, self._toolRow,
             self.run, self._options, self.curves, self._model, self._server, self._sections, self._editor,
         ):  # fmt: skip
             part.close()
-
-    def _signals(self) -> list[tuple[Any, Any]]:
-        return [
-            (self._controller.changed, self._changed),
-            (self._controller.message, self._told),
-            (self._controller.recovered, self.messages.recovered),
-            (self._controller.wentOn, self.messages.wentOn),
-            (self._models.changed, self._changed),
-        ]
 
     @contextlib.contextmanager
     def _choosing(self) -> Iterator[None]:

@@ -58,24 +58,16 @@ class RunSection:
         ):
             self._connections.press(button, act)
         self._connections.add(ui.show3DButton, "clicked(bool)", self._show3D)
-        for signal, slot in self._signals():
-            signal.connect(slot)
+        self._connections.hear(controller.progress, self._progress)
+        self._connections.hear(controller.finished, self._finished)
+        self._connections.hear(controller.frameArrived, self._frameArrived)
+        self._connections.hear(controller.applying, self._applying)
 
     def close(self) -> None:
         """Disconnects widgets, views and controller."""
         self.followViews(())
         self._whenScrolled.close()
         self._connections.close()
-        for signal, slot in self._signals():
-            signal.disconnect(slot)
-
-    def _signals(self) -> list[tuple[Any, Any]]:
-        return [
-            (self._controller.progress, self._progress),
-            (self._controller.finished, self._finished),
-            (self._controller.frameArrived, self._frameArrived),
-            (self._controller.applying, self._applying),
-        ]
 
     def _makeMenu(self) -> Any:
         """Makes the menu beside Propagate; returns its action."""

@@ -8,10 +8,10 @@ from SAM2PropagateLib import __version__
 from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.app.server_jobs import ServerJobEnd, ServerJobs
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.gui.application import Later
+from SAM2PropagateLib.gui.application import revealing
 from SAM2PropagateLib.gui.install import PACKAGES, REGISTRY, SAM2_REQUIREMENT
 from SAM2PropagateLib.gui.message_frame import MessageFrame
-from SAM2PropagateLib.gui.widgets import Connections, enable, put, reveal
+from SAM2PropagateLib.gui.widgets import Connections, enable, put
 from SAM2PropagateLib.releases import OLDEST_TORCH
 from SAM2PropagateLib.texts import tr as _
 
@@ -48,9 +48,7 @@ class ServerSection:
         ui.computerComboBox.addItem(_("This computer"), _HERE)
         ui.computerComboBox.addItem(_("Server (ssh)"), _SERVER)
         put(ui.serverStatusLabel, "")
-        # Only after the layouts have made room for a text it is known where that is.
-        self._reveal = Later()
-        self._reveal.calls(lambda: reveal(ui.serverStatusLabel))
+        self._reveal = revealing(ui.serverStatusLabel)
         self._connections = Connections()
         self._connections.add(ui.computerComboBox, "currentIndexChanged(int)", self._chooseComputer)
         for edit in (ui.hostLineEdit, ui.remotePythonLineEdit):
@@ -62,17 +60,14 @@ class ServerSection:
             (ui.copyLibraryButton, self._copyLibrary),
         ):
             self._connections.press(button, act)
-        jobs.progress.connect(self._progress)
-        jobs.finished.connect(self._finished)
-        computer.changed.connect(self._changed)
+        self._connections.hear(jobs.progress, self._progress)
+        self._connections.hear(jobs.finished, self._finished)
+        self._connections.hear(computer.changed, self._changed)
 
     def close(self) -> None:
         """Disconnects widgets and jobs."""
         self._connections.close()
         self._reveal.close()
-        self._jobs.progress.disconnect(self._progress)
-        self._jobs.finished.disconnect(self._finished)
-        self._computer.changed.disconnect(self._changed)
 
     def refresh(self) -> None:
         """Shows the choice, the possible actions, and where the model computes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +27,21 @@ def choose(box: Any, value: str) -> None:
         box.setCurrentIndex(index)
 
 
-def reveal(widget: Any) -> None:
-    """Scrolls the area around a widget, if there is one, until the widget is in view, unless it is hidden."""
-    area = widget.parentWidget() if widget.visible else None
-    while area is not None and not hasattr(area, "ensureWidgetVisible"):
-        area = area.parentWidget()
-    if area is not None:
-        area.ensureWidgetVisible(widget)
-
-
 class Connections:
-    """Connections with widgets' signals, which are disconnected together."""
+    """Connections with signals of widgets and of the library, which are disconnected together."""
 
     def __init__(self) -> None:
-        self._made: list[tuple[Any, str, Any]] = []
+        self._ends: list[Callable[[], object]] = []
 
     def add(self, widget: Any, signal: str, slot: Any) -> None:
-        """Connects a signal, given as text."""
+        """Connects a widget's signal, given as text."""
         widget.connect(signal, slot)
-        self._made.append((widget, signal, slot))
+        self._ends.append(partial(widget.disconnect, signal, slot))
+
+    def hear(self, signal: Any, slot: Any) -> None:
+        """Connects an `app.signals.Signal`."""
+        signal.connect(slot)
+        self._ends.append(partial(signal.disconnect, slot))
 
     def press(self, button: Any, act: Any) -> None:
         """Calls `act` without arguments when a button is pressed."""
@@ -51,9 +49,9 @@ class Connections:
 
     def close(self) -> None:
         """Disconnects all of them."""
-        for widget, signal, slot in self._made:
-            widget.disconnect(signal, slot)
-        self._made.clear()
+        for end in self._ends:
+            end()
+        self._ends.clear()
 
 
 class Icons:
