@@ -132,7 +132,7 @@ def test_a_name_that_is_still_being_typed_can_be_tested(module: Any, dialogs: Sc
 
 @pytest.fixture
 def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This Python has nothing of what the worker needs."""
+    """No package that the worker needs is installed in this Python."""
     monkeypatch.setattr(install, "missing", lambda find, version: PACKAGES)
 
 

@@ -318,7 +318,7 @@ class Workspace:
 
 
 class CarriedWindows:
-    """The windows of a workspace's segments: of a segment's last run with `anew`, or else of its first run.
+    """Keeps the window in which each segment was carried: in its last run with `anew`, else in its first run.
 
     Attributes:
         told: the window for which the user last heard that some segments keep another one.

@@ -30,7 +30,7 @@ _HOST = "127.0.0.1"
 _TICK_SECONDS = 0.1
 # Seconds between two checks for lost workers, which are replaced.
 _KEEP_SECONDS = 5.0
-# The user is told where to look when there was no worker for so many seconds.
+# After so many seconds without a worker, the user is told where to look.
 _IDLE_SECONDS = 60.0
 # The defaults of a job on a cluster.
 _JOB_CORES, _JOB_MB = 4, 8192

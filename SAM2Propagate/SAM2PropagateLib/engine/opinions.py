@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 _MARGIN, _LEAST_MARGIN = 0.1, 2
 # The cross-sections that a run starts from, at these shares of the mask's voxels along the axis.
 _SEEDS = (1 / 6, 1 / 2, 5 / 6)
-# A vote of the first axis counts as much as this many votes of another one.
+# One vote of the first axis is worth this many votes of another axis.
 _OWN = 1.0
 # A vote counts 1 minus its frame's doubt, to this power, and at least this much.
 _POWER, _LEAST = 1.0, 0.2

@@ -130,7 +130,7 @@ def _changed(mask: np.ndarray, change: np.ndarray, click: ClickAt, aim: Aim | No
 
 def _deep_points(mask: np.ndarray, depth: np.ndarray, here: tuple[int, int], away: np.ndarray) -> list[Point]:
     """Return points in the mask's larger parts, deep inside and away from the pixel `here`. Skip the part
-    with that pixel unless it is most of the mask: all of it may have to go."""
+    that holds it, unless that is most of the mask: the click may remove the whole part."""
     parts, count = ndimage.label(mask)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     score = np.minimum(depth, away / 2)

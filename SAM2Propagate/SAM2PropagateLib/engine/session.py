@@ -234,7 +234,7 @@ class EngineSession:
         return Sight(self._crop, self._frames.window)
 
     def _track(self, segment: str, *, anew: bool = False) -> Track:
-        """Return a segment's track. It takes the present window if it is new or `anew` is set."""
+        """Return a segment's track. A new track takes the present window; `anew` has any track take it."""
         track = self._tracks.setdefault(segment, Track(self._sight))
         window = self._frames.window
         if track.sight.window != window and segment not in self._running and (anew or not track.written):

@@ -21,7 +21,7 @@ _SIGNS = (
     "insufficient memory",
     "failed to allocate memory",
 )
-# Torch's own class is in a module that varies. Errors of the other classes are told by their message.
+# Torch's class moves between modules. Errors of the other classes are recognized by their message.
 _ITS_NAME = "OutOfMemoryError"
 _TOLD_BY_WORDS = {("builtins", "RuntimeError"), ("cv2", "error")}
 
