@@ -21,3 +21,9 @@ class HeadlessCase(cases.SceneCase):
     ) -> None:
         self.headless = headless
         super().__init__(geometry, choices, **options)
+
+    def drag_first_click(self, i: int, j: int, k: int) -> None:
+        """Drags the first positive click of A to a voxel, as the mouse does it in a view."""
+        node = self.workspace.markups.clickNode("A")
+        node.SetNthControlPointPositionWorld(0, *(float(value) for value in self.ras(i, j, k)))
+        node.InvokeEvent(node.PointEndInteractionEvent)

@@ -351,6 +351,41 @@ def test_a_lock_that_is_dragged_onto_a_painted_preview_keeps_the_stroke(case):
     np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE) | STROKE)
 
 
+def test_a_click_that_is_dragged_after_painting_is_neither_put_back_nor_takes_the_stroke_along(case):
+    case.click(12, 15, 8)
+    shown = case.shown(8)
+    case.paint(8, STROKE)
+    case.drag_first_click(16, 15, 8)
+    assert case.controller.wait(60)
+    np.testing.assert_array_equal(case.segment(8), shown | STROKE)
+    np.testing.assert_allclose(case.workspace.prompts.segment("A").clicks[0].ras, case.ras(16, 15, 8))
+    # In their order: first the drag is taken back, then the stroke.
+    assert case.controller.undoText == "Undo move prompt" and case.controller.undo()
+    np.testing.assert_allclose(case.workspace.prompts.segment("A").clicks[0].ras, case.ras(12, 15, 8))
+    np.testing.assert_array_equal(case.segment(8), shown | STROKE)
+    assert case.controller.undo() and not case.segment(8).any()
+    np.testing.assert_array_equal(case.shown(8), shown)
+    assert case.controller.redo() and case.controller.redo() and case.controller.wait(60)
+    np.testing.assert_array_equal(case.segment(8), shown | STROKE)
+    np.testing.assert_allclose(case.workspace.prompts.segment("A").clicks[0].ras, case.ras(16, 15, 8))
+
+
+def test_a_stroke_during_undo_in_turns_is_what_it_takes_back_and_comes_again(case):
+    case.click(12, 15, 8)
+    case.controller.apply()
+    case.click(16, 15, 8)
+    shown = case.shown(8)
+    case.controller.addSegment()
+    assert case.controller.startUndo()
+    case.paint(8, case.segment(8) | STROKE)
+    assert case.controller.wait(60)
+    assert not case.segment(8)[STROKE].any() and len(case.workspace.segmentIDs) == 3
+    np.testing.assert_array_equal(case.shown(8), shown)
+    assert case.controller.redo()
+    case.controller.lookForEdits()
+    np.testing.assert_array_equal(case.segment(8), shown | STROKE)
+
+
 def test_a_volume_that_became_unusable_is_told_and_raises_nothing(case):
     case.click(12, 15, 8)
     bent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")

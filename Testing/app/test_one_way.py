@@ -122,3 +122,27 @@ def test_hand_edits_are_looked_for_once_where_a_command_begins(
         looked.clear()
         assert command()
         assert looked == [["app/controller.py"]]
+
+
+def test_hand_edits_are_looked_for_in_two_places_whatever_comes_in(
+    case: HeadlessCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = noted(monkeypatch, Applying, "mergeEdits")
+
+    def places() -> set[str]:
+        found = {way[-1] for way in looked}
+        looked.clear()
+        return found
+
+    case.click(20, 18, 9)
+    assert places() == {"app/controller.py"}, "a click, and its mask that arrives"
+    case.drag_first_click(24, 18, 9)
+    assert places() == {"app/controller.py"}, "a change in the scene"
+    case.controller.editBegins()
+    assert places() == {"app/controller.py"}, "a tool of the Segment Editor"
+    case.run(reach=1)
+    assert places() == {"app/controller.py", "app/applying.py"}, "a run and its end"
+    case.click(20, 18, 12)
+    looked.clear()
+    case.controller.apply()
+    assert places() == {"app/applying.py"}

@@ -135,7 +135,7 @@ class Applying:
         workspace = self._selection.require()
         count = sum(len(workspace.previewFrames(one)) for one in workspace.segmentIDs)
         with self._steps.step(_applied(count)):
-            merged, rest = self.mergeEdits(), self.commit(None, ahead=ahead, tells=tells)
+            merged, rest = self.commitWithEdits(None, ahead, tells)
         return rest if merged is None else merged if rest is None else merged + rest
 
     def packing(self, workspace: Workspace) -> Generator[bool, None, None]:
@@ -181,6 +181,17 @@ class Applying:
                     workspace.preview.clear(segmentID)
             workspace.keptFacts.save()
         self._changed.emit(None)
+
+    def commitWithEdits(
+        self, only: Set[SegmentFrame] | None, ahead: Ahead | None, tells: bool
+    ) -> tuple[CommitSummary | None, CommitSummary | None]:
+        """Merges what the user edited under the preview meanwhile, then writes preview frames; within one
+        step. For the arguments see `commit`.
+
+        Returns:
+            What `mergeEdits` and `commit` did.
+        """
+        return self.mergeEdits(), self.commit(only, ahead=ahead, tells=tells)
 
     def commit(
         self,
@@ -312,10 +323,6 @@ class Applying:
         workspace = self._selection.workspace
         if workspace is None or self._selection.segmentID not in workspace.segmentIDs:
             return
-        self._steps.turns.finish()
-        if self._steps.settle():
-            self._changed.emit(None)
-        self.mergeEdits()
         segmentID = self._selection.segmentID
         shown = {(segmentID, frame) for frame in workspace.previewFrames(segmentID)}
         with self._steps.step(_applied(len(shown))):
@@ -394,7 +401,7 @@ class Applying:
                     name = keyframes.maskId(keyframes.EDITED, frame, axis)
                     said = workspace.spoken.withMask(said, mask_at(mask, frame, geometry, axis, name), frame)
             workspace.underlay.put(segmentID, dict.fromkeys(masks))
-            workspace.spoken.write(said)
+            workspace.spoken.writeMasks(said)
         self._running.overtake(set(frames))
         return frames
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.app.events import FrameArrived, Progress
 from SAM2PropagateLib.app.previews import Previews
 from SAM2PropagateLib.app.shared import Shared
@@ -22,7 +21,6 @@ class Arrivals:
     Args:
         worker: whose updates they are.
         previews: knows which masks are still wanted.
-        applying: merges edits with masks that have arrived.
     """
 
     def __init__(
@@ -30,22 +28,21 @@ class Arrivals:
         shared: Shared,
         worker: WorkerLink,
         previews: Previews,
-        applying: Applying,
     ) -> None:
         self._selection = shared.selection
         self._messages = shared.messages
         self._worker = worker
         self._running = shared.running
         self._previews = previews
-        self._applying = applying
         self._frameArrived = shared.signals.frameArrived
         self._progress = shared.signals.progress
         self._isStale = False
         # A request before the run, such as loading the model: its progress is shown until the run begins.
         self._told: Call | None = None
 
-    def take(self, seconds: float | None = None) -> None:
-        """Handles what has arrived, for so many seconds at most; the rest stays for the next call."""
+    def take(self, seconds: float | None = None) -> bool:
+        """Handles what has arrived, for so many seconds at most; the rest stays for the next call. Returns
+        whether a preview of prompts was among it."""
         written: set[str] = set()
         for update in self._worker.updates(seconds):
             if self._take(update) and update.call is not None:
@@ -53,9 +50,7 @@ class Arrivals:
         workspace = self._selection.workspace
         if written and workspace is not None and workspace.isInScene:
             workspace.preview.refresh()
-            if "preview" in written:
-                # The user may have painted on its slice meanwhile. A run's masks are merged at its end.
-                self._applying.mergeEdits()
+        return "preview" in written
 
     def takeStale(self) -> bool:
         """Tells whether widgets may be out of date since the last call of this."""

@@ -41,6 +41,7 @@ from SAM2PropagateLib.app.undoing import Undoing
 from SAM2PropagateLib.app.worker_link import WorkerLink
 from SAM2PropagateLib.app.workspace import Listeners, Workspace
 from SAM2PropagateLib.scene.commit import CommitSummary
+from SAM2PropagateLib.scene.watch import PromptChange
 from SAM2PropagateLib.worker.session import WorkerSession
 
 # Seconds that one poll may take for arrived frames; the rest waits for the next one.
@@ -58,15 +59,11 @@ _R = TypeVar("_R")
 def _command(
     act: Callable[Concatenate[Controller, _P], _R],
 ) -> Callable[Concatenate[Controller, _P], _R]:
-    """Wraps a command, so that it begins by looking for hand edits under the preview.
-
-    Beside commands, only what happens between them looks: a mask arrives, a run ends, work in turns comes to
-    its last one, prompts are changed in the scene, or the user takes up a tool of the Segment Editor.
-    """
+    """Wraps a command, or a change that comes in from the scene: hand edits under the preview come first."""
 
     @functools.wraps(act)
     def command(self: Controller, *arguments: _P.args, **named: _P.kwargs) -> _R:
-        self._applying.mergeEdits()
+        self._mergeEdits()
         return act(self, *arguments, **named)
 
     return command
@@ -115,13 +112,13 @@ class Controller:
         self._situation = situation = Situation(shared, installed)
         self._applying = applying = Applying(shared, situation)
         self._previews = previews = Previews(shared, situation, worker, applying)
-        self._arrivals = Arrivals(shared, worker, previews, applying)
+        self._arrivals = Arrivals(shared, worker, previews)
         self._runs = runs = Runs(shared, situation, worker, applying, previews)
         self._undoing = Undoing(shared, applying, previews)
-        self._prompts = prompts = PromptChanges(shared, applying, previews)
+        self._prompts = prompts = PromptChanges(shared, previews)
         self._pointing = pointing = Pointing(shared, situation, prompts)
         self._segments = segments = SegmentChanges(shared, applying, previews, editing)
-        listeners = Listeners(prompts.followScene, segments.follow)
+        listeners = Listeners(self._followPrompts, segments.follow)
         self._lifetime = Lifetime(shared, worker, runs, pointing, listeners)
 
     # --- what is worked on
@@ -408,6 +405,10 @@ class Controller:
         """Removes the chosen segment's prompts, on one frame or all; the segment itself stays."""
         self._prompts.clear(frame)
 
+    @_command
+    def _followPrompts(self, change: PromptChange) -> None:
+        self._prompts.followScene(change)
+
     # --- previews and runs
 
     def preview(self, frame: int, segmentID: str | None = None) -> bool:
@@ -441,7 +442,7 @@ class Controller:
         """Ends the run at once. Finished slices stay in the preview, and the next run can start while the
         worker is still ending this one.
         """
-        self._runs.cancel(self._arrivals.take)
+        self._runs.cancel(self._take)
 
     # --- the segments' masks
 
@@ -464,6 +465,10 @@ class Controller:
         """Applies the chosen segment's preview because the user takes up a tool of the Segment Editor: they
         edit what they see.
         """
+        # What this brings back may have been painted over.
+        self._shared.turns.finish()
+        self._undoing.noteEdits()
+        self._mergeEdits()
         self._applying.editBegins()
 
     @_command
@@ -474,6 +479,11 @@ class Controller:
     def noteEdits(self) -> None:
         """Makes an undo step of the edits in the segments since the last step."""
         self._undoing.noteEdits()
+
+    def _mergeEdits(self) -> None:
+        """Looks for hand edits under the preview. All that comes in from outside passes here; beside it only
+        `Applying.commitWithEdits` looks, for edits since a run or applying began."""
+        self._applying.mergeEdits()
 
     # --- undo
 
@@ -527,7 +537,7 @@ class Controller:
     def poll(self) -> None:
         """Handles what the worker has sent, without waiting. The ticker calls this."""
         if self._worker.isMade:
-            self._arrivals.take(_BUDGET_SECONDS)
+            self._take(_BUDGET_SECONDS)
             if not self._worker.hasUpdates:
                 self._lifetime.prepareKept(_PACKING_SECONDS)
                 self._runs.finish()
@@ -536,6 +546,12 @@ class Controller:
         self._shared.turns.go(_TURN_SECONDS)
         if not self.isWaiting:
             self._worker.stopPolling()
+
+    def _take(self, seconds: float | None = None) -> None:
+        """Handles what the worker has sent, for so many seconds at most."""
+        if self._arrivals.take(seconds):
+            # The user may have painted on the slice meanwhile. A run's masks are merged at its end.
+            self._mergeEdits()
 
     def wait(self, timeout: float = 60.0) -> bool:
         """Polls until no answer is awaited, for scripts; returns False if that took longer than `timeout`

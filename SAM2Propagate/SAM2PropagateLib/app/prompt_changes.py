@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 
 from SAM2PropagateLib.app import keyframes
-from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.app.previews import Previews
 from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
@@ -35,19 +34,16 @@ class PromptChanges:
     """Completes or refuses changes of prompts, and renews the previews.
 
     Args:
-        applying: merges edits under a change that was made in the views.
         previews: is told of the changed frames.
     """
 
     def __init__(
         self,
         shared: Shared,
-        applying: Applying,
         previews: Previews,
     ) -> None:
         self._selection = shared.selection
         self._messages = shared.messages
-        self._applying = applying
         self._previews = previews
         self._steps = shared.steps
         self._changed = shared.signals.changed
@@ -92,10 +88,7 @@ class PromptChanges:
             if not self._refuses(before, now):
                 self._messages.goOn()
                 with self._steps.step(_nameOf(before, now), said=before):
-                    changed = self._settle(before, now, now)
-                    # Commands merge edits when they begin; this change was made in the scene.
-                    self._applying.mergeEdits()
-                    self._follow(changed)
+                    self._follow(self._settle(before, now, now))
         except SAM2PropagateError as error:
             workspace.spoken.restore(before)
             self._messages.sayForNow("warning", str(error), error.code)

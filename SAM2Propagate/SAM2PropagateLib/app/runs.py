@@ -191,12 +191,11 @@ class Runs:
             if state != "done":
                 workspace.handEdits.undone |= set(run.segmentIDs)
             with self._stepOf(run, workspace):
-                # Strokes that were made meanwhile are merged with the run's masks.
-                self._applying.mergeEdits()
-                if state == "done" and self._selection.choices.applyAutomatically:
-                    # The other frames have a newer preview, or one is awaited.
-                    frames = run.frames - run.overtaken
-                    applied = self._applying.commit(frames, ahead=ahead, tells=False) is not None
+                applies = state == "done" and self._selection.choices.applyAutomatically
+                # The other frames have a newer preview, or one is awaited.
+                frames = run.frames - run.overtaken if applies else frozenset()
+                applied = self._applying.commitWithEdits(frames, ahead, tells=False)[1] is not None
+                if applies:
                     self._tellOfOvertaken(workspace, run.overtaken)
             workspace.underlay.end()
             workspace.keptFacts.save()

@@ -76,6 +76,13 @@ class Spoken:
             self._workspace.keptFacts.save()
         self.prompts = wanted
 
+    def writeMasks(self, said: SegmentPrompts) -> None:
+        """Writes the masks of a segment's prompts into the scene. Its other prompts stay there as they are:
+        the user may just have changed them.
+        """
+        self.prompts = self._workspace.markups.writeMasks(self.prompts.with_segment(said))
+        self._workspace.keptFacts.save()
+
     def _present(self, prompts: PromptSet) -> PromptSet:
         """Returns the prompts of segments that still exist."""
         there = self._workspace.segmentIDs
@@ -184,7 +191,7 @@ class Spoken:
                     shown = reader.frame(frame, self._axis, throughout=True)
                     renewed = mask_at(shown, frame, self._geometry, self._axis, mask.id)
                     said = keyframes.withMask(said, renewed, self._geometry, self._axis)
-            self.write(said)
+            self.writeMasks(said)
 
     # --- undo
 

@@ -104,7 +104,7 @@ class Undoing:
             workspace.shown.prepareRecords(step.moment.preview, step.moment.axis)
             yield True
         # An edit that was made meanwhile is now the last step.
-        self._applying.mergeEdits()
+        self._steps.settle()
         self._goQuietly(workspace, action, go, ready)
         yield True
         workspace.shown.tidy()

@@ -280,6 +280,24 @@ class PromptMarkups:
             self._writeKept(self._withRemoved(prompts))
             self._anchor.note()
 
+    def writeMasks(self, prompts: PromptSet) -> PromptSet:
+        """Makes the scene hold the masks of these prompts, and leaves the other ones there as they are.
+
+        Returns:
+            The prompts of existing segments, with the masks that the scene holds now.
+
+        Raises:
+            InputError: the volume cannot be used; nothing was written then.
+        """
+        self.settle()
+        self._writeKept(self._withRemoved(prompts))
+        kept = self._readKept()
+        there = (
+            replace(prompts.segment(name), masks=kept.segment(name).masks)
+            for name in segmentIDs(self._segmentationNode)
+        )
+        return PromptSet(tuple(one for one in there if not one.is_empty), kept.axis)
+
     def _withRemoved(self, prompts: PromptSet) -> PromptSet:
         """Returns a copy with the kept masks of removed segments, which may come back."""
         there = {*segmentIDs(self._segmentationNode), *prompts.names}
