@@ -1,4 +1,4 @@
-"""What the README and the sample's page say is there, is there."""
+"""What the pages say is there, is there."""
 
 from __future__ import annotations
 
@@ -94,11 +94,12 @@ def test_the_docs_name_every_option_of_a_command(
     assert sorted(option for option in options if not re.search(rf"{option}(?![\w-])", text)) == []
 
 
-def test_the_readme_names_every_command_and_every_folder() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_first_pages_name_every_command_and_every_folder() -> None:
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8") + contributing
     for command in run.COMMANDS:
         assert f"run.py {command}" in text, command
-    layout = text[text.index("## For developers") :]
+    layout = contributing[contributing.index("## Where things are") :]
     for part in (ROOT / "SAM2Propagate" / "SAM2PropagateLib").glob("*/__init__.py"):
         assert f"{part.parent.name}/" in layout, f"the layout does not name {part.parent.name}/"
 
