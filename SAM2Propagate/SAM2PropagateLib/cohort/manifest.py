@@ -71,6 +71,7 @@ class _Row:
     values: Mapping[str, Any]
 
     def text(self, column: str) -> str:
+        """Return a column's text, without spaces around it; "" if there is none."""
         return str(self.values.get(column) or "").strip()
 
 

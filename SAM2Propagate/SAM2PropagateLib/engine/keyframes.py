@@ -66,6 +66,7 @@ class Keyframe:
 
     @property
     def fingerprint(self) -> str:
+        """That of its prompts."""
         return self.prompts.fingerprint
 
     def as_mask(self, segment: str, frame: int, kind: str) -> FrameMask:

@@ -136,6 +136,8 @@ def evaluate_prompt(
 
 
 class _OneSlice:
+    """One structure that is prompted on one slice."""
+
     def __init__(
         self, target: LoadedTarget, session: EvaluatedSession, where: str, between: Callable[[], None]
     ) -> None:
@@ -146,6 +148,7 @@ class _OneSlice:
         self._slices = frames_first(target.mask, target.axis)
 
     def scores(self, kind: str, tolerance: float) -> PromptScores:
+        """Return the scores of one kind of prompt; see `evaluate_prompt`."""
         target = self._target
         started = time.perf_counter()
         prompts = self._prompts(kind)

@@ -136,6 +136,8 @@ def evaluate(
 
 
 class _Evaluation:
+    """One structure, from the first prompt to the last correction."""
+
     def __init__(self, target: LoadedTarget, session: EvaluatedSession, options: EvaluationOptions) -> None:
         self._target = target
         self._session = session
@@ -146,6 +148,7 @@ class _Evaluation:
         self._doubts: dict[int, float] = {}
 
     def scores(self) -> Scores:
+        """Do what the simulated user does, step by step, and return the scores."""
         prompts = self._first_prompt()
         preview, preview_seconds = self._preview(prompts)
         found, summary, seconds = self._run(prompts)

@@ -88,6 +88,7 @@ class _Doing:
         self.record = record
 
     def run(self, tell: Tell, between: Between) -> None:
+        """Evaluate what the record lacks; it is written after each row."""
         work, options = self._work, self._work.options
         one = LoadedCase(work.case)
         opened = opener(work.model)

@@ -307,6 +307,7 @@ class _DicomFields:
         return self._values.get(keyword)
 
     def text(self, keyword: str) -> str:
+        """Return the parts of the value as one text; "" if there is none."""
         value = self.get(keyword)
         return "" if value is None else "\\".join(str(part).strip() for part in _listed(value))
 
@@ -315,6 +316,7 @@ class _DicomFields:
         return _number(self.get(keyword))
 
     def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        """Return the numbers of the value; None if it is not so many numbers."""
         values = [_number(part) for part in _listed(self.get(keyword))]
         found = tuple(value for value in values if value is not None)
         return found if len(values) == len(found) == count else None

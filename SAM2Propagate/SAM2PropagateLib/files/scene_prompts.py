@@ -141,9 +141,11 @@ class _Folder:
         self._path = path
 
     def scene(self) -> bytes:
+        """Return the content of the scene itself."""
         return self._read(self._path, _MOST_SCENE)
 
     def file(self, name: str, most: int, is_start: bool = False) -> bytes:
+        """Return the content of a file of the scene; one of more than `most` bytes is refused, or cut."""
         return self._read(self._path.parent / name, most, is_start)
 
     def close(self) -> None:
@@ -175,9 +177,11 @@ class _Bundle:
         self._scene = min(names, key=lambda name: (name.count("/"), name))
 
     def scene(self) -> bytes:
+        """Return the content of the scene itself."""
         return self._read(self._scene, _MOST_SCENE)
 
     def file(self, name: str, most: int, is_start: bool = False) -> bytes:
+        """Return the content of a file of the scene; one of more than `most` bytes is refused, or cut."""
         return self._read(str(PurePosixPath(self._scene).parent / name), most, is_start)
 
     def close(self) -> None:

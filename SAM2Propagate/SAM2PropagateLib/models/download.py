@@ -119,6 +119,7 @@ class _Download:
         self._timeout = timeout
 
     def run(self, attempts: int, pause: Callable[[float], None]) -> Path:
+        """Download, again after interruptions, and return the verified file. Raises as `download`."""
         started_over = False
         left = attempts
         while True:

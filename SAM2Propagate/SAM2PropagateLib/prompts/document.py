@@ -259,10 +259,12 @@ class _DocumentFields:
         self.left = set(value)
 
     def fail(self, what: Words, hint: Words) -> NoReturn:
+        """Raise InputError `bad_document`, with the place of this object."""
         place = _upper(self.where) or _("The document")
         raise InputError("bad_document", _("{place} {what}.").format(place=place, what=what), hint)
 
     def take(self, key: str, *default: Any) -> Any:
+        """Return a field, whatever it holds; refuse the document if it lacks the field and has no default."""
         if key not in self.values:
             if default:
                 return default[0]
@@ -271,18 +273,21 @@ class _DocumentFields:
         return self.values[key]
 
     def text(self, key: str) -> str:
+        """Return a text that is not empty."""
         value = self.take(key)
         if not isinstance(value, str) or not value.strip():
             self.fail(_has(value, key), _("Give a text that is not empty."))
         return str(value)
 
     def boolean(self, key: str, default: bool) -> bool:
+        """Return true or false."""
         value = self.take(key, default)
         if not isinstance(value, bool):
             self.fail(_has(value, key), _("Give true or false."))
         return bool(value)
 
     def point(self, key: str) -> Ras:
+        """Return a point, RAS in mm."""
         return self._point(self.take(key), key)
 
     def line(self, key: str) -> tuple[Ras, ...]:
@@ -298,6 +303,7 @@ class _DocumentFields:
         self.fail(_has(value, key), _("Give three finite numbers: R, A and S in mm."))
 
     def items(self, key: str, required: bool = False) -> Iterator[_DocumentFields]:
+        """Return a list of objects; an optional one may be missing."""
         value = self.take(key) if required else self.take(key, [])
         if not isinstance(value, list):
             self.fail(_has(value, key), _("Give a list."))
@@ -305,6 +311,7 @@ class _DocumentFields:
         return (_DocumentFields(item, f"{where}[{index}]") for index, item in enumerate(value))
 
     def end(self) -> None:
+        """Refuse fields that were not read."""
         if self.left:
             names = ", ".join(f"“{name}”" for name in sorted(map(str, self.left)))
             self.fail(

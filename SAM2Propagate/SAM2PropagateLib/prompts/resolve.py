@@ -158,17 +158,21 @@ class _Frames:
         self.locked: set[int] = set()
 
     def frame_of(self, ras: Any, what: Words) -> int:
+        """Return the frame of a point, which may lie beside the slice; `what` names it if there is none."""
         return self.geometry.frame_of(ras, self.axis, what=what, in_plane=False)
 
     def words(self, frame: int) -> Text:
+        """Return the words for a slice."""
         return self.geometry.slice_words(frame, self.axis)
 
     def where(self, frame: int) -> Text:
+        """Return the words for a place in an error: slice and segment."""
         return _("on {slice} for segment “{segment}”").format(
             slice=self.words(frame), segment=self.segment.segment
         )
 
     def range(self) -> tuple[int, int]:
+        """Return the first and the last frame of the segment's range, or of the volume."""
         if self.segment.range is None:
             return 0, self.geometry.frame_count(self.axis) - 1
         ends = [
@@ -178,6 +182,7 @@ class _Frames:
         return min(ends), max(ends)
 
     def put_click(self, click: Click) -> None:
+        """Add a click; refuse one of the other sign at the same place."""
         what = _("The positive click") if click.positive else _("The negative click")
         frame = self.geometry.frame_of(click.ras, self.axis, what=what)
         self._click(click, frame, *self.geometry.pixel_of(click.ras, self.axis))
@@ -194,6 +199,7 @@ class _Frames:
         self.clicks.setdefault(frame, []).append((x, y, click.positive))
 
     def put_box(self, box: Box) -> None:
+        """Add a box; refuse another one on its frame."""
         frame, pixels = place_box(box, self.geometry, self.axis, self.segment.segment)
         known = self.boxes.setdefault(frame, pixels)
         if max(abs(a - b) for a, b in zip(known, pixels, strict=True)) > 0.01:
@@ -203,6 +209,7 @@ class _Frames:
             )
 
     def put_mask(self, mask: MaskPrompt) -> None:
+        """Add a mask; refuse another one on its frame."""
         frame, pixels = place_mask(mask, self.geometry, self.axis, self.segment.segment)
         if frame in self.masks and not np.array_equal(self.masks[frame], pixels):
             raise _contradiction(
@@ -212,11 +219,13 @@ class _Frames:
         self.masks[frame] = pixels
 
     def put_scribble(self, scribble: Scribble) -> None:
+        """Add a scribble to each frame that it passes."""
         parts = scribble_parts(scribble, self.geometry, self.axis, self.segment.segment)
         for frame, strokes in parts.items():
             self.strokes.setdefault(frame, []).extend(strokes)
 
     def put_lasso(self, lasso: Lasso) -> None:
+        """Add a lasso: what it outlines on its frame, or what it says on each frame that it crosses."""
         name = self.segment.segment
         if is_across(lasso, self.geometry, self.axis):
             for frame, (strokes, beyond) in lasso_parts(lasso, self.geometry, self.axis, name).items():
@@ -228,6 +237,7 @@ class _Frames:
         self.lassos.setdefault(frame, []).append((pixels, lasso.exact))
 
     def put_curve(self, curve: Curve, first: int, last: int) -> None:
+        """Add the clicks of a curve where it crosses frames of the range that are not locked or absent."""
         geometry, axis, name = self.geometry, self.axis, self.segment.segment
         silent = self.locked | self.absent
 
@@ -244,6 +254,7 @@ class _Frames:
                 self._click(click_at(x, y, frame, geometry, axis, True, curve.id), frame, x, y)
 
     def keyframes(self, first: int, last: int, need_positive: bool) -> dict[int, FramePrompts]:
+        """Return the prompts of each frame in the range; refuse those that contradict each other."""
         keyframes = {}
         said = (self.clicks, self.boxes, self.masks, self.strokes, self.lassos, self.absent)
         for frame in sorted(set().union(*said)):

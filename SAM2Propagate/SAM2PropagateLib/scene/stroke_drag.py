@@ -124,6 +124,8 @@ class ViewLine:
 
 
 class _Polyline:
+    """A line that is drawn over a view."""
+
     def __init__(self, color: tuple[float, ...], width: float) -> None:
         self._points = vtk.vtkPoints()
         self._data = vtk.vtkPolyData()
@@ -136,6 +138,7 @@ class _Polyline:
         self.actor.GetProperty().SetLineWidth(width)
 
     def show(self, places: list[Xy]) -> None:
+        """Shows the line through these places, in pixels of the view."""
         self._points.Reset()
         lines = vtk.vtkCellArray()
         lines.InsertNextCell(len(places))

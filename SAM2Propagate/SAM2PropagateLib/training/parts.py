@@ -58,6 +58,7 @@ class Learning:
 
     @property
     def by_name(self) -> dict[str, torch.nn.Parameter]:
+        """The weights of all parts, by their names in the model."""
         return {name: value for part in self.parts.values() for name, value in part.items()}
 
 

@@ -76,6 +76,7 @@ class Validation:
 
     @property
     def structure_count(self) -> int:
+        """The number of structures that are measured on."""
         return len(self._chosen)
 
     @property

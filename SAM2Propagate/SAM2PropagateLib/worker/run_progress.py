@@ -39,9 +39,11 @@ class RunProgress:
             self.send()
 
     def figures(self) -> dict[str, Any]:
+        """Return what the end of a run tells of it."""
         return {"frames_written": len(self._sent), "seconds": time.perf_counter() - self._started}
 
     def send(self, is_last: bool = False) -> None:
+        """Send the progress now."""
         self._said = time.perf_counter()
         seconds = self._said - self._started
         done = len(self._sent) if is_last else int(self._done)

@@ -164,6 +164,7 @@ class _Sending:
         self.has_answered = False
 
     def send(self) -> int:
+        """Send the files that the server lacks; return their bytes. Raises as `copy_to_server`."""
         announced = [[one.there.removeprefix("~/"), one.size, one.sha256] for one in self._files]
         self._out.write(json.dumps(announced).encode("utf-8") + b"\n")
         self._out.flush()

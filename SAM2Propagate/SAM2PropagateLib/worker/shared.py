@@ -253,6 +253,7 @@ class _OwnedFolder:
                 raise
 
     def close(self) -> None:
+        """Delete the folder with its files, and give up its lock."""
         for file in self.path.glob(f"*{_SUFFIX}"):
             _unlink_patiently(file)
         self._lock.close()
