@@ -70,7 +70,8 @@ def test_work_that_fails_is_tried_again_too(fleet: DaskFleet, folder: Path) -> N
     assert [notes(folder).count(name) for name, _ in items] == [1 + TRIES_AGAIN] * 2
 
 
-def test_local_workers_listen_on_the_loopback_address_with_keys_only(fleet: DaskFleet) -> None:
+@pytest.mark.usefixtures("fleet")
+def test_local_workers_listen_on_the_loopback_address_with_keys_only() -> None:
     own = psutil.Process()
     ports = [
         connection.laddr
@@ -79,17 +80,17 @@ def test_local_workers_listen_on_the_loopback_address_with_keys_only(fleet: Dask
         if connection.status == psutil.CONN_LISTEN
     ]
     assert ports and {address.ip for address in ports} == {"127.0.0.1"}
-    # A client without the keys of this run, as any other user of this computer would be.
-    port = int(fleet._client.scheduler.address.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
-        stranger.settimeout(60)
-        stranger.sendall(b"\x00" * 64)
-        try:
-            answer = stranger.recv(64)
-        except ConnectionResetError:
-            answer = b""
-    # Nothing at all, or a TLS alert: not Dask's greeting.
-    assert answer[:1] in (b"", b"\x15")
+    for address in ports:
+        # A client without the keys of this run, as any other user of this computer would be.
+        with socket.create_connection(("127.0.0.1", address.port), timeout=60) as stranger:
+            stranger.settimeout(60)
+            stranger.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+            try:
+                answer = stranger.recv(64)
+            except ConnectionResetError:
+                answer = b""
+        # Nothing at all, or a TLS alert: not Dask's greeting. The ports for web pages have none.
+        assert answer[:1] in (b"", b"\x15") or answer.startswith(b"HTTP/1.1 404 ")
 
 
 # --- SLURM
@@ -123,6 +124,19 @@ def test_slurm_says_at_once_that_it_takes_no_jobs(
     assert (raised.value.code, raised.value.sentence) == ("slurm_failed", said)
     # Nothing was asked for, and the keys of the run are gone.
     assert not told and not list((tmp_path / "jobs").iterdir())
+
+
+@posix_only
+def test_jobs_of_slurm_serve_no_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(f'#!/bin/sh\n/bin/cat "$2" > "{tmp_path}/job"\nexit 1\n', encoding="utf-8")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    fleet = open_fleet(Sharing(slurm="gpu"), lambda: LocalPlan(1, 1), tmp_path / "jobs", lambda text: None)
+    with pytest.raises(SAM2PropagateError), fleet:
+        pass
+    # They would need no keys.
+    assert "--no-dashboard" in (tmp_path / "job").read_text(encoding="utf-8")
 
 
 # --- the command

@@ -267,8 +267,8 @@ def _dask() -> tuple[Any, Any]:
 def _local(distributed: Any, plan: LocalPlan) -> Any:
     """Return workers on this computer. Their connections stay on it, and no other user's program can make
     one."""
-    return distributed.LocalCluster(
-        n_workers=plan.workers,
+    cluster = distributed.LocalCluster(
+        n_workers=0,
         threads_per_worker=plan.threads,
         processes=True,
         host=_HOST,
@@ -276,10 +276,15 @@ def _local(distributed: Any, plan: LocalPlan) -> Any:
         security=distributed.Security.temporary(),
         dashboard_address=f"{_HOST}:0",
         worker_dashboard_address=f"{_HOST}:0",
+        # Dask's pages have no keys. It adds them where Bokeh is installed.
+        scheduler_kwargs={"dashboard": False},
         # Dask does not see the memory of the model's own process.
         memory_limit=0,
         silence_logs=logging.CRITICAL,
     )
+    cluster.new_spec["options"]["dashboard"] = False
+    cluster.scale(plan.workers)
+    return cluster
 
 
 def _connect(distributed: Any, address: str) -> Any:
@@ -322,7 +327,9 @@ def _slurm(
             # Keys for this run, which only this user can read, so that other users' programs are refused.
             security=Security.temporary(),
             shared_temp_directory=str(keys),
-            scheduler_options={"dashboard_address": ":0"},
+            # Without Dask's pages, which have no keys.
+            scheduler_options={"dashboard_address": ":0", "dashboard": False},
+            worker_extra_args=["--no-dashboard"],
             silence_logs="critical",
         )
     except (OSError, RuntimeError, ValueError) as error:
