@@ -21,7 +21,6 @@ from Headless.scenes import addSegmentation
 from Headless.slice_view import SliceView
 
 # isort: split
-import slicer
 import slicer.util
 
 from Demo.brush import Brush

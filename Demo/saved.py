@@ -16,7 +16,6 @@ from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateLib.scene.volume import readVolume
 
 # isort: split
-import slicer
 import slicer.util
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import slicer
-import slicer.util
+import slicer.util  # noqa: F401 - loads it, for all that import only slicer
 import vtk
 
 from Headless.io_manager import CoreIOManager

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import slicer
 import slicer.util
 
 from Headless.boot import HeadlessSlicer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -39,7 +39,9 @@ def noted(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[list[
     real: Callable[..., Any] = getattr(owner, name)
 
     def method(self: Any, *arguments: Any, **named: Any) -> Any:
-        ways.append(passed(sys._getframe(1)))
+        caller = inspect.currentframe()
+        assert caller is not None
+        ways.append(passed(caller.f_back))
         return real(self, *arguments, **named)
 
     monkeypatch.setattr(owner, name, method)

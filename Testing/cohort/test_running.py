@@ -222,7 +222,6 @@ def test_a_model_is_known_by_its_weights(tmp_path: Path) -> None:
 
 def test_a_worker_takes_up_a_model_that_was_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_worker, "this_worker", lambda: ("0", 1))
-    monkeypatch.setattr(on_worker, "_kept", on_worker._OwnSession())
     write_volumes(tmp_path, "a.nrrd", "b.nrrd", "c.nrrd")
     manifest = write_manifest(tmp_path, *(f"{name}.nrrd,x,{{inside}}" for name in "abc"))
     made: list[FakeSession] = []
@@ -234,9 +233,10 @@ def test_a_worker_takes_up_a_model_that_was_replaced(tmp_path: Path, monkeypatch
     works: list[VolumeWork] = []
     CohortRun()(manifest, tmp_path / "out", take=works.append)
     assert len(works) == 3
-    first, second, third = (replace(work, make_session=make) for work in works)
-    third = replace(third, job=replace(third.job, manner=replace(third.job.manner, model_identity="new")))
-    assert all(on_worker.work_on(work).error is None for work in (first, second, third))
+    for work, identity in zip(works, ("old", "old", "new"), strict=True):
+        manner = replace(work.job.manner, model_identity=identity)
+        same = replace(work, make_session=make, job=replace(work.job, manner=manner))
+        assert on_worker.work_on(same).error is None
     # The file has the same path, but holds another model; the former one is given up.
     assert len(made) == 2 and made[0].close_timeouts == [0.0] and not made[1].close_timeouts
 

@@ -58,7 +58,7 @@ class FakeSteps:
             # As SAM 2 does with many clicks, it minds the last one most.
             x, y = points[-1]
         level = features.coarse[0, int((y + 0.5) // 4), int((x + 0.5) // 4)]
-        decoded = self._decoded(features, level, 0.9)
+        decoded = self.decoded(features, level, 0.9)
         if mask_logits is None or labels[-1] != 0:
             return decoded
         return replace(decoded, logits=torch.where(decoded.logits > 0, -5.0, mask_logits[0]))
@@ -75,7 +75,7 @@ class FakeSteps:
         self.tracked_batches.append(len(features))
         self.recalls.extend(recalls)
         found = [
-            self._decoded(f, r.spatial[0][1].pointer[0], self._iou)
+            self.decoded(f, r.spatial[0][1].pointer[0], self._iou)
             for f, r in zip(features, recalls, strict=True)
         ]
         return Decoded(
@@ -94,7 +94,7 @@ class FakeSteps:
         return [Memory(pointer, pointer) for pointer in decoded.pointer]
 
     @staticmethod
-    def _decoded(features: FrameFeatures, level: torch.Tensor, iou: float) -> Decoded:
+    def decoded(features: FrameFeatures, level: torch.Tensor, iou: float) -> Decoded:
         near = (features.coarse[0] - level).abs() < 0.2
         logits = torch.where(near, 5.0, -5.0)
         score = torch.tensor([10.0 if bool((logits > 0).any()) else -10.0])

@@ -69,7 +69,7 @@ class _Crossings(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name
+        name = func.name().partition(".")[0]
         if name == "aten::_to_copy":
             target = kwargs.get("device") or args[0].device
             self._count(args[0].device, target, kwargs.get("non_blocking", False))

@@ -34,8 +34,8 @@ BOX = FramePrompts(box=(15.5, 15.5, 47.5, 47.5))
 class Halved(FakeSteps):
     """Loses the right half of a segment on every frame but the keyframe, and knows that it does badly."""
 
-    def _decoded(self, features: FrameFeatures, level: torch.Tensor, iou: float) -> Decoded:
-        found = FakeSteps._decoded(features, level, iou)
+    def decoded(self, features: FrameFeatures, level: torch.Tensor, iou: float) -> Decoded:
+        found = FakeSteps.decoded(features, level, iou)
         if iou > 0.8:
             return found
         logits = found.logits.clone()

@@ -408,11 +408,16 @@ def test_when_the_client_is_killed_its_worker_ends_and_leaves_nothing(
             client.stdout.close()
 
 
-def test_a_closed_input_ends_the_worker(start: Start) -> None:
+def test_a_closed_input_ends_the_worker(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     session, workers = start()
     check_that_all_works(session)
     (pid,) = workers.pids
-    workers.started[0]._outgoing.put(None)
+    (transport,) = workers.started
+    killed: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(transport, "kill", lambda: killed.append(True))
+        transport.close(60)
+    assert not killed, "it ends by itself"
     assert soon(lambda: not is_running(pid))
     assert soon(lambda: not session.is_running)
     check_that_all_works(session)

@@ -332,6 +332,19 @@ def test_escape_and_delete_are_taken_only_while_they_have_something_to_do(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from SAM2PropagateLib.app.situation import Situation
+    from SAM2PropagateLib.scene.markups import PromptMarkups
+    from Testing.gui.test_panel import Desk, Layout
+
+    Desk(module).load()
+    layout, is_under_mouse = Layout(), [False]
+    monkeypatch.setitem(slicer.app.__dict__, "_standin_layout", layout)
+    monkeypatch.setattr(PromptMarkups, "isUnderMouse", lambda self: is_under_mouse[0])
+    module.exit()
+    module.enter()
+
+    def move_mouse(is_on_prompt: bool) -> None:
+        is_under_mouse[0] = is_on_prompt
+        layout.interactors[0].InvokeEvent("MouseMoveEvent")
 
     assert keys(module) == {"Esc": False, "Del": False, **UNDO}
     controller = module.widget.logic.controller
@@ -340,9 +353,9 @@ def test_escape_and_delete_are_taken_only_while_they_have_something_to_do(
     assert keys(module) == {"Esc": True, "Del": False, **UNDO}
     press(module, "Esc")
     assert controller.tool is None and keys(module) == {"Esc": False, "Del": False, **UNDO}
-    module.widget.views._tellHover(True)
+    move_mouse(True)
     assert keys(module) == {"Esc": False, "Del": True, **UNDO}
-    module.widget.views._tellHover(False)
+    move_mouse(False)
     assert keys(module) == {"Esc": False, "Del": False, **UNDO}
     controller.chooseTool("box")
     module.exit()

@@ -493,8 +493,9 @@ def test_the_editor_choosing_a_segment_by_itself_changes_no_choice(desk: Desk) -
     editor = desk.ui.segmentEditor
     desk.ui.addSegmentButton.click()
     second = desk.controller.segmentID
-    # As after its segmentation was replaced.
-    editor._select([desk.segmentation.GetSegmentation().GetNthSegmentID(0)])
+    # It selects the first segment of a segmentation that it gets.
+    editor.mrmlSegmentEditorNode().SetAndObserveSegmentationNode(None)
+    editor.mrmlSegmentEditorNode().SetAndObserveSegmentationNode(desk.segmentation)
     assert desk.controller.segmentID == second == desk.parameters.segmentID == editor.currentSegmentID()
     desk.module.exit()
     desk.module.enter()

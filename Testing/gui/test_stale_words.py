@@ -8,6 +8,7 @@ import pytest
 import slicer
 
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.scene.commit import SegmentCommitter
 from Testing.gui.test_panel import Desk
 
 
@@ -145,19 +146,33 @@ def test_the_workers_error_goes_when_it_works_again(desk: Desk) -> None:
     assert ui.messageFrame.isHidden()
 
 
-def test_an_error_stays_while_what_was_asked_before_comes_in(desk: Desk) -> None:
+def test_an_error_stays_while_what_was_asked_before_comes_in(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else it would be gone before anyone has read it."""
+
+    def refuse(*_what: Any, **_how: Any) -> None:
+        raise DIED
+
     desk.click()
     desk.session.framesPerPoll = 1
     desk.ui.propagateButton.click()
     desk.settle(lambda: len(desk.controller.workspace.previewFrames(desk.controller.segmentID)) > 2)
-    desk.controller._shared.messages.fail(DIED, isOfWorker=True)
+    monkeypatch.setattr(desk.session, "preview", refuse)
+    desk.click(3)
     desk.settle()
-    assert not desk.ui.messageFrame.isHidden()
+    assert words(desk).startswith("17 slices, "), "the run goes on, without the clicked slice"
+    assert "ended unexpectedly" in desk.ui.messageLabel.text and not desk.ui.messageFrame.isHidden()
 
 
-def test_other_errors_stay_until_they_are_dismissed(desk: Desk) -> None:
-    desk.controller._shared.messages.fail(SAM2PropagateError("commit_failed", "It could not be written.", ""))
+def test_other_errors_stay_until_they_are_dismissed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_committer: Any, _plan: Any) -> None:
+        raise SAM2PropagateError("commit_failed", "It could not be written.", "")
+
+    monkeypatch.setattr(SegmentCommitter, "carryOut", fail)
+    waiting(desk)
+    apply_all(desk)
+    assert "could not be written" in desk.ui.messageLabel.text
     desk.click()
     assert not desk.ui.messageFrame.isHidden()
     desk.ui.dismissButton.click()

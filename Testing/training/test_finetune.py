@@ -146,13 +146,13 @@ def test_looks_that_other_processes_make_give_the_same_weights(
             made.extend(work.numbers)
 
     drawn: list[int] = []
-    draw = LookPool._draw
+    put = LookStore.put
 
-    def counted(pool: LookPool, number: int) -> Look:
+    def counted(store: LookStore, number: int, look: Look) -> None:
         drawn.append(number)
-        return draw(pool, number)
+        put(store, number, look)
 
-    monkeypatch.setattr(LookPool, "_draw", counted)
+    monkeypatch.setattr(LookStore, "put", counted)
     result = finetune(job, Killer(), lambda text: None, elsewhere)
     assert made == [0, 1, 2] and at_once == [3]
     # The one that a later step needs is made by the training itself.
