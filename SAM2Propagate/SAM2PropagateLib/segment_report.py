@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.files.atomic import atomic_output
-from SAM2PropagateLib.files.volume import Volume
 from SAM2PropagateLib.frame_kinds import ABSENT, DOUBTFUL, KEYFRAME
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
 from SAM2PropagateLib.frames.window import FittedWindow
 from SAM2PropagateLib.prompts.document import to_document
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.segment_job import FrameScore, JobResult, SegmentResult
+
+if TYPE_CHECKING:
+    from SAM2PropagateLib.files.volume import Volume
 
 FORMAT = "sam2propagate-report"
 VERSION = 1

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from SAM2PropagateLib.cli.arguments import (
-    ModelsCommand,
-    SegmentArguments,
-    SegmentCommand,
-    parse_arguments,
-)
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand
 from SAM2PropagateLib.cli.experiment import ExperimentCommand
+from SAM2PropagateLib.cli.main import parse_arguments
+from SAM2PropagateLib.cli.models import ModelsCommand
+from SAM2PropagateLib.cli.options import SegmentArguments
+from SAM2PropagateLib.cli.segment import SegmentCommand
 from SAM2PropagateLib.errors import InputError
 
 

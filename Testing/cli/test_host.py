@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from SAM2PropagateLib.cli.arguments import SegmentCommand, parse_arguments
+from SAM2PropagateLib.cli.main import parse_arguments
+from SAM2PropagateLib.cli.segment import SegmentCommand
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.volume import read_image
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 import run
-from SAM2PropagateLib.cli.arguments import parse_arguments
+from SAM2PropagateLib.cli.main import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "Resources" / "Sample"

@@ -20,10 +20,9 @@ import pytest
 import torch
 
 from SAM2PropagateLib.cli import finetune as finetune_command
-from SAM2PropagateLib.cli.arguments import parse_arguments
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand
 from SAM2PropagateLib.cli.finetune import _told
-from SAM2PropagateLib.cli.main import main
+from SAM2PropagateLib.cli.main import main, parse_arguments
 from SAM2PropagateLib.cohort import on_worker
 from SAM2PropagateLib.cohort.fleet import Sharing
 from SAM2PropagateLib.engine.build import build_model, model_config

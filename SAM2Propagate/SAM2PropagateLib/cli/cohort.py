@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from SAM2PropagateLib.cli.how import (
-    ChosenModel,
+from SAM2PropagateLib.cli.models import ChosenModel, chosen_model, model_request
+from SAM2PropagateLib.cli.options import (
+    DEFAULT_SEGMENT,
     HowToSegment,
+    SegmentArguments,
     add_how,
-    chosen_model,
+    add_sharing,
+    gpus_for,
     how_of,
-    model_request,
+    open_workers,
+    parse_said,
     parse_window,
+    prompts_from_arguments,
+    sharing_of,
 )
 from SAM2PropagateLib.cli.progress import ProgressPrinter
-from SAM2PropagateLib.cli.prompts import prompts_from_arguments
-from SAM2PropagateLib.cli.said import DEFAULT_SEGMENT, SegmentArguments, parse_said
-from SAM2PropagateLib.cli.sharing import add_sharing, gpus_for, open_workers, sharing_of
 from SAM2PropagateLib.cohort.fleet import Sharing
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry

@@ -21,10 +21,19 @@ from SAM2PropagateLib.cli.experiment import (
     experiment_words,
 )
 from SAM2PropagateLib.cli.finetune import add_sequence
-from SAM2PropagateLib.cli.how import ALL_AXES, PRECISIONS, add_axes, add_motion, chosen_model
+from SAM2PropagateLib.cli.models import chosen_model
+from SAM2PropagateLib.cli.options import (
+    ALL_AXES,
+    PRECISIONS,
+    add_axes,
+    add_motion,
+    add_sharing,
+    bad_arguments,
+    given_sharing,
+    gpus_for,
+    open_workers,
+)
 from SAM2PropagateLib.cli.progress import ProgressPrinter
-from SAM2PropagateLib.cli.said import bad_arguments
-from SAM2PropagateLib.cli.sharing import add_sharing, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Sharing, results
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.evaluation.protocol import EvaluationOptions, Scores, evaluate

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SAM2PropagateLib.cli.how import chosen_model
+from SAM2PropagateLib.cli.models import chosen_model
+from SAM2PropagateLib.cli.options import bad_arguments, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cli.progress import ProgressPrinter
-from SAM2PropagateLib.cli.said import bad_arguments
-from SAM2PropagateLib.cli.sharing import given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Fleet, Sharing
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL

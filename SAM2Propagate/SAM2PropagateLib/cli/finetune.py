@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from SAM2PropagateLib.cli.how import ChosenModel, chosen_model
+from SAM2PropagateLib.cli.models import ChosenModel, chosen_model
+from SAM2PropagateLib.cli.options import add_sharing, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cli.progress import ProgressPrinter
-from SAM2PropagateLib.cli.sharing import add_sharing, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cohort.fleet import Sharing, results
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, SAM2

@@ -8,6 +8,7 @@ failure, 2 bad input, 130 interrupted.
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import contextlib
 import functools
@@ -19,13 +20,21 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from SAM2PropagateLib.cli.arguments import Command, ModelsCommand, SegmentCommand, parse_arguments
-from SAM2PropagateLib.cli.cohort import CohortCommand, run_cohort_command
-from SAM2PropagateLib.cli.evaluate import EvaluateCommand, run_evaluate
+from SAM2PropagateLib import __version__
+from SAM2PropagateLib.cli.cohort import CohortCommand, add_cohort, cohort_command, run_cohort_command
+from SAM2PropagateLib.cli.evaluate import EvaluateCommand, add_evaluate, evaluate_command, run_evaluate
 from SAM2PropagateLib.cli.experiment import ExperimentCommand, PartlyDone, run_experiment_command
-from SAM2PropagateLib.cli.finetune import run_finetune
-from SAM2PropagateLib.cli.models import run_models
+from SAM2PropagateLib.cli.finetune import FinetuneCommand, add_finetune, finetune_command, run_finetune
+from SAM2PropagateLib.cli.models import ModelsCommand, add_models, models_command, run_models
+from SAM2PropagateLib.cli.options import Parser, bad_arguments, check_device, prepared, program_name
 from SAM2PropagateLib.cli.progress import ProgressPrinter
+from SAM2PropagateLib.cli.segment import (
+    SegmentCommand,
+    SessionFactory,
+    add_segment,
+    run_segment,
+    segment_command,
+)
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.store import ModelStore
@@ -34,13 +43,17 @@ from SAM2PropagateLib.worker.remote import Remote
 from SAM2PropagateLib.worker.session import WorkerSession
 
 if TYPE_CHECKING:
-    from SAM2PropagateLib.cli.segment import SessionFactory
     from SAM2PropagateLib.cohort.on_worker import MakeSession
 
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 # A console that cannot print the first character of a pair gets the second.
 _PLAIN = {"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "×": "x", "−": "-", "–": "-", "—": "-"}
+
+
+Command = (
+    SegmentCommand | ModelsCommand | CohortCommand | FinetuneCommand | EvaluateCommand | ExperimentCommand
+)
 
 
 def local_session() -> WorkerSession:
@@ -85,9 +98,6 @@ def main(
             if isinstance(command, ModelsCommand):
                 lines = run_models(command, models, progress, interruption)
             elif isinstance(command, SegmentCommand):
-                # Late, with what reads volumes: pydicom is slow to import.
-                from SAM2PropagateLib.cli.segment import run_segment
-
                 factory = session_factory
                 if command.remote is not None:
                     factory = functools.partial(remote_session, command.remote)
@@ -130,6 +140,46 @@ def main(
         _tell(progress, error, command, f"It failed unexpectedly ({reason}); --debug shows where.")
         return FAILURE
     return OK
+
+
+def parse_arguments(arguments: Sequence[str]) -> Command:
+    """Return the command of a command line.
+
+    Raises:
+        InputError: `bad_arguments`, `unknown_device`, `bad_window`: one sentence each.
+        SystemExit: after --help or --version, with 0.
+    """
+    parser, commands = _parser()
+    namespace = parser.parse_args(prepared(arguments))
+    if namespace.command is None:
+        *others, last = commands
+        raise bad_arguments("No command is given.", f"Use {', '.join(others)} or {last}; --help tells more.")
+    if namespace.command == "models":
+        return models_command(namespace)
+    if namespace.command == "segment":
+        return segment_command(namespace)
+    check_device(namespace.device)
+    if namespace.command == "cohort":
+        return cohort_command(namespace)
+    return finetune_command(namespace) if namespace.command == "finetune" else evaluate_command(namespace)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """Return the parser and the names of its commands."""
+    shape: dict[str, Any] = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = Parser(
+        prog=program_name(),
+        description="Segment a CT or MR volume with SAM 2, without a screen.",
+        **shape,
+    )
+    parser.add_argument("--version", action="version", version=f"SAM2Propagate {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    add_segment(commands, **shape)
+    add_cohort(commands, **shape)
+    add_models(commands, **shape)
+    add_finetune(commands, **shape)
+    add_evaluate(commands, **shape)
+    return parser, list(commands.choices)
 
 
 class Interruption:

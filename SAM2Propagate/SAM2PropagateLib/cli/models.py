@@ -1,19 +1,53 @@
-"""`models`: lists the models, and downloads and removes them with the user's consent."""
+"""`models`: lists the models, and downloads and removes them with the user's consent.
+
+The other commands find their model here, too.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
-from SAM2PropagateLib.cli.arguments import ModelsCommand
+from SAM2PropagateLib.cli.options import add_debug, program_name
 from SAM2PropagateLib.cli.progress import ProgressPrinter
+from SAM2PropagateLib.cohort.needs import model_memory_mb
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.models.download import download
-from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.models.registry import DEFAULT_MODEL, ModelEntry
 from SAM2PropagateLib.models.store import ModelStatus, ModelStore
-from SAM2PropagateLib.worker.messages import ProgressEvent
+from SAM2PropagateLib.models.verify import is_config_file
+from SAM2PropagateLib.worker.messages import LoadModel, ProgressEvent
 
 _MB = 1 << 20
 _HEADINGS = ("NAME", "WHERE", "FILE", "INPUT", "MEMORY", "LICENSE", "WHAT")
+
+
+@dataclass(frozen=True)
+class ModelsCommand:
+    """The options of `models`: list them, or download or remove one."""
+
+    download: str | None
+    remove: str | None
+    yes: bool
+    debug: bool
+
+
+def add_models(commands: Any, **shape: Any) -> None:
+    """Add the command `models` to the parser's commands."""
+    parser = commands.add_parser("models", help="list, download or remove models", **shape)
+    only_one = parser.add_mutually_exclusive_group()
+    only_one.add_argument("--download", metavar="NAME", help="get a model into your cache folder")
+    only_one.add_argument("--remove", metavar="NAME", help="delete a downloaded model")
+    parser.add_argument("--yes", action="store_true", help="agree to the download or removal")
+    add_debug(parser)
+
+
+def models_command(namespace: argparse.Namespace) -> ModelsCommand:
+    """Return the command of parsed arguments."""
+    return ModelsCommand(namespace.download, namespace.remove, namespace.yes, namespace.debug)
 
 
 def run_models(
@@ -101,3 +135,108 @@ def _remove(name: str, consent: bool, store: ModelStore) -> str:
         )
     freed = store.remove(name)
     return f"Removed {name}: {round(freed / _MB)} MB freed" if freed else f"{name} was not there"
+
+
+# --- the model of another command
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """The model of a command, found and verified.
+
+    Attributes:
+        path: of its weights, absolute. entry: in the list of models; None: a file of the user.
+        config: its configuration, a file as an absolute path; None: taken from the weights file.
+        identity: changes with the weights or the configuration, not with their place.
+    """
+
+    path: Path
+    entry: ModelEntry | None
+    config: str | None
+    identity: str
+
+    @property
+    def family(self) -> str | None:
+        """Its family of models; None: taken from the file."""
+        return None if self.entry is None else self.entry.family
+
+    @property
+    def memory_mb(self) -> int:
+        """The main memory of a process with it, in MB."""
+        return model_memory_mb(self.entry, self.path)
+
+
+def chosen_model(store: ModelStore, name: str, config: str | None) -> ChosenModel:
+    """Return the model of this name or path, with the given configuration or its own.
+
+    Raises:
+        InputError, SAM2PropagateError: as `ModelStore.resolve`; for a missing model, the hint has the command
+            that downloads it.
+    """
+    try:
+        path, entry = store.resolve(name)
+    except InputError as error:
+        if error.code != "model_not_there":
+            raise
+        hint = f"'{program_name()} models --download {name} --yes' gets it."
+        raise InputError(error.code, error.sentence, f"{error.hint} {hint}") from error
+    if config and is_config_file(config):
+        # Workers may run in another folder.
+        config = str(Path(config).absolute())
+    chosen = config or (None if entry is None else entry.config)
+    return ChosenModel(path.absolute(), entry, chosen, store.identity(path, chosen))
+
+
+class ModelWords(Protocol):
+    """The options of a command on the model and how it computes."""
+
+    @property
+    def model(self) -> str:
+        """Its name or file."""
+
+    @property
+    def config(self) -> str | None:
+        """Its configuration, for a file of the user."""
+
+    @property
+    def device(self) -> str:
+        """The device to compute on."""
+
+    @property
+    def input_size(self) -> int | None:
+        """The side of the model's input in pixels; None: the model's own."""
+
+    @property
+    def motion(self) -> bool:
+        """Whether masks follow the image's motion, too."""
+
+    @property
+    def precision(self) -> str:
+        """The precision to compute in."""
+
+
+def model_request(command: ModelWords, chosen: ChosenModel) -> LoadModel:
+    """Return the request to load the model that was chosen for the command."""
+    by_name = chosen.entry is not None and chosen.entry.name == command.model
+    config = chosen.config if command.config else None
+    return model_of(command, None if by_name else str(chosen.path), config)
+
+
+def model_of(command: ModelWords, path: str | None, config: str | None) -> LoadModel:
+    """Return the request to load a model.
+
+    Args:
+        path: of a file on the worker's computer; None: the command's model by name.
+        config: a name, or a file there; None: the model's own.
+    """
+    return LoadModel(
+        name=command.model if path is None else None,
+        path=path,
+        config=config,
+        device=command.device,
+        input_size=command.input_size,
+        motion=command.motion,
+        precision=command.precision,
+        # Without previews there is nothing to encode ahead for.
+        encode_ahead=False,
+    )
