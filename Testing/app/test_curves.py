@@ -117,6 +117,6 @@ def test_a_curve_that_says_nothing_is_refused_with_a_reason(case):
     assert case.texts[-3:] == [
         "This place is outside the volume.",
         "A curve has fewer than two points. Draw it through the structure, from slice to slice.",
-        "A closed curve on one slice crosses none. Draw a lasso there.",
+        "This closed curve lies on one slice. Draw a lasso there instead.",
     ]
     assert case.workspace.prompts == before

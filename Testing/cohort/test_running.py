@@ -275,7 +275,7 @@ def test_a_volume_whose_workers_keep_dying_is_told_in_a_sentence(tmp_path: Path)
     died = SAM2PropagateError("worker_died", "The worker has ended unexpectedly.")
     result = CohortRun(FakeSession(errors={"propagate": died}))(manifest, tmp_path / "out")
     assert result.failed == 2
-    assert "died, and so did those of 3 further tries" in table(tmp_path / "out")[0]["message"]
+    assert "died, and again in 3 more tries" in table(tmp_path / "out")[0]["message"]
     full = SAM2PropagateError("out_of_memory", "Not enough memory.", "Use less.")
     CohortRun(FakeSession(errors={"propagate": full}))(manifest, tmp_path / "out", resume=True)
     assert table(tmp_path / "out")[0]["message"] == "Not enough memory. Use less."

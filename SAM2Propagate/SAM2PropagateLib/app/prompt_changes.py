@@ -189,7 +189,7 @@ class PromptChanges:
             if isinstance(prompt, Curve):
                 # A curve skips locked and absent slices.
                 if prompt.closed and not is_across(prompt, geometry, axis):
-                    return _("A closed curve on one slice crosses none. Draw a lasso there.")
+                    return _("This closed curve lies on one slice. Draw a lasso there instead.")
                 continue
             if prompt in new.absent and (why := self._whyNotAbsent(new, frames, locked)):
                 return why

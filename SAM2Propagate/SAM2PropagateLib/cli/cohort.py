@@ -16,6 +16,7 @@ from SAM2PropagateLib.cli.options import (
     DEFAULT_SEGMENT,
     HowToSegment,
     SegmentArguments,
+    add_debug,
     add_how,
     add_sharing,
     gpus_for,
@@ -94,7 +95,9 @@ def add_cohort(commands: Any, **shape: Any) -> None:
     parser.add_argument(
         "manifest", type=Path, metavar="MANIFEST", help="CSV or JSON: volume, segment, prompts"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for all that is written")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="the folder for all results"
+    )
     add_sharing(parser)
     add_how(parser)
     output = parser.add_argument_group("output")
@@ -104,7 +107,7 @@ def add_cohort(commands: Any, **shape: Any) -> None:
     output.add_argument(
         "--overwrite", action="store_true", help="replace segmentations that are there already"
     )
-    output.add_argument("--debug", action="store_true", help="on failure, also print the details")
+    add_debug(output)
 
 
 def cohort_command(namespace: argparse.Namespace) -> CohortCommand:

@@ -26,6 +26,7 @@ from SAM2PropagateLib.cli.options import (
     ALL_AXES,
     PRECISIONS,
     add_axes,
+    add_debug,
     add_motion,
     add_sharing,
     bad_arguments,
@@ -121,7 +122,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
         "--model",
         action="append",
         metavar="NAME|FILE",
-        help=f"default: {DEFAULT_MODEL}; with --protocol {PROTOCOL} several times for several models",
+        help=f"the model (default: {DEFAULT_MODEL}); with --protocol {PROTOCOL} also several of them",
     )
     parser.add_argument("--config", metavar="NAME|FILE", help="its configuration, for a file of your own")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
@@ -129,7 +130,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     add_motion(parser)
     add_axes(parser)
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)"
+        "--precision", choices=PRECISIONS, default="auto", help="the precision to compute in (default: auto)"
     )
     add_sharing(parser)
     parser.add_argument(
@@ -150,7 +151,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     )
     add_experiment(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
-    parser.add_argument("--debug", action="store_true", help="on failure, also print the details")
+    add_debug(parser)
     return parser
 
 

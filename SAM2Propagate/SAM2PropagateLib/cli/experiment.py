@@ -83,7 +83,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
         help="all labels as one structure, or each by itself (default: together)",
     )
     group.add_argument(
-        "--tolerance", type=_millimeters, metavar="MM", help="of the surface Dice, NSD (default: 2)"
+        "--tolerance", type=_millimeters, metavar="MM", help="tolerance of the surface Dice, NSD (default: 2)"
     )
     group.add_argument(
         "--resume", action="store_true", help="go on with an earlier run; what is finished stays as it is"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SAM2PropagateLib.cli.models import ChosenModel, chosen_model
-from SAM2PropagateLib.cli.options import add_sharing, given_sharing, gpus_for, open_workers
+from SAM2PropagateLib.cli.options import add_debug, add_sharing, given_sharing, gpus_for, open_workers
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cohort.fleet import Sharing, results
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
@@ -103,10 +103,12 @@ def add_finetune(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     )
     how.add_argument("--minutes", type=_minutes, metavar="M", help="stop after so much training")
     how.add_argument("--batch", type=_whole, metavar="N", help="clips per step (default: 8)")
-    how.add_argument("--seed", type=_seed, default=1, metavar="N", help="of everything drawn (default: 1)")
+    how.add_argument(
+        "--seed", type=_seed, default=1, metavar="N", help="seed of what is drawn at random (default: 1)"
+    )
     how.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
     how.add_argument("--overwrite", action="store_true", help="replace what is there already")
-    how.add_argument("--debug", action="store_true", help="on failure, also print the details")
+    add_debug(how)
     return parser
 
 

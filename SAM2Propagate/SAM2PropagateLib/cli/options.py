@@ -167,7 +167,7 @@ def add_what(parser: argparse.ArgumentParser) -> Any:
         "--absent-ras",
         nargs=3,
         metavar=("R", "A", "S"),
-        help="any point of a slice on which the structure no longer is",
+        help="any point of a slice without the structure, where propagation ends",
         **ras,
     )
     what.add_argument(
@@ -376,13 +376,17 @@ def add_how(parser: argparse.ArgumentParser) -> Any:
         default="auto",
         help="let the model see the region around the prompts (auto, the default) or whole slices",
     )
-    how.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|FILE", help=f"default: {DEFAULT_MODEL}")
+    how.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="NAME|FILE", help=f"the model (default: {DEFAULT_MODEL})"
+    )
     how.add_argument(
         "--config", metavar="NAME|FILE", help="the model's configuration, for a file of your own"
     )
     how.add_argument("--input-size", type=count, metavar="N", help="side of the model's input in pixels")
     how.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
-    how.add_argument("--precision", choices=PRECISIONS, default="auto", help="to compute in (default: auto)")
+    how.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="the precision to compute in (default: auto)"
+    )
     add_motion(how)
     add_axes(how)
     return how

@@ -72,7 +72,7 @@ def results(
         if isinstance(answer, LostWork):
             raise SAM2PropagateError(
                 "worker_lost",
-                f"A worker died, and so did those of {TRIES_AGAIN} further tries.",
+                f"A worker died, and again in {TRIES_AGAIN} more tries.",
                 "It may need more memory than there is: give fewer --workers.",
             )
         if isinstance(answer, BaseException):

@@ -206,7 +206,7 @@ def _outcome(job: VolumeJob, answer: VolumeOutcome | BaseException) -> VolumeOut
     if isinstance(answer, LostWork | ModelDied):
         error = SAM2PropagateError(
             "worker_lost",
-            f"Its worker died, and so did those of {TRIES_AGAIN} further tries.",
+            f"Its worker died, and again in {TRIES_AGAIN} more tries.",
             "It may need more memory than there is: give fewer --workers, or segment it alone.",
         )
     else:

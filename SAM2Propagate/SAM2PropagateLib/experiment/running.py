@@ -122,7 +122,7 @@ def _outcome(work: ExperimentWork, answer: CaseOutcome | BaseException) -> CaseO
     if isinstance(answer, LostWork):
         error = SAM2PropagateError(
             "worker_lost",
-            f"Its worker died, and so did those of {TRIES_AGAIN} further tries.",
+            f"Its worker died, and again in {TRIES_AGAIN} more tries.",
             "It may need more memory than there is: give fewer --workers.",
         )
     else:
@@ -170,7 +170,7 @@ def _check_own(out: Path) -> None:
     if others and not (out / CSV_NAME).exists():
         raise InputError(
             "output_exists",
-            f"“{out / others[0]}” exists already, and is of no experiment.",
+            f"“{out / others[0]}” exists already, and belongs to no experiment.",
             "Move it elsewhere, or choose another folder.",
         )
 

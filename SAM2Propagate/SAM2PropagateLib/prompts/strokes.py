@@ -140,7 +140,7 @@ def curve_on_frame(
     if curve.closed:
         raise InputError(
             "flat_curve",
-            _("{what} is closed and lies on one of the {slices}, so it crosses none.").format(
+            _("{what} is closed and lies on one of the {slices}.").format(
                 what=_curve_words(segment), slices=_slices(geometry, axis)
             ),
             _("Draw a lasso there, or a curve from slice to slice."),
