@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -29,6 +30,14 @@ def scripts() -> list[str]:
     """The blocks of Python in the part on scripts."""
     text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text[text.index("## A script") :], flags=re.S)
+
+
+def test_what_the_page_imports_of_the_library_is_there(stand_ins: Any) -> None:
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    imported = re.findall(r"^from (SAM2PropagateLib[\w.]*) import (.+)$", text, flags=re.M)
+    names = [(module, name) for module, some in imported for name in some.split(", ")]
+    assert ("SAM2PropagateLib.gui.editor_writer", "EditorSegmentWriter") in names
+    assert [one for one in names if not hasattr(importlib.import_module(one[0]), one[1])] == []
 
 
 def image() -> np.ndarray:
