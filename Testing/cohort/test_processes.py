@@ -204,6 +204,7 @@ def test_the_bundled_model_on_the_sample(tmp_path: Path, capsys: pytest.CaptureF
     rows = f"{SAMPLE},bladder,--point-ras 2 170 148\n"
     manifest.write_text("volume,segment,prompts\n" + rows, encoding="utf-8")
     words = ["cohort", str(manifest), "--out", str(tmp_path / "out"), "--workers", "1", "--reach", "1"]
+    words += ["--input-size", "256"]
     assert main(words) == 0, capsys.readouterr().err
     (bladder,) = read_segmentation(tmp_path / "out" / "abdomen_ct.seg.nrrd").segments
     assert bladder.name == "bladder" and 1e3 < bladder.mask.sum() < 2e4

@@ -13,7 +13,7 @@ from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.models.registry import MODELS, ModelEntry
 
 OFFICIAL: tuple[ModelEntry, ...] = tuple(entry for entry in MODELS if entry.url is not None)
-SMALL_INPUT = 128
+SMALL_INPUT = 64
 
 
 def write_checkpoint(entry: ModelEntry, folder: Path, *, seed: int = 0) -> Path:

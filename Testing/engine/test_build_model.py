@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -315,8 +316,11 @@ def test_the_wrong_configuration(tiny: Path) -> None:
 
 def test_weights_that_are_not_numbers(tmp_path: Path, tiny: Path) -> None:
     state, _ = read_state(tiny)
-    torch.save({"model": {**state, "no_obj_ptr": torch.full((1, 256), float("nan"))}}, tmp_path / "nan.pt")
-    refused("weights_damaged", load_model, tmp_path / "nan.pt", config=TINY, device="cpu")
+    for value in (math.nan, math.inf, -math.inf):
+        damaged = state["no_obj_ptr"].clone()
+        damaged[0, 100] = value
+        torch.save({"model": {**state, "no_obj_ptr": damaged}}, tmp_path / "damaged.pt")
+        refused("weights_damaged", load_model, tmp_path / "damaged.pt", config=TINY, device="cpu")
 
 
 def test_a_packed_copy_of_a_checkpoint_loads(tmp_path: Path, tiny: Path) -> None:

@@ -31,8 +31,8 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three cases."""
-    mask = ball(radius=4)
+    """Three cases of few slices."""
+    mask = ball(radius=4)[2:8]
     cases = {f"case_{n}": (image_of(mask), as_image(mask.astype(np.uint8))) for n in range(3)}
     return write_decathlon(tmp_path_factory.mktemp("task"), ("CT",), {1: "liver"}, cases)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +23,7 @@ def class_names(paths: Iterable[Path]) -> dict[str, list[str]]:
     return dict(found)
 
 
+@cache
 def of_library() -> dict[str, list[str]]:
     return class_names([MODULE / "SAM2Propagate.py", *sorted((MODULE / "SAM2PropagateLib").rglob("*.py"))])
 

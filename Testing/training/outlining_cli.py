@@ -1,4 +1,5 @@
-"""The command line with `outline_the_bright` in the place of a model's image half: a process to be killed.
+"""The command line with `outline_the_bright` in the place of a model's image half and with `ShortClips`:
+a process to be killed.
 
 `python -m Testing.training.outlining_cli CACHE finetune ...`
 """
@@ -10,9 +11,10 @@ from pathlib import Path
 
 from SAM2PropagateLib.cli.main import main
 from SAM2PropagateLib.models.store import ModelStore
-from SAM2PropagateLib.training import image_half
-from Testing.training.samples import outline_the_bright
+from SAM2PropagateLib.training import image_half, recipe
+from Testing.training.samples import ShortClips, outline_the_bright
 
 if __name__ == "__main__":
     image_half.proposer = lambda steps: outline_the_bright
+    recipe.Recipe = ShortClips  # type: ignore[misc]
     sys.exit(main(sys.argv[2:], store=ModelStore(cache=Path(sys.argv[1]))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from SAM2PropagateLib.engine import imaging
 from SAM2PropagateLib.engine.build import build_model, load_model, model_config
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.steps import SAM2Steps
-from Testing.engine.models import NARROW_TRUNK
+from SAM2PropagateLib.training.recipe import Recipe
+from Testing.engine.models import NARROW_TRUNK, half_width
 
 CONFIG = json.dumps(
     {
@@ -27,6 +29,7 @@ CONFIG = json.dumps(
             "model.memory_attention.num_layers": 1,
             "model.memory_attention.layer.dim_feedforward": 64,
             **NARROW_TRUNK,
+            **half_width(),
         },
     }
 )
@@ -67,7 +70,10 @@ def _random_model(seed: int) -> torch.nn.Module:
 
 
 def small_model(seed: int = 0) -> LoadedModel:
-    """A SAM 2.1 tiny with a narrow trunk and one memory layer at 64 px, random weights, the same by seed."""
+    """A SAM 2.1 tiny of half its width, with a narrow trunk and one memory layer, at 64 px.
+
+    Its weights are random, the same by seed.
+    """
     model = copy.deepcopy(_random_model(seed))
     return LoadedModel(model, torch.device("cpu"), torch.float32, 64, "small", SAM2Steps, {"config": CONFIG})
 
@@ -89,3 +95,12 @@ def outline_the_bright(image: torch.Tensor, points: np.ndarray) -> list[np.ndarr
     gray = imaging.to_gray(image)[0, 0].numpy()
     parts, count = ndimage.label(ndimage.gaussian_filter(gray, 1) > 0.6 * gray.max())
     return [parts == number for number in range(1, count + 1)] if len(points) else []
+
+
+@dataclass(frozen=True)
+class ShortClips(Recipe):
+    """Stands for `Recipe` where the command line makes one: a quarter of the frames in each step."""
+
+    length: int = 2
+    warm: tuple[int, ...] = (0, 1)
+    most_targets: int = 1

@@ -45,6 +45,7 @@ QUICK = Recipe(
     memory_rate=1e-3,
     warped=0.6,
 )
+UNSAVED = replace(QUICK, save_minutes=1e9)
 pytestmark = pytest.mark.usefixtures("outlines")
 
 
@@ -89,7 +90,17 @@ def straight(
     outlines: None, cases: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> FinetuneResult:
     """A run that nothing stopped."""
-    return run(job_for(cases, model, tmp_path_factory.mktemp("straight") / "new.safetensors"))
+    return run(job_for(cases, model, tmp_path_factory.mktemp("straight") / "new.safetensors", UNSAVED))
+
+
+@pytest.fixture(scope="module")
+def killed(outlines: None, cases: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of a run that was killed after its third step, and had saved each."""
+    job = job_for(cases, model, tmp_path_factory.mktemp("killed") / "new.safetensors")
+    with pytest.raises(Killed):
+        run(job, Killer(3))
+    assert not job.out.exists()
+    return work_folder(job.out)
 
 
 def state_of(path: Path) -> dict[str, torch.Tensor]:
@@ -97,20 +108,17 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_memory_half_and_the_heads_learn_and_the_rest_stays(
-    cases: Path, model: Path, straight: FinetuneResult, tmp_path: Path
+    model: Path, straight: FinetuneResult, killed: Path
 ) -> None:
     before, after = state_of(model), state_of(straight.out)
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {part_of(name) for name in changed} <= {MEMORY, HEADS}
     # The file holds what did best, which may be the start; the state holds what was learned.
-    job = job_for(cases, model, tmp_path / "new.safetensors")
-    with pytest.raises(Killed):
-        run(job, Killer(2))
-    learned = torch.load(work_folder(job.out) / "training.pt", weights_only=True)["weights"]
+    state = torch.load(killed / "training.pt", weights_only=True)
+    learned, mean = state["weights"], state["mean"]
     assert {part_of(name) for name in learned} == {MEMORY, HEADS}
     # What is measured and kept is the running mean, between the start and what was learned.
-    mean = torch.load(work_folder(job.out) / "training.pt", weights_only=True)["mean"]
     for name in ("memory_attention.norm.weight", "sam_mask_decoder.iou_token.weight"):
         way, gone = learned[name] - before[name], mean[name] - before[name]
         assert 0 < gone.norm() < way.norm()
@@ -135,7 +143,7 @@ def test_the_report_and_the_plot_tell_what_was_done(straight: FinetuneResult) ->
 def test_looks_that_other_processes_make_give_the_same_weights(
     cases: Path, model: Path, straight: FinetuneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = job_for(cases, model, tmp_path / "new.safetensors")
+    job = job_for(cases, model, tmp_path / "new.safetensors", UNSAVED)
     made: list[int] = []
     at_once: list[int] = []
 
@@ -161,15 +169,18 @@ def test_looks_that_other_processes_make_give_the_same_weights(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize(("saves", "killed_after"), [(True, 3), (False, 2)])
+@pytest.mark.parametrize("saves", [True, False])
 def test_a_killed_run_goes_on_to_the_same_weights(
-    cases: Path, model: Path, straight: FinetuneResult, tmp_path: Path, saves: bool, killed_after: int
+    cases: Path, model: Path, straight: FinetuneResult, killed: Path, tmp_path: Path, saves: bool
 ) -> None:
-    recipe = QUICK if saves else replace(QUICK, save_minutes=1e9)
+    recipe = QUICK if saves else UNSAVED
     job = job_for(cases, model, tmp_path / "new.safetensors", recipe)
-    with pytest.raises(Killed):
-        run(job, Killer(killed_after))
-    assert not job.out.exists()
+    if saves:
+        shutil.copytree(killed, work_folder(job.out))
+    else:
+        with pytest.raises(Killed):
+            run(job, Killer(2))
+        assert not job.out.exists()
     looks = sorted((work_folder(job.out) / "looks").glob("look_*.safetensors"))
     # Among them are some made of one slice: the volumes have ten slices.
     lengths = [len(load_file(path)["masks"]) for path in looks]

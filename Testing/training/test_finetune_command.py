@@ -29,14 +29,21 @@ from SAM2PropagateLib.engine.build import build_model, model_config
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.files.segmentation import read_segmentation
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.training import recipe
 from SAM2PropagateLib.training.finetune import FinetuneResult, can_resume, work_folder
 from SAM2PropagateLib.training.parts import HEADS, MEMORY, PROMPTS, part_of
 from Testing.cohort.cases import SerialFleet
-from Testing.training.samples import loaded, write_case
+from Testing.training.samples import ShortClips, loaded, write_case
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("outlines")
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's own recipe, with fewer frames in a clip."""
+    monkeypatch.setattr(recipe, "Recipe", ShortClips)
 
 
 def cli(tmp_path: Path, *words: object) -> tuple[int, str, str]:

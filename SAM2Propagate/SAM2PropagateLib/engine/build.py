@@ -447,7 +447,7 @@ def _load_strictly(model: torch.nn.Module, state: State, file_name: str) -> None
             _("Name the configuration that they were trained with; SAM 2 and SAM 2.1 have different ones."),
         )
     for name in sorted(own):
-        if not bool(torch.isfinite(state[name]).all()):
+        if not _is_finite(state[name]):
             raise InputError(
                 "weights_damaged",
                 _("The weights in “{file}” have values that are not numbers, in {name}.").format(
@@ -455,6 +455,14 @@ def _load_strictly(model: torch.nn.Module, state: State, file_name: str) -> None
                 ),
             )
     model.load_state_dict(state, strict=True)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether all values are numbers."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    # Both ends are NaN if any value is. `torch.isfinite` on each value takes sixteen times as long.
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor))
 
 
 def _count(names: list[str]) -> Text:

@@ -116,7 +116,7 @@ class SAM2Steps:
         self._no_points = (nowhere.to(self.device), nothing.to(self.device))
         with torch.inference_mode():
             self._no_prompts = self._prompts(points=self._no_points, boxes=None, masks=None)
-        self._coarse_position = self._position(model.image_encoder.neck.position_encoding, 256)
+        self._coarse_position = self._position(model.image_encoder.neck.position_encoding, model.hidden_dim)
         memory_position = self._position(model.memory_encoder.position_encoding, model.mem_dim)
         times = model.maskmem_tpos_enc[:, 0, 0].detach().to(self.dtype)
         # sam2's order: the newest memory has time code 0, a keyframe the last one whatever its distance.

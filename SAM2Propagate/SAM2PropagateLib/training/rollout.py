@@ -58,7 +58,9 @@ class Rollout:
         self.size = loaded.input_size
         self.grid = loaded.input_size // self.model.backbone_stride
         self._image_pe = self.model.sam_prompt_encoder.get_dense_pe().detach()
-        self._coarse_position = self._position(self.model.image_encoder.neck.position_encoding, 256)
+        self._coarse_position = self._position(
+            self.model.image_encoder.neck.position_encoding, self.model.hidden_dim
+        )
         self._memory_position = self._position(
             self.model.memory_encoder.position_encoding, self.model.mem_dim
         )
