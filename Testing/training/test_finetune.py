@@ -234,7 +234,7 @@ def test_a_run_killed_while_it_ends(
 
     job = job_for(cases, model, tmp_path / "new.safetensors", replace(QUICK, steps=1))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(module, "_write_model", killed)
+        patch.setattr(module, "save", killed)
         run(job)
     assert job.out.with_suffix(".png").is_file() and job.out.with_suffix(".json").is_file()
     assert not job.out.exists()
