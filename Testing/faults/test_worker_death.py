@@ -61,7 +61,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     made: list[tuple[WorkerSession, Workers]] = []
 
     def make(*scripts: Any, **options: Any) -> tuple[WorkerSession, Workers]:
-        made.append(ready_session(*scripts, tmp_path=tmp_path, **options))
+        made.append(ready_session(*scripts, tmp_path=tmp_path, popen=subprocess.Popen, **options))
         return made[-1]
 
     yield make
@@ -364,11 +364,11 @@ def test_a_stopped_worker_is_killed_at_the_deadline(start: Start) -> None:
 # --- the client dies
 
 CLIENT = """
-import sys, time
+import subprocess, sys, time
 from pathlib import Path
 from Testing.worker.helpers import fake_command, Workers, prompts, ready_session
 import json
-session, workers = ready_session(json.loads(sys.argv[2]), tmp_path=Path(sys.argv[1]))
+session, workers = ready_session(json.loads(sys.argv[2]), tmp_path=Path(sys.argv[1]), popen=subprocess.Popen)
 run = session.propagate("ct", prompts("liver", "spleen"))
 while len(run.frames) < 2:
     session.poll()

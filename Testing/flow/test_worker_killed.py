@@ -19,6 +19,7 @@ from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport
 from Testing.app.cases import HeadlessCase
+from Testing.worker.forked import REAL, forks
 from Testing.worker.held_worker import held_command
 from Testing.worker.helpers import Workers, is_running, own_threads, soon
 from Testing.worker.test_real_worker import sample
@@ -123,7 +124,7 @@ class CtCase(HeadlessCase):
 
     def makeSession(self):  # noqa: N802
         def transport():
-            self.started.append(PopenTransport(held_command(2, self.go, is_small=True)))
+            self.started.append(PopenTransport(held_command(2, self.go, is_small=True), popen=forks(REAL)))
             return self.started[-1]
 
         self.sessions.append(WorkerSession(transport, folder=SharedFolder([self._folder])))
@@ -158,7 +159,7 @@ def test_the_real_worker_may_be_killed_at_any_time(headless, tmp_path):
             case.click(frame, chance)
             said += 1
         if moment == "starting":
-            end = time.monotonic() + chance.uniform(0.2, 2.5)
+            end = time.monotonic() + chance.uniform(0.1, 0.8)
             case.until(lambda end=end: time.monotonic() > end)
         elif moment == "previewing":
             assert case.until(lambda: len(case.arrived) >= 1)

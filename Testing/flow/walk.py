@@ -38,6 +38,7 @@ from SAM2PropagateTesting.scenes import nodesOfClass
 from Testing.app.cases import HeadlessCase
 from Testing.flow.drawing_worker import carried, drawn
 from Testing.worker.fake_worker import SCRIPT_VARIABLE
+from Testing.worker.forked import REAL, SCRIPTED, forks
 from Testing.worker.helpers import command_of, is_running, own_threads, soon
 from Testing.worker.test_real_worker import sample
 
@@ -291,7 +292,7 @@ class Walk(HeadlessCase):
     def transport(self) -> PopenTransport:
         script = json.dumps({"steps": self.steps})
         command = command_of("Testing.flow.drawing_worker", **{SCRIPT_VARIABLE: script})
-        self.workers.append(PopenTransport(command))
+        self.workers.append(PopenTransport(command, popen=forks(SCRIPTED)))
         return self.workers[-1]
 
     def array(self, name: str) -> BoolArray:
@@ -1187,7 +1188,7 @@ class CtWalk(Walk):
         self.start(self.choices)
 
     def transport(self) -> PopenTransport:
-        self.workers.append(PopenTransport(command_of("Testing.worker.small_worker")))
+        self.workers.append(PopenTransport(command_of("Testing.worker.small_worker"), popen=forks(REAL)))
         return self.workers[-1]
 
     def place(self, frame: int, tool: str) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport
 from Testing.worker.fake_worker import SCRIPT_VARIABLE
+from Testing.worker.forked import REAL, SCRIPTED, forks
 
 ROOT = LIBRARY_FOLDER.parent
 MODEL = LoadModel(name="fake")
@@ -74,15 +75,20 @@ def command_of(module: str, **variables: str) -> WorkerCommand:
 
 
 class Workers:
-    """Starts one scripted worker after the other (the last script is used again and again) and knows them."""
+    """Starts one scripted worker after the other (the last script is used again and again) and knows them.
 
-    def __init__(self, *scripts: Mapping[str, Any]) -> None:
+    Args:
+        popen: starts a worker, as `subprocess.Popen`; None: a fork.
+    """
+
+    def __init__(self, *scripts: Mapping[str, Any], popen: Callable[..., Any] | None = None) -> None:
         self.scripts = list(scripts) or [{}]
+        self._popen = popen or forks(SCRIPTED)
         self.started: list[PopenTransport] = []
 
     def __call__(self) -> PopenTransport:
         script = self.scripts[min(len(self.started), len(self.scripts) - 1)]
-        self.started.append(PopenTransport(fake_command(script)))
+        self.started.append(PopenTransport(fake_command(script), popen=self._popen))
         return self.started[-1]
 
     @property
@@ -97,9 +103,10 @@ def open_session(
     is_remote: bool = False,
     folder: SharedFolder | None = None,
     clock: Callable[[], float] = time.monotonic,
+    popen: Callable[..., Any] | None = None,
 ) -> tuple[WorkerSession, Workers]:
     """A session of scripted workers that shares its files in `tmp_path`; no model, no volume yet."""
-    workers = Workers(*scripts)
+    workers = Workers(*scripts, popen=popen)
     session = WorkerSession(
         workers,
         deadlines=deadlines,
@@ -108,6 +115,12 @@ def open_session(
         clock=clock,
     )
     return session, workers
+
+
+def small_session() -> WorkerSession:
+    """A session of real workers that compute with a small input, see `small_worker`."""
+    command = command_of("Testing.worker.small_worker")
+    return WorkerSession(lambda: PopenTransport(command, popen=forks(REAL)))
 
 
 def ready_session(

@@ -48,6 +48,7 @@ from SAM2PropagateLib.worker.transport import PopenTransport
 from SAM2PropagateLib.worker.voxels import CODEC, compress
 from SAM2PropagateLib.worker.wire import Message
 from Testing.worker.fake_engine import FakeEngine, fake_mask
+from Testing.worker.forked import SCRIPTED, forks
 from Testing.worker.helpers import (
     FRAMES,
     GEOMETRY,
@@ -69,7 +70,7 @@ class Direct:
     """A worker and the plain messages to and from it."""
 
     def __init__(self, script: Mapping[str, Any] | None = None, **variables: str) -> None:
-        self.transport = PopenTransport(fake_command(script, **variables))
+        self.transport = PopenTransport(fake_command(script, **variables), popen=forks(SCRIPTED))
         self.transport.start()
         self.events: list[Event] = []
         self._next = 0

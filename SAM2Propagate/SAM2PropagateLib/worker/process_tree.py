@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -46,17 +46,24 @@ class ProcessTree:
 
     Args:
         argv: the command. env: its whole environment. cwd: its folder; None: the present one.
+        popen: starts it, as `subprocess.Popen`.
 
     Raises:
         SAM2PropagateError: worker_not_started.
     """
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
+    ) -> None:
         self._guard = threading.Lock()
         self._is_finished = False
         self._token = uuid.uuid4().hex
         try:
-            self._process = subprocess.Popen(
+            self._process = popen(
                 list(argv),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

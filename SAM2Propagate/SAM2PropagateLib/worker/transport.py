@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import queue
+import subprocess
 import threading
 import time
 from collections import deque
@@ -109,10 +110,17 @@ class PopenTransport:
     Args:
         command: what to start.
         alive_seconds: seconds between two messages to a worker on a server that its client is still there.
+        popen: starts it, as `subprocess.Popen`.
     """
 
-    def __init__(self, command: WorkerCommand, alive_seconds: float = ALIVE_SECONDS) -> None:
+    def __init__(
+        self,
+        command: WorkerCommand,
+        alive_seconds: float = ALIVE_SECONDS,
+        popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
+    ) -> None:
         self._command = command
+        self._popen = popen
         self._alive_seconds = alive_seconds if command.is_remote else None
         self._has_answered = False
         self._tree: ProcessTree | None = None
@@ -135,7 +143,8 @@ class PopenTransport:
 
     def start(self) -> None:
         try:
-            self._tree = tree = ProcessTree(self._command.argv, self._command.env, self._command.cwd)
+            command = self._command
+            self._tree = tree = ProcessTree(command.argv, command.env, command.cwd, self._popen)
         except SAM2PropagateError as error:
             if self._command.is_remote:
                 raise no_ssh() from error

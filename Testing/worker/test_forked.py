@@ -1,0 +1,99 @@
+"""A forked worker is to its client what a started one is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from SAM2PropagateLib.worker.process_tree import ProcessTree
+from Testing.worker.forked import SCRIPTED, forks
+from Testing.worker.helpers import is_running, soon
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="workers are forked on Linux only"
+)
+
+TELL = """
+import json, os, sys
+print("said to nobody", file=sys.stderr)
+here = {"argv": sys.argv[1:], "folder": os.getcwd(), "name": __name__}
+here.update(word=os.environ.get("WORD"), path="PATH" in os.environ)
+here.update(pid=os.getpid(), group=os.getpgrp(), session=os.getsid(0))
+here.update(open=sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1])
+print(json.dumps(here))
+print(sys.stdin.readline().upper(), flush=True)
+"""
+Start = Callable[..., ProcessTree]
+
+
+@pytest.fixture(params=["started", "forked"])
+def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Start a module of this text with these arguments, in both ways."""
+    popen = subprocess.Popen if request.param == "started" else forks(SCRIPTED)
+
+    def run(text: str, *arguments: str, **variables: str) -> ProcessTree:
+        (tmp_path / "told.py").write_text(text, encoding="utf-8")
+        argv = (sys.executable, "-m", "told", *arguments)
+        env = {"PYTHONPATH": str(tmp_path), **variables}
+        return ProcessTree(argv, env, tmp_path, popen)
+
+    return run
+
+
+def test_it_has_its_own_pipes_arguments_environment_folder_and_session(start: Start, tmp_path: Path) -> None:
+    tree = start(TELL, "--remote", "x", WORD="grün")
+    tree.stdin.write(b"louder\n")
+    said = tree.stdout.read().decode().splitlines()
+    here: dict[str, Any] = json.loads(said[0])
+    assert here == {
+        "argv": ["--remote", "x"],
+        "folder": str(tmp_path),
+        "word": "grün",
+        "path": False,
+        "name": "__main__",
+        "open": [0, 1, 2],
+        **dict.fromkeys(("pid", "group", "session"), tree.pid),
+    }
+    assert said[1] == "LOUDER" and tree.stderr.read() == b"said to nobody\n"
+    assert tree.finish(60.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("import os; os._exit(7)", 7), ("raise SystemExit(3)", 3), ("raise SystemExit('no')", 1), ("1 / 0", 1)],
+)
+def test_its_exit_code_is_known(start: Start, text: str, code: int) -> None:
+    tree = start(text)
+    assert tree.finish(60.0) == code == tree.exit_code
+    assert ("ZeroDivisionError" in tree.stderr.read().decode()) == (text == "1 / 0")
+
+
+def test_it_is_killed_with_what_it_has_started(start: Start) -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    tree = start(f"print('here', flush=True)\n{child}")
+    assert tree.stdout.readline() == b"here\n" and tree.exit_code is None
+    tree.kill()
+    assert tree.finish(60.0) == -signal.SIGKILL
+    # What it had started would hold the pipe open.
+    assert tree.stdout.read() == b"" and soon(lambda: not is_running(tree.pid))
+
+
+def test_a_signal_ends_it_and_is_known(start: Start) -> None:
+    tree = start("import sys; sys.stdin.read()")
+    os.kill(tree.pid, signal.SIGTERM)
+    assert tree.finish(60.0) == -signal.SIGTERM
+
+
+def test_what_it_changes_is_not_there_in_the_next_one(start: Start) -> None:
+    text = "import numpy; print(hasattr(numpy, 'mine'), flush=True); numpy.mine = 1"
+    for _ in range(2):
+        tree = start(text)
+        assert tree.stdout.read().split() == [b"False"] and tree.finish(60.0) == 0
