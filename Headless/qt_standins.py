@@ -14,6 +14,7 @@ f)` takes the signature as text, no new attribute can be put on a widget.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -65,15 +66,23 @@ def _qt_property(name: str) -> property:
         return QObject.property(self, name)
 
     def set_(self: Any, value: Any) -> None:
-        declared = type(self).staticMetaObject.property(type(self).staticMetaObject.indexOfProperty(name))
-        if not declared.isWritable():
+        is_writable, is_enum = _manner(type(self), name)
+        if not is_writable:
             raise AttributeError(f"{type(self).__name__}.{name} cannot be set")
-        if declared.isEnumType():
+        if is_enum:
             value = getattr(value, "value", value)
         if not QObject.setProperty(self, name, value):
             raise ValueError(f"{type(self).__name__}.{name} cannot be {value!r}")
 
     return property(get, set_)
+
+
+@functools.cache
+def _manner(cls: Any, name: str) -> tuple[bool, bool]:
+    """Returns whether a property can be set, and whether its values are of an enumeration."""
+    meta = cls.staticMetaObject
+    declared = meta.property(meta.indexOfProperty(name))
+    return declared.isWritable(), declared.isEnumType()
 
 
 def _as_in_pythonqt(cls: type) -> None:
@@ -85,12 +94,13 @@ def _as_in_pythonqt(cls: type) -> None:
             setattr(cls, name, _qt_property(name))
 
 
-def _signal_signatures(obj: Any, name: str) -> list[str]:
+@functools.cache
+def _signal_signatures(cls: Any, name: str) -> list[str]:
     """Returns the argument lists that a signal can be connected with, of the real class if it is recorded."""
-    recorded = _recorded(type(obj).__name__, "signals", name)
+    recorded = _recorded(cls.__name__, "signals", name)
     if recorded is not None:
         return list(recorded)
-    meta = type(obj).staticMetaObject
+    meta = cls.staticMetaObject
     methods = [meta.method(index) for index in range(meta.methodCount())]
     return [
         bytes(method.methodSignature().data()).decode().partition("(")[2][:-1]
@@ -106,7 +116,7 @@ def _connect(self: Any, signal: Any, *slots: Any) -> Any:
         return QObject.connect(signal, *slots)
     name, arguments = _split(self, signal)
     (slot,) = slots
-    first = _signal_signatures(self, name)[0]
+    first = _signal_signatures(type(self), name)[0]
     call: Callable[..., Any] = slot
     if not arguments:
         call = lambda *_: slot()  # noqa: E731
@@ -137,12 +147,13 @@ def _split(obj: Any, signal: str) -> tuple[str, str]:
         raise ValueError(f"{signal!r} is no signature of a signal")
     name = match.group(1)
     arguments = re.sub(r"\s|\bconst\b|&", "", match.group(2))
-    known = _signal_signatures(obj, name)
+    known = _signal_signatures(type(obj), name)
     if arguments not in known:
         raise ValueError(f"{type(obj).__name__} has no signal {signal}; of that name: {known}")
     return name, arguments
 
 
+@functools.cache
 def _recorded(kind: str, section: str, name: str) -> Any:
     """Returns what is recorded about a member of a Slicer class or its bases, or None."""
     recorded = MEMBERS.get(kind)
@@ -161,9 +172,13 @@ def _setattr(self: Any, name: str, value: Any) -> None:
         and not hasattr(type(self), name)
     ):
         raise _missing(type(self), name)
+    _setter(type(self))(self, name, value)
+
+
+@functools.cache
+def _setter(cls: type) -> Callable[[Any, str, Any], None]:
     # Shiboken insists on the most derived of its own.
-    base = next(kind for kind in type(self).__mro__ if kind.__setattr__ is not _setattr)
-    base.__setattr__(self, name, value)
+    return next(kind.__setattr__ for kind in cls.__mro__ if kind.__setattr__ is not _setattr)
 
 
 def _getattr(self: Any, name: str) -> Any:
@@ -322,7 +337,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, metaclass=_Meta):  # noqa: N801
         scene = self._standin_scene
         if scene is None:
             return []
-        every = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
+        every = list(scene.GetNodes())
         leaving = self.__dict__.get("_standin_leaving")
         there = [node for node in every if node is not leaving]
         return [node for node in there if not node.GetHideFromEditors() and self._is_listed(node)]
@@ -849,6 +864,19 @@ _WIDGETS = [_standin(name) for name in MEMBERS]
 def _make_loader(qt: types.ModuleType) -> type:
     known = {cls.__name__: cls for cls in _WIDGETS}
 
+    @functools.cache
+    def prepared(text: bytes) -> tuple[bytes, list[ET.Element]]:
+        """Checks a .ui file; returns it without its connections, and them."""
+        root = ET.fromstring(text)
+        unknown = {item.get("class") for item in root.iter("widget")} - set(known) - set(dir(QtWidgets))
+        if unknown:
+            raise NotImplementedError(f"no stand-in for {', '.join(map(str, unknown))}: add it")
+        _check_properties(root, known)
+        connections = root.find("connections")
+        if connections is not None:
+            root.remove(connections)
+        return ET.tostring(root), [] if connections is None else list(connections)
+
     class QUiLoader(QtUiTools.QUiLoader):
         """Builds a widget from a .ui file, of stand-ins alone, and makes its connections."""
 
@@ -869,19 +897,12 @@ def _make_loader(qt: types.ModuleType) -> type:
             return layout
 
         def load(self, file: Any, parent: Any = None) -> Any:
-            root = ET.fromstring(bytes(file.readAll().data()))
-            unknown = {item.get("class") for item in root.iter("widget")} - set(known) - set(dir(QtWidgets))
-            if unknown:
-                raise NotImplementedError(f"no stand-in for {', '.join(map(str, unknown))}: add it")
-            _check_properties(root, known)
-            connections = root.find("connections")
-            if connections is not None:
-                root.remove(connections)
+            text, connections = prepared(bytes(file.readAll().data()))
             buffer = QtCore.QBuffer()
-            buffer.setData(ET.tostring(root))
+            buffer.setData(text)
             buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
             widget = super().load(buffer, parent)
-            for connection in connections if connections is not None else ():
+            for connection in connections:
                 sender, receiver = (
                     _named(widget, connection.findtext(end)) for end in ("sender", "receiver")
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,14 @@ class SliceView:
     ) -> None:
         self._headless = headless
         self._orientation = orientation
-        self._window = _newWindow()
+        self._window = _windowClass()()
         self._renderer = vtk.vtkRenderer()
         self._overlay = vtk.vtkRenderer()
         self._buildWindow(size)
         self._interactor = vtk.vtkRenderWindowInteractor()
         self._interactor.SetRenderWindow(self._window)
         self._interactor.Initialize()
-        _checkRendering(self._window)
+        self._window.Render()
 
         # First of all actors: what is blended onto the image must be drawn after it.
         self._mapper = vtk.vtkImageMapper()
@@ -310,18 +311,19 @@ def _managerFactory(headless: HeadlessSlicer) -> Any:
     return factory
 
 
-def _newWindow() -> Any:
+@functools.cache
+def _windowClass() -> Any:
+    """Returns the class of windows that render offscreen here; VTK makes several to find out."""
     window = vtk.vtkRenderWindow()
     # VTK's last resort, which crashes the process when its library is missing.
     if window.GetClassName() == "vtkOSOpenGLRenderWindow" and not _loads(*_OSMESA):
         raise RenderingError(_advice("neither EGL nor OSMesa was found"))
-    return window
-
-
-def _checkRendering(window: Any) -> None:
+    window.SetOffScreenRendering(1)
     window.Render()
     if not (window.SupportsOpenGL() and "version string" in window.ReportCapabilities()):
         raise RenderingError(_advice(f"{window.GetClassName()} has no OpenGL 3.2"))
+    window.Finalize()
+    return type(window)
 
 
 def _advice(reason: str) -> str:
