@@ -86,9 +86,10 @@ class ModelList:
 
     def rows(self) -> list[ModelRow]:
         """Returns all models, the bundled one first."""
-        return [self._row(status) for status in self._store.status()]
+        free = available_host_memory()
+        return [self._row(status, free) for status in self._store.status()]
 
-    def _row(self, status: ModelStatus) -> ModelRow:
+    def _row(self, status: ModelStatus, free: int | None) -> ModelRow:
         entry = status.entry
         whyNotDownload = ""
         if status.there:
@@ -105,7 +106,12 @@ class ModelList:
         elif self.isDownloading and self._name == entry.name:
             whyNotRemove = _("It is being downloaded.")
         return ModelRow(
-            entry.name, str(entry.listed_title), _details(status), status.there, whyNotDownload, whyNotRemove
+            entry.name,
+            str(entry.listed_title),
+            _details(status, free),
+            status.there,
+            whyNotDownload,
+            whyNotRemove,
         )
 
     def consentText(self, name: str) -> str:
@@ -176,13 +182,12 @@ def _failed(entry: ModelEntry, error: Exception) -> DownloadEnd:
     return DownloadEnd(entry.name, "failed", reasonOf(error))
 
 
-def _details(status: ModelStatus) -> str:
+def _details(status: ModelStatus, free: int | None) -> str:
     entry = status.entry
     parts = [_("on this computer") if status.there else _("not downloaded")]
     parts.append(size(status.bytes_there if status.there else entry.bytes))
     parts.append(entry.license)
     parts.append(_("needs about {mb} MB of memory").format(mb=entry.memory_mb))
-    free = available_host_memory()
     if free is not None and entry.memory_mb * 2**20 > free:
         parts.append(_("more than is free now"))
     return " · ".join(parts)
