@@ -234,6 +234,8 @@ def test_each_thing_missing_on_the_server_is_told_in_a_sentence_of_its_own(
             assert error.code == code and words in error.sentence, (error, session.log)
             assert HOST in error.sentence and error.hint and "Traceback" not in str(error)
     shutil.rmtree(sshd.home / "empty")
+    # The model was found, and its checksum is remembered.
+    shutil.rmtree(sshd.home / ".cache")
     check_that_nothing_is_left(sshd)
 
 

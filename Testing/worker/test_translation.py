@@ -90,7 +90,7 @@ def test_the_real_worker_is_translated_too(german: None, tmp_path: Path) -> None
             heard.extend([str(update.event.text)] if isinstance(update.event, ProgressEvent) else [])
 
         assert session.wait(call, 120.0, hear), session.log
-    assert heard == ["PyTorch startet", "Checking the model's file", "Loading the model"]
+    assert heard == ["Checking the model's file", "PyTorch startet", "Loading the model"]
     assert isinstance(call.error, InputError) and call.error.code == "unknown_device"
     assert call.error.sentence == "„abacus“ ist kein Gerät."
     assert call.error.hint.startswith("Zur Wahl: auto, ") and call.error.hint.endswith("cpu.")

@@ -46,15 +46,16 @@ class ServedEngine:
         # Before loading, to free the former model's memory.
         self._engine = None
         self.release_memory()
-        progress(_("Starting PyTorch"), 0, 3)
+        # Before PyTorch, which takes seconds to start: a wrong name is told at once.
+        progress(_("Checking the model's file"), 0, 3)
+        path, entry = (self._store or ModelStore()).resolve(request.path or request.name)
+        config = request.config if request.config is not None or entry is None else entry.config
+        progress(_("Starting PyTorch"), 1, 3)
         try:
             from SAM2PropagateLib.engine.engine import PropagationEngine
             from SAM2PropagateLib.engine.families import FAMILIES, load_model
         except ImportError as error:
             raise _not_installed(error) from error
-        progress(_("Checking the model's file"), 1, 3)
-        path, entry = (self._store or ModelStore()).resolve(request.path or request.name)
-        config = request.config if request.config is not None or entry is None else entry.config
         progress(_("Loading the model"), 2, 3)
         loaded = load_model(
             path,
