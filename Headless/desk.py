@@ -55,8 +55,8 @@ class OffscreenSurface:
 class Module:
     """The module's work without its file, which needs Qt: a controller with a real worker behind it."""
 
-    def __init__(self) -> None:
-        self.controller = Controller(lambda: WorkerSession(worker_command(sys.executable)))
+    def __init__(self, makeSession: Callable[[], WorkerSession]) -> None:
+        self.controller = Controller(makeSession)
 
     def missingPackages(self) -> list[str]:
         return []
@@ -71,10 +71,17 @@ class HeadlessDesk:
     Args:
         headless: the Slicer.
         size: of all views, whatever a test asks for, as Slicer's layout decides itself; None: as asked for.
+        makeSession: makes the session of an opened module; None: with the worker that ships.
     """
 
-    def __init__(self, headless: HeadlessSlicer, size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        headless: HeadlessSlicer,
+        size: tuple[int, int] | None = None,
+        makeSession: Callable[[], WorkerSession] | None = None,
+    ) -> None:
         self._headless = headless
+        self._makeSession = makeSession or (lambda: WorkerSession(worker_command(sys.executable)))
         self._size = size
         self._views: list[SliceView] = []
 
@@ -88,7 +95,7 @@ class HeadlessDesk:
         return opened
 
     def openModule(self) -> Module:
-        return Module()
+        return Module(self._makeSession)
 
     def until(self, controller: Any, condition: Callable[[], bool], seconds: float) -> bool:
         end = time.monotonic() + seconds

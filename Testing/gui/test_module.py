@@ -12,6 +12,7 @@ import slicer.util
 import vtk
 
 from Testing.gui.conftest import MODULE_FILE, ROOT
+from Testing.worker.helpers import command_of
 
 SAMPLE = ROOT / "Resources" / "Sample" / "abdomen_ct.nii.gz"
 
@@ -219,7 +220,7 @@ def test_the_sample_is_registered_with_its_checksum(stand_ins: Any, monkeypatch:
     module.close()
 
 
-def test_the_self_tests_pass_without_slicer(stand_ins: Any) -> None:
+def test_the_self_tests_pass_without_slicer(stand_ins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
     import unittest
 
@@ -243,7 +244,10 @@ def test_the_self_tests_pass_without_slicer(stand_ins: Any) -> None:
     suite.run(result)
     assert result.testsRun == 8 and result.skipped == []
     assert [text for _, text in result.failures + result.errors] == []
-    # And as the button "Test" in Slicer runs it.
+    # And as the button "Test" in Slicer runs it, with a small input.
+    monkeypatch.setattr(
+        module.python, "worker_command", lambda **_: command_of("Testing.worker.small_worker")
+    )
     module.python.SAM2PropagateTest().runTest()
     module.close()
     slicer.mrmlScene.RemoveNode(probe)

@@ -25,6 +25,7 @@ from Headless.slice_view import SliceView
 from SAM2PropagateTesting.cases import SceneCase
 from SAM2PropagateTesting.desks import SlicerDesk
 from Testing.gui.conftest import MODULE_FILE
+from Testing.worker.helpers import command_of
 
 VIEW_TESTS = {
     SAM2PropagateViewTest.SAM2PropagatePromptViewTest: (
@@ -221,11 +222,14 @@ def test_without_a_main_window_the_view_tests_say_why_they_are_skipped(stand_ins
         SlicerDesk().openView()
 
 
-def test_the_cancel_test_at_slicers_desk(layout: Layout) -> None:
-    """With the module's own logic: its timer takes what the real worker sends."""
+def test_the_cancel_test_at_slicers_desk(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the module's own logic: its timer takes what the real worker sends, which has a small input."""
     from Headless.slicer_modules import ModuleInSlicer
 
     module = ModuleInSlicer(MODULE_FILE)
+    monkeypatch.setattr(
+        module.python, "worker_command", lambda **_: command_of("Testing.worker.small_worker")
+    )
     try:
         name = "test_cancelEndsTheRunAndTheNextOneGoesOnFromThere"
         run(SAM2PropagateFlowTest.SAM2PropagateFlowTest(name))

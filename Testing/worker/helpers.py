@@ -117,9 +117,9 @@ def open_session(
     return session, workers
 
 
-def small_session() -> WorkerSession:
-    """A session of real workers that compute with a small input, see `small_worker`."""
-    command = command_of("Testing.worker.small_worker")
+def forked_session() -> WorkerSession:
+    """A session of the worker that ships, forked."""
+    command = worker_command(sys.executable)
     return WorkerSession(lambda: PopenTransport(command, popen=forks(REAL)))
 
 

@@ -22,6 +22,7 @@ from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.transport import PopenTransport
+from Testing.worker.forked import REAL, forks
 from Testing.worker.held_worker import held_command
 from Testing.worker.helpers import is_running, own_threads, soon
 
@@ -60,7 +61,7 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
     started: list[PopenTransport] = []
 
     def start() -> PopenTransport:
-        started.append(PopenTransport(held_command(2, go)))
+        started.append(PopenTransport(held_command(2, go), popen=forks(REAL)))
         return started[-1]
 
     with WorkerSession(start, folder=SharedFolder([shared])) as session:
