@@ -7,6 +7,7 @@ center of the other, labels are carried over exactly; elsewhere the nearest voxe
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +53,11 @@ class Lattice:
 
     def indexMatrix(self, other: Lattice) -> FloatArray:
         """Returns the matrix from this grid's indices to the other's, (4, 4); entries close to integers are
-        rounded.
+        rounded. Read-only.
         """
-        matrix = np.linalg.solve(other.ijkToWorld, self.ijkToWorld)
-        sizes = np.array([max(1, abs(value)) for value in self.extent], dtype=np.float64)
-        reach = float(sizes.max())
-        whole = np.rint(matrix)
-        close = np.abs(matrix - whole) * np.array([reach, reach, reach, 1.0]) < _TOLERANCE
-        return np.where(close, whole, matrix)
+        reach = max(1, *(abs(value) for value in self.extent))
+        own, others = (np.asarray(one.ijkToWorld, np.float64).tobytes() for one in (self, other))
+        return _indexMatrix(own, others, reach)
 
     def boxIn(self, other: Lattice, margin: int = 0) -> Extent:
         """Returns the smallest box of the other grid that holds this one, widened by `margin` and cut to the
@@ -108,6 +106,18 @@ class Lattice:
         """Returns how many voxels of the other grid one step along i, j and k is long."""
         i, j, k = np.linalg.norm(self.indexMatrix(other)[:3, :3], axis=0)
         return float(i), float(j), float(k)
+
+
+@functools.lru_cache(maxsize=256)
+def _indexMatrix(own: bytes, other: bytes, reach: int) -> FloatArray:
+    # Cached, as few grids are compared again and again, several times for every slice.
+    mine, others = (np.frombuffer(matrix).reshape(4, 4) for matrix in (own, other))
+    matrix = np.linalg.solve(others, mine)
+    whole = np.rint(matrix)
+    close = np.abs(matrix - whole) * np.array([reach, reach, reach, 1.0]) < _TOLERANCE
+    rounded = np.where(close, whole, matrix)
+    rounded.setflags(write=False)
+    return rounded
 
 
 def intersection(a: Any, b: Any) -> Extent:
