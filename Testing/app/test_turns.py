@@ -20,6 +20,7 @@ from SAM2PropagateLib.app.turns import Turns
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.scene import segment_copies, slabs
 from SAM2PropagateLib.scene.commit import SegmentCommitter
+from SAM2PropagateLib.scene.segments import SegmentReader
 from Testing.app.cases import HeadlessCase
 
 SHAPE = (36, 40)
@@ -205,7 +206,9 @@ class Watch:
         self.count += 1
 
     def look(self) -> bytes:
-        return b"".join(self.case.segment(n, one).tobytes() for one in "AB" for n in range(18))
+        case = self.case
+        readers = (SegmentReader(case.segmentationNode, one, case.geometry) for one in "AB")
+        return b"".join(reader.array().tobytes() for reader in readers)
 
     def turn(self) -> None:
         """One turn of the event loop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,8 +107,7 @@ class ModelStore:
 
     def unfinished_path_of(self, entry: ModelEntry) -> Path:
         """Return the path of an unfinished download."""
-        path = self.path_of(entry)
-        return path.with_name(path.name + ".part")
+        return _unfinished(self.path_of(entry))
 
     def status(self) -> list[ModelStatus]:
         """Return every model and whether it is there, without reading the files."""
@@ -115,9 +115,8 @@ class ModelStore:
         for entry in self.models:
             path = self.path_of(entry)
             size = _size(path)
-            found.append(
-                ModelStatus(entry, path, size is not None, size or _size(self.unfinished_path_of(entry)) or 0)
-            )
+            there = size or _size(_unfinished(path)) or 0
+            found.append(ModelStatus(entry, path, size is not None, there))
         return found
 
     def resolve(self, name_or_path: str | Path | None = None) -> tuple[Path, ModelEntry | None]:
@@ -268,8 +267,13 @@ def _unreadable(path: Path, error: OSError) -> SAM2PropagateError:
     )
 
 
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
 def _size(path: Path) -> int | None:
     try:
-        return path.stat().st_size if path.is_file() else None
-    except OSError:
+        found = path.stat()
+    except (OSError, ValueError):
         return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
