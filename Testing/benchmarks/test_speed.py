@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.evaluation.metrics import dice
 from Testing.benchmarks import speed, speed_child
 from Testing.benchmarks.scenario import sample_scenario
+from Testing.engine.models import SHALLOW_TRUNK
 
 TINY = "configs/sam2.1/sam2.1_hiera_t.yaml"
 OFFICIAL = speed.Side("official", "float32", "sam2")
@@ -170,9 +172,11 @@ def test_a_model_that_cannot_be_measured_does_not_stop_the_others(
 
 @pytest.fixture(scope="module")
 def both() -> tuple[Any, Any, Any]:
-    """Both sides over five slices at 128 px with the same random weights, and the scenario."""
+    """Both sides over five slices at 128 px with the same random weights in a shallow trunk, and the
+    scenario."""
     scenario = sample_scenario(5)
-    spec = speed_child.Spec("official", "float32", weights="", config=TINY, input_size=128, frames=5)
+    narrow = json.dumps({"base": TINY, "overrides": SHALLOW_TRUNK})
+    spec = speed_child.Spec("official", "float32", weights="", config=narrow, input_size=128, frames=5)
     device = torch.device("cpu")
     official = speed_child.Official(spec, scenario, device)
     ours = speed_child.Ours(replace(spec, side="ours"), scenario, device)

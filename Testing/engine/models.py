@@ -15,10 +15,13 @@ BUNDLED = (
     Path(__file__).parents[2] / "SAM2Propagate" / "Resources" / "Models" / "sam2propagate_tiny.safetensors"
 )
 TINY = "configs/sam2.1/sam2.1_hiera_t.yaml"
-NARROW_TRUNK = {
-    "model.image_encoder.trunk.embed_dim": 24,
+SHALLOW_TRUNK = {
     "model.image_encoder.trunk.stages": [1, 1, 2, 1],
     "model.image_encoder.trunk.global_att_blocks": [3],
+}
+NARROW_TRUNK = {
+    **SHALLOW_TRUNK,
+    "model.image_encoder.trunk.embed_dim": 24,
     "model.image_encoder.neck.backbone_channel_list": [192, 96, 48, 24],
 }
 """A sixteenth of the weights of SAM 2.1 tiny's trunk: reading them is what a small frame costs."""

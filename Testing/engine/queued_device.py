@@ -58,6 +58,10 @@ class QueuedDevice:
         return made
 
 
+# Kinds of operations and arguments -> shape, strides and type of the result.
+_MADE: dict[Any, Any] = {}
+
+
 class _Crossings(TorchDispatchMode):
     """Sees every operation."""
 
@@ -65,7 +69,6 @@ class _Crossings(TorchDispatchMode):
         super().__init__()
         self._waits = waits
         self._answer = answer
-        self._made: dict[Any, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -93,11 +96,11 @@ class _Crossings(TorchDispatchMode):
     def _once(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Ask torch for the shape of a result only once for each kind of arguments: it is slow in that."""
         kind = (func, _kind(args), _kind(sorted(kwargs.items())))
-        made = self._made.get(kind)
+        made = _MADE.get(kind)
         if made is None:
             result = func(*args, **kwargs)
             if result.device == META:
-                self._made[kind] = (result.shape, result.stride(), result.dtype)
+                _MADE[kind] = (result.shape, result.stride(), result.dtype)
             return result
         shape, stride, dtype = made
         return torch.empty_strided(shape, stride, dtype=dtype, device=META)

@@ -19,7 +19,7 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunOptions, RunRequest
-from Testing.engine.models import BUNDLED
+from Testing.engine.models import BUNDLED, SHALLOW_TRUNK
 from Testing.engine.queued_device import META, QueuedDevice
 
 FRAMES, SIDE = 16, 96
@@ -33,12 +33,9 @@ MASK[40:60, 40:60] = True
 
 def shallow(base: str) -> LoadedModel:
     """A model of one of sam2's configurations with fewer layers: the device plays each operation slowly."""
-    overrides = {
-        "model.image_encoder.trunk.stages": [1, 1, 2, 1],
-        "model.image_encoder.trunk.global_att_blocks": [3],
-        "model.memory_attention.num_layers": 1,
-    }
-    model = build_model(model_config({"base": base, "overrides": overrides}, 128), device=META).to(META)
+    overrides = {**SHALLOW_TRUNK, "model.memory_attention.num_layers": 1}
+    config = model_config({"base": base, "overrides": overrides}, 128)
+    model = build_model(config, device=META, draw_weights=False).to(META)
     return LoadedModel(model, META, torch.bfloat16, 128, "random", SAM2Steps, {})
 
 

@@ -20,7 +20,7 @@ needs_data = pytest.mark.skipif(
 
 @needs_data
 def test_a_brain_and_a_hippocampus(tmp_path: Path) -> None:
-    folders = lay_out(DATA, tmp_path, slices=9)
+    folders = lay_out(DATA, tmp_path, slices=5)
     found = {}
     for name in ("brats", "brain", "hippocampus"):
         out, err = tmp_path / f"out_{name}", io.StringIO()

@@ -96,26 +96,28 @@ KINDS = {
 }
 IN = ball(12)
 OUT = (ball(12, radius=7) - 700).astype(np.int16)
+FEW = 8
+FEW_IN, FEW_OUT = IN[:FEW], OUT[:FEW]
 
 
 def two(folder: Path, kind: str, step: float, shift: float) -> Path:
-    """Two acquisitions of 12 slices, the second one `shift` mm above the first."""
-    write_classic(folder, IN, along_z(12, step), edit=KINDS[kind](1), prefix="a")
-    write_classic(folder, OUT, along_z(12, step, -20 + shift), edit=KINDS[kind](2), prefix="b")
+    """Two acquisitions of a few slices, the second one `shift` mm above the first."""
+    write_classic(folder, FEW_IN, along_z(FEW, step), edit=KINDS[kind](1), prefix="a")
+    write_classic(folder, FEW_OUT, along_z(FEW, step, -20 + shift), edit=KINDS[kind](2), prefix="b")
     return folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shift", [0.3, 1.5, 7.5, 31.5])
+@pytest.mark.parametrize("shift", [0.3, 1.5, 7.5, 19.5])
 def test_overlapping_acquisitions_are_named_and_one_can_be_chosen(
     tmp_path: Path, kind: str, shift: float
 ) -> None:
     folder = two(tmp_path, kind, 3.0, shift)
     error = refusal(folder)
     assert error.code == "several_acquisitions" and "2 acquisitions" in error.sentence
-    assert "12 slices, S -20.0 to 13.0 mm" in error.hint
-    assert f"12 slices, S {-20 + shift:.1f} to {13 + shift:.1f} mm" in error.hint
-    for part, array, start in (("1", IN, -20.0), ("2", OUT, -20 + shift)):
+    assert "8 slices, S -20.0 to 1.0 mm" in error.hint
+    assert f"8 slices, S {-20 + shift:.1f} to {1 + shift:.1f} mm" in error.hint
+    for part, array, start in (("1", FEW_IN, -20.0), ("2", FEW_OUT, -20 + shift)):
         volume = read_volume(folder, part=part)
         assert np.array_equal(volume.array, array)
         assert volume.geometry.spacing == pytest.approx((1, 1, 3))
@@ -128,7 +130,7 @@ def test_alternating_slices_can_be_read_as_the_one_volume_that_they_may_be(tmp_p
     assert "--part all" in refusal(folder).hint
     volume = read_volume(folder, part="all")
     assert volume.geometry.spacing == pytest.approx((1, 1, 5))
-    assert np.array_equal(volume.array[::2], IN) and np.array_equal(volume.array[1::2], OUT)
+    assert np.array_equal(volume.array[::2], FEW_IN) and np.array_equal(volume.array[1::2], FEW_OUT)
 
 
 def test_all_parts_together_are_offered_only_where_they_are_even(tmp_path: Path) -> None:
@@ -142,9 +144,9 @@ def test_all_parts_together_are_offered_only_where_they_are_even(tmp_path: Path)
 def test_acquisitions_at_the_same_places_can_be_chosen(tmp_path: Path, kind: str) -> None:
     folder = two(tmp_path, kind, 3.0, 0.0)
     error = refusal(folder)
-    assert error.code == "several_images_per_position" and "12 of 12 slice positions" in error.sentence
-    assert np.array_equal(read_volume(folder, part="1").array, IN)
-    assert np.array_equal(read_volume(folder, part="2").array, OUT)
+    assert error.code == "several_images_per_position" and "8 of 8 slice positions" in error.sentence
+    assert np.array_equal(read_volume(folder, part="1").array, FEW_IN)
+    assert np.array_equal(read_volume(folder, part="2").array, FEW_OUT)
 
 
 def test_phases_of_a_heart_are_told_apart_by_the_order_of_their_trigger_times(tmp_path: Path) -> None:

@@ -53,11 +53,11 @@ def write_image(array: np.ndarray, path: Path, spacing: tuple[float, float, floa
     return path
 
 
-def write_case(folder: Path, name: str, seed: int = 0) -> Path:
+def write_case(folder: Path, name: str, seed: int = 0, slices: int = SHAPE[0], radius: float = 3) -> Path:
     """A case as a subfolder: a noisy volume with a bright ball, labeled 1."""
     rng = np.random.default_rng(seed)
-    mask = ball(at=(5, 16 + seed % 5, 20 + seed % 7))
-    array = (rng.normal(60, 10, SHAPE) + mask * 90).astype(np.int16)
+    mask = ball((slices, *SHAPE[1:]), (slices // 2, 16 + seed % 5, 20 + seed % 7), radius)
+    array = (rng.normal(60, 10, mask.shape) + mask * 90).astype(np.int16)
     write_image(array, folder / name / "image.nii.gz")
     write_image(mask.astype(np.uint8), folder / name / "label.nii.gz")
     return folder / name
@@ -99,8 +99,10 @@ def outline_the_bright(image: torch.Tensor, points: np.ndarray) -> list[np.ndarr
 
 @dataclass(frozen=True)
 class ShortClips(Recipe):
-    """Stands for `Recipe` where the command line makes one: a quarter of the frames in each step."""
+    """Stands for `Recipe` where the command line makes one: a quarter of the frames in each step, and fewer
+    looks made of single slices."""
 
     length: int = 2
     warm: tuple[int, ...] = (0, 1)
+    warped: float = 0.2
     most_targets: int = 1
