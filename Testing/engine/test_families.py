@@ -51,6 +51,10 @@ class Brightness:
     def nbytes(self) -> int:
         return self.grid.nelement() * self.grid.element_size()
 
+    @property
+    def maps(self) -> tuple[torch.Tensor, ...]:
+        return (self.grid[None],)
+
     def to(self, device: torch.device | str) -> Brightness:
         return Brightness(self.grid.to(device))
 

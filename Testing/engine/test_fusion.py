@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from SAM2PropagateLib.engine.appearance import Appearance
 from SAM2PropagateLib.engine.family import Decoded, Recall
-from SAM2PropagateLib.engine.fusion import carried, fused, held
+from SAM2PropagateLib.engine.fusion import Carried, fused, held
 from SAM2PropagateLib.engine.motion import SIDE
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.session import EngineSession
@@ -45,13 +46,24 @@ def dice(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 NOTHING = torch.full((GRID, GRID), -12.0)
+# A frame of which nothing is known.
+BLANK = [torch.zeros(1, SIDE, SIDE)]
+
+
+def carried(logits: torch.Tensor) -> Carried:
+    return Carried.of(logits, BLANK)
+
+
+def after(answer: Decoded, before: list[Carried], flows: list[np.ndarray]) -> tuple[Decoded, list[Carried]]:
+    """The fused answers on frames of which nothing is known."""
+    return fused(answer, before, flows, [BLANK] * len(before))
 
 
 @pytest.mark.parametrize("grid", [64, GRID, 128, 256])
 def test_a_model_without_trust_in_its_mask_leaves_the_moved_one(grid: int) -> None:
     before = carried(disc(40, 50, side=grid))
     # Ten pixels of the flow's grid are five of the logits': the disc was farther left and farther down.
-    answer, _ = fused(decoded(torch.full((grid, grid), -12.0), iou=0.0), [before], [flow(-10, 6)])
+    answer, _ = after(decoded(torch.full((grid, grid), -12.0), iou=0.0), [before], [flow(-10, 6)])
     assert answer.logits.shape == (1, grid, grid)
     assert dice(answer.logits[0], disc(45, 47, side=grid)) > 0.97
 
@@ -61,7 +73,7 @@ def test_the_surer_the_model_the_sooner_its_mask_prevails(iou: float, frames: in
     mask, found = carried(disc(40, 48)), disc(60, 48)
     prevailed = None
     for n in range(1, 30):
-        answer, (mask,) = fused(decoded(found, iou=iou), [mask], [flow()])
+        answer, (mask,) = after(decoded(found, iou=iou), [mask], [flow()])
         if prevailed is None and dice(answer.logits[0], found) > 0.95:
             prevailed = n
     assert prevailed == frames
@@ -69,7 +81,7 @@ def test_the_surer_the_model_the_sooner_its_mask_prevails(iou: float, frames: in
 
 def test_each_of_a_batch_is_moved_by_its_own_flow() -> None:
     before = [carried(disc(40, 50)), carried(disc(60, 30))]
-    answer, masks = fused(decoded(NOTHING, NOTHING, iou=0.0), before, [flow(-10, 0), flow(0, 10)])
+    answer, masks = after(decoded(NOTHING, NOTHING, iou=0.0), before, [flow(-10, 0), flow(0, 10)])
     assert dice(answer.logits[0], disc(45, 50)) > 0.97
     assert dice(answer.logits[1], disc(60, 25)) > 0.97
     assert len(masks) == 2
@@ -81,7 +93,7 @@ def test_a_mask_stays_crisp_and_in_place_over_a_hundred_frames() -> None:
     for n in range(100):
         # Half a pixel to and fro: each step has to resample.
         way = flow(0.5 if n % 2 else -0.5, 0.25 if n % 2 else -0.25)
-        answer, (mask,) = fused(decoded(start, iou=0.0), [mask], [way])
+        answer, (mask,) = after(decoded(start, iou=0.0), [mask], [way])
     assert dice(answer.logits[0], start) > 0.97
     blurred = (answer.logits[0].abs() < 3).sum()
     assert blurred < 2 * (start.abs() < 3).sum()
@@ -89,8 +101,23 @@ def test_a_mask_stays_crisp_and_in_place_over_a_hundred_frames() -> None:
 
 def test_where_the_image_goes_on_beyond_the_picture_so_does_the_mask() -> None:
     before = carried(disc(-4, 48))
-    answer, _ = fused(decoded(NOTHING, iou=0.0), [before], [flow(-8, 0)])
+    answer, _ = after(decoded(NOTHING, iou=0.0), [before], [flow(-8, 0)])
     assert (answer.logits[0] > 0)[48, 0]
+
+
+def test_the_appearance_counts_near_the_edge_alone() -> None:
+    # On this frame the disc is two pixels larger, and there is another one that looks the same.
+    larger, other = disc(40, 40, radius=22), disc(85, 85, radius=8)
+    alike = torch.maximum(larger, other)[None].sign()
+    appearance = Appearance(torch.ones(1))
+    for edge, expected in ((disc(40, 40), larger), (disc(40, 40, radius=24), larger)):
+        before = Carried(carried(edge).mask, appearance)
+        answer, (then,) = fused(decoded(NOTHING, iou=0.0), [before], [flow()], [[alike]])
+        assert dice(answer.logits[0], expected) > dice(edge, expected) + 0.02
+        assert not (answer.logits[0] > 0)[75:, 75:].any()
+        assert then.appearance is appearance
+    before = Carried(torch.full((SIDE, SIDE), -6.0), appearance)
+    assert not (fused(decoded(NOTHING), [before], [flow()], [[alike]])[0].logits > 0).any()
 
 
 def test_only_a_segment_that_is_known_to_be_there_is_held() -> None:
@@ -172,6 +199,18 @@ def test_a_structure_that_the_model_calls_absent_ends_unless_a_range_holds_it() 
     assert share(ranged[7].mask, 7) > 0.85
     # The model says otherwise: that is worth a look.
     assert ranged[7].doubt > 0.8
+
+
+def test_a_structure_that_grows_without_texture_is_followed_by_its_gray_value() -> None:
+    volume = np.full((8, 64, 64), 60, np.uint8)
+    for n in range(8):
+        volume[n, 24 - n : 40 + n, 24 - n : 40 + n] = 180
+    opened = session(volume, steps=Lost(score=1.0), motion_budget=1 << 24)
+    masks: dict[int, np.ndarray] = {}
+    resolved = ResolvedSegment("block", {0: FramePrompts(mask=volume[0] > 100)}, frozenset(), 0, 7)
+    opened.propagate(RunRequest((resolved,)), lambda one: masks.__setitem__(one.frame, one.mask))
+    expected = volume[7] > 100
+    assert 2 * (masks[7] & expected).sum() / (masks[7].sum() + expected.sum()) > 0.9
 
 
 def test_giving_a_range_computes_the_frames_again() -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import torch
 
+from SAM2PropagateLib.engine.appearance import pixel_maps
 from SAM2PropagateLib.engine.blend import blended
 from SAM2PropagateLib.engine.doubt import overlap
 from SAM2PropagateLib.engine.family import EncodedFrame, ModelSteps
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.front import Front, Tracked, batches
-from SAM2PropagateLib.engine.fusion import fused, held
+from SAM2PropagateLib.engine.fusion import Carried, fused, held
 from SAM2PropagateLib.engine.jobs import DRAFTED, Active, Job, active_fronts
 from SAM2PropagateLib.engine.memory_limits import out_of_memory_error, with_room
-from SAM2PropagateLib.engine.motion import AHEAD, Flow, MotionStore
+from SAM2PropagateLib.engine.motion import AHEAD, Flow, MotionStore, Picture
 from SAM2PropagateLib.engine.report import Ready, Report
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.shape import closed
@@ -27,6 +29,15 @@ _Result = TypeVar("_Result")
 
 # The most masks that are read back at once.
 _MOST_MASKS = 32
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """A frame that a front reaches; `flow` and `picture` are None without motion."""
+
+    features: EncodedFrame
+    flow: Flow | None = None
+    picture: Picture | None = None
 
 
 class Counter:
@@ -122,44 +133,46 @@ class Carrier:
         features = self._features.get(
             [(a.sight, a.front.next_frame) for a in active], ((a.sight, frame) for a, frame in upcoming)
         )
-        seen = {id(a.front): features[a.sight, a.front.next_frame] for a in active}
-        flows = {}
-        if self._motion is not None:
-            flows = {id(a.front): self._motion.get(a.sight, a.front.next_frame, a.front.step) for a in active}
+        reached = {}
+        for a in active:
+            sight, frame = a.sight, a.front.next_frame
+            moved = (
+                ()
+                if self._motion is None
+                else (self._motion.get(sight, frame, a.front.step), self._motion.picture(sight, frame))
+            )
+            reached[id(a.front)] = _Reached(features[sight, frame], *moved)
         fronts = [a.front for a in active]
         for group in batches(fronts, self._max_batch):
-            self._advance(group, seen, flows)
+            self._advance(group, reached)
             counter.computed += len(group)
         return fronts
 
-    def _advance(
-        self, group: list[Front], seen: Mapping[int, EncodedFrame], flows: Mapping[int, Flow]
-    ) -> None:
+    def _advance(self, group: list[Front], reached: Mapping[int, _Reached]) -> None:
         """Move a batch of fronts one frame further; with too little memory, in halves."""
-        if self._try_to_advance(group, seen, flows):
+        if self._try_to_advance(group, [reached[id(front)] for front in group]):
             return
         if len(group) > 1:
             self._max_batch = max(1, len(group) // 2)
-            self._advance(group[: self._max_batch], seen, flows)
-            self._advance(group[self._max_batch :], seen, flows)
+            self._advance(group[: self._max_batch], reached)
+            self._advance(group[self._max_batch :], reached)
         elif self._features.offload():
-            self._advance(group, seen, flows)
+            self._advance(group, reached)
         else:
             raise out_of_memory_error(self._steps.device)
 
-    def _try_to_advance(
-        self, group: list[Front], seen: Mapping[int, EncodedFrame], flows: Mapping[int, Flow]
-    ) -> bool:
+    def _try_to_advance(self, group: list[Front], reached: Sequence[_Reached]) -> bool:
         """Try that, and tell whether there was enough memory; if not, the attempt's memory is free on
         return."""
-        features = [seen[id(front)] for front in group]
+        features = [one.features for one in reached]
         try:
             # Everything stays on the device, and the memory is made of the fused mask.
             decoded = self._steps.track(features, [front.recall() for front in group])
-            carried: Sequence[torch.Tensor | None] = [None] * len(group)
-            if flows:
+            carried: Sequence[Carried | None] = [None] * len(group)
+            if self._motion is not None:
                 before = [front.carried for front in group if front.carried is not None]
-                decoded, carried = fused(decoded, before, [flows[id(front)] for front in group])
+                flows = [one.flow for one in reached if one.flow is not None]
+                decoded, carried = fused(decoded, before, flows, self._maps(reached))
             settled = self._steps.settled(held(decoded, [front.holds for front in group]))
             memories = self._steps.remember(features, settled, prompted=False)
             found = Tracked.of(settled)
@@ -170,6 +183,10 @@ class Carrier:
         for front, one, memory, mask in zip(group, found, memories, carried, strict=True):
             front.advance(one, memory, mask)
         return True
+
+    def _maps(self, reached: Sequence[_Reached]) -> list[list[torch.Tensor]]:
+        device = self._steps.device
+        return [pixel_maps(one.picture, one.features, device) for one in reached if one.picture is not None]
 
     # --- what is known ------------------------------------------------------------------------------
 

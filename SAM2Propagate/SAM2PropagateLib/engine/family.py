@@ -26,6 +26,11 @@ class EncodedFrame(Protocol):
     def nbytes(self) -> int:
         """The size in bytes."""
 
+    @property
+    def maps(self) -> Sequence[torch.Tensor]:
+        """Its finer maps, (channels, side, side) each, which tell pixels apart; see `appearance`. May be
+        empty."""
+
     def to(self, device: torch.device | str) -> Any:
         """Return the same on a device."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from SAM2PropagateLib.engine.family import Decoded, FrameMemory, Recall
+from SAM2PropagateLib.engine.fusion import Carried
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ class Front:
         course: start and direction.
         memory: of the keyframe.
         uses: how many memories each frame is tracked from.
-        carried: the keyframe's mask for the motion; see `fusion.carried`. None: without motion.
+        carried: what the motion carries from the keyframe; None: without motion.
     """
 
     def __init__(
-        self, course: Course, memory: FrameMemory, uses: Recollection, carried: torch.Tensor | None = None
+        self, course: Course, memory: FrameMemory, uses: Recollection, carried: Carried | None = None
     ) -> None:
         self.source, self.step, self.holds = course.source, course.step, course.holds
         self.carried = carried
@@ -138,7 +139,7 @@ class Front:
         while self.unread:
             self.tell(bool((self.found[self.source + self.step * (self._told + 1)].logits > 0).any()))
 
-    def advance(self, found: Tracked, memory: FrameMemory, carried: torch.Tensor | None = None) -> None:
+    def advance(self, found: Tracked, memory: FrameMemory, carried: Carried | None = None) -> None:
         """Record the result on the next frame, and move one frame further."""
         self.found[self.next_frame] = found
         self.carried = carried

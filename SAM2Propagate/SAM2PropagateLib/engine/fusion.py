@@ -2,18 +2,20 @@
 
 The model knows what the structure looks like and where its edge is; the motion knows where the previous mask
 has moved. The model's estimate of its mask's IoU decides how much it counts: it is low where the model has
-lost a structure that the motion still holds.
+lost a structure that the motion still holds. Near the edge of both together, the appearance of the pixels
+counts, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from SAM2PropagateLib.engine.appearance import Appearance, near_edge
 from SAM2PropagateLib.engine.family import Decoded
 from SAM2PropagateLib.engine.motion import SIDE, Flow
 from SAM2PropagateLib.engine.transfer import uploaded
@@ -33,33 +35,59 @@ _BARELY = 0.01
 _CRISPER = 1.15
 
 
-def carried(logits: torch.Tensor) -> torch.Tensor:
-    """Return a keyframe's mask for the motion: float32 (side, side) from logits (4h, 4w)."""
-    return _resized(logits.float()[None], max(SIDE, logits.shape[-1]))[0].clamp(-_LIMIT, _LIMIT)
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What is carried along the motion, on the device.
+
+    Attributes:
+        mask: float32 (side, side), limited logits on the last frame.
+        appearance: of the structure on the keyframe.
+    """
+
+    mask: torch.Tensor
+    appearance: Appearance
+
+    @staticmethod
+    def of(logits: torch.Tensor, maps: Sequence[torch.Tensor]) -> Carried:
+        """Return what is carried from a keyframe.
+
+        Args:
+            logits: (4h, 4w), of its mask.
+            maps: of the frame, see `appearance.pixel_maps`.
+        """
+        mask = _resized(logits.float()[None], max(SIDE, logits.shape[-1]))[0].clamp(-_LIMIT, _LIMIT)
+        return Carried(mask, Appearance.learned(maps, mask))
 
 
 def fused(
-    decoded: Decoded, before: Sequence[torch.Tensor], flows: Sequence[Flow]
-) -> tuple[Decoded, list[torch.Tensor]]:
+    decoded: Decoded,
+    before: Sequence[Carried],
+    flows: Sequence[Flow],
+    maps: Sequence[Sequence[torch.Tensor]],
+) -> tuple[Decoded, list[Carried]]:
     """Return the model's answers for a batch of frames, fused with the masks that the motion carries there.
 
     Args:
         decoded: as the model tracked it, before absent segments lose their masks.
-        before: each entry's mask on the frame before, from `carried` or this function.
+        before: what each entry carries from the frame before.
         flows: each entry's motion from the frame before.
+        maps: of each entry's frame, see `appearance.pixel_maps`.
 
     Returns:
-        The answers with fused logits (n, 4h, 4w), and each entry's mask for the next frame.
+        The answers with fused logits (n, 4h, 4w), and what each entry carries to the next frame.
     """
-    masks = torch.stack(list(before))
+    masks = torch.stack([one.mask for one in before])
+    evidence = torch.stack([one.appearance.evidence(known) for one, known in zip(before, maps, strict=True)])
     side, grid = masks.shape[-1], decoded.logits.shape[-1]
     moved = _moved(masks, uploaded(torch.from_numpy(np.stack(flows)), masks.device).float())
     trust = ((decoded.iou - _LOST) / (_SURE - _LOST)).clamp(0, 1)
     share = (_LEAST + (_MOST - _LEAST) * trust)[:, None, None]
     found = _resized(decoded.logits, side).clamp(-_LIMIT, _LIMIT)
     both = share * found + (1 - share) * moved
+    both = both + near_edge(both) * _resized(evidence, side)
     crisp = (both * _CRISPER).clamp(-_LIMIT, _LIMIT)
-    return replace(decoded, logits=_averaged(both, grid)), list(crisp)
+    carried = [replace(one, mask=mask) for one, mask in zip(before, crisp, strict=True)]
+    return replace(decoded, logits=_averaged(both, grid)), carried
 
 
 def held(decoded: Decoded, holds: Sequence[bool]) -> Decoded:

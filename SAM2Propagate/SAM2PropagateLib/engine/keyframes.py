@@ -20,6 +20,7 @@ from SAM2PropagateLib.engine.family import (
     ModelSteps,
 )
 from SAM2PropagateLib.engine.features import FeatureStore
+from SAM2PropagateLib.engine.fusion import Carried
 from SAM2PropagateLib.engine.memory_limits import with_room
 from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
 from SAM2PropagateLib.engine.refine import Aim, ClickAt, aim_of, refined, toggled
@@ -46,12 +47,13 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class Keyframe:
-    """A decoded keyframe. Its memory is made when it is carried, not for a preview.
+    """A decoded keyframe. What it needs for that is made when it is carried, not for a preview.
 
     Attributes:
         decoded: a batch of one, on the device.
         mask: bool, (rows, columns) of the native frame.
         iou, object_score: as in `decoded`.
+        memory, carried: for the frames beside it.
         edge, note: see `FrameMask`.
     """
 
@@ -61,6 +63,7 @@ class Keyframe:
     iou: float
     object_score: float
     memory: FrameMemory | None = None
+    carried: Carried | None = None
     edge: Callable[[], np.ndarray] | None = None
     note: Words = ""
 

@@ -32,6 +32,9 @@ _FINEST_SCALE, _PATCH_STRIDE, _DESCENTS, _SMOOTHINGS = 0, 4, 12, 0
 _Pair = tuple[Sight, int, int]
 
 
+# uint8 (SIDE, SIDE): a frame as the model sees it.
+Picture = npt.NDArray[np.uint8]
+
 # float16 (SIDE, SIDE, 2): how far (x, y) from each pixel of a frame its content lay on the frame before, in
 # pixels.
 Flow = npt.NDArray[np.float16]
@@ -85,6 +88,10 @@ class MotionStore:
             self._kept.pop((sight, frame, step), None)
             raise
 
+    def picture(self, sight: Sight, frame: int) -> Picture:
+        """Return the picture of a frame that is registered."""
+        return self._picture(sight, frame)
+
     def prepare(self, pairs: Iterable[_Pair]) -> None:
         """Register pairs in the background, in this order; pairs that are kept already cost nothing."""
         for pair in pairs:
@@ -119,8 +126,7 @@ class MotionStore:
         flow = self._method().calc(picture, before, None)  # type: ignore[call-overload]
         return np.asarray(flow, np.float16)
 
-    def _seen(self, sight: Sight, frame: int) -> npt.NDArray[np.uint8]:
-        """Return uint8 (SIDE, SIDE): a frame as the model sees it."""
+    def _seen(self, sight: Sight, frame: int) -> Picture:
         native = self._frame(sight, frame)
         crop = replace(sight.crop, size=SIDE)
         gray = imaging.to_gray(imaging.to_model_input([native], crop, torch.device("cpu")))

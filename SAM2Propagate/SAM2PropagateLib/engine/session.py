@@ -11,12 +11,13 @@ import numpy.typing as npt
 import torch
 
 from SAM2PropagateLib.engine import crops, imaging
+from SAM2PropagateLib.engine.appearance import pixel_maps
 from SAM2PropagateLib.engine.carry import Carrier, Counter
 from SAM2PropagateLib.engine.crops import Sight
 from SAM2PropagateLib.engine.family import MASK_PROMPT_LOGIT, EncodedFrame, ModelSteps
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.front import Course, Front, Recollection
-from SAM2PropagateLib.engine.fusion import carried
+from SAM2PropagateLib.engine.fusion import Carried
 from SAM2PropagateLib.engine.jobs import WITHDRAWN, Job, Track, Work, keyframe_mark, shapes_beside, work_of
 from SAM2PropagateLib.engine.keyframes import Keyframe, KeyframeDecoder
 from SAM2PropagateLib.engine.memory_limits import told_of_memory, with_room
@@ -370,9 +371,23 @@ class EngineSession:
                 Course(source, step, holds),
                 self._decoder.memory(track.sight, source, keyframe),
                 Recollection(self._steps.slots, min(self.frame_count, self._steps.max_pointers)),
-                None if self.motion is None else carried(keyframe.decoded.logits[0]),
+                self._carried(track.sight, source, keyframe),
             )
         return track.fronts[name]
+
+    def _carried(self, sight: Sight, frame: int, keyframe: Keyframe) -> Carried | None:
+        """Return what the motion carries from a keyframe, and make it if there is none yet."""
+        if keyframe.carried is None and self.motion is not None:
+            device = self._steps.device
+            features = self.features.get([(sight, frame)])[sight, frame]
+            picture = self.motion.picture(sight, frame)
+            logits = keyframe.decoded.logits[0]
+            keyframe.carried = with_room(
+                lambda: Carried.of(logits, pixel_maps(picture, features, device)),
+                self.features.offload,
+                device,
+            )
+        return keyframe.carried
 
     @staticmethod
     def _drop_old_fronts(track: Track, keyframes: Mapping[int, FramePrompts]) -> None:

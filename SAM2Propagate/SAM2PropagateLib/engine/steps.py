@@ -43,6 +43,11 @@ class FrameFeatures:
     def nbytes(self) -> int:
         return sum(t.nelement() * t.element_size() for t in (self.fine, self.middle, self.coarse))
 
+    @property
+    def maps(self) -> tuple[torch.Tensor, ...]:
+        """The two finer ones."""
+        return self.fine, self.middle
+
     def to(self, device: torch.device | str) -> FrameFeatures:
         """Return the same features on a device."""
         parts = (self.fine, self.middle, self.coarse)

@@ -1,0 +1,105 @@
+"""What is learned of a structure's appearance on a keyframe, and what it says of other frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from SAM2PropagateLib.engine.appearance import Appearance, near_edge, pixel_maps
+from SAM2PropagateLib.engine.motion import SIDE
+from SAM2PropagateLib.engine.steps import FrameFeatures
+
+CPU = torch.device("cpu")
+
+
+def disc(x: float, y: float, radius: float, side: int = SIDE) -> np.ndarray:
+    """bool (side, side); places and radius in pixels of `SIDE`."""
+    rows, columns = np.mgrid[0:side, 0:side] * (SIDE / side)
+    return np.hypot(columns - x, rows - y) < radius
+
+
+def frame(gray: np.ndarray, fine: np.ndarray | None = None) -> list[torch.Tensor]:
+    """The maps of a frame with these gray values, and this as its fine feature; the other is blank."""
+    shown = np.zeros((SIDE, SIDE)) if fine is None else fine
+    feature = torch.from_numpy(shown[::2, ::2].astype(np.float32))[None]
+    blank = torch.zeros(1, SIDE // 4, SIDE // 4)
+    return pixel_maps(gray.astype(np.uint8), FrameFeatures(feature, blank, blank), CPU)
+
+
+def logits(mask: np.ndarray) -> torch.Tensor:
+    return torch.where(torch.from_numpy(mask), 6.0, -6.0)
+
+
+def agreement(evidence: torch.Tensor, mask: np.ndarray) -> float:
+    found = evidence.numpy() > 0
+    return float(2 * (found & mask).sum() / (found.sum() + mask.sum()))
+
+
+KEY, LATER = disc(90, 90, 30), disc(100, 84, 22)
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(170, 120), (60, 130)])
+def test_a_structure_is_known_by_its_gray_value(inside: int, outside: int) -> None:
+    noise = np.random.default_rng(1).normal(0, 10, (2, SIDE, SIDE))
+    shown = [np.where(mask, inside, outside) + noise[n] for n, mask in enumerate((KEY, LATER))]
+    learned = Appearance.learned(frame(shown[0]), logits(KEY))
+    assert agreement(learned.evidence(frame(shown[1])), LATER) > 0.9
+
+
+def test_a_structure_is_known_by_a_feature_where_all_is_gray() -> None:
+    gray = np.full((SIDE, SIDE), 128)
+    learned = Appearance.learned(frame(gray, np.where(KEY, 0.3, -0.1)), logits(KEY))
+    evidence = learned.evidence(frame(gray, np.where(LATER, 0.3, -0.1)))
+    assert agreement(evidence, LATER) > 0.9
+    assert evidence.shape == (SIDE, SIDE)
+
+
+def test_a_structure_is_known_by_its_texture() -> None:
+    noise = np.random.default_rng(2).normal(0, 1, (2, SIDE, SIDE))
+    shown = [120 + noise[n] * np.where(mask, 40, 4) for n, mask in enumerate((KEY, LATER))]
+    learned = Appearance.learned(frame(shown[0]), logits(KEY))
+    assert agreement(learned.evidence(frame(shown[1])), LATER) > 0.85
+
+
+def test_what_looks_like_its_surroundings_gets_little_evidence() -> None:
+    noise = np.random.default_rng(3).normal(120, 20, (2, SIDE, SIDE))
+    alike = Appearance.learned(frame(noise[0]), logits(KEY)).evidence(frame(noise[1]))
+    bright = np.where(KEY, 200, 60)
+    clear = Appearance.learned(frame(bright), logits(KEY)).evidence(frame(bright))
+    assert alike.abs().mean() < 0.3 * clear.abs().mean()
+
+
+def test_what_is_far_away_is_not_learned_from() -> None:
+    # The same gray value far from the structure does not make it less clear.
+    gray = np.where(KEY | disc(170, 170, 18), 200, 60)
+    learned = Appearance.learned(frame(gray), logits(KEY))
+    assert agreement(learned.evidence(frame(np.where(LATER, 200, 60))), LATER) > 0.95
+
+
+def test_a_small_structure_counts_as_much_as_a_large_one() -> None:
+    small = disc(90, 90, 3)
+    learned = Appearance.learned(frame(np.where(small, 200, 60)), logits(small))
+    assert learned.evidence(frame(np.where(LATER, 200, 60)))[84, 100] > 1
+
+
+@pytest.mark.parametrize("mask", [np.zeros((SIDE, SIDE), bool), np.ones((SIDE, SIDE), bool)])
+def test_from_nothing_and_from_everything_nothing_is_learned(mask: np.ndarray) -> None:
+    maps = frame(np.where(KEY, 200, 60))
+    assert not Appearance.learned(maps, logits(mask)).evidence(maps).any()
+
+
+def test_evidence_is_limited() -> None:
+    learned = Appearance.learned(frame(np.where(KEY, 130, 126)), logits(KEY))
+    assert learned.evidence(frame(np.where(LATER, 255, 0))).abs().max() < 4
+
+
+@pytest.mark.parametrize("side", [SIDE, 256])
+def test_the_edge_is_as_wide_on_every_grid(side: int) -> None:
+    mask = disc(90, 90, 40, side)
+    near = near_edge(logits(mask)[None])[0].numpy() > 0
+    assert near.shape == mask.shape
+    width = near[round(90 * side / SIDE)].sum() / 2 * SIDE / side
+    assert width == pytest.approx(6, abs=1)
+    assert not near_edge(torch.full((1, side, side), -6.0)).any()
+    assert not near_edge(torch.full((1, side, side), 6.0)).any()
