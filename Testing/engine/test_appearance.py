@@ -36,6 +36,10 @@ def agreement(evidence: torch.Tensor, mask: np.ndarray) -> float:
     return float(2 * (found & mask).sum() / (found.sum() + mask.sum()))
 
 
+def learned_from(maps: list[torch.Tensor], mask_logits: torch.Tensor, iou: float = 1.0) -> Appearance:
+    return Appearance.learned(maps, mask_logits, torch.tensor(iou))
+
+
 KEY, LATER = disc(90, 90, 30), disc(100, 84, 22)
 
 
@@ -43,13 +47,13 @@ KEY, LATER = disc(90, 90, 30), disc(100, 84, 22)
 def test_a_structure_is_known_by_its_gray_value(inside: int, outside: int) -> None:
     noise = np.random.default_rng(1).normal(0, 10, (2, SIDE, SIDE))
     shown = [np.where(mask, inside, outside) + noise[n] for n, mask in enumerate((KEY, LATER))]
-    learned = Appearance.learned(frame(shown[0]), logits(KEY))
+    learned = learned_from(frame(shown[0]), logits(KEY))
     assert agreement(learned.evidence(frame(shown[1])), LATER) > 0.9
 
 
 def test_a_structure_is_known_by_a_feature_where_all_is_gray() -> None:
     gray = np.full((SIDE, SIDE), 128)
-    learned = Appearance.learned(frame(gray, np.where(KEY, 0.3, -0.1)), logits(KEY))
+    learned = learned_from(frame(gray, np.where(KEY, 0.3, -0.1)), logits(KEY))
     evidence = learned.evidence(frame(gray, np.where(LATER, 0.3, -0.1)))
     assert agreement(evidence, LATER) > 0.9
     assert evidence.shape == (SIDE, SIDE)
@@ -58,39 +62,58 @@ def test_a_structure_is_known_by_a_feature_where_all_is_gray() -> None:
 def test_a_structure_is_known_by_its_texture() -> None:
     noise = np.random.default_rng(2).normal(0, 1, (2, SIDE, SIDE))
     shown = [120 + noise[n] * np.where(mask, 40, 4) for n, mask in enumerate((KEY, LATER))]
-    learned = Appearance.learned(frame(shown[0]), logits(KEY))
+    learned = learned_from(frame(shown[0]), logits(KEY))
     assert agreement(learned.evidence(frame(shown[1])), LATER) > 0.85
 
 
 def test_what_looks_like_its_surroundings_gets_little_evidence() -> None:
     noise = np.random.default_rng(3).normal(120, 20, (2, SIDE, SIDE))
-    alike = Appearance.learned(frame(noise[0]), logits(KEY)).evidence(frame(noise[1]))
+    alike = learned_from(frame(noise[0]), logits(KEY)).evidence(frame(noise[1]))
     bright = np.where(KEY, 200, 60)
-    clear = Appearance.learned(frame(bright), logits(KEY)).evidence(frame(bright))
+    clear = learned_from(frame(bright), logits(KEY)).evidence(frame(bright))
     assert alike.abs().mean() < 0.3 * clear.abs().mean()
 
 
 def test_what_is_far_away_is_not_learned_from() -> None:
     # The same gray value far from the structure does not make it less clear.
     gray = np.where(KEY | disc(170, 170, 18), 200, 60)
-    learned = Appearance.learned(frame(gray), logits(KEY))
+    learned = learned_from(frame(gray), logits(KEY))
     assert agreement(learned.evidence(frame(np.where(LATER, 200, 60))), LATER) > 0.95
 
 
 def test_a_small_structure_counts_as_much_as_a_large_one() -> None:
     small = disc(90, 90, 3)
-    learned = Appearance.learned(frame(np.where(small, 200, 60)), logits(small))
-    assert learned.evidence(frame(np.where(LATER, 200, 60)))[84, 100] > 1
+    learned = learned_from(frame(np.where(small, 200, 60)), logits(small))
+    assert agreement(learned.evidence(frame(np.where(LATER, 200, 60))), LATER) > 0.95
+
+
+def test_the_less_sure_the_keyframe_the_less_is_learned() -> None:
+    maps = frame(np.where(KEY, 200, 60))
+    sure, less, hardly = (learned_from(maps, logits(KEY), iou).evidence(maps) for iou in (0.9, 0.7, 0.4))
+    assert less.abs().mean() < 0.8 * sure.abs().mean()
+    assert agreement(less, KEY) > 0.95
+    assert not hardly.any()
+
+
+def test_pixels_that_the_keyframe_is_unsure_of_count_less() -> None:
+    # A part of the mask looks like what is around it, and the mask is not sure of that part.
+    part = disc(105, 90, 10)
+    noise = np.random.default_rng(5).normal(0, 15, (SIDE, SIDE))
+    maps = frame(np.where(KEY & ~part, 140, 120) + noise)
+    unsure = torch.where(torch.from_numpy(part), 0.3, logits(KEY))
+    around = disc(90, 90, 42) & ~KEY
+    against = [learned_from(maps, one).evidence(maps)[around].mean() for one in (unsure, logits(KEY))]
+    assert against[0] < against[1]
 
 
 @pytest.mark.parametrize("mask", [np.zeros((SIDE, SIDE), bool), np.ones((SIDE, SIDE), bool)])
 def test_from_nothing_and_from_everything_nothing_is_learned(mask: np.ndarray) -> None:
     maps = frame(np.where(KEY, 200, 60))
-    assert not Appearance.learned(maps, logits(mask)).evidence(maps).any()
+    assert not learned_from(maps, logits(mask)).evidence(maps).any()
 
 
 def test_evidence_is_limited() -> None:
-    learned = Appearance.learned(frame(np.where(KEY, 130, 126)), logits(KEY))
+    learned = learned_from(frame(np.where(KEY, 130, 126)), logits(KEY))
     assert learned.evidence(frame(np.where(LATER, 255, 0))).abs().max() < 4
 
 

@@ -28,6 +28,8 @@ _AROUND, _LEAST_RADIUS = 0.5, 3.0
 _RIDGE = 1e-2
 # A pixel counts less where the keyframe's mask is unsure of it: its logit, as a share of this.
 _SURE = 6.0
+# From a keyframe with the first predicted IoU nothing is learned, from one with the second all.
+_POOR, _GOOD = 0.6, 0.8
 # What its answer, about -1 to 1, is worth in logits, and at most. Evidence for the structure counts less than
 # evidence against it: what lies next to a structure often looks like it.
 _GAIN, _LIMIT, _FOR = 5.4, 3.6, 0.5
@@ -53,12 +55,13 @@ class Appearance:
     weights: torch.Tensor
 
     @staticmethod
-    def learned(maps: Sequence[torch.Tensor], logits: torch.Tensor) -> Appearance:
+    def learned(maps: Sequence[torch.Tensor], logits: torch.Tensor, iou: torch.Tensor) -> Appearance:
         """Learn from a keyframe. From an empty mask, or one that fills its grid, nothing is learned.
 
         Args:
             maps: of the frame, see `pixel_maps`.
             logits: float32 (side, side), the keyframe's mask.
+            iou: float32 (), its predicted IoU.
         """
         pixels = torch.cat([_resized(one, SIDE) for one in maps]).flatten(1)
         logits = _resized(logits[None], SIDE)[0]
@@ -70,7 +73,8 @@ class Appearance:
         ridge = _RIDGE * power.diagonal().mean() + 1e-6
         power = power + ridge * torch.eye(len(power), device=power.device)
         wanted = weighted @ torch.where(mask, 1.0, -1.0).flatten()
-        return Appearance(_solved(power, wanted))
+        trust = ((iou - _POOR) / (_GOOD - _POOR)).clamp(0, 1)
+        return Appearance(_solved(power, wanted) * trust)
 
     def evidence(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return logits that pixels of a frame belong to the structure, float32 (SIDE, SIDE)."""

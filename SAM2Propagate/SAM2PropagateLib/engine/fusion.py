@@ -48,15 +48,16 @@ class Carried:
     appearance: Appearance
 
     @staticmethod
-    def of(logits: torch.Tensor, maps: Sequence[torch.Tensor]) -> Carried:
+    def of(decoded: Decoded, maps: Sequence[torch.Tensor]) -> Carried:
         """Return what is carried from a keyframe.
 
         Args:
-            logits: (4h, 4w), of its mask.
+            decoded: its mask, a batch of one.
             maps: of the frame, see `appearance.pixel_maps`.
         """
-        mask = _resized(logits.float()[None], max(SIDE, logits.shape[-1]))[0].clamp(-_LIMIT, _LIMIT)
-        return Carried(mask, Appearance.learned(maps, mask))
+        side = max(SIDE, decoded.logits.shape[-1])
+        mask = _resized(decoded.logits.float(), side)[0].clamp(-_LIMIT, _LIMIT)
+        return Carried(mask, Appearance.learned(maps, mask, decoded.iou[0].float()))
 
 
 def fused(

@@ -381,9 +381,8 @@ class EngineSession:
             device = self._steps.device
             features = self.features.get([(sight, frame)])[sight, frame]
             picture = self.motion.picture(sight, frame)
-            logits = keyframe.decoded.logits[0]
             keyframe.carried = with_room(
-                lambda: Carried.of(logits, pixel_maps(picture, features, device)),
+                lambda: Carried.of(keyframe.decoded, pixel_maps(picture, features, device)),
                 self.features.offload,
                 device,
             )
