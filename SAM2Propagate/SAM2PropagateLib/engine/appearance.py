@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from SAM2PropagateLib.engine.family import EncodedFrame
+from SAM2PropagateLib.engine.imaging import resized
 from SAM2PropagateLib.engine.motion import SIDE, Picture
 from SAM2PropagateLib.engine.shape import depth_inside
 from SAM2PropagateLib.engine.transfer import uploaded
@@ -63,8 +64,8 @@ class Appearance:
             logits: float32 (side, side), the keyframe's mask.
             iou: float32 (), its predicted IoU.
         """
-        pixels = torch.cat([_resized(one, SIDE) for one in maps]).flatten(1)
-        logits = _resized(logits[None], SIDE)[0]
+        pixels = torch.cat([resized(one, SIDE) for one in maps]).flatten(1)
+        logits = resized(logits[None], SIDE)[0]
         mask = logits > 0
         worth = (_worth(mask) * (logits.abs() / _SURE).clamp(max=1)).flatten()
         weighted = pixels * worth
@@ -77,11 +78,15 @@ class Appearance:
         return Appearance(_solved(power, wanted) * trust)
 
     def evidence(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return logits that pixels of a frame belong to the structure, float32 (SIDE, SIDE)."""
+        """Return logits that pixels of a frame belong to the structure, float32 (SIDE, SIDE).
+
+        Args:
+            maps: of the frame, see `pixel_maps`.
+        """
         parts = self.weights.split([len(one) for one in maps])
         # Weighted before it is enlarged, which gives the same and is faster.
         found = [
-            _resized(torch.tensordot(part, one, 1)[None], SIDE) for part, one in zip(parts, maps, strict=True)
+            resized(torch.tensordot(part, one, 1)[None], SIDE) for part, one in zip(parts, maps, strict=True)
         ]
         evidence = (torch.cat(found).sum(0) * _GAIN).clamp(-_LIMIT, _LIMIT)
         return torch.where(evidence > 0, evidence * _FOR, evidence)
@@ -120,7 +125,7 @@ def near_edge(masks: torch.Tensor) -> torch.Tensor:
 
 
 def _worth(mask: torch.Tensor) -> torch.Tensor:
-    """Return what pixels count when they are learned from: the structure as much as what is around it."""
+    """Return how much each pixel counts in learning: the structure as much as what is around it."""
     area = mask.sum()
     radius = (area / torch.pi).sqrt().clamp(min=_LEAST_RADIUS)
     around = ~mask & (depth_inside(~mask) < _AROUND * radius)
@@ -147,10 +152,3 @@ def _smoothed(pictures: torch.Tensor) -> torch.Tensor:
     padded = F.pad(pictures, (reach,) * 4, mode="replicate")
     down = F.conv2d(padded, kernels[..., None])
     return F.conv2d(down, kernels[:, :, None], groups=len(_SMOOTHED))
-
-
-def _resized(maps: torch.Tensor, side: int) -> torch.Tensor:
-    """Return (n, side, side) from (n, rows, columns)."""
-    if maps.shape[-1] == side:
-        return maps
-    return F.interpolate(maps[None], size=(side, side), mode="bilinear", align_corners=False)[0]

@@ -133,20 +133,19 @@ class Carrier:
         features = self._features.get(
             [(a.sight, a.front.next_frame) for a in active], ((a.sight, frame) for a, frame in upcoming)
         )
-        reached = {}
-        for a in active:
-            sight, frame = a.sight, a.front.next_frame
-            moved = (
-                ()
-                if self._motion is None
-                else (self._motion.get(sight, frame, a.front.step), self._motion.picture(sight, frame))
-            )
-            reached[id(a.front)] = _Reached(features[sight, frame], *moved)
+        reached = {id(a.front): self._reached(a, features[a.sight, a.front.next_frame]) for a in active}
         fronts = [a.front for a in active]
         for group in batches(fronts, self._max_batch):
             self._advance(group, reached)
             counter.computed += len(group)
         return fronts
+
+    def _reached(self, active: Active, features: EncodedFrame) -> _Reached:
+        if self._motion is None:
+            return _Reached(features)
+        sight, frame = active.sight, active.front.next_frame
+        flow = self._motion.get(sight, frame, active.front.step)
+        return _Reached(features, flow, self._motion.picture(sight, frame))
 
     def _advance(self, group: list[Front], reached: Mapping[int, _Reached]) -> None:
         """Move a batch of fronts one frame further; with too little memory, in halves."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from SAM2PropagateLib.engine.appearance import Appearance, near_edge
 from SAM2PropagateLib.engine.family import Decoded
+from SAM2PropagateLib.engine.imaging import resized
 from SAM2PropagateLib.engine.motion import SIDE, Flow
 from SAM2PropagateLib.engine.transfer import uploaded
 
@@ -56,7 +57,7 @@ class Carried:
             maps: of the frame, see `appearance.pixel_maps`.
         """
         side = max(SIDE, decoded.logits.shape[-1])
-        mask = _resized(decoded.logits.float(), side)[0].clamp(-_LIMIT, _LIMIT)
+        mask = resized(decoded.logits.float(), side)[0].clamp(-_LIMIT, _LIMIT)
         return Carried(mask, Appearance.learned(maps, mask, decoded.iou[0].float()))
 
 
@@ -83,9 +84,9 @@ def fused(
     moved = _moved(masks, uploaded(torch.from_numpy(np.stack(flows)), masks.device).float())
     trust = ((decoded.iou - _LOST) / (_SURE - _LOST)).clamp(0, 1)
     share = (_LEAST + (_MOST - _LEAST) * trust)[:, None, None]
-    found = _resized(decoded.logits, side).clamp(-_LIMIT, _LIMIT)
+    found = resized(decoded.logits, side).clamp(-_LIMIT, _LIMIT)
     both = share * found + (1 - share) * moved
-    both = both + near_edge(both) * _resized(evidence, side)
+    both = both + near_edge(both) * resized(evidence, side)
     crisp = (both * _CRISPER).clamp(-_LIMIT, _LIMIT)
     carried = [replace(one, mask=mask) for one, mask in zip(before, crisp, strict=True)]
     return replace(decoded, logits=_averaged(both, grid)), carried
@@ -101,13 +102,6 @@ def held(decoded: Decoded, holds: Sequence[bool]) -> Decoded:
     known = uploaded(torch.tensor(holds), decoded.object_score.device)
     score = torch.where(known, decoded.object_score.clamp(min=_BARELY), decoded.object_score)
     return replace(decoded, object_score=score)
-
-
-def _resized(logits: torch.Tensor, side: int) -> torch.Tensor:
-    """Return (n, side, side) from (n, rows, columns)."""
-    if logits.shape[-1] == side:
-        return logits
-    return F.interpolate(logits[:, None], size=(side, side), mode="bilinear", align_corners=False)[:, 0]
 
 
 def _averaged(logits: torch.Tensor, side: int) -> torch.Tensor:

@@ -98,6 +98,13 @@ def shown_part(crop: FrameCrop) -> tuple[slice, slice]:
     return slice(top, max(min(y1, rows), top)), slice(left, max(min(x1, columns), left))
 
 
+def resized(maps: torch.Tensor, side: int) -> torch.Tensor:
+    """Return (n, side, side) from (n, rows, columns), by bilinear interpolation."""
+    if maps.shape[-1] == side:
+        return maps
+    return F.interpolate(maps[None], size=(side, side), mode="bilinear", align_corners=False)[0]
+
+
 def edge_steps(logits: torch.Tensor, crop: FrameCrop) -> np.ndarray:
     """Return how the edge of a mask runs between native pixels.
 
