@@ -46,7 +46,7 @@ class MovingFrames:
 
 @pytest.mark.parametrize("step", [1, -1])
 def test_the_flow_says_where_each_pixel_was_on_the_frame_before(step: int) -> None:
-    flow = MotionStore(MovingFrames(), 10 * PAIR_BYTES).get(sight(), 3, step)
+    flow = MotionStore(MovingFrames(), 10 * PAIR_BYTES).get(sight(), 3, step).flow
     assert flow.shape == (SIDE, SIDE, 2)
     inner = flow[40:-40, 40:-40].astype(float)
     # On the way forward the pattern comes from the left: at x it was at x - SHIFT.
@@ -60,6 +60,7 @@ def test_a_pair_is_registered_once_and_a_picture_read_once() -> None:
     store.prepare((sight(), frame, 1) for frame in range(1, 6))
     first = store.get(sight(), 4, 1)
     assert store.get(sight(), 4, 1) is first
+    np.testing.assert_array_equal(first.picture, store.picture(sight(), 4))
     store.prepare([(sight(), 4, 1)])
     assert store.registered_pairs == 5
     assert sorted(frame for _, frame in frames.reads) == [0, 1, 2, 3, 4, 5]
@@ -89,7 +90,7 @@ def test_the_pair_used_longest_ago_goes_first_when_the_budget_is_full() -> None:
 def test_one_pair_is_kept_even_without_a_budget() -> None:
     store = MotionStore(MovingFrames(), 0)
     store.prepare((sight(), frame, 1) for frame in range(1, 6))
-    assert store.get(sight(), 2, 1).shape == (SIDE, SIDE, 2)
+    assert store.get(sight(), 2, 1).flow.shape == (SIDE, SIDE, 2)
 
 
 def test_what_goes_wrong_while_registering_is_raised_where_the_flow_is_wanted() -> None:

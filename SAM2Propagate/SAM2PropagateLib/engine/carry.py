@@ -19,7 +19,7 @@ from SAM2PropagateLib.engine.front import Front, Tracked, batches
 from SAM2PropagateLib.engine.fusion import Carried, fused, held
 from SAM2PropagateLib.engine.jobs import DRAFTED, Active, Job, active_fronts
 from SAM2PropagateLib.engine.memory_limits import out_of_memory_error, with_room
-from SAM2PropagateLib.engine.motion import AHEAD, Flow, MotionStore, Picture
+from SAM2PropagateLib.engine.motion import AHEAD, FrameMotion, MotionStore
 from SAM2PropagateLib.engine.report import Ready, Report
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.shape import closed
@@ -33,11 +33,10 @@ _MOST_MASKS = 32
 
 @dataclass(frozen=True)
 class _Reached:
-    """A frame that a front reaches; `flow` and `picture` are None without motion."""
+    """A frame that fronts reach together; `motion` is None if masks are carried by the model alone."""
 
     features: EncodedFrame
-    flow: Flow | None = None
-    picture: Picture | None = None
+    motion: FrameMotion | None
 
 
 class Counter:
@@ -133,19 +132,17 @@ class Carrier:
         features = self._features.get(
             [(a.sight, a.front.next_frame) for a in active], ((a.sight, frame) for a, frame in upcoming)
         )
-        reached = {id(a.front): self._reached(a, features[a.sight, a.front.next_frame]) for a in active}
+        places = {id(a.front): (a.sight, a.front.next_frame, a.front.step) for a in active}
+        known = {
+            place: _Reached(features[place[:2]], None if self._motion is None else self._motion.get(*place))
+            for place in dict.fromkeys(places.values())
+        }
+        reached = {front: known[place] for front, place in places.items()}
         fronts = [a.front for a in active]
         for group in batches(fronts, self._max_batch):
             self._advance(group, reached)
             counter.computed += len(group)
         return fronts
-
-    def _reached(self, active: Active, features: EncodedFrame) -> _Reached:
-        if self._motion is None:
-            return _Reached(features)
-        sight, frame = active.sight, active.front.next_frame
-        flow = self._motion.get(sight, frame, active.front.step)
-        return _Reached(features, flow, self._motion.picture(sight, frame))
 
     def _advance(self, group: list[Front], reached: Mapping[int, _Reached]) -> None:
         """Move a batch of fronts one frame further; with too little memory, in halves."""
@@ -170,7 +167,7 @@ class Carrier:
             carried: Sequence[Carried | None] = [None] * len(group)
             if self._motion is not None:
                 before = [front.carried for front in group if front.carried is not None]
-                flows = [one.flow for one in reached if one.flow is not None]
+                flows = [one.motion.flow for one in reached if one.motion is not None]
                 decoded, carried = fused(decoded, before, flows, self._maps(reached))
             settled = self._steps.settled(held(decoded, [front.holds for front in group]))
             memories = self._steps.remember(features, settled, prompted=False)
@@ -184,8 +181,13 @@ class Carrier:
         return True
 
     def _maps(self, reached: Sequence[_Reached]) -> list[list[torch.Tensor]]:
-        device = self._steps.device
-        return [pixel_maps(one.picture, one.features, device) for one in reached if one.picture is not None]
+        """Return what is known of the pixels of each frame; fronts that reach one together share it."""
+        made = {
+            id(one): pixel_maps(one.motion.picture, one.features, self._steps.device)
+            for one in {id(one): one for one in reached}.values()
+            if one.motion is not None
+        }
+        return [made[id(one)] for one in reached]
 
     # --- what is known ------------------------------------------------------------------------------
 

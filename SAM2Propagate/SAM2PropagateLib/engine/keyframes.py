@@ -47,13 +47,13 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class Keyframe:
-    """A decoded keyframe. What it needs for that is made when it is carried, not for a preview.
+    """A decoded keyframe. What carrying needs of it is made when it is first carried, not for a preview.
 
     Attributes:
         decoded: a batch of one, on the device.
         mask: bool, (rows, columns) of the native frame.
         iou, object_score: as in `decoded`.
-        memory, carried: for the frames beside it.
+        memory, carried: of this frame, for the frames beside it; None until it is carried.
         edge, note: see `FrameMask`.
     """
 

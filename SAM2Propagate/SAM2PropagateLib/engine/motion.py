@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -39,7 +39,7 @@ Picture = npt.NDArray[np.uint8]
 # pixels.
 Flow = npt.NDArray[np.float16]
 
-PAIR_BYTES = SIDE * SIDE * 2 * 2
+PAIR_BYTES = SIDE * SIDE * (2 * 2 + 1)
 
 # How many pairs are registered ahead of a run.
 AHEAD = 4
@@ -48,13 +48,21 @@ AHEAD = 4
 _PICTURES = 16
 
 
+@dataclass(frozen=True, eq=False)
+class FrameMotion:
+    """A frame's picture, and its flow from a neighbor."""
+
+    picture: Picture
+    flow: Flow
+
+
 class MotionStore:
     """Motion between neighboring frames; the least recently used is dropped first.
 
     Separate threads register pairs ahead of a run, and while a GPU works.
 
     Args:
-        frame: a frame's native pixels through a sight's window, uint8 (rows, columns); called on a thread.
+        frame: a frame's native pixels through a sight's window, uint8 (rows, columns); called on any thread.
         budget: bytes that may be kept.
         threads: pairs registered at once.
     """
@@ -66,15 +74,15 @@ class MotionStore:
         self._budget = budget
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="motion")
         self._thread = threading.local()
-        self._kept: OrderedDict[_Pair, Future[Flow]] = OrderedDict()
+        self._kept: OrderedDict[_Pair, Future[FrameMotion]] = OrderedDict()
         self._picture = lru_cache(_PICTURES)(self._seen)
         self.registered_pairs = 0
 
     def __contains__(self, pair: _Pair) -> bool:
         return pair in self._kept
 
-    def get(self, sight: Sight, frame: int, step: int) -> Flow:
-        """Wait for and return the flow of `frame` from `frame - step`.
+    def get(self, sight: Sight, frame: int, step: int) -> FrameMotion:
+        """Wait for and return the motion of `frame` from `frame - step`.
 
         Args:
             step: +1 or -1.
@@ -89,7 +97,7 @@ class MotionStore:
             raise
 
     def picture(self, sight: Sight, frame: int) -> Picture:
-        """Return the picture of a frame that is registered."""
+        """Return the picture of a frame, also of one that is not registered."""
         return self._picture(sight, frame)
 
     def prepare(self, pairs: Iterable[_Pair]) -> None:
@@ -120,11 +128,11 @@ class MotionStore:
         while len(self._kept) > 1 and len(self._kept) * PAIR_BYTES > self._budget:
             self._kept.popitem(last=False)[1].cancel()
 
-    def _registered(self, sight: Sight, frame: int, step: int) -> Flow:
+    def _registered(self, sight: Sight, frame: int, step: int) -> FrameMotion:
         before, picture = self._picture(sight, frame - step), self._picture(sight, frame)
         # OpenCV's types do not allow None as the initial flow.
         flow = self._method().calc(picture, before, None)  # type: ignore[call-overload]
-        return np.asarray(flow, np.float16)
+        return FrameMotion(picture, np.asarray(flow, np.float16))
 
     def _seen(self, sight: Sight, frame: int) -> Picture:
         native = self._frame(sight, frame)

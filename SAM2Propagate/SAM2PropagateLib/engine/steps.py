@@ -45,7 +45,7 @@ class FrameFeatures:
 
     @property
     def maps(self) -> tuple[torch.Tensor, ...]:
-        """The two finer ones."""
+        """The two finer maps; see `EncodedFrame`."""
         return self.fine, self.middle
 
     def to(self, device: torch.device | str) -> FrameFeatures:
