@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ REAL = (
 """What a worker with the real engine imports. No thread is running afterwards that a fork would lose."""
 
 _NUMBER = struct.Struct("i")
+_ENDED = "the process that forks workers has ended; its reason is on stderr"
 _LARGEST = 1 << 20
 
 
@@ -60,44 +62,80 @@ class _Forked:
     def __init__(
         self, modules: Sequence[str], argv: Sequence[str], env: Mapping[str, str], cwd: str | None, **_: Any
     ) -> None:
-        (stdin, to), (out, stdout), (err, stderr), (self._told, told) = (os.pipe() for _ in range(4))
-        given = [stdin, stdout, stderr, told]
+        (stdin, to), (out, stdout), (err, stderr), (told, tell) = (os.pipe() for _ in range(4))
         order = {"argv": list(argv), "env": dict(env), "cwd": cwd}
         try:
-            _process, orders = _server(tuple(modules))
-            socket.send_fds(orders, [json.dumps(order).encode()], given)
-        finally:
-            for end in given:
+            _give(tuple(modules), json.dumps(order).encode(), [stdin, stdout, stderr, tell])
+            self.pid = _read_number(told)
+            # How it ended instead of its id: it could not even tell that.
+            if self.pid <= 1:
+                raise OSError(_ENDED)
+        except BaseException:
+            for end in (to, out, err, told):
                 os.close(end)
+            raise
         self.stdin, self.stdout, self.stderr = (
             os.fdopen(end, mode, buffering=0) for end, mode in ((to, "wb"), (out, "rb"), (err, "rb"))
         )
         self.returncode: int | None = None
+        self._told = told
+        # The worker is reaped, and its id free, when this end is closed.
+        self._reap = weakref.finalize(self, os.close, told)
         self._guard = threading.Lock()
-        self.pid = self._number()
-
-    def _number(self) -> int:
-        (number,) = _NUMBER.unpack(os.read(self._told, _NUMBER.size))
-        return int(number)
 
     def poll(self) -> int | None:
-        with self._guard:
-            if self.returncode is None and select.select([self._told], [], [], 0)[0]:
-                self.returncode = self._number()
-                os.close(self._told)
+        # While another thread waits, it is that one that learns of the end.
+        if self._guard.acquire(blocking=False):
+            try:
+                if self.returncode is None and select.select([self._told], [], [], 0)[0]:
+                    self.returncode = _read_number(self._told)
+            finally:
+                self._guard.release()
         return self.returncode
 
     def wait(self) -> int:
-        if self.poll() is None:
-            select.select([self._told], [], [])
-        returncode = self.poll()
-        assert returncode is not None
-        return returncode
+        with self._guard:
+            if self.returncode is None:
+                self.returncode = _read_number(self._told)
+            self._reap()
+            return self.returncode
 
 
-@functools.cache
-def _server(modules: tuple[str, ...]) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start the process that is forked, once, and where it gets its orders. It ends with this one."""
+def _read_number(told: int) -> int:
+    """Wait for a number. Raises OSError if nobody is left to tell it."""
+    read = os.read(told, _NUMBER.size)
+    if len(read) < _NUMBER.size:
+        raise OSError(_ENDED)
+    (number,) = _NUMBER.unpack(read)
+    return int(number)
+
+
+_servers: dict[tuple[str, ...], tuple[subprocess.Popen[bytes], socket.socket]] = {}
+_servers_guard = threading.Lock()
+
+
+def _give(modules: tuple[str, ...], order: bytes, ends: Sequence[int]) -> None:
+    """Give an order to the process with these modules, which is started if there is none, and close the
+    ends that go with it. Raises OSError."""
+    try:
+        with _servers_guard:
+            process, orders = _servers.get(modules) or (None, None)
+            if process is not None and process.poll() is not None:
+                orders.close()
+                process = None
+            if process is None:
+                _servers[modules] = process, orders = _start_server(modules)
+        try:
+            socket.send_fds(orders, [order], ends)
+        except ConnectionError as error:
+            raise OSError(_ENDED) from error
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def _start_server(modules: tuple[str, ...]) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a process that is forked, and return it and where it gets its orders. It ends with this one."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     root = LIBRARY_FOLDER.parent
     paths = [str(LIBRARY_FOLDER), str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -124,15 +162,22 @@ def _serve(orders: socket.socket) -> None:
         if not order:
             return
         if os.fork() == 0:
-            with contextlib.suppress(OSError):
+            code = 1
+            try:
+                # As long as it is open here, the client cannot see that the server has ended.
+                orders.close()
                 _keep(json.loads(order), *given)
-            os._exit(0)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
         for end in given:
             os.close(end)
 
 
 def _keep(order: Mapping[str, Any], stdin: int, stdout: int, stderr: int, told: int) -> None:
-    """Fork the worker, and tell its id and how it ended."""
+    """Fork the worker, tell its id and how it ended, and reap it when the client has closed its end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     worker = os.fork()
     if worker == 0:
@@ -141,12 +186,24 @@ def _keep(order: Mapping[str, Any], stdin: int, stdout: int, stderr: int, told: 
             os.dup2(end, number)
         # Only now may it be killed with its session.
         os.write(told, _NUMBER.pack(os.getpid()))
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        for entry in list(Path("/proc/self/fd").iterdir()):
+            # The list has its own number, too, which is closed already.
+            with contextlib.suppress(OSError):
+                if int(entry.name) > 2:
+                    os.close(int(entry.name))
         _work(order["argv"], order["env"], order["cwd"])
-    for end in (stdin, stdout, stderr):
-        os.close(end)
-    _, status = os.waitpid(worker, 0)
-    os.write(told, _NUMBER.pack(os.waitstatus_to_exitcode(status)))
+    for number in (stdin, stdout, stderr):
+        os.close(number)
+    # Not reaped yet, so that its id stays its own: the client may still send signals to its group.
+    end = os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+    code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+    closed = select.poll()
+    closed.register(told, 0)
+    # Closed already: the client has ended.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(told, _NUMBER.pack(code))
+    closed.poll()
+    os.waitpid(worker, 0)
 
 
 def _work(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -90,6 +91,72 @@ def test_a_signal_ends_it_and_is_known(start: Start) -> None:
     tree = start("import sys; sys.stdin.read()")
     os.kill(tree.pid, signal.SIGTERM)
     assert tree.finish(60.0) == -signal.SIGTERM
+
+
+def forked(folder: Path, text: str, modules: tuple[str, ...] = SCRIPTED) -> Any:
+    """Fork a worker of this text, without a tree around it."""
+    (folder / "told.py").write_text(text, encoding="utf-8")
+    return forks(modules)(
+        (sys.executable, "-m", "told"), env={"PYTHONPATH": str(folder)}, cwd=str(folder), bufsize=0
+    )
+
+
+def test_its_id_is_its_own_until_it_is_waited_for(tmp_path: Path) -> None:
+    worker = forked(tmp_path, "raise SystemExit(3)")
+    assert soon(lambda: worker.poll() is not None) and worker.poll() == 3
+    # A zombie: what has ended, and whose id no other process gets.
+    stat = Path(f"/proc/{worker.pid}/stat")
+    assert stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    assert not is_running(worker.pid)
+    assert worker.wait() == worker.wait() == worker.poll() == 3
+    assert soon(lambda: not stat.exists())
+
+
+def test_it_is_reaped_when_nobody_asks_for_it_any_more(tmp_path: Path) -> None:
+    worker = forked(tmp_path, "pass")
+    stat = Path(f"/proc/{worker.pid}/stat")
+    for pipe in (worker.stdin, worker.stdout, worker.stderr):
+        pipe.close()
+    del worker
+    assert soon(lambda: not stat.exists())
+
+
+def test_several_may_wait_for_it_while_others_look(tmp_path: Path) -> None:
+    worker = forked(tmp_path, "import sys; sys.stdin.read()")
+    answers: list[int | None] = []
+
+    def look() -> int | None:
+        assert soon(lambda: worker.poll() is not None)
+        return worker.poll()
+
+    # Daemons, as one that waits forever must not hold up the tests.
+    for ask in (worker.wait, worker.wait, look, look):
+        Thread(target=lambda ask=ask: answers.append(ask()), daemon=True).start()
+    worker.stdin.close()
+    assert soon(lambda: answers == [0] * 4)
+
+
+def test_a_server_that_has_ended_is_replaced(tmp_path: Path) -> None:
+    modules = ("json",)
+    first = forked(tmp_path, "import os; print(os.getppid(), flush=True)", modules)
+    keeper = int(first.stdout.read())
+    server = int(Path(f"/proc/{keeper}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    assert first.wait() == 0
+    os.kill(server, signal.SIGKILL)
+    assert soon(lambda: not is_running(server))
+    assert forked(tmp_path, "raise SystemExit(4)", modules).wait() == 4
+
+
+def test_a_server_that_cannot_start_says_so_and_leaves_nothing_open(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    opened = []
+    for _ in range(3):
+        with pytest.raises(OSError, match="the process that forks workers has ended"):
+            forked(tmp_path, "pass", ("no_such_module",))
+        opened.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert "No module named 'no_such_module'" in capfd.readouterr().err
+    assert opened == opened[:1] * 3
 
 
 def test_what_it_changes_is_not_there_in_the_next_one(start: Start) -> None:

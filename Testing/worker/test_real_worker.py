@@ -61,7 +61,9 @@ def test_the_real_worker_previews_propagates_and_survives_a_kill(tmp_path: Path)
     started: list[PopenTransport] = []
 
     def start() -> PopenTransport:
-        started.append(PopenTransport(held_command(2, go), popen=forks(REAL)))
+        # The one that is killed is started as it is for users.
+        popen = forks(REAL) if started else subprocess.Popen
+        started.append(PopenTransport(held_command(2, go), popen=popen))
         return started[-1]
 
     with WorkerSession(start, folder=SharedFolder([shared])) as session:
