@@ -215,7 +215,7 @@ def test_wrong_options_on_the_command_line_are_refused(cases: Path, model: Path,
     given = ("finetune", "--cases", cases, "--from", model)
     for words, sentence in (
         ((*given, "--out", tmp_path / "a.pt"), "is not the name of a weights file"),
-        ((*given, "--out", tmp_path / "a.safetensors", "--epochs", "0"), "whole number above 0"),
+        ((*given, "--out", tmp_path / "a.safetensors", "--epochs", "0"), "“0” is not a whole number from 1"),
         ((*given, "--out", tmp_path / "a.safetensors", "--minutes", "-3"), "number of minutes"),
         ((*given, "--out", tmp_path / "a.safetensors", "--device", "tpu"), "no device"),
         (("evaluate", "--cases", tmp_path / "none", "--out", tmp_path / "t.json"), "There is no folder"),

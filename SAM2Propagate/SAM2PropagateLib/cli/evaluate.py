@@ -27,6 +27,7 @@ from SAM2PropagateLib.cli.options import (
     PRECISIONS,
     add_axes,
     add_debug,
+    add_device_and_size,
     add_motion,
     add_sharing,
     bad_arguments,
@@ -125,8 +126,7 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
         help=f"the model (default: {DEFAULT_MODEL}); with --protocol {PROTOCOL} also several of them",
     )
     parser.add_argument("--config", metavar="NAME|FILE", help="its configuration, for a file of your own")
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
-    parser.add_argument("--input-size", type=int, metavar="N", help="side of the model's input in pixels")
+    add_device_and_size(parser)
     add_motion(parser)
     add_axes(parser)
     parser.add_argument(

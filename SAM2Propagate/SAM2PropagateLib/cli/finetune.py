@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SAM2PropagateLib.cli.models import ChosenModel, chosen_model
-from SAM2PropagateLib.cli.options import add_debug, add_sharing, given_sharing, gpus_for, open_workers
+from SAM2PropagateLib.cli.options import (
+    add_debug,
+    add_device_and_size,
+    add_sharing,
+    count,
+    given_sharing,
+    gpus_for,
+    open_workers,
+)
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cohort.fleet import Sharing, results
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
@@ -90,8 +98,7 @@ def add_finetune(commands: Any, **shape: Any) -> argparse.ArgumentParser:
     )
     add_sharing(parser)
     how = parser.add_argument_group("how")
-    how.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
-    how.add_argument("--input-size", type=_whole, metavar="N", help="side of the model's input in pixels")
+    add_device_and_size(how)
     how.add_argument(
         "--unfreeze",
         action="append",
@@ -99,10 +106,10 @@ def add_finetune(commands: Any, **shape: Any) -> argparse.ArgumentParser:
         help="let this part learn as well (default: the memory half and the mask decoder alone)",
     )
     how.add_argument(
-        "--epochs", type=_whole, metavar="N", help=f"rounds through the cases (default: {DEFAULT_EPOCHS})"
+        "--epochs", type=count, metavar="N", help=f"rounds through the cases (default: {DEFAULT_EPOCHS})"
     )
     how.add_argument("--minutes", type=_minutes, metavar="M", help="stop after so much training")
-    how.add_argument("--batch", type=_whole, metavar="N", help="clips per step (default: 8)")
+    how.add_argument("--batch", type=count, metavar="N", help="clips per step (default: 8)")
     how.add_argument(
         "--seed", type=_seed, default=1, metavar="N", help="seed of what is drawn at random (default: 1)"
     )
@@ -241,10 +248,10 @@ def _encoding(
         )
         with workers as fleet:
             total, done = sum(len(work.numbers) for work in works), 0
-            for _, count in results(
+            for _, slices in results(
                 fleet, encode_on_worker, [EncodingOnWorker(work, gpus) for work in works], should_cancel
             ):
-                done += count
+                done += slices
                 progress("Encoding", ProgressEvent(None, done=done, total=total))
 
     return encode
@@ -312,12 +319,6 @@ def _told(result: FinetuneResult) -> list[str]:
             "train longer or on more cases.",
         )
     return lines
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"“{text}” is not a whole number above 0")
-    return int(text)
 
 
 def _seed(text: str) -> int:

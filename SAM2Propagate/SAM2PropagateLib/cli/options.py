@@ -382,8 +382,7 @@ def add_how(parser: argparse.ArgumentParser) -> Any:
     how.add_argument(
         "--config", metavar="NAME|FILE", help="the model's configuration, for a file of your own"
     )
-    how.add_argument("--input-size", type=count, metavar="N", help="side of the model's input in pixels")
-    how.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
+    add_device_and_size(how)
     how.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="the precision to compute in (default: auto)"
     )
@@ -435,6 +434,12 @@ def how_of(namespace: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def add_device_and_size(parser: Any) -> None:
+    """Add the options that say where the model runs and how large its input is."""
+    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
+    parser.add_argument("--input-size", type=count, metavar="N", help="side of the model's input in pixels")
+
+
 def add_motion(parser: Any) -> None:
     """Add the option that switches the motion between slices on and off."""
     parser.add_argument(
@@ -465,9 +470,9 @@ def check_device(name: str) -> None:
 
 
 def count(text: str) -> int:
-    """Parse a whole number above 0, for argparse."""
-    if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"“{text}” is not a whole number above 0")
+    """Parse a whole number from 1 to 999999999, for argparse."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"“{text}” is not a whole number from 1 to 999999999")
     return int(text)
 
 
