@@ -21,6 +21,7 @@ from SAM2PropagateLib.files.segmentation import read_segmentation
 from Testing.cohort.cases import die, fail, notes, write_manifest, write_volumes
 
 psutil = pytest.importorskip("psutil")
+default_client = pytest.importorskip("distributed").default_client
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "Resources" / "Sample" / "abdomen_ct.nii.gz"
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
@@ -93,6 +94,14 @@ def test_local_workers_listen_on_the_loopback_address_with_keys_only() -> None:
         assert answer[:1] in (b"", b"\x15") or answer.startswith(b"HTTP/1.1 404 ")
 
 
+@pytest.mark.usefixtures("fleet")
+def test_local_workers_are_told_to_serve_no_pages() -> None:
+    """Without Bokeh, Dask has no pages to serve: what can be seen here is what it is told."""
+    cluster = default_client().cluster
+    specs = [cluster.scheduler_spec, *cluster.worker_spec.values()]
+    assert [spec["options"]["dashboard"] for spec in specs] == [False, False]
+
+
 # --- SLURM
 
 
@@ -127,7 +136,7 @@ def test_slurm_says_at_once_that_it_takes_no_jobs(
 
 
 @posix_only
-def test_jobs_of_slurm_serve_no_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_of_slurm_are_told_to_serve_no_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sbatch = tmp_path / "sbatch"
     sbatch.write_text(f'#!/bin/sh\n/bin/cat "$2" > "{tmp_path}/job"\nexit 1\n', encoding="utf-8")
     sbatch.chmod(0o755)
