@@ -370,6 +370,40 @@ def test_a_click_that_is_dragged_after_painting_is_neither_put_back_nor_takes_th
     np.testing.assert_allclose(case.workspace.prompts.segment("A").clicks[0].ras, case.ras(16, 15, 8))
 
 
+def test_a_click_that_comes_back_to_a_painted_slice_corrects_it(case):
+    case.click(12, 15, 8)
+    painted = case.shown(8) | STROKE
+    case.paint(8, STROKE)
+    case.drag_first_click(16, 15, 11)
+    case.settle()
+    case.drag_first_click(20, 15, 8)
+    case.settle()
+    np.testing.assert_array_equal(case.segment(8), painted)
+    np.testing.assert_array_equal(case.shown(8), painted | disc(20, 15, SHAPE))
+    assert 11 not in case.workspace.previewFrames("A")
+    assert case.controller.undo()
+    np.testing.assert_array_equal(case.shown(8), painted)
+    case.settle()
+    np.testing.assert_array_equal(case.shown(11), disc(16, 15, SHAPE))
+
+
+def test_a_click_that_is_dragged_to_another_slice_after_painting_counts_there(case):
+    case.click(12, 15, 8)
+    shown = case.shown(8)
+    case.paint(8, STROKE)
+    case.drag_first_click(16, 15, 11)
+    assert case.controller.wait(60)
+    np.testing.assert_array_equal(case.segment(8), shown | STROKE)
+    assert 11 in case.workspace.previewFrames("A")
+    np.testing.assert_array_equal(case.shown(11), disc(16, 15, SHAPE))
+    # In their order: first the drag is taken back, then the stroke.
+    assert case.controller.undoText == "Undo move prompt" and case.controller.undo()
+    assert 11 not in case.workspace.previewFrames("A")
+    np.testing.assert_array_equal(case.segment(8), shown | STROKE)
+    assert case.controller.undo() and not case.segment(8).any()
+    np.testing.assert_array_equal(case.shown(8), shown)
+
+
 def test_a_stroke_during_undo_in_turns_is_what_it_takes_back_and_comes_again(case):
     case.click(12, 15, 8)
     case.controller.apply()
@@ -397,3 +431,32 @@ def test_a_volume_that_became_unusable_is_told_and_raises_nothing(case):
     case.controller.undo()
     case.volumeNode.SetAndObserveTransformNodeID(None)
     np.testing.assert_array_equal(case.shown(8), disc(12, 15, SHAPE))
+
+
+@pytest.mark.parametrize("chosen", [KEEP, Choices()])
+def test_a_run_that_is_cancelled_after_the_volume_became_unusable_is_finished(headless, chosen):
+    case = HeadlessCase(headless, choices=chosen)
+    assert case.controller.point("positive", case.ras(12, 15, 8), (0, 0, 1))
+    assert case.controller.propagate() and case.workspace.shown.node is None
+    bent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
+    case.volumeNode.SetAndObserveTransformNodeID(bent.GetID())
+    case.controller.cancel()
+    assert [end.state for end in case.ends] == ["cancelled"] and not case.controller.isRunning
+    case.controller.close()
+
+
+@pytest.mark.parametrize("polls", [0, 3])
+def test_a_run_that_ends_after_the_volume_became_unusable_is_finished(headless, polls):
+    case = HeadlessCase(headless)
+    # A box keeps no axis: that is asked of the volume.
+    assert case.controller.addBox(case.ras(10, 10, 8), case.ras(20, 20, 8))
+    assert case.controller.propagate()
+    for _ in range(polls):
+        case.controller.poll()
+    assert case.workspace.hasPreview == (polls > 0)
+    bent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
+    case.volumeNode.SetAndObserveTransformNodeID(bent.GetID())
+    case.settle()
+    assert [(end.state, end.applied) for end in case.ends] == [("done", False)]
+    assert case.messages and not case.controller.isRunning
+    case.controller.close()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
 from SAM2PropagateLib import segment_job, texts
-from SAM2PropagateLib.app import rules, strip, tools
+from SAM2PropagateLib.app import keyframes, rules, strip, tools
 from SAM2PropagateLib.app.rules import Conditions
 from SAM2PropagateLib.app.signals import Signal
 from SAM2PropagateLib.app.strip import FrameFacts
 from SAM2PropagateLib.app.wording import duration, size
+from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.prompts import Lasso, SegmentPrompts, box_at, click_at, mask_at
+from SAM2PropagateLib.prompts.values import to_ras
 
 READY = Conditions(
     hasVolume=True,
@@ -209,3 +213,23 @@ def test_the_curve_keeps_the_greatest_doubt_of_a_pixel_and_its_gaps():
     assert len(curve) == 100
     assert dict(curve)[33] == 0.9 and dict(curve)[34] == 0.1 and dict(curve)[61] is None
     assert doubts(0.1, None, 0.3).curve(90) == [(15, 0.1), (45, None), (75, 0.3)]
+
+
+def test_the_history_of_a_mask_counts_again_where_it_is_dragged_to():
+    geometry = VolumeGeometry((20, 18, 9), np.eye(4))
+    edited = mask_at(np.ones((18, 20), bool), 3, geometry, 2, "edit-k3")
+
+    def speaking(frame):
+        outline = tuple(to_ras(geometry.ras_of_pixel(x, y, frame, 2)) for x, y in ((2, 2), (9, 2), (9, 9)))
+        said = SegmentPrompts(
+            "A",
+            clicks=(click_at(4, 5, frame, geometry, 2, True, "click"),),
+            boxes=(box_at((2, 2, 9, 9), frame, geometry, 2, "box"),),
+            lassos=(Lasso("lasso", outline),),
+            masks=(edited,),
+        )
+        history = {edited.id: frozenset({"click", "box", "lasso"})}
+        return {one.id for one in keyframes.drawn(keyframes.speaking(said, history, geometry, 2))}
+
+    assert speaking(3) == set()
+    assert speaking(5) == {"click", "box", "lasso"}

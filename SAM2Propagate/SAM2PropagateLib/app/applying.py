@@ -191,7 +191,10 @@ class Applying:
         Returns:
             What `mergeEdits` and `commit` did.
         """
-        return self.mergeEdits(), self.commit(only, ahead=ahead, tells=tells)
+        merged = self.mergeEdits()
+        if only is not None and not only:
+            return merged, None
+        return merged, self.commit(only, ahead=ahead, tells=tells)
 
     def commit(
         self,
@@ -208,7 +211,11 @@ class Applying:
             tells: emit `changed`; else the caller does so, after `WorkspacePreview.tidy`.
         """
         workspace = self._selection.require()
-        gathered = self._gather(workspace, only, merged)
+        try:
+            gathered = self._gather(workspace, only, merged)
+        except SAM2PropagateError as error:  # the volume cannot be used any more
+            self._messages.fail(error)
+            return None
         masks = gathered.masks
         if not masks:
             return None

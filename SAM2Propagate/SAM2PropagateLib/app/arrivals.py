@@ -93,15 +93,18 @@ class Arrivals:
         if isinstance(call, PreviewCall):
             if not self._previews.expects(call, key):
                 return False
-        elif not self._running.expects(call, key) or event.frame in workspace.spoken.marked(event.segment)[1]:
-            return False
-        else:
-            self._running.arrived(key)
-        if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
+        elif not self._running.expects(call, key):
             return False
         try:
+            geometry = workspace.geometry
+            if not isinstance(call, PreviewCall):
+                if event.frame in workspace.spoken.marked(event.segment)[1]:
+                    return False
+                self._running.arrived(key)
+            if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
+                return False
             workspace.preview.write(event.segment, event.frame, event.mask, refresh=False, edge=event.edge)
-        except InputError as error:  # the volume has changed its size under the run
+        except InputError as error:  # the volume was bent or has changed its size under the run
             self._messages.fail(error)
             return False
         if isinstance(call, PreviewCall):
@@ -109,7 +112,7 @@ class Arrivals:
         else:
             workspace.underlay.arrived(key)
         facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score)
-        workspace.keptFacts.putPreview(event.segment, event.frame, facts, workspace.geometry, workspace.axis)
+        workspace.keptFacts.putPreview(event.segment, event.frame, facts, geometry, workspace.axis)
         self._messages.answered(call)
         if event.note and isinstance(call, PreviewCall):
             self._messages.sayForNow("info", str(event.note), "stroke_kept")

@@ -145,21 +145,18 @@ def speaking(
     """
     frames = framesOf(said, geometry, axis)
     masked = {frames[mask.id] for mask in said.masks if mask.id in frames}
-    old = {name for mask in said.masks for name in history.get(mask.id, ()) if mask.id in frames}
     over = {
         (name, frames[mask.id])
         for mask in said.masks
         if mask.id in frames
         for name in history.get(mask.id, ())
     }
-    clicks = [click for click in said.clicks if click.id not in old]
+    clicks = [click for click in said.clicks if (click.id, frames.get(click.id)) not in over]
     newest = {frames[box.id]: box.id for box in said.boxes if box.id in frames}
     boxes = tuple(
         box
         for box in said.boxes
-        if box.id not in old
-        and frames.get(box.id) not in masked
-        and newest.get(frames.get(box.id, -1), box.id) == box.id
+        if frames.get(box.id) not in masked and newest.get(frames.get(box.id, -1), box.id) == box.id
     )
     scribbles: list[Scribble] = []
     lassos: list[Lasso] = []
@@ -168,7 +165,7 @@ def speaking(
             scribbles += [] if (one.id, frame) in over else parts
     for lasso in said.lassos:
         if lasso.exact or not is_across(lasso, geometry, axis):
-            lassos += [] if lasso.id in old or frames.get(lasso.id) in masked else [lasso]
+            lassos += [] if frames.get(lasso.id) in masked else [lasso]
             continue
         for frame, (inside, beyond) in _lassoOnFrames(lasso, geometry, axis).items():
             if (lasso.id, frame) not in over:

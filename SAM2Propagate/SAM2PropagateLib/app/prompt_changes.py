@@ -250,6 +250,9 @@ class PromptChanges:
                     said = _oneShape(said, one, frame, geometry, axis)
                 else:
                     said = self._withMaskToCorrect(said, frame, set(arrived))
+                    if known.get(name) != one:
+                        # It may be dragged back to a slice whose mask has it in its history.
+                        workspace.spoken.leaveHistory(said, frame, name)
         for mark in said.absent:
             if mark.id not in known and mark.id in frames:
                 said = keyframes.withoutMasks(said, frames[mark.id], geometry, axis)

@@ -174,6 +174,14 @@ class Spoken:
         self._workspace.keptFacts.setHistory(said.segment, mask.id, before)
         return keyframes.withMask(said, mask, self._geometry, self._axis)
 
+    def leaveHistory(self, said: SegmentPrompts, frame: int, name: str) -> None:
+        """Lets a prompt correct the mask on a frame, although it may have been that mask's history."""
+        facts = self._workspace.keptFacts
+        for mask in said.masks:
+            older = facts.history(said.segment).get(mask.id, frozenset())
+            if name in older and keyframes.frameOf(mask, self._geometry, self._axis) == frame:
+                facts.setHistory(said.segment, mask.id, older - {name})
+
     def renewEdited(self, frames: Collection[tuple[str, int]]) -> None:
         """Replaces the masks of edited keyframes by what the segment holds now.
 
