@@ -185,6 +185,16 @@ def test_prompts_that_were_made_without_a_transform_follow_one_that_is_put_on(he
     case.check()
 
 
+def test_masks_that_are_kept_before_any_other_prompt_follow_the_volume(headless):
+    case = MarkupCase(headless)
+    mask = case.prompts().segment("A").masks[0]
+    case.markups.writeMasks(PromptSet((SegmentPrompts("A", masks=(mask,)),), 2))
+    case.volumeNode.SetAndObserveTransformNodeID(addTransform(headless, MOVE).GetID())
+    (kept,) = PromptMarkups(case.segmentationNode, case.volumeNode).read().segment("A").masks
+    np.testing.assert_allclose(kept.origin, mask.origin, atol=1e-6)
+    np.testing.assert_allclose(kept.row_step, mask.row_step, atol=1e-6)
+
+
 def test_a_scene_of_an_earlier_version_has_its_prompts_where_they_are_drawn(headless):
     case = Moved(headless)
     setMatrix(case.reg, MOVE)

@@ -291,6 +291,8 @@ class PromptMarkups:
         """
         self.settle()
         self._writeKept(self._withRemoved(prompts))
+        # After `settle` a prompt that the user has just moved is recorded as `read` would record it.
+        self._anchor.note()
         kept = self._readKept()
         there = (
             replace(prompts.segment(name), masks=kept.segment(name).masks)
