@@ -126,25 +126,37 @@ def test_hand_edits_are_looked_for_once_where_a_command_begins(
         assert looked == [["app/controller.py"]]
 
 
-def test_hand_edits_are_looked_for_in_two_places_whatever_comes_in(
+def test_hand_edits_are_looked_for_in_two_places_and_once_for_all_that_comes_in(
     case: HeadlessCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = noted(monkeypatch, Applying, "mergeEdits")
+    entrance, writing = "app/controller.py", "app/applying.py"
 
-    def places() -> set[str]:
-        found = {way[-1] for way in looked}
+    def places() -> list[str]:
+        """The places that looked since the last call of this, in order."""
+        found = [way[-1] for way in looked]
         looked.clear()
         return found
 
     case.click(20, 18, 9)
-    assert places() == {"app/controller.py"}, "a click, and its mask that arrives"
+    assert places() == [entrance, entrance], "a click, and its mask that arrives"
     case.drag_first_click(24, 18, 9)
-    assert places() == {"app/controller.py"}, "a change in the scene"
+    assert places() == [entrance], "a change in the scene"
+    case.settle()
+    assert places() == [entrance], "its mask that arrives"
     case.controller.editBegins()
-    assert places() == {"app/controller.py"}, "a tool of the Segment Editor"
+    assert places() == [entrance], "a tool of the Segment Editor"
     case.run(reach=1)
-    assert places() == {"app/controller.py", "app/applying.py"}, "a run and its end"
+    assert places() == [entrance, writing], "a run and its end"
+    assert case.controller.propagate(reach=2)
+    case.controller.cancel()
+    assert places() == [entrance, writing], "a run and its cancelling"
+    case.settle()
     case.click(20, 18, 12)
     looked.clear()
     case.controller.apply()
-    assert places() == {"app/applying.py"}
+    assert places() == [writing], "applying"
+    assert case.controller.undo()
+    assert places() == [entrance], "Undo"
+    assert case.controller.redo()
+    assert places() == [entrance], "Redo"
