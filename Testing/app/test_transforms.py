@@ -346,3 +346,17 @@ def test_undo_and_redo_of_runs_lead_back_across_a_hardened_transform(case):
         case.controller.undo()
     np.testing.assert_array_equal(segment(case), first)
     np.testing.assert_allclose(surface(case), place, atol=1)
+
+
+def test_a_stroke_that_is_merged_while_a_batch_moves_the_volume_leaves_the_prompts_on_their_voxels(case):
+    case.click(12, 15, 8)
+    place = case.workspace.prompts.segment("A").clicks[0].ras
+    scene = slicer.mrmlScene
+    scene.StartState(scene.BatchProcessState)
+    case.volumeNode.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(MOVE))
+    case.paint(8, disc(30, 25, SHAPE, 2))
+    case.controller.lookForEdits()
+    scene.EndState(scene.BatchProcessState)
+    held = case.workspace.prompts
+    assert len(held.segment("A").masks) == 1 and held == case.workspace.markups.read()
+    np.testing.assert_allclose(held.segment("A").clicks[0].ras, (MOVE @ [*place, 1])[:3], atol=1e-6)

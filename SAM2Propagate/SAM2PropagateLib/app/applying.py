@@ -378,6 +378,8 @@ class Applying:
             merged = {segmentID: workspace.shown.painted(segmentID) for segmentID in workspace.segmentIDs}
             if not any(merged.values()):
                 return None
+            # Masks are written where the volume is now: the other prompts must be there, too.
+            workspace.settle()
             with self._steps.merging():
                 frames = self._withEdits(workspace, merged)
                 summary = self.commit(frames.keys(), frames)

@@ -157,6 +157,16 @@ class Workspace:
         except SAM2PropagateError:
             return  # reported when the volume is needed
 
+    def settle(self) -> None:
+        """Takes up a move of the volume that `follow` has not seen yet, as in the middle of a batch.
+
+        Raises:
+            InputError: the volume cannot be used.
+        """
+        move = self.markups.settle()
+        if move is not None:
+            self._carry(move)
+
     def _carry(self, move: Move) -> None:
         """Carries prompts and undo steps along a move of the volume."""
         self.spoken.read()
