@@ -31,7 +31,7 @@ _Result = TypeVar("_Result")
 _MOST_MASKS = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Reached:
     """A frame that fronts reach together; `motion` is None if masks are carried by the model alone."""
 
@@ -183,11 +183,11 @@ class Carrier:
     def _maps(self, reached: Sequence[_Reached]) -> list[list[torch.Tensor]]:
         """Return what is known of the pixels of each frame; fronts that reach one together share it."""
         made = {
-            id(one): pixel_maps(one.motion.picture, one.features, self._steps.device)
-            for one in {id(one): one for one in reached}.values()
+            one: pixel_maps(one.motion.picture, one.features, self._steps.device)
+            for one in dict.fromkeys(reached)
             if one.motion is not None
         }
-        return [made[id(one)] for one in reached]
+        return [made[one] for one in reached]
 
     # --- what is known ------------------------------------------------------------------------------
 
