@@ -96,7 +96,7 @@ def test_local_workers_listen_on_the_loopback_address_with_keys_only() -> None:
 
 @pytest.mark.usefixtures("fleet")
 def test_local_workers_are_told_to_serve_no_pages() -> None:
-    """Without Bokeh, Dask has no pages to serve: what can be seen here is what it is told."""
+    """Without Bokeh, Dask has no pages to serve. So this looks at the options that Dask is given."""
     cluster = default_client().cluster
     specs = [cluster.scheduler_spec, *cluster.worker_spec.values()]
     assert [spec["options"]["dashboard"] for spec in specs] == [False, False]

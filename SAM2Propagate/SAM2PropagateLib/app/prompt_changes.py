@@ -251,7 +251,7 @@ class PromptChanges:
                 else:
                     said = self._withMaskToCorrect(said, frame, set(arrived))
                     if known.get(name) != one:
-                        # It may be dragged back to a slice whose mask has it in its history.
+                        # The mask of this slice may have it in its history, if it was on this slice before.
                         workspace.spoken.leaveHistory(said, frame, name)
         for mark in said.absent:
             if mark.id not in known and mark.id in frames:

@@ -199,7 +199,7 @@ class _Frames:
         self.clicks.setdefault(frame, []).append((x, y, click.positive))
 
     def put_box(self, box: Box) -> None:
-        """Add a box; refuse another one on its frame."""
+        """Add a box. Refuse it if its frame has a different one."""
         frame, pixels = place_box(box, self.geometry, self.axis, self.segment.segment)
         known = self.boxes.setdefault(frame, pixels)
         if max(abs(a - b) for a, b in zip(known, pixels, strict=True)) > 0.01:
@@ -209,7 +209,7 @@ class _Frames:
             )
 
     def put_mask(self, mask: MaskPrompt) -> None:
-        """Add a mask; refuse another one on its frame."""
+        """Add a mask. Refuse it if its frame has a different one."""
         frame, pixels = place_mask(mask, self.geometry, self.axis, self.segment.segment)
         if frame in self.masks and not np.array_equal(self.masks[frame], pixels):
             raise _contradiction(

@@ -46,7 +46,7 @@ class ServedEngine:
         # Before loading, to free the former model's memory.
         self._engine = None
         self.release_memory()
-        # Before PyTorch, which takes seconds to start: a wrong name is told at once.
+        # PyTorch takes seconds to start. A wrong name is reported before that.
         progress(_("Checking the model's file"), 0, 3)
         path, entry = (self._store or ModelStore()).resolve(request.path or request.name)
         config = request.config if request.config is not None or entry is None else entry.config

@@ -39,7 +39,7 @@ class RunProgress:
             self.send()
 
     def figures(self) -> dict[str, Any]:
-        """Return what the end of a run tells of it."""
+        """Return the figures that are sent when the run ends."""
         return {"frames_written": len(self._sent), "seconds": time.perf_counter() - self._started}
 
     def send(self, is_last: bool = False) -> None:
