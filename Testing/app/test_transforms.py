@@ -360,3 +360,86 @@ def test_a_stroke_that_is_merged_while_a_batch_moves_the_volume_leaves_the_promp
     held = case.workspace.prompts
     assert len(held.segment("A").masks) == 1 and held == case.workspace.markups.read()
     np.testing.assert_allclose(held.segment("A").clicks[0].ras, (MOVE @ [*place, 1])[:3], atol=1e-6)
+
+
+def clicked(case):
+    case.click(22, 20, 13)
+
+
+def boxed(case):
+    assert case.controller.addBox(*(case.ras(x, y, 4) for x, y in ((10, 8), (20, 18))))
+
+
+def marked(case):
+    case.click(1, 1, 15, tool="absent")
+
+
+def cleared(case):
+    case.controller.clearPrompts(6)
+
+
+def undone(case):
+    assert case.controller.undo()
+
+
+def redone(case):
+    assert case.controller.undo()
+    assert case.controller.redo()
+
+
+def painted(case):
+    case.paint(3, disc(30, 25, SHAPE, 2))
+    assert case.controller.propagate()
+
+
+def painted_under_the_preview(case):
+    case.paint(8, disc(30, 25, SHAPE, 2))
+    case.controller.lookForEdits()
+
+
+def given_a_segment(case):
+    case.controller.addSegment()
+
+
+def looked_at(case):
+    assert case.workspace.markups.read().names == ("A",)
+
+
+# What is done, and the voxels of prompts that are left on frames 8, 6 and 4 (a box shows its middle).
+IN_A_BATCH = {
+    "click": (clicked, {(12, 15, 8), (10, 9, 6), (22, 20, 13)}),
+    "box": (boxed, {(12, 15, 8), (10, 9, 6), (15, 13, 4)}),
+    "absent mark": (marked, {(12, 15, 8), (10, 9, 6), (1, 1, 15)}),
+    "clear": (cleared, {(12, 15, 8)}),
+    "undo": (undone, {(12, 15, 8)}),
+    "undo and redo": (redone, {(12, 15, 8), (10, 9, 6)}),
+    "run from a painted slice": (painted, {(12, 15, 8), (10, 9, 6)}),
+    "stroke under the preview": (painted_under_the_preview, {(12, 15, 8), (10, 9, 6)}),
+    "new segment": (given_a_segment, {(12, 15, 8), (10, 9, 6)}),
+    "reading": (looked_at, {(12, 15, 8), (10, 9, 6)}),
+}
+
+
+@pytest.mark.parametrize("done", IN_A_BATCH)
+def test_what_is_done_while_a_batch_moves_the_volume_leaves_all_other_prompts_on_their_voxels(case, done):
+    case.click(12, 15, 8)
+    case.click(10, 9, 6)
+    act, places = IN_A_BATCH[done]
+    scene = slicer.mrmlScene
+    scene.StartState(scene.BatchProcessState)
+    case.volumeNode.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(MOVE))
+    act(case)
+    scene.EndState(scene.BatchProcessState)
+    case.settle()
+    assert {tuple(place) for place in drawn(case)} == places
+    assert case.workspace.prompts == case.workspace.markups.read()
+    # The steps before the move lead to the same voxels, too.
+    while case.controller.undo():
+        case.settle()
+        assert {tuple(place) for place in drawn(case)} <= places | {(12, 15, 8), (10, 9, 6)}
+    assert drawn(case) == []
+    while case.controller.redo():
+        case.settle()
+    assert {tuple(place) for place in drawn(case)} == (
+        {(12, 15, 8), (10, 9, 6)} if done == "undo" else places
+    )

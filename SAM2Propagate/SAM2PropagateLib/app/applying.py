@@ -367,6 +367,8 @@ class Applying:
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
             return None
+        # Prompts and masks are written where the volume is now: what is there must be there, too.
+        workspace.settle()
         self._steps.settle()
         if not workspace.hasPreview:
             return None
@@ -378,8 +380,6 @@ class Applying:
             merged = {segmentID: workspace.shown.painted(segmentID) for segmentID in workspace.segmentIDs}
             if not any(merged.values()):
                 return None
-            # Masks are written where the volume is now: the other prompts must be there, too.
-            workspace.settle()
             with self._steps.merging():
                 frames = self._withEdits(workspace, merged)
                 summary = self.commit(frames.keys(), frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,6 +95,7 @@ class Workspace:
         self.spoken = Spoken(self)
         self.states = SegmentationStates(segmentationNode)
         self.history: History[Moment] = History(self._isThere)
+        self.markups.onMove = self._carry
         self._onSegments = listeners.onSegments
         self.placement = Placement(segmentationNode, volumeNode)
         self._watcher = PromptWatcher(self.markups, listeners.onPrompts, self.follow)
@@ -148,24 +150,17 @@ class Workspace:
         if not self.isInScene or self.segmentationNode.GetScene().IsBatchProcessing():
             return
         try:
-            move = self.markups.settle()
+            self.markups.settle()
             self.shown.follow()
             settleOthers(self.segmentationNode, self.volumeNode)
-            if move is not None:
-                self._carry(move)
             self._followPlacement()
         except SAM2PropagateError:
             return  # reported when the volume is needed
 
     def settle(self) -> None:
-        """Takes up a move of the volume that `follow` has not seen yet, as in the middle of a batch.
-
-        Raises:
-            InputError: the volume cannot be used.
-        """
-        move = self.markups.settle()
-        if move is not None:
-            self._carry(move)
+        """Takes up a move of the volume that `follow` has not seen yet, as in the middle of a batch."""
+        with contextlib.suppress(SAM2PropagateError):  # reported when the volume is needed
+            self.markups.settle()
 
     def _carry(self, move: Move) -> None:
         """Carries prompts and undo steps along a move of the volume."""

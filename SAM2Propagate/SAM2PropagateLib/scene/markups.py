@@ -10,7 +10,7 @@ did not make are never read or changed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -97,6 +97,9 @@ class PromptMarkups:
         segmentationNode: the user's vtkMRMLSegmentationNode.
         volumeNode: the volume that the prompts are on.
 
+    Attributes:
+        onMove: called after a move of the volume was taken up, wherever that was noticed.
+
     Raises:
         InputError: the segmentation or the volume cannot be used.
     """
@@ -104,6 +107,7 @@ class PromptMarkups:
     def __init__(self, segmentationNode: Any, volumeNode: Any) -> None:
         checkSegmentation(segmentationNode)
         volumeGeometry(volumeNode)
+        self.onMove: Callable[[Move], None] = lambda move: None
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
         self._state = SceneState(segmentationNode)
@@ -179,7 +183,10 @@ class PromptMarkups:
             InputError: that is impossible now.
         """
         with self.unwatched():
-            return self._anchor.settle()
+            move = self._anchor.settle()
+        if move is not None:
+            self.onMove(move)
+        return move
 
     # From the scene
 
