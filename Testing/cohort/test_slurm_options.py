@@ -48,6 +48,8 @@ def test_memory_is_read_as_slurm_does(memory: str, megabytes: int) -> None:
         ("gpu -c 0", "“0” is no number of cores"),
         ("gpu -c two", "“two” is no number of cores"),
         ("gpu -c", "“” is no number of cores"),
+        ("gpu -c ٣", "“٣” is no number of cores"),
+        ("gpu --mem=٣G", "“٣G” is no amount of memory"),
         ("gpu --mem=lots", "“lots” is no amount of memory"),
         ("gpu --mem=0", "“0” is no amount of memory"),
         ("gpu --mem=100K", "“100K” is no amount of memory"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from SAM2PropagateLib.cli.evaluate import PRECISIONS as PRECISIONS_OF_COMMANDS
+from SAM2PropagateLib.cli.options import PRECISIONS as PRECISIONS_OF_COMMANDS
 from SAM2PropagateLib.engine import device, int8_linear
 from SAM2PropagateLib.engine.build import load_model
 from SAM2PropagateLib.engine.device import PRECISIONS, compute_dtype, uses_int8

@@ -24,13 +24,13 @@ from SAM2PropagateLib.cli.finetune import add_sequence
 from SAM2PropagateLib.cli.models import chosen_model
 from SAM2PropagateLib.cli.options import (
     ALL_AXES,
-    PRECISIONS,
+    Computing,
     add_axes,
+    add_computing,
     add_debug,
-    add_device_and_size,
-    add_motion,
     add_sharing,
     bad_arguments,
+    computing_of,
     given_sharing,
     gpus_for,
     open_workers,
@@ -67,17 +67,12 @@ kind of them: docs/paper.md.
 
 
 @dataclass(frozen=True)
-class EvaluateCommand:
+class EvaluateCommand(Computing):
     """The options of `evaluate`."""
 
     cases: Path
     sequence: str
     model: str
-    config: str | None
-    device: str
-    input_size: int | None
-    motion: bool
-    precision: str
     all_axes: bool
     prompt: str
     correction: str
@@ -125,13 +120,8 @@ def add_evaluate(commands: Any, **shape: Any) -> argparse.ArgumentParser:
         metavar="NAME|FILE",
         help=f"the model (default: {DEFAULT_MODEL}); with --protocol {PROTOCOL} also several of them",
     )
-    parser.add_argument("--config", metavar="NAME|FILE", help="its configuration, for a file of your own")
-    add_device_and_size(parser)
-    add_motion(parser)
+    add_computing(parser)
     add_axes(parser)
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="the precision to compute in (default: auto)"
-    )
     add_sharing(parser)
     parser.add_argument(
         "--prompt",
@@ -191,11 +181,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand | Experim
         cases=namespace.cases[0],
         sequence=namespace.sequence,
         model=models[0],
-        config=namespace.config,
-        device=namespace.device,
-        input_size=namespace.input_size,
-        motion=namespace.motion == "on",
-        precision=namespace.precision,
+        **computing_of(namespace),
         all_axes=namespace.axes == ALL_AXES,
         prompt=prompts[0],
         correction=namespace.correction or CORRECTIONS[0],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -14,12 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SAM2PropagateLib.cli.models import chosen_model
-from SAM2PropagateLib.cli.options import bad_arguments, given_sharing, gpus_for, open_workers
+from SAM2PropagateLib.cli.options import (
+    Computing,
+    bad_arguments,
+    computing_of,
+    given_sharing,
+    gpus_for,
+    open_workers,
+)
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cohort.fleet import Fleet, Sharing
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.numerals import decimal_number
 from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
@@ -46,17 +53,12 @@ class PartlyDone(SAM2PropagateError):  # noqa: N818 - what became of a run
 
 
 @dataclass(frozen=True)
-class ExperimentCommand:
+class ExperimentCommand(Computing):
     """The options of `evaluate --protocol shen2024`."""
 
     folders: tuple[Path, ...]
     sequence: str
     models: tuple[str, ...]
-    config: str | None
-    device: str
-    input_size: int | None
-    motion: bool
-    precision: str
     kinds: tuple[str, ...]
     where: str
     tolerance: float
@@ -121,11 +123,7 @@ def experiment_command(namespace: argparse.Namespace) -> ExperimentCommand:
         # By default the experiment's own choice; see `training.case`.
         sequence=namespace.sequence,
         models=models,
-        config=namespace.config,
-        device=namespace.device,
-        input_size=namespace.input_size,
-        motion=namespace.motion == "on",
-        precision=namespace.precision,
+        **computing_of(namespace),
         kinds=tuple(kind for kind in _KINDS if kind in kinds),
         where=namespace.slice or _SLICES[0],
         tolerance=_TOLERANCE if namespace.tolerance is None else namespace.tolerance,
@@ -314,10 +312,7 @@ class _CaseListener:
 
 
 def _millimeters(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
+    value = decimal_number(text)
+    if value is None or value < 0:
         raise argparse.ArgumentTypeError(f"“{text}” is not a distance in mm")
     return value

@@ -23,6 +23,7 @@ from SAM2PropagateLib.cohort.fleet import Sharing, results
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, SAM2
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.numerals import MOST_DIGITS, decimal_number, whole_number
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 if TYPE_CHECKING:
@@ -322,16 +323,16 @@ def _told(result: FinetuneResult) -> list[str]:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"“{text}” is not a whole number from 0")
-    return int(text)
+    value = whole_number(text)
+    if value is None:
+        raise argparse.ArgumentTypeError(
+            f"“{text}” is not a whole number from 0, of at most {MOST_DIGITS} digits"
+        )
+    return value
 
 
 def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
+    value = decimal_number(text)
+    if value is None or not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"“{text}” is not a number of minutes")
     return value

@@ -9,9 +9,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from SAM2PropagateLib.cli.options import add_debug, program_name
+from SAM2PropagateLib.cli.options import HowToSegment, add_debug, program_name
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cohort.needs import model_memory_mb
 from SAM2PropagateLib.errors import InputError
@@ -187,42 +187,14 @@ def chosen_model(store: ModelStore, name: str, config: str | None) -> ChosenMode
     return ChosenModel(path.absolute(), entry, chosen, store.identity(path, chosen))
 
 
-class ModelWords(Protocol):
-    """The options of a command on the model and how it computes."""
-
-    @property
-    def model(self) -> str:
-        """Its name or file."""
-
-    @property
-    def config(self) -> str | None:
-        """Its configuration, for a file of the user."""
-
-    @property
-    def device(self) -> str:
-        """The device to compute on."""
-
-    @property
-    def input_size(self) -> int | None:
-        """The side of the model's input in pixels; None: the model's own."""
-
-    @property
-    def motion(self) -> bool:
-        """Whether masks follow the image's motion, too."""
-
-    @property
-    def precision(self) -> str:
-        """The precision to compute in."""
-
-
-def model_request(command: ModelWords, chosen: ChosenModel) -> LoadModel:
+def model_request(command: HowToSegment, chosen: ChosenModel) -> LoadModel:
     """Return the request to load the model that was chosen for the command."""
     by_name = chosen.entry is not None and chosen.entry.name == command.model
     config = chosen.config if command.config else None
     return model_of(command, None if by_name else str(chosen.path), config)
 
 
-def model_of(command: ModelWords, path: str | None, config: str | None) -> LoadModel:
+def model_of(command: HowToSegment, path: str | None, config: str | None) -> LoadModel:
     """Return the request to load a model.
 
     Args:

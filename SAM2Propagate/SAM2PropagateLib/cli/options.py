@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from SAM2PropagateLib.files.scene_prompts import read_prompts
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
 from SAM2PropagateLib.frames.window import PRESETS
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
+from SAM2PropagateLib.numerals import decimal_number, whole_number
 from SAM2PropagateLib.prompts.place import range_at
 from SAM2PropagateLib.prompts.resolve import choose_axis
 from SAM2PropagateLib.prompts.values import (
@@ -40,8 +40,6 @@ Point = tuple[float, float, float]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 AXES = {"i": 0, "j": 1, "k": 2, "auto": None}
 ALL_AXES = "all"
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # The options with a stroke, and its least number of points.
 _STROKES = {
     "scribble_ras": ("--scribble-ras", 1),
@@ -50,7 +48,7 @@ _STROKES = {
     "exact_lasso_ras": ("--exact-lasso-ras", 3),
     "curve_ras": ("--curve-ras", 2),
 }
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,10 +86,10 @@ def prepared(arguments: Sequence[str]) -> list[str]:
             return [*prepared, word, *rest]
         if word == "--window" and rest:
             values = [rest.pop(0)]
-            if _NUMBER.fullmatch(values[0]) and rest and not rest[0].startswith("--"):
+            if decimal_number(values[0]) is not None and rest and not rest[0].startswith("--"):
                 values.append(rest.pop(0))
             prepared.append("--window=" + " ".join(values))
-        elif _NEGATIVE.fullmatch(word):
+        elif word.startswith("-") and decimal_number(word) is not None:
             prepared.append(_plain_number(word))
         else:
             prepared.append(word)
@@ -268,19 +266,17 @@ class _Said(argparse.Action):
 
 
 def _coordinate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = decimal_number(text)
+    if value is None:
         raise argparse.ArgumentTypeError(f"“{text}” is not a number of millimeters")
     return value
 
 
 def _index(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text):
+    value = whole_number(text)
+    if value is None:
         raise argparse.ArgumentTypeError(f"“{text}” is not a slice index (0 or more)")
-    return int(text)
+    return value
 
 
 def prompts_from_arguments(
@@ -379,20 +375,24 @@ def add_how(parser: argparse.ArgumentParser) -> Any:
     how.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME|FILE", help=f"the model (default: {DEFAULT_MODEL})"
     )
-    how.add_argument(
-        "--config", metavar="NAME|FILE", help="the model's configuration, for a file of your own"
-    )
-    add_device_and_size(how)
-    how.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="the precision to compute in (default: auto)"
-    )
-    add_motion(how)
+    add_computing(how)
     add_axes(how)
     return how
 
 
 @dataclass(frozen=True)
-class HowToSegment:
+class Computing:
+    """The values of the options of `add_computing`; commands that have them inherit it."""
+
+    config: str | None
+    device: str
+    input_size: int | None
+    motion: bool
+    precision: str
+
+
+@dataclass(frozen=True)
+class HowToSegment(Computing):
     """The values of the options of `add_how`; commands that have them inherit it.
 
     Attributes:
@@ -402,11 +402,6 @@ class HowToSegment:
 
     axis: int | None
     model: str
-    config: str | None
-    device: str
-    input_size: int | None
-    motion: bool
-    precision: str
     window: str | tuple[float, float] | None
     crop: str | None
     run: RunOptions
@@ -421,11 +416,7 @@ def how_of(namespace: argparse.Namespace) -> dict[str, Any]:
     return {
         "axis": AXES[namespace.axis],
         "model": namespace.model,
-        "config": namespace.config,
-        "device": namespace.device,
-        "input_size": namespace.input_size,
-        "motion": namespace.motion == "on",
-        "precision": namespace.precision,
+        **computing_of(namespace),
         "window": parse_window(namespace.window),
         "crop": None if namespace.crop == "none" else "auto",
         "run": RunOptions(
@@ -434,20 +425,38 @@ def how_of(namespace: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def add_device_and_size(parser: Any) -> None:
-    """Add the options that say where the model runs and how large its input is."""
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
-    parser.add_argument("--input-size", type=count, metavar="N", help="side of the model's input in pixels")
-
-
-def add_motion(parser: Any) -> None:
-    """Add the option that switches the motion between slices on and off."""
+def add_computing(parser: Any) -> None:
+    """Add the options on how a model is loaded and computes."""
+    parser.add_argument(
+        "--config", metavar="NAME|FILE", help="the model's configuration, for a file of your own"
+    )
+    add_device_and_size(parser)
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="the precision to compute in (default: auto)"
+    )
     parser.add_argument(
         "--motion",
         choices=("on", "off"),
         default="on",
         help="carry masks along the image's motion, too (on, the default), or by the model alone",
     )
+
+
+def computing_of(namespace: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `Computing` from the parsed arguments."""
+    return {
+        "config": namespace.config,
+        "device": namespace.device,
+        "input_size": namespace.input_size,
+        "motion": namespace.motion == "on",
+        "precision": namespace.precision,
+    }
+
+
+def add_device_and_size(parser: Any) -> None:
+    """Add the options that say where the model runs and how large its input is."""
+    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
+    parser.add_argument("--input-size", type=count, metavar="N", help="side of the model's input in pixels")
 
 
 def add_axes(parser: Any) -> None:
@@ -471,9 +480,10 @@ def check_device(name: str) -> None:
 
 def count(text: str) -> int:
     """Parse a whole number from 1 to 999999999, for argparse."""
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
+    value = whole_number(text)
+    if value is None or not 1 <= value <= 999_999_999:
         raise argparse.ArgumentTypeError(f"“{text}” is not a whole number from 1 to 999999999")
-    return int(text)
+    return value
 
 
 def parse_window(text: str | None) -> str | tuple[float, float] | None:
@@ -481,9 +491,10 @@ def parse_window(text: str | None) -> str | tuple[float, float] | None:
     if text is None:
         return None
     words = text.replace(",", " ").split()
-    if len(words) == 2 and all(_NUMBER.fullmatch(word) for word in words):
-        return float(words[0]), float(words[1])
-    if len(words) == 1 and words[0] and not _NUMBER.fullmatch(words[0]):
+    numbers = [value for word in words if (value := decimal_number(word)) is not None]
+    if len(words) == len(numbers) == 2:
+        return numbers[0], numbers[1]
+    if len(words) == 1 and not numbers:
         return words[0]
     raise InputError(
         "bad_window",

@@ -35,6 +35,7 @@ from SAM2PropagateLib.files.segmentation import (
     write_segmentation,
 )
 from SAM2PropagateLib.models.store import ModelStore
+from SAM2PropagateLib.numerals import whole_number
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.segment_job import (
     JobOptions,
@@ -177,7 +178,7 @@ def _remote(namespace: argparse.Namespace) -> Remote | None:
 
 
 def _part(text: str) -> str:
-    if text != "all" and not (text.isascii() and text.isdecimal() and int(text) > 0):
+    if text != "all" and not whole_number(text):
         raise argparse.ArgumentTypeError(f"“{text}” is neither a number from 1 nor all")
     return text
 

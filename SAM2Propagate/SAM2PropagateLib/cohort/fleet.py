@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from SAM2PropagateLib.cohort.needs import LocalPlan
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.numerals import whole_number
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER
 
 TRIES_AGAIN = 3
@@ -459,19 +460,21 @@ def slurm_options(text: str) -> SlurmOptions:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    number = whole_number(text)
+    if not number:
         raise _bad_slurm(f"“{text}” is no number of cores.")
-    return int(text)
+    return number
 
 
 def _megabytes(text: str) -> int:
     """Parse SLURM's amounts of memory: megabytes, or a number with K, M, G or T."""
     factors = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
     unit = text[-1:].upper()
-    number, factor = (text[:-1], factors[unit]) if unit in factors else (text, 1)
-    if not number.isdecimal() or int(number) * factor < 1:
+    digits, factor = (text[:-1], factors[unit]) if unit in factors else (text, 1)
+    number = whole_number(digits)
+    if number is None or number * factor < 1:
         raise _bad_slurm(f"“{text}” is no amount of memory.")
-    return int(int(number) * factor)
+    return int(number * factor)
 
 
 def _bad_slurm(sentence: str) -> InputError:

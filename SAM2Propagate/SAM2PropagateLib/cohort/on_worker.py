@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from SAM2PropagateLib.cohort.fleet import tell_news, this_worker
 from SAM2PropagateLib.cohort.job import KeptSession, VolumeJob, VolumeOutcome, segment_volume
+from SAM2PropagateLib.numerals import whole_number
 from SAM2PropagateLib.worker.command import OPENMP_SETTINGS, worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 
@@ -50,7 +51,8 @@ def begin_computing(device: str, gpus: int) -> str:
 
 def _own_device(worker: str, device: str, gpus: int) -> str:
     """Return a worker's device: numbered workers take the GPUs in turn; without GPUs, the user's choice."""
-    return f"cuda:{int(worker) % gpus}" if gpus and worker.isdecimal() else device
+    number = whole_number(worker)
+    return f"cuda:{number % gpus}" if gpus and number is not None else device
 
 
 def local_session(threads: int) -> WorkerSession:

@@ -11,6 +11,7 @@ import torch
 from SAM2PropagateLib.engine.int8_linear import why_no_int8
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.models.memory import available_host_memory
+from SAM2PropagateLib.numerals import whole_number
 from SAM2PropagateLib.texts import Words
 from SAM2PropagateLib.texts import text as _
 
@@ -58,7 +59,8 @@ def pick_device(name: str = "auto") -> torch.device:
         raise InputError("device_unusable", _("No device of this computer can compute with torch."))
     choices = _("Choose one of: auto, {names}.").format(names=", ".join(there))
     kind, separator, index = wanted.partition(":")
-    if kind not in ("cuda", "mps", "cpu") or (separator and not (kind == "cuda" and index.isdecimal())):
+    has_number = kind == "cuda" and whole_number(index) is not None
+    if kind not in ("cuda", "mps", "cpu") or (separator and not has_number):
         raise InputError(
             "unknown_device", _("There is no device called “{name}”.").format(name=name), choices
         )

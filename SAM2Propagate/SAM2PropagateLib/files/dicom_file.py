@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.numerals import whole_number
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # Objects with pixels that are not images of the patient: segmentations, label maps and radiotherapy doses.
@@ -411,10 +412,10 @@ def _clock(text: str) -> str:
     """Return a DICOM time, or date and time, for people."""
     whole, dot, fraction = text.partition(".")
     date, time = (whole[:8], whole[8:14]) if len(whole) > 6 else ("", whole)
-    if not whole.isdigit() or len(time) != 6:
+    if whole_number(whole) is None or len(time) != 6:
         return text
     parts = [f"{date[:4]}-{date[4:6]}-{date[6:]} "] if date else []
-    fraction = fraction.rstrip("0") if fraction.isdigit() else ""
+    fraction = fraction.rstrip("0") if whole_number(fraction) is not None else ""
     return "".join([*parts, ":".join((time[:2], time[2:4], time[4:])), dot if fraction else "", fraction])
 
 
@@ -424,11 +425,11 @@ def _seconds(text: str) -> float | None:
     fraction = fraction.partition("+")[0].partition("-")[0]
     days = 0
     if len(whole) > 6:
-        days, whole = int(whole[:8]) if whole[:8].isdigit() else 0, whole[8:]
-    if len(whole) != 6 or not whole.isdigit():
+        days, whole = whole_number(whole[:8]) or 0, whole[8:]
+    if len(whole) != 6 or whole_number(whole) is None:
         return None
     seconds = int(whole[:2]) * 3600 + int(whole[2:4]) * 60 + int(whole[4:])
-    return days * 86400.0 + seconds + (float(f"0.{fraction}") if fraction.isdigit() else 0.0)
+    return days * 86400.0 + seconds + (float(f"0.{fraction}") if whole_number(fraction) is not None else 0.0)
 
 
 def _window(fields: _DicomFields, slope: float) -> tuple[float, float] | None:

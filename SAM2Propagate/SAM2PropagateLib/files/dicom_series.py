@@ -14,6 +14,7 @@ from SAM2PropagateLib.files.dicom_parts import Part, by_geometry, doubles_error,
 from SAM2PropagateLib.files.dicom_pixels import PixelReader
 from SAM2PropagateLib.files.dicom_stack import even_step, places, stack_geometry
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.numerals import whole_number
 
 ALL_PARTS = "all"
 # Images nearer than this are at one position.
@@ -95,7 +96,7 @@ def _chosen(pieces: Sequence[Part], series: Series, wanted: str | None) -> Part:
         if len(parts) > 1:
             raise several(parts, series.title)
         return parts[0]
-    number = int(wanted) if wanted.isdecimal() else 0
+    number = whole_number(wanted) or 0
     if not 1 <= number <= len(parts):
         listed = "; ".join(f"{number} ({part.describe()})" for number, part in enumerate(parts[:12], start=1))
         more = f"; and {len(parts) - 12} more" if len(parts) > 12 else ""

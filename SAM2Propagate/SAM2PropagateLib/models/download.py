@@ -23,6 +23,7 @@ from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.models.verify import sha256_of
+from SAM2PropagateLib.numerals import whole_number
 from SAM2PropagateLib.texts import text as _
 
 log = logging.getLogger(__name__)
@@ -260,7 +261,7 @@ def _start_and_total(response: http.client.HTTPResponse, asked: int) -> tuple[in
             raise _WrongFileError(_("the server sent a different part than requested"))
         return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("Content-Length")
-    return 0, int(length) if length is not None and length.isdecimal() else None
+    return 0, None if length is None else whole_number(length)
 
 
 def _reason(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.targets import ENDINGS
 from SAM2PropagateLib.files.segmentation import SUFFIX
+from SAM2PropagateLib.numerals import whole_number
 
 FLAIR_ELSE_FIRST = "*"
 """In the place of a sequence's name: the one called FLAIR, or the first one where none is."""
@@ -138,9 +139,11 @@ def with_channel(case: Case, sequence: str) -> Case:
     """
     if sequence in ("", FLAIR_ELSE_FIRST):
         return case
-    if not sequence.isdecimal():
+    number = whole_number(sequence)
+    if number is None:
         choose_sequence(case.name, [stem_of(case.image)], sequence)
-    return replace(case, channel=int(sequence)) if sequence.isdecimal() else case
+        return case
+    return replace(case, channel=number)
 
 
 def choose_sequence(name: str, sequences: Sequence[str], wanted: str) -> int:
@@ -168,8 +171,9 @@ def choose_sequence(name: str, sequences: Sequence[str], wanted: str) -> int:
     matching = [n for n, sequence in enumerate(sequences) if sequence.lower() == wanted.lower()]
     if len(matching) == 1:
         return matching[0]
-    if wanted.isdecimal() and int(wanted) < len(sequences) and not matching:
-        return int(wanted)
+    number = whole_number(wanted)
+    if number is not None and number < len(sequences) and not matching:
+        return number
     raise InputError(
         "sequence_unknown",
         f"The case “{name}” has {len(matching) or 'no'} images “{wanted}”. It has: {', '.join(sequences)}.",

@@ -20,6 +20,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.targets import ENDINGS
 from SAM2PropagateLib.files.json_manifest import from_manifest
 from SAM2PropagateLib.files.segmentation import SUFFIX
+from SAM2PropagateLib.numerals import whole_number
 from SAM2PropagateLib.training.case import (
     Case,
     Refuse,
@@ -154,7 +155,7 @@ def _label_names(
 
     Decathlon and nnU-Net 1: `{"1": "liver"}`; nnU-Net 2: `{"liver": 1, "tumor": [2, 3]}`.
     """
-    if all(str(key).isdecimal() for key in labels):
+    if all(whole_number(str(key)) is not None for key in labels):
         parts: list[tuple[str, tuple[int, ...]]] = [
             (str(name), (int(value),)) for value, name in labels.items()
         ]
@@ -235,7 +236,7 @@ def _dataset_case(
         known = dict(enumerate(description.channels))
         places = [place if number is None else number for place, number in enumerate(numbers)]
         channels = [known.get(place, f"{place:04d}") for place in places]
-    by_number = in_one_file and len(channels) == 1 and sequence.isdecimal()
+    by_number = in_one_file and len(channels) == 1 and whole_number(sequence) is not None
     chosen = 0 if by_number else choose_sequence(name, channels, sequence)
     image = images[0] if in_one_file else images[chosen]
     if not image.is_file():
