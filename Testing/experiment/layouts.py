@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its usual name
 
 BRATS_SEQUENCES = ("flair", "t1", "t1ce", "t2")
+DATA_SETS = ("brats", "brain", "liver", "hippocampus", "organs")
 
 
 def write_brats(folder: Path, name: str, images: Mapping[str, sitk.Image], label: sitk.Image | None) -> Path:
@@ -77,10 +78,13 @@ def kept(label: sitk.Image, values: Mapping[int, int]) -> sitk.Image:
     return image
 
 
-def lay_out(data: Path, folder: Path, slices: int | None = None) -> dict[str, Path]:
+def lay_out(
+    data: Path, folder: Path, names: Sequence[str] = DATA_SETS, slices: int | None = None
+) -> dict[str, Path]:
     """Lay out labeled volumes of `../shared/data`; returns the folders of cases by a short name.
 
     Args:
+        names: of `DATA_SETS`, those to lay out.
         slices: how many of each volume, around the middle of what is labeled; None: all.
     """
 
@@ -92,37 +96,37 @@ def lay_out(data: Path, folder: Path, slices: int | None = None) -> dict[str, Pa
         first = max(0, int(labeled[len(labeled) // 2]) - slices // 2)
         return image[:, :, first : first + slices], label[:, :, first : first + slices]
 
-    hippocampus, liver, lung, brain, ct = (
-        read(case)
-        for case in (
-            *("msd_hippocampus_001", "chaos_ct_liver", "pyradiomics_lung2"),
-            *("pyradiomics_brain1", "totalseg_ct_sm"),
-        )
-    )
-    tumor = kept(brain[1], {1: 4})
-    names = {1: "spleen", 2: "right kidney", 3: "left kidney", 4: "liver"}
-    organs = kept(ct[1], {1: 1, 2: 2, 3: 3, 5: 4})
-    write_brats(folder / "BraTS2020", "BraTS20_Training_001", dict.fromkeys(BRATS_SEQUENCES, brain[0]), tumor)
-    return {
-        "brats": folder / "BraTS2020",
-        "brain": write_decathlon(
+    def brats() -> Path:
+        image, label = read("pyradiomics_brain1")
+        images = dict.fromkeys(BRATS_SEQUENCES, image)
+        return write_brats(folder / "BraTS2020", "BraTS20_Training_001", images, kept(label, {1: 4})).parent
+
+    def brain() -> Path:
+        image, label = read("pyradiomics_brain1")
+        return write_decathlon(
             folder / "Task01_BrainTumour",
             ("FLAIR", "T1w", "t1gd", "T2w"),
             {1: "edema", 2: "non-enhancing tumor", 3: "enhancing tumour"},
-            {"BRATS_001": (four_channels(brain[0]), kept(brain[1], {1: 3}))},
-        ),
-        "liver": write_decathlon(
-            folder / "Task03_Liver", ("CT",), {1: "liver", 2: "cancer"}, {"liver_0": liver}
-        ),
-        "hippocampus": write_decathlon(
-            folder / "Task04_Hippocampus",
-            ("MRI",),
-            {1: "Anterior", 2: "Posterior"},
-            {"hippocampus_001": hippocampus},
-        ),
-        "lung": write_decathlon(folder / "Task06_Lung", ("CT",), {1: "cancer"}, {"lung_001": lung}),
-        "ct": write_decathlon(folder / "Task09_Organs", ("CT",), names, {"organs_1": (ct[0], organs)}),
-    }
+            {"BRATS_001": (four_channels(image), kept(label, {1: 3}))},
+        )
+
+    def liver() -> Path:
+        cases = {"liver_0": read("chaos_ct_liver")}
+        return write_decathlon(folder / "Task03_Liver", ("CT",), {1: "liver", 2: "cancer"}, cases)
+
+    def hippocampus() -> Path:
+        cases = {"hippocampus_001": read("msd_hippocampus_001")}
+        parts = {1: "Anterior", 2: "Posterior"}
+        return write_decathlon(folder / "Task04_Hippocampus", ("MRI",), parts, cases)
+
+    def organs() -> Path:
+        image, label = read("totalseg_ct_sm")
+        titles = {1: "spleen", 2: "right kidney", 3: "left kidney", 4: "liver"}
+        cases = {"organs_1": (image, kept(label, {1: 1, 2: 2, 3: 3, 5: 4}))}
+        return write_decathlon(folder / "Task09_Organs", ("CT",), titles, cases)
+
+    write = dict(zip(DATA_SETS, (brats, brain, liver, hippocampus, organs), strict=True))
+    return {name: write[name]() for name in names}
 
 
 if __name__ == "__main__":

@@ -20,16 +20,16 @@ needs_data = pytest.mark.skipif(
 
 @needs_data
 def test_a_brain_and_a_hippocampus(tmp_path: Path) -> None:
-    folders = lay_out(DATA, tmp_path, slices=5)
+    folders = lay_out(DATA, tmp_path, ("brats", "brain", "hippocampus"), slices=5)
     found = {}
-    for name in ("brats", "brain", "hippocampus"):
+    for name, cases in folders.items():
         out, err = tmp_path / f"out_{name}", io.StringIO()
         words: list[object] = [
             "evaluate",
             "--protocol",
             "shen2024",
             "--cases",
-            folders[name],
+            cases,
             "--out",
             out,
             "--prompt",
