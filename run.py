@@ -246,7 +246,7 @@ def missing_layers(root: Path, names: "tuple[str, ...]") -> "list[str]":
 @contextlib.contextmanager
 def locked(folder: Path) -> "Iterator[None]":
     """Hold the folder's lock: of two run.py at once, one installs, one waits. A crash releases it."""
-    with (folder / LOCK_NAME).open("a+") as handle:
+    with (folder / LOCK_NAME).open("a+", encoding="utf-8") as handle:
         if not _try_lock(handle):
             say("Another run.py is installing into .venv; waiting for it.")
             while not _try_lock(handle):
@@ -519,15 +519,17 @@ def run_tests(root: Path, arguments: "list[str]") -> int:
     With arguments for pytest: only that. Without, the tests run in one process more than there are cores, as
     some always wait for processes of their own; four at most: each takes a gigabyte.
     """
+    # Python then warns of texts in the locale's encoding, which pyproject.toml makes errors.
+    kept = {"PYTHONWARNDEFAULTENCODING": "1"}
     if arguments:
-        return run_in_venv(root, ["-m", "pytest", *arguments], root)
+        return run_in_venv(root, ["-m", "pytest", *arguments], root, **kept)
     failed = run_checks(root)
     if failed:
         say("This run fails, whatever the tests say.")
     processes = str(min(4, 1 + (os.cpu_count() or 1)))
     options = ["-n", processes, "--dist", "worksteal", "--durations", "10"]
     # One thread each, as they share the cores. Tests start many processes of the same, compiled files.
-    kept = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    kept.update(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="")
     return run_in_venv(root, ["-m", "pytest", *options], root, **kept) or failed
 
 

@@ -4,5 +4,13 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 # Before torch starts its threads: waiting actively, they slow each other down twentyfold on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps processes that tests start from printing encoding warnings; pytest's own have them on."""
+    if not getattr(config.option, "numprocesses", None):
+        os.environ.pop("PYTHONWARNDEFAULTENCODING", None)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -491,6 +492,28 @@ def test_the_test_command_fails_if_any_check_does(
     calls.clear()
     run.run_command(ROOT, "test", ["-k", "geometry"])
     assert calls == ["pytest -k"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["-k", "geometry"]])
+def test_the_test_command_warns_of_texts_in_the_encoding_of_the_locale(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {}
+
+    def fake(root: Path, arguments: list[str], cwd: Path | None, **environment: str) -> int:
+        given[tool(arguments).partition(" ")[0]] = environment
+        return 0
+
+    monkeypatch.setattr(run, "run_in_venv", fake)
+    run.run_command(ROOT, "test", arguments)
+    assert given["pytest"]["PYTHONWARNDEFAULTENCODING"] == "1"
+
+
+@pytest.mark.parametrize("module", ["SAM2PropagateLib.files.atomic", "Testing.conftest", "run"])
+def test_such_a_text_in_a_module_of_ours_is_an_error(module: str) -> None:
+    with pytest.raises(EncodingWarning):
+        warnings.warn_explicit("no encoding", EncodingWarning, "module.py", 1, module)
+    warnings.warn_explicit("no encoding", EncodingWarning, "module.py", 1, "runpy")
 
 
 def test_continuous_integration_runs_the_test_command() -> None:

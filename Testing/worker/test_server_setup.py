@@ -89,7 +89,7 @@ def test_another_version_and_a_missing_model_are_told(sshd: Sshd) -> None:
     found = check_server(remote(), DEFAULT_MODEL, sshd.env)
     assert not found.works and "bad: The chosen model is not there." in words(found)
     folder = sshd.home / ".sam2propagate" / f"library-{own_version()}"
-    with (folder / "SAM2PropagateLib" / "errors.py").open("a") as file:
+    with (folder / "SAM2PropagateLib" / "errors.py").open("a", encoding="utf-8") as file:
         file.write("\n")
     found = check_server(remote(), DEFAULT_MODEL, sshd.env)
     assert not found.works and f"is there, {own_version()} here" in words(found)
