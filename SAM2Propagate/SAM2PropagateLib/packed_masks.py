@@ -59,6 +59,7 @@ class PackedMask:
 
     @property
     def is_empty(self) -> bool:
+        """Whether no pixel is set."""
         return self.box[2] == 0
 
     def unpack(self) -> NDArray[np.bool_]:

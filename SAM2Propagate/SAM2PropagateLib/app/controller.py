@@ -130,10 +130,12 @@ class Controller:
 
     @property
     def volumeNode(self) -> Any:
+        """The chosen volume; None if there is none."""
         return self._selection.volumeNode
 
     @property
     def segmentationNode(self) -> Any:
+        """The chosen segmentation; None if there is none."""
         return self._selection.segmentationNode
 
     @property
@@ -143,10 +145,12 @@ class Controller:
 
     @property
     def choices(self) -> Choices:
+        """How to propagate, and with which model."""
         return self._selection.choices
 
     @choices.setter
     def choices(self, choices: Choices) -> None:
+        """Takes new choices, and tells of them."""
         if choices != self._selection.choices:
             self._selection.choices = choices
             self.changed.emit(None)
@@ -229,6 +233,7 @@ class Controller:
 
     @makeSegment.setter
     def makeSegment(self, makeSegment: Callable[[], None] | None) -> None:
+        """Sets it."""
         self._selection.makeSegment = makeSegment
 
     @property
@@ -238,6 +243,7 @@ class Controller:
 
     @chooseSegment.setter
     def chooseSegment(self, chooseSegment: Callable[[str], None] | None) -> None:
+        """Sets it."""
         self._selection.chooseSegment = chooseSegment
 
     def provideSegment(self) -> None:

@@ -136,9 +136,11 @@ class Installed:
 class Ticker(Protocol):
     """Calls `Controller.poll` repeatedly while it is on; in Slicer a QTimer of 20 ms."""
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Begins to call; does nothing if it is on."""
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Ends the calls."""
 
 
 class NoTicker:

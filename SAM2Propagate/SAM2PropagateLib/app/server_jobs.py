@@ -69,6 +69,7 @@ class ServerJobs:
 
     @property
     def isRunning(self) -> bool:
+        """Whether a job is under way."""
         return self._job.isRunning
 
     def test(self, remote: Remote, model: str) -> None:

@@ -87,6 +87,7 @@ class WorkspacePreview:
 
     @opacity.setter
     def opacity(self, opacity: float | None) -> None:
+        """Sets it, also of the preview that is shown."""
         self._opacity = opacity
         if self._layer is not None:
             self._layer.fill(opacity)

@@ -75,6 +75,7 @@ class StripFrame:
 
     @property
     def isDoubtful(self) -> bool:
+        """Whether its doubt is worth a look."""
         return self.doubt is not None and self.doubt >= DOUBTFUL
 
 

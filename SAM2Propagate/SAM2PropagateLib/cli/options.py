@@ -55,6 +55,7 @@ class Parser(argparse.ArgumentParser):
     """Raises an error with one sentence instead of printing its usage and ending the program."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise InputError `bad_arguments` with a sentence."""
         sentence = message[:1].upper() + message[1:]
         raise bad_arguments(
             sentence if sentence.endswith(".") else sentence + ".", f"See {self.prog} --help."

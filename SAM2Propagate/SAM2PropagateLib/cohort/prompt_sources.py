@@ -38,9 +38,11 @@ class FilePrompts:
     segment: str = ""
 
     def read(self, geometry: VolumeGeometry) -> PromptSet:
+        """Return the prompts for a volume. Raises as `read_prompts`."""
         return _only(read_prompts(self.path, geometry), self.segment, f"“{self.path}”")
 
     def fingerprint(self) -> str:
+        """Return a text that changes with the file."""
         return f"{self.path}\n{self.segment}\n{file_stamp(self.path)}"
 
 
@@ -52,9 +54,11 @@ class GivenPrompts:
     segment: str = ""
 
     def read(self, geometry: VolumeGeometry) -> PromptSet:
+        """Return the prompts for a volume."""
         return _only(self.prompts, self.segment, "The manifest")
 
     def fingerprint(self) -> str:
+        """Return a text that changes with the prompts."""
         return hashlib.sha256(f"{self.segment}\n{dumps(self.prompts)}".encode()).hexdigest()
 
 

@@ -79,10 +79,12 @@ class LoadedTarget:
 
     @property
     def axis(self) -> int:
+        """The axis to propagate along."""
         return self.frames.axis
 
     @property
     def geometry(self) -> VolumeGeometry:
+        """The geometry of image and label."""
         return self.frames.geometry
 
     @cached_property

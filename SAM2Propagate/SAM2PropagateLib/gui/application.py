@@ -149,6 +149,7 @@ class QtTicker(_Timer):
         return bool(self._timer.isActive())
 
     def start(self) -> None:
+        """See `Ticker`."""
         if not self._timer.isActive():
             self._timer.start()
 

@@ -33,17 +33,21 @@ class SlicerDialogs:
     """Slicer's own dialogs; see `Dialogs`."""
 
     def agree(self, text: str, title: str) -> bool:
+        """See `Dialogs`."""
         return bool(slicer.util.confirmOkCancelDisplay(text, windowTitle=title))
 
     def showLog(self, text: str, log: str) -> None:
+        """See `Dialogs`."""
         slicer.util.infoDisplay(text, detailedText=log)
 
     def copyText(self, text: str) -> None:
+        """See `Dialogs`."""
         import qt
 
         qt.QApplication.clipboard().setText(text)
 
     def chooseWeights(self) -> str:
+        """See `Dialogs`."""
         import qt
 
         return str(

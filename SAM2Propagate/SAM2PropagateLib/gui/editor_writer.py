@@ -88,6 +88,7 @@ class EditorSegmentWriter:
             self._editor.setSourceVolumeNode(self._volumeNode)
 
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
+        """See `SegmentWriter`."""
         # The editor computes the editable area for its selected segment.
         self._editor.mrmlSegmentEditorNode().SetSelectedSegmentID(segmentID)
         # The effect numbers its modes as the logic does.
@@ -96,6 +97,7 @@ class EditorSegmentWriter:
         self._effect.modifySegmentByLabelmap(self._segmentationNode, segmentID, labelmap, int(mode))
 
     def finish(self) -> None:
+        """See `SegmentWriter`."""
         node = self._editor.mrmlSegmentEditorNode()
         if node is not None and self._selected and node.GetSelectedSegmentID() != self._selected:
             node.SetSelectedSegmentID(self._selected)
@@ -103,11 +105,13 @@ class EditorSegmentWriter:
 
     @property
     def isMasking(self) -> bool:
+        """See `SegmentWriter`."""
         node = self._editor.mrmlSegmentEditorNode()
         return node is not None and masks(node)
 
     @property
     def isPlain(self) -> bool:
+        """See `SegmentWriter`."""
         node = self._editor.mrmlSegmentEditorNode()
         return node is not None and not self.isMasking and node.GetOverwriteMode() == node.OverwriteNone
 

@@ -250,6 +250,7 @@ class Installer:
 
     @property
     def isRunning(self) -> bool:
+        """Whether an installation is under way."""
         return self._isRunning
 
     def start(self) -> None:

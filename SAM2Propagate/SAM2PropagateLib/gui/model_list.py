@@ -82,6 +82,7 @@ class ModelList:
 
     @property
     def isDownloading(self) -> bool:
+        """Whether a download is under way."""
         return self._job.isRunning
 
     def rows(self) -> list[ModelRow]:

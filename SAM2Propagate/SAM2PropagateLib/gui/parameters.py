@@ -33,11 +33,14 @@ class ModuleLogic(Protocol):
     installer: Installer
     server: ServerJobs
 
-    def getParameterNode(self) -> Any: ...
+    def getParameterNode(self) -> Any:
+        """Returns the scene's parameter node, wrapped."""
 
-    def editSoon(self) -> None: ...
+    def editSoon(self) -> None:
+        """Notes that the user has taken up a tool of the Segment Editor."""
 
-    def workerText(self) -> str: ...
+    def workerText(self) -> str:
+        """Returns what the panel says of the worker, and of what it needs."""
 
 
 class Parameters:

@@ -31,6 +31,7 @@ class SlicerPackageTools:
     """
 
     def installTorch(self, version: str, log: Log, completed: Completed) -> None:
+        """See `PackageTools`."""
         try:
             utilities = importlib.import_module("PyTorchUtils")
         except ImportError as error:
@@ -49,6 +50,7 @@ class SlicerPackageTools:
     def pipInstall(
         self, arguments: list[str], environment: dict[str, str], log: Log, completed: Completed
     ) -> None:
+        """See `PackageTools`."""
         log("pip install " + " ".join(arguments))
         install = _pipInstall()
         # In its testing mode Slicer accepts the callbacks but never calls them.

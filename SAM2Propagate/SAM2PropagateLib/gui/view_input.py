@@ -109,6 +109,7 @@ class ViewInput:
 
     @property
     def isOn(self) -> bool:
+        """Whether it listens to the views."""
         return bool(self._tags)
 
     def addSliceView(self, interactor: Any, sliceNode: Any, draw: Callable[[], None] | None = None) -> None:

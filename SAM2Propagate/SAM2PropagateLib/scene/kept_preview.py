@@ -60,19 +60,23 @@ class PackedFrame:
 
     @property
     def mask(self) -> BoolArray:
+        """See `KeptFrame`."""
         return _unpacked(self.record, self._shape)
 
     @property
     def facts(self) -> Any:
+        """See `KeptFrame`."""
         return self.record["facts"]
 
     @property
     def under(self) -> BoolArray | None:
+        """See `KeptFrame`."""
         # Earlier versions did not keep what was under it.
         return _unpacked(self.record["under"], self._shape) if "under" in self.record else None
 
     @property
     def edge(self) -> PackedEdge | None:
+        """See `KeptFrame`."""
         edge = self.record.get("edge")
         if edge is None:
             return None
@@ -80,6 +84,7 @@ class PackedFrame:
 
     @property
     def seen(self) -> str | None:
+        """See `KeptFrame`."""
         seen = self.record.get("seen")
         return None if seen is None else str(seen)
 

@@ -398,6 +398,7 @@ class PromptMarkups:
 
     @axis.setter
     def axis(self, axis: int | None) -> None:
+        """Keeps another axis with the prompts."""
         self._writeKept(self._readKept().with_axis(axis))
 
     def nodes(self, segmentID: str | None = None) -> tuple[Any, ...]:

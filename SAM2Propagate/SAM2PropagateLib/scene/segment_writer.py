@@ -153,6 +153,7 @@ class LogicSegmentWriter:
         self._useOwnNode()
 
     def prepare(self) -> Any:
+        """See `SegmentWriter`."""
         self._useOwnNode()
         settings = self._settingsNode or self._scene().GetSingletonNode(
             _SEGMENT_EDITOR_TAG, "vtkMRMLSegmentEditorNode"
@@ -182,6 +183,7 @@ class LogicSegmentWriter:
         return self._logic.GetReferenceGeometryImage()
 
     def modify(self, segmentID: str, labelmap: Any, change: Change) -> None:
+        """See `SegmentWriter`."""
         logic = self._logic
         # The logic computes the editable area for its selected segment.
         self._editorNode.SetSelectedSegmentID(segmentID)
@@ -191,14 +193,17 @@ class LogicSegmentWriter:
         )
 
     def finish(self) -> None:
+        """See `SegmentWriter`."""
         self._shelf.restore()
 
     @property
     def isMasking(self) -> bool:
+        """See `SegmentWriter`."""
         return masks(self._editorNode)
 
     @property
     def isPlain(self) -> bool:
+        """See `SegmentWriter`."""
         return not self.isMasking and self._overwriteMode in (None, self._editorNode.OverwriteNone)
 
     @property

@@ -75,11 +75,13 @@ class StrokeDrawing:
         self._line = ViewLine(view.interactor, style)
 
     def move(self, xy: Xy) -> None:
+        """See `Drag`."""
         if self._take(xy):
             self._line.show(self._places)
             self._draw()
 
     def end(self, xy: Xy) -> None:
+        """See `Drag`."""
         self._take(xy)
         self._line.remove()
         self._draw()
@@ -88,6 +90,7 @@ class StrokeDrawing:
         self._onEnd((xyzw @ viewMatrix(self._sliceNode).T)[:, :3])
 
     def cancel(self) -> None:
+        """See `Drag`."""
         self._line.remove()
         self._draw()
 
@@ -170,6 +173,7 @@ class StrokeMove:
         self._isMoved = False
 
     def move(self, xy: Xy) -> None:
+        """See `Drag`."""
         self._isMoved |= _distance(xy, self._start) > _SHORTEST
         if self._isMoved and self._node.GetScene() is not None:
             toRas = viewMatrix(self._sliceNode)
@@ -178,6 +182,7 @@ class StrokeMove:
             self._put(self._before + (end - start))
 
     def end(self, xy: Xy) -> None:
+        """See `Drag`."""
         self.move(xy)
         if not self._isMoved:
             self._onTap()
@@ -185,6 +190,7 @@ class StrokeMove:
             self._node.InvokeEvent(self._node.PointEndInteractionEvent)
 
     def cancel(self) -> None:
+        """See `Drag`."""
         if self._isMoved and self._node.GetScene() is not None:
             self._put(self._before)
 

@@ -46,6 +46,7 @@ class Score:
     structures: tuple[StructureScore, ...]
 
     def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
         return asdict(self)
 
 

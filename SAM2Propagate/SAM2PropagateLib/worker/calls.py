@@ -45,6 +45,7 @@ class Call:
 
     @property
     def is_finished(self) -> bool:
+        """Whether its last event has come."""
         return self.state != "waiting"
 
     def __repr__(self) -> str:
@@ -83,6 +84,7 @@ class PreviewCall(Call):
         return None if self.frame is None else self.frame.mask
 
     def take(self, event: Event) -> None:
+        """Update the state with one of its events; keep the mask."""
         super().take(event)
         if isinstance(event, FrameEvent):
             self.frame = event
@@ -106,6 +108,7 @@ class Run(Call):
         return _Masks(self.frames)
 
     def take(self, event: Event) -> None:
+        """Update the state with one of its events; keep its masks."""
         super().take(event)
         if isinstance(event, FrameEvent):
             self.frames[event.segment, event.frame] = event

@@ -43,6 +43,7 @@ class ServedEngine:
         self._engine: PropagationEngine | None = None
 
     def load_model(self, request: LoadModel, progress: ReportProgress) -> Mapping[str, Any]:
+        """See `Engine`."""
         # Before loading, to free the former model's memory.
         self._engine = None
         self.release_memory()
@@ -73,6 +74,7 @@ class ServedEngine:
         return loaded.description
 
     def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
+        """See `Engine`."""
         if self._engine is None:
             raise SAM2PropagateError("no_model", _("No model is loaded."), _("Load a model first."))
         from SAM2PropagateLib.frames.crop import FrameCrop
@@ -85,6 +87,7 @@ class ServedEngine:
         return _AdaptedSession(self._engine.open_axes(frames, seen))
 
     def release_memory(self) -> None:
+        """See `Engine`."""
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is None:

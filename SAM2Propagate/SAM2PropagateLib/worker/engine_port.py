@@ -22,23 +22,40 @@ class Mask(Protocol):
     """An engine's result for a frame."""
 
     @property
-    def segment(self) -> str: ...
+    def segment(self) -> str:
+        """The name of its segment."""
+
     @property
-    def frame(self) -> int: ...
+    def frame(self) -> int:
+        """The frame, from 0."""
+
     @property
-    def mask(self) -> NDArray[np.bool_]: ...
+    def mask(self) -> NDArray[np.bool_]:
+        """(rows, columns) bool of native pixels."""
+
     @property
-    def predicted_iou(self) -> float: ...
+    def predicted_iou(self) -> float:
+        """The model's own estimate, 0 to 1."""
+
     @property
-    def object_score(self) -> float: ...
+    def object_score(self) -> float:
+        """Whether the model finds the structure on the frame: above 0."""
+
     @property
-    def doubt(self) -> float: ...
+    def doubt(self) -> float:
+        """0 (sure) to 1."""
+
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """One of `frame_kinds.KINDS`."""
+
     @property
-    def edge(self) -> Callable[[], NDArray[np.int8]] | None: ...
+    def edge(self) -> Callable[[], NDArray[np.int8]] | None:
+        """Compute the distances to the mask's edge; None: it has none."""
+
     @property
-    def note(self) -> Words: ...
+    def note(self) -> Words:
+        """Words for the user on this mask; "" without any."""
 
 
 class ServedSession(Protocol):

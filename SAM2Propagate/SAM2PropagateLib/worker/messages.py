@@ -274,10 +274,12 @@ class Propagate(Request):
     options: RunOptions = field(metadata={"check": _run_options}, default_factory=RunOptions)
 
     def fields(self) -> dict[str, Any]:
+        """Return the fields' values for the wire."""
         return {**super().fields(), "options": self.options.to_wire()}
 
     @classmethod
     def take(cls, header: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+        """Return the fields' values from the wire."""
         taken = super().take(header, known)
         return {**taken, "options": RunOptions.from_wire(taken.get("options", {}))}
 
@@ -414,11 +416,13 @@ class ProgressEvent(Event):
     seconds_left: float | None = _checked(_or_none(_number), default=None)
 
     def message(self) -> Message:
+        """See `Event.message`; the text travels as its template and values."""
         message = super().message()
         return Message({**message.header, "text": to_wire(self.text)})
 
     @classmethod
     def parse(cls, request: int | None, message: Message) -> ProgressEvent:
+        """See `Event.parse`."""
         event = super().parse(request, message)
         return replace(event, text=from_wire(event.text))
 
@@ -454,6 +458,7 @@ class FrameEvent(Event):
         return self.packed.unpack()
 
     def message(self) -> Message:
+        """See `Event.message`; the mask and its edge are the payload."""
         header: dict[str, Any] = {
             "type": self.type,
             "request": self.request,
@@ -476,6 +481,7 @@ class FrameEvent(Event):
 
     @classmethod
     def parse(cls, request: int | None, message: Message) -> FrameEvent:
+        """See `Event.parse`."""
         header = message.header
         try:
             volume, segment, frame, kind = (header[key] for key in ("volume", "segment", "frame", "kind"))
@@ -540,10 +546,12 @@ class ErrorEvent(Event):
     log: tuple[str, ...] = ()
 
     def message(self) -> Message:
+        """See `Event.message`; the log stays here."""
         return Message({"type": self.type, "request": self.request, "error": self.error.to_wire()})
 
     @classmethod
     def parse(cls, request: int | None, message: Message) -> ErrorEvent:
+        """See `Event.parse`."""
         values = message.header.get("error")
         if not isinstance(values, Mapping) or not _text(values.get("code")) or not values.get("sentence"):
             raise _bad(_("The message “error” does not say what is wrong."))

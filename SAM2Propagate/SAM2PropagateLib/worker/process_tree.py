@@ -90,16 +90,19 @@ class ProcessTree:
 
     @property
     def stdin(self) -> IO[bytes]:
+        """The process's input."""
         assert self._process.stdin is not None
         return self._process.stdin
 
     @property
     def stdout(self) -> IO[bytes]:
+        """The process's output."""
         assert self._process.stdout is not None
         return self._process.stdout
 
     @property
     def stderr(self) -> IO[bytes]:
+        """The process's error output."""
         assert self._process.stderr is not None
         return self._process.stderr
 

@@ -142,6 +142,7 @@ class PopenTransport:
         return self._tree.pid
 
     def start(self) -> None:
+        """See `Transport`."""
         try:
             command = self._command
             self._tree = tree = ProcessTree(command.argv, command.env, command.cwd, self._popen)
@@ -160,9 +161,11 @@ class PopenTransport:
             thread.start()
 
     def send(self, request: int, outgoing: Outgoing) -> None:
+        """See `Transport`."""
         self._outgoing.put((request, outgoing))
 
     def receive(self) -> list[Message]:
+        """See `Transport`."""
         if self._is_open:
             time.sleep(_TURN_SECONDS)
         # Cleared before reading, as messages that arrive later set it again.
@@ -174,11 +177,13 @@ class PopenTransport:
         return messages
 
     def wait(self, timeout: float) -> bool:
+        """See `Transport`."""
         if self._incoming or self._reading_ended:
             return True
         return self._arrived.wait(max(timeout, 0.0))
 
     def kill(self) -> None:
+        """See `Transport`."""
         self._is_killed = True
         self._is_open = False
         if self._tree is not None:
@@ -186,6 +191,7 @@ class PopenTransport:
         self._outgoing.put(None)
 
     def close(self, timeout: float) -> None:
+        """See `Transport`."""
         if self._tree is None:
             return
         self._outgoing.put(None)
@@ -199,26 +205,32 @@ class PopenTransport:
 
     @property
     def is_open(self) -> bool:
+        """See `Transport`."""
         return self._is_open
 
     @property
     def has_ended(self) -> bool:
+        """See `Transport`."""
         return self._reading_ended and not self._incoming
 
     @property
     def is_closed(self) -> bool:
+        """See `Transport`."""
         return not any(thread.is_alive() for thread in self._threads)
 
     @property
     def failure(self) -> SAM2PropagateError | None:
+        """See `Transport`."""
         return self._failure
 
     @property
     def exit_code(self) -> int | None:
+        """See `Transport`."""
         return None if self._tree is None else self._tree.exit_code
 
     @property
     def end_reason(self) -> SAM2PropagateError | None:
+        """See `Transport`."""
         remote = self._command.remote
         if remote is None or not self._reading_ended or self._is_killed:
             return None
@@ -226,14 +238,17 @@ class PopenTransport:
 
     @property
     def host(self) -> str | None:
+        """See `Transport`."""
         return None if self._command.remote is None else self._command.remote.host
 
     @property
     def activity(self) -> int:
+        """See `Transport`."""
         return self._written
 
     @property
     def log(self) -> list[str]:
+        """See `Transport`."""
         return list(self._log)
 
     # --- the threads

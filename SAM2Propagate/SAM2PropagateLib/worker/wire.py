@@ -44,15 +44,18 @@ class WireError(SAM2PropagateError):
 class Readable(Protocol):
     """A binary stream; `readinto` may fill less than it was given and returns 0 at the end."""
 
-    def readinto(self, buffer: Any, /) -> int | None: ...
+    def readinto(self, buffer: Any, /) -> int | None:
+        """Fill a buffer; return how many bytes came."""
 
 
 class Writable(Protocol):
     """A binary stream; `write` may take less than it was given."""
 
-    def write(self, data: Any, /) -> int | None: ...
+    def write(self, data: Any, /) -> int | None:
+        """Write bytes; return how many were taken."""
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Send what is buffered."""
 
 
 @dataclass(frozen=True)
