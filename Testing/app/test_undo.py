@@ -350,3 +350,138 @@ def test_every_change_of_prompts_has_a_name():
         (none, none.with_range(FrameRange((0, 0, 0), (0, 0, 5))), "range"),
     ):
         assert changeName(before, after) == name
+
+
+def redo_all(case: Any) -> None:
+    while case.controller.redo():
+        case.settle()
+
+
+def undo_all(case: Any) -> None:
+    while case.controller.undo():
+        case.settle()
+
+
+def and_back(case: Any) -> None:
+    case.controller.undo()
+    case.controller.redo()
+
+
+def all_and_back(case: Any) -> None:
+    undo_all(case)
+    redo_all(case)
+
+
+def clicked_and_back(case: Any) -> None:
+    case.click(30, 30, 13)
+    case.controller.undo()
+
+
+def discarded_and_back(case: Any) -> None:
+    case.controller.discard()
+    case.controller.undo()
+
+
+def deleted_and_back(case: Any) -> None:
+    case.click(30, 30, 13)
+    case.controller.clearPrompts(13)
+    case.controller.undo()
+    case.controller.undo()
+
+
+def in_turns_and_back(case: Any) -> None:
+    for start in (case.controller.startUndo, case.controller.startRedo):
+        assert start()
+        case.settle()
+
+
+BACK = [and_back, all_and_back, clicked_and_back, deleted_and_back, in_turns_and_back]
+
+
+@pytest.mark.parametrize(
+    ("choices", "leads_back"),
+    [
+        *((Choices(), one) for one in BACK),
+        *((KEEP, one) for one in [*BACK, discarded_and_back]),
+    ],
+)
+def test_a_run_after_what_was_undone_and_redone_writes_only_what_has_changed(headless, choices, leads_back):
+    case = HeadlessCase(headless, choices=choices)
+    case.click(12, 15, 8)
+    case.run()
+    case.click(18, 16, 3)
+    case.run()
+    before = state(case)
+    leads_back(case)
+    assert state(case) == before
+    case.run()
+    assert case.ends[-1].frames == 0 and state(case)[:3] == before[:3]
+    case.click(30, 30, 13)
+    case.run()
+    assert case.ends[-1].frames == 7  # 11 to 17, which are nearest to the click
+    case.controller.close()
+
+
+def applied_in_between(case: Any) -> None:
+    apply_by_hand(case)
+    case.controller.undo()
+    case.controller.redo()
+
+
+def test_applying_undone_and_redone_is_still_what_the_worker_wrote(headless):
+    case = HeadlessCase(headless, choices=KEEP)
+    case.click(12, 15, 8)
+    case.run()
+    applied_in_between(case)
+    case.run()
+    assert case.ends[-1].frames == 0
+    case.controller.close()
+
+
+def undone(case: Any) -> None:
+    case.controller.undo()
+
+
+def undone_and_painted(case: Any) -> None:
+    case.controller.undo()
+    painted(case, 5, STROKE)
+
+
+def one_more_run_undone(case: Any) -> None:
+    case.click(30, 30, 13)
+    case.run()
+    case.controller.undo()
+    case.controller.undo()
+
+
+def cancelled_undone_and_redone(case: Any) -> None:
+    case.click(30, 30, 13)
+    case.session.framesPerPoll = 2
+    assert case.controller.propagate()
+    case.controller.poll()
+    case.controller.cancel()
+    case.session.framesPerPoll = 18
+    and_back(case)
+
+
+def removed_and_back(case: Any) -> None:
+    case.controller.undo()
+    case.controller.removeSegment()
+    case.controller.undo()
+
+
+@pytest.mark.parametrize(
+    "leads_elsewhere",
+    [undone, undone_and_painted, one_more_run_undone, cancelled_undone_and_redone, removed_and_back],
+)
+def test_a_run_after_lost_masks_writes_all_of_them(case, leads_elsewhere):
+    case.click(12, 15, 8)
+    case.run()
+    leads_elsewhere(case)
+    case.run()
+    assert case.ends[-1].frames == 18
+    case.run(everything=True)
+    after = state(case)
+    assert after[2]["A"][17] != np.zeros(SHAPE, bool).tobytes()
+    case.run(everything=True)
+    assert state(case)[:3] == after[:3]

@@ -6,10 +6,13 @@ Both show in the same way: a segment differs from what the last commit left in i
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from SAM2PropagateLib.app.kept_facts import FactsOfFrames
-from SAM2PropagateLib.app.moment import Known
+from SAM2PropagateLib.app.moment import Known, Record
+from SAM2PropagateLib.app.underlay import SegmentFrame
+from SAM2PropagateLib.scene.kept_preview import isSameFrame
 from SAM2PropagateLib.scene.seen_segment import EditedFrame
 from SAM2PropagateLib.scene.segment_copies import Copies
 
@@ -18,6 +21,22 @@ if TYPE_CHECKING:
 
 # Enough for the states before and after every commit that can be undone.
 _MOST_STATES = 202
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a segment shows: the hashes of its own frames, and the frames of its preview."""
+
+    hashes: Mapping[int, str]
+    preview: Mapping[int, Record]
+
+    def isSame(self, other: _Shown) -> bool:
+        """Tells whether both show the same."""
+        return (
+            self.hashes == other.hashes
+            and self.preview.keys() == other.preview.keys()
+            and all(isSameFrame(one, other.preview[frame]) for frame, one in self.preview.items())
+        )
 
 
 class HandEdits:
@@ -40,6 +59,8 @@ class HandEdits:
         self._states: dict[tuple[str, int], dict[frozenset[tuple[int, str]], FactsOfFrames]] = {}
         self.undone: set[str] = set()
         self.turns = 0
+        # What segments showed, along an axis, while the worker knew of it; see `remember`.
+        self._agreed: dict[tuple[str, int], list[_Shown]] = {}
 
     def of(self, segmentID: str) -> tuple[EditedFrame, ...]:
         """Returns the frames of a segment that the user edited since the last run. It compares again only
@@ -69,6 +90,66 @@ class HandEdits:
         self._edits[segmentID, axis] = self._workspace.tracker.edited(segmentID, axis, trustsStamp)
         self._workspace.placement.note(isNew=True)
         self._notice(segmentID, axis)
+
+    # --- what the worker knows
+
+    def remember(self, preview: Mapping[SegmentFrame, Record], compares: bool = True) -> None:
+        """Keeps what segments show now, as long as the worker knows of it, for `recognize`. Call it before
+        anything that Undo may take back, but not during a run.
+
+        Args:
+            preview: as it is now.
+            compares: pass False to leave out segments that would have to be compared again.
+
+        Raises:
+            InputError: the volume cannot be used.
+        """
+        axis = self._workspace.axis
+        for segmentID in self._workspace.segmentIDs:
+            said = self._workspace.prompts.segment(segmentID)
+            if said.is_empty and not self._workspace.previewFrames(segmentID):
+                continue  # it was never run
+            if not (compares or self.isKnown(segmentID)):
+                continue
+            self.of(segmentID)  # which may notice that a run was undone
+            shown, known = self._shown(segmentID, preview), self._agreed.get((segmentID, axis), [])
+            if segmentID not in self.undone and not (known and shown.isSame(known[-1])):
+                self._agreed[segmentID, axis] = [*known[1 - _MOST_STATES :], shown]
+
+    def recognize(self) -> None:
+        """Takes segments that show again what the worker knows of as not undone: the next run then writes
+        only what has changed.
+
+        Raises:
+            InputError: the volume cannot be used.
+        """
+        preview, axis = self._workspace.shown.records(), self._workspace.axis
+        for segmentID in self.undone & set(self._workspace.segmentIDs):
+            known = self._agreed.get((segmentID, axis), [])
+            if known and any(self._shown(segmentID, preview).isSame(one) for one in known):
+                self.undone.discard(segmentID)
+
+    def begin(self, segmentIDs: Iterable[str]) -> None:
+        """Handles that a run of these segments begins: the worker then knows of what it writes alone."""
+        for segmentID in segmentIDs:
+            self._distrust(segmentID)
+            self.undone.discard(segmentID)
+
+    def lose(self, segmentIDs: Iterable[str]) -> None:
+        """Notes that segments lack masks for good that the worker takes as written."""
+        for segmentID in segmentIDs:
+            self._distrust(segmentID)
+            self.undone.add(segmentID)
+
+    def _distrust(self, segmentID: str) -> None:
+        for key in [key for key in self._agreed if key[0] == segmentID]:
+            del self._agreed[key]
+
+    def _shown(self, segmentID: str, preview: Mapping[SegmentFrame, Record]) -> _Shown:
+        return _Shown(
+            self._workspace.tracker.hashes(segmentID, self._workspace.axis),
+            {frame: one for (name, frame), one in preview.items() if name == segmentID},
+        )
 
     # --- commits and their undoing
 

@@ -59,7 +59,7 @@ class RemovedSegments:
             workspace.keptFacts.forget(segmentID)
             workspace.windows.forget(segmentID)
             # The worker knows the ID, too.
-            workspace.handEdits.undone.add(segmentID)
+            workspace.handEdits.lose((segmentID,))
             return
         for frame, mask in gone.preview.items():
             workspace.preview.write(segmentID, frame, mask.unpack(), refresh=False)

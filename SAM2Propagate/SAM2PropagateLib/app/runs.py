@@ -105,7 +105,7 @@ class Runs:
             self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
             return False
         self._begun, self._count = begun, workspace.history.count
-        workspace.handEdits.undone -= set(wanted)
+        workspace.handEdits.begin(wanted)
         self._tellOfWindow(workspace, wanted, options.anew)
         self._running.begin(call, wanted)
         workspace.underlay.begin(wanted)
@@ -189,7 +189,7 @@ class Runs:
         applied = False
         if workspace is not None and workspace.isInScene:
             if state != "done":
-                workspace.handEdits.undone |= set(run.segmentIDs)
+                workspace.handEdits.lose(run.segmentIDs)
             with self._stepOf(run, workspace):
                 applies = state == "done" and self._selection.choices.applyAutomatically
                 # The other frames have a newer preview, or one is awaited.

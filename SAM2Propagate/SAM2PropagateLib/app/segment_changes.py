@@ -89,7 +89,7 @@ class SegmentChanges:
                 self._previews.forgetSegment(segmentID)
                 if segmentID in self._running.segmentIDs:
                     # A run's masks of a segment that is not there cannot be kept.
-                    workspace.handEdits.undone.add(segmentID)
+                    workspace.handEdits.lose((segmentID,))
             for segmentID in set(now) - set(before):
                 workspace.removed.came(segmentID)
             workspace.spoken.read()

@@ -83,6 +83,8 @@ class Steps:
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
             return None
+        # Prompts of a step are those of the volume's present place.
+        workspace.settle()
         try:
             preview = workspace.shown.records()
         except SAM2PropagateError:  # reported when the volume is needed
@@ -142,7 +144,10 @@ class Steps:
         workspace = self._selection.workspace
         if workspace is not None and workspace.isInScene and not workspace.states.isKept:
             workspace.states.keep()
-        return self.look()
+        now = self.look()
+        if workspace is not None and now is not None and not self._running.isOn:
+            workspace.handEdits.remember(now.preview, compares=False)
+        return now
 
     @contextlib.contextmanager
     def merging(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from SAM2PropagateLib.app import rules
@@ -140,6 +141,8 @@ class Undoing:
             return False
         if done:
             self._applying.lookForEdits(tells=tells)
+            with contextlib.suppress(SAM2PropagateError):  # reported when the volume is needed
+                workspace.handEdits.recognize()
         return done
 
     def _swap(
@@ -157,6 +160,8 @@ class Undoing:
             workspace.axis,
             None if moment.chosen is None else look.chosen,
         )
+        if not self._running.isOn:
+            workspace.handEdits.remember(look.preview)
         if moment.masks is not None and moment.known is not None:
             workspace.handEdits.restore(moment.masks, moment.known, ready)
         if moment.said is not None:
