@@ -14,6 +14,7 @@ from SAM2PropagateLib.scene.prompt_nodes import promptNodes
 from Testing.app.cases import HeadlessCase
 
 SHAPE = (36, 40)
+KEEP = Choices(applyAutomatically=False)
 EVENTS = ("NodeRemovedEvent", "NodeAddedEvent", "StartCloseEvent", "EndBatchProcessEvent")
 
 
@@ -102,6 +103,41 @@ def test_deleting_the_segment_during_its_run(case):
     case.controller.wait(60)
     assert case.ends[-1].state == "done" and not case.ends[-1].applied
     assert [message.code for message in case.messages] == []
+
+
+def another_size(case, shape):
+    voxels = np.random.default_rng(0).integers(0, 100, shape).astype(np.int16)
+    slicer.util.updateVolumeFromArray(case.volumeNode, voxels)
+
+
+@pytest.mark.parametrize("shape", [(18, 20, 20), (10, 36, 40), (18, 36, 41)])
+@pytest.mark.parametrize("isRunning", [False, True])
+def test_a_preview_on_an_image_that_gets_another_size_goes_and_the_next_one_comes(headless, shape, isRunning):
+    case = HeadlessCase(headless, choices=KEEP)
+    case.click(12, 15, 8)
+    case.run()
+    if isRunning:
+        case.session.framesPerPoll = 2
+        assert case.controller.propagate(everything=True)
+        case.controller.poll()
+    another_size(case, shape)
+    case.settle()
+    assert case.codes[0] == "preview_size" and len(case.codes) <= 2
+    assert not case.workspace.hasPreview and case.frames() == [] and not case.controller.isRunning
+    assert not case.controller.undo()
+    assert case.click(14, 15, 7)
+    assert case.shown(7).any()
+    case.run()
+    assert case.controller.apply() is not None and len(case.frames()) == shape[0]
+    case.controller.select(None, None)
+    case.controller.close()
+
+
+def test_a_preview_comes_on_an_image_that_got_another_size(case):
+    case.click(12, 15, 8)
+    case.run()
+    another_size(case, (18, 20, 20))
+    assert case.click(14, 15, 7) and case.shown(7).any() and case.texts == []
 
 
 def test_renaming_a_segment_keeps_everything(case):

@@ -39,6 +39,8 @@ class Arrivals:
         self._isStale = False
         # A request before the run, such as loading the model: its progress is shown until the run begins.
         self._told: Call | None = None
+        # A request with masks that do not fit the volume any more, of which the user was told.
+        self._unplaced: Call | None = None
 
     def take(self, seconds: float | None = None) -> bool:
         """Handles what has arrived, for so many seconds at most; the rest stays for the next call. Returns
@@ -103,9 +105,13 @@ class Arrivals:
                 self._running.arrived(key)
             if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
                 return False
+            if not self._worker.fits(workspace.volumeNode, workspace.axis):
+                raise workspace.shown.otherSize()
             workspace.preview.write(event.segment, event.frame, event.mask, refresh=False, edge=event.edge)
         except InputError as error:  # the volume was bent or has changed its size under the run
-            self._messages.fail(error)
+            if call is not self._unplaced:
+                self._unplaced = call
+                self._messages.fail(error)
             return False
         if isinstance(call, PreviewCall):
             workspace.underlay.answered(key)

@@ -118,7 +118,7 @@ class Controller:
         self._prompts = prompts = PromptChanges(shared, previews)
         self._pointing = pointing = Pointing(shared, situation, prompts)
         self._segments = segments = SegmentChanges(shared, applying, previews, editing)
-        listeners = Listeners(self._followPrompts, segments.follow)
+        listeners = Listeners(self._followPrompts, segments.follow, shared.messages.fail)
         self._lifetime = Lifetime(shared, worker, runs, pointing, listeners)
 
     # --- what is worked on
@@ -417,6 +417,7 @@ class Controller:
 
     # --- previews and runs
 
+    @_command
     def preview(self, frame: int, segmentID: str | None = None) -> bool:
         """Asks for the mask of one frame from its prompts. `frameArrived` is emitted when it is in the
         preview.

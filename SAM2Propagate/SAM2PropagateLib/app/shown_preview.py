@@ -114,6 +114,38 @@ class WorkspacePreview:
         if self._layer is not None:
             self._layer.follow()
 
+    @property
+    def isResized(self) -> bool:
+        """Whether the volume has another size now than when the preview was made.
+
+        Raises:
+            InputError: the volume cannot be used.
+        """
+        layer = self._layer
+        return layer is not None and layer.shape_ijk != self._workspace.geometry.shape_ijk
+
+    def drop(self) -> InputError | None:
+        """Drops the preview, as the volume has another size now; returns what to tell the user, if it held
+        masks."""
+        workspace = self._workspace
+        held = [segmentID for segmentID in workspace.segmentIDs if self.frames(segmentID)]
+        workspace.handEdits.lose(held)
+        for segmentID in held:
+            workspace.keptFacts.dropPreview(segmentID)
+        self.close()
+        self._kept.remove()
+        return self.otherSize() if held else None
+
+    def otherSize(self) -> InputError:
+        """Returns the error of masks of another size than the volume has now."""
+        return InputError(
+            "preview_size",
+            _("“{volume}” has another size now. The preview does not fit it and was dropped.").format(
+                volume=self._workspace.volumeNode.GetName()
+            ),
+            _("Propagate again."),
+        )
+
     def turn(self) -> None:
         """Drops a preview along another axis than the present one."""
         if self._layer is not None and self._layer.axis != self._workspace.axis:
@@ -272,13 +304,7 @@ class WorkspacePreview:
             return
         if kept.shape_ijk != workspace.geometry.shape_ijk:
             self._kept.remove()
-            raise InputError(
-                "preview_size",
-                _("The saved preview and “{volume}” differ in size now.").format(
-                    volume=workspace.volumeNode.GetName()
-                ),
-                _("Propagate again."),
-            )
+            raise self.otherSize()
         if kept.axis != workspace.axis:
             workspace.setAxis(kept.axis, isFixed=False)
         for segmentID, frames in kept.frames.items():

@@ -96,6 +96,15 @@ class OpenVolumes:
             return prompts
         return moved(prompts, np.asarray(opened.ijk_to_ras @ own.ras_to_ijk_matrix, dtype=np.float64))
 
+    def fits(self, volumeNode: Any, axis: int) -> bool:
+        """Tells whether a volume still has the size that it was opened with.
+
+        Raises:
+            InputError: the volume cannot be used any more.
+        """
+        opened = self._open.get((volumeNode.GetID(), axis))
+        return opened is not None and opened.geometry.shape_ijk == ownGeometry(volumeNode).shape_ijk
+
     def isOpen(self, name: str) -> bool:
         """Tells whether the session has frames of this name."""
         return name in self._session.volumes

@@ -47,10 +47,12 @@ class Listeners:
     Attributes:
         onPrompts: after the user changed a prompt in a view.
         onSegments: after anything in the segmentation changed.
+        onLoss: with what to tell the user of a preview that cannot stay.
     """
 
     onPrompts: Callable[[PromptChange], None]
     onSegments: Callable[[], None]
+    onLoss: Callable[[InputError], None]
 
 
 class Workspace:
@@ -97,6 +99,7 @@ class Workspace:
         self.history: History[Moment] = History(self._isThere)
         self.markups.onMove = self._carry
         self._onSegments = listeners.onSegments
+        self._onLoss = listeners.onLoss
         self.placement = Placement(segmentationNode, volumeNode)
         self._watcher = PromptWatcher(self.markups, listeners.onPrompts, self.follow)
         self._observers = Observers()
@@ -151,6 +154,7 @@ class Workspace:
             return
         try:
             self.markups.settle()
+            self._dropResized()
             self.shown.follow()
             settleOthers(self.segmentationNode, self.volumeNode)
             self._followPlacement()
@@ -158,9 +162,19 @@ class Workspace:
             return  # reported when the volume is needed
 
     def settle(self) -> None:
-        """Takes up a move of the volume that `follow` has not seen yet, as in the middle of a batch."""
+        """Takes up a change of the volume that `follow` has not seen yet, as in the middle of a batch."""
         with contextlib.suppress(SAM2PropagateError):  # reported when the volume is needed
             self.markups.settle()
+            self._dropResized()
+
+    def _dropResized(self) -> None:
+        """Drops a preview of an image of another size, and tells of it."""
+        if not self.shown.isResized:
+            return
+        # With another image no step can be undone.
+        self.history.clear()
+        if loss := self.shown.drop():
+            self._onLoss(loss)
 
     def _carry(self, move: Move) -> None:
         """Carries prompts and undo steps along a move of the volume."""

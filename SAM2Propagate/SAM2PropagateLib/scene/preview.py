@@ -107,6 +107,11 @@ class PreviewLayer:
         return self._axis
 
     @property
+    def shape_ijk(self) -> tuple[int, int, int]:
+        """The size of the volume for which it was made, in voxels."""
+        return self._geometry.shape_ijk
+
+    @property
     def node(self) -> Any:
         """The vtkMRMLSegmentationNode of the preview; None before the first mask and after `close`."""
         return self._node
