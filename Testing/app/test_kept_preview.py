@@ -205,7 +205,7 @@ def test_deleting_the_segmentation_leaves_nothing_of_it(case):
 def test_a_preview_of_another_size_or_an_unreadable_one_is_told_and_dropped(case):
     case.click(12, 15, 8)
     for change, code in (
-        (lambda document: document.update(shape=[9, 9, 9]), "preview_size"),
+        (lambda document: document.update(shape=[9, 9, 9]), "other_image"),
         (lambda document: document.update(version=99), "bad_preview"),
         (lambda document: document["segments"]["A"]["8"].update(bits="?"), "bad_preview"),
         (lambda document: document["segments"]["A"]["8"]["under"].update(shape=[99, 99]), "bad_preview"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
+import vtk
 
 from Headless.fake_session import disc
 from SAM2PropagateLib.app.events import Choices
@@ -122,7 +123,7 @@ def test_a_preview_on_an_image_that_gets_another_size_goes_and_the_next_one_come
         case.controller.poll()
     another_size(case, shape)
     case.settle()
-    assert case.codes[0] == "preview_size" and len(case.codes) <= 2
+    assert case.codes[0] == "other_image" and len(case.codes) <= 2
     assert not case.workspace.hasPreview and case.frames() == [] and not case.controller.isRunning
     assert not case.controller.undo()
     assert case.click(14, 15, 7)
@@ -130,6 +131,41 @@ def test_a_preview_on_an_image_that_gets_another_size_goes_and_the_next_one_come
     case.run()
     assert case.controller.apply() is not None and len(case.frames()) == shape[0]
     case.controller.select(None, None)
+    case.controller.close()
+
+
+@pytest.mark.parametrize("isRunning", [False, True])
+def test_a_volume_that_is_flipped_in_place_gets_no_mirrored_masks(headless, isRunning):
+    case = HeadlessCase(headless, choices=KEEP)
+    case.click(12, 15, 8)
+    case.run()
+    assert case.controller.apply() is not None
+    before, place = case.segment(3), case.ras(12, 15, 3)
+    case.session.framesPerPoll = 2
+    if isRunning:
+        assert case.controller.propagate(everything=True)
+        case.controller.poll()
+    else:
+        case.click(30, 30, 13)
+    voxels = slicer.util.arrayFromVolume(case.volumeNode)[:, :, ::-1].copy()
+    matrix = vtk.vtkMatrix4x4()
+    case.volumeNode.GetIJKToRASMatrix(matrix)
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = voxels.shape[2] - 1
+    with slicer.util.NodeModify(case.volumeNode):
+        slicer.util.updateVolumeFromArray(case.volumeNode, voxels)
+        flipped = slicer.util.arrayFromVTKMatrix(matrix) @ flip
+        case.volumeNode.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(flipped))
+    case.settle()
+    assert case.codes[0] == "other_image" and len(case.codes) <= 2
+    assert not case.workspace.hasPreview and not case.controller.isRunning
+    # The segment and its prompts are at their places in the patient.
+    np.testing.assert_array_equal(case.segment(3), before[:, ::-1])
+    np.testing.assert_allclose(case.ras(voxels.shape[2] - 1 - 12, 15, 3), place)
+    case.run()
+    apply = case.controller.apply()
+    assert apply is not None and apply.removed == 0
+    np.testing.assert_array_equal(case.segment(3), before[:, ::-1])
     case.controller.close()
 
 

@@ -106,7 +106,7 @@ class Arrivals:
             if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
                 return False
             if not self._worker.fits(workspace.volumeNode, workspace.axis):
-                raise workspace.shown.otherSize()
+                raise workspace.shown.otherImage()
             workspace.preview.write(event.segment, event.frame, event.mask, refresh=False, edge=event.edge)
         except InputError as error:  # the volume was bent or has changed its size under the run
             if call is not self._unplaced:

@@ -125,7 +125,7 @@ class WorkspacePreview:
         return layer is not None and layer.shape_ijk != self._workspace.geometry.shape_ijk
 
     def drop(self) -> InputError | None:
-        """Drops the preview, as the volume has another size now; returns what to tell the user, if it held
+        """Drops the preview, as the volume holds another image now; returns what to tell the user, if it held
         masks."""
         workspace = self._workspace
         held = [segmentID for segmentID in workspace.segmentIDs if self.frames(segmentID)]
@@ -134,13 +134,13 @@ class WorkspacePreview:
             workspace.keptFacts.dropPreview(segmentID)
         self.close()
         self._kept.remove()
-        return self.otherSize() if held else None
+        return self.otherImage() if held else None
 
-    def otherSize(self) -> InputError:
-        """Returns the error of masks of another size than the volume has now."""
+    def otherImage(self) -> InputError:
+        """Returns the error of masks of another image than the volume holds now."""
         return InputError(
-            "preview_size",
-            _("“{volume}” has another size now. The preview does not fit it and was dropped.").format(
+            "other_image",
+            _("“{volume}” holds another image now. The preview does not fit it and was dropped.").format(
                 volume=self._workspace.volumeNode.GetName()
             ),
             _("Propagate again."),
@@ -292,7 +292,7 @@ class WorkspacePreview:
         """Shows the preview that `keep` kept, also in a scene that was saved and loaded since.
 
         Raises:
-            InputError: `bad_preview` (it cannot be read), `preview_size` (the volume's size has changed).
+            InputError: `bad_preview` (it cannot be read), `other_image` (the volume's size has changed).
         """
         workspace = self._workspace
         try:
@@ -304,7 +304,7 @@ class WorkspacePreview:
             return
         if kept.shape_ijk != workspace.geometry.shape_ijk:
             self._kept.remove()
-            raise self.otherSize()
+            raise self.otherImage()
         if kept.axis != workspace.axis:
             workspace.setAxis(kept.axis, isFixed=False)
         for segmentID, frames in kept.frames.items():

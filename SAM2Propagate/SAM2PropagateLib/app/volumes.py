@@ -97,13 +97,19 @@ class OpenVolumes:
         return moved(prompts, np.asarray(opened.ijk_to_ras @ own.ras_to_ijk_matrix, dtype=np.float64))
 
     def fits(self, volumeNode: Any, axis: int) -> bool:
-        """Tells whether a volume still has the size that it was opened with.
+        """Tells whether masks of a volume, as it was opened, are still on its voxels: it has the same size,
+        and the same voxels or the same place.
 
         Raises:
             InputError: the volume cannot be used any more.
         """
         opened = self._open.get((volumeNode.GetID(), axis))
-        return opened is not None and opened.geometry.shape_ijk == ownGeometry(volumeNode).shape_ijk
+        own, world = ownGeometry(volumeNode), volumeGeometry(volumeNode)
+        if opened is None or opened.geometry.shape_ijk != own.shape_ijk:
+            return False
+        scalars = volumeNode.GetImageData().GetPointData().GetScalars()
+        isSame = scalars is opened.scalars and scalars.GetMTime() == opened.time
+        return isSame or any(np.allclose(opened.geometry.ijk_to_ras, one.ijk_to_ras) for one in (own, world))
 
     def isOpen(self, name: str) -> bool:
         """Tells whether the session has frames of this name."""

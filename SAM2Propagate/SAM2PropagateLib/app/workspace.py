@@ -169,8 +169,11 @@ class Workspace:
 
     def _dropResized(self) -> None:
         """Drops a preview of an image of another size, and tells of it."""
-        if not self.shown.isResized:
-            return
+        if self.shown.isResized:
+            self._dropPreview()
+
+    def _dropPreview(self) -> None:
+        """Drops the preview as the volume holds another image now, and tells of it."""
         # With another image no step can be undone.
         self.history.clear()
         if loss := self.shown.drop():
@@ -180,8 +183,7 @@ class Workspace:
         """Carries prompts and undo steps along a move of the volume."""
         self.spoken.read()
         if move.matrix is None:
-            # With another image no step can be undone.
-            self.history.clear()
+            self._dropPreview()
         else:
             matrix = move.matrix
             self.history.map(
