@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 
 from SAM2PropagateLib.engine import crops
 from SAM2PropagateLib.engine.axes import AxesSession
-from SAM2PropagateLib.engine.family import LoadedModel
-from SAM2PropagateLib.engine.features import FeatureStore
+from SAM2PropagateLib.engine.family import EncodedFrame, LoadedModel
+from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.memory_limits import feature_budgets, motion_budget
 from SAM2PropagateLib.engine.session import PATIENCE, EngineSession, SessionSettings
+from SAM2PropagateLib.engine.side_by_side import SideBySide, frames_at_once
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
+
+_Encode = Callable[[Sequence[FeatureKey]], Sequence[EncodedFrame]]
 
 
 class PropagationEngine:
@@ -20,7 +25,7 @@ class PropagationEngine:
     Args:
         loaded: the model; the engine takes it over and may change its precision in place.
         cache_megabytes: encoder features kept on the device per session; None: by the free memory.
-        batch_size: frames encoded at once; None: 1 on a CPU, where more is not faster, else 8.
+        batch_size: frames encoded at once; None: 8, on a CPU see `frames_at_once`.
         patience: frames without a trace of a segment after which it counts as ended; None: never.
         motion: carry masks along the image's motion, too; else by the model alone, as SAM 2 does.
     """
@@ -41,7 +46,10 @@ class PropagationEngine:
         self._patience = patience
         self._motion_budget = motion_budget() if motion else None
         on_cpu = self.steps.device.type == "cpu"
-        self._batch_size = batch_size or (1 if on_cpu else 8)
+        if batch_size is None:
+            batch_size = frames_at_once(torch.get_num_threads(), self.steps.input_size) if on_cpu else 8
+        self._batch_size = batch_size
+        self._side_by_side = SideBySide(batch_size) if on_cpu and batch_size > 1 else None
         self._max_batch = 8 if on_cpu else 32
 
     def open(self, frames: FrameStack, crop: FrameCrop | str | None = None) -> EngineSession:
@@ -63,9 +71,18 @@ class PropagationEngine:
             self.steps,
             frames,
             fixed,
-            lambda encode: FeatureStore(encode, self.steps.device, budget, host_budget, self._batch_size),
+            lambda encode: FeatureStore(
+                self._apart(encode), self.steps.device, budget, host_budget, self._batch_size
+            ),
             SessionSettings(self._max_batch, self._style, self._patience, self._motion_budget),
         )
+
+    def _apart(self, encode: _Encode) -> _Encode:
+        """Return a function that encodes the frames of a batch side by side where that is faster."""
+        pool = self._side_by_side
+        if pool is None:
+            return encode
+        return lambda keys: [one for (one,) in pool.done(lambda key: encode([key]), keys)]
 
     def open_axes(self, frames: FrameStack, crop: FrameCrop | str | None = None) -> AxesSession:
         """Return a session over a volume that runs along its axis, or along all three.

@@ -109,6 +109,8 @@ class ModelSteps(Protocol):
     def encode(self, images: torch.Tensor) -> Sequence[Any]:
         """Return the features of frames, one `EncodedFrame` each.
 
+        On a CPU it is called for single frames, from several threads at once.
+
         Args:
             images: float32 (frames, 3, size, size), normalized with ImageNet's mean and deviation.
         """

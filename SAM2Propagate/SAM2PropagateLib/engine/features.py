@@ -23,7 +23,7 @@ class FeatureStore:
     Two tiers on a GPU: the device's memory first, then the host's; on a CPU only one.
 
     Args:
-        encode: makes the features of these frames, on the device, in one batch.
+        encode: makes the features of these frames, on the device, together.
         device: where features are computed and handed out.
         budget: bytes that may be kept on the device.
         host_budget: bytes that may be kept in the host's memory, too; ignored on a CPU.

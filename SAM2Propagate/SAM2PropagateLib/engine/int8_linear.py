@@ -7,7 +7,9 @@ per tensor. The products are summed in integers; the result is float32.
 from __future__ import annotations
 
 import platform
+import threading
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,8 @@ _LARGEST_WEIGHT = 127
 _LARGEST_PAIR = 32767 // 255
 # Few enough for the processor's cache.
 _ROWS_AT_ONCE = 256
+
+_PACKING = threading.Lock()
 
 
 class Int8Linear(torch.nn.Module):
@@ -39,18 +43,32 @@ class Int8Linear(torch.nn.Module):
             # Torch plans to remove these tensors; `why_no_int8` notices when it does.
             warnings.simplefilter("ignore", UserWarning)
             integers = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
-        bias = None if linear.bias is None else linear.bias.detach()
-        before = torch.backends.quantized.engine
-        torch.backends.quantized.engine = _BACKEND
-        try:
-            self._packed = torch.ops.quantized.linear_prepack(integers, bias)
-        finally:
-            torch.backends.quantized.engine = before
+        self._parts = (integers, None if linear.bias is None else linear.bias.detach())
+        self._kept = threading.local()
+
+    def _packed(self) -> Any:
+        """Return the packed weights of this thread. Torch keeps the state of its last call with them, so that
+        two threads must not use the same."""
+        if not hasattr(self._kept, "packed"):
+            self._kept.packed = _packed(*self._parts)
+        return self._kept.packed
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return float32 (..., in) -> float32 (..., out)."""
-        answer: torch.Tensor = torch.ops.quantized.linear_dynamic(values, self._packed)
+        answer: torch.Tensor = torch.ops.quantized.linear_dynamic(values, self._packed())
         return answer
+
+
+def _packed(integers: torch.Tensor, bias: torch.Tensor | None) -> Any:
+    """Pack weights (out, in) in the order that the backend multiplies them in."""
+    # The backend is one setting for all threads.
+    with _PACKING:
+        before = torch.backends.quantized.engine
+        torch.backends.quantized.engine = _BACKEND
+        try:
+            return torch.ops.quantized.linear_prepack(integers, bias)
+        finally:
+            torch.backends.quantized.engine = before
 
 
 def _scale(weight: torch.Tensor) -> torch.Tensor:

@@ -198,7 +198,8 @@ class EngineSession:
         before = self.features.encoded_frames
         sight = self._track(self._latest).sight if self._latest in self._tracks else self._sight
         todo = [(sight, index) for index in order if (sight, index) not in self.features]
-        size = self.features.batch_size
+        # On a CPU one at a time, so that a click waits less.
+        size = 1 if self._steps.device.type == "cpu" else self.features.batch_size
         for start in range(0, len(todo), size):
             if should_stop() or self.features.is_full:
                 break
