@@ -82,7 +82,13 @@ class PropagationEngine:
         pool = self._side_by_side
         if pool is None:
             return encode
-        return lambda keys: [one for (one,) in pool.done(lambda key: encode([key]), keys)]
+
+        def encoded(keys: Sequence[FeatureKey]) -> Sequence[EncodedFrame]:
+            if len(keys) == 1:
+                return encode(keys)
+            return [one for (one,) in pool.done(lambda key: encode([key]), keys)]
+
+        return encoded
 
     def open_axes(self, frames: FrameStack, crop: FrameCrop | str | None = None) -> AxesSession:
         """Return a session over a volume that runs along its axis, or along all three.

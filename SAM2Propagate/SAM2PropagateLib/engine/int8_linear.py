@@ -23,7 +23,7 @@ _LARGEST_PAIR = 32767 // 255
 # Few enough for the processor's cache.
 _ROWS_AT_ONCE = 256
 
-_PACKING = threading.Lock()
+_LOCK = threading.Lock()
 
 
 class Int8Linear(torch.nn.Module):
@@ -44,25 +44,29 @@ class Int8Linear(torch.nn.Module):
             warnings.simplefilter("ignore", UserWarning)
             integers = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
         self._parts = (integers, None if linear.bias is None else linear.bias.detach())
-        self._kept = threading.local()
+        self._packed = threading.local()
+        # For the first thread, so that packing belongs to loading the model.
+        self._spare = [_packed(*self._parts)]
 
-    def _packed(self) -> Any:
+    def _packed_here(self) -> Any:
         """Return the packed weights of this thread. Torch keeps the state of its last call with them, so that
         two threads must not use the same."""
-        if not hasattr(self._kept, "packed"):
-            self._kept.packed = _packed(*self._parts)
-        return self._kept.packed
+        if not hasattr(self._packed, "weights"):
+            with _LOCK:
+                spare = self._spare.pop() if self._spare else None
+            self._packed.weights = _packed(*self._parts) if spare is None else spare
+        return self._packed.weights
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return float32 (..., in) -> float32 (..., out)."""
-        answer: torch.Tensor = torch.ops.quantized.linear_dynamic(values, self._packed())
+        answer: torch.Tensor = torch.ops.quantized.linear_dynamic(values, self._packed_here())
         return answer
 
 
 def _packed(integers: torch.Tensor, bias: torch.Tensor | None) -> Any:
     """Pack weights (out, in) in the order that the backend multiplies them in."""
     # The backend is one setting for all threads.
-    with _PACKING:
+    with _LOCK:
         before = torch.backends.quantized.engine
         torch.backends.quantized.engine = _BACKEND
         try:
