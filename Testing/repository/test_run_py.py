@@ -307,6 +307,28 @@ def test_a_failed_layer_leaves_what_was_there(installed: Path) -> None:
     run.prepare(installed, ("torch", "test"))
 
 
+@pytest.fixture
+def pip_is_copied(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A virtual environment gets a copy of pip, as ensurepip takes four seconds of a core."""
+    kept, really_run = tmp_path / "pip", subprocess.run
+
+    def packages() -> Path:
+        (found,) = (installed / ".venv").rglob("site-packages")
+        return found
+
+    shutil.copytree(packages() / "pip", kept)
+
+    def quick_run(command: list[str], **options: Any) -> Any:
+        if command[1:3] != ["-m", "venv"]:
+            return really_run(command, **options)
+        done = really_run([*command, "--without-pip"], **options)
+        shutil.copytree(kept, packages() / "pip")
+        return done
+
+    monkeypatch.setattr(subprocess, "run", quick_run)
+
+
+@pytest.mark.usefixtures("pip_is_copied")
 def test_an_interrupted_installation_starts_over(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = installed / ".venv"
     state = run.State.read(folder)
@@ -321,6 +343,7 @@ def test_an_interrupted_installation_starts_over(installed: Path, capsys: pytest
     assert venv_has(installed, "firstpackage")
 
 
+@pytest.mark.usefixtures("pip_is_copied")
 def test_a_python_that_went_away_is_replaced(installed: Path) -> None:
     python = run.venv_python(installed / ".venv")
     python.unlink()
