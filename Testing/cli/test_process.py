@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from SAM2PropagateLib.cli.main import main
 from SAM2PropagateLib.files.image import read_image
 from SAM2PropagateLib.files.segmentation import read_segmentation
 from Testing.cli.running import SHAPE, ras_of, words, write_volume
+from Testing.worker.helpers import forked_session
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "SAM2Propagate"
@@ -130,13 +133,14 @@ def test_help_needs_neither_torch_nor_slicer() -> None:
 
 
 def test_a_device_that_the_real_worker_does_not_have(tmp_path: Path) -> None:
-    process = start(
-        "SAM2PropagateLib.cli",
-        *("segment", write_volume(tmp_path / "v.nrrd"), "--point-ras", *words(ras_of(7, 9, 3))),
-        *("--device", "cuda:99", "--out", tmp_path / "out.seg.nrrd"),
+    given = (
+        *("segment", str(write_volume(tmp_path / "v.nrrd")), "--point-ras", *words(ras_of(7, 9, 3))),
+        *("--device", "cuda:99", "--out", str(tmp_path / "out.seg.nrrd")),
     )
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 2 and out == "" and not (tmp_path / "out.seg.nrrd").exists()
+    stdout, stderr = io.StringIO(), io.StringIO()
+    code = main(given, session_factory=forked_session, stdout=stdout, stderr=stderr)
+    out, err = stdout.getvalue(), stderr.getvalue()
+    assert code == 2 and out == "" and not (tmp_path / "out.seg.nrrd").exists()
     *_, last = err.splitlines()
     assert last.startswith("Error: The device “cuda:99” is not available") and "Traceback" not in err
 

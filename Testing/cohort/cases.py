@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.session import Call
 from Testing.cli.fake_session import FakeSession
 from Testing.cli.running import ras_of, words, write_volume
+from Testing.worker.forked import REAL
 
 INSIDE = "--point-ras " + " ".join(words(ras_of(7, 9, 3)))
 """A point in the volumes of `write_volumes`, as a manifest has it."""
@@ -111,7 +113,25 @@ class CohortRun:
         return run_cohort(plan, fleet, self, self.should_cancel, work=work)
 
 
-# --- for real workers: functions that they import
+# --- for real workers: how they start, and functions that they import
+
+
+@contextlib.contextmanager
+def forked_workers(**variables: str) -> Iterator[None]:
+    """Have Dask fork its workers from a process that has imported what they need (Linux), with these
+    variables in their environment."""
+    import dask
+    from distributed.utils import get_mp_context
+
+    forks = sys.platform.startswith("linux")
+    settings = {"distributed.worker.multiprocessing-method": "forkserver" if forks else "spawn"}
+    settings |= {f"distributed.nanny.environ.{name}": value for name, value in variables.items()}
+    with dask.config.set(settings):
+        context = get_mp_context()
+        if forks:
+            # In place of Dask's own list, which it gives when it is asked for the first time.
+            context.set_forkserver_preload(["distributed", *REAL])
+        yield
 
 
 class SlowSession(FakeSession):
@@ -172,4 +192,4 @@ def fail(item: tuple[str, int]) -> str:
     return name
 
 
-__all__ = ["Call", "CohortRun", "SerialFleet", "die", "fail", "notes", "slow_session"]
+__all__ = ["Call", "CohortRun", "SerialFleet", "die", "fail", "forked_workers", "notes", "slow_session"]

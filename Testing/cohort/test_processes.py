@@ -18,7 +18,7 @@ from SAM2PropagateLib.cohort.fleet import TRIES_AGAIN, DaskFleet, LostWork, Shar
 from SAM2PropagateLib.cohort.needs import LocalPlan
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.files.segmentation import read_segmentation
-from Testing.cohort.cases import die, fail, notes, write_manifest, write_volumes
+from Testing.cohort.cases import die, fail, forked_workers, notes, write_manifest, write_volumes
 
 psutil = pytest.importorskip("psutil")
 default_client = pytest.importorskip("distributed").default_client
@@ -28,21 +28,16 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the workers leave their notes."""
-    path = tmp_path_factory.mktemp("cohort")
-    before = os.environ.get("COHORT_TEST_FOLDER")
-    os.environ["COHORT_TEST_FOLDER"] = str(path)
-    yield path
-    os.environ.pop("COHORT_TEST_FOLDER")
-    if before is not None:
-        os.environ["COHORT_TEST_FOLDER"] = before
+    return tmp_path_factory.mktemp("cohort")
 
 
 @pytest.fixture(scope="module")
 def fleet(folder: Path) -> Iterator[DaskFleet]:
     """One worker on this computer."""
-    with open_fleet(Sharing(), lambda: LocalPlan(1, 2), folder, lambda text: None) as opened:
+    opening = open_fleet(Sharing(), lambda: LocalPlan(1, 2), folder, lambda text: None)
+    with forked_workers(COHORT_TEST_FOLDER=str(folder)), opening as opened:
         yield opened
 
 
@@ -214,6 +209,7 @@ def test_the_bundled_model_on_the_sample(tmp_path: Path, capsys: pytest.CaptureF
     manifest.write_text("volume,segment,prompts\n" + rows, encoding="utf-8")
     words = ["cohort", str(manifest), "--out", str(tmp_path / "out"), "--workers", "1", "--reach", "1"]
     words += ["--input-size", "256"]
-    assert main(words) == 0, capsys.readouterr().err
+    with forked_workers():
+        assert main(words) == 0, capsys.readouterr().err
     (bladder,) = read_segmentation(tmp_path / "out" / "abdomen_ct.seg.nrrd").segments
     assert bladder.name == "bladder" and 1e3 < bladder.mask.sum() < 2e4

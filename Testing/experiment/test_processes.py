@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -21,9 +22,11 @@ from SAM2PropagateLib.cli.main import main
 from SAM2PropagateLib.experiment.plan import STATE_FOLDER
 from SAM2PropagateLib.experiment.running import CSV_NAME
 from SAM2PropagateLib.models.store import ModelStore
+from Testing.cohort.cases import forked_workers
 from Testing.experiment.bright import as_image, ball, image_of
 from Testing.experiment.layouts import write_decathlon
 from Testing.training.samples import write_model
+from Testing.worker.forked import REAL, forks
 
 ROOT = Path(__file__).resolve().parents[2]
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
@@ -32,7 +35,7 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three cases of few slices."""
-    mask = ball(radius=4)[2:8]
+    mask = ball(radius=4)[3:7]
     cases = {f"case_{n}": (image_of(mask), as_image(mask.astype(np.uint8))) for n in range(3)}
     return write_decathlon(tmp_path_factory.mktemp("task"), ("CT",), {1: "liver"}, cases)
 
@@ -75,28 +78,23 @@ def test_a_killed_run_goes_on_and_does_nothing_twice(task: Path, model: Path, tm
     out = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "SAM2Propagate"), "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-m", "SAM2PropagateLib.cli", *given(task, model, out)]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-    ) as process:
+    start = functools.partial(
+        forks(REAL), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+    with start(command) as process:
         # In the middle of the second case.
         wait_until(lambda: len(finished(out)) >= 7 or process.poll() is not None, "the second case")
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
     before = finished(out)
     assert 7 <= len(before) < 15 and not (out / CSV_NAME).exists()
-    done = subprocess.run(
-        [*command, "--resume"],
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    with start([*command, "--resume"]) as process:
+        told, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
     after = finished(out)
     assert len(after) == 15 and {key: after[key] for key in before} == before
-    assert "1 of 3 cases are finished already." in done.stderr
-    assert "STRUCTURE" in done.stdout and [row["state"] for row in rows(out)] == ["done"] * 15
+    assert "1 of 3 cases are finished already." in err
+    assert "STRUCTURE" in told and [row["state"] for row in rows(out)] == ["done"] * 15
     assert not list(out.rglob("*.part"))
 
 
@@ -106,7 +104,8 @@ def test_workers_of_dask_evaluate_as_this_process_does(task: Path, model: Path, 
     for out, more in ((tmp_path / "here", []), (tmp_path / "there", ["--workers", "1"])):
         stdout, stderr = io.StringIO(), io.StringIO()
         words = [*given(task, model, out), "--prompt", "1", "box", *more]
-        assert main(words, store=store, stdout=stdout, stderr=stderr) == 0, stderr.getvalue()
+        with forked_workers():
+            assert main(words, store=store, stdout=stdout, stderr=stderr) == 0, stderr.getvalue()
         told.append(stdout.getvalue().replace(str(out), "OUT"))
     assert told[0] == told[1]
     here, there = ([{**row, "seconds": ""} for row in rows(tmp_path / name)] for name in ("here", "there"))

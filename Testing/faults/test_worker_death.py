@@ -61,7 +61,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     made: list[tuple[WorkerSession, Workers]] = []
 
     def make(*scripts: Any, **options: Any) -> tuple[WorkerSession, Workers]:
-        made.append(ready_session(*scripts, tmp_path=tmp_path, popen=subprocess.Popen, **options))
+        made.append(ready_session(*scripts, tmp_path=tmp_path, **options))
         return made[-1]
 
     yield make
@@ -104,7 +104,9 @@ def test_killed_at_random_points_nothing_is_lost_and_nothing_is_left(
     seed: int, start: Start, tmp_path: Path
 ) -> None:
     rng = random.Random(seed)
-    session, workers = start({"steps": STEPS, "children": ["group", "session"]})
+    script = {"steps": STEPS, "children": ["group", "session"]}
+    # Also killed while it starts: as it does for users.
+    session, workers = start(script, popen=subprocess.Popen)
     states: list[str] = []
     kept = 0
     for _ in range(8):
@@ -429,7 +431,7 @@ def test_a_closed_input_ends_the_worker(start: Start, monkeypatch: pytest.Monkey
 def test_many_restarts_leave_no_descriptor_open(start: Start) -> None:
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("counts descriptors in /proc, which this system lacks")
-    session, workers = start({"trouble": {"preview": ["exit", 0]}})
+    session, workers = start({"trouble": {"preview": ["exit", 0]}}, popen=subprocess.Popen)
 
     def count() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))

@@ -1,6 +1,6 @@
 """The flow tests that ship for running inside Slicer, with the real worker and the bundled model.
 
-In the longer one the worker is forked, in the other one it is started as it is for users.
+Here the worker is forked, and has a small input.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import pytest
 
 import SAM2PropagateFlowTest
 from Headless.desk import HeadlessDesk
-from Testing.worker.helpers import forked_session
+from Testing.worker.helpers import small_session
 
 
 class TestFlow(SAM2PropagateFlowTest.SAM2PropagateFlowTest):
     @pytest.fixture(autouse=True)
-    def _desk(self, headless, request):
+    def _desk(self, headless):
         """The fixture fails the test if VTK or MRML reported an error meanwhile."""
-        is_long = request.node.name == "test_fromTheFirstClickToTheNextDay"
-        self.makeDesk = lambda: HeadlessDesk(headless, makeSession=forked_session if is_long else None)
+        self.makeDesk = lambda: HeadlessDesk(headless, makeSession=small_session)

@@ -12,7 +12,7 @@ import slicer.util
 import vtk
 
 from Testing.gui.conftest import MODULE_FILE, ROOT
-from Testing.worker.helpers import command_of
+from Testing.worker.helpers import small_session
 
 SAMPLE = ROOT / "Resources" / "Sample" / "abdomen_ct.nii.gz"
 
@@ -245,9 +245,7 @@ def test_the_self_tests_pass_without_slicer(stand_ins: Any, monkeypatch: pytest.
     assert result.testsRun == 8 and result.skipped == []
     assert [text for _, text in result.failures + result.errors] == []
     # And as the button "Test" in Slicer runs it, with a small input.
-    monkeypatch.setattr(
-        module.python, "worker_command", lambda **_: command_of("Testing.worker.small_worker")
-    )
+    monkeypatch.setattr(module.python, "WorkerSession", small_session)
     module.python.SAM2PropagateTest().runTest()
     module.close()
     slicer.mrmlScene.RemoveNode(probe)

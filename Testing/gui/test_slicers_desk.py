@@ -25,7 +25,7 @@ from Headless.slice_view import SliceView
 from SAM2PropagateTesting.cases import SceneCase
 from SAM2PropagateTesting.desks import SlicerDesk
 from Testing.gui.conftest import MODULE_FILE
-from Testing.worker.helpers import command_of
+from Testing.worker.helpers import small_session
 
 VIEW_TESTS = {
     SAM2PropagateViewTest.SAM2PropagatePromptViewTest: (
@@ -227,9 +227,7 @@ def test_the_cancel_test_at_slicers_desk(layout: Layout, monkeypatch: pytest.Mon
     from Headless.slicer_modules import ModuleInSlicer
 
     module = ModuleInSlicer(MODULE_FILE)
-    monkeypatch.setattr(
-        module.python, "worker_command", lambda **_: command_of("Testing.worker.small_worker")
-    )
+    monkeypatch.setattr(module.python, "WorkerSession", small_session)
     try:
         name = "test_cancelEndsTheRunAndTheNextOneGoesOnFromThere"
         run(SAM2PropagateFlowTest.SAM2PropagateFlowTest(name))

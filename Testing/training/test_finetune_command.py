@@ -14,6 +14,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,8 +33,10 @@ from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.training import recipe
 from SAM2PropagateLib.training.finetune import FinetuneResult, can_resume, work_folder
 from SAM2PropagateLib.training.parts import HEADS, MEMORY, PROMPTS, part_of
-from Testing.cohort.cases import SerialFleet
+from Testing.cohort.cases import SerialFleet, forked_workers
 from Testing.training.samples import ShortClips, loaded, write_case
+from Testing.worker.forked import REAL, forks
+from Testing.worker.helpers import forked_session
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("outlines")
@@ -49,7 +52,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def cli(tmp_path: Path, *words: object) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     store = ModelStore(cache=tmp_path / "cache", resources=tmp_path / "resources")
-    code = main([str(word) for word in words], store=store, stdout=out, stderr=err)
+    given = [str(word) for word in words]
+    code = main(given, session_factory=forked_session, store=store, stdout=out, stderr=err)
     return code, out.getvalue(), err.getvalue()
 
 
@@ -57,7 +61,7 @@ def test_an_official_checkpoint_goes_through_the_commands(tmp_path: Path) -> Non
     # It is large: few slices.
     cases = tmp_path / "cases"
     for number in range(3):
-        write_case(cases, f"p{number}", seed=number, slices=6, radius=2)
+        write_case(cases, f"p{number}", seed=number, slices=4, radius=1.4)
     torch.manual_seed(0)
     official = tmp_path / "sam2.1_hiera_tiny.pt"
     torch.save({"model": build_model(model_config("sam2.1_hiera_t.yaml", 64)).state_dict()}, official)
@@ -85,18 +89,19 @@ def test_an_official_checkpoint_goes_through_the_commands(tmp_path: Path) -> Non
     found = tmp_path / "found.seg.nrrd"
     code, out, err = cli(
         tmp_path,
-        *("segment", cases / "p0" / "image.nii.gz", "--model", new, "--device", "cpu", "--range", 2, 4),
-        *("--point-ras", -20, -16, 6, "--out", found),
+        *("segment", cases / "p0" / "image.nii.gz", "--model", new, "--device", "cpu", "--range", 1, 3),
+        *("--point-ras", -20, -16, 4, "--out", found),
     )
     assert code == 0, err
-    assert read_segmentation(found).geometry.shape_ijk == (48, 40, 6)
+    assert read_segmentation(found).geometry.shape_ijk == (48, 40, 4)
 
 
 def test_workers_evaluate_as_this_process_does(cases: Path, model: Path, tmp_path: Path) -> None:
     given = ("evaluate", "--cases", cases, "--model", model, "--device", "cpu", "--out")
     code, _, err = cli(tmp_path, *given, tmp_path / "here.json")
     assert code == 0, err
-    code, _, err = cli(tmp_path, *given, tmp_path / "there.json", "--workers", 1)
+    with forked_workers():
+        code, _, err = cli(tmp_path, *given, tmp_path / "there.json", "--workers", 1)
     assert code == 0, err
     assert "3 of 3 cases" in err
     here, there = (
@@ -138,14 +143,14 @@ def test_cases_to_measure_on_and_further_parts(cases: Path, model: Path, tmp_pat
     code, _, err = cli(
         tmp_path,
         *("finetune", "--cases", cases, "--val", tmp_path / "val", "--from", model, "--out", new),
-        *("--epochs", 1, "--batch", 2, "--unfreeze", "prompts", "--device", "cpu", "--overwrite"),
+        *("--epochs", 1, "--batch", 4, "--unfreeze", "prompts", "--device", "cpu", "--overwrite"),
     )
     assert code == 0, err
     assert "Reading 3 cases of 3 patients to learn from and 1 case of 1 patient to measure on" in err
     report = json.loads(new.with_suffix(".json").read_text(encoding="utf-8"))
     assert [case[0] for case in report["trained_on"]] == ["p0", "p1", "p2"]
     assert [case[0] for case in report["measured_on"]] == ["q7"]
-    assert report["recipe"]["batch"] == 2 and report["steps"] == 12
+    assert report["recipe"]["batch"] == 4 and report["steps"] == 6
     before, after = read_state(model)[0], read_state(new)[0]
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     # That prompts learn at all is seen in `test_finetune`: the file holds what did best, maybe the start.
@@ -156,9 +161,9 @@ def test_cases_to_measure_on_and_further_parts(cases: Path, model: Path, tmp_pat
 # --- as a process of its own
 
 
-def start(tmp_path: Path, *words: object) -> subprocess.Popen[str]:
+def start(tmp_path: Path, *words: object) -> Any:
     paths = os.pathsep.join([str(ROOT / "SAM2Propagate"), str(ROOT)])
-    return subprocess.Popen(
+    return forks(REAL)(
         [sys.executable, "-m", "Testing.training.outlining_cli", str(tmp_path / "cache"), *map(str, words)],
         env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
         encoding="utf-8",
@@ -167,9 +172,8 @@ def start(tmp_path: Path, *words: object) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
+def wait_for(process: Any, text: str) -> None:
     """Read stderr up to a line with `text`."""
-    assert process.stderr is not None
     for line in process.stderr:
         if text in line:
             return

@@ -1,4 +1,4 @@
-"""Starts workers of the tests by forking a process that has imported all they need (Linux).
+"""Starts workers and commands of the tests by forking a process that has imported all they need (Linux).
 
 Python, NumPy and PyTorch take up to four seconds of a core to start, a fork takes none. A forked worker leads
 a session of its own, has its own pipes, environment and folder, and ends with an exit code or by a signal.
@@ -26,6 +26,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,11 @@ REAL = (
     "sam2.modeling.backbones.hieradet",
     "sam2.modeling.memory_attention",
     "sam2.modeling.memory_encoder",
+    "SAM2PropagateLib.cli.main",
+    "SAM2PropagateLib.training.finetune",
 )
-"""What a worker with the real engine imports. No thread is running afterwards that a fork would lose."""
+"""What a worker with the real engine imports, and a command that computes. No thread is running afterwards
+that a fork would lose."""
 
 _NUMBER = struct.Struct("i")
 _ENDED = "the process that forks workers has ended; its reason is on stderr"
@@ -57,13 +61,22 @@ def forks(modules: Sequence[str]) -> Callable[..., Any]:
 
 
 class _Forked:
-    """A forked worker, to the extent of `subprocess.Popen` that `ProcessTree` uses."""
+    """A forked process, to the extent of `subprocess.Popen` that `ProcessTree` and the tests use.
+
+    It always has pipes; they carry text if there is an `encoding`.
+    """
 
     def __init__(
-        self, modules: Sequence[str], argv: Sequence[str], env: Mapping[str, str], cwd: str | None, **_: Any
+        self,
+        modules: Sequence[str],
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str | Path | None = None,
+        encoding: str | None = None,
+        **_: Any,
     ) -> None:
         (stdin, to), (out, stdout), (err, stderr), (told, tell) = (os.pipe() for _ in range(4))
-        order = {"argv": list(argv), "env": dict(env), "cwd": cwd}
+        order = {"argv": list(argv), "env": dict(env), "cwd": str(cwd or ".")}
         try:
             _give(tuple(modules), json.dumps(order).encode(), [stdin, stdout, stderr, tell])
             self.pid = _read_number(told)
@@ -75,7 +88,8 @@ class _Forked:
                 os.close(end)
             raise
         self.stdin, self.stdout, self.stderr = (
-            os.fdopen(end, mode, buffering=0) for end, mode in ((to, "wb"), (out, "rb"), (err, "rb"))
+            os.fdopen(end, mode, encoding=encoding) if encoding else os.fdopen(end, f"{mode}b", buffering=0)
+            for end, mode in ((to, "w"), (out, "r"), (err, "r"))
         )
         self.returncode: int | None = None
         self._told = told
@@ -99,6 +113,33 @@ class _Forked:
                 self.returncode = _read_number(self._told)
             self._reap()
             return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[Any, Any]:
+        self.stdin.close()
+        with ThreadPoolExecutor(2) as readers:
+            reading = [readers.submit(pipe.read) for pipe in (self.stdout, self.stderr)]
+            try:
+                out, err = (one.result(timeout) for one in reading)
+            except TimeoutError:
+                self.kill()
+                raise
+        self.wait()
+        return out, err
+
+    def __enter__(self) -> _Forked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self.stdin, self.stdout, self.stderr):
+            pipe.close()
+        self.wait()
 
 
 def _read_number(told: int) -> int:
@@ -206,13 +247,13 @@ def _keep(order: Mapping[str, Any], stdin: int, stdout: int, stderr: int, told: 
     os.waitpid(worker, 0)
 
 
-def _work(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> None:
+def _work(argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
     """Do what `python -m MODULE` does, and end the process."""
     _python, option, module, *arguments = argv
     code = 1
     try:
         assert option == "-m", argv
-        os.chdir(cwd or ".")
+        os.chdir(cwd)
         os.environ.clear()
         os.environ.update(env)
         sys.stdout, sys.stderr = (

@@ -117,10 +117,15 @@ def open_session(
     return session, workers
 
 
-def forked_session() -> WorkerSession:
-    """A session of the worker that ships, forked."""
-    command = worker_command(sys.executable)
-    return WorkerSession(lambda: PopenTransport(command, popen=forks(REAL)))
+def forked_session(command: WorkerCommand | None = None, **options: Any) -> WorkerSession:
+    """A session of the worker that ships, or of this one, forked."""
+    command = command or worker_command(sys.executable)
+    return WorkerSession(lambda: PopenTransport(command, popen=forks(REAL)), **options)
+
+
+def small_session(*_: object) -> WorkerSession:
+    """A session of the worker with a small input, forked; takes the place of `WorkerSession`, too."""
+    return forked_session(command_of("Testing.worker.small_worker"))
 
 
 def ready_session(

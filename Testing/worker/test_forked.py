@@ -93,6 +93,29 @@ def test_a_signal_ends_it_and_is_known(start: Start) -> None:
     assert tree.finish(60.0) == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("popen", [subprocess.Popen, forks(SCRIPTED)], ids=["started", "forked"])
+def test_its_text_is_read_and_a_signal_is_sent_to_it(popen: Callable[..., Any], tmp_path: Path) -> None:
+    text = "import sys, time; print('größer', file=sys.stderr, flush=True); print('here'); "
+    (tmp_path / "told.py").write_text(text + "time.sleep(float(sys.argv[1]))", encoding="utf-8")
+
+    def begin(seconds: str) -> Any:
+        env = {"PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "utf-8"}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return popen([sys.executable, "-m", "told", seconds], env=env, encoding="utf-8", **pipes)
+
+    with begin("0") as process:
+        assert process.communicate(timeout=60) == ("here\n", "größer\n")
+    assert process.returncode == 0
+    with begin("600") as process:
+        assert process.stderr.readline() == "größer\n"
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    with begin("600") as process:
+        assert process.stderr.readline() == "größer\n"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
 def forked(folder: Path, text: str, modules: tuple[str, ...] = SCRIPTED) -> Any:
     """Fork a worker of this text, without a tree around it."""
     (folder / "told.py").write_text(text, encoding="utf-8")

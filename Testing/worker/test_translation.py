@@ -12,12 +12,12 @@ from SAM2PropagateLib import texts
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.prompts.values import PromptSet
 from SAM2PropagateLib.worker.calls import Call
-from SAM2PropagateLib.worker.command import LIBRARY_FOLDER, worker_command
+from SAM2PropagateLib.worker.command import LIBRARY_FOLDER
 from SAM2PropagateLib.worker.messages import ErrorEvent, LoadModel, ProgressEvent, parse_event
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateLib.worker.shared import SharedFolder
 from SAM2PropagateLib.worker.wire import Message, WireError
-from Testing.worker.helpers import ready_session
+from Testing.worker.helpers import forked_session, ready_session
 
 LIBRARY = LIBRARY_FOLDER / "SAM2PropagateLib"
 WORDS = {
@@ -83,7 +83,7 @@ def test_errors_are_translated_at_the_client_alone(german: None, tmp_path: Path)
 def test_the_real_worker_is_translated_too(german: None, tmp_path: Path) -> None:
     """Its progress and an error of the engine."""
     heard: list[str] = []
-    with WorkerSession(worker_command(), folder=SharedFolder([tmp_path])) as session:
+    with forked_session(folder=SharedFolder([tmp_path])) as session:
         call = session.load_model(LoadModel(name="sam2propagate_tiny", device="abacus"))
 
         def hear(update: Any) -> None:
