@@ -40,6 +40,23 @@ def remote(**changes: Any) -> Remote:
     return Remote(HOST, **{"python": sys.executable, **changes})
 
 
+def python_with_a_light_torch(sshd: Sshd) -> str:
+    """A Python on the server that imports a stand-in for PyTorch, as the real one takes four seconds of a
+    core."""
+    packages = sshd.folder / "packages"
+    packages.mkdir()
+    (packages / "torch.py").write_text(
+        "import types\n__version__ = '2.6.0'\ncuda = types.SimpleNamespace(is_available=lambda: False)\n"
+        "backends = types.SimpleNamespace(mps=None)\n",
+        encoding="utf-8",
+    )
+    path = sshd.bin / "python-with-a-light-torch"
+    text = f'#!/bin/sh\nPYTHONPATH="{packages}:$PYTHONPATH" exec {sys.executable} "$@"\n'
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
 def words(found: ServerReport) -> str:
     return "\n".join(f"{one.state}: {one.text} {one.hint}" for one in found.findings)
 
@@ -84,19 +101,20 @@ def test_a_server_without_the_library_is_told_so_and_then_set_up(sshd: Sshd, tmp
 
 
 def test_another_version_and_a_missing_model_are_told(sshd: Sshd) -> None:
+    there = remote(python=python_with_a_light_torch(sshd))
     files = [one for one in files_to_copy(DEFAULT_MODEL, ModelStore()) if one.there.endswith(".py")]
-    copy_to_server(remote(), files, sshd.env)
-    found = check_server(remote(), DEFAULT_MODEL, sshd.env)
+    copy_to_server(there, files, sshd.env)
+    found = check_server(there, DEFAULT_MODEL, sshd.env)
     assert not found.works and "bad: The chosen model is not there." in words(found)
     folder = sshd.home / ".sam2propagate" / f"library-{own_version()}"
     with (folder / "SAM2PropagateLib" / "errors.py").open("a", encoding="utf-8") as file:
         file.write("\n")
-    found = check_server(remote(), DEFAULT_MODEL, sshd.env)
+    found = check_server(there, DEFAULT_MODEL, sshd.env)
     assert not found.works and f"is there, {own_version()} here" in words(found)
     # Copied again, it is right again: only the changed file goes.
     changed = next(one for one in files if one.there.endswith("SAM2PropagateLib/errors.py"))
-    assert copy_to_server(remote(), files, sshd.env) == changed.size
-    assert f"{own_version()}, as here" in words(check_server(remote(), DEFAULT_MODEL, sshd.env))
+    assert copy_to_server(there, files, sshd.env) == changed.size
+    assert f"{own_version()}, as here" in words(check_server(there, DEFAULT_MODEL, sshd.env))
 
 
 def test_of_a_server_that_cannot_be_reached_only_that_is_reported(sshd: Sshd, tmp_path: Path) -> None:
