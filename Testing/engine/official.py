@@ -19,16 +19,15 @@ SMALL_INPUT = 64
 def write_checkpoint(entry: ModelEntry, folder: Path, *, seed: int = 0) -> Path:
     """A checkpoint of that model with random weights: {"model": state}, under its file name."""
     assert entry.config is not None
-    model = build_model(model_config(entry.config, SMALL_INPUT), draw_weights=False)
-    # The same numbers again and again: drawing 225 million takes longer than all that is tested with them.
-    noise = 0.02 * torch.randn(2**16, generator=torch.Generator().manual_seed(seed))
-    for tensor in model.state_dict().values():
-        values = tensor.view(-1)
-        for start in range(0, len(values), len(noise)):
-            piece = values[start : start + len(noise)]
-            piece.copy_(noise[: len(piece)])
+    model = build_model(model_config(entry.config, SMALL_INPUT), device=torch.device("meta"))
+    state = model.state_dict()
+    # All tensors share the same numbers, which are drawn and written once: up to 225 million take long.
+    noise = 0.02 * torch.randn(
+        max(map(torch.numel, state.values())), generator=torch.Generator().manual_seed(seed)
+    )
+    shared = {name: noise[: tensor.numel()].view(tensor.shape) for name, tensor in state.items()}
     path = folder / entry.file_name
-    torch.save({"model": model.state_dict()}, path)
+    torch.save({"model": shared}, path)
     return path
 
 
@@ -38,7 +37,7 @@ def loaded_official(
 ) -> Iterator[LoadedModel]:
     """The model of an official entry with random weights, loaded through the real path, on the CPU.
 
-    The checkpoint (up to 900 MB) is deleted when the context ends; drop the model then, too.
+    The checkpoint is deleted when the context ends; drop the model (up to 900 MB) then, too.
     """
     path = write_checkpoint(entry, folder)
     try:

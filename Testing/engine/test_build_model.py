@@ -28,14 +28,21 @@ from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL, find_model
 from SAM2PropagateLib.models.store import resource_folder
+from Testing.engine.official import write_checkpoint
 
 TINY = "configs/sam2.1/sam2.1_hiera_t.yaml"
 BUNDLED = resource_folder() / "sam2propagate_tiny.safetensors"
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """SAM 2.1 tiny with random weights, as Meta saves."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SAM 2.1 tiny with random weights, as Meta saves, in a small file."""
+    return write_checkpoint(find_model("sam2.1_hiera_tiny"), tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def large_tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same in a file that is as large as Meta's."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("tiny") / "tiny.pt"
     torch.save({"model": build_model(model_config(TINY, 128)).state_dict()}, path)
@@ -324,7 +331,7 @@ def test_weights_that_are_not_numbers(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_a_packed_copy_of_a_checkpoint_loads(tmp_path: Path, tiny: Path) -> None:
-    state, _ = read_state(tiny)
+    state = {name: tensor.clone() for name, tensor in read_state(tiny)[0].items()}
 
     def keep_float(name: str, tensor: torch.Tensor) -> bool:  # packing all of it would take seconds
         return not name.startswith(("image_encoder.trunk.blocks.4.", "image_encoder.neck.convs.1."))
@@ -343,22 +350,22 @@ def test_a_packed_copy_of_a_checkpoint_loads(tmp_path: Path, tiny: Path) -> None
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
+    large_tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "free_memory", lambda device: 100_000_000)
     monkeypatch.setattr(build, "read_state", lambda path: pytest.fail("the file was read"))
     with pytest.raises(SAM2PropagateError) as caught:
-        load_model(tiny, device="cpu")
+        load_model(large_tiny, device="cpu")
     assert caught.value.code == "model_does_not_fit" and not isinstance(caught.value, InputError)
     assert "GiB are free" in caught.value.sentence and "smaller" in caught.value.hint
 
 
-def test_the_input_size_counts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_input_size_counts(large_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     room = memory_needed(39_000_000, 256) + 50_000_000
     monkeypatch.setattr(build, "free_memory", lambda device: room)
-    assert load_model(tiny, device="cpu", input_size=128).input_size == 128
+    assert load_model(large_tiny, device="cpu", input_size=128).input_size == 128
     with pytest.raises(SAM2PropagateError) as caught:
-        load_model(tiny, device="cpu", input_size=1024)
+        load_model(large_tiny, device="cpu", input_size=1024)
     assert caught.value.code == "model_does_not_fit"
 
 
@@ -408,7 +415,7 @@ def test_real_lack_of_memory_is_recognized() -> None:
     assert is_out_of_memory(caught.value)
 
 
-def test_loading_is_logged(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_loading_is_logged(large_tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        load_model(tiny, device="cpu", input_size=128)
+        load_model(large_tiny, device="cpu", input_size=128)
     assert "39.0 million weights, 128 px" in caplog.text

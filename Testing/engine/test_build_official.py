@@ -50,18 +50,18 @@ def _propagate_over_a_tiny_volume(loaded: LoadedModel) -> None:
     # Random weights may call the object absent; what counts is that every step runs and answers in full.
     session = PropagationEngine(loaded).open(tiny_stack())
     masks: list[FrameMask] = []
-    segment = ResolvedSegment("s", {1: FramePrompts(box=(8.0, 8.0, 24.0, 24.0))}, frozenset(), 0, 3)
+    segment = ResolvedSegment("s", {0: FramePrompts(box=(8.0, 8.0, 24.0, 24.0))}, frozenset(), 0, 2)
     summary = session.propagate(RunRequest((segment,)), masks.append)
-    assert sorted(mask.frame for mask in masks) == [0, 1, 2, 3]
+    assert sorted(mask.frame for mask in masks) == [0, 1, 2]
     assert all(mask.mask.shape == (32, 40) and mask.mask.dtype == bool for mask in masks)
     assert all(math.isfinite(mask.predicted_iou + mask.object_score + mask.doubt) for mask in masks)
-    assert (summary.frames_encoded, summary.frames_computed) == (4, 3)
+    assert (summary.frames_encoded, summary.frames_computed) == (3, 2)
 
 
 def tiny_stack() -> FrameStack:
-    volume = np.zeros((4, 32, 40), np.int16)
+    volume = np.zeros((3, 32, 40), np.int16)
     volume[:, 10:22, 10:22] = 100
-    return FrameStack(volume, VolumeGeometry((40, 32, 4), np.eye(4)), 2, Window(200, 50))
+    return FrameStack(volume, VolumeGeometry((40, 32, 3), np.eye(4)), 2, Window(200, 50))
 
 
 def test_sam_2_and_2_1_differ_where_they_should() -> None:
