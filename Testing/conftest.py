@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -14,3 +15,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keeps processes that tests start from printing encoding warnings; pytest's own have them on."""
     if not getattr(config.option, "numprocesses", None):
         os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what was imported, which is much and stays."""
+    gc.freeze()
