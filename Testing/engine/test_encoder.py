@@ -12,7 +12,7 @@ from SAM2PropagateLib.engine.build import build_model, model_config
 from SAM2PropagateLib.engine.cpu_attention import attention_in_pieces, plain_attention
 from SAM2PropagateLib.engine.encoder import FrameEncoder
 from SAM2PropagateLib.engine.memory_reader import MemoryReader
-from Testing.engine.models import TINY
+from Testing.engine.models import NARROW_TRUNK, TINY
 
 SIZE = 128
 GRID = SIZE // 16
@@ -20,7 +20,7 @@ GRID = SIZE // 16
 
 def model_with(neck: dict[str, Any] | None = None, heads: int = 1) -> Any:
     """Random weights, biases included; sam2 draws some as zeros."""
-    values = model_config(TINY, SIZE)
+    values = model_config({"base": TINY, "overrides": NARROW_TRUNK}, SIZE)
     values["image_encoder"]["neck"].update(neck or {})
     values["memory_attention"]["layer"]["cross_attention"]["num_heads"] = heads
     torch.manual_seed(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import itertools
 import json
 import re
 import tracemalloc
@@ -50,7 +51,8 @@ def masks(draw: st.DrawFn) -> np.ndarray:
 
 @st.composite
 def segments(draw: st.DrawFn, name: str) -> SegmentPrompts:
-    ids = iter(draw(st.lists(names, min_size=14, max_size=14, unique=True)))
+    start = draw(names)
+    ids = (f"{start}{number}" for number in itertools.count())
 
     def some(value: st.SearchStrategy[Any]) -> tuple[Any, ...]:
         return tuple(draw(st.lists(value, max_size=2)))
