@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from filelock import FileLock
 
 from SAM2PropagateLib.cli.main import main
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.experiment import running
 from SAM2PropagateLib.experiment.plan import EACH, STATE_FOLDER
 from SAM2PropagateLib.experiment.running import BINS_NAME, CSV_NAME, PLOT_NAME, TABLE_NAME
+from SAM2PropagateLib.experiment.table import Bin
 from SAM2PropagateLib.models.store import ModelStore
 from Testing.experiment.bright import ExperimentRun, as_image, ball, bright_models, image_of
 from Testing.experiment.layouts import write_decathlon
@@ -31,6 +33,22 @@ def models() -> Iterator[list[str]]:
     """Every model finds what is bright."""
     with bright_models() as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True, scope="module")
+def picture_is_drawn_once() -> Iterator[None]:
+    """It takes longer than the rest of a run; `test_table` draws others."""
+    draw, drawn = running.draw_plot, []
+
+    def draw_once(bins: Sequence[Bin], path: Path, where: str) -> None:
+        if not drawn:
+            draw(bins, path, where)
+            drawn.append(path.read_bytes())
+        path.write_bytes(drawn[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "draw_plot", draw_once)
+        yield
 
 
 def write_task(folder: Path, *names: str, label: np.ndarray = LABEL) -> Path:

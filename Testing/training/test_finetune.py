@@ -103,6 +103,12 @@ def killed(outlines: None, cases: Path, model: Path, tmp_path_factory: pytest.Te
     return work_folder(job.out)
 
 
+@pytest.fixture(autouse=True)
+def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only `straight` draws one: it takes as long as two steps."""
+    monkeypatch.setattr(module, "draw_plot", lambda progress, path, title: path.touch())
+
+
 def state_of(path: Path) -> dict[str, torch.Tensor]:
     return read_state(path)[0]
 
