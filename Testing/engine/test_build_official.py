@@ -50,7 +50,7 @@ def _propagate_over_a_tiny_volume(loaded: LoadedModel) -> None:
     # Random weights may call the object absent; what counts is that every step runs and answers in full.
     session = PropagationEngine(loaded).open(tiny_stack())
     masks: list[FrameMask] = []
-    segment = ResolvedSegment("s", {0: FramePrompts(box=(8.0, 8.0, 24.0, 24.0))}, frozenset(), 0, 2)
+    segment = ResolvedSegment("s", {1: FramePrompts(box=(8.0, 8.0, 24.0, 24.0))}, frozenset(), 0, 2)
     summary = session.propagate(RunRequest((segment,)), masks.append)
     assert sorted(mask.frame for mask in masks) == [0, 1, 2]
     assert all(mask.mask.shape == (32, 40) and mask.mask.dtype == bool for mask in masks)

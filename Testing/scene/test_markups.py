@@ -366,6 +366,18 @@ def test_orphans_of_a_removed_segmentation_are_cleaned_up(headless):
     assert own.GetScene() is headless.scene
 
 
+def test_orphans_may_be_looked_for_while_they_are_removed(headless):
+    case = MarkupCase(headless)
+    case.markups.write(case.prompts())
+    headless.scene.RemoveNode(case.segmentationNode)
+    found: list[int] = []
+    removed = type(headless.scene).NodeRemovedEvent
+    tag = headless.scene.AddObserver(removed, lambda *_: found.append(removeOrphans(headless.scene)))
+    removeOrphans(headless.scene)
+    headless.scene.RemoveObserver(tag)
+    assert found and removeOrphans(headless.scene) == 0
+
+
 def test_wrong_prompts_are_refused_before_anything_is_written(headless):
     case = MarkupCase(headless)
     good = Click("c", (1, 2, 3))

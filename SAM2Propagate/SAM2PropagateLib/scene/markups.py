@@ -534,7 +534,9 @@ def removeOrphans(scene: Any) -> int:
             if isOurs(node) and node.GetNodeReference(SEGMENTATION_ROLE) is None:
                 gone.append(node)
     for node in gone:
-        removeNode(node)
+        # Removing one has observers look for orphans, too.
+        if node.GetScene() is scene:
+            removeNode(node)
     if gone:
         removeEmptyFolders(scene)
     return len(gone)
