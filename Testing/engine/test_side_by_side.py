@@ -1,8 +1,12 @@
-"""Frames encoded side by side on a CPU: each in a thread of its own, with the same result."""
+"""Frames encoded side by side on a CPU, each in a thread of its own: the same results but for rounding."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 
@@ -70,11 +74,43 @@ def test_an_error_comes_when_nothing_is_being_worked_on_any_more() -> None:
     assert ended == [1]
 
 
-def test_large_frames_and_few_threads_mean_fewer_at_once() -> None:
-    sizes = [frames_at_once(16, size) for size in (384, 512, 1024, 2048)]
-    # Without OpenMP each is encoded alone.
-    assert sizes in ([4, 4, 2, 1], [1, 1, 1, 1])
-    assert frames_at_once(1, 384) == 1
+def test_an_error_leaves_nothing_in_memory() -> None:
+    class Activations:
+        pass
+
+    known: list[weakref.ref[Activations]] = []
+
+    def work(item: int) -> Activations:
+        made = Activations()
+        known.append(weakref.ref(made))
+        if item == 0:
+            raise MemoryError("no room")
+        return made
+
+    gc.disable()
+    try:
+        with contextlib.suppress(MemoryError):
+            SideBySide(2).done(work, [0, 1])
+        assert [one() for one in known] == [None, None]
+    finally:
+        gc.enable()
+
+
+OPENMP = "ATen parallel backend: OpenMP"
+
+
+def test_large_frames_few_threads_and_little_memory_mean_fewer_at_once() -> None:
+    assert frames_at_once(16, 384, None, OPENMP) == frames_at_once(16, 384, 8 << 30, OPENMP) == 4
+    assert frames_at_once(3, 384, 8 << 30, OPENMP) == 3
+    assert frames_at_once(1, 384, 8 << 30, OPENMP) == 1
+    assert [frames_at_once(16, size, 8 << 30, OPENMP) for size in (512, 1024, 2048)] == [4, 3, 1]
+    assert [frames_at_once(16, 384, free << 20, OPENMP) for free in (0, 500, 1200, 1800)] == [1, 1, 3, 4]
+
+
+def test_threads_that_cannot_be_divided_encode_one_at_a_time() -> None:
+    assert frames_at_once(16, 384, None, "ATen parallel backend: native thread pool") == 1
+    if sys.platform == "linux":
+        assert OPENMP in torch.__config__.parallel_info()
 
 
 class Watched(FakeSteps):

@@ -15,6 +15,7 @@ from SAM2PropagateLib.engine.session import PATIENCE, EngineSession, SessionSett
 from SAM2PropagateLib.engine.side_by_side import SideBySide, frames_at_once
 from SAM2PropagateLib.frames.crop import FrameCrop
 from SAM2PropagateLib.frames.stack import FrameStack
+from SAM2PropagateLib.models.memory import available_host_memory
 
 _Encode = Callable[[Sequence[FeatureKey]], Sequence[EncodedFrame]]
 
@@ -47,7 +48,7 @@ class PropagationEngine:
         self._motion_budget = motion_budget() if motion else None
         on_cpu = self.steps.device.type == "cpu"
         if batch_size is None:
-            batch_size = frames_at_once(torch.get_num_threads(), self.steps.input_size) if on_cpu else 8
+            batch_size = self._frames_at_once() if on_cpu else 8
         self._batch_size = batch_size
         self._side_by_side = SideBySide(batch_size) if on_cpu and batch_size > 1 else None
         self._max_batch = 8 if on_cpu else 32
@@ -75,6 +76,14 @@ class PropagationEngine:
                 self._apart(encode), self.steps.device, budget, host_budget, self._batch_size
             ),
             SessionSettings(self._max_batch, self._style, self._patience, self._motion_budget),
+        )
+
+    def _frames_at_once(self) -> int:
+        return frames_at_once(
+            torch.get_num_threads(),
+            self.steps.input_size,
+            available_host_memory(),
+            torch.__config__.parallel_info(),
         )
 
     def _apart(self, encode: _Encode) -> _Encode:
