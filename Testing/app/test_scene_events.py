@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import slicer
 import vtk
+from vtk.util.numpy_support import vtk_to_numpy
 
 from Headless.fake_session import disc
 from SAM2PropagateLib.app.events import Choices
 from SAM2PropagateLib.scene.prompt_nodes import promptNodes
 from Testing.app.cases import HeadlessCase
+from Testing.scene.test_transforms import warp
 
 SHAPE = (36, 40)
 KEEP = Choices(applyAutomatically=False)
@@ -123,7 +125,7 @@ def test_a_preview_on_an_image_that_gets_another_size_goes_and_the_next_one_come
         case.controller.poll()
     another_size(case, shape)
     case.settle()
-    assert case.codes[0] == "other_image" and len(case.codes) <= 2
+    assert case.codes == ["other_image"] and "preview" in case.texts[0]
     assert not case.workspace.hasPreview and case.frames() == [] and not case.controller.isRunning
     assert not case.controller.undo()
     assert case.click(14, 15, 7)
@@ -134,19 +136,8 @@ def test_a_preview_on_an_image_that_gets_another_size_goes_and_the_next_one_come
     case.controller.close()
 
 
-@pytest.mark.parametrize("isRunning", [False, True])
-def test_a_volume_that_is_flipped_in_place_gets_no_mirrored_masks(headless, isRunning):
-    case = HeadlessCase(headless, choices=KEEP)
-    case.click(12, 15, 8)
-    case.run()
-    assert case.controller.apply() is not None
-    before, place = case.segment(3), case.ras(12, 15, 3)
-    case.session.framesPerPoll = 2
-    if isRunning:
-        assert case.controller.propagate(everything=True)
-        case.controller.poll()
-    else:
-        case.click(30, 30, 13)
+def flipped(case):
+    """Flips the volume in place, at its place in the patient."""
     voxels = slicer.util.arrayFromVolume(case.volumeNode)[:, :, ::-1].copy()
     matrix = vtk.vtkMatrix4x4()
     case.volumeNode.GetIJKToRASMatrix(matrix)
@@ -154,18 +145,118 @@ def test_a_volume_that_is_flipped_in_place_gets_no_mirrored_masks(headless, isRu
     flip[0, 3] = voxels.shape[2] - 1
     with slicer.util.NodeModify(case.volumeNode):
         slicer.util.updateVolumeFromArray(case.volumeNode, voxels)
-        flipped = slicer.util.arrayFromVTKMatrix(matrix) @ flip
-        case.volumeNode.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(flipped))
+        to_ras = slicer.util.arrayFromVTKMatrix(matrix) @ flip
+        case.volumeNode.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(to_ras))
+
+
+@pytest.mark.parametrize("isRunning", [False, True])
+def test_a_volume_that_is_flipped_in_place_gets_no_mirrored_masks(headless, isRunning):
+    case = HeadlessCase(headless, choices=KEEP)
+    case.click(12, 15, 8)
+    case.run()
+    assert case.controller.apply() is not None
+    case.run(everything=True)
+    before, place = case.segment(3), case.ras(12, 15, 3)
+    case.session.framesPerPoll = 2
+    if isRunning:
+        assert case.controller.propagate(everything=True)
+        case.controller.poll()
+    else:
+        case.click(30, 30, 13)
+    flipped(case)
     case.settle()
-    assert case.codes[0] == "other_image" and len(case.codes) <= 2
+    assert case.codes == ["other_image"] and "preview" in case.texts[0]
     assert not case.workspace.hasPreview and not case.controller.isRunning
+    # Nothing leads back to masks of the earlier image.
+    assert not case.controller.undo() and not case.workspace.hasPreview
     # The segment and its prompts are at their places in the patient.
     np.testing.assert_array_equal(case.segment(3), before[:, ::-1])
-    np.testing.assert_allclose(case.ras(voxels.shape[2] - 1 - 12, 15, 3), place)
+    np.testing.assert_allclose(case.ras(SHAPE[1] - 1 - 12, 15, 3), place)
     case.run()
     apply = case.controller.apply()
     assert apply is not None and apply.removed == 0
     np.testing.assert_array_equal(case.segment(3), before[:, ::-1])
+    case.controller.close()
+
+
+def bent(case):
+    case.volumeNode.SetAndObserveTransformNodeID(warp(case.headless).GetID())
+
+
+def unbent(case):
+    case.volumeNode.SetAndObserveTransformNodeID(None)
+
+
+def swapped(case):
+    """Puts another image into the volume, at another place."""
+    image, matrix = case.volumeNode.GetImageData(), vtk.vtkMatrix4x4()
+    case.volumeNode.GetIJKToRASMatrix(matrix)
+    case.old = (image, matrix)
+    other = vtk.vtkImageData()
+    other.DeepCopy(image)
+    voxels = vtk_to_numpy(other.GetPointData().GetScalars())
+    voxels[:] = voxels[::-1].copy()
+    moved = slicer.util.arrayFromVTKMatrix(matrix)
+    moved[0, 3] += 10
+    put(case, other, slicer.util.vtkMatrixFromArray(moved))
+
+
+def swapped_back(case):
+    put(case, *case.old)
+
+
+def put(case, image, matrix):
+    with slicer.util.NodeModify(case.volumeNode):
+        case.volumeNode.SetAndObserveImageData(image)
+        case.volumeNode.SetIJKToRASMatrix(matrix)
+
+
+@pytest.mark.parametrize("choices", [KEEP, Choices()])
+@pytest.mark.parametrize("polls", [0, 3])
+@pytest.mark.parametrize(
+    ("changes", "back", "code"),
+    [(bent, unbent, "nonlinear_transform"), (swapped, swapped_back, "other_image")],
+)
+def test_masks_that_a_run_could_not_place_are_told_once_and_come_with_the_next_one(
+    headless, choices, polls, changes, back, code
+):
+    case = HeadlessCase(headless, choices=choices)
+    case.click(12, 15, 8)
+    case.run()
+    wanted = [case.shown(frame) for frame in range(18)]
+    case.session.framesPerPoll = 2
+    case.arrived.clear()
+    assert case.controller.propagate(everything=True)
+    for _ in range(polls):
+        case.controller.poll()
+    count = len(case.arrived)
+    changes(case)
+    case.settle()
+    # Applying what has come before is refused on its own.
+    twice = changes is bent and choices.applyAutomatically and polls
+    assert case.codes == ([code, code] if twice else [code])
+    assert len(case.arrived) == case.ends[-1].frames == count < 18
+    back(case)
+    case.settle()
+    case.run()
+    assert case.ends[-1].frames == 18
+    np.testing.assert_array_equal([case.shown(frame) for frame in range(18)], wanted)
+    case.controller.close()
+
+
+def test_a_click_does_not_let_masks_of_the_earlier_image_in(headless):
+    case = HeadlessCase(headless, choices=KEEP)
+    case.click(12, 15, 8)
+    case.controller.discard()
+    case.session.framesPerPoll = 2
+    assert case.controller.propagate()
+    swapped(case)
+    case.controller.poll()
+    # The click opens the volume anew; the worker does so after the run.
+    assert case.controller.point("positive", case.ras(25, 20, 4), case.geometry.frame_normal(2))
+    case.settle()
+    assert case.ends[-1].frames == 0 and case.workspace.previewFrames("A") == {4}
+    assert case.codes == ["other_image"] and "left out" in case.texts[0]
     case.controller.close()
 
 

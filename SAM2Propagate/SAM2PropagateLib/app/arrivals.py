@@ -91,7 +91,7 @@ class Arrivals:
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene or event.segment not in workspace.segmentIDs:
             return False
-        key = (event.segment, event.frame)
+        key, isOfRun = (event.segment, event.frame), not isinstance(call, PreviewCall)
         if isinstance(call, PreviewCall):
             if not self._previews.expects(call, key):
                 return False
@@ -99,24 +99,28 @@ class Arrivals:
             return False
         try:
             geometry = workspace.geometry
-            if not isinstance(call, PreviewCall):
-                if event.frame in workspace.spoken.marked(event.segment)[1]:
-                    return False
-                self._running.arrived(key)
-            if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
+            if isOfRun and event.frame in workspace.spoken.marked(event.segment)[1]:
                 return False
-            if not self._worker.fits(workspace.volumeNode, workspace.axis):
-                raise workspace.shown.otherImage()
+            if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
+                if isOfRun:
+                    workspace.handEdits.lose((event.segment,))
+                return False
+            if not self._worker.fits(workspace.volumeNode, workspace.axis, isOfRun):
+                raise workspace.shown.ofEarlierImage()
             workspace.preview.write(event.segment, event.frame, event.mask, refresh=False, edge=event.edge)
-        except InputError as error:  # the volume was bent or has changed its size under the run
+        except InputError as error:  # the volume was bent or got another image under the run
+            if isOfRun:
+                # The worker takes it as written.
+                workspace.handEdits.lose((event.segment,))
             if call is not self._unplaced:
                 self._unplaced = call
-                self._messages.fail(error)
+                self._messages.failOnce(error)
             return False
-        if isinstance(call, PreviewCall):
-            workspace.underlay.answered(key)
-        else:
+        if isOfRun:
+            self._running.arrived(key)
             workspace.underlay.arrived(key)
+        else:
+            workspace.underlay.answered(key)
         facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score)
         workspace.keptFacts.putPreview(event.segment, event.frame, facts, geometry, workspace.axis)
         self._messages.answered(call)

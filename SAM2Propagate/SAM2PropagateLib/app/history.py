@@ -30,6 +30,9 @@ class History(Generic[M]):
         isThere: tells whether a moment can still be brought back; a step where it cannot is forgotten, with
             all beyond it.
         most: how many steps are kept.
+
+    Attributes:
+        clearings: how often all steps were forgotten.
     """
 
     def __init__(self, isThere: Callable[[M], bool], most: int = 200) -> None:
@@ -38,6 +41,7 @@ class History(Generic[M]):
         self._past: list[Step[M]] = []
         self._future: list[Step[M]] = []
         self._count = 0
+        self.clearings = 0
 
     @property
     def count(self) -> int:
@@ -97,6 +101,7 @@ class History(Generic[M]):
 
     def clear(self) -> None:
         """Forgets all steps."""
+        self.clearings += 1
         self._past.clear()
         self._future.clear()
 

@@ -58,8 +58,8 @@ class Runs:
         self._begun: Made | None = None
         # The run that is being ended in turns.
         self._ending: Call | None = None
-        # The history's count when the run began.
-        self._count = 0
+        # The history's count and clearings when the run began.
+        self._count = self._clearings = 0
         self._finished = shared.signals.finished
         self._changed = shared.signals.changed
 
@@ -105,6 +105,7 @@ class Runs:
             self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
             return False
         self._begun, self._count = begun, workspace.history.count
+        self._clearings = workspace.history.clearings
         workspace.handEdits.begin(wanted)
         self._tellOfWindow(workspace, wanted, options.anew)
         self._running.begin(call, wanted)
@@ -204,6 +205,8 @@ class Runs:
     def _stepOf(self, run: StartedRun, workspace: Workspace) -> AbstractContextManager[Made | None]:
         """Makes one undo step of the run's masks and of applying them; it leads back to before the run."""
         begun, self._begun = self._begun, None
+        if workspace.history.clearings != self._clearings:
+            begun = None  # what was there before the run is of another image
         if begun is not None:
             # The run's step follows those that were made meanwhile: undoing them must bring back no mask of
             # it.

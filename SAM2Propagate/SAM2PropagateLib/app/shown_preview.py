@@ -146,6 +146,16 @@ class WorkspacePreview:
             _("Propagate again."),
         )
 
+    def ofEarlierImage(self) -> InputError:
+        """Returns the error of masks that arrive for another image than the volume holds now."""
+        return InputError(
+            "other_image",
+            _("“{volume}” holds another image now. Masks of the earlier one were left out.").format(
+                volume=self._workspace.volumeNode.GetName()
+            ),
+            _("Propagate again."),
+        )
+
     def turn(self) -> None:
         """Drops a preview along another axis than the present one."""
         if self._layer is not None and self._layer.axis != self._workspace.axis:

@@ -49,6 +49,11 @@ class UserMessages:
         level = "warning" if isinstance(error, InputError) else "error"
         self._said.emit(UserMessage(level, str(error), error.code, log, isOfWorker))
 
+    def failOnce(self, error: SAM2PropagateError) -> None:
+        """Sends an error, unless the user has seen it since the last request to the worker."""
+        if error.code not in self._toldOf:
+            self.fail(error)
+
     def beginAnew(self, call: Call) -> None:
         """Notes a new request to the worker: errors may be shown again."""
         self._toldOf.clear()

@@ -33,6 +33,8 @@ class OpenVolumes:
     def __init__(self, session: WorkerSession) -> None:
         self._session = session
         self._open: dict[tuple[str, int], _OpenedVolume] = {}
+        # What the run under way was asked for, where a volume was opened anew since.
+        self._ofRun: dict[tuple[str, int], _OpenedVolume] = {}
 
     @staticmethod
     def name(volumeNode: Any, axis: int) -> str:
@@ -56,6 +58,8 @@ class OpenVolumes:
         image = volumeNode.GetImageData()
         scalars: Any = image.GetPointData().GetScalars() if image is not None else None
         known = self._open.get((volumeNode.GetID(), axis))
+        if not isBusy:
+            self._ofRun.clear()
         same = known is not None and scalars is known.scalars and scalars.GetMTime() == known.time
         if known is not None and same and _looksAlike(volumeGeometry(volumeNode), known.geometry):
             window = displayWindow(volumeNode)
@@ -63,6 +67,8 @@ class OpenVolumes:
                 self._session.set_window(name, window)
                 known.window = window
             return name
+        if isBusy and known is not None:
+            self._ofRun.setdefault((volumeNode.GetID(), axis), known)
         volume = readVolume(volumeNode)
         own = ownGeometry(volumeNode)
         geometry = own if _looksAlike(volume.geometry, own) else volume.geometry
@@ -96,14 +102,18 @@ class OpenVolumes:
             return prompts
         return moved(prompts, np.asarray(opened.ijk_to_ras @ own.ras_to_ijk_matrix, dtype=np.float64))
 
-    def fits(self, volumeNode: Any, axis: int) -> bool:
+    def fits(self, volumeNode: Any, axis: int, isOfRun: bool) -> bool:
         """Tells whether masks of a volume, as it was opened, are still on its voxels: it has the same size,
         and the same voxels or the same place.
+
+        Args:
+            isOfRun: they are of a run, which may have been asked for before the volume was last opened.
 
         Raises:
             InputError: the volume cannot be used any more.
         """
-        opened = self._open.get((volumeNode.GetID(), axis))
+        key = (volumeNode.GetID(), axis)
+        opened = (self._ofRun.get(key) if isOfRun else None) or self._open.get(key)
         own, world = ownGeometry(volumeNode), volumeGeometry(volumeNode)
         if opened is None or opened.geometry.shape_ijk != own.shape_ijk:
             return False
@@ -119,6 +129,7 @@ class OpenVolumes:
         """Closes the frames of one volume, or all, and frees their shared memory."""
         for nodeId, axis in [key for key in self._open if volumeId in (None, key[0])]:
             del self._open[nodeId, axis]
+            self._ofRun.pop((nodeId, axis), None)
             name = f"{nodeId}/{'ijk'[axis]}"
             if self.isOpen(name):
                 self._session.close_volume(name)

@@ -108,9 +108,9 @@ class WorkerLink:
         assert self._volumes is not None
         return self._volumes.placed(volumeNode, axis, prompts)
 
-    def fits(self, volumeNode: Any, axis: int) -> bool:
+    def fits(self, volumeNode: Any, axis: int, isOfRun: bool) -> bool:
         """Tells whether masks of a volume fit its present image; see `OpenVolumes.fits`."""
-        return self._volumes is not None and self._volumes.fits(volumeNode, axis)
+        return self._volumes is not None and self._volumes.fits(volumeNode, axis, isOfRun)
 
     def forgetVolume(self, volumeID: str) -> None:
         """Closes a volume in the worker."""
