@@ -20,7 +20,9 @@ from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME
 from SAM2PropagateTesting.scenes import fillSegment
 from Testing.app.cases import HeadlessCase
+from Testing.app.test_scene_events import flipped, swapped
 from Testing.scene.geometries import addCase
+from Testing.scene.test_transforms import MOVE
 
 SHAPE = (36, 40)
 KEEP = Choices(applyAutomatically=False)
@@ -223,6 +225,67 @@ def test_a_preview_of_another_size_or_an_unreadable_one_is_told_and_dropped(case
         case.controller.select(case.volumeNode, case.segmentationNode, "A")
         assert case.codes[-1] == code
         assert not case.workspace.hasPreview and keptNodes(case) == []
+
+
+def elsewhere(case, other):
+    """Chooses another segmentation on the volume, or none."""
+    if other == "segmentation":
+        segmentation = addSegmentation(case.headless, case.volumeNode, {"C": (0, 0, 1)}, "other")
+        case.controller.select(case.volumeNode, segmentation, "C")
+    else:
+        case.controller.select(None, None)
+
+
+@pytest.mark.parametrize("other", ["segmentation", "nothing"])
+@pytest.mark.parametrize("change", [flipped, swapped])
+def test_a_preview_whose_volume_got_another_image_meanwhile_is_told_and_dropped(case, other, change):
+    case.click(12, 15, 8)
+    case.run()
+    elsewhere(case, other)
+    change(case)
+    case.messages.clear()
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    assert case.codes == ["other_image"] and "preview" in case.texts[0]
+    assert not case.workspace.hasPreview and keptNodes(case) == []
+
+
+def moved_and_hardened(case):
+    case.volumeNode.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(MOVE))
+
+
+def filtered(case):
+    slicer.util.updateVolumeFromArray(case.volumeNode, slicer.util.arrayFromVolume(case.volumeNode) + 1)
+
+
+@pytest.mark.parametrize("other", ["segmentation", "nothing"])
+@pytest.mark.parametrize("change", [moved_and_hardened, filtered])
+def test_a_preview_whose_volume_moved_or_was_filtered_meanwhile_is_on_its_voxels(case, other, change):
+    case.click(12, 15, 8)
+    case.run()
+    before = masks(case)
+    # Also after each of them has happened while it was shown.
+    moved_and_hardened(case)
+    filtered(case)
+    case.click(20, 20, 3)
+    case.controller.undo()
+    elsewhere(case, other)
+    change(case)
+    case.messages.clear()
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    assert case.codes == []
+    assertSame(masks(case), before)
+
+
+def test_a_preview_of_an_earlier_version_which_kept_the_size_alone_is_shown(case):
+    case.click(12, 15, 8)
+    before = masks(case)
+    case.controller.select(None, None)
+    (node,) = keptNodes(case)
+    document = json.loads(node.GetParameter("preview"))
+    del document["image"], document["ijk_to_ras"]
+    node.SetParameter("preview", json.dumps(document))
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    assertSame(masks(case), before)
 
 
 def test_the_place_of_a_deleted_volume_is_given_back(case):

@@ -231,7 +231,7 @@ class WorkspacePreview:
         except InputError:
             return not self.isEmpty
         axis = self._layer.axis if self._layer is not None else 0
-        self._kept.put(axis, self._workspace.geometry.shape_ijk, stamps, read, tidies)
+        self._kept.put(axis, stamps, read, tidies)
         return bool(stamps)
 
     def prepareKept(self, isEnough: Callable[[], bool]) -> bool:
@@ -302,7 +302,7 @@ class WorkspacePreview:
         """Shows the preview that `keep` kept, also in a scene that was saved and loaded since.
 
         Raises:
-            InputError: `bad_preview` (it cannot be read), `other_image` (the volume's size has changed).
+            InputError: `bad_preview` (it cannot be read), `other_image` (the volume holds another image).
         """
         workspace = self._workspace
         try:
@@ -312,7 +312,7 @@ class WorkspacePreview:
             raise
         if kept is None:
             return
-        if kept.shape_ijk != workspace.geometry.shape_ijk:
+        if not kept.fits:
             self._kept.remove()
             raise self.otherImage()
         if kept.axis != workspace.axis:

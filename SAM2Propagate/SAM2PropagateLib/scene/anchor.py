@@ -9,14 +9,12 @@ voxels.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from vtk.util.numpy_support import vtk_to_numpy
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
@@ -48,15 +46,11 @@ from SAM2PropagateLib.scene.state import (
     segmentOf,
 )
 from SAM2PropagateLib.scene.transforms import isLinear, toArray, transformToWorld
-from SAM2PropagateLib.scene.volume import ijkToRas
+from SAM2PropagateLib.scene.volume import SAME_PLACE, ImageDigest, ijkToRas, isSamePlace
 
 KEPT_NAME = "prompts"
 _STATE_NAME = "places"
 _VERSION = 1
-# mm; a point nearer than this to its old place has not been moved: files hold fewer digits than main memory.
-_SAME_PLACE = 1e-4
-# How many voxels along each axis are compared to tell whether an image is still the same.
-_SAMPLES = 24
 
 Places = dict[str, list[float]]
 
@@ -100,7 +94,7 @@ class PromptAnchor:
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
         self._state = SceneState(segmentationNode)
-        self._digest: tuple[Any, int, str] | None = None
+        self._image = ImageDigest(volumeNode)
         self._parsed: tuple[str, _Record | None] = ("", None)
 
     def note(self) -> None:
@@ -115,7 +109,7 @@ class PromptAnchor:
             # The record from before the warp will tell whether it was removed or hardened.
             record = _Record(known.shape, known.ijkToRas, known.image, True, self._places())
         else:
-            record = _Record(shape, ijkToRas(self._volumeNode), self._image(), isWarped, self._places())
+            record = _Record(shape, ijkToRas(self._volumeNode), self._image.text, isWarped, self._places())
         document = {
             "version": _VERSION,
             "shape": list(record.shape),
@@ -157,7 +151,7 @@ class PromptAnchor:
         isHere = self._isUnderTransform(self._state.node().GetNodeReferenceID(TRANSFORM_ROLE))
         isWarped = not isLinear(self._volumeNode)
         own = ijkToRas(self._volumeNode)
-        isSame = _isClose(own, record.ijkToRas) and isWarped == record.isWarped
+        isSame = isSamePlace(own, record.ijkToRas) and isWarped == record.isWarped
         if isHere and (isSame or (isWarped and record.isWarped)):
             return None
         move = Move(np.eye(4)) if isWarped else self._moveSince(record, shape, own)
@@ -185,20 +179,6 @@ class PromptAnchor:
         i, j, k = image.GetDimensions()
         return int(i), int(j), int(k)
 
-    def _image(self) -> str:
-        scalars = self._volumeNode.GetImageData().GetPointData().GetScalars()
-        if scalars is None:
-            return ""
-        known = self._digest
-        if known is None or known[0] is not scalars or known[1] != scalars.GetMTime():
-            i, j, k = self._volumeNode.GetImageData().GetDimensions()
-            voxels = vtk_to_numpy(scalars).reshape(k, j, i, -1)
-            steps = tuple(slice(None, None, max(1, count // _SAMPLES)) for count in voxels.shape[:3])
-            sample = np.ascontiguousarray(voxels[steps])
-            text = hashlib.blake2b(sample.tobytes(), digest_size=8).hexdigest()
-            self._digest = known = (scalars, scalars.GetMTime(), text)
-        return known[2]
-
     def _places(self) -> Places:
         found: Places = {}
         for node in self._nodes():
@@ -217,12 +197,12 @@ class PromptAnchor:
     def _moveSince(self, record: _Record, shape: tuple[int, int, int], own: FloatArray) -> Move:
         """Returns how the volume's voxels have moved in its own space; without a matrix if it has other
         voxels now."""
-        isImage = record.shape == shape and record.image == self._image()
+        isImage = record.shape == shape and record.image == self._image.text
         if record.isWarped:
             # The warp was removed, or hardened, which resamples the image.
-            isSame = isImage and _isClose(own, record.ijkToRas)
+            isSame = isImage and isSamePlace(own, record.ijkToRas)
             return Move(np.eye(4) if isSame else None)
-        if _isClose(own, record.ijkToRas):
+        if isSamePlace(own, record.ijkToRas):
             return Move(np.eye(4))
         before = self._state.node().GetNodeReference(TRANSFORM_ROLE)
         hardened = None
@@ -380,12 +360,6 @@ def _parsed(text: str) -> _Record | None:
         return None  # as for a scene of an earlier version: the prompts stay where they are drawn
 
 
-def _isClose(matrix: FloatArray, noted: FloatArray) -> bool:
-    """Tells whether two matrices are the same but for rounding in image files."""
-    step, origin = np.abs(matrix - noted)[:3, :3].max(), np.abs(matrix - noted)[:3, 3].max()
-    return bool(step < 1e-6 and origin < _SAME_PLACE)
-
-
 def _placesOf(node: Any) -> list[tuple[str, list[float]]]:
     """Returns the places of a node's prompts in its own coordinates, each with a unique name."""
     role = node.GetAttribute(ROLE_ATTRIBUTE)
@@ -407,4 +381,4 @@ def _placesOf(node: Any) -> list[tuple[str, list[float]]]:
 def _isNear(noted: list[float] | None, place: list[float]) -> bool:
     if noted is None or len(noted) != len(place):
         return False
-    return bool(np.allclose(noted, place, rtol=0, atol=_SAME_PLACE))
+    return bool(np.allclose(noted, place, rtol=0, atol=SAME_PLACE))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.packed_masks import (
     MaskError,
@@ -20,6 +22,7 @@ from SAM2PropagateLib.packed_masks import (
 from SAM2PropagateLib.scene.names import safeName
 from SAM2PropagateLib.scene.segments import BoolArray
 from SAM2PropagateLib.scene.state import PREVIEW_MODULE_NAME, SEGMENTATION_ROLE, VOLUME_ROLE, nodesOf
+from SAM2PropagateLib.scene.volume import ImageDigest, ijkToRas, isSamePlace
 from SAM2PropagateLib.texts import tr as _
 
 _PARAMETER = "preview"
@@ -101,13 +104,15 @@ ReadFrame = Callable[[str, int], KeptFrame]
 
 @dataclass(frozen=True)
 class Kept:
-    """A preview: its propagation axis, the size of its volume, and its frames per segment ID.
+    """A preview: its propagation axis, and its frames per segment ID.
 
-    There are no frames if the volume's size has changed.
+    Attributes:
+        fits: whether it is on the volume's voxels: the volume still has its size, and the same voxels or the
+            same place. Else there are no frames.
     """
 
     axis: int
-    shape_ijk: tuple[int, ...]
+    fits: bool
     frames: KeptFrames
 
 
@@ -123,7 +128,8 @@ class KeptPreview:
     def __init__(self, segmentationNode: Any, volumeNode: Any) -> None:
         self._segmentationNode = segmentationNode
         self._volumeNode = volumeNode
-        self._last: tuple[int, tuple[int, ...], Stamps] | None = None
+        self._image = ImageDigest(volumeNode)
+        self._last: tuple[int, dict[str, Any], Stamps] | None = None
         # Packing takes part of a millisecond per frame, and only few frames change at a time.
         self._written: dict[tuple[str, int, Hashable], dict[str, Any]] = {}
         # Former frames, as Undo brings many of them back.
@@ -190,7 +196,6 @@ class KeptPreview:
     def put(
         self,
         axis: int,
-        shapeIJK: tuple[int, ...],
         stamps: Stamps,
         read: ReadFrame,
         tidies: bool = True,
@@ -198,14 +203,15 @@ class KeptPreview:
         """Keeps a preview in place of the one before; without frames, nothing is left in the scene.
 
         Args:
-            axis, shapeIJK: propagation axis, and the size of the volume.
+            axis: propagation axis.
             stamps: per segment ID and frame a value that changes with the frame.
             read: returns a frame of a segment; called only for frames with a new stamp.
             tidies: call `tidy`; pass False if that comes later.
         """
-        if (axis, shapeIJK, stamps) == self._last:
+        volume = self._volume()
+        if (axis, volume, stamps) == self._last:
             return
-        self._last = (axis, shapeIJK, stamps)
+        self._last = (axis, volume, stamps)
         known, self._written = self._written, {}
         for segmentID, frames in stamps.items():
             for frame, stamp in frames.items():
@@ -227,7 +233,7 @@ class KeptPreview:
         segments: dict[str, dict[str, Any]] = {}
         for (segmentID, frame, _stamp), one in self._written.items():
             segments.setdefault(segmentID, {})[str(frame)] = one
-        document = {"version": _VERSION, "axis": axis, "shape": list(shapeIJK), "segments": segments}
+        document = {"version": _VERSION, "axis": axis, **volume, "segments": segments}
         node = next(self._nodes(), None) or self._create()
         node.SetParameter(_PARAMETER, json.dumps(document, separators=(",", ":")))
 
@@ -244,14 +250,14 @@ class KeptPreview:
             document = json.loads(node.GetParameter(_PARAMETER) or "")
             if document["version"] != _VERSION or document["axis"] not in (0, 1, 2):
                 raise ValueError
-            axis, size = document["axis"], tuple(int(count) for count in document["shape"])
-            if size != self._volumeNode.GetImageData().GetDimensions():
+            axis, size = document["axis"], [int(count) for count in document["shape"]]
+            if not self._fits(document):
                 # It cannot be shown, so it need not be unpacked.
-                return Kept(axis, size, {})
+                return Kept(axis, False, {})
             rows, columns = (size[other] for other in (2, 1, 0) if other != axis)
             return Kept(
                 axis,
-                size,
+                True,
                 {
                     str(segmentID): {int(frame): _read(one, (rows, columns)) for frame, one in frames.items()}
                     for segmentID, frames in document["segments"].items()
@@ -265,6 +271,25 @@ class KeptPreview:
                 ),
                 _("Update SAM2 Propagate if the scene was saved by a newer version, or propagate again."),
             ) from None
+
+    def _volume(self) -> dict[str, Any]:
+        """Returns the volume's size, place and voxels now, as values that JSON can hold."""
+        return {
+            "shape": list(self._volumeNode.GetImageData().GetDimensions()),
+            "ijk_to_ras": ijkToRas(self._volumeNode).ravel().tolist(),
+            "image": self._image.text,
+        }
+
+    def _fits(self, document: Mapping[str, Any]) -> bool:
+        """Tells whether a kept preview is on the volume's voxels; see `Kept`."""
+        now = self._volume()
+        if document["shape"] != now["shape"]:
+            return False
+        # Earlier versions kept only the size.
+        if "image" not in document or document["image"] == now["image"]:
+            return True
+        own, kept = (np.array(one["ijk_to_ras"], dtype=np.float64).reshape(4, 4) for one in (now, document))
+        return isSamePlace(own, kept)
 
     def remove(self) -> None:
         """Removes the kept preview."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,11 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.frames.window import Window, window_for
 from SAM2PropagateLib.scene.transforms import parentToWorld, toArray
 from SAM2PropagateLib.texts import tr as _
+
+# mm; a point nearer than this to its old place has not been moved: files hold fewer digits than main memory.
+SAME_PLACE = 1e-4
+# How many voxels along each axis are compared to tell whether an image is still the same.
+_SAMPLES = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +98,40 @@ def ijkToRas(volumeNode: Any) -> FloatArray:
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     return toArray(matrix)
+
+
+def isSamePlace(matrix: FloatArray, other: FloatArray) -> bool:
+    """Tells whether two (4, 4) matrices to RAS are the same but for rounding in image files."""
+    step, origin = np.abs(matrix - other)[:3, :3].max(), np.abs(matrix - other)[:3, 3].max()
+    return bool(step < 1e-6 and origin < SAME_PLACE)
+
+
+class ImageDigest:
+    """A digest of a volume's voxels. It is computed again only after they were marked as modified.
+
+    Args:
+        volumeNode: the volume; it may get another image.
+    """
+
+    def __init__(self, volumeNode: Any) -> None:
+        self._volumeNode = volumeNode
+        self._known: tuple[Any, int, str] | None = None
+
+    @property
+    def text(self) -> str:
+        """The digest now; "" without voxels."""
+        scalars = self._volumeNode.GetImageData().GetPointData().GetScalars()
+        if scalars is None:
+            return ""
+        known = self._known
+        if known is None or known[0] is not scalars or known[1] != scalars.GetMTime():
+            i, j, k = self._volumeNode.GetImageData().GetDimensions()
+            voxels = vtk_to_numpy(scalars).reshape(k, j, i, -1)
+            steps = tuple(slice(None, None, max(1, count // _SAMPLES)) for count in voxels.shape[:3])
+            sample = np.ascontiguousarray(voxels[steps])
+            text = hashlib.blake2b(sample.tobytes(), digest_size=8).hexdigest()
+            self._known = known = (scalars, scalars.GetMTime(), text)
+        return known[2]
 
 
 def displayWindow(volumeNode: Any) -> Window:
