@@ -8,6 +8,7 @@ import slicer
 import vtk
 
 from Headless.scenes import addTransform
+from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.scene.prompt_nodes import promptNodes
 from SAM2PropagateLib.scene.volume import volumeGeometry
 from SAM2PropagateTesting.answers import disc
@@ -443,3 +444,32 @@ def test_what_is_done_while_a_batch_moves_the_volume_leaves_all_other_prompts_on
     assert {tuple(place) for place in drawn(case)} == (
         {(12, 15, 8), (10, 9, 6)} if done == "undo" else places
     )
+
+
+def failing(*_arguments):
+    raise InputError("cannot_follow", "The prompts cannot follow the volume.")
+
+
+def test_a_stroke_is_not_merged_while_the_prompts_cannot_follow_the_volume(case, monkeypatch):
+    case.click(12, 15, 8)
+    before = case.shown(8)
+    case.paint(8, disc(30, 25, SHAPE, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(case.workspace.markups, "settle", failing)
+        case.controller.lookForEdits()
+        assert case.codes == ["cannot_follow"]
+        np.testing.assert_array_equal(case.shown(8), before)
+        np.testing.assert_array_equal(case.segment(8), disc(30, 25, SHAPE, 2))
+    case.controller.lookForEdits()
+    np.testing.assert_array_equal(case.segment(8), before | disc(30, 25, SHAPE, 2))
+
+
+def test_undo_steps_follow_the_volume_even_if_its_prompts_cannot_be_read_then(case, monkeypatch):
+    case.click(12, 15, 8)
+    case.click(10, 9, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(case.workspace.spoken, "read", failing)
+        case.volumeNode.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(MOVE))
+    case.workspace.spoken.read()
+    assert case.controller.undo()
+    assert drawn(case) == [[12, 15, 8]]

@@ -367,9 +367,14 @@ class Applying:
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
             return None
-        # Prompts and masks are written where the volume is now: what is there must be there, too.
-        workspace.settle()
-        self._steps.settle()
+        try:
+            # Prompts and masks are written where the volume is now: what is there must be there, too.
+            workspace.settle()
+        except SAM2PropagateError as error:
+            if workspace.hasPreview:
+                self._messages.failOnce(error)
+            return None  # without a preview nothing is merged
+        self._steps.noteEdits()
         if not workspace.hasPreview:
             return None
         try:

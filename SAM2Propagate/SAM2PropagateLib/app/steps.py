@@ -83,8 +83,9 @@ class Steps:
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
             return None
-        # Prompts of a step are those of the volume's present place.
-        workspace.settle()
+        with contextlib.suppress(SAM2PropagateError):  # reported when the volume is needed
+            # Prompts of a step are those of the volume's present place.
+            workspace.settle()
         try:
             preview = workspace.shown.records()
         except SAM2PropagateError:  # reported when the volume is needed
@@ -121,7 +122,7 @@ class Steps:
             yield None
             return
         self.turns.finish()
-        self.settle()
+        self.noteEdits()
         since = self._begun()
         if since is None:
             yield None
@@ -152,7 +153,7 @@ class Steps:
     @contextlib.contextmanager
     def merging(self) -> Iterator[None]:
         """Adds what is done within it to the last step, if this is an edit of the user."""
-        self.settle()
+        self.noteEdits()
         edit, workspace = self._edit, self._selection.workspace
         isLast = (
             edit is not None
@@ -164,7 +165,7 @@ class Steps:
         with self.step(name, onto=edit if isLast else None):
             yield
 
-    def settle(self) -> bool:
+    def noteEdits(self) -> bool:
         """Makes a step of the edits in the segments since the last step; returns whether there were any."""
         workspace = self._selection.workspace
         if self._isOpen or workspace is None or not workspace.states.isChanged:
@@ -199,14 +200,14 @@ class Steps:
     def conditions(self, conditions: rules.Conditions) -> rules.Conditions:
         """Returns a copy with the steps that can be undone and redone."""
         workspace = self._selection.workspace
-        isSettled = workspace is not None and not workspace.states.change
+        isNoted = workspace is not None and not workspace.states.change
         return replace(
             conditions,
             isApplying=self.turns.isWorking,
             undoName=self.undoName,
             redoName=self.redoName,
-            undoesPrompts=isSettled and workspace is not None and _isPrompts(workspace.history.last),
-            redoesPrompts=isSettled and workspace is not None and _isPrompts(workspace.history.next),
+            undoesPrompts=isNoted and workspace is not None and _isPrompts(workspace.history.last),
+            redoesPrompts=isNoted and workspace is not None and _isPrompts(workspace.history.next),
         )
 
     # --- what changed

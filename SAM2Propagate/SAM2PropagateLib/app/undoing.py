@@ -60,7 +60,7 @@ class Undoing:
 
     def noteEdits(self) -> None:
         """Makes a step of the edits in the segments since the last step."""
-        if self._steps.settle():
+        if self._steps.noteEdits():
             self._changed.emit(None)
 
     def undo(self) -> bool:
@@ -105,7 +105,7 @@ class Undoing:
             workspace.shown.prepareRecords(step.moment.preview, step.moment.axis)
             yield True
         # An edit that was made meanwhile is now the last step.
-        self._steps.settle()
+        self._steps.noteEdits()
         self._goQuietly(workspace, action, go, ready)
         yield True
         workspace.shown.tidy()

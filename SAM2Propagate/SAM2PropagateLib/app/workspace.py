@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -162,10 +161,13 @@ class Workspace:
             return  # reported when the volume is needed
 
     def settle(self) -> None:
-        """Takes up a change of the volume that `follow` has not seen yet, as in the middle of a batch."""
-        with contextlib.suppress(SAM2PropagateError):  # reported when the volume is needed
-            self.markups.settle()
-            self._dropResized()
+        """Takes up a change of the volume that `follow` has not seen yet, as in the middle of a batch.
+
+        Raises:
+            SAM2PropagateError: prompts or preview cannot follow it now.
+        """
+        self.markups.settle()
+        self._dropResized()
 
     def _dropResized(self) -> None:
         """Drops a preview of an image of another size, and tells of it."""
@@ -181,7 +183,7 @@ class Workspace:
 
     def _carry(self, move: Move) -> None:
         """Carries prompts and undo steps along a move of the volume."""
-        self.spoken.read()
+        # First, as the move is told of only once, and reading the prompts may fail.
         if move.matrix is None:
             self._dropPreview()
         else:
@@ -192,6 +194,7 @@ class Workspace:
                 )
             )
         self.handEdits.lookAgain()
+        self.spoken.read()
 
     def _followPlacement(self) -> None:
         """Takes changes that come from moving segmentation and volume against each other as no edits."""
