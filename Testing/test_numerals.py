@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from SAM2PropagateLib.files.dicom_file import _clock, _seconds
-from SAM2PropagateLib.numerals import decimal_number, whole_number
+from SAM2PropagateLib.numerals import decimal_number, is_number, whole_number
 
 NO_DIGITS = ("²", "٣", "1²", "１２", "", " 1", "1 ", "1\n", "1_0", "+1", "-1", "1.0", "x")
 
@@ -24,7 +24,7 @@ def test_other_texts_are_no_whole_number(text: str) -> None:
     ("text", "number"), [("-12", -12), ("+.5", 0.5), ("1e-3", 0.001), ("5.", 5), ("1E2", 100)]
 )
 def test_a_decimal_number_may_have_a_sign_a_point_and_a_power(text: str, number: float) -> None:
-    assert decimal_number(text) == number
+    assert decimal_number(text) == number and is_number(text)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,7 @@ def test_a_decimal_number_may_have_a_sign_a_point_and_a_power(text: str, number:
 )
 def test_other_texts_are_no_decimal_number(text: str) -> None:
     assert decimal_number(text) is None
+    assert is_number(text) == (text == "1e999")
 
 
 @pytest.mark.parametrize("text", ["10000²", "1²0000.0", "20260101²00000", "１００００１"])

@@ -19,7 +19,12 @@ def whole_number(text: str) -> int | None:
     return int(text) if _WHOLE.fullmatch(text) else None
 
 
+def is_number(text: str) -> bool:
+    """Tell whether a text has the form of a number that `decimal_number` reads, whatever its value."""
+    return _DECIMAL.fullmatch(text) is not None
+
+
 def decimal_number(text: str) -> float | None:
     """Return the number that a text says, such as -12, .5 or 1e-3; None for other texts and 1e999."""
-    value = float(text) if _DECIMAL.fullmatch(text) else math.inf
+    value = float(text) if is_number(text) else math.inf
     return value if math.isfinite(value) else None

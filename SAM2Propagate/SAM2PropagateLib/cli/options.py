@@ -19,7 +19,7 @@ from SAM2PropagateLib.files.scene_prompts import read_prompts
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
 from SAM2PropagateLib.frames.window import PRESETS
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
-from SAM2PropagateLib.numerals import decimal_number, whole_number
+from SAM2PropagateLib.numerals import decimal_number, is_number, whole_number
 from SAM2PropagateLib.prompts.place import range_at
 from SAM2PropagateLib.prompts.resolve import choose_axis
 from SAM2PropagateLib.prompts.values import (
@@ -76,8 +76,9 @@ def bad_arguments(sentence: str, hint: str = "") -> InputError:
 def prepared(arguments: Sequence[str]) -> list[str]:
     """Return the arguments in a form that argparse understands.
 
-    Negative numbers such as -1e-3 become plain ones, as it would take them for options. The one or two values
-    of --window become one, as otherwise a preset would take the next word, too.
+    Negative numbers such as -1e-3 become plain ones, as it would take them for options; before one that would
+    get too many digits comes a blank. The one or two values of --window become one, as otherwise a preset
+    would take the next word, too.
     """
     prepared: list[str] = []
     rest = list(arguments)
@@ -87,10 +88,10 @@ def prepared(arguments: Sequence[str]) -> list[str]:
             return [*prepared, word, *rest]
         if word == "--window" and rest:
             values = [rest.pop(0)]
-            if decimal_number(values[0]) is not None and rest and not rest[0].startswith("--"):
+            if is_number(values[0]) and rest and not rest[0].startswith("--"):
                 values.append(rest.pop(0))
             prepared.append("--window=" + " ".join(values))
-        elif word.startswith("-") and decimal_number(word) is not None:
+        elif word.startswith("-") and is_number(word):
             prepared.append(_plain_number(word))
         else:
             prepared.append(word)
@@ -99,9 +100,9 @@ def prepared(arguments: Sequence[str]) -> list[str]:
 
 def _plain_number(word: str) -> str:
     try:
-        return format(Decimal(word), "f") if abs(Decimal(word).adjusted()) < 100 else word
+        return format(Decimal(word), "f") if abs(Decimal(word).adjusted()) < 100 else f" {word}"
     except InvalidOperation:
-        return word
+        return f" {word}"
 
 
 def add_debug(parser: Any) -> None:
@@ -267,16 +268,17 @@ class _Said(argparse.Action):
 
 
 def _coordinate(text: str) -> float:
-    value = decimal_number(text)
+    word = text.strip()
+    value = decimal_number(word)
     if value is None:
-        raise argparse.ArgumentTypeError(f"“{text}” is not a number of millimeters")
+        raise argparse.ArgumentTypeError(f"“{word}” is not a number of millimeters")
     return value
 
 
 def _index(text: str) -> int:
     value = whole_number(text)
-    if value is None:
-        raise argparse.ArgumentTypeError(f"“{text}” is not a slice index (0 or more)")
+    if value is None or value > 999_999_999:
+        raise argparse.ArgumentTypeError(f"“{text}” is not a slice index (0 to 999999999)")
     return value
 
 
@@ -495,7 +497,7 @@ def parse_window(text: str | None) -> str | tuple[float, float] | None:
     numbers = [value for word in words if (value := decimal_number(word)) is not None]
     if len(words) == len(numbers) == 2:
         return numbers[0], numbers[1]
-    if len(words) == 1 and not numbers:
+    if len(words) == 1 and not is_number(words[0]):
         return words[0]
     raise InputError(
         "bad_window",
