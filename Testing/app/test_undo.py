@@ -23,6 +23,7 @@ from SAM2PropagateLib.prompts.values import (
     SegmentPrompts,
 )
 from Testing.app.cases import HeadlessCase
+from Testing.scene.test_transforms import warp
 
 SHAPE = (36, 40)
 STROKE = disc(30, 25, SHAPE, 2)
@@ -420,6 +421,77 @@ def test_a_run_after_what_was_undone_and_redone_writes_only_what_has_changed(hea
     case.run()
     assert case.ends[-1].frames == 7  # 11 to 17, which are nearest to the click
     case.controller.close()
+
+
+@pytest.mark.parametrize("clicks", [2, 12])
+def test_undo_compares_with_all_that_the_worker_knew_of_at_once(headless, monkeypatch, clicks):
+    case = HeadlessCase(headless, choices=KEEP)
+    case.click(12, 15, 8)
+    case.run()
+    for n in range(clicks):
+        case.click(10 + n, 10, 3)
+    case.controller.discard()
+    asked = []
+    hashes = case.workspace.tracker.hashes
+    monkeypatch.setattr(
+        case.workspace.tracker, "hashes", lambda *what: (asked.append(what), hashes(*what))[1]
+    )
+    assert case.controller.undo()
+    assert len(asked) < 6
+    case.controller.close()
+
+
+def test_undo_in_turns_compares_segments_in_turns(case, monkeypatch):
+    case.click(12, 15, 8)
+    case.run()
+    before = state(case)
+    case.click(18, 16, 3)
+    case.run()
+    case.workspace.handEdits.lookAgain()
+    whole = []
+    edited = case.workspace.tracker.edited
+    monkeypatch.setattr(
+        case.workspace.tracker,
+        "edited",
+        lambda name, axis, trusts=False, **named: (
+            whole.append(name) if not (trusts or named.get("trustsStamp")) else None,
+            edited(name, axis, trusts, **named),
+        )[1],
+    )
+    assert case.controller.startUndo()
+    case.settle()
+    assert whole == []
+    case.controller.undo()
+    assert state(case) == before
+    # And what was compared so is still what the worker knows of.
+    case.controller.redo()
+    case.controller.redo()
+    case.run()
+    assert case.ends[-1].frames == 0
+
+
+def test_undo_in_turns_on_a_volume_that_is_bent_meanwhile_is_refused_in_a_sentence(case):
+    case.click(12, 15, 8)
+    case.run()
+    case.workspace.handEdits.lookAgain()
+    assert case.controller.startUndo()
+    case.volumeNode.SetAndObserveTransformNodeID(warp(case.headless).GetID())
+    case.settle()
+    assert "nonlinear_transform" in case.codes and case.workspace.history.last is not None
+
+
+@pytest.mark.parametrize("undoes", ["undo", "startUndo"])
+def test_undo_under_a_bent_segmentation_says_why_not(case, undoes):
+    case.click(12, 15, 8)
+    case.run()
+    case.click(14, 15, 7)
+    case.segmentationNode.SetAndObserveTransformNodeID(warp(case.headless).GetID())
+    case.settle()
+    case.messages.clear()
+    assert not getattr(case.controller, undoes)()
+    case.settle()
+    assert len(case.texts) == 1 and "non-linear" in case.texts[0]
+    assert case.workspace.history.last.name == "click"
 
 
 def applied_in_between(case: Any) -> None:

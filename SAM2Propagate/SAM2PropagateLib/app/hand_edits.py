@@ -5,7 +5,7 @@ Both show in the same way: a segment differs from what the last commit left in i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,19 +19,19 @@ from SAM2PropagateLib.scene.segment_copies import Copies
 if TYPE_CHECKING:
     from SAM2PropagateLib.app.workspace import Workspace
 
-# Enough for the states before and after every commit that can be undone.
+# What is kept of a segment: enough for the states before and after all that can be undone.
 _MOST_STATES = 202
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """What a segment shows: the hashes of its own frames, and the frames of its preview."""
+class _Contents:
+    """What a segment holds with its preview: the hashes of its own frames, and the frames of its preview."""
 
     hashes: Mapping[int, str]
     preview: Mapping[int, Record]
 
-    def isSame(self, other: _Shown) -> bool:
-        """Tells whether both show the same."""
+    def isSame(self, other: _Contents) -> bool:
+        """Tells whether both are the same to the user."""
         return (
             self.hashes == other.hashes
             and self.preview.keys() == other.preview.keys()
@@ -59,8 +59,8 @@ class HandEdits:
         self._states: dict[tuple[str, int], dict[frozenset[tuple[int, str]], FactsOfFrames]] = {}
         self.undone: set[str] = set()
         self.turns = 0
-        # What segments showed, along an axis, while the worker knew of it; see `remember`.
-        self._agreed: dict[tuple[str, int], list[_Shown]] = {}
+        # What segments held, along an axis, while the worker knew of it; see `noteAgreed`.
+        self._agreed: dict[tuple[str, int], list[_Contents]] = {}
 
     def of(self, segmentID: str) -> tuple[EditedFrame, ...]:
         """Returns the frames of a segment that the user edited since the last run. It compares again only
@@ -93,8 +93,8 @@ class HandEdits:
 
     # --- what the worker knows
 
-    def remember(self, preview: Mapping[SegmentFrame, Record], compares: bool = True) -> None:
-        """Keeps what segments show now, as long as the worker knows of it, for `recognize`. Call it before
+    def noteAgreed(self, preview: Mapping[SegmentFrame, Record], compares: bool = True) -> None:
+        """Keeps what segments hold now, as long as the worker knows of it, for `recognize`. Call it before
         anything that Undo may take back, but not during a run.
 
         Args:
@@ -105,19 +105,37 @@ class HandEdits:
             InputError: the volume cannot be used.
         """
         axis = self._workspace.axis
-        for segmentID in self._workspace.segmentIDs:
-            said = self._workspace.prompts.segment(segmentID)
-            if said.is_empty and not self._workspace.previewFrames(segmentID):
-                continue  # it was never run
+        for segmentID in self._worked:
             if not (compares or self.isKnown(segmentID)):
                 continue
             self.of(segmentID)  # which may notice that a run was undone
-            shown, known = self._shown(segmentID, preview), self._agreed.get((segmentID, axis), [])
-            if segmentID not in self.undone and not (known and shown.isSame(known[-1])):
-                self._agreed[segmentID, axis] = [*known[1 - _MOST_STATES :], shown]
+            now, known = self._contents(segmentID, preview), self._agreed.get((segmentID, axis), [])
+            if segmentID not in self.undone and not (known and now.isSame(known[-1])):
+                self._agreed[segmentID, axis] = [*known[1 - _MOST_STATES :], now]
+
+    def comparing(self) -> Generator[None, None, None]:
+        """Compares ahead, slab by slab, what `noteAgreed` would have to compare.
+
+        Raises:
+            InputError: the volume cannot be used, or a segment was removed meanwhile.
+        """
+        axis = self._workspace.axis
+        for segmentID in [name for name in self._worked if not self.isKnown(name)]:
+            yield from self._workspace.tracker.comparing(segmentID)
+            self._look(segmentID, axis, trustsStamp=True)
+
+    @property
+    def _worked(self) -> list[str]:
+        """The segments that may have been run."""
+        workspace = self._workspace
+        return [
+            name
+            for name in workspace.segmentIDs
+            if not workspace.prompts.segment(name).is_empty or workspace.previewFrames(name)
+        ]
 
     def recognize(self) -> None:
-        """Takes segments that show again what the worker knows of as not undone: the next run then writes
+        """Takes segments that hold again what the worker knows of as not undone: the next run then writes
         only what has changed.
 
         Raises:
@@ -125,9 +143,14 @@ class HandEdits:
         """
         preview, axis = self._workspace.shown.records(), self._workspace.axis
         for segmentID in self.undone & set(self._workspace.segmentIDs):
-            known = self._agreed.get((segmentID, axis), [])
-            if known and any(self._shown(segmentID, preview).isSame(one) for one in known):
-                self.undone.discard(segmentID)
+            if known := self._agreed.get((segmentID, axis)):
+                now = self._contents(segmentID, preview)
+                if any(now.isSame(one) for one in known):
+                    self.undone.discard(segmentID)
+
+    def forgetAgreed(self) -> None:
+        """Forgets what `noteAgreed` kept, as no step can lead back to it."""
+        self._agreed.clear()
 
     def begin(self, segmentIDs: Iterable[str]) -> None:
         """Handles that a run of these segments begins: the worker then knows of what it writes alone."""
@@ -145,8 +168,8 @@ class HandEdits:
         for key in [key for key in self._agreed if key[0] == segmentID]:
             del self._agreed[key]
 
-    def _shown(self, segmentID: str, preview: Mapping[SegmentFrame, Record]) -> _Shown:
-        return _Shown(
+    def _contents(self, segmentID: str, preview: Mapping[SegmentFrame, Record]) -> _Contents:
+        return _Contents(
             self._workspace.tracker.hashes(segmentID, self._workspace.axis),
             {frame: one for (name, frame), one in preview.items() if name == segmentID},
         )

@@ -80,16 +80,23 @@ class Steps:
 
     def look(self) -> WorkState | None:
         """Returns the present state; None without a workspace, or while the volume cannot be used."""
+        with contextlib.suppress(SAM2PropagateError):  # reported when the volume is needed
+            return self.state()
+        return None
+
+    def state(self) -> WorkState | None:
+        """Returns the present state; None without a workspace.
+
+        Raises:
+            SAM2PropagateError: the volume or the segmentation cannot be used now.
+        """
         workspace = self._selection.workspace
         if workspace is None or not workspace.isInScene:
             return None
         with contextlib.suppress(SAM2PropagateError):  # reported when the volume is needed
             # Prompts of a step are those of the volume's present place.
             workspace.settle()
-        try:
-            preview = workspace.shown.records()
-        except SAM2PropagateError:  # reported when the volume is needed
-            return None
+        preview = workspace.shown.records()
         self._running.see(preview)
         return WorkState(
             workspace.spoken.said,
@@ -147,7 +154,7 @@ class Steps:
             workspace.states.keep()
         now = self.look()
         if workspace is not None and now is not None and not self._running.isOn:
-            workspace.handEdits.remember(now.preview, compares=False)
+            workspace.handEdits.noteAgreed(now.preview, compares=False)
         return now
 
     @contextlib.contextmanager

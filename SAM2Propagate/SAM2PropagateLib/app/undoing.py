@@ -95,6 +95,9 @@ class Undoing:
 
     def _inTurns(self, workspace: Workspace, action: str, go: Go, step: Step[Moment]) -> Work:
         ready: Copies = ()
+        if not self._running.isOn:
+            with contextlib.suppress(SAM2PropagateError):  # reported when it is undone
+                yield from pausing(workspace.handEdits.comparing())
         if step.moment.masks is not None:
             ready = yield from pausing(workspace.states.copying(step.moment.masks))
         yield True
@@ -130,7 +133,12 @@ class Undoing:
         self._steps.turns.finish()
         if self.whyNot(action):
             return False
-        workspace, look = self._selection.require(), self._steps.look()
+        workspace = self._selection.require()
+        try:
+            look = self._steps.state()
+        except SAM2PropagateError as error:
+            self._messages.fail(error)
+            return False
         if look is None:
             return False
         self._messages.goOn()
@@ -161,7 +169,7 @@ class Undoing:
             None if moment.chosen is None else look.chosen,
         )
         if not self._running.isOn:
-            workspace.handEdits.remember(look.preview)
+            workspace.handEdits.noteAgreed(look.preview)
         if moment.masks is not None and moment.known is not None:
             workspace.handEdits.restore(moment.masks, moment.known, ready)
         if moment.said is not None:

@@ -121,6 +121,14 @@ class EditTracker:
         hashes = {name: one.allHashes for name, one in seen.items()}
         return SegmentHashes(axis, hashes, {name: one.grid for name, one in seen.items()})
 
+    def comparing(self, segmentID: str) -> Generator[None, None, None]:
+        """Compares a segment slab by slab. `edited` may then trust its stamp.
+
+        Raises:
+            InputError: `unknown_segment`, or the volume cannot be used.
+        """
+        yield from self._looking(segmentID, ownGeometry(self._volumeNode))
+
     def foresee(self, segmentID: str, image: Any, label: int) -> Generator[None, None, Foreseen]:
         """Hashes the contents that a segment will have, slab by slab.
 
