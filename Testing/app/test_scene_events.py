@@ -179,6 +179,20 @@ def test_a_volume_that_is_flipped_in_place_gets_no_mirrored_masks(headless, isRu
     case.controller.close()
 
 
+@pytest.mark.parametrize("change", [flipped, lambda case: another_size(case, (18, 20, 20))])
+def test_that_steps_before_another_image_cannot_be_undone_is_told_once(case, change):
+    case.click(12, 15, 8)
+    case.run()
+    assert case.controller.undo() and case.controller.redo() and not case.workspace.hasPreview
+    agreed = case.workspace.handEdits._agreed  # noqa: SLF001
+    assert agreed
+    change(case)
+    change(case)
+    assert case.codes == ["steps_gone"] and not case.controller.undo()
+    # Nothing is kept to compare with what steps lead back to.
+    assert not agreed
+
+
 def bent(case):
     case.volumeNode.SetAndObserveTransformNodeID(warp(case.headless).GetID())
 
@@ -232,9 +246,14 @@ def test_masks_that_a_run_could_not_place_are_told_once_and_come_with_the_next_o
     count = len(case.arrived)
     changes(case)
     case.settle()
-    # Applying what has come before is refused on its own.
-    twice = changes is bent and choices.applyAutomatically and polls
-    assert case.codes == ([code, code] if twice else [code])
+    if choices.applyAutomatically and changes is bent and polls:
+        # Applying what has come before is refused on its own.
+        assert case.codes == [code, code]
+    elif choices.applyAutomatically and changes is swapped and not polls:
+        # Without a preview the steps are lost alone.
+        assert case.codes == ["steps_gone", code]
+    else:
+        assert case.codes == [code]
     assert len(case.arrived) == case.ends[-1].frames == count < 18
     back(case)
     case.settle()
@@ -256,7 +275,7 @@ def test_a_click_does_not_let_masks_of_the_earlier_image_in(headless):
     assert case.controller.point("positive", case.ras(25, 20, 4), case.geometry.frame_normal(2))
     case.settle()
     assert case.ends[-1].frames == 0 and case.workspace.previewFrames("A") == {4}
-    assert case.codes == ["other_image"] and "left out" in case.texts[0]
+    assert case.codes == ["steps_gone", "other_image"] and "left out" in case.texts[1]
     case.controller.close()
 
 
@@ -264,7 +283,7 @@ def test_a_preview_comes_on_an_image_that_got_another_size(case):
     case.click(12, 15, 8)
     case.run()
     another_size(case, (18, 20, 20))
-    assert case.click(14, 15, 7) and case.shown(7).any() and case.texts == []
+    assert case.click(14, 15, 7) and case.shown(7).any() and case.codes == ["steps_gone"]
 
 
 def test_renaming_a_segment_keeps_everything(case):

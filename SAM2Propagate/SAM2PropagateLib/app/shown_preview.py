@@ -124,9 +124,13 @@ class WorkspacePreview:
         layer = self._layer
         return layer is not None and layer.shape_ijk != self._workspace.geometry.shape_ijk
 
-    def drop(self) -> InputError | None:
-        """Drops the preview, as the volume holds another image now; returns what to tell the user, if it held
-        masks."""
+    def drop(self, hadSteps: bool) -> InputError | None:
+        """Drops the preview, as the volume holds another image now; returns what to tell the user, if
+        anything was lost.
+
+        Args:
+            hadSteps: undo steps were dropped, too.
+        """
         workspace = self._workspace
         held = [segmentID for segmentID in workspace.segmentIDs if self.frames(segmentID)]
         workspace.handEdits.lose(held)
@@ -134,10 +138,17 @@ class WorkspacePreview:
             workspace.keptFacts.dropPreview(segmentID)
         self.close()
         self._kept.remove()
-        return self.otherImage() if held else None
+        if held or not hadSteps:
+            return self.otherImage() if held else None
+        return InputError(
+            "steps_gone",
+            _("“{volume}” holds another image now. What was done before cannot be undone.").format(
+                volume=workspace.volumeNode.GetName()
+            ),
+        )
 
     def otherImage(self) -> InputError:
-        """Returns the error of masks of another image than the volume holds now."""
+        """Returns the error of a preview of another image than the volume holds now."""
         return InputError(
             "other_image",
             _("“{volume}” holds another image now. The preview does not fit it and was dropped.").format(

@@ -46,7 +46,7 @@ class Listeners:
     Attributes:
         onPrompts: after the user changed a prompt in a view.
         onSegments: after anything in the segmentation changed.
-        onLoss: with what to tell the user of a preview that cannot stay.
+        onLoss: with what to tell the user of a preview and of undo steps that cannot stay.
     """
 
     onPrompts: Callable[[PromptChange], None]
@@ -177,8 +177,10 @@ class Workspace:
     def _dropPreview(self) -> None:
         """Drops the preview as the volume holds another image now, and tells of it."""
         # With another image no step can be undone.
+        hadSteps = self.history.last is not None or self.history.next is not None
         self.history.clear()
-        if loss := self.shown.drop():
+        self.handEdits.forgetAgreed()
+        if loss := self.shown.drop(hadSteps):
             self._onLoss(loss)
 
     def _carry(self, move: Move) -> None:
