@@ -249,6 +249,19 @@ def test_a_preview_whose_volume_got_another_image_meanwhile_is_told_and_dropped(
     assert not case.workspace.hasPreview and keptNodes(case) == []
 
 
+def test_a_preview_that_is_left_while_a_batch_flips_its_volume_is_told_and_dropped(case):
+    case.click(12, 15, 8)
+    case.run()
+    scene = slicer.mrmlScene
+    scene.StartState(scene.BatchProcessState)
+    flipped(case)
+    case.controller.select(None, None)
+    scene.EndState(scene.BatchProcessState)
+    case.controller.select(case.volumeNode, case.segmentationNode, "A")
+    assert case.codes == ["other_image"]
+    assert not case.workspace.hasPreview and keptNodes(case) == []
+
+
 def moved_and_hardened(case):
     case.volumeNode.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(MOVE))
 

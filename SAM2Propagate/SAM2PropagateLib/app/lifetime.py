@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -134,6 +135,9 @@ class Lifetime:
             return False
         hasKept = False
         if workspace.isInScene and keepsPreview:
+            with contextlib.suppress(SAM2PropagateError):  # reported when the volume is needed
+                # The preview is kept as one of the image that the volume holds now.
+                workspace.settle()
             hasKept = workspace.shown.keep()
             workspace.keptFacts.save()
         workspace.close()
