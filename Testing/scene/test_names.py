@@ -64,9 +64,7 @@ def test_a_scene_loads_whatever_segments_are_called(headless, tmp_path, name, su
     case.segmentationNode.GetSegmentation().GetSegment("A").SetName(name)
     prompts = case.prompts()
     case.markups.write(prompts)
-    KeptPreview(case.segmentationNode, case.volumeNode).put(
-        2, NEW.shape[::-1], {"A": {7: 1}}, lambda *_: KeptFrame(NEW[7])
-    )
+    KeptPreview(case.segmentationNode, case.volumeNode).put(2, {"A": {7: 1}}, lambda *_: KeptFrame(NEW[7]))
     reload(headless, tmp_path, suffix)
     node = headless.scene.GetFirstNodeByName
     assertSame(case, PromptMarkups(node("Segmentation"), node("CT")).read(), prompts)
@@ -97,9 +95,7 @@ def test_no_name_that_is_made_has_a_character_that_is_not_escaped(headless, name
     case.segmentationNode.SetName(name)
     case.segmentationNode.GetSegmentation().GetSegment("A").SetName(name)
     case.markups.write(case.prompts())
-    KeptPreview(case.segmentationNode, case.volumeNode).put(
-        2, NEW.shape[::-1], {"A": {7: 1}}, lambda *_: KeptFrame(NEW[7])
-    )
+    KeptPreview(case.segmentationNode, case.volumeNode).put(2, {"A": {7: 1}}, lambda *_: KeptFrame(NEW[7]))
     made = [node for node in nodesOfClass("vtkMRMLNode") if node.GetID() not in before]
     assert len(made) > 10
     for node in made:
