@@ -39,7 +39,7 @@ class Arrivals:
         self._isStale = False
         # A request before the run, such as loading the model: its progress is shown until the run begins.
         self._told: Call | None = None
-        # A request with masks that do not fit the volume any more, of which the user was told.
+        # The request whose masks do not fit the volume any more; the user was told once.
         self._unplaced: Call | None = None
 
     def take(self, seconds: float | None = None) -> bool:

@@ -233,7 +233,7 @@ class Controller:
 
     @makeSegment.setter
     def makeSegment(self, makeSegment: Callable[[], None] | None) -> None:
-        """Sets it."""
+        """Takes another function that makes a segment."""
         self._selection.makeSegment = makeSegment
 
     @property
@@ -243,7 +243,7 @@ class Controller:
 
     @chooseSegment.setter
     def chooseSegment(self, chooseSegment: Callable[[str], None] | None) -> None:
-        """Sets it."""
+        """Takes another function that chooses a segment."""
         self._selection.chooseSegment = chooseSegment
 
     def provideSegment(self) -> None:

@@ -138,8 +138,10 @@ class WorkspacePreview:
             workspace.keptFacts.dropPreview(segmentID)
         self.close()
         self._kept.remove()
-        if held or not hadSteps:
-            return self.otherImage() if held else None
+        if held:
+            return self.otherImage()
+        if not hadSteps:
+            return None
         return InputError(
             "steps_gone",
             _("“{volume}” holds another image now. What was done before cannot be undone.").format(

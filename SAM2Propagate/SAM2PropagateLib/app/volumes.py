@@ -33,7 +33,7 @@ class OpenVolumes:
     def __init__(self, session: WorkerSession) -> None:
         self._session = session
         self._open: dict[tuple[str, int], _OpenedVolume] = {}
-        # What the run under way was asked for, where a volume was opened anew since.
+        # Volumes as the run under way sees them, if they were opened anew since it began.
         self._ofRun: dict[tuple[str, int], _OpenedVolume] = {}
 
     @staticmethod

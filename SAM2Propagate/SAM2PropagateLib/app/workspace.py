@@ -152,8 +152,7 @@ class Workspace:
         if not self.isInScene or self.segmentationNode.GetScene().IsBatchProcessing():
             return
         try:
-            self.markups.settle()
-            self._dropResized()
+            self.settle()
             self.shown.follow()
             settleOthers(self.segmentationNode, self.volumeNode)
             self._followPlacement()
@@ -167,10 +166,6 @@ class Workspace:
             SAM2PropagateError: prompts or preview cannot follow it now.
         """
         self.markups.settle()
-        self._dropResized()
-
-    def _dropResized(self) -> None:
-        """Drops a preview of an image of another size, and tells of it."""
         if self.shown.isResized:
             self._dropPreview()
 

@@ -40,6 +40,8 @@ Point = tuple[float, float, float]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 AXES = {"i": 0, "j": 1, "k": 2, "auto": None}
 ALL_AXES = "all"
+# The largest whole number that an option takes.
+_MOST = 999_999_999
 # The options with a stroke, and its least number of points.
 _STROKES = {
     "scribble_ras": ("--scribble-ras", 1),
@@ -277,8 +279,8 @@ def _coordinate(text: str) -> float:
 
 def _index(text: str) -> int:
     value = whole_number(text)
-    if value is None or value > 999_999_999:
-        raise argparse.ArgumentTypeError(f"“{text}” is not a slice index (0 to 999999999)")
+    if value is None or value > _MOST:
+        raise argparse.ArgumentTypeError(f"“{text}” is not a slice index (0 to {_MOST})")
     return value
 
 
@@ -484,8 +486,8 @@ def check_device(name: str) -> None:
 def count(text: str) -> int:
     """Parse a whole number from 1 to 999999999, for argparse."""
     value = whole_number(text)
-    if value is None or not 1 <= value <= 999_999_999:
-        raise argparse.ArgumentTypeError(f"“{text}” is not a whole number from 1 to 999999999")
+    if value is None or not 1 <= value <= _MOST:
+        raise argparse.ArgumentTypeError(f"“{text}” is not a whole number from 1 to {_MOST}")
     return value
 
 

@@ -44,18 +44,18 @@ class Int8Linear(torch.nn.Module):
             warnings.simplefilter("ignore", UserWarning)
             integers = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
         self._parts = (integers, None if linear.bias is None else linear.bias.detach())
-        self._packed = threading.local()
+        self._of_thread = threading.local()
         # For the first thread, so that packing belongs to loading the model.
         self._spare = [_packed(*self._parts)]
 
     def _packed_here(self) -> Any:
         """Return the packed weights of this thread. Torch keeps the state of its last call with them, so that
         two threads must not use the same."""
-        if not hasattr(self._packed, "weights"):
+        if not hasattr(self._of_thread, "weights"):
             with _LOCK:
                 spare = self._spare.pop() if self._spare else None
-            self._packed.weights = _packed(*self._parts) if spare is None else spare
-        return self._packed.weights
+            self._of_thread.weights = _packed(*self._parts) if spare is None else spare
+        return self._of_thread.weights
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return float32 (..., in) -> float32 (..., out)."""
