@@ -110,6 +110,11 @@ def pixel_maps(picture: Picture, features: EncodedFrame, device: torch.device) -
     return [known, *(one.float() for one in features.maps)]
 
 
+def gray_of(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the gray picture among a frame's `pixel_maps`, float32 (SIDE, SIDE), about -2 to 2."""
+    return maps[0][0]
+
+
 def near_edge(masks: torch.Tensor) -> torch.Tensor:
     """Return which pixels are near the edge of their mask, float32 (n, side, side), 1 or 0.
 

@@ -3,7 +3,7 @@
 The model knows what the structure looks like and where its edge is; the motion knows where the previous mask
 has moved. The model's estimate of its mask's IoU decides how much it counts: it is low where the model has
 lost a structure that the motion still holds. Near the edge of both together, the appearance of the pixels
-counts, too.
+counts, too. Last, the mask's edge is drawn to the edges of the picture.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SAM2PropagateLib.engine.appearance import Appearance, near_edge
+from SAM2PropagateLib.engine.appearance import Appearance, gray_of, near_edge
 from SAM2PropagateLib.engine.family import Decoded
 from SAM2PropagateLib.engine.imaging import resized
 from SAM2PropagateLib.engine.motion import SIDE, Flow
 from SAM2PropagateLib.engine.transfer import uploaded
 
-# The least and the most that the model counts, and the predicted IoUs for them. Chosen on the training
-# volumes.
-_LEAST, _MOST = 0.05, 0.6
+# With the first predicted IoU the model does not count, with the second it has its largest share. These and
+# the other constants were chosen on the training volumes.
 _LOST, _SURE = 0.2, 0.8
+_MOST = 0.6
 
 # Logits are limited to this, as otherwise one sure frame would outvote all later ones.
 _LIMIT = 6.0
@@ -34,6 +34,14 @@ _BARELY = 0.01
 
 # Carried masks are sharpened by this factor on each frame, as each resampling blurs them a little.
 _CRISPER = 1.15
+
+# Masks are smoothed over so many pixels of the pictures in each direction. Where the variance of the gray
+# values there is well above the second constant, the picture has an edge, and nothing is smoothed across it.
+_OVER, _EDGE = 4, 3e-3
+
+# Masks with up to the first radius get back all that smoothing takes away, those with the second nothing. The
+# radius is that of a circle with the mask's area, in pixels of the pictures.
+_SMALL, _LARGE = 20.0, 40.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +91,11 @@ def fused(
     side, grid = masks.shape[-1], decoded.logits.shape[-1]
     moved = _moved(masks, uploaded(torch.from_numpy(np.stack(flows)), masks.device).float())
     trust = ((decoded.iou - _LOST) / (_SURE - _LOST)).clamp(0, 1)
-    share = (_LEAST + (_MOST - _LEAST) * trust)[:, None, None]
+    share = (_MOST * trust)[:, None, None]
     found = resized(decoded.logits, side).clamp(-_LIMIT, _LIMIT)
     both = share * found + (1 - share) * moved
     both = both + near_edge(both) * resized(evidence, side)
+    both = _along_edges(both.clamp(-_LIMIT, _LIMIT), torch.stack([gray_of(known) for known in maps]))
     crisp = (both * _CRISPER).clamp(-_LIMIT, _LIMIT)
     carried = [replace(one, mask=mask) for one, mask in zip(before, crisp, strict=True)]
     return replace(decoded, logits=_averaged(both, grid)), carried
@@ -102,6 +111,45 @@ def held(decoded: Decoded, holds: Sequence[bool]) -> Decoded:
     known = uploaded(torch.tensor(holds), decoded.object_score.device)
     score = torch.where(known, decoded.object_score.clamp(min=_BARELY), decoded.object_score)
     return replace(decoded, object_score=score)
+
+
+def _along_edges(masks: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """Return masks smoothed along the edges of their pictures, but not across them.
+
+    Smoothing alone would let small structures shrink from frame to frame. So for these, what it takes away is
+    smoothed as well and added again (Tukey's "twicing").
+
+    Args:
+        masks: logits (n, side, side).
+        pictures: float32 (n, SIDE, SIDE), see `appearance.gray_of`.
+    """
+    gray = resized(pictures, masks.shape[-1])
+    smoothed = _guided(masks, gray)
+    radius = ((masks > 0).sum(dim=(1, 2)) / torch.pi).sqrt() * (SIDE / masks.shape[-1])
+    share = ((_LARGE - radius) / (_LARGE - _SMALL)).clamp(0, 1)[:, None, None]
+    return smoothed + share * _guided(masks - smoothed, gray)
+
+
+def _guided(maps: torch.Tensor, gray: torch.Tensor) -> torch.Tensor:
+    """Return maps (n, side, side) smoothed where the gray values (n, side, side) have no edges.
+
+    This is the guided filter of "Guided Image Filtering" (He et al., 2010): around each pixel, a map is
+    written as a linear function of the gray value, by least squares.
+    """
+    reach = max(1, round(_OVER * maps.shape[-1] / SIDE))
+    means = _means(torch.stack([gray, maps, gray * maps, gray * gray]), reach)
+    variance = (means[3] - means[0] * means[0]).clamp(min=0)
+    slope = (means[2] - means[0] * means[1]) / (variance + _EDGE)
+    slope, offset = _means(torch.stack([slope, means[1] - slope * means[0]]), reach)
+    # Where the picture is the same all around, it says nothing.
+    return torch.lerp(maps, slope * gray + offset, variance / (variance + _EDGE))
+
+
+def _means(maps: torch.Tensor, reach: int) -> torch.Tensor:
+    """Return the means of (k, n, side, side) over squares around each pixel; edges are continued outward."""
+    padded = F.pad(maps, (reach,) * 4, mode="replicate")
+    rows = F.avg_pool2d(padded, (1, 2 * reach + 1), stride=1)
+    return F.avg_pool2d(rows, (2 * reach + 1, 1), stride=1)
 
 
 def _averaged(logits: torch.Tensor, side: int) -> torch.Tensor:
