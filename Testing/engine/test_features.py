@@ -124,6 +124,31 @@ def test_beside_a_gpu_the_hosts_memory_holds_what_the_device_cannot() -> None:
     assert features.nbytes == 3 * FRAME_BYTES
 
 
+def unmovable(error: Exception) -> FeatureStore:
+    """Return a store that keeps nothing on the device, and whose features cannot be copied to the host."""
+
+    class Unmovable(FrameFeatures):
+        def to_host(self) -> FrameFeatures:
+            raise error
+
+    def encode(keys: Sequence[FeatureKey]) -> list[FrameFeatures]:
+        return [Unmovable(*(torch.zeros(4) for _ in range(3))) for _ in keys]
+
+    return FeatureStore(encode, torch.device("meta"), 0, 10 * FRAME_BYTES)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: out of memory")])
+def test_a_frame_that_the_host_has_no_memory_for_is_dropped(error: Exception) -> None:
+    features = unmovable(error)
+    assert set(features.get(keys(1))) == set(keys(1))
+    assert (SIGHT, 1) not in features and features.nbytes == 0
+
+
+def test_another_error_of_moving_a_frame_to_the_host_passes() -> None:
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        unmovable(RuntimeError("CUDA error: an illegal memory access was encountered")).get(keys(1))
+
+
 def test_out_of_memory_halves_the_batch_for_good() -> None:
     encoder = Encoder(limit=2)
     features = store(encoder, batch_size=8)

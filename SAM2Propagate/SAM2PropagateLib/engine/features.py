@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -156,10 +155,13 @@ class FeatureStore:
             frame, features = self._near.popitem(last=False)
             self._near_bytes -= features.nbytes
             if self._host_budget:
-                # If the host cannot pin memory, the frame is dropped, and encoded again when needed.
-                with contextlib.suppress(RuntimeError, MemoryError):
+                try:
                     self._far[frame] = features.to_host()
                     self._far_bytes += features.nbytes
+                except Exception as error:
+                    # If the host has too little memory, the frame is dropped, and encoded again when needed.
+                    if not is_out_of_memory(error):
+                        raise
         while self._far and self._far_bytes > self._host_budget:
             _, features = self._far.popitem(last=False)
             self._far_bytes -= features.nbytes
