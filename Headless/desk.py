@@ -13,11 +13,10 @@ import numpy as np
 from Headless.boot import HeadlessSlicer
 from Headless.slice_view import SliceView
 from SAM2PropagateLib.app.controller import Controller
+from SAM2PropagateLib.gui.sample_data import samplePath
 from SAM2PropagateLib.worker.command import worker_command
 from SAM2PropagateLib.worker.session import WorkerSession
 from SAM2PropagateTesting.views import View
-
-_SAMPLE = Path(__file__).resolve().parents[1] / "Resources" / "Sample" / "abdomen_ct.nii.gz"
 
 
 class OffscreenSurface:
@@ -107,7 +106,9 @@ class HeadlessDesk:
         return True
 
     def samplePath(self) -> Path:
-        return _SAMPLE
+        path = samplePath()
+        assert path is not None, "a checkout has the CT"
+        return path
 
     def close(self) -> None:
         for view in self._views:

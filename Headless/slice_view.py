@@ -29,8 +29,6 @@ _DISPLAYABLE_MANAGERS = (
     "vtkMRMLTransformsDisplayableManager2D",
 )
 Xy = tuple[float, float]
-# How a plane with its normal along R, A or S is looked at: what is to the right, and what is up.
-_PLANES = (((0, -1, 0), (0, 0, 1)), ((-1, 0, 0), (0, 0, 1)), ((-1, 0, 0), (0, 1, 0)))
 
 
 class RenderingError(RuntimeError):
@@ -150,24 +148,6 @@ class SliceView:
     def setOrientation(self, orientation: str) -> None:
         """Turns the view to a named orientation of the patient."""
         self.node.SetOrientation(orientation)
-
-    def alignToAxes(self, ijkToRas: np.ndarray, axis: int) -> None:
-        """Turns the view to the slices of a volume along its own `axis` (0=i, 1=j, 2=k), and fits it.
-
-        The picture is turned and flipped to look as much as possible as the nearest anatomical plane does.
-
-        Args:
-            ijkToRas: the volume's 4x4 IJK to world RAS matrix.
-            axis: the view's normal.
-        """
-        a, b = (ijkToRas[:3, n] / np.linalg.norm(ijkToRas[:3, n]) for n in range(3) if n != axis)
-        normal = np.cross(a, b) / np.linalg.norm(np.cross(a, b))
-        rightwards, upwards = _PLANES[int(np.abs(normal).argmax())]
-        across = max((a, b, -a, -b), key=lambda direction: float(direction @ rightwards))
-        if np.cross(normal, across) @ upwards < 0:
-            normal = -normal
-        self.node.SetSliceToRASByNTP(*normal, *across, *ijkToRas[:3, 3], 0)
-        self.fit()
 
     def jumpTo(self, ras: Any) -> None:
         """Moves the view's plane through a world point, keeping its orientation."""

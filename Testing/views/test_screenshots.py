@@ -8,6 +8,7 @@ from Headless.scenes import addSegmentation
 from Headless.slice_view import writePng
 from SAM2PropagateLib.scene.preview import PreviewLayer
 from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateTesting.views import turnToAxes
 from Testing.scene.geometries import SHAPE_IJK, addCase
 
 
@@ -20,7 +21,8 @@ def test_a_screenshot_is_upright_and_can_be_written(headless, openView, tmp_path
     segmentationNode = addSegmentation(headless, volumeNode, {"A": (1.0, 0.0, 0.0)})
     view = openView(size=(400, 360))
     view.show(volumeNode)
-    view.alignToAxes(volumeGeometry(volumeNode).ijk_to_ras, 2)
+    turnToAxes(view.node, volumeGeometry(volumeNode).ijk_to_ras, 2)
+    view.fit()
     view.jumpTo(volumeGeometry(volumeNode).ijk_to_world((20, 18, 7)))
     layer = PreviewLayer(segmentationNode, volumeNode, 2)
     corner = np.zeros((j, i), bool)

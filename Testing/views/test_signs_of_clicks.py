@@ -10,6 +10,7 @@ from SAM2PropagateLib.prompts.place import click_at
 from SAM2PropagateLib.prompts.values import PromptSet, SegmentPrompts
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.volume import volumeGeometry
+from SAM2PropagateTesting.views import turnToAxes
 
 # More than a hair that is lost in the noise of a CT.
 _SEEN = 60
@@ -35,7 +36,8 @@ def test_both_signs_are_seen_and_differ_in_color_and_shape(headless, openView, b
     markups.write(PromptSet((SegmentPrompts("A", clicks=clicks),), 2))
     view = openView(size=(420, 400))
     view.show(volume)
-    view.alignToAxes(geometry.ijk_to_ras, 2)
+    turnToAxes(view.node, geometry.ijk_to_ras, 2)
+    view.fit()
     view.jumpTo(geometry.ijk_to_world((20, 20, 4)))
     image = view.screenshot()
     shapes = []

@@ -12,13 +12,11 @@ from SAM2PropagateLib.files.dicom_file import ImageHeader
 from SAM2PropagateLib.files.dicom_headers import Series
 from SAM2PropagateLib.files.dicom_parts import Part, by_geometry, doubles_error, separate, several
 from SAM2PropagateLib.files.dicom_pixels import PixelReader
-from SAM2PropagateLib.files.dicom_stack import even_step, places, stack_geometry
+from SAM2PropagateLib.files.dicom_stack import SAME_MM, even_step, places, stack_geometry
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.numerals import whole_number
 
 ALL_PARTS = "all"
-# Images nearer than this are at one position.
-_SAME_MM = 0.01
 _ORIGINAL = "Give the original CT or MR series, not captured or derived pictures."
 
 
@@ -205,7 +203,7 @@ def _without_copies(
             id(place[number])
             for number in range(1, len(place))
             if any(
-                np.allclose(np.array(place[number].position), np.array(place[other].position), atol=_SAME_MM)
+                np.allclose(np.array(place[number].position), np.array(place[other].position), atol=SAME_MM)
                 and np.array_equal(values[number], values[other])
                 for other in range(number)
             )

@@ -12,8 +12,8 @@ from SAM2PropagateLib.files.dicom_pixels import AGAIN
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# Slices nearer than this are at one position.
-_SAME_MM = 0.01
+# Images nearer than this are at one position.
+SAME_MM = 0.01
 # Positions are often rounded, for example to a tenth of a millimeter. These deviations from an even grid are
 # harmless: a tenth of a step, or a tenth of a millimeter if that is at most a fifth of a step.
 _EVEN, _EVEN_THIN, _ROUNDED_MM = 0.1, 0.2, 0.1
@@ -40,7 +40,7 @@ def places(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
     positions = along(images)
     last = -np.inf
     for number in np.argsort(positions, kind="stable"):
-        if positions[number] - last > _SAME_MM:
+        if positions[number] - last > SAME_MM:
             found.append([])
             last = positions[number]
         found[-1].append(images[number])
@@ -61,7 +61,7 @@ def even_step(images: Sequence[ImageHeader]) -> float:
         raise _missing(images, gaps, usual, wide)
     step = float(positions[-1] - positions[0]) / (len(images) - 1)
     even = positions[0] + step * np.arange(len(images))
-    tolerance = max(_EVEN * step, min(_EVEN_THIN * step, _ROUNDED_MM), _SAME_MM)
+    tolerance = max(_EVEN * step, min(_EVEN_THIN * step, _ROUNDED_MM), SAME_MM)
     if np.abs(positions - even).max() > tolerance:
         distances = f"their distances are {gaps.min():.2f} to {gaps.max():.2f} mm"
         shift, rest = sorted((float(np.median(gaps[::2])), float(np.median(gaps[1::2]))))

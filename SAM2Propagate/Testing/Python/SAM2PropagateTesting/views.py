@@ -87,13 +87,7 @@ class View:
 
     def alignToAxes(self, ijkToRas: np.ndarray, axis: int) -> None:
         """Turns the view to the slices of a volume along its own axis (0=i, 1=j, 2=k), and fits it."""
-        a, b = (ijkToRas[:3, n] / np.linalg.norm(ijkToRas[:3, n]) for n in range(3) if n != axis)
-        normal = np.cross(a, b) / np.linalg.norm(np.cross(a, b))
-        rightwards, upwards = _PLANES[int(np.abs(normal).argmax())]
-        across = max((a, b, -a, -b), key=lambda direction: float(direction @ rightwards))
-        if np.cross(normal, across) @ upwards < 0:
-            normal = -normal
-        self.node.SetSliceToRASByNTP(*normal, *across, *ijkToRas[:3, 3], 0)
+        turnToAxes(self.node, ijkToRas, axis)
         self.fit()
 
     def jumpTo(self, ras: Any) -> None:
@@ -197,6 +191,24 @@ class View:
         """Returns the RGB value of a screenshot at a place."""
         x, y = _wholePixel(xy)
         return image[image.shape[0] - 1 - y, x]
+
+
+def turnToAxes(sliceNode: Any, ijkToRas: np.ndarray, axis: int) -> None:
+    """Turns a view to the slices of a volume along its own axis (0=i, 1=j, 2=k).
+
+    The picture is turned and flipped to look as much as possible as the nearest anatomical plane does.
+
+    Args:
+        ijkToRas: the volume's 4x4 IJK to world RAS matrix.
+        axis: the view's normal.
+    """
+    a, b = (ijkToRas[:3, n] / np.linalg.norm(ijkToRas[:3, n]) for n in range(3) if n != axis)
+    normal = np.cross(a, b) / np.linalg.norm(np.cross(a, b))
+    rightwards, upwards = _PLANES[int(np.abs(normal).argmax())]
+    across = max((a, b, -a, -b), key=lambda direction: float(direction @ rightwards))
+    if np.cross(normal, across) @ upwards < 0:
+        normal = -normal
+    sliceNode.SetSliceToRASByNTP(*normal, *across, *ijkToRas[:3, 3], 0)
 
 
 def _wholePixel(xy: Xy) -> tuple[int, int]:
