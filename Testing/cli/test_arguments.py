@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand
-from SAM2PropagateLib.cli.experiment import ExperimentCommand
+from SAM2PropagateLib.cli.experiment import KINDS, SLICES, STRUCTURES, ExperimentCommand
 from SAM2PropagateLib.cli.main import parse_arguments
 from SAM2PropagateLib.cli.models import ModelsCommand
 from SAM2PropagateLib.cli.options import SegmentArguments
 from SAM2PropagateLib.cli.segment import SegmentCommand
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.evaluation import one_slice
+from SAM2PropagateLib.experiment import plan
 
 
 def segment(arguments: str) -> SegmentCommand:
@@ -240,6 +242,14 @@ def test_the_published_experiment_has_words_of_its_own() -> None:
     assert (command.models, command.kinds) == (("a", "b.pt"), ("1", "mask"))
     assert (command.where, command.structures, command.tolerance) == ("largest", "each", 1.5)
     assert not command.motion and command.resume
+
+
+def test_its_words_and_what_it_does_without_them_are_those_of_the_experiment() -> None:
+    assert (KINDS, SLICES, STRUCTURES) == (one_slice.KINDS, one_slice.SLICES, plan.STRUCTURES)
+    command = parse_arguments(["evaluate", "--cases", "c", "--protocol", "shen2024"])
+    assert isinstance(command, ExperimentCommand)
+    told = plan.ExperimentOptions(command.kinds, command.where, command.tolerance, command.structures)
+    assert told == plan.ExperimentOptions()
 
 
 def test_an_evaluation_by_a_user_is_as_it_was() -> None:

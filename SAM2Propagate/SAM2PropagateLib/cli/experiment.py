@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 PROTOCOL = "shen2024"
 _STAGE = "Evaluating"
 # Copied from `evaluation.one_slice` and `experiment.plan`, which are imported late.
-_KINDS = ("1", "3", "5", "box", "mask")
-_SLICES = ("middle", "largest")
-_STRUCTURES = ("together", "each")
+KINDS = ("1", "3", "5", "box", "mask")
+SLICES = ("middle", "largest")
+STRUCTURES = ("together", "each")
 _TOLERANCE = 2.0
 
 
@@ -76,12 +76,12 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(f"with --protocol {PROTOCOL} (docs/paper.md)")
     group.add_argument(
         "--slice",
-        choices=_SLICES,
+        choices=SLICES,
         help="the slice to prompt: the structure's middle or largest one (default: middle)",
     )
     group.add_argument(
         "--structures",
-        choices=_STRUCTURES,
+        choices=STRUCTURES,
         help="all labels as one structure, or each by itself (default: together)",
     )
     group.add_argument(
@@ -108,8 +108,8 @@ def experiment_command(namespace: argparse.Namespace) -> ExperimentCommand:
     Raises:
         InputError: `bad_arguments`, `bad_slurm`.
     """
-    kinds = tuple(namespace.prompt or _KINDS)
-    unknown = [kind for kind in kinds if kind not in _KINDS]
+    kinds = tuple(namespace.prompt or KINDS)
+    unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise bad_arguments(
             f"--prompt {unknown[0]} is no prompt of --protocol {PROTOCOL}.",
@@ -124,10 +124,10 @@ def experiment_command(namespace: argparse.Namespace) -> ExperimentCommand:
         sequence=namespace.sequence,
         models=models,
         **computing_of(namespace),
-        kinds=tuple(kind for kind in _KINDS if kind in kinds),
-        where=namespace.slice or _SLICES[0],
+        kinds=tuple(kind for kind in KINDS if kind in kinds),
+        where=namespace.slice or SLICES[0],
         tolerance=_TOLERANCE if namespace.tolerance is None else namespace.tolerance,
-        structures=namespace.structures or _STRUCTURES[0],
+        structures=namespace.structures or STRUCTURES[0],
         out=namespace.out or Path(PROTOCOL),
         resume=namespace.resume,
         overwrite=namespace.overwrite,

@@ -37,7 +37,8 @@ from SAM2PropagateLib.prompts.values import (
 )
 
 SUFFIXES = (".mrb", ".mrml")
-# Copied from `scene.state`, `scene.prompt_nodes` and `scene.anchor`, which cannot be imported without Slicer.
+# Copied from `scene.state`, `scene.prompt_nodes` and `scene.anchor`, which cannot be imported without Slicer;
+# Testing/scene/test_scene_files.py reads here what those have written.
 _ROLE, _SEGMENT, _AXIS = "SAM2Propagate.Role", "SAM2Propagate.SegmentID", "SAM2Propagate.Axis"
 _PROMPT_ID, _EXACT = "SAM2Propagate.PromptID", "SAM2Propagate.Exact"
 _SEGMENTATION, _VOLUME = "SAM2Propagate.Segmentation", "SAM2Propagate.Volume"
