@@ -22,6 +22,7 @@ from calibration import output_error, pack_for_outputs, second_moments
 from safetensors.torch import load_file
 
 from SAM2PropagateLib.engine.build import build_model, load_model, model_config
+from SAM2PropagateLib.engine.crops import STYLE_KEY
 from SAM2PropagateLib.engine.weights import SCALE_SUFFIX, State, pack, read_state, stays_float, write_packed
 from SAM2PropagateLib.training.parts import IMAGE, PROMPTS, part_of
 
@@ -65,7 +66,7 @@ def main() -> None:
         part, metadata = read_state(path)
         state.update(part)
         config = metadata.get("config", config)
-        view = metadata.get("view", view)
+        view = metadata.get(STYLE_KEY, view)
     if not config:
         sys.exit("None of the inputs says in its metadata which configuration it belongs to.")
     metadata = {
@@ -74,7 +75,7 @@ def main() -> None:
         "version": options.version,
         "licence": options.license,  # codespell:ignore
         "origin": options.origin,
-        **({"view": view} if view else {}),
+        **({STYLE_KEY: view} if view else {}),
     }
     prefixes = tuple(options.keep_float)
 

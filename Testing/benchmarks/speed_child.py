@@ -77,7 +77,7 @@ class Official:
         self._device = device
         self._scenario = scenario
         frames = scenario.frames
-        self.crop = crops.whole_crop(frames, spec.input_size, metadata.get("view", crops.STRETCHED))
+        self.crop = crops.whole_crop(frames, spec.input_size, crops.style_of(metadata))
         images = imaging.to_model_input([frames.frame(n) for n in range(frames.count)], self.crop, device)
         # The predictor's "video" is the square that the model sees.
         x0, y0, x1, y1 = self.crop.box

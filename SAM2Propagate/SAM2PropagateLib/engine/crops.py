@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, PixelBox
 
 # Ways to make the model's square input from a frame that is not square.
 STRETCHED, ISOTROPIC = "stretched", "isotropic"
+# Under this name the metadata of a weights file says which way its model was trained in.
+STYLE_KEY = "view"
 
 # The crop's side in multiples of the prompted region's longer side, as the structure may grow on other
 # slices.
@@ -33,6 +35,12 @@ class Sight:
 
     crop: FrameCrop
     window: Window
+
+
+def style_of(metadata: Mapping[str, str]) -> str:
+    """Return the way to make the square input of a model with this metadata: stretched, as for SAM 2, if it
+    does not say."""
+    return metadata.get(STYLE_KEY, STRETCHED)
 
 
 def region_of(prompts: FramePrompts) -> PixelBox | None:

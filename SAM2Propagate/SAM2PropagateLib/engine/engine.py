@@ -41,8 +41,7 @@ class PropagationEngine:
         motion: bool = True,
     ) -> None:
         self.steps = loaded.make_steps(loaded)
-        # SAM 2 was trained on stretched frames; the metadata of a model says if it was trained otherwise.
-        self._style = loaded.metadata.get("view", crops.STRETCHED)
+        self._style = crops.style_of(loaded.metadata)
         self._cache_megabytes = cache_megabytes
         self._patience = patience
         self._motion_budget = motion_budget() if motion else None

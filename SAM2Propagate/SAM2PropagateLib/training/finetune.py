@@ -14,6 +14,7 @@ from typing import Any
 from safetensors.torch import save
 
 from SAM2PropagateLib.engine.build import load_model, recognize_config
+from SAM2PropagateLib.engine.crops import STYLE_KEY
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.errors import InputError
@@ -302,7 +303,8 @@ def _write_model(
             }
         ),
     }
-    about.update({key: metadata[key] for key in ("licence", "view") if key in metadata})  # codespell:ignore
+    kept = ("licence", STYLE_KEY)  # codespell:ignore
+    about.update({key: metadata[key] for key in kept if key in metadata})
     with atomic_output(job.out, job.overwrite or job.resume) as file:
         file.write(save(state, about))
 

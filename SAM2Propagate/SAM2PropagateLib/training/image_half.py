@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from SAM2PropagateLib.engine.crops import STRETCHED
+from SAM2PropagateLib.engine.crops import STRETCHED, style_of
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.steps import SAM2Steps
 from SAM2PropagateLib.training.features import FrameStock
@@ -51,6 +51,5 @@ class ImageHalf:
             images if IMAGE in learning.parts else features,
             proposer(steps),
             loaded.input_size,
-            # A model says in its metadata if it was not trained on stretched frames, as SAM 2 was.
-            loaded.metadata.get("view", STRETCHED),
+            style_of(loaded.metadata),
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from SAM2PropagateLib.engine.crops import STRETCHED
+from SAM2PropagateLib.engine.crops import style_of
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.memory_limits import motion_budget
@@ -93,7 +93,7 @@ class Validation:
                 measuring.
         """
         steps = SAM2Steps(as_in_use(loaded))
-        style = loaded.metadata.get("view", STRETCHED)
+        style = style_of(loaded.metadata)
         found = []
         for number, (source, structure) in enumerate(self._chosen):
             between()
