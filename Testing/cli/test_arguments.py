@@ -16,6 +16,7 @@ from SAM2PropagateLib.cli.segment import SegmentCommand
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation import one_slice
 from SAM2PropagateLib.experiment import plan
+from SAM2PropagateLib.run_options import RunOptions
 
 
 def segment(arguments: str) -> SegmentCommand:
@@ -259,6 +260,9 @@ def test_an_evaluation_by_a_user_is_as_it_was() -> None:
     command = parse_arguments(["evaluate", "--cases", "c", "--prompt", "click", "--correction", "click"])
     assert isinstance(command, EvaluateCommand)
     assert (command.prompt, command.correction) == ("click", "click")
+    assert command.run == RunOptions()
+    command = parse_arguments(["evaluate", "--cases", "c", "--axes", "all"])
+    assert isinstance(command, EvaluateCommand) and command.run == RunOptions(all_axes=True)
 
 
 def test_a_segment_needs_a_name() -> None:

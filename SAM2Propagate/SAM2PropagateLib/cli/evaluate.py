@@ -73,7 +73,7 @@ class EvaluateCommand(Computing):
     cases: Path
     sequence: str
     model: str
-    all_axes: bool
+    run: RunOptions
     prompt: str
     correction: str
     out: Path
@@ -182,7 +182,7 @@ def evaluate_command(namespace: argparse.Namespace) -> EvaluateCommand | Experim
         sequence=namespace.sequence,
         model=models[0],
         **computing_of(namespace),
-        all_axes=namespace.axes == ALL_AXES,
+        run=RunOptions(all_axes=namespace.axes == ALL_AXES),
         prompt=prompts[0],
         correction=namespace.correction or CORRECTIONS[0],
         out=out,
@@ -227,6 +227,7 @@ class EvaluationManner:
 
     Attributes:
         identity: see `ChosenModel`. family, config: None: taken from the file.
+        options: of the evaluation, those of its runs included.
     """
 
     path: Path
@@ -237,9 +238,7 @@ class EvaluationManner:
     input_size: int | None
     precision: str
     motion: bool
-    all_axes: bool
-    prompt: str
-    correction: str
+    options: EvaluationOptions
 
 
 def run_evaluate(
@@ -270,9 +269,7 @@ def run_evaluate(
         command.input_size,
         command.precision,
         command.motion,
-        command.all_axes,
-        command.prompt,
-        command.correction,
+        EvaluationOptions(command.prompt, command.correction, _CORRECTION_COUNT, run=command.run),
     )
     done: dict[int, EvaluatedCase] = {}
     if command.sharing is None:
@@ -344,12 +341,10 @@ class _Evaluator:
         self._about = {
             **loaded.description,
             "motion": how.motion,
-            "axes": ALL_AXES if how.all_axes else "one",
+            "axes": ALL_AXES if how.options.run.all_axes else "one",
         }
         self._engine = PropagationEngine(loaded, motion=how.motion)
-        self._options = EvaluationOptions(
-            how.prompt, how.correction, _CORRECTION_COUNT, run=RunOptions(all_axes=how.all_axes)
-        )
+        self._options = how.options
 
     def __call__(self, case: Case, tell: Callable[[str], None] = lambda title: None) -> EvaluatedCase:
         """Return the scores of a case.
