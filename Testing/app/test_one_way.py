@@ -14,6 +14,7 @@ import SAM2PropagateLib
 from Headless.fake_session import FakeSession
 from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.gui.view_input import ViewInput
+from SAM2PropagateLib.scene.commit import SegmentCommitter
 from SAM2PropagateLib.scene.markups import PromptMarkups
 from SAM2PropagateLib.scene.preview import PreviewLayer
 from Testing.app.cases import HeadlessCase
@@ -49,22 +50,28 @@ def noted(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[list[
 
 
 @pytest.fixture
-def clicks(case: HeadlessCase, openView: Callable[..., Any]) -> Any:  # noqa: N803
-    """Clicks at places of the volume, with the mouse in a view."""
+def mouse(case: HeadlessCase, openView: Callable[..., Any]) -> Any:  # noqa: N803
+    """A view of the volume in which the mouse is followed."""
     view = openView(size=(420, 400))
     view.show(case.volumeNode)
     views = ViewInput(case.controller)
     views.addSliceView(view.interactor, view.node)
     views.start()
+    yield view
+    views.stop()
+
+
+@pytest.fixture
+def clicks(case: HeadlessCase, mouse: Any) -> Callable[[int, int, int], None]:
+    """Clicks at places of the volume, with the mouse in a view."""
     case.controller.chooseTool("positive")
 
     def click(i: int, j: int, k: int) -> None:
         place = case.geometry.ijk_to_world([i, j, k])
-        view.jumpTo(place)
-        view.click(view.rasToXy(place))
+        mouse.jumpTo(place)
+        mouse.click(mouse.rasToXy(place))
 
-    yield click
-    views.stop()
+    return click
 
 
 def test_a_click_passes_six_files_at_most_and_each_once(
@@ -90,6 +97,47 @@ def test_a_mask_that_arrives_passes_five_files_at_most_and_each_once(
     assert len(shown) > 1
     for way in shown:
         assert way[0] == "app/controller.py" and len({*way, "scene/preview.py"}) == len(way) + 1 <= 5
+
+
+def test_a_box_passes_seven_files_at_most_and_each_once(
+    case: HeadlessCase, mouse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Holds the way of a box to its length now. It is not that of a click: the box is in the scene while it
+    is drawn, and the controller hears of it from there."""
+    asked = noted(monkeypatch, FakeSession, "preview")
+    case.controller.chooseTool("box")
+    corners = [case.geometry.ijk_to_world([i, j, 9]) for i, j in ((12, 12), (26, 24))]
+    mouse.jumpTo(corners[0])
+    mouse.drag(*(mouse.rasToXy(corner) for corner in corners))
+    (way,) = asked
+    assert way[0] == "scene/view_drag.py" and len(set(way)) == len(way) <= 7 - 1
+
+
+def test_a_tap_with_the_tool_for_scribbles_passes_eight_files_at_most_and_each_once(
+    case: HeadlessCase, clicks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Holds the way of a tap to its length now. It is not that of a click: it begins as a stroke, and that it
+    is none is known when the mouse is released."""
+    asked = noted(monkeypatch, FakeSession, "preview")
+    case.controller.chooseTool("scribble")
+    clicks(20, 18, 9)
+    (way,) = asked
+    assert case.workspace.prompts.segment("A").clicks
+    assert way[0] == "scene/view_drag.py" and len(set(way)) == len(way) <= 8 - 1
+
+
+def test_a_finished_run_passes_five_files_at_most_into_the_segment(
+    case: HeadlessCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Holds the way of a run to its length now. It is not that of a mask that arrives: a run is written in
+    turns while no view is drawn, so its own file and that of the turns stand on the way twice."""
+    case.click(20, 18, 9)
+    written = noted(monkeypatch, SegmentCommitter, "carryOut")
+    case.run(reach=2)
+    assert written and case.segment(10).any()
+    for way in written:
+        assert way[0] == "app/controller.py" and way[-1] == "app/applying.py"
+        assert len(way) + 1 <= 7 and len({*way, "scene/commit.py"}) <= 5
 
 
 def test_prompts_are_put_into_the_scene_once_when_they_are_complete(
