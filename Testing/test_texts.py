@@ -424,6 +424,7 @@ def test_what_is_counted_has_a_text_for_one_of_it(path):
 
 # --- quotes
 
+# A test, as no rule of ruff asks for curly quotes, and codespell does not tell a text from code.
 # Straight quotes belong to what is typed as it stands: commands, JSON, HTML, code.
 _TYPED = re.compile(
     r"""[{\[]"|": |\$|--\w|<\w|pip install|\w\['|=["']|echo |%j|\(\[|^"[A-Z ]+"$|^\{\} '|^ssh """

@@ -1,4 +1,7 @@
-"""A class has a name of its own: no other in the library has it, and none in the folders beside it."""
+"""A class has a name of its own: no other in the library has it, and none in the folders beside it.
+
+A test, as ruff looks at one file at a time.
+"""
 
 from __future__ import annotations
 

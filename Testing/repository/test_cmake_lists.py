@@ -130,8 +130,3 @@ def test_the_license_is_there_under_both_names() -> None:
     text = (ROOT / "LICENSE").read_bytes()
     assert text == (ROOT / "LICENSE.txt").read_bytes()
     assert b"Apache License" in text and b"Version 2.0, January 2004" in text
-
-
-def test_lines_end_as_the_index_wants() -> None:
-    for path in [ROOT / "CMakeLists.txt", MODULE_LISTS, ROOT / "README.md", ROOT / "run.py"]:
-        assert b"\r\n" not in path.read_bytes(), path
