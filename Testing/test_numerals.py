@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from SAM2PropagateLib.files.dicom_file import _clock, _seconds
 from SAM2PropagateLib.numerals import decimal_number, is_number, whole_number
 
 NO_DIGITS = ("²", "٣", "1²", "１２", "", " 1", "1 ", "1\n", "1_0", "+1", "-1", "1.0", "x")
@@ -33,12 +32,3 @@ def test_a_decimal_number_may_have_a_sign_a_point_and_a_power(text: str, number:
 def test_other_texts_are_no_decimal_number(text: str) -> None:
     assert decimal_number(text) is None
     assert is_number(text) == (text == "1e999")
-
-
-@pytest.mark.parametrize("text", ["10000²", "1²0000.0", "20260101²00000", "１００００１"])
-def test_a_dicom_time_of_other_digits_is_no_time(text: str) -> None:
-    assert _seconds(text) is None and _clock(text) == text
-
-
-def test_a_dicom_time_with_a_fraction_of_other_digits_has_none() -> None:
-    assert _seconds("100001.²") == 36001.0 and _clock("100001.²") == "10:00:01"

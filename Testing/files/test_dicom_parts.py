@@ -10,6 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.dicom_file import TIME_MARK, ImageHeader, read_headers
 from SAM2PropagateLib.files.volume import read_only_volume, read_volume
 from Testing.files.dicom_writing import (
     CORONAL,
@@ -483,3 +484,31 @@ def test_a_part_of_a_file_that_is_not_dicom(tmp_path: Path) -> None:
     path = tmp_path / "v.nrrd"
     path.write_bytes(b"NRRD0004\n")
     assert refusal(path, part="1").code == "part_without_dicom"
+
+
+def header_at_time(folder: Path, said: bytes) -> ImageHeader:
+    """Return the header of a slice that was acquired at a time that a file says with these bytes."""
+    longest = "20260101123456.000000+0000"
+
+    def edit(dataset: Dataset, _number: int) -> None:
+        dataset.AcquisitionDateTime = longest
+
+    (path,) = write_classic(folder, ball(1), along_z(1), edit=edit)
+    # Into the file, as pydicom does not write a time that is none.
+    path.write_bytes(path.read_bytes().replace(longest.encode(), said.ljust(len(longest))))
+    headers = read_headers(path)
+    assert isinstance(headers, tuple)
+    return headers[0]
+
+
+@pytest.mark.parametrize(
+    "said", [b"10000\xb2", b"1\xb20000.0", b"20260101\xb200000", "１００００１".encode()], ids=ascii
+)
+def test_a_time_of_other_digits_is_no_time(tmp_path: Path, said: bytes) -> None:
+    header = header_at_time(tmp_path, said)
+    assert "acquisition time" not in header.times and header.marks[TIME_MARK] == said.decode("latin-1")
+
+
+def test_a_time_with_a_fraction_of_other_digits_has_none(tmp_path: Path) -> None:
+    header = header_at_time(tmp_path, b"100001.\xb2")
+    assert header.times["acquisition time"] == 36001.0 and header.marks[TIME_MARK] == "10:00:01"

@@ -22,7 +22,6 @@ import torch
 
 from SAM2PropagateLib.cli import finetune as finetune_command
 from SAM2PropagateLib.cli.evaluate import EvaluateCommand
-from SAM2PropagateLib.cli.finetune import _told
 from SAM2PropagateLib.cli.main import main, parse_arguments
 from SAM2PropagateLib.cohort import on_worker
 from SAM2PropagateLib.cohort.fleet import Sharing
@@ -229,12 +228,20 @@ def test_wrong_options_on_the_command_line_are_refused(cases: Path, model: Path,
         assert code == 2 and not out and sentence in err, err
 
 
-def test_a_training_that_did_not_help_says_so() -> None:
+def test_a_training_that_did_not_help_says_so(
+    cases: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(result: FinetuneResult) -> list[str]:
+        monkeypatch.setattr("SAM2PropagateLib.training.finetune.finetune", lambda *_: result)
+        code, out, err = cli(tmp_path, "finetune", "--cases", cases, "--from", model, "--out", result.out)
+        assert code == 0, err
+        return out.splitlines()
+
     start = {"step": 0, "preview": 0.9, "volume": 0.7, "in_range": 0.8}
     later = {**start, "step": 5, "volume": 0.75}
     result = FinetuneResult(Path("n.safetensors"), Path("n.png"), Path("n.json"), start, start, 9, 60.0)
-    assert "holds those" in _told(result)[1] and "volume 0.700 -> 0.700" in _told(result)[2]
-    assert not any("holds those" in line for line in _told(replace(result, best=later)))
+    assert "holds those" in told(result)[1] and "volume 0.700 -> 0.700" in told(result)[2]
+    assert not any("holds those" in line for line in told(replace(result, best=later)))
 
 
 def test_the_default_file_of_an_evaluation_has_the_model_s_name() -> None:
