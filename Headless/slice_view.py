@@ -252,7 +252,7 @@ class SliceView:
         writePng(self.screenshot(), file)
 
     def close(self) -> None:
-        """Takes the view out of the application and frees its window."""
+        """Takes the view out of the application and frees its render window."""
         self.stopPlacing()
         # A scene saved with a free orientation would complain on loading.
         self.setOrientation(self._orientation)
@@ -293,7 +293,7 @@ def _managerFactory(headless: HeadlessSlicer) -> Any:
 
 @functools.cache
 def _windowClass() -> Any:
-    """Returns the class of windows that render offscreen here; VTK makes several to find out."""
+    """Returns the class of render windows that draw offscreen here; VTK makes several to find out."""
     window = vtk.vtkRenderWindow()
     # VTK's last resort, which crashes the process when its library is missing.
     if window.GetClassName() == "vtkOSOpenGLRenderWindow" and not _loads(*_OSMESA):

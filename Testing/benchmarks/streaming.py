@@ -161,7 +161,7 @@ def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
         report.say(
             f"Cancel, amid a run of the bundled model on {_CANCEL_FRAMES} slices of the sample CT: "
             f"{spread(seconds).text()} s until the worker has ended the run ({len(seconds)} times). The "
-            "module's window does not wait for that: for it the run is over at once."
+            "panel does not wait for that: for it the run is over at once."
         )
         report.figures["cancel_seconds"] = seconds
     return report

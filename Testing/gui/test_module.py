@@ -171,7 +171,7 @@ def test_reload_takes_the_library_anew(module: Any) -> None:
         sys.modules.update(before)
 
 
-def test_the_logic_works_without_a_window(stand_ins: Any) -> None:
+def test_the_logic_works_without_a_panel(stand_ins: Any) -> None:
     from Headless.slicer_modules import ModuleInSlicer
 
     module = ModuleInSlicer(MODULE_FILE)

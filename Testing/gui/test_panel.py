@@ -1109,7 +1109,7 @@ def test_closing_the_scene_during_a_run_and_working_on(desk: Desk) -> None:
     assert desk.voxels() > 18
 
 
-def test_closing_the_window_during_a_run_leaves_nothing(stand_ins: Any) -> None:
+def test_closing_the_panel_during_a_run_leaves_nothing(stand_ins: Any) -> None:
     from Headless.slicer_modules import ModuleInSlicer
 
     module = ModuleInSlicer(MODULE_FILE).open()
@@ -1168,7 +1168,7 @@ def test_the_preview_is_as_opaque_as_chosen(desk: Desk) -> None:
     assert desk.ui.opacitySlider.value == pytest.approx(0.2)
 
 
-def test_a_script_needs_no_window(stand_ins: Any) -> None:
+def test_a_script_needs_no_panel(stand_ins: Any) -> None:
     from Headless.fake_session import FakeSession
     from Headless.scenes import addSegmentation, fillSegment
     from Headless.slicer_modules import ModuleInSlicer
@@ -1197,7 +1197,7 @@ def test_a_script_needs_no_window(stand_ins: Any) -> None:
     module.close()
 
 
-def test_the_next_day_the_window_shows_everything_again(desk: Desk, stand_ins: Any, tmp_path: Any) -> None:
+def test_the_next_day_the_panel_shows_everything_again(desk: Desk, stand_ins: Any, tmp_path: Any) -> None:
     desk.load()
     desk.click()
     desk.ui.directionComboBox.setCurrentIndex(2)

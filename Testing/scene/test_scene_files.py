@@ -1,4 +1,4 @@
-"""Prompts of saved scenes, read without Slicer: what the window would read, for every geometry."""
+"""Prompts of saved scenes, read without Slicer: what the module would read, for every geometry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save(headless, folder: Path, case: MarkupCase, suffix: str = ".mrb", axis: i
 @pytest.mark.parametrize("suffix", [".mrb", ".mrml"])
 @pytest.mark.parametrize("geometry", ["plain", "oblique mirrored", "under transforms"])
 @pytest.mark.parametrize("axis", [0, 2])
-def test_a_saved_scene_gives_the_prompts_of_the_window(headless, tmp_path, geometry, suffix, axis):
+def test_a_saved_scene_gives_the_prompts_of_the_module(headless, tmp_path, geometry, suffix, axis):
     case = MarkupCase(headless, geometry)
     prompts, file = save(headless, tmp_path, case, suffix, axis)
     assertSame(case, prompts_from_scene(file, case.geometry), prompts, axis)

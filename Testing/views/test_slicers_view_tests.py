@@ -10,7 +10,7 @@ import SAM2PropagateStrokeTest
 import SAM2PropagateViewTest
 from Headless.desk import HeadlessDesk
 
-# Of views in Slicer's window: nobody knows which one a test gets.
+# Of views in Slicer's main window: nobody knows which one a test gets.
 SIZES = ((420, 400), (318, 327), (640, 300), (230, 420))
 
 

@@ -17,7 +17,7 @@ class Application:
     """What the panel needs of the application around it.
 
     Args:
-        icons: the folder of the icons; it has one folder for light and one for dark windows.
+        icons: the folder of the icons; it has one folder for light and one for dark main windows.
 
     Attributes:
         icons: as given.

@@ -13,7 +13,7 @@ from SAM2PropagateLib.gui.editor_writer import segmentEditorNode
 from SAM2PropagateLib.gui.embedded_editor import EditorEffects
 from SAM2PropagateLib.gui.panel import Panel, Provision
 from SAM2PropagateLib.gui.parameters import ModuleLogic, Parameters
-from SAM2PropagateLib.gui.shortcuts import WindowKeys
+from SAM2PropagateLib.gui.shortcuts import MainWindowKeys
 from SAM2PropagateLib.gui.view_input import ViewInput
 
 
@@ -38,7 +38,7 @@ class OpenModule:
         self.panel = panel = Panel(
             ui, controller, Provision(logic.modelList, logic.installer, logic.server), application
         )
-        self._keys = WindowKeys(controller, widget.parent)
+        self._keys = MainWindowKeys(controller, widget.parent)
         self.views = ViewInput(
             controller,
             {

@@ -46,7 +46,7 @@ class Shortcuts:
         self._shortcuts.clear()
 
 
-class WindowKeys:
+class MainWindowKeys:
     """Escape, Delete, Undo and Redo, which work everywhere but in text fields.
 
     Args:

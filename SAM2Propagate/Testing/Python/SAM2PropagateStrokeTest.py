@@ -341,7 +341,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         self.assertEqual(case.messages, [])
 
     def test_aReleaseThatNobodySawEndsNothing(self) -> None:
-        """Another window took the mouse: the button is up when the mouse comes back."""
+        """Another program took the mouse: the button is up when the mouse comes back."""
         case = self.case()
         before = case.lines()
         case.input.stop()

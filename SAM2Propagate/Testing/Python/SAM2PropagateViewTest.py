@@ -782,7 +782,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         press("p")
         press("p")
         self.assertEqual(case.pressed, ["P"])
-        # The user went to another window with the key down, and came back.
+        # The user went to another program with the key down, and came back.
         case.view.event("LeaveEvent", xy)
         case.view.event("EnterEvent", xy)
         press("p")

@@ -1,4 +1,4 @@
-"""A worker's session without a worker, for tests of what the window decides: every answer comes with a poll.
+"""A worker's session without a worker, for tests of what the panel decides: every answer comes with a poll.
 
 Its masks are made of the prompts alone: a disc around every positive click and corner of a scribble, the box,
 the given mask, the inside of a lasso; negative ones cut a disc out. A run carries the union of the nearest

@@ -23,7 +23,7 @@ _SETTLE_TURNS, _CALM = 2000, 8
 
 
 class Desk(Protocol):
-    """What differs with and without Slicer's window. Made for one test, closed after it."""
+    """What differs with and without Slicer's main window. Made for one test, closed after it."""
 
     def openView(self, name: str = "Red", orientation: str = "Axial", size: tuple[int, int] = ...) -> View:
         """Returns a slice view by its name in the layout; Slicer's layout decides the size itself."""

@@ -1,4 +1,4 @@
-"""A slice view under the hands and eyes of a user, in Slicer's window or offscreen."""
+"""A slice view under the hands and eyes of a user, in Slicer's main window or offscreen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROOM = 1.15
 
 
 class Surface(Protocol):
-    """One slice view, as far as it differs with and without Slicer's window."""
+    """One slice view, as far as it differs with and without Slicer's main window."""
 
     @property
     def node(self) -> Any:
