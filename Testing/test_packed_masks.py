@@ -191,7 +191,7 @@ BOMB = text_of(zlib.compress(bytes(50_000_000), 9))
         ([8, 8], [0, 0, 8, 8], 7),
     ],
 )
-def test_a_text_that_asks_for_more_memory_or_is_damaged_gets_a_sentence(
+def test_a_text_that_asks_for_more_main_memory_or_is_damaged_gets_a_sentence(
     shape: Any, box: Any, text: Any
 ) -> None:
     tracemalloc.start()
@@ -204,7 +204,7 @@ def test_a_text_that_asks_for_more_memory_or_is_damaged_gets_a_sentence(
     assert refused.value.sentence.startswith("A mask is damaged: ") and refused.value.hint
 
 
-def test_an_edge_that_asks_for_more_memory_is_refused() -> None:
+def test_an_edge_that_asks_for_more_main_memory_is_refused() -> None:
     bomb = zlib.compress(bytes(50_000_000), 9)
     tracemalloc.start()
     try:

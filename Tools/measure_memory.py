@@ -4,7 +4,7 @@
 
 Each model runs in a process of its own, on the CPU in float32 with one thread: it is loaded, one frame is
 encoded and segmented from a click, and a second one from the memory of the first. Official models get random
-weights, which need the same memory. Counted is the most memory that was the process's own (not files it has
+weights, which need as much. Counted is the most main memory that was the process's own (not files it has
 mapped, which the system can drop), torch itself included.
 """
 

@@ -23,7 +23,7 @@ from SAM2PropagateLib.texts import text as _
 Payload = bytes | bytearray | memoryview
 
 MAX_PIXELS = 1 << 28
-"""No slice is larger, so that a small message or scene cannot ask for all memory."""
+"""No slice is larger, so that a small message or scene cannot ask for all main memory."""
 
 
 class MaskError(SAM2PropagateError, ValueError):

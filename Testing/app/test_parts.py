@@ -1,4 +1,4 @@
-"""The small parts that decide something: rules, tools, the strip, memory, texts."""
+"""The small parts that decide something: rules, tools, the strip, facts of frames, texts."""
 
 from __future__ import annotations
 

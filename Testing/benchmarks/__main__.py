@@ -16,7 +16,7 @@ BENCHMARKS = {"accuracy": accuracy, "speed": speed, "streaming": streaming, "pan
 RECORDS = Path(__file__).parent / "results"
 _ABOUT = {
     "accuracy": "Dice over labeled volumes, with one box and after corrections",
-    "speed": "slices per second beside sam2's own predictor, previews, memory",
+    "speed": "slices per second beside sam2's own predictor, previews, main and GPU memory",
     "streaming": "how long a client is held per arriving slice",
     "panel": "the same with the module's whole panel",
     "server": "sending a volume, previews and masks through ssh, also on a slow line",

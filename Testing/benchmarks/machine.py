@@ -43,7 +43,7 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, memory, system, versions, thread settings and the load at this moment."""
+    """Processor, cores, main memory, system, versions, thread settings and the load at this moment."""
     return {
         "processor": processor(),
         "cores": usable_cores(),

@@ -1,4 +1,4 @@
-"""Slices per second, previews and memory, beside sam2's own predictor on the same weights and frames."""
+"""Speed, previews, main and GPU memory, beside sam2's own predictor on the same weights and frames."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ sam2's own `SAM2VideoPredictor` and this project's engine, on the same weights a
 of the CT that comes with the project, seen whole ({wait_policy}). Every measurement is a process of its
 own; the sides take turns ({pairs} rounds), a ratio compares neighbors of one round, and what stands here
 is the median (smallest to largest). Loading, opening and warming up are not counted. Both begin with what
-a user gives and end with boolean masks of the native slices. sam2's predictor has its frames in memory,
+a user gives and end with boolean masks of the native slices. sam2's predictor has its frames in main memory,
 preprocessed, which is not counted either; the engine windows and resamples them within its time. sam2's
 predictor runs in {official}, with every keyframe conditioning.
 
@@ -49,7 +49,7 @@ predictor runs in {official}, with every keyframe conditioning.
 - three segments: three boxes on the middle slice; masks (slices times segments) per second.
 - click: until its mask is there; cold on a slice not seen before, warm for further clicks on it.
 - processor s: of all threads together; other busy programs lengthen this the least.
-- memory: the most that the process held, torch and the loaded weights included.
+- memory: the most main memory that the process held, torch and the loaded weights included.
 
 Random weights: the masks mean nothing. They are the same on both sides, and made to say that the object is on
 every slice, so that no side can leave anything out."""

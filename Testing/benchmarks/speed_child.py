@@ -66,7 +66,7 @@ class Spec:
 
 
 class Official:
-    """sam2's own predictor, with frames in memory and every keyframe conditioning."""
+    """sam2's own predictor, with frames in main memory and every keyframe conditioning."""
 
     def __init__(self, spec: Spec, scenario: Scenario, device: torch.device) -> None:
         config, state, metadata = _weights(spec)

@@ -109,10 +109,10 @@ def test_the_source_is_named_by_its_commit() -> None:
     assert len(source["commit"]) == 40 and source["changed_files"] >= 0
 
 
-def test_peak_memory_grows_with_what_was_held_and_does_not_shrink() -> None:
+def test_peak_main_memory_grows_with_what_was_held_and_does_not_shrink() -> None:
     before = machine.peak_memory()
     if before is None:
-        pytest.skip("this system does not tell a process's peak memory")
+        pytest.skip("this system does not tell a process's peak main memory")
     block = np.ones(256 << 20, np.uint8)
     during = machine.peak_memory()
     size = block.nbytes

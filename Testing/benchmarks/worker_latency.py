@@ -28,7 +28,7 @@ _BETWEEN_CLICKS = 0.5  # seconds, of a quick user
 def measure_worker(
     weights: str, input_size: int, frames: int, device: str, rounds: int, precision: str = "auto"
 ) -> list[dict[str, Any]]:
-    """Seconds as a client waits for them, and the worker's memory, once per round with a new worker."""
+    """Seconds as a client waits for them, and the worker's main memory, once per round with a new worker."""
     return [_round(weights, input_size, sample_scenario(frames), device, precision) for _ in range(rounds)]
 
 

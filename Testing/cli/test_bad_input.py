@@ -210,7 +210,7 @@ CASES = [
         session=failing("load_model", NO_CUDA),
     ),
     BadInput(
-        "a model too large for the memory",
+        "a model too large for GPU memory",
         "does not fit in the memory",
         session=failing("load_model", TOO_LARGE),
         code=1,

@@ -18,13 +18,13 @@ EACH = 800 + VOLUME_MB
     ("cores", "free_mb", "workers", "threads"),
     [
         (16, 100 * EACH, 16, 1),  # one for each core
-        (16, 3 * EACH, 3, 5),  # as far as the memory goes
+        (16, 3 * EACH, 3, 5),  # as far as main memory goes
         (5, 100 * EACH, 5, 1),
         (1, 100 * EACH, 1, 1),
         (16, EACH // 2, 1, 16),  # one in any case
     ],
 )
-def test_without_a_gpu_cores_and_memory_decide(cores: int, free_mb: int, workers: int, threads: int) -> None:
+def test_without_a_gpu_cores_and_free_mb_decide(cores: int, free_mb: int, workers: int, threads: int) -> None:
     plan = local_plan(None, 800, 0, cores=cores, free_mb=free_mb)
     assert (plan.workers, plan.threads, plan.gpus, plan.note) == (workers, threads, 0, "")
 
@@ -43,13 +43,13 @@ def test_what_the_user_wants_is_done_and_told_where_it_is_too_much() -> None:
     assert local_plan(4, 800, 0, cores=4, free_mb=4 * EACH).note == ""
 
 
-def test_workers_share_the_memory_for_features() -> None:
+def test_workers_share_the_main_memory_for_features() -> None:
     assert local_plan(4, 800, 0, cores=8, free_mb=16000).cache_mb == 1000
     assert local_plan(2, 800, 0, cores=8, free_mb=10**6).cache_mb == 4096, "as the engine limits it"
     assert local_plan(1, 800, 0, cores=8, free_mb=16000).cache_mb is None, "one chooses by itself"
 
 
-def test_where_the_system_does_not_tell_its_memory_cores_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_main_memory_is_unknown_cores_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needs, "available_host_memory", lambda: None)
     plan = local_plan(None, 800, 0, cores=8)
     assert (plan.workers, plan.cache_mb, plan.note) == (8, None, "")

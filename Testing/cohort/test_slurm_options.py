@@ -32,7 +32,7 @@ def test_words(text: str, wanted: SlurmOptions) -> None:
     ("memory", "megabytes"),
     [("4096", 4096), ("4096M", 4096), ("4G", 4096), ("4g", 4096), ("1T", 1 << 20), ("4194304K", 4096)],
 )
-def test_memory_is_read_as_slurm_does(memory: str, megabytes: int) -> None:
+def test_main_memory_is_read_as_slurm_does(memory: str, megabytes: int) -> None:
     assert slurm_options(f"gpu --mem={memory}").memory_mb == megabytes
 
 

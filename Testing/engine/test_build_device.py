@@ -98,7 +98,7 @@ def test_descriptions() -> None:
         assert "GiB" in describe(torch.device("cuda:0"))
 
 
-def test_free_memory_is_plausible() -> None:
+def test_free_main_or_gpu_memory_is_plausible() -> None:
     free = free_memory(CPU)
     assert free is not None and free > 1 << 26
 

@@ -1,4 +1,4 @@
-"""Building and loading: configurations, input sizes, strictness, memory, the bundled weights."""
+"""Building and loading: configurations, input sizes, strictness, main memory, the bundled weights."""
 
 from __future__ import annotations
 
@@ -346,7 +346,7 @@ def test_a_packed_copy_of_a_checkpoint_loads(tmp_path: Path, tiny: Path) -> None
     assert 0.0 < float((one - other).norm() / other.norm()) < 0.02
 
 
-# memory
+# main and GPU memory
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
@@ -386,7 +386,7 @@ def test_a_device_that_does_not_tell_is_tried(tiny: Path, monkeypatch: pytest.Mo
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
     ],
 )
-def test_running_out_of_memory_while_loading(
+def test_running_out_of_main_or_gpu_memory_while_loading(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> Any:
@@ -399,7 +399,7 @@ def test_running_out_of_memory_while_loading(
     assert caught.value.code == "model_does_not_fit"
 
 
-def test_other_failures_are_not_called_memory(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_failures_are_not_called_a_lack_of_memory(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **options: Any) -> Any:
         raise RuntimeError("something else")
 
@@ -409,7 +409,7 @@ def test_other_failures_are_not_called_memory(tiny: Path, monkeypatch: pytest.Mo
         load_model(tiny, device="cpu", input_size=128)
 
 
-def test_real_lack_of_memory_is_recognized() -> None:
+def test_real_lack_of_main_memory_is_recognized() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)

@@ -1,4 +1,4 @@
-"""The feature store: batches, budgets, and what it does when memory runs out."""
+"""The feature store: batches, budgets, and what it does when main or GPU memory runs out."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_full_means_that_a_further_frame_would_push_one_out() -> None:
     assert features.is_full
 
 
-def test_beside_a_gpu_the_hosts_memory_holds_what_the_device_cannot() -> None:
+def test_beside_a_gpu_main_memory_holds_what_the_device_cannot() -> None:
     # The meta device stands for a GPU: its tensors have a size but no place.
     encoder = Encoder()
     features = store(encoder, frames=1, device="meta", host=2)
@@ -149,7 +149,7 @@ def test_another_error_of_moving_a_frame_to_the_host_passes() -> None:
         unmovable(RuntimeError("CUDA error: an illegal memory access was encountered")).get(keys(1))
 
 
-def test_out_of_memory_halves_the_batch_for_good() -> None:
+def test_too_little_gpu_memory_halves_the_batch_for_good() -> None:
     encoder = Encoder(limit=2)
     features = store(encoder, batch_size=8)
     features.get(keys(*range(8)))

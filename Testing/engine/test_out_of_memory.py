@@ -1,4 +1,4 @@
-"""What happens when memory runs out anywhere in the engine: a sentence, and the next click works."""
+"""When main or GPU memory runs out anywhere in the engine, a sentence says so, and the next click works."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
 class Shortage:
-    """Makes a function fail for lack of memory: in the calls from `first` on, `times` times."""
+    """Makes a function fail for lack of main or GPU memory: in the calls from `first` on, `times` times."""
 
     def __init__(self, work: Callable[..., Any], first: int, times: int, error: Exception = FULL) -> None:
         self._work, self._error = work, error
@@ -69,12 +69,12 @@ def assert_same(masks: dict[int, FrameMask], right: dict[int, FrameMask]) -> Non
 
 
 def numpys_own() -> MemoryError:
-    """What NumPy raises where it gets no memory."""
+    """What NumPy raises where it gets no main memory."""
     try:
         np.empty(1 << 60, np.uint8)
     except MemoryError as error:
         return error
-    raise AssertionError("so much memory cannot be there")
+    raise AssertionError("so much main memory cannot be there")
 
 
 class StatusError(RuntimeError):
@@ -201,7 +201,7 @@ def test_a_preview_for_which_there_is_no_room_is_told_so_and_the_next_one_comes(
     assert one.preview(3, BOX, "bright").mask.any()
 
 
-def test_motion_for_which_there_was_no_memory_is_registered_when_there_is(
+def test_motion_for_which_there_was_no_main_memory_is_registered_when_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = opened(blocks(), motion_budget=1 << 24)

@@ -535,7 +535,7 @@ def test_a_mask_that_meets_the_edge_of_the_crop_is_doubtful() -> None:
 
 
 class Unmoved(FrameFeatures):
-    """Features that stay on the CPU, where the fake computes, whatever memory they count in."""
+    """Features that stay on the CPU, where the fake computes, whether they count as main or GPU memory."""
 
     def to(self, device: torch.device | str) -> FrameFeatures:
         return self
@@ -545,7 +545,7 @@ class Unmoved(FrameFeatures):
 
 
 class FullDevice(FakeSteps):
-    """Runs out of memory on more than `limit` frames at once."""
+    """Runs out of GPU memory on more than `limit` frames at once."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -560,7 +560,7 @@ class FullDevice(FakeSteps):
         return super().track(features, recalls)
 
 
-def test_out_of_memory_means_smaller_batches_and_the_same_masks() -> None:
+def test_too_little_gpu_memory_means_smaller_batches_and_the_same_masks() -> None:
     steps = FullDevice(limit=1)
     two = (segment({8: BRIGHT_BOX}), segment({8: GRAY_CLICK}, "gray"))
     masks, _ = run(session(blocks(), steps=steps), *two)
@@ -578,7 +578,7 @@ def test_when_not_even_one_frame_fits_the_user_is_told_and_the_session_lives() -
     assert caught.value.code == "out_of_memory"
     steps.limit = 8
     masks, _ = run(opened, segment({8: BRIGHT_BOX}))
-    # The keyframe was written before memory ran out.
+    # The keyframe was written before GPU memory ran out.
     assert len(masks) == 19
 
 

@@ -74,7 +74,7 @@ def test_an_error_comes_when_nothing_is_being_worked_on_any_more() -> None:
     assert ended == [1]
 
 
-def test_an_error_leaves_nothing_in_memory() -> None:
+def test_an_error_leaves_nothing_in_main_memory() -> None:
     class Activations:
         pass
 
@@ -99,7 +99,7 @@ def test_an_error_leaves_nothing_in_memory() -> None:
 OPENMP = "ATen parallel backend: OpenMP"
 
 
-def test_large_frames_few_threads_and_little_memory_mean_fewer_at_once() -> None:
+def test_large_frames_few_threads_and_little_main_memory_mean_fewer_at_once() -> None:
     assert frames_at_once(16, 384, None, OPENMP) == frames_at_once(16, 384, 8 << 30, OPENMP) == 4
     assert frames_at_once(3, 384, 8 << 30, OPENMP) == 3
     assert frames_at_once(1, 384, 8 << 30, OPENMP) == 1

@@ -1,4 +1,4 @@
-"""sam2's own video predictor on frames in memory: what the engine is compared with."""
+"""sam2's own video predictor on frames in main memory: what the engine is compared with."""
 
 from __future__ import annotations
 

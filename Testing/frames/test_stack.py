@@ -66,7 +66,7 @@ def test_frames_outside_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
-def test_one_frame_of_memory_at_a_time(dtype: type) -> None:
+def test_one_frame_of_main_memory_at_a_time(dtype: type) -> None:
     array = np.zeros((64, 256, 256), dtype=dtype)
     for axis in range(3):
         tracemalloc.start()

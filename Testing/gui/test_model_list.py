@@ -113,7 +113,7 @@ def test_closing_ends_the_thread(store):
     assert not [one for one in threading.enumerate() if one.name == "sam2propagate-download"]
 
 
-def test_a_model_that_needs_more_memory_than_is_free_says_so(store):
+def test_a_model_that_needs_more_main_memory_than_is_free_says_so(store):
     huge = ModelStore(store.cache, store.resources, (replace(MODELS[1], memory_mb=10**9),))
     (row,) = ModelList(huge).rows()
     assert "more than is free now" in row.details

@@ -1126,7 +1126,7 @@ def test_closing_the_panel_during_a_run_leaves_nothing(stand_ins: Any) -> None:
     assert "SAM2 Propagate preview" not in kinds
 
 
-def test_a_closed_panel_keeps_nothing_in_memory(stand_ins: Any) -> None:
+def test_a_closed_panel_keeps_nothing_in_main_memory(stand_ins: Any) -> None:
     from Headless.slicer_modules import ModuleInSlicer
 
     module = ModuleInSlicer(MODULE_FILE).open()

@@ -204,7 +204,7 @@ def test_an_unchanged_file_is_read_once(store: ModelStore, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("content", ["", "not JSON", "[]", '{"x": 3}'])
-def test_a_broken_memory_of_checksums_does_no_harm(store: ModelStore, content: str) -> None:
+def test_a_broken_file_of_checksums_does_no_harm(store: ModelStore, content: str) -> None:
     path = put(store)
     (store.cache / "checksums.json").write_text(content, encoding="utf-8")
     assert store.resolve(store.models[0].name)[0] == path
@@ -212,7 +212,7 @@ def test_a_broken_memory_of_checksums_does_no_harm(store: ModelStore, content: s
     assert remembered[str(path.resolve())]["sha256"] == store.models[0].sha256
 
 
-def test_a_memory_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
+def test_a_file_of_checksums_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
     resources = tmp_path / "resources"
     resources.mkdir()
     (resources / "m.safetensors").write_bytes(CONTENT)
@@ -224,10 +224,10 @@ def test_a_memory_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
     assert blocked.is_file()
 
 
-# memory of the computer
+# main memory
 
 
-def test_free_memory_of_this_computer_is_plausible() -> None:
+def test_free_main_memory_is_plausible() -> None:
     free = available_host_memory()
     assert free is not None and 1 << 26 < free < 1 << 46
 

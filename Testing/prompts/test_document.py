@@ -311,7 +311,7 @@ def test_texts_that_are_no_json(text: str | bytes) -> None:
     assert error.value.code == "bad_document" and error.value.hint
 
 
-def test_a_small_text_cannot_ask_for_all_memory() -> None:
+def test_a_small_text_cannot_ask_for_all_main_memory() -> None:
     bomb = base64.b64encode(zlib.compress(bytes(50_000_000), 9)).decode()
     document = changed("segments.0.masks.0.bits", bomb)
     tracemalloc.start()

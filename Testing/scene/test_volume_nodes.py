@@ -27,7 +27,7 @@ def test_geometry_is_what_slicer_draws(headless, case):
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
-def test_the_array_is_the_nodes_own_memory(headless, dtype):
+def test_the_array_is_the_nodes_own_and_no_copy(headless, dtype):
     node = addVolume(headless, block().astype(dtype))
     volume = readVolume(node)
     assert volume.array.dtype == dtype

@@ -1,4 +1,4 @@
-"""The looks in use: the same from memory, from their files and drawn again, within memory and disk."""
+"""The looks in use: the same from main memory, from their files and drawn again; limits of both."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_impossible_lengths_are_refused(header_length: int, payload_length: int,
         MessageReader(io.BytesIO(data)).read()
 
 
-def test_a_length_that_lies_takes_no_memory() -> None:
+def test_a_length_that_lies_takes_no_main_memory() -> None:
     tracemalloc = pytest.importorskip("tracemalloc")
     data = PREFIX.pack(MAGIC, 2, 20 << 30) + b"{}" + b"x" * 1000
     tracemalloc.start()

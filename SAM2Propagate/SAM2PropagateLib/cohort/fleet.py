@@ -279,7 +279,7 @@ def _local(distributed: Any, plan: LocalPlan) -> Any:
         worker_dashboard_address=f"{_HOST}:0",
         # Dask's pages have no keys. It adds them where Bokeh is installed.
         scheduler_kwargs={"dashboard": False},
-        # Dask does not see the memory of the model's own process.
+        # Dask does not see the main memory of the model's own process.
         memory_limit=0,
         silence_logs=logging.CRITICAL,
     )
@@ -467,7 +467,7 @@ def _count(text: str) -> int:
 
 
 def _megabytes(text: str) -> int:
-    """Parse SLURM's amounts of memory: megabytes, or a number with K, M, G or T."""
+    """Parse SLURM's amounts of main memory: megabytes, or a number with K, M, G or T."""
     factors = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
     unit = text[-1:].upper()
     digits, factor = (text[:-1], factors[unit]) if unit in factors else (text, 1)

@@ -48,7 +48,7 @@ def model_memory_mb(entry: ModelEntry | None, file: Path) -> int:
 def local_plan(
     wanted: int | None, model_mb: int, gpus: int, *, cores: int | None = None, free_mb: int | None = None
 ) -> LocalPlan:
-    """Plan one worker per GPU; without a GPU, as many as cores and memory allow, or as many as wanted.
+    """Plan one worker per GPU; without a GPU, as many as cores and main memory allow, or as many as wanted.
 
     Args:
         wanted: number of workers; None: as many as fit.
@@ -67,7 +67,8 @@ def local_plan(
         workers = gpus
     else:
         fitting = cores if free_mb is None else free_mb // each
-        # Two workers with a thread each do 1.56 times the volumes of one with two, in 1.41 times the memory.
+        # Two workers with a thread each do 1.56 times the volumes of one with two, for 1.41 times the main
+        # memory.
         workers = max(1, min(cores, fitting))
     note = ""
     if free_mb is not None and workers > 1 and workers * each > free_mb:

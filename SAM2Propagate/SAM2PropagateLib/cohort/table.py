@@ -71,7 +71,7 @@ def lines_of(
         if record is not None:
             notes = " ".join(record.notes)
             lines += [
-                # Without the pictures, which would take much memory.
+                # Without the pictures, which would take much main memory.
                 Line(volume, name, DONE, replace(record, rows=()), replace(row, picture=b""), number, notes)
                 for number, row in enumerate(record.rows)
             ]

@@ -109,7 +109,7 @@ def load_model(
         InputError: for the file (`read_state`), the device (`pick_device`), `unknown_precision`,
             `int8_unavailable`, `bad_input_size`, `config_unknown`, `config_unreadable`, `config_not_allowed`,
             `weights_do_not_match`.
-        SAM2PropagateError: `model_does_not_fit`: not enough memory on the device or in the computer.
+        SAM2PropagateError: `model_does_not_fit`: not enough main or GPU memory.
     """
     path = Path(path)
     where = device if isinstance(device, torch.device) else pick_device(device)
@@ -469,7 +469,7 @@ def _listed(problems: list[Text]) -> Text:
     return listed
 
 
-# --- memory
+# --- main memory and GPU memory
 
 
 def memory_needed(parameters: int, input_size: int, *, copies: int = 1) -> int:

@@ -62,7 +62,7 @@ class Carrier:
     Args:
         steps: the model.
         features: of the frames.
-        max_batch: the most frames tracked at once; it is halved for good when the device runs out of memory.
+        max_batch: the most frames tracked at once; it is halved for good when main or GPU memory runs out.
         motion: between the frames; None: masks are carried by the model alone.
     """
 
@@ -145,7 +145,7 @@ class Carrier:
         return fronts
 
     def _advance(self, group: list[Front], reached: Mapping[int, _Reached]) -> None:
-        """Move a batch of fronts one frame further; with too little memory, in halves."""
+        """Move a batch of fronts one frame further; with too little main or GPU memory, in halves."""
         if self._try_to_advance(group, [reached[id(front)] for front in group]):
             return
         if len(group) > 1:
@@ -158,8 +158,8 @@ class Carrier:
             raise out_of_memory_error(self._steps.device)
 
     def _try_to_advance(self, group: list[Front], reached: Sequence[_Reached]) -> bool:
-        """Try that, and tell whether there was enough memory; if not, the attempt's memory is free on
-        return."""
+        """Try that, and tell whether there was enough main or GPU memory; if not, what the attempt took is
+        free on return."""
         features = [one.features for one in reached]
         try:
             # Everything stays on the device, and the memory is made of the fused mask.

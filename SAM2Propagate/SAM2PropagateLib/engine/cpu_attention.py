@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-# The largest matrix of attention weights; above it the gain is not worth the memory.
+# The largest matrix of attention weights; above it the gain is not worth the main memory.
 _MOST_BYTES = 256 << 20
 # A piece of that matrix that fits into the processor's cache; at 1024 pixels the whole would be 450 MB.
 PIECE_BYTES = 4 << 20

@@ -1,4 +1,4 @@
-"""Chooses device and precision, and finds out how much memory is free."""
+"""Chooses device and precision, and finds out how much main or GPU memory is free."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def why_unusable(name: str) -> Words | None:
 
 
 def describe(device: torch.device) -> str:
-    """Return the device in words: a GPU's name and memory, or the CPU and the number of threads torch
+    """Return the device in words: a GPU's name and GPU memory, or the CPU and the number of threads torch
     uses."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -115,10 +115,10 @@ def _cpu_name() -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the free memory of the device for this process in bytes; None if unknown."""
+    """Return the bytes of main or GPU memory that this process can have on the device; None if unknown."""
     if device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(device)
-        # Memory that torch has reserved but does not use is free for us, too.
+        # GPU memory that torch has reserved but does not use is free for us, too.
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     if device.type == "mps":
         try:

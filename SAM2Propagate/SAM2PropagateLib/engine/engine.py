@@ -25,7 +25,7 @@ class PropagationEngine:
 
     Args:
         loaded: the model; the engine takes it over and may change its precision in place.
-        cache_megabytes: encoder features kept on the device per session; None: by the free memory.
+        cache_megabytes: encoder features kept on the device per session; None: by what is free there.
         batch_size: frames encoded at once; None: 8, on a CPU see `frames_at_once`.
         patience: frames without a trace of a segment after which it counts as ended; None: never.
         motion: carry masks along the image's motion, too; else by the model alone, as SAM 2 does.

@@ -35,7 +35,7 @@ class EncodedFrame(Protocol):
         """Return the same on a device."""
 
     def to_host(self) -> Any:
-        """Return a copy in the host's memory."""
+        """Return a copy in main memory."""
 
 
 class FrameMemory(Protocol):

@@ -19,14 +19,14 @@ FeatureKey = tuple[Sight, int]
 class FeatureStore:
     """Features by sight and frame index; the least recently used are dropped first.
 
-    Two tiers on a GPU: the device's memory first, then the host's; on a CPU only one.
+    Two tiers on a GPU: GPU memory first, then main memory; on a CPU only one.
 
     Args:
         encode: makes the features of these frames, on the device, together.
         device: where features are computed and handed out.
         budget: bytes that may be kept on the device.
-        host_budget: bytes that may be kept in the host's memory, too; ignored on a CPU.
-        batch_size: frames encoded at once at most; halved for good when the device runs out of memory.
+        host_budget: bytes that may be kept in main memory, too; ignored on a CPU.
+        batch_size: frames encoded at once at most; halved for good when main or GPU memory runs out.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class FeatureStore:
         return done
 
     def _try_to_encode(self, frames: list[FeatureKey]) -> Sequence[EncodedFrame] | None:
-        """Encode frames; None if there was too little memory, with the attempt's memory free on return."""
+        """Encode frames; None if main or GPU memory was too little; the attempt's share is free on return."""
         try:
             return self._encode(frames)
         except Exception as error:
@@ -126,7 +126,7 @@ class FeatureStore:
             raise out_of_memory_error(self._device)
 
     def offload(self) -> bool:
-        """Free memory on the device for good: move what is kept to the host, or on a CPU drop half of it.
+        """Move what is kept on the device to main memory, for good; on a CPU drop half of it.
 
         Returns:
             Whether anything was freed.
@@ -159,7 +159,7 @@ class FeatureStore:
                     self._far[frame] = features.to_host()
                     self._far_bytes += features.nbytes
                 except Exception as error:
-                    # If the host has too little memory, the frame is dropped, and encoded again when needed.
+                    # With too little main memory, the frame is dropped, and encoded again when needed.
                     if not is_out_of_memory(error):
                         raise
         while self._far and self._far_bytes > self._host_budget:

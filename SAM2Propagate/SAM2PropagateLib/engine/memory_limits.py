@@ -31,7 +31,7 @@ def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
 
 @contextmanager
 def told_of_memory(device: torch.device) -> Iterator[None]:
-    """Turn a lack of memory within it into the error for the user.
+    """Turn a lack of main or GPU memory within it into the error for the user.
 
     Raises:
         SAM2PropagateError: `out_of_memory`.
@@ -45,10 +45,10 @@ def told_of_memory(device: torch.device) -> Iterator[None]:
 
 
 def with_room(work: Callable[[], _Result], offload: Callable[[], bool], device: torch.device) -> _Result:
-    """Do a step on one frame; if memory is short, free kept features and try again. Return the result.
+    """Do a step on one frame and return its result; free kept features and try again if it does not fit.
 
     Args:
-        offload: frees kept memory; returns whether there was any.
+        offload: frees main or GPU memory that is kept; returns whether there was any.
 
     Raises:
         SAM2PropagateError: `out_of_memory`.
@@ -59,16 +59,16 @@ def with_room(work: Callable[[], _Result], offload: Callable[[], bool], device: 
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        # Outside the handler, so that the attempt's memory is free.
+        # Outside the handler, so that what the attempt took is free.
         if not offload():
             raise out_of_memory_error(device)
 
 
 def feature_budgets(device: torch.device, megabytes: int | None = None) -> tuple[int, int]:
-    """Return bytes of encoder features kept (on the device, in the host's memory beside it).
+    """Return bytes of encoder features kept (on the device, in main memory beside it).
 
-    Without `megabytes`: half of what is free on a GPU and a quarter of the host's free memory, at most
-    4 GB of it; on a CPU (or MPS, which shares the host's memory) a quarter of the free memory, at most 4 GB.
+    Without `megabytes`: half of what is free on a GPU and a quarter of the free main memory, at most 4 GB
+    of it; on a CPU (or MPS, which shares main memory) a quarter of the free main memory, at most 4 GB.
     """
     # 4 GB count as free where the system does not say.
     host = min((available_host_memory() or 4096 * _MEGABYTE) // 4, 4096 * _MEGABYTE)
@@ -81,5 +81,5 @@ def feature_budgets(device: torch.device, megabytes: int | None = None) -> tuple
 
 
 def motion_budget() -> int:
-    """Return bytes of motion between frames kept: a sixteenth of the host's free memory, at most 512 MB."""
+    """Return bytes of motion between frames kept: a sixteenth of the free main memory, at most 512 MB."""
     return min((available_host_memory() or 4096 * _MEGABYTE) // 16, 512 * _MEGABYTE)

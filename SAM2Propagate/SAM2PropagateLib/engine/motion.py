@@ -92,7 +92,7 @@ class MotionStore:
         try:
             return self._kept[sight, frame, step].result()
         except BaseException:
-            # The next call tries again, when there may be enough memory.
+            # The next call tries again, when there may be enough main memory.
             self._kept.pop((sight, frame, step), None)
             raise
 

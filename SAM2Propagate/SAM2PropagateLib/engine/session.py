@@ -312,7 +312,7 @@ class EngineSession:
         )
 
     def _with_room_for_edge(self, mask: FrameMask) -> FrameMask:
-        """Return the mask with an edge that frees kept features if memory is short when it is computed."""
+        """Return the mask with an edge that frees kept features if main or GPU memory is short then."""
         edge, offload, device = mask.edge, self.features.offload, self._steps.device
         return mask if edge is None else replace(mask, edge=lambda: with_room(edge, offload, device))
 

@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 # On more cores, the frames divide them.
 _MOST = 4
 # What a further frame takes, per pixel of the model's input; measured 450 with the smallest models. Of the
-# free memory a quarter may go into that.
+# free main memory a quarter may go into that.
 _BYTES_PER_PIXEL, _SHARE_OF_FREE = 1000, 4
 
 
@@ -52,7 +52,7 @@ class SideBySide:
         try:
             return list(map(Future.result, futures))
         finally:
-            # An error refers to this frame: it must not lead to what the work had in memory.
+            # An error refers to this frame: it must not lead to what the work had in main memory.
             futures.clear()
 
 

@@ -54,7 +54,7 @@ class FrameFeatures:
         return FrameFeatures(*(part.to(device, non_blocking=True) for part in parts))
 
     def to_host(self) -> FrameFeatures:
-        """Return a copy in the host's memory, pinned beside a CUDA device so that it comes back fast."""
+        """Return a copy in main memory, pinned beside a CUDA device so that it comes back fast."""
 
         def copied(part: torch.Tensor) -> torch.Tensor:
             host = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
@@ -86,7 +86,7 @@ class Memory:
 class SAM2Steps:
     """SAM 2's steps on batches, in the model's compute precision.
 
-    It takes the model over and converts its parts in place, so that a large model is not in memory twice.
+    It takes the model over and converts its parts in place, so that a large model is not there twice.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -148,7 +148,7 @@ class SAM2Steps:
         each."""
         with self._attention_mode():
             fine, middle, coarse = self._encoder(images)
-        # Clones, so that dropping a frame from the cache frees memory instead of a view of the batch.
+        # Clones, so that dropping a frame from the cache frees main or GPU memory, not a view of the batch.
         if len(images) == 1:
             return [FrameFeatures(fine[0], middle[0], coarse[0])]
         return [

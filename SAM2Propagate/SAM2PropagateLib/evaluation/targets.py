@@ -1,4 +1,4 @@
-"""Volumes with reference labels on disk: which there are, and one at a time in memory."""
+"""Volumes with reference labels on disk: which there are, and one at a time in main memory."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class LoadedTarget:
-    """A target in memory.
+    """A target in main memory.
 
     Attributes:
         target: which.

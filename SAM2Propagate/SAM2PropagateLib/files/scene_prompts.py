@@ -45,7 +45,7 @@ _SEGMENTATION, _VOLUME = "SAM2Propagate.Segmentation", "SAM2Propagate.Volume"
 _STATE, _KEPT, _PLACES = "SAM2PropagateState", "prompts", "places"
 _PLACES_VERSION = 1
 _ENCODED = "%:"
-# Bytes; a larger file is not a scene but made to fill the memory.
+# Bytes; a larger file is not a scene but made to fill main memory.
 _MOST_SCENE, _MOST_MARKUP, _MOST_HEADER = 512 << 20, 64 << 20, 16 << 20
 # Voxels; corners of two grids that are closer are the same.
 _SAME_CORNER = 0.5

@@ -203,7 +203,7 @@ def _write_voxels(
     layer_count: int,
     dtype: np.dtype,
 ) -> None:
-    """Write the gzip-compressed voxels, layer fastest, then I, J, K, with one K slab in memory at a time."""
+    """Write the gzip-compressed voxels, layer fastest, then I, J, K, one K slab in main memory at a time."""
     planes, rows, columns = masks[0].shape
     with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=4, mtime=0) as stream:
         for plane in range(planes):

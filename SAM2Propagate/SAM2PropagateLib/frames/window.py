@@ -310,7 +310,7 @@ def finite_range(array: npt.ArrayLike) -> tuple[float, float]:
 
 
 def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Yield the array in pieces along its first dimension, to save memory."""
+    """Yield the array in pieces along its first dimension, to save main memory."""
     if values.ndim < 2 or values.size <= _BLOCK:
         yield values
         return

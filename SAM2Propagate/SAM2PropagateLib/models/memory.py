@@ -27,7 +27,7 @@ _TOLD_BY_WORDS = {("builtins", "RuntimeError"), ("cv2", "error")}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that a device or the computer has run out of memory."""
+    """Tell whether an exception means that main or GPU memory has run out."""
     kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
     if isinstance(error, MemoryError) or any(name == _ITS_NAME for _, name in kinds):
         return True
@@ -38,9 +38,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def available_host_memory() -> int | None:
     """Return how many bytes of main memory a new process could use now; None if unknown.
 
-    Linux: the kernel's available memory, or less if a container's limit is lower.
+    Linux: the kernel's available main memory, or less if a container's limit is lower.
     Windows: free physical memory.
-    macOS: three quarters of all memory, as that system compresses and swaps the memory of other processes and
+    macOS: three quarters of all main memory, as that system compresses and swaps that of other processes and
     has no figure for this.
     """
     try:
@@ -74,7 +74,7 @@ def _meminfo_available(path: Path) -> int | None:
 
 
 def _cgroup_available(root: Path) -> int | None:
-    """Return the memory that a container's limit leaves; page cache that can be dropped counts as free."""
+    """Return the main memory that a container's limit leaves; page cache that can go counts as free."""
     for limit_name, used_name, cache_name in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),

@@ -27,7 +27,7 @@ class ModelEntry:
         config: the configuration for `load_model`; None if the file has it.
         input_size: side of its input in pixels unless another is chosen.
         parameters: how many weights, in millions.
-        memory_mb: most memory (2**20 bytes) of a process that loads it and segments two frames at
+        memory_mb: most main memory (2**20 bytes) of a process that loads it and segments two frames at
             `input_size`: measured on a CPU in float32, torch itself included (Tools/measure_memory.py) and
             rounded up to 50. An estimate for a GPU, not measured on one. Kept features of frames come on top.
         resource: the file's name in the extension's Resources/Models; None for a download.

@@ -269,7 +269,7 @@ class EditTracker:
         return seen is not None and any(seen.hashes(0))
 
     def snapshot(self, segmentID: str) -> Snapshot:
-        """Returns the present contents of a segment; they share memory with those kept here.
+        """Returns the present contents of a segment; they share main memory with those kept here.
 
         Raises:
             InputError: `unknown_segment`, or the volume cannot be used.

@@ -33,14 +33,14 @@ from SAM2PropagateLib.texts import tr as _
 ROLE = "preview"
 _FILL_OPACITY = 0.35
 _OUTLINE_OPACITY = 1.0
-# How much memory the voxels of cleared segments may take, which are kept for Undo.
+# How much main memory the voxels of cleared segments may take, which are kept for Undo.
 _MOST_ASIDE_BYTES = 1 << 28
 # How far the preview's color is moved towards white, to tell it from the segment.
 _LIGHTER = 0.35
 
 
 def _emptyVoxels(shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Returns zeros of this shape, in memory that is taken page by page as frames are written.
+    """Returns zeros of this shape, in main memory that is taken page by page as frames are written.
 
     Linux may choose huge pages for large arrays; then the first write into each takes milliseconds.
     """
@@ -67,7 +67,7 @@ class PreviewLayer:
     """Masks on the frames of a volume, shown in the slice views until they are committed or cleared.
 
     Each segment has its own labelmap over the whole volume, so previews of different segments may overlap.
-    Only written frames take memory.
+    Only written frames take main memory.
 
     Args:
         segmentationNode: the user's segmentation; the preview takes its segments' names and colors.

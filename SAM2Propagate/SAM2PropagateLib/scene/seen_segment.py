@@ -274,7 +274,7 @@ def _cropped(
         return EMPTY, np.zeros((0, 0, 0), bool)
     (k, j, i), (i0, j0, k0) = tight, reader.box[::2]
     box = (i0 + i.start, i0 + i.stop - 1, j0 + j.start, j0 + j.stop - 1, k0 + k.start, k0 + k.stop - 1)
-    # A copy if much is cropped off, as a view would keep the whole box in memory.
+    # A copy if much is cropped off, as a view would keep the whole box in main memory.
     cropped = voxels[k, j, i]
     return box, cropped if cropped.size * 2 > voxels.size else cropped.copy()
 

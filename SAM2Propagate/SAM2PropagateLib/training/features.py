@@ -37,7 +37,7 @@ class FrameStock:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
+        """Bytes in main memory."""
         return sum(part.nbytes for part in self.parts)
 
     def pick(self, indices: Sequence[int]) -> FrameStock:

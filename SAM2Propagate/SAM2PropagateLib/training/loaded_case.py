@@ -1,4 +1,4 @@
-"""A case in memory: its image as frames, and its structures made one at a time."""
+"""A case in main memory: its image as frames, and its structures made one at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LARGEST_VALUE = 65535
 
 
 class LoadedCase:
-    """A case in memory, its structures made one at a time.
+    """A case in main memory, its structures made one at a time.
 
     Args:
         case: which.
@@ -179,7 +179,7 @@ class LoadedCase:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, about."""
+        """Bytes in main memory, about."""
         return int(self.frames.array.nbytes + sum(array.nbytes for array in self._arrays()))
 
     def _arrays(self) -> list[np.ndarray]:

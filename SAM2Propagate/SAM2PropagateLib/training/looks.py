@@ -49,7 +49,7 @@ class Look:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
+        """Bytes in main memory."""
         return self.frames.nbytes + self.masks.nbytes + self.areas.nbytes
 
 

@@ -24,9 +24,9 @@ from SAM2PropagateLib.training.looks import MOST_FRAMES, Look, draw_look
 from SAM2PropagateLib.training.recipe import Recipe
 from SAM2PropagateLib.training.warps import draw_warped_look
 
-# Volumes kept in memory.
+# Volumes kept in main memory.
 _CASE_BYTES = 3_000_000_000
-# Looks kept in memory; the others are read from their files when they are wanted.
+# Looks kept in main memory; the others are read from their files when they are wanted.
 _LOOK_BYTES = 4_000_000_000
 # Looks kept in files, about: enough for all that the default recipe wants at 384 pixels and below.
 _FILE_BYTES = 10_000_000_000
@@ -49,7 +49,7 @@ class Source:
 
 
 class CaseShelf:
-    """Cases in memory, the least recently used out first."""
+    """Cases in main memory, the least recently used out first."""
 
     def __init__(self, budget: int = _CASE_BYTES) -> None:
         self._budget = budget
@@ -77,12 +77,12 @@ def most_looks(recipe: Recipe, size: int) -> int:
 
 
 class LookStore:
-    """Looks by their numbers, in files, and the last ones in memory.
+    """Looks by their numbers, in files, and the last ones in main memory.
 
     Args:
-        folder: encoded looks are kept here, so that they need not all be in memory, and a run taken up again
-            need not encode them.
-        budget: bytes of looks kept in memory.
+        folder: encoded looks are kept here. So they need not all be in main memory, and a run taken up
+            again need not encode them.
+        budget: bytes of looks kept in main memory.
     """
 
     def __init__(self, folder: Path, budget: int = _LOOK_BYTES) -> None:
@@ -93,7 +93,7 @@ class LookStore:
 
     @property
     def in_memory(self) -> tuple[int, ...]:
-        """The numbers of the looks that are in memory."""
+        """The numbers of the looks that are in main memory."""
         return tuple(self._kept)
 
     def has(self, number: int) -> bool:

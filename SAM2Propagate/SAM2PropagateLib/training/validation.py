@@ -82,7 +82,7 @@ class Validation:
 
     @property
     def kept_bytes(self) -> int:
-        """Features in memory."""
+        """Features in main memory."""
         return sum(store.nbytes for store in self._stores.values())
 
     def score(self, loaded: LoadedModel, between: Callable[[], None] = lambda: None) -> Score:

@@ -44,7 +44,7 @@ class ServedEngine:
 
     def load_model(self, request: LoadModel, progress: ReportProgress) -> Mapping[str, Any]:
         """See `Engine`."""
-        # Before loading, to free the former model's memory.
+        # Before loading, to free the former model's main or GPU memory.
         self._engine = None
         self.release_memory()
         # PyTorch takes seconds to start. A wrong name is reported before that.

@@ -103,4 +103,4 @@ class Engine(Protocol):
         """Return a session over a volume with the loaded model."""
 
     def release_memory(self) -> None:
-        """Free as much memory as possible, after an allocation has failed."""
+        """Free as much main or GPU memory as possible, after an allocation has failed."""

@@ -57,5 +57,5 @@ def told(error: Exception) -> SAM2PropagateError:
 
 
 def needs_memory(error: SAM2PropagateError) -> bool:
-    """Tell whether memory should be freed after this error."""
+    """Tell whether main or GPU memory should be freed after this error."""
     return error.code in _MEMORY_CODES

@@ -132,14 +132,14 @@ class WorkerServer:
         else:
             if result is not None:
                 self._outlet.send(DoneEvent(request_id, result))
-        # Now that the exception and its traceback are gone, they hold no memory any more.
+        # Now that the exception and its traceback are gone, they hold no main or GPU memory any more.
         if failure is not None:
             self._note(failure)
             self._outlet.send(ErrorEvent(request_id, failure))
         self._inbox.finish(request_id)
 
     def _note(self, failure: SAM2PropagateError) -> None:
-        # Tracebacks keep the failed work's memory alive.
+        # Tracebacks keep what the failed work allocated.
         failure.__traceback__ = failure.__cause__ = failure.__context__ = None
         if needs_memory(failure):
             self._release_memory()

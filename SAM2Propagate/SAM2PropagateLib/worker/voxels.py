@@ -100,7 +100,7 @@ def decompress(
     expected = kind.itemsize
     for length in shape:
         expected *= int(length)
-    # Before any allocation, as a wrong shape must not fill the memory.
+    # Before any allocation, as a wrong shape must not fill main memory.
     if expected <= 0 or expected > _MOST_GAIN * (len(data) + 1):
         raise _damaged(
             _("{expected} bytes were announced, which {got} bytes cannot hold").format(
