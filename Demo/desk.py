@@ -308,7 +308,7 @@ class DemoDesk:
                 "Tell the developers.",
             )
 
-    def start_anew(self, segment: str, frame: int) -> None:
+    def clear_slice(self, segment: str, frame: int) -> None:
         """Removes all prompts of a segment on a slice, and its preview there."""
         self._choose(segment)
         self.controller.clearPrompts(frame)

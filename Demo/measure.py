@@ -21,7 +21,7 @@ BoolArray = npt.NDArray[np.bool_]
 TIP = 0.1
 # A slice that agrees less with what the user sees is worth a correction; one that agrees so well is done.
 POOR, GOOD = 0.8, 0.85
-# Below this a mask is not worth keeping: the user starts the slice anew.
+# Below this a mask is not worth keeping: the user starts the slice again.
 WORTHLESS = 0.3
 # A further click at the same place would say nothing new; pixels.
 _APART = 2.5

@@ -250,7 +250,7 @@ def _correct(desk: DemoDesk, reference: Masks, first: Outcome, terminal: Termina
     painted = dice(corrected, truth) < GOOD
     if painted:
         taken_back, clicks, corrected = taken_back + len(clicks), (), truth
-        desk.start_anew(name, frame)
+        desk.clear_slice(name, frame)
         desk.paint(name, frame, truth)
         terminal.say(
             "clicks do not do: the slice is painted in the Segment Editor, after the reference label"

@@ -134,7 +134,7 @@ def test_a_new_option_of_runs_is_chosen_or_given_and_reaches_the_session(headles
     case.controller.close()
 
 
-def test_a_reach_that_leads_nowhere_is_refused(case):
+def test_a_reach_of_no_slices_is_refused(case):
     case.click(12, 15, 8)
     assert not case.controller.propagate(reach=0)
     assert "at least 1 slice" in case.texts[-1]
@@ -385,7 +385,7 @@ def test_a_range_is_two_clicks(case):
     assert [one.frame for one in strip.frames if one.isInRange] == list(range(4, 14))
 
 
-def test_a_box_starts_a_slice_anew_and_there_is_one(case):
+def test_a_box_replaces_the_mask_of_its_slice_and_there_is_one(case):
     case.click(12, 15, 8)
     case.run()
     assert case.controller.addBox(case.ras(20, 20, 3), case.ras(26, 28, 3))
@@ -464,7 +464,7 @@ def test_the_window_of_the_view_is_the_window_of_the_model(case):
     case.controller.wait(60)
 
 
-def test_a_changed_image_is_opened_anew(case):
+def test_a_changed_image_is_opened_again(case):
     import slicer.util
 
     case.click(12, 15, 8)

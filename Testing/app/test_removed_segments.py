@@ -94,7 +94,7 @@ def test_a_range_that_was_begun_is_not_another_segments(case):
     assert case.workspace.prompts.segment("B").range is not None
 
 
-def test_without_prompts_the_next_click_decides_the_axis_anew(case):
+def test_without_prompts_the_next_click_decides_the_axis_again(case):
     case.click(12, 15, 8)
     case.run()
     case.controller.clearPrompts()

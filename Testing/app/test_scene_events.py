@@ -271,7 +271,7 @@ def test_a_click_does_not_let_masks_of_the_earlier_image_in(headless):
     assert case.controller.propagate()
     swapped(case)
     case.controller.poll()
-    # The click opens the volume anew; the worker does so after the run.
+    # The click opens the volume again; the worker does so after the run.
     assert case.controller.point("positive", case.ras(25, 20, 4), case.geometry.frame_normal(2))
     case.settle()
     assert case.ends[-1].frames == 0 and case.workspace.previewFrames("A") == {4}

@@ -302,7 +302,7 @@ def test_moving_the_segmentation_alone_is_no_painting_under_its_preview(case):
     assert case.workspace.previewFrames("A") == {8}
 
 
-def test_a_scale_changes_what_the_model_sees_and_is_opened_anew(case):
+def test_a_scale_changes_what_the_model_sees_and_is_opened_again(case):
     start(case)
     case.click(18, 16, 8)
     case.run()

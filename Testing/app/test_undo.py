@@ -42,7 +42,7 @@ def state(case: Any) -> tuple[Any, ...]:
         for frame in workspace.previewFrames(one)
     }
     strips = {one: case.controller.strip(one).frames for one in workspace.segmentIDs}
-    # Which axis the first prompt chose stays, until the next first prompt chooses anew.
+    # Which axis the first prompt chose stays, until the next first prompt chooses again.
     return names, workspace.prompts.segments, masks, preview, strips
 
 

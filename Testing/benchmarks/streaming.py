@@ -182,7 +182,7 @@ def cancel_seconds(command: WorkerCommand, model: LoadModel, count: int) -> list
     with WorkerSession(command) as session:
         _finish(session, session.load_model(model))
         while len(seconds) < count:
-            # Opened anew, so that nothing is known of the slices.
+            # Opened again, so that nothing is known of the slices.
             _finish(
                 session,
                 session.open_volume(

@@ -75,7 +75,7 @@ def _round(weights: str, input_size: int, scenario: Scenario, device: str, preci
             preview = session.preview(_VOLUME, prompts, _SEGMENT, scenario.start)
             figures["click_seconds"].append(seconds(preview, started))
 
-        # Opened anew, nothing is encoded.
+        # Opened again, nothing is encoded.
         open_volume()
         box = box_at(scenario.box(0), scenario.start, geometry, axis)
         prompts = PromptSet(axis=axis).add(_SEGMENT, box)

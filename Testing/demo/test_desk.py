@@ -143,14 +143,14 @@ def test_a_painted_slice_becomes_a_keyframe_and_nothing_else_changes(desk):
     np.testing.assert_allclose(mask.origin, desk.volume.geometry.ijk_to_world((0, 0, 8)))
 
 
-def test_starting_a_slice_anew_takes_only_what_is_on_it(desk):
+def test_clearing_a_slice_removes_only_what_is_on_it(desk):
     place_prompts(desk)
     desk.propagate(lambda stage, event: None)
     desk.commit()
     desk.go_to_frame(4)
     desk.click("liver", (0.0, 0.0, -4.0), positive=False)
     assert 4 in desk.preview("liver")
-    desk.start_anew("liver", 4)
+    desk.clear_slice("liver", 4)
     liver = desk.prompts.segment("liver")
     assert liver.masks == () and [one.positive for one in liver.clicks] == [True]
     assert liver.range is not None and len(desk.prompts.segment("cyst").boxes) == 1

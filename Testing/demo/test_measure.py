@@ -81,7 +81,7 @@ def test_a_click_goes_into_the_largest_wrong_region():
     assert second is not None and (second.x - 8) ** 2 + (second.y - 8) ** 2 >= 2.5**2
 
 
-def test_a_worthless_mask_is_started_anew_from_the_middle():
+def test_instead_of_a_worthless_mask_the_middle_is_clicked():
     truth = disc(25, 20, 9)
     # Although the wrong mask is larger than the structure.
     assert next_click(disc(8, 25, 12) & ~truth, truth) == NextClick(25.0, 20.0, True)

@@ -50,7 +50,7 @@ def half_width() -> dict[str, int]:
 
 
 def bundled(precision: str = "float32", input_size: int = 256) -> LoadedModel:
-    """The bundled model, loaded anew: an engine takes its model over."""
+    """The bundled model, loaded again: an engine takes its model over."""
     return load_model(BUNDLED, device="cpu", precision=precision, input_size=input_size)
 
 

@@ -124,7 +124,7 @@ def test_sizes_that_work(size: int) -> None:
             curr=[current], curr_pos=[current], memory=memory, memory_pos=memory, num_obj_ptr_tokens=4
         )
         assert out.shape == current.shape
-    # The table of positions has the right size, so that it is not made anew at each call.
+    # The table of positions has the right size, so that it is not made again at each call.
     for layer in model.memory_attention.layers:
         assert layer.self_attn.freqs_cis.shape[0] == side * side
 

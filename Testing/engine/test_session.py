@@ -398,7 +398,7 @@ def test_encoding_ahead_spares_the_run_the_encoder() -> None:
     assert session(blocks()).encode_ahead(range(20), lambda: True) == 0
 
 
-def test_what_was_carried_keeps_its_window_until_it_is_asked_for_anew() -> None:
+def test_what_was_carried_keeps_its_window_until_a_run_anew() -> None:
     volume = blocks()
     opened = session(volume)
     run(opened, segment({8: BRIGHT_BOX}))
@@ -426,7 +426,7 @@ def test_frames_of_a_window_that_nothing_uses_make_room_for_those_of_the_present
     opened.set_frames(frames_of(volume, Window(300, 150)))
     opened.preview(8, GRAY_CLICK, "gray")
     assert opened.encode_ahead(range(20), lambda: False) == 19
-    # What a segment was carried in stays, until it is carried anew.
+    # What a segment was carried in stays, until a run `anew`.
     run(opened, segment({8: GRAY_CLICK}, "gray"))
     opened.set_frames(frames_of(volume, Window(400, 200)))
     assert opened.features.nbytes == size

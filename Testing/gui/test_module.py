@@ -154,7 +154,7 @@ def test_entering_again_and_again_adds_no_observer(module: Any) -> None:
     assert counts == [1, 1, 1]
 
 
-def test_reload_takes_the_library_anew(module: Any) -> None:
+def test_reload_imports_the_library_again(module: Any) -> None:
     node = load_sample()
     module.ui.volumeSelector.setCurrentNode(node)
     old_widget, old_library = module.widget, sys.modules["SAM2PropagateLib.scene.volume"]

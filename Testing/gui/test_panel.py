@@ -502,7 +502,7 @@ def test_the_editor_choosing_a_segment_by_itself_changes_no_choice(desk: Desk) -
     assert desk.controller.segmentID == second == desk.parameters.segmentID == editor.currentSegmentID()
 
 
-def test_the_chosen_segment_is_there_when_the_module_is_opened_anew(stand_ins: Any) -> None:
+def test_the_chosen_segment_is_there_when_the_module_is_opened_again(stand_ins: Any) -> None:
     from Headless.slicer_modules import ModuleInSlicer
 
     desk = Desk(ModuleInSlicer(MODULE_FILE).open())
@@ -607,7 +607,7 @@ def test_the_views_keep_what_they_show_until_the_user_chooses_a_volume_here(
             logic.SetMRMLScene(None)
 
 
-def test_a_reach_that_leads_nowhere_cannot_be_chosen(desk: Desk) -> None:
+def test_a_reach_of_no_slices_cannot_be_chosen(desk: Desk) -> None:
     ui, parameters = desk.ui, desk.parameters
     ui.limitReachCheckBox.setChecked(True)
     for wrong, right in ((0, 1), (-5, 1), (2**31 - 1, 9999)):
@@ -837,7 +837,7 @@ def test_the_line_of_the_slice_in_view_follows_the_wheel_at_little_cost(
         assert shown == [6] == [strip.shownFrame], "once for all steps"
         scroll(11)
         QtCore.QCoreApplication.processEvents()
-        assert strip.shownFrame == 11 and made == [], "the strip itself is not made anew"
+        assert strip.shownFrame == 11 and made == [], "the strip itself is not made again"
         module.exit()
         assert layout.node.HasObserver(event) == before
         scroll(3)

@@ -228,7 +228,7 @@ def test_an_unreadable_record_is_told(headless):
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_looking_again_finds_what_looking_for_the_first_time_finds(headless, geometry):
-    """Only what has changed is hashed anew, also where the segment grows, shrinks, moves or vanishes."""
+    """Only what has changed is hashed again, also where the segment grows, shrinks, moves or vanishes."""
     case = EditCase(headless, geometry)
     random = np.random.default_rng(7)
     shape = OLD.shape

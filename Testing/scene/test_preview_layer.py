@@ -126,7 +126,7 @@ def test_closing_leaves_nothing_behind(headless):
     assert headless.scene.GetNumberOfNodes() == before
 
 
-def test_it_starts_anew_in_a_scene_that_was_closed(headless):
+def test_it_starts_again_in_a_scene_that_was_closed(headless):
     case = CommitCase(headless)
     layer = PreviewLayer(case.segmentationNode, case.volumeNode, 2)
     layer.write("A", 7, OLD[7])

@@ -184,8 +184,8 @@ def test_a_change_ends_what_could_be_redone_and_its_number_is_new(headless):
 
 
 @pytest.mark.parametrize("kind", ["in place", "with another segment"])
-def test_what_somebody_makes_of_a_state_who_is_told_belongs_to_it(headless, kind):
-    """As a labelmap that is put where it belongs now."""
+def test_what_an_observer_changes_in_a_restored_state_belongs_to_it(headless, kind):
+    """As when a labelmap is put where it belongs now."""
     bench = Bench(headless)
     bench.write()
     if kind != "in place":

@@ -329,7 +329,7 @@ def test_a_silent_worker_is_ended_at_the_deadline_and_not_before(setup: Setup) -
     assert transport.is_killed and not setup.client.is_alive
 
 
-def test_every_sign_of_life_starts_the_time_anew(setup: Setup) -> None:
+def test_every_sign_of_life_restarts_the_time(setup: Setup) -> None:
     transport = setup.started()
     a, b = setup.client.request(PREVIEW), setup.client.request(PREVIEW)
     for step in range(5):

@@ -272,7 +272,7 @@ def test_bad_frames_are_refused(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("reach", [0, -1])
-def test_a_reach_that_leads_nowhere_is_refused_before_it_is_sent(reach: int) -> None:
+def test_a_reach_of_no_slices_is_refused_before_it_is_sent(reach: int) -> None:
     with pytest.raises(SAM2PropagateError) as refused:
         Propagate(volume="v", prompts={}, segments=("a",), options=RunOptions(reach=reach))
     assert refused.value.code == "bad_reach"

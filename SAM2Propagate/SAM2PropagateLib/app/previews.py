@@ -134,7 +134,7 @@ class Previews:
             self._messages.fail(error, isOfWorker=not isinstance(error, InputError))
             return
         workspace.underlay.ask((segmentID, frame))
-        self._messages.beginAnew(self._calls[segmentID, frame])
+        self._messages.noteRequest(self._calls[segmentID, frame])
         self._worker.startPolling()
         lost, self._lost = self._lost - {(segmentID, frame)}, set()
         for other, otherFrame in sorted(lost):

@@ -245,7 +245,7 @@ class PromptChanges:
         for name, fresh in arrived.items():
             one = new.get(name)
             for frame in sorted(fresh):
-                if _startsAnew(one, geometry, axis):
+                if _replacesMask(one, geometry, axis):
                     said = keyframes.withoutMasks(said, frame, geometry, axis)
                     said = _oneShape(said, one, frame, geometry, axis)
                 else:
@@ -351,7 +351,7 @@ def _isAcross(box: Box, geometry: VolumeGeometry, axis: int) -> bool:
     return abs(ends[0] - ends[1]) > 1.0
 
 
-def _startsAnew(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> bool:
+def _replacesMask(prompt: Prompt, geometry: VolumeGeometry, axis: int) -> bool:
     """Tells whether a prompt replaces the mask of its frame instead of correcting it."""
     return isinstance(prompt, Box) or (isinstance(prompt, Lasso) and not is_across(prompt, geometry, axis))
 
@@ -377,7 +377,7 @@ def _oneShape(
     def stays(other: Prompt) -> bool:
         isSame = other.id == shape.id or (isinstance(other, Lasso) and isinstance(shape, Lasso))
         isElsewhere = frame not in keyframes.everyFrameOf(other, geometry, axis)
-        return isSame or isElsewhere or not _startsAnew(other, geometry, axis)
+        return isSame or isElsewhere or not _replacesMask(other, geometry, axis)
 
     return said.only(stays, *DRAWN)
 

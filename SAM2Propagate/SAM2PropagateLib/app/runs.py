@@ -110,7 +110,7 @@ class Runs:
         self._tellOfWindow(workspace, wanted, options.anew)
         self._running.begin(call, wanted)
         workspace.underlay.begin(wanted)
-        self._messages.beginAnew(call)
+        self._messages.noteRequest(call)
         self._tellOfMoved(workspace, elsewhere)
         self._worker.startPolling()
         self._changed.emit(None)

@@ -135,7 +135,7 @@ class Underlay:
         self._run.update({name: now[name] for name in self._run if name in now})
 
     def refresh(self, segmentID: str, frames: Iterable[int]) -> None:
-        """Sets the bases of frames anew, after a commit on them was undone."""
+        """Sets the bases of frames again, after a commit on them was undone."""
         keys = [(segmentID, frame) for frame in frames if (segmentID, frame) in self._shown]
         if keys:
             self._shown.update(dict.fromkeys(keys, self._snapshot(segmentID)))

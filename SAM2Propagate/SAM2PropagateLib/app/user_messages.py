@@ -54,7 +54,7 @@ class UserMessages:
         if error.code not in self._toldOf:
             self.fail(error)
 
-    def beginAnew(self, call: Call) -> None:
+    def noteRequest(self, call: Call) -> None:
         """Notes a new request to the worker: errors may be shown again."""
         self._toldOf.clear()
         if self._retries is not None:

@@ -33,7 +33,7 @@ class OpenVolumes:
     def __init__(self, session: WorkerSession) -> None:
         self._session = session
         self._open: dict[tuple[str, int], _OpenedVolume] = {}
-        # Volumes as the run under way sees them, if they were opened anew since it began.
+        # Volumes as the run under way sees them, if they were opened again since it began.
         self._ofRun: dict[tuple[str, int], _OpenedVolume] = {}
 
     @staticmethod

@@ -35,7 +35,7 @@ class Track:
     def crop(self) -> FrameCrop:
         return self.sight.crop
 
-    def seen_anew(self, sight: Sight) -> Track:
+    def seen_in(self, sight: Sight) -> Track:
         """Return a track with the same written frames, all of them out of date."""
         return Track(sight, written=dict.fromkeys(self.written, ()))
 

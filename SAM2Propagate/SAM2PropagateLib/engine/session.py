@@ -162,7 +162,7 @@ class EngineSession:
             return track
         # With another segment's crop the frames need not be encoded again.
         shared = (t.crop for t in self._tracks.values() if crops.serves(t.crop, region, wanted))
-        changed = track.seen_anew(Sight(next(shared, wanted), self._frames.window))
+        changed = track.seen_in(Sight(next(shared, wanted), self._frames.window))
         if segment not in self._running:
             self._tracks[segment] = changed
         return changed
@@ -240,7 +240,7 @@ class EngineSession:
         track = self._tracks.setdefault(segment, Track(self._sight))
         window = self._frames.window
         if track.sight.window != window and segment not in self._running and (anew or not track.written):
-            track = self._tracks[segment] = track.seen_anew(Sight(track.crop, window))
+            track = self._tracks[segment] = track.seen_in(Sight(track.crop, window))
         return track
 
     def _keyframe(self, track: Track, frame: int, prompts: FramePrompts) -> Keyframe:

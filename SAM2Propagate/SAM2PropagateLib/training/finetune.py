@@ -52,7 +52,7 @@ class FinetuneJob:
         further: parts to unfreeze beside the memory half and the heads.
         epochs: 0: no limit but the recipe's.
         resume: go on with the run that was stopped; what it wrote already is written again. overwrite:
-            begin anew whatever is there.
+            start over, whatever is there.
     """
 
     cases: Path

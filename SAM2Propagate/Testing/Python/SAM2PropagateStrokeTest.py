@@ -564,7 +564,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         self.assertIn("axial", case.texts[0])
         self.assertEqual(case.strokes(), (lasso,))
 
-    def test_aScribbleCorrectsWhatARunFoundAndALassoStartsAnew(self) -> None:
+    def test_aScribbleCorrectsWhatARunFoundAndALassoReplacesIt(self) -> None:
         case = self.case()
         case.clickOn(MIDDLE, "positive")
         case.run()
