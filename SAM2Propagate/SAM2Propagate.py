@@ -119,7 +119,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.module: OpenModule | None = None
 
     def setup(self) -> None:
-        """Build the panel; called once, when the module is opened for the first time."""
+        """Builds the panel; Slicer calls it once, when the module is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
         widget = slicer.util.loadUI(self.resourcePath("UI/SAM2Propagate.ui"))
         self.layout.addWidget(widget)
@@ -146,7 +146,7 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self.module.views
 
     def cleanup(self) -> None:
-        """Called when Slicer quits and before the module is reloaded: nothing of ours stays behind."""
+        """Removes all that is ours; Slicer calls it when it quits and before it reloads the module."""
         if self.module is not None:
             self.module.close()
         self.removeObservers()
@@ -159,17 +159,17 @@ class SAM2PropagateWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         texts.set_translator(None)
 
     def enter(self) -> None:
-        """Called whenever the user switches to this module."""
+        """Follows scene and views; Slicer calls it whenever the user switches to this module."""
         if self.module is not None:
             self.module.enter()
 
     def exit(self) -> None:
-        """Called whenever the user switches to another module; a run goes on."""
+        """Leaves scene and views alone; Slicer calls it when the user switches to another module."""
         if self.module is not None:
             self.module.exit()
 
     def onReload(self) -> None:
-        """Reload the module and its library (a button in Slicer's developer mode)."""
+        """Reloads the module and its library (a button in Slicer's developer mode)."""
         for name in [name for name in sys.modules if name == LIBRARY or name.startswith(LIBRARY + ".")]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
@@ -239,13 +239,13 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         return SAM2PropagateParameterNode(super().getParameterNode())  # type: ignore[call-arg]
 
     def preview(self, segmentID: str, ras: Any, positive: bool = True) -> bool:
-        """Place a click (RAS, mm) for a segment of what `controller.select` chose, and show its preview."""
+        """Places a click (RAS, mm) for a segment of what `controller.select` chose, and shows its preview."""
         controller = self.controller
         controller.select(controller.volumeNode, controller.segmentationNode, segmentID)
         return controller.point("positive" if positive else "negative", ras)
 
     def propagate(self, *segmentIDs: str, **options: Any) -> bool:
-        """Start a run of these segments, or of what is chosen; see `Controller.propagate`."""
+        """Starts a run of these segments, or of what is chosen; see `Controller.propagate`."""
         return self.controller.propagate(segmentIDs or None, **options)
 
     def editSoon(self) -> None:
@@ -282,7 +282,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         return WorkerSession(replace(command, log_file=log_file))
 
     def close(self) -> None:
-        """End the run, the worker and downloads; prompts and segments stay in the scene."""
+        """Ends the run, the worker and downloads; prompts and segments stay in the scene."""
         self.modelList.close()
         self.computer.changed.disconnect(self._leaveWorker)
         self.server.close()
@@ -294,7 +294,7 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
             timer.close()
 
     def _leaveWorker(self, _none: None = None) -> None:
-        """Another computer was chosen: the worker on the former one ends."""
+        """Ends the worker on the computer that was chosen before."""
         self.controller.leaveWorker()
         if self._session is not None:
             self._session.close(0.0)
@@ -334,7 +334,7 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:
-        """Run every test of this class."""
+        """Runs every test of this class."""
         for test in (
             self.test_sample,
             self.test_parameterNode,
@@ -374,7 +374,7 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
         self.assertIn("Empty", caught.exception.sentence)
 
     def test_nothingStarts(self) -> None:
-        """Making the worker's session starts no process."""
+        """Checks that making the worker's session starts no process."""
         logic = SAM2PropagateLogic()
         self.assertFalse(logic.workerSession().is_running)
         self.assertEqual(logic.workerSession().starts, 0)
