@@ -191,7 +191,7 @@ def check_rendering(command: str) -> None:
 # --- the state of .venv -------------------------------------------------------------------------------------
 
 
-class State(NamedTuple):
+class VenvState(NamedTuple):
     """What run.py knows of its .venv, kept in a file there."""
 
     python: str
@@ -199,7 +199,7 @@ class State(NamedTuple):
     unfinished: str = ""
 
     @classmethod
-    def read(cls, folder: Path) -> "State | None":
+    def read(cls, folder: Path) -> "VenvState | None":
         """Return the state in `folder`, or None where there is none that can be read."""
         try:
             values = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
@@ -237,7 +237,7 @@ def fingerprint(root: Path, layer: Layer, python: str) -> str:
 def missing_layers(root: Path, names: "tuple[str, ...]") -> "list[str]":
     """Return the layers of `names` that are not installed as their files say, in order."""
     folder = root / ".venv"
-    state = State.read(folder)
+    state = VenvState.read(folder)
     if state is None or state.unfinished or not venv_python(folder).exists():
         return list(names)
     return [name for name in names if state.layers.get(name) != fingerprint(root, LAYERS[name], state.python)]
@@ -383,7 +383,7 @@ def install_layer(root: Path, layer: Layer, label: str) -> None:
     """Install one layer with pip, telling about it line by line. Raises Problem if pip fails."""
     folder = root / ".venv"
     log = folder / LOG_NAME
-    state = State.read(folder)
+    state = VenvState.read(folder)
     assert state is not None
     say(f"{label} {layer.title}")
     started, before = time.monotonic(), folder_mib(folder)
@@ -419,7 +419,7 @@ def install_layer(root: Path, layer: Layer, label: str) -> None:
             state.write(folder)
         raise explain_failure(layer, output, log)
     layers = dict(state.layers, **{layer.name: fingerprint(root, layer, state.python)})
-    State(state.python, layers).write(folder)
+    VenvState(state.python, layers).write(folder)
     say(f"      done in {time.monotonic() - started:.0f} s, {max(0, folder_mib(folder) - before)} MiB")
 
 
@@ -464,7 +464,7 @@ def _prepare_locked(root: Path, folder: Path, names: "tuple[str, ...]") -> None:
     missing = missing_layers(root, names)
     if not missing:
         return
-    state = State.read(folder)
+    state = VenvState.read(folder)
     ours = (LOCK_NAME, STATE_NAME, STATE_NAME + ".part")
     if state is None and any(entry.name not in ours for entry in folder.iterdir()):
         raise Problem(f"{folder} was not made by run.py. Rename or remove it, then run this again.")
@@ -476,7 +476,7 @@ def _prepare_locked(root: Path, folder: Path, names: "tuple[str, ...]") -> None:
         if state is not None:
             say("An earlier installation was not finished: starting over.")
         version = "{}.{}.{}".format(*sys.version_info[:3])
-        state = State(version, {}, "venv")
+        state = VenvState(version, {}, "venv")
         state.write(folder)
         say(f"[0/{len(missing)}] a virtual environment with Python {version}")
         make_venv(folder)

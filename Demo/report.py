@@ -14,7 +14,7 @@ from Demo.canvas import rgb
 from Demo.desk import DemoDesk
 from Demo.measure import TIP, doubtful_slices, rate
 from Demo.montage import Sheet, Strip, Table, Tile
-from Demo.story import CorrectedSlice, Outcome, Story, slice_agreement
+from Demo.story import AppliedRun, CorrectedSlice, Story, slice_agreement
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.prompts.document import to_document
 
@@ -92,7 +92,7 @@ def _structure(story: Story, structure: case.Structure) -> dict[str, Any]:
     }
 
 
-def _run(outcome: Outcome) -> dict[str, Any]:
+def _run(outcome: AppliedRun) -> dict[str, Any]:
     run = outcome.propagation
     written, seconds = run.count("frames_written"), run.whole_seconds
     stretches = [

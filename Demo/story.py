@@ -52,7 +52,7 @@ class Prompted:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class AppliedRun:
     """A run, applied.
 
     Attributes:
@@ -105,9 +105,9 @@ class Story:
     model: Mapping[str, Any]
     reference: Masks
     prompted: Mapping[str, Prompted]
-    first: Outcome
+    first: AppliedRun
     correction: CorrectedSlice
-    second: Outcome
+    second: AppliedRun
     corrected: Pixels
 
     def neighbors(self) -> tuple[float, float]:
@@ -196,7 +196,7 @@ def _prompt(desk: DemoDesk, structure: case.Structure, truth: BoolArray, termina
     return Prompted(preview, (first, last), agreement, picture)
 
 
-def _run(desk: DemoDesk, reference: Masks, terminal: Terminal) -> Outcome:
+def _run(desk: DemoDesk, reference: Masks, terminal: Terminal) -> AppliedRun:
     """Run both structures in one run, and apply it in one undo step."""
     propagation = desk.propagate(terminal.progress)
     written, seconds = propagation.count("frames_written"), propagation.whole_seconds
@@ -207,7 +207,9 @@ def _run(desk: DemoDesk, reference: Masks, terminal: Terminal) -> Outcome:
     summary = desk.commit()
     after = desk.masks()
     terminal.say(f"applied: {summary.added} voxels added, {summary.removed} removed")
-    return Outcome(propagation, after, {name: dice(after[name], truth) for name, truth in reference.items()})
+    return AppliedRun(
+        propagation, after, {name: dice(after[name], truth) for name, truth in reference.items()}
+    )
 
 
 def _check_undo(desk: DemoDesk, before: Masks, after: Masks) -> None:
@@ -224,7 +226,7 @@ def _same(one: Masks, other: Masks) -> bool:
     return all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def slice_agreement(outcome: Outcome, reference: Masks) -> dict[tuple[str, int], float]:
+def slice_agreement(outcome: AppliedRun, reference: Masks) -> dict[tuple[str, int], float]:
     """Return Dice of every slice that a run wrote, by structure and frame."""
     return {
         (name, frame): dice(outcome.masks[name][frame], truth[frame])
@@ -233,7 +235,7 @@ def slice_agreement(outcome: Outcome, reference: Masks) -> dict[tuple[str, int],
     }
 
 
-def _correct(desk: DemoDesk, reference: Masks, first: Outcome, terminal: Terminal) -> CorrectedSlice:
+def _correct(desk: DemoDesk, reference: Masks, first: AppliedRun, terminal: Terminal) -> CorrectedSlice:
     """Goes to a doubtful slice and corrects it: with clicks, or, where they do not do, with the brush."""
     agreement = slice_agreement(first, reference)
     target = first_to_correct(doubtful_slices(first.propagation.doubts()), agreement)

@@ -1,5 +1,5 @@
 """The session that answers by itself, which the tests inside Slicer use as well."""
 
-from SAM2PropagateTesting.answers import RADIUS, CountingTicker, FakeSession, disc, maskOf
+from SAM2PropagateTesting.answers import RADIUS, AnsweringSession, CountingTicker, disc, maskOf
 
-__all__ = ["RADIUS", "CountingTicker", "FakeSession", "disc", "maskOf"]
+__all__ = ["RADIUS", "AnsweringSession", "CountingTicker", "disc", "maskOf"]

@@ -21,8 +21,8 @@ from SAM2PropagateLib.worker.messages import Hello, LoadModel, OpenVolume, Propa
 from SAM2PropagateLib.worker.server import WorkerServer
 from SAM2PropagateLib.worker.voxels import CODEC, compress
 from SAM2PropagateLib.worker.wire import Message, MessageReader, write_message
-from Testing.cli.fake_session import FakeSession as FakeWorkerSession
-from Testing.worker.fake_engine import FakeEngine, FakeSession
+from Testing.cli.fake_session import FakeJobSession
+from Testing.worker.fake_engine import FakeEngine, FakeEngineSession
 from Testing.worker.helpers import GEOMETRY, WINDOW, prompts, volume_array
 
 
@@ -71,7 +71,7 @@ def test_the_checks_hold_for_a_field_that_is_added() -> None:
         WithTaste(is_sweet=1)  # type: ignore[arg-type]
 
 
-class NotingSession(FakeSession):
+class NotingSession(FakeEngineSession):
     """Notes what it is asked for."""
 
     asked: tuple[RunRequest, ...] = ()
@@ -133,7 +133,7 @@ def test_a_field_that_is_added_reaches_the_engine_over_the_wire(monkeypatch: pyt
 
 
 def test_a_field_that_is_added_goes_from_a_job_to_the_session() -> None:
-    session = FakeWorkerSession()
+    session = FakeJobSession()
     options = JobOptions(LoadModel(name="fake"), WINDOW, run=MINT)
     run_segment_job(volume_array(), GEOMETRY, prompts("liver"), options, session)
     assert (session.asked["taste"], session.asked["is_sweet"]) == ("mint", True)

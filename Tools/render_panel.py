@@ -79,7 +79,7 @@ def _fill(module: Any, headless: Any, missing: bool) -> None:
     import numpy as np
     import slicer.util
 
-    from Headless.fake_session import FakeSession
+    from Headless.fake_session import AnsweringSession
     from SAM2PropagateLib.app.events import UserMessage
     from SAM2PropagateLib.app.strip import FrameFacts, strip
     from SAM2PropagateLib.frame_kinds import PROPAGATED
@@ -103,7 +103,7 @@ def _fill(module: Any, headless: Any, missing: bool) -> None:
         node.GetSegmentation().GetNthSegment(index).SetName(name)
         node.GetSegmentation().GetNthSegment(index).SetColor(*color)
     controller = module.widget.logic.controller
-    module.widget.logic.makeSession = FakeSession
+    module.widget.logic.makeSession = AnsweringSession
     controller.chooseTool("positive")
     controller.point("positive", controller.workspace.geometry.ras_of_pixel(86, 49, 103, 2), (0, 0, 1))
     controller.wait(5)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from Headless.fake_session import FakeSession, disc
+from Headless.fake_session import AnsweringSession, disc
 from SAM2PropagateLib.app.events import Choices
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.packed_masks import pack
@@ -490,7 +490,7 @@ def test_an_edit_made_before_the_axis_was_changed_is_kept_by_a_run_along_the_new
     np.testing.assert_array_equal(case.segment(8)[:, columns], painted[:, columns])
 
 
-class Drafts(FakeSession):
+class Drafts(AnsweringSession):
     """Sends a draft of every slice of a run before its mask, as the engine does where a slice has to wait."""
 
     def propagate(self, name, prompts, segments, options):
@@ -545,7 +545,7 @@ def test_a_click_or_a_lock_between_draft_and_mask_has_the_last_word(drafting):
     np.testing.assert_array_equal(case.shown(16), locked)
 
 
-class Stubborn(FakeSession):
+class Stubborn(AnsweringSession):
     """Goes on with a run that was cancelled, as a worker does that is in the middle of a slice."""
 
     def cancel(self, call):

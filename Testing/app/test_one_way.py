@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import SAM2PropagateLib
-from Headless.fake_session import FakeSession
+from Headless.fake_session import AnsweringSession
 from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.gui.view_input import ViewInput
 from SAM2PropagateLib.scene.commit import SegmentCommitter
@@ -77,7 +77,7 @@ def clicks(case: HeadlessCase, mouse: Any) -> Callable[[int, int, int], None]:
 def test_a_click_passes_six_files_at_most_and_each_once(
     case: HeadlessCase, clicks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = noted(monkeypatch, FakeSession, "preview")
+    asked = noted(monkeypatch, AnsweringSession, "preview")
     clicks(20, 18, 9)
     clicks(24, 18, 9)
     assert len(asked) == 2
@@ -104,7 +104,7 @@ def test_a_box_passes_seven_files_at_most_and_each_once(
 ) -> None:
     """Holds the way of a box to its length now. It is not that of a click: the box is in the scene while it
     is drawn, and the controller hears of it from there."""
-    asked = noted(monkeypatch, FakeSession, "preview")
+    asked = noted(monkeypatch, AnsweringSession, "preview")
     case.controller.chooseTool("box")
     corners = [case.geometry.ijk_to_world([i, j, 9]) for i, j in ((12, 12), (26, 24))]
     mouse.jumpTo(corners[0])
@@ -118,7 +118,7 @@ def test_a_tap_with_the_tool_for_scribbles_passes_eight_files_at_most_and_each_o
 ) -> None:
     """Holds the way of a tap to its length now. It is not that of a click: it begins as a stroke, and that it
     is none is known when the mouse is released."""
-    asked = noted(monkeypatch, FakeSession, "preview")
+    asked = noted(monkeypatch, AnsweringSession, "preview")
     case.controller.chooseTool("scribble")
     clicks(20, 18, 9)
     (way,) = asked

@@ -42,7 +42,7 @@ def disc(segment: ResolvedSegment, shape: tuple[int, int]) -> np.ndarray:
 
 
 @dataclass
-class FakeSession:
+class FakeJobSession:
     """Stands in for `WorkerSession`.
 
     Args:

@@ -14,7 +14,7 @@ import SimpleITK as sitk  # noqa: N813 - its usual name
 from SAM2PropagateLib.cli.main import main
 from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.models.store import ModelStore
-from Testing.cli.fake_session import FakeSession
+from Testing.cli.fake_session import FakeJobSession
 
 SHAPE = (8, 20, 30)
 SPACING = (1.0, 2.0, 3.0)
@@ -89,11 +89,11 @@ def store_in(folder: Path) -> ModelStore:
     return ModelStore(cache=folder / "cache", resources=resources, models=models)
 
 
-def run(tmp_path: Path, *arguments: object, session: FakeSession | None = None) -> Outcome:
+def run(tmp_path: Path, *arguments: object, session: FakeJobSession | None = None) -> Outcome:
     """Run the command line; a session that is not given must not be asked for."""
     out, err = io.StringIO(), io.StringIO()
 
-    def factory() -> FakeSession:
+    def factory() -> FakeJobSession:
         assert session is not None, "a worker was started for nothing"
         return session
 

@@ -21,7 +21,7 @@ import SimpleITK as sitk  # noqa: N813 - its usual name
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from Testing.cli.dicom_files import CORONAL, some_voxels, write_series, write_slice
-from Testing.cli.fake_session import FakeSession
+from Testing.cli.fake_session import FakeJobSession
 from Testing.cli.running import ras_of, run, words, write_volume
 
 ODD = Path(__file__).resolve().parents[3] / "shared" / "data" / "odd"
@@ -49,7 +49,7 @@ class BadInput:
     volume: Callable[[Path], Path] | None = None
     arguments: tuple[object, ...] | Callable[[Path], tuple[object, ...]] = POINT
     code: int = 2
-    session: Callable[[], FakeSession] | None = None
+    session: Callable[[], FakeJobSession] | None = None
     out: str = "out.seg.nrrd"
     patches: dict[str, Any] = field(default_factory=dict)
 
@@ -137,8 +137,8 @@ def prompts_file(content: str) -> Callable[[Path], tuple[object, ...]]:
     return make
 
 
-def failing(kind: str, error: SAM2PropagateError) -> Callable[[], FakeSession]:
-    return lambda: FakeSession(errors={kind: error})
+def failing(kind: str, error: SAM2PropagateError) -> Callable[[], FakeJobSession]:
+    return lambda: FakeJobSession(errors={kind: error})
 
 
 TOO_LARGE = SAM2PropagateError(
@@ -284,7 +284,7 @@ def test_a_real_series_with_a_missing_slice(tmp_path: Path) -> None:
 
 @needs_odd
 def test_a_real_oblique_series_is_segmented_in_place(tmp_path: Path) -> None:
-    session = FakeSession()
+    session = FakeJobSession()
     folder = ODD / "dicom_mr_t2_tra_oblique19"
     outcome = run(
         tmp_path,
@@ -318,7 +318,7 @@ def test_a_disk_that_fills_up_during_the_run(tmp_path: Path, monkeypatch: pytest
     volume = write_volume(tmp_path / "v.nrrd")
     old = tmp_path / "out.seg.nrrd"
     old.write_bytes(b"hours of editing")
-    session = FakeSession()
+    session = FakeJobSession()
     sync = os.fsync
 
     def full_later(descriptor: int) -> None:

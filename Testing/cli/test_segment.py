@@ -16,7 +16,7 @@ from SAM2PropagateLib.prompts.document import dumps
 from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import Click, PromptSet, SegmentPrompts
 from Testing.cli.dicom_files import write_series
-from Testing.cli.fake_session import RADIUS, FakeSession
+from Testing.cli.fake_session import RADIUS, FakeJobSession
 from Testing.cli.running import SHAPE, ras_of, run, words, write_volume
 
 
@@ -33,7 +33,7 @@ def disc_at(i: float, j: float, planes: range) -> np.ndarray:
 
 
 def test_points_become_masks_on_the_right_voxels(tmp_path: Path, volume: Path) -> None:
-    out, session = tmp_path / "new ö.seg.nrrd", FakeSession()
+    out, session = tmp_path / "new ö.seg.nrrd", FakeJobSession()
     outcome = run(
         tmp_path,
         *("segment", volume, "--segment", "liver", "--point-ras", *words(ras_of(7, 9, 3))),
@@ -60,7 +60,7 @@ def test_points_become_masks_on_the_right_voxels(tmp_path: Path, volume: Path) -
 
 @pytest.mark.parametrize(("axis", "numpy_axis"), [("i", 2), ("j", 1), ("k", 0)])
 def test_masks_lie_along_the_chosen_axis(tmp_path: Path, volume: Path, axis: str, numpy_axis: int) -> None:
-    out, session = tmp_path / "s.seg.nrrd", FakeSession()
+    out, session = tmp_path / "s.seg.nrrd", FakeJobSession()
     index = (7, 9, 3)["ijk".index(axis)]
     outcome = run(
         tmp_path,
@@ -77,7 +77,7 @@ def test_masks_lie_along_the_chosen_axis(tmp_path: Path, volume: Path, axis: str
 
 
 def test_a_box_and_an_absent_mark(tmp_path: Path, volume: Path) -> None:
-    out, session = tmp_path / "s.seg.nrrd", FakeSession()
+    out, session = tmp_path / "s.seg.nrrd", FakeJobSession()
     outcome = run(
         tmp_path,
         *("segment", volume, "--box-ras", *words(ras_of(4, 6, 2)), *words(ras_of(12, 11, 2))),
@@ -92,7 +92,7 @@ def test_a_box_and_an_absent_mark(tmp_path: Path, volume: Path) -> None:
 
 
 def test_a_scribble_and_a_lasso_become_masks_on_the_right_voxels(tmp_path: Path, volume: Path) -> None:
-    out, report, session = tmp_path / "s.seg.nrrd", tmp_path / "r.json", FakeSession(note="Kept as drawn.")
+    out, report, session = tmp_path / "s.seg.nrrd", tmp_path / "r.json", FakeJobSession(note="Kept as drawn.")
     corners = [ras_of(i, j, 3) for i, j in ((3.5, 5.5), (12.5, 5.5), (12.5, 11.5), (3.5, 11.5))]
     outcome = run(
         tmp_path,
@@ -123,14 +123,21 @@ def test_a_scribble_and_a_lasso_become_masks_on_the_right_voxels(tmp_path: Path,
     (tmp_path / "p.json").write_text(json.dumps(values["prompts"]), encoding="utf-8")
     again = tmp_path / "again.seg.nrrd"
     outcome = run(
-        tmp_path, "segment", volume, "--prompts", tmp_path / "p.json", "--out", again, session=FakeSession()
+        tmp_path,
+        "segment",
+        volume,
+        "--prompts",
+        tmp_path / "p.json",
+        "--out",
+        again,
+        session=FakeJobSession(),
     )
     assert outcome.code == 0 and "Note: b" not in outcome.err
     assert np.array_equal(read_segmentation(again).segments[1].mask, expected)
 
 
 def test_a_curve_is_clicks_on_the_slices_that_it_crosses(tmp_path: Path, volume: Path) -> None:
-    out, report, session = tmp_path / "s.seg.nrrd", tmp_path / "r.json", FakeSession()
+    out, report, session = tmp_path / "s.seg.nrrd", tmp_path / "r.json", FakeJobSession()
     outcome = run(
         tmp_path,
         *("segment", volume, "--curve-ras", *words(ras_of(7, 9, 2)), *words(ras_of(9, 9, 4))),
@@ -151,7 +158,14 @@ def test_a_curve_is_clicks_on_the_slices_that_it_crosses(tmp_path: Path, volume:
     (tmp_path / "p.json").write_text(json.dumps(values["prompts"]), encoding="utf-8")
     again = tmp_path / "again.seg.nrrd"
     outcome = run(
-        tmp_path, "segment", volume, "--prompts", tmp_path / "p.json", "--out", again, session=FakeSession()
+        tmp_path,
+        "segment",
+        volume,
+        "--prompts",
+        tmp_path / "p.json",
+        "--out",
+        again,
+        session=FakeJobSession(),
     )
     assert outcome.code == 0, outcome.err
     masks = [read_segmentation(file).segments[0].mask for file in (out, again)]
@@ -164,7 +178,7 @@ def test_overlapping_segments_are_both_kept(tmp_path: Path, volume: Path) -> Non
         tmp_path,
         *("segment", volume, "--segment", "a", "--point-ras", *words(ras_of(7, 9, 3))),
         *("--segment", "b", "--point-ras", *words(ras_of(8, 9, 3)), "--out", out),
-        session=FakeSession(),
+        session=FakeJobSession(),
     )
     assert outcome.code == 0
     a, b = read_segmentation(out).segments
@@ -174,7 +188,7 @@ def test_overlapping_segments_are_both_kept(tmp_path: Path, volume: Path) -> Non
 def test_prompts_from_a_file_are_the_same_prompts(tmp_path: Path, volume: Path) -> None:
     prompts = PromptSet((SegmentPrompts("liver", (Click("c", ras_of(7, 9, 3)),)),))
     (tmp_path / "p.json").write_text(dumps(prompts), encoding="utf-8")
-    session = FakeSession()
+    session = FakeJobSession()
     outcome = run(
         tmp_path,
         *(
@@ -194,7 +208,7 @@ def test_prompts_from_a_file_are_the_same_prompts(tmp_path: Path, volume: Path) 
 
 
 def test_options_reach_the_worker(tmp_path: Path, volume: Path) -> None:
-    session = FakeSession()
+    session = FakeJobSession()
     own = tmp_path / "own.pt"
     own.write_bytes(b"weights")
     outcome = run(
@@ -219,7 +233,7 @@ def test_options_reach_the_worker(tmp_path: Path, volume: Path) -> None:
 
 
 def test_the_bundled_model_is_the_default(tmp_path: Path, volume: Path) -> None:
-    session = FakeSession()
+    session = FakeJobSession()
     run(
         tmp_path,
         *("segment", volume, "--point-ras", *words(ras_of(7, 9, 3)), "--out", tmp_path / "s.seg.nrrd"),
@@ -233,7 +247,7 @@ def test_a_dicom_folder_with_its_own_window(tmp_path: Path) -> None:
     folder = tmp_path / "series"
     tags = {"0028|1050": "60", "0028|1051": "350"}
     write_series(folder, voxels, origin=(0.0, 0.0, 0.0), tags=tags)
-    session = FakeSession()
+    session = FakeJobSession()
     outcome = run(
         tmp_path,
         *("segment", folder, "--point-ras", -5, -6, 5, "--out", tmp_path / "s.seg.nrrd"),
@@ -256,7 +270,7 @@ def test_a_part_of_a_dicom_series_is_segmented(tmp_path: Path) -> None:
         tmp_path,
         *("segment", tmp_path / "series", "--part", 2, "--point-ras", -5, -6, 6, "--out"),
         *(tmp_path / "s.seg.nrrd", "--report", tmp_path / "r.json"),
-        session=FakeSession(),
+        session=FakeJobSession(),
     )
     assert outcome.code == 0, outcome.err
     told = "Part 2 is read: acquisition 2, 5 slices, S 1.0 to 11.0 mm."
@@ -281,7 +295,7 @@ def test_the_result_line_says_which_window_was_used_and_why(
         tmp_path,
         *("segment", volume, "--point-ras", *words(ras_of(7, 9, 3)), "--out", tmp_path / "s.seg.nrrd"),
         *(["--window", *given] if given else []),
-        session=FakeSession(),
+        session=FakeJobSession(),
     )
     assert outcome.code == 0 and told in outcome.out and outcome.out.count("\n") == 1
 
@@ -293,7 +307,7 @@ def test_notes_on_the_volume_are_told(tmp_path: Path) -> None:
     outcome = run(
         tmp_path,
         *("segment", tmp_path / "series", "--point-ras", -5, -6, 5, "--out", tmp_path / "s.seg.nrrd"),
-        session=FakeSession(),
+        session=FakeJobSession(),
     )
     assert outcome.code == 0 and "Note: 1 copy of slices left out." in outcome.err
 
@@ -304,7 +318,7 @@ def test_the_report_says_what_was_done(tmp_path: Path, volume: Path) -> None:
         tmp_path,
         *("segment", volume, "--segment", "Milz ß", "--point-ras", *words(ras_of(7, 9, 3))),
         *("--out", out, "--report", path),
-        session=FakeSession(),
+        session=FakeJobSession(),
     )
     assert outcome.code == 0, outcome.err
     report = json.loads(path.read_text(encoding="utf-8"))
@@ -339,7 +353,7 @@ def test_existing_files_stay_unless_told_otherwise(tmp_path: Path, volume: Path)
     outcome = run(tmp_path, *arguments)
     assert outcome.code == 2 and "exists already" in outcome.error_line
     assert path.read_text(encoding="utf-8") == "mine" and not out.exists()
-    assert run(tmp_path, *arguments, "--overwrite", session=FakeSession()).code == 0
+    assert run(tmp_path, *arguments, "--overwrite", session=FakeJobSession()).code == 0
     assert json.loads(path.read_text(encoding="utf-8"))["complete"]
     before = out.read_bytes()
     assert run(tmp_path, *arguments).code == 2 and out.read_bytes() == before
@@ -353,7 +367,7 @@ def test_a_cancelled_run(tmp_path: Path, volume: Path, keep: bool) -> None:
         if len(getattr(call, "frames", ())) == 4:
             signal.raise_signal(signal.SIGINT)
 
-    session = FakeSession(on_wait=press_ctrl_c)
+    session = FakeJobSession(on_wait=press_ctrl_c)
     outcome = run(
         tmp_path,
         *("segment", volume, "--point-ras", *words(ras_of(7, 9, 3)), "--out", out, "--report", path),
@@ -376,7 +390,7 @@ def test_a_cancelled_run(tmp_path: Path, volume: Path, keep: bool) -> None:
 
 
 def test_ctrl_c_before_the_run_writes_nothing(tmp_path: Path, volume: Path) -> None:
-    session = FakeSession(on_wait=lambda call: signal.raise_signal(signal.SIGINT))
+    session = FakeJobSession(on_wait=lambda call: signal.raise_signal(signal.SIGINT))
     session.errors = {}
     unfinished = session.load_model
     session.load_model = lambda model: _waiting(unfinished(model))  # type: ignore[method-assign]
@@ -398,7 +412,7 @@ def _waiting(call: object) -> object:
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_worker_that_dies_on_the_way(tmp_path: Path, volume: Path, keep: bool) -> None:
     died = SAM2PropagateError("worker_died", "The worker ended unexpectedly.", "Try again.")
-    session = FakeSession(errors={"propagate": died}, frames_before_error=3)
+    session = FakeJobSession(errors={"propagate": died}, frames_before_error=3)
     out = tmp_path / "s.seg.nrrd"
     outcome = run(
         tmp_path,
@@ -414,7 +428,7 @@ def test_a_worker_that_dies_on_the_way(tmp_path: Path, volume: Path, keep: bool)
 
 def test_debug_tells_the_details_and_only_then(tmp_path: Path, volume: Path) -> None:
     def outcome(*more: str) -> str:
-        session = FakeSession(errors={"load_model": SAM2PropagateError("x", "It failed.")})
+        session = FakeJobSession(errors={"load_model": SAM2PropagateError("x", "It failed.")})
         arguments = [
             "segment",
             volume,
@@ -438,7 +452,7 @@ def test_an_unexpected_failure_is_one_sentence_too(tmp_path: Path, volume: Path)
     outcome = run(
         tmp_path,
         *("segment", volume, "--point-ras", *words(ras_of(7, 9, 3)), "--out", tmp_path / "s.seg.nrrd"),
-        session=FakeSession(on_wait=break_down),
+        session=FakeJobSession(on_wait=break_down),
     )
     assert outcome.code == 1
     assert outcome.error_line == "It failed unexpectedly (RuntimeError: something odd); --debug shows where."

@@ -20,7 +20,7 @@ from SAM2PropagateLib.cohort.on_worker import VolumeWork
 from SAM2PropagateLib.cohort.running import CohortPlan, Result, run_cohort
 from SAM2PropagateLib.worker.messages import LoadModel
 from SAM2PropagateLib.worker.session import Call
-from Testing.cli.fake_session import FakeSession
+from Testing.cli.fake_session import FakeJobSession
 from Testing.cli.running import ras_of, words, write_volume
 from Testing.worker.forked import REAL
 
@@ -70,7 +70,7 @@ class CohortRun:
         no_workers: why there are none.
     """
 
-    session: FakeSession = field(default_factory=FakeSession)
+    session: FakeJobSession = field(default_factory=FakeJobSession)
     should_cancel: Callable[[], bool] = lambda: False
     computed: list[str] = field(default_factory=list)
     outcomes: list[VolumeOutcome] = field(default_factory=list)
@@ -134,7 +134,7 @@ def forked_workers(**variables: str) -> Iterator[None]:
         yield
 
 
-class SlowSession(FakeSession):
+class SlowSession(FakeJobSession):
     """Notes in a file that a volume is propagated; where the file `stuck` is there, the second one hangs.
 
     Args:

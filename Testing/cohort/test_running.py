@@ -19,7 +19,7 @@ from SAM2PropagateLib.cohort.running import PAGE_NAME, TABLE_NAME
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.files.segmentation import read_segmentation
 from SAM2PropagateLib.worker.messages import LoadModel
-from Testing.cli.fake_session import FakeSession
+from Testing.cli.fake_session import FakeJobSession
 from Testing.cohort.cases import CohortRun, write_manifest, write_volumes
 
 
@@ -224,10 +224,10 @@ def test_a_worker_takes_up_a_model_that_was_replaced(tmp_path: Path, monkeypatch
     monkeypatch.setattr(on_worker, "this_worker", lambda: ("0", 1))
     write_volumes(tmp_path, "a.nrrd", "b.nrrd", "c.nrrd")
     manifest = write_manifest(tmp_path, *(f"{name}.nrrd,x,{{inside}}" for name in "abc"))
-    made: list[FakeSession] = []
+    made: list[FakeJobSession] = []
 
-    def make(threads: int) -> FakeSession:
-        made.append(FakeSession())
+    def make(threads: int) -> FakeJobSession:
+        made.append(FakeJobSession())
         return made[-1]
 
     works: list[VolumeWork] = []
@@ -273,11 +273,11 @@ def test_a_volume_whose_workers_keep_dying_is_told_in_a_sentence(tmp_path: Path)
     write_volumes(tmp_path, "a.nrrd", "b.nrrd")
     manifest = write_manifest(tmp_path, "a.nrrd,x,{inside}", "b.nrrd,x,{inside}")
     died = SAM2PropagateError("worker_died", "The worker has ended unexpectedly.")
-    result = CohortRun(FakeSession(errors={"propagate": died}))(manifest, tmp_path / "out")
+    result = CohortRun(FakeJobSession(errors={"propagate": died}))(manifest, tmp_path / "out")
     assert result.failed == 2
     assert "died, and again in 3 more tries" in table(tmp_path / "out")[0]["message"]
     full = SAM2PropagateError("out_of_memory", "Not enough memory.", "Use less.")
-    CohortRun(FakeSession(errors={"propagate": full}))(manifest, tmp_path / "out", resume=True)
+    CohortRun(FakeJobSession(errors={"propagate": full}))(manifest, tmp_path / "out", resume=True)
     assert table(tmp_path / "out")[0]["message"] == "Not enough memory. Use less."
 
 

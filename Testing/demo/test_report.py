@@ -14,7 +14,7 @@ from Demo import case
 from Demo.desk import Propagation, ShownPreview
 from Demo.measure import Doubtful, NextClick
 from Demo.report import closing_lines, rank_correlation, report, sheet
-from Demo.story import CorrectedSlice, Outcome, Prompted, Story
+from Demo.story import AppliedRun, CorrectedSlice, Prompted, Story
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.packed_masks import pack
@@ -68,9 +68,9 @@ def story():
         model,
         reference,
         prompted,
-        Outcome(first, {ONE: poor, OTHER: truth}, {ONE: 0.7, OTHER: 0.95}),
+        AppliedRun(first, {ONE: poor, OTHER: truth}, {ONE: 0.7, OTHER: 0.95}),
         correction,
-        Outcome(second, reference, {ONE: 0.88, OTHER: 0.95}),
+        AppliedRun(second, reference, {ONE: 0.88, OTHER: 0.95}),
         PICTURE,
     )
 

@@ -38,7 +38,7 @@ def target() -> LoadedTarget:
     return LoadedTarget(Target("case", "block", Path("image"), Path("label")), frames, reference())
 
 
-class FakeSession:
+class CarryingSession:
     """Carries the mask of the nearest positive keyframe unchanged over every frame of the plan; writes only
     what has changed, as the engine does."""
 
@@ -86,7 +86,7 @@ class FakeSession:
         return RunSummary(written, written, 0, 0.0, ())
 
 
-class GivesUp(FakeSession):
+class GivesUp(CarryingSession):
     """Finds nothing beside a keyframe."""
 
     def _answer(self, frame: int, mask: np.ndarray, kind: str) -> FrameMask:
@@ -99,7 +99,7 @@ def test_slices_on_which_the_structure_is_missed_are_counted_apart() -> None:
 
 
 def test_the_scores_of_a_copying_session() -> None:
-    session = FakeSession()
+    session = CarryingSession()
     scores = evaluate(target(), session, EvaluationOptions(corrections=3))
     copied = np.broadcast_to(reference()[LARGEST], SHAPE)
     assert session.previews == [LARGEST]
@@ -124,7 +124,7 @@ def test_the_scores_of_a_copying_session() -> None:
 
 
 def test_corrections_build_on_each_other_and_the_range_comes_last() -> None:
-    session = FakeSession()
+    session = CarryingSession()
     evaluate(target(), session, EvaluationOptions(corrections=2))
     sent = [request.segments[0] for request in session.requests]
     assert [sorted(segment.keyframes) for segment in sent] == [[5], [0, 5], [1, 5], [5]]
@@ -133,7 +133,7 @@ def test_corrections_build_on_each_other_and_the_range_comes_last() -> None:
 
 def test_frames_beyond_a_new_absent_mark_are_empty() -> None:
     """The copying session never takes a mask back; the evaluation has to drop what is out of reach."""
-    session = FakeSession()
+    session = CarryingSession()
     scores = evaluate(target(), session, EvaluationOptions(corrections=1))
     found = np.broadcast_to(reference()[LARGEST], SHAPE).copy()
     found[0] = False
@@ -141,7 +141,7 @@ def test_frames_beyond_a_new_absent_mark_are_empty() -> None:
 
 
 def test_nothing_left_to_correct_repeats_the_score() -> None:
-    class Perfect(FakeSession):
+    class Perfect(CarryingSession):
         def propagate(self, run: RunRequest, on_frame: Callable[[FrameMask], None]) -> RunSummary:
             self.requests.append(run)
             for frame, mask in enumerate(reference()):
@@ -158,7 +158,7 @@ def test_nothing_left_to_correct_repeats_the_score() -> None:
 @pytest.mark.parametrize("correction", ["mask", "click"])
 @pytest.mark.parametrize("prompt", ["box", "click"])
 def test_every_kind_of_user_gets_through(prompt: str, correction: str) -> None:
-    session = FakeSession()
+    session = CarryingSession()
     options = EvaluationOptions(prompt=prompt, correction=correction, corrections=6)
     scores = evaluate(target(), session, options)
     assert len(scores.after) == 6 and len(scores.corrections) == 6

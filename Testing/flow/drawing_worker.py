@@ -18,7 +18,7 @@ from SAM2PropagateLib.frames.stack import FrameStack
 from SAM2PropagateLib.prompts.frame_prompts import FramePrompts, ResolvedSegment
 from SAM2PropagateLib.run_options import RunRequest
 from SAM2PropagateLib.worker.engine_port import Crop, Mask
-from Testing.worker.fake_engine import FakeEngine, FakeMask, FakeSession
+from Testing.worker.fake_engine import FakeEngine, FakeEngineSession, FakeMask
 from Testing.worker.fake_worker import main
 
 RADIUS = 4.0
@@ -66,7 +66,7 @@ class DrawingEngine(FakeEngine):
         return DrawingSession(self, frames, crop)
 
 
-class DrawingSession(FakeSession):
+class DrawingSession(FakeEngineSession):
     """One volume along one axis."""
 
     def preview(self, frame: int, prompts: FramePrompts, segment: str) -> Mask:

@@ -17,8 +17,8 @@ import slicer
 from SAM2PropagateLib.files.segmentation import read_segmentation
 from SAM2PropagateLib.scene.segments import SegmentReader
 from SAM2PropagateLib.worker import session
-from SAM2PropagateTesting.answers import FakeSession
-from Testing.cli.fake_session import FakeSession as JobSession
+from SAM2PropagateTesting.answers import AnsweringSession
+from Testing.cli.fake_session import FakeJobSession
 from Testing.gui.conftest import MODULE_FILE, ROOT
 
 SHAPE = (60, 40, 50)
@@ -57,11 +57,11 @@ def test_the_script_for_slicer(stand_ins: Any, monkeypatch: pytest.MonkeyPatch) 
     from Headless.slicer_modules import ModuleInSlicer
 
     module = ModuleInSlicer(MODULE_FILE)
-    sessions: list[FakeSession] = []
+    sessions: list[AnsweringSession] = []
 
     def logic() -> Any:
         return module.python.SAM2PropagateLogic(
-            makeSession=lambda: sessions.append(FakeSession()) or sessions[-1]
+            makeSession=lambda: sessions.append(AnsweringSession()) or sessions[-1]
         )
 
     monkeypatch.setitem(sys.modules, "SAM2Propagate", SimpleNamespace(SAM2PropagateLogic=logic))
@@ -86,9 +86,9 @@ def test_the_script_without_slicer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     written.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
     sitk.WriteImage(written, str(tmp_path / "CT.nii.gz"))
     monkeypatch.chdir(tmp_path)
-    made: list[JobSession] = []
+    made: list[FakeJobSession] = []
 
-    class RememberedSession(JobSession):
+    class RememberedSession(FakeJobSession):
         def __enter__(self) -> RememberedSession:
             made.append(self)
             return self

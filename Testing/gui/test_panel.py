@@ -80,11 +80,11 @@ class Desk:
     """The open module, and a session that answers by itself."""
 
     def __init__(self, module: Any) -> None:
-        from Headless.fake_session import FakeSession
+        from Headless.fake_session import AnsweringSession
 
         self.module, self.ui, self.widget = module, module.ui, module.widget
         self.logic, self.controller = self.widget.logic, self.widget.logic.controller
-        self.session = FakeSession()
+        self.session = AnsweringSession()
         self.logic.makeSession = lambda: self.session
         self.dialogs = ScriptedDialogs()
         self.widget.panel.messages.dialogs = self.dialogs
@@ -665,7 +665,7 @@ def test_a_neighbor_stays_whole_when_a_script_drives_the_logic_of_a_panel_out_of
     stand_ins: Any,
 ) -> None:
     """Closing the scene has brought Slicer's own default back into the editor's settings."""
-    from Headless.fake_session import FakeSession
+    from Headless.fake_session import AnsweringSession
     from Headless.scenes import addSegmentation, fillSegment
     from Headless.slicer_modules import ModuleInSlicer
     from SAM2PropagateLib.scene.segments import SegmentReader
@@ -677,7 +677,7 @@ def test_a_neighbor_stays_whole_when_a_script_drives_the_logic_of_a_panel_out_of
     settings = slicer.mrmlScene.GetSingletonNode("SAM2Propagate", "vtkMRMLSegmentEditorNode")
     assert settings.GetOverwriteMode() == 0
     logic = module.widget.logic
-    logic.makeSession = FakeSession
+    logic.makeSession = AnsweringSession
     volume = addCase(stand_ins, "plain")
     segmentation = addSegmentation(stand_ins, volume, {"A": (0, 1, 0), "B": (1, 0, 0)})
     neighbor = np.zeros((18, 36, 40), bool)
@@ -1169,7 +1169,7 @@ def test_the_preview_is_as_opaque_as_chosen(desk: Desk) -> None:
 
 
 def test_a_script_needs_no_panel(stand_ins: Any) -> None:
-    from Headless.fake_session import FakeSession
+    from Headless.fake_session import AnsweringSession
     from Headless.scenes import addSegmentation, fillSegment
     from Headless.slicer_modules import ModuleInSlicer
     from SAM2PropagateLib.scene.segments import SegmentReader
@@ -1177,7 +1177,7 @@ def test_a_script_needs_no_panel(stand_ins: Any) -> None:
 
     module = ModuleInSlicer(MODULE_FILE)
     logic = module.python.SAM2PropagateLogic()
-    logic.makeSession = FakeSession
+    logic.makeSession = AnsweringSession
     volume = addCase(stand_ins, "plain")
     segmentation = addSegmentation(stand_ins, volume, {"A": (0, 1, 0), "B": (1, 0, 0)})
     neighbor = np.zeros((18, 36, 40), bool)

@@ -14,7 +14,7 @@ import slicer
 import slicer.util
 from PySide6 import QtCore, QtWidgets
 
-from Headless.fake_session import FakeSession
+from Headless.fake_session import AnsweringSession
 from SAM2PropagateLib import __version__
 from SAM2PropagateLib.app.events import UserMessage
 from SAM2PropagateLib.gui import install
@@ -152,10 +152,10 @@ def test_what_this_computer_lacks_does_not_matter_for_a_server(module: Any) -> N
 def test_another_computer_is_not_chosen_during_a_run_and_ends_the_worker_on_the_former_one(
     module: Any,
 ) -> None:
-    sessions: list[FakeSession] = []
+    sessions: list[AnsweringSession] = []
 
-    def make() -> FakeSession:
-        sessions.append(FakeSession())
+    def make() -> AnsweringSession:
+        sessions.append(AnsweringSession())
         return sessions[-1]
 
     module.widget.logic.makeSession = make
@@ -179,8 +179,8 @@ def test_another_computer_is_not_chosen_during_a_run_and_ends_the_worker_on_the_
 def test_the_title_names_the_computer_and_a_missing_gpu(module: Any) -> None:
     from SAM2PropagateLib.worker.remote import Remote
 
-    def make() -> FakeSession:
-        session = FakeSession()
+    def make() -> AnsweringSession:
+        session = AnsweringSession()
         session.remote, session.device = Remote("gpu1"), "cpu"
         return session
 

@@ -1,4 +1,4 @@
-"""A class has a name of its own: no other in the library has it, and none in the folders beside it.
+"""A class has a name of its own: no other of the library, run.py or the demo has it, nor any beside them.
 
 A test, as ruff looks at one file at a time.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM2Propagate"
-BESIDE = ("Demo", "Headless", "Testing", "Tools", "SAM2Propagate/Testing")
+BESIDE = ("Headless", "Testing", "Tools", "SAM2Propagate/Testing")
 
 
 def class_names(paths: Iterable[Path]) -> dict[str, list[str]]:
@@ -27,21 +27,24 @@ def class_names(paths: Iterable[Path]) -> dict[str, list[str]]:
 
 
 @cache
-def of_library() -> dict[str, list[str]]:
-    return class_names([MODULE / "SAM2Propagate.py", *sorted((MODULE / "SAM2PropagateLib").rglob("*.py"))])
+def of_programs() -> dict[str, list[str]]:
+    """Those of the library, run.py and the demo."""
+    paths = [MODULE / "SAM2Propagate.py", *sorted((MODULE / "SAM2PropagateLib").rglob("*.py"))]
+    return class_names([*paths, ROOT / "run.py", *sorted((ROOT / "Demo").rglob("*.py"))])
 
 
-def test_no_two_classes_of_the_library_have_one_name():
-    found = of_library()
+def test_no_two_classes_of_the_programs_have_one_name():
+    found = of_programs()
+    assert "Controller" in found and "VenvState" in found and "DemoDesk" in found
     assert len(found) > 200
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
-def test_no_class_beside_the_library_has_the_name_of_one_in_it():
+def test_no_class_beside_the_programs_has_the_name_of_one_in_them():
     paths = [path for folder in BESIDE for path in sorted((ROOT / folder).rglob("*.py"))]
-    library, beside = of_library(), class_names(paths)
+    programs, beside = of_programs(), class_names(paths)
     assert len(beside) > 100
-    assert {name: beside[name] + library[name] for name in beside.keys() & library.keys()} == {}
+    assert {name: beside[name] + programs[name] for name in beside.keys() & programs.keys()} == {}
 
 
 def test_names_are_found_with_an_underscore_and_within_functions(tmp_path):

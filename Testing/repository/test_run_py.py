@@ -331,7 +331,7 @@ def pip_is_copied(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("pip_is_copied")
 def test_an_interrupted_installation_starts_over(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = installed / ".venv"
-    state = run.State.read(folder)
+    state = run.VenvState.read(folder)
     assert state is not None
     # What a kill in the middle of unpacking leaves: files of a package, and the mark that it was at work.
     state._replace(unfinished="torch").write(folder)
@@ -416,9 +416,9 @@ def test_a_checkout_that_cannot_be_written_is_told_so(checkout: Path) -> None:
 def test_the_state_survives_nonsense(tmp_path: Path) -> None:
     for text in ("", "{", "[]", '{"python": "3.11"}', '{"python": 1, "layers": 2, "unfinished": 3}'):
         (tmp_path / run.STATE_NAME).write_text(text, encoding="utf-8")
-        assert run.State.read(tmp_path) is None
-    run.State("3.11.7", {"torch": "x"}).write(tmp_path)
-    assert run.State.read(tmp_path) == run.State("3.11.7", {"torch": "x"}, "")
+        assert run.VenvState.read(tmp_path) is None
+    run.VenvState("3.11.7", {"torch": "x"}).write(tmp_path)
+    assert run.VenvState.read(tmp_path) == run.VenvState("3.11.7", {"torch": "x"}, "")
     assert json.loads((tmp_path / run.STATE_NAME).read_text(encoding="utf-8"))["layers"] == {"torch": "x"}
 
 

@@ -147,14 +147,14 @@ class FakeEngine:
     def open(self, frames: FrameStack, crop: Crop) -> ServedSession:
         self.pause("open")
         self.trouble("open")
-        return FakeSession(self, frames, crop)
+        return FakeEngineSession(self, frames, crop)
 
     def release_memory(self) -> None:
         self.released += 1
         print(f"released memory {self.released}", file=sys.stderr)
 
 
-class FakeSession:
+class FakeEngineSession:
     """One volume along one axis."""
 
     def __init__(self, engine: FakeEngine, frames: FrameStack, crop: Crop) -> None:

@@ -54,7 +54,7 @@ def maskOf(prompts: FramePrompts, shape: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-class FakeSession:
+class AnsweringSession:
     """Stands in for `WorkerSession`.
 
     Args:

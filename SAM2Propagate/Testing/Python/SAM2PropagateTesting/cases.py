@@ -10,7 +10,7 @@ import numpy as np
 from SAM2PropagateLib.app.controller import Controller
 from SAM2PropagateLib.app.events import Choices, FrameArrived, Progress, RunEnd, UserMessage
 from SAM2PropagateLib.scene.segments import SegmentReader
-from SAM2PropagateTesting.answers import CountingTicker, FakeSession
+from SAM2PropagateTesting.answers import AnsweringSession, CountingTicker
 from SAM2PropagateTesting.scenes import addCase, addSegmentation, fillSegment
 
 # The session answers with every poll, so all is taken after some of them, however long each takes.
@@ -28,12 +28,12 @@ class SceneCase:
     def makeSession(self) -> Any:
         """Returns the worker's session of the next controller; a test may put another function in its
         place."""
-        self.sessions.append(FakeSession())
+        self.sessions.append(AnsweringSession())
         return self.sessions[-1]
 
     def start(self, choices: Choices | None = None, **options: Any) -> None:
         """Makes a controller on the nodes, as after opening the module."""
-        self.sessions: list[FakeSession] = []
+        self.sessions: list[AnsweringSession] = []
         self.ticker = CountingTicker()
         self.controller = Controller(self.makeSession, self.ticker, **options)
         self.messages: list[UserMessage] = []
@@ -49,7 +49,7 @@ class SceneCase:
         self.controller.select(self.volumeNode, self.segmentationNode, "A")
 
     @property
-    def session(self) -> FakeSession:
+    def session(self) -> AnsweringSession:
         return self.sessions[-1]
 
     @property
