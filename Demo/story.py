@@ -164,7 +164,7 @@ def tell(desk: DemoDesk, model: Mapping[str, Any], terminal: Terminal) -> Story:
     second = _run(desk, reference, terminal)
     # After an undo the next run would write all slices again, so only the last one is undone.
     _check_undo(desk, before, second.masks)
-    terminal.say("one Undo takes that back, and one Redo brings it back")
+    terminal.say("one Undo reverts the run, and one Redo restores it")
     story = Story(model, reference, prompted, first, correction, second, corrected=desk.screenshot())
     for name, score in second.dice.items():
         terminal.say(f"{name}: Dice {first.dice[name]:.3f} before, {score:.3f} now")

@@ -9,7 +9,7 @@ from Headless.fixtures import headless  # noqa: F401
 from Headless.scenes import addSegmentation, addVolume, fillSegment
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
-# i towards the left, j towards the back, as most CTs are stored.
+# i toward the left, j toward the back, as most CTs are stored.
 IJK_TO_RAS = np.array([[-3.0, 0, 0, 90], [0, -3.0, 0, 80], [0, 0, 4.0, -50], [0, 0, 0, 1]])
 SHAPE = (24, 50, 60)  # k, j, i
 RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.2, 0.9)

@@ -26,7 +26,7 @@ def test_a_screenshot_is_upright_and_can_be_written(headless, openView, tmp_path
     view.jumpTo(volumeGeometry(volumeNode).ijk_to_world((20, 18, 7)))
     layer = PreviewLayer(segmentationNode, volumeNode, 2)
     corner = np.zeros((j, i), bool)
-    corner[:6, :6] = True  # towards +R and +A of this volume: left and top as radiologists look
+    corner[:6, :6] = True  # toward +R and +A of this volume: left and top as radiologists look
     layer.write("A", 7, corner)
     image = view.screenshot()
     assert image.shape == (360, 400, 3) and image.dtype == np.uint8

@@ -107,7 +107,7 @@ def depth(logits: torch.Tensor) -> torch.Tensor:
 
 
 def closed(logits: torch.Tensor, too_deep: torch.Tensor, share: float) -> torch.Tensor:
-    """Return a mask before an absent mark, reduced so that it closes towards the mark.
+    """Return a mask before an absent mark, reduced so that it closes toward the mark.
 
     Args:
         logits: float32 (rows, columns).

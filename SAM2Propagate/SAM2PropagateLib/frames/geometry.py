@@ -152,7 +152,7 @@ class VolumeGeometry:
         return float(i), float(j), float(k)
 
     def frame_normal(self, axis: int) -> FloatArray:
-        """Return the unit normal (RAS) of the frames of `axis`, towards higher frame indices; in sheared
+        """Return the unit normal (RAS) of the frames of `axis`, toward higher frame indices; in sheared
         volumes it is not the direction of the axis."""
         gradient = self.ras_to_ijk_matrix[check_axis(axis), :3]
         return np.asarray(gradient / np.linalg.norm(gradient), dtype=np.float64)

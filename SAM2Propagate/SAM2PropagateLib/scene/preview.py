@@ -35,7 +35,7 @@ _FILL_OPACITY = 0.35
 _OUTLINE_OPACITY = 1.0
 # How much main memory the voxels of cleared segments may take, which are kept for Undo.
 _MOST_ASIDE_BYTES = 1 << 28
-# How far the preview's color is moved towards white, to tell it from the segment.
+# How far the preview's color is moved toward white, to tell it from the segment.
 _LIGHTER = 0.35
 
 

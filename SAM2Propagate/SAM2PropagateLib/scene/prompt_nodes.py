@@ -72,7 +72,7 @@ _CLASSES = {
     CURVE: CURVE_CLASS,
     CLOSED_CURVE: CLOSED_CURVE_CLASS,
 }
-# How far a prompt's color is moved towards white, to stand out from its segment's mask.
+# How far a prompt's color is moved toward white, to stand out from its segment's mask.
 _LIGHTER = 0.5
 # Negative prompts are red with a touch of their segment's color, or yellow if the segment itself is red.
 _NOT, _NOT_OF_RED = (1.0, 0.05, 0.05), (1.0, 0.85, 0.0)

@@ -1276,7 +1276,7 @@ class SAM2PropagateMaskViewTest(DeskTest):
         case = MaskCase(self.desk, "plain")
         layer = self.layer(case)
         corner = np.zeros_like(case.mask)
-        corner[:6, :6] = True  # towards +R and +A of this volume: left and top as radiologists look
+        corner[:6, :6] = True  # toward +R and +A of this volume: left and top as radiologists look
         layer.write("A", 7, corner)
         image = case.view.screenshot()
         width, height = case.view.at(1, 1)
