@@ -102,9 +102,12 @@ def test_it_asks_for_what_the_panel_installs() -> None:
         pytest.skip("this Python cannot read pyproject.toml; newer ones do")
     import tomllib
 
-    asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = project["dependencies"]
     built_with = ("setuptools", "wheel")
     needed = {one.requirement for one in PACKAGES if one.way != SAM2 and one.module not in built_with}
     assert needed <= set(asked)
     names = {one.replace(">", " ").split()[0] for one in set(asked) - needed}
     assert names == {"numpy", "SimpleITK", "pydicom", "matplotlib"}
+    [sam2] = [one.requirement for one in PACKAGES if one.way == SAM2]
+    assert project["optional-dependencies"]["sam2"] == [sam2.split()[0]]
