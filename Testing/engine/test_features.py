@@ -137,16 +137,18 @@ def unmovable(error: Exception) -> FeatureStore:
     return FeatureStore(encode, torch.device("meta"), 0, 10 * FRAME_BYTES)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: out of memory")])
-def test_a_frame_that_the_host_has_no_memory_for_is_dropped(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: OS call failed or operation not supported on this OS"),
+    ],
+)
+def test_a_frame_that_the_host_cannot_keep_is_dropped(error: Exception) -> None:
     features = unmovable(error)
     assert set(features.get(keys(1))) == set(keys(1))
     assert (SIGHT, 1) not in features and features.nbytes == 0
-
-
-def test_another_error_of_moving_a_frame_to_the_host_passes() -> None:
-    with pytest.raises(RuntimeError, match="illegal memory access"):
-        unmovable(RuntimeError("CUDA error: an illegal memory access was encountered")).get(keys(1))
 
 
 def test_too_little_gpu_memory_halves_the_batch_for_good() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -155,13 +156,11 @@ class FeatureStore:
             frame, features = self._near.popitem(last=False)
             self._near_bytes -= features.nbytes
             if self._host_budget:
-                try:
+                # Pinning fails where main memory is short, and on some systems always. Then the frame is
+                # dropped, and encoded again when needed.
+                with contextlib.suppress(RuntimeError, MemoryError):
                     self._far[frame] = features.to_host()
                     self._far_bytes += features.nbytes
-                except Exception as error:
-                    # With too little main memory, the frame is dropped, and encoded again when needed.
-                    if not is_out_of_memory(error):
-                        raise
         while self._far and self._far_bytes > self._host_budget:
             _, features = self._far.popitem(last=False)
             self._far_bytes -= features.nbytes
