@@ -151,12 +151,43 @@ def test_what_is_thin_stays_where_the_picture_shows_it() -> None:
     assert dice(carried_over(bar, [shown] * 30), bar) > 0.95
 
 
-@pytest.mark.parametrize("radius", [10, 20])
-def test_noise_alone_hardly_lets_a_mask_shrink(radius: float) -> None:
+def many_discs() -> torch.Tensor:
+    """The logits of nine small discs."""
+    places = [(x, y) for x in (16, 48, 80) for y in (16, 48, 80)]
+    return torch.stack([disc(x, y, radius=4) for x, y in places]).amax(0)
+
+
+def wall() -> torch.Tensor:
+    """The logits of a ring four pixels wide."""
+    return torch.minimum(disc(48, 48, radius=30), -disc(48, 48, radius=26))
+
+
+def noise(count: int) -> list[torch.Tensor]:
+    """Pictures without anything but noise."""
     random = torch.Generator().manual_seed(1)
-    start = disc(48, 48, radius)
-    found = carried_over(start, [0.3 * torch.randn(SIDE, SIDE, generator=random) for _ in range(10)])
-    assert 0.9 < (found > 0).sum() / (start > 0).sum() < 1.05
+    return [0.3 * torch.randn(SIDE, SIDE, generator=random) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "start", [disc(48, 48, 3), disc(48, 48, 5), disc(48, 48, 10), disc(48, 48, 20), many_discs(), wall()]
+)
+def test_noise_alone_makes_no_mask_vanish(start: torch.Tensor) -> None:
+    found = carried_over(start, noise(10))
+    assert 0.7 < (found > 0).sum() / (start > 0).sum() < 1.2
+
+
+def test_a_large_mask_becomes_smooth() -> None:
+    ragged = disc(48, 48, 40) + 8 * torch.randn(GRID, GRID, generator=torch.Generator().manual_seed(2))
+    before, found = (ragged > 0).float(), (carried_over(ragged, noise(1)) > 0).float()
+    edges = [sum(float(one.diff(dim=axis).abs().sum()) for axis in (0, 1)) for one in (before, found)]
+    assert edges[1] < 0.7 * edges[0]
+
+
+def test_a_faint_edge_counts_where_there_is_no_other() -> None:
+    true = disc(48, 48, 30)
+    ragged = true + 12 * torch.randn(GRID, GRID, generator=torch.Generator().manual_seed(2))
+    found = carried_over(ragged, [0.2 * (disc(48, 48, 30, side=SIDE) > 0).float()])
+    assert dice(found, true) > dice(ragged, true) + 0.02
 
 
 def test_each_of_a_batch_has_its_own_picture() -> None:

@@ -22,7 +22,7 @@ from SAM2PropagateLib.engine.motion import SIDE, Flow
 from SAM2PropagateLib.engine.transfer import uploaded
 
 # With the first predicted IoU the model does not count, with the second it has its largest share. These and
-# the other constants were chosen on the training volumes.
+# the other constants were chosen on the training volumes, but for the rule that a lost model does not count.
 _LOST, _SURE = 0.2, 0.8
 _MOST = 0.6
 
@@ -39,9 +39,9 @@ _CRISPER = 1.15
 # values there is well above the second constant, the picture has an edge, and nothing is smoothed across it.
 _OVER, _EDGE = 4, 3e-3
 
-# Masks with up to the first radius get back all that smoothing takes away, those with the second nothing. The
-# radius is that of a circle with the mask's area, in pixels of the pictures.
-_SMALL, _LARGE = 20.0, 40.0
+# How thick a mask has to be, in pixels of the pictures, as the radius of a disc: up to the first it is not
+# smoothed, up to the second it gets back all that smoothing takes away, from the third on nothing.
+_THIN, _SMALL, _LARGE = 5.0, 12.0, 24.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +116,8 @@ def held(decoded: Decoded, holds: Sequence[bool]) -> Decoded:
 def _along_edges(masks: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
     """Return masks smoothed along the edges of their pictures, but not across them.
 
-    Smoothing alone would let small structures shrink from frame to frame. So for these, what it takes away is
-    smoothed as well and added again (Tukey's "twicing").
+    Smoothing alone would let what is thin shrink from frame to frame. So what it takes away there is smoothed
+    as well and added again (Tukey's "twicing"), and what is thinnest is left as it is.
 
     Args:
         masks: logits (n, side, side).
@@ -125,9 +125,20 @@ def _along_edges(masks: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
     """
     gray = resized(pictures, masks.shape[-1])
     smoothed = _guided(masks, gray)
-    radius = ((masks > 0).sum(dim=(1, 2)) / torch.pi).sqrt() * (SIDE / masks.shape[-1])
-    share = ((_LARGE - radius) / (_LARGE - _SMALL)).clamp(0, 1)[:, None, None]
-    return smoothed + share * _guided(masks - smoothed, gray)
+    thickness = _thickness(masks > 0) * (SIDE / masks.shape[-1])
+    given_back = ((_LARGE - thickness) / (_LARGE - _SMALL)).clamp(0, 1)
+    smoothed = smoothed + given_back * _guided(masks - smoothed, gray)
+    return torch.lerp(masks, smoothed, ((thickness - _THIN) / (_SMALL - _THIN)).clamp(0, 1))
+
+
+def _thickness(masks: torch.Tensor) -> torch.Tensor:
+    """Return twice the area of masks, bool (n, side, side), by the length of their edges: float32 (n, 1, 1).
+
+    Of a disc that is the radius, of a long band the width, and of many parts that of each.
+    """
+    down, right = ((masks.diff(dim=axis) != 0).sum(dim=(1, 2), keepdim=True) for axis in (1, 2))
+    # Steps between pixels make an edge of any direction longer by 4 / pi on the mean.
+    return 2 * masks.sum(dim=(1, 2), keepdim=True) / ((down + right) * (torch.pi / 4)).clamp(min=1)
 
 
 def _guided(maps: torch.Tensor, gray: torch.Tensor) -> torch.Tensor:
