@@ -110,7 +110,7 @@ class FeatureStore:
         return done
 
     def _try_to_encode(self, frames: list[FeatureKey]) -> Sequence[EncodedFrame] | None:
-        """Encode frames; None if main or GPU memory was too little; the attempt's share is free on return."""
+        """Encode frames; None if main or GPU memory was too little. What that took is then free again."""
         try:
             return self._encode(frames)
         except Exception as error:

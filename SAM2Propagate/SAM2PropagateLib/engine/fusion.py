@@ -124,10 +124,12 @@ def _along_edges(masks: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
         pictures: float32 (n, SIDE, SIDE), see `appearance.gray_of`.
     """
     gray = resized(pictures, masks.shape[-1])
-    smoothed = _guided(masks, gray)
+    mean, square = _means(torch.stack([gray, gray * gray]))
+    variance = (square - mean * mean).clamp(min=0)
+    smoothed = _guided(masks, gray, mean, variance)
     thickness = _thickness(masks > 0) * (SIDE / masks.shape[-1])
     given_back = ((_LARGE - thickness) / (_LARGE - _SMALL)).clamp(0, 1)
-    smoothed = smoothed + given_back * _guided(masks - smoothed, gray)
+    smoothed = smoothed + given_back * _guided(masks - smoothed, gray, mean, variance)
     return torch.lerp(masks, smoothed, ((thickness - _THIN) / (_SMALL - _THIN)).clamp(0, 1))
 
 
@@ -141,23 +143,28 @@ def _thickness(masks: torch.Tensor) -> torch.Tensor:
     return 2 * masks.sum(dim=(1, 2), keepdim=True) / ((down + right) * (torch.pi / 4)).clamp(min=1)
 
 
-def _guided(maps: torch.Tensor, gray: torch.Tensor) -> torch.Tensor:
-    """Return maps (n, side, side) smoothed where the gray values (n, side, side) have no edges.
+def _guided(
+    maps: torch.Tensor, gray: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor
+) -> torch.Tensor:
+    """Return maps (n, side, side) smoothed where the gray values have no edges.
 
     This is the guided filter of "Guided Image Filtering" (He et al., 2010): around each pixel, a map is
     written as a linear function of the gray value, by least squares.
+
+    Args:
+        maps: float32 (n, side, side).
+        gray: the gray values, likewise. mean, variance: of them, around each pixel.
     """
-    reach = max(1, round(_OVER * maps.shape[-1] / SIDE))
-    means = _means(torch.stack([gray, maps, gray * maps, gray * gray]), reach)
-    variance = (means[3] - means[0] * means[0]).clamp(min=0)
-    slope = (means[2] - means[0] * means[1]) / (variance + _EDGE)
-    slope, offset = _means(torch.stack([slope, means[1] - slope * means[0]]), reach)
+    maps_mean, product = _means(torch.stack([maps, gray * maps]))
+    slope = (product - mean * maps_mean) / (variance + _EDGE)
+    slope, offset = _means(torch.stack([slope, maps_mean - slope * mean]))
     # Where the picture is the same all around, it says nothing.
     return torch.lerp(maps, slope * gray + offset, variance / (variance + _EDGE))
 
 
-def _means(maps: torch.Tensor, reach: int) -> torch.Tensor:
-    """Return the means of (k, n, side, side) over squares around each pixel; edges are continued outward."""
+def _means(maps: torch.Tensor) -> torch.Tensor:
+    """Return the means of (k, n, side, side) over a square around each pixel; edges are continued outward."""
+    reach = max(1, round(_OVER * maps.shape[-1] / SIDE))
     padded = F.pad(maps, (reach,) * 4, mode="replicate")
     rows = F.avg_pool2d(padded, (1, 2 * reach + 1), stride=1)
     return F.avg_pool2d(rows, (2 * reach + 1, 1), stride=1)
