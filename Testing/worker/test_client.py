@@ -298,6 +298,17 @@ def test_a_worker_that_announces_its_end_is_asked_nothing_more(setup: Setup) -> 
     assert codes(setup.client.poll()) == {b: "device_lost"} and setup.client.is_alive
 
 
+def test_a_request_to_a_worker_that_has_just_died_is_told_why(setup: Setup) -> None:
+    setup.client.start()
+    setup.transport.is_dead, setup.transport.exit_code, setup.transport.log = True, 255, ["No route."]
+    setup.client.poll()
+    request_id = setup.client.request(PREVIEW)
+    [event] = setup.client.poll()
+    assert isinstance(event, ErrorEvent) and event.request == request_id
+    assert event.error.code == "worker_not_started" and "No route." in str(event.error)
+    assert event.log == ("No route.",)
+
+
 def test_killing_tells_the_reason(setup: Setup) -> None:
     transport = setup.started()
     request_id = setup.client.request(PREVIEW)

@@ -112,6 +112,7 @@ class WorkerClient:
         self._next_id = 1
         self._polled_at = clock()
         self._log: list[str] = []
+        self._why_ended = _not_running()
 
     @property
     def is_alive(self) -> bool:
@@ -158,6 +159,8 @@ class WorkerClient:
     ) -> int:
         """Send a request; return its id, which is also in its events.
 
+        If the last worker has ended, the request gets the reason of that as its error.
+
         Args:
             request: what to send; with `prepare`, only its kind counts.
             payload: raw bytes that go with it.
@@ -168,7 +171,7 @@ class WorkerClient:
         self._next_id += 1
         worker = self._worker
         if worker is None:
-            self._events.append(ErrorEvent(request_id, _not_running()))
+            self._events.append(ErrorEvent(request_id, self._why_ended, tuple(self._log)))
             return request_id
         deadline = self._deadlines.of(request) if has_deadline else None
         worker.open[request_id] = _OpenRequest(request, self._clock(), deadline)
@@ -320,6 +323,7 @@ class WorkerClient:
             return
         worker.transport.kill()
         self._log = worker.transport.log
+        self._why_ended = error
         self._fail_all(error)
         self._retired.append(worker.transport)
         self._worker = None
