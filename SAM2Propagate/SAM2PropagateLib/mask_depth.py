@@ -1,4 +1,4 @@
-"""Finds how deep pixels lie in a mask, and its deepest pixel."""
+"""Finds how deep pixels lie in a mask, its deepest pixel, and whether a point is at it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ def innermost_point(mask: BoolArray) -> tuple[float, float]:
     depth = depth_inside(mask)
     row, column = np.unravel_index(int(depth.argmax()), depth.shape)
     return float(column), float(row)
+
+
+def is_meant(mask: BoolArray, x: float, y: float) -> bool:
+    """Tell whether a point, in pixels, lies in a (rows, columns) mask or near it: no farther away than the
+    radius of a disc of the mask's area."""
+    rows, columns = np.nonzero(mask)
+    radius = np.sqrt(len(rows) / np.pi)
+    return bool(len(rows) and np.hypot(columns - x, rows - y).min() <= max(radius, 1))
 
 
 def pixel_at(shape: tuple[int, ...], x: float, y: float) -> tuple[int, int]:

@@ -80,6 +80,10 @@ class PackedMask:
         """Return the bits as a text for `mask_of_text`."""
         return text_of(zlib.compress(bytes(self.bits)))
 
+    def values(self) -> dict[str, Any]:
+        """Return it as values that JSON can hold, for `mask_of_values`."""
+        return {"shape": self.shape, "box": self.box, "bits": self.text()}
+
 
 def pack(mask: NDArray[Any]) -> PackedMask:
     """Pack a 2D mask, (rows, cols) bool.
@@ -105,6 +109,19 @@ def pack_whole(mask: NDArray[Any]) -> PackedMask:
     rows, columns = (int(length) for length in mask.shape)
     bits = np.packbits(np.ascontiguousarray(mask, dtype=bool).reshape(-1)).tobytes()
     return PackedMask((rows, columns), (0, 0, rows, columns), bits)
+
+
+def mask_of_values(values: Any) -> PackedMask:
+    """Return the mask that `PackedMask.values` gave.
+
+    Raises:
+        MaskError: it gave no such thing.
+    """
+    try:
+        shape, box, text = values["shape"], values["box"], values["bits"]
+    except (KeyError, TypeError) as error:
+        raise MaskError(_("it has no shape, box or bits")) from error
+    return mask_of_text(shape, box, text)
 
 
 def bits_of(box: Any) -> int:

@@ -227,6 +227,74 @@ def test_a_click_on_a_propagated_slice_refines_the_mask_that_is_there(case):
     np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE))
 
 
+@pytest.fixture(params=[KEEP, None], ids=["in the preview", "applied"])
+def withholding(headless, request):
+    """After a run that drew a mask on slices 3 and 4, but left them empty."""
+    case = HeadlessCase(headless, choices=request.param)
+    case.click(12, 15, 8)
+    case.session.withholds = (3, 4)
+    case.run()
+    assert not case.shown(3).any() and not case.shown(4).any() and case.shown(5).any()
+    yield case
+    case.controller.close()
+
+
+def test_a_click_on_a_slice_that_a_run_left_empty_brings_back_what_it_had_drawn_there(withholding):
+    case = withholding
+    case.click(13, 16, 3)
+    (mask,) = case.workspace.prompts.segment("A").masks
+    np.testing.assert_array_equal(mask.mask, disc(12, 15, SHAPE))
+    np.testing.assert_array_equal(case.shown(3), disc(12, 15, SHAPE) | disc(13, 16, SHAPE))
+    # Both are one step.
+    assert case.controller.undo()
+    case.settle()
+    assert case.workspace.prompts.segment("A").masks == () and not case.shown(3).any()
+    assert case.controller.redo()
+    case.settle()
+    assert len(case.workspace.prompts.segment("A").masks) == 1 and case.shown(3).any()
+    case.run()
+    np.testing.assert_array_equal(case.shown(3), disc(12, 15, SHAPE) | disc(13, 16, SHAPE))
+
+
+def test_a_scribble_brings_it_back_as_well(withholding):
+    case = withholding
+    assert case.controller.addScribble([case.ras(x, 15, 3) for x in (11, 13)])
+    case.settle()
+    (mask,) = case.workspace.prompts.segment("A").masks
+    np.testing.assert_array_equal(mask.mask, disc(12, 15, SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("x", "tool"), [(32, "positive"), (12, "negative")], ids=["far from it", "against it"]
+)
+def test_other_clicks_on_such_a_slice_bring_nothing_back(withholding, x, tool):
+    case = withholding
+    case.click(x, 15, 3, tool)
+    assert case.workspace.prompts.segment("A").masks == ()
+    assert case.shown(3).any() == (tool == "positive") and not case.shown(3)[15, 12]
+
+
+def test_what_a_run_had_drawn_on_empty_slices_is_kept_in_the_scene(withholding):
+    case = withholding
+    case.controller.close()
+    case.start()
+    assert not case.shown(3).any()
+    case.click(13, 16, 3)
+    (mask,) = case.workspace.prompts.segment("A").masks
+    np.testing.assert_array_equal(mask.mask, disc(12, 15, SHAPE))
+
+
+def test_what_a_later_run_says_of_an_empty_slice_counts(withholding):
+    case = withholding
+    case.session.withholds = (3,)
+    case.click(20, 15, 8)
+    case.run()
+    assert case.shown(4).any() and not case.shown(3).any()
+    case.click(13, 16, 3)
+    (mask,) = case.workspace.prompts.segment("A").masks
+    np.testing.assert_array_equal(mask.mask, disc(12, 15, SHAPE) | disc(20, 15, SHAPE))
+
+
 def test_clicks_come_to_the_worker_in_the_order_in_which_they_were_made(case):
     signs = ("positive", "negative", "positive", "negative")
     for number, sign in enumerate(signs):

@@ -96,7 +96,7 @@ class FakeSteps:
     @staticmethod
     def decoded(features: FrameFeatures, level: torch.Tensor, iou: float) -> Decoded:
         near = (features.coarse[0] - level).abs() < 0.2
-        logits = torch.where(near, 5.0, -5.0)
+        logits = torch.where(near, 8.0, -8.0)
         score = torch.tensor([10.0 if bool((logits > 0).any()) else -10.0])
         return Decoded(logits[None], torch.tensor([iou]), score, torch.as_tensor(level)[None, None])
 

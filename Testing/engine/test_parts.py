@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,37 @@ def test_plan_does_not_start_from_absent_marks() -> None:
     assert plan(resolved({4: ABSENT})) == ()
 
 
+def test_what_a_corrected_mask_took_over_from_may_end_the_segment() -> None:
+    mask = np.ones((2, 2), bool)
+    corrected = FramePrompts(mask=mask, clicks=((1.0, 1.0, False),))
+    painted = FramePrompts(mask=mask)
+    assert plan(resolved({2: HERE, 6: corrected})) == (
+        Stretch("s", 0, 1, None, 2),
+        Stretch("s", 3, 5, 2, 6),
+        Stretch("s", 7, 9, 6, None, elder=2),
+    )
+    assert plan(resolved({2: corrected, 6: HERE}))[0] == Stretch("s", 0, 1, None, 2, elder=6)
+    # A painted mask is right, and a click alone corrects nothing; a mark or a range says where the end is.
+    for there, reach in (
+        (resolved({2: HERE, 6: painted}), None),
+        (resolved({2: painted, 6: HERE}), None),
+        (resolved({2: corrected}), None),
+        (resolved({2: ABSENT, 6: corrected}, first=3), None),
+        (resolved({2: HERE, 6: corrected, 9: ABSENT}), None),
+        (replace(resolved({2: HERE, 6: corrected}), is_ranged=True), None),
+        (resolved({2: HERE, 6: corrected}), 3),
+    ):
+        assert {stretch.elder for stretch in plan(there, reach=reach)} == {None}
+    assert plan(resolved({2: HERE, 6: corrected}), reach=4)[-1].elder == 2
+
+    last = Stretch("s", 7, 9, 6, None, elder=2)
+    keyframes = {2: HERE, 6: corrected}
+    other_elder = {2: FramePrompts(clicks=((2.0, 1.0, True),)), 6: corrected}
+    assert signature(last, keyframes) != signature(last, other_elder)
+    alone = replace(last, elder=None)
+    assert signature(alone, keyframes) == signature(alone, other_elder)
+
+
 @given(
     st.dictionaries(st.integers(0, 29), st.booleans(), min_size=1, max_size=6),
     st.sampled_from(["both", "forward", "backward"]),
@@ -96,6 +128,8 @@ def test_blending_follows_nearness_and_confidence() -> None:
     logits, _, _, _ = blended(tracked(6), tracked(-1024), 2, 8)
     assert (logits > 0).all()
     logits, iou, score, agreement = blended(None, tracked(-3, iou=0.7, score=-2), 0, 4)
+    assert (logits < -1000).all(), "absent by its score, whatever was drawn"
+    logits, _, _, _ = blended(None, tracked(-3, score=2), 0, 4)
     assert float(logits[0, 0]) == -3
     assert (float(iou), float(score)) == (pytest.approx(0.7), -2) and agreement is None
 

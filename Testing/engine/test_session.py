@@ -645,6 +645,62 @@ def test_where_a_segment_ends_is_doubtful_and_far_beyond_it_is_not() -> None:
     assert masks["bright", 12].doubt == 0
 
 
+class Fading(FakeSteps):
+    """Takes what it finds for less and less sure to be there: for absent from 6 frames after the keyframe."""
+
+    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> Decoded:
+        found = super().track(features, recalls)
+        scores = [9 - 1.5 * recall.pointers[0][0] for recall in recalls]
+        return replace(found, object_score=torch.tensor(scores))
+
+
+def test_what_is_drawn_on_a_frame_that_is_taken_for_empty_is_withheld() -> None:
+    volume = blocks()
+    masks, _ = run(session(volume, steps=Fading()), segment({4: BRIGHT_BOX}))
+    for frame in range(20):
+        one = masks["bright", frame]
+        assert one.mask.any() == (frame < 10)
+        # The front stops after six frames without a mask.
+        assert (one.withheld is not None) == (10 <= frame < 16)
+        if one.withheld is not None:
+            assert same(one.withheld(), bright(volume, frame))
+    gone = volume.copy()
+    gone[10:] = 0
+    masks, _ = run(session(gone, steps=Fading()), segment({4: BRIGHT_BOX}))
+    withheld = masks["bright", 10].withheld
+    assert withheld is not None and not withheld().any(), "nothing was drawn"
+
+
+def test_a_click_that_corrects_a_mask_does_not_carry_the_segment_beyond_its_end() -> None:
+    volume = blocks()
+    mask = bright(volume, 8)
+    painted, corrected = FramePrompts(mask=mask), FramePrompts(mask=mask, clicks=((12.0, 12.0, True),))
+
+    def last(masks: dict[tuple[str, int], FrameMask]) -> int:
+        return max(frame for (_, frame), one in masks.items() if one.mask.any())
+
+    # Alone, the keyframe is carried over the five frames on which the model finds it.
+    assert last(run(session(volume, steps=Fading()), segment({4: BRIGHT_BOX, 8: painted}))[0]) == 13
+    assert last(run(session(volume, steps=Fading()), segment({8: corrected}))[0]) == 13
+    # From frame 4 the segment is on frame 8, but not on 12, where the mean of both scores is 0.
+    opened = session(volume, steps=Fading())
+    fresh, _ = run(opened, segment({4: BRIGHT_BOX, 8: corrected}))
+    assert last(fresh) == 11 and fresh["bright", 12].doubt >= 0.5
+    withheld = fresh["bright", 12].withheld
+    assert withheld is not None and same(withheld(), bright(volume, 12))
+    # From frame 1 it is not on frame 8 either, so what is known from there is wrong.
+    assert last(run(session(volume, steps=Fading()), segment({1: BRIGHT_BOX, 8: corrected}))[0]) == 13
+    # A run after the correction gives the same, and asks again for no more than what it corrected.
+    opened = session(volume, steps=Fading())
+    before, _ = run(opened, segment({4: BRIGHT_BOX}))
+    after, summary = run(opened, segment({4: BRIGHT_BOX, 8: corrected}))
+    assert all(np.array_equal(fresh[key].mask, {**before, **after}[key].mask) for key in fresh)
+    assert summary.frames_computed == 3 + 11
+    # The keyframe behind changes what lies beyond the corrected one.
+    moved, _ = run(opened, segment({2: BRIGHT_BOX, 8: corrected}))
+    assert {frame for _, frame in moved} >= set(range(9, 20))
+
+
 AHEAD: dict[str, tuple[dict[int, FramePrompts], ...]] = {
     "both ends": ({8: BRIGHT_BOX},),
     "two keyframes": ({2: BRIGHT_BOX, 17: BRIGHT_BOX},),

@@ -162,6 +162,25 @@ def test_a_click_where_nothing_was_found_stands_alone() -> None:
     assert said.mask is None and len(said.clicks) == 1
 
 
+def test_a_click_brings_a_withheld_mask_back_if_it_lies_at_it() -> None:
+    found = REFERENCE.copy()
+    found[3] = False
+    start = first_prompt("box", "a", REFERENCE, GEOMETRY, 2)
+    near, far = np.zeros_like(found[3]), np.zeros_like(found[3])
+    near[REFERENCE[3]], far[-2:, -2:] = True, True
+    near[0, 0] = True
+    for withheld, expected in ((near, near), (far, None), (np.zeros_like(near), None)):
+        better = corrected(start, "click", found, REFERENCE, GEOMETRY, 2, {3: withheld})
+        assert better is not None
+        said = resolve(better[0], GEOMETRY, 2).keyframes[3]
+        assert [positive for _, _, positive in said.clicks] == [True]
+        assert (said.mask is None) == (expected is None)
+        assert expected is None or np.array_equal(said.mask, expected)
+    painted = corrected(start, "mask", found, REFERENCE, GEOMETRY, 2, {3: near})
+    assert painted is not None
+    assert np.array_equal(resolve(painted[0], GEOMETRY, 2).keyframes[3].mask, REFERENCE[3])
+
+
 def test_a_click_on_the_prompted_slice_joins_the_box() -> None:
     found = REFERENCE.copy()
     found[2, 1:4] = False

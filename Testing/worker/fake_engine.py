@@ -25,7 +25,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ class FakeMask:
     doubt: float
     kind: str
     note: str = ""
+    withheld: Callable[[], NDArray[np.bool_]] | None = None
 
     def edge(self) -> NDArray[np.int8]:
         """Every pixel is half a pixel from the edge."""
@@ -186,7 +188,12 @@ class FakeEngineSession:
             mask = fake_mask(self._frames.frame(frame), segment, mark)
             if trouble == "other_size":
                 mask = np.zeros((9000, 9000), bool)
-            on_frame(FakeMask(segment, frame, mask, 0.8, 3.0, 0.25, "propagated"))
+            withheld = self._engine.script.get("withheld", {}).get(str(frame))
+            one = FakeMask(segment, frame, mask, 0.8, 3.0, 0.25, "propagated")
+            if withheld is not None:
+                drawn = partial(np.logical_and, mask, withheld)
+                one = replace(one, mask=np.zeros_like(mask), object_score=-3.0, withheld=drawn)
+            on_frame(one)
             self._written[segment, frame] = mark
         between(len(todo))
         return {"frames_computed": len(todo)}

@@ -67,6 +67,7 @@ EVENT_EXAMPLES: list[Event] = [
     FrameEvent(2, "ct", "liver", 4, "propagated", 0.9, -3.5, 0.1, pack(MASK), EDGE),
     FrameEvent(2, "ct", "liver", 4, "absent", None, None, None, pack(np.zeros((7, 9), bool))),
     FrameEvent(2, "ct", "liver", 4, "preview", 1.0, 9.0, 0.0, pack(MASK), EDGE, "Kept as drawn."),
+    FrameEvent(2, "ct", "liver", 4, "propagated", 0.1, -2.0, 0.6, pack(~MASK & False), withheld=pack(MASK)),
     DoneEvent(3, {"frames": 12}),
     DoneEvent(3),
     LogEvent(None, "warning", "Careful."),
@@ -263,6 +264,10 @@ def test_bad_events_are_refused(header: dict[str, Any]) -> None:
         ("box", [0, 0, 99, 9]),
         ("segment", ""),
         ("shape", [1 << 40, 1 << 40]),
+        ("withheld", "a mask"),
+        ("withheld", {"shape": [7, 9], "box": [0, 0, 7, 9]}),
+        ("withheld", {"shape": [7, 9], "box": [0, 0, 7, 9], "bits": "bm8="}),
+        ("withheld", pack(np.ones((8, 9), bool)).values()),
     ],
 )
 def test_bad_frames_are_refused(field: str, value: Any) -> None:

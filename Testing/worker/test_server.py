@@ -233,6 +233,16 @@ def test_edges_travel_only_when_they_are_asked_for(start: Start) -> None:
                     assert is_known.all()
 
 
+def test_a_mask_that_was_withheld_travels_with_its_empty_frame(start: Start) -> None:
+    worker = start({"withheld": {"2": True, "3": False}})
+    request_id = worker.send(run())
+    worker.answer(request_id)
+    frames = {frame.frame: frame for frame in worker.frames(request_id)}
+    assert {number for number, frame in frames.items() if frame.withheld is not None} == {2}
+    assert frames[2].mask.sum() == frames[3].mask.sum() == 0
+    assert frames[2].withheld is not None and frames[2].withheld.unpack().any()
+
+
 def test_a_volume_may_come_before_the_model(start: Start) -> None:
     worker = start(is_ready=False)
     worker.send(Hello())

@@ -121,7 +121,7 @@ class Arrivals:
             workspace.underlay.arrived(key)
         else:
             workspace.underlay.answered(key)
-        facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score)
+        facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score, event.withheld)
         workspace.keptFacts.putPreview(event.segment, event.frame, facts, geometry, workspace.axis)
         self._messages.answered(call)
         if event.note and isinstance(call, PreviewCall):

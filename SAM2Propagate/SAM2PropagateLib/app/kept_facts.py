@@ -10,6 +10,7 @@ from typing import Any
 from SAM2PropagateLib.app.strip import FrameFacts
 from SAM2PropagateLib.frame_kinds import KEYFRAME, PREVIEW
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.packed_masks import mask_of_values
 from SAM2PropagateLib.scene.state import SceneState
 
 _STATE_NAME = "frames"
@@ -182,18 +183,20 @@ class KeptFacts:
 
 def factsAsList(facts: FrameFacts) -> list[Any]:
     """Returns facts as values that JSON can hold."""
-    return [facts.kind, *map(_short, (facts.doubt, facts.predictedIou, facts.objectScore))]
+    values = [facts.kind, *map(_short, (facts.doubt, facts.predictedIou, facts.objectScore))]
+    return values if facts.withheld is None else [*values, facts.withheld.values()]
 
 
 def factsOfList(values: Any) -> FrameFacts:
     """Returns the facts that `factsAsList` gave.
 
     Raises:
-        ValueError, TypeError: `factsAsList` gives no such list.
+        ValueError, TypeError: `factsAsList` gives no such list (a `MaskError` is a `ValueError`).
     """
-    kind, *numbers = values
+    kind, *numbers = values[:4]
     doubt, iou, score = (None if value is None else float(value) for value in numbers)
-    return FrameFacts(str(kind), doubt, iou, score)
+    withheld = mask_of_values(values[4]) if len(values) > 4 else None
+    return FrameFacts(str(kind), doubt, iou, score, withheld)
 
 
 def _short(value: float | None) -> float | None:

@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.mask_depth import is_meant
 from SAM2PropagateLib.prompts.place import click_at, mask_at
+from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.strokes import (
     FrameStroke,
     curve_crossings,
@@ -185,6 +187,20 @@ def speaking(
         lassos=tuple(lassos),
         curves=(),
     )
+
+
+def isMeant(mask: BoolArray, said: SegmentPrompts, frame: int, geometry: VolumeGeometry, axis: int) -> bool:
+    """Tells whether a positive click or scribble on a frame lies in a mask, (rows, columns), or near it.
+
+    Args:
+        said: the prompts to look at, without masks.
+    """
+    here = resolve(speaking(said, {}, geometry, axis), geometry, axis).keyframes.get(frame)
+    if here is None:
+        return False
+    points = [(x, y) for x, y, positive in here.clicks if positive]
+    points += [point for stroke in here.strokes if stroke.positive for point in stroke.points]
+    return any(is_meant(mask, x, y) for x, y in points)
 
 
 def _scribbleOnFrames(

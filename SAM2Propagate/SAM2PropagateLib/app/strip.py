@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from SAM2PropagateLib.frame_kinds import ABSENT, DOUBTFUL, KEYFRAME, LOCKED, PROPAGATED
+from SAM2PropagateLib.packed_masks import PackedMask
 from SAM2PropagateLib.texts import tr as _
 
 NOTHING, EDITED = "nothing", "edited"
@@ -24,12 +25,15 @@ class FrameFacts:
     Attributes:
         kind: of `frame_kinds.KINDS`.
         doubt: 0 (sure) to 1; None if unknown. predictedIou, objectScore: the model's own.
+        withheld: on a frame without a mask: what was drawn there, but left out as the model takes the segment
+            for absent; None if there is none.
     """
 
     kind: str
     doubt: float | None = None
     predictedIou: float | None = None
     objectScore: float | None = None
+    withheld: PackedMask | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from SAM2PropagateLib.engine.blend import blended
 from SAM2PropagateLib.engine.doubt import overlap
 from SAM2PropagateLib.engine.family import EncodedFrame, ModelSteps
 from SAM2PropagateLib.engine.features import FeatureStore
-from SAM2PropagateLib.engine.front import Front, Tracked, batches
+from SAM2PropagateLib.engine.front import Front, Tracked, batches, where_present
 from SAM2PropagateLib.engine.fusion import Carried, fused, held
 from SAM2PropagateLib.engine.jobs import DRAFTED, Active, Job, active_fronts
 from SAM2PropagateLib.engine.memory_limits import out_of_memory_error, with_room
@@ -111,7 +111,7 @@ class Carrier:
     @staticmethod
     def _catch_up(job: Job) -> None:
         try:
-            for front in job.fronts:
+            for front in job.all_fronts:
                 front.catch_up()
         except Exception as error:
             if not is_out_of_memory(error):
@@ -121,7 +121,7 @@ class Carrier:
 
     def _must_know(self, jobs: list[Job]) -> bool:
         """Tell whether the host has to read the last step's report before it starts the next step."""
-        return not self._steps.runs_ahead or any(job.may_have_lost(f) for job in jobs for f in job.fronts)
+        return not self._steps.runs_ahead or any(job.may_have_lost(f) for job in jobs for f in job.all_fronts)
 
     def _step(self, active: list[Active], counter: Counter) -> list[Front]:
         """Move every front one frame further, and return the fronts."""
@@ -169,9 +169,9 @@ class Carrier:
                 before = [front.carried for front in group if front.carried is not None]
                 flows = [one.motion.flow for one in reached if one.motion is not None]
                 decoded, carried = fused(decoded, before, flows, self._maps(reached))
-            settled = self._steps.settled(held(decoded, [front.holds for front in group]))
-            memories = self._steps.remember(features, settled, prompted=False)
-            found = Tracked.of(settled)
+            decoded = held(decoded, [front.holds for front in group])
+            memories = self._steps.remember(features, self._steps.settled(decoded), prompted=False)
+            found = Tracked.of(decoded)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -223,7 +223,7 @@ class Carrier:
                 found = left if left is not None else right
                 if found is None or len(ready) >= _MOST_MASKS:
                     waiting.append(frame)
-                elif is_open_ended or job.lacks(left, right):
+                elif is_open_ended or job.lacks(left, right, frame):
                     waiting.append(frame)
                     job.begun.add(frame)
                     if frame not in job.track.written:
@@ -251,6 +251,9 @@ class Carrier:
             share = (frame - job.end.source) / (stretch.absent - job.end.source)
             before, logits = logits, closed(logits, job.too_deep, share)
             agreement = overlap(before, logits)
+        if job.elder is not None:
+            score = job.ended_by_elder(frame, score)
+            logits = where_present(logits, score)
         return Ready.of(job, frame, logits, iou, score, agreement)
 
 

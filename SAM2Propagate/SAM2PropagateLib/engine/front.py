@@ -11,25 +11,40 @@ import torch
 from SAM2PropagateLib.engine.family import Decoded, FrameMemory, Recall
 from SAM2PropagateLib.engine.fusion import Carried
 
+# The logit of each pixel where a segment is absent.
+_ABSENT = -1024.0
+
+
+def where_present(logits: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+    """Return mask logits where the object score, (), is above 0; otherwise an empty mask."""
+    return torch.where(score > 0, logits, _ABSENT)
+
 
 @dataclass(frozen=True)
 class Tracked:
     """A front's result on one frame, on the device.
 
     Attributes:
-        logits: float16 (4h, 4w). iou: float32 (), predicted, 0 to 1. object_score: float32 (), a logit.
+        drawn: float16 (4h, 4w), the mask logits, whatever the object score says. iou: float32 (), predicted,
+            0 to 1. object_score: float32 (), a logit.
         lost: number of frames in a row without a trace of the segment, with this one; 0 if it was found, or
             the result was not read back yet.
     """
 
-    logits: torch.Tensor
+    drawn: torch.Tensor
     iou: torch.Tensor
     object_score: torch.Tensor
     lost: int = 0
 
+    @property
+    def logits(self) -> torch.Tensor:
+        """The mask logits, float16 (4h, 4w), far below 0 where the object score says that nothing is
+        there."""
+        return where_present(self.drawn, self.object_score)
+
     @staticmethod
     def of(decoded: Decoded) -> list[Tracked]:
-        """Return the answers for a batch of frames."""
+        """Return the answers for a batch of frames, with the masks of absent segments."""
         parts = (decoded.logits.half(), decoded.iou, decoded.object_score)
         return [Tracked(*one) for one in zip(*parts, strict=True)]
 

@@ -90,6 +90,7 @@ class Job:
     """A stretch of the run under way, with the fronts that cross it.
 
     Attributes:
+        elder: the front that a corrected keyframe at the end of the stretch took over from; see `plan`.
         pending: frames whose masks were not asked for yet.
         begun: frames with results of a front, but without a written mask.
     """
@@ -102,6 +103,7 @@ class Job:
     pending: list[int]
     patience: int | None
     shapes: tuple[Shape, Shape] | None = None
+    elder: Front | None = None
     begun: set[int] = field(default_factory=set)
 
     @property
@@ -112,7 +114,7 @@ class Job:
     @property
     def done(self) -> float:
         """How much of the work on unfinished frames is done, in frames."""
-        return len(self.begun) / len(self.fronts)
+        return len(self.begun) / len(self.all_fronts)
 
     @cached_property
     def too_deep(self) -> torch.Tensor:
@@ -127,6 +129,11 @@ class Job:
         return [front for front in (self.left, self.right) if front is not None]
 
     @property
+    def all_fronts(self) -> list[Front]:
+        """The fronts that cross it, with the one that was corrected."""
+        return self.fronts if self.elder is None else [*self.fronts, self.elder]
+
+    @property
     def end(self) -> Front | None:
         """The front that has to reach the absent mark first, if the segment closes before one."""
         return None if self.stretch.absent is None else self.left or self.right
@@ -136,9 +143,40 @@ class Job:
         """The frame next to the absent mark."""
         return self.stretch.last if self.right is None else self.stretch.first
 
-    def lacks(self, left: Tracked | None, right: Tracked | None) -> bool:
-        """Tell whether a side is still missing."""
-        return (self.left is not None and left is None) or (self.right is not None and right is None)
+    def drawn(self, frame: int) -> torch.Tensor | None:
+        """Return what the front from the nearer keyframe drew on a frame, absent or not: logits, float16
+        (4h, 4w). None: it stopped before."""
+        near = min(self.fronts, key=lambda front: abs(frame - front.source))
+        found = near.found.get(frame)
+        return None if found is None else found.drawn
+
+    def lacks(self, left: Tracked | None, right: Tracked | None, frame: int) -> bool:
+        """Tell whether a front's result on a frame is still missing.
+
+        Args:
+            left, right: of the two sides.
+        """
+        return (
+            (self.left is not None and left is None)
+            or (self.right is not None and right is None)
+            or (self.elder is not None and self.found(self.elder, frame) is None)
+        )
+
+    def ended_by_elder(self, frame: int, score: torch.Tensor) -> torch.Tensor:
+        """Return the object score on a frame, lower if the elder front says that the segment has ended.
+
+        A click that corrects one slice says nothing of where the segment ends. The elder front has no say if
+        it does not find the segment on the corrected slice itself, as then the click proves it wrong.
+
+        Args:
+            score: of the stretch's own front, float32 ().
+        """
+        source = self.stretch.left if self.stretch.right is None else self.stretch.right
+        assert source is not None
+        there, here = self.found(self.elder, source), self.found(self.elder, frame)
+        assert there is not None and here is not None, "see `lacks`"
+        both = torch.minimum(score, (score + here.object_score) / 2)
+        return torch.where(there.object_score > 0, both, score)
 
     def has_lost(self, front: Front) -> bool:
         """Tell whether a front has lost its segment, and no keyframe shows it again."""
@@ -180,7 +218,10 @@ def active_fronts(jobs: list[Job]) -> list[Active]:
         reach = (job.pending[-1], job.pending[0])
         if job.end is not None:
             reach = (job.beside_absent, job.beside_absent)
-        for front, end in zip((job.left, job.right), reach, strict=True):
+        ends = [*zip((job.left, job.right), reach, strict=True)]
+        if job.elder is not None:
+            ends.append((job.elder, reach[0] if job.right is None else reach[1]))
+        for front, end in ends:
             if front is None or job.has_lost(front) or (end - front.next_frame) * front.step < 0:
                 continue
             known = active.get(id(front))

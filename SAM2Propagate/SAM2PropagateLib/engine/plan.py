@@ -21,6 +21,8 @@ class Stretch:
         right: the keyframe that is carried backward over them, or None.
         absent: the keyframe next to them with an absent mark, if there is one; or None.
         holds: whether the user gave the ends, so that the segment is on all of these frames.
+        elder: the keyframe behind `left` or `right` on a stretch with one of them, if that is a mask of a run
+            corrected by clicks or scribbles; or None. What is carried from there may end the segment.
     """
 
     segment: str
@@ -30,6 +32,7 @@ class Stretch:
     right: int | None
     absent: int | None = None
     holds: bool = False
+    elder: int | None = None
 
     @property
     def frames(self) -> range:
@@ -59,7 +62,10 @@ def plan(segment: ResolvedSegment, direction: str = BOTH, reach: int | None = No
         parts = _within_reach(segment.segment, first, last, left, right, reach)
         for part in parts:
             absent = _end_of(part, segment.keyframes)
-            stretches.append(replace(part, absent=absent, holds=segment.is_ranged and absent is None))
+            holds = segment.is_ranged and absent is None
+            # Where the end is known, nobody is asked for it.
+            elder = None if holds or absent is not None else _elder_of(part, segment.keyframes, reach)
+            stretches.append(replace(part, absent=absent, holds=holds, elder=elder))
     return tuple(stretches)
 
 
@@ -68,6 +74,20 @@ def _end_of(stretch: Stretch, keyframes: Mapping[int, FramePrompts]) -> int | No
         return None
     beyond = stretch.last + 1 if stretch.right is None else stretch.first - 1
     return beyond if beyond in keyframes and keyframes[beyond].absent else None
+
+
+def _elder_of(stretch: Stretch, keyframes: Mapping[int, FramePrompts], reach: int | None) -> int | None:
+    if stretch.left is not None and stretch.right is not None:
+        return None
+    near = stretch.left if stretch.right is None else stretch.right
+    if near is None or not keyframes[near].corrects_mask:
+        return None
+    keys = sorted(keyframes)
+    at = keys.index(near) + (-1 if stretch.right is None else 1)
+    if not 0 <= at < len(keys) or not keyframes[keys[at]].is_positive:
+        return None
+    is_near = reach is None or abs(near - keys[at]) <= reach
+    return keys[at] if is_near else None
 
 
 def _within_reach(
@@ -97,4 +117,4 @@ def signature(stretch: Stretch, keyframes: Mapping[int, FramePrompts]) -> tuple[
         return None if key is None else (key, keyframes[key].fingerprint)
 
     sources = source(stretch.left), source(stretch.right)
-    return stretch.first, stretch.last, *sources, stretch.absent, stretch.holds
+    return stretch.first, stretch.last, *sources, stretch.absent, stretch.holds, source(stretch.elder)

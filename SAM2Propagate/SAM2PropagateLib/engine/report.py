@@ -18,6 +18,7 @@ from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.transfer import Readback
 from SAM2PropagateLib.frame_kinds import DOUBTFUL, PROPAGATED
+from SAM2PropagateLib.frames.crop import FrameCrop
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Ready:
         mask = native_mask(shown, job.track.crop, self.grid)
         sides = [job.found(front, self.frame) for front in job.fronts]
         lost = 0 if self.is_draft else min(side.lost for side in sides if side is not None)
+        if job.elder is not None:
+            # A mask that the elder front has ended is as doubtful as a front's first frame without one.
+            lost = max(lost, 1)
         is_cut = crops.is_cut(mask, job.track.crop)
         evidence = Evidence.read(figures, is_cut=is_cut, lost=lost, is_between=len(sides) > 1)
         doubt = doubt_of(evidence)
@@ -69,7 +73,11 @@ class Ready:
             doubt = max(doubt, DOUBTFUL)
         iou, score = evidence.iou, evidence.object_score
         edge = partial(edge_steps, self.logits, job.track.crop)
-        return FrameMask(job.stretch.segment, self.frame, mask, iou, score, doubt, PROPAGATED, edge)
+        drawn = None if mask.any() or score > 0 else job.drawn(self.frame)
+        withheld = None if drawn is None else partial(_mask_of, drawn, job.track.crop)
+        return FrameMask(
+            job.stretch.segment, self.frame, mask, iou, score, doubt, PROPAGATED, edge, withheld=withheld
+        )
 
 
 class Report:
@@ -95,3 +103,8 @@ class Report:
             for front, is_there in zip(self._tracked, next(read), strict=True):
                 front.tell(bool(is_there))
         return ((one, one.mask(next(read), next(read))) for one in self._ready)
+
+
+def _mask_of(logits: torch.Tensor, crop: FrameCrop) -> np.ndarray:
+    (shown,) = Readback([shown_mask(logits.float(), crop)]).arrays()
+    return native_mask(shown, crop, logits.shape[-1])

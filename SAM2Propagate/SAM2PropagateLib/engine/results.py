@@ -23,6 +23,8 @@ class FrameMask:
         edge: computes how the mask's edge runs between the pixels, see `imaging.edge_steps`. None for a mask
             that does not come from logits.
         note: a sentence for the user if the model's answer was not used; "" otherwise.
+        withheld: on a frame without a mask: computes the mask that was drawn there all the same, but left
+            out, as the object score says that the segment is absent; it may be empty. None: there is none.
     """
 
     segment: str
@@ -34,6 +36,7 @@ class FrameMask:
     kind: str
     edge: Callable[[], np.ndarray] | None = None
     note: Words = ""
+    withheld: Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ class EngineSession:
             track = self._look_at(segment, {frame: prompts})
             self._latest, self._latest_frame = segment, frame
             keyframe = self._keyframe(track, frame, prompts)
-            return self._with_room_for_edge(keyframe.as_mask(segment, frame, PREVIEW))
+            return self._with_room(keyframe.as_mask(segment, frame, PREVIEW))
 
     @property
     def _sight(self) -> Sight:
@@ -289,7 +289,7 @@ class EngineSession:
         ]
         if run.options.anew:
             self._forget_unused()
-        counter = Counter(lambda mask: on_frame(self._with_room_for_edge(mask)))
+        counter = Counter(lambda mask: on_frame(self._with_room(mask)))
         jobs: list[Job] = []
         self._running = frozenset(segment.segment for segment in run.segments)
         try:
@@ -301,7 +301,7 @@ class EngineSession:
         finally:
             self._running = frozenset()
             for job in jobs:
-                for front in job.fronts:
+                for front in job.all_fronts:
                     front.rest()
         return RunSummary(
             counter.written,
@@ -311,10 +311,16 @@ class EngineSession:
             tuple((job.stretch.segment, job.stretch.first, job.stretch.last) for job in jobs),
         )
 
-    def _with_room_for_edge(self, mask: FrameMask) -> FrameMask:
-        """Return the mask with an edge that frees kept features if main or GPU memory is short then."""
-        edge, offload, device = mask.edge, self.features.offload, self._steps.device
-        return mask if edge is None else replace(mask, edge=lambda: with_room(edge, offload, device))
+    def _with_room(self, mask: FrameMask) -> FrameMask:
+        """Return the mask so that what it computes later frees kept features if main or GPU memory is short
+        then."""
+        edge, withheld = mask.edge, mask.withheld
+        offload, device = self.features.offload, self._steps.device
+        if edge is not None:
+            mask = replace(mask, edge=lambda: with_room(edge, offload, device))
+        if withheld is not None:
+            mask = replace(mask, withheld=lambda: with_room(withheld, offload, device))
+        return mask
 
     def expected_frames(self, run: RunRequest) -> int:
         """Return how many masks a run would write, as far as that is known in advance."""
@@ -356,6 +362,9 @@ class EngineSession:
                 list(stale),
                 self._patience,
                 shapes_beside(stretch, keyframes),
+                self._front(
+                    track, stretch.elder, 1 if stretch.right is None else -1, stretch.holds, keyframes
+                ),
             )
             for stretch, mark, stale in work.stretches
         ]

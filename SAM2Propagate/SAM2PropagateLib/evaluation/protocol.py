@@ -146,6 +146,7 @@ class _Evaluation:
         self._slices = frames_first(target.mask, target.axis)
         self._masks: dict[int, BoolArray] = {}
         self._doubts: dict[int, float] = {}
+        self._withheld: dict[int, BoolArray] = {}
 
     def scores(self) -> Scores:
         """Do what the simulated user does, step by step, and return the scores."""
@@ -205,6 +206,9 @@ class _Evaluation:
     def _take(self, answer: FrameMask) -> None:
         self._masks[answer.frame] = answer.mask
         self._doubts[answer.frame] = answer.doubt
+        self._withheld.pop(answer.frame, None)
+        if answer.withheld is not None:
+            self._withheld[answer.frame] = answer.withheld()
 
     def _judge_doubts(self, keyframes: set[int]) -> tuple[DoubtCount, ...]:
         counts = np.zeros((10, 4), int)
@@ -231,7 +235,13 @@ class _Evaluation:
         written, seconds = 0, 0.0
         for _ in range(self._options.corrections):
             better = simulated_user.corrected(
-                prompts, self._options.correction, found, self._reference, target.geometry, target.axis
+                prompts,
+                self._options.correction,
+                found,
+                self._reference,
+                target.geometry,
+                target.axis,
+                self._withheld,
             )
             if better is not None:
                 prompts, correction = better

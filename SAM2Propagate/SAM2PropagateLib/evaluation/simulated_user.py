@@ -7,7 +7,7 @@
   either the slice is painted as it should be (`MASK`: it becomes a keyframe with the reference's mask), or it
   gets one click in the middle of its largest wrong part, positive where something is missing and negative
   where something is too much (`CLICK`); what was there before the click goes with it as the mask to be
-  corrected.
+  corrected. On an empty slice that is the mask that was withheld there, if the click lies in it or near it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from SAM2PropagateLib.evaluation.metrics import BoolArray, frames_first
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
-from SAM2PropagateLib.mask_depth import innermost_point
+from SAM2PropagateLib.mask_depth import innermost_point, is_meant
 from SAM2PropagateLib.prompts.place import box_at, click_at, mark_at, mask_at
 from SAM2PropagateLib.prompts.values import Prompt, SegmentPrompts
 
@@ -103,6 +103,7 @@ def corrected(
     reference: BoolArray,
     geometry: VolumeGeometry,
     axis: int,
+    withheld: Mapping[int, BoolArray] | None = None,
 ) -> tuple[SegmentPrompts, Correction] | None:
     """Return the prompts after one correction on the worst slice, and what it was; None if nothing is wrong.
 
@@ -110,6 +111,7 @@ def corrected(
         prompts: what was said so far.
         kind: `mask` or `click`.
         found, reference: (K, J, I), the present result and what it should be.
+        withheld: of empty slices, see `engine.results.FrameMask`.
 
     Raises:
         ValueError: another kind.
@@ -127,10 +129,15 @@ def corrected(
     if kind == MASK:
         prompts = _without_frame(prompts, frame, geometry, axis)
         return prompts.add(mask_at(should_be, frame, geometry, axis)), Correction(frame, MASK, wrong)
-    if not _on_frame(prompts, frame, geometry, axis) and is_now.any():
-        prompts = prompts.add(mask_at(is_now, frame, geometry, axis))
     part, is_missing = _largest_wrong_part(is_now, should_be)
-    click = click_at(*innermost_point(part), frame, geometry, axis, positive=is_missing)
+    x, y = innermost_point(part)
+    if not _on_frame(prompts, frame, geometry, axis):
+        left_out = (withheld or {}).get(frame)
+        if not is_now.any() and left_out is not None and is_meant(left_out, x, y):
+            is_now = left_out
+        if is_now.any():
+            prompts = prompts.add(mask_at(is_now, frame, geometry, axis))
+    click = click_at(x, y, frame, geometry, axis, positive=is_missing)
     return prompts.add(click), Correction(frame, CLICK, wrong)
 
 

@@ -52,6 +52,11 @@ class FramePrompts:
         return self.mask is not None or bool(self.outlines)
 
     @property
+    def corrects_mask(self) -> bool:
+        """Whether clicks or scribbles correct a mask on this frame."""
+        return self.mask is not None and bool(self.clicks or self.strokes)
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is no prompt at all, not even an absent mark."""
         return not (self.absent or self.clicks or self.strokes or self.box is not None or self.has_shape)

@@ -14,7 +14,7 @@ from SAM2PropagateLib.packed_masks import (
     MaskError,
     PackedEdge,
     bytes_of,
-    mask_of_text,
+    mask_of_values,
     pack,
     packed_edge,
     text_of,
@@ -351,12 +351,11 @@ def _read(one: Any, shape: tuple[int, int]) -> KeptFrame:
 
 
 def _packed(mask: BoolArray) -> dict[str, Any]:
-    packed = pack(mask)
-    return {"shape": packed.shape, "box": packed.box, "bits": packed.text()}
+    return pack(mask).values()
 
 
 def _unpacked(one: Any, shape: tuple[int, int]) -> BoolArray:
-    packed = mask_of_text(one["shape"], one["box"], one["bits"])
+    packed = mask_of_values(one)
     if packed.shape != shape:
         raise MaskError(_("its frame and the volume's differ in size"))
     return packed.unpack()

@@ -57,6 +57,10 @@ class Mask(Protocol):
     def note(self) -> Words:
         """Words for the user on this mask; "" without any."""
 
+    @property
+    def withheld(self) -> Callable[[], NDArray[np.bool_]] | None:
+        """Compute what was drawn on a frame without a mask, like `mask`; None: nothing."""
+
 
 class ServedSession(Protocol):
     """One volume along one axis in an engine."""

@@ -16,13 +16,20 @@ from numpy.typing import NDArray
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frame_kinds import KINDS
-from SAM2PropagateLib.packed_masks import PackedEdge, PackedMask, bits_of, packed_edge, packed_mask
+from SAM2PropagateLib.packed_masks import (
+    PackedEdge,
+    PackedMask,
+    bits_of,
+    mask_of_values,
+    packed_edge,
+    packed_mask,
+)
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.texts import Words, from_wire, to_wire
 from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 """Must be equal at both ends; raise it with every change that an older end would misread."""
 
 DEVICE_LOST = "device_lost"
@@ -438,6 +445,8 @@ class FrameEvent(Event):
         packed: the mask; `mask` unpacks it. edge: how its edge runs between the pixels; None if it was not
             asked for, or is unknown.
         note: a sentence for the user if the model's answer was not used; "" otherwise.
+        withheld: on a frame without a mask: what was drawn there, but left out as the model takes the segment
+            for absent; None if there is none.
     """
 
     type: ClassVar[str] = "frame"
@@ -451,6 +460,7 @@ class FrameEvent(Event):
     packed: PackedMask
     edge: PackedEdge | None = None
     note: Words = ""
+    withheld: PackedMask | None = None
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -474,6 +484,8 @@ class FrameEvent(Event):
         }
         if self.note:
             header["note"] = to_wire(self.note)
+        if self.withheld is not None:
+            header["withheld"] = self.withheld.values()
         if self.edge is None:
             return Message(header, self.packed.bits)
         # The box tells how many bytes the bits take; the edge follows them.
@@ -492,9 +504,11 @@ class FrameEvent(Event):
                 bits, data = message.payload[:count], message.payload[count:]
             packed = packed_mask(header["shape"], header["box"], bits)
             edge = None if data is None else packed_edge(header["shape"], header["edge"], data)
+            withheld = None if header.get("withheld") is None else mask_of_values(header["withheld"])
         except KeyError as error:
             raise _bad(_("The message “frame” lacks {reason}.").format(reason=error)) from error
         right = _text(volume) and _text(segment) and _count(frame) and kind in KINDS
+        right = right and (withheld is None or withheld.shape == packed.shape)
         if not right or not all(score is None or _number(score) for score in scores):
             raise _bad(_("The message “frame” has an invalid field."))
         return cls(
@@ -509,6 +523,7 @@ class FrameEvent(Event):
             packed,
             edge,
             _note(header),
+            withheld,
         )
 
 

@@ -266,6 +266,7 @@ class WorkerServer:
 
     def _send_frame(self, request_id: int, volume: str, mask: Mask, with_edge: bool) -> None:
         edge = pack_edge(mask.edge()) if with_edge and mask.edge is not None else None
+        withheld = None if mask.withheld is None else pack(mask.withheld())
         self._outlet.send(
             FrameEvent(
                 request_id,
@@ -279,6 +280,7 @@ class WorkerServer:
                 packed=pack(mask.mask),
                 note=mask.note,
                 edge=edge,
+                withheld=None if withheld is None or withheld.is_empty else withheld,
             )
         )
 

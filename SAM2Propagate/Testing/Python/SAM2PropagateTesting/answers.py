@@ -7,6 +7,7 @@ keyframe to every frame it reaches.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ class AnsweringSession:
         asked: what was asked for, in order: (kind, details).
         written: what runs sent so far, per segment and frame, as the engine keeps it.
         dies: the worker dies with the next poll. note: what previews say beside their mask.
+        withholds: frames that runs take for empty, though they draw a mask there.
         remote, device: where it says that it computes.
         closesAtOnce: a volume is closed without an answer to wait for.
     """
@@ -76,6 +78,7 @@ class AnsweringSession:
         self.is_running = False
         self.dies: SAM2PropagateError | None = None
         self.note = ""
+        self.withholds: Collection[int] = ()
         self.remote: Remote | None = None
         self.device = ""
         self.isClosed = False
@@ -191,7 +194,10 @@ class AnsweringSession:
 
     def _frame(self, name: str, segment: str, frame: int, kind: str, mask: np.ndarray) -> FrameEvent:
         doubt = 0.1 if kind != "propagated" else (frame % 5) / 5
-        return FrameEvent(None, name, segment, frame, kind, 0.9, 4.0, doubt, pack(mask), note=self.note)
+        if frame not in self.withholds or kind != "propagated":
+            return FrameEvent(None, name, segment, frame, kind, 0.9, 4.0, doubt, pack(mask), note=self.note)
+        nothing = pack(np.zeros_like(mask))
+        return FrameEvent(None, name, segment, frame, kind, 0.3, -4.0, 0.6, nothing, withheld=pack(mask))
 
     def cancel(self, call: Call) -> None:
         self.asked.append(("cancel", call))
