@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from Headless.fake_session import AnsweringSession, disc
 from SAM2PropagateLib.app.events import Choices
+from SAM2PropagateLib.app.kept_facts import factsAsList, factsOfList
+from SAM2PropagateLib.app.strip import FrameFacts, Withheld
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.packed_masks import pack
 from SAM2PropagateLib.run_options import RunOptions
@@ -282,6 +285,48 @@ def test_what_a_run_had_drawn_on_empty_slices_is_kept_in_the_scene(withholding):
     case.click(13, 16, 3)
     (mask,) = case.workspace.prompts.segment("A").masks
     np.testing.assert_array_equal(mask.mask, disc(12, 15, SHAPE))
+
+
+@pytest.mark.parametrize("clears", [False, True])
+def test_a_misplaced_click_does_not_lose_what_was_withheld(withholding, clears):
+    case = withholding
+    case.click(32, 15, 3)
+    if clears:
+        case.controller.clearPrompts(3)
+    else:
+        node = case.workspace.markups.clickNode("A")
+        node.RemoveNthControlPoint(node.GetNumberOfControlPoints() - 1)
+    case.settle()
+    assert not case.shown(3).any()
+    case.click(13, 16, 3)
+    (mask,) = case.workspace.prompts.segment("A").masks
+    np.testing.assert_array_equal(mask.mask, disc(12, 15, SHAPE))
+    np.testing.assert_array_equal(case.shown(3), disc(12, 15, SHAPE) | disc(13, 16, SHAPE))
+
+
+def test_what_was_withheld_at_another_place_is_not_brought_back(withholding):
+    case = withholding
+    case.controller.apply()
+    case.settle()
+    place = case.volumeNode.GetOrigin()
+    case.volumeNode.SetOrigin(place[0] + 7, place[1], place[2])
+    case.click(13, 16, 3)
+    assert case.shown(3).any() and case.workspace.prompts.segment("A").masks == ()
+    assert case.controller.undo()
+    case.volumeNode.SetOrigin(*place)
+    case.click(13, 16, 3)
+    assert len(case.workspace.prompts.segment("A").masks) == 1
+
+
+@pytest.mark.parametrize(
+    "damaged", ["?", {}, {"bits": "?"}, {"place": [1, 2]}, {"place": ["x"] * 16}, {"shape": [9, 9]}]
+)
+def test_a_withheld_mask_that_cannot_be_read_loses_nothing_else(damaged):
+    whole = FrameFacts("propagated", 0.6, 0.3, -4.0, Withheld(pack(disc(12, 15, SHAPE)), (1.0,) * 16))
+    values = json.loads(json.dumps(factsAsList(whole)))
+    assert factsOfList(values) == whole
+    values[4] = {**values[4], **damaged} if isinstance(damaged, dict) and damaged else damaged
+    assert factsOfList(values) == replace(whole, withheld=None)
 
 
 def test_what_a_later_run_says_of_an_empty_slice_counts(withholding):

@@ -40,7 +40,8 @@ _DOUBT_HEAD = ["doubt", "masks", f"Dice below {BAD:g}", "share", "empty", "misse
 _CROPS = {"auto": "auto", "whole": None}
 _CORRECTIONS = {
     "mask": "it is painted as the reference has it and becomes a keyframe",
-    "click": "it gets a click in the middle of its largest wrong part, on top of its present mask",
+    "click": "it gets a click in the middle of its largest wrong part, on top of its present mask, or of the "
+    "withheld one if the slice is empty and the click lies at it",
 }
 
 

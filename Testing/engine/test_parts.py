@@ -74,9 +74,19 @@ def test_what_a_corrected_mask_took_over_from_may_end_the_segment() -> None:
         (resolved({2: HERE, 6: corrected, 9: ABSENT}), None),
         (replace(resolved({2: HERE, 6: corrected}), is_ranged=True), None),
         (resolved({2: HERE, 6: corrected}), 3),
+        # A keyframe further on shows the segment again.
+        (resolved({2: HERE, 6: corrected, 9: HERE}), None),
+        (resolved({1: HERE, 3: corrected, 9: HERE}), 2),
     ):
         assert {stretch.elder for stretch in plan(there, reach=reach)} == {None}
     assert plan(resolved({2: HERE, 6: corrected}), reach=4)[-1].elder == 2
+    # Another corrected mask between changes nothing beyond the outermost one.
+    assert plan(resolved({2: HERE, 4: corrected, 6: corrected}))[-1].elder == 2
+    assert plan(resolved({2: HERE, 4: painted, 6: corrected}))[-1].elder == 4
+
+    for direction in ("forward", "backward"):
+        between = plan(resolved({2: HERE, 4: corrected, 7: corrected, 9: HERE}), direction)
+        assert {stretch.elder for stretch in between} == {None}
 
     last = Stretch("s", 7, 9, 6, None, elder=2)
     keyframes = {2: HERE, 6: corrected}

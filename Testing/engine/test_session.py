@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -671,34 +671,156 @@ def test_what_is_drawn_on_a_frame_that_is_taken_for_empty_is_withheld() -> None:
     assert withheld is not None and not withheld().any(), "nothing was drawn"
 
 
+class Scripted(FakeSteps):
+    """Gives what it finds an object score by its distance from the keyframe, the first for 1."""
+
+    def __init__(self, *scores: float, runs_ahead: bool = False) -> None:
+        super().__init__(runs_ahead=runs_ahead)
+        self._by_distance = scores
+
+    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> Decoded:
+        found = super().track(features, recalls)
+        scores = [self._by_distance[recall.pointers[0][0] - 1] for recall in recalls]
+        return replace(found, object_score=torch.tensor(scores))
+
+
+def corrected(mask: np.ndarray) -> FramePrompts:
+    """A mask of a run with a click that confirms it."""
+    return FramePrompts(mask=mask, clicks=((12.0, 12.0, True),))
+
+
+def filled(masks: Mapping[tuple[str, int], FrameMask]) -> list[int]:
+    """The frames with a mask, ascending."""
+    return sorted(frame for (_, frame), one in masks.items() if one.mask.any())
+
+
 def test_a_click_that_corrects_a_mask_does_not_carry_the_segment_beyond_its_end() -> None:
-    volume = blocks()
+    volume = blocks(frames=30)
     mask = bright(volume, 8)
-    painted, corrected = FramePrompts(mask=mask), FramePrompts(mask=mask, clicks=((12.0, 12.0, True),))
+    click = corrected(mask)
 
-    def last(masks: dict[tuple[str, int], FrameMask]) -> int:
-        return max(frame for (_, frame), one in masks.items() if one.mask.any())
+    def end(keyframes: dict[int, FramePrompts]) -> int:
+        masks, _ = run(session(volume, steps=Fading()), segment(keyframes, last=29))
+        return filled(masks)[-1]
 
-    # Alone, the keyframe is carried over the five frames on which the model finds it.
-    assert last(run(session(volume, steps=Fading()), segment({4: BRIGHT_BOX, 8: painted}))[0]) == 13
-    assert last(run(session(volume, steps=Fading()), segment({8: corrected}))[0]) == 13
+    # Alone, or painted, the keyframe is carried over the five frames on which the model finds it.
+    assert end({4: BRIGHT_BOX, 8: FramePrompts(mask=mask)}) == end({8: click}) == 13
     # From frame 4 the segment is on frame 8, but not on 12, where the mean of both scores is 0.
-    opened = session(volume, steps=Fading())
-    fresh, _ = run(opened, segment({4: BRIGHT_BOX, 8: corrected}))
-    assert last(fresh) == 11 and fresh["bright", 12].doubt >= 0.5
-    withheld = fresh["bright", 12].withheld
-    assert withheld is not None and same(withheld(), bright(volume, 12))
+    assert end({4: BRIGHT_BOX, 8: click}) == 11
     # From frame 1 it is not on frame 8 either, so what is known from there is wrong.
-    assert last(run(session(volume, steps=Fading()), segment({1: BRIGHT_BOX, 8: corrected}))[0]) == 13
-    # A run after the correction gives the same, and asks again for no more than what it corrected.
-    opened = session(volume, steps=Fading())
-    before, _ = run(opened, segment({4: BRIGHT_BOX}))
-    after, summary = run(opened, segment({4: BRIGHT_BOX, 8: corrected}))
-    assert all(np.array_equal(fresh[key].mask, {**before, **after}[key].mask) for key in fresh)
-    assert summary.frames_computed == 3 + 11
-    # The keyframe behind changes what lies beyond the corrected one.
-    moved, _ = run(opened, segment({2: BRIGHT_BOX, 8: corrected}))
-    assert {frame for _, frame in moved} >= set(range(9, 20))
+    assert end({1: BRIGHT_BOX, 8: click}) == 13
+    # Keyframes between that are corrected masks as well change nothing.
+    assert end({4: BRIGHT_BOX, 6: click, 8: click}) == 11
+
+
+def test_a_frame_that_was_ended_is_as_doubtful_as_any_end_and_is_not_searched_far() -> None:
+    volume = blocks(frames=40)
+    keyframes = {4: BRIGHT_BOX, 8: corrected(bright(volume, 8))}
+    masks, summary = run(session(volume, steps=Fading()), segment(keyframes, last=39))
+    doubts = [masks["bright", frame].doubt for frame in range(12, 40)]
+    assert doubts[0] > 0.5 > 0.01 > doubts[-1] and doubts == sorted(doubts, reverse=True)
+    withheld = masks["bright", 12].withheld
+    assert withheld is not None and same(withheld(), bright(volume, 12))
+    # Before 4; between both, from 8; from 4, up to six frames without the segment; and from 8, which is ahead
+    # of that.
+    assert summary.frames_computed == 4 + 3 + 11 + 11
+    assert all(masks["bright", frame].withheld is None for frame in range(20, 40))
+
+
+def test_what_was_ended_does_not_begin_again() -> None:
+    scores = (*[9.0] * 11, -12.0, -12.0, *[9.0] * 40)
+    volume = blocks(frames=40)
+    keyframes = {4: BRIGHT_BOX, 8: corrected(bright(volume, 8))}
+    masks, _ = run(session(volume, steps=Scripted(*scores)), segment(keyframes, last=39))
+    # From frame 4 nothing is there on frames 16 and 17 alone.
+    assert filled(masks) == list(range(16))
+    opened = session(volume, steps=Scripted(*scores))
+    masks, _ = run(opened, segment({4: BRIGHT_BOX}, last=39))
+    assert set(range(40)) - set(filled(masks)) == {16, 17}
+    # After six frames it is not searched any more.
+    again, summary = run(opened, segment(keyframes, last=39))
+    assert filled(again) == [*range(5, 16)] and summary.frames_computed == 3 + (21 - 8)
+
+
+ELDERS: dict[str, tuple[tuple[float, ...], int, int]] = {
+    "ends it": (tuple(9 - 1.5 * n for n in range(1, 60)), 4, 8),
+    "is wrong": (tuple(9 - 1.5 * n for n in range(1, 60)), 1, 8),
+    "comes back": ((*[9.0] * 5, *[-4.0] * 11, *[9.0] * 15, *[-30.0] * 40), 1, 30),
+    "ends it at once": ((*[9.0] * 30, *[-12.0] * 40), 1, 20),
+    # Only a run between two keyframes knows that it would have ended it later.
+    "gives up": ((*[9.0] * 30, *[-4.0] * 8, *[-30.0] * 40), 1, 20),
+}
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("name", ELDERS)
+def test_an_elder_front_says_the_same_whenever_it_is_asked(name: str, backward: bool) -> None:
+    scores, first, second = ELDERS[name]
+    volume = blocks(frames=60)
+    click = corrected(bright(volume, 8))
+    first, second = (59 - first, 59 - second) if backward else (first, second)
+
+    def keyframes(other: FramePrompts) -> ResolvedSegment:
+        return segment(dict(sorted({first: BRIGHT_BOX, second: other}.items())), last=59)
+
+    fresh, summary = run(session(volume, steps=Scripted(*scores)), keyframes(click))
+    alone, _ = run(session(volume, steps=Scripted(*scores)), keyframes(FramePrompts(mask=bright(volume, 8))))
+    assert (filled(fresh) != filled(alone)) == (name not in ("is wrong", "gives up"))
+    outward = range(second - 1, -1, -1) if backward else range(second + 1, 60)
+    there = [bool(fresh["bright", frame].mask.any()) for frame in outward]
+    assert there == sorted(there, reverse=True), "there is one end"
+    # One that is wrong is asked no more: 1 frame before it, 6 between, 7 up to the corrected one, 11 beyond.
+    assert name != "is wrong" or summary.frames_computed == 1 + 6 + 7 + 11
+    # After a run that knew less, after one with a painted mask instead, and ahead of what is read.
+    last = 1 if backward else 58
+    earlier = [{first: BRIGHT_BOX}, {first: BRIGHT_BOX, last: BRIGHT_BOX}]
+    for before in (
+        *(segment(dict(sorted(one.items())), last=59) for one in earlier),
+        keyframes(BRIGHT_BOX),
+        None,
+    ):
+        for runs_ahead in (False, True):
+            opened = session(volume, steps=Scripted(*scores, runs_ahead=runs_ahead))
+            known = {} if before is None else run(opened, before)[0]
+            masks, again = run(opened, keyframes(click))
+            assert filled({**known, **masks}) == filled(fresh)
+            assert before is not None or again.frames_computed == summary.frames_computed
+            doubts = [{**known, **masks}["bright", frame].doubt for frame in range(60)]
+            assert doubts == [fresh["bright", frame].doubt for frame in range(60)]
+
+
+@pytest.mark.parametrize("runs_ahead", [False, True])
+@pytest.mark.parametrize("steps_done", range(0, 24, 3))
+def test_a_run_with_an_elder_front_goes_on_where_it_was_cancelled(steps_done: int, runs_ahead: bool) -> None:
+    volume = blocks(frames=30)
+    keyframes = segment({4: BRIGHT_BOX, 8: corrected(bright(volume, 8))}, last=29)
+    expected, _ = run(session(volume, steps=Fading()), keyframes)
+    opened = session(volume, steps=Fading(runs_ahead=runs_ahead))
+    masks: dict[int, FrameMask] = {}
+    left = [steps_done]
+
+    def stop(done: float) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        opened.propagate(RunRequest((keyframes,)), lambda one: masks.__setitem__(one.frame, one), stop)
+    opened.propagate(RunRequest((keyframes,)), lambda one: masks.__setitem__(one.frame, one))
+    assert sorted(masks) == list(range(30))
+    assert [frame for frame, one in sorted(masks.items()) if one.mask.any()] == filled(expected)
+
+
+def test_of_two_withheld_masks_the_nearer_keyframes_counts() -> None:
+    volume = blocks()
+    volume[10:, 8:24, 8:24] = 0
+    volume[10:, 40:52, 8:20] = 60
+    other = FramePrompts(box=(7.5, 39.5, 19.5, 51.5))
+    scores = (9.0, *[-9.0] * 20)
+    masks, _ = run(session(volume, steps=Scripted(*scores)), segment({4: BRIGHT_BOX, 15: other}))
+    for frame, there in ((7, volume[4] == 200), (12, volume[15] == 60)):
+        withheld = masks["bright", frame].withheld
+        assert withheld is not None and same(withheld(), there)
 
 
 AHEAD: dict[str, tuple[dict[int, FramePrompts], ...]] = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from SAM2PropagateLib.app.events import FrameArrived, Progress
+from SAM2PropagateLib.app.kept_facts import placeOf
 from SAM2PropagateLib.app.previews import Previews
 from SAM2PropagateLib.app.shared import Shared
-from SAM2PropagateLib.app.strip import FrameFacts
+from SAM2PropagateLib.app.strip import FrameFacts, Withheld
 from SAM2PropagateLib.app.volumes import OpenVolumes
 from SAM2PropagateLib.app.wording import runText, uploadText
 from SAM2PropagateLib.app.worker_link import WorkerLink
@@ -121,7 +122,8 @@ class Arrivals:
             workspace.underlay.arrived(key)
         else:
             workspace.underlay.answered(key)
-        facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score, event.withheld)
+        withheld = None if event.withheld is None else Withheld(event.withheld, placeOf(geometry))
+        facts = FrameFacts(event.kind, event.doubt, event.predicted_iou, event.object_score, withheld)
         workspace.keptFacts.putPreview(event.segment, event.frame, facts, geometry, workspace.axis)
         self._messages.answered(call)
         if event.note and isinstance(call, PreviewCall):

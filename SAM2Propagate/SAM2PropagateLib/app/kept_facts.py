@@ -7,11 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from SAM2PropagateLib.app.strip import FrameFacts
+import numpy as np
+import numpy.typing as npt
+
+from SAM2PropagateLib.app.strip import FrameFacts, Withheld
 from SAM2PropagateLib.frame_kinds import KEYFRAME, PREVIEW
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
-from SAM2PropagateLib.packed_masks import mask_of_values
+from SAM2PropagateLib.packed_masks import MaskError, mask_of_values
 from SAM2PropagateLib.scene.state import SceneState
+from SAM2PropagateLib.scene.volume import isSamePlace
+
+BoolArray = npt.NDArray[np.bool_]
 
 _STATE_NAME = "frames"
 _VERSION = 1
@@ -26,8 +32,9 @@ class KeptFacts:
     A frame of the preview has its own facts. They hide those of the segment's own mask, which return when the
     preview goes. The preview's facts are saved with the preview.
 
-    Facts that cannot be read, from an earlier version or a damaged scene, are left out: they only serve the
-    display of doubts, and come back with the next run.
+    Facts that cannot be read, from an earlier version or a damaged scene, are left out, and so is a withheld
+    mask alone: they serve the display of doubts and corrections of empty slices, and come back with the next
+    run.
 
     Args:
         segmentationNode: has the segments.
@@ -78,7 +85,29 @@ class KeptFacts:
     ) -> None:
         """Keeps facts of a frame of the preview; drops facts of another axis or size."""
         self._begin(geometry, axis)
-        self._shown.setdefault(segmentID, {})[frame] = facts
+        shown = self._shown.setdefault(segmentID, {})
+        before = shown.get(frame)
+        if facts.kind == PREVIEW and before is not None and before.withheld is not None:
+            # A click at another place says nothing of what a run has drawn.
+            facts = replace(facts, withheld=before.withheld)
+        shown[frame] = facts
+
+    def takeBack(self, segmentID: str, frame: int) -> None:
+        """Drops the preview's facts of a frame whose prompts are gone; what a run withheld there stays."""
+        shown = self._shown.get(segmentID, {})
+        facts = shown.pop(frame, None)
+        if facts is not None and facts.withheld is not None and frame not in self.frames.get(segmentID, {}):
+            shown[frame] = FrameFacts(PREVIEW, withheld=facts.withheld)
+
+    def withheld(self, segmentID: str, frame: int, geometry: VolumeGeometry, axis: int) -> BoolArray | None:
+        """Returns what a run drew on a frame that it left empty, (rows, columns); None if there is none, or
+        if it is of a volume at another place."""
+        facts = self.facts(segmentID, geometry, axis).get(frame)
+        one = None if facts is None else facts.withheld
+        if one is None or one.packed.shape != geometry.frame_shape(axis):
+            return None
+        place, now = (np.reshape(values, (4, 4)) for values in (one.place, geometry.ijk_to_ras))
+        return one.packed.unpack() if isSamePlace(place, now) else None
 
     def dropPreview(self, segmentID: str, frame: int | None = None) -> None:
         """Drops the preview's facts of a frame of a segment, or of all its frames."""
@@ -95,7 +124,7 @@ class KeptFacts:
                 facts = shown.pop(frame)
                 isOwn = facts.kind == PREVIEW
                 self.frames.setdefault(segmentID, {})[frame] = (
-                    replace(facts, kind=KEYFRAME) if isOwn else facts
+                    replace(facts, kind=KEYFRAME, withheld=None) if isOwn else facts
                 )
 
     def putApplied(
@@ -184,19 +213,33 @@ class KeptFacts:
 def factsAsList(facts: FrameFacts) -> list[Any]:
     """Returns facts as values that JSON can hold."""
     values = [facts.kind, *map(_short, (facts.doubt, facts.predictedIou, facts.objectScore))]
-    return values if facts.withheld is None else [*values, facts.withheld.values()]
+    withheld = facts.withheld
+    return values if withheld is None else [*values, {**withheld.packed.values(), "place": withheld.place}]
 
 
 def factsOfList(values: Any) -> FrameFacts:
     """Returns the facts that `factsAsList` gave.
 
     Raises:
-        ValueError, TypeError: `factsAsList` gives no such list (a `MaskError` is a `ValueError`).
+        ValueError, TypeError: `factsAsList` gives no such list.
     """
     kind, *numbers = values[:4]
     doubt, iou, score = (None if value is None else float(value) for value in numbers)
-    withheld = mask_of_values(values[4]) if len(values) > 4 else None
-    return FrameFacts(str(kind), doubt, iou, score, withheld)
+    return FrameFacts(str(kind), doubt, iou, score, _withheldOf(values[4]) if len(values) > 4 else None)
+
+
+def placeOf(geometry: VolumeGeometry) -> tuple[float, ...]:
+    """Returns a volume's IJK-to-RAS matrix, row by row."""
+    return tuple(geometry.ijk_to_ras.ravel().tolist())
+
+
+def _withheldOf(values: Any) -> Withheld | None:
+    """Returns a withheld mask that was saved; None if it cannot be read."""
+    try:
+        packed, place = mask_of_values(values), tuple(float(one) for one in values["place"])
+    except (MaskError, KeyError, TypeError, ValueError):
+        return None
+    return Withheld(packed, place) if len(place) == 16 and np.isfinite(place).all() else None
 
 
 def _short(value: float | None) -> float | None:

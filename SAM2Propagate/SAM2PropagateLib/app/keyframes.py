@@ -1,8 +1,8 @@
 """Decides which prompts are sent to the worker: corrections of masks, edited and locked slices.
 
 A mask in the prompts is either a slice that the user edited (`EDITED`) or a propagated slice as it was when
-the user clicked on it (`REFINED`). Earlier prompts on the slice are that mask's history and do not count any
-more; later ones correct it.
+the user clicked on it (`REFINED`); on an empty slice, that is the mask that was withheld there. Earlier
+prompts on the slice are that mask's history and do not count any more; later ones correct it.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Previews:
         if frame in workspace.previewFrames(segmentID):
             workspace.preview.erase(segmentID, frame)
             workspace.handEdits.undone.add(segmentID)
-        workspace.keptFacts.dropPreview(segmentID, frame)
+        workspace.keptFacts.takeBack(segmentID, frame)
 
     def _ask(self, segmentID: str, frame: int, said: SegmentPrompts) -> None:
         workspace = self._selection.require()

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
-
 from SAM2PropagateLib.app import keyframes
 from SAM2PropagateLib.app.previews import Previews
 from SAM2PropagateLib.app.shared import Shared
@@ -31,8 +28,6 @@ from SAM2PropagateLib.prompts.values import (
 )
 from SAM2PropagateLib.scene.watch import PromptChange
 from SAM2PropagateLib.texts import tr as _
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 class PromptChanges:
@@ -299,22 +294,13 @@ class PromptChanges:
             return said
         mask = workspace.shown.maskToCorrect(said.segment, frame)
         if not mask.any():
-            withheld = self._withheld(said.segment, frame)
+            withheld = workspace.keptFacts.withheld(said.segment, frame, geometry, axis)
             new = replace(said, masks=()).only(lambda one: one.id in arrived, *DRAWN)
             if withheld is None or not keyframes.isMeant(withheld, new, frame, geometry, axis):
                 return said
             mask = withheld
         kept = mask_at(mask, frame, geometry, axis, keyframes.maskId(keyframes.REFINED, frame, axis))
         return replace(said, masks=workspace.spoken.withMask(others, kept, frame).masks)
-
-    def _withheld(self, segmentID: str, frame: int) -> BoolArray | None:
-        """Returns what the last run drew on a frame, but left out; None if there is none."""
-        workspace = self._selection.require()
-        geometry, axis = workspace.geometry, workspace.axis
-        facts = workspace.keptFacts.facts(segmentID, geometry, axis).get(frame)
-        if facts is None or facts.withheld is None or facts.withheld.shape != geometry.frame_shape(axis):
-            return None
-        return facts.withheld.unpack()
 
 
 def _segmentsOf(*prompts: PromptSet) -> set[str]:

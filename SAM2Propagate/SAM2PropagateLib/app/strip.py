@@ -19,21 +19,33 @@ _MARK_WIDTH, _REACH = 2, 2
 
 
 @dataclass(frozen=True)
+class Withheld:
+    """What a run drew on a frame that it left empty, as the model takes the segment for absent there.
+
+    Attributes:
+        packed: the mask.
+        place: the volume's IJK-to-RAS matrix then, row by row.
+    """
+
+    packed: PackedMask
+    place: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class FrameFacts:
     """What a run reported on a frame.
 
     Attributes:
         kind: of `frame_kinds.KINDS`.
         doubt: 0 (sure) to 1; None if unknown. predictedIou, objectScore: the model's own.
-        withheld: on a frame without a mask: what was drawn there, but left out as the model takes the segment
-            for absent; None if there is none.
+        withheld: on a frame without a mask; None if there is none.
     """
 
     kind: str
     doubt: float | None = None
     predictedIou: float | None = None
     objectScore: float | None = None
-    withheld: PackedMask | None = None
+    withheld: Withheld | None = None
 
 
 @dataclass(frozen=True)

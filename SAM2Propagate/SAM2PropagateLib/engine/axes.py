@@ -40,8 +40,10 @@ class _Written:
 
     @staticmethod
     def of(mask: FrameMask, keeps_edge: bool) -> _Written:
-        """Return the record of a mask."""
-        answer = replace(mask, mask=_NO_PIXELS, edge=mask.edge if keeps_edge else None)
+        """Return the record of a mask, without what would stay on the device."""
+        withheld = None if mask.withheld is None else pack(mask.withheld()).unpack
+        edge = mask.edge if keeps_edge else None
+        answer = replace(mask, mask=_NO_PIXELS, edge=edge, withheld=withheld)
         return _Written(pack(mask.mask), answer)
 
 
@@ -199,7 +201,9 @@ class AxesSession:
             after = before.copy()
             after[part] = mask
             is_same = np.array_equal(before, after)
-            answer = replace(one.answer, mask=after, doubt=doubt, edge=one.answer.edge if is_same else None)
+            edge = one.answer.edge if is_same else None
+            withheld = None if after.any() else one.answer.withheld
+            answer = replace(one.answer, mask=after, doubt=doubt, edge=edge, withheld=withheld)
             changes = not is_same or doubt != one.answer.doubt
             if changes:
                 yield answer

@@ -121,7 +121,7 @@ class Carrier:
 
     def _must_know(self, jobs: list[Job]) -> bool:
         """Tell whether the host has to read the last step's report before it starts the next step."""
-        return not self._steps.runs_ahead or any(job.may_have_lost(f) for job in jobs for f in job.all_fronts)
+        return not self._steps.runs_ahead or any(job.must_be_read for job in jobs)
 
     def _step(self, active: list[Active], counter: Counter) -> list[Front]:
         """Move every front one frame further, and return the fronts."""
@@ -251,10 +251,11 @@ class Carrier:
             share = (frame - job.end.source) / (stretch.absent - job.end.source)
             before, logits = logits, closed(logits, job.too_deep, share)
             agreement = overlap(before, logits)
+        ended = None
         if job.elder is not None:
-            score = job.ended_by_elder(frame, score)
+            score, ended = job.elder.said(frame, partial(job.found, job.left or job.right))
             logits = where_present(logits, score)
-        return Ready.of(job, frame, logits, iou, score, agreement)
+        return Ready.of(job, frame, logits, iou, score, agreement, ended)
 
 
 def _draft(job: Job, frame: int, found: Tracked) -> Ready:

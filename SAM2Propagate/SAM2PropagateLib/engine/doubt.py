@@ -46,23 +46,29 @@ class Evidence:
             figures: what `figures_of` returned, read back.
             is_between: whether keyframes on both sides show the segment. See `Evidence` for the others.
         """
-        iou, score, agreement, area, unsure = figures.tolist()
+        iou, score, agreement, area, unsure, ended = figures.tolist()
         sharpness = area / (area + unsure) if area + unsure else 1.0
-        lost = 0 if area else lost
+        lost = 0 if area else max(lost, round(ended))
         return Evidence(iou, score, agreement, sharpness, is_cut, lost, is_between and lost > 0)
 
 
 def figures_of(
-    logits: torch.Tensor, iou: torch.Tensor, score: torch.Tensor, agreement: torch.Tensor | None = None
+    logits: torch.Tensor,
+    iou: torch.Tensor,
+    score: torch.Tensor,
+    agreement: torch.Tensor | None = None,
+    ended: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the figures of a frame for `Evidence.read`, on the device: float32 (5,).
+    """Return the figures of a frame for `Evidence.read`, on the device: float32 (6,).
 
     Args:
         logits: (4h, 4w). The others are single numbers; see `Evidence`.
+        ended: over how many frames the segment has been ended by an elder front; None: by none.
     """
     area, unsure = (logits > 0).sum(), (logits.abs() < 1).sum()
     agreed = torch.ones_like(iou) if agreement is None else agreement
-    return torch.stack([part.float() for part in (iou, score, agreed, area, unsure)])
+    over = torch.zeros_like(iou) if ended is None else ended
+    return torch.stack([part.float() for part in (iou, score, agreed, area, unsure, over)])
 
 
 def overlap(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

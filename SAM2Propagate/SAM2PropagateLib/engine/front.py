@@ -117,6 +117,11 @@ class Front:
         return len(self.found) - self._told
 
     @property
+    def last_read(self) -> int:
+        """The last frame whose result the host has read; the keyframe if there is none."""
+        return self.source + self.step * self._told
+
+    @property
     def empty_frames(self) -> int:
         """The number of frames in a row without a trace of the segment, up to the last one that was read."""
         return self.found[self.source + self.step * self._told].lost if self._told else 0

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from SAM2PropagateLib.engine.crops import Sight
+from SAM2PropagateLib.engine.elder import Elder
 from SAM2PropagateLib.engine.front import Front, Tracked
 from SAM2PropagateLib.engine.keyframes import Keyframe
 from SAM2PropagateLib.engine.plan import Stretch, plan, signature
@@ -90,7 +91,7 @@ class Job:
     """A stretch of the run under way, with the fronts that cross it.
 
     Attributes:
-        elder: the front that a corrected keyframe at the end of the stretch took over from; see `plan`.
+        elder: beyond an outermost keyframe that is a corrected mask; see `plan`.
         pending: frames whose masks were not asked for yet.
         begun: frames with results of a front, but without a written mask.
     """
@@ -103,7 +104,7 @@ class Job:
     pending: list[int]
     patience: int | None
     shapes: tuple[Shape, Shape] | None = None
-    elder: Front | None = None
+    elder: Elder | None = None
     begun: set[int] = field(default_factory=set)
 
     @property
@@ -130,8 +131,8 @@ class Job:
 
     @property
     def all_fronts(self) -> list[Front]:
-        """The fronts that cross it, with the one that was corrected."""
-        return self.fronts if self.elder is None else [*self.fronts, self.elder]
+        """The fronts that cross it, the elder one included."""
+        return self.fronts if self.elder is None else [*self.fronts, self.elder.front]
 
     @property
     def end(self) -> Front | None:
@@ -159,32 +160,24 @@ class Job:
         return (
             (self.left is not None and left is None)
             or (self.right is not None and right is None)
-            or (self.elder is not None and self.found(self.elder, frame) is None)
+            or (self.elder is not None and self.elder.found(frame) is None)
         )
 
-    def ended_by_elder(self, frame: int, score: torch.Tensor) -> torch.Tensor:
-        """Return the object score on a frame, lower if the elder front says that the segment has ended.
-
-        A click that corrects one slice says nothing of where the segment ends. The elder front has no say if
-        it does not find the segment on the corrected slice itself, as then the click proves it wrong.
-
-        Args:
-            score: of the stretch's own front, float32 ().
-        """
-        source = self.stretch.left if self.stretch.right is None else self.stretch.right
-        assert source is not None
-        there, here = self.found(self.elder, source), self.found(self.elder, frame)
-        assert there is not None and here is not None, "see `lacks`"
-        both = torch.minimum(score, (score + here.object_score) / 2)
-        return torch.where(there.object_score > 0, both, score)
-
     def has_lost(self, front: Front) -> bool:
-        """Tell whether a front has lost its segment, and no keyframe shows it again."""
-        return self._gives_up(front.empty_frames)
+        """Tell whether a side's front has lost its segment, and no keyframe shows it again."""
+        is_ended = self.elder is not None and self.elder.has_ended
+        return is_ended or self._gives_up(front.empty_frames)
 
     def may_have_lost(self, front: Front) -> bool:
         """Tell whether reading the front's last results could show that."""
-        return front.unread > 0 and self._gives_up(front.empty_frames + front.unread)
+        ended = 0 if self.elder is None else self.elder.ended
+        return front.unread > 0 and self._gives_up(max(front.empty_frames, ended) + front.unread)
+
+    @property
+    def must_be_read(self) -> bool:
+        """Whether reading the last results could show that one of its fronts need not go on."""
+        is_elder_done = self.elder is not None and self.elder.may_be_done
+        return is_elder_done or any(self.may_have_lost(front) for front in self.fronts)
 
     def _gives_up(self, empty_frames: int) -> bool:
         is_open = self.left is None or self.right is None
@@ -218,11 +211,15 @@ def active_fronts(jobs: list[Job]) -> list[Active]:
         reach = (job.pending[-1], job.pending[0])
         if job.end is not None:
             reach = (job.beside_absent, job.beside_absent)
-        ends = [*zip((job.left, job.right), reach, strict=True)]
-        if job.elder is not None:
-            ends.append((job.elder, reach[0] if job.right is None else reach[1]))
-        for front, end in ends:
-            if front is None or job.has_lost(front) or (end - front.next_frame) * front.step < 0:
+        going = [
+            (front, end)
+            for front, end in zip((job.left, job.right), reach, strict=True)
+            if front is not None and not job.has_lost(front)
+        ]
+        if job.elder is not None and not job.elder.is_done and not job.elder.has_ended:
+            going.append((job.elder.front, reach[0] if job.right is None else reach[1]))
+        for front, end in going:
+            if (end - front.next_frame) * front.step < 0:
                 continue
             known = active.get(id(front))
             if known is None or (end - known.end) * front.step > 0:

@@ -21,8 +21,8 @@ class Stretch:
         right: the keyframe that is carried backward over them, or None.
         absent: the keyframe next to them with an absent mark, if there is one; or None.
         holds: whether the user gave the ends, so that the segment is on all of these frames.
-        elder: the keyframe behind `left` or `right` on a stretch with one of them, if that is a mask of a run
-            corrected by clicks or scribbles; or None. What is carried from there may end the segment.
+        elder: beyond an outermost keyframe that is a mask corrected by clicks or scribbles: the keyframe
+            behind it, which may end the segment, see `elder`; or None.
     """
 
     segment: str
@@ -63,7 +63,7 @@ def plan(segment: ResolvedSegment, direction: str = BOTH, reach: int | None = No
         for part in parts:
             absent = _end_of(part, segment.keyframes)
             holds = segment.is_ranged and absent is None
-            # Where the end is known, nobody is asked for it.
+            # Where the user gave the end, nobody is asked for it.
             elder = None if holds or absent is not None else _elder_of(part, segment.keyframes, reach)
             stretches.append(replace(part, absent=absent, holds=holds, elder=elder))
     return tuple(stretches)
@@ -77,17 +77,23 @@ def _end_of(stretch: Stretch, keyframes: Mapping[int, FramePrompts]) -> int | No
 
 
 def _elder_of(stretch: Stretch, keyframes: Mapping[int, FramePrompts], reach: int | None) -> int | None:
-    if stretch.left is not None and stretch.right is not None:
-        return None
+    """Return the elder keyframe of a stretch beyond the outermost keyframe.
+
+    It is the nearest one behind that is no corrected mask itself, so that one click more changes nothing
+    beyond another one.
+    """
     near = stretch.left if stretch.right is None else stretch.right
     if near is None or not keyframes[near].corrects_mask:
         return None
-    keys = sorted(keyframes)
-    at = keys.index(near) + (-1 if stretch.right is None else 1)
-    if not 0 <= at < len(keys) or not keyframes[keys[at]].is_positive:
+    outward = 1 if near == stretch.left else -1
+    if any((key - near) * outward > 0 for key in keyframes):
         return None
-    is_near = reach is None or abs(near - keys[at]) <= reach
-    return keys[at] if is_near else None
+    for key in sorted(keyframes, key=lambda key: abs(key - near))[1:]:
+        if not keyframes[key].is_positive or (reach is not None and abs(key - near) > reach):
+            return None
+        if not keyframes[key].corrects_mask:
+            return key
+    return None
 
 
 def _within_reach(

@@ -49,11 +49,13 @@ class Ready:
         iou: torch.Tensor,
         score: torch.Tensor,
         agreement: torch.Tensor | None = None,
+        ended: torch.Tensor | None = None,
         *,
         is_draft: bool = False,
     ) -> Ready:
-        """Return a frame from its logits (4h, 4w); for the single numbers see `doubt.Evidence`."""
-        figures, shown = figures_of(logits, iou, score, agreement), shown_mask(logits, job.track.crop)
+        """Return a frame from its logits (4h, 4w); for the single numbers see `doubt.Evidence`, for `ended`
+        `elder.Elder`."""
+        figures, shown = figures_of(logits, iou, score, agreement, ended), shown_mask(logits, job.track.crop)
         return Ready(job, frame, is_draft, logits.shape[-1], figures, shown, logits)
 
     def mask(self, figures: np.ndarray, shown: np.ndarray) -> FrameMask:
@@ -62,10 +64,9 @@ class Ready:
         mask = native_mask(shown, job.track.crop, self.grid)
         sides = [job.found(front, self.frame) for front in job.fronts]
         lost = 0 if self.is_draft else min(side.lost for side in sides if side is not None)
-        if job.elder is not None:
-            # A mask that the elder front has ended is as doubtful as a front's first frame without one.
-            lost = max(lost, 1)
         is_cut = crops.is_cut(mask, job.track.crop)
+        if job.elder is not None and not self.is_draft:
+            job.elder.ended = max(job.elder.ended, round(float(figures[-1])))
         evidence = Evidence.read(figures, is_cut=is_cut, lost=lost, is_between=len(sides) > 1)
         doubt = doubt_of(evidence)
         if self.is_draft:

@@ -14,6 +14,7 @@ from SAM2PropagateLib.engine import crops, imaging
 from SAM2PropagateLib.engine.appearance import pixel_maps
 from SAM2PropagateLib.engine.carry import Carrier, Counter
 from SAM2PropagateLib.engine.crops import Sight
+from SAM2PropagateLib.engine.elder import Elder
 from SAM2PropagateLib.engine.family import MASK_PROMPT_LOGIT, EncodedFrame, ModelSteps
 from SAM2PropagateLib.engine.features import FeatureKey, FeatureStore
 from SAM2PropagateLib.engine.front import Course, Front, Recollection
@@ -22,6 +23,7 @@ from SAM2PropagateLib.engine.jobs import WITHDRAWN, Job, Track, Work, keyframe_m
 from SAM2PropagateLib.engine.keyframes import Keyframe, KeyframeDecoder
 from SAM2PropagateLib.engine.memory_limits import told_of_memory, with_room
 from SAM2PropagateLib.engine.motion import MotionStore
+from SAM2PropagateLib.engine.plan import Stretch
 from SAM2PropagateLib.engine.results import (
     FrameMask,
     RunSummary,
@@ -362,9 +364,7 @@ class EngineSession:
                 list(stale),
                 self._patience,
                 shapes_beside(stretch, keyframes),
-                self._front(
-                    track, stretch.elder, 1 if stretch.right is None else -1, stretch.holds, keyframes
-                ),
+                self._elder(track, stretch, keyframes),
             )
             for stretch, mark, stale in work.stretches
         ]
@@ -384,6 +384,11 @@ class EngineSession:
                 self._carried(track.sight, source, keyframe),
             )
         return track.fronts[name]
+
+    def _elder(self, track: Track, stretch: Stretch, keyframes: Mapping[int, Keyframe]) -> Elder | None:
+        source, step = (stretch.left, 1) if stretch.right is None else (stretch.right, -1)
+        front = self._front(track, stretch.elder, step, stretch.holds, keyframes)
+        return None if front is None or source is None else Elder(front, source, self._patience)
 
     def _carried(self, sight: Sight, frame: int, keyframe: Keyframe) -> Carried | None:
         """Return what the motion carries from a keyframe, and make it if there is none yet."""

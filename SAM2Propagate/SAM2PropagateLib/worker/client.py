@@ -220,7 +220,8 @@ class WorkerClient:
             self._next_id += 1
             worker.transport.close(patience)
             self._collect()
-            self._fail_all(SAM2PropagateError("worker_stopped", _("The worker was stopped.")))
+            self._why_ended = SAM2PropagateError("worker_stopped", _("The worker was stopped."))
+            self._fail_all(self._why_ended)
             self._log = worker.transport.log
             self._worker = None
         for transport in self._retired:
