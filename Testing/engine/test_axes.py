@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from SAM2PropagateLib.engine.axes import AxesSession
+from SAM2PropagateLib.engine.family import Recall
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.opinions import Opinion, Region, fused
 from SAM2PropagateLib.engine.results import FrameMask, RunSummary
@@ -282,3 +284,27 @@ def test_no_copy_of_the_volume_is_made() -> None:
     # The masks and what comes with them are kept by this test itself.
     kept = sum(one.mask.nbytes for found in desk.masks.values() for one in found)
     assert peak - kept < volume.size, "less than a byte per voxel"
+
+
+class Short(FakeSteps):
+    """Takes a segment for absent from the ninth frame after the keyframe."""
+
+    def track(self, features: Sequence[FrameFeatures], recalls: Sequence[Recall]) -> Decoded:
+        found = super().track(features, recalls)
+        scores = [9.0 if recall.pointers[0][0] < 9 else -9.0 for recall in recalls]
+        return replace(found, object_score=torch.tensor(scores))
+
+
+def test_a_mask_is_withheld_only_where_the_other_axes_find_nothing_either() -> None:
+    desk = Desk(first=Short())
+    desk.run(all_axes=False)
+    alone = {frame for frame, answers in desk.masks.items() if answers[-1].withheld is not None}
+    assert alone == {*range(16, 22), *range(39, 45)}
+    desk = Desk(first=Short())
+    desk.run()
+    filled_in = {frame for frame in alone if desk.last(frame).any()}
+    assert filled_in and filled_in != alone
+    for frame in alone:
+        withheld = desk.masks[frame][-1].withheld
+        assert (withheld is None) == (frame in filled_in)
+        assert withheld is None or (withheld() ^ desk.truth(frame)).sum() <= 4
