@@ -15,7 +15,7 @@ from SAM2PropagateLib.engine.front import Front, Tracked
 
 
 class Elder:
-    """The front of the keyframe behind a corrected one, beyond that one.
+    """The elder front: that of the keyframe behind a corrected one, beyond that one.
 
     Args:
         front: of the keyframe behind.
@@ -83,13 +83,13 @@ class Elder:
         step = self.front.step
         there = self.found(self._source)
         assert there is not None
-        nothing = torch.zeros_like(there.object_score)
+        has_say, nothing = (there.logits > 0).any(), torch.zeros_like(there.object_score)
         state = _State(nothing, nothing, there.object_score, nothing)
         for one in range(self._source + step, frame + step, step):
             if one not in self._known:
                 mine, other = own(one), self.found(one)
                 assert mine is not None and other is not None
-                self._known[one] = self._next(state, there.object_score > 0, mine, other)
+                self._known[one] = self._next(state, has_say, mine, other)
             state = self._known[one]
         return state.score, state.ended
 

@@ -66,6 +66,7 @@ class Ready:
         lost = 0 if self.is_draft else min(side.lost for side in sides if side is not None)
         is_cut = crops.is_cut(mask, job.track.crop)
         if job.elder is not None and not self.is_draft:
+            # Only here does the host learn of it.
             job.elder.ended = max(job.elder.ended, round(float(figures[-1])))
         evidence = Evidence.read(figures, is_cut=is_cut, lost=lost, is_between=len(sides) > 1)
         doubt = doubt_of(evidence)
