@@ -12,9 +12,10 @@ from SAM2PropagateLib import segment_job, texts
 from SAM2PropagateLib.app import keyframes, rules, strip, tools
 from SAM2PropagateLib.app.rules import Conditions
 from SAM2PropagateLib.app.signals import Signal
-from SAM2PropagateLib.app.strip import FrameFacts
+from SAM2PropagateLib.app.strip import FrameFacts, Withheld
 from SAM2PropagateLib.app.wording import duration, size
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.packed_masks import pack
 from SAM2PropagateLib.prompts import Lasso, SegmentPrompts, box_at, click_at, mask_at
 from SAM2PropagateLib.prompts.values import to_ras
 
@@ -157,6 +158,11 @@ def test_hovering_gives_the_numbers():
         "Doubt 62% · model's own estimate of overlap 81%",
     ]
     assert one.text(0).splitlines() == ["Slice 1 of 5", "outside the range"]
+    empty = replace(facts[2], withheld=Withheld(pack(np.eye(4, dtype=bool)), (0.0,) * 16))
+    left, edited = strip.strip(5, {2: empty}), strip.strip(5, {2: empty}, edited=frozenset({2}))
+    known = "Left empty. If the structure is here, click on it: a mask is known."
+    assert left.text(2).splitlines()[-1] == known
+    assert known not in edited.text(2)
     assert one.text(4).splitlines()[1] == "keyframe with prompts"
 
 

@@ -244,6 +244,8 @@ class SliceStrip:
                 lines[-1] += " · " + _("model's own estimate of overlap {iou:.0%}").format(
                     iou=one.facts.predictedIou
                 )
+            if one.look == PROPAGATED and one.facts.withheld is not None:
+                lines.append(_("Left empty. If the structure is here, click on it: a mask is known."))
         return "\n".join(lines)
 
 

@@ -30,7 +30,7 @@ class Elder:
         self.front = front
         self._source = source
         self._patience = patience
-        self._known: dict[int, _State] = {}
+        self._known: dict[int, _Verdict] = {}
         self.ended = 0
 
     @property
@@ -84,16 +84,16 @@ class Elder:
         there = self.found(self._source)
         assert there is not None
         has_say, nothing = (there.logits > 0).any(), torch.zeros_like(there.object_score)
-        state = _State(nothing, nothing, there.object_score, nothing)
+        verdict = _Verdict(nothing, nothing, there.object_score, nothing)
         for one in range(self._source + step, frame + step, step):
             if one not in self._known:
                 mine, other = own(one), self.found(one)
                 assert mine is not None and other is not None
-                self._known[one] = self._next(state, has_say, mine, other)
-            state = self._known[one]
-        return state.score, state.ended
+                self._known[one] = self._next(verdict, has_say, mine, other)
+            verdict = self._known[one]
+        return verdict.score, verdict.ended
 
-    def _next(self, before: _State, has_say: torch.Tensor, mine: Tracked, other: Tracked) -> _State:
+    def _next(self, before: _Verdict, has_say: torch.Tensor, mine: Tracked, other: Tracked) -> _Verdict:
         # What the front would find after it has given up does not count: only some runs know it.
         is_lost, is_over = self._counted(before.empty), self._counted(before.ended)
         elder = torch.where(is_lost, before.elder, other.object_score)
@@ -102,7 +102,7 @@ class Elder:
         ends = has_say & ((before.ended > 0) | ((mine.object_score > 0) & (mean <= 0)))
         score = torch.where(has_say, mean, mine.object_score)
         score = torch.where(ends, score.clamp(max=0), score)
-        return _State(
+        return _Verdict(
             torch.where(is_over, before.score, score),
             torch.where(ends, before.ended + 1, 0.0),
             elder,
@@ -114,8 +114,8 @@ class Elder:
 
 
 @dataclass(frozen=True)
-class _State:
-    """What is known on a frame, float32 () each.
+class _Verdict:
+    """What comes out on a frame, float32 () each.
 
     Attributes:
         score, ended: see `Elder.said`. elder: the elder front's object score, the last one before it gave up.
