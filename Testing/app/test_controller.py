@@ -272,8 +272,9 @@ def test_a_scribble_brings_it_back_as_well(withholding):
 )
 def test_other_clicks_on_such_a_slice_bring_nothing_back(withholding, x, tool):
     case = withholding
-    case.click(x, 15, 3, tool)
+    assert case.click(x, 15, 3, tool)
     assert case.workspace.prompts.segment("A").masks == ()
+    assert len(case.workspace.prompts.segment("A").clicks) == 2
     assert case.shown(3).any() == (tool == "positive") and not case.shown(3)[15, 12]
 
 
@@ -298,10 +299,30 @@ def test_a_misplaced_click_does_not_lose_what_was_withheld(withholding, clears):
         node.RemoveNthControlPoint(node.GetNumberOfControlPoints() - 1)
     case.settle()
     assert not case.shown(3).any()
+    assert "Left empty" in case.controller.strip().text(3)
+    # Nor does going back and forth, or coming back another day.
+    for _ in range(2):
+        assert case.controller.undo()
+        case.settle()
+    for _ in range(2):
+        assert case.controller.redo()
+        case.settle()
+    case.controller.close()
+    case.start()
     case.click(13, 16, 3)
     (mask,) = case.workspace.prompts.segment("A").masks
     np.testing.assert_array_equal(mask.mask, disc(12, 15, SHAPE))
     np.testing.assert_array_equal(case.shown(3), disc(12, 15, SHAPE) | disc(13, 16, SHAPE))
+
+
+def test_negative_clicks_on_such_a_slice_stay_beside_a_later_positive_one(withholding):
+    case = withholding
+    assert case.click(15, 15, 3, "negative") and case.click(11, 15, 3)
+    assert case.workspace.prompts.segment("A").masks == ()
+    _, (_, _, said) = case.session.asked[-1]
+    assert [positive for _, _, positive in said.clicks] == [False, True]
+    across = [case.ras(12, 15, frame) for frame in range(2, 6)]
+    assert case.controller.addScribble(across, False)
 
 
 def test_what_was_withheld_at_another_place_is_not_brought_back(withholding):

@@ -160,7 +160,7 @@ def test_hovering_gives_the_numbers():
     assert one.text(0).splitlines() == ["Slice 1 of 5", "outside the range"]
     empty = replace(facts[2], withheld=Withheld(pack(np.eye(4, dtype=bool)), (0.0,) * 16))
     left, edited = strip.strip(5, {2: empty}), strip.strip(5, {2: empty}, edited=frozenset({2}))
-    known = "Left empty. If the structure is here, click on it: a mask is known."
+    known = "Left empty, but a mask was drawn. Click + where it should be brings it back."
     assert left.text(2).splitlines()[-1] == known
     assert known not in edited.text(2)
     assert one.text(4).splitlines()[1] == "keyframe with prompts"

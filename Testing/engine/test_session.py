@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from SAM2PropagateLib.engine.family import Decoded, Recall
 from SAM2PropagateLib.engine.features import FeatureStore
@@ -821,6 +823,58 @@ def test_of_two_withheld_masks_the_nearer_keyframes_counts() -> None:
     for frame, there in ((7, volume[4] == 200), (12, volume[15] == 60)):
         withheld = masks["bright", frame].withheld
         assert withheld is not None and same(withheld(), there)
+
+
+def _spoken(kind: str, mask: np.ndarray) -> FramePrompts:
+    return {
+        "box": BRIGHT_BOX,
+        "painted": FramePrompts(mask=mask),
+        "corrected": corrected(mask),
+        "absent": FramePrompts(absent=True),
+    }[kind]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([9.0, 4.0, -3.0, -9.0]), st.integers(1, 9)), min_size=1, max_size=8),
+    st.dictionaries(
+        st.integers(0, 39), st.sampled_from(["box", "painted", "corrected", "absent"]), min_size=1, max_size=4
+    ),
+    st.dictionaries(st.integers(0, 39), st.sampled_from(["box", "corrected"]), min_size=1, max_size=3),
+    st.sampled_from(["both", "forward", "backward"]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_run_gives_the_same_whatever_was_run_before(
+    spans: list[tuple[float, int]], kinds: dict[int, str], before: dict[int, str], direction: str, ahead: bool
+) -> None:
+    volume = blocks(frames=40)
+    scores = [score for score, count in spans for _ in range(count)]
+    scores += [scores[-1]] * 40
+    mask = bright(volume, 0)
+
+    def steps() -> Scripted:
+        return Scripted(*scores, runs_ahead=ahead)
+
+    def said(kinds: dict[int, str]) -> ResolvedSegment:
+        return segment({frame: _spoken(kind, mask) for frame, kind in sorted(kinds.items())}, last=39)
+
+    def course(opened: EngineSession, **options: object) -> dict[int, tuple[bool, float, str, bool]]:
+        masks: dict[int, FrameMask] = {}
+        request = RunRequest((said(kinds),), RunOptions(direction=direction, **options))  # type: ignore[arg-type]
+        opened.propagate(request, lambda one: masks.__setitem__(one.frame, one))
+        return {
+            frame: (bool(one.mask.any()), round(one.doubt, 6), one.kind, one.withheld is not None)
+            for frame, one in masks.items()
+        }
+
+    if all(kind == "absent" for kind in kinds.values()):
+        return
+    fresh = course(session(volume, steps=steps()))
+    opened = session(volume, steps=steps())
+    run(opened, said({**kinds, **before}))
+    later = course(opened, everything=True)
+    assert {frame: one for frame, one in later.items() if frame in fresh} == fresh
+    assert course(opened, everything=True) == later
 
 
 AHEAD: dict[str, tuple[dict[int, FramePrompts], ...]] = {

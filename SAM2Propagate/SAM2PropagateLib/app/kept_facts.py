@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from SAM2PropagateLib.app.strip import FrameFacts, Withheld
-from SAM2PropagateLib.frame_kinds import KEYFRAME, PREVIEW
+from SAM2PropagateLib.frame_kinds import KEYFRAME, PREVIEW, PROPAGATED
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.packed_masks import MaskError, mask_of_values
 from SAM2PropagateLib.scene.state import SceneState
@@ -88,16 +88,19 @@ class KeptFacts:
         shown = self._shown.setdefault(segmentID, {})
         before = shown.get(frame)
         if facts.kind == PREVIEW and before is not None and before.withheld is not None:
-            # A click at another place says nothing of what a run has drawn.
+            # What a run has drawn is still known when the prompts are gone again.
             facts = replace(facts, withheld=before.withheld)
         shown[frame] = facts
 
-    def takeBack(self, segmentID: str, frame: int) -> None:
-        """Drops the preview's facts of a frame whose prompts are gone; what a run withheld there stays."""
+    def takeBack(self, segmentID: str, frame: int) -> bool:
+        """Drops the preview's facts of a frame whose prompts are gone. Returns whether those of a run that
+        left it empty in the preview are there instead."""
         shown = self._shown.get(segmentID, {})
         facts = shown.pop(frame, None)
-        if facts is not None and facts.withheld is not None and frame not in self.frames.get(segmentID, {}):
-            shown[frame] = FrameFacts(PREVIEW, withheld=facts.withheld)
+        if facts is None or facts.withheld is None or facts.kind != PREVIEW:
+            return False
+        shown[frame] = FrameFacts(PROPAGATED, withheld=facts.withheld)
+        return True
 
     def withheld(self, segmentID: str, frame: int, geometry: VolumeGeometry, axis: int) -> BoolArray | None:
         """Returns what a run drew on a frame that it left empty, (rows, columns); None if there is none, or

@@ -195,7 +195,11 @@ def isMeant(mask: BoolArray, said: SegmentPrompts, frame: int, geometry: VolumeG
     Args:
         said: the prompts to look at, without masks.
     """
-    here = resolve(speaking(said, {}, geometry, axis), geometry, axis).keyframes.get(frame)
+    try:
+        resolved = resolve(speaking(said, {}, geometry, axis), geometry, axis, need_positive=False)
+    except InputError:  # what is wrong with them is told elsewhere
+        return False
+    here = resolved.keyframes.get(frame)
     if here is None:
         return False
     points = [(x, y) for x, y, positive in here.clicks if positive]

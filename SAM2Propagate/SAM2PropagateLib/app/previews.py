@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
+
 from SAM2PropagateLib.app import keyframes
 from SAM2PropagateLib.app.applying import Applying
 from SAM2PropagateLib.app.shared import Shared
@@ -106,12 +108,16 @@ class Previews:
         self._selection.require().underlay.keepAsked(self._calls)
 
     def _takeBack(self, segmentID: str, frame: int) -> None:
-        """Takes a frame out of the preview."""
+        """Takes a frame out of the preview; one that a run left empty there is empty again."""
         workspace = self._selection.require()
+        wasEmpty = workspace.keptFacts.takeBack(segmentID, frame)
         if frame in workspace.previewFrames(segmentID):
-            workspace.preview.erase(segmentID, frame)
+            if wasEmpty:
+                nothing = np.zeros(workspace.geometry.frame_shape(workspace.axis), bool)
+                workspace.preview.write(segmentID, frame, nothing)
+            else:
+                workspace.preview.erase(segmentID, frame)
             workspace.handEdits.undone.add(segmentID)
-        workspace.keptFacts.takeBack(segmentID, frame)
 
     def _ask(self, segmentID: str, frame: int, said: SegmentPrompts) -> None:
         workspace = self._selection.require()

@@ -244,8 +244,8 @@ class SliceStrip:
                 lines[-1] += " · " + _("model's own estimate of overlap {iou:.0%}").format(
                     iou=one.facts.predictedIou
                 )
-            if one.look == PROPAGATED and one.facts.withheld is not None:
-                lines.append(_("Left empty. If the structure is here, click on it: a mask is known."))
+        if one.look == PROPAGATED and one.facts is not None and one.facts.withheld is not None:
+            lines.append(_("Left empty, but a mask was drawn. Click + where it should be brings it back."))
         return "\n".join(lines)
 
 

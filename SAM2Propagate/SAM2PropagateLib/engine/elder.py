@@ -44,7 +44,9 @@ class Elder:
         if self._is_before(self.front.last_read):
             return False
         is_wrong = self.front.found[self._source].lost > 0
-        return is_wrong or self._gives_up(self.front.empty_frames)
+        if is_wrong or self._patience is None:
+            return is_wrong
+        return self.front.lost_at(self._patience, beyond=self._source) is not None
 
     @property
     def may_be_done(self) -> bool:

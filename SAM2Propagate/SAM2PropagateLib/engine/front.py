@@ -95,6 +95,8 @@ class Front:
         self.carried = carried
         self.found: dict[int, Tracked] = {}
         self._told = 0
+        # Per number of frames without a trace: the frames on which it was reached.
+        self._lost_at: dict[int, list[int]] = {}
         self._keyframe = memory
         self._span = max(1, uses.pointers - 1)
         self._slots = uses.slots
@@ -132,6 +134,18 @@ class Front:
         self._told += 1
         frame = self.source + self.step * self._told
         self.found[frame] = replace(self.found[frame], lost=lost)
+        if lost:
+            self._lost_at.setdefault(lost, []).append(frame)
+
+    def lost_at(self, frames: int, beyond: int | None = None) -> int | None:
+        """Return the first frame that is the last of so many without a trace of the segment, as far as the
+        host has read.
+
+        Args:
+            beyond: only frames farther from the keyframe than this one count.
+        """
+        start = self.source if beyond is None else beyond
+        return next((one for one in self._lost_at.get(frames, []) if (one - start) * self.step > 0), None)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -151,6 +151,10 @@ class Job:
         found = near.found.get(frame)
         return None if found is None else found.drawn
 
+    def is_over(self, empty_frames: int) -> bool:
+        """Tell whether so many frames without the segment are more than are searched."""
+        return self._gives_up(empty_frames - 1)
+
     def lacks(self, left: Tracked | None, right: Tracked | None, frame: int) -> bool:
         """Tell whether a front's result on a frame is still missing.
 
@@ -166,7 +170,7 @@ class Job:
     def has_lost(self, front: Front) -> bool:
         """Tell whether a side's front has lost its segment, and no keyframe shows it again."""
         is_ended = self.elder is not None and self.elder.has_ended
-        return is_ended or self._gives_up(front.empty_frames)
+        return is_ended or self._gave_up(front) is not None
 
     def may_have_lost(self, front: Front) -> bool:
         """Tell whether reading the front's last results could show that."""
@@ -179,18 +183,32 @@ class Job:
         is_elder_done = self.elder is not None and self.elder.may_be_done
         return is_elder_done or any(self.may_have_lost(front) for front in self.fronts)
 
+    @property
+    def _is_open(self) -> bool:
+        return self.left is None or self.right is None
+
     def _gives_up(self, empty_frames: int) -> bool:
-        is_open = self.left is None or self.right is None
-        return is_open and self.patience is not None and empty_frames >= self.patience
+        return self._is_open and self.patience is not None and empty_frames >= self.patience
+
+    def _gave_up(self, front: Front) -> int | None:
+        """Return the frame after which a side's front is not carried on; None: it has lost nothing."""
+        return front.lost_at(self.patience) if self._is_open and self.patience is not None else None
 
     def found(self, front: Front | None, frame: int) -> Tracked | None:
-        """Return a front's result on a frame, or its last one if it has lost its segment; None: not yet
-        known."""
-        known = None if front is None else front.found.get(frame)
-        if front is None or known is not None or not self.has_lost(front) or front.last_found is None:
-            return known
-        beyond = abs(frame - front.next_frame) + 1
-        return replace(front.last_found, lost=front.last_found.lost + beyond)
+        """Return a side's result on a frame, or its last one if it has lost its segment; None: not yet known.
+
+        What a front finds after it has given up does not count, as only a job between two keyframes carries
+        it on.
+        """
+        if front is None:
+            return None
+        last = self._gave_up(front)
+        if last is None or (frame - last) * front.step <= 0:
+            known = front.found.get(frame)
+            if known is not None or not self.has_lost(front) or front.last_found is None:
+                return known
+            last = front.next_frame - front.step
+        return replace(front.found[last], lost=front.found[last].lost + abs(frame - last))
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,10 @@ class Ready:
         sides = [job.found(front, self.frame) for front in job.fronts]
         lost = 0 if self.is_draft else min(side.lost for side in sides if side is not None)
         is_cut = crops.is_cut(mask, job.track.crop)
+        ended = round(float(figures[-1]))
         if job.elder is not None and not self.is_draft:
             # Only here does the host learn of it.
-            job.elder.ended = max(job.elder.ended, round(float(figures[-1])))
+            job.elder.ended = max(job.elder.ended, ended)
         evidence = Evidence.read(figures, is_cut=is_cut, lost=lost, is_between=len(sides) > 1)
         doubt = doubt_of(evidence)
         if self.is_draft:
@@ -75,7 +76,8 @@ class Ready:
             doubt = max(doubt, DOUBTFUL)
         iou, score = evidence.iou, evidence.object_score
         edge = partial(edge_steps, self.logits, job.track.crop)
-        drawn = None if mask.any() or score > 0 else job.drawn(self.frame)
+        is_left_out = not mask.any() and score <= 0 and not job.is_over(max(lost, ended))
+        drawn = job.drawn(self.frame) if is_left_out else None
         withheld = None if drawn is None else partial(_mask_of, drawn, job.track.crop)
         return FrameMask(
             job.stretch.segment, self.frame, mask, iou, score, doubt, PROPAGATED, edge, withheld=withheld
