@@ -259,9 +259,10 @@ def test_a_click_on_a_slice_that_a_run_left_empty_brings_back_what_it_had_drawn_
     np.testing.assert_array_equal(case.shown(3), disc(12, 15, SHAPE) | disc(13, 16, SHAPE))
 
 
-def test_a_scribble_brings_it_back_as_well(withholding):
+@pytest.mark.parametrize("ends", [(11, 13), (1, 30)])
+def test_a_scribble_brings_it_back_as_well(withholding, ends):
     case = withholding
-    assert case.controller.addScribble([case.ras(x, 15, 3) for x in (11, 13)])
+    assert case.controller.addScribble([case.ras(x, 15, 3) for x in ends])
     case.settle()
     (mask,) = case.workspace.prompts.segment("A").masks
     np.testing.assert_array_equal(mask.mask, disc(12, 15, SHAPE))
@@ -313,6 +314,16 @@ def test_a_misplaced_click_does_not_lose_what_was_withheld(withholding, clears):
     (mask,) = case.workspace.prompts.segment("A").masks
     np.testing.assert_array_equal(mask.mask, disc(12, 15, SHAPE))
     np.testing.assert_array_equal(case.shown(3), disc(12, 15, SHAPE) | disc(13, 16, SHAPE))
+
+
+def test_a_click_that_is_taken_back_before_its_answer_loses_nothing_either(withholding):
+    case = withholding
+    assert case.controller.point("positive", case.ras(32, 15, 3), case.geometry.frame_normal(2))
+    case.controller.clearPrompts(3)
+    case.settle()
+    assert not case.shown(3).any()
+    case.click(13, 16, 3)
+    assert len(case.workspace.prompts.segment("A").masks) == 1
 
 
 def test_negative_clicks_on_such_a_slice_stay_beside_a_later_positive_one(withholding):

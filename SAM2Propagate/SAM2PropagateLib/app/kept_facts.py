@@ -96,10 +96,12 @@ class KeptFacts:
         """Drops the preview's facts of a frame whose prompts are gone. Returns whether those of a run that
         left it empty in the preview are there instead."""
         shown = self._shown.get(segmentID, {})
-        facts = shown.pop(frame, None)
-        if facts is None or facts.withheld is None or facts.kind != PREVIEW:
+        facts = shown.get(frame)
+        if facts is None or facts.withheld is None:
+            shown.pop(frame, None)
             return False
-        shown[frame] = FrameFacts(PROPAGATED, withheld=facts.withheld)
+        if facts.kind == PREVIEW:
+            shown[frame] = FrameFacts(PROPAGATED, withheld=facts.withheld)
         return True
 
     def withheld(self, segmentID: str, frame: int, geometry: VolumeGeometry, axis: int) -> BoolArray | None:

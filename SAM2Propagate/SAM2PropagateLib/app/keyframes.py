@@ -25,6 +25,7 @@ from SAM2PropagateLib.prompts.strokes import (
     frames_of,
     is_across,
     lasso_parts,
+    sampled,
     scribble_parts,
 )
 from SAM2PropagateLib.prompts.values import (
@@ -203,7 +204,7 @@ def isMeant(mask: BoolArray, said: SegmentPrompts, frame: int, geometry: VolumeG
     if here is None:
         return False
     points = [(x, y) for x, y, positive in here.clicks if positive]
-    points += [point for stroke in here.strokes if stroke.positive for point in stroke.points]
+    points += [(x, y) for stroke in here.strokes if stroke.positive for x, y in sampled(stroke)]
     return any(is_meant(mask, x, y) for x, y in points)
 
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from SAM2PropagateLib.engine.refine import ClickAt
 from SAM2PropagateLib.mask_depth import depth_inside, pixel_at
-from SAM2PropagateLib.prompts.strokes import FrameStroke
+from SAM2PropagateLib.prompts.strokes import FrameStroke, sampled
 
 # How often points are added that the present mask gets wrong; see the recorded runs.
 ROUNDS = 2
@@ -105,16 +105,6 @@ def is_followed(strokes: Sequence[FrameStroke], mask: BoolArray) -> bool:
         np.mean([mask[_pixel(mask, (x, y, True))] == stroke.positive for x, y in sampled(stroke)]) >= 0.5
         for stroke in strokes
     )
-
-
-def sampled(stroke: FrameStroke) -> FloatArray:
-    """Return points (n, 2) along a stroke, evenly spaced by at most one pixel, with both ends."""
-    corners = np.asarray(stroke.points, dtype=np.float64)
-    lengths = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))))
-    # An odd number, so that one of them is the middle.
-    count = 2 * int(np.ceil(lengths[-1] / 2)) + 1
-    at = np.linspace(0, lengths[-1], count)
-    return np.column_stack([np.interp(at, lengths, corners[:, n]) for n in range(2)])
 
 
 def signed_depth(mask: BoolArray) -> npt.NDArray[np.float64]:

@@ -57,6 +57,16 @@ class FrameStroke:
     positive: bool = True
 
 
+def sampled(stroke: FrameStroke) -> FloatArray:
+    """Return points (n, 2), in pixels, along a stroke: evenly spaced by at most one pixel, with both ends."""
+    corners = np.asarray(stroke.points, dtype=np.float64)
+    lengths = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))))
+    # An odd number, so that one of them is the middle.
+    count = 2 * int(np.ceil(lengths[-1] / 2)) + 1
+    at = np.linspace(0, lengths[-1], count)
+    return np.column_stack([np.interp(at, lengths, corners[:, n]) for n in range(2)])
+
+
 def frames_of(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> tuple[int, ...]:
     """Return the frames that a stroke makes keyframes, ascending; none if it lies outside the volume.
 
