@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from Headless.boot import HeadlessSlicer
@@ -21,6 +22,16 @@ class HeadlessCase(cases.SceneCase):
     ) -> None:
         self.headless = headless
         super().__init__(geometry, choices, **options)
+
+    def reload(self, file: Path, choices: Choices | None = None) -> None:
+        """Saves the scene, closes everything, and starts again with the scene from the file."""
+        self.headless.saveScene(file)
+        self.controller.close()
+        self.headless.clear()
+        self.headless.loadScene(file)
+        self.volumeNode = self.headless.scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+        self.segmentationNode = self.headless.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+        self.start(choices)
 
     def drag_first_click(self, i: int, j: int, k: int) -> None:
         """Drags the first positive click of A to a voxel, as the mouse does it in a view."""

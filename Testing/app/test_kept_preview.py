@@ -56,18 +56,6 @@ def strips(case):
     return [(one.look, one.isPreview, one.doubt) for one in case.controller.strip().frames]
 
 
-def reload(case, tmp_path, suffix):
-    """Saves the scene, reads it back, and opens the module on it."""
-    headless = case.headless
-    headless.saveScene(tmp_path / f"scene{suffix}")
-    case.controller.close()
-    headless.clear()
-    headless.loadScene(tmp_path / f"scene{suffix}")
-    case.volumeNode = headless.scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-    case.segmentationNode = headless.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
-    case.start(KEEP)
-
-
 @pytest.mark.parametrize("other", ["volume", "segmentation", "nothing"])
 def test_the_preview_is_there_again_when_the_user_comes_back(case, other):
     case.click(12, 15, 8)
@@ -149,7 +137,7 @@ def test_it_is_saved_with_the_scene(case, tmp_path, suffix):
     case.click(12, 15, 8)
     case.run()
     before, strip = masks(case), strips(case)
-    reload(case, tmp_path, suffix)
+    case.reload(tmp_path / f"scene{suffix}", KEEP)
     assertSame(masks(case), before)
     assert strips(case) == strip and case.frames() == []
     assert case.controller.apply() is not None
@@ -160,7 +148,7 @@ def test_it_is_saved_while_something_else_is_chosen(case, tmp_path):
     case.click(12, 15, 8)
     before = masks(case)
     case.controller.select(None, None)
-    reload(case, tmp_path, ".mrb")
+    case.reload(tmp_path / "scene.mrb", KEEP)
     assertSame(masks(case), before)
 
 
@@ -169,7 +157,7 @@ def test_what_was_applied_or_dropped_before_saving_does_not_come_back(case, tmp_
     case.headless.saveScene(tmp_path / "first.mrb")
     assert len(keptNodes(case)) == 1
     case.controller.discard()
-    reload(case, tmp_path, ".mrb")
+    case.reload(tmp_path / "scene.mrb", KEEP)
     assert not case.workspace.hasPreview and keptNodes(case) == []
 
 
@@ -346,7 +334,7 @@ def test_what_was_painted_just_before_is_in_a_preview_that_comes_back(case, tmp_
         case.controller.close()
         case.start(KEEP)
     else:
-        reload(case, tmp_path, ".mrb")
+        case.reload(tmp_path / "scene.mrb", KEEP)
     case.controller.apply()
     wanted = disc(12, 15, SHAPE) | STROKE
     if (where, away) == ("run", "saved"):
@@ -363,7 +351,7 @@ def test_a_preview_that_a_stroke_was_added_to_during_a_run_is_not_saved_without_
     case.controller.lookForEdits()
     painted = case.segment(8)
     np.testing.assert_array_equal(painted, disc(12, 15, SHAPE) | STROKE)
-    reload(case, tmp_path, ".mrb")
+    case.reload(tmp_path / "scene.mrb", KEEP)
     case.controller.apply()
     np.testing.assert_array_equal(case.segment(8), painted)
 

@@ -351,12 +351,7 @@ def test_all_comes_back_from_a_saved_scene(headless, tmp_path):
     masks = [case.segment(frame) for frame in range(18)]
     said = case.workspace.prompts
     case.controller.close()
-    headless.saveScene(tmp_path / "scene.mrb")
-    headless.clear()
-    headless.loadScene(tmp_path / "scene.mrb")
-    case.volumeNode = headless.scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-    case.segmentationNode = headless.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
-    case.start()
+    case.reload(tmp_path / "scene.mrb")
     assert [one.look for one in case.controller.strip().frames] == looks
     assert {"locked", "absent", "edited", "keyframe", "propagated"} <= set(looks)
     for frame in range(18):
@@ -381,12 +376,7 @@ def test_what_was_edited_before_saving_is_still_an_edit_after_loading(headless, 
     case.run()
     case.paint(4, disc(30, 25, SHAPE), add=False)
     case.controller.close()
-    headless.saveScene(tmp_path / "scene.mrb")
-    headless.clear()
-    headless.loadScene(tmp_path / "scene.mrb")
-    case.volumeNode = headless.scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-    case.segmentationNode = headless.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
-    case.start()
+    case.reload(tmp_path / "scene.mrb")
     case.controller.lookForEdits()
     assert [one.frame for one in case.controller.strip().frames if one.isEdited] == [4]
     case.run()

@@ -119,12 +119,7 @@ def test_what_the_strip_says_is_saved_with_segment_and_preview(headless, tmp_pat
     case.click(14, 15, 4)
     shown = said(case)
     case.controller.close()
-    headless.saveScene(tmp_path / "scene.mrb")
-    headless.clear()
-    headless.loadScene(tmp_path / "scene.mrb")
-    case.volumeNode = headless.scene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-    case.segmentationNode = headless.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
-    case.start()
+    case.reload(tmp_path / "scene.mrb")
     try:
         assert said(case) == shown
         case.controller.clearPrompts(4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,14 @@ from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import Click, PromptSet, SegmentPrompts
 from Testing.cli.dicom_files import write_series
 from Testing.cli.fake_session import RADIUS, FakeJobSession
-from Testing.cli.running import SHAPE, ras_of, run, words, write_volume
+from Testing.cli.running import SHAPE, Outcome, ras_of, run, words, write_volume
+
+
+def run_prompts(tmp_path: Path, volume: Path, prompts: dict[str, Any], out: Path) -> Outcome:
+    """Segment a volume again from a report's prompts."""
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps(prompts), encoding="utf-8")
+    return run(tmp_path, "segment", volume, "--prompts", file, "--out", out, session=FakeJobSession())
 
 
 @pytest.fixture
@@ -120,18 +128,8 @@ def test_a_scribble_and_a_lasso_become_masks_on_the_right_voxels(tmp_path: Path,
     assert values["segments"][1]["notes"] == [{"slice": 3, "note": "Kept as drawn."}]
     assert values["prompts"]["version"] == 2 and values["prompts"]["segments"][1]["lassos"][0]["exact"]
     # The report's prompts give the same segmentation.
-    (tmp_path / "p.json").write_text(json.dumps(values["prompts"]), encoding="utf-8")
     again = tmp_path / "again.seg.nrrd"
-    outcome = run(
-        tmp_path,
-        "segment",
-        volume,
-        "--prompts",
-        tmp_path / "p.json",
-        "--out",
-        again,
-        session=FakeJobSession(),
-    )
+    outcome = run_prompts(tmp_path, volume, values["prompts"], again)
     assert outcome.code == 0 and "Note: b" not in outcome.err
     assert np.array_equal(read_segmentation(again).segments[1].mask, expected)
 
@@ -155,18 +153,8 @@ def test_a_curve_is_clicks_on_the_slices_that_it_crosses(tmp_path: Path, volume:
     values = json.loads(report.read_text(encoding="utf-8"))
     assert values["prompts"]["version"] == 3 and len(values["prompts"]["segments"][0]["curves"]) == 1
     # The report's prompts give the same segmentation.
-    (tmp_path / "p.json").write_text(json.dumps(values["prompts"]), encoding="utf-8")
     again = tmp_path / "again.seg.nrrd"
-    outcome = run(
-        tmp_path,
-        "segment",
-        volume,
-        "--prompts",
-        tmp_path / "p.json",
-        "--out",
-        again,
-        session=FakeJobSession(),
-    )
+    outcome = run_prompts(tmp_path, volume, values["prompts"], again)
     assert outcome.code == 0, outcome.err
     masks = [read_segmentation(file).segments[0].mask for file in (out, again)]
     assert masks[0].any() and np.array_equal(*masks)

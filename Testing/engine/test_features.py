@@ -125,7 +125,7 @@ def test_beside_a_gpu_main_memory_holds_what_the_device_cannot() -> None:
 
 
 def unmovable(error: Exception) -> FeatureStore:
-    """Return a store that keeps nothing on the device, and whose features cannot be copied to the host."""
+    """Return a store without room on the device. Its features cannot be copied to the host."""
 
     class Unmovable(FrameFeatures):
         def to_host(self) -> FrameFeatures:

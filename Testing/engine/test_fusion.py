@@ -121,7 +121,7 @@ def test_the_appearance_counts_near_the_edge_alone() -> None:
 
 
 def pictured(gray: torch.Tensor) -> list[torch.Tensor]:
-    """The maps of a frame of which the gray values, about -2 to 2, are all that is known."""
+    """A frame's maps with its gray values alone, about -2 to 2."""
     return [gray[None]]
 
 

@@ -428,7 +428,7 @@ def test_frames_of_a_window_that_nothing_uses_make_room_for_those_of_the_present
     opened.set_frames(frames_of(volume, Window(300, 150)))
     opened.preview(8, GRAY_CLICK, "gray")
     assert opened.encode_ahead(range(20), lambda: False) == 19
-    # What a segment was carried in stays, until a run `anew`.
+    # A carried segment keeps its window until a run `anew`.
     run(opened, segment({8: GRAY_CLICK}, "gray"))
     opened.set_frames(frames_of(volume, Window(400, 200)))
     assert opened.features.nbytes == size

@@ -93,8 +93,8 @@ class KeptFacts:
         shown[frame] = facts
 
     def takeBack(self, segmentID: str, frame: int) -> bool:
-        """Drops the preview's facts of a frame whose prompts are gone. Returns whether those of a run that
-        left it empty in the preview are there instead."""
+        """Drops the preview's facts of a frame whose prompts are gone, or brings those of the run back that
+        left it empty. Returns whether it brought them back."""
         shown = self._shown.get(segmentID, {})
         facts = shown.get(frame)
         if facts is None or facts.withheld is None:

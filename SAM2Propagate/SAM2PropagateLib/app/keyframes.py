@@ -198,7 +198,7 @@ def isMeant(mask: BoolArray, said: SegmentPrompts, frame: int, geometry: VolumeG
     """
     try:
         resolved = resolve(speaking(said, {}, geometry, axis), geometry, axis, need_positive=False)
-    except InputError:  # what is wrong with them is told elsewhere
+    except InputError:  # the change is checked elsewhere
         return False
     here = resolved.keyframes.get(frame)
     if here is None:

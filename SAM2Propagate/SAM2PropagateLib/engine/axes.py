@@ -118,7 +118,7 @@ class AxesSession:
         def take(mask: FrameMask) -> None:
             kept = _Written.of(mask, run.options.edges)
             self._written.setdefault(mask.segment, {})[mask.frame] = kept
-            on_frame(mask)
+            on_frame(replace(mask, withheld=kept.answer.withheld))
 
         if not run.options.all_axes:
             return self._first.propagate(run, take, between)

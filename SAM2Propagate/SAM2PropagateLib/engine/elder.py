@@ -1,11 +1,12 @@
 """Ends a segment beyond a corrected mask where what was corrected says so.
 
-A click that corrects one slice says nothing of where the segment ends. But the corrected mask counts as sure.
-So what is carried from it runs on over slices that were rightly left empty before.
+A click corrects one slice. It does not tell where the segment ends. But the corrected mask counts as sure. So
+what is carried from it runs on over slices that were rightly left empty before.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,14 +30,15 @@ class Elder:
     def __init__(self, front: Front, source: int, patience: int | None) -> None:
         self.front = front
         self._source = source
-        self._patience = patience
+        # No front has as many frames as the largest number.
+        self._patience = sys.maxsize if patience is None else patience
         self._known: dict[int, _Verdict] = {}
         self.ended = 0
 
     @property
     def has_ended(self) -> bool:
         """Whether the segment has been ended for good."""
-        return self._patience is not None and self.ended >= self._patience
+        return self.ended >= self._patience
 
     @property
     def is_done(self) -> bool:
@@ -44,9 +46,7 @@ class Elder:
         if self._is_before(self.front.last_read):
             return False
         is_wrong = self.front.found[self._source].lost > 0
-        if is_wrong or self._patience is None:
-            return is_wrong
-        return self.front.lost_at(self._patience, beyond=self._source) is not None
+        return is_wrong or self.front.lost_at(self._patience, beyond=self._source) is not None
 
     @property
     def may_be_done(self) -> bool:
@@ -54,13 +54,10 @@ class Elder:
         front = self.front
         if not front.unread or self._is_before(front.next_frame - front.step):
             return False
-        return self._is_before(front.last_read) or self._gives_up(front.empty_frames + front.unread)
+        return self._is_before(front.last_read) or front.empty_frames + front.unread >= self._patience
 
     def _is_before(self, frame: int) -> bool:
         return (frame - self._source) * self.front.step < 0
-
-    def _gives_up(self, empty_frames: int) -> bool:
-        return self._patience is not None and empty_frames >= self._patience
 
     def found(self, frame: int) -> Tracked | None:
         """Return the front's result on a frame, or its last one if no more is needed; None: not yet known."""
@@ -97,7 +94,7 @@ class Elder:
 
     def _next(self, before: _Verdict, has_say: torch.Tensor, mine: Tracked, other: Tracked) -> _Verdict:
         # What the front would find after it has given up does not count: only some runs know it.
-        is_lost, is_over = self._counted(before.empty), self._counted(before.ended)
+        is_lost, is_over = before.empty >= self._patience, before.ended >= self._patience
         elder = torch.where(is_lost, before.elder, other.object_score)
         empty = torch.where((other.logits > 0).any(), 0.0, before.empty + 1)
         mean = torch.minimum(mine.object_score, (mine.object_score + elder) / 2)
@@ -110,9 +107,6 @@ class Elder:
             elder,
             torch.where(is_lost, before.empty, empty),
         )
-
-    def _counted(self, frames: torch.Tensor) -> torch.Tensor:
-        return frames >= (float("inf") if self._patience is None else self._patience)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from SAM2PropagateLib.engine.device import INT8
 # The logits of a mask prompt's pixels (sam2's own choice).
 MASK_PROMPT_LOGIT = 10.0
 
+# The logit of each pixel if the object is not in the frame (sam2's own choice).
+NO_OBJECT_LOGIT = -1024.0
+
 
 class EncodedFrame(Protocol):
     """A family's features of one frame, for prompts and memories; `features.FeatureStore` keeps them."""

@@ -8,16 +8,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from SAM2PropagateLib.engine.family import Decoded, FrameMemory, Recall
+from SAM2PropagateLib.engine.family import NO_OBJECT_LOGIT, Decoded, FrameMemory, Recall
 from SAM2PropagateLib.engine.fusion import Carried
-
-# The logit of each pixel where a segment is absent.
-_ABSENT = -1024.0
 
 
 def where_present(logits: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
     """Return mask logits where the object score, (), is above 0; otherwise an empty mask."""
-    return torch.where(score > 0, logits, _ABSENT)
+    return torch.where(score > 0, logits, NO_OBJECT_LOGIT)
 
 
 @dataclass(frozen=True)
@@ -120,19 +117,19 @@ class Front:
 
     @property
     def last_read(self) -> int:
-        """The last frame whose result the host has read; the keyframe if there is none."""
+        """The last frame that the host has read, or the keyframe."""
         return self.source + self.step * self._told
 
     @property
     def empty_frames(self) -> int:
         """The number of frames in a row without a trace of the segment, up to the last one that was read."""
-        return self.found[self.source + self.step * self._told].lost if self._told else 0
+        return self.found[self.last_read].lost if self._told else 0
 
     def tell(self, is_there: bool) -> None:
         """Note for the first frame that was not read yet whether the segment is on it."""
         lost = 0 if is_there else self.empty_frames + 1
         self._told += 1
-        frame = self.source + self.step * self._told
+        frame = self.last_read
         self.found[frame] = replace(self.found[frame], lost=lost)
         if lost:
             self._lost_at.setdefault(lost, []).append(frame)
@@ -171,7 +168,7 @@ class Front:
     def catch_up(self) -> None:
         """Read all unread results, one frame after the other."""
         while self.unread:
-            self.tell(bool((self.found[self.source + self.step * (self._told + 1)].logits > 0).any()))
+            self.tell(bool((self.found[self.last_read + self.step].logits > 0).any()))
 
     def advance(self, found: Tracked, memory: FrameMemory, carried: Carried | None = None) -> None:
         """Record the result on the next frame, and move one frame further."""

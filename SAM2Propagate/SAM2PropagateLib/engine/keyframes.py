@@ -22,7 +22,7 @@ from SAM2PropagateLib.engine.family import (
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.fusion import Carried
 from SAM2PropagateLib.engine.memory_limits import with_room
-from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
+from SAM2PropagateLib.engine.postprocess import native_mask, read_mask, shown_mask
 from SAM2PropagateLib.engine.refine import Aim, ClickAt, aim_of, refined, toggled
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.strokes import (
@@ -177,7 +177,7 @@ class KeyframeDecoder:
         for drawn in prompts.outlines:
             click = (*innermost_point(drawn), True)
             start = self._as_logits(drawn, crop)
-            found = self._mask_of(self._decode_points(features, crop, None, (click,), start), crop)
+            found = read_mask(self._decode_points(features, crop, None, (click,), start).logits[0], crop)
             tight = tightened(drawn, found)
             if tight is None:
                 tight = drawn
@@ -241,23 +241,18 @@ class KeyframeDecoder:
         stays = [] if aim is None else [(*point, True) for point in aim.stays]
         start = self._as_logits(mask, crop)
         decoded = self._decode_points(features, crop, box, [*stays, *clicks], start)
-        changed = refined(mask, self._mask_of(decoded, crop), click, aim)
+        changed = refined(mask, read_mask(decoded.logits[0], crop), click, aim)
         if changed is not mask:
             return changed
         # Starting from the mask, the model did not change it, so ask for the thing at the click alone.
         alone = self._decode_points(features, crop, None, ((x, y, True),))
-        return toggled(mask, self._mask_of(alone, crop), click, aim)
+        return toggled(mask, read_mask(alone.logits[0], crop), click, aim)
 
     @staticmethod
     def _read(decoded: Decoded, crop: FrameCrop) -> tuple[np.ndarray, np.ndarray]:
         """Return the mask and the figures, and wait for the device only once."""
         shown, figures = Readback([shown_mask(decoded.logits[0], crop), _figures(decoded)]).arrays()
         return native_mask(shown, crop, decoded.logits.shape[-1]), figures
-
-    @staticmethod
-    def _mask_of(decoded: Decoded, crop: FrameCrop) -> np.ndarray:
-        (shown,) = Readback([shown_mask(decoded.logits[0], crop)]).arrays()
-        return native_mask(shown, crop, decoded.logits.shape[-1])
 
     def _decode_points(
         self,

@@ -7,6 +7,7 @@ import torch
 from scipy import ndimage
 
 from SAM2PropagateLib.engine import imaging
+from SAM2PropagateLib.engine.transfer import Readback
 from SAM2PropagateLib.frames.crop import FrameCrop
 
 # Holes and specks up to this many pixels of the model's logit grid are noise (sam2's own limit).
@@ -17,6 +18,13 @@ def shown_mask(logits: torch.Tensor, crop: FrameCrop) -> torch.Tensor:
     """Return mask logits (4h, 4w) as a mask, on the same device: bool, the native pixels that the crop
     shows."""
     return imaging.logits_to_native(logits, crop) > 0
+
+
+def read_mask(logits: torch.Tensor, crop: FrameCrop) -> np.ndarray:
+    """Wait for the device, and return the mask of logits (4h, 4w): bool (rows, columns) of the native
+    frame."""
+    (shown,) = Readback([shown_mask(logits.float(), crop)]).arrays()
+    return native_mask(shown, crop, logits.shape[-1])
 
 
 def native_mask(shown: np.ndarray, crop: FrameCrop, grid: int) -> np.ndarray:

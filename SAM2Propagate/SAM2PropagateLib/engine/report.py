@@ -14,11 +14,10 @@ from SAM2PropagateLib.engine.doubt import Evidence, doubt_of, figures_of
 from SAM2PropagateLib.engine.front import Front
 from SAM2PropagateLib.engine.imaging import edge_steps
 from SAM2PropagateLib.engine.jobs import Job
-from SAM2PropagateLib.engine.postprocess import native_mask, shown_mask
+from SAM2PropagateLib.engine.postprocess import native_mask, read_mask, shown_mask
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.transfer import Readback
 from SAM2PropagateLib.frame_kinds import DOUBTFUL, PROPAGATED
-from SAM2PropagateLib.frames.crop import FrameCrop
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Ready:
         edge = partial(edge_steps, self.logits, job.track.crop)
         is_left_out = not mask.any() and score <= 0 and not job.is_over(max(lost, ended))
         drawn = job.drawn(self.frame) if is_left_out else None
-        withheld = None if drawn is None else partial(_mask_of, drawn, job.track.crop)
+        withheld = None if drawn is None else partial(read_mask, drawn, job.track.crop)
         return FrameMask(
             job.stretch.segment, self.frame, mask, iou, score, doubt, PROPAGATED, edge, withheld=withheld
         )
@@ -107,8 +106,3 @@ class Report:
             for front, is_there in zip(self._tracked, next(read), strict=True):
                 front.tell(bool(is_there))
         return ((one, one.mask(next(read), next(read))) for one in self._ready)
-
-
-def _mask_of(logits: torch.Tensor, crop: FrameCrop) -> np.ndarray:
-    (shown,) = Readback([shown_mask(logits.float(), crop)]).arrays()
-    return native_mask(shown, crop, logits.shape[-1])

@@ -19,12 +19,15 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from SAM2PropagateLib.engine.cpu_attention import PlainAttention
 from SAM2PropagateLib.engine.encoder import FrameEncoder
-from SAM2PropagateLib.engine.family import MASK_PROMPT_LOGIT, Decoded, LoadedModel, Recall
+from SAM2PropagateLib.engine.family import (
+    MASK_PROMPT_LOGIT,
+    NO_OBJECT_LOGIT,
+    Decoded,
+    LoadedModel,
+    Recall,
+)
 from SAM2PropagateLib.engine.memory_reader import MemoryReader, Projected
 from SAM2PropagateLib.engine.transfer import uploaded
-
-# The logit that sam2 writes if the object is not in the frame.
-NO_OBJECT_LOGIT = -1024.0
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
-from SAM2PropagateLib.engine.family import MASK_PROMPT_LOGIT, LoadedModel, Recall
+from SAM2PropagateLib.engine.family import MASK_PROMPT_LOGIT, NO_OBJECT_LOGIT, LoadedModel, Recall
 from SAM2PropagateLib.engine.front import Course, Front, Recollection, Tracked
-from SAM2PropagateLib.engine.steps import NO_OBJECT_LOGIT, Memory
+from SAM2PropagateLib.engine.steps import Memory
 from SAM2PropagateLib.training.clips import ClipPlan, ClipPrompt
 from SAM2PropagateLib.training.features import Features, FrameStock
 
