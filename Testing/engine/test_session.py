@@ -858,9 +858,9 @@ def test_a_run_gives_the_same_whatever_was_run_before(
     def said(kinds: dict[int, str]) -> ResolvedSegment:
         return segment({frame: _spoken(kind, mask) for frame, kind in sorted(kinds.items())}, last=39)
 
-    def course(opened: EngineSession, **options: object) -> dict[int, tuple[bool, float, str, bool]]:
+    def course(opened: EngineSession, everything: bool = False) -> dict[int, tuple[bool, float, str, bool]]:
         masks: dict[int, FrameMask] = {}
-        request = RunRequest((said(kinds),), RunOptions(direction=direction, **options))  # type: ignore[arg-type]
+        request = RunRequest((said(kinds),), RunOptions(direction=direction, everything=everything))
         opened.propagate(request, lambda one: masks.__setitem__(one.frame, one))
         return {
             frame: (bool(one.mask.any()), round(one.doubt, 6), one.kind, one.withheld is not None)

@@ -93,8 +93,13 @@ class KeptFacts:
         shown[frame] = facts
 
     def takeBack(self, segmentID: str, frame: int) -> bool:
-        """Drops the preview's facts of a frame whose prompts are gone, or brings those of the run back that
-        left it empty. Returns whether it brought them back."""
+        """Takes back the preview's facts of a frame that has no prompts any more.
+
+        If a run left the frame empty and withheld a mask, the facts say so again. Otherwise they go.
+
+        Returns:
+            Whether a withheld mask stays, so that the frame is empty again.
+        """
         shown = self._shown.get(segmentID, {})
         facts = shown.get(frame)
         if facts is None or facts.withheld is None:
