@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Gone:
-    """A removed segment: whether it had voxels, and per frame its preview and what was under that."""
+    """A removed segment: whether it had voxels, and per frame its preview, along an axis, and what was under
+    that."""
 
     hadVoxels: bool
+    axis: int
     preview: dict[int, PackedMask]
     bases: dict[int, Snapshot | None]
 
@@ -43,7 +45,8 @@ class RemovedSegments:
         masks = {frame: workspace.preview.mask(segmentID, frame) for frame in frames}
         preview = {frame: pack(one) for frame, one in masks.items() if one is not None}
         bases = {frame: workspace.underlay.base((segmentID, frame)) for frame in preview}
-        self._gone[segmentID] = _Gone(workspace.tracker.hasSeenVoxels(segmentID), preview, bases)
+        hadVoxels = workspace.tracker.hasSeenVoxels(segmentID)
+        self._gone[segmentID] = _Gone(hadVoxels, workspace.axis, preview, bases)
         if preview:
             workspace.preview.clear(segmentID)
         workspace.underlay.forget(segmentID)
@@ -61,8 +64,11 @@ class RemovedSegments:
             # The worker knows the ID, too.
             workspace.handEdits.lose((segmentID,))
             return
+        workspace.underlay.put(segmentID, gone.bases)
+        if gone.axis != workspace.axis:
+            # Undo brings the axis back first, and then the preview.
+            return
         for frame, mask in gone.preview.items():
             workspace.preview.write(segmentID, frame, mask.unpack(), refresh=False)
-        workspace.underlay.put(segmentID, gone.bases)
         if gone.preview:
             workspace.preview.refresh()

@@ -174,6 +174,8 @@ class Undoing:
             workspace.handEdits.restore(moment.masks, moment.known, ready)
         if moment.said is not None:
             workspace.spoken.restoreSaid(moment.said)
+            # The prompts may lie along another axis than the preview that is shown.
+            workspace.shown.turn()
         self._previews.forget(keys)
         workspace.shown.showRecords(moment.preview, moment.axis, tidies)
         if moment.chosen in workspace.segmentIDs:

@@ -250,11 +250,16 @@ class Workspace:
         return choose_axis(self.prompts, self.geometry) if chosen is None else chosen
 
     def axisFor(self, viewNormal: npt.ArrayLike | None) -> int:
-        """Returns the axis for a prompt in a view with this normal: the view's, if there are no prompts
-        yet."""
-        if viewNormal is not None and self.prompts.is_empty and not self._isFixed:
-            axis = self.worldGeometry.axis_nearest(viewNormal)
+        """Returns the axis for a prompt in a view with this normal, or in no view (None).
+
+        With the first prompt the axis is settled: the view's, or without a view the one that fits the volume.
+        Later prompts leave it as it is, also in scenes of versions that did not settle it.
+        """
+        if self.prompts.is_empty and not self._isFixed:
+            axis = self.axis if viewNormal is None else self.worldGeometry.axis_nearest(viewNormal)
             self.setAxis(axis, isFixed=False)
+        elif self.markups.axis is None:
+            self.setAxis(self.axis, isFixed=False)
         return self.axis
 
     @property

@@ -8,6 +8,7 @@ has no surface.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import mmap
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -33,6 +34,8 @@ from SAM2PropagateLib.texts import tr as _
 ROLE = "preview"
 _FILL_OPACITY = 0.35
 _OUTLINE_OPACITY = 1.0
+# Numbers the frames that are written, over all previews: what is kept of a frame goes by its number.
+_writes = itertools.count(1)
 # How much main memory the voxels of cleared segments may take, which are kept for Undo.
 _MOST_ASIDE_BYTES = 1 << 28
 # How far the preview's color is moved toward white, to tell it from the segment.
@@ -96,7 +99,6 @@ class PreviewLayer:
         # The labelmaps in the node, by segment; those without a layer are empty.
         self._shown: dict[str, Any] = {}
         self._node: Any = None
-        self._writes = 0
         self._redraw = redraw
         self._stale: set[int] = set()
         self._opacity = _FILL_OPACITY
@@ -155,8 +157,7 @@ class PreviewLayer:
         self._dropIfClosed()
         layer = self._layers.get(segmentID) or self._addLayer(segmentID)
         native_frame(layer.voxels, frame, self._axis)[...] = pixels
-        self._writes += 1
-        layer.frames[frame] = self._writes
+        layer.frames[frame] = next(_writes)
         layer.edges.pop(frame, None)
         if edge is not None:
             layer.edges[frame] = edge
