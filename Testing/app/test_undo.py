@@ -557,3 +557,67 @@ def test_a_run_after_lost_masks_writes_all_of_them(case, leads_elsewhere):
     assert after[2]["A"][17] != np.zeros(SHAPE, bool).tobytes()
     case.run(everything=True)
     assert state(case)[:3] == after[:3]
+
+
+@pytest.mark.parametrize("then", ["propagate", "click"])
+def test_a_stroke_before_the_masks_arrival_is_undone_step_by_step(headless, then):
+    case = HeadlessCase(headless, choices=KEEP)
+    stroke = disc(8, 6, SHAPE, 2)
+    case.controller.point("positive", case.ras(20, 25, 7), (0, 0, 1))
+    case.paint(7, stroke)
+    case.controller.lookForEdits()
+    if then == "propagate":
+        assert case.controller.propagate(reach=2)
+    else:
+        case.controller.point("positive", case.ras(20, 25, 9), (0, 0, 1))
+    case.settle()
+    case.controller.lookForEdits()
+    steps = 0
+    while case.controller.canUndo:
+        assert steps < 6, case.controller.undoText
+        assert case.controller.undo(), case.texts
+        case.settle()
+        case.controller.lookForEdits()
+        steps += 1
+    assert not case.segment(7).any() and case.workspace.prompts.is_empty
+    for _ in range(steps):
+        assert case.controller.redo(), case.texts
+        case.settle()
+        case.controller.lookForEdits()
+    assert not case.controller.canRedo
+    assert (case.workspace.maskNow("A", 7) & stroke).sum() == stroke.sum()
+    case.controller.close()
+
+
+def test_a_refused_run_is_no_step_and_leaves_the_prompts_and_redo(headless):
+    case = HeadlessCase(headless, choices=KEEP)
+    case.paint(4, STROKE)
+    case.controller.lookForEdits()
+    case.click(12, 15, 12)
+    for frame in (10, 16):
+        case.click(5, 5, frame, "range")
+    case.click(14, 15, 13)
+    assert case.controller.undo()
+    case.settle()
+    before, undoes, redoes = state(case), case.controller.undoText, case.controller.redoText
+    assert not case.controller.propagate()
+    assert "range" in case.texts[-1]
+    assert state(case) == before
+    assert (case.controller.undoText, case.controller.redoText) == (undoes, redoes)
+    assert case.controller.redo()
+    case.controller.close()
+
+
+def test_applying_right_after_a_stroke_is_undone_and_redone(headless):
+    case = HeadlessCase(headless, choices=KEEP)
+    case.click(12, 15, 8)
+    case.paint(8, STROKE)
+    assert case.controller.apply()
+    after = state(case)
+    assert case.controller.undo()
+    case.controller.lookForEdits()
+    assert case.controller.canRedo
+    assert case.controller.redo()
+    case.controller.lookForEdits()
+    same(state(case), after, "apply")
+    case.controller.close()

@@ -133,9 +133,11 @@ class Applying:
 
     def _apply(self, ahead: Ahead | None, tells: bool = True) -> CommitSummary | None:
         workspace = self._selection.require()
+        # Before this step: undoing it would lead to an edit that is not merged, and that would end Redo.
+        merged = self.mergeEdits()
         count = sum(len(workspace.previewFrames(one)) for one in workspace.segmentIDs)
         with self._steps.step(_applied(count)):
-            merged, rest = self.commitWithEdits(None, ahead, tells)
+            rest = self.commit(None, ahead=ahead, tells=tells)
         return rest if merged is None else merged if rest is None else merged + rest
 
     def packing(self, workspace: Workspace) -> Generator[bool, None, None]:
@@ -385,7 +387,7 @@ class Applying:
             merged = {segmentID: workspace.shown.painted(segmentID) for segmentID in workspace.segmentIDs}
             if not any(merged.values()):
                 return None
-            with self._steps.merging():
+            with self._steps.merging((name, frame) for name, frames in merged.items() for frame in frames):
                 frames = self._withEdits(workspace, merged)
                 summary = self.commit(frames.keys(), frames)
                 if summary is not None:

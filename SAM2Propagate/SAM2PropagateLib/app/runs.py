@@ -79,11 +79,17 @@ class Runs:
             elsewhere = [one for one in wanted if workspace.isMovedApart(one)]
             told = []
             with self._steps.step(_("propagate")) as begun:
-                for segmentID in wanted:
-                    workspace.spoken.adoptEdits(segmentID)
-                    told.append(workspace.spoken.effective(segmentID))
-                    # Checks the prompts before the worker is asked.
-                    resolve(workspace.spoken.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
+                try:
+                    for segmentID in wanted:
+                        workspace.spoken.adoptEdits(segmentID)
+                        told.append(workspace.spoken.effective(segmentID))
+                        # Checks the prompts before the worker is asked.
+                        resolve(workspace.spoken.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
+                except SAM2PropagateError:
+                    # What is refused changes nothing, and is no step.
+                    if begun is not None:
+                        workspace.spoken.restoreSaid(begun.since.said)
+                    raise
             # After an undo the worker does not know that the segment has lost masks.
             undone = any(segmentID in workspace.handEdits.undone for segmentID in wanted)
             name = self._worker.ready(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -158,8 +158,15 @@ class Steps:
         return now
 
     @contextlib.contextmanager
-    def merging(self) -> Iterator[None]:
-        """Adds what is done within it to the last step, if this is an edit of the user."""
+    def merging(self, keys: Iterable[SegmentFrame]) -> Iterator[None]:
+        """Adds what is done within it to the last step, if this is an edit of the user.
+
+        Otherwise it is a step of its own. Undoing that brings no preview back over the edits: they would be
+        merged again at once, as a new step that ends Redo.
+
+        Args:
+            keys: the frames whose edits are merged into the preview.
+        """
         self.noteEdits()
         edit, workspace = self._edit, self._selection.workspace
         isLast = (
@@ -169,7 +176,8 @@ class Steps:
             and workspace.history.last is edit.step
         )
         name = edit.step.name if isLast and edit and edit.step else self._named(undo_states.EDITED)
-        with self.step(name, onto=edit if isLast else None):
+        earlier = None if isLast else dict.fromkeys(keys)
+        with self.step(name, preview=earlier, onto=edit if isLast else None):
             yield
 
     def noteEdits(self) -> bool:
