@@ -174,11 +174,11 @@ def test_hand_edits_are_looked_for_once_where_a_command_begins(
         assert looked == [["app/controller.py"]]
 
 
-def test_hand_edits_are_looked_for_in_two_places_and_once_for_all_that_comes_in(
+def test_hand_edits_are_looked_for_once_for_all_that_comes_in_and_where_masks_are_applied(
     case: HeadlessCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = noted(monkeypatch, Applying, "mergeEdits")
-    entrance, writing = "app/controller.py", "app/applying.py"
+    entrance, ending, applying = "app/controller.py", "app/runs.py", "app/applying.py"
 
     def places() -> list[str]:
         """The places that looked since the last call of this, in order."""
@@ -195,15 +195,15 @@ def test_hand_edits_are_looked_for_in_two_places_and_once_for_all_that_comes_in(
     case.controller.editBegins()
     assert places() == [entrance], "a tool of the Segment Editor"
     case.run(reach=1)
-    assert places() == [entrance, writing], "a run and its end"
+    assert places() == [entrance, ending], "a run and its end"
     assert case.controller.propagate(reach=2)
     case.controller.cancel()
-    assert places() == [entrance, writing], "a run and its cancelling"
+    assert places() == [entrance, ending], "a run and its cancelling"
     case.settle()
     case.click(20, 18, 12)
     looked.clear()
     case.controller.apply()
-    assert places() == [writing], "applying"
+    assert places() == [applying], "applying"
     assert case.controller.undo()
     assert places() == [entrance], "Undo"
     assert case.controller.redo()

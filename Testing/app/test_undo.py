@@ -608,16 +608,28 @@ def test_a_refused_run_is_no_step_and_leaves_the_prompts_and_redo(headless):
     case.controller.close()
 
 
-def test_applying_right_after_a_stroke_is_undone_and_redone(headless):
+@pytest.mark.parametrize("when", ["before applying", "while it is applied", "before the run's end"])
+def test_a_stroke_that_was_not_looked_at_is_undone_and_redone(headless, when):
     case = HeadlessCase(headless, choices=KEEP)
     case.click(12, 15, 8)
-    case.paint(8, STROKE)
-    assert case.controller.apply()
+    if when == "before the run's end":
+        assert case.controller.propagate()
+        case.paint(8, STROKE)
+    elif when == "while it is applied":
+        case.run()
+        case.controller.startApplying()
+        case.controller.poll()
+        case.paint(8, STROKE)
+    else:
+        case.paint(8, STROKE)
+        assert case.controller.apply()
+    case.settle()
     after = state(case)
     assert case.controller.undo()
     case.controller.lookForEdits()
     assert case.controller.canRedo
     assert case.controller.redo()
     case.controller.lookForEdits()
-    same(state(case), after, "apply")
+    same(state(case), after, when)
+    assert (case.workspace.maskNow("A", 8) & STROKE).sum() == STROKE.sum()
     case.controller.close()

@@ -184,20 +184,6 @@ class Applying:
             workspace.keptFacts.save()
         self._changed.emit(None)
 
-    def commitWithEdits(
-        self, only: Set[SegmentFrame] | None, ahead: Ahead | None, tells: bool
-    ) -> tuple[CommitSummary | None, CommitSummary | None]:
-        """Merges what the user edited under the preview meanwhile, then writes preview frames; within one
-        step. For the arguments see `commit`.
-
-        Returns:
-            What `mergeEdits` and `commit` did.
-        """
-        merged = self.mergeEdits()
-        if only is not None and not only:
-            return merged, None
-        return merged, self.commit(only, ahead=ahead, tells=tells)
-
     def commit(
         self,
         only: Set[SegmentFrame] | None,

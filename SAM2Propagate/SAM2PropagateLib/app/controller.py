@@ -488,8 +488,8 @@ class Controller:
         self._undoing.noteEdits()
 
     def _mergeEdits(self) -> None:
-        """Looks for hand edits under the preview. All that comes in from outside passes here; beside it only
-        `Applying.commitWithEdits` looks, for edits since a run or applying began."""
+        """Looks for hand edits under the preview. All that comes in from outside passes here; beside it
+        only the ends of runs and of applying look, for edits since they began."""
         self._applying.mergeEdits()
 
     # --- undo

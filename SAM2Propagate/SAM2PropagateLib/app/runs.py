@@ -197,11 +197,14 @@ class Runs:
         if workspace is not None and workspace.isInScene:
             if state != "done":
                 workspace.handEdits.lose(run.segmentIDs)
+            # Before the run's step: undoing that would lead to an edit that is not merged.
+            self._applying.mergeEdits()
             with self._stepOf(run, workspace):
                 applies = state == "done" and self._selection.choices.applyAutomatically
                 # The other frames have a newer preview, or one is awaited.
                 frames = run.frames - run.overtaken if applies else frozenset()
-                applied = self._applying.commitWithEdits(frames, ahead, tells=False)[1] is not None
+                if frames:
+                    applied = self._applying.commit(frames, ahead=ahead, tells=False) is not None
                 if applies:
                     self._tellOfOvertaken(workspace, run.overtaken)
             workspace.underlay.end()
