@@ -16,6 +16,7 @@ from SAM2PropagateLib.files.volume import read_volume
 from SAM2PropagateLib.prompts.document import dumps
 from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import Click, PromptSet, SegmentPrompts
+from SAM2PropagateLib.worker.session import Run
 from Testing.cli.dicom_files import write_series
 from Testing.cli.fake_session import RADIUS, FakeJobSession
 from Testing.cli.running import SHAPE, Outcome, ras_of, run, words, write_volume
@@ -390,6 +391,24 @@ def test_ctrl_c_before_the_run_writes_nothing(tmp_path: Path, volume: Path) -> N
     )
     assert outcome.code == 130 and "nothing was written" in outcome.err
     assert session.close_timeouts == [0.0] and not (tmp_path / "s.seg.nrrd").exists()
+
+
+def test_a_run_without_a_finished_slice_replaces_nothing(tmp_path: Path, volume: Path) -> None:
+    out = tmp_path / "s.seg.nrrd"
+    arguments = ("segment", volume, "--point-ras", *words(ras_of(7, 9, 3)), "--out", out)
+    assert run(tmp_path, *arguments, session=FakeJobSession()).code == 0
+    before = out.read_bytes()
+
+    def cancel_at_once(call: object) -> None:
+        if isinstance(call, Run) and not call.is_cancel_requested:
+            signal.raise_signal(signal.SIGINT)
+            session.cancel(call)
+
+    session = FakeJobSession(on_wait=cancel_at_once)
+    outcome = run(tmp_path, *arguments, "--overwrite", "--keep-partial", session=session)
+    assert outcome.code == 130 and "nothing was written" in outcome.err
+    assert [call.kind for call in session.cancelled] == ["propagate"]
+    assert out.read_bytes() == before
 
 
 def _waiting(call: object) -> object:

@@ -135,7 +135,8 @@ def test_an_image_is_no_segmentation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("Color", "red"), ("LabelValue", "one"), ("Layer", "3"), ("Color", "1 0")]
+    ("field", "value"),
+    [("Color", "red"), ("LabelValue", "one"), ("Layer", "3"), ("Layer", "-1"), ("Color", "1 0")],
 )
 def test_a_wrong_description_is_refused(tmp_path: Path, field: str, value: str) -> None:
     path = tmp_path / "s.seg.nrrd"

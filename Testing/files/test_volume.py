@@ -145,6 +145,18 @@ def test_a_changed_byte_in_compressed_voxels_is_found(tmp_path: Path, suffix: st
     assert refusal(path).code == "file_damaged"
 
 
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_what_simpleitk_makes_of_a_nifti_file_is_read(tmp_path: Path, suffix: str, compress: bool) -> None:
+    # Large enough for the compressed voxels to be shorter than the others.
+    array = np.tile(voxels(), (5, 5, 5))
+    start = write(tmp_path / "v.nii.gz", array)
+    made = tmp_path / f"v{suffix}"
+    # With the fields of the NIfTI header, which SimpleITK copies.
+    sitk.WriteImage(sitk.ReadImage(str(start)), str(made), compress)
+    np.testing.assert_array_equal(read_volume(made).array, array)
+
+
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
 def test_a_header_without_its_voxel_file(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"v{suffix}", voxels())

@@ -252,7 +252,7 @@ def _passes(images: Sequence[ImageHeader], order: str) -> list[str] | None:
 
     A new one begins where, in this order, the direction turns or the step is unusual.
     """
-    if any(order not in image.times for image in images):
+    if len(images) < 2 or any(order not in image.times for image in images):
         return None
     positions = along(images)
     ordered = sorted(range(len(images)), key=lambda number: (images[number].times[order], positions[number]))

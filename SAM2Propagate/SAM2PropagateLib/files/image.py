@@ -303,7 +303,9 @@ def _check_integrity(info: ImageInfo, array: np.ndarray) -> None:
     """
     path, expected = info.path, array.nbytes
     offset: int | None
-    if "vox_offset" in info.header and "bitpix" in info.header:
+    # SimpleITK copies these fields into files of other formats that are made from a NIfTI file.
+    is_nifti = _is_nifti(path) or path.suffix.lower() == ".img"
+    if is_nifti and "vox_offset" in info.header and "bitpix" in info.header:
         # A NIfTI file may store smaller types that reading rescales to larger ones.
         start = int(float(info.header["vox_offset"]))
         expected = array.size * int(info.header["bitpix"]) // 8

@@ -157,6 +157,8 @@ def _read_segment(header: Mapping[str, str], prefix: str, voxels: np.ndarray) ->
     """Return one segment out of (K, J, I, layers) voxels. Raises ValueError, IndexError: a wrong
     description."""
     layer = int(header.get(prefix + "Layer", "0"))
+    if layer < 0:
+        raise ValueError(f"the layer {layer} is below 0")
     label = int(header.get(prefix + "LabelValue", "1"))
     red, green, blue = (float(part) for part in header.get(prefix + "Color", "0.5 0.5 0.5").split())
     tags = dict(part.split(":", 1) for part in header.get(prefix + "Tags", "").split("|") if ":" in part)
