@@ -185,3 +185,6 @@ def test_outputs_get_different_names_and_keep_them_when_resumed(tmp_path: Path) 
     known = {entries[3].key: "ct"}
     assert output_names(entries[3:], known)[0] == "ct"
     assert output_names(entries[2:4], known) == ["p2_ct", "ct"]
+    # But a name that the manifest gives to one volume is no other one's.
+    names = output_names([entries[0], entries[3]], known)
+    assert names[0] == "ct" and names[1].casefold() != "ct"

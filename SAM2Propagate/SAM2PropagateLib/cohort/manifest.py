@@ -103,15 +103,18 @@ def read_manifest(path: Path, say: SayPrompts) -> tuple[Entry, ...]:
 def output_names(entries: Sequence[Entry], known: Mapping[str, str]) -> list[str]:
     """Return a name for the outputs of each entry; they differ also without regard to case.
 
+    An entry keeps its name of an earlier run unless the manifest gives this name to another entry.
+
     Args:
         entries: of a manifest; names in it differ already.
         known: names of an earlier run into the same folder, by `Entry.key`.
     """
-    taken = {name.casefold() for name in known.values()}
-    taken |= {one.name.casefold() for one in entries if one.name}
+    given = {one.name.casefold() for one in entries if one.name}
+    kept = {key: name for key, name in known.items() if name.casefold() not in given}
+    taken = given | {name.casefold() for name in known.values()}
     names = []
     for one in entries:
-        name = one.name or known.get(one.key) or _free_name(one.volume, taken)
+        name = one.name or kept.get(one.key) or _free_name(one.volume, taken)
         taken.add(name.casefold())
         names.append(name)
     return names
