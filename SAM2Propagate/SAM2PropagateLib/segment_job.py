@@ -1,6 +1,6 @@
 """Segments without a screen: a volume and prompts in, masks out, through a worker session.
 
-The command line, the demo and the benchmarks use it. It reads and writes no files.
+`segment`, `cohort` and scripts use it. It reads and writes no files.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def run_segment_job(
 
     Raises:
         InputError: the prompts cannot be run, or the worker refuses model or volume.
-        Cancelled: before the run began.
+        Cancelled: before the first frame was finished.
         SAM2PropagateError: the worker failed before the first frame was finished.
     """
     axis, resolved = resolve_prompts(prompts, geometry)
@@ -243,6 +243,8 @@ def run_segment_job(
             session.close_volume(_VOLUME)
     if run.state == "failed" and not run.frames:
         run.raise_error()
+    if run.state == "cancelled" and not run.frames:
+        raise Cancelled()
     return JobResult(
         axis=axis,
         segments=tuple(_segment(run, segment.segment, array.shape, axis) for segment in resolved),

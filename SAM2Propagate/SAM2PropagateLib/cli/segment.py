@@ -252,8 +252,7 @@ def run_segment(
         progress.note(
             f"Note: PyTorch found no GPU on {command.remote.host}; it computed on that computer's processor."
         )
-    has_masks = any(segment.scores for segment in result.segments)
-    if not result.is_complete and not (command.keep_partial and has_masks):
+    if not result.is_complete and not command.keep_partial:
         raise result.error or _nothing_written()
     started = time.monotonic()
     progress("write")
