@@ -598,3 +598,19 @@ def test_cancel_at_its_end_applies_what_is_finished(headless):
     assert [(one.state, one.applied) for one in case.ends] == [("done", True)]
     assert not case.controller.isApplying and not case.controller.isRunning
     case.controller.close()
+
+
+@pytest.mark.usefixtures("small_slabs")
+def test_apply_at_its_end_writes_newer_previews_too(headless):
+    case = ready(headless, choices=Choices())
+    assert case.controller.propagate(["A", "B"])
+    case.controller.poll()
+    assert case.controller.point("positive", case.ras(30, 30, 15), (0, 0, 1))
+    case.session.nextPollServesPreviews()
+    while not case.controller.isApplying:
+        case.controller.poll()
+    assert 15 in case.workspace.previewFrames("A")
+    assert case.controller.apply() is not None
+    assert not case.controller.isRunning and not case.workspace.hasPreview
+    np.testing.assert_array_equal(case.segment(15), disc(30, 30, SHAPE))
+    case.controller.close()

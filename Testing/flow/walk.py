@@ -430,6 +430,14 @@ class Walk(HeadlessCase):
         """Where to click."""
         return self.chance.uniform(8, 32), self.chance.uniform(8, 28)
 
+    def bent(self, frame: int) -> list[tuple[float, float]]:
+        """Three places not near a line: a scribble along a line has no place between its ends."""
+        while True:
+            a, b, c = (self.place(frame, "positive") for _ in range(3))
+            (x, y), (u, v) = np.subtract(b, a), np.subtract(c, a)
+            if abs(x * v - y * u) > 2 * max(np.hypot(u, v), 1):
+                return [a, b, c]
+
     def do_click(self, moment: str, tool: str = "positive", where: Any = None) -> bool:
         frame = self.frame(where or (lambda frame: True))
         if frame is None:
@@ -508,7 +516,7 @@ class Walk(HeadlessCase):
             places = [a, (b[0], a[1], a[2]), b, (a[0], b[1], a[2])]
             assert self.controller.addLasso(places, self.chance.random() < 0.5, normal), self.where()
         else:
-            places = [self.ras(*self.place(frame, "positive"), frame) for _ in range(3)]
+            places = [self.ras(*place, frame) for place in self.bent(frame)]
             assert self.controller.addScribble(places, True, (0, 0, 1)), self.where()
 
         def after(said: Said) -> Said:
@@ -818,6 +826,9 @@ class Walk(HeadlessCase):
             alone = {one: array.copy() for one, array in filled_before.items()}
             alone[name][frame] = painted.on(before)
             self.becomes(alone)
+            # What the run found on painted slices comes with the stroke.
+            self.known.hand[key] = replace(painted, is_exact=False)
+            self.merged({one for one, hand in self.known.hand.items() if not hand.is_exact})
         self.changed(allowed, must=(key, painted))
         painted = replace(painted, mask=self.known.voxels[name][frame].copy())
         self.known.hand[key] = self.known.history[self.known.at][2][key] = painted

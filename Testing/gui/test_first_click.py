@@ -93,6 +93,25 @@ def test_a_box_has_a_segment_to_be_drawn_for(desk: Desk) -> None:
     assert len(segmentations()) == 1 and desk.controller.segmentID
 
 
+@pytest.mark.parametrize("drawn", ["box", "scribble", "lasso", "curve"])
+def test_what_a_script_draws_makes_a_segment_like_a_click(desk: Desk, drawn: str) -> None:
+    from SAM2PropagateLib.scene.volume import volumeGeometry
+
+    load(desk)
+    geometry = volumeGeometry(desk.volume)
+    a, b, c = (geometry.ras_of_pixel(*place, 8, 2) for place in ((8, 8), (20, 10), (12, 20)))
+    controller = desk.controller
+    assert {
+        "box": lambda: controller.addBox(a, (*c[:2], a[2])),
+        "scribble": lambda: controller.addScribble([a, b, c]),
+        "lasso": lambda: controller.addLasso([a, b, c]),
+        "curve": lambda: controller.addCurve([a, b, c]),
+    }[drawn]()
+    [segmentation] = segmentations()
+    assert segmentation.GetSegmentation().GetNumberOfSegments() == 1
+    assert not controller.workspace.prompts.segment(controller.segmentID).is_empty
+
+
 def test_no_tool_is_taken_up_where_something_is_segmented_or_the_mouse_is_in_use(desk: Desk) -> None:
     desk.load()
     desk.module.exit()
@@ -123,7 +142,8 @@ def test_a_script_is_refused_without_a_segmentation(stand_ins: Any) -> None:
     logic.controller.message.connect(lambda message: texts.append(message.text))
     logic.controller.select(addCase(stand_ins, "plain"), None)
     assert not logic.controller.point("positive", (0, 0, 0))
-    assert texts == ["Choose or create a segmentation first."] and segmentations() == []
+    assert not logic.controller.addBox((0, 0, 0), (10, 10, 0))
+    assert texts == ["Choose or create a segmentation first."] * 2 and segmentations() == []
     logic.close()
     module.close()
 

@@ -488,6 +488,21 @@ def test_segments_are_added_chosen_and_removed_in_place(desk: Desk) -> None:
     assert desk.controller.segmentID == "other" and desk.ui.removeSegmentButton.enabled
 
 
+def test_a_segment_that_cannot_be_removed_stays_chosen(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SAM2PropagateLib.errors import SAM2PropagateError
+
+    desk.load()
+    desk.ui.addSegmentButton.click()
+    second = desk.controller.segmentID
+
+    def fail(segmentID: str) -> None:  # noqa: N803
+        raise SAM2PropagateError("broken", f"The segment {segmentID} cannot be removed.")
+
+    monkeypatch.setattr(desk.controller.workspace.committer, "removeSegment", fail)
+    desk.ui.removeSegmentButton.click()
+    assert desk.controller.segmentID == second == desk.ui.segmentsTable.selectedSegmentIDs()[0]
+
+
 def test_the_editor_choosing_a_segment_by_itself_changes_no_choice(desk: Desk) -> None:
     desk.load()
     editor = desk.ui.segmentEditor

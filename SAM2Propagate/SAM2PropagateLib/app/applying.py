@@ -92,14 +92,18 @@ class Applying:
 
     def apply(self) -> CommitSummary | None:
         """Writes the preview into the segments, as one undo step; None if there is nothing or it failed."""
+        written = None
         if self._steps.turns.isOn:
             self._written = None
             self._steps.turns.finish()
-            if self._written is not None:
-                return self._written
+            written = self._written
+            workspace = self._selection.workspace
+            # The end of a run leaves frames with newer prompts in the preview.
+            if written is not None and (workspace is None or not workspace.hasPreview):
+                return written
         if self._situation.refuses(rules.APPLY):
-            return None
-        return self._apply(None)
+            return written
+        return _both(written, self._apply(None))
 
     def begin(self) -> bool:
         """Starts to apply in short turns, between which Slicer responds. Nothing is written before all of it
@@ -138,7 +142,7 @@ class Applying:
         count = sum(len(workspace.previewFrames(one)) for one in workspace.segmentIDs)
         with self._steps.step(_applied(count)):
             rest = self.commit(None, ahead=ahead, tells=tells)
-        return rest if merged is None else merged if rest is None else merged + rest
+        return _both(merged, rest)
 
     def packing(self, workspace: Workspace) -> Generator[bool, None, None]:
         """Packs the preview's frames for the undo step, a few at a time."""
@@ -406,6 +410,10 @@ class Applying:
             workspace.spoken.writeMasks(said)
         self._running.overtake(set(frames))
         return frames
+
+
+def _both(first: CommitSummary | None, second: CommitSummary | None) -> CommitSummary | None:
+    return second if first is None else first if second is None else first + second
 
 
 def _applied(count: int) -> str:

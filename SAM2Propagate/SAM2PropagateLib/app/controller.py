@@ -254,9 +254,13 @@ class Controller:
         """Adds an empty segment with its own name and color; returns its ID, "" without a segmentation."""
         return self._segments.add()
 
-    def removeSegment(self) -> None:
-        """Removes the chosen segment, as one undo step; `undo` brings back its prompts and preview, too."""
-        self._segments.remove()
+    def removeSegment(self) -> bool:
+        """Removes the chosen segment, as one undo step; `undo` brings back its prompts and preview, too.
+
+        Returns:
+            False if none is chosen, or, after a message, if it failed.
+        """
+        return self._segments.remove()
 
     # --- what is possible
 
@@ -338,8 +342,14 @@ class Controller:
 
     @_command
     def addBox(self, cornerA: npt.ArrayLike, cornerB: npt.ArrayLike) -> bool:
-        """Adds a box by two opposite corners (RAS, mm) on one frame. It is for scripts: the mouse draws
-        boxes."""
+        """Adds a box on one frame. It is for scripts: the mouse draws boxes.
+
+        Args:
+            cornerA, cornerB: opposite corners, RAS in mm.
+
+        Returns:
+            False if it was refused; a message has said why.
+        """
         return self._pointing.addBox(cornerA, cornerB)
 
     @_command

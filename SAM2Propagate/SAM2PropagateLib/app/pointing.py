@@ -151,8 +151,11 @@ class Pointing:
         self._tool = before
 
     def addBox(self, cornerA: npt.ArrayLike, cornerB: npt.ArrayLike) -> bool:
-        """Adds a box by two opposite corners (RAS, mm) on one frame."""
+        """Adds a box; for arguments and result see `Controller.addBox`."""
+        if self._situation.refuses(rules.PROMPT):
+            return False
         try:
+            self._provideSegment()
             workspace = self._selection.require()
             box = Box(new_id(), workspace.fromWorld(cornerA), workspace.fromWorld(cornerB))
             before = workspace.prompts
@@ -182,8 +185,6 @@ class Pointing:
         self, points: npt.ArrayLike, closed: bool = False, viewNormal: npt.ArrayLike | None = None
     ) -> bool:
         """Adds a curve; for arguments and result see `Controller.addCurve`."""
-        if not self._situation.whyNot(rules.PROMPT):
-            self._provideSegment()
         return self._addStroke(
             lambda places, geometry: curve_through(places, geometry, closed), points, viewNormal
         )
@@ -197,6 +198,7 @@ class Pointing:
         if self._situation.refuses(rules.PROMPT):
             return False
         try:
+            self._provideSegment()
             workspace = self._selection.require()
             stroke = make(workspace.markups.fromWorld(points), workspace.geometry)
             workspace.axisFor(viewNormal)

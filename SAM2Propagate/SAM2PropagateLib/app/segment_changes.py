@@ -54,16 +54,18 @@ class SegmentChanges:
         with self._steps.step(_("add segment")):
             return str(self._selection.segmentationNode.GetSegmentation().AddEmptySegment("", ""))
 
-    def remove(self) -> None:
-        """Removes the chosen segment, as one undo step."""
+    def remove(self) -> bool:
+        """Removes the chosen segment, as one undo step. Returns False if there is none or it failed."""
         workspace, segmentID = self._selection.workspace, self._selection.segmentID
         if workspace is None or segmentID not in workspace.segmentIDs:
-            return
+            return False
         try:
             with self._steps.step(_("remove segment")):
                 workspace.committer.removeSegment(segmentID)
         except SAM2PropagateError as error:
             self._messages.fail(error)
+            return False
+        return True
 
     def follow(self) -> None:
         """Handles any change in the segmentation."""

@@ -67,8 +67,8 @@ class SegmentList:
             self._controller.chooseTool(tools.POSITIVE)
 
     def _remove(self) -> None:
-        self._controller.removeSegment()
-        self._chosen("")
+        if self._controller.removeSegment():
+            self._chosen("")
 
     def _selected(self, *_: Any) -> None:
         chosen = self._ui.segmentsTable.selectedSegmentIDs()
