@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -37,9 +38,13 @@ class WithTaste(RunOptions):
 MINT = WithTaste(direction=BACKWARD, reach=3, taste="mint", is_sweet=True)
 
 
-@pytest.mark.parametrize("options", [RunOptions(), RunOptions(BACKWARD, 4, True, True, True, True), MINT])
+FULL = RunOptions(BACKWARD, 4, True, True, True, True, {"liver": (0, 7), "spleen": ()})
+
+
+@pytest.mark.parametrize("options", [RunOptions(), FULL, MINT])
 def test_options_come_back_from_the_wire_as_they_were(options: RunOptions) -> None:
-    assert type(options).from_wire(options.to_wire()) == options
+    values = json.loads(json.dumps(options.to_wire()))
+    assert type(options).from_wire(values) == options and hash(options) is not None
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,10 @@ def test_options_come_back_from_the_wire_as_they_were(options: RunOptions) -> No
         ({"edges": "yes"}, "bad_run_option"),
         ({"all_axes": "all"}, "bad_run_option"),
         ({"taste": "mint"}, "bad_run_option"),
+        ({"filled": [3]}, "bad_run_option"),
+        ({"filled": {"liver": 3}}, "bad_run_option"),
+        ({"filled": {"liver": [-1]}}, "bad_run_option"),
+        ({"filled": {"liver": [True]}}, "bad_run_option"),
         (["both"], "bad_run_option"),
     ],
 )

@@ -29,6 +29,8 @@ class RunOptions:
         anew: compute and write every frame again, in the present window.
         edges: report how each mask's edge runs between the pixels, if known.
         all_axes: carry finished masks along the other two axes, too, and fuse the three.
+        filled: per segment the frames with masks of earlier runs, also of those that the session does not
+            know. They are emptied beyond an absent mark.
 
     Raises:
         InputError: `unknown_direction`, `bad_reach`, `bad_run_option`.
@@ -40,6 +42,7 @@ class RunOptions:
     anew: bool = False
     edges: bool = False
     all_axes: bool = False
+    filled: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.direction not in DIRECTIONS:
@@ -64,6 +67,15 @@ class RunOptions:
                     ),
                     _("Give True or False."),
                 )
+        if not _are_frames(self.filled):
+            raise InputError(
+                "bad_run_option",
+                _("The option “{name}” of a run cannot be {value}.").format(
+                    name="filled", value=_shown(self.filled)
+                ),
+                _("Give frame numbers for each segment's name."),
+            )
+        object.__setattr__(self, "filled", {name: tuple(one) for name, one in self.filled.items()})
 
     @property
     def writes_all(self) -> bool:
@@ -109,6 +121,15 @@ class RunRequest:
 
     segments: tuple[ResolvedSegment, ...]
     options: RunOptions = field(default_factory=RunOptions)
+
+
+def _are_frames(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(frames, list | tuple)
+        and all(type(frame) is int and frame >= 0 for frame in frames)
+        for name, frames in value.items()
+    )
 
 
 def _shown(value: Any) -> str:

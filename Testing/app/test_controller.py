@@ -114,6 +114,7 @@ def test_direction_and_reach(headless):
         "anew": False,
         "edges": False,
         "all_axes": False,
+        "filled": {"A": (8,)},
     }
     case.controller.close()
 
@@ -745,6 +746,7 @@ def test_a_changed_window_is_told_of_once_where_it_does_not_count(case):
         "anew": True,
         "edges": False,
         "all_axes": False,
+        "filled": {"A": tuple(range(case.geometry.shape_ijk[2]))},
     }
     case.run()
     assert case.codes == ["older_window"]

@@ -168,6 +168,19 @@ def test_absent_marks_stop_the_run_and_empty_what_an_earlier_one_wrote_beyond() 
     assert all(mask.mask.any() for mask in masks.values())
 
 
+def test_absent_marks_empty_what_another_session_wrote_beyond() -> None:
+    earlier = {"bright": (2, *range(8, 20)), "dark": (15,)}
+    marked = segment({8: BRIGHT_BOX, 12: FramePrompts(absent=True)}, locked=(17,), last=12)
+    opened = session(blocks())
+    masks, _ = run(opened, marked, filled=earlier)
+    assert sorted(frame for _, frame in masks) == [*range(0, 17), 18, 19]
+    for frame in (13, 14, 15, 16, 18, 19):
+        assert not masks["bright", frame].mask.any() and masks["bright", frame].kind == "absent"
+    # Once is enough.
+    again, _ = run(opened, marked, filled=earlier)
+    assert not again
+
+
 def test_an_absent_mark_between_keyframes_interrupts_the_segment() -> None:
     keyframes = {4: BRIGHT_BOX, 10: FramePrompts(absent=True), 16: BRIGHT_BOX}
     masks, _ = run(session(blocks()), segment(keyframes))

@@ -239,7 +239,9 @@ class Applying:
             self._isWriting = False
         for segmentID, frames in masks.items():
             workspace.shown.takeOut(segmentID, frames, tidies=tells)
-            workspace.keptFacts.apply(segmentID, frames)
+            drawn = workspace.keptFacts.apply(segmentID, frames)
+            workspace.handEdits.stale.update((segmentID, frame) for frame in drawn)
+        workspace.handEdits.stale.update(merged or ())
         workspace.preview.refresh()
         workspace.handEdits.committed(masks, openEdits)
         workspace.keptFacts.save()

@@ -7,9 +7,11 @@ from SAM2PropagateLib.app.kept_facts import placeOf
 from SAM2PropagateLib.app.previews import Previews
 from SAM2PropagateLib.app.shared import Shared
 from SAM2PropagateLib.app.strip import FrameFacts, Withheld
+from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.app.volumes import OpenVolumes
 from SAM2PropagateLib.app.wording import runText, uploadText
 from SAM2PropagateLib.app.worker_link import WorkerLink
+from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.texts import tr as _
 from SAM2PropagateLib.worker.calls import Call, PreviewCall, Update
@@ -96,11 +98,12 @@ class Arrivals:
         if isinstance(call, PreviewCall):
             if not self._previews.expects(call, key):
                 return False
-        elif not self._running.expects(call, key):
+        elif not self._running.isOf(call):
             return False
         try:
             geometry = workspace.geometry
-            if isOfRun and event.frame in workspace.spoken.marked(event.segment)[1]:
+            if isOfRun and not self._isUpToDate(workspace, key):
+                workspace.handEdits.stale.add(key)
                 return False
             if OpenVolumes.name(workspace.volumeNode, workspace.axis) != event.volume:
                 if isOfRun:
@@ -130,6 +133,16 @@ class Arrivals:
             self._messages.sayForNow("info", str(event.note), "stroke_kept")
         self._frameArrived.emit(FrameArrived(event.segment, event.frame, event.kind, event.doubt))
         return True
+
+    def _isUpToDate(self, workspace: Workspace, key: SegmentFrame) -> bool:
+        """Tells whether the run's mask of a frame counts: prompts there are not newer than the run, or they
+        have come and gone."""
+        if key in self._running.overtaken:
+            if self._running.wasPrompted(key) or not workspace.spoken.isSilent(*key):
+                return False
+            self._running.catchUp(key)
+        segmentID, frame = key
+        return frame not in workspace.spoken.marked(segmentID)[1]
 
     def _takeProgress(self, call: Call | None, event: ProgressEvent) -> None:
         if self._running.isOf(call):

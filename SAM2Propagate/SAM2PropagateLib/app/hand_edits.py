@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from SAM2PropagateLib.app.kept_facts import FactsOfFrames
 from SAM2PropagateLib.app.moment import Known, Record
 from SAM2PropagateLib.app.underlay import SegmentFrame
+from SAM2PropagateLib.prompts.frame_prompts import ResolvedSegment
 from SAM2PropagateLib.scene.kept_preview import isSameFrame
 from SAM2PropagateLib.scene.seen_segment import EditedFrame
 from SAM2PropagateLib.scene.segment_copies import Copies
@@ -47,6 +48,7 @@ class HandEdits:
 
     Attributes:
         undone: the segments whose last run was undone, without the worker knowing.
+        stale: frames that hold something else than the worker takes as written there.
         turns: how often runs were undone or brought back.
     """
 
@@ -58,6 +60,7 @@ class HandEdits:
         # What was known of each segment before and after its last commits, by what it held then.
         self._states: dict[tuple[str, int], dict[frozenset[tuple[int, str]], FactsOfFrames]] = {}
         self.undone: set[str] = set()
+        self.stale: set[SegmentFrame] = set()
         self.turns = 0
         # What segments held, along an axis, while the worker knew of it; see `noteAgreed`.
         self._agreed: dict[tuple[str, int], list[_Contents]] = {}
@@ -152,11 +155,18 @@ class HandEdits:
         """Forgets what `noteAgreed` kept, as no step can lead back to it."""
         self._agreed.clear()
 
-    def begin(self, segmentIDs: Iterable[str]) -> None:
+    def hides(self, segment: ResolvedSegment) -> bool:
+        """Tells whether a run would leave out frames of this segment, because the worker takes other masks
+        as written there than there are."""
+        frames = {frame for name, frame in self.stale if name == segment.segment}
+        return segment.segment in self.undone or bool(frames - segment.keyframes.keys() - segment.locked)
+
+    def begin(self, segments: Iterable[ResolvedSegment]) -> None:
         """Handles that a run of these segments begins: the worker then knows of what it writes alone."""
-        for segmentID in segmentIDs:
-            self._distrust(segmentID)
-            self.undone.discard(segmentID)
+        for one in segments:
+            self._distrust(one.segment)
+            self.undone.discard(one.segment)
+            self.stale = {key for key in self.stale if key[0] != one.segment or key[1] in one.locked}
 
     def lose(self, segmentIDs: Iterable[str]) -> None:
         """Notes that segments lack masks for good that the worker takes as written."""

@@ -126,16 +126,20 @@ class KeptFacts:
         else:
             self._shown.get(segmentID, {}).pop(frame, None)
 
-    def apply(self, segmentID: str, frames: Iterable[int]) -> None:
-        """Takes the preview's facts of these frames as the segment's, after they were applied."""
-        shown = self._shown.get(segmentID, {})
+    def apply(self, segmentID: str, frames: Iterable[int]) -> set[int]:
+        """Takes the preview's facts of these frames as the segment's, after they were applied. Returns those
+        with a mask from prompts alone, which no run has written."""
+        shown, drawn = self._shown.get(segmentID, {}), set()
         for frame in frames:
             if frame in shown:
                 facts = shown.pop(frame)
                 isOwn = facts.kind == PREVIEW
+                if isOwn:
+                    drawn.add(frame)
                 self.frames.setdefault(segmentID, {})[frame] = (
                     replace(facts, kind=KEYFRAME, withheld=None) if isOwn else facts
                 )
+        return drawn
 
     def putApplied(
         self, segmentID: str, facts: Mapping[int, FrameFacts], geometry: VolumeGeometry, axis: int

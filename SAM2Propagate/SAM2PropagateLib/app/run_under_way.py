@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from SAM2PropagateLib.app.moment import Record
 from SAM2PropagateLib.app.underlay import SegmentFrame
+from SAM2PropagateLib.prompts.frame_prompts import ResolvedSegment
 from SAM2PropagateLib.scene.kept_preview import isSameFrame
 from SAM2PropagateLib.worker.calls import Call, Run
 
@@ -18,12 +19,14 @@ class StartedRun:
 
     Attributes:
         overtaken: frames with prompts that are newer than the run; its masks of them are out of date.
+        prompted: the keyframes that it was told.
         frames: those whose masks have arrived. seen: these masks, as they were in the preview whenever the
             user did something meanwhile; a frame may have arrived twice.
     """
 
     call: Run
     segmentIDs: tuple[str, ...]
+    prompted: frozenset[SegmentFrame]
     overtaken: set[SegmentFrame] = field(default_factory=set)
     frames: set[SegmentFrame] = field(default_factory=set)
     seen: dict[SegmentFrame, list[Record]] = field(default_factory=dict)
@@ -64,9 +67,10 @@ class RunUnderWay:
         """The frames with prompts that are newer than the run."""
         return self._run.overtaken if self._run is not None else frozenset()
 
-    def begin(self, call: Run, segmentIDs: tuple[str, ...]) -> None:
-        """Begins to follow a run."""
-        self._run = StartedRun(call, segmentIDs)
+    def begin(self, call: Run, segments: Collection[ResolvedSegment]) -> None:
+        """Begins to follow a run of segments with these prompts."""
+        prompted = frozenset((one.segment, frame) for one in segments for frame in one.keyframes)
+        self._run = StartedRun(call, tuple(one.segment for one in segments), prompted)
 
     def end(self) -> StartedRun | None:
         """Returns the run, and forgets it."""
@@ -77,9 +81,14 @@ class RunUnderWay:
         """Tells whether this call is the run."""
         return self._run is not None and call is self._run.call
 
-    def expects(self, call: Call | None, key: SegmentFrame) -> bool:
-        """Tells whether this call's mask of a frame belongs to the run and is not out of date."""
-        return self._run is not None and call is self._run.call and key not in self._run.overtaken
+    def wasPrompted(self, key: SegmentFrame) -> bool:
+        """Tells whether the run was told prompts of a frame."""
+        return self._run is not None and key in self._run.prompted
+
+    def catchUp(self, key: SegmentFrame) -> None:
+        """Takes the run's mask of a frame as up to date again, as newer prompts there have gone."""
+        if self._run is not None:
+            self._run.overtaken.discard(key)
 
     def arrived(self, key: SegmentFrame) -> None:
         """Notes that a mask of the run has arrived."""

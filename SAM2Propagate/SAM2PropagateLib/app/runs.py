@@ -21,8 +21,9 @@ from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.app.worker_link import WorkerLink
 from SAM2PropagateLib.app.workspace import Workspace
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.prompts.frame_prompts import ResolvedSegment
 from SAM2PropagateLib.prompts.resolve import resolve
-from SAM2PropagateLib.prompts.values import PromptSet
+from SAM2PropagateLib.prompts.values import PromptSet, SegmentPrompts
 from SAM2PropagateLib.scene.volume import displayWindow
 from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
@@ -77,21 +78,23 @@ class Runs:
         try:
             options = replace(choices.run, **given)
             elsewhere = [one for one in wanted if workspace.isMovedApart(one)]
-            told = []
+            told: list[SegmentPrompts] = []
+            resolved: list[ResolvedSegment] = []
             with self._steps.step(_("propagate")) as begun:
                 try:
                     for segmentID in wanted:
                         workspace.spoken.adoptEdits(segmentID)
                         told.append(workspace.spoken.effective(segmentID))
                         # Checks the prompts before the worker is asked.
-                        resolve(workspace.spoken.inWorld(told[-1]), workspace.worldGeometry, workspace.axis)
+                        inWorld = workspace.spoken.inWorld(told[-1])
+                        resolved.append(resolve(inWorld, workspace.worldGeometry, workspace.axis))
                 except SAM2PropagateError:
                     # What is refused changes nothing, and is no step.
                     if begun is not None:
                         workspace.spoken.restoreSaid(begun.since.said)
                     raise
-            # After an undo the worker does not know that the segment has lost masks.
-            undone = any(segmentID in workspace.handEdits.undone for segmentID in wanted)
+            # After an undo, for example, the worker does not know that the segment has lost masks.
+            isHidden = any(workspace.handEdits.hides(one) for one in resolved)
             name = self._worker.ready(
                 workspace.volumeNode, workspace.axis, self._selection.choices, isBusy=self._running.isOn
             )
@@ -103,8 +106,9 @@ class Runs:
                 wanted,
                 replace(
                     options,
-                    everything=options.writes_all or undone,
+                    everything=options.writes_all or isHidden,
                     edges=workspace.hasOwnGrid,
+                    filled={name: workspace.filledFrames(name) for name in wanted},
                 ),
             )
         except SAM2PropagateError as error:
@@ -112,9 +116,9 @@ class Runs:
             return False
         self._begun, self._count = begun, workspace.history.count
         self._clearings = workspace.history.clearings
-        workspace.handEdits.begin(wanted)
+        workspace.handEdits.begin(resolved)
         self._tellOfWindow(workspace, wanted, options.anew)
-        self._running.begin(call, wanted)
+        self._running.begin(call, resolved)
         workspace.underlay.begin(wanted)
         self._messages.noteRequest(call)
         self._tellOfMoved(workspace, elsewhere)
@@ -205,8 +209,8 @@ class Runs:
                 frames = run.frames - run.overtaken if applies else frozenset()
                 if frames:
                     applied = self._applying.commit(frames, ahead=ahead, tells=False) is not None
-                if applies:
-                    self._tellOfOvertaken(workspace, run.overtaken)
+                if state == "done":
+                    self._tellOfOvertaken(workspace, run.overtaken, applies)
             workspace.underlay.end()
             workspace.keptFacts.save()
         self._finished.emit(RunEnd(state, run.segmentIDs, len(run.frames), applied))
@@ -269,18 +273,28 @@ class Runs:
                 "moved_apart",
             )
 
-    def _tellOfOvertaken(self, workspace: Workspace, frames: Set[SegmentFrame]) -> None:
-        """Says which frames got newer prompts during a run that was applied: they are only in the preview."""
+    def _tellOfOvertaken(self, workspace: Workspace, frames: Set[SegmentFrame], isApplied: bool) -> None:
+        """Says which frames whose prompts changed during a run lack its masks: they have none, or a newer
+        one that only the preview shows though the run was applied."""
         waiting = self._previews.waiting
-        count = sum(key[1] in workspace.previewFrames(key[0]) or key in waiting for key in frames)
-        if not count:
+        newer = {key for key in frames if key[1] in workspace.previewFrames(key[0]) or key in waiting}
+        others = (frames - newer) & workspace.handEdits.stale
+        left = sum(workspace.spoken.isSilent(*key) for key in others)
+        if left:
+            text = plural(
+                left,
+                _("The prompts of {count} slice came and went in the run. Propagate again to fill it."),
+                _("The prompts of {count} slices came and went in the run. Propagate again to fill them."),
+            ).format(count=left)
+        elif newer and isApplied:
+            one = _("{count} slice with newer prompts is still in the preview. Propagate again, or apply it.")
+            several = _(
+                "{count} slices with newer prompts are still in the preview. Propagate again, or apply them."
+            )
+            text = plural(len(newer), one, several).format(count=len(newer))
+        else:
             return
-        text = plural(
-            count,
-            _("{count} slice with newer prompts is still in the preview. Propagate again, or apply it."),
-            _("{count} slices with newer prompts are still in the preview. Propagate again, or apply them."),
-        )
-        self._messages.say("info", text.format(count=count), "newer_prompts")
+        self._messages.say("info", text, "newer_prompts")
 
 
 def _withoutRun(moment: Moment, run: StartedRun, before: Mapping[SegmentFrame, Record]) -> Moment:

@@ -13,7 +13,7 @@ from SAM2PropagateLib.app.moment import Said
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.prompts.move import moved_segment
 from SAM2PropagateLib.prompts.place import mask_at
-from SAM2PropagateLib.prompts.values import MaskPrompt, PromptSet, SegmentPrompts
+from SAM2PropagateLib.prompts.values import DRAWN, MaskPrompt, PromptSet, SegmentPrompts
 from SAM2PropagateLib.scene.seen_segment import EditedFrame
 from SAM2PropagateLib.scene.transforms import parentToWorld
 
@@ -129,6 +129,12 @@ class Spoken:
             return frozenset(frames[mark.id] for mark in marks if mark.id in frames)
 
         return of(said.absent), of(said.locks)
+
+    def isSilent(self, segmentID: str, frame: int) -> bool:
+        """Tells whether there is nothing of the user on a frame: no prompt, mark or edit."""
+        said = keyframes.onFrame(self.effective(segmentID), frame, self._geometry, self._axis)
+        isMarked = any(frame in marked for marked in self.marked(segmentID))
+        return not (any(said.of(*DRAWN, "masks")) or isMarked or self.hasOpenEdit(segmentID, frame))
 
     # --- what the user edited by hand
 

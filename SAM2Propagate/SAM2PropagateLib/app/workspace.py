@@ -21,6 +21,7 @@ from SAM2PropagateLib.app.shown_preview import BoolArray, Drawer, WorkspacePrevi
 from SAM2PropagateLib.app.spoken import Spoken
 from SAM2PropagateLib.app.underlay import Underlay
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.frame_kinds import ABSENT
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.move import moved
@@ -296,6 +297,15 @@ class Workspace:
     def hasPreview(self) -> bool:
         """Whether there is a mask in the preview."""
         return not self.shown.isEmpty
+
+    def filledFrames(self, segmentID: str) -> tuple[int, ...]:
+        """Returns the frames with a mask that a run or the preview gave, ascending, whichever worker it was
+        of."""
+        facts = self.keptFacts.facts(segmentID, self.geometry, self.axis)
+        count = self.geometry.shape_ijk[self.axis]
+        return tuple(
+            sorted(frame for frame, one in facts.items() if one.kind != ABSENT and 0 <= frame < count)
+        )
 
     def previewFrames(self, segmentID: str) -> frozenset[int]:
         """Returns the frames of a segment that are in the preview."""

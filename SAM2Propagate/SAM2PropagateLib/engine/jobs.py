@@ -48,7 +48,7 @@ class Work:
     Attributes:
         keyframes: to write.
         stretches: with their signatures and the frames to be written.
-        withdrawn: frames of an earlier run that now lie beyond an absent mark, to empty.
+        withdrawn: frames with masks of an earlier run that now lie beyond an absent mark, to empty.
     """
 
     segment: ResolvedSegment
@@ -80,7 +80,7 @@ def work_of(segment: ResolvedSegment, track: Track, options: RunOptions) -> Work
             stretches.append((stretch, mark, stale))
     withdrawn = tuple(
         frame
-        for frame in sorted(known)
+        for frame in sorted({*known, *options.filled.get(segment.segment, ())})
         if _is_ruled_out(segment, frame) and frame not in segment.locked and written.get(frame) != WITHDRAWN
     )
     return Work(segment, keyframes, tuple(stretches), withdrawn)

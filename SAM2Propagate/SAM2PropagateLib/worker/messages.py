@@ -29,7 +29,7 @@ from SAM2PropagateLib.texts import Words, from_wire, to_wire
 from SAM2PropagateLib.texts import text as _
 from SAM2PropagateLib.worker.wire import Message, Payload, WireError
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 """Must be equal at both ends; raise it with every change that an older end would misread."""
 
 DEVICE_LOST = "device_lost"
