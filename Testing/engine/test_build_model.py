@@ -199,6 +199,7 @@ def test_a_configuration_that_does_not_exist() -> None:
         "model: 3",
         "\x00\x01",
         "model: {image_size: '${nowhere}'}",
+        "model: &m\n  inner: *m",
     ],
 )
 def test_a_configuration_that_cannot_be_read(tmp_path: Path, text: str) -> None:
@@ -224,6 +225,7 @@ def test_a_configuration_that_is_not_json_or_lacks_its_base() -> None:
         ("embed_dim: 96", "embed_dim: 96\n      _args_: [1]"),
         ("embed_dim: 96", "embed_dim: 96\n      surplus: 1"),
         ("stages: [1, 2, 7, 2]", "stages: [1, 2]"),
+        ("num_maskmem: 7", "num_maskmem: -3"),
     ],
 )
 def test_a_configuration_may_only_combine_building_blocks(tmp_path: Path, change: tuple[str, str]) -> None:
@@ -290,6 +292,8 @@ def test_drawing_no_weights_draws_none() -> None:
 
 def test_weights_of_another_model_are_recognized() -> None:
     refused("config_unknown", recognize_config, {"conv.weight": torch.zeros(3)})
+    number = {"image_encoder.trunk.patch_embed.proj.weight": torch.tensor(1.0)}
+    refused("config_unknown", recognize_config, number)
 
 
 def test_missing_surplus_and_misshapen_tensors(tmp_path: Path, tiny: Path) -> None:
@@ -309,6 +313,8 @@ def test_missing_surplus_and_misshapen_tensors(tmp_path: Path, tiny: Path) -> No
     assert "1 tensor missing (such as no_obj_ptr)" in sentence(no_obj_ptr=None)
     assert "1 tensor the model does not have (such as surplus)" in sentence(surplus=torch.zeros(2))
     assert "no_obj_ptr: [1, 8], not [1, 256]" in sentence(no_obj_ptr=torch.zeros(1, 8))
+    whole = sentence(no_obj_ptr=state["no_obj_ptr"].to(torch.int64))
+    assert "1 tensor of another type (such as no_obj_ptr: torch.int64, not torch.float32)" in whole
     everything = sentence(no_obj_ptr=None, surplus=torch.zeros(2), no_mem_embed=torch.zeros(3))
     assert everything.count("such as") == 3
 

@@ -234,6 +234,21 @@ def test_a_checkpoint_without_model(tmp_path: Path, content: Any) -> None:
     refused(path, "weights_no_model")
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(2, 2).to_sparse(),
+        torch.ones(2, 2, device="meta"),
+        torch.ones(2, 2, dtype=torch.complex64),
+    ],
+    ids=["sparse", "without values", "complex"],
+)
+def test_tensors_that_are_no_plain_numbers(tmp_path: Path, tensor: torch.Tensor) -> None:
+    path = tmp_path / "other.pt"
+    torch.save({"model": {"a": torch.ones(2), "b": tensor}}, path)
+    assert "“b”" in refused(path, "weights_not_plain").sentence
+
+
 class Malicious:
     """Unpickling this makes a folder: harmless, but it shows whether code ran."""
 

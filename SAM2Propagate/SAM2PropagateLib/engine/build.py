@@ -157,7 +157,17 @@ def build_model(
     with _Construction(device or torch.device("cpu"), draw_weights):
         try:
             model: torch.nn.Module = _construct(values)
-        except (TypeError, AssertionError, KeyError, AttributeError, IndexError, ZeroDivisionError) as error:
+        except (
+            TypeError,
+            AssertionError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
+            if is_out_of_memory(error):
+                raise
             raise InputError(
                 "config_not_allowed",
                 _("sam2 cannot build a model from this configuration ({kind}: {reason}).").format(
@@ -229,7 +239,7 @@ def model_config(config: ConfigLike, input_size: int | None = None) -> dict[str,
         for key, value in overrides.items():
             OmegaConf.update(tree, key, value, merge=False, force_add=True)
         values: Any = OmegaConf.to_container(tree.model, resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise InputError(
             "config_unreadable",
             _("The configuration “{name}” cannot be read ({reason}).").format(
@@ -260,7 +270,7 @@ def recognize_config(state: Mapping[str, torch.Tensor], file_name: str = "the fi
     patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
     prefix = "image_encoder.trunk.blocks."
     blocks = {name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)}
-    letter = None if patch is None else _SIZES.get((int(patch.shape[0]), len(blocks)))
+    letter = None if patch is None or not patch.ndim else _SIZES.get((int(patch.shape[0]), len(blocks)))
     if letter is None:
         raise InputError(
             "config_unknown",
@@ -436,6 +446,17 @@ def _load_strictly(model: torch.nn.Module, state: State, file_name: str) -> None
                 name=first,
                 shape=list(state[first].shape),
                 own=list(own[first].shape),
+            )
+        )
+    kinds = [
+        name
+        for name in sorted(own.keys() & state.keys())
+        if own[name].is_floating_point() != state[name].is_floating_point()
+    ]
+    if kinds:
+        problems.append(
+            _("{tensors} of another type (such as {name}: {type}, not {own})").format(
+                tensors=_count(kinds), name=kinds[0], type=state[kinds[0]].dtype, own=own[kinds[0]].dtype
             )
         )
     if problems:

@@ -44,13 +44,21 @@ def read_state(path: str | Path) -> tuple[State, dict[str, str]]:
     Raises:
         InputError: `weights_missing`; `weights_not_weights`: another kind of file; `weights_damaged`: cut
             off or inconsistent; `weights_unsafe`: holds more than weights, so loading could run code (none
-            was run); `weights_no_model`: a checkpoint without the key "model"; `weights_newer`: a format of a
-            later version.
+            was run); `weights_no_model`: a checkpoint without the key "model"; `weights_not_plain`: a tensor
+            is sparse, complex or without values; `weights_newer`: a format of a later version.
     """
     path = Path(path)
-    if _kind(path) == "safetensors":
-        return _read_safetensors(path)
-    return _read_checkpoint(path), {}
+    state, metadata = (
+        _read_safetensors(path) if _kind(path) == "safetensors" else (_read_checkpoint(path), {})
+    )
+    for name, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_complex():
+            raise InputError(
+                "weights_not_plain",
+                _("In “{file}”, “{name}” is no plain table of numbers.").format(file=path.name, name=name),
+                _("Save the weights as dense tensors of real numbers."),
+            )
+    return state, metadata
 
 
 def parameter_count(path: str | Path) -> int:
