@@ -114,7 +114,7 @@ def test_a_torch_that_is_too_old_is_told_without_importing_it(tools, found, isOl
     tools.there |= {package.module for package in PACKAGES}
     tools.torch = found
     needed = install.missing(tools.find, tools.version)
-    assert [one.name for one in needed] == (["torch 2.5.1 or newer"] if isOld else [])
+    assert [one.wanted for one in needed] == (["torch 2.5.1 or newer"] if isOld else [])
     banner = install.bannerText(needed)
     if isOld:
         assert banner.startswith(f"torch {found} is too old; 2.5.1 or newer is needed.")
@@ -122,7 +122,7 @@ def test_a_torch_that_is_too_old_is_told_without_importing_it(tools, found, isOl
         assert f"replaces version {found}" in install.consentText(needed)
         tools.there.remove("hydra")
         both = install.bannerText(install.missing(tools.find, tools.version))
-        assert both.startswith("Not installed yet: hydra. torch")
+        assert both.startswith("Not installed yet: hydra-core. torch")
     else:
         assert banner == ""
 
@@ -140,9 +140,15 @@ def test_a_torch_that_is_too_old_is_replaced_through_its_extension(tools, tmp_pa
 
 def test_the_user_is_told_what_from_where_and_how_large(tools):
     text = install.consentText(install.missing(tools.find))
-    for words in ("PyTorch", "3 GB", "hydra", "SAM 2", "SHA-256", "Python Package Index", "MB"):
+    for words in ("PyTorch", "3 GB", "hydra-core, iopath", "SAM 2", "SHA-256", "Package Index", "MB"):
         assert words in text
-    assert "hydra" in install.bannerText(install.missing(tools.find))
+    assert "hydra-core" in install.bannerText(install.missing(tools.find))
+
+
+def test_packages_have_the_names_that_pip_knows():
+    assert {"torch", "hydra-core", "pillow", "opencv-python-headless", "wheel", "sam2"} < {
+        one.name for one in PACKAGES
+    }
 
 
 def test_everything_is_installed_in_order(tools, tmp_path):

@@ -56,10 +56,15 @@ class Package:
 
     @property
     def name(self) -> str:
-        """The package as the user reads it."""
+        """The package's name as pip knows it."""
+        return re.split(r"[<>=]", self.requirement, maxsplit=1)[0]
+
+    @property
+    def wanted(self) -> str:
+        """The package as the user reads it, with the version if another one is there."""
         if not self.found:
-            return self.module
-        return _("{module} {version} or newer").format(module=self.module, version=OLDEST_TORCH)
+            return self.name
+        return _("{name} {version} or newer").format(name=self.name, version=OLDEST_TORCH)
 
 
 PACKAGES = (
@@ -96,7 +101,7 @@ def missing(
     for one in PACKAGES:
         if not _isThere(one.module, find):
             needed.append(one)
-        elif one.way == TORCH and (found := _tooOld(one.module, version)):
+        elif one.way == TORCH and (found := _tooOld(one.name, version)):
             needed.append(replace(one, found=found))
     # Packages that only build SAM 2 are not needed once it is installed.
     if not any(one.way == SAM2 for one in needed):
@@ -125,15 +130,15 @@ def bannerText(needed: Sequence[Package]) -> str:
     absent = [one for one in needed if not one.found]
     texts = []
     if absent:
-        texts.append(_("Not installed yet: {names}.").format(names=", ".join(one.module for one in absent)))
+        texts.append(_("Not installed yet: {names}.").format(names=", ".join(one.name for one in absent)))
     for one in needed:
         if one.found:
             texts.append(
                 _(
-                    "{module} {found} is too old; {oldest} or newer is needed. Install gets it "
+                    "{name} {found} is too old; {oldest} or newer is needed. Install gets it "
                     "through the extension “PyTorch”; if that fails, uninstall and install it in "
                     "the module “PyTorch Util”. Then restart Slicer."
-                ).format(module=one.module, found=one.found, oldest=OLDEST_TORCH)
+                ).format(name=one.name, found=one.found, oldest=OLDEST_TORCH)
             )
     return " ".join(texts)
 
@@ -157,7 +162,7 @@ def consentText(needed: Sequence[Package]) -> str:
     if registry:
         lines.append(
             _("• {names}, from the Python Package Index: about {mb} MB").format(
-                names=", ".join(one.module for one in registry), mb=sum(one.megabytes for one in registry)
+                names=", ".join(one.name for one in registry), mb=sum(one.megabytes for one in registry)
             )
         )
     if any(one.way == SAM2 for one in needed):
@@ -351,7 +356,7 @@ class Installer:
         importlib.invalidate_caches()
         left = self._missing()
         if left:
-            names = ", ".join(one.name for one in left)
+            names = ", ".join(one.wanted for one in left)
             self._fail(_("Still missing after the installation: {names}").format(names=names))
             return
         text = _("Everything is installed. The first click starts the worker.")
