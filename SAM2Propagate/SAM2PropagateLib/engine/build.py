@@ -523,7 +523,7 @@ def _does_not_fit(label: str, device: torch.device, why: Words) -> SAM2Propagate
         _("The model “{label}” does not fit into the memory of {device} ({why}).").format(
             label=label, device=device, why=why
         ),
-        _("Close other programs, or choose a smaller model, a smaller input size or another device."),
+        _("Close other programs, or choose a smaller model or another device."),
     )
 
 

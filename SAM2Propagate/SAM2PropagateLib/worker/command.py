@@ -96,7 +96,7 @@ def find_python(slicer_home: str | Path | None = None) -> str:
     raise SAM2PropagateError(
         "no_python",
         _("No Python that can run the worker was found."),
-        _("Name the executable PythonSlicer of your Slicer, or any Python with torch and sam2."),
+        _("Install Slicer again, or start the command line with a Python that has torch and sam2."),
     )
 
 

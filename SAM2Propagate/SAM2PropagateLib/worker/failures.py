@@ -22,7 +22,10 @@ class DeviceLostError(SAM2PropagateError):
         super().__init__(
             DEVICE_LOST,
             _("The GPU reported an error that ends this worker."),
-            _("Try again: the worker restarts. If it happens again, update the driver or choose the CPU."),
+            _(
+                "Try again: the worker restarts. If it happens again, update the driver, or let the "
+                "processor compute."
+            ),
         )
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -43,7 +46,7 @@ def told(error: Exception) -> SAM2PropagateError:
         return SAM2PropagateError(
             "out_of_memory",
             _("There is not enough memory for this."),
-            _("Choose a smaller model or input size, close other programs, or use another device."),
+            _("Choose a smaller model, close other programs, or choose another device."),
         )
     # At this level it stays in the log, as the client gets the error event.
     _log.info("Unexpected: %s", text, exc_info=error)

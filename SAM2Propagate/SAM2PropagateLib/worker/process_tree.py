@@ -79,7 +79,7 @@ class ProcessTree:
                 _("The worker could not be started: {program} ({reason}).").format(
                     program=argv[0], reason=getattr(error, "strerror", None) or error
                 ),
-                _("Check the Python executable in the settings."),
+                _("Check that this program is there and may be started."),
             ) from error
         self._job = _hold_tree(self._process)
 

@@ -321,7 +321,7 @@ def _not_started(remote: Remote, exit_code: int | None, log: Sequence[str]) -> S
         return SAM2PropagateError(
             "no_remote_library",
             _("SAM2 Propagate is not installed on {host}.").format(host=host),
-            _("Set up the server, or name the Python or the folder that has it."),
+            _("Set up the server, or name the Python that has it."),
         )
     if package is not None:
         return SAM2PropagateError(
