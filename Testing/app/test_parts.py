@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from SAM2PropagateLib import segment_job, texts
+from SAM2PropagateLib.amounts import duration_words
 from SAM2PropagateLib.app import keyframes, rules, strip, tools
 from SAM2PropagateLib.app.rules import Conditions
 from SAM2PropagateLib.app.signals import Signal
 from SAM2PropagateLib.app.strip import FrameFacts, Withheld
-from SAM2PropagateLib.app.wording import duration, size
+from SAM2PropagateLib.app.wording import size
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.packed_masks import pack
 from SAM2PropagateLib.prompts import Lasso, SegmentPrompts, box_at, click_at, mask_at
@@ -100,7 +101,7 @@ def test_texts_are_translated_by_the_function_that_is_given():
 
 
 def test_times_and_sizes_in_words():
-    assert [duration(seconds) for seconds in (0.2, 59.4, 125, 3600)] == [
+    assert [str(duration_words(seconds)) for seconds in (0.2, 59.4, 125, 3600)] == [
         "0 s",
         "59 s",
         "2:05 min",

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from SAM2PropagateLib.amounts import MEGABYTE
 from SAM2PropagateLib.files.volume import read_image
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace) -> BenchmarkReport | None:
             rows=arguments.rows,
             frames=arguments.frames,
             noise=_NOISE,
-            size=volume.nbytes / 1e6,
+            size=volume.nbytes / MEGABYTE,
         )
     )
     ways: dict[str, Way] = {}
@@ -231,7 +232,7 @@ def _table(ways: dict[str, Way]) -> str:
     rows = [
         row("ready, s", lambda way: f"{way.ready:.1f}"),
         row("sending the volume, s", lambda way: f"{way.volume:.1f}"),
-        row("of it on the line, MB", lambda way: f"{way.sent / 1e6:.1f}"),
+        row("of it on the line, MB", lambda way: f"{way.sent / MEGABYTE:.1f}"),
         row("click to preview, ms (median)", lambda way: f"{1e3 * percentile(way.previews, 50):.0f}"),
         row("click to preview, ms (largest)", lambda way: f"{1e3 * max(way.previews):.0f}"),
         row("a run's masks, s for all", lambda way: f"{way.run:.2f}"),

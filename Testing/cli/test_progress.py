@@ -33,7 +33,7 @@ def test_lines_for_a_log() -> None:
         progress("propagate", at(done))
     lines = stream.getvalue().splitlines()
     assert lines[:2] == ["Loading the model ...", "Propagating ..."]
-    assert lines[2] == "Propagating: 1 of 120 slices, 4.0/s, 1 min 39 s left"
+    assert lines[2] == "Propagating: 1 of 120 slices, 4.0/s, 1:39 min left"
     assert lines[-1].startswith("Propagating: 120 of 120 slices")
     # 30 seconds: one line in ten, and the first and the last.
     assert len(lines) == 6 and "\r" not in stream.getvalue()

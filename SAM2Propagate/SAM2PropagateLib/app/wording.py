@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from SAM2PropagateLib.amounts import duration_words, size_words
 from SAM2PropagateLib.app.strip import SliceStrip
 from SAM2PropagateLib.texts import plural
 from SAM2PropagateLib.texts import tr as _
@@ -15,7 +16,7 @@ def runText(event: ProgressEvent) -> str:
     if event.frames_per_second:
         parts.append(_("{speed:.1f}/s").format(speed=event.frames_per_second))
     if event.seconds_left is not None:
-        parts.append(_("{time} left").format(time=duration(event.seconds_left)))
+        parts.append(_("{time} left").format(time=duration_words(event.seconds_left)))
     return ", ".join(parts)
 
 
@@ -26,7 +27,7 @@ def uploadText(event: ProgressEvent) -> str:
     )
     if event.seconds_left is None:
         return counts
-    return ", ".join((counts, _("{time} left").format(time=duration(event.seconds_left))))
+    return ", ".join((counts, _("{time} left").format(time=duration_words(event.seconds_left))))
 
 
 def resultText(strip: SliceStrip, state: str = "done") -> str:
@@ -54,14 +55,6 @@ def resultText(strip: SliceStrip, state: str = "done") -> str:
     return _("Not finished: {text}").format(text=text) if state == "failed" else text
 
 
-def duration(seconds: float) -> str:
-    """Returns a time, as `9 s` or `2:05 min`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return _("{seconds} s").format(seconds=whole)
-    return _("{minutes}:{seconds:02d} min").format(minutes=whole // 60, seconds=whole % 60)
-
-
 def size(count: int | None) -> str:
     """Returns a size, as `149 MB`; None: it is not known before the download."""
-    return _("size not published") if count is None else _("{mb:.0f} MB").format(mb=count / 2**20)
+    return _("size not published") if count is None else str(size_words(count))

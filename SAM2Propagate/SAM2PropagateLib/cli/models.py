@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from SAM2PropagateLib.amounts import size_words
 from SAM2PropagateLib.cli.options import HowToSegment, add_debug, program_name
 from SAM2PropagateLib.cli.progress import ProgressPrinter
 from SAM2PropagateLib.cohort.needs import model_memory_mb
@@ -21,7 +22,6 @@ from SAM2PropagateLib.models.store import ModelStatus, ModelStore
 from SAM2PropagateLib.models.verify import is_config_file
 from SAM2PropagateLib.worker.messages import LoadModel, ProgressEvent
 
-_MB = 1 << 20
 _HEADINGS = ("NAME", "WHERE", "FILE", "INPUT", "MEMORY", "LICENSE", "WHAT")
 
 
@@ -78,12 +78,12 @@ def _row(status: ModelStatus) -> tuple[str, ...]:
     else:
         where = "missing" if entry.resource is not None else "to download"
         if status.bytes_there:
-            where = f"{status.bytes_there // _MB} MB there"
+            where = f"{size_words(status.bytes_there)} there"
     size = status.bytes_there if status.there else entry.bytes
     return (
         entry.name + (" *" if entry.name == DEFAULT_MODEL else ""),
         where,
-        f"{round(size / _MB)} MB" if size else "",
+        str(size_words(size)) if size else "",
         f"{entry.input_size} px",
         f"{entry.memory_mb / 1024:.1f} GB",
         entry.license,
@@ -111,7 +111,7 @@ def _download(
             "model_bundled", f"The model “{name}” comes with the extension.", "There is nothing to download."
         )
     if not consent:
-        size = f"{round(entry.bytes / _MB)} MB" if entry.bytes else "a file"
+        size = size_words(entry.bytes) if entry.bytes else "a file"
         raise InputError(
             "consent_needed",
             f"This would download {size} (license {entry.license}) from {entry.url} to "
@@ -121,7 +121,7 @@ def _download(
     progress("download")
 
     def tell(done: int, total: int | None) -> None:
-        progress("download", ProgressEvent(None, name, done // _MB, (total or entry.bytes or 0) // _MB))
+        progress("download", ProgressEvent(None, name, done, total or entry.bytes or 0))
 
     path = download(entry, store, progress=tell, cancelled=should_cancel)
     return f"Downloaded {name} to {path}"
@@ -134,7 +134,7 @@ def _remove(name: str, consent: bool, store: ModelStore) -> str:
             "consent_needed", f"This would delete “{store.path_of(entry)}”.", "Add --yes to agree."
         )
     freed = store.remove(name)
-    return f"Removed {name}: {round(freed / _MB)} MB freed" if freed else f"{name} was not there"
+    return f"Removed {name}: {size_words(freed)} freed" if freed else f"{name} was not there"
 
 
 # --- the model of another command

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TextIO
 
+from SAM2PropagateLib.amounts import duration_words, megabytes
 from SAM2PropagateLib.worker.messages import ProgressEvent
 
 STAGES = {
@@ -19,7 +20,7 @@ STAGES = {
     "write": "Writing",
     "download": "Downloading",
 }
-# The unit of each stage's numbers; other stages have a text instead.
+# The unit of each stage's numbers, which are bytes for MB; other stages have a text instead.
 _UNITS = {
     "propagate": "slices",
     "download": "MB",
@@ -76,11 +77,10 @@ class ProgressPrinter:
             # The first count shows that the work moves, the last one that it is done.
             is_end = not self._has_counted or progress.done >= progress.total
             self._has_counted = True
-            if stage == "open_volume":
-                done, total = progress.done // 10**6, -(-progress.total // 10**6)
-                progress = replace(
-                    progress, done=total if progress.done == progress.total else done, total=total
-                )
+            if _UNITS[stage] == "MB":
+                total = megabytes(progress.total, up=True)
+                done = total if progress.done == progress.total else megabytes(progress.done)
+                progress = replace(progress, done=done, total=total)
             self._show(self._counted(title, _UNITS[stage], progress), force=is_end)
         elif progress.text:
             self._show(f"{title}: {progress.text}", force=False)
@@ -99,7 +99,7 @@ class ProgressPrinter:
         if progress.frames_per_second:
             parts.append(f"{progress.frames_per_second:.1f}/s")
         if progress.seconds_left is not None:
-            parts.append(f"{_duration(progress.seconds_left)} left")
+            parts.append(f"{duration_words(progress.seconds_left)} left")
         text = ", ".join(parts)
         if not self._is_terminal:
             return f"{title}: {text}"
@@ -136,8 +136,3 @@ class ProgressPrinter:
             self._is_broken = True
             with contextlib.suppress(OSError, ValueError):
                 self._stream.close()
-
-
-def _duration(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    return f"{whole} s" if whole < 90 else f"{whole // 60} min {whole % 60} s"

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from SAM2PropagateLib.amounts import MEGABYTE
 from SAM2PropagateLib.models.memory import available_host_memory
 from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.worker.command import worker_command
 
-_MB = 1 << 20
 # For the worker's own process, a volume and its masks, besides the model.
 VOLUME_MB = 1200
 # The engine's own limit for kept features of slices.
@@ -42,7 +42,7 @@ class LocalPlan:
 
 def model_memory_mb(entry: ModelEntry | None, file: Path) -> int:
     """Return the main memory of a process with this model, in MB (2**20 bytes)."""
-    return entry.memory_mb if entry is not None else 400 + 2 * (file.stat().st_size // _MB)
+    return entry.memory_mb if entry is not None else 400 + 2 * (file.stat().st_size // MEGABYTE)
 
 
 def local_plan(
@@ -59,7 +59,7 @@ def local_plan(
     cores = cores or usable_cores()
     if free_mb is None:
         available = available_host_memory()
-        free_mb = None if available is None else available // _MB
+        free_mb = None if available is None else available // MEGABYTE
     each = model_mb + VOLUME_MB
     if wanted is not None:
         workers = wanted

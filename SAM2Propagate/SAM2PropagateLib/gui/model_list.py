@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from SAM2PropagateLib.amounts import MEGABYTE
 from SAM2PropagateLib.app.events import Ticker
 from SAM2PropagateLib.app.signals import Signal
 from SAM2PropagateLib.app.thread_job import ThreadJob, reasonOf
@@ -189,6 +190,6 @@ def _details(status: ModelStatus, free: int | None) -> str:
     parts.append(size(status.bytes_there if status.there else entry.bytes))
     parts.append(entry.license)
     parts.append(_("needs about {mb} MB of memory").format(mb=entry.memory_mb))
-    if free is not None and entry.memory_mb * 2**20 > free:
+    if free is not None and entry.memory_mb * MEGABYTE > free:
         parts.append(_("more than is free now"))
     return " · ".join(parts)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from SAM2PropagateLib.amounts import megabytes
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
 from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.models.store import ModelStore
@@ -224,7 +225,7 @@ class _Download:
         free = shutil.disk_usage(self._target.parent).free
         if needed + _SPARE > free:
             words = _("{needed} MB needed, {free} MB free")
-            raise OSError(errno.ENOSPC, words.format(needed=needed >> 20, free=free >> 20))
+            raise OSError(errno.ENOSPC, words.format(needed=megabytes(needed, up=True), free=megabytes(free)))
 
     def _receive(
         self, response: http.client.HTTPResponse, file: IO[bytes], there: int, total: int | None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from SAM2PropagateLib.amounts import megabytes
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.models.verify import ChecksumMemory
@@ -201,8 +201,8 @@ class _Sending:
                     "disk_full",
                     _("{host} has no room for it: {needed} MB are needed, {free} MB are free.").format(
                         host=self._host,
-                        needed=math.ceil(answer["needed"] / 2**20),
-                        free=math.floor(answer["free"] / 2**20),
+                        needed=megabytes(answer["needed"], up=True),
+                        free=megabytes(answer["free"]),
                     ),
                     _("Free some space in your home folder there."),
                 )

@@ -26,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from SAM2PropagateLib.amounts import megabytes
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.texts import text as _
 
@@ -110,13 +111,12 @@ class SharedFolder:
                 return self._write_in(base, array)
             except OSError as error:
                 last = error
-        megabytes = -(-array.nbytes // (1 << 20))
         if last is not None and last.errno in _NO_ROOM:
             raise SAM2PropagateError(
                 "disk_full",
                 _(
                     "{folder} has no room for the volume ({megabytes} MB) that the worker is to read there."
-                ).format(megabytes=megabytes, folder=self._bases[-1]),
+                ).format(megabytes=megabytes(array.nbytes, up=True), folder=self._bases[-1]),
                 _("Free some space there, or set TMPDIR to a folder with more room."),
             ) from last
         raise SAM2PropagateError(

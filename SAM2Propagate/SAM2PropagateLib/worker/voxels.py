@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from SAM2PropagateLib.amounts import megabytes
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import available_host_memory
 from SAM2PropagateLib.texts import Words
@@ -112,7 +113,7 @@ def decompress(
         raise SAM2PropagateError(
             "out_of_memory",
             _("The volume needs {needed} MB of main memory, and {free} MB are free.").format(
-                needed=-(-expected // (1 << 20)), free=free >> 20
+                needed=megabytes(expected, up=True), free=megabytes(free)
             ),
             _("Close other programs there, or crop the volume."),
         )
