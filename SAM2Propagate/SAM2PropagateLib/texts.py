@@ -1,19 +1,21 @@
 """Texts for the user: written in English, translated where they are shown.
 
-Every module that Slicer's process or the worker runs writes `_("...")` with a literal, as Slicer's tools that
+Every file that Slicer's process or the worker runs writes `_("...")` with a literal, as Slicer's tools that
 collect texts expect. Values are filled in afterwards, with `.format(name=value)`.
 
-- Packages that only Slicer's process runs (`app`, `gui`, `scene`) import `tr as _`. It gives a str,
-  translated at once.
-- All other packages, which the worker may run, import `text as _`. It gives a `Text`: a template and its
-  values. Errors and progress contain it, also on the wire. `str` makes the sentence where it is shown: in
-  Slicer in the user's language, on the command line and in the worker's log in English.
+- `app`, `gui` and `scene`, which only Slicer's process runs, import `tr as _`. It gives a str, translated at
+  once.
+- `engine`, `frames`, `models`, `prompts`, `worker` and the files beside this one, which the worker or the
+  command line may run, too, import `text as _`. It gives a `Text`: a template and its values. Errors and
+  progress contain it, also on the wire. `str` makes the sentence where it is shown: in Slicer in the user's
+  language, on the command line and in the worker's log in English.
 
 In Slicer the module sets `slicer.i18n.translate` as the translator, with the context of the file in which
 the text is written.
 
-Always in English are: the texts of `files`, `evaluation`, `training` and the command line, which Slicer does
-not run; logs; names (models, devices, files, fields of a document); quotes from the system, torch or pip.
+Always in English, as plain str, are: the texts of `files`, `evaluation`, `training`, `cohort`, `experiment`
+and `cli`, which Slicer does not run; logs; names (models, devices, files, fields of a document); quotes from
+the system, torch or pip.
 """
 
 from __future__ import annotations

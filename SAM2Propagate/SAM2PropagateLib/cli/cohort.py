@@ -98,7 +98,7 @@ def add_cohort(commands: Any, **shape: Any) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="the folder for all results"
     )
-    add_sharing(parser)
+    add_sharing(parser, "one per GPU, else as many as fit")
     add_how(parser)
     output = parser.add_argument_group("output")
     output.add_argument(

@@ -107,7 +107,10 @@ def add_finetune(commands: Any, **shape: Any) -> argparse.ArgumentParser:
         help="let this part learn as well (default: the memory half and the mask decoder alone)",
     )
     how.add_argument(
-        "--epochs", type=count, metavar="N", help=f"rounds through the cases (default: {DEFAULT_EPOCHS})"
+        "--epochs",
+        type=count,
+        metavar="N",
+        help=f"rounds of 8 clips per structure (default: {DEFAULT_EPOCHS}, or no limit with --minutes)",
     )
     how.add_argument("--minutes", type=_minutes, metavar="M", help="stop after so much training")
     how.add_argument("--batch", type=count, metavar="N", help="clips per step (default: 8)")

@@ -511,15 +511,18 @@ def parse_window(text: str | None) -> str | tuple[float, float] | None:
 # --- who computes
 
 
-def add_sharing(parser: argparse.ArgumentParser) -> Any:
-    """Add the options on who computes; return their group."""
+def add_sharing(parser: argparse.ArgumentParser, default: str = "this process alone") -> Any:
+    """Add the options on who computes; return their group.
+
+    Args:
+        default: who computes on this computer without them, for the help.
+    """
     who = parser.add_argument_group("who computes")
     who.add_argument(
         "--workers",
         type=count,
         metavar="N",
-        help="workers on this computer (default: one per GPU, else as many as fit), or jobs of SLURM "
-        "(default: 1)",
+        help=f"workers on this computer (default: {default}); with --slurm: jobs (default: 1)",
     )
     who.add_argument(
         "--scheduler",

@@ -119,7 +119,8 @@ def add_segment(commands: Any, **shape: Any) -> None:
     where.add_argument(
         "--remote-folder",
         metavar="FOLDER",
-        help="the folder there that holds SAM2PropagateLib (default: it is installed in that Python)",
+        help="the folder there that holds SAM2PropagateLib (default: the copy that Slicer's panel made, if "
+        "there is one, else the package that is installed in that Python)",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, required=True, metavar="FILE.seg.nrrd", help="the segmentation")

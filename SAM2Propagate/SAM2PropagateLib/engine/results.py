@@ -22,7 +22,8 @@ class FrameMask:
         kind: `PREVIEW`, `KEYFRAME`, `PROPAGATED` or `ABSENT` of `frame_kinds`.
         edge: computes how the mask's edge runs between the pixels, see `imaging.edge_steps`. None for a mask
             that does not come from logits.
-        note: a sentence for the user if the model's answer was not used; "" otherwise.
+        note: a sentence for the user if a lasso was kept as drawn, or the mask does not follow a scribble; ""
+            otherwise.
         withheld: on a frame without a mask: computes the mask that was drawn there all the same, but left
             out, as the object score says that the segment is absent; it may be empty. None: there is none.
     """

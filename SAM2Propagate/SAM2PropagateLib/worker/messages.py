@@ -444,7 +444,8 @@ class FrameEvent(Event):
         doubt: 0 (sure) to 1 (not to be trusted); None if unknown.
         packed: the mask; `mask` unpacks it. edge: how its edge runs between the pixels; None if it was not
             asked for, or is unknown.
-        note: a sentence for the user if the model's answer was not used; "" otherwise.
+        note: a sentence for the user if a lasso was kept as drawn, or the mask does not follow a scribble; ""
+            otherwise.
         withheld: on a frame without a mask: what was drawn there, but left out as the model takes the segment
             for absent; None if there is none.
     """
