@@ -218,7 +218,7 @@ class DemoDesk:
 
     def go_to_frame(self, frame: int) -> None:
         """Jumps to a slice, as a click on it in a list would."""
-        self.view.jumpTo(self.volume.geometry.ijk_to_world((0, 0, frame)))
+        self.view.jumpTo(self.volume.geometry.ras_of_ijk((0, 0, frame)))
 
     def scroll_to(self, point: Ras) -> None:
         """Turns the mouse wheel until the slice of a point is shown."""

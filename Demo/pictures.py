@@ -95,5 +95,5 @@ def _tile(view: SliceView, orientation: str, title: str, center: Ras, size: np.n
 def _extent(mask: BoolArray, geometry: VolumeGeometry) -> tuple[np.ndarray, np.ndarray]:
     """Return the corners of a mask's box in RAS, the lower one first."""
     indices = [np.flatnonzero(mask.any(axis=other)) for other in ((0, 1), (0, 2), (1, 2))]
-    corners = geometry.ijk_to_world(np.array([[one[0] for one in indices], [one[-1] for one in indices]]))
+    corners = geometry.ras_of_ijk(np.array([[one[0] for one in indices], [one[-1] for one in indices]]))
     return corners.min(axis=0), corners.max(axis=0)

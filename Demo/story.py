@@ -244,7 +244,7 @@ def _correct(desk: DemoDesk, reference: Masks, first: AppliedRun, terminal: Term
     mask, before = first.masks[name][frame], agreement[name, frame]
     terminal.step(f"{name}: correcting slice {frame + 1}")
     terminal.say(f"{_rank_words(target.rank)}: doubt {target.doubt:.2f}, Dice {before:.2f}")
-    height = float(desk.volume.geometry.ijk_to_world((0, 0, frame))[2])
+    height = float(desk.volume.geometry.ras_of_ijk((0, 0, frame))[2])
     desk.look_at((structure.middle[0], structure.middle[1], height), structure.field_of_view)
     picture = desk.screenshot()
     clicks, taken_back, corrected = _click(desk, target, mask, truth, terminal)

@@ -182,7 +182,7 @@ def _aim(renderer: Any, geometry: VolumeGeometry, size: tuple[int, int]) -> None
             for k in (0, geometry.shape_ijk[2])
         ]
     )
-    center = geometry.ijk_to_world(corners).mean(axis=0)
+    center = geometry.ras_of_ijk(corners).mean(axis=0)
     camera = renderer.GetActiveCamera()
     camera.SetFocalPoint(*center)
     camera.SetPosition(center[0], center[1] + 1200.0, center[2])

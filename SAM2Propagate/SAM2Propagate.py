@@ -397,7 +397,7 @@ class SAM2PropagateTest(ScriptedLoadableModuleTest):
         try:
             controller.select(volume, segmentation, segmentID)
             geometry = volumeGeometry(volume)
-            self.assertTrue(logic.preview(segmentID, geometry.ijk_to_world(LIVER_IJK)), problems)
+            self.assertTrue(logic.preview(segmentID, geometry.ras_of_ijk(LIVER_IJK)), problems)
             self.assertTrue(controller.wait(600), problems)
             workspace = controller.workspace
             assert workspace is not None

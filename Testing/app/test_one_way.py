@@ -67,7 +67,7 @@ def clicks(case: HeadlessCase, mouse: Any) -> Callable[[int, int, int], None]:
     case.controller.chooseTool("positive")
 
     def click(i: int, j: int, k: int) -> None:
-        place = case.geometry.ijk_to_world([i, j, k])
+        place = case.geometry.ras_of_ijk([i, j, k])
         mouse.jumpTo(place)
         mouse.click(mouse.rasToXy(place))
 
@@ -106,7 +106,7 @@ def test_a_box_passes_seven_files_at_most_and_each_once(
     is drawn, and the controller hears of it from there."""
     asked = noted(monkeypatch, AnsweringSession, "preview")
     case.controller.chooseTool("box")
-    corners = [case.geometry.ijk_to_world([i, j, 9]) for i, j in ((12, 12), (26, 24))]
+    corners = [case.geometry.ras_of_ijk([i, j, 9]) for i, j in ((12, 12), (26, 24))]
     mouse.jumpTo(corners[0])
     mouse.drag(*(mouse.rasToXy(corner) for corner in corners))
     (way,) = asked

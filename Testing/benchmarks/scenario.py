@@ -67,7 +67,7 @@ def sample_scenario(count: int) -> Scenario:
     labels = labels[first : first + count]
     array = np.ascontiguousarray(volume.array[first : first + count])
     matrix = volume.geometry.ijk_to_ras.copy()
-    matrix[:3, 3] = volume.geometry.ijk_to_world([0.0, 0.0, float(first)])
+    matrix[:3, 3] = volume.geometry.ras_of_ijk([0.0, 0.0, float(first)])
     geometry = VolumeGeometry((*volume.geometry.shape_ijk[:2], count), matrix)
     start = count // 2
     correction = (start + count) // 2

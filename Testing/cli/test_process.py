@@ -157,7 +157,7 @@ def test_the_whole_way_with_the_real_worker_and_model(tmp_path: Path) -> None:
     process = start(
         "SAM2PropagateLib.cli",
         *("segment", SAMPLE / "abdomen_ct.nii.gz", "--segment", "bladder"),
-        *("--point-ras", *words(tuple(labels.geometry.ijk_to_world((i, j, k)).tolist()))),
+        *("--point-ras", *words(tuple(labels.geometry.ras_of_ijk((i, j, k)).tolist()))),
         *("--axis", "k", "--range", k - 1, k + 1, "--device", "cpu", "--out", out, "--report", report),
         "--debug",
     )

@@ -158,7 +158,7 @@ def test_pictures_are_oriented_as_in_a_viewer(directions: tuple[tuple[int, int, 
     geometry = VolumeGeometry((40, 40, 5), matrix)
     # Bright where the patient's right and front is.
     ijk = np.indices((40, 40, 5)).reshape(3, -1).T
-    ras = geometry.ijk_to_world(ijk)
+    ras = geometry.ras_of_ijk(ijk)
     middle = (ras.min(axis=0) + ras.max(axis=0)) / 2
     bright = (ras[:, 0] > middle[0]) & (ras[:, 1] > middle[1])
     array = (bright * 200).astype(np.int16).reshape(40, 40, 5).T

@@ -140,7 +140,7 @@ def test_a_painted_slice_becomes_a_keyframe_and_nothing_else_changes(desk):
     desk.propagate(lambda stage, event: None)
     (mask,) = desk.prompts.segment("cyst").masks
     np.testing.assert_array_equal(mask.mask, wanted)
-    np.testing.assert_allclose(mask.origin, desk.volume.geometry.ijk_to_world((0, 0, 8)))
+    np.testing.assert_allclose(mask.origin, desk.volume.geometry.ras_of_ijk((0, 0, 8)))
 
 
 def test_clearing_a_slice_removes_only_what_is_on_it(desk):

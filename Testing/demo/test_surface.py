@@ -33,7 +33,7 @@ def test_bones_lie_where_they_are_in_the_world_and_stones_are_none():
     geometry = VolumeGeometry(SHAPE[::-1], IJK_TO_RAS)
     surface = bone_surface(ct(), geometry)
     assert surface.GetNumberOfPolys() > 100
-    low, high = (geometry.ijk_to_world(corner) for corner in ((33.5, 37.5, 1.5), (25.5, 29.5, 21.5)))
+    low, high = (geometry.ras_of_ijk(corner) for corner in ((33.5, 37.5, 1.5), (25.5, 29.5, 21.5)))
     bounds = np.array(surface.GetBounds()).reshape(3, 2)
     np.testing.assert_allclose(bounds[:, 0], np.minimum(low, high), atol=3.0)
     np.testing.assert_allclose(bounds[:, 1], np.maximum(low, high), atol=3.0)

@@ -50,7 +50,7 @@ def test_the_geometry_agrees_with_the_series_reader_of_itk(
     assert np.array_equal(volume.array, sitk.GetArrayFromImage(image))
     for ijk in [(0, 0, 0), (9, 11, 5), (3, 4, 2)]:
         lps = np.array(image.TransformIndexToPhysicalPoint(ijk))
-        assert np.allclose(volume.geometry.ijk_to_world(ijk), lps * (-1, -1, 1), atol=1e-4)
+        assert np.allclose(volume.geometry.ras_of_ijk(ijk), lps * (-1, -1, 1), atol=1e-4)
 
 
 def test_slices_are_ordered_by_position_whatever_their_names(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_real_oblique_series_lies_where_its_slices_say() -> None:
         assert np.array_equal(volume.array[frame], sitk.GetArrayFromImage(image)[0])
         for x, y in ((0, 0), (383, 0), (100, 300)):
             lps = np.array(image.TransformIndexToPhysicalPoint((x, y, 0)))
-            assert np.allclose(volume.geometry.ijk_to_world((x, y, frame)), lps * (-1, -1, 1), atol=0.02)
+            assert np.allclose(volume.geometry.ras_of_ijk((x, y, frame)), lps * (-1, -1, 1), atol=0.02)
     assert volume.geometry.spacing == pytest.approx((0.5, 0.5, 3.0), abs=1e-3)
     # Every slice has a window of its own; one holds for the volume.
     assert volume.window == (1000.0, 504.0)

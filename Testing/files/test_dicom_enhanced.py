@@ -92,7 +92,7 @@ def test_oblique_frames_with_rounded_positions(tmp_path: Path, digits: int) -> N
     geometry = read_volume(path).geometry
     assert geometry.spacing == pytest.approx((1, 1, 3.3), abs=0.01)
     # The last frame lies where the file says, to the rounding.
-    first_voxel = np.array(geometry.ijk_to_world((0, 0, 11)))
+    first_voxel = np.array(geometry.ras_of_ijk((0, 0, 11)))
     assert np.allclose(first_voxel, positions[11] * (-1, -1, 1), atol=1.5 * 10.0**-digits)
 
 

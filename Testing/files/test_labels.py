@@ -75,7 +75,7 @@ def test_each_voxel_keeps_its_place() -> None:
     for value in (2, 3):
         (at,) = np.argwhere(array == value)
         (before,) = np.argwhere(sitk.GetArrayFromImage(turned) == value)
-        assert np.allclose(geometry.ijk_to_world(at[::-1]), own.ijk_to_world(before[::-1]))
+        assert np.allclose(geometry.ras_of_ijk(at[::-1]), own.ras_of_ijk(before[::-1]))
 
 
 @pytest.mark.parametrize("degrees", [1.0, 44.0, 46.0, 90.5])

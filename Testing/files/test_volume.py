@@ -56,7 +56,7 @@ def test_voxels_and_geometry_of_each_format(
     image = sitk.ReadImage(str(volume.source))
     for ijk in [(0, 0, 0), (5, 4, 3), (2, 1, 3)]:
         lps = np.array(image.TransformIndexToPhysicalPoint(ijk))
-        assert np.allclose(volume.geometry.ijk_to_world(ijk), lps * (-1, -1, 1), atol=1e-4)
+        assert np.allclose(volume.geometry.ras_of_ijk(ijk), lps * (-1, -1, 1), atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

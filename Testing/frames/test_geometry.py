@@ -29,7 +29,7 @@ def test_ras_to_frame_and_pixel_and_back(kind: str, data: st.DataObject) -> None
     geometry = data.draw(volume_geometries(kind))
     axis = data.draw(AXES)
     ijk = np.array([data.draw(number(-0.49, size - 0.51)) for size in geometry.shape_ijk])
-    ras = geometry.ijk_to_world(ijk)
+    ras = geometry.ras_of_ijk(ijk)
     frame = geometry.frame_of(ras, axis)
     x, y = geometry.pixel_of(ras, axis)
     # Back with the exact position along the axis, since the frame is its nearest whole number.
@@ -44,7 +44,7 @@ def test_ras_to_frame_and_pixel_and_back(kind: str, data: st.DataObject) -> None
     on_frame = geometry.ras_of_pixel(x, y, frame, axis)
     assert geometry.frame_of(on_frame, axis) == frame
     assert np.allclose(geometry.pixel_of(on_frame, axis), (x, y), atol=1e-6)
-    assert np.allclose(geometry.ras_to_ijk(geometry.ijk_to_world(ijk)), ijk, atol=1e-6)
+    assert np.allclose(geometry.ras_to_ijk(geometry.ras_of_ijk(ijk)), ijk, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,7 +54,7 @@ def test_a_click_lands_on_the_voxel_under_it(kind: str, data: st.DataObject) -> 
     geometry = data.draw(volume_geometries(kind))
     voxel = data.draw(voxels(geometry))
     inside = np.array([data.draw(number(-0.49, 0.49)) for _ in range(3)])
-    ras = geometry.ijk_to_world(np.array(voxel) + inside)
+    ras = geometry.ras_of_ijk(np.array(voxel) + inside)
     marked = np.zeros(geometry.shape_ijk[::-1], dtype=np.uint8)
     marked[voxel[2], voxel[1], voxel[0]] = 1
     for axis in range(3):
@@ -76,7 +76,7 @@ def test_simpleitk_finds_the_same_voxel(data: st.DataObject) -> None:
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection((lps[:3, :3] / spacing).reshape(-1).tolist())
     voxel = data.draw(voxels(geometry))
-    ras = geometry.ijk_to_world(np.array(voxel) + [data.draw(number(-0.4, 0.4)) for _ in range(3)])
+    ras = geometry.ras_of_ijk(np.array(voxel) + [data.draw(number(-0.4, 0.4)) for _ in range(3)])
     assert image.TransformPhysicalPointToIndex((LPS_TO_RAS[:3, :3] @ ras).tolist()) == voxel
     assert tuple(geometry.frame_of(ras, axis) for axis in range(3)) == voxel
     assert geometry.spacing == pytest.approx(image.GetSpacing())
@@ -196,7 +196,7 @@ def test_microscopic_and_far_away_volumes_work() -> None:
     matrix = np.diag([1e-4, 1e-4, 1e-4, 1.0])
     matrix[:3, 3] = 5000
     geometry = VolumeGeometry((5, 5, 5), matrix)
-    assert geometry.frame_of(geometry.ijk_to_world((1, 2, 3)), 2) == 3
+    assert geometry.frame_of(geometry.ras_of_ijk((1, 2, 3)), 2) == 3
 
 
 @PROFILE

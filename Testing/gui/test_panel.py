@@ -833,7 +833,7 @@ def test_the_line_of_the_slice_in_view_follows_the_wheel_at_little_cost(
         assert "slice in view" in strip.toolTip
 
         def scroll(frame: int) -> None:
-            layout.node.JumpSliceByOffsetting(*workspace.geometry.ijk_to_world((12, 15, frame)))
+            layout.node.JumpSliceByOffsetting(*workspace.geometry.ras_of_ijk((12, 15, frame)))
 
         made: list[int] = []
         shown: list[int | None] = []

@@ -36,7 +36,7 @@ class Desk:
         columns = self.geometry.ijk_to_ras[:3, :3]
         across, up = (columns[:, n] / np.linalg.norm(columns[:, n]) for n in range(3) if n != axis)
         normal = np.cross(across, up)
-        place = self.geometry.ijk_to_world(point)
+        place = self.geometry.ras_of_ijk(point)
         self.nodes["ijk"[axis]].SetSliceToRASByNTP(*normal, *across, *place, 0)
 
     def take(self) -> list[str]:

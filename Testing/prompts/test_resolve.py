@@ -126,7 +126,7 @@ def test_a_box_between_any_two_opposite_corners(data: st.DataObject) -> None:
         for x, y, offset in ((xa, ya, depth), (xb, yb, -depth)):
             ijk = geometry.ijk_of_pixel(x, y, frame, axis)
             ijk[axis] += offset  # not quite on the frame, as with rounded coordinates
-            corners.append(tuple(geometry.ijk_to_world(ijk)))
+            corners.append(tuple(geometry.ras_of_ijk(ijk)))
         found_frame, found = place_box(Box("b", *corners), geometry, axis)
         assert found_frame == frame and np.allclose(found, expected, atol=1e-5)
 
@@ -338,7 +338,7 @@ def test_boxes_of_another_axis() -> None:
     assert "axial slices (axis k)" in error.sentence and "from slice 5 to slice 21 of 30" in error.sentence
     assert "coronal slices (axis j)" in error.hint and "propagate along axis j" in error.hint
     assert resolve(SegmentPrompts("liver", boxes=(coronal,)), CT, 1).keyframes[8].box == (3, 4, 12, 20)
-    solid = Box("b", tuple(CT.ijk_to_world((1, 1, 1))), tuple(CT.ijk_to_world((9, 9, 9))))
+    solid = Box("b", tuple(CT.ras_of_ijk((1, 1, 1))), tuple(CT.ras_of_ijk((9, 9, 9))))
     error = refusal(SegmentPrompts("liver", boxes=(solid,)))
     assert error.code == "box_not_flat" and "slice 2 to slice 10 of 30" in error.sentence
 
@@ -441,8 +441,8 @@ def test_boxes_and_masks_show_their_axis(data: st.DataObject) -> None:
 
 
 def test_boxes_that_show_no_axis() -> None:
-    solid = Box("b", tuple(CT.ijk_to_world((1, 1, 1))), tuple(CT.ijk_to_world((9, 9, 9))))
-    line = Box("b", tuple(CT.ijk_to_world((1, 1, 1))), tuple(CT.ijk_to_world((9, 1, 1))))
+    solid = Box("b", tuple(CT.ras_of_ijk((1, 1, 1))), tuple(CT.ras_of_ijk((9, 9, 9))))
+    line = Box("b", tuple(CT.ras_of_ijk((1, 1, 1))), tuple(CT.ras_of_ijk((9, 1, 1))))
     for box, code in ((solid, "box_not_flat"), (line, "empty_box")):
         with pytest.raises(InputError) as error:
             choose_axis(PromptSet().add("liver", box), CT)

@@ -291,7 +291,7 @@ def test_a_segmentation_on_a_permuted_grid_takes_the_masks_exactly(headless, geo
     other = addVolume(headless, part, GEOMETRIES[geometry][0] @ turn, "other")
     other.SetAndObserveTransformNodeID(case.volumeNode.GetTransformNodeID())
     np.testing.assert_allclose(
-        volumeGeometry(other).ijk_to_world([0, 0, 0]), case.geometry.ijk_to_world([SHAPE_IJK[0] - 1, 3, 2])
+        volumeGeometry(other).ras_of_ijk([0, 0, 0]), case.geometry.ras_of_ijk([SHAPE_IJK[0] - 1, 3, 2])
     )
     segmentationNode = addSegmentation(headless, other, {"A": RED})
     committer = SegmentCommitter(segmentationNode, case.volumeNode)
@@ -323,7 +323,7 @@ def test_a_closed_surface_follows_the_commit(headless):
     SegmentCommitter(case.segmentationNode, case.volumeNode).commit({"A": frames(NEW, 2, range(18))}, 2)
     surface = case.segmentationNode.GetClosedSurfaceInternalRepresentation("A")
     center = np.array(surface.GetCenter())
-    expected = case.geometry.ijk_to_world([22, 20, 9])
+    expected = case.geometry.ras_of_ijk([22, 20, 9])
     assert np.abs(center - expected).max() < 2.0
 
 

@@ -244,7 +244,7 @@ def test_prompts_follow_the_transform_of_the_volume(headless):
     case = MarkupCase(headless, "under transforms")
     prompts = case.prompts()
     case.markups.write(prompts)
-    world = volumeGeometry(case.volumeNode).ijk_to_world((9.2, 11.6, 5))
+    world = volumeGeometry(case.volumeNode).ras_of_ijk((9.2, 11.6, 5))
     before = [(frame, one.clicks, one.box) for frame, one in _keyframes(case, prompts).items()]
     transform = case.volumeNode.GetParentTransformNode()
     move = addTransform(
@@ -384,7 +384,7 @@ def test_wrong_prompts_are_refused_before_anything_is_written(headless):
     with pytest.raises(InputError) as refused:
         case.markups.write(PromptSet((SegmentPrompts("lung", clicks=(good,)),)))
     assert refused.value.code == "unknown_segment"
-    corners = [case.geometry.ijk_to_world(ijk) for ijk in ((2, 3, 4), (9, 12, 13))]
+    corners = [case.geometry.ras_of_ijk(ijk) for ijk in ((2, 3, 4), (9, 12, 13))]
     tilted = Box("b", *(tuple(map(float, corner)) for corner in corners))
     with pytest.raises(InputError) as refused:
         case.markups.write(PromptSet((SegmentPrompts("A", clicks=(good,), boxes=(tilted,)),)))

@@ -224,7 +224,7 @@ def sphere(lattice, geometry, center, radius):
     e = lattice.extent
     k, j, i = np.mgrid[e[4] : e[5] + 1, e[2] : e[3] + 1, e[0] : e[1] + 1]
     points = np.stack([i, j, k, np.ones_like(i)], axis=-1) @ lattice.ijkToWorld.T
-    distance = np.linalg.norm(points[..., :3] - geometry.ijk_to_world(center), axis=-1)
+    distance = np.linalg.norm(points[..., :3] - geometry.ras_of_ijk(center), axis=-1)
     return distance <= radius, radius - distance
 
 

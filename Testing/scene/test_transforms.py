@@ -253,12 +253,12 @@ def test_a_hardened_bend_takes_the_prompts_along(headless):
 def test_another_image_in_the_node_leaves_prompts_where_they_are_in_the_patient(headless):
     case = Moved(headless)
     setMatrix(case.reg, MOVE)
-    place = volumeGeometry(case.volumeNode).ijk_to_world((9.2, 11.6, 5))
+    place = volumeGeometry(case.volumeNode).ras_of_ijk((9.2, 11.6, 5))
     case.markups.read()
     # Cropped in place: other voxels, and another origin for the first of them.
     part = slicer.util.arrayFromVolume(case.volumeNode)[2:, 3:, 4:].copy()
     matrix = ownGeometry(case.volumeNode).ijk_to_ras.copy()
-    matrix[:3, 3] = ownGeometry(case.volumeNode).ijk_to_world((4, 3, 2))
+    matrix[:3, 3] = ownGeometry(case.volumeNode).ras_of_ijk((4, 3, 2))
     slicer.util.updateVolumeFromArray(case.volumeNode, part)
     case.volumeNode.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
     click = case.markups.read().segment("A").clicks[0]
@@ -269,7 +269,7 @@ def test_another_image_in_the_node_leaves_prompts_where_they_are_in_the_patient(
 def test_on_another_volume_prompts_are_where_they_are_in_the_patient(headless):
     case = Moved(headless)
     setMatrix(case.reg, MOVE)
-    place = volumeGeometry(case.volumeNode).ijk_to_world((9.2, 11.6, 5))
+    place = volumeGeometry(case.volumeNode).ras_of_ijk((9.2, 11.6, 5))
     other = addVolume(
         headless, slicer.util.arrayFromVolume(case.volumeNode), OTHER @ GEOMETRIES["plain"][0], "MR"
     )
@@ -285,9 +285,9 @@ def test_on_another_volume_prompts_are_where_they_are_in_the_patient(headless):
 def test_a_point_that_was_moved_is_where_it_was_moved_to(headless):
     case = Moved(headless)
     node = case.markups.clickNode("A")
-    goal = case.geometry.ijk_to_world((2, 3, 7))
+    goal = case.geometry.ras_of_ijk((2, 3, 7))
     node.SetNthControlPointPosition(0, *goal)
-    node.AddControlPoint(vtk.vtkVector3d(*case.geometry.ijk_to_world((5, 6, 8))))
+    node.AddControlPoint(vtk.vtkVector3d(*case.geometry.ras_of_ijk((5, 6, 8))))
     setMatrix(case.reg, MOVE)
     case.volumeNode.HardenTransform()
     geometry = ownGeometry(case.volumeNode)

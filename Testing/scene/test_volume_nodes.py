@@ -22,7 +22,7 @@ def test_geometry_is_what_slicer_draws(headless, case):
     node.GetIJKToRASMatrix(local)
     world = [0.0, 0.0, 0.0]
     node.TransformPointToWorld(local.MultiplyPoint([*ijk, 1.0])[:3], world)
-    np.testing.assert_allclose(geometry.ijk_to_world(ijk), world, atol=1e-9)
+    np.testing.assert_allclose(geometry.ras_of_ijk(ijk), world, atol=1e-9)
     assert geometry.shape_ijk == node.GetImageData().GetDimensions()
 
 

@@ -23,7 +23,7 @@ def test_a_screenshot_is_upright_and_can_be_written(headless, openView, tmp_path
     view.show(volumeNode)
     turnToAxes(view.node, volumeGeometry(volumeNode).ijk_to_ras, 2)
     view.fit()
-    view.jumpTo(volumeGeometry(volumeNode).ijk_to_world((20, 18, 7)))
+    view.jumpTo(volumeGeometry(volumeNode).ras_of_ijk((20, 18, 7)))
     layer = PreviewLayer(segmentationNode, volumeNode, 2)
     corner = np.zeros((j, i), bool)
     corner[:6, :6] = True  # toward +R and +A of this volume: left and top as radiologists look

@@ -38,7 +38,7 @@ def test_both_signs_are_seen_and_differ_in_color_and_shape(headless, openView, b
     view.show(volume)
     turnToAxes(view.node, geometry.ijk_to_ras, 2)
     view.fit()
-    view.jumpTo(geometry.ijk_to_world((20, 20, 4)))
+    view.jumpTo(geometry.ras_of_ijk((20, 20, 4)))
     image = view.screenshot()
     shapes = []
     for sign in (True, False):

@@ -36,7 +36,7 @@ def sample() -> tuple[np.ndarray, VolumeGeometry, np.ndarray]:
     image, labels = read_image(SAMPLE / "abdomen_ct.nii.gz"), read_image(SAMPLE / "abdomen_ct_labels.nii.gz")
     assert image.geometry is not None
     matrix = np.array(image.geometry.ijk_to_ras)
-    matrix[:3, 3] = image.geometry.ijk_to_world((0, 0, FIRST))
+    matrix[:3, 3] = image.geometry.ras_of_ijk((0, 0, FIRST))
     array = image.array[FIRST : FIRST + FRAMES]
     geometry = VolumeGeometry((array.shape[2], array.shape[1], FRAMES), matrix)
     return array, geometry, labels.array[FIRST : FIRST + FRAMES] == LEFT_KIDNEY

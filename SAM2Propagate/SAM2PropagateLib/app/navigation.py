@@ -38,7 +38,7 @@ def frameInView(scene: Any, geometry: VolumeGeometry, axis: int) -> int | None:
     or it shows a place outside the volume."""
     for node in viewsAlong(scene, geometry, axis):
         origin = np.array([node.GetSliceToRAS().GetElement(row, 3) for row in range(3)])
-        middle = geometry.ijk_to_world([(count - 1) / 2 for count in geometry.shape_ijk])
+        middle = geometry.ras_of_ijk([(count - 1) / 2 for count in geometry.shape_ijk])
         normal = viewNormal(node)
         # The view may be panned: only its offset along the normal says which slice it shows.
         point = middle + normal * float(normal @ (origin - middle))
@@ -53,7 +53,7 @@ def jumpTo(scene: Any, geometry: VolumeGeometry, axis: int, frame: int) -> int:
     i, j, k = ((count - 1) / 2 for count in geometry.shape_ijk)
     middle = [i, j, k]
     middle[axis] = frame
-    point = geometry.ijk_to_world(middle)
+    point = geometry.ras_of_ijk(middle)
     views = viewsAlong(scene, geometry, axis)
     for node in views:
         node.JumpSliceByOffsetting(*(float(value) for value in point))

@@ -125,4 +125,4 @@ def farthest(one: VolumeGeometry, other: FloatArray) -> tuple[float, float]:
     corners: npt.NDArray[Any] = np.array(list(itertools.product(*ends)), dtype=float)
     there = corners @ other[:3, :3].T + other[:3, 3]
     apart = np.abs(one.ras_to_ijk(there) - corners).max()
-    return float(np.linalg.norm(there - one.ijk_to_world(corners), axis=1).max()), float(apart)
+    return float(np.linalg.norm(there - one.ras_of_ijk(corners), axis=1).max()), float(apart)

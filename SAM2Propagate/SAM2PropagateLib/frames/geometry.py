@@ -2,7 +2,8 @@
 
 Coordinates used here:
 
-* RAS: world millimeters, right/anterior/superior, with all parent transforms applied.
+* RAS: millimeters to the patient's right, front and head. In the scene, they are the volume's own, below its
+  parent transforms, or the world's, above them, as the caller chose.
 * IJK: continuous voxel coordinates, a voxel's center at integers, the voxel covers +-0.5 around it.
 * frame and pixel: `frame` is the integer index along the propagation axis; inside a frame a pixel is
   (x = column, y = row), continuous, its center at integers.
@@ -58,8 +59,8 @@ class VolumeGeometry:
 
     Args:
         shape_ijk: number of voxels along i, j, k; each at least 1.
-        ijk_to_ras: 4x4 affine matrix from IJK to world RAS in mm, linear parent transforms included; any
-            affine matrix whose determinant is not zero (flips, shear and scaling allowed).
+        ijk_to_ras: 4x4 matrix from IJK to RAS in mm: any affine matrix whose determinant is not zero (flips,
+            shear and scaling allowed).
 
     Raises:
         InputError: `empty` (a size below 1), `degenerate_geometry` (the matrix is not finite, not affine
@@ -135,7 +136,7 @@ class VolumeGeometry:
         extrapolated."""
         return _transform(self.ras_to_ijk_matrix, ras)
 
-    def ijk_to_world(self, ijk: npt.ArrayLike) -> FloatArray:
+    def ras_of_ijk(self, ijk: npt.ArrayLike) -> FloatArray:
         """Return RAS of continuous IJK points; (..., 3) voxels -> (..., 3) mm."""
         return _transform(self.ijk_to_ras, ijk)
 
@@ -176,7 +177,7 @@ class VolumeGeometry:
             raise InputError(
                 "bad_normal",
                 _("The view's plane has no direction."),
-                _("Reset the slice view or choose the propagation axis by hand."),
+                _("Reset the slice view."),
             )
         cosines = [abs(float(self.frame_normal(axis) @ normal)) / length for axis in range(3)]
         # Rounded, so that a view exactly between two axes gives the same axis on every computer.
@@ -283,7 +284,7 @@ class VolumeGeometry:
 
     def ras_of_pixel(self, x: float, y: float, frame: float, axis: int) -> FloatArray:
         """Return RAS (3,) in mm of a pixel of a frame."""
-        return self.ijk_to_world(self.ijk_of_pixel(x, y, frame, axis))
+        return self.ras_of_ijk(self.ijk_of_pixel(x, y, frame, axis))
 
     def pixel_steps(self, axis: int) -> tuple[FloatArray, FloatArray]:
         """Return RAS vectors (3,) in mm for one column to the right (x + 1) and one row down (y + 1)."""

@@ -401,7 +401,7 @@ def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") 
     corners = geometry.ras_to_ijk([box.corner_a, box.corner_b])
     if abs(corners[0, axis] - corners[1, axis]) > _FLAT + 1e-6:
         raise _not_flat(what, corners, geometry, axis)
-    center = geometry.ijk_to_world(corners.mean(axis=0))
+    center = geometry.ras_of_ijk(corners.mean(axis=0))
     words = _("The center of the box of segment “{segment}”") if segment else _("The center of the box")
     frame = geometry.frame_of(center, axis, what=words.format(segment=segment))
     (xa, ya), (xb, yb) = (geometry.pixel_of(corner, axis) for corner in (box.corner_a, box.corner_b))

@@ -93,7 +93,7 @@ class FlowCase:
 
     def click(self, ijk: Any, tool: str = "positive") -> bool:
         """Clicks in an axial view, and waits for the preview."""
-        done = self.controller.point(tool, self.workspace.worldGeometry.ijk_to_world(ijk), (0, 0, 1))
+        done = self.controller.point(tool, self.workspace.worldGeometry.ras_of_ijk(ijk), (0, 0, 1))
         return done and self.wait()
 
     def start(self, **options: Any) -> None:

@@ -34,9 +34,7 @@ class SAM2PropagateSceneTest(unittest.TestCase):
         self.node.GetIJKToRASMatrix(matrix)
         for ijk in ((0, 0, 0), (121, 100, 111), (60, 50, 40)):
             expected = matrix.MultiplyPoint((*ijk, 1))[:3]
-            np.testing.assert_allclose(
-                volume.geometry.ijk_to_world(np.array(ijk, float)), expected, atol=1e-6
-            )
+            np.testing.assert_allclose(volume.geometry.ras_of_ijk(np.array(ijk, float)), expected, atol=1e-6)
             value = self.node.GetImageData().GetScalarComponentAsDouble(*ijk, 0)
             self.assertEqual(volume.array[ijk[2], ijk[1], ijk[0]], value)
 

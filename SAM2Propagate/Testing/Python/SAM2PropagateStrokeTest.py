@@ -83,7 +83,7 @@ class StrokeCase(ToolCase):
         messages."""
         i, j, k = MIDDLE
         places = [(i - 5, j - 4, k - 3), (i, j, k), (i + 5, j - 4, k + 3)]
-        assert self.controller.addCurve(self.geometry.ijk_to_world(places)), self.texts
+        assert self.controller.addCurve(self.geometry.ras_of_ijk(places)), self.texts
         self.settle()
         self.view.screenshot()
         (curve,) = self.strokes()
@@ -235,7 +235,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
             return
         (stroke,) = case.strokes()
         self.assertLessEqual(len(stroke.points), 60)
-        drawn = np.array([case.view.rasToXy(case.geometry.ijk_to_world(case.workspace.geometry.ras_to_ijk(p)))
+        drawn = np.array([case.view.rasToXy(case.geometry.ras_of_ijk(case.workspace.geometry.ras_to_ijk(p)))
                           for p in stroke.points])  # fmt: skip
         # What is left out lies on the line within a pixel of the view or a quarter of a voxel.
         tolerance = 2.0 + 0.25 * case.view.pixels(1.2)
@@ -499,7 +499,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
         (click,) = case.workspace.prompts.segment("B").clicks
         case.controller.select(case.volumeNode, case.segmentationNode, "A")
         case.view.move((place[0] + 1, place[1]))
-        case.view.move(case.view.rasToXy(case.geometry.ijk_to_world(case.voxel(click.ras))))
+        case.view.move(case.view.rasToXy(case.geometry.ras_of_ijk(case.voxel(click.ras))))
         case.view.screenshot()
         case.view.drag(place, (place[0] + 20, place[1] + 20))
         case.settle()

@@ -97,7 +97,7 @@ class PromptCase:
             self.view.show(self.volumeNode)
 
     def jumpTo(self, ijk: Any) -> None:
-        self.view.jumpTo(self.geometry.ijk_to_world(ijk))
+        self.view.jumpTo(self.geometry.ras_of_ijk(ijk))
 
     def brightPixels(self) -> np.ndarray:
         """View positions of the bright voxels as they are drawn, (n, 2)."""
@@ -176,7 +176,7 @@ class SAM2PropagatePromptViewTest(DeskTest):
         case = self.case(geometry, view, voxel(9, 18, 20))
         case.jumpTo(MIDDLE)
         width, height = case.view.at(1, 1)
-        start = (case.view.rasToXy(case.geometry.ijk_to_world(MIDDLE))[0] + width / 7, height * 0.375)
+        start = (case.view.rasToXy(case.geometry.ras_of_ijk(MIDDLE))[0] + width / 7, height * 0.375)
         case.place(start, positive=False)
         before = case.markups.read().segment("A").clicks[0]
         case.view.drag(start, case.onBrightPixel())
@@ -214,7 +214,7 @@ class SAM2PropagatePromptViewTest(DeskTest):
         case.jumpTo((15, 15, 8))
 
         def xy(i: float, j: float) -> Any:
-            return case.view.rasToXy(case.geometry.ijk_to_world((i, j, 8)))
+            return case.view.rasToXy(case.geometry.ras_of_ijk((i, j, 8)))
 
         case.view.startPlacing(case.markups.beginBox("A"))
         case.view.click(xy(8, 10))
@@ -403,10 +403,10 @@ class ToolCase(SceneCase):
         self.controller.close()
 
     def jumpTo(self, ijk: Any) -> None:
-        self.view.jumpTo(self.geometry.ijk_to_world(ijk))
+        self.view.jumpTo(self.geometry.ras_of_ijk(ijk))
 
     def xy(self, ijk: Any) -> Any:
-        return self.view.rasToXy(self.geometry.ijk_to_world(ijk))
+        return self.view.rasToXy(self.geometry.ras_of_ijk(ijk))
 
     def clickAt(self, ijk: Any) -> None:
         self.view.click(self.xy(ijk))
@@ -517,12 +517,12 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.clickAt(MIDDLE)
         side = self.desk.openView("Yellow", "Sagittal", (300, 280))
         side.show(case.volumeNode)
-        side.jumpTo(case.geometry.ijk_to_world(MIDDLE))
+        side.jumpTo(case.geometry.ras_of_ijk(MIDDLE))
         case.input.stop()
         case.input.addSliceView(side.interactor, side.node)
         case.input.start()
         case.controller.chooseTool("box")
-        side.drag(*side.around(side.rasToXy(case.geometry.ijk_to_world(MIDDLE)), 5, 4))
+        side.drag(*side.around(side.rasToXy(case.geometry.ras_of_ijk(MIDDLE)), 5, 4))
         self.assertEqual(case.codes, ["refused"])
         self.assertIn("axial", case.texts[0])
         self.assertEqual(case.workspace.prompts.segment("A").boxes, ())
@@ -833,7 +833,7 @@ class SAM2PropagateToolViewTest(DeskTest):
         case = self.case()
         other = self.desk.openView("Green", "Axial", (260, 240))
         other.show(case.volumeNode)
-        other.jumpTo(case.geometry.ijk_to_world((20, 18, 4)))
+        other.jumpTo(case.geometry.ras_of_ijk((20, 18, 4)))
         case.input.stop()
         case.input.addSliceView(other.interactor, other.node)
         case.input.start()
@@ -846,9 +846,9 @@ class SAM2PropagateToolViewTest(DeskTest):
         case.view.move(case.xy(MIDDLE))
         keyboard = case.xy(MIDDLE)
         for frame in (4, 6) if key == "k" else (4,):
-            other.jumpTo(case.geometry.ijk_to_world((20, 18, frame)))
+            other.jumpTo(case.geometry.ras_of_ijk((20, 18, frame)))
             case.view.event("LeaveEvent", keyboard)
-            place = other.rasToXy(case.geometry.ijk_to_world((20, 18, frame)))
+            place = other.rasToXy(case.geometry.ras_of_ijk((20, 18, frame)))
             other.event("EnterEvent", place)
             other.move(place)
             case.view.tap(key, keyboard)
@@ -865,12 +865,12 @@ class SAM2PropagateToolViewTest(DeskTest):
         case = self.case()
         other = self.desk.openView("Green", "Axial", (260, 240))
         other.show(case.volumeNode)
-        other.jumpTo(case.geometry.ijk_to_world((20, 18, 4)))
+        other.jumpTo(case.geometry.ras_of_ijk((20, 18, 4)))
         case.input.stop()
         case.input.addSliceView(other.interactor, other.node)
         case.input.start()
         case.view.move(case.xy(MIDDLE))
-        place = other.rasToXy(case.geometry.ijk_to_world((20, 18, 4)))
+        place = other.rasToXy(case.geometry.ras_of_ijk((20, 18, 4)))
         other.event("EnterEvent", place)
         case.view.event("LeaveEvent", case.xy(MIDDLE))
         case.view.tap("l", case.xy(MIDDLE))
@@ -1175,10 +1175,10 @@ class MaskCase:
         self.mask[8:20, 10:30] = True
 
     def jumpTo(self, frame: int) -> None:
-        self.view.jumpTo(self.geometry.ijk_to_world((20, 18, frame)))
+        self.view.jumpTo(self.geometry.ras_of_ijk((20, 18, frame)))
 
     def color(self, i: float, j: float, frame: int = 7) -> np.ndarray:
-        place = self.view.rasToXy(self.geometry.ijk_to_world((i, j, frame)))
+        place = self.view.rasToXy(self.geometry.ras_of_ijk((i, j, frame)))
         return self.view.pixel(self.view.screenshot(), place).astype(int)
 
 
