@@ -43,7 +43,7 @@ from SAM2PropagateLib.gui.slicer_packages import SlicerPackageTools
 from SAM2PropagateLib.gui.view_drawing import ViewDrawing
 from SAM2PropagateLib.gui.view_input import ViewInput
 from SAM2PropagateLib.models.registry import DEFAULT_MODEL
-from SAM2PropagateLib.models.store import ModelStatus, ModelStore
+from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.run_options import BOTH
 from SAM2PropagateLib.scene.volume import SceneVolume, readVolume, volumeGeometry
 from SAM2PropagateLib.worker.command import worker_command
@@ -302,14 +302,10 @@ class SAM2PropagateLogic(ScriptedLoadableModuleLogic):
         # Widgets ask for the session's state, which has just changed.
         self.controller.changed.emit(None)
 
-    def models(self) -> list[ModelStatus]:
-        """Returns all models, and which of them are on this computer."""
-        return ModelStore().status()
-
     def missingPackages(self) -> list[str]:
         """Returns the names of what the worker needs and this Python lacks; "torch 2.5.1 or newer" where an
         older one is there."""
-        return [package.name for package in self.installer.needed()]
+        return [package.wanted for package in self.installer.needed()]
 
     def workerText(self) -> str:
         """Returns what the panel says of the worker, and of what it needs."""

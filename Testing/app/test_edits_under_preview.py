@@ -9,6 +9,7 @@ import slicer
 from Headless.fake_session import disc
 from SAM2PropagateLib.app.events import Choices, Editing
 from SAM2PropagateLib.app.strip import EDITED
+from SAM2PropagateLib.scene.prompt_nodes import promptNodes
 from SAM2PropagateLib.scene.segment_writer import LogicSegmentWriter
 from Testing.app.cases import HeadlessCase
 
@@ -345,7 +346,7 @@ def test_a_lock_that_is_dragged_onto_a_painted_preview_keeps_the_stroke(case):
     case.click(12, 15, 8)
     case.click(1, 1, 2, "lock")
     case.paint(8, STROKE)
-    node = case.workspace.markups.markNode("A", "lock")
+    (node,) = promptNodes(case.segmentationNode, "A", "lock")
     node.SetNthControlPointPositionWorld(0, *(float(value) for value in case.ras(1, 1, 8)))
     node.InvokeEvent(node.PointEndInteractionEvent)
     np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE) | STROKE)

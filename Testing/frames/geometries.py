@@ -19,6 +19,11 @@ def number(low: float, high: float) -> st.SearchStrategy[float]:
     return st.floats(low, high, allow_nan=False, allow_infinity=False, width=64)
 
 
+def moved(geometry: VolumeGeometry, transform: np.ndarray) -> VolumeGeometry:
+    """The volume under a linear transform (4x4)."""
+    return VolumeGeometry(geometry.shape_ijk, transform @ geometry.ijk_to_ras)
+
+
 @st.composite
 def rotations(draw: st.DrawFn) -> np.ndarray:
     """3x3 rotation from a quaternion; rounded, since ITK cannot invert matrices with entries like 1e-200."""
@@ -65,7 +70,7 @@ def volume_geometries(draw: st.DrawFn, kind: str | None = None) -> VolumeGeometr
             shear = np.diag([draw(number(0.5, 2)) * draw(st.sampled_from((-1, 1))) for _ in range(3)])
             shear[1, 0], shear[2, 0], shear[2, 1] = (draw(number(-1, 1)) for _ in range(3))
             parent[:3, :3] = parent[:3, :3] @ shear
-        geometry = geometry.with_parent(parent)
+        geometry = moved(geometry, parent)
     return geometry
 
 

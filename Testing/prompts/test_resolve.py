@@ -32,7 +32,7 @@ from SAM2PropagateLib.prompts import (
     resolve,
 )
 from SAM2PropagateLib.prompts.resolve import place_box, place_mask
-from Testing.frames.geometries import AXES, KINDS, PROFILE, number, volume_geometries
+from Testing.frames.geometries import AXES, KINDS, PROFILE, moved, number, volume_geometries
 
 LIBRARY = Path(__file__).parents[2] / "SAM2Propagate"
 # 20 columns of 1 mm, 16 rows of 1 mm, 30 axial slices of 3 mm.
@@ -180,7 +180,7 @@ def test_a_view_tilted_against_the_volume() -> None:
     angle = np.radians(20)
     tilt = np.eye(4)
     tilt[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    geometry = CT.with_parent(tilt)
+    geometry = moved(CT, tilt)
     center = geometry.ras_of_pixel(10, 8, 15, 2)
     corners = [center + np.array([r, a, 0]) for r in (-4, 4) for a in (-5, 5)]
     box = Box("b", tuple(corners[0]), tuple(corners[3]))
@@ -285,11 +285,11 @@ def test_prompts_outside_the_volume() -> None:
     error = refusal(SegmentPrompts("liver", boxes=(box,)))
     assert error.code == "outside_volume" and "box" in error.sentence
     assert refusal(SegmentPrompts("liver", boxes=(Box("b", (0, 0, 0), (5, 5, 0)),))).code == "outside_volume"
-    far = mark_at(10, CT.with_parent(np.diag([1, 1, 9, 1.0])), 2)
+    far = mark_at(10, moved(CT, np.diag([1, 1, 9, 1.0])), 2)
     for kind, words in (("absent", "absent mark"), ("lock", "lock")):
         error = refusal(said((5, 5, 10, True)).add(far, kind))
         assert error.code == "outside_volume" and words in error.sentence
-    shifted = CT.with_parent(np.array([[1, 0, 0, 7], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    shifted = moved(CT, np.array([[1, 0, 0, 7], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
     full = np.ones((16, 20))
     error = refusal(SegmentPrompts("liver", masks=(mask_at(full, 10, shifted, 2),)))
     assert error.code == "outside_volume" and "slice 11 of 30 extends beyond the image" in error.sentence
@@ -318,7 +318,7 @@ def test_prompts_outside_the_range() -> None:
         assert error.code == "outside_range" and error.sentence.startswith(words)
         assert "slice 21 of 30" in error.sentence and "from slice 6 to slice 16" in error.sentence
     # A range is given by points; one of them off the volume is a mistake too.
-    lost = said((5, 5, 10, True)).add(range_at(2, 10, CT.with_parent(np.diag([1, 1, 9, 1.0])), 2))
+    lost = said((5, 5, 10, True)).add(range_at(2, 10, moved(CT, np.diag([1, 1, 9, 1.0])), 2))
     assert refusal(lost).code == "outside_volume"
 
 
@@ -350,9 +350,9 @@ def test_masks_of_another_grid() -> None:
     shift = np.eye(4)
     shift[0, 3] = 0.4
     for other in (
-        CT.with_parent(shift),
-        CT.with_parent(np.diag([1.02, 1, 1, 1])),
-        CT.with_parent(np.diag([2, 2, 1, 1])),
+        moved(CT, shift),
+        moved(CT, np.diag([1.02, 1, 1, 1])),
+        moved(CT, np.diag([2, 2, 1, 1])),
     ):
         error = refusal(SegmentPrompts("liver", masks=(mask_at(blob(), 8, other, 2),)))
         assert error.code == "mask_geometry" and "do not match the pixels of this volume" in error.sentence

@@ -59,7 +59,9 @@ def test_looks_are_the_same_wherever_they_come_from(tmp_path: Path, sources: lis
     store = LookStore(tmp_path / "b", budget=1)
     small = pool_in(tmp_path / "b", sources, store=store)
     small.prepare(0)
-    assert len(store.in_memory) == 1
+    first, second = (store.get(number) for number in (0, 1))
+    assert first is not None and store.get(1) is second, "the last one is kept in main memory"
+    assert store.get(0) is not first, "and no other"
     again = pool_in(tmp_path / "a", sources)
     files = sorted((tmp_path / "a").glob("look_*.safetensors"))
     files[1].write_bytes(files[1].read_bytes()[:-100])

@@ -40,40 +40,35 @@ class Tool:
 
     Attributes:
         name: one of `TOOLS`. key: switches it on while a slice view has the focus. title, help: for the user.
-        stays: whether it stays on after it was used.
     """
 
     name: str
     key: str
     title: str
     help: str
-    stays: bool
 
 
 def tools() -> tuple[Tool, ...]:
     """Returns all tools, in the order in which they are shown, in the user's language."""
     described = {
-        POSITIVE: (_("Click +"), _("Click on what belongs to the structure."), True),
-        NEGATIVE: (_("Click −"), _("Click on what does not belong to the structure."), True),
-        BOX: (_("Box"), _("Drag a box around the structure on one slice."), True),
+        POSITIVE: (_("Click +"), _("Click on what belongs to the structure.")),
+        NEGATIVE: (_("Click −"), _("Click on what does not belong to the structure.")),
+        BOX: (_("Box"), _("Drag a box around the structure on one slice.")),
         SCRIBBLE: (
             _("Scribble"),
             _("Drag along the structure; press the tool again to drag along what does not belong to it."),
-            True,
         ),
-        LASSO: (_("Lasso"), _("Drag around the structure; the line closes when you let go."), True),
+        LASSO: (_("Lasso"), _("Drag around the structure; the line closes when you let go.")),
         ABSENT: (
             _("Absent here"),
             _("Click on a slice without the structure to end propagation there; click again to remove "
               "the mark."),
-            False,
         ),
         LOCK: (
             _("Lock slice"),
             _("Click on a correct slice to keep it from changing; click again to unlock it."),
-            False,
         ),
-        RANGE: (_("Range"), _("Click on the first and on the last slice that may change."), False),
+        RANGE: (_("Range"), _("Click on the first and on the last slice that may change.")),
     }  # fmt: skip
     return tuple(Tool(name, _KEYS[name], *described[name]) for name in TOOLS)
 

@@ -66,10 +66,6 @@ class FrameCrop:
         """Return model coordinates of native points; (..., 2) -> (..., 2)."""
         return (np.asarray(xy, dtype=np.float64) - self.box[:2]) * self.scale
 
-    def to_native(self, xy: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Return native coordinates of model points; (..., 2) -> (..., 2)."""
-        return np.asarray(xy, dtype=np.float64) / self.scale + self.box[:2]
-
     def sees(self, x: float, y: float) -> bool:
         """Tell whether a native point lies in the crop."""
         x0, y0, x1, y1 = self.box

@@ -140,10 +140,6 @@ class VolumeGeometry:
         """Return RAS of continuous IJK points; (..., 3) voxels -> (..., 3) mm."""
         return _transform(self.ijk_to_ras, ijk)
 
-    def with_parent(self, parent_to_world: npt.ArrayLike) -> VolumeGeometry:
-        """Return the volume under another linear transform (4x4, applied after `ijk_to_ras`)."""
-        return VolumeGeometry(self.shape_ijk, np.asarray(parent_to_world, dtype=np.float64) @ self.ijk_to_ras)
-
     # Spacing and directions
 
     @property

@@ -18,7 +18,6 @@ from SAM2PropagateLib.texts import text as _
 BoolArray = npt.NDArray[np.bool_]
 Pixel = tuple[float, float]
 Chord = tuple[FloatArray, FloatArray]
-Pieces = dict[int, list[tuple[Pixel, ...]]]
 
 MOST_KEYFRAMES = 3
 """A stroke across frames counts on at most this many of those that it crosses."""

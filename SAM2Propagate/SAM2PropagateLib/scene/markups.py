@@ -319,12 +319,6 @@ class PromptMarkups:
         """Returns the fiducial node for clicks of one sign, for Slicer's place mode; makes it if needed."""
         return self._pointNode(segmentID, POSITIVE if positive else NEGATIVE)
 
-    def markNode(self, segmentID: str, role: str) -> Any:
-        """Returns the fiducial node for marks of a role ("absent", "lock" or "range"); makes it if needed."""
-        if role not in (ABSENT, LOCK, RANGE):
-            raise ValueError(f"no marks of role {role!r}")
-        return self._pointNode(segmentID, role)
-
     def beginBox(self, segmentID: str, axis: int = 2) -> Any:
         """Returns a new ROI node for Slicer's place mode, along the volume's axes; finish it with
         `finishBox`.
@@ -364,13 +358,6 @@ class PromptMarkups:
         with self.unwatched():
             setBox(roiNode, geometry, axis, inside, pixels)
         return True
-
-    def removeUnfinishedBoxes(self) -> None:
-        """Removes boxes that were begun but not placed, or have no area."""
-        with self.unwatched():
-            for node in list(promptNodes(self._segmentationNode, role=BOX)):
-                if boxAxis(node) is None:
-                    removeNode(node)
 
     def remove(self, segmentID: str | None = None) -> None:
         """Removes all prompts, or those of one segment."""

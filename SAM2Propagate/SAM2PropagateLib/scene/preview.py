@@ -464,14 +464,3 @@ class PreviewLayer:
         # The slice pipeline checks the time of the scalars; nothing else needs an event before `refresh`.
         layer.scalars.Modified()
         layer.image.Modified()
-
-
-def removePreviews(scene: Any) -> int:
-    """Removes every preview from a scene, also those without a `PreviewLayer`; returns their number."""
-    className = "vtkMRMLSegmentationNode"
-    nodes = [scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className))]
-    previews = [node for node in nodes if node.GetAttribute(ROLE_ATTRIBUTE) == ROLE]
-    for node in previews:
-        scene.RemoveNode(node.GetDisplayNode())
-        scene.RemoveNode(node)
-    return len(previews)

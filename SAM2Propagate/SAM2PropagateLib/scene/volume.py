@@ -209,9 +209,3 @@ def _sequenceOf(node: Any) -> str:
         if browser.IsProxyNode(node.GetID()):
             return str(browser.GetSequenceNode(node).GetName())
     return ""
-
-
-def worldPoint(values: Any) -> tuple[float, float, float]:
-    """Returns a point from VTK or numpy as three floats."""
-    r, a, s = (float(value) for value in np.asarray(values)[:3])
-    return r, a, s

@@ -91,11 +91,6 @@ class LookStore:
         self._kept: OrderedDict[int, Look] = OrderedDict()  # least recently used first
         folder.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def in_memory(self) -> tuple[int, ...]:
-        """The numbers of the looks that are in main memory."""
-        return tuple(self._kept)
-
     def has(self, number: int) -> bool:
         """Tell whether a look's file is there and as long as its header says."""
         try:
