@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
 
@@ -18,14 +17,12 @@ from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.front import Front, Tracked, batches, where_present
 from SAM2PropagateLib.engine.fusion import Carried, fused, held
 from SAM2PropagateLib.engine.jobs import DRAFTED, Active, Job, active_fronts
-from SAM2PropagateLib.engine.memory_limits import out_of_memory_error, with_room
+from SAM2PropagateLib.engine.memory_limits import out_of_memory_error
 from SAM2PropagateLib.engine.motion import AHEAD, FrameMotion, MotionStore
 from SAM2PropagateLib.engine.report import Ready, Report
 from SAM2PropagateLib.engine.results import FrameMask
 from SAM2PropagateLib.engine.shape import closed
 from SAM2PropagateLib.models.memory import is_out_of_memory
-
-_Result = TypeVar("_Result")
 
 # The most masks that are read back at once.
 _MOST_MASKS = 32
@@ -106,7 +103,7 @@ class Carrier:
                 self._catch_up(job)
 
     def _report(self, tracked: Sequence[Front], ready: Sequence[Ready]) -> Report:
-        return self._with_room(partial(Report, tracked, ready))
+        return self._features.with_room(partial(Report, tracked, ready))
 
     @staticmethod
     def _catch_up(job: Job) -> None:
@@ -227,15 +224,12 @@ class Carrier:
                     waiting.append(frame)
                     job.begun.add(frame)
                     if frame not in job.track.written:
-                        ready.append(self._with_room(partial(_draft, job, frame, found)))
+                        ready.append(self._features.with_room(partial(_draft, job, frame, found)))
                         job.track.written[frame] = DRAFTED
                 else:
-                    ready.append(self._with_room(partial(self._finished, job, frame, left, right)))
+                    ready.append(self._features.with_room(partial(self._finished, job, frame, left, right)))
             job.pending = waiting
         return ready
-
-    def _with_room(self, work: Callable[[], _Result]) -> _Result:
-        return with_room(work, self._features.offload, self._steps.device)
 
     @staticmethod
     def _finished(job: Job, frame: int, left: Tracked | None, right: Tracked | None) -> Ready:

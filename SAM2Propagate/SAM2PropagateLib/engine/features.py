@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +16,7 @@ from SAM2PropagateLib.models.memory import is_out_of_memory
 
 # How the model sees a frame, and the frame's index.
 FeatureKey = tuple[Sight, int]
+_Result = TypeVar("_Result")
 
 
 class FeatureStore:
@@ -125,6 +127,22 @@ class FeatureStore:
             self.batch_size //= 2
         elif not self.offload():
             raise out_of_memory_error(self._device)
+
+    def with_room(self, work: Callable[[], _Result]) -> _Result:
+        """Do a step on one frame and return its result; free kept features and try again if it does not fit.
+
+        Raises:
+            SAM2PropagateError: `out_of_memory`.
+        """
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler, so that what the attempt took is free.
+            if not self.offload():
+                raise out_of_memory_error(self._device)
 
     def offload(self) -> bool:
         """Move what is kept on the device to main memory, for good; on a CPU drop half of it.

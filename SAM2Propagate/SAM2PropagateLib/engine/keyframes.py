@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from SAM2PropagateLib.engine.family import (
 )
 from SAM2PropagateLib.engine.features import FeatureStore
 from SAM2PropagateLib.engine.fusion import Carried
-from SAM2PropagateLib.engine.memory_limits import with_room
 from SAM2PropagateLib.engine.postprocess import native_mask, read_mask, shown_mask
 from SAM2PropagateLib.engine.refine import Aim, ClickAt, aim_of, refined, toggled
 from SAM2PropagateLib.engine.results import FrameMask
@@ -41,8 +39,6 @@ from SAM2PropagateLib.prompts.frame_prompts import FramePrompts
 from SAM2PropagateLib.prompts.strokes import FrameStroke
 from SAM2PropagateLib.texts import Words
 from SAM2PropagateLib.texts import text as _
-
-_Result = TypeVar("_Result")
 
 
 @dataclass
@@ -105,7 +101,7 @@ class KeyframeDecoder:
             empty = np.zeros(self._native_shape, bool)
             return Keyframe(prompts, _nothing(self._steps.device), empty, 1.0, -MASK_PROMPT_LOGIT)
         features, crop = self._features.get([(sight, frame)])[sight, frame], sight.crop
-        return self._with_room(lambda: self._decode_prompts(features, crop, prompts))
+        return self._features.with_room(lambda: self._decode_prompts(features, crop, prompts))
 
     def memory(self, sight: crops.Sight, frame: int, keyframe: Keyframe) -> FrameMemory:
         """Return a keyframe's memory, and make it if there is none yet.
@@ -115,7 +111,7 @@ class KeyframeDecoder:
         """
         if keyframe.memory is None:
             features = self._features.get([(sight, frame)])[sight, frame]
-            keyframe.memory = self._with_room(
+            keyframe.memory = self._features.with_room(
                 lambda: self._steps.remember([features], keyframe.decoded, prompted=True)[0]
             )
         return keyframe.memory
@@ -287,9 +283,6 @@ class KeyframeDecoder:
 
     def _seen(self, mask: np.ndarray, crop: FrameCrop) -> torch.Tensor:
         return imaging.mask_to_model(mask, crop, self._steps.device)
-
-    def _with_room(self, work: Callable[[], _Result]) -> _Result:
-        return with_room(work, self._features.offload, self._steps.device)
 
 
 def _nothing(device: torch.device) -> Decoded:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 
@@ -12,8 +11,6 @@ from SAM2PropagateLib.amounts import MEGABYTE
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.models.memory import available_host_memory, is_out_of_memory
 from SAM2PropagateLib.texts import text as _
-
-_Result = TypeVar("_Result")
 
 
 def out_of_memory_error(device: torch.device) -> SAM2PropagateError:
@@ -44,26 +41,6 @@ def told_of_memory(device: torch.device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise out_of_memory_error(device) from error
-
-
-def with_room(work: Callable[[], _Result], offload: Callable[[], bool], device: torch.device) -> _Result:
-    """Do a step on one frame and return its result; free kept features and try again if it does not fit.
-
-    Args:
-        offload: frees main or GPU memory that is kept; returns whether there was any.
-
-    Raises:
-        SAM2PropagateError: `out_of_memory`.
-    """
-    while True:
-        try:
-            return work()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        # Outside the handler, so that what the attempt took is free.
-        if not offload():
-            raise out_of_memory_error(device)
 
 
 def feature_budgets(device: torch.device, megabytes: int | None = None) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from SAM2PropagateLib.engine.front import Course, Front, Recollection
 from SAM2PropagateLib.engine.fusion import Carried
 from SAM2PropagateLib.engine.jobs import WITHDRAWN, Job, Track, Work, keyframe_mark, shapes_beside, work_of
 from SAM2PropagateLib.engine.keyframes import Keyframe, KeyframeDecoder
-from SAM2PropagateLib.engine.memory_limits import told_of_memory, with_room
+from SAM2PropagateLib.engine.memory_limits import told_of_memory
 from SAM2PropagateLib.engine.motion import MotionStore
 from SAM2PropagateLib.engine.plan import Stretch
 from SAM2PropagateLib.engine.results import (
@@ -317,11 +317,11 @@ class EngineSession:
         """Return the mask so that what it computes later frees kept features if main or GPU memory is short
         then."""
         edge, withheld = mask.edge, mask.withheld
-        offload, device = self.features.offload, self._steps.device
+        features = self.features
         if edge is not None:
-            mask = replace(mask, edge=lambda: with_room(edge, offload, device))
+            mask = replace(mask, edge=lambda: features.with_room(edge))
         if withheld is not None:
-            mask = replace(mask, withheld=lambda: with_room(withheld, offload, device))
+            mask = replace(mask, withheld=lambda: features.with_room(withheld))
         return mask
 
     def expected_frames(self, run: RunRequest) -> int:
@@ -396,10 +396,8 @@ class EngineSession:
             device = self._steps.device
             features = self.features.get([(sight, frame)])[sight, frame]
             picture = self.motion.picture(sight, frame)
-            keyframe.carried = with_room(
-                lambda: Carried.of(keyframe.decoded, pixel_maps(picture, features, device)),
-                self.features.offload,
-                device,
+            keyframe.carried = self.features.with_room(
+                lambda: Carried.of(keyframe.decoded, pixel_maps(picture, features, device))
             )
         return keyframe.carried
 
