@@ -11,7 +11,6 @@ import logging
 import re
 import shutil
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +20,7 @@ from typing import IO, Any
 
 from SAM2PropagateLib.amounts import megabytes
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.file_lock import try_lock
 from SAM2PropagateLib.models.registry import ModelEntry
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.models.verify import sha256_of
@@ -301,7 +301,8 @@ def _storage_error(error: OSError, folder: Path) -> SAM2PropagateError:
 def _only_one(lock_file: Path, entry: ModelEntry) -> Iterator[None]:
     """Hold a lock for one model, which the system releases when this process ends."""
     with lock_file.open("a+b") as file:
-        if not _lock(file):
+        # On a network file system without locks, two downloads at once are possible.
+        if not try_lock(file, without_locks=True):
             raise SAM2PropagateError(
                 "download_running",
                 _("The model “{name}” is being downloaded by another program.").format(name=entry.name),
@@ -309,26 +310,3 @@ def _only_one(lock_file: Path, entry: ModelEntry) -> Iterator[None]:
             )
         yield
     # The lock file stays, as another process may just have opened it.
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[bytes]) -> bool:
-        file.seek(0)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _lock(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # Some network file systems have no locks; two downloads at once are possible there.
-            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
-        return True

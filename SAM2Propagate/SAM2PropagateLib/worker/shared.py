@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from SAM2PropagateLib.amounts import megabytes
 from SAM2PropagateLib.errors import SAM2PropagateError
+from SAM2PropagateLib.file_lock import try_lock
 from SAM2PropagateLib.texts import text as _
 
 _log = logging.getLogger(__name__)
@@ -243,7 +244,7 @@ class _OwnedFolder:
                 self._lock: IO[bytes] = (self.path / _LOCK_NAME).open("xb")
                 # Another process may take the new folder for a stale one right now, and delete it: make
                 # another.
-                if _try_lock(self._lock) and self.path.is_dir():
+                if try_lock(self._lock) and self.path.is_dir():
                     return
                 self._lock.close()
             except FileNotFoundError:
@@ -294,7 +295,7 @@ def _remove_if_stale(folder: Path) -> bool:
     except OSError:
         return False
     with lock:
-        if not _try_lock(lock):
+        if not try_lock(lock):
             return False
         for file in folder.glob(f"*{_SUFFIX}"):
             file.unlink(missing_ok=True)
@@ -320,27 +321,6 @@ def _unlink_patiently(file: Path) -> None:
 
 def _user() -> str:
     return str(os.getuid()) if hasattr(os, "getuid") else "user"
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
 
 
 def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
