@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from SAM2PropagateLib.cohort.needs import LocalPlan
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.numerals import whole_number
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER
 
@@ -58,6 +59,20 @@ class Sharing:
 
 class LostWork(Exception):  # noqa: N818 - what became of the work, not of this program
     """Work that was given up because its workers died one after the other."""
+
+
+def unexpected(error: Exception, what: str, with_less: str, hint: str = "") -> SAM2PropagateError:
+    """Return the error for work that failed for a reason that was not foreseen.
+
+    Args:
+        what: the work, such as "volume". with_less: how it needs less memory. hint: for other failures.
+    """
+    if is_out_of_memory(error):
+        return SAM2PropagateError(
+            "out_of_memory", f"This {what} needs more memory than the computer has free.", with_less
+        )
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return SAM2PropagateError("unexpected", f"It failed unexpectedly ({reason}).", hint)
 
 
 def results(

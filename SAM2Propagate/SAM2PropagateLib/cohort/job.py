@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from SAM2PropagateLib import __version__
+from SAM2PropagateLib.cohort.fleet import unexpected
 from SAM2PropagateLib.cohort.prompt_sources import PromptSource, file_stamp, joined
 from SAM2PropagateLib.cohort.record import (
     OutputFiles,
@@ -30,7 +31,6 @@ from SAM2PropagateLib.files.segmentation import Segment, palette_color, write_se
 from SAM2PropagateLib.files.volume import read_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.run_options import RunOptions
 from SAM2PropagateLib.segment_job import (
     FrameScore,
@@ -184,7 +184,9 @@ def segment_volume(
             raise ModelDied(str(error)) from error
         return VolumeOutcome(job.out.name, seconds=time.monotonic() - started, error=error)
     except Exception as error:
-        told = _unexpected(error)
+        told = unexpected(
+            error, "volume", "Give fewer --workers, or segment it alone.", "Try it alone with segment."
+        )
         return VolumeOutcome(job.out.name, seconds=time.monotonic() - started, error=told)
     return _done(record)
 
@@ -192,19 +194,6 @@ def segment_volume(
 def _done(record: VolumeRecord) -> VolumeOutcome:
     rows = tuple(replace(row, picture=b"") for row in record.rows)
     return VolumeOutcome(record.name, record.slices, record.seconds, replace(record, rows=rows))
-
-
-def _unexpected(error: Exception) -> SAM2PropagateError:
-    if is_out_of_memory(error):
-        return SAM2PropagateError(
-            "out_of_memory",
-            "This volume needs more memory than the computer has free.",
-            "Give fewer --workers, or segment it alone.",
-        )
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return SAM2PropagateError(
-        "unexpected", f"It failed unexpectedly ({reason}).", "Try it alone with segment."
-    )
 
 
 def _segmented(

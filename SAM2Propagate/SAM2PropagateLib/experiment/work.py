@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from SAM2PropagateLib.cohort.fleet import unexpected
 from SAM2PropagateLib.cohort.on_worker import begin_computing
 from SAM2PropagateLib.errors import Cancelled, SAM2PropagateError
 from SAM2PropagateLib.evaluation.one_slice import TITLES, evaluate_prompt
@@ -15,7 +16,6 @@ from SAM2PropagateLib.evaluation.targets import LoadedTarget
 from SAM2PropagateLib.experiment.plan import TOGETHER, ExperimentWork, ModelUse
 from SAM2PropagateLib.experiment.record import CaseRecord, PromptRow, read_record, write_record
 from SAM2PropagateLib.frames.stack import FrameStack
-from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.training.loaded_case import LoadedCase, is_one_thing
 
 ALL_LABELS = "all labels"
@@ -70,7 +70,8 @@ def do_case(
     except SAM2PropagateError as error:
         return CaseOutcome(doing.record, error)
     except Exception as error:
-        return CaseOutcome(doing.record, _unexpected(error))
+        told = unexpected(error, "case", "Give fewer --workers, or a smaller --input-size.")
+        return CaseOutcome(doing.record, told)
     return CaseOutcome(doing.record)
 
 
@@ -158,14 +159,3 @@ def opener(model: ModelUse) -> Opener:
     about = {**loaded.description, "motion": model.motion}
     engine = PropagationEngine(loaded, motion=model.motion)
     return Opener(about, lambda frames: engine.open(frames, "auto"))
-
-
-def _unexpected(error: Exception) -> SAM2PropagateError:
-    if is_out_of_memory(error):
-        return SAM2PropagateError(
-            "out_of_memory",
-            "This case needs more memory than the computer has free.",
-            "Give fewer --workers, or a smaller --input-size.",
-        )
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return SAM2PropagateError("unexpected", f"It failed unexpectedly ({reason}).")
