@@ -72,3 +72,8 @@ class Cancelled(SAM2PropagateError):  # noqa: N818  not an error: the user wante
 
     def __init__(self, code: str = "cancelled", sentence: Words = "", hint: Words = "") -> None:
         super().__init__(code, sentence or _("Cancelled."), hint)
+
+
+def shortened(text: str) -> str:
+    """Return a foreign text for a sentence, cut to 80 characters."""
+    return text if len(text) <= 80 else text[:77] + "..."

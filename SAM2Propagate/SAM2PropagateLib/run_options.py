@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.errors import InputError, shortened
 from SAM2PropagateLib.prompts.frame_prompts import ResolvedSegment
 from SAM2PropagateLib.texts import text as _
 
@@ -133,5 +133,4 @@ def _are_frames(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(value if isinstance(value, str) else repr(value))

@@ -11,7 +11,8 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.errors import InputError, shortened
+from SAM2PropagateLib.frames.geometry import AXIS_NAMES
 from SAM2PropagateLib.packed_masks import MAX_PIXELS, MaskError, mask_of_text, pack_whole
 from SAM2PropagateLib.prompts.values import (
     Box,
@@ -32,7 +33,6 @@ from SAM2PropagateLib.texts import text as _
 FORMAT = "sam2propagate-prompts"
 VERSION = 3
 CODEC = "zlib-packbits"
-_AXES = ("i", "j", "k")
 # The version that introduced each kind. A document without it gets an older version, so that older programs
 # can read it.
 _SINCE = {"scribbles": 2, "lassos": 2, "curves": 3}
@@ -47,7 +47,7 @@ def to_document(prompts: PromptSet) -> dict[str, Any]:
         "format": FORMAT,
         "version": max(needed, default=1),
         "coordinates": "RAS",
-        "axis": None if prompts.axis is None else _AXES[prompts.axis],
+        "axis": None if prompts.axis is None else AXIS_NAMES[prompts.axis],
         "segments": [_write_segment(segment) for segment in prompts.segments],
     }
 
@@ -65,7 +65,7 @@ def from_document(document: Any) -> PromptSet:
     version = root.take("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         root.fail(
-            _("has the version {version}").format(version=_short(version)),
+            _("has the version {version}").format(version=shortened(repr(version))),
             _("The version is a whole number, now {version}.").format(version=VERSION),
         )
     if version > VERSION:
@@ -82,14 +82,14 @@ def from_document(document: Any) -> PromptSet:
             _("is not in RAS coordinates"), _("Convert the points to RAS (negate x and y of LPS points).")
         )
     axis = root.take("axis", None)
-    if axis is not None and axis not in _AXES:
+    if axis is not None and axis not in AXIS_NAMES:
         root.fail(
-            _("has the axis {axis}").format(axis=_short(axis)),
+            _("has the axis {axis}").format(axis=shortened(repr(axis))),
             _("Use “i”, “j”, “k” or null for automatic."),
         )
     segments = tuple(_read_segment(fields, version) for fields in root.items("segments", required=True))
     root.end()
-    return PromptSet(segments, None if axis is None else _AXES.index(axis))
+    return PromptSet(segments, None if axis is None else AXIS_NAMES.index(axis))
 
 
 def dumps(prompts: PromptSet, indent: int | None = None) -> str:
@@ -214,7 +214,8 @@ def _read_mask(item: _DocumentFields, prompt_id: str) -> MaskPrompt:
         or shape[0] * shape[1] > MAX_PIXELS
     ):
         item.fail(
-            _("has the shape {shape}").format(shape=_short(shape)), _("Give its number of rows and columns.")
+            _("has the shape {shape}").format(shape=shortened(repr(shape))),
+            _("Give its number of rows and columns."),
         )
     if item.take("codec") != CODEC:
         item.fail(_("is packed in an unknown way"), _("Its “codec” must be “{codec}”.").format(codec=CODEC))
@@ -351,12 +352,7 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _has(value: Any, key: str) -> Text:
-    return _("has {value} for “{key}”").format(value=_short(value), key=key)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return _("has {value} for “{key}”").format(value=shortened(repr(value)), key=key)
 
 
 def _upper(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.errors import InputError, shortened
 from SAM2PropagateLib.frames.geometry import check_axis
 from SAM2PropagateLib.texts import Words
 from SAM2PropagateLib.texts import text as _
@@ -44,7 +44,7 @@ def to_ras(value: Any, what: Callable[[], Words] = lambda: _("The point")) -> Ra
     if len(point) != 3 or not all(map(math.isfinite, point)):
         raise InputError(
             "bad_point",
-            _("{what} {value} is not a valid position.").format(what=what(), value=_short(value)),
+            _("{what} {value} is not a valid position.").format(what=what(), value=shortened(repr(value))),
             _("Give three finite numbers: R, A and S in mm."),
         )
     return point[0], point[1], point[2]
@@ -529,7 +529,7 @@ def _check_id(prompt_id: Any) -> None:
     if not isinstance(prompt_id, str) or not prompt_id.strip():
         raise InputError(
             "bad_id",
-            _("The id {id} of a prompt is not a text.").format(id=_short(prompt_id)),
+            _("The id {id} of a prompt is not a text.").format(id=shortened(repr(prompt_id))),
             _("Use new_id()."),
         )
 
@@ -564,8 +564,3 @@ def _is_straight(points: tuple[Ras, ...]) -> bool:
     scale = float(np.abs(places).max())
     deviations = np.linalg.svd((places - places.mean(axis=0)) / scale, compute_uv=False)
     return bool(deviations[1] <= _LINE * deviations[0])
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from SAM2PropagateLib.errors import InputError, SAM2PropagateError
+from SAM2PropagateLib.errors import InputError, SAM2PropagateError, shortened
 from SAM2PropagateLib.frame_kinds import KINDS
 from SAM2PropagateLib.packed_masks import (
     PackedEdge,
@@ -145,7 +145,7 @@ class _WireFields:
             if not item.metadata["check"](value):
                 raise _bad(
                     _("The message “{message}” has an invalid “{field}” ({value}).").format(
-                        message=cls.type, field=item.name, value=_shown(value)
+                        message=cls.type, field=item.name, value=shortened(repr(value))
                     )
                 )
             taken[item.name] = tuple(value) if isinstance(value, list) else value
@@ -358,7 +358,9 @@ def parse_request(message: Message) -> Received:
     header = message.header
     kind = REQUESTS.get(header["type"]) if isinstance(header.get("type"), str) else None
     if kind is None:
-        raise _bad(_("There is no request of the type {type}.").format(type=_shown(header.get("type"))))
+        raise _bad(
+            _("There is no request of the type {type}.").format(type=shortened(repr(header.get("type"))))
+        )
     if not _count(header.get("id")):
         raise _bad(_("The request “{message}” has no valid id.").format(message=kind.type))
     return Received(header["id"], kind(**kind.take(header, ("id",))), message.payload)
@@ -602,7 +604,9 @@ def parse_event(message: Message) -> Event:
     request = header.get("request")
     try:
         if kind is None:
-            raise _bad(_("There is no event of the type {type}.").format(type=_shown(header.get("type"))))
+            raise _bad(
+                _("There is no event of the type {type}.").format(type=shortened(repr(header.get("type"))))
+            )
         if request is not None and not _count(request):
             raise _bad(_("The event “{message}” names no valid request.").format(message=kind.type))
         return kind.parse(request, message)
@@ -620,8 +624,3 @@ def finite(value: float | None) -> float | None:
 def _bad(sentence: Words) -> SAM2PropagateError:
     hint = _("Both ends must be of the same version of SAM2 Propagate.")
     return SAM2PropagateError("bad_message", sentence, hint)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
