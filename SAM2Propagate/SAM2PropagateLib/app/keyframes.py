@@ -41,16 +41,13 @@ from SAM2PropagateLib.prompts.values import (
     Stroke,
     to_ras,
 )
+from SAM2PropagateLib.scene.seen_segment import EDIT, maskId
 
 BoolArray = npt.NDArray[np.bool_]
 History = Mapping[str, frozenset[str]]
 
-EDITED, REFINED, LOCKED = "edit", "base", "lock"
-
-
-def maskId(kind: str, frame: int, axis: int) -> str:
-    """Returns the ID of a mask that the module keeps: always the same for the same slice."""
-    return f"{kind}-{'ijk'[axis]}{frame}"
+# The kinds of masks that the module keeps, for `maskId`.
+EDITED, REFINED, LOCKED = EDIT, "base", "lock"
 
 
 def isEdited(mask: MaskPrompt) -> bool:

@@ -14,9 +14,6 @@ STROKE_TOOLS = (*SCRIBBLE_TOOLS, LASSO)
 TOOLS = (POSITIVE, NEGATIVE, BOX, SCRIBBLE, LASSO, ABSENT, LOCK, RANGE)
 """Tools with a button. The scribble's button also gives the negative scribble."""
 
-EDITOR_TAG = "SAM2Propagate"
-"""The singleton tag of the vtkMRMLSegmentEditorNode of the module's Segment Editor."""
-
 # Slicer's slice views and markups leave these keys free; they use B F G I R T V W Y Z, the digits, the
 # arrows, Space, Delete, Escape and others. Q and S belong to Slicer's own Segment Editor module, not to the
 # embedded one. An effect's keys (Draw: A and X) come first while it is on.

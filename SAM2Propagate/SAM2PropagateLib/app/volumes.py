@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from SAM2PropagateLib.frames.geometry import VolumeGeometry
+from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
 from SAM2PropagateLib.frames.window import Window
 from SAM2PropagateLib.prompts.move import moved
 from SAM2PropagateLib.prompts.values import PromptSet
@@ -39,7 +39,7 @@ class OpenVolumes:
     @staticmethod
     def name(volumeNode: Any, axis: int) -> str:
         """Returns the name of a volume's frames in the session."""
-        return f"{volumeNode.GetID()}/{'ijk'[axis]}"
+        return f"{volumeNode.GetID()}/{AXIS_NAMES[axis]}"
 
     def ensure(self, volumeNode: Any, axis: int, *, isBusy: bool = False) -> str:
         """Opens the volume with its present image, spacing, window and level; returns the name of its frames.
@@ -130,7 +130,7 @@ class OpenVolumes:
         for nodeId, axis in [key for key in self._open if volumeId in (None, key[0])]:
             del self._open[nodeId, axis]
             self._ofRun.pop((nodeId, axis), None)
-            name = f"{nodeId}/{'ijk'[axis]}"
+            name = f"{nodeId}/{AXIS_NAMES[axis]}"
             if self.isOpen(name):
                 self._session.close_volume(name)
 

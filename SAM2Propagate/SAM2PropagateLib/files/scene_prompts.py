@@ -21,7 +21,7 @@ import numpy as np
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.image import check_file
-from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
+from SAM2PropagateLib.frames.geometry import AXIS_NAMES, FloatArray, VolumeGeometry
 from SAM2PropagateLib.prompts.document import loads
 from SAM2PropagateLib.prompts.values import (
     Box,
@@ -547,9 +547,9 @@ def _sign(markup: Mapping[str, Any]) -> float:
 def _box(name: str, axis_name: str, markup: Mapping[str, Any], geometry: VolumeGeometry) -> Box | None:
     """Return the box of a ROI, flat on the frame of its middle; None if it is not finished."""
     size = np.array([float(value) for value in markup["size"]])
-    if axis_name not in ("i", "j", "k") or sum(size > 0) < 2 or not markup.get("controlPoints"):
+    if axis_name not in AXIS_NAMES or sum(size > 0) < 2 or not markup.get("controlPoints"):
         return None
-    axis = "ijk".index(axis_name)
+    axis = AXIS_NAMES.index(axis_name)
     flip = np.diag([_sign(markup), _sign(markup), 1.0])
     orientation = flip @ np.array([float(value) for value in markup["orientation"]]).reshape(3, 3)
     signs = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)], dtype=np.float64)

@@ -12,19 +12,21 @@ from SAM2PropagateLib.scene.intensities import IntensityRange
 from SAM2PropagateLib.scene.segment_writer import Change, checkMasking, intensityRangeAlone, masks
 from SAM2PropagateLib.texts import tr as _
 
+EDITOR_TAG = "SAM2Propagate"
+"""The singleton tag of the vtkMRMLSegmentEditorNode of the module's Segment Editor."""
+
 _EFFECTS = ("Paint", "Erase", "Threshold")
-_SINGLETON_TAG = "SAM2Propagate"
 _PREPARED = "SAM2Propagate.Prepared"
 
 
 def segmentEditorNode(scene: Any) -> Any:
     """Returns the embedded Segment Editor's settings in a scene, and makes them if there are none."""
     kind = "vtkMRMLSegmentEditorNode"
-    node = scene.GetSingletonNode(_SINGLETON_TAG, kind)
+    node = scene.GetSingletonNode(EDITOR_TAG, kind)
     if node is None:
         node = scene.CreateNodeByClass(kind)
         node.UnRegister(None)
-        node.SetSingletonTag(_SINGLETON_TAG)
+        node.SetSingletonTag(EDITOR_TAG)
         node.SetHideFromEditors(True)
         node = scene.AddNode(node)
     if not node.GetAttribute(_PREPARED):

@@ -24,7 +24,6 @@ from SAM2PropagateLib.app.tools import (
     ABSENT,
     BOX,
     CLICK_TOOLS,
-    EDITOR_TAG,
     LASSO,
     LOCK,
     NEGATIVE,
@@ -35,6 +34,7 @@ from SAM2PropagateLib.app.tools import (
     STROKE_TOOLS,
     toolOfKey,
 )
+from SAM2PropagateLib.gui.editor_writer import EDITOR_TAG
 from SAM2PropagateLib.scene import prompt_nodes
 from SAM2PropagateLib.scene.box_drag import BoxDrag
 from SAM2PropagateLib.scene.markups import removeNode

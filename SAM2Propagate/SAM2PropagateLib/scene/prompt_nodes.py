@@ -12,7 +12,7 @@ import numpy.typing as npt
 import slicer
 import vtk
 
-from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
+from SAM2PropagateLib.frames.geometry import AXIS_NAMES, FloatArray, VolumeGeometry
 from SAM2PropagateLib.prompts.values import Ras, new_id, to_ras
 from SAM2PropagateLib.scene.names import safeName, uniqueName
 from SAM2PropagateLib.scene.segments import segmentColor
@@ -269,7 +269,7 @@ def setBox(
         _setObjectMatrix(roiNode, orientation, center)
         roiNode.SetSize(*(float(value) for value in size))
         roiNode.SetCenter(*(float(value) for value in center))
-        roiNode.SetAttribute(AXIS_ATTRIBUTE, "ijk"[axis])
+        roiNode.SetAttribute(AXIS_ATTRIBUTE, AXIS_NAMES[axis])
     finally:
         roiNode.EndModify(wasModifying)
 
@@ -277,7 +277,7 @@ def setBox(
 def boxAxis(roiNode: Any) -> int | None:
     """Returns the propagation axis of a box's frame; None if not known yet."""
     name = roiNode.GetAttribute(AXIS_ATTRIBUTE)
-    return "ijk".index(name) if name in ("i", "j", "k") else None
+    return AXIS_NAMES.index(name) if name in AXIS_NAMES else None
 
 
 def definedPoints(node: Any) -> list[int]:

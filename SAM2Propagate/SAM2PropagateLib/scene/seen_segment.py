@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from SAM2PropagateLib.frames.geometry import FloatArray, VolumeGeometry
+from SAM2PropagateLib.frames.geometry import AXIS_NAMES, FloatArray, VolumeGeometry
 from SAM2PropagateLib.prompts.place import mask_at
 from SAM2PropagateLib.prompts.values import MaskPrompt
 from SAM2PropagateLib.scene.lattice import EMPTY, Extent, Lattice, intersection, union
@@ -27,11 +27,19 @@ from SAM2PropagateLib.scene.own_grid import (
 from SAM2PropagateLib.scene.segments import BoolArray, SegmentReader, volumeLattice
 from SAM2PropagateLib.scene.slabs import Filled, finished, runs, slabs
 
+EDIT = "edit"
+"""The kind of the masks that the user edited; see `maskId`."""
+
 _numbers = itertools.count()
 
 Hashes = dict[int, str]
 # Hashes along i, j and k.
 AllHashes = tuple[Hashes, Hashes, Hashes]
+
+
+def maskId(kind: str, frame: int, axis: int) -> str:
+    """Returns the ID of a mask that the module keeps: always the same for the same slice."""
+    return f"{kind}-{AXIS_NAMES[axis]}{frame}"
 
 
 @dataclass(frozen=True)
@@ -248,7 +256,7 @@ class SeenSegment:
         text = self.hashes(axis).get(frame)
         known = self._edited.get((axis, frame))
         if known is None or known[0] != text:
-            name = f"edit-{'ijk'[axis]}{frame}"
+            name = maskId(EDIT, frame, axis)
             own = self._own
             if own is None or own.lattice.isEmpty:
                 mask = self.snapshot.frame(frame, axis)

@@ -14,7 +14,7 @@ from typing import Any
 import slicer
 
 from SAM2PropagateLib.scene.labelmaps import copying, quiet, swap
-from SAM2PropagateLib.scene.segments import binaryLabelmapName
+from SAM2PropagateLib.scene.segments import binaryLabelmapName, segmentsByID
 from SAM2PropagateLib.scene.slabs import finished
 
 Copies = Sequence[tuple[Any, Any]]
@@ -70,7 +70,7 @@ class SegmentCopies:
         """
         before, self._known = self._known, []
         kept = {}
-        for name, segment in self._segments().items():
+        for name, segment in segmentsByID(self._segmentation).items():
             properties = slicer.vtkSegment()
             properties.DeepCopyMetadata(segment)
             data = {kind: self._copyOf(one, before, ready) for kind, one in _dataOf(segment).items()}
@@ -113,7 +113,7 @@ class SegmentCopies:
             fresh.append((copy, finished(copying(copy)) if one is None else one))
         if pairs is None:
             return self._rebuild(kept, fresh)
-        segments, kind = self._segments(), binaryLabelmapName()
+        segments, kind = segmentsByID(self._segmentation), binaryLabelmapName()
         for name, segment in kept.items():
             _giveProperties(segments[name], segment.properties)
         changed = [(image, copy) for image, copy in pairs if _copyIn(fresh, copy) is not None]
@@ -138,7 +138,7 @@ class SegmentCopies:
     def _inPlace(self, kept: KeptSegments) -> Copies | None:
         """Returns pairs of a labelmap and a copy of its new contents; None if more than voxels differs, or
         other representations depend on them."""
-        segments, kind = self._segments(), binaryLabelmapName()
+        segments, kind = segmentsByID(self._segmentation), binaryLabelmapName()
         if list(segments) != list(kept):
             return None
         pairs: list[tuple[Any, Any]] = []
@@ -158,7 +158,7 @@ class SegmentCopies:
     def _rebuild(self, kept: KeptSegments, fresh: Copies) -> bool:
         """Replaces the representations of all segments, and adds and removes segments."""
         segmentation, stamps = self._segmentation, [_stamp(one) for _copy, one in fresh]
-        segments = self._segments()
+        segments = segmentsByID(self._segmentation)
         kinds = {name: _dataOf(one).keys() for name, one in segments.items()}
         staying = [name for name in kept if name in segments]
         for name in staying:
@@ -183,11 +183,6 @@ class SegmentCopies:
             if _stamp(one) == stamp
         ]
         return len(self._known) == len(fresh)
-
-    def _segments(self) -> dict[str, Any]:
-        segmentation = self._segmentation
-        names = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-        return {name: segmentation.GetSegment(name) for name in names}
 
 
 def allCopies(kept: Iterable[KeptSegments]) -> list[Any]:

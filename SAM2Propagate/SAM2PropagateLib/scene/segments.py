@@ -73,6 +73,12 @@ def checkSegment(segmentationNode: Any, segmentID: str) -> Any:
     return segment
 
 
+def segmentsByID(segmentation: Any) -> dict[str, Any]:
+    """Returns a vtkSegmentation's segments by ID, in its order."""
+    names = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+    return {name: segmentation.GetSegment(name) for name in names}
+
+
 def segmentIDs(segmentationNode: Any) -> tuple[str, ...]:
     """Returns the segments' IDs in the order of the segmentation."""
     segmentation = segmentationNode.GetSegmentation()

@@ -15,7 +15,7 @@ import vtk
 
 from SAM2PropagateLib.errors import SAM2PropagateError
 from SAM2PropagateLib.scene.segment_copies import Copies, KeptSegments, SegmentCopies, allCopies
-from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf
+from SAM2PropagateLib.scene.segments import binaryLabelmapName, labelsOf, segmentsByID
 from SAM2PropagateLib.scene.slabs import finished, runs
 from SAM2PropagateLib.texts import tr as _
 
@@ -224,7 +224,7 @@ class SegmentationStates:
 
     def _expectKept(self, looks: Mapping[str, _SegmentLook]) -> None:
         """Takes the hashes of a state for labelmaps that were just copied from it."""
-        segments = self._segments()
+        segments = segmentsByID(self._segmentation)
         for image, labels in _labels(segments).items():
             names = [name for name, one in segments.items() if _image(one) is image]
             if image is not None and all(name in looks for name in names):
@@ -263,13 +263,8 @@ class SegmentationStates:
         if not self._isRestoring:
             self._isTouched = True
 
-    def _segments(self) -> dict[str, Any]:
-        segmentation = self._segmentation
-        names = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
-        return {name: segmentation.GetSegment(name) for name in names}
-
     def _look(self) -> dict[str, _SegmentLook]:
-        segments, known = self._segments(), self._hashes
+        segments, known = segmentsByID(self._segmentation), self._hashes
         self._hashes = {
             image: _Hashes.of(image, some, known.get(image)) for image, some in _labels(segments).items()
         }
@@ -285,7 +280,7 @@ class SegmentationStates:
     def _place(self) -> dict[str, tuple[float, ...]]:
         """Returns for each segment with voxels the matrix from its labelmap to the segmentation's space."""
         places = {}
-        for name, one in self._segments().items():
+        for name, one in segmentsByID(self._segmentation).items():
             if (image := _image(one)) is not None:
                 matrix = vtk.vtkMatrix4x4()
                 image.GetImageToWorldMatrix(matrix)
