@@ -28,7 +28,7 @@ from Testing.files.dicom_writing import (
 )
 
 # The ball of radius 12 mm, in voxels of 1 x 1 x 3 mm.
-MILLILITRES = 4 / 3 * np.pi * 12**3 / 1000
+MILLILITERS = 4 / 3 * np.pi * 12**3 / 1000
 
 
 def refusal(path: Path, part: str | None = None) -> InputError:
@@ -40,7 +40,7 @@ def refusal(path: Path, part: str | None = None) -> InputError:
     return caught.value
 
 
-def millilitres(volume: Volume) -> float:
+def milliliters(volume: Volume) -> float:
     """The ball's size by the volume's own spacing."""
     return float((volume.array > 350).sum() * np.prod(volume.geometry.spacing) / 1000)
 
@@ -62,7 +62,7 @@ def test_frames_are_sorted_by_their_positions(tmp_path: Path, order: str) -> Non
     assert np.array_equal(volume.array, array) and volume.array.dtype == np.int16
     expected = np.array([[-1, 0, 0, 10], [0, -1, 0, -20], [0, 0, 3, -20], [0, 0, 0, 1]])
     assert np.allclose(volume.geometry.ijk_to_ras, expected)
-    assert millilitres(volume) == pytest.approx(MILLILITRES, rel=0.03)
+    assert milliliters(volume) == pytest.approx(MILLILITERS, rel=0.03)
     assert (volume.modality, volume.notes) == ("MR", ())
 
 
@@ -71,7 +71,7 @@ def test_rounded_positions_make_an_even_stack(tmp_path: Path, rounding: float) -
     positions = [(x, y, z + rounding * (number % 2)) for number, (x, y, z) in enumerate(along_z(12))]
     volume = read_volume(save(enhanced(ball(), positions), tmp_path / "e.dcm"))
     assert volume.geometry.spacing == pytest.approx((1, 1, 3), abs=rounding / 10 + 1e-9)
-    assert millilitres(volume) == pytest.approx(MILLILITRES, rel=0.03)
+    assert milliliters(volume) == pytest.approx(MILLILITERS, rel=0.03)
 
 
 @pytest.mark.parametrize("count", range(9, 17))
