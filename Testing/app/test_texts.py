@@ -27,8 +27,8 @@ def asked():
 def test_an_error_of_the_scene_is_translated(headless, asked):
     with pytest.raises(InputError) as caught:
         segments.checkSegmentation(None)
-    assert caught.value.sentence == "<No segmentation is selected.>"
-    assert caught.value.hint == "<Select or create a segmentation.>"
+    assert caught.value.sentence == "<No segmentation is chosen.>"
+    assert caught.value.hint == "<Choose or create a segmentation.>"
     assert set(asked) == {segments.__file__}
     node = addVolume(headless, block())
     node.SetName("{braces}")
@@ -38,13 +38,13 @@ def test_an_error_of_the_scene_is_translated(headless, asked):
     texts.set_translator(None)
     with pytest.raises(InputError) as caught:
         segments.checkSegmentation(None)
-    assert str(caught.value) == "No segmentation is selected. Select or create a segmentation."
+    assert str(caught.value) == "No segmentation is chosen. Choose or create a segmentation."
 
 
 def test_an_error_of_the_work_and_the_panel_is_translated(headless, asked):
     with pytest.raises(InputError) as caught:
         controller.Controller(lambda: None).jump(3)
-    assert caught.value.sentence == "<No volume and segmentation are selected.>"
+    assert caught.value.sentence == "<No volume and segmentation are chosen.>"
     node = headless.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     editor = SimpleNamespace(
         mrmlSegmentEditorNode=lambda: None,

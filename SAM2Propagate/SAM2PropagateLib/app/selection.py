@@ -94,8 +94,8 @@ class Selection:
         if self._workspace is None:
             raise InputError(
                 "nothing_selected",
-                _("No volume and segmentation are selected."),
-                _("Select a volume and a segmentation first."),
+                _("No volume and segmentation are chosen."),
+                _("Choose a volume and a segmentation first."),
             )
         return self._workspace
 
@@ -121,7 +121,7 @@ class Selection:
             InputError: there is no workspace, or no segment of it is chosen.
         """
         if self.segmentID not in self.require().segmentIDs:
-            raise InputError("no_segment", _("No segment is selected."), _("Add or select a segment first."))
+            raise InputError("no_segment", _("No segment is chosen."), _("Add or choose a segment first."))
         return self.segmentID
 
 

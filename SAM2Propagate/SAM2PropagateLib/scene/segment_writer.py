@@ -224,7 +224,7 @@ class LogicSegmentWriter:
             raise InputError(
                 "node_removed",
                 _("The segmentation or the volume is no longer in the scene."),
-                _("Select another segmentation and volume."),
+                _("Choose another segmentation and volume."),
             )
         return scene
 

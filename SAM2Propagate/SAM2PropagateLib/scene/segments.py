@@ -37,14 +37,14 @@ def checkSegmentation(segmentationNode: Any) -> None:
     """
     if segmentationNode is None:
         raise InputError(
-            "no_segmentation", _("No segmentation is selected."), _("Select or create a segmentation.")
+            "no_segmentation", _("No segmentation is chosen."), _("Choose or create a segmentation.")
         )
     name = segmentationNode.GetName()
     if not segmentationNode.IsA("vtkMRMLSegmentationNode"):
         raise InputError(
             "not_a_segmentation",
             _("“{name}” is not a segmentation.").format(name=name),
-            _("Select a segmentation."),
+            _("Choose a segmentation."),
         )
     segmentation = segmentationNode.GetSegmentation()
     source = segmentation.GetSourceRepresentationName()
@@ -68,7 +68,7 @@ def checkSegment(segmentationNode: Any, segmentID: str) -> Any:
             _("“{name}” has no segment “{segment}”.").format(
                 name=segmentationNode.GetName(), segment=segmentID
             ),
-            _("Select a segment of this segmentation."),
+            _("Choose a segment of this segmentation."),
         )
     return segment
 
@@ -247,7 +247,7 @@ class SegmentReader:
 
     @property
     def lattice(self) -> Lattice:
-        """Returns the box of the segment's own grid that can hold its voxels; empty without a labelmap."""
+        """The box of the segment's own grid that can hold its voxels; empty without a labelmap."""
         return self._lattice
 
     def ownVoxels(self) -> BoolArray:

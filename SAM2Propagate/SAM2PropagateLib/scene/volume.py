@@ -153,32 +153,32 @@ def voxelsOf(volumeNode: Any) -> npt.NDArray[Any]:
 
 def _checkKind(node: Any) -> None:
     if node is None:
-        raise InputError("no_volume", _("No volume is selected."), _("Load or select a CT or MR volume."))
+        raise InputError("no_volume", _("No volume is chosen."), _("Load or choose a CT or MR volume."))
     name = node.GetName()
     if not node.IsA("vtkMRMLScalarVolumeNode"):
         raise InputError(
             "not_a_volume",
             _("“{name}” is not an image volume.").format(name=name),
-            _("Select a CT or MR volume."),
+            _("Choose a CT or MR volume."),
         )
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise InputError(
             "label_volume",
             _("“{name}” is a label map, not an image.").format(name=name),
-            _("Select the image that it was drawn on."),
+            _("Choose the image that it was drawn on."),
         )
     image = node.GetImageData()
     if image is None or image.GetPointData() is None or image.GetPointData().GetScalars() is None:
         raise InputError(
             "empty",
             _("“{name}” holds no image.").format(name=name),
-            _("Load the image again or select another volume."),
+            _("Load the image again or choose another volume."),
         )
     if min(image.GetDimensions()) < 1:
         raise InputError(
             "empty",
             _("“{name}” is empty.").format(name=name),
-            _("Load the image again or select another volume."),
+            _("Load the image again or choose another volume."),
         )
     components = image.GetNumberOfScalarComponents()
     if components != 1:
@@ -197,7 +197,7 @@ def _checkKind(node: Any) -> None:
                 "“{name}” is one time point of the sequence “{sequence}”; playing the sequence "
                 "changes its image."
             ).format(name=name, sequence=sequence),
-            _("Clone the volume (Data module, right-click, Clone) and select the copy."),
+            _("Clone the volume (Data module, right-click, Clone) and choose the copy."),
         )
 
 
