@@ -145,7 +145,7 @@ class ViewInput:
             self._observe(interactor, "LeftButtonReleaseEvent", self._release)
             self._observe(interactor, "KeyPressEvent", self._key, _KEY_PRIORITY)
             self._observe(interactor, "KeyReleaseEvent", self._letGo, _KEY_PRIORITY)
-            self._observe(interactor, "MouseMoveEvent", self._follows)
+            self._observe(interactor, "MouseMoveEvent", self._move)
             self._observe(interactor, "EnterEvent", self._enter)
             self._observe(interactor, "LeaveEvent", self._leave)
         for interactor in self._others:
@@ -160,12 +160,12 @@ class ViewInput:
             self._strokes.addView(interactor, sliceNode)
         self._strokes.start()
         self._tool = None
-        self._controller.changed.connect(self._follow)
-        self._follow()
+        self._controller.changed.connect(self._controllerChanged)
+        self._controllerChanged()
 
     def stop(self) -> None:
         """Stops observing the views, and drops what is being drawn."""
-        self._controller.changed.disconnect(self._follow)
+        self._controller.changed.disconnect(self._controllerChanged)
         for interactor, tag in self._tags:
             interactor.RemoveObserver(tag)
         self._tags.clear()
@@ -195,8 +195,8 @@ class ViewInput:
 
     # --- boxes
 
-    def _follow(self, _: None = None) -> None:
-        """Ends Slicer's own mouse modes if a tool was chosen."""
+    def _controllerChanged(self, _: None = None) -> None:
+        """Ends Slicer's own mouse modes if a tool was chosen, and a stroke that is meant for another one."""
         if self._controller.tool is not None and self._controller.tool != self._tool:
             interaction = slicer.app.applicationLogic().GetInteractionNode()
             if interaction.GetCurrentInteractionMode() != interaction.ViewTransform:
@@ -285,7 +285,7 @@ class ViewInput:
 
     # --- mouse
 
-    def _follows(self, interactor: Any) -> bool:
+    def _move(self, interactor: Any) -> bool:
         self._mouse = (interactor, interactor.GetEventPosition())
         # The view decided this at the last move of the mouse, and will take the event itself.
         self._tellHover(self._isOnPrompt())
@@ -322,7 +322,7 @@ class ViewInput:
     def _enter(self, interactor: Any) -> bool:
         # The release of a key is missed if another program or dialog has the keyboard by then.
         self._held = ""
-        return self._follows(interactor)
+        return self._move(interactor)
 
     def _leave(self, interactor: Any) -> bool:
         # The mouse may enter the next view before it leaves this one.
