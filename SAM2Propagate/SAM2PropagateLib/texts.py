@@ -102,7 +102,7 @@ class Text:
 
     @property
     def english(self) -> str:
-        """Return the sentence in English, except for texts within it."""
+        """The sentence in English, except for texts within it."""
         return _fill(self.template, self.values) if self.values else self.template
 
 

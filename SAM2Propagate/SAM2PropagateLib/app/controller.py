@@ -226,8 +226,8 @@ class Controller:
 
     @property
     def makeSegment(self) -> Callable[[], None] | None:
-        """Makes and chooses a missing segmentation and segment when a prompt needs them; None: prompts are
-        refused then.
+        """What makes and chooses a missing segmentation and segment when a prompt needs them; None: prompts
+        are refused then.
         """
         return self._selection.makeSegment
 

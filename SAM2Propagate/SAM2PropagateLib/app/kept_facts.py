@@ -150,7 +150,7 @@ class KeptFacts:
 
     @property
     def allApplied(self) -> AllFacts:
-        """Returns the facts of all segments' own masks, for `restoreApplied`."""
+        """The facts of all segments' own masks, for `restoreApplied`."""
         return self.axis, self._shape, {name: dict(facts) for name, facts in self.frames.items()}
 
     def restoreApplied(self, known: AllFacts) -> None:

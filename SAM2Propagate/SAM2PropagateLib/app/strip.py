@@ -228,7 +228,7 @@ class SliceStrip:
 
     @cached_property
     def _marks(self) -> tuple[int, ...]:
-        """Returns the slices with marks, the strongest first."""
+        """The slices with marks, the strongest first."""
         marked = [one for one in self.frames if one.look in MARKS]
         return tuple(one.frame for one in sorted(marked, key=lambda one: MARKS.index(one.look)))
 

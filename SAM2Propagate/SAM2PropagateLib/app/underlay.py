@@ -99,7 +99,7 @@ class Underlay:
 
     @property
     def segmentIDs(self) -> set[str]:
-        """Returns the segments that have bases."""
+        """The segments that have bases."""
         return {key[0] for key in (*self._shown, *self._asked)} | set(self._run)
 
     def renew(self, openEdits: Mapping[str, Collection[int]], shown: Mapping[str, Collection[int]]) -> None:

@@ -161,7 +161,7 @@ class EditorEffects:
 
     @property
     def name(self) -> str:
-        """Returns the effect as the name of an undo step; "" for none, or one that is not offered here."""
+        """The effect as the name of an undo step; "" for none, or one that is not offered here."""
         names = {
             "Paint": _("paint"),
             "Erase": _("erase"),

@@ -162,7 +162,7 @@ class CommitPlan:
 
     @property
     def isUpToDate(self) -> bool:
-        """Tells whether everything is computed and the segmentation has not changed since.
+        """Whether everything is computed and the segmentation has not changed since.
 
         Raises:
             SAM2PropagateError: `masking_failed`.

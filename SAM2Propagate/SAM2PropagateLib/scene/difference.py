@@ -110,7 +110,7 @@ class Parts:
 
     @property
     def part(self) -> VoxelSet | None:
-        """Returns the smallest box that holds them all; None if there are none."""
+        """The smallest box that holds them all; None if there are none."""
         box = self._filled.box
         if box is None:
             return None

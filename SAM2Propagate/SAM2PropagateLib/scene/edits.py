@@ -146,7 +146,7 @@ class EditTracker:
 
     @property
     def current(self) -> frozenset[str]:
-        """Returns the segments that were not marked as modified since they were compared."""
+        """The segments that were not marked as modified since they were compared."""
         geometry, present = ownGeometry(self._volumeNode), set(_segmentIDs(self._segmentationNode))
         return frozenset(
             name
@@ -255,7 +255,7 @@ class EditTracker:
 
     @property
     def record(self) -> str:
-        """Returns the whole record, for `restore`."""
+        """The whole record, for `restore`."""
         return self._state.get(_STATE_NAME) or ""
 
     def restore(self, record: str) -> None:

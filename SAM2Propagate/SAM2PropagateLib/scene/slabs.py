@@ -64,13 +64,13 @@ class Filled:
 
     @property
     def planes(self) -> tuple[Indices, Indices, Indices]:
-        """Returns the planes along i, j and k that hold anything."""
+        """The planes along i, j and k that hold anything."""
         i, j = (np.flatnonzero(np.any(self._shadow, axis=axis)) for axis in (0, 1))
         return i, j, np.flatnonzero(self._planes)
 
     @property
     def box(self) -> tuple[slice, slice, slice] | None:
-        """Returns the smallest slices along k, j and i that hold everything; None if there is nothing."""
+        """The smallest slices along k, j and i that hold everything; None if there is nothing."""
         i, j, k = self.planes
         if not len(k):
             return None
