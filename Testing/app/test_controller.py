@@ -403,7 +403,7 @@ def test_a_slice_edited_by_hand_becomes_a_keyframe_and_its_old_clicks_history(ca
     painted = disc(30, 25, SHAPE)
     case.paint(8, painted, add=False)  # away from the click
     case.controller.lookForEdits()
-    assert case.controller.strip().frames[8].look == "edited"
+    assert case.controller.strip().frames[8].drawnAs == "edited"
     case.run()
     np.testing.assert_array_equal(case.segment(8), painted)
     keyframe = case.session.asked[-1][1][1].keyframes[8]
@@ -459,7 +459,7 @@ def test_a_locked_slice_keeps_its_mask_and_refuses_prompts(case):
     case.run(everything=True)
     np.testing.assert_array_equal(case.segment(5), before)
     np.testing.assert_array_equal(case.session.asked[-1][1][1].keyframes[5].mask, before)
-    assert case.controller.strip().frames[5].look == "locked"
+    assert case.controller.strip().frames[5].drawnAs == "locked"
     case.click(1, 1, 5, "lock")
     assert case.click(12, 15, 5)
 
@@ -469,7 +469,7 @@ def test_an_absent_mark_ends_the_run_and_is_taken_away_by_a_second_click(case):
     case.click(3, 3, 12, "absent")
     case.run()
     assert case.frames() == list(range(12))
-    assert case.controller.strip().frames[12].look == "absent"
+    assert case.controller.strip().frames[12].drawnAs == "absent"
     case.click(3, 3, 12, "absent")
     assert case.workspace.prompts.segment("A").absent == ()
 

@@ -32,7 +32,7 @@ def test_every_slice_that_it_crosses_gets_a_preview_and_the_run_goes_on_from_the
         x = 8 + 2 * (frame - 5)
         np.testing.assert_allclose(told(case, frame), [(x, 15, True)])
         np.testing.assert_array_equal(case.shown(frame), disc(x, 15, SHAPE))
-    looks = [one.look for one in case.controller.strip("A").frames[4:11]]
+    looks = [one.drawnAs for one in case.controller.strip("A").frames[4:11]]
     assert looks[1:6] == ["keyframe"] * 5 and "keyframe" not in (looks[0], looks[6])
     case.run()
     assert list(case.session.asked[-1][1][1].keyframes) == [5, 6, 7, 8, 9]

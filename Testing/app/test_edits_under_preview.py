@@ -55,7 +55,7 @@ def test_what_is_painted_on_a_preview_is_added_to_it(case, then):
     np.testing.assert_array_equal(case.segment(frame), wanted)
     mask = next(one for one in case.workspace.prompts.segment("A").masks if one.mask.any())
     if then != "click":
-        assert case.controller.strip().frames[frame].look == EDITED
+        assert case.controller.strip().frames[frame].drawnAs == EDITED
         np.testing.assert_array_equal(case.shown(frame), wanted)
         np.testing.assert_array_equal(mask.mask, wanted)
     else:
@@ -139,7 +139,7 @@ def test_taking_up_an_editor_tool_applies_what_is_seen(case):
     # Erasing acts on it now.
     case.paint(frame, case.segment(frame) & ~disc(12, 15, SHAPE, 1), add=False)
     case.controller.lookForEdits()
-    assert case.controller.strip().frames[frame].look == EDITED
+    assert case.controller.strip().frames[frame].drawnAs == EDITED
     # The stroke, and then what was applied: it is in the preview again.
     assert case.controller.undo() and case.controller.undo() and case.frames() == []
     assert case.workspace.previewFrames("A") == shown.keys()
@@ -185,13 +185,13 @@ def test_an_edit_that_is_taken_back_leaves_the_slice_propagated(case):
     case.click(12, 15, 8)
     case.run()
     case.controller.apply()
-    before, look = case.segment(3), case.controller.strip().frames[3].look
+    before, look = case.segment(3), case.controller.strip().frames[3].drawnAs
     case.paint(3, STROKE)
     case.controller.lookForEdits()
-    assert case.controller.strip().frames[3].look == EDITED
+    assert case.controller.strip().frames[3].drawnAs == EDITED
     case.paint(3, before, add=False)
     case.controller.lookForEdits()
-    assert case.controller.strip().frames[3].look == look
+    assert case.controller.strip().frames[3].drawnAs == look
     assert case.controller.strip().frames[3].doubt is not None
 
 
@@ -203,7 +203,7 @@ def test_a_preview_that_arrives_over_a_stroke_keeps_it(case):
     # At once: the user sees their stroke, whatever they do next.
     np.testing.assert_array_equal(case.shown(8), disc(12, 15, SHAPE) | STROKE)
     np.testing.assert_array_equal(case.segment(8), disc(12, 15, SHAPE) | STROKE)
-    assert case.controller.strip().frames[8].look == EDITED
+    assert case.controller.strip().frames[8].drawnAs == EDITED
 
 
 @pytest.mark.parametrize("end", ["done", "cancelled"])
@@ -303,7 +303,7 @@ def test_undoing_the_commit_of_one_slice_is_no_edit(case, how):
     case.click(12, 15, 8)
     getattr(case.controller, how)()
     assert case.controller.undo() and case.frames() == [] and case.workspace.previewFrames("A") == {8}
-    assert case.controller.strip().frames[8].look != EDITED
+    assert case.controller.strip().frames[8].drawnAs != EDITED
     case.run()
     assert not case.workspace.prompts.segment("A").masks and 9 in case.workspace.previewFrames("A")
 

@@ -53,7 +53,7 @@ def assertSame(now, before):
 
 
 def strips(case):
-    return [(one.look, one.isPreview, one.doubt) for one in case.controller.strip().frames]
+    return [(one.drawnAs, one.isPreview, one.doubt) for one in case.controller.strip().frames]
 
 
 @pytest.mark.parametrize("other", ["volume", "segmentation", "nothing"])

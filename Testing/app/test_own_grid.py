@@ -73,7 +73,7 @@ def test_a_stroke_in_any_layer_survives_the_next_run(headless, factors):
         before = case.own() | stroke
         case.put(before)
         case.controller.lookForEdits()
-        assert case.controller.strip().frames[6].look == EDITED
+        assert case.controller.strip().frames[6].drawnAs == EDITED
         case.click(28, 26, 3)
         case.run()
         np.testing.assert_array_equal(
@@ -118,7 +118,7 @@ def test_a_fine_stroke_under_a_preview_is_kept(case, then, layer):
         case.controller.editBegins()
     assert case.own()[stroke].all()
     assert (case.segment(6) & shown).sum() >= 0.9 * shown.sum()
-    assert case.controller.strip().frames[6].look == EDITED
+    assert case.controller.strip().frames[6].drawnAs == EDITED
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])

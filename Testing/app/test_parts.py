@@ -146,7 +146,7 @@ def test_what_the_user_decided_is_not_doubtful():
         absent=frozenset({2}),
         keyframes=frozenset({0}),
     )
-    assert [frame.look for frame in one.frames] == ["edited", "locked", "absent", "propagated"]
+    assert [frame.drawnAs for frame in one.frames] == ["edited", "locked", "absent", "propagated"]
     assert one.doubtful == (3,)
 
 
@@ -185,18 +185,18 @@ def test_no_mark_is_lost_where_slices_share_a_pixel(count, width):
         first, end = one.place(frame, width)
         assert end - first >= 2 and first >= 0 and end <= width
         for x in range(first, end):
-            assert one.frames[frame].look in columns[x].looks
+            assert one.frames[frame].drawnAs in columns[x].drawnAs
         # Clicks there come to it, the next one to the next of them.
         reached = [one.frameAt(first, width)]
         for _ in range(len(one.framesAt(first, width)) - 1):
             reached.append(one.frameAt(first, width, reached[-1]))
         assert frame in reached
-    assert columns[width // 2 + 40].looks == ("propagated",)
+    assert columns[width // 2 + 40].drawnAs == ("propagated",)
 
 
 def test_marks_on_one_pixel_share_its_height_the_strongest_first():
     one = strip.strip(1000, {}, keyframes=frozenset({500}), locked=frozenset({501}), edited=frozenset({502}))
-    assert one.columns(100)[50].looks == ("locked", "edited", "keyframe")
+    assert one.columns(100)[50].drawnAs == ("locked", "edited", "keyframe")
     assert one.framesAt(50, 100) == (501, 502, 500)
     assert [one.frameAt(50, 100, shown) for shown in (None, 501, 502, 500, 7)] == [501, 502, 500, 501, 501]
 

@@ -346,13 +346,13 @@ def test_all_comes_back_from_a_saved_scene(headless, tmp_path):
     case.click(1, 1, 2, "range")
     case.click(1, 1, 17, "range")
     case.run()
-    looks = [one.look for one in case.controller.strip().frames]
+    looks = [one.drawnAs for one in case.controller.strip().frames]
     doubts = [one.doubt for one in case.controller.strip().frames]
     masks = [case.segment(frame) for frame in range(18)]
     said = case.workspace.prompts
     case.controller.close()
     case.reload(tmp_path / "scene.mrb")
-    assert [one.look for one in case.controller.strip().frames] == looks
+    assert [one.drawnAs for one in case.controller.strip().frames] == looks
     assert {"locked", "absent", "edited", "keyframe", "propagated"} <= set(looks)
     for frame in range(18):
         np.testing.assert_array_equal(case.segment(frame), masks[frame])

@@ -16,7 +16,7 @@ SHAPE = (36, 40)
 
 def said(case: Any) -> list[tuple[str, float | None]]:
     """Look and doubt of every slice."""
-    return [(one.look, one.doubt) for one in case.controller.strip().frames]
+    return [(one.drawnAs, one.doubt) for one in case.controller.strip().frames]
 
 
 def test_undo_takes_the_doubts_of_a_run_away_and_redo_brings_them_back(case):

@@ -807,7 +807,7 @@ def test_a_strip_of_more_slices_than_pixels_shows_every_mark(desk: Desk) -> None
     for frame in marks.values():
         first, end = one.place(frame, width)
         seen = {qt.QColor(image.pixel(x, y)).name() for x in range(first, end) for y in range(height)}
-        assert strip_widget.COLORS[one.frames[frame].look] in seen, frame
+        assert strip_widget.COLORS[one.frames[frame].drawnAs] in seen, frame
     peak = one.middle(333, width)
     seen = {qt.QColor(image.pixel(x, y)).name() for x in (peak - 1, peak) for y in range(10)}
     assert strip_widget.DOUBT in seen
@@ -1162,7 +1162,7 @@ def test_the_strip_says_what_is_known_and_jumps(desk: Desk) -> None:
     desk.ui.propagateButton.click()
     desk.settle()
     strip = desk.widget.panel.run.strip
-    assert len(strip.strip) == 18 and strip.strip.frames[8].look == "keyframe"
+    assert len(strip.strip) == 18 and strip.strip.frames[8].drawnAs == "keyframe"
     jumped: list[int] = []
     desk.controller.jump = jumped.append  # type: ignore[method-assign]
     strip.resize(180, 56)  # ten pixels for each of the 18 slices
@@ -1222,7 +1222,7 @@ def test_the_next_day_the_panel_shows_everything_again(desk: Desk, stand_ins: An
     desk.ui.propagateButton.click()
     desk.settle()
     voxels, segment = desk.voxels(), desk.controller.segmentID
-    looks = [one.look for one in desk.controller.strip().frames]
+    looks = [one.drawnAs for one in desk.controller.strip().frames]
     stand_ins.saveScene(tmp_path / "scene.mrb")
     slicer.mrmlScene.Clear(False)
     assert desk.controller.workspace is None
@@ -1232,7 +1232,7 @@ def test_the_next_day_the_panel_shows_everything_again(desk: Desk, stand_ins: An
     assert desk.ui.volumeSelector.currentNode() is desk.controller.volumeNode
     assert desk.ui.reachSpinBox.value == 5 and desk.controller.choices.run.reach == 5
     assert desk.voxels() == voxels
-    assert [one.look for one in desk.controller.strip().frames] == looks
+    assert [one.drawnAs for one in desk.controller.strip().frames] == looks
     assert len(desk.widget.panel.run.strip.strip) == 18
     Effect(desk.ui.segmentEditor)
     desk.click(12)

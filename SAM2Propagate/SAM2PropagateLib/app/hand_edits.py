@@ -49,7 +49,7 @@ class HandEdits:
     Attributes:
         undone: the segments whose last run was undone, without the worker knowing.
         stale: frames that hold something else than the worker takes as written there.
-        turns: how often runs were undone or brought back.
+        undoCount: how often runs were undone or brought back.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -61,7 +61,7 @@ class HandEdits:
         self._states: dict[tuple[str, int], dict[frozenset[tuple[int, str]], FactsOfFrames]] = {}
         self.undone: set[str] = set()
         self.stale: set[SegmentFrame] = set()
-        self.turns = 0
+        self.undoCount = 0
         # What segments held, along an axis, while the worker knew of it; see `noteAgreed`.
         self._agreed: dict[tuple[str, int], list[_Contents]] = {}
 
@@ -237,7 +237,7 @@ class HandEdits:
             else:
                 for frame in different - edited:
                     workspace.keptFacts.dropApplied(segmentID, frame)
-            self.turns += 1
+            self.undoCount += 1
             self.undone.add(segmentID)
             workspace.underlay.refresh(segmentID, different - edited)
         # What the user edited is known as it was before: taking the edit back is no undone run.

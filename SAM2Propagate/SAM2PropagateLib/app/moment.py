@@ -11,7 +11,7 @@ from SAM2PropagateLib.app.underlay import SegmentFrame
 from SAM2PropagateLib.prompts.values import PromptSet
 
 Histories = dict[str, dict[str, frozenset[str]]]
-Said = tuple[PromptSet, Histories]
+PromptState = tuple[PromptSet, Histories]
 """The prompts, and which of them are the history of an edited slice."""
 Record = dict[str, Any]
 """A frame of the preview, packed; see `KeptPreview.records`."""
@@ -34,14 +34,15 @@ class Moment:
     """The earlier state of what a step changed.
 
     Attributes:
-        said: the prompts; None: unchanged. masks: the number of the segmentation's state; None: unchanged.
+        prompts: with their histories; None: unchanged.
+        masks: the number of the segmentation's state; None: unchanged.
         known: of the masks; None: unchanged.
         preview: frames of the preview; None for one that was not in it. axis: of these frames.
         asked: those of these frames whose previews were awaited.
         chosen: the chosen segment; None if the list of segments is unchanged.
     """
 
-    said: Said | None = None
+    prompts: PromptState | None = None
     masks: int | None = None
     known: Known | None = None
     preview: Mapping[SegmentFrame, Record | None] = field(default_factory=dict)
@@ -52,4 +53,4 @@ class Moment:
     @property
     def isEmpty(self) -> bool:
         """Whether there is nothing to bring back."""
-        return self.said is None and self.masks is None and not self.preview
+        return self.prompts is None and self.masks is None and not self.preview

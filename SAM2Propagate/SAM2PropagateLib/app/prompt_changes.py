@@ -64,7 +64,7 @@ class PromptChanges:
         if self._refuses(before, now):
             return False
         self._messages.goOn()
-        with self._steps.step(name or changeName(before.segment(after.segment), after), said=before):
+        with self._steps.step(name or changeName(before.segment(after.segment), after), before=before):
             self._follow(self._settle(before, now, before))
         self._changed.emit(None)
         return True
@@ -87,7 +87,7 @@ class PromptChanges:
                 now = now.with_axis(workspace.markups.axis)
             if not self._refuses(before, now):
                 self._messages.goOn()
-                with self._steps.step(_nameOf(before, now), said=before):
+                with self._steps.step(_nameOf(before, now), before=before):
                     self._follow(self._settle(before, now, now))
         except SAM2PropagateError as error:
             workspace.spoken.restore(before)

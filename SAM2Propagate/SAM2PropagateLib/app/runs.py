@@ -91,7 +91,7 @@ class Runs:
                 except SAM2PropagateError:
                     # What is refused changes nothing, and is no step.
                     if begun is not None:
-                        workspace.spoken.restoreSaid(begun.since.said)
+                        workspace.spoken.restoreState(begun.since.prompts)
                     raise
             # After an undo, for example, the worker does not know that the segment has lost masks.
             isHidden = any(workspace.handEdits.hides(one) for one in resolved)

@@ -169,7 +169,7 @@ class WorkspacePreview:
             _("Propagate again."),
         )
 
-    def turn(self) -> None:
+    def dropOtherAxis(self) -> None:
         """Drops a preview along another axis than the present one."""
         if self._layer is not None and self._layer.axis != self._workspace.axis:
             self.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from SAM2PropagateLib.app import keyframes, rules
 from SAM2PropagateLib.app.history import Step
-from SAM2PropagateLib.app.moment import Known, Moment, Record, Said
+from SAM2PropagateLib.app.moment import Known, Moment, PromptState, Record
 from SAM2PropagateLib.app.run_under_way import RunUnderWay
 from SAM2PropagateLib.app.selection import Selection
 from SAM2PropagateLib.app.turns import Turns
@@ -29,12 +29,12 @@ class WorkState:
     """The state of the work at one moment.
 
     Attributes:
-        said: the prompts. masks: the number of the segmentation's state. known: of these masks.
+        prompts: all of them. masks: the number of the segmentation's state. known: of these masks.
         preview: its frames. asked: frames whose previews are awaited.
         segments: their IDs. chosen: the chosen one.
     """
 
-    said: Said
+    prompts: PromptState
     masks: int
     known: Known
     preview: Mapping[SegmentFrame, Record]
@@ -78,7 +78,7 @@ class Steps:
         # The last step that is an edit of the user: merging it with a preview extends it.
         self._edit: Made | None = None
 
-    def look(self) -> WorkState | None:
+    def stateIfUsable(self) -> WorkState | None:
         """Returns the present state; None without a workspace, or while the volume cannot be used."""
         with contextlib.suppress(SAM2PropagateError):  # reported when the volume is needed
             return self.state()
@@ -99,7 +99,7 @@ class Steps:
         preview = workspace.shown.records()
         self._running.see(preview)
         return WorkState(
-            workspace.spoken.said,
+            workspace.spoken.state,
             workspace.states.at,
             Known(workspace.tracker.record, workspace.keptFacts.allApplied),
             preview,
@@ -113,7 +113,7 @@ class Steps:
         self,
         name: str,
         *,
-        said: PromptSet | None = None,
+        before: PromptSet | None = None,
         preview: Mapping[SegmentFrame, Record | None] | None = None,
         onto: Made | None = None,
     ) -> Iterator[Made | None]:
@@ -121,7 +121,7 @@ class Steps:
 
         Args:
             name: of the step.
-            said: the prompts before, if they have changed already.
+            before: the earlier prompts, if they have changed already.
             preview: earlier frames of the preview, if they have changed already.
             onto: the step that this one extends, unless another was made since.
         """
@@ -134,8 +134,8 @@ class Steps:
         if since is None:
             yield None
             return
-        if said is not None:
-            since = replace(since, said=(said, since.said[1]))
+        if before is not None:
+            since = replace(since, prompts=(before, since.prompts[1]))
         if preview:
             kept = {key: one for key, one in {**since.preview, **preview}.items() if one is not None}
             since = replace(since, preview=kept)
@@ -152,7 +152,7 @@ class Steps:
         workspace = self._selection.workspace
         if workspace is not None and workspace.isInScene and not workspace.states.isKept:
             workspace.states.keep()
-        now = self.look()
+        now = self.stateIfUsable()
         if workspace is not None and now is not None and not self._running.isOn:
             workspace.handEdits.noteAgreed(now.preview, compares=False)
         return now
@@ -185,7 +185,7 @@ class Steps:
         workspace = self._selection.workspace
         if self._isOpen or workspace is None or not workspace.states.isChanged:
             return False
-        since = self.look()
+        since = self.stateIfUsable()
         change = workspace.states.keep()
         if change and since is not None:
             step = workspace.history.add(self._named(change), Moment(masks=since.masks, known=since.known))
@@ -230,7 +230,7 @@ class Steps:
     def _close(self, workspace: Workspace, name: str, made: Made, onto: Made | None) -> None:
         if workspace.states.isChanged:
             workspace.states.keep()
-        now = self.look()
+        now = self.stateIfUsable()
         if now is None:
             return
         history = workspace.history
@@ -254,22 +254,22 @@ class Steps:
 
 def _between(workspace: Workspace, since: WorkState, now: WorkState) -> Moment:
     """Returns what brings back the first of two moments from the second."""
-    isSaid = since.said != now.said
+    hasNewPrompts = since.prompts != now.prompts
     keys = {
         key
         for key in since.preview.keys() | now.preview.keys()
         if not isSameFrame(since.preview.get(key), now.preview.get(key))
     }
-    if isSaid:
+    if hasNewPrompts:
         # Their previews are still awaited.
-        before, after = since.said[0], now.said[0]
+        before, after = since.prompts[0], now.prompts[0]
         for name in {*before.names, *after.names}:
             frames = keyframes.changedFrames(
                 before.segment(name), after.segment(name), workspace.geometry, workspace.axis
             )
             keys |= {(name, frame) for frame in frames}
     return Moment(
-        since.said if isSaid else None,
+        since.prompts if hasNewPrompts else None,
         since.masks if since.masks != now.masks else None,
         since.known if since.masks != now.masks else None,
         {key: since.preview.get(key) for key in keys},
@@ -280,4 +280,4 @@ def _between(workspace: Workspace, since: WorkState, now: WorkState) -> Moment:
 
 
 def _isPrompts(step: Step[Moment] | None) -> bool:
-    return step is not None and step.moment.said is not None and step.moment.masks is None
+    return step is not None and step.moment.prompts is not None and step.moment.masks is None

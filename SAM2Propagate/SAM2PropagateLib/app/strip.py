@@ -68,8 +68,8 @@ class StripFrame:
     isPreview: bool = False
 
     @property
-    def look(self) -> str:
-        """How it is drawn: as the strongest of its states."""
+    def drawnAs(self) -> str:
+        """The strongest of its states, as which it is drawn."""
         if self.isLocked:
             return LOCKED
         if self.isAbsent:
@@ -100,13 +100,13 @@ class Column:
     """One column of pixels of the strip's band, which may stand for several slices.
 
     Attributes:
-        looks: what is drawn, from top to bottom: every mark, the strongest first, or else the run's masks;
+        drawnAs: what is drawn, from top to bottom: every mark, the strongest first, or else the run's masks;
             empty for nothing.
         isPreview: whether a slice of it is in the preview, not yet in the segment.
         isOutside: whether no slice of it may change.
     """
 
-    looks: tuple[str, ...]
+    drawnAs: tuple[str, ...]
     isPreview: bool
     isOutside: bool
 
@@ -167,7 +167,7 @@ class SliceStrip:
     def place(self, frame: int, width: int) -> tuple[int, int]:
         """Returns the columns (first, end) of a slice; a mark gets enough columns to be seen."""
         left, right = self._edges(frame, width)
-        least = _MARK_WIDTH if self.frames[frame].look in MARKS else 1
+        least = _MARK_WIDTH if self.frames[frame].drawnAs in MARKS else 1
         left = max(0, min(left, width - least))
         return left, min(width, max(right, left + least))
 
@@ -229,31 +229,31 @@ class SliceStrip:
     @cached_property
     def _marks(self) -> tuple[int, ...]:
         """The slices with marks, the strongest first."""
-        marked = [one for one in self.frames if one.look in MARKS]
-        return tuple(one.frame for one in sorted(marked, key=lambda one: MARKS.index(one.look)))
+        marked = [one for one in self.frames if one.drawnAs in MARKS]
+        return tuple(one.frame for one in sorted(marked, key=lambda one: MARKS.index(one.drawnAs)))
 
     def text(self, frame: int) -> str:
         """Returns the tooltip of a slice."""
         one = self.frames[frame]
         lines = [_("Slice {number} of {count}").format(number=frame + 1, count=len(self.frames))]
-        said = [text for holds, text in _words(one) if holds]
-        lines += [", ".join(said)] if said else []
+        words = [text for holds, text in _words(one) if holds]
+        lines += [", ".join(words)] if words else []
         if one.doubt is not None and one.facts is not None:
             lines.append(_("Doubt {doubt:.0%}").format(doubt=one.doubt))
             if one.facts.predictedIou is not None:
                 lines[-1] += " · " + _("model's own estimate of overlap {iou:.0%}").format(
                     iou=one.facts.predictedIou
                 )
-        if one.look == PROPAGATED and one.facts is not None and one.facts.withheld is not None:
+        if one.drawnAs == PROPAGATED and one.facts is not None and one.facts.withheld is not None:
             lines.append(_("Left empty, but a mask was drawn. Click + where it should be brings it back."))
         return "\n".join(lines)
 
 
 def _column(here: Sequence[StripFrame]) -> Column:
-    looks = {one.look for one in here}
-    marks = tuple(look for look in MARKS if look in looks)
+    found = {one.drawnAs for one in here}
+    marks = tuple(mark for mark in MARKS if mark in found)
     return Column(
-        marks or ((PROPAGATED,) if PROPAGATED in looks else ()),
+        marks or ((PROPAGATED,) if PROPAGATED in found else ()),
         any(one.isPreview for one in here),
         not any(one.isInRange for one in here),
     )

@@ -32,7 +32,7 @@ class ThreadJob(Generic[P, E]):
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         # (message, whether it is the last one), from the thread.
-        self._said: queue.SimpleQueue[tuple[Any, bool]] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[tuple[Any, bool]] = queue.SimpleQueue()
 
     @property
     def isRunning(self) -> bool:
@@ -61,7 +61,7 @@ class ThreadJob(Generic[P, E]):
 
     def tell(self, progress: P) -> None:
         """Reports progress; the work calls this in its thread."""
-        self._said.put((progress, False))
+        self._messages.put((progress, False))
 
     def cancel(self) -> None:
         """Asks the work to end early."""
@@ -71,17 +71,17 @@ class ThreadJob(Generic[P, E]):
         """Passes on the messages that have come, without waiting. The ticker calls it."""
         while True:
             try:
-                said, isEnd = self._said.get_nowait()
+                message, isEnd = self._messages.get_nowait()
             except queue.Empty:
                 return
             if not isEnd:
-                onProgress(said)
+                onProgress(message)
                 continue
             assert self._thread is not None
             self._thread.join()
             self._thread = None
             self._ticker.stop()
-            onEnd(said)
+            onEnd(message)
 
     def close(self, timeout: float) -> None:
         """Asks the work to end early, and waits at most so many seconds for it."""
@@ -96,7 +96,7 @@ class ThreadJob(Generic[P, E]):
             end = work()
         except Exception as error:  # a thread's exception would be lost
             end = failed(error)
-        self._said.put((end, True))
+        self._messages.put((end, True))
 
 
 def reasonOf(error: Exception) -> str:

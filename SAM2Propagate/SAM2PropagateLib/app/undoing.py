@@ -135,15 +135,15 @@ class Undoing:
             return False
         workspace = self._selection.require()
         try:
-            look = self._steps.state()
+            now = self._steps.state()
         except SAM2PropagateError as error:
             self._messages.fail(error)
             return False
-        if look is None:
+        if now is None:
             return False
         self._messages.goOn()
         try:
-            done = go(workspace.history, lambda moment: self._swap(workspace, look, moment, ready, tells))
+            done = go(workspace.history, lambda moment: self._swap(workspace, now, moment, ready, tells))
         except SAM2PropagateError as error:
             self._messages.fail(error)
             return False
@@ -154,35 +154,35 @@ class Undoing:
         return done
 
     def _swap(
-        self, workspace: Workspace, look: WorkState, moment: Moment, ready: Copies | None, tidies: bool
+        self, workspace: Workspace, now: WorkState, moment: Moment, ready: Copies | None, tidies: bool
     ) -> Moment:
         """Brings back a moment, and returns the one before; see `SegmentationStates.restore` and
         `PreviewLayer.clear`."""
         keys = moment.preview.keys()
         there = Moment(
-            None if moment.said is None else look.said,
-            None if moment.masks is None else look.masks,
-            None if moment.known is None else look.known,
-            {key: look.preview.get(key) for key in keys},
-            look.asked & keys,
+            None if moment.prompts is None else now.prompts,
+            None if moment.masks is None else now.masks,
+            None if moment.known is None else now.known,
+            {key: now.preview.get(key) for key in keys},
+            now.asked & keys,
             workspace.axis,
-            None if moment.chosen is None else look.chosen,
+            None if moment.chosen is None else now.chosen,
         )
         if not self._running.isOn:
-            workspace.handEdits.noteAgreed(look.preview)
+            workspace.handEdits.noteAgreed(now.preview)
         if moment.masks is not None and moment.known is not None:
             workspace.handEdits.restore(moment.masks, moment.known, ready)
-        if moment.said is not None:
-            workspace.spoken.restoreSaid(moment.said)
+        if moment.prompts is not None:
+            workspace.spoken.restoreState(moment.prompts)
             # The prompts may lie along another axis than the preview that is shown.
-            workspace.shown.turn()
+            workspace.shown.dropOtherAxis()
         self._previews.forget(keys)
         workspace.shown.showRecords(moment.preview, moment.axis, tidies)
         if moment.chosen in workspace.segmentIDs:
             self._selection.choose(moment.chosen)
         self._running.regain({key: one for key, one in moment.preview.items() if key not in moment.asked})
-        if moment.masks is not None or moment.said is None:
-            workspace.handEdits.turns += 1
+        if moment.masks is not None or moment.prompts is None:
+            workspace.handEdits.undoCount += 1
         for segmentID, frame in sorted(moment.asked):
             if segmentID in workspace.segmentIDs:
                 self._previews.preview(frame, segmentID)

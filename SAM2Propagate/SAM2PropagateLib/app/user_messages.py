@@ -12,13 +12,13 @@ class UserMessages:
     """Sends short messages.
 
     Args:
-        said: the signal that carries them.
+        sent: the signal that carries them.
         recovered: emitted when the worker has answered a request that is newer than its last error.
         wentOn: emitted when earlier refusals are out of date.
     """
 
-    def __init__(self, said: Signal[UserMessage], recovered: Signal[None], wentOn: Signal[None]) -> None:
-        self._said = said
+    def __init__(self, sent: Signal[UserMessage], recovered: Signal[None], wentOn: Signal[None]) -> None:
+        self._sent = sent
         self._recovered = recovered
         self._wentOn = wentOn
         self._toldOf: set[str] = set()
@@ -27,11 +27,11 @@ class UserMessages:
 
     def say(self, level: str, text: str, code: str = "", log: tuple[str, ...] = ()) -> None:
         """Sends a message; for the arguments see `UserMessage`."""
-        self._said.emit(UserMessage(level, text, code, log))
+        self._sent.emit(UserMessage(level, text, code, log))
 
     def sayForNow(self, level: str, text: str, code: str = "") -> None:
         """Sends a message on why something was refused, or what it still needs; `goOn` ends it."""
-        self._said.emit(UserMessage(level, text, code, isForNow=True))
+        self._sent.emit(UserMessage(level, text, code, isForNow=True))
 
     def goOn(self) -> None:
         """Ends messages of `sayForNow`: a prompt was taken, a step undone or redone, or something else
@@ -47,7 +47,7 @@ class UserMessages:
             return
         self._toldOf.add(error.code)
         level = "warning" if isinstance(error, InputError) else "error"
-        self._said.emit(UserMessage(level, str(error), error.code, log, isOfWorker))
+        self._sent.emit(UserMessage(level, str(error), error.code, log, isOfWorker))
 
     def failOnce(self, error: SAM2PropagateError) -> None:
         """Sends an error, unless the user has seen it since the last request to the worker."""

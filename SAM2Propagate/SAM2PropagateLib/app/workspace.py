@@ -18,8 +18,8 @@ from SAM2PropagateLib.app.moment import Moment
 from SAM2PropagateLib.app.observing import Observers
 from SAM2PropagateLib.app.removed_segments import RemovedSegments
 from SAM2PropagateLib.app.shown_preview import BoolArray, Drawer, WorkspacePreview
-from SAM2PropagateLib.app.spoken import Spoken
 from SAM2PropagateLib.app.underlay import Underlay
+from SAM2PropagateLib.app.workspace_prompts import WorkspacePrompts
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.frame_kinds import ABSENT
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -94,7 +94,7 @@ class Workspace:
         self.underlay = Underlay(self.tracker.snapshot)
         self.removed = RemovedSegments(self)
         self.markups.removeGone()
-        self.spoken = Spoken(self)
+        self.spoken = WorkspacePrompts(self)
         self.states = SegmentationStates(segmentationNode)
         self.history: History[Moment] = History(self._isThere)
         self.markups.onMove = self._carry
@@ -188,7 +188,9 @@ class Workspace:
             matrix = move.matrix
             self.history.map(
                 lambda one: (
-                    one if one.said is None else replace(one, said=(moved(one.said[0], matrix), one.said[1]))
+                    one
+                    if one.prompts is None
+                    else replace(one, prompts=(moved(one.prompts[0], matrix), one.prompts[1]))
                 )
             )
         self.handEdits.lookAgain()
@@ -284,7 +286,7 @@ class Workspace:
         if axis != self.markups.axis:
             self.markups.axis = axis
             self.spoken.prompts = self.prompts.with_axis(axis)
-        self.shown.turn()
+        self.shown.dropOtherAxis()
 
     # --- masks
 

@@ -230,7 +230,7 @@ class RunSection:
         workspace = self._controller.workspace
         if workspace is None:
             return (None,)
-        return (workspace, self._controller.segmentID, workspace.handEdits.turns, workspace.hasPreview)
+        return (workspace, self._controller.segmentID, workspace.handEdits.undoCount, workspace.hasPreview)
 
     def _forgetEnd(self) -> None:
         if self._end is not None and (self._controller.isRunning or self._standing() != self._end[1]):

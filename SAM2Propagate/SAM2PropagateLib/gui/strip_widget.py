@@ -126,7 +126,7 @@ def makeStripWidget(onFrame: Callable[[int], None]) -> Any:
             x = max(first, 0)
             for column, same in groupby(self.columns[x:end]):
                 left, x = x, x + len(list(same))
-                colors = [qt.QColor(COLORS[look]) for look in column.looks] or [mid] * column.isOutside
+                colors = [qt.QColor(COLORS[name]) for name in column.drawnAs] or [mid] * column.isOutside
                 for index, color in enumerate(colors):
                     low, high = (top + (height - top) * n // len(colors) for n in (index, index + 1))
                     painter.fillRect(qt.QRect(left, low, x - left, high - low), color)

@@ -190,7 +190,7 @@ class SAM2PropagateFlowTest(DeskTest):
         np.testing.assert_array_equal(second[k + 2], half)
         np.testing.assert_array_equal(second[: k + 1], first[: k + 1])
         strip = case.controller.strip()
-        self.assertEqual((strip.frames[k + 2].look, strip.frames[k].look), ("edited", "keyframe"))
+        self.assertEqual((strip.frames[k + 2].drawnAs, strip.frames[k].drawnAs), ("edited", "keyframe"))
 
         # A click on that slice refines what was painted.
         self.assertTrue(case.click((seed[0] + 3, seed[1], k + 2)))
@@ -211,7 +211,7 @@ class SAM2PropagateFlowTest(DeskTest):
         (case.segmentationNode,) = nodesOfClass("vtkMRMLSegmentationNode")
         case.open()
         np.testing.assert_array_equal(case.segment(), third)
-        self.assertEqual([one.look for one in case.controller.strip().frames].count("edited"), 1)
+        self.assertEqual([one.drawnAs for one in case.controller.strip().frames].count("edited"), 1)
         self.assertTrue(case.click((seed[0], seed[1], k - 3)))
         self.assertTrue(case.run().applied)
         np.testing.assert_array_equal(case.segment()[k + 2], third[k + 2])

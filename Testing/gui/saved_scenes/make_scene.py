@@ -58,7 +58,7 @@ def strip(desk: Any, segmentID: str) -> list[list[Any]]:
     assert desk.controller.segmentID == segmentID
     desk.controller.lookForEdits()
     frames = desk.controller.strip().frames
-    return [[one.look, one.isPreview, one.isInRange, one.doubt] for one in frames]
+    return [[one.drawnAs, one.isPreview, one.isInRange, one.doubt] for one in frames]
 
 
 class Evening:

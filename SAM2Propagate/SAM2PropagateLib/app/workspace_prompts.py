@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SAM2PropagateLib.app import keyframes
-from SAM2PropagateLib.app.moment import Said
+from SAM2PropagateLib.app.moment import PromptState
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.prompts.move import moved_segment
 from SAM2PropagateLib.prompts.place import mask_at
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from SAM2PropagateLib.app.workspace import Workspace
 
 
-class Spoken:
+class WorkspacePrompts:
     """The prompts of a workspace.
 
     Args:
@@ -210,13 +210,13 @@ class Spoken:
     # --- undo
 
     @property
-    def said(self) -> Said:
-        """The present prompts, for `restoreSaid`."""
+    def state(self) -> PromptState:
+        """The present prompts, for `restoreState`."""
         return self.prompts, {name: dict(one) for name, one in self._workspace.keptFacts.histories.items()}
 
-    def restoreSaid(self, said: Said) -> None:
+    def restoreState(self, state: PromptState) -> None:
         """Makes the scene hold these prompts, of segments that still exist."""
-        prompts, histories = said
+        prompts, histories = state
         self._workspace.keptFacts.histories = {name: dict(one) for name, one in histories.items()}
         self.restore(prompts)
         self._workspace.keptFacts.save()
