@@ -55,6 +55,20 @@ def test_a_progress_bar_is_erased_completely() -> None:
     assert stream.getvalue().count("\n") == 1
 
 
+def test_bytes_are_shown_in_the_mb_of_the_panel() -> None:
+    stream = io.StringIO()
+    progress = ProgressPrinter(stream, is_terminal=False)
+    for stage in ("open_volume", "download"):
+        progress(stage)
+        for done in (3 << 20, (5 << 20) - 1):
+            progress(stage, ProgressEvent(None, "", done, (5 << 20) - 1))
+    assert [line.partition(": ")[2] for line in stream.getvalue().splitlines()] == [
+        "",
+        "3 of 5 MB",
+        "5 of 5 MB",
+    ] * 2
+
+
 def test_nothing_more_is_written_to_a_broken_stream() -> None:
     class Broken(io.StringIO):
         def write(self, text: str) -> int:

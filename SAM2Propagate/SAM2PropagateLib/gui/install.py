@@ -161,7 +161,7 @@ def consentText(needed: Sequence[Package]) -> str:
     registry = [one for one in needed if one.way == REGISTRY]
     if registry:
         lines.append(
-            _("• {names}, from the Python Package Index: about {mb} MB").format(
+            _("• {names}, and what these need, from the Python Package Index: about {mb} MB").format(
                 names=", ".join(one.name for one in registry), mb=sum(one.megabytes for one in registry)
             )
         )
