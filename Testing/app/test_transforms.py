@@ -468,8 +468,8 @@ def test_undo_steps_follow_the_volume_even_if_its_prompts_cannot_be_read_then(ca
     case.click(12, 15, 8)
     case.click(10, 9, 6)
     with monkeypatch.context() as patch:
-        patch.setattr(case.workspace.spoken, "read", failing)
+        patch.setattr(case.workspace.promptStore, "read", failing)
         case.volumeNode.ApplyTransformMatrix(slicer.util.vtkMatrixFromArray(MOVE))
-    case.workspace.spoken.read()
+    case.workspace.promptStore.read()
     assert case.controller.undo()
     assert drawn(case) == [[12, 15, 8]]

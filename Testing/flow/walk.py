@@ -253,7 +253,7 @@ class Walk(HeadlessCase):
         self.killed: set[int] = set()
         self.saved: Saved | None = None
         self.told: dict[str, ResolvedSegment] = {}
-        self.spoken: set[Key] = set()
+        self.promptStore: set[Key] = set()
         self.awaited: set[Key] = set()
         self.name = "A"
         self.begin(headless)
@@ -542,7 +542,7 @@ class Walk(HeadlessCase):
         assert key in self.previews(), f"no preview of {key}; {self.where()}"
         if self.draws:
             resolved = resolve(
-                self.workspace.spoken.effective(key[0]), self.geometry, 2, need_positive=False
+                self.workspace.promptStore.effective(key[0]), self.geometry, 2, need_positive=False
             ).keyframes[key[1]]
             np.testing.assert_array_equal(self.previews()[key], drawn(resolved, self.shape), self.where())
         self.done["preview"] += 1
@@ -622,12 +622,12 @@ class Walk(HeadlessCase):
             self.check()
         if not self.clicked():
             return False
-        self.spoken.clear()
+        self.promptStore.clear()
         if not self.controller.propagate():
             # It may have died within the call.
             assert moment != NEVER and self.codes[-1] in KILLED, self.where()
             return False
-        self.told = {self.name: resolve(self.workspace.spoken.effective(self.name), self.geometry, 2)}
+        self.told = {self.name: resolve(self.workspace.promptStore.effective(self.name), self.geometry, 2)}
         return True
 
     def some_frames(self) -> None:
@@ -645,7 +645,7 @@ class Walk(HeadlessCase):
             return
         for name, segment in self.told.items():
             for frame in range(segment.first, segment.last + 1):
-                if frame not in segment.locked and (name, frame) not in self.spoken:
+                if frame not in segment.locked and (name, frame) not in self.promptStore:
                     np.testing.assert_array_equal(
                         self.shown(frame, name),
                         carried(segment, frame, self.shape),
@@ -948,7 +948,7 @@ class Walk(HeadlessCase):
     def speak(self, key: Key, asks: bool = True) -> None:
         """The user says or does something on a slice: its preview may change, and may be asked for."""
         self.may_go.add(key)
-        self.spoken.add(key)
+        self.promptStore.add(key)
         if asks:
             self.awaited.add(key)
 
@@ -1090,7 +1090,7 @@ class Walk(HeadlessCase):
         allowed: dict[str, dict[int, list[BoolArray]]] = {}
         for name, segment in self.told.items():
             frames = set(range(segment.first, segment.last + 1)) - segment.locked
-            frames -= {frame for other, frame in self.spoken if other == name}
+            frames -= {frame for other, frame in self.promptStore if other == name}
             allowed[name] = {frame: [carried(segment, frame, self.shape)] for frame in frames}
             self.may_go |= {(name, frame) for frame in frames}
         self.changed(allowed)

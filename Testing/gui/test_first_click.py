@@ -176,7 +176,7 @@ def test_the_next_structure_is_one_key_away_and_the_prompts_before_are_quiet(des
     desk.ui.segmentsTable.setSelectedSegmentIDs([before])
     assert prompts(desk, before) == [(False, 1.0)] and prompts(desk, after)[0][0]
     # What is added by a script to the other one is quiet, too.
-    desk.controller.workspace.spoken.write(said.remove(said.clicks[0].id))
+    desk.controller.workspace.promptStore.write(said.remove(said.clicks[0].id))
     assert prompts(desk, after)[0][0]
 
 

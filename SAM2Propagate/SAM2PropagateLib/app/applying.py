@@ -383,7 +383,7 @@ class Applying:
                 frames = self._withEdits(workspace, merged)
                 summary = self.commit(frames.keys(), frames)
                 if summary is not None:
-                    workspace.spoken.renewEdited(frames.keys())
+                    workspace.promptStore.renewEdited(frames.keys())
         except SAM2PropagateError as error:  # the volume cannot be used any more
             self._messages.fail(error)
             return None
@@ -401,15 +401,17 @@ class Applying:
         }
         for segmentID, masks in merged.items():
             said = workspace.prompts.segment(segmentID)
-            locked = workspace.spoken.marked(segmentID)[1]
+            locked = workspace.promptStore.marked(segmentID)[1]
             for frame, one in masks.items():
                 mask = one.mask
                 workspace.preview.write(segmentID, frame, mask, refresh=False, edge=one.detail.edge)
                 if frame not in locked:
                     name = keyframes.maskId(keyframes.EDITED, frame, axis)
-                    said = workspace.spoken.withMask(said, mask_at(mask, frame, geometry, axis, name), frame)
+                    said = workspace.promptStore.withMask(
+                        said, mask_at(mask, frame, geometry, axis, name), frame
+                    )
             workspace.underlay.put(segmentID, dict.fromkeys(masks))
-            workspace.spoken.writeMasks(said)
+            workspace.promptStore.writeMasks(said)
         self._running.overtake(set(frames))
         return frames
 

@@ -138,11 +138,11 @@ class Arrivals:
         """Tells whether the run's mask of a frame counts: prompts there are not newer than the run, or they
         have come and gone."""
         if key in self._running.overtaken:
-            if self._running.wasPrompted(key) or not workspace.spoken.isSilent(*key):
+            if self._running.wasPrompted(key) or not workspace.promptStore.isSilent(*key):
                 return False
             self._running.catchUp(key)
         segmentID, frame = key
-        return frame not in workspace.spoken.marked(segmentID)[1]
+        return frame not in workspace.promptStore.marked(segmentID)[1]
 
     def _takeProgress(self, call: Call | None, event: ProgressEvent) -> None:
         if self._running.isOf(call):

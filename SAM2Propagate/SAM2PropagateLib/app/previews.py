@@ -56,9 +56,9 @@ class Previews:
         workspace = self._selection.require()
         wanted = segmentID or self._selection.segmentID
         said = keyframes.onFrame(
-            workspace.spoken.effective(wanted), frame, workspace.geometry, workspace.axis
+            workspace.promptStore.effective(wanted), frame, workspace.geometry, workspace.axis
         )
-        if not said.has_positive or workspace.spoken.hasOpenEdit(wanted, frame):
+        if not said.has_positive or workspace.promptStore.hasOpenEdit(wanted, frame):
             return False
         self._ask(wanted, frame, said)
         return True
@@ -70,21 +70,21 @@ class Previews:
             SAM2PropagateError: the volume cannot be used any more.
         """
         workspace = self._selection.require()
-        absent, locked = workspace.spoken.marked(segmentID)
+        absent, locked = workspace.promptStore.marked(segmentID)
         accepted = set()
         self._running.overtake({(segmentID, frame) for frame in frames})
         for frame in sorted(frames):
             self._calls.pop((segmentID, frame), None)
             self._lost.discard((segmentID, frame))
             said = keyframes.onFrame(
-                workspace.spoken.effective(segmentID), frame, workspace.geometry, workspace.axis
+                workspace.promptStore.effective(segmentID), frame, workspace.geometry, workspace.axis
             )
             if frame in locked:
                 if frame in workspace.previewFrames(segmentID):
                     accepted.add((segmentID, frame))
                 continue
             if frame not in absent and said.has_positive:
-                if not workspace.spoken.hasOpenEdit(segmentID, frame):
+                if not workspace.promptStore.hasOpenEdit(segmentID, frame):
                     self._ask(segmentID, frame, said)
                 continue
             self._takeBack(segmentID, frame)

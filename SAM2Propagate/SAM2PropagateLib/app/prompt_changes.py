@@ -77,12 +77,12 @@ class PromptChanges:
             return
         before = workspace.prompts
         try:
-            workspace.spoken.read()
+            workspace.promptStore.read()
             now = workspace.prompts
             if now == before:
                 return
             if before.is_empty and change.viewNormal is not None:
-                workspace.spoken.prompts = before
+                workspace.promptStore.prompts = before
                 workspace.axisFor(change.viewNormal)
                 now = now.with_axis(workspace.markups.axis)
             if not self._refuses(before, now):
@@ -90,7 +90,7 @@ class PromptChanges:
                 with self._steps.step(_nameOf(before, now), before=before):
                     self._follow(self._settle(before, now, now))
         except SAM2PropagateError as error:
-            workspace.spoken.restore(before)
+            workspace.promptStore.restore(before)
             self._messages.sayForNow("warning", str(error), error.code)
         self._changed.emit(None)
 
@@ -114,7 +114,7 @@ class PromptChanges:
             return
         self._messages.goOn()
         with self._steps.step(_("clear prompts")):
-            workspace.spoken.write(cleared)
+            workspace.promptStore.write(cleared)
             self._previews.follow(self._selection.segmentID, frames)
         self._changed.emit(None)
 
@@ -125,15 +125,15 @@ class PromptChanges:
         it did."""
         workspace = self._selection.require()
         # The axis may be that of the prompts.
-        workspace.spoken.prompts = now
+        workspace.promptStore.prompts = now
         try:
             for segmentID in _segmentsOf(before, now) & set(workspace.segmentIDs):
                 if refusal := self._refusal(before.segment(segmentID), now.segment(segmentID)):
-                    workspace.spoken.restore(before)
+                    workspace.promptStore.restore(before)
                     self._messages.sayForNow("warning", refusal, "refused")
                     return True
         except SAM2PropagateError:
-            workspace.spoken.prompts = before
+            workspace.promptStore.prompts = before
             raise
         return False
 
@@ -162,9 +162,9 @@ class PromptChanges:
             for segmentID in changed:
                 completed = self._completed(before.segment(segmentID), now.segment(segmentID))
                 now = now.with_segment(completed)
-            workspace.spoken.put(now, held)
+            workspace.promptStore.put(now, held)
         except SAM2PropagateError:
-            workspace.spoken.prompts = before
+            workspace.promptStore.prompts = before
             raise
         return changed
 
@@ -179,7 +179,7 @@ class PromptChanges:
         workspace = self._selection.require()
         geometry, axis = workspace.geometry, workspace.axis
         known = {prompt.id: prompt for prompt in old}
-        absent, locked = workspace.spoken.marked(new.segment)
+        absent, locked = workspace.promptStore.marked(new.segment)
         for prompt in new:
             if known.get(prompt.id) == prompt:
                 continue
@@ -252,7 +252,7 @@ class PromptChanges:
                     said = self._withMaskToCorrect(said, frame, set(arrived))
                     if known.get(name) != one:
                         # The mask of this slice may have it in its history, if it was on this slice before.
-                        workspace.spoken.leaveHistory(said, frame, name)
+                        workspace.promptStore.leaveHistory(said, frame, name)
         for mark in said.absent:
             if mark.id not in known and mark.id in frames:
                 said = keyframes.withoutMasks(said, frames[mark.id], geometry, axis)
@@ -286,7 +286,7 @@ class PromptChanges:
         others = said
         for name in arrived & {one.id for one in said}:
             others = others.remove(name)
-        adopted = workspace.spoken.adoptEdit(others, frame)
+        adopted = workspace.promptStore.adoptEdit(others, frame)
         if adopted is not others:
             return replace(said, masks=adopted.masks)
         counting = keyframes.speaking(others, workspace.keptFacts.history(said.segment), geometry, axis)
@@ -300,7 +300,7 @@ class PromptChanges:
                 return said
             mask = withheld
         kept = mask_at(mask, frame, geometry, axis, keyframes.maskId(keyframes.REFINED, frame, axis))
-        return replace(said, masks=workspace.spoken.withMask(others, kept, frame).masks)
+        return replace(said, masks=workspace.promptStore.withMask(others, kept, frame).masks)
 
 
 def _segmentsOf(*prompts: PromptSet) -> set[str]:

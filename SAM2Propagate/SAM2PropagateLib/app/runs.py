@@ -83,15 +83,15 @@ class Runs:
             with self._steps.step(_("propagate")) as begun:
                 try:
                     for segmentID in wanted:
-                        workspace.spoken.adoptEdits(segmentID)
-                        told.append(workspace.spoken.effective(segmentID))
+                        workspace.promptStore.adoptEdits(segmentID)
+                        told.append(workspace.promptStore.effective(segmentID))
                         # Checks the prompts before the worker is asked.
-                        inWorld = workspace.spoken.inWorld(told[-1])
+                        inWorld = workspace.promptStore.inWorld(told[-1])
                         resolved.append(resolve(inWorld, workspace.worldGeometry, workspace.axis))
                 except SAM2PropagateError:
                     # What is refused changes nothing, and is no step.
                     if begun is not None:
-                        workspace.spoken.restoreState(begun.since.prompts)
+                        workspace.promptStore.restoreState(begun.since.prompts)
                     raise
             # After an undo, for example, the worker does not know that the segment has lost masks.
             isHidden = any(workspace.handEdits.hides(one) for one in resolved)
@@ -279,7 +279,7 @@ class Runs:
         waiting = self._previews.waiting
         newer = {key for key in frames if key[1] in workspace.previewFrames(key[0]) or key in waiting}
         others = (frames - newer) & workspace.handEdits.stale
-        left = sum(workspace.spoken.isSilent(*key) for key in others)
+        left = sum(workspace.promptStore.isSilent(*key) for key in others)
         if left:
             text = plural(
                 left,

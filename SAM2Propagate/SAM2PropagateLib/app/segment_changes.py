@@ -94,7 +94,7 @@ class SegmentChanges:
                     workspace.handEdits.lose((segmentID,))
             for segmentID in set(now) - set(before):
                 workspace.removed.came(segmentID)
-            workspace.spoken.read()
+            workspace.promptStore.read()
         except SAM2PropagateError as error:
             self._messages.fail(error)
         if self._selection.segmentID not in now:

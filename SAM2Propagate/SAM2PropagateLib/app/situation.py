@@ -122,7 +122,7 @@ class Situation:
         startable = [
             one
             for one in workspace.segmentIDs
-            if (allSegments or one == chosen) and workspace.spoken.speaking(one).has_positive
+            if (allSegments or one == chosen) and workspace.promptStore.speaking(one).has_positive
         ]
         isOpen = chosen in workspace.segmentIDs and chosen not in startable
         if isOpen and any(one.prompt.mask.any() for one in workspace.edits(chosen)):
@@ -140,9 +140,9 @@ class Situation:
 def _stripOf(workspace: Workspace, segmentID: str) -> SliceStrip:
     """Returns the slice strip of a segment."""
     geometry, axis = workspace.geometry, workspace.axis
-    counting = workspace.spoken.speaking(segmentID)
+    counting = workspace.promptStore.speaking(segmentID)
     frames = keyframes.framesOf(counting, geometry, axis)
-    absent, locked = workspace.spoken.marked(segmentID)
+    absent, locked = workspace.promptStore.marked(segmentID)
     own = {frames[one.id] for one in counting.masks if keyframes.isEdited(one) and one.id in frames}
     if workspace.handEdits.isKnown(segmentID):
         own |= {one.frame for one in workspace.edits(segmentID)}

@@ -99,7 +99,7 @@ class Steps:
         preview = workspace.shown.records()
         self._running.see(preview)
         return WorkState(
-            workspace.spoken.state,
+            workspace.promptStore.state,
             workspace.states.at,
             Known(workspace.tracker.record, workspace.keptFacts.allApplied),
             preview,

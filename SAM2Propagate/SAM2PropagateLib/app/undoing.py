@@ -173,7 +173,7 @@ class Undoing:
         if moment.masks is not None and moment.known is not None:
             workspace.handEdits.restore(moment.masks, moment.known, ready)
         if moment.prompts is not None:
-            workspace.spoken.restoreState(moment.prompts)
+            workspace.promptStore.restoreState(moment.prompts)
             # The prompts may lie along another axis than the preview that is shown.
             workspace.shown.dropOtherAxis()
         self._previews.forget(keys)

@@ -94,7 +94,7 @@ class Workspace:
         self.underlay = Underlay(self.tracker.snapshot)
         self.removed = RemovedSegments(self)
         self.markups.removeGone()
-        self.spoken = WorkspacePrompts(self)
+        self.promptStore = WorkspacePrompts(self)
         self.states = SegmentationStates(segmentationNode)
         self.history: History[Moment] = History(self._isThere)
         self.markups.onMove = self._carry
@@ -194,7 +194,7 @@ class Workspace:
                 )
             )
         self.handEdits.lookAgain()
-        self.spoken.read()
+        self.promptStore.read()
 
     def _followPlacement(self) -> None:
         """Takes changes that come from moving segmentation and volume against each other as no edits."""
@@ -229,7 +229,7 @@ class Workspace:
     @property
     def prompts(self) -> PromptSet:
         """The prompts of all segments."""
-        return self.spoken.prompts
+        return self.promptStore.prompts
 
     @property
     def geometry(self) -> VolumeGeometry:
@@ -285,7 +285,7 @@ class Workspace:
         self._axisByHand = isFixed and axis is not None
         if axis != self.markups.axis:
             self.markups.axis = axis
-            self.spoken.prompts = self.prompts.with_axis(axis)
+            self.promptStore.prompts = self.prompts.with_axis(axis)
         self.shown.dropOtherAxis()
 
     # --- masks
