@@ -287,11 +287,14 @@ class Runs:
                 _("The prompts of {count} slices came and went in the run. Propagate again to fill them."),
             ).format(count=left)
         elif newer and isApplied:
-            one = _("{count} slice with newer prompts is still in the preview. Propagate again, or apply it.")
-            several = _(
-                "{count} slices with newer prompts are still in the preview. Propagate again, or apply them."
-            )
-            text = plural(len(newer), one, several).format(count=len(newer))
+            text = plural(
+                len(newer),
+                _("{count} slice with newer prompts is still in the preview. Propagate again, or apply it."),
+                _(
+                    "{count} slices with newer prompts are still in the preview. Propagate again, or apply "
+                    "them."
+                ),
+            ).format(count=len(newer))
         else:
             return
         self._messages.say("info", text, "newer_prompts")
