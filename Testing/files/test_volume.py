@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,61 @@ def test_a_changed_byte_in_compressed_voxels_is_found(tmp_path: Path, suffix: st
     content[-200] ^= 0x10
     path.write_bytes(content)
     assert refusal(path).code == "file_damaged"
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 1000, (9, 20, 20)).astype(np.int16)
+
+
+def check_that_damage_is_found(path: Path, damaged: Path) -> None:
+    """Read an image of `noise`, then damage a file of it in two ways."""
+    assert np.array_equal(read_volume(path).array, noise())
+    whole = damaged.read_bytes()
+    changed = bytearray(whole)
+    changed[-200] ^= 0x10
+    for content in (bytes(changed), whole[:-10]):
+        damaged.write_bytes(content)
+        assert refusal(path).code == "file_damaged"
+
+
+@pytest.mark.parametrize(("suffix", "other"), [(".mhd", ".zraw"), (".nhdr", ".raw.gz")])
+def test_damage_in_a_compressed_file_of_voxels_is_found(tmp_path: Path, suffix: str, other: str) -> None:
+    path = write(tmp_path / f"v{suffix}", noise(), compress=True)
+    check_that_damage_is_found(path, tmp_path / f"v{other}")
+
+
+@pytest.mark.parametrize("named", ["LIST", "s%d.zraw 0 8 1"])
+def test_damage_in_one_of_many_compressed_files_is_found(tmp_path: Path, named: str) -> None:
+    path = write(tmp_path / "v.mhd", noise(), compress=True)
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("CompressedDataSize")]
+    names = [f"s{number}.zraw" for number in range(9)]
+    lines[-1] = f"ElementDataFile = {named}"
+    path.write_text("\n".join(lines + (names if named == "LIST" else [])) + "\n")
+    for name, plane in zip(names, noise(), strict=True):
+        (tmp_path / name).write_bytes(zlib.compress(plane.tobytes()))
+    check_that_damage_is_found(path, tmp_path / names[4])
+
+
+def test_damage_behind_the_header_of_an_mhd_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.mha", noise(), compress=True).rename(tmp_path / "v.mhd")
+    check_that_damage_is_found(path, path)
+
+
+@pytest.mark.parametrize("given", [".hdr", ".img"])
+def test_a_cut_short_file_of_a_nifti_pair_is_found(tmp_path: Path, given: str) -> None:
+    write(tmp_path / "v.hdr", noise())
+    voxel_file = tmp_path / "v.img"
+    assert np.array_equal(read_volume(tmp_path / f"v{given}").array, noise())
+    voxel_file.write_bytes(voxel_file.read_bytes()[:-30])
+    assert refusal(tmp_path / f"v{given}").code == "file_damaged"
+
+
+def test_damage_in_the_compressed_file_of_a_nifti_pair_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.hdr", noise())
+    packed = tmp_path / "v.img.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "v.img").read_bytes()))
+    (tmp_path / "v.img").unlink()
+    check_that_damage_is_found(path, packed)
 
 
 @pytest.mark.parametrize("compress", [False, True])

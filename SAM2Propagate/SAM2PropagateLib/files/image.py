@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,11 +28,13 @@ from SAM2PropagateLib.files.unreadable import (
     other_encoding,
     text_header,
     unknown_format,
+    voxels_of_pair,
 )
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
 _T = TypeVar("_T")
 _CHUNK = 1 << 20
+_NIFTI = (".nii", ".nii.gz", ".hdr")
 _PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"
 # In voxels, anywhere in a grid: two places in a header that are closer are the same one,
 _SAME = 0.1
@@ -274,7 +276,7 @@ def _put_right(
 
 
 def _is_nifti(path: Path) -> bool:
-    return path.name.lower().endswith((".nii", ".nii.gz", ".hdr"))
+    return path.name.lower().endswith(_NIFTI)
 
 
 def _reading_failure(path: Path, error: RuntimeError) -> InputError:
@@ -286,45 +288,60 @@ def _reading_failure(path: Path, error: RuntimeError) -> InputError:
         return found
     if "Unable to determine ImageIO" in text:
         return unknown_format(path)
-    if path.suffix.lower() in (".mhd", ".nhdr"):
-        return InputError(
-            "file_damaged",
-            f"“{path}”, or the file with the voxels that it names, is damaged or cut short.",
-            EXPORT,
-        )
-    return damaged(path)
+    return _damaged(path)
+
+
+def _damaged(path: Path) -> InputError:
+    """Return `file_damaged` for a file, or for one of several that belong together."""
+    if path.suffix.lower() not in (".mhd", ".nhdr", ".hdr", ".img"):
+        return damaged(path)
+    return InputError(
+        "file_damaged", f"“{path}”, or the file that belongs to it, is damaged or cut short.", EXPORT
+    )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Voxels in a file: where they begin, and their packing: `raw`, `gzip` or `zlib`."""
+
+    path: Path
+    offset: int
+    packing: str
+
+    @property
+    def length(self) -> int:
+        """How many bytes they have when they are unpacked; 0 if they are damaged."""
+        if self.packing == "raw":
+            return self.path.stat().st_size - self.offset
+        unpacked = _gzip_length if self.packing == "gzip" else _zlib_length
+        return unpacked(self.path, self.offset)
 
 
 def _check_integrity(info: ImageInfo, array: np.ndarray) -> None:
-    """Raise InputError (`file_damaged`) if the file holds fewer voxels than `array`, or wrong ones.
+    """Raise InputError (`file_damaged`) if a file holds fewer voxels than `array`, or wrong ones.
 
     ITK's NIfTI reader fills a truncated file with zeros, and its NRRD and MetaImage readers ignore the
     checksum of compressed voxels.
     """
     path, expected = info.path, array.nbytes
-    offset: int | None
     # SimpleITK copies these fields into files of other formats that are made from a NIfTI file.
-    is_nifti = _is_nifti(path) or path.suffix.lower() == ".img"
+    is_nifti = path.name.lower().endswith((*_NIFTI, ".img", ".img.gz"))
     if is_nifti and "vox_offset" in info.header and "bitpix" in info.header:
         # A NIfTI file may store smaller types that reading rescales to larger ones.
         start = int(float(info.header["vox_offset"]))
         expected = array.size * int(info.header["bitpix"]) // 8
-        if _is_gzip(path):
-            offset, stored, expected = 0, "gzip", start + expected
+        file = path if info.header.get("nifti_type") == "1" else voxels_of_pair(path)
+        if _is_gzip(file):
+            parts, expected = [_Stored(file, 0, "gzip")], start + expected
         else:
-            offset, stored = start if info.header.get("nifti_type") == "1" else None, "raw"
+            parts = [_Stored(file, start, "raw")]
+    elif path.suffix.lower() in (".mha", ".mhd"):
+        parts = _metaimage_voxels(path, array.shape[0])
     else:
-        offset, stored = _voxels_of(path)
-    if offset is None:
-        return
-    if stored == "raw":
-        length = path.stat().st_size - offset
-    elif stored == "gzip":
-        length = _gzip_length(path, offset)
-    else:
-        length = _zlib_length(path, offset)
-    if length < expected:
-        raise damaged(path)
+        parts = _nrrd_voxels(path)
+    lengths = [part.length for part in parts]
+    if parts and (0 in lengths or sum(lengths) < expected):
+        raise _damaged(path)
 
 
 def _is_gzip(path: Path) -> bool:
@@ -362,17 +379,49 @@ def _inflate(parts: Iterator[bytes]) -> Iterator[bytes]:
         raise EOFError("the compressed voxels end early")
 
 
-def _voxels_of(path: Path) -> tuple[int | None, str]:
-    """Return where the compressed voxels of an NRRD or MetaImage file begin, and their compression; None if
-    it has none."""
+def _nrrd_voxels(path: Path) -> list[_Stored]:
+    """Return the compressed voxels inside an NRRD file; none for other files.
+
+    ITK itself checks voxels in a file of their own, and those after a skip.
+    """
     with path.open("rb") as file:
-        magic = file.read(4)
-    if magic == b"NRRD":
-        fields, offset = text_header(path, b"")
-        if {"data file", "datafile", "byte skip", "line skip"} & fields.keys():
-            return None, ""
-        return (offset, "gzip") if fields.get("encoding", "").lower() in ("gzip", "gz") else (None, "")
-    if path.suffix.lower() == ".mha":
-        fields, offset = text_header(path, b"elementdatafile")
-        return (offset, "zlib") if fields.get("compresseddata", "").lower() == "true" else (None, "")
-    return None, ""
+        if file.read(4) != b"NRRD":
+            return []
+    fields, offset = text_header(path, b"")
+    if {"data file", "datafile", "byte skip", "line skip"} & fields.keys():
+        return []
+    is_packed = fields.get("encoding", "").lower() in ("gzip", "gz")
+    return [_Stored(path, offset, "gzip")] if is_packed else []
+
+
+def _metaimage_voxels(path: Path, count: int) -> list[_Stored]:
+    """Return the compressed voxels of a MetaImage file with `count` slices; none if they are not compressed.
+
+    They are in the file itself, in another one, or in one for each slice: listed, or named by a pattern.
+    """
+    fields, offset = text_header(path, b"elementdatafile")
+    is_packed = fields.get("compresseddata", "").lower()[:1] in ("t", "1")
+    if not is_packed or fields.get("headersize", "0") != "0":
+        return []
+    named = fields.get("elementdatafile", "")
+    if named.upper() == "LOCAL":
+        return [_Stored(path, offset, "zlib")]
+    if named.upper().startswith("LIST"):
+        names = path.read_bytes()[offset:].decode("utf-8", "replace").splitlines()
+    elif "%" in named:
+        names = _numbered(named.split(), count)
+    else:
+        names = [named]
+    files = [path.parent / name.strip() for name in names if name.strip()]
+    return [_Stored(file, 0, "zlib") for file in files if file.is_file()]
+
+
+def _numbered(words: Sequence[str], count: int) -> list[str]:
+    """Return `count` names of a MetaImage pattern: the words are the pattern, and the first, last and step of
+    its numbers; none for a pattern that is not Python's, too."""
+    try:
+        first = int(words[1]) if len(words) > 1 else 1
+        step = int(words[3]) if len(words) > 3 else 1
+        return [words[0] % (first + step * number) for number in range(count)]
+    except (TypeError, ValueError):
+        return []

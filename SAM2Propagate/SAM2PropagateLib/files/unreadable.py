@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from SAM2PropagateLib.errors import InputError
@@ -81,16 +82,28 @@ def missing_voxels(path: Path) -> InputError | None:
     return _other_half(path, "voxels", named)
 
 
+def voxels_of_pair(path: Path) -> Path:
+    """Return the file with the voxels of a pair of Analyze or NIfTI files, given either; `path` if there is
+    none."""
+    if path.name.lower().endswith((".img", ".img.gz")):
+        return path
+    return _half(path, (".img", ".img.gz")) or path
+
+
+def _half(path: Path, endings: Sequence[str]) -> Path | None:
+    """Return the other file of a pair, with one of these endings; None if it is not there."""
+    stem = path.name[: -len(path.suffix)]
+    names = [stem + ending for ending in (*endings, *(ending.upper() for ending in endings))]
+    return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
+
+
 def _missing_half(path: Path) -> InputError | None:
     """Do what `missing_voxels` does for a pair of Analyze or NIfTI files."""
-    others = (".img", ".img.gz") if path.suffix.lower() == ".hdr" else (".hdr",)
-    stem = path.name[: -len(path.suffix)]
-    if any((path.parent / (stem + ending)).is_file() for ending in others):
+    is_header = path.suffix.lower() == ".hdr"
+    endings = (".img", ".img.gz") if is_header else (".hdr",)
+    if _half(path, endings) is not None:
         return None
-    if any((path.parent / (stem + ending.upper())).is_file() for ending in others):
-        return None
-    part = "voxels" if path.suffix.lower() == ".hdr" else "header"
-    return _other_half(path, part, stem + others[0])
+    return _other_half(path, "voxels" if is_header else "header", path.stem + endings[0])
 
 
 def _other_half(path: Path, part: str, name: str) -> InputError:
