@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.files.scene_prompts import read_prompts
+from SAM2PropagateLib.files.scene_prompts import files_of_scene, read_prompts
+from SAM2PropagateLib.files.voxel_files import other_files
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, VolumeGeometry
 from SAM2PropagateLib.prompts.document import dumps
 from SAM2PropagateLib.prompts.values import PromptSet, SegmentPrompts
@@ -86,16 +88,30 @@ def joined(sources: Sequence[PromptSource], geometry: VolumeGeometry, axis: int 
 
 
 def file_stamp(path: Path) -> str:
-    """Return the size and time of a file, or of all files of a folder; "" if it cannot be read."""
+    """Return a text that changes with the size or time of a file or of one that belongs to it, or of any file
+    of a folder; "" if it cannot be read."""
     try:
-        if not path.is_dir():
-            status = path.stat()
-            return f"{status.st_size} {int(status.st_mtime)}"
-        files = sorted(one for one in path.rglob("*") if one.is_file())
-        stamps = "\n".join(f"{one.relative_to(path)} {file_stamp(one)}" for one in files)
+        if path.is_dir():
+            files = sorted(one for one in path.rglob("*") if one.is_file())
+        else:
+            # Voxels may lie beside their header, and markups beside their scene.
+            others = (*other_files(path), *files_of_scene(path))
+            if not others:
+                return _size_and_time(path)
+            files = [path, *others]
+        stamps = "\n".join(f"{os.path.relpath(one, path)} {_size_and_time(one)}" for one in files)
     except OSError:
         return ""
     return hashlib.sha256(stamps.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _size_and_time(path: Path) -> str:
+    """Return the size and time of a file; "" if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size} {int(status.st_mtime)}"
 
 
 def _only(prompts: PromptSet, segment: str, where: str) -> PromptSet:

@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,10 +26,9 @@ from SAM2PropagateLib.files.unreadable import (
     damaged,
     missing_voxels,
     other_encoding,
-    text_header,
     unknown_format,
-    voxels_of_pair,
 )
+from SAM2PropagateLib.files.voxel_files import metaimage_header, metaimage_voxels, nrrd_header, voxels_of_pair
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
 _T = TypeVar("_T")
@@ -336,7 +335,7 @@ def _check_integrity(info: ImageInfo, array: np.ndarray) -> None:
         else:
             parts = [_Stored(file, start, "raw")]
     elif path.suffix.lower() in (".mha", ".mhd"):
-        parts = _metaimage_voxels(path, array.shape[0])
+        parts = _metaimage_voxels(path)
     else:
         parts = _nrrd_voxels(path)
     lengths = [part.length for part in parts]
@@ -387,41 +386,21 @@ def _nrrd_voxels(path: Path) -> list[_Stored]:
     with path.open("rb") as file:
         if file.read(4) != b"NRRD":
             return []
-    fields, offset = text_header(path, b"")
+    fields, offset = nrrd_header(path)
     if {"data file", "datafile", "byte skip", "line skip"} & fields.keys():
         return []
     is_packed = fields.get("encoding", "").lower() in ("gzip", "gz")
     return [_Stored(path, offset, "gzip")] if is_packed else []
 
 
-def _metaimage_voxels(path: Path, count: int) -> list[_Stored]:
-    """Return the compressed voxels of a MetaImage file with `count` slices; none if they are not compressed.
-
-    They are in the file itself, in another one, or in one for each slice: listed, or named by a pattern.
-    """
-    fields, offset = text_header(path, b"elementdatafile")
+def _metaimage_voxels(path: Path) -> list[_Stored]:
+    """Return the compressed voxels of a MetaImage file, or of the files that it names; none if they are not
+    compressed."""
+    fields, offset = metaimage_header(path)
     is_packed = fields.get("compresseddata", "").lower()[:1] in ("t", "1")
     if not is_packed or fields.get("headersize", "0") != "0":
         return []
-    named = fields.get("elementdatafile", "")
-    if named.upper() == "LOCAL":
+    others = metaimage_voxels(path)
+    if not others:
         return [_Stored(path, offset, "zlib")]
-    if named.upper().startswith("LIST"):
-        names = path.read_bytes()[offset:].decode("utf-8", "replace").splitlines()
-    elif "%" in named:
-        names = _numbered(named.split(), count)
-    else:
-        names = [named]
-    files = [path.parent / name.strip() for name in names if name.strip()]
-    return [_Stored(file, 0, "zlib") for file in files if file.is_file()]
-
-
-def _numbered(words: Sequence[str], count: int) -> list[str]:
-    """Return `count` names of a MetaImage pattern: the words are the pattern, and the first, last and step of
-    its numbers; none for a pattern that is not Python's, too."""
-    try:
-        first = int(words[1]) if len(words) > 1 else 1
-        step = int(words[3]) if len(words) > 3 else 1
-        return [words[0] % (first + step * number) for number in range(count)]
-    except (TypeError, ValueError):
-        return []
+    return [_Stored(other, 0, "zlib") for other in others if other.is_file()]

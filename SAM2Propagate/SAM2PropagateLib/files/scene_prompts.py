@@ -132,6 +132,18 @@ def read_scene(path: Path) -> tuple[ScenePrompts, ...]:
         files.close()
 
 
+def files_of_scene(path: Path) -> tuple[Path, ...]:
+    """Return the files beside a `.mrml` that its prompts are read from; none for other files, and for a scene
+    that cannot be read."""
+    if path.suffix.lower() != ".mrml" or not path.is_file():
+        return ()
+    try:
+        names = _Scene(path, _Folder(path)).file_names()
+    except InputError:
+        return ()
+    return tuple(path.parent / name for name in names)
+
+
 # --- the files of a scene
 
 
@@ -322,6 +334,16 @@ class _Scene:
                 if markups or kept.segments:
                     yield self._prompts(node, markups, state, kept)
 
+    def file_names(self) -> list[str]:
+        """Return the names of the files of all markups and segmentations."""
+        nodes = [node for node in self._list if node.tag.startswith(("Markups", "Segmentation"))]
+        return [name for node in nodes if (name := self._file_name(node))]
+
+    def _file_name(self, node: _SceneNode) -> str:
+        """Return the name of the node's own file; "" if it has none."""
+        storage = self._by_id.get(node.references.get("storage", ""))
+        return "" if storage is None else unquote(storage.values.get("fileName", ""))
+
     def _is_prompt_of(self, node: _SceneNode, segmentation: _SceneNode) -> bool:
         is_ours = node.tag.startswith("Markups") and _ROLE in node.attributes and bool(node.segment)
         return is_ours and node.references.get(_SEGMENTATION) == segmentation.id
@@ -366,10 +388,9 @@ class _Scene:
 
     def _markup(self, node: _SceneNode) -> Mapping[str, Any]:
         """Return the content of the node's own file."""
-        storage = self._by_id.get(node.references.get("storage", ""))
-        if storage is None or not storage.values.get("fileName"):
+        name = self._file_name(node)
+        if not name:
             raise _bad(self._path, f"“{node.name}” has no file")
-        name = unquote(storage.values["fileName"])
         try:
             document = json.loads(self._files.file(name, _MOST_MARKUP))
             markup = document["markups"][0]
@@ -381,10 +402,9 @@ class _Scene:
 
     def _names(self, segmentation: _SceneNode) -> dict[str, str]:
         """Return the names of the segments by their IDs, from the header of the segmentation's own file."""
-        storage = self._by_id.get(segmentation.references.get("storage", ""))
-        if storage is None or not storage.values.get("fileName"):
+        name = self._file_name(segmentation)
+        if not name:
             return {}
-        name = unquote(storage.values["fileName"])
         if not name.lower().endswith(".nrrd"):
             raise _bad(self._path, f"its segmentation “{name}” is no .seg.nrrd")
         start = self._files.file(name, _MOST_HEADER, is_start=True)

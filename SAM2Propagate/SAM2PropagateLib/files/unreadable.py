@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.nifti_header import read_nifti_header
+from SAM2PropagateLib.files.voxel_files import half_of_pair, metaimage_header, nrrd_header
 
 EXPORT = "Export or copy the file again."
 _FORMATS = "Give an NRRD, NIfTI or MetaImage file, or the folder of a DICOM series."
@@ -24,24 +24,6 @@ _ENCODINGS = ("raw", "gzip", "gz", "hex", "ascii", "text", "txt")
 _FREESURFER = (".mgz", ".mgh")
 
 
-def text_header(path: Path, last: bytes) -> tuple[dict[str, str], int]:
-    """Return the fields of a text header, keys in lower case, up to an empty line or the line with key
-    `last`.
-
-    Returns:
-        The fields with their raw values, and where the header ends.
-    """
-    fields: dict[str, str] = {}
-    with path.open("rb") as file:
-        for line in iter(file.readline, b""):
-            text = line.strip()
-            key, _, value = text.partition(b"=" if last else b":")
-            fields[key.strip().decode("latin-1").lower()] = value.strip().decode("utf-8", "replace")
-            if not text or (last and key.strip().lower() == last):
-                break
-        return fields, file.tell()
-
-
 def damaged(path: Path) -> InputError:
     """Return the error `file_damaged`."""
     return InputError("file_damaged", f"“{path}” is damaged or cut short.", EXPORT)
@@ -52,7 +34,7 @@ def other_encoding(path: Path) -> InputError | None:
     with path.open("rb") as file:
         if file.read(4) != b"NRRD":
             return None
-    encoding = text_header(path, b"")[0].get("encoding", "raw")
+    encoding = nrrd_header(path)[0].get("encoding", "raw")
     if encoding.lower() in _ENCODINGS:
         return None
     return InputError(
@@ -67,10 +49,10 @@ def missing_voxels(path: Path) -> InputError | None:
     """Return `file_damaged` if a header names another file for its voxels that is not there; else None."""
     suffix = path.suffix.lower()
     if suffix == ".mhd":
-        named = text_header(path, b"elementdatafile")[0].get("elementdatafile", "")
+        named = metaimage_header(path)[0].get("elementdatafile", "")
         named = "" if named.upper() in ("LOCAL", "LIST") or "%" in named else named
     elif suffix == ".nhdr":
-        fields = text_header(path, b"")[0]
+        fields = nrrd_header(path)[0]
         named = fields.get("data file", fields.get("datafile", ""))
         named = "" if named.upper().startswith("LIST") or "%" in named else named
     elif suffix in (".hdr", ".img"):
@@ -82,26 +64,11 @@ def missing_voxels(path: Path) -> InputError | None:
     return _other_half(path, "voxels", named)
 
 
-def voxels_of_pair(path: Path) -> Path:
-    """Return the file with the voxels of a pair of Analyze or NIfTI files, given either; `path` if there is
-    none."""
-    if path.name.lower().endswith((".img", ".img.gz")):
-        return path
-    return _half(path, (".img", ".img.gz")) or path
-
-
-def _half(path: Path, endings: Sequence[str]) -> Path | None:
-    """Return the other file of a pair, with one of these endings; None if it is not there."""
-    stem = path.name[: -len(path.suffix)]
-    names = [stem + ending for ending in (*endings, *(ending.upper() for ending in endings))]
-    return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
-
-
 def _missing_half(path: Path) -> InputError | None:
     """Do what `missing_voxels` does for a pair of Analyze or NIfTI files."""
     is_header = path.suffix.lower() == ".hdr"
     endings = (".img", ".img.gz") if is_header else (".hdr",)
-    if _half(path, endings) is not None:
+    if half_of_pair(path, endings) is not None:
         return None
     return _other_half(path, "voxels" if is_header else "header", path.stem + endings[0])
 
