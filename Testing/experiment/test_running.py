@@ -107,6 +107,13 @@ def test_each_label_by_itself_has_a_mean(tmp_path: Path) -> None:
     assert mean.split()[1:4] == ["box", "2", f"{(liver + cancer) / 2:.3f}"]
 
 
+def test_labels_with_one_name_have_a_row_each(tmp_path: Path) -> None:
+    cases = {"liver_0": (image_of(ball()), as_image(LABEL))}
+    task = write_decathlon(tmp_path / "Task03_Liver", ("CT",), {1: "liver", 2: "liver"}, cases)
+    ExperimentRun()(task, tmp_path / "out", structures=EACH, kinds=("box",))
+    assert [row["structure"] for row in rows(tmp_path / "out")] == ["liver", "liver (2)"]
+
+
 def test_a_structure_that_a_case_does_not_have_is_told(tmp_path: Path) -> None:
     task = write_task(tmp_path, "liver_0", label=ball().astype(np.uint8))
     ExperimentRun()(task, tmp_path / "out", structures=EACH, kinds=("box",))

@@ -61,6 +61,25 @@ def test_a_segmentation_of_slicer_that_was_cropped(tmp_path: Path) -> None:
     assert np.array_equal(case.structure(1).mask, small)
 
 
+def test_structures_with_one_name_are_told_apart(tmp_path: Path) -> None:
+    image = write_image(ball().astype(np.int16) * 50, tmp_path / "a1" / "image.nrrd")
+    other = ball(at=(5, 20, 30), radius=2)
+    segments = [Segment("node", (1, 0, 0), mask) for mask in (ball(), other)]
+    write_segmentation(tmp_path / "a1" / "label.seg.nrrd", segments, read_volume(image).geometry)
+    case = LoadedCase(find_cases(tmp_path)[0])
+    assert case.names == ["node", "node (2)"]
+    assert np.array_equal(case.structure(1).mask, other)
+
+
+def test_values_with_one_name_are_told_apart_whichever_are_there(tmp_path: Path) -> None:
+    folder = write_case(tmp_path, "a1")
+    entry = {"name": "a1", "labels": {"1": "node", "2": "node", "3": "node"}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"cases": [entry]}), encoding="utf-8")
+    write_image(3 * ball().astype(np.uint8), folder / "label.nii.gz")
+    case = LoadedCase(find_cases(tmp_path)[0])
+    assert (case.names, case.absent) == (["node (3)"], ["node", "node (2)"])
+
+
 def test_a_manifest_tells_names_patients_and_targets(tmp_path: Path) -> None:
     write_case(tmp_path, "x")
     entry = {"name": "x", "labels": {"1": "liver", "2": "cyst"}, "patient": "Q", "modality": "CT contrast"}

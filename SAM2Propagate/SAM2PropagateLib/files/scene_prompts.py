@@ -21,6 +21,7 @@ import numpy as np
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.image import check_file
+from SAM2PropagateLib.files.segmentation import unique_name
 from SAM2PropagateLib.frames.geometry import AXIS_NAMES, FloatArray, VolumeGeometry
 from SAM2PropagateLib.prompts.document import loads
 from SAM2PropagateLib.prompts.values import (
@@ -469,18 +470,9 @@ def _assembled(
     for segment in ids:
         prompts = _segment_prompts(path, segment, drawn, kept.segment(segment), geometry)
         if not prompts.is_empty:
-            name = _free(names.get(segment, segment).strip() or segment, taken)
+            name = unique_name(names.get(segment, segment).strip() or segment, taken)
             segments.append(replace(prompts, segment=name))
     return PromptSet(tuple(segments), kept.axis)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """Return a unique name, as two segments in Slicer can have the same."""
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate, number = f"{name} ({number})", number + 1
-    taken.add(candidate)
-    return candidate
 
 
 def _segment_prompts(
@@ -506,7 +498,7 @@ def _segment_prompts(
                 ends += [ras for _, ras in _points(markup, role)]
                 continue
             for item, kind in _items(node, markup, role, geometry):
-                prompts = prompts.add(replace(item, id=_free(item.id, used)), kind)
+                prompts = prompts.add(replace(item, id=unique_name(item.id, used)), kind)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _bad(path, f"“{node.name}” is damaged") from error
     return prompts.with_range(FrameRange(ends[0], ends[1])) if len(ends) >= 2 else prompts

@@ -38,6 +38,16 @@ def palette_color(index: int) -> Color:
     return PALETTE[index % len(PALETTE)]
 
 
+def unique_name(name: str, taken: set[str]) -> str:
+    """Return a name that is not taken, and take it: “liver”, then “liver (2)”. Segments of Slicer may share
+    one."""
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f"{name} ({number})", number + 1
+    taken.add(candidate)
+    return candidate
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
     """One segment of a segmentation.

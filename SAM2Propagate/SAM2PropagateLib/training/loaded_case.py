@@ -12,7 +12,7 @@ from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.evaluation.metrics import BoolArray
 from SAM2PropagateLib.evaluation.targets import MOST_PARTS, LoadedTarget, Target, default_axis
 from SAM2PropagateLib.files.labels import Labels, is_segmentation, read_labels, read_segments
-from SAM2PropagateLib.files.segmentation import SUFFIX
+from SAM2PropagateLib.files.segmentation import SUFFIX, unique_name
 from SAM2PropagateLib.files.volume import Volume, read_only_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 from SAM2PropagateLib.frames.stack import FrameStack
@@ -31,7 +31,7 @@ class LoadedCase:
         case: which.
 
     Attributes:
-        names: of its structures.
+        names: of its structures; no two are the same.
         absent: names of structures that a description has and the label does not.
         window: through which its frames are seen.
         notes: what was left out or changed when it was read, one sentence each, for the user.
@@ -70,14 +70,16 @@ class LoadedCase:
         if wanted is None:
             wanted = tuple((value,) for value in labels.values)
         self.notes += [*labels.notes, *self._unknown(labels, wanted)]
-        there = set(labels.values)
+        there, taken = set(labels.values), set[str]()
         self._array = labels.array
         for values in wanted:
+            # Also those that are absent count, so that a structure has the same name in every case.
+            name = unique_name(self._name(values), taken)
             if there.intersection(values):
                 self._structures.append(values)
-                self.names.append(self._name(values))
+                self.names.append(name)
             else:
-                self.absent.append(self._name(values))
+                self.absent.append(name)
 
     def _name(self, values: tuple[int, ...]) -> str:
         names = self.case.names
@@ -92,14 +94,16 @@ class LoadedCase:
         return [f"“{self.case.label}” also holds {shown}, which no description names; that is left out."]
 
     def _read_segments(self, geometry: VolumeGeometry) -> None:
+        taken = set[str]()
         for segment in read_segments(self.case.label, geometry):
             if segment.mask.any():
                 self._structures.append(segment.mask)
-                self.names.append(segment.name)
+                self.names.append(unique_name(segment.name, taken))
 
     def _read_masks(self, geometry: VolumeGeometry) -> None:
         """Read the masks. Those that do not overlap share one array; those that overlap are kept apart."""
         array = np.zeros(tuple(reversed(geometry.shape_ijk)), np.uint16)
+        taken = set[str]()
         for path, name, _ in volumes_in(self.case.label):
             mask = self._mask(path, geometry)
             if not mask.any():
@@ -110,7 +114,7 @@ class LoadedCase:
                 self._structures.append((value,))
             else:
                 self._structures.append(mask)
-            self.names.append(name)
+            self.names.append(unique_name(name, taken))
         self._array = array
 
     def _mask(self, path: Path, geometry: VolumeGeometry) -> BoolArray:
