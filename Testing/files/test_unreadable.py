@@ -21,7 +21,7 @@ SHAPE = (6, 20, 30)
 ARRAY = np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16)
 MATRIX = np.array([[-0.8, 0, 0, 12], [0, 0.8, 0, -7], [0, 0, 3, 40], [0, 0, 0, 1]], float)
 # Of a NIfTI-1 header.
-Q_CODE, S_CODE, Q_OFFSET, ROWS = 252, 254, 268, 280
+PIXDIM, Q_CODE, S_CODE, Q_OFFSET, ROWS = 80, 252, 254, 268, 280
 
 
 def write(path: Path) -> Path:
@@ -198,6 +198,7 @@ def test_compressed_and_in_other_units_too(tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii", skewed(3e-3) * [[1e-3], [1e-3], [1e-3], [1]])
     content = bytearray(path.read_bytes())
     content[123] = 1  # meters
+    struct.pack_into("<3f", content, PIXDIM, 0.8e-3, 0.8e-3, 3e-3)
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(content))
     image = read_image(tmp_path / "b.nii.gz")
     assert "put right" in image.notes[0] and np.allclose(places(image), MATRIX, atol=0.05)
@@ -223,6 +224,54 @@ def test_two_places_in_a_header_are_told(tmp_path: Path) -> None:
     assert (
         np.allclose(places(image), MATRIX, atol=1e-3) and "its qform counts, not its sform" in image.notes[0]
     )
+
+
+def with_pixdim(path: Path, *sizes: float) -> Path:
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<3f", content, PIXDIM, *sizes)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("by", [0.0, 3e-3])
+def test_the_pixdim_of_a_header_counts_as_in_slicer_and_is_told(tmp_path: Path, by: float) -> None:
+    path = with_pixdim(nifti(tmp_path / "a.nii", skewed(by)), 1.6, 0.8, 6)
+    image = read_image(path)
+    assert image.geometry is not None
+    assert np.allclose(image.geometry.spacing, (1.6, 0.8, 6), atol=1e-3)
+    note = image.notes[0]
+    assert "1.6 x 0.8 x 6 mm of its pixdim count" in note and "0.8 x 0.8 x 3 mm of its sform" in note
+    assert len(image.notes) == (2 if by else 1)
+
+
+def test_a_pixdim_that_differs_by_rounding_is_not_worth_a_word(tmp_path: Path) -> None:
+    path = with_pixdim(nifti(tmp_path / "a.nii", MATRIX), 0.801, 0.8, 3.002)
+    assert read_image(path).notes == ()
+
+
+@pytest.mark.parametrize("sizes", [(0.8, 0.8, 0.0), (0.8, np.nan, 3.0), (np.inf, 0.8, 3.0)])
+@pytest.mark.parametrize("sform", [MATRIX, None])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_header_without_a_size_of_voxels_is_refused_and_the_advice_works(
+    tmp_path: Path, sizes: tuple[float, ...], sform: np.ndarray | None, ending: str
+) -> None:
+    path = with_pixdim(nifti(tmp_path / "a.nii", sform, qform=True), *sizes)
+    if ending == ".nii.gz":
+        path = tmp_path / "a.nii.gz"
+        path.write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes()))
+    error = refusal(path)
+    assert error.code == "no_voxel_size" and "size of its voxels" in error.sentence
+    image = sitk.ReadImage(str(path))
+    image.SetSpacing((0.8, 0.8, 3))
+    sitk.WriteImage(image, str(tmp_path / "new.nii"))
+    assert np.allclose(places(read_image(tmp_path / "new.nii")), MATRIX, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [".hdr", ".img"])
+def test_the_header_of_a_pair_must_give_a_size_of_voxels(tmp_path: Path, given: str) -> None:
+    write(tmp_path / "a.hdr")
+    with_pixdim(tmp_path / "a.hdr", 0.8, 0.8, 0)
+    assert refusal(tmp_path / f"a{given}").code == "no_voxel_size"
 
 
 def test_one_place_given_twice_is_not_worth_a_word(tmp_path: Path) -> None:

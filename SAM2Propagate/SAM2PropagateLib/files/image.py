@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,7 @@ from SAM2PropagateLib.files.nifti_header import (
     at_right_angles,
     farthest,
     read_nifti_header,
+    read_pixdim,
 )
 from SAM2PropagateLib.files.unreadable import (
     EXPORT,
@@ -28,12 +29,18 @@ from SAM2PropagateLib.files.unreadable import (
     other_encoding,
     unknown_format,
 )
-from SAM2PropagateLib.files.voxel_files import metaimage_header, metaimage_voxels, nrrd_header, voxels_of_pair
+from SAM2PropagateLib.files.voxel_files import (
+    header_of_pair,
+    metaimage_header,
+    metaimage_voxels,
+    nrrd_header,
+    voxels_of_pair,
+)
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
 _T = TypeVar("_T")
 _CHUNK = 1 << 20
-_NIFTI = (".nii", ".nii.gz", ".hdr")
+_NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 _PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"
 # In voxels, anywhere in a grid: two places in a header that are closer are the same one,
 _SAME = 0.1
@@ -123,7 +130,7 @@ def read_image(path: Path, channel: int | None = None) -> FileImage:
     Raises:
         InputError: as `image_info`; also `file_damaged` where the reader itself would fill in zeros or pass
             on wrong voxels: a truncated NIfTI file, a wrong checksum in a compressed file. `no_such_channel`;
-            `skewed_geometry`.
+            `no_voxel_size`; `skewed_geometry`.
     """
     info = image_info(path)
     reader = _reader(path)
@@ -226,10 +233,13 @@ def _placed(path: Path, geometry: VolumeGeometry) -> tuple[VolumeGeometry, tuple
     """Return the grid to use, given ITK's, and notes.
 
     Raises:
-        InputError: `skewed_geometry`.
+        InputError: `no_voxel_size`, `skewed_geometry`.
     """
-    header = read_nifti_header(path.with_suffix(".hdr")) if path.suffix.lower() == ".img" else None
-    header = header or (read_nifti_header(path) if _is_nifti(path) else None)
+    if not _is_nifti(path):
+        return geometry, ()
+    header_file = header_of_pair(path)
+    _check_voxel_size(path, header_file)
+    header = read_nifti_header(header_file)
     if header is None:
         return geometry, ()
     forms = [("qform", header.qform), ("sform", header.sform)]
@@ -237,8 +247,11 @@ def _placed(path: Path, geometry: VolumeGeometry) -> tuple[VolumeGeometry, tuple
     if not given:
         return geometry, ()
     if len(given) == 1 or min(apart for *_, apart in given) > _SAME:
-        # ITK's grid is none of the header's places, so ITK has corrected its axes.
-        return _put_right(path, geometry, given[-1][1])
+        # ITK's grid is none of the header's places: it has taken its size from elsewhere, or turned its axes.
+        name, form, *_ = given[-1]
+        form, notes = _resized(path, geometry, name, form)
+        geometry, others = _put_right(path, geometry, form)
+        return geometry, (*notes, *others)
     taken = min(given, key=lambda one: one[3])
     other = max(given, key=lambda one: one[3])
     if other[3] <= _SAME:
@@ -247,6 +260,43 @@ def _placed(path: Path, geometry: VolumeGeometry) -> tuple[VolumeGeometry, tuple
         f"The header of “{path}” holds two places, which are up to {other[2]:.3g} mm apart; its {taken[0]} "
         f"counts, not its {other[0]}.",
     )
+
+
+def _check_voxel_size(path: Path, header_file: Path) -> None:
+    """Refuse an Analyze or NIfTI file without a size of its voxels, for which ITK takes 1 mm. Raises
+    InputError (`no_voxel_size`)."""
+    sizes = read_pixdim(header_file)
+    if all(np.isfinite(size) and size != 0 for size in sizes):
+        return
+    raise InputError(
+        "no_voxel_size",
+        f"The header of “{path}” does not give the size of its voxels ({_by(sizes)} mm as pixdim).",
+        "Write it there, for instance in Python with SimpleITK: image = SimpleITK.ReadImage(FILE); "
+        "image.SetSpacing((X, Y, Z)); SimpleITK.WriteImage(image, NEW).",
+    )
+
+
+def _resized(
+    path: Path, geometry: VolumeGeometry, name: str, form: np.ndarray
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a place of the header with the size of voxels that ITK and so Slicer take (pixdim), and a note
+    if that moves voxels."""
+    sizes = np.linalg.norm(form[:3, :3], axis=0)
+    if not np.isfinite(form).all() or (sizes <= 0).any():
+        return form, ()
+    scale = geometry.spacing / sizes
+    if (np.abs(scale - 1) * np.array(geometry.shape_ijk) <= _SAME).all():
+        return form, ()
+    resized = form.copy()
+    resized[:3, :3] *= scale
+    return resized, (
+        f"The header of “{path}” gives its voxels two sizes; the {_by(geometry.spacing)} mm of its pixdim "
+        f"count, as in 3D Slicer, not the {_by(sizes)} mm of its {name}.",
+    )
+
+
+def _by(sizes: Iterable[float]) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)
 
 
 def _put_right(
@@ -324,8 +374,7 @@ def _check_integrity(info: ImageInfo, array: np.ndarray) -> None:
     """
     path, expected = info.path, array.nbytes
     # SimpleITK copies these fields into files of other formats that are made from a NIfTI file.
-    is_nifti = path.name.lower().endswith((*_NIFTI, ".img", ".img.gz"))
-    if is_nifti and "vox_offset" in info.header and "bitpix" in info.header:
+    if _is_nifti(path) and "vox_offset" in info.header and "bitpix" in info.header:
         # A NIfTI file may store smaller types that reading rescales to larger ones.
         start = int(float(info.header["vox_offset"]))
         expected = array.size * int(info.header["bitpix"]) // 8

@@ -43,17 +43,7 @@ class NiftiHeader:
 
 def read_nifti_header(path: Path) -> NiftiHeader | None:
     """Return the header of a file, compressed or not; None if it is not a NIfTI file or is cut short."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(540)
-        if content[:2] == b"\x1f\x8b":
-            with gzip.open(path) as stream:
-                content = stream.read(540)
-    except (OSError, EOFError, zlib.error):
-        return None
-    if len(content) < 348:
-        return None
-    order = next((o for o in "<>" if struct.unpack_from(o + "i", content)[0] in _SIZE), "")
+    content, order = _content(path)
     if not order:
         return None
     if _SIZE[struct.unpack_from(order + "i", content)[0]] == 2:
@@ -66,6 +56,31 @@ def read_nifti_header(path: Path) -> NiftiHeader | None:
     sform = scale @ _sform(content, order) if s_code > 0 else None
     qform = scale @ _qform(content, order) if q_code > 0 else None
     return NiftiHeader(1, sform, qform)
+
+
+def read_pixdim(path: Path) -> tuple[float, ...]:
+    """Return the three sizes of voxels that the header of an Analyze or NIfTI-1 file states, in its own unit;
+    none for other files."""
+    content, order = _content(path)
+    if not order or _SIZE[struct.unpack_from(order + "i", content)[0]] == 2:
+        return ()
+    return struct.unpack_from(order + "3f", content, 80)
+
+
+def _content(path: Path) -> tuple[bytes, str]:
+    """Return the first bytes of a file and their order, `<` or `>`; "" if they are no Analyze or NIfTI
+    header."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(540)
+        if content[:2] == b"\x1f\x8b":
+            with gzip.open(path) as stream:
+                content = stream.read(540)
+    except (OSError, EOFError, zlib.error):
+        return b"", ""
+    if len(content) < 348:
+        return content, ""
+    return content, next((o for o in "<>" if struct.unpack_from(o + "i", content)[0] in _SIZE), "")
 
 
 def _sform(content: bytes, order: str) -> FloatArray:

@@ -66,11 +66,8 @@ def missing_voxels(path: Path) -> InputError | None:
 
 def _missing_half(path: Path) -> InputError | None:
     """Do what `missing_voxels` does for a pair of Analyze or NIfTI files."""
-    is_header = path.suffix.lower() == ".hdr"
-    endings = (".img", ".img.gz") if is_header else (".hdr",)
-    if half_of_pair(path, endings) is not None:
-        return None
-    return _other_half(path, "voxels" if is_header else "header", path.stem + endings[0])
+    part, ending = ("voxels", ".img") if path.suffix.lower() == ".hdr" else ("header", ".hdr")
+    return None if half_of_pair(path, ending) is not None else _other_half(path, part, path.stem + ending)
 
 
 def _other_half(path: Path, part: str, name: str) -> InputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 _Header = tuple[dict[str, str], int]
@@ -41,16 +40,15 @@ def other_files(path: Path) -> tuple[Path, ...]:
     Raises:
         OSError: the header cannot be read.
     """
-    suffix = path.suffix.lower()
     if not path.is_file():
         return ()
+    if is_half(path, ".hdr") or is_half(path, ".img"):
+        return tuple(file for file in (header_of_pair(path), voxels_of_pair(path)) if file != path)
+    suffix = path.suffix.lower()
     if suffix in (".mha", ".mhd"):
         return metaimage_voxels(path)
     if suffix in (".nrrd", ".nhdr"):
         return _nrrd_voxels(path)
-    if suffix in (".hdr", ".img"):
-        other = half_of_pair(path, (".img", ".img.gz") if suffix == ".hdr" else (".hdr",))
-        return () if other is None else (other,)
     return ()
 
 
@@ -94,15 +92,25 @@ def _nrrd_voxels(path: Path) -> tuple[Path, ...]:
 def voxels_of_pair(path: Path) -> Path:
     """Return the file with the voxels of a pair of Analyze or NIfTI files, given either; `path` if there is
     none."""
-    if path.name.lower().endswith((".img", ".img.gz")):
-        return path
-    return half_of_pair(path, (".img", ".img.gz")) or path
+    return path if is_half(path, ".img") else half_of_pair(path, ".img") or path
 
 
-def half_of_pair(path: Path, endings: Sequence[str]) -> Path | None:
-    """Return the other file of a pair, with one of these endings; None if it is not there."""
-    stem = path.name[: -len(path.suffix)]
-    names = [stem + ending for ending in (*endings, *(ending.upper() for ending in endings))]
+def header_of_pair(path: Path) -> Path:
+    """Return the file with the header of a pair of Analyze or NIfTI files, given either; `path` if there is
+    none."""
+    return (half_of_pair(path, ".hdr") or path) if is_half(path, ".img") else path
+
+
+def is_half(path: Path, ending: str) -> bool:
+    """Tell whether a file is that half of a pair, `.hdr` or `.img`, compressed or not."""
+    return path.name.lower().endswith((ending, ending + ".gz"))
+
+
+def half_of_pair(path: Path, ending: str) -> Path | None:
+    """Return the half of a pair with this ending, `.hdr` or `.img`, compressed or not, given the other one;
+    None if it is not there."""
+    stem = Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+    names = [stem + one for one in (ending, ending + ".gz", ending.upper(), ending.upper() + ".GZ")]
     return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
 
 
