@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from SAM2PropagateLib.engine.motion import MotionStore
@@ -245,13 +246,53 @@ def test_a_run_killed_while_it_ends(
     assert job.out.with_suffix(".png").is_file() and job.out.with_suffix(".json").is_file()
     assert not job.out.exists()
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(module.shutil, "rmtree", killed)
+        patch.setattr(module, "clear_work_folder", killed)
         run(replace(job, resume=True))
     written = job.out.read_bytes()
     killer = Killer()
     result = run(replace(job, resume=True), killer)
     assert not killer.steps and not killer.scores and not work_folder(job.out).exists()
     assert state_of(result.out).keys() and len(result.out.read_bytes()) == len(written)
+
+
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_folder_with_files_of_the_user_is_refused(
+    cases: Path, model: Path, killed: Path, tmp_path: Path, how: dict[str, bool]
+) -> None:
+    job = replace(job_for(cases, model, tmp_path / "new.safetensors"), **how)
+    folder = work_folder(job.out)
+    shutil.copytree(killed, folder)
+    for mine in (folder / "thesis.txt", folder / "looks" / "mine.safetensors"):
+        mine.write_text("years of work", encoding="utf-8")
+        with pytest.raises(InputError) as error:
+            run(job)
+        assert error.value.code == "output_exists" and mine.name in error.value.sentence
+        assert mine.read_text(encoding="utf-8") == "years of work"
+        mine.unlink()
+
+
+def test_what_the_user_adds_during_a_training_stays(cases: Path, model: Path, tmp_path: Path) -> None:
+    job = job_for(cases, model, tmp_path / "new.safetensors", replace(QUICK, steps=1))
+    folder = work_folder(job.out)
+
+    class Adding(Killer):
+        def measured(self, progress: TrainingProgress, score: Score) -> None:
+            (folder / "notes.txt").write_text("notes", encoding="utf-8")
+
+    run(job, Adding())
+    assert job.out.is_file() and [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_two_runs_do_not_share_a_training(cases: Path, model: Path, killed: Path, tmp_path: Path) -> None:
+    job = job_for(cases, model, tmp_path / "new.safetensors")
+    shutil.copytree(killed, work_folder(job.out))
+    before = (work_folder(job.out) / "training.pt").read_bytes()
+    with FileLock(work_folder(job.out) / "lock"):
+        for how in ({"overwrite": True}, {"resume": True}):
+            with pytest.raises(InputError) as error:
+                run(replace(job, **how))
+            assert error.value.code == "training_running"
+    assert (work_folder(job.out) / "training.pt").read_bytes() == before
 
 
 def test_a_state_of_something_else_is_not_taken_up(cases: Path, model: Path, tmp_path: Path) -> None:

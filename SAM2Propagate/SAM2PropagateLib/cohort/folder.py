@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.atomic import PART_SUFFIX, part_prefix, write_failure
 
-_LOCK_NAME = "lock"
+LOCK_NAME = "lock"
+"""The name of the file that holds a folder; it may stay behind."""
 
 
 @contextlib.contextmanager
@@ -19,7 +20,7 @@ def held(out: Path, state: str, code: str) -> Iterator[None]:
     """Make the folder if needed, and lock it for this run; a crash releases it.
 
     Args:
-        state: name of the subfolder with what a run needs to continue.
+        state: name of the subfolder with what a run needs to continue; "" for the folder itself.
         code: of the error if another run has the folder.
 
     Raises:
@@ -27,7 +28,7 @@ def held(out: Path, state: str, code: str) -> Iterator[None]:
     """
     try:
         (out / state).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / state / _LOCK_NAME)
+        lock = FileLock(out / state / LOCK_NAME)
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(

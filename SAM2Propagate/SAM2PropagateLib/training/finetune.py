@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import shutil
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +14,13 @@ from typing import Any
 
 from safetensors.torch import save
 
+from SAM2PropagateLib.cohort.folder import LOCK_NAME, held
 from SAM2PropagateLib.engine.build import load_model, recognize_config
 from SAM2PropagateLib.engine.crops import STYLE_KEY
 from SAM2PropagateLib.engine.family import LoadedModel
 from SAM2PropagateLib.engine.weights import read_state
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.files.atomic import atomic_output, check_output
+from SAM2PropagateLib.files.atomic import PART_SUFFIX, atomic_output, check_output, part_prefix
 from SAM2PropagateLib.models.verify import config_identity, sha256_of
 from SAM2PropagateLib.training.case import Case
 from SAM2PropagateLib.training.cases import check_apart, find_cases, split
@@ -38,6 +40,12 @@ _FEWEST_CASES = 2
 _LOOKS_PER_STRUCTURE = 3
 _STEPS_PER_VALIDATION = 50
 DEFAULT_RECIPE = Recipe()
+_LOOKS = "looks"
+# What a training makes in its folder, whole and unfinished.
+_OWN = re.compile(
+    rf"{LOCK_NAME}|{re.escape(STATE_FILE)}|{re.escape(part_prefix(STATE_FILE))}.*{re.escape(PART_SUFFIX)}"
+    rf"|{_LOOKS}|{_LOOKS}/look_\d+\.(safetensors|part)"
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,22 @@ def can_resume(out: Path) -> bool:
     return (work_folder(out) / STATE_FILE).is_file()
 
 
+def clear_work_folder(folder: Path) -> None:
+    """Delete what trainings made in their folder, but its lock; whatever else is there stays."""
+    # Files come before the folder that holds them.
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if _is_own(folder, path) and path.name != LOCK_NAME:
+            if path.is_dir():
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            else:
+                path.unlink()
+
+
+def _is_own(folder: Path, path: Path) -> bool:
+    return not path.is_symlink() and bool(_OWN.fullmatch(path.relative_to(folder).as_posix()))
+
+
 EncodeElsewhere = Callable[[Sequence[EncodingWork]], None]
 """Has `encode_looks` done with each piece of work, by other processes."""
 
@@ -116,8 +140,8 @@ def finetune(
 
     Raises:
         InputError: as `find_cases`, `LoadedCase`, `split`, `load_model`, `check_output`;
-            `training_unfinished`, `nothing_to_resume`, `resume_mismatch`, `too_few_cases`,
-            `nothing_to_learn`, `unknown_part`.
+            `output_exists`, `training_unfinished`, `training_running`, `nothing_to_resume`,
+            `resume_mismatch`, `too_few_cases`, `nothing_to_learn`, `unknown_part`.
         SAM2PropagateError: as `load_model`; `disk_full`.
     """
     plot, report = job.out.with_suffix(".png"), job.out.with_suffix(".json")
@@ -138,53 +162,56 @@ def finetune(
     learning = unfreeze(loaded.model, job.further)
     keeps = IMAGE not in learning.parts
     image_half = ImageHalf.of(loaded, learning)
-    # Only now, when nothing is left to be refused.
     folder = work_folder(job.out)
-    if folder.exists() and not job.resume:
-        shutil.rmtree(folder)
-    folder.mkdir(exist_ok=True)
-    pool = LookPool(sources, shelf, recipe, image_half, LookStore(folder / "looks"))
-    validation = Validation(measured, shelf, most=recipe.most_targets, keeps_features=keeps)
-    checksum = sha256_of(job.model)
-    about = {
-        "cases": [[s.case.name, *s.structures] for s in sources],
-        "validation cases": [[s.case.name, *s.structures] for s in measured],
-        "content of the cases": [s.fingerprint for s in (*sources, *measured)],
-        "model": checksum,
-        "configuration": config_identity(job.config),
-        "device": str(loaded.device),
-        "input size": loaded.input_size,
-        "parts": sorted(learning.parts),
-    }
-    trainer = Trainer(loaded, learning, pool, validation, TrainingRun(recipe, folder, about))
-    if job.resume:
-        trainer.resume()
-    tell(
-        f"Training on {_some(structures, 'structure')} of {_some(len(sources), 'case')}, "
-        f"measuring on {validation.structure_count} of {len(measured)}"
-    )
-    if encode_elsewhere is not None:
-        encoding = Encoding(
-            tuple(_absolute(source) for source in sources),
-            recipe,
-            job.model.absolute(),
-            checksum,
-            job.config,
-            job.device,
-            job.input_size,
-            job.further,
-            (folder / "looks").absolute(),
+    # Only now, when nothing is left to be refused.
+    with held(folder, "", "training_running"):
+        if not job.resume:
+            clear_work_folder(folder)
+        pool = LookPool(sources, shelf, recipe, image_half, LookStore(folder / _LOOKS))
+        validation = Validation(measured, shelf, most=recipe.most_targets, keeps_features=keeps)
+        checksum = sha256_of(job.model)
+        about = {
+            "cases": [[s.case.name, *s.structures] for s in sources],
+            "validation cases": [[s.case.name, *s.structures] for s in measured],
+            "content of the cases": [s.fingerprint for s in (*sources, *measured)],
+            "model": checksum,
+            "configuration": config_identity(job.config),
+            "device": str(loaded.device),
+            "input size": loaded.input_size,
+            "parts": sorted(learning.parts),
+        }
+        trainer = Trainer(loaded, learning, pool, validation, TrainingRun(recipe, folder, about))
+        if job.resume:
+            trainer.resume()
+        tell(
+            f"Training on {_some(structures, 'structure')} of {_some(len(sources), 'case')}, "
+            f"measuring on {validation.structure_count} of {len(measured)}"
         )
-        encode_elsewhere(works_of(encoding, pool.numbers(trainer.progress.step)))
-    trainer.run(listener)
-    progress = trainer.progress
-    first, best = progress.scores[0], max(progress.scores, key=lambda score: float(score["volume"]))
-    spent = _some(round(progress.seconds / 60), "minute")
-    draw_plot(progress, plot, f"{job.out.stem}: {_some(len(sources), 'case')}, {spent}")
-    _write_report(report, job, recipe, about, progress, first, best)
-    # Last: where the model is, all is.
-    _write_model(job, loaded, progress, best)
-    shutil.rmtree(folder)
+        if encode_elsewhere is not None:
+            encoding = Encoding(
+                tuple(_absolute(source) for source in sources),
+                recipe,
+                job.model.absolute(),
+                checksum,
+                job.config,
+                job.device,
+                job.input_size,
+                job.further,
+                (folder / _LOOKS).absolute(),
+            )
+            encode_elsewhere(works_of(encoding, pool.numbers(trainer.progress.step)))
+        trainer.run(listener)
+        progress = trainer.progress
+        first, best = progress.scores[0], max(progress.scores, key=lambda score: float(score["volume"]))
+        spent = _some(round(progress.seconds / 60), "minute")
+        draw_plot(progress, plot, f"{job.out.stem}: {_some(len(sources), 'case')}, {spent}")
+        _write_report(report, job, recipe, about, progress, first, best)
+        # Last: where the model is, all is.
+        _write_model(job, loaded, progress, best)
+        clear_work_folder(folder)
+    with contextlib.suppress(OSError):
+        (folder / LOCK_NAME).unlink(missing_ok=True)
+        folder.rmdir()
     return FinetuneResult(job.out, plot, report, first, best, progress.step, progress.seconds)
 
 
@@ -200,6 +227,13 @@ def _check_state(job: FinetuneJob) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(
             "output_exists", f"“{folder}” is in the way of this training's folder.", "Move it elsewhere."
+        )
+    foreign = next((path for path in sorted(folder.rglob("*")) if not _is_own(folder, path)), None)
+    if foreign is not None:
+        raise InputError(
+            "output_exists",
+            f"“{folder}”, the folder of this training, holds “{foreign.name}”, which no training made.",
+            "Move the folder elsewhere, or choose another --out.",
         )
     if can_resume(job.out) and not job.resume and not job.overwrite:
         raise InputError(
