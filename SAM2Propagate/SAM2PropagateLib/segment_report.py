@@ -80,7 +80,8 @@ def write_report(path: Path, values: Mapping[str, Any], overwrite: bool) -> None
     """Write the report whole or not at all. Raises as `atomic_output`."""
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_output(path, overwrite) as file:
-        file.write(text.encode("utf-8"))
+        # A path may hold what UTF-8 cannot; the replacements are JSON's own.
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def is_report(path: Path) -> bool:

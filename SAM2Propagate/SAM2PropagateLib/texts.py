@@ -112,6 +112,16 @@ Words = str | Text
 _W = TypeVar("_W", str, Text)
 
 
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8. The name of a file that holds other bytes cannot: Python
+    reads it with lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def text(template: str) -> Text:
     """Return a text of the calling file, to be translated where it is shown."""
     path = Path(sys._getframe(1).f_code.co_filename)

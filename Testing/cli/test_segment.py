@@ -16,6 +16,7 @@ from SAM2PropagateLib.files.volume import read_volume
 from SAM2PropagateLib.prompts.document import dumps
 from SAM2PropagateLib.prompts.resolve import resolve
 from SAM2PropagateLib.prompts.values import Click, PromptSet, SegmentPrompts
+from SAM2PropagateLib.segment_report import is_report, write_report
 from SAM2PropagateLib.worker.session import Run
 from Testing.cli.dicom_files import write_series
 from Testing.cli.fake_session import RADIUS, FakeJobSession
@@ -65,6 +66,22 @@ def test_points_become_masks_on_the_right_voxels(tmp_path: Path, volume: Path) -
     )
     assert "Propagating" in outcome.err
     assert session.closed_volumes == ["volume"] and session.close_timeouts == [None]
+
+
+def test_a_name_that_no_file_can_hold_is_refused_before_the_work(tmp_path: Path, volume: Path) -> None:
+    outcome = run(
+        tmp_path,
+        *("segment", volume, "--segment", "n\udcff", "--point-ras", *words(ras_of(7, 9, 3))),
+        *("--out", tmp_path / "s.seg.nrrd"),
+    )
+    assert outcome.code == 2 and r"The name 'n\udcff' of a segment is not text" in outcome.error_line
+
+
+def test_a_report_can_name_a_path_that_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_report(path, {"format": "sam2propagate-report", "output": "o\udcff.seg.nrrd"}, False)
+    path.read_text(encoding="utf-8")
+    assert json.loads(path.read_bytes())["output"] == "o\udcff.seg.nrrd" and is_report(path)
 
 
 @pytest.mark.parametrize(("axis", "numpy_axis"), [("i", 2), ("j", 1), ("k", 0)])

@@ -173,6 +173,28 @@ def test_json_takes_words_lists_and_whole_prompts(tmp_path: Path) -> None:
     assert broken.fault is not None and "Row 1: " in str(broken.fault)
 
 
+@pytest.mark.parametrize("character", ["\0", "\ud800"])
+@pytest.mark.parametrize("column", ["volume", "segment", "prompts", "name", "series", "part", "window"])
+def test_a_character_that_no_file_can_hold_stays_with_its_row(
+    tmp_path: Path, column: str, character: str
+) -> None:
+    good = {"volume": "good.nii", "segment": "a", "prompts": POINT}
+    bad = {"volume": "bad.nii", "segment": "a", "prompts": POINT}
+    bad[column] = bad.get(column, "x") + character
+    first, second = read(tmp_path, json.dumps([bad, good]), "list.json")
+    assert second.fault is None
+    assert first.fault is not None and f"Row 1 has a character in its column “{column}”" in str(first.fault)
+    output_names([first, second], {})
+    words_of_it = {**good, "prompts": [*POINT.split(), character]}
+    (entry,) = read(tmp_path, json.dumps([words_of_it]), "list.json")
+    assert entry.fault is not None
+
+
+def test_a_home_of_nobody_is_a_path_like_others(tmp_path: Path) -> None:
+    (entry,) = read(tmp_path, f"volume,segment,prompts\n~nobody-of-this-name/a.nii,a,{POINT}\n")
+    assert entry.fault is None and entry.volume == tmp_path / "~nobody-of-this-name" / "a.nii"
+
+
 def test_outputs_get_different_names_and_keep_them_when_resumed(tmp_path: Path) -> None:
     rows = "".join(
         f"{name},{POINT},\n" for name in ("p1/CT.nii.gz", "p2/ct.nii.gz", "p2/ct.nrrd", "x/con.nii")

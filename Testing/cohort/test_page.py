@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -110,6 +111,9 @@ def test_a_record_is_read_as_it_was_written_and_a_damaged_one_is_none(tmp_path: 
     one = record("a", row(EVIL, None, picture=bytes(range(256))))
     write_record(tmp_path / "a.json", one)
     assert read_record(tmp_path / "a.json") == one
+    strange = replace(one, volume="/p\udcff/a.nii")
+    write_record(tmp_path / "b.json", strange)
+    assert read_record(tmp_path / "b.json") == strange
     for content in (
         b"",
         b"[]",

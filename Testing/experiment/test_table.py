@@ -13,7 +13,7 @@ from SAM2PropagateLib.evaluation.failures import SliceFailures
 from SAM2PropagateLib.evaluation.one_slice import PromptScores
 from SAM2PropagateLib.experiment.plan import ExperimentOptions
 from SAM2PropagateLib.experiment.plot import draw_plot, short_names
-from SAM2PropagateLib.experiment.record import CaseRecord, PromptRow
+from SAM2PropagateLib.experiment.record import CaseRecord, PromptRow, read_record, write_record
 from SAM2PropagateLib.experiment.table import Bin, CaseLine, bins_of, terminal_table
 
 FAILURES = SliceFailures(0.9, 0.2, 1, 3.0, 9, 0.9)
@@ -30,6 +30,12 @@ def row(
 def line(*rows: PromptRow, model: str = "tiny") -> CaseLine:
     """A case with these rows."""
     return CaseLine(model, "", "case", None, CaseRecord("print", rows=rows))
+
+
+def test_a_record_of_a_path_that_is_no_utf8_is_read_as_it_was_written(tmp_path: Path) -> None:
+    one = CaseRecord("print", notes=("“/p\udcff/a.nii” is strange.",))
+    write_record(tmp_path / "a.json", one)
+    assert read_record(tmp_path / "a.json") == one
 
 
 def test_each_run_counts_once_in_each_bin() -> None:

@@ -102,6 +102,13 @@ def test_missing_and_empty_files_and_other_kinds(tmp_path: Path) -> None:
         assert refusal(tmp_path / name).code in ("unknown_format", "file_damaged")
 
 
+@pytest.mark.parametrize(("name", "shown"), [("v\udcff.nrrd", "v\\udcff.nrrd"), ("v\0.nrrd", "v\\0.nrrd")])
+def test_a_path_that_is_no_utf8_is_refused_before_itk_sees_it(tmp_path: Path, name: str, shown: str) -> None:
+    error = refusal(tmp_path / name)
+    assert error.code == "file_unreadable" and shown in error.sentence and "UTF-8" in error.sentence
+    str(error).encode("utf-8")
+
+
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read every file"
 )

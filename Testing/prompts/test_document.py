@@ -300,6 +300,11 @@ def test_what_appears_twice() -> None:
         loads(text)
 
 
+def test_a_name_that_no_file_can_hold() -> None:
+    error = refusal(changed("segments.0.segment", "liver\ud800"))
+    assert error.code == "bad_segment" and r"'liver\ud800'" in error.sentence
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[1,", b"\xff\xfe\x00", '{"format": NaN}', "[" * 100_000, json.dumps(GOOD)[:-3]],

@@ -33,6 +33,7 @@ from SAM2PropagateLib.prompts.values import (
     SegmentPrompts,
 )
 from SAM2PropagateLib.run_options import BOTH, DIRECTIONS, RunOptions
+from SAM2PropagateLib.texts import is_utf8
 
 DEFAULT_SEGMENT = "Segment_1"
 Point = tuple[float, float, float]
@@ -205,6 +206,10 @@ def segments_of(said: Sequence[tuple[str, Any]]) -> tuple[SegmentArguments, ...]
             current = str(values).strip()
             if not current:
                 raise bad_arguments("A segment needs a name.", "Give one after --segment.")
+            if not is_utf8(current):
+                raise bad_arguments(
+                    f"The name {current!r} of a segment is not text in UTF-8.", "Give it another name."
+                )
             found.setdefault(current, SegmentArguments(current))
         elif kind == "range" and current is None:
             for_all = (values[0], values[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -19,6 +20,7 @@ from SAM2PropagateLib.files.image import check_file
 from SAM2PropagateLib.files.scene_prompts import is_scene
 from SAM2PropagateLib.files.volume import volume_name
 from SAM2PropagateLib.prompts.document import from_document
+from SAM2PropagateLib.texts import is_utf8
 
 COLUMNS = ("volume", "segment", "prompts", "name", "series", "part", "window")
 _NEEDED = ("volume", "prompts")
@@ -215,7 +217,7 @@ def _bad(sentence: str, hint: str) -> InputError:
 def _entries(rows: Sequence[_Row], base: Path, say: SayPrompts) -> tuple[Entry, ...]:
     grouped: dict[str, list[_Row]] = {}
     for row in rows:
-        if not row.text("volume"):
+        if not row.text("volume") or not _is_usable(row.text("volume")):
             key = f"\0{row.number}"
         else:
             key = Entry(_path(base, row.text("volume")), row.text("series"), row.text("part")).key
@@ -240,7 +242,8 @@ def _entries(rows: Sequence[_Row], base: Path, say: SayPrompts) -> tuple[Entry, 
 
 def _entry(group: Sequence[_Row], base: Path, say: SayPrompts) -> Entry:
     first = group[0]
-    volume = _path(base, first.text("volume")) if first.text("volume") else Path()
+    named = first.text("volume")
+    volume = _path(base, named) if named and _is_usable(named) else Path()
     entry = Entry(
         volume,
         first.text("series") or None,
@@ -248,7 +251,9 @@ def _entry(group: Sequence[_Row], base: Path, say: SayPrompts) -> Entry:
         rows=tuple(row.number for row in group),
     )
     try:
-        if not first.text("volume"):
+        for row in group:
+            _check_texts(row)
+        if not named:
             raise _bad(f"Row {first.number} names no volume.", "Fill its column “volume”.")
         shared = {column: _agreed(group, column) for column in _OF_VOLUME}
         name = shared["name"]
@@ -261,6 +266,21 @@ def _entry(group: Sequence[_Row], base: Path, say: SayPrompts) -> Entry:
         return Entry(volume, entry.series, entry.part, shared["window"], sources, name, entry.rows)
     except InputError as error:
         return _faulty(entry, error)
+
+
+def _check_texts(row: _Row) -> None:
+    for column, value in row.values.items():
+        words = value if isinstance(value, list) else [value]
+        if not all(_is_usable(word) for word in words if isinstance(word, str)):
+            raise _bad(
+                f"Row {row.number} has a character in its column “{column}” that no file can hold.",
+                "Type the text again.",
+            )
+
+
+def _is_usable(text: str) -> bool:
+    """Tell whether a text can be a part of a path and of a file."""
+    return "\0" not in text and is_utf8(text)
 
 
 def _faulty(entry: Entry, fault: InputError) -> Entry:
@@ -325,7 +345,10 @@ def _file(path: Path, segment: str) -> FilePrompts:
 
 
 def _path(base: Path, text: str) -> Path:
-    path = Path(text).expanduser()
+    path = Path(text)
+    # A name after “~” that is no user's is left as it is, and not found later.
+    with contextlib.suppress(RuntimeError):
+        path = path.expanduser()
     return Path(os.path.abspath(base / path))  # noqa: PTH100 - links stay as they are named
 
 

@@ -104,7 +104,8 @@ def write_record(path: Path, record: VolumeRecord) -> None:
         row["picture"] = base64.b64encode(row["picture"]).decode("ascii")
     text = json.dumps({"format": _FORMAT, "version": _VERSION, **values}, ensure_ascii=False)
     with atomic_output(path, True) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
+        # A path may hold what UTF-8 cannot; the replacements are JSON's own.
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def read_record(path: Path) -> VolumeRecord | None:

@@ -61,7 +61,8 @@ def write_record(path: Path, record: CaseRecord) -> None:
     """Write a record whole or not at all. Raises as `atomic_output`."""
     text = json.dumps({"format": _FORMAT, "version": _VERSION, **asdict(record)}, ensure_ascii=False)
     with atomic_output(path, True) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
+        # A path may hold what UTF-8 cannot; the replacements are JSON's own.
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def read_record(path: Path) -> CaseRecord | None:

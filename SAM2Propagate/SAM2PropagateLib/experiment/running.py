@@ -152,7 +152,7 @@ def _written(
     write_lines(csv_file, lines, options)
     write_bins(bins_file, bins)
     with atomic_output(table_file, True) as file:
-        file.write(("\n".join(table) + "\n").encode())
+        file.write(("\n".join(table) + "\n").encode("utf-8", "backslashreplace"))
     files = [csv_file, bins_file, table_file]
     if bins:
         draw_plot(bins, plot_file, options.where)

@@ -88,6 +88,14 @@ class FileImage:
 
 def check_file(path: Path) -> None:
     """Raise InputError `file_missing`, `file_unreadable` or `file_empty` unless `path` can be read."""
+    shown = str(path).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+    if shown != str(path):
+        # ITK would end the process.
+        raise InputError(
+            "file_unreadable",
+            f"“{shown}” cannot be read: its path is not text in UTF-8.",
+            "Rename the file or its folder.",
+        )
     try:
         with path.open("rb") as file:
             first = file.read(1)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from SAM2PropagateLib.errors import InputError, shortened
 from SAM2PropagateLib.frames.geometry import check_axis
-from SAM2PropagateLib.texts import Words
+from SAM2PropagateLib.texts import Words, is_utf8
 from SAM2PropagateLib.texts import text as _
 
 Ras: TypeAlias = tuple[float, float, float]
@@ -256,7 +256,7 @@ class SegmentPrompts:
     """All prompts of one segment; ids are unique within it.
 
     Raises:
-        InputError: `bad_segment` (no name), `duplicate_id`.
+        InputError: `bad_segment` (no name, or one that no file can hold), `duplicate_id`.
     """
 
     segment: str
@@ -273,6 +273,14 @@ class SegmentPrompts:
     def __post_init__(self) -> None:
         if not isinstance(self.segment, str) or not self.segment.strip():
             raise InputError("bad_segment", _("A segment has no name."), _("Name every segment."))
+        if not is_utf8(self.segment):
+            raise InputError(
+                "bad_segment",
+                _("The name {name} of a segment is not text in UTF-8, so no file can hold it.").format(
+                    name=_short(self.segment)
+                ),
+                _("Give it another name."),
+            )
         for name, kind in _KINDS.items():
             items = tuple(getattr(self, name))
             if not all(isinstance(item, kind) for item in items):
