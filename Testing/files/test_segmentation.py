@@ -14,6 +14,7 @@ import pytest
 
 from SAM2PropagateLib.errors import InputError, SAM2PropagateError
 from SAM2PropagateLib.files import atomic
+from SAM2PropagateLib.files.scene_prompts import read_prompts
 from SAM2PropagateLib.files.segmentation import (
     Segment,
     mask_extent,
@@ -24,6 +25,14 @@ from SAM2PropagateLib.files.segmentation import (
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
 SHAPE = (9, 17, 20)
+SCENE = """<MRML>
+<Segmentation id="s" name="Organs" references="storage:ss;"></Segmentation>
+<SegmentationStorage id="ss" fileName="s.seg.nrrd"></SegmentationStorage>
+<MarkupsFiducial id="m" name="clicks" references="storage:ms;SAM2Propagate.Segmentation:s;"
+ attributes="SAM2Propagate.Role:positive;SAM2Propagate.SegmentID:Segment_1"></MarkupsFiducial>
+<MarkupsFiducialStorage id="ms" fileName="clicks.mrk.json"></MarkupsFiducialStorage>
+</MRML>
+"""
 OVERLAPPING = (
     Path(__file__).resolve().parents[3] / "shared/data/odd/slicerio/SegmentationOverlapping.seg.nrrd"
 )
@@ -47,7 +56,7 @@ def five_segments() -> list[Segment]:
     """Two that overlap each other, one apart, an empty one, and one that overlaps nearly all."""
     return [
         Segment("Leber ñ 肝", (0.1, 0.2, 0.3), block(slice(2, 5), slice(3, 8), slice(4, 10))),
-        Segment("b: x|y", (1.0, 0.0, 0.0), block(slice(4, 7), slice(6, 12), slice(8, 15))),
+        Segment(r"b: x|y \n \\ C:\new", (1.0, 0.0, 0.0), block(slice(4, 7), slice(6, 12), slice(8, 15))),
         Segment("corners", (0.0, 1.0, 0.0), block(slice(0, 9, 8), slice(0, 17, 16), slice(0, 20, 19))),
         Segment("empty", (0.0, 0.0, 1.0), np.zeros(SHAPE, bool)),
         Segment("noise", palette_color(0), np.random.default_rng(0).random(SHAPE) > 0.5, id="the noise"),
@@ -99,6 +108,39 @@ def test_a_line_break_in_a_name_cannot_forge_a_field(tmp_path: Path) -> None:
     write_segmentation(path, [forged], oblique(), comment="one\n\ntwo")
     (read,) = read_segmentation(path).segments
     assert read.name == "liver Segment0_LabelValue:=9" and read.mask.any()
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("back\\slash\\", "back\\slash\\"),
+        (r"\n", r"\n"),
+        ("a\tb\x00c\x1b[0m\x7f\x85d", "a bc[0md"),
+        ("line\u2028separator", "line\u2028separator"),
+        (" in the middle ", "in the middle"),
+        ("\x07", "Segment_1"),
+    ],
+)
+def test_a_name_comes_back_without_control_characters(tmp_path: Path, given: str, read: str) -> None:
+    path = tmp_path / "s.seg.nrrd"
+    write_segmentation(path, [Segment(given, (1.0, 0.0, 0.0), five_segments()[0].mask)], oblique())
+    assert read_segmentation(path).segments[0].name == read
+    # The same from a scene, whose prompts have the names of its segmentation.
+    (tmp_path / "clicks.mrk.json").write_text(
+        '{"markups": [{"coordinateSystem": "RAS", "controlPoints": [{"id": "1", "position": [1, 2, 3]}]}]}',
+        encoding="utf-8",
+    )
+    (tmp_path / "scene.mrml").write_text(SCENE, encoding="utf-8")
+    assert read_prompts(tmp_path / "scene.mrml", oblique()).names == (read,)
+
+
+def test_names_that_are_written_the_same_get_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "s.seg.nrrd"
+    mask = five_segments()[0].mask
+    write_segmentation(
+        path, [Segment(name, (1.0, 0.0, 0.0), mask) for name in ("a", " a ", "a\0")], oblique()
+    )
+    assert [segment.name for segment in read_segmentation(path).segments] == ["a", "a (2)", "a (3)"]
 
 
 def test_the_extent_of_a_mask() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -419,8 +420,14 @@ class _Scene:
 def _nrrd_fields(start: bytes) -> dict[str, str]:
     """Return the key/value pairs in the header of an NRRD file."""
     header = start.partition(b"\n\n")[0].decode("utf-8", "replace")
-    pairs = (line.partition(":=") for line in header.splitlines())
-    return {key.strip(): value.strip() for key, sign, value in pairs if sign}
+    # Not `splitlines`: a name may hold characters that it takes for line breaks.
+    pairs = (line.partition(":=") for line in header.split("\n"))
+    return {key.strip(): _unescaped(value.strip()) for key, sign, value in pairs if sign}
+
+
+def _unescaped(text: str) -> str:
+    """Return the value of an NRRD field, in which a backslash and a line break are escaped."""
+    return re.sub(r"\\([\\n])", lambda found: "\n" if found[1] == "n" else found[1], text)
 
 
 def _grid(text: str) -> VolumeGeometry | None:
