@@ -200,6 +200,8 @@ CASES = [
     BadInput("no such preset", "no window preset", arguments=(*POINT, "--window", "spleen")),
     BadInput("a window of no width", "cannot be used", arguments=(*POINT, "--window", 0, 40)),
     BadInput("unknown model", "no model “huge”", arguments=(*POINT, "--model", "huge")),
+    BadInput("weights of a long name", "File name too long", arguments=(*POINT, "--model", "m" * 300)),
+    BadInput("weights of nobody", "no weights file", arguments=(*POINT, "--model", "~nobody-so-called/m.pt")),
     BadInput("missing weights", "no weights file", arguments=(*POINT, "--model", "my/own.pt")),
     BadInput("a model that is not there yet", "models --download big", arguments=(*POINT, "--model", "big")),
     BadInput("unknown device", "no device “tpu”", arguments=(*POINT, "--device", "tpu")),
@@ -217,6 +219,8 @@ CASES = [
     ),
     # Output
     BadInput("not a segmentation file", "not the name of a segmentation", out="out.nii.gz"),
+    BadInput("an output of a long name", "Choose a shorter name", out="s" * 300 + ".seg.nrrd"),
+    BadInput("a volume of a long name", "File name too long", volume=lambda f: f / ("v" * 300 + ".nrrd")),
     BadInput("no such folder", "does not exist", out="no such folder/out.seg.nrrd"),
     BadInput("the output is a folder", "is a folder", out="folder.seg.nrrd"),
     BadInput("the output is there", "exists already", out="there.seg.nrrd"),

@@ -190,6 +190,12 @@ def test_a_character_that_no_file_can_hold_stays_with_its_row(
     assert entry.fault is not None
 
 
+def test_names_of_outputs_are_short_enough_for_every_file_system(tmp_path: Path) -> None:
+    entries = read(tmp_path, f"volume,segment,prompts\n{'🫀' * 60}.nii,a,{POINT}\n")
+    (name,) = output_names(entries, {})
+    assert name == "🫀" * 50
+
+
 def test_a_home_of_nobody_is_a_path_like_others(tmp_path: Path) -> None:
     (entry,) = read(tmp_path, f"volume,segment,prompts\n~nobody-of-this-name/a.nii,a,{POINT}\n")
     assert entry.fault is None and entry.volume == tmp_path / "~nobody-of-this-name" / "a.nii"

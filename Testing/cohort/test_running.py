@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 from dataclasses import replace
@@ -80,6 +81,21 @@ def test_a_volume_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert told["wrong2"].startswith("Row 5: Argument --point-ras: expected 3 arguments")
     assert all(outcome.error is None or outcome.error.hint for outcome in run.outcomes)
     assert sorted(stamps(tmp_path / "out")) == ["good.seg.nrrd"]
+
+
+def test_a_path_that_the_system_refuses_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SAM2PropagateLib.cohort import job
+
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/closed/model.pt")
+
+    monkeypatch.setattr(job, "run_segment_job", closed)
+    write_volumes(tmp_path, "a.nrrd")
+    CohortRun()(write_manifest(tmp_path, "a.nrrd,x,{inside}"), tmp_path / "out")
+    (row,) = table(tmp_path / "out")
+    assert row["message"].startswith("“/closed/model.pt” cannot be used: Permission denied.")
 
 
 def test_resume_skips_finished_volumes_and_repeats_failed_ones(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -170,6 +171,20 @@ def test_an_unexpected_fault_stays_with_its_case(tmp_path: Path, monkeypatch: py
     first, second = rows(tmp_path / "out")
     assert (first["state"], second["state"]) == ("failed", "done")
     assert first["message"] == "It failed unexpectedly (ZeroDivisionError: by zero)."
+
+
+def test_a_path_that_the_system_refuses_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SAM2PropagateLib.experiment import work
+
+    def closed(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/closed/label.nii.gz")
+
+    monkeypatch.setattr(work, "LoadedCase", closed)
+    ExperimentRun()(write_task(tmp_path, "a"), tmp_path / "out", kinds=("box",))
+    (row,) = rows(tmp_path / "out")
+    assert row["message"].startswith("“/closed/label.nii.gz” cannot be used: Permission denied.")
 
 
 def test_models_take_turns_and_each_is_loaded_once(tmp_path: Path, models: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -285,6 +286,24 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, content: bytes | Non
         (tmp_path / "DICOMDIR").write_bytes(content)
         (tmp_path / "notes.txt").write_bytes(content)
     assert refusal(tmp_path).code == "no_dicom"
+
+
+def test_a_folder_that_may_not_be_searched_is_left_out_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "open", some_voxels())
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed" / "a.dcm").write_bytes(b"")
+    real = Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        if path.parent.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    (note,) = read_volume(tmp_path).notes
+    assert "cannot be read were left out" in note and "a.dcm" in note
 
 
 @pytest.mark.skipif(

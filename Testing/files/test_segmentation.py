@@ -208,6 +208,25 @@ def test_an_existing_file_is_replaced_only_when_told(tmp_path: Path) -> None:
     assert len(read_segmentation(path).segments) == 5 and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        atomic.check_output(tmp_path / ("s" * 300 + ".seg.nrrd"), False)
+    assert caught.value.code == "output_unwritable" and caught.value.hint == "Choose a shorter name."
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_may_not_be_searched_is_no_place_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, **_: object) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    with pytest.raises(InputError) as caught:
+        atomic.check_output(tmp_path / "s.seg.nrrd", False)
+    assert caught.value.code == "output_unwritable" and "Permission denied" in caught.value.sentence
+
+
 class _FullDisk:
     """Lets the first bytes through, then has no space left."""
 

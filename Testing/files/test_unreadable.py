@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import shutil
@@ -15,6 +16,7 @@ import SimpleITK as sitk  # noqa: N813 - its usual name
 
 from SAM2PropagateLib.errors import InputError
 from SAM2PropagateLib.files.image import FileImage, read_image
+from SAM2PropagateLib.files.unreadable import path_failure
 from SAM2PropagateLib.files.volume import read_volume
 
 SHAPE = (6, 20, 30)
@@ -159,6 +161,13 @@ def test_the_advice_for_several_volumes_works(tmp_path: Path) -> None:
     assert error.code == "not_3d" and "[:, :, :, 0]" in error.hint
     sitk.WriteImage(sitk.ReadImage(str(tmp_path / "four.nii"))[:, :, :, 0], str(tmp_path / "one.nii"))
     assert np.array_equal(read_volume(tmp_path / "one.nii").array, ARRAY)
+
+
+def test_only_what_the_system_refuses_is_the_fault_of_a_path() -> None:
+    error = path_failure(PermissionError(errno.EACCES, "Permission denied", "/closed/a"))
+    assert error is not None and error.sentence == "“/closed/a” cannot be used: Permission denied."
+    for other in (OSError(errno.EIO, "Input/output error", "/a"), OSError("no path"), ValueError("x")):
+        assert path_failure(other) is None
 
 
 # --- axes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import struct
@@ -107,6 +108,31 @@ def test_a_path_that_is_no_utf8_is_refused_before_itk_sees_it(tmp_path: Path, na
     error = refusal(tmp_path / name)
     assert error.code == "file_unreadable" and shown in error.sentence and "UTF-8" in error.sentence
     str(error).encode("utf-8")
+
+
+def test_a_path_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refusal(tmp_path / ("v" * 300 + ".nrrd"))
+    assert error.code == "file_unreadable" and "cannot be read: File name too long" in error.sentence
+    path = write(tmp_path / "v.nrrd", voxels())
+
+    def refused(path: Path, **_: object) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    # As in a folder without the right to search it.
+    monkeypatch.setattr(Path, "is_dir", refused)
+    error = refusal(path)
+    assert error.code == "file_unreadable" and "Permission denied" in error.sentence
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+def test_a_pipe_or_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "v.nrrd")
+    header = write(tmp_path / "w.mhd", voxels())
+    (tmp_path / "w.raw").unlink()
+    os.mkfifo(tmp_path / "w.raw")
+    for given, pipe in ((tmp_path / "v.nrrd", "v.nrrd"), (header, "w.raw"), (Path("/dev/zero"), "zero")):
+        error = refusal(given)
+        assert error.code == "file_unreadable" and f"{pipe}” is not a file" in error.sentence
 
 
 @pytest.mark.skipif(

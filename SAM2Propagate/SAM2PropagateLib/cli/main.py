@@ -36,6 +36,7 @@ from SAM2PropagateLib.cli.segment import (
     segment_command,
 )
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.files.unreadable import path_failure
 from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.models.store import ModelStore
 from SAM2PropagateLib.worker.command import OPENMP_SETTINGS, worker_command
@@ -129,17 +130,29 @@ def main(
     except SAM2PropagateError as error:
         _tell(progress, error, command)
         return BAD_INPUT if isinstance(error, InputError) else FAILURE
+    except OSError as error:
+        # Where a file is only looked for, too.
+        failure = path_failure(error)
+        if failure is None:
+            return _unexpected(progress, error, command)
+        _tell(progress, error, command, str(failure))
+        return BAD_INPUT
     except ImportError as error:
         _tell(progress, error, command, f"The Python package “{error.name or error}” cannot be imported.")
         return FAILURE
     except Exception as error:
-        if is_out_of_memory(error):
-            _tell(progress, error, command, "This needs more memory than the computer has free.")
-            return FAILURE
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        _tell(progress, error, command, f"It failed unexpectedly ({reason}); --debug shows where.")
-        return FAILURE
+        return _unexpected(progress, error, command)
     return OK
+
+
+def _unexpected(progress: ProgressPrinter, error: Exception, command: Command | None) -> int:
+    """Tell of an error that nobody has expected; return the exit status."""
+    if is_out_of_memory(error):
+        _tell(progress, error, command, "This needs more memory than the computer has free.")
+        return FAILURE
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    _tell(progress, error, command, f"It failed unexpectedly ({reason}); --debug shows where.")
+    return FAILURE
 
 
 def parse_arguments(arguments: Sequence[str]) -> Command:

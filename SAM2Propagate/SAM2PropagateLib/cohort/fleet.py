@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from SAM2PropagateLib.cohort.needs import LocalPlan
 from SAM2PropagateLib.errors import Cancelled, InputError, SAM2PropagateError
+from SAM2PropagateLib.files.unreadable import path_failure
 from SAM2PropagateLib.models.memory import is_out_of_memory
 from SAM2PropagateLib.numerals import whole_number
 from SAM2PropagateLib.worker.command import LIBRARY_FOLDER
@@ -71,6 +72,9 @@ def unexpected(error: Exception, what: str, with_less: str, hint: str = "") -> S
         return SAM2PropagateError(
             "out_of_memory", f"This {what} needs more memory than the computer has free.", with_less
         )
+    failure = path_failure(error)
+    if failure is not None:
+        return failure
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     return SAM2PropagateError("unexpected", f"It failed unexpectedly ({reason}).", hint)
 

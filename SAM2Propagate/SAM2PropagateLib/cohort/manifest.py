@@ -31,7 +31,8 @@ _MOST_BYTES = 256 << 20
 # Characters that Windows forbids in file names, and names that it reserves for devices.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-_MOST_NAME = 80
+# Characters, and bytes, of which one character can have four; endings follow.
+_MOST_NAME, _MOST_NAME_BYTES = 80, 200
 
 SayPrompts = Callable[[Sequence[tuple[str, Sequence[str]]]], PromptSource]
 """Makes the prompts of a volume from (segment, words as on the command line) of each of its rows."""
@@ -376,6 +377,7 @@ def _free_name(volume: Path, taken: set[str]) -> str:
 
 def _safe(text: str) -> str:
     """Return a text as a file name that is valid on every system."""
-    name = _FORBIDDEN.sub("_", text).strip(" .")[:_MOST_NAME].rstrip(" .")
+    name = _FORBIDDEN.sub("_", text).strip(" .")[:_MOST_NAME]
+    name = name.encode("utf-8", "ignore")[:_MOST_NAME_BYTES].decode("utf-8", "ignore").rstrip(" .")
     name = name or "volume"
     return f"_{name}" if _DEVICES.fullmatch(name) else name

@@ -35,7 +35,9 @@ def write_failure(path: Path, error: OSError) -> SAM2PropagateError:
     return InputError(
         "output_unwritable",
         f"“{path}” cannot be written: {reason}.",
-        "Choose a folder in which you may write.",
+        "Choose a shorter name."
+        if error.errno == errno.ENAMETOOLONG
+        else "Choose a folder in which you may write.",
     )
 
 
@@ -54,19 +56,22 @@ def check_output(path: Path, overwrite: bool) -> Path:
         SAM2PropagateError: `disk_full`.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise InputError("output_is_folder", f"“{path}” is a folder.", "Name the file to write.")
-    if not target.parent.is_dir():
-        raise InputError(
-            "output_folder_missing",
-            f"The folder “{target.parent}” does not exist.",
-            "Create it first or choose another.",
-        )
-    if target.exists() and not overwrite:
-        raise InputError(
-            "output_exists", f"“{path}” exists already.", "Choose another name, or add --overwrite."
-        )
     try:
+        if not target.parent.is_dir():
+            raise InputError(
+                "output_folder_missing",
+                f"The folder “{target.parent}” does not exist.",
+                "Create it first or choose another.",
+            )
+        # Only this fails for a name that is too long.
+        with contextlib.suppress(FileNotFoundError):
+            target.stat()
+        if target.is_dir():
+            raise InputError("output_is_folder", f"“{path}” is a folder.", "Name the file to write.")
+        if target.exists() and not overwrite:
+            raise InputError(
+                "output_exists", f"“{path}” exists already.", "Choose another name, or add --overwrite."
+            )
         with _temporary(target) as (file, _):
             file.write(b"\0" * 4096)
             _sync(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pydicom.datadict import dictionary_description, dictionary_keyword, tag_for
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from SAM2PropagateLib.errors import InputError
+from SAM2PropagateLib.files.unreadable import unreadable
 from SAM2PropagateLib.numerals import whole_number
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -217,14 +216,6 @@ def read_headers(path: Path) -> tuple[ImageHeader, ...] | OtherObject | None:
     except Exception:
         # With damaged bytes pydicom may raise nearly any exception.
         return OtherObject(path)
-
-
-def unreadable(path: Path, error: OSError) -> InputError:
-    """Return the error for a file or folder that the system does not let us read."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return InputError(
-        "file_unreadable", f"“{path}” cannot be read: {reason}.", "Check the path and its permissions."
-    )
 
 
 def _headers(path: Path, dataset: Dataset, remaining: int) -> tuple[ImageHeader, ...] | OtherObject | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.files.dicom_file import ImageHeader, OtherObject, read_headers, unreadable
+from SAM2PropagateLib.files.dicom_file import ImageHeader, OtherObject, read_headers
+from SAM2PropagateLib.files.unreadable import unreadable
 
 # Chooses the images of all series together.
 ALL_SERIES = "all"
@@ -66,7 +68,7 @@ class FolderScan:
             notes.append(f"DICOM files that are not images were left out: {_first(objects)}.")
         if self.closed:
             names = [f"“{path}”" for path in self.closed]
-            notes.append(f"Folders and links that cannot be read were left out: {_first(names)}.")
+            notes.append(f"Files and folders that cannot be read were left out: {_first(names)}.")
         return notes
 
 
@@ -151,8 +153,17 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
 
     found = [Path(root) / name for root, _, names in os.walk(folder, onerror=note) for name in names]
     # A broken link may stand for a slice that was not copied.
-    closed += [path for path in found if path.is_symlink() and not path.exists()]
-    return sorted(path for path in found if path.is_file()), closed
+    files = []
+    for path in found:
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            # A broken link may stand for a slice that was not copied.
+            closed.append(path)
+        else:
+            if stat.S_ISREG(mode):
+                files.append(path)
+    return sorted(files), closed
 
 
 def _first(names: Sequence[str]) -> str:

@@ -15,7 +15,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRBigEndian, generate_uid
 
 from SAM2PropagateLib.errors import InputError
-from SAM2PropagateLib.files.dicom_file import ImageHeader, unreadable
+from SAM2PropagateLib.files.dicom_file import ImageHeader
+from SAM2PropagateLib.files.unreadable import unreadable
 
 try:
     from pydicom.pixels import apply_modality_lut

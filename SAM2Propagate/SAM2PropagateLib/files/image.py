@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,14 +27,17 @@ from SAM2PropagateLib.files.unreadable import (
     EXPORT,
     damaged,
     missing_voxels,
+    not_a_file,
     other_encoding,
     unknown_format,
+    unreadable,
 )
 from SAM2PropagateLib.files.voxel_files import (
     header_of_pair,
     metaimage_header,
     metaimage_voxels,
     nrrd_header,
+    other_files,
     voxels_of_pair,
 )
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -97,17 +101,23 @@ def check_file(path: Path) -> None:
             "Rename the file or its folder.",
         )
     try:
+        if is_special(path):
+            raise not_a_file(path)
         with path.open("rb") as file:
             first = file.read(1)
     except FileNotFoundError:
         raise InputError("file_missing", f"There is no file “{path}”.", "Check the path.") from None
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise InputError(
-            "file_unreadable", f"“{path}” cannot be read: {reason}.", "Check the path and its permissions."
-        ) from error
+        raise unreadable(path, error) from error
     if not first:
         raise InputError("file_empty", f"The file “{path}” is empty.", EXPORT)
+
+
+def is_special(path: Path) -> bool:
+    """Tell whether a path is neither a file nor a folder, but a pipe, a socket or a device. Raises
+    OSError."""
+    mode = path.stat().st_mode
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def image_info(path: Path) -> ImageInfo:
@@ -117,6 +127,9 @@ def image_info(path: Path) -> ImageInfo:
         InputError: as `check_file`; `unknown_format`; `unknown_name`; `unknown_encoding`; `file_damaged`.
     """
     check_file(path)
+    for other in other_files(path):
+        if other.exists() and is_special(other):
+            raise not_a_file(other)
     reader = _reader(path)
     _attempt(path, reader.ReadImageInformation)
     return ImageInfo(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from SAM2PropagateLib.errors import InputError
@@ -21,7 +23,33 @@ _COMPRESSED = (
 )
 # The encodings that ITK is built with.
 _ENCODINGS = ("raw", "gzip", "gz", "hex", "ascii", "text", "txt")
+# Reasons for which the system refuses a path, whatever is done with it.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EROFS)
 _FREESURFER = (".mgz", ".mgh")
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """Return the error for a file or folder that the system does not let us read."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return InputError(
+        "file_unreadable", f"“{path}” cannot be read: {reason}.", "Check the path and its permissions."
+    )
+
+
+def not_a_file(path: Path) -> InputError:
+    """Return `file_unreadable` for a pipe, a socket or a device, on which reading could wait forever."""
+    return InputError("file_unreadable", f"“{path}” is not a file.", "Save what it gives as a file.")
+
+
+def path_failure(error: BaseException) -> InputError | None:
+    """Return `path_unusable` if the system refuses the path that an error names; None for other errors."""
+    if not isinstance(error, OSError) or error.filename is None or error.errno not in _REFUSED:
+        return None
+    return InputError(
+        "path_unusable",
+        f"“{os.fsdecode(error.filename)}” cannot be used: {os.strerror(error.errno)}.",
+        "Check the path, and the permissions of its folders.",
+    )
 
 
 def damaged(path: Path) -> InputError:

@@ -14,6 +14,7 @@ from SAM2PropagateLib.files.dicom_file import OtherObject, read_headers
 from SAM2PropagateLib.files.dicom_headers import ALL_SERIES, Series, choose_series, scan_folder
 from SAM2PropagateLib.files.dicom_series import read_series
 from SAM2PropagateLib.files.image import ImageInfo, check_file, image_info, no_such_channel, read_image
+from SAM2PropagateLib.files.unreadable import unreadable
 from SAM2PropagateLib.frames.checks import check_volume
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
 
@@ -76,7 +77,7 @@ def read_volume(
             `no_such_channel`.
     """
     path = Path(path)
-    if path.is_dir():
+    if _is_folder(path):
         if channel:
             raise no_such_channel(path, channel, 1)
         volume = _from_folder(path, series, part)
@@ -95,6 +96,13 @@ def read_volume(
     check_volume(volume.array, volume.geometry)
     volume.array.setflags(write=False)
     return volume
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def read_only_volume(path: Path | str, channel: int | None = None) -> Volume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -138,7 +139,10 @@ class ModelStore:
         by_name = next((entry for entry in self.models if entry.name == text), None)
         if by_name is not None:
             return self.verified(by_name), by_name
-        path = Path(text).expanduser()
+        path = Path(text)
+        # A name after “~” that is no user's is left as it is.
+        with contextlib.suppress(RuntimeError):
+            path = path.expanduser()
         if not path.is_file():
             self._refuse(text, path)
         for entry in self.models:
