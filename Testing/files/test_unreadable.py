@@ -6,6 +6,7 @@ import bz2
 import errno
 import gzip
 import lzma
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -161,6 +162,84 @@ def test_the_advice_for_several_volumes_works(tmp_path: Path) -> None:
     assert error.code == "not_3d" and "[:, :, :, 0]" in error.hint
     sitk.WriteImage(sitk.ReadImage(str(tmp_path / "four.nii"))[:, :, :, 0], str(tmp_path / "one.nii"))
     assert np.array_equal(read_volume(tmp_path / "one.nii").array, ARRAY)
+
+
+NRRD_HEADER = "type: short\ndimension: {dimension}\nsizes: {sizes}\nendian: little\nencoding: raw\n{more}\n\n"
+DIRECTIONS = "space directions: (1,0,0) (0,1,0) (0,0,2)"
+
+
+def nrrd(path: Path, more: str, sizes: str = "30 20 6", **replaced: str) -> Path:
+    """An NRRD file with a header by hand."""
+    header = NRRD_HEADER.format(sizes=sizes, dimension=len(sizes.split()), more=more)
+    for key, value in replaced.items():
+        header = re.sub(rf"{key}: .*\n", value, header)
+    path.write_bytes(b"NRRD0004\n" + header.encode() + ARRAY.tobytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("more", "sizes", "code", "said"),
+    [
+        (f"space: right-posterior-inferior\n{DIRECTIONS}", "30 20 6", "unknown_space", "right-posterior-inf"),
+        (
+            "space: left-posterior-superior-time\nspace directions: (1,0,0,0) (0,1,0,0) (0,0,2,0)",
+            "30 20 6",
+            "not_3d",
+            "has 3 axes in the space left-posterior-superior-time",
+        ),
+        (
+            f"space: LPS\n{DIRECTIONS} none\nkinds: domain domain domain time",
+            "30 20 3 2",
+            "not_3d",
+            "has 4 axes in the space LPS",
+        ),
+        ("spacings: 1 1 0", "30 20 6", "no_voxel_size", "no size along an axis"),
+        (
+            "space: LPS\nspace directions: (1,0,0) (0,0,0) (0,0,2)",
+            "30 20 6",
+            "no_voxel_size",
+            "no size along",
+        ),
+        ("spacings: 1 1 nan", "30 20 6", "no_voxel_size", "along 2 of 3 axes"),
+        ("space: LPS\nspace directions: (1,0,0) (0,1,0) none", "30 20 6", "no_voxel_size", "along 2 of 3"),
+        (f"space: LPS\n{DIRECTIONS}\nspace origin: (nan,2,3)", "30 20 6", "file_damaged", "The header of"),
+    ],
+)
+def test_a_header_that_is_not_read_is_not_called_damaged_voxels(
+    tmp_path: Path, more: str, sizes: str, code: str, said: str
+) -> None:
+    error = refusal(nrrd(tmp_path / "a.nrrd", more, sizes))
+    assert error.code == code and said in error.sentence and "cut short" not in error.sentence
+
+
+def test_a_type_of_voxels_that_is_not_read_is_named(tmp_path: Path) -> None:
+    error = refusal(nrrd(tmp_path / "a.nrrd", f"space: LPS\n{DIRECTIONS}", type="type: half\n"))
+    assert error.code == "unknown_type" and "have the type half" in error.sentence
+    error = refusal(nrrd(tmp_path / "b.nrrd", f"space: LPS\n{DIRECTIONS}", endian=""))
+    assert error.code == "file_damaged" and "require endian info" in error.sentence
+
+
+def test_a_metaimage_without_a_size_of_voxels(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mha")
+    path.write_bytes(re.sub(rb"ElementSpacing = [^\n]*", b"ElementSpacing = 0.8 0.8 0", path.read_bytes()))
+    assert refusal(path).code == "no_voxel_size"
+
+
+def test_axes_that_do_not_span_a_volume(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mha")
+    flat = b"TransformMatrix = 1 0 0 1 0 0 0 0 1"
+    path.write_bytes(re.sub(rb"TransformMatrix = [^\n]*", flat, path.read_bytes()))
+    error = refusal(path)
+    assert error.code == "skewed_geometry" and "do not span a volume" in error.sentence
+
+
+def test_a_distance_between_slices_that_no_header_gives_is_told(tmp_path: Path) -> None:
+    image = read_image(write(tmp_path / "a.tif"))
+    assert image.geometry is not None and image.geometry.spacing[2] == 1
+    assert "how far apart its slices are: 1 mm is taken, and 0.8 x 0.8 mm for its pixels" in image.notes[0]
+    (note,) = read_image(nrrd(tmp_path / "a.nrrd", "kinds: domain domain domain")).notes
+    assert "does not say how large its voxels are: 1 mm is taken" in note
+    assert read_image(nrrd(tmp_path / "b.nrrd", "spacings: 0.8 0.8 3")).notes == ()
 
 
 def test_only_what_the_system_refuses_is_the_fault_of_a_path() -> None:

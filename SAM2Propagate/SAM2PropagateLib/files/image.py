@@ -27,7 +27,9 @@ from SAM2PropagateLib.files.unreadable import (
     EXPORT,
     damaged,
     missing_voxels,
+    no_voxel_size,
     not_a_file,
+    odd_header,
     other_encoding,
     unknown_format,
     unreadable,
@@ -37,6 +39,7 @@ from SAM2PropagateLib.files.voxel_files import (
     metaimage_header,
     metaimage_voxels,
     nrrd_header,
+    nrrd_sizes,
     other_files,
     voxels_of_pair,
 )
@@ -257,7 +260,7 @@ def _placed(path: Path, geometry: VolumeGeometry) -> tuple[VolumeGeometry, tuple
         InputError: `no_voxel_size`, `skewed_geometry`.
     """
     if not _is_nifti(path):
-        return geometry, ()
+        return geometry, _unsaid_size(path, geometry)
     header_file = header_of_pair(path)
     _check_voxel_size(path, header_file)
     header = read_nifti_header(header_file)
@@ -283,17 +286,33 @@ def _placed(path: Path, geometry: VolumeGeometry) -> tuple[VolumeGeometry, tuple
     )
 
 
+def _unsaid_size(path: Path, geometry: VolumeGeometry) -> tuple[str, ...]:
+    """Return a note if a file does not say the size of its voxels, for which ITK and Slicer take 1 mm.
+
+    Raises:
+        InputError: `no_voxel_size`: an NRRD file says a part of it.
+    """
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return (
+            f"“{path}” is a TIFF file, which does not say how far apart its slices are: 1 mm is taken, and "
+            f"{_by(geometry.spacing[:2])} mm for its pixels.",
+        )
+    count = nrrd_sizes(path)
+    if count == 0:
+        return (f"“{path}” does not say how large its voxels are: 1 mm is taken.",)
+    if count is not None and count < 3:
+        raise no_voxel_size(f"The header of “{path}” gives its voxels a size along {count} of 3 axes.")
+    return ()
+
+
 def _check_voxel_size(path: Path, header_file: Path) -> None:
     """Refuse an Analyze or NIfTI file without a size of its voxels, for which ITK takes 1 mm. Raises
     InputError (`no_voxel_size`)."""
     sizes = read_pixdim(header_file)
     if all(np.isfinite(size) and size != 0 for size in sizes):
         return
-    raise InputError(
-        "no_voxel_size",
-        f"The header of “{path}” does not give the size of its voxels ({_by(sizes)} mm as pixdim).",
-        "Write it there, for instance in Python with SimpleITK: image = SimpleITK.ReadImage(FILE); "
-        "image.SetSpacing((X, Y, Z)); SimpleITK.WriteImage(image, NEW).",
+    raise no_voxel_size(
+        f"The header of “{path}” does not give the size of its voxels ({_by(sizes)} mm as pixdim)."
     )
 
 
@@ -358,7 +377,7 @@ def _reading_failure(path: Path, error: RuntimeError) -> InputError:
         return found
     if "Unable to determine ImageIO" in text:
         return unknown_format(path)
-    return _damaged(path)
+    return odd_header(path, text) or _damaged(path)
 
 
 def _damaged(path: Path) -> InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from SAM2PropagateLib.errors import InputError
@@ -59,9 +60,8 @@ def damaged(path: Path) -> InputError:
 
 def other_encoding(path: Path) -> InputError | None:
     """Return `unknown_encoding` for an NRRD file with an unsupported compression; else None."""
-    with path.open("rb") as file:
-        if file.read(4) != b"NRRD":
-            return None
+    if not _is_nrrd(path):
+        return None
     encoding = nrrd_header(path)[0].get("encoding", "raw")
     if encoding.lower() in _ENCODINGS:
         return None
@@ -71,6 +71,67 @@ def other_encoding(path: Path) -> InputError | None:
         "Save it with the encoding gzip, for instance in Python with pynrrd: data, header = "
         "nrrd.read(FILE); header['encoding'] = 'gzip'; nrrd.write(NEW, data, header).",
     )
+
+
+def odd_header(path: Path, reason: str) -> InputError | None:
+    """Return the error for a header that describes what ITK does not read; None for other damage.
+
+    Args:
+        path: the file.
+        reason: what ITK says.
+    """
+    if "Zero-valued spacing" in reason or re.search(r"spacing \(.*\) invalid", reason):
+        return InputError(
+            "no_voxel_size",
+            f"The header of “{path}” gives its voxels no size along an axis.",
+            "Export the volume again, with its spacing.",
+        )
+    if "determinant is 0" in reason:
+        return InputError(
+            "skewed_geometry",
+            f"The axes of “{path}” do not span a volume: two of them point the same way.",
+            "Correct them in its header, or export the volume again.",
+        )
+    if not _is_nrrd(path):
+        return None
+    fields, _ = nrrd_header(path)
+    space = fields.get("space", f"of {fields.get('space dimension', 'no')} dimensions")
+    if "couldn't parse space " in reason:
+        return _odd_nrrd("unknown_space", f"“{path}” lies in the space {space}, which is not known.")
+    if "match dimension of space" in reason:
+        axes = fields.get("dimension", "other")
+        return _odd_nrrd("not_3d", f"“{path}” has {axes} axes in the space {space}, which is not read.")
+    if "couldn't parse type" in reason or "nrrdTypeBlock" in reason:
+        kind = fields.get("type", "")
+        return _odd_nrrd("unknown_type", f"The voxels of “{path}” have the type {kind}, which is not read.")
+    # The last line says what is wrong, the others where it was found.
+    problem = re.search(r"\[nrrd\] \w+: (.+)\s*$", reason)
+    if problem is None or "ReadImageInformation: " not in reason:
+        return None
+    return _odd_nrrd("file_damaged", f"The header of “{path}” cannot be used: {problem[1].rstrip('. ')}.")
+
+
+def _odd_nrrd(code: str, sentence: str) -> InputError:
+    return InputError(
+        code,
+        sentence,
+        "Save it again as one volume of numbers in the space left-posterior-superior.",
+    )
+
+
+def no_voxel_size(sentence: str) -> InputError:
+    """Return `no_voxel_size`: ITK reads the file, but takes 1 mm where its header says nothing."""
+    return InputError(
+        "no_voxel_size",
+        sentence,
+        "Write it there, for instance in Python with SimpleITK: image = SimpleITK.ReadImage(FILE); "
+        "image.SetSpacing((X, Y, Z)); SimpleITK.WriteImage(image, NEW).",
+    )
+
+
+def _is_nrrd(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"NRRD"
 
 
 def missing_voxels(path: Path) -> InputError | None:

@@ -12,6 +12,18 @@ def nrrd_header(path: Path) -> _Header:
     return _text_header(path, b":")
 
 
+def nrrd_sizes(path: Path) -> int | None:
+    """Return along how many axes an NRRD file states the size of its voxels; None for other files."""
+    with path.open("rb") as file:
+        if file.read(4) != b"NRRD":
+            return None
+    fields, _ = nrrd_header(path)
+    if "space directions" in fields:
+        return fields["space directions"].count("(")
+    sizes = fields.get("spacings", "").split()
+    return sum(size.lower() not in ("nan", "none", "???") for size in sizes)
+
+
 def metaimage_header(path: Path) -> _Header:
     """Return the fields of a MetaImage file, keys in lower case, and where its header ends."""
     return _text_header(path, b"=", b"elementdatafile")
