@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -54,6 +56,19 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
         if text in line:
             return
     raise AssertionError(f"it ended without saying {text!r}")
+
+
+def test_an_interrupt_while_it_starts_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt if name == "console" else AttributeError(name)
+
+    monkeypatch.setitem(sys.modules, "SAM2PropagateLib.cli.main", Interrupted("SAM2PropagateLib.cli.main"))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("SAM2PropagateLib.cli", run_name="__main__")
+    assert ended.value.code == 130 and capsys.readouterr().err == "Cancelled; nothing was written.\n"
 
 
 @posix_only

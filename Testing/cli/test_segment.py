@@ -84,6 +84,28 @@ def test_a_report_can_name_a_path_that_is_no_utf8(tmp_path: Path) -> None:
     assert json.loads(path.read_bytes())["output"] == "o\udcff.seg.nrrd" and is_report(path)
 
 
+@pytest.mark.parametrize(
+    "failure", [SAM2PropagateError("disk_full", "The disk is full.", "Free some space."), ValueError("nan")]
+)
+def test_a_report_that_fails_leaves_the_segmentation_and_says_so(
+    tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def failing(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("SAM2PropagateLib.cli.segment.write_report", failing)
+    out = tmp_path / "s.seg.nrrd"
+    outcome = run(
+        tmp_path,
+        *("segment", volume, "--point-ras", *words(ras_of(7, 9, 3))),
+        *("--out", out, "--report", tmp_path / "r.json"),
+        session=FakeJobSession(),
+    )
+    assert outcome.code == 1 and str(failure).split(".")[0] in outcome.error_line
+    assert f"The segmentation is written: “{out}”. Its report is not." in outcome.err
+    assert read_segmentation(out).segments[0].mask.any()
+
+
 @pytest.mark.parametrize(("axis", "numpy_axis"), [("i", 2), ("j", 1), ("k", 0)])
 def test_masks_lie_along_the_chosen_axis(tmp_path: Path, volume: Path, axis: str, numpy_axis: int) -> None:
     out, session = tmp_path / "s.seg.nrrd", FakeJobSession()

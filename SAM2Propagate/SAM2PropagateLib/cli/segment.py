@@ -260,15 +260,12 @@ def run_segment(
     _write(command, volume, result)
     seconds["write"] = time.monotonic() - started
     if command.report is not None:
-        values = report(
-            volume,
-            prompts,
-            result,
-            window=window,
-            output=command.out,
-            seconds=seconds,
-        )
-        write_report(command.report, values, command.overwrite)
+        try:
+            values = report(volume, prompts, result, window=window, output=command.out, seconds=seconds)
+            write_report(command.report, values, command.overwrite)
+        except Exception:
+            progress.note(f"The segmentation is written: “{command.out}”. Its report is not.")
+            raise
     line = summary_line(result, volume.geometry, command.out, window)
     if not result.is_complete:
         progress.note(line)
