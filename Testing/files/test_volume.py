@@ -145,7 +145,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compress", [False, True])
-@pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".nii.gz", ".mha"])
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".nii.gz", ".mha", ".gipl", ".gipl.gz", ".vtk"])
 def test_a_truncated_file_is_damaged_and_never_filled_with_zeros(
     tmp_path: Path, suffix: str, compress: bool
 ) -> None:

@@ -48,6 +48,7 @@ from SAM2PropagateLib.frames.geometry import VolumeGeometry
 _T = TypeVar("_T")
 _CHUNK = 1 << 20
 _NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
+_GIPL_HEADER = 256  # bytes
 _PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"
 # In voxels, anywhere in a grid: two places in a header that are closer are the same one,
 _SAME = 0.1
@@ -409,8 +410,8 @@ class _Stored:
 def _check_integrity(info: ImageInfo, array: np.ndarray) -> None:
     """Raise InputError (`file_damaged`) if a file holds fewer voxels than `array`, or wrong ones.
 
-    ITK's NIfTI reader fills a truncated file with zeros, and its NRRD and MetaImage readers ignore the
-    checksum of compressed voxels.
+    ITK's readers of NIfTI, GIPL and VTK files fill up what is missing in a truncated file, and its NRRD and
+    MetaImage readers ignore the checksum of compressed voxels.
     """
     path, expected = info.path, array.nbytes
     # SimpleITK copies these fields into files of other formats that are made from a NIfTI file.
@@ -425,6 +426,11 @@ def _check_integrity(info: ImageInfo, array: np.ndarray) -> None:
             parts = [_Stored(file, start, "raw")]
     elif path.suffix.lower() in (".mha", ".mhd"):
         parts = _metaimage_voxels(path)
+    elif path.name.lower().endswith((".gipl", ".gipl.gz")):
+        parts = [_Stored(path, 0, "gzip" if _is_gzip(path) else "raw")]
+        expected += _GIPL_HEADER
+    elif path.suffix.lower() == ".vtk":
+        parts = _vtk_voxels(path)
     else:
         parts = _nrrd_voxels(path)
     lengths = [part.length for part in parts]
@@ -480,6 +486,17 @@ def _nrrd_voxels(path: Path) -> list[_Stored]:
         return []
     is_packed = fields.get("encoding", "").lower() in ("gzip", "gz")
     return [_Stored(path, offset, "gzip")] if is_packed else []
+
+
+def _vtk_voxels(path: Path) -> list[_Stored]:
+    """Return the voxels of a binary VTK file; none for one that holds them as text."""
+    with path.open("rb") as file:
+        for line in iter(file.readline, b""):
+            if line.startswith(b"ASCII"):
+                return []
+            if line.startswith(b"LOOKUP_TABLE"):
+                return [_Stored(path, file.tell(), "raw")]
+    return []
 
 
 def _metaimage_voxels(path: Path) -> list[_Stored]:
