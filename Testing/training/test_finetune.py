@@ -295,6 +295,21 @@ def test_two_runs_do_not_share_a_training(cases: Path, model: Path, killed: Path
     assert (work_folder(job.out) / "training.pt").read_bytes() == before
 
 
+def test_a_training_that_was_stopped_meanwhile_is_kept(
+    cases: Path, model: Path, killed: Path, tmp_path: Path
+) -> None:
+    job = job_for(cases, model, tmp_path / "new.safetensors")
+    state = work_folder(job.out) / "training.pt"
+
+    def another_run(text: str) -> None:
+        if text == "Loading the model":
+            shutil.copytree(killed, state.parent)
+
+    with pytest.raises(InputError) as error:
+        finetune(job, Killer(), another_run)
+    assert error.value.code == "training_unfinished" and state.is_file()
+
+
 def test_a_state_of_something_else_is_not_taken_up(cases: Path, model: Path, tmp_path: Path) -> None:
     shutil.copytree(cases, tmp_path / "cases")
     job = job_for(tmp_path / "cases", model, tmp_path / "new.safetensors")

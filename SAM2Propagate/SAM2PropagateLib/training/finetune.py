@@ -43,7 +43,7 @@ DEFAULT_RECIPE = Recipe()
 _LOOKS = "looks"
 # What a training makes in its folder, whole and unfinished.
 _OWN = re.compile(
-    rf"{LOCK_NAME}|{re.escape(STATE_FILE)}|{re.escape(part_prefix(STATE_FILE))}.*{re.escape(PART_SUFFIX)}"
+    rf"{LOCK_NAME}|{re.escape(STATE_FILE)}|{re.escape(part_prefix(STATE_FILE))}[^/]*{re.escape(PART_SUFFIX)}"
     rf"|{_LOOKS}|{_LOOKS}/look_\d+\.(safetensors|part)"
 )
 
@@ -165,6 +165,8 @@ def finetune(
     folder = work_folder(job.out)
     # Only now, when nothing is left to be refused.
     with held(folder, "", "training_running"):
+        # Again, as another run may have ended meanwhile.
+        _check_state(job)
         if not job.resume:
             clear_work_folder(folder)
         pool = LookPool(sources, shelf, recipe, image_half, LookStore(folder / _LOOKS))
