@@ -11,6 +11,7 @@ import SimpleITK as sitk  # noqa: N813 - its usual name
 
 from SAM2PropagateLib.cohort.prompt_sources import FilePrompts, file_stamp
 from SAM2PropagateLib.experiment.plan import DataSet, ExperimentOptions, ExperimentPlan, ModelUse, works_of
+from SAM2PropagateLib.files.voxel_files import other_files
 from SAM2PropagateLib.training.case import Case
 
 SCENE = """<MRML version="Slicer">
@@ -49,6 +50,7 @@ def test_the_stamp_of_a_header_changes_with_its_voxels(tmp_path: Path, suffix: s
     [
         ("v.mhd", "ElementDataFile = v.raw", "ElementDataFile = LIST\ns1.raw\ns2.raw\ns3.raw"),
         ("v.mhd", "ElementDataFile = v.raw", "ElementDataFile = s%d.raw"),
+        ("v.mhd", "ElementDataFile = v.raw", "ElementDataFile = s%d.raw 1"),
         ("v.mhd", "ElementDataFile = v.raw", "ElementDataFile = s%d.raw 1 3 1"),
         ("v.nhdr", "data file: v.raw", "data file: LIST\ns1.raw\ns2.raw\ns3.raw"),
         ("v.nhdr", "data file: v.raw", "data file: s%d.raw 1 3 1"),
@@ -65,6 +67,17 @@ def test_the_stamp_of_a_header_changes_with_each_of_many_files(
     before = file_stamp(path)
     change(tmp_path / "s3.raw")
     assert file_stamp(path) != before
+
+
+def test_the_numbers_of_a_pattern_may_start_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "v.mhd"
+    path.write_text("DimSize = 5 4 3\nElementDataFile = s%02d.raw 7\n", encoding="utf-8")
+    assert [file.name for file in other_files(path)] == ["s07.raw", "s08.raw", "s09.raw"]
+    for numbers, last in (("7 9 1", 9), ("2 8 3", 8), ("2 8", 6), ("2 2000000000", 1333333334)):
+        path.write_text(f"DimSize = 5 4 3\nElementDataFile = s%d.raw {numbers}\n", encoding="utf-8")
+        assert len(other_files(path)) == 3 and other_files(path)[2].name == f"s{last}.raw"
+    path.with_suffix(".nhdr").write_text("NRRD0004\ndata file: s%d.raw 1 2000000000 1\n", encoding="utf-8")
+    assert len(other_files(path.with_suffix(".nhdr"))) == 100_000
 
 
 def test_the_fingerprint_of_a_scene_changes_with_its_markups(tmp_path: Path) -> None:

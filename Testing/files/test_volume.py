@@ -212,6 +212,15 @@ def test_damage_in_one_of_many_compressed_files_is_found(tmp_path: Path, named: 
     check_that_damage_is_found(path, tmp_path / names[4])
 
 
+@pytest.mark.parametrize("numbers", ["7 9", "7 9 0", "9 7 -1"])
+def test_numbers_of_files_without_a_step_do_not_end_the_process(tmp_path: Path, numbers: str) -> None:
+    path = write(tmp_path / "v.mhd", voxels())
+    path.write_text(path.read_text().replace("= v.raw", f"= s%d.raw {numbers}"))
+    for number in (7, 8, 9):
+        (tmp_path / f"s{number}.raw").write_bytes(voxels()[0].tobytes())
+    assert refusal(path).code == "file_damaged"
+
+
 def test_damage_behind_the_header_of_an_mhd_is_found(tmp_path: Path) -> None:
     path = write(tmp_path / "v.mha", noise(), compress=True).rename(tmp_path / "v.mhd")
     check_that_damage_is_found(path, path)

@@ -41,6 +41,7 @@ from SAM2PropagateLib.files.voxel_files import (
     nrrd_header,
     nrrd_sizes,
     other_files,
+    pattern_numbers,
     voxels_of_pair,
 )
 from SAM2PropagateLib.frames.geometry import VolumeGeometry
@@ -131,9 +132,12 @@ def image_info(path: Path) -> ImageInfo:
         InputError: as `check_file`; `unknown_format`; `unknown_name`; `unknown_encoding`; `file_damaged`.
     """
     check_file(path)
+    _check_pattern(path)
     for other in other_files(path):
-        if other.exists() and is_special(other):
-            raise not_a_file(other)
+        # ITK tells of one that is not there.
+        with contextlib.suppress(OSError, ValueError):
+            if is_special(other):
+                raise not_a_file(other)
     reader = _reader(path)
     _attempt(path, reader.ReadImageInformation)
     return ImageInfo(
@@ -143,6 +147,19 @@ def image_info(path: Path) -> ImageInfo:
         complex="complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()).lower(),
         header={key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()},
     )
+
+
+def _check_pattern(path: Path) -> None:
+    """Refuse a MetaImage header whose files are numbered without a step, on which ITK ends the process."""
+    if path.suffix.lower() not in (".mha", ".mhd"):
+        return
+    fields, _ = metaimage_header(path)
+    if "%" in fields.get("elementdatafile", "") and not pattern_numbers(fields):
+        raise InputError(
+            "file_damaged",
+            f"“{path}” does not number the files with its voxels by a step from 1.",
+            "Write the first number, the last one and the step after their pattern: slice%d.raw 1 40 1.",
+        )
 
 
 def read_image(path: Path, channel: int | None = None) -> FileImage:

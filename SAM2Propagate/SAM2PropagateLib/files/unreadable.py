@@ -96,12 +96,12 @@ def odd_header(path: Path, reason: str) -> InputError | None:
         return None
     fields, _ = nrrd_header(path)
     space = fields.get("space", f"of {fields.get('space dimension', 'no')} dimensions")
-    if "couldn't parse space " in reason:
+    if "_nrrdReadNrrdParse_space: " in reason:
         return _odd_nrrd("unknown_space", f"“{path}” lies in the space {space}, which is not known.")
     if "match dimension of space" in reason:
         axes = fields.get("dimension", "other")
         return _odd_nrrd("not_3d", f"“{path}” has {axes} axes in the space {space}, which is not read.")
-    if "couldn't parse type" in reason or "nrrdTypeBlock" in reason:
+    if "_nrrdReadNrrdParse_type: " in reason or "nrrdTypeBlock" in reason:
         kind = fields.get("type", "")
         return _odd_nrrd("unknown_type", f"The voxels of “{path}” have the type {kind}, which is not read.")
     # The last line says what is wrong, the others where it was found.

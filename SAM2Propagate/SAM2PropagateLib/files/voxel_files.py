@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# A volume has fewer slices.
+_MOST_FILES = 100_000
 _Header = tuple[dict[str, str], int]
 
 
@@ -76,11 +79,7 @@ def metaimage_voxels(path: Path) -> tuple[Path, ...]:
     if named.upper().startswith("LIST"):
         names = _lines(path, offset)
     elif "%" in named:
-        # The pattern, and the first, last and step of its numbers; by default one for each slice, from 1.
-        pattern, *numbers = named.split()
-        slices = fields.get("dimsize", "0").split()[-1]
-        first, last, step = (*numbers, *("1", slices, "1")[len(numbers) :])[:3]
-        names = _numbered(pattern, first, last, step)
+        names = _named(named.split()[0], pattern_numbers(fields))
     else:
         names = [named]
     return tuple(path.parent / name for name in names)
@@ -93,9 +92,9 @@ def _nrrd_voxels(path: Path) -> tuple[Path, ...]:
     if named.upper().split()[:1] == ["LIST"]:
         names = _lines(path, _text_header(path, b":", b"data file", b"datafile")[1])
     elif "%" in named:
-        # The pattern, and the first, last and step of its numbers.
-        pattern, first, last, step = (*named.split(), "", "", "")[:4]
-        names = _numbered(pattern, first, last, step)
+        # The pattern, then its first number, the last one and the step.
+        pattern, *numbers = named.split()
+        names = _named(pattern, _counted(numbers[:3]))
     else:
         names = [named] if named else []
     return tuple(path.parent / name for name in names)
@@ -132,10 +131,37 @@ def _lines(path: Path, offset: int) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _numbered(pattern: str, first: str, last: str, step: str) -> list[str]:
-    """Return the names of a pattern as for `printf`, with numbers from the first to the last; none if it is
-    no such pattern."""
+def pattern_numbers(fields: Mapping[str, str]) -> range:
+    """Return the numbers in the names of a MetaImage header's files, one for each slice.
+
+    Args:
+        fields: of the header, which names its files by a pattern; after it stand the first number, the last
+            one and the step, as far as they are given.
+
+    Returns:
+        Nothing if they do not rise, with which ITK cannot go on.
+    """
     try:
-        return [pattern % number for number in range(int(first), int(last) + 1, int(step))]
+        first, *others = [int(float(word)) for word in fields["elementdatafile"].split()[1:4]] or [1]
+        slices = int(fields["dimsize"].split()[-1])
+        step = others[1] if len(others) > 1 else (others[0] - first) // slices if others else 1
+        return range(first, first + step * min(slices, _MOST_FILES), step) if step > 0 else range(0)
+    except (KeyError, IndexError, ValueError, OverflowError, ZeroDivisionError):
+        return range(0)
+
+
+def _counted(words: Sequence[str]) -> range:
+    """Return the numbers from the first to the last by the step, as far as they are numbers."""
+    try:
+        first, last, step = (int(word) for word in words)
+        return range(first, last + 1, step)[:_MOST_FILES]
+    except ValueError:
+        return range(0)
+
+
+def _named(pattern: str, numbers: range) -> list[str]:
+    """Return the names of a pattern as for `printf`; none if it is no such pattern."""
+    try:
+        return [pattern % number for number in numbers]
     except (TypeError, ValueError):
         return []
