@@ -277,7 +277,7 @@ class SegmentPrompts:
             raise InputError(
                 "bad_segment",
                 _("The name {name} of a segment is not text in UTF-8, so no file can hold it.").format(
-                    name=_short(self.segment)
+                    name=shortened(repr(self.segment))
                 ),
                 _("Give it another name."),
             )
