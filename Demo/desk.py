@@ -235,7 +235,7 @@ class DemoDesk:
 
     def frame_of(self, point: Ras) -> int:
         """Return the slice of a point."""
-        return round(float(self.volume.geometry.ras_to_ijk(point)[self.axis]))
+        return round(float(self.volume.geometry.ijk_of_ras(point)[self.axis]))
 
     def screenshot(self) -> Image:
         """Return the slice view now, (height, width, 3) RGB, without the mouse over it."""

@@ -72,7 +72,7 @@ def _strip(
     tiles = []
     for share in _SHARES:
         center = (middle[0], middle[1], low[2] + (high[2] - low[2]) * share)
-        frame = round(float(geometry.ras_to_ijk(center)[2]))
+        frame = round(float(geometry.ijk_of_ras(center)[2]))
         tiles.append(_tile(views["Axial"], "Axial", f"axial, slice {frame + 1}", center, high - low))
     for name in ("Coronal", "Sagittal"):
         tiles.append(_tile(views[name], name, name.lower(), tuple(middle), high - low))

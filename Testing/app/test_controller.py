@@ -44,7 +44,7 @@ def test_the_first_click_decides_the_axis_by_its_view(headless, geometry, axis):
     np.testing.assert_array_equal(case.shown(6), disc(9, 7, case.geometry.frame_shape(axis)))
     # The next one, in another view, is a prompt on the slice of the same axis that it lies on.
     other = (axis + 1) % 3
-    ijk = case.geometry.ras_to_ijk(case.ras(5, 8, 9, other))
+    ijk = case.geometry.ijk_of_ras(case.ras(5, 8, 9, other))
     assert case.click(5, 8, 9, axis=other)
     assert case.workspace.axis == axis
     assert round(ijk[axis]) in case.workspace.previewFrames("A")

@@ -85,7 +85,7 @@ def drawn(case):
         place = [0.0] * 3
         for index in range(node.GetNumberOfControlPoints()):
             node.GetNthControlPointPositionWorld(index, place)
-            found.append(np.round(geometry.ras_to_ijk(place), 3).tolist())
+            found.append(np.round(geometry.ijk_of_ras(place), 3).tolist())
     return sorted(found)
 
 
@@ -318,7 +318,7 @@ def test_a_scale_changes_what_the_model_sees_and_is_opened_again(case):
 def surface(case):
     shown = case.segmentationNode.GetSegmentation().GetSegment("A").GetRepresentation("Closed surface")
     low, high = (np.array(shown.GetBounds())[n::2] for n in (0, 1))
-    return volumeGeometry(case.volumeNode).ras_to_ijk((low + high) / 2)
+    return volumeGeometry(case.volumeNode).ijk_of_ras((low + high) / 2)
 
 
 def test_undo_and_redo_of_runs_lead_back_across_a_hardened_transform(case):

@@ -60,7 +60,7 @@ def test_the_stamp_of_a_header_changes_with_each_of_many_files(
     tmp_path: Path, name: str, old: str, new: str
 ) -> None:
     path = write_image(tmp_path / name)
-    path.write_text(path.read_text().replace(old, new))
+    path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
     for number in (1, 2, 3):
         (tmp_path / f"s{number}.raw").write_bytes(bytes(40))
     assert sitk.ReadImage(str(path)).GetSize() == (5, 4, 3)

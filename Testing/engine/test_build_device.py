@@ -95,7 +95,7 @@ def test_descriptions() -> None:
     text = describe(CPU)
     assert text.startswith("CPU ") and "thread" in text
     if torch.cuda.is_available():
-        assert "GiB" in describe(torch.device("cuda:0"))
+        assert "GB" in describe(torch.device("cuda:0"))
 
 
 def test_free_main_or_gpu_memory_is_plausible() -> None:

@@ -363,7 +363,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
     with pytest.raises(SAM2PropagateError) as caught:
         load_model(large_tiny, device="cpu")
     assert caught.value.code == "model_does_not_fit" and not isinstance(caught.value, InputError)
-    assert "GiB are free" in caught.value.sentence and "smaller" in caught.value.hint
+    assert "GB are free" in caught.value.sentence and "smaller" in caught.value.hint
 
 
 def test_the_input_size_counts(large_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,10 +203,12 @@ def test_damage_in_a_compressed_file_of_voxels_is_found(tmp_path: Path, suffix: 
 @pytest.mark.parametrize("named", ["LIST", "s%d.zraw 0 8 1"])
 def test_damage_in_one_of_many_compressed_files_is_found(tmp_path: Path, named: str) -> None:
     path = write(tmp_path / "v.mhd", noise(), compress=True)
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("CompressedDataSize")]
+    lines = [
+        line for line in path.read_text("utf-8").splitlines() if not line.startswith("CompressedDataSize")
+    ]
     names = [f"s{number}.zraw" for number in range(9)]
     lines[-1] = f"ElementDataFile = {named}"
-    path.write_text("\n".join(lines + (names if named == "LIST" else [])) + "\n")
+    path.write_text("\n".join(lines + (names if named == "LIST" else [])) + "\n", "utf-8")
     for name, plane in zip(names, noise(), strict=True):
         (tmp_path / name).write_bytes(zlib.compress(plane.tobytes()))
     check_that_damage_is_found(path, tmp_path / names[4])
@@ -215,7 +217,7 @@ def test_damage_in_one_of_many_compressed_files_is_found(tmp_path: Path, named: 
 @pytest.mark.parametrize("numbers", ["7 9", "7 9 0", "9 7 -1"])
 def test_numbers_of_files_without_a_step_do_not_end_the_process(tmp_path: Path, numbers: str) -> None:
     path = write(tmp_path / "v.mhd", voxels())
-    path.write_text(path.read_text().replace("= v.raw", f"= s%d.raw {numbers}"))
+    path.write_text(path.read_text("utf-8").replace("= v.raw", f"= s%d.raw {numbers}"), "utf-8")
     for number in (7, 8, 9):
         (tmp_path / f"s{number}.raw").write_bytes(voxels()[0].tobytes())
     assert refusal(path).code == "file_damaged"

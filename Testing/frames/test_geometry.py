@@ -44,7 +44,7 @@ def test_ras_to_frame_and_pixel_and_back(kind: str, data: st.DataObject) -> None
     on_frame = geometry.ras_of_pixel(x, y, frame, axis)
     assert geometry.frame_of(on_frame, axis) == frame
     assert np.allclose(geometry.pixel_of(on_frame, axis), (x, y), atol=1e-6)
-    assert np.allclose(geometry.ras_to_ijk(geometry.ras_of_ijk(ijk)), ijk, atol=1e-6)
+    assert np.allclose(geometry.ijk_of_ras(geometry.ras_of_ijk(ijk)), ijk, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,7 +94,7 @@ def test_a_mask_put_into_a_frame_lands_on_these_voxels(data: st.DataObject) -> N
     native_frame(labels, frame, axis)[mask] = 1
     expected = set()
     for y, x in np.argwhere(mask):
-        i, j, k = np.rint(geometry.ras_to_ijk(geometry.ras_of_pixel(x, y, frame, axis))).astype(int)
+        i, j, k = np.rint(geometry.ijk_of_ras(geometry.ras_of_pixel(x, y, frame, axis))).astype(int)
         expected.add((k, j, i))
     assert {tuple(index) for index in np.argwhere(labels)} == expected
 

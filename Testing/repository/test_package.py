@@ -96,8 +96,8 @@ def test_the_bundled_model_is_found_in_the_wheel(installed: Path) -> None:
 
 
 def test_it_asks_for_what_the_panel_installs() -> None:
-    """Both lists are for one worker; the package needs readers of files and plots besides, and no build
-    tools."""
+    """Both lists are for one worker; the package needs readers of files, plots and locks besides, and no
+    build tools."""
     if sys.version_info < (3, 11):
         pytest.skip("this Python cannot read pyproject.toml; newer ones do")
     import tomllib
@@ -108,6 +108,6 @@ def test_it_asks_for_what_the_panel_installs() -> None:
     needed = {one.requirement for one in PACKAGES if one.way != SAM2 and one.module not in built_with}
     assert needed <= set(asked)
     names = {one.replace(">", " ").split()[0] for one in set(asked) - needed}
-    assert names == {"numpy", "SimpleITK", "pydicom", "matplotlib"}
+    assert names == {"numpy", "SimpleITK", "pydicom", "matplotlib", "filelock"}
     [sam2] = [one.requirement for one in PACKAGES if one.way == SAM2]
     assert project["optional-dependencies"]["sam2"] == [sam2.split()[0]]

@@ -257,7 +257,7 @@ def test_prompts_follow_the_transform_of_the_volume(headless):
     drawn = [0.0] * 3
     node.GetNthControlPointPositionWorld(0, drawn)
     assert np.abs(np.subtract(drawn, world)).max() > 5
-    np.testing.assert_allclose(volumeGeometry(case.volumeNode).ras_to_ijk(drawn), (9.2, 11.6, 5), atol=1e-6)
+    np.testing.assert_allclose(volumeGeometry(case.volumeNode).ijk_of_ras(drawn), (9.2, 11.6, 5), atol=1e-6)
     after = [(frame, one.clicks, one.box) for frame, one in _keyframes(case, read).items()]
     for (frame, clicks, box), (now, nowClicks, nowBox) in zip(before, after, strict=True):
         assert frame == now
@@ -278,7 +278,7 @@ def test_a_box_is_flat_on_its_frame(headless, geometry, axis):
         PromptSet((SegmentPrompts("A", boxes=(box_at((3, 4, 12.5, 13), 6, case.geometry, axis, "b"),)),))
     )
     node = next(promptNodes(case.segmentationNode, role="box"))
-    ijk = volumeGeometry(case.volumeNode).ras_to_ijk(boxCorners(node))
+    ijk = volumeGeometry(case.volumeNode).ijk_of_ras(boxCorners(node))
     x, y = (n for n in range(3) if n != axis)
     np.testing.assert_allclose(
         [ijk[:, x].min(), ijk[:, x].max(), ijk[:, y].min(), ijk[:, y].max()], [3, 12.5, 4, 13], atol=1e-4

@@ -60,14 +60,14 @@ class Moved(MarkupCase):
                     for index, expected in enumerate(said):
                         node.GetNthControlPointPositionWorld(index, place)
                         np.testing.assert_allclose(
-                            world.ras_to_ijk(place), self.geometry.ras_to_ijk(expected.ras), atol=1e-3
+                            world.ijk_of_ras(place), self.geometry.ijk_of_ras(expected.ras), atol=1e-3
                         )
         (box,) = [
             node
             for node in promptNodes(self.segmentationNode, role="box")
             if "b1" in node.GetAttribute("SAM2Propagate.PromptID")
         ]
-        ijk = world.ras_to_ijk(boxCorners(box))
+        ijk = world.ijk_of_ras(boxCorners(box))
         np.testing.assert_allclose(
             [*ijk[:, :2].min(axis=0), *ijk[:, :2].max(axis=0)], (3, 4, 12.5, 13), atol=1e-3
         )
@@ -244,7 +244,7 @@ def test_a_hardened_bend_takes_the_prompts_along(headless):
     np.testing.assert_allclose(read.segment("A").clicks[0].ras, expected, atol=1e-4)
     node.GetNthControlPointPositionWorld(0, place)
     np.testing.assert_allclose(place, expected, atol=1e-4)
-    ijk = volumeGeometry(case.volumeNode).ras_to_ijk(
+    ijk = volumeGeometry(case.volumeNode).ijk_of_ras(
         boxCorners(next(promptNodes(case.segmentationNode, role="box")))
     )
     assert np.ptp(ijk[:, 2]) < 1  # flat on a slice of the new image
@@ -262,8 +262,8 @@ def test_another_image_in_the_node_leaves_prompts_where_they_are_in_the_patient(
     slicer.util.updateVolumeFromArray(case.volumeNode, part)
     case.volumeNode.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
     click = case.markups.read().segment("A").clicks[0]
-    np.testing.assert_allclose(volumeGeometry(case.volumeNode).ras_to_ijk(place), (5.2, 8.6, 3), atol=1e-6)
-    np.testing.assert_allclose(ownGeometry(case.volumeNode).ras_to_ijk(click.ras), (5.2, 8.6, 3), atol=1e-4)
+    np.testing.assert_allclose(volumeGeometry(case.volumeNode).ijk_of_ras(place), (5.2, 8.6, 3), atol=1e-6)
+    np.testing.assert_allclose(ownGeometry(case.volumeNode).ijk_of_ras(click.ras), (5.2, 8.6, 3), atol=1e-4)
 
 
 def test_on_another_volume_prompts_are_where_they_are_in_the_patient(headless):
@@ -292,7 +292,7 @@ def test_a_point_that_was_moved_is_where_it_was_moved_to(headless):
     case.volumeNode.HardenTransform()
     geometry = ownGeometry(case.volumeNode)
     places = [
-        geometry.ras_to_ijk(click.ras) for click in case.markups.read().segment("A").clicks if click.positive
+        geometry.ijk_of_ras(click.ras) for click in case.markups.read().segment("A").clicks if click.positive
     ]
     np.testing.assert_allclose(places, [(2, 3, 7), (4, 8, 5), (5, 6, 8)], atol=1e-4)
 

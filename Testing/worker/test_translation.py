@@ -34,8 +34,8 @@ WORDS = {
     ("engine/build.py", "The model “{label}” does not fit into the memory of {device} ({why})."): (
         "„{label}“ passt nicht auf {device}: {why}."
     ),
-    ("engine/build.py", "it needs about {needed:.1f} GiB, and {free:.1f} GiB are free"): (
-        "{free:.0f} GiB frei, {needed:.0f} GiB nötig"
+    ("engine/build.py", "it needs about {needed:.1f} GB, and {free:.1f} GB are free"): (
+        "{free:.0f} GB frei, {needed:.0f} GB nötig"
     ),
 }
 
@@ -122,7 +122,7 @@ def test_broken_words_are_a_broken_protocol(german: None, words: Any) -> None:
 
 
 def test_texts_within_texts_and_numbers_arrive(german: None) -> None:
-    why = "it needs about {needed:.1f} GiB, and {free:.1f} GiB are free"
+    why = "it needs about {needed:.1f} GB, and {free:.1f} GB are free"
     sentence = {
         "template": "The model “{label}” does not fit into the memory of {device} ({why}).",
         "file": "engine/build.py",
@@ -133,7 +133,7 @@ def test_texts_within_texts_and_numbers_arrive(german: None) -> None:
         },
     }
     error = error_event(sentence=sentence)
-    assert error.sentence == "„{tiny}“ passt nicht auf cpu: 1 GiB frei, 3 GiB nötig."
+    assert error.sentence == "„{tiny}“ passt nicht auf cpu: 1 GB frei, 3 GB nötig."
     assert error.hint == "Hint."
 
 

@@ -511,7 +511,7 @@ def _check_room(label: str, device: torch.device, parameters: int, input_size: i
     needed = memory_needed(parameters, input_size, copies=copies)
     free = free_memory(device)
     if free is not None and needed > free:
-        why = _("it needs about {needed:.1f} GiB, and {free:.1f} GiB are free").format(
+        why = _("it needs about {needed:.1f} GB, and {free:.1f} GB are free").format(
             needed=needed / 2**30, free=free / 2**30
         )
         raise _does_not_fit(label, device, why)

@@ -96,7 +96,7 @@ def describe(device: torch.device) -> str:
     uses."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB (cuda:{device.index or 0})"
+        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GB (cuda:{device.index or 0})"
     if device.type == "mps":
         return f"Apple GPU of {platform.machine()} (mps)"
     threads = torch.get_num_threads()

@@ -139,5 +139,5 @@ def farthest(one: VolumeGeometry, other: FloatArray) -> tuple[float, float]:
     ends = [(0, size - 1) for size in one.shape_ijk]
     corners: npt.NDArray[Any] = np.array(list(itertools.product(*ends)), dtype=float)
     there = corners @ other[:3, :3].T + other[:3, 3]
-    apart = np.abs(one.ras_to_ijk(there) - corners).max()
+    apart = np.abs(one.ijk_of_ras(there) - corners).max()
     return float(np.linalg.norm(there - one.ras_of_ijk(corners), axis=1).max()), float(apart)

@@ -573,7 +573,7 @@ def _box(name: str, axis_name: str, markup: Mapping[str, Any], geometry: VolumeG
     orientation = flip @ np.array([float(value) for value in markup["orientation"]]).reshape(3, 3)
     signs = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)], dtype=np.float64)
     corners = np.array(_ras(markup, markup["center"])) + (signs * size / 2) @ orientation.T
-    ijk = geometry.ras_to_ijk(corners)
+    ijk = geometry.ijk_of_ras(corners)
     x, y = (number for number in range(3) if number != axis)
     frame = int(np.floor(ijk[:, axis].mean() + 0.5))
     low, high = ijk.min(axis=0), ijk.max(axis=0)

@@ -131,7 +131,7 @@ class VolumeGeometry:
         inverse: FloatArray = self._inverse  # type: ignore[attr-defined]
         return inverse
 
-    def ras_to_ijk(self, ras: npt.ArrayLike) -> FloatArray:
+    def ijk_of_ras(self, ras: npt.ArrayLike) -> FloatArray:
         """Return continuous IJK of RAS points; (..., 3) mm -> (..., 3) voxels. Points outside are
         extrapolated."""
         return _transform(self.ras_to_ijk_matrix, ras)
@@ -207,11 +207,11 @@ class VolumeGeometry:
 
     def frame_coordinate(self, ras: npt.ArrayLike, axis: int) -> float:
         """Return the continuous frame index of a RAS point, unchecked."""
-        return float(self.ras_to_ijk(ras)[check_axis(axis)])
+        return float(self.ijk_of_ras(ras)[check_axis(axis)])
 
     def contains(self, ras: npt.ArrayLike) -> bool:
         """Tell whether a RAS point lies in the volume, outer halves of the border voxels included."""
-        ijk = self.ras_to_ijk(ras)
+        ijk = self.ijk_of_ras(ras)
         return bool(np.isfinite(ijk).all()) and all(self._inside(float(ijk[axis]), axis) for axis in range(3))
 
     def frame_of(self, ras: npt.ArrayLike, axis: int, *, what: Words = "", in_plane: bool = True) -> int:
@@ -227,7 +227,7 @@ class VolumeGeometry:
             InputError: `outside_volume`, more than half a voxel beyond the outermost voxel centers.
         """
         axis = check_axis(axis)
-        ijk = self.ras_to_ijk(ras)
+        ijk = self.ijk_of_ras(ras)
         position = float(ijk[axis])
         if not self._inside(position, axis):
             raise InputError(
@@ -268,7 +268,7 @@ class VolumeGeometry:
         """Return the continuous pixel (x, y) of a RAS point, projected onto its frame along the volume's own
         axis, unchecked."""
         x_axis, y_axis = _PIXEL_AXES[check_axis(axis)]
-        ijk = self.ras_to_ijk(ras)
+        ijk = self.ijk_of_ras(ras)
         return float(ijk[x_axis]), float(ijk[y_axis])
 
     def ijk_of_pixel(self, x: float, y: float, frame: float, axis: int) -> FloatArray:

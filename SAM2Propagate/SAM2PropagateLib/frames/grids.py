@@ -25,7 +25,7 @@ def grid_offset(part: VolumeGeometry, whole: VolumeGeometry) -> tuple[int, int, 
     """
     ends = [(0, size - 1) for size in part.shape_ijk]
     corners = np.array(list(itertools.product(*ends)), dtype=float)
-    there = whole.ras_to_ijk(part.ras_of_ijk(corners))
+    there = whole.ijk_of_ras(part.ras_of_ijk(corners))
     start = np.rint(there[0])
     if np.abs(there - (start + corners)).max() > _GRID_TOLERANCE:
         return None

@@ -61,6 +61,6 @@ def showsAny(sliceNode: Any, geometry: VolumeGeometry, axis: int, frames: Collec
     width, height = sliceNode.GetDimensions()[:2]
     toRas = np.array(sliceNode.GetXYToRAS().GetData(), dtype=np.float64).reshape(4, 4)
     corners = [toRas @ (x, y, 0.0, 1.0) for x in (0, width) for y in (0, height)]
-    along = geometry.ras_to_ijk(np.array(corners)[:, :3])[:, axis]
+    along = geometry.ijk_of_ras(np.array(corners)[:, :3])[:, axis]
     first, last = along.min() - 0.5, along.max() + 0.5
     return any(first <= frame <= last for frame in frames)

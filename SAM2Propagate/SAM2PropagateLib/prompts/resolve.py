@@ -398,7 +398,7 @@ def place_box(box: Box, geometry: VolumeGeometry, axis: int, segment: str = "") 
         InputError: `box_not_flat`, `outside_volume`, `empty_box`.
     """
     what = _box_words(box, segment)
-    corners = geometry.ras_to_ijk([box.corner_a, box.corner_b])
+    corners = geometry.ijk_of_ras([box.corner_a, box.corner_b])
     if abs(corners[0, axis] - corners[1, axis]) > _FLAT + 1e-6:
         raise _not_flat(what, corners, geometry, axis)
     center = geometry.ras_of_ijk(corners.mean(axis=0))
@@ -442,7 +442,7 @@ def place_mask(
         )
     corner = _("The corner of a mask of segment “{segment}”") if segment else _("The corner of a mask")
     frame = geometry.frame_of(mask.origin, axis, what=corner.format(segment=segment), in_plane=False)
-    start = np.rint(geometry.ras_to_ijk(mask.origin)).astype(int)
+    start = np.rint(geometry.ijk_of_ras(mask.origin)).astype(int)
     column_step, row_step = _mask_steps(mask, geometry)
     rows, columns = np.nonzero(mask.mask)
     ijk = start + rows[:, None] * row_step + columns[:, None] * column_step
@@ -476,7 +476,7 @@ def _axis_of_strokes(prompts: PromptSet, geometry: VolumeGeometry) -> int | None
 
 def _flat_axis(box: Box, geometry: VolumeGeometry) -> int:
     """Return the axis along which both corners of a box lie on the same frame."""
-    corners = geometry.ras_to_ijk([box.corner_a, box.corner_b])
+    corners = geometry.ijk_of_ras([box.corner_a, box.corner_b])
     flat = [axis for axis in range(3) if abs(corners[0, axis] - corners[1, axis]) <= _FLAT + 1e-6]
     if len(flat) == 1:
         return flat[0]
@@ -565,7 +565,7 @@ def _mask_steps(
     """Return a mask's steps per column and row in whole voxels (IJK, one entry +-1 each)."""
     rows, columns = mask.mask.shape
     matrix = geometry.ras_to_ijk_matrix[:3, :3]
-    start = geometry.ras_to_ijk(mask.origin)
+    start = geometry.ijk_of_ras(mask.origin)
     steps = []
     error = float(np.abs(start - np.rint(start)).max())
     for vector, count in ((mask.column_step, columns), (mask.row_step, rows)):

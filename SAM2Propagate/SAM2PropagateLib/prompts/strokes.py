@@ -89,7 +89,7 @@ def is_across(stroke: Stroke, geometry: VolumeGeometry, axis: int) -> bool:
 
     A lasso in a view that is slightly tilted against the frames lies on the frame of its middle, like a box.
     """
-    if float(np.ptp(geometry.ras_to_ijk(stroke.points)[:, check_axis(axis)])) <= _FLAT:
+    if float(np.ptp(geometry.ijk_of_ras(stroke.points)[:, check_axis(axis)])) <= _FLAT:
         return False
     if isinstance(stroke, Scribble | Curve):
         return True
@@ -218,7 +218,7 @@ def outline_pixels(
     frame = _flat_frame(lasso.points, geometry, axis)
     if frame is None:
         raise _outside(_lasso_words(segment), lasso.points)
-    pixels = filled(_in_plane(geometry.ras_to_ijk(lasso.points), axis), geometry.frame_shape(axis))
+    pixels = filled(_in_plane(geometry.ijk_of_ras(lasso.points), axis), geometry.frame_shape(axis))
     if not pixels.any():
         raise InputError(
             "empty_lasso",
@@ -262,7 +262,7 @@ def thinned(points: list[Ras], geometry: VolumeGeometry) -> tuple[Ras, ...]:
     Points that are left out lie at most `TOLERANCE` voxels from the rest; this is doubled until there are at
     most `MOST_POINTS`.
     """
-    places = geometry.ras_to_ijk(points)
+    places = geometry.ijk_of_ras(points)
     tolerance = TOLERANCE
     while True:
         kept = _corners(places, tolerance)
@@ -298,7 +298,7 @@ def _placed(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> Flo
 
     Otherwise a line that lies on a frame could cross it because of rounding in a transform.
     """
-    ijk = geometry.ras_to_ijk(points)
+    ijk = geometry.ijk_of_ras(points)
     ijk[:, axis] = ijk[:, axis].round(_DIGITS)
     return ijk
 
@@ -308,7 +308,7 @@ def _parts(
     points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int
 ) -> dict[int, list[tuple[Pixel, ...]]]:
     """Return the pieces of a scribble on the frames that it counts on, ascending."""
-    ijk = geometry.ras_to_ijk(points)
+    ijk = geometry.ijk_of_ras(points)
     low, high = np.full(3, -0.5), np.asarray(geometry.shape_ijk) - 0.5
     if float(np.ptp(ijk[:, axis])) <= _FLAT:
         frame = _flat_frame(points, geometry, axis)
@@ -441,7 +441,7 @@ def _spread(frames: list[int], most: int = MOST_KEYFRAMES) -> list[int]:
 
 def _flat_frame(points: tuple[Ras, ...], geometry: VolumeGeometry, axis: int) -> int | None:
     """Return the frame of a stroke that lies on one; None outside the volume."""
-    position = float(geometry.ras_to_ijk(points)[:, axis].mean())
+    position = float(geometry.ijk_of_ras(points)[:, axis].mean())
     if not -0.5 - 1e-3 <= position <= geometry.frame_count(axis) - 0.5 + 1e-3:
         return None
     return geometry.nearest_frame(position, axis)

@@ -350,7 +350,7 @@ class PromptMarkups:
         if axis is None:
             axis = next((one for one in (boxAxis(roiNode), self.axis) if one is not None), None)
         if axis is None:
-            axis = int(np.ptp(geometry.ras_to_ijk(corners), axis=0).argmin())
+            axis = int(np.ptp(geometry.ijk_of_ras(corners), axis=0).argmin())
         frame, pixels = rectangle(corners, geometry, check_axis(axis))
         if pixels[2] - pixels[0] <= 0 or pixels[3] - pixels[1] <= 0:
             return False

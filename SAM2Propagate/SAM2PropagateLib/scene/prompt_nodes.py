@@ -347,7 +347,7 @@ def rectangle(
     corners: FloatArray, geometry: VolumeGeometry, axis: int
 ) -> tuple[int, tuple[float, float, float, float]]:
     """Returns the frame of a box's middle, which may be outside the volume, and its rectangle in pixels."""
-    ijk = geometry.ras_to_ijk(corners)
+    ijk = geometry.ijk_of_ras(corners)
     x, y = (n for n in range(3) if n != axis)
     frame = int(np.floor(ijk[:, axis].mean() + 0.5))
     low, high = ijk.min(axis=0), ijk.max(axis=0)

@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any, Dict
 
 MARK = "SAM2PROPAGATE-PROBE "
-MODULES = ("numpy", "scipy", "torch", "sam2", "hydra", "iopath", "tqdm", "PIL", "safetensors", "cv2")
+# The needed packages, as pip names them, with the module by which each is found.
+PACKAGES = {
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "torch": "torch",
+    "sam2": "sam2",
+    "hydra-core": "hydra",
+    "iopath": "iopath",
+    "tqdm": "tqdm",
+    "pillow": "PIL",
+    "safetensors": "safetensors",
+    "opencv-python-headless": "cv2",
+}
 
 
 def probe(wanted: str) -> Dict[str, Any]:
@@ -28,7 +40,7 @@ def probe(wanted: str) -> Dict[str, Any]:
         "computer": platform.node(),
         "system": platform.system(),
         "free_disk": shutil.disk_usage(str(Path.home())).free,
-        "missing": [name for name in MODULES if not find_spec(name)],
+        "missing": [name for name, module in PACKAGES.items() if not find_spec(module)],
     }
     if "torch" not in found["missing"]:
         try:

@@ -126,7 +126,11 @@ def _torch(found: Mapping[str, Any]) -> list[Finding]:
         return []
     text = _("PyTorch {version}.").format(version=found["torch"])
     if release(found["torch"]) < release(OLDEST_TORCH):
-        return [Finding("bad", text, _("2.5.1 or newer is needed: update it there."))]
+        return [
+            Finding(
+                "bad", text, _("{version} or newer is needed: update it there.").format(version=OLDEST_TORCH)
+            )
+        ]
     gpus = [
         _("GPU: {name}, {total:.0f} GB of memory, {free:.0f} GB free.").format(
             name=one["name"], total=one["total"] / 2**30, free=one["free"] / 2**30

@@ -94,7 +94,7 @@ class StrokeCase(ToolCase):
         start, end = map(np.asarray, stroke.points[:2])
         inner = start + part * (end - start)
         matrix = self.workspace.worldGeometry.ijk_to_ras
-        return self.view.rasToXy((matrix @ [*self.workspace.geometry.ras_to_ijk(inner), 1.0])[:3])
+        return self.view.rasToXy((matrix @ [*self.workspace.geometry.ijk_of_ras(inner), 1.0])[:3])
 
     def overLine(self, curve: Any) -> Xy:
         """Moves the mouse to where Slicer takes a curve by its line: near the slice, away from its points."""
@@ -235,7 +235,7 @@ class SAM2PropagateStrokeViewTest(DeskTest):
             return
         (stroke,) = case.strokes()
         self.assertLessEqual(len(stroke.points), 60)
-        drawn = np.array([case.view.rasToXy(case.geometry.ras_of_ijk(case.workspace.geometry.ras_to_ijk(p)))
+        drawn = np.array([case.view.rasToXy(case.geometry.ras_of_ijk(case.workspace.geometry.ijk_of_ras(p)))
                           for p in stroke.points])  # fmt: skip
         # What is left out lies on the line within a pixel of the view or a quarter of a voxel.
         tolerance = 2.0 + 0.25 * case.view.pixels(1.2)

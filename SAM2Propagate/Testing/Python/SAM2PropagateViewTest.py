@@ -163,7 +163,7 @@ class SAM2PropagatePromptViewTest(DeskTest):
         case.jumpTo((9, 22, 11))
         case.place(case.onBrightPixel())
         (click,) = case.markups.read().segment("A").clicks
-        np.testing.assert_array_equal(np.rint(case.markups.geometry.ras_to_ijk(click.ras)), (9, 22, 11))
+        np.testing.assert_array_equal(np.rint(case.markups.geometry.ijk_of_ras(click.ras)), (9, 22, 11))
         (change,) = case.changes
         self.assertEqual((change.segmentID, change.role), ("A", "positive"))
         axis = choose_axis(case.markups.read(), case.geometry, change.viewNormal)
@@ -181,7 +181,7 @@ class SAM2PropagatePromptViewTest(DeskTest):
         before = case.markups.read().segment("A").clicks[0]
         case.view.drag(start, case.onBrightPixel())
         (after,) = case.markups.read().segment("A").clicks
-        np.testing.assert_array_equal(np.rint(case.markups.geometry.ras_to_ijk(after.ras)), MIDDLE)
+        np.testing.assert_array_equal(np.rint(case.markups.geometry.ijk_of_ras(after.ras)), MIDDLE)
         self.assertEqual(after.id, before.id)
         self.assertFalse(after.positive)
         self.assertEqual([change.role for change in case.changes], ["negative", "negative"])
@@ -424,7 +424,7 @@ class ToolCase(SceneCase):
         self.settle()
 
     def voxel(self, ras: Any) -> tuple[int, ...]:
-        return tuple(int(n) for n in np.rint(self.workspace.geometry.ras_to_ijk(ras)))
+        return tuple(int(n) for n in np.rint(self.workspace.geometry.ijk_of_ras(ras)))
 
     def voxelsOf(self, role: str) -> list[tuple[int, ...]]:
         """Returns the positions of the control points of a role's markups node; [] if there is none."""
